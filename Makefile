@@ -1,0 +1,86 @@
+# Each target makes the environment it needs; nothing has to be done before.
+#
+#   make demo          see it work
+#   make test          the tests; make test ARGS="-k filter" passes options to pytest
+#   make test-long     the long campaigns: all kill rounds, soaks, many seeds
+#   make bench         the benchmarks; ARGS="..." goes to python -m bench
+#   make lint          ruff, mypy --strict, the import rules
+#   make clean         remove the environment and what the tools left behind
+#
+# PYTHON=python3.12 chooses the interpreter, VENV=.venv-3.12 where its environment lies.
+
+VENV ?= .venv
+ARGS ?=
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+RUN := $(BIN)/python
+CORE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
+# The first one that runs (a name on PATH may be a shim that does not), is new enough and can make
+# an environment (some systems ship Python without ensurepip).
+FIND_PYTHON = for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+	if $$candidate -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1; then found=$$candidate; break; fi; done; \
+	if [ -z "$$found" ]; then \
+	echo "aiovec needs Python 3.11 or newer with venv and pip: $(or $(PYTHON),none was found)" >&2; \
+	exit 1; fi
+
+.PHONY: help demo test test-long bench lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(CORE)
+	@$(RUN) -m aiovec demo $(ARGS)
+
+test: $(DEV)
+	@echo "== tests"
+	@$(RUN) -m pytest $(ARGS)
+
+test-long: $(DEV)
+	@echo "== long tests"
+	@$(RUN) -m pytest -m long --timeout 3600 $(ARGS)
+
+bench: $(DEV)
+	@echo "== benchmarks"
+	@$(RUN) -m bench $(ARGS)
+
+lint: $(DEV)
+	@echo "== ruff check"
+	@$(RUN) -m ruff check .
+	@echo "== ruff format"
+	@$(RUN) -m ruff format --check .
+	@echo "== mypy --strict"
+	@$(RUN) -m mypy --strict
+	@echo "== import rules"
+	@$(BIN)/lint-imports
+	@echo "lint: all passed"
+
+format: $(DEV)
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+clean:
+	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@echo "clean: removed $(VENV) and what the tools left behind"
+
+$(RUN):
+	@$(FIND_PYTHON); \
+	echo "== making $(VENV) with $$found ($$($$found -V 2>&1))"; \
+	$$found -m venv $(VENV)
+
+# Editable, so only a change of what is installed asks for it again.
+$(CORE): pyproject.toml | $(RUN)
+	@echo "== installing aiovec into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV): pyproject.toml | $(RUN)
+	@echo "== installing aiovec and its development tools into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@ $(CORE)

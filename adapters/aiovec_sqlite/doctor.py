@@ -1,0 +1,205 @@
+"""What ``aiovec doctor`` tells about SQLite: the driver, its extension, and one file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from aiovec.doctor import Finding, version_of
+from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
+
+from .driver import connect, load_driver, load_extension
+from .errors import translated
+from .layout import check_header, read_table
+
+_MEMORY = ":memory:"
+
+# Below this the next larger write may fail, and optimize or a backup will.
+_LEAST_ROOM = 64 * 2**20
+
+# Faults that quick_check lists before it gives up; the first few tell enough.
+_MOST_FAULTS = 5
+
+
+def findings(target: str | None) -> list[Finding]:
+    """The facts about the driver and, where a target is given, about its file.
+
+    Opens the file for reading only, and creates none.
+    """
+    found = list(_driver())
+    if target is not None and target != _MEMORY:
+        usable = all(finding.ok for finding in found if finding.subject != "fts5")
+        found += _file(Path(target), usable)
+    return found
+
+
+def _driver() -> Iterator[Finding]:
+    yield version_of("aiosqlite")
+    try:
+        driver = load_driver()
+    except ExtensionUnavailableError as exc:
+        yield Finding("sqlite driver", exc.reason, ok=False, cure=exc.cure)
+        return
+    yield Finding("sqlite driver", _name_of(driver))
+    yield Finding("sqlite", driver.sqlite_version)
+    with closing(driver.connect(_MEMORY)) as db:
+        try:
+            load_extension(db)
+        except ExtensionUnavailableError as exc:
+            yield Finding("sqlite-vec", exc.reason, ok=False, cure=exc.cure)
+        else:
+            version, debug = db.execute("SELECT vec_version(), vec_debug()").fetchone()
+            yield Finding("sqlite-vec", version)
+            yield Finding("simd", _simd(debug))
+        yield _fts5(db)
+
+
+def _name_of(driver: Any) -> str:
+    package = driver.__name__.partition(".")[0]
+    if package == "sqlite3":
+        return "sqlite3 of Python"
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return str(package)
+
+
+def _simd(debug: str) -> str:
+    flags = debug.partition("Build flags:")[2].strip()
+    return flags or "none in sqlite-vec"
+
+
+def _fts5(db: sqlite3.Connection) -> Finding:
+    try:
+        db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(body)")
+    except load_driver().Error:
+        return Finding(
+            "fts5",
+            "missing; there is no keyword search without it",
+            ok=False,
+            cure="install a SQLite that has it: pip install pysqlite3",
+        )
+    return Finding("fts5", "there")
+
+
+def _file(path: Path, usable: bool) -> Iterator[Finding]:
+    yield from _room(path)
+    try:
+        there = check_header(path)
+    except CorruptStoreError as exc:
+        yield Finding("store", f"{path}: {exc.reason}", ok=False, cure=_cure_of(exc))
+        return
+    except OSError as exc:
+        yield Finding(
+            "store",
+            f"{path}: {exc.strerror or exc}",
+            ok=False,
+            cure="give this user the right to read the file, or name another one",
+        )
+        return
+    if not there:
+        yield Finding("store", f"{path}: not there yet")
+        return
+    yield Finding("store", f"{path}: {path.stat().st_size:,} bytes")
+    if not usable:
+        return
+    inside: list[Finding] = []
+    for uri in _uris(path):
+        try:
+            with translated(str(path)), closing(connect(uri, uri=True, timeout=5)) as db:
+                inside = list(_inside(db))
+        except AiovecError as exc:
+            inside = [Finding("integrity", str(exc), ok=False, cure=_cure_of(exc))]
+        if all(finding.ok for finding in inside):
+            break
+    yield from inside
+
+
+def _cure_of(error: AiovecError) -> str:
+    reason = getattr(error, "reason", "")
+    if "layout" in reason:
+        return "pip install --upgrade aiovec"
+    if "database" in reason:
+        return "name another path; this file belongs to something else, or was never a store"
+    return "restore the file from a backup"
+
+
+def _room(path: Path) -> Iterator[Finding]:
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        yield Finding(
+            "folder",
+            f"{folder}: this user cannot write here",
+            ok=False,
+            cure="give this user the right to write there: SQLite keeps files beside the store",
+        )
+    free = shutil.disk_usage(folder).free
+    yield Finding(
+        "free space",
+        f"{free:,} bytes",
+        ok=free >= _LEAST_ROOM,
+        cure=None if free >= _LEAST_ROOM else f"make room on the volume of {folder}",
+    )
+
+
+def _uris(path: Path) -> Iterator[str]:
+    """How to open the file for reading; the second way where the first finds a fault.
+
+    A reader of a WAL database leaves files beside it. Where there are none, nobody uses the store,
+    and SQLite may read it as a file that does not change. Should somebody begin to use it now, it
+    would look damaged, hence the second way.
+    """
+    uri = path.absolute().as_uri()
+    if not path.with_name(path.name + "-wal").exists():
+        yield f"{uri}?immutable=1"
+    yield f"{uri}?mode=ro"
+
+
+def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
+    page_size, layout, journal = (
+        db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_size", "user_version", "journal_mode")
+    )
+    yield Finding("layout", f"version {layout}")
+    yield Finding("page size", f"{page_size:,} bytes")
+    yield Finding("journal", str(journal))
+    faults = [row[0] for row in db.execute(f"PRAGMA quick_check({_MOST_FAULTS})")]
+    sound = faults == ["ok"]
+    yield Finding(
+        "integrity",
+        "sound" if sound else "; ".join(faults),
+        ok=sound,
+        cure=None if sound else "restore the file from a backup",
+    )
+    if sound:
+        names = [row[0] for row in db.execute("SELECT name FROM aiovec_tables ORDER BY name")]
+        for name in names:
+            yield _table(db, name)
+
+
+def _table(db: sqlite3.Connection, name: str) -> Finding:
+    layout = read_table(db, name)
+    if layout is None:  # dropped a moment ago
+        return Finding(f"table {name}", "gone")
+    # What vec0 keeps of its rows in an ordinary table; counting the vec0 table reads all vectors.
+    rowids = layout.shadow("rowids")
+    rows, vectors, apart = db.execute(
+        f"SELECT (SELECT count(*) FROM {layout.rows}), (SELECT count(*) FROM {rowids}), "
+        f"(SELECT count(*) FROM {layout.rows} WHERE _rowid NOT IN (SELECT rowid FROM {rowids}))"
+    ).fetchone()
+    if rows == vectors and not apart:
+        return Finding(f"table {name}", f"{rows:,} rows")
+    return Finding(
+        f"table {name}",
+        f"{rows:,} rows, but {vectors:,} vectors, and {apart:,} rows have none",
+        ok=False,
+        cure="restore the file from a backup; another program wrote to it",
+    )

@@ -1,0 +1,110 @@
+"""Which SQLite this process uses, and how a connection with sqlite-vec comes about."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import platform
+import sqlite3
+import sys
+from typing import Any, cast
+
+from aiovec.errors import ExtensionUnavailableError
+
+from .filters import register
+
+# STRICT tables came with 3.37, the JSON functions are always there since 3.38.
+OLDEST_SQLITE = (3, 38, 0)
+
+
+@functools.lru_cache(maxsize=1)
+def load_driver() -> Any:
+    """A module with the interface of ``sqlite3`` that can load extensions.
+
+    ``pysqlite3`` where it is installed: it brings a new SQLite that loads extensions everywhere.
+    Else Python's own ``sqlite3``, where it was built with extensions.
+    """
+    try:
+        driver = importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:
+        driver = sqlite3
+    if not hasattr(driver.Connection, "enable_load_extension"):
+        raise ExtensionUnavailableError(
+            f"the sqlite3 module of {sys.executable} was built without loadable extensions, which "
+            "sqlite-vec needs",
+            _cure(),
+        )
+    if driver.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise ExtensionUnavailableError(
+            f"SQLite {driver.sqlite_version} is too old, aiovec needs {oldest}", _cure()
+        )
+    return driver
+
+
+def _cure() -> str:
+    system, machine = platform.system(), platform.machine().lower()
+    has_wheel = (
+        (system == "Linux" and machine in ("x86_64", "amd64") and platform.libc_ver()[0] == "glibc")
+        or (system == "Darwin" and machine == "arm64")
+        or (system == "Windows" and machine in ("amd64", "x86_64"))
+    )
+    if has_wheel:
+        return "install the SQLite driver that can: pip install pysqlite3"
+    if system == "Darwin":
+        return "use a Python that can, such as Homebrew's: brew install python"
+    if system == "Linux":
+        return (
+            "use a Python that can, such as your distribution's python3 or conda's, or build the "
+            "driver with a compiler and SQLite's headers installed: pip install pysqlite3"
+        )
+    return "use a Python that can, such as the one from python.org or conda's"
+
+
+def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
+    """A raw connection with sqlite-vec and our functions, in autocommit, for use in any thread."""
+    driver = load_driver()
+    db = cast(
+        "sqlite3.Connection",
+        driver.connect(
+            database, timeout=timeout, isolation_level=None, check_same_thread=False, uri=uri,
+            cached_statements=256,
+        ),
+    )  # fmt: skip
+    try:
+        load_extension(db)
+        register(db)
+        db.create_function("aiovec_merge", 2, _merge)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _merge(payload: str | None, patch: str) -> str:
+    """A row's payload with some keys set, for ``update``."""
+    merged = {**(json.loads(payload) if payload else {}), **json.loads(patch)}
+    return json.dumps(merged, ensure_ascii=False, separators=(",", ":"))
+
+
+def load_extension(db: sqlite3.Connection) -> None:
+    """Load sqlite-vec into a connection, or say why it cannot be."""
+    try:
+        import sqlite_vec
+    except ImportError as exc:
+        raise ExtensionUnavailableError(
+            "the package sqlite-vec is not installed",
+            "install it with: pip install sqlite-vec (it has no wheel for musl, such as Alpine)",
+        ) from exc
+    try:
+        db.enable_load_extension(True)
+        try:
+            sqlite_vec.load(db)
+        finally:
+            db.enable_load_extension(False)
+    except load_driver().Error as exc:
+        raise ExtensionUnavailableError(
+            f"sqlite-vec could not be loaded: {exc}",
+            "install it anew with: pip install --force-reinstall sqlite-vec",
+        ) from exc

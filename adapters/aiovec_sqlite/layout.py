@@ -1,0 +1,210 @@
+"""The file's layout: names, tables, versions. ``docs/FILE_FORMAT.md`` describes it to users."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from aiovec.errors import CorruptStoreError
+from aiovec.schema import Field, Schema
+
+APPLICATION_ID = 0x61696F76  # "aiov"
+LAYOUT_VERSION = 1
+_MAGIC = b"SQLite format 3\0"
+
+_SQL_TYPES = {
+    "text": "TEXT",
+    "int": "INTEGER",
+    "float": "REAL",
+    "bool": "INTEGER",
+    "datetime": "INTEGER",
+    "list[text]": "TEXT",
+}
+_VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
+
+# A partition has chunks of its own, so a small tenant would waste the most of a large chunk.
+_PARTITIONED_CHUNK = 64
+
+CREATE_STORE = (
+    "CREATE TABLE aiovec_state (key TEXT PRIMARY KEY, value ANY) STRICT",
+    "INSERT INTO aiovec_state VALUES ('change', 0)",
+    """CREATE TABLE aiovec_tables (
+        name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, schema TEXT NOT NULL, created TEXT NOT NULL,
+        floor INTEGER NOT NULL DEFAULT 0, extreme INTEGER NOT NULL DEFAULT 0, optimized TEXT
+    ) STRICT""",
+    """CREATE TABLE aiovec_deleted (
+        name TEXT NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL, row INTEGER NOT NULL,
+        PRIMARY KEY (name, seq)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """One table of a store as it lies in the file.
+
+    ``extreme`` tells that vectors are there whose squares leave float32, which sqlite-vec's
+    distances cannot rank.
+    """
+
+    name: str
+    schema: Schema
+    epoch: int
+    extreme: bool = False
+
+    @cached_property
+    def rows(self) -> str:
+        """The ordinary table, quoted. No user's table can have a dot in its name."""
+        return quoted(f"{self.name}.rows")
+
+    @cached_property
+    def vec(self) -> str:
+        """The vec0 table, quoted."""
+        return quoted(f"{self.name}.vec")
+
+    def shadow(self, suffix: str) -> str:
+        """One of the ordinary tables in which vec0 keeps its data, quoted."""
+        return quoted(f"{self.name}.vec_{suffix}")
+
+    @cached_property
+    def partitions(self) -> tuple[str, ...]:
+        return tuple(name for name, field in self.schema.fields.items() if field.partition)
+
+    def partition_column(self, field: str) -> str:
+        """vec0's column for a partition field: p1 to p4."""
+        return f"p{self.partitions.index(field) + 1}"
+
+    @cached_property
+    def row_columns(self) -> tuple[str, ...]:
+        """The columns of the ordinary table that hold a row, quoted, in the order of Arrow's."""
+        names = ["id", *self.schema.fields, *(["payload"] if self.schema.payload else [])]
+        return tuple(map(quoted, names))
+
+    def create_statements(self, chunk_size: int) -> list[str]:
+        schema = self.schema
+        columns = ["_rowid INTEGER PRIMARY KEY", "id TEXT NOT NULL UNIQUE"]
+        columns += [column_definition(name, field) for name, field in schema.fields.items()]
+        if schema.payload:
+            columns.append("payload TEXT")
+        columns.append("_seq INTEGER NOT NULL")
+        vectors = [f"vector float[{schema.dim}] distance_metric={_VEC_METRICS[schema.metric]}"]
+        if schema.quantized:
+            vectors.append(f"vector_bit bit[{schema.dim}]")
+        vectors += [f"{self.partition_column(name)} text partition key" for name in self.partitions]
+        size = min(chunk_size, _PARTITIONED_CHUNK) if self.partitions else chunk_size
+        vectors.append(f"chunk_size={size}")
+        statements = [
+            f"CREATE TABLE {self.rows} ({', '.join(columns)}) STRICT",
+            f"CREATE INDEX {quoted(f'{self.name}.seq')} ON {self.rows} (_seq)",
+            f"CREATE VIRTUAL TABLE {self.vec} USING vec0({', '.join(vectors)})",
+        ]
+        for name, field in schema.fields.items():
+            statements += self.index_statements(name, field)
+        return statements
+
+    def index_statements(self, name: str, field: Field) -> list[str]:
+        """SQLite has one kind of index, which serves for a btree, a bitmap and a partition."""
+        if field.index is None and not field.partition:
+            return []
+        index = quoted(f"{self.name}.rows.{name}")
+        return [f"CREATE INDEX {index} ON {self.rows} ({quoted(name)})"]
+
+
+def column_definition(name: str, field: Field) -> str:
+    null = "" if field.nullable else " NOT NULL"
+    return f"{quoted(name)} {_SQL_TYPES[field.kind]}{null}"
+
+
+def partition_value(value: object) -> str:
+    """What vec0 keeps for a partition field's value.
+
+    vec0 cannot find rows by a NULL partition key, so null has a text of its own.
+    """
+    return "" if value is None else f"={value}"
+
+
+def check_header(path: Path) -> bool:
+    """Whether there is a store to open; False where one may be created.
+
+    Reads the first bytes only, so that a file which is not ours is not touched at all.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return False
+    target = str(path)
+    if not header:
+        return False
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise CorruptStoreError(target, "this is no SQLite database")
+    application = int.from_bytes(header[68:72], "big")
+    if application != APPLICATION_ID:
+        raise CorruptStoreError(
+            target,
+            "this is a database of another application, or one that aiovec did not create "
+            f"(application id {application:#010x})",
+        )
+    version = int.from_bytes(header[60:64], "big")
+    _check_version(target, version)
+    page_size = int.from_bytes(header[16:18], "big")
+    page_size = 65536 if page_size == 1 else page_size
+    pages = int.from_bytes(header[28:32], "big")
+    wal = path.with_name(path.name + "-wal")
+    # While a WAL holds frames, the file itself may rightly be behind its header.
+    if size < pages * page_size and not (wal.exists() and wal.stat().st_size):
+        raise CorruptStoreError(
+            target,
+            f"the file is cut short: {size} bytes of {pages * page_size}; restore it from a backup",
+        )
+    return True
+
+
+def _check_version(target: str, version: int) -> None:
+    if version > LAYOUT_VERSION:
+        raise CorruptStoreError(
+            target,
+            f"the file has layout {version}, this version of aiovec reads up to {LAYOUT_VERSION}; "
+            "upgrade aiovec to open it",
+        )
+
+
+def create_store(db: sqlite3.Connection, page_size: int) -> None:
+    """Make an empty database a store. Of processes at once, one does it.
+
+    Expects an open connection in rollback-journal mode, so that the header is in the file itself
+    as soon as the store exists, and a killed creation leaves an empty file.
+    """
+    db.execute(f"PRAGMA page_size = {page_size}")
+    # Lets optimize give room back in small steps.
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    db.execute("BEGIN EXCLUSIVE")
+    try:
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
+            for statement in CREATE_STORE:
+                db.execute(statement)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def read_table(db: sqlite3.Connection, name: str) -> TableLayout | None:
+    row = db.execute(
+        "SELECT schema, epoch, extreme FROM aiovec_tables WHERE name = ?", (name,)
+    ).fetchone()
+    return (
+        None if row is None else TableLayout(name, Schema.from_json(row[0]), row[1], bool(row[2]))
+    )

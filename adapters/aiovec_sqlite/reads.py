@@ -1,0 +1,225 @@
+"""Reading rows: by id, by filter, all of them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from aiovec.backend import Columns, Rows, StaleTableError, TableHandle
+from aiovec.errors import InvalidArgumentError
+from aiovec.filters import Expr
+
+from .connection import Ticket
+from .filters import to_sql as filter_to_sql
+from .layout import TableLayout, quoted, read_table
+from .values import from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
+from .vectors import VectorReader
+
+Float32Array = npt.NDArray[np.float32]
+
+_BLOCK = 2048
+
+
+def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
+    """The table as it is in this snapshot, or StaleTableError."""
+    table = read_table(db, handle.name)
+    if table is None or table.epoch != handle.token:
+        raise StaleTableError(handle.name)
+    return table
+
+
+def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
+    """A filter as SQL over the ordinary table's columns, with its values."""
+    return ("TRUE", []) if where is None else filter_to_sql(where, table.schema)
+
+
+def column_list(columns: Columns, prefix: str = "") -> list[str]:
+    """The SQL names of what is read of a row beside rowid, id and vector."""
+    names = [*columns.fields, *(["payload"] if columns.payload else [])]
+    return [prefix + quoted(name) for name in names]
+
+
+def rows_from_sql(
+    ids: Sequence[str],
+    values: Sequence[Sequence[Any]],
+    columns: Columns,
+    table: TableLayout,
+    vectors: Float32Array | None,
+) -> Rows:
+    """Columns of SQLite's values, in the order of ``column_list``, as Rows."""
+    fields = {
+        name: from_sql(values[i], table.schema.fields[name].kind)
+        for i, name in enumerate(columns.fields)
+    }
+    return Rows(ids, fields, values[len(columns.fields)] if columns.payload else None, vectors)
+
+
+def transposed(rows: Sequence[Sequence[Any]], width: int) -> list[Sequence[Any]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def get(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    handle: TableHandle,
+    ids: Sequence[str],
+    columns: Columns,
+) -> Rows:
+    table = current_table(db, handle)
+    names = ["r._rowid", "r.id", *column_list(columns, "r.")]
+    sql = (
+        f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
+        "ON r.id = j.value"
+    )
+    found: list[Sequence[Any]] = []
+    for start in range(0, len(ids), _BLOCK):
+        ticket.check()
+        found += db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),)).fetchall()
+    return _as_rows(db, ticket, table, found, columns, len(names))
+
+
+def find(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    handle: TableHandle,
+    where: Expr | None,
+    order_by: str,
+    descending: bool,
+    limit: int,
+    offset: int,
+    columns: Columns,
+) -> Rows:
+    table = current_table(db, handle)
+    condition, values = condition_of(where, table)
+    names = ["_rowid", "id", *column_list(columns)]
+    way = "DESC" if descending else "ASC"
+    order = f"id {way}" if order_by == "id" else f"{quoted(order_by)} {way} NULLS LAST, id"
+    most = 2**63 - 1
+    rows = db.execute(
+        f"SELECT {', '.join(names)} FROM {table.rows} WHERE {condition} ORDER BY {order} "
+        "LIMIT ? OFFSET ?",
+        (*values, min(limit, most), min(offset, most)),
+    ).fetchall()
+    return _as_rows(db, ticket, table, rows, columns, len(names))
+
+
+def by_rowids(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    rowids: npt.NDArray[np.int64],
+    columns: Columns,
+    vectors: Float32Array | None,
+) -> Rows:
+    """Rows that exist, in the order of ``rowids``, with vectors that are at hand already."""
+    names = ["r.id", *column_list(columns, "r.")]
+    sql = (
+        f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
+        "ON r._rowid = j.value"
+    )
+    found: list[Sequence[Any]] = []
+    for start in range(0, len(rowids), _BLOCK):
+        ticket.check()
+        listed = json.dumps(rowids[start : start + _BLOCK].tolist())
+        found += db.execute(sql, (listed,)).fetchall()
+    ids, *values = transposed(found, len(names))
+    return rows_from_sql(ids, values, columns, table, vectors)
+
+
+def _as_rows(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    found: Sequence[Sequence[Any]],
+    columns: Columns,
+    width: int,
+) -> Rows:
+    rowids, ids, *values = transposed(found, width)
+    vectors = None
+    if columns.vector:
+        vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
+    return rows_from_sql(ids, values, columns, table, vectors)
+
+
+def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> int:
+    table = current_table(db, handle)
+    condition, values = condition_of(where, table)
+    (number,) = db.execute(
+        f"SELECT count(*) FROM {table.rows} WHERE {condition}", values
+    ).fetchone()
+    return int(number)
+
+
+class Export:
+    """Walks over a table in the order of rowids, a batch at a time, within one snapshot.
+
+    Rowids never change and are never used again, so the last one of a batch is its cursor.
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        handle: TableHandle,
+        where: Expr | None,
+        columns: Columns,
+        after: bytes | None,
+        batch_size: int,
+    ) -> None:
+        self._db = db
+        self._table = current_table(db, handle)
+        self._columns = columns
+        self._after = _rowid_of_cursor(after)
+        self._batch_size = batch_size
+        self._vectors = VectorReader(db, self._table)
+        self._condition, self._values = condition_of(where, self._table)
+        schema = self._table.schema.to_arrow()
+        wanted = {"id", *columns.fields}
+        if columns.payload:
+            wanted.add("payload")
+        if columns.vector:
+            wanted.add(self._table.schema.vector)
+        self._schema = pa.schema(
+            [column for column in schema if column.name in wanted], metadata=schema.metadata
+        )
+        # In the order of the schema, as the batches have them.
+        fields = tuple(name for name in self._table.schema.fields if name in columns.fields)
+        self._columns = Columns(fields, columns.payload, columns.vector)
+
+    def next_batch(self, ticket: Ticket) -> tuple[pa.RecordBatch, bytes] | None:
+        names = ["_rowid", "id", *column_list(self._columns)]
+        rows = self._db.execute(
+            # An index on a filtered field would have to be sorted again for every batch.
+            f"SELECT {', '.join(names)} FROM {self._table.rows} NOT INDEXED WHERE _rowid > ? "
+            f"AND ({self._condition}) ORDER BY _rowid LIMIT ?",
+            (self._after, *self._values, self._batch_size),
+        ).fetchall()
+        if not rows:
+            return None
+        rowids, ids, *values = transposed(rows, len(names))
+        self._after = rowids[-1]
+        arrays = [pa.array(ids, type=pa.utf8())]
+        if self._columns.vector:
+            vectors = self._vectors.read(np.array(rowids, dtype=np.int64), ticket)
+            arrays.append(vectors_to_arrow(vectors))
+        fields = self._table.schema.fields
+        arrays += [
+            to_arrow(column, fields[name])
+            for name, column in zip(self._columns.fields, values, strict=False)
+        ]
+        if self._columns.payload:
+            arrays.append(payload_to_arrow(values[-1]))
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema), str(self._after).encode()
+
+
+def _rowid_of_cursor(cursor: bytes | None) -> int:
+    if cursor is None:
+        return 0
+    if not cursor.isdigit() or len(cursor) > 19:
+        raise InvalidArgumentError("after", cursor, "a cursor that a batch of this store carried")
+    return int(cursor)

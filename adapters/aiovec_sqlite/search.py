@@ -1,0 +1,159 @@
+"""The nearest rows: by sqlite-vec where it can rank them, by a streamed scan where it cannot.
+
+Both give candidates, a few more than are wanted. Their order and distances are then settled in
+float64 from the stored vectors, so that hits rank the same whatever found them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.backend import Found, TableHandle, VectorQuery
+from aiovec.errors import UnsupportedError
+from aiovec.schema import Metric
+
+from .connection import Ticket
+from .filters import fixed_values
+from .layout import TableLayout, partition_value
+from .reads import by_rowids, condition_of, current_table
+from .vectors import VectorReader
+from .writes import is_extreme
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+
+# sqlite-vec refuses a larger k.
+_LARGEST_K = 4096
+# Candidates beyond the limit: near ties that float32 sums may put in another order.
+_MARGIN = 16
+# Where a filter leaves no more rows than this, reading them is quicker than a scan of all.
+_FEW = 2000
+_BLOCK = 4096
+
+
+def search(
+    db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, queries: Sequence[VectorQuery]
+) -> list[Found]:
+    table = current_table(db, handle)
+    vectors = VectorReader(db, table)
+    return [_search_one(db, ticket, table, vectors, query) for query in queries]
+
+
+def _search_one(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    vectors: VectorReader,
+    query: VectorQuery,
+) -> Found:
+    if query.tuning is not None and query.tuning.dims is not None and not query.exact:
+        raise UnsupportedError("search by a vector's prefix (Tuning.dims)", "sqlite")
+    ticket.check()
+    rowids = _candidates(db, ticket, table, vectors, query)
+    candidates = vectors.read(rowids, ticket)
+    measured = distances(candidates, query.vector, table.schema.metric)
+    best = np.argsort(measured, kind="stable")
+    if len(best) > query.limit:
+        # All that equal the last one stay, so that ties are told by id in one place for all.
+        last = measured[best[query.limit - 1]]
+        best = best[measured[best] <= last]
+    kept = candidates[best] if query.columns.vector else None
+    rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
+    return Found(rows, measured[best].tolist())
+
+
+def _candidates(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    vectors: VectorReader,
+    query: VectorQuery,
+) -> Int64Array:
+    wanted = query.limit + _MARGIN
+    if query.where is not None:
+        few = _few_selected(db, table, query)
+        if few is not None:
+            return few
+    plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
+    if plain and not table.extreme and not is_extreme(query.vector[None, :]):
+        return _nearest_by_vec0(db, table, query, wanted)
+    return _nearest_by_scan(db, ticket, table, vectors, query, wanted)
+
+
+def _few_selected(
+    db: sqlite3.Connection, table: TableLayout, query: VectorQuery
+) -> Int64Array | None:
+    condition, values = condition_of(query.where, table)
+    rows = db.execute(
+        f"SELECT _rowid FROM {table.rows} WHERE {condition} LIMIT {_FEW + 1}", values
+    ).fetchall()
+    return None if len(rows) > _FEW else np.array(rows, dtype=np.int64).reshape(-1)
+
+
+def _nearest_by_vec0(
+    db: sqlite3.Connection, table: TableLayout, query: VectorQuery, wanted: int
+) -> Int64Array:
+    # Selecting by ``rowid IN`` comes before the nearest are taken; a JOIN would come after.
+    sql = f"SELECT rowid FROM {table.vec} WHERE vector MATCH ? AND k = ?"
+    values = [query.vector.tobytes(), wanted]
+    if query.where is not None:
+        for name, value in fixed_values(query.where, table.schema).items():
+            sql += f" AND {table.partition_column(name)} = ?"
+            values.append(partition_value(value))
+        condition, bound = condition_of(query.where, table)
+        sql += f" AND rowid IN (SELECT _rowid FROM {table.rows} WHERE {condition})"
+        values += bound
+    return np.array(db.execute(sql, values).fetchall(), dtype=np.int64).reshape(-1)
+
+
+def _nearest_by_scan(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    vectors: VectorReader,
+    query: VectorQuery,
+    wanted: int,
+) -> Int64Array:
+    """What sqlite-vec cannot rank: dot products, more than 4,096 rows, extreme vectors."""
+    condition, values = condition_of(query.where, table)
+    selected = np.array(
+        db.execute(
+            f"SELECT _rowid FROM {table.rows} WHERE {condition} ORDER BY _rowid", values
+        ).fetchall(),
+        dtype=np.int64,
+    ).reshape(-1)
+    if len(selected) <= wanted:
+        return selected
+    rowids = np.empty(0, dtype=np.int64)
+    measured = np.empty(0, dtype=np.float64)
+    for start in range(0, len(selected), _BLOCK):
+        ticket.check()
+        block = selected[start : start + _BLOCK]
+        found = distances(vectors.read(block, ticket), query.vector, table.schema.metric)
+        rowids = np.concatenate([rowids, block])
+        measured = np.concatenate([measured, found])
+        if len(rowids) > 2 * wanted + _BLOCK or start + _BLOCK >= len(selected):
+            kept = np.argpartition(measured, min(wanted, len(measured) - 1))[:wanted]
+            rowids, measured = rowids[kept], measured[kept]
+    return rowids
+
+
+def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
+    """Distances as the contract defines them, in float64, in which no float32 can overflow."""
+    rows = vectors.astype(np.float64)
+    point = query.astype(np.float64)
+    if metric == "l2":
+        squares = np.square(rows - point).sum(axis=1)
+        return cast("Float64Array", np.sqrt(squares))
+    # Row by row: a matrix product may sum equal rows in different ways and so part equal hits.
+    products: Float64Array = np.einsum("ij,j->i", rows, point)
+    if metric == "dot":
+        return cast("Float64Array", -products)
+    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(point).sum())
+    return 1.0 - products / lengths

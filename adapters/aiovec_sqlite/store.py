@@ -1,0 +1,302 @@
+"""SqliteBackend: one file, sqlite-vec, exact search."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from aiovec.backend import (
+    Backend,
+    Backups,
+    ChangeFeed,
+    Changes,
+    Columns,
+    Found,
+    Rows,
+    TableHandle,
+    TableStats,
+    VectorQuery,
+)
+from aiovec.errors import StoreClosedError
+from aiovec.filters import Expr
+from aiovec.schema import Field, Schema
+
+from . import changes, reads, search, tables, upkeep, writes
+from .connection import Connection, Ticket
+from .driver import connect, load_driver
+from .errors import translate
+from .opening import open_memory, open_reader, open_writer
+from .pool import ReaderPool, SharedConnection
+from .writer import Transaction, Writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from aiovec.settings import SqliteSettings
+
+_T = TypeVar("_T")
+
+MEMORY = ":memory:"
+# Exports at once: each has a connection of its own, so that slow ones keep no search waiting.
+_MOST_EXPORTS = 8
+
+
+class SqliteBackend(Backend, ChangeFeed, Backups):
+    """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
+
+    name: ClassVar[str] = "sqlite"
+
+    def __init__(self, target: str | Path, settings: SqliteSettings) -> None:
+        self._target = str(target)
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._writer: Writer | None = None
+        self._readers: ReaderPool | SharedConnection | None = None
+        self._exports = asyncio.Semaphore(_MOST_EXPORTS)
+        self._exporting: set[Connection] = set()
+        self._closed = False
+        kept = self._target != MEMORY and settings.durability == "full"
+        self.promises = frozenset({"power-loss"}) if kept else frozenset()
+
+    @property
+    def target(self) -> str:
+        return self._target
+
+    # Life
+
+    async def open(self) -> None:
+        in_memory = self._target == MEMORY
+        opener = (
+            partial(open_memory, self._settings)
+            if in_memory
+            else partial(open_writer, Path(self._target), self._settings)
+        )
+        connection = Connection(opener, "aiovec-sqlite-writer")
+        try:
+            await connection
+        except load_driver().Error as exc:
+            raise translate(exc, self._target) from exc
+        self._connection = connection
+        turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+        if in_memory:
+            self._readers = shared = SharedConnection(connection, self._target)
+            turn = shared.turn
+        else:
+            self._readers = ReaderPool(
+                lambda: self._new_reader("aiovec-sqlite-reader"),
+                self._target,
+                self._settings.readers,
+            )
+        self._writer = Writer(
+            connection,
+            self._target,
+            capacity=self._settings.write_queue,
+            busy_timeout=self._settings.busy_timeout,
+            turn=turn,
+        )
+
+    def _new_reader(self, name: str) -> Connection:
+        return Connection(partial(open_reader, Path(self._target), self._settings), name)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._writer is not None:
+            await self._writer.close()
+        for connection in list(self._exporting):
+            await connection.interrupt()
+        if self._readers is not None:
+            await self._readers.close()
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def ping(self) -> None:
+        await self._read(lambda db, _: db.execute("SELECT 1").fetchone())
+
+    async def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+        if self._readers is None or self._closed:
+            raise StoreClosedError(self._target)
+        return await self._readers.run(work)
+
+    async def _write(self, work: Callable[[Transaction], _T]) -> _T:
+        if self._writer is None or self._closed:
+            raise StoreClosedError(self._target)
+        return await self._writer.run(work)
+
+    # Tables
+
+    async def tables(self) -> list[str]:
+        return await self._read(lambda db, _: tables.table_names(db))
+
+    async def open_table(self, name: str) -> TableHandle:
+        return await self._read(lambda db, _: tables.open_table(db, name))
+
+    async def create_table(self, name: str, schema: Schema) -> None:
+        size = self._settings.chunk_size
+        await self._write(lambda tx: tables.create_table(tx, name, schema, size))
+
+    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
+        await self._write(lambda tx: tables.add_field(tx, table, name, field))
+
+    async def drop_table(self, name: str) -> None:
+        await self._write(lambda tx: tables.drop_table(tx, name))
+
+    # Writing
+
+    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
+        await self._write(lambda tx: writes.insert(tx, table, rows))
+
+    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+        await self._write(lambda tx: writes.upsert(tx, table, rows))
+
+    async def update(
+        self,
+        table: TableHandle,
+        values: Mapping[str, Any],
+        payload: Mapping[str, Any],
+        *,
+        ids: Sequence[str] | None,
+        where: Expr | None,
+    ) -> int:
+        return await self._write(lambda tx: writes.update(tx, table, values, payload, ids, where))
+
+    async def delete(
+        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
+    ) -> int:
+        keep = self._settings.keep_deletes
+        return await self._write(lambda tx: writes.delete(tx, table, ids, where, keep))
+
+    # Reading
+
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+        return await self._read(lambda db, ticket: reads.get(db, ticket, table, ids, columns))
+
+    async def find(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        order_by: str,
+        descending: bool,
+        limit: int,
+        offset: int,
+        columns: Columns,
+    ) -> Rows:
+        return await self._read(
+            lambda db, ticket: reads.find(
+                db, ticket, table, where, order_by, descending, limit, offset, columns
+            )
+        )
+
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        return await self._read(lambda db, ticket: search.search(db, ticket, table, queries))
+
+    async def count(self, table: TableHandle, where: Expr | None) -> int:
+        return await self._read(lambda db, _: reads.count(db, table, where))
+
+    async def export(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        columns: Columns,
+        after: bytes | None,
+        batch_size: int,
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        async with self._exports:
+            connection = await self._snapshot_connection()
+            self._exporting.add(connection)
+            # The connection's thread may still be busy when a cancelled caller leaves.
+            free = asyncio.Event()
+            free.set()
+
+            async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+                if self._closed:
+                    raise StoreClosedError(self._target)
+                free.clear()
+                try:
+                    return await connection.run_cancellable(work, free.set)
+                except load_driver().Error as exc:
+                    if self._closed:
+                        raise StoreClosedError(self._target) from exc
+                    raise translate(exc, self._target) from exc
+
+            def begin(db: sqlite3.Connection, _: Ticket) -> reads.Export:
+                db.execute("BEGIN")
+                return reads.Export(db, table, where, columns, after, batch_size)
+
+            try:
+                walk = await run(begin)
+                while (found := await run(lambda _, ticket: walk.next_batch(ticket))) is not None:
+                    yield found
+            finally:
+                self._exporting.discard(connection)
+                await asyncio.shield(_close_when_free(connection, free))
+
+    async def _snapshot_connection(self) -> Connection:
+        """A connection of its own to the file, or to a copy of what is only in memory.
+
+        On ``:memory:`` writes share the only connection, so a snapshot has to be a copy.
+        """
+        if self._target != MEMORY:
+            connection = self._new_reader("aiovec-sqlite-export")
+            await connection
+            return connection
+        copy = await self._read_outside_snapshot(_copy_of_memory)
+        connection = Connection(lambda: copy, "aiovec-sqlite-export")
+        await connection
+        return connection
+
+    async def _read_outside_snapshot(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if not isinstance(self._readers, SharedConnection) or self._connection is None:
+            raise StoreClosedError(self._target)
+        async with self._readers.turn():
+            return await self._connection.run(work)
+
+    # Changes
+
+    async def change_number(self, table: TableHandle) -> int:
+        return await self._read(lambda db, _: changes.change_number(db, table))
+
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        return await self._read(lambda db, ticket: changes.changes(db, ticket, table, since, limit))
+
+    # Upkeep
+
+    async def stats(self, table: TableHandle) -> TableStats:
+        return await self._read(lambda db, _: upkeep.stats(db, table, self.name))
+
+    async def optimize(self, table: TableHandle) -> None:
+        chunks = await self._read(lambda db, ticket: upkeep.sparse_chunks(db, ticket, table))
+        while chunks:
+            done = await self._write(partial(_empty_some, table=table, chunks=chunks))
+            chunks = chunks[done:]
+        await self._write(lambda tx: upkeep.settle(tx, table, self._settings.keep_deletes))
+        while await self._write(upkeep.give_back):
+            pass
+        if isinstance(self._readers, ReaderPool):
+            await self._readers.run_outside_snapshot(upkeep.checkpoint)
+
+    async def backup(self, path: Path) -> None:
+        if self._readers is None:
+            raise StoreClosedError(self._target)
+        await self._readers.run_outside_snapshot(lambda db, ticket: upkeep.backup(db, ticket, path))
+
+
+def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> int:
+    return upkeep.empty_chunks(tx, table, chunks)
+
+
+def _copy_of_memory(db: sqlite3.Connection) -> sqlite3.Connection:
+    copy = connect(MEMORY)
+    db.backup(copy)
+    return copy
+
+
+async def _close_when_free(connection: Connection, free: asyncio.Event) -> None:
+    await free.wait()
+    await connection.close()

@@ -1,0 +1,153 @@
+"""What a table costs, and what keeps it small."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from aiovec.backend import TableHandle, TableStats
+from aiovec.errors import InvalidArgumentError
+
+from .connection import Ticket
+from .layout import TableLayout
+from .reads import current_table
+from .writer import Transaction
+from .writes import current_table as table_to_write
+from .writes import move_vectors, prune_deletes
+
+# A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.
+_SPARSE = 0.75
+# Rows moved, and pages given back, in one transaction, so that writers wait only briefly.
+_MOST_MOVED = 2000
+_PAGES_A_STEP = 2000
+
+
+def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableStats:
+    table = current_table(db, handle)
+    (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
+    chunks, slots = db.execute(
+        f"SELECT count(*), coalesce(sum(size), 0) FROM {table.shadow('chunks')}"
+    ).fetchone()
+    (deletes,) = db.execute(
+        "SELECT count(*) FROM aiovec_deleted WHERE name = ?", (table.name,)
+    ).fetchone()
+    (optimized,) = db.execute(
+        "SELECT optimized FROM aiovec_tables WHERE name = ?", (table.name,)
+    ).fetchone()
+    (page_size,) = db.execute("PRAGMA page_size").fetchone()
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    vector_bytes = slots * _bytes_of_slot(table)
+    return TableStats(
+        table=table.name,
+        backend=backend,
+        rows=rows,
+        bytes=vector_bytes + _row_bytes(db, table, rows),
+        index="none: every search is exact",
+        unindexed_rows=rows,
+        scan_memory=0,
+        last_optimize=None if optimized is None else datetime.fromisoformat(optimized),
+        details={
+            "vector_bytes": vector_bytes,
+            "vector_chunks": chunks,
+            "vector_slots": slots,
+            "deletes_kept": deletes,
+            "file_bytes": pages * page_size,
+            "free_bytes": free * page_size,
+        },
+    )
+
+
+def _bytes_of_slot(table: TableLayout) -> int:
+    bits = table.schema.dim // 8 if table.schema.quantized else 0
+    return table.schema.dim * 4 + bits + 8  # and the rowid
+
+
+def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
+    """About what the ordinary table takes, from the lengths of some of its rows."""
+    lengths = " + ".join(f"coalesce(length({c}), 0)" for c in table.row_columns)
+    (mean,) = db.execute(
+        f"SELECT avg({lengths}) FROM (SELECT * FROM {table.rows} LIMIT 1000)"
+    ).fetchone()
+    # The id stands in its index again; rowid and change number take some 16 bytes, twice.
+    return int(rows * ((mean or 0) + 32))
+
+
+def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> list[int]:
+    """The chunks that are worth emptying: holes and not the last of their partition."""
+    table = current_table(db, handle)
+    found = []
+    newest: dict[object, int] = {}
+    keys = "".join(f", partition{i:02}" for i in range(len(table.partitions)))
+    for chunk, size, validity, *key in db.execute(
+        f"SELECT chunk_id, size, validity{keys} FROM {table.shadow('chunks')} ORDER BY chunk_id"
+    ):
+        ticket.check()
+        newest[tuple(key)] = chunk
+        used = int(np.unpackbits(np.frombuffer(validity, dtype=np.uint8)).sum())
+        if used < _SPARSE * size:
+            found.append(chunk)
+    last = set(newest.values())
+    return [chunk for chunk in found if chunk not in last]
+
+
+def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int:
+    """Move the vectors of the first chunks into newer ones; how many chunks were done."""
+    table = table_to_write(tx, handle)
+    moved = 0
+    for done, chunk in enumerate(chunks):
+        if moved >= _MOST_MOVED:
+            return done
+        rowids = [
+            row[0]
+            for row in tx.db.execute(
+                f"SELECT rowid FROM {table.shadow('rowids')} WHERE chunk_id = ?", (chunk,)
+            )
+        ]
+        tx.check()
+        move_vectors(tx, table, rowids)
+        moved += len(rowids)
+    return len(chunks)
+
+
+def settle(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
+    """Forget old tombstones, let the query planner learn the rows, note the time."""
+    table = table_to_write(tx, handle)
+    prune_deletes(tx, table.name, keep_deletes)
+    tx.db.execute(f"ANALYZE {table.rows}")
+    tx.db.execute(
+        "UPDATE aiovec_tables SET optimized = ? WHERE name = ?",
+        (datetime.now(UTC).isoformat(), table.name),
+    )
+
+
+def give_back(tx: Transaction) -> bool:
+    """Give some free pages back to the file system; whether there are more."""
+    tx.db.execute(f"PRAGMA incremental_vacuum({_PAGES_A_STEP})").fetchall()
+    (free,) = tx.db.execute("PRAGMA freelist_count").fetchone()
+    return bool(free)
+
+
+def checkpoint(db: sqlite3.Connection, _: Ticket) -> None:
+    """Bring the WAL into the file and cut it, unless readers still need it."""
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
+    """Write the state of this moment to a new file that is either whole or not there."""
+    if path.exists():
+        raise InvalidArgumentError("path", str(path), "one that does not exist yet")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{id(db)}.partial")
+    try:
+        db.execute("VACUUM INTO ?", (str(partial),))
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()

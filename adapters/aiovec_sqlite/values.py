@@ -1,0 +1,103 @@
+"""Values between Arrow, SQLite and Python, column by column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from aiovec.schema import Field, Kind, Schema
+
+Float32Array = npt.NDArray[np.float32]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def list_text(items: Sequence[str]) -> str:
+    return json.dumps(items, ensure_ascii=False, separators=(",", ":"))
+
+
+def to_sql(value: Any, kind: Kind) -> Any:
+    """One Python value as its column holds it."""
+    if value is None or kind in ("text", "int", "float"):
+        return value
+    if kind == "bool":
+        return int(value)
+    if kind == "datetime":
+        return (value - _EPOCH) // _MICROSECOND
+    return list_text(value)
+
+
+def row_columns(rows: pa.Table, schema: Schema) -> list[list[Any]]:
+    """A table's columns but the vector, as SQLite takes them: id, fields, payload."""
+    columns = [rows.column("id").to_pylist()]
+    columns += [
+        _column_to_sql(rows.column(name), field.kind) for name, field in schema.fields.items()
+    ]
+    if schema.payload:
+        columns.append(_storage(rows.column("payload")).to_pylist())
+    return columns
+
+
+def _column_to_sql(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
+    if kind == "bool":
+        column = column.cast(pa.int8())
+    elif kind == "datetime":
+        column = column.cast(pa.int64())
+    values = cast("list[Any]", column.to_pylist())
+    if kind == "list[text]":
+        return [None if items is None else list_text(items) for items in values]
+    return values
+
+
+def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk.storage for chunk in column.chunks], type=pa.utf8())
+
+
+def vectors_of(rows: pa.Table, schema: Schema) -> Float32Array:
+    """The vectors as one matrix, without a copy where they lie in one piece."""
+    column = rows.column(schema.vector)
+    parts = [
+        chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, schema.dim)
+        for chunk in column.chunks
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    """A column of SQLite's values as Python's."""
+    convert = _FROM_SQL.get(kind)
+    if convert is None:
+        return values
+    return [None if value is None else convert(value) for value in values]
+
+
+_FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
+    "bool": bool,
+    "datetime": lambda micros: _EPOCH + timedelta(microseconds=micros),
+    "list[text]": json.loads,
+}
+
+
+def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
+    """A column of SQLite's values as Arrow's."""
+    if field.kind == "bool":
+        return pa.array(values, type=pa.int8()).cast(pa.bool_())
+    if field.kind == "datetime":
+        return pa.array(values, type=pa.int64()).cast(field.arrow_type())
+    return pa.array(from_sql(values, field.kind), type=field.arrow_type())
+
+
+def payload_to_arrow(values: Sequence[str | None]) -> pa.Array:
+    return pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), pa.array(values, type=pa.utf8()))
+
+
+def vectors_to_arrow(vectors: Float32Array) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])

@@ -1,0 +1,296 @@
+"""Inserting, replacing, changing and deleting rows: the work of one write transaction each.
+
+A row lies in two tables, joined by its rowid, and both change in the same transaction. Its rowid
+is the change number of its first write, so that no rowid is ever used twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from aiovec.backend import StaleTableError, TableHandle
+from aiovec.errors import DuplicateIdError
+from aiovec.filters import Expr
+
+from .driver import load_driver
+from .filters import to_sql as filter_to_sql
+from .layout import TableLayout, partition_value, quoted, read_table
+from .values import row_columns, to_sql, vectors_of
+from .writer import Transaction
+
+Float32Array = npt.NDArray[np.float32]
+
+# Rows for each executemany: few enough that a cancelled call ends soon.
+_BLOCK = 1000
+# How many changes pass between two looks at the number of tombstones.
+_PRUNE_EVERY = 4096
+# Components beyond these make squares that leave float32 or drown in its denormals.
+_LARGEST, _SMALLEST = 1e15, 1e-15
+
+
+def current_table(tx: Transaction, handle: TableHandle) -> TableLayout:
+    """The table as it is in this transaction, or StaleTableError."""
+    table = read_table(tx.db, handle.name)
+    if table is None or table.epoch != handle.token:
+        raise StaleTableError(handle.name)
+    return table
+
+
+def is_extreme(vectors: Float32Array) -> bool:
+    """Whether float32 distances cannot rank some of these vectors."""
+    sizes = np.abs(vectors).max(axis=1, initial=0.0)
+    return bool(((sizes > _LARGEST) | ((sizes < _SMALLEST) & (sizes > 0))).any())
+
+
+def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
+    table = current_table(tx, handle)
+    vectors = vectors_of(rows, table.schema)
+    _note_extreme(tx, table, vectors)
+    before = tx.newest
+    try:
+        _add(tx, table, rows, vectors)
+    except load_driver().IntegrityError as exc:
+        ids = rows.column("id").to_pylist()
+        # What this call added before the clash is there too, with rowids of its own numbers.
+        there = [id for id, rowid in _rowids(tx, table, ids) if rowid <= before]
+        if not there:
+            raise
+        raise DuplicateIdError(table.name, there) from exc
+
+
+def upsert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
+    table = current_table(tx, handle)
+    vectors = vectors_of(rows, table.schema)
+    _note_extreme(tx, table, vectors)
+    known = dict(_rowids(tx, table, rows.column("id").to_pylist()))
+    if not known:
+        _add(tx, table, rows, vectors)
+        return
+    ids = rows.column("id").to_pylist()
+    there = np.fromiter((id in known for id in ids), dtype=bool, count=len(ids))
+    new = np.flatnonzero(~there)
+    if len(new):
+        _add(tx, table, rows.take(new), vectors[new])
+    old = np.flatnonzero(there)
+    _replace(tx, table, rows.take(old), vectors[old], [known[ids[i]] for i in old])
+
+
+def _note_extreme(tx: Transaction, table: TableLayout, vectors: Float32Array) -> None:
+    if not table.extreme and is_extreme(vectors):
+        tx.db.execute("UPDATE aiovec_tables SET extreme = 1 WHERE name = ?", (table.name,))
+
+
+def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The ids that exist, each with its rowid."""
+    sql = (
+        f"SELECT r.id, r._rowid FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
+        "ON r.id = j.value"
+    )
+    for start in range(0, len(ids), _BLOCK):
+        tx.check()
+        yield from tx.db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),))
+
+
+def _add(tx: Transaction, table: TableLayout, rows: pa.Table, vectors: Float32Array) -> None:
+    first = tx.take(rows.num_rows)
+    columns = ["_rowid", *table.row_columns, "_seq"]
+    add_row = f"INSERT INTO {table.rows} ({', '.join(columns)}) VALUES ({_marks(len(columns))})"
+    add_vector = _vector_insert(table)
+    partitions = _partition_values(rows, table)
+    for start in range(0, rows.num_rows, _BLOCK):
+        tx.check()
+        block = rows.slice(start, _BLOCK)
+        numbers = range(first + start, first + start + block.num_rows)
+        tx.db.executemany(
+            add_row, zip(numbers, *row_columns(block, table.schema), numbers, strict=True)
+        )
+        end = start + block.num_rows
+        tx.db.executemany(
+            add_vector,
+            _vector_rows(
+                table, numbers, vectors[start:end], [part[start:end] for part in partitions]
+            ),
+        )
+
+
+def _replace(
+    tx: Transaction,
+    table: TableLayout,
+    rows: pa.Table,
+    vectors: Float32Array,
+    rowids: Sequence[int],
+) -> None:
+    first = tx.take(rows.num_rows)
+    sets = ", ".join(f"{column} = ?" for column in (*table.row_columns, "_seq"))
+    change_row = f"UPDATE {table.rows} SET {sets} WHERE _rowid = ?"
+    drop_vector = f"DELETE FROM {table.vec} WHERE rowid = ?"
+    # vec0 can change a vector where it lies, but neither a partition key nor a bit vector.
+    in_place = not table.partitions and not table.schema.quantized
+    change_vector = f"UPDATE {table.vec} SET vector = ? WHERE rowid = ?"
+    add_vector = _vector_insert(table)
+    partitions = _partition_values(rows, table)
+    for start in range(0, rows.num_rows, _BLOCK):
+        tx.check()
+        block = rows.slice(start, _BLOCK)
+        end = start + block.num_rows
+        there = rowids[start:end]
+        numbers = range(first + start, first + end)
+        tx.db.executemany(
+            change_row, zip(*row_columns(block, table.schema), numbers, there, strict=True)
+        )
+        if in_place:
+            tx.db.executemany(
+                change_vector, zip(map(bytes, vectors[start:end]), there, strict=True)
+            )
+        else:
+            tx.db.executemany(drop_vector, ((rowid,) for rowid in there))
+            tx.db.executemany(
+                add_vector,
+                _vector_rows(
+                    table, there, vectors[start:end], [part[start:end] for part in partitions]
+                ),
+            )
+
+
+def _vector_insert(table: TableLayout) -> str:
+    columns = ["rowid", "vector"]
+    marks = ["?", "?"]
+    if table.schema.quantized:
+        columns.append("vector_bit")
+        marks.append("vec_quantize_binary(?)")
+    for name in table.partitions:
+        columns.append(table.partition_column(name))
+        marks.append("?")
+    return f"INSERT INTO {table.vec} ({', '.join(columns)}) VALUES ({', '.join(marks)})"
+
+
+def _vector_rows(
+    table: TableLayout,
+    rowids: Iterable[int],
+    vectors: Float32Array,
+    partitions: Sequence[Sequence[str]],
+) -> Iterator[tuple[Any, ...]]:
+    blobs = list(map(bytes, vectors))
+    columns = [blobs, blobs] if table.schema.quantized else [blobs]
+    return zip(rowids, *columns, *partitions, strict=True)
+
+
+def _partition_values(rows: pa.Table, table: TableLayout) -> list[list[str]]:
+    return [list(map(partition_value, rows.column(n).to_pylist())) for n in table.partitions]
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def selected(
+    tx: Transaction, table: TableLayout, ids: Sequence[str] | None, where: Expr | None
+) -> list[int]:
+    """The rowids of the rows that both select; None selects every row."""
+    condition, values = filter_to_sql(where, table.schema) if where is not None else ("TRUE", [])
+    if ids is None:
+        sql = f"SELECT _rowid FROM {table.rows} WHERE {condition}"
+        return [row[0] for row in tx.db.execute(sql, values)]
+    # The filter names columns without a table, so the list of ids must bring none of its own.
+    sql = (
+        f"SELECT _rowid FROM {table.rows} WHERE id IN (SELECT value FROM json_each(?)) "
+        f"AND ({condition})"
+    )
+    found = []
+    for start in range(0, len(ids), _BLOCK):
+        tx.check()
+        listed = json.dumps(ids[start : start + _BLOCK])
+        found += [row[0] for row in tx.db.execute(sql, (listed, *values))]
+    return found
+
+
+def update(
+    tx: Transaction,
+    handle: TableHandle,
+    values: Mapping[str, Any],
+    payload: Mapping[str, Any],
+    ids: Sequence[str] | None,
+    where: Expr | None,
+) -> int:
+    table = current_table(tx, handle)
+    rowids = selected(tx, table, ids, where)
+    first = tx.take(len(rowids))
+    sets = [f"{quoted(name)} = ?" for name in values]
+    bound = [to_sql(value, table.schema.fields[name].kind) for name, value in values.items()]
+    if payload:
+        sets.append("payload = aiovec_merge(payload, ?)")
+        bound.append(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
+    sql = f"UPDATE {table.rows} SET {', '.join(sets)}, _seq = ? WHERE _rowid = ?"
+    moves = any(name in values for name in table.partitions)
+    for start in range(0, len(rowids), _BLOCK):
+        tx.check()
+        block = rowids[start : start + _BLOCK]
+        tx.db.executemany(sql, ((*bound, first + start + i, r) for i, r in enumerate(block)))
+        if moves:
+            move_vectors(tx, table, block)
+    return len(rowids)
+
+
+def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> None:
+    """Take vectors out of vec0 and put them in again, where their rows' partition keys say."""
+    names = "".join(f", r.{quoted(name)}" for name in table.partitions)
+    listed = json.dumps(list(rowids))
+    rows = tx.db.execute(
+        f"SELECT v.rowid, v.vector{names} FROM json_each(?) AS j "
+        f"CROSS JOIN {table.vec} AS v ON v.rowid = j.value "
+        f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value",
+        (listed,),
+    ).fetchall()
+    quantized = table.schema.quantized is not None
+    tx.db.executemany(f"DELETE FROM {table.vec} WHERE rowid = ?", ((row[0],) for row in rows))
+    tx.db.executemany(
+        _vector_insert(table),
+        (
+            (rowid, *((blob, blob) if quantized else (blob,)), *map(partition_value, keys))
+            for rowid, blob, *keys in rows
+        ),
+    )
+
+
+def delete(
+    tx: Transaction,
+    handle: TableHandle,
+    ids: Sequence[str] | None,
+    where: Expr | None,
+    keep_deletes: int,
+) -> int:
+    table = current_table(tx, handle)
+    rowids = selected(tx, table, ids, where)
+    first = tx.take(len(rowids))
+    for start in range(0, len(rowids), _BLOCK):
+        tx.check()
+        block = rowids[start : start + _BLOCK]
+        # The tombstones first: they need the ids.
+        tx.db.executemany(
+            "INSERT INTO aiovec_deleted (name, seq, id, row) "
+            f"SELECT ?, ?, id, _rowid FROM {table.rows} WHERE _rowid = ?",
+            ((table.name, first + start + i, rowid) for i, rowid in enumerate(block)),
+        )
+        each = [(rowid,) for rowid in block]
+        tx.db.executemany(f"DELETE FROM {table.rows} WHERE _rowid = ?", each)
+        tx.db.executemany(f"DELETE FROM {table.vec} WHERE rowid = ?", each)
+    if first // _PRUNE_EVERY != (first + len(rowids)) // _PRUNE_EVERY:
+        prune_deletes(tx, table.name, keep_deletes)
+    return len(rowids)
+
+
+def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
+    """Forget all but the newest tombstones; the floor tells readers who come too late."""
+    row = tx.db.execute(
+        "SELECT seq FROM aiovec_deleted WHERE name = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",
+        (name, keep),
+    ).fetchone()
+    if row is not None:
+        tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ? AND seq <= ?", (name, row[0]))
+        tx.db.execute("UPDATE aiovec_tables SET floor = ? WHERE name = ?", (row[0], name))

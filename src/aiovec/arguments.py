@@ -1,0 +1,41 @@
+"""Checks of arguments that several methods share."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from .backend import Backend, TableHandle
+from .errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
+from .schema import Schema
+
+_T = TypeVar("_T")
+
+
+def check_count(argument: str, value: object, *, least: int = 1) -> None:
+    """A whole number of at least ``least``, or InvalidArgumentError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(argument, value, f"a whole number of at least {least}")
+
+
+def check_model(handle: TableHandle, model: str | None) -> None:
+    """No vectors of one model for a table of another; a table without a model takes any."""
+    expected = handle.schema.model
+    if model is not None and expected is not None and model != expected:
+        raise ModelMismatchError(handle.name, expected, model)
+
+
+def order_field(schema: Schema, order_by: str | None) -> str:
+    """The field to order by, "id" where none is named."""
+    if order_by is None or order_by == "id":
+        return "id"
+    able = [name for name, field in schema.fields.items() if field.kind != "list[text]"]
+    if order_by not in able:
+        raise InvalidArgumentError("order_by", order_by, "one of " + ", ".join(["id", *able]))
+    return order_by
+
+
+def ability_of(backend: Backend, interface: type[_T], ability: str) -> _T:
+    """The backend as what has this ability, or UnsupportedError."""
+    if not isinstance(backend, interface):
+        raise UnsupportedError(ability, backend.name)
+    return backend

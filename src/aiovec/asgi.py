@@ -1,0 +1,113 @@
+"""A store for web apps: opened with the app, closed with it, at hand in each request.
+
+    from aiovec.asgi import get_store, lifespan
+
+    app = FastAPI(lifespan=lifespan(config="aiovec.toml"))
+
+    @app.post("/search")
+    async def search(query: Query, store: Annotated[VectorStore, Depends(get_store)]): ...
+
+It works with Starlette, FastAPI and Litestar (``Litestar(lifespan=[lifespan(...)])``), and with
+whatever else hands on the ASGI scope; no framework is imported here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+from .connect import PathText, connect
+from .errors import ConfigError
+from .store import VectorStore  # here at run time too: Litestar resolves the annotations
+
+KEY = "aiovec_store"
+"""Under which name the store stands in the state of the app and of each request."""
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
+
+
+def lifespan(target: PathText | None = None, *, config: PathText | None = None) -> Lifespan:
+    """What a framework takes as ``lifespan``; the arguments are those of ``aiovec.connect``.
+
+    The store opens when the app starts, which fails where that fails, and closes when the app
+    ends, after the writes that it accepted. An app may start again later.
+
+    In a lifespan of your own: ``async with lifespan(...)(app) as state: yield state``.
+    """
+
+    @asynccontextmanager
+    async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
+        async with connect(target, config=config) as store:
+            # Twice: requests to apps that are mounted in this one see only their scope's state,
+            # and servers and frameworks that know no such state leave the app's.
+            setattr(app.state, KEY, store)
+            try:
+                yield {KEY: store}
+            finally:
+                delattr(app.state, KEY)
+
+    return run
+
+
+class Scoped(Protocol):
+    """A request, a web socket, or any other connection that has its ASGI scope."""
+
+    @property
+    def scope(self) -> Any: ...
+
+
+class _GetStore:
+    """Gives the store to a request.
+
+    An object rather than a function for FastAPI, which reads a dependency's signature: only a
+    parameter that is annotated with Starlette's class gets the request, and no other would serve
+    web sockets too. So the annotation is there as soon as Starlette is.
+    """
+
+    __name__ = __qualname__ = "get_store"
+
+    def __call__(self, request: Scoped | Mapping[str, Any]) -> VectorStore:
+        scope = request if isinstance(request, Mapping) else request.scope
+        # The nearest app first: one that is mounted may have a store of its own.
+        for key in ("app", "litestar_app"):
+            store: VectorStore | None = _in_state(getattr(scope.get(key), "state", None))
+            if store is not None:
+                return store
+        store = _in_state(scope.get("state"))
+        if store is not None:
+            return store
+        raise ConfigError(
+            "this app has no store: start it with lifespan=aiovec.asgi.lifespan(...), and let the "
+            "lifespan run (a test client runs it inside its with block)",
+            key="lifespan",
+        )
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        requests = sys.modules.get("starlette.requests")
+        annotation = Any if requests is None else requests.HTTPConnection
+        parameter = inspect.Parameter(
+            "request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation
+        )
+        return inspect.Signature([parameter])
+
+    def __repr__(self) -> str:
+        return "<aiovec.asgi.get_store>"
+
+
+def _in_state(state: Any) -> Any:
+    if isinstance(state, Mapping):
+        return state.get(KEY)
+    return getattr(state, KEY, None)
+
+
+get_store = _GetStore()
+"""The store that the app's ``lifespan`` opened: ``get_store(request)``, ``Depends(get_store)``.
+
+It takes a request, a web socket or the ASGI scope itself. ConfigError where no lifespan ran.
+"""
+
+__all__ = ["get_store", "lifespan"]

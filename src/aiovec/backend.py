@@ -1,0 +1,386 @@
+"""What a backend owes to ``VectorStore``.
+
+``VectorStore`` checks names, rows, vectors, models and filters, ranks the hits and tells errors;
+a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
+``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
+float32 arrays. Abilities that not every engine has are classes of their own beside ``Backend``:
+``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots`` and ``Backups``.
+
+Rules for every method:
+
+- It raises the errors of ``aiovec.errors`` only, with the driver's own as the cause.
+- A write is atomic and, when it returns, durable against ``kill -9`` and visible to every later
+  read in any process.
+- A cancelled write is wholly done or not at all; a cancelled call leaves the backend usable and
+  stops using the CPU soon.
+- It never blocks the event loop.
+- Calls may overlap in any number.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .filters.tree import Expr
+from .schema import Field, Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from .settings import RetrievalSettings
+
+    Float32Array = npt.NDArray[np.float32]
+
+
+class StaleTableError(Exception):
+    """The table is no longer what the handle says: altered, dropped, or made anew.
+
+    Never reaches a user: ``VectorStore`` opens the table again and repeats the call.
+    """
+
+
+class ChangesPrunedError(Exception):
+    """The changes asked for are no longer kept from ``floor`` down; read the whole table anew."""
+
+    def __init__(self, floor: int) -> None:
+        self.floor = floor
+        super().__init__(f"changes up to number {floor} are no longer kept")
+
+
+@dataclass(frozen=True, slots=True)
+class TableHandle:
+    """A table as it was when it was opened.
+
+    ``token`` is the backend's own mark of that state. A method that gets a handle whose token is
+    out of date raises StaleTableError and does nothing.
+    """
+
+    name: str
+    schema: Schema
+    token: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What to read of each row beside its id."""
+
+    fields: tuple[str, ...]
+    payload: bool = False
+    vector: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How hard an approximate search tries. What is None is left to the backend."""
+
+    nprobes: int | None = None
+    ef: int | None = None
+    refine: int | None = None
+    recall: float | None = None
+    dims: int | None = None
+    oversample: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    vector: Float32Array
+    limit: int
+    where: Expr | None
+    columns: Columns
+    exact: bool = False
+    tuning: Tuning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    text: str
+    limit: int
+    where: Expr | None
+    columns: Columns
+    any: bool = False
+    highlight: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows as columns of Python values, in the order that was asked for.
+
+    ``fields`` has one list for each of ``Columns.fields``; ``payloads`` holds JSON text or None,
+    ``vectors`` one row of float32 for each id; both are None where they were not asked for.
+    """
+
+    ids: Sequence[str]
+    fields: Mapping[str, Sequence[Any]]
+    payloads: Sequence[str | None] | None = None
+    vectors: Float32Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The rows that a query found, in any order.
+
+    ``measures`` has one number a row: for a vector search the distance in the table's metric
+    (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better.
+    """
+
+    rows: Rows
+    measures: Sequence[float]
+    highlights: Sequence[Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """A page of the change feed: all that happened after ``since`` and up to ``number``.
+
+    Apply ``deleted`` first, then ``upserted``. ``complete`` tells that ``number`` is the newest.
+    """
+
+    number: int
+    upserted: pa.Table
+    deleted: Sequence[str]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableStats:
+    """What a table holds and costs.
+
+    ``bytes`` is what it takes where it lies, ``index`` the state of its vector index in words,
+    ``unindexed_rows`` those that a search must scan, ``scan_memory`` the bytes that its resident
+    copy takes in this process. ``details`` is the backend's own.
+    """
+
+    table: str
+    backend: str
+    rows: int
+    bytes: int
+    index: str
+    unindexed_rows: int
+    scan_memory: int
+    last_optimize: datetime | None
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """One index: its kind and parameters, how many rows it covers, its measured recall."""
+
+    name: str
+    kind: str
+    column: str
+    parameters: Mapping[str, Any]
+    rows_indexed: int
+    rows_unindexed: int
+    recall: float | None = None
+
+
+class Backend(ABC):
+    """A place where tables lie. The constructor does no I/O."""
+
+    name: ClassVar[str]
+    """What the TOML calls it."""
+
+    promises: frozenset[str] = frozenset()
+    """Abilities without a class of their own: "power-loss", "text-prefix"."""
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """Where the store lies, as a user would name it; never a secret."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make the store ready, and create it where it is not there yet."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish the writes that were accepted and let go of everything. Called once, last."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Reach the store, or raise."""
+
+    # Tables
+
+    @abstractmethod
+    async def tables(self) -> list[str]:
+        """The tables' names, sorted."""
+
+    @abstractmethod
+    async def open_table(self, name: str) -> TableHandle:
+        """A handle, or TableNotFoundError."""
+
+    @abstractmethod
+    async def create_table(self, name: str, schema: Schema) -> None:
+        """Create an empty table, or raise TableExistsError. Of callers at once, one succeeds."""
+
+    @abstractmethod
+    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
+        """Add a field that is null in the rows there are."""
+
+    @abstractmethod
+    async def drop_table(self, name: str) -> None:
+        """Drop the table with all its rows, or raise TableNotFoundError."""
+
+    # Writing
+
+    @abstractmethod
+    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
+        """Add rows, whose ids are distinct; DuplicateIdError where one of them exists."""
+
+    @abstractmethod
+    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+        """Add rows, whose ids are distinct, or replace whole rows of the same ids."""
+
+    @abstractmethod
+    async def update(
+        self,
+        table: TableHandle,
+        values: Mapping[str, Any],
+        payload: Mapping[str, Any],
+        *,
+        ids: Sequence[str] | None,
+        where: Expr | None,
+    ) -> int:
+        """Set fields, and keys of the payload, in the rows selected by both; how many those were.
+
+        ``ids`` are distinct; None for either selects every row.
+        """
+
+    @abstractmethod
+    async def delete(
+        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
+    ) -> int:
+        """Delete the rows selected by both; how many those were."""
+
+    # Reading
+
+    @abstractmethod
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+        """The rows with these ids, which are distinct, in any order; absent ones are left out."""
+
+    @abstractmethod
+    async def find(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        order_by: str,
+        descending: bool,
+        limit: int,
+        offset: int,
+        columns: Columns,
+    ) -> Rows:
+        """Rows in the order of a field or "id"; nulls last; equal ones by id."""
+
+    @abstractmethod
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        """The nearest rows for each query: a filter selects before the nearest are taken."""
+
+    @abstractmethod
+    def export(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        columns: Columns,
+        after: bytes | None,
+        batch_size: int,
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        """All rows of one consistent snapshot, in constant memory, each batch with its cursor.
+
+        The batches have the columns of ``Schema.to_arrow()`` that were asked for, the id always.
+        A cursor goes on behind its batch in a new snapshot: rows that were there all the time
+        come exactly once.
+        """
+
+    @abstractmethod
+    async def count(self, table: TableHandle, where: Expr | None) -> int: ...
+
+    @abstractmethod
+    async def stats(self, table: TableHandle) -> TableStats: ...
+
+    @abstractmethod
+    async def optimize(self, table: TableHandle) -> None:
+        """Do now what keeps the table small and fast."""
+
+    def supports(self, ability: str) -> bool:
+        """Whether the ability is there; ``VectorStore.supports`` lists their names."""
+        interface = ABILITIES.get(ability)
+        return ability in self.promises or (interface is not None and isinstance(self, interface))
+
+
+class TextSearch(ABC):
+    """Keyword search over the fields with ``text=True``."""
+
+    @abstractmethod
+    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+        """The best rows by BM25."""
+
+
+class VectorIndexes(ABC):
+    """Approximate indexes over the vectors."""
+
+    @abstractmethod
+    async def create_index(
+        self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
+    ) -> None: ...
+
+    @abstractmethod
+    async def indexes(self, table: TableHandle) -> list[IndexInfo]: ...
+
+    @abstractmethod
+    async def drop_index(self, table: TableHandle, name: str) -> None: ...
+
+
+class ChangeFeed(ABC):
+    """Which rows changed since when. Change numbers rise within a table and are never reused."""
+
+    @abstractmethod
+    async def change_number(self, table: TableHandle) -> int:
+        """The number of the newest change; 0 where there was none."""
+
+    @abstractmethod
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        """Some ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
+
+
+class Snapshots(ABC):
+    """Earlier versions of a table."""
+
+    @abstractmethod
+    async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]: ...
+
+    @abstractmethod
+    async def restore(self, table: TableHandle, version: int) -> None: ...
+
+
+class Backups(ABC):
+    """A copy of the whole store while it is in use."""
+
+    @abstractmethod
+    async def backup(self, path: Path) -> None:
+        """Write one consistent copy to a path that does not exist yet."""
+
+
+ABILITIES: Mapping[str, type] = {
+    "text": TextSearch,
+    "indexes": VectorIndexes,
+    "changes": ChangeFeed,
+    "snapshots": Snapshots,
+    "backup": Backups,
+}
+
+
+BackendFactory = Callable[[str, "RetrievalSettings"], Backend]
+"""What an entry point of the group ``aiovec.backends`` names.
+
+It gets a path or URL and the ``[retrieval]`` section that is in force, and does no I/O.
+"""

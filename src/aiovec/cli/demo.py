@@ -1,0 +1,233 @@
+"""``aiovec demo``: what the library does, shown on text that every machine has."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.text import Text
+
+from ..backend import TableStats
+from ..connect import connect
+from ..demo import HashingEmbedder, Passage, stdlib_passages
+from ..errors import AiovecError, TableNotFoundError
+from ..records import Hit
+from ..schema import Field, Schema
+from ..store import VectorStore
+from ..targets import MEMORY
+from .output import one_line, out, progress
+from .run import failing_clearly, run
+
+DEFAULT_PATH = "aiovec-demo.db"
+TABLE = "stdlib"
+
+# Enough rows for the vectors to be made and written in bulk, few enough for the bar to move.
+_BATCH = 500
+_SHOWN = 3
+_LONGEST_TEXT = 90
+
+_QUERIES = (
+    "compress a file with gzip",
+    "temporary directory that is removed afterwards",
+    "wait until several tasks are done",
+)
+_FILTERED_QUERY = "wait until several tasks are done"
+_FILTER = "kind = 'class' AND module STARTSWITH 'asyncio'"
+
+SCHEMA = Schema(
+    HashingEmbedder.dim,
+    model=HashingEmbedder.model,
+    fields={
+        "module": Field(str, index="btree"),
+        "kind": Field(str, index="bitmap"),
+        "line": int,
+        "length": int,
+        "text": str,
+        "read": bool,
+    },
+)
+
+
+@failing_clearly
+def demo(
+    path: Annotated[
+        str, typer.Option(metavar="FILE", help="Where the demo's store lies.")
+    ] = DEFAULT_PATH,
+) -> None:
+    """Store some thousand docstrings of Python's standard library, and search them.
+
+    Takes some seconds. Running it again begins anew.
+    """
+    run(_Tour(path).take())
+
+
+class _Tour:
+    """The steps of the demo, each of which says what it does and how long it took."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._console = out()
+        self._embedder = HashingEmbedder()
+
+    async def take(self) -> None:
+        began = time.perf_counter()
+        passages = await self._read()
+        async with connect(self._path) as store:
+            await _make_table(store)
+            await self._store(store, passages)
+            for query in _QUERIES:
+                self._title(f'Search: "{query}"')
+                hits = await self._search(store, query)
+            self._title(f'Filter: "{_FILTERED_QUERY}" where {_FILTER}')
+            found = await self._search(store, _FILTERED_QUERY, where=_FILTER) or hits
+            await self._change(store, found)
+            stats = await store.stats(TABLE)
+            self._whats_next(store.target, stats, found)
+        self._console.print()
+        self._say(f"demo: done in {time.perf_counter() - began:.1f} s", "bold green")
+
+    async def _read(self) -> list[Passage]:
+        self._title(f"Text: the docstrings of Python {platform.python_version()}'s own library")
+        began = time.perf_counter()
+        passages: list[Passage] = []
+        reading = stdlib_passages()
+        with progress("passages") as bar:
+            task = bar.add_task("reading", total=None)
+            while part := await asyncio.to_thread(_take, reading):
+                passages += part
+                bar.update(task, completed=len(passages))
+        if not passages:
+            raise AiovecError("this Python came without the sources of its standard library")
+        kinds = [passage.kind for passage in passages]
+        counted = ", ".join(f"{kinds.count(k):,} {k}" for k in ("module", "class", "function"))
+        self._done(f"{len(passages):,} passages ({counted})", began)
+        return passages
+
+    async def _store(self, store: VectorStore, passages: Sequence[Passage]) -> None:
+        self._title(f"Embed with {HashingEmbedder.model} ({HashingEmbedder.dim} dimensions), store")
+        embedding = writing = 0.0
+        with progress("passages") as bar:
+            task = bar.add_task("embedding and storing", total=len(passages))
+            for start in range(0, len(passages), _BATCH):
+                part = passages[start : start + _BATCH]
+                began = time.perf_counter()
+                columns = await asyncio.to_thread(_columns, part, self._embedder)
+                embedded = time.perf_counter()
+                await store.insert(TABLE, columns, model=HashingEmbedder.model)
+                embedding += embedded - began
+                writing += time.perf_counter() - embedded
+                bar.advance(task, len(part))
+        self._say(
+            f"  embedded in {embedding:.2f} s, stored in {writing:.2f} s "
+            f"({len(passages) / writing:,.0f} rows/s, each batch safe on the disk)"
+        )
+
+    async def _search(
+        self, store: VectorStore, query: str, *, where: str | None = None
+    ) -> list[Hit]:
+        vector = self._embedder.embed(query)
+        began = time.perf_counter()
+        hits = await store.search(
+            TABLE, vector, limit=_SHOWN, where=where, model=HashingEmbedder.model
+        )
+        seconds = time.perf_counter() - began
+        for hit in hits:
+            text = one_line(hit["text"])
+            if len(text) > _LONGEST_TEXT:
+                text = text[: _LONGEST_TEXT - 1] + "…"
+            self._console.print(
+                Text.assemble("  ", (f"{hit.score:.3f}", "cyan"), "  ", (hit.id, "bold")),
+            )
+            self._console.print(Text(f"         {text}", "dim"))
+        self._say(f"  {len(hits)} hits in {seconds * 1000:.1f} ms", "green")
+        return hits
+
+    async def _change(self, store: VectorStore, found: Sequence[Hit]) -> None:
+        best = found[0].id
+        self._title(f"Update: mark {best} as read; its vector stays")
+        began = time.perf_counter()
+        changed = await store.update(TABLE, {"read": True}, ids=best)
+        count = await store.count(TABLE, "read")
+        self._done(f"{changed} row changed; {count} row where read", began)
+
+        self._title(f"Delete: {best}, then the same search again")
+        began = time.perf_counter()
+        deleted = await store.delete(TABLE, best)
+        self._done(f"{deleted} row deleted", began)
+        await self._search(store, _FILTERED_QUERY, where=_FILTER)
+
+    def _whats_next(self, target: str, stats: TableStats, found: Sequence[Hit]) -> None:
+        self._title("What is there now")
+        self._say(f"  {target}: {stats.rows:,} rows, {stats.bytes:,} bytes")
+        if target == MEMORY:
+            return
+        store = _quoted(self._path)
+        self._title("What to type next")
+        for command in (
+            f"aiovec info {store}",
+            f"aiovec search {store} {TABLE} --like {found[-1].id} --select kind,text",
+            f"aiovec search {store} {TABLE} --like gzip.GzipFile --where \"kind = 'module'\"",
+            f"aiovec doctor {store}",
+        ):
+            self._say(f"  {command}", "cyan")
+
+    def _title(self, text: str) -> None:
+        self._console.print()
+        self._console.print(Text(text, "bold"))
+
+    def _done(self, what: str, began: float) -> None:
+        self._say(f"  {what} in {_time(time.perf_counter() - began)}", "green")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style))
+
+
+async def _make_table(store: VectorStore) -> None:
+    """An empty table. One of that name which is not the demo's stays as it is."""
+    try:
+        there = await store.schema(TABLE)
+    except TableNotFoundError:
+        there = None
+    if there is not None:
+        if there.model != HashingEmbedder.model:
+            raise AiovecError(
+                f"{store.target} has a table {TABLE!r} that is not the demo's; name another --path"
+            )
+        await store.drop_table(TABLE)
+    await store.create_table(TABLE, SCHEMA)
+
+
+def _take(passages: Iterator[Passage]) -> list[Passage]:
+    return list(islice(passages, _BATCH))
+
+
+def _quoted(path: str) -> str:
+    """The path as this system's shell takes it."""
+    return subprocess.list2cmdline([path]) if os.name == "nt" else shlex.quote(path)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _columns(passages: Sequence[Passage], embedder: HashingEmbedder) -> dict[str, Any]:
+    texts = [f"{passage.name}\n{passage.text}" for passage in passages]
+    return {
+        "id": [passage.name for passage in passages],
+        SCHEMA.vector: embedder.embed_many(texts),
+        "module": [passage.module for passage in passages],
+        "kind": [passage.kind for passage in passages],
+        "line": np.array([passage.line for passage in passages]),
+        "length": np.array([passage.length for passage in passages]),
+        "text": [passage.text for passage in passages],
+        "read": np.zeros(len(passages), dtype=bool),
+    }

@@ -1,0 +1,92 @@
+"""``aiovec optimize`` and ``aiovec backup``."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from .output import out, print_json, progress
+from .run import failing_clearly, run
+from .stores import AsJson, Config, Store, opened, store_and
+
+
+@failing_clearly
+def optimize(
+    store: Store = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TABLE", help="Only these tables.", show_default=False),
+    ] = None,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Make the tables of a store, or those that are named, small and fast again."""
+    done = run(_optimize(store, tables, config))
+    if json:
+        print_json({"tables": done})
+        return
+    for table in done:
+        out().print(
+            f"optimized {table['name']} in {table['seconds']:.2f} s: "
+            f"{table['bytes_before']:,} bytes before, {table['bytes']:,} now"
+        )
+
+
+@failing_clearly
+def backup(
+    first: Store = None,
+    second: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATH",
+            help="Where the copy goes, which must not exist yet; one argument alone is it.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Copy the whole store, as it is at one moment, while others use it."""
+    store, path = store_and(first, second, "a PATH")
+    target, seconds = run(_backup(store, config, path))
+    if json:
+        print_json({"store": target, "backup": path, "seconds": round(seconds, 6)})
+    else:
+        out().print(f"copied {target} to {path} in {seconds:.2f} s")
+
+
+async def _optimize(
+    store: str | None, tables: list[str] | None, config: str | None
+) -> list[dict[str, Any]]:
+    async with opened(store, config) as vectors:
+        names = tables or await vectors.tables()
+        done = []
+        with progress("tables") as bar:
+            task = bar.add_task("optimizing", total=len(names))
+            for name in names:
+                before = (await vectors.stats(name)).bytes
+                began = time.perf_counter()
+                await vectors.optimize(name)
+                seconds = time.perf_counter() - began
+                after = (await vectors.stats(name)).bytes
+                bar.advance(task)
+                done.append(
+                    {
+                        "name": name,
+                        "seconds": round(seconds, 6),
+                        "bytes_before": before,
+                        "bytes": after,
+                    }
+                )
+        return done
+
+
+async def _backup(store: str | None, config: str | None, path: str) -> tuple[str, float]:
+    async with opened(store, config) as vectors:
+        began = time.perf_counter()
+        with progress("") as bar:
+            bar.add_task("copying", total=None)
+            await vectors.backup(path)
+        return vectors.target, time.perf_counter() - began

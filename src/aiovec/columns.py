@@ -1,0 +1,203 @@
+"""One field's values, whatever they came as, checked and turned into an Arrow array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import InvalidRowError
+from .schema import MAX_ID_BYTES, Field
+
+Place = Callable[[int], tuple[int | None, str | None]]
+"""Gives, for a position in a column, the row's number and id for an error."""
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def encodable(text: str, error: Callable[[], Exception]) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise error() from exc
+
+
+def id_column(ids: Any, place: Place) -> pa.Array:
+    if isinstance(ids, pa.Array):
+        if not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
+                or pa.types.is_string_view(ids.type)) and not len(ids) == 0:  # fmt: skip
+            raise InvalidRowError(f"ids are text, not {ids.type}", row=0, field="id")
+        column = ids.cast(pa.utf8())
+    else:
+        for row, id in enumerate(ids):
+            if not isinstance(id, str):
+                raise InvalidRowError(
+                    f"an id is text, not {type(id).__name__}", row=place(row)[0], field="id"
+                )
+        column = text_array("id", ids, place)
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise InvalidRowError("every row needs an id", row=place(row)[0], field="id")
+    lengths = pc.binary_length(column)
+    bad = pc.or_(
+        pc.or_(pc.less(lengths, 1), pc.greater(lengths, MAX_ID_BYTES)),
+        pc.match_substring(column, "\0"),
+    )
+    if len(column) and pc.any(bad).as_py():
+        row = bad.index(True).as_py()
+        number, id_ = place(row)
+        raise InvalidRowError(
+            f"an id is text of 1 to {MAX_ID_BYTES} bytes without NUL",
+            row=number,
+            id=id_,
+            field="id",
+        )
+    return column
+
+
+def text_array(name: str, values: Sequence[Any], place: Place) -> pa.Array:
+    try:
+        return pa.array(values, type=pa.utf8())
+    except (UnicodeEncodeError, pa.ArrowException, TypeError) as exc:
+        for row, value in enumerate(values):
+            if isinstance(value, str):
+                number, id = place(row)
+                encodable(
+                    value,
+                    lambda number=number, id=id: InvalidRowError(  # type: ignore[misc]  # defaults bind the loop's values
+                        "the text is not valid Unicode (a lone surrogate)",
+                        row=number, id=id, field=name,
+                    ),
+                )  # fmt: skip
+        raise InvalidRowError(str(exc), field=name) from exc
+
+
+_ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
+    "text": ((str,), "text"),
+    "int": ((int, np.integer), "a whole number"),
+    "float": ((float, int, np.floating, np.integer), "a number"),
+    "bool": ((bool, np.bool_), "True or False"),
+    "datetime": ((datetime, str), "a datetime with a time zone"),
+    "list[text]": ((list, tuple), "a list of text"),
+}
+
+
+def field_column(name: str, field: Field, values: Any, place: Place) -> pa.Array:
+    """One field's values as an Arrow array of exactly the field's type."""
+    if isinstance(values, pa.Array):
+        column = _arrow_column(name, field, values, place)
+    else:
+        column = _python_column(name, field, values, place)
+    if not field.nullable and column.null_count:
+        number, id = place(column.is_null().index(True).as_py())
+        raise InvalidRowError("must not be null", row=number, id=id, field=name)
+    if field.kind == "float":
+        nan = pc.is_nan(column)
+        if pc.any(nan).as_py():
+            number, id = place(nan.index(True).as_py())
+            raise InvalidRowError("NaN is no value; use None", row=number, id=id, field=name)
+    return column
+
+
+def _python_column(name: str, field: Field, values: Sequence[Any], place: Place) -> pa.Array:
+    accepted, words = _ACCEPTED[field.kind]
+
+    def refuse(row: int, reason: str) -> InvalidRowError:
+        number, id = place(row)
+        return InvalidRowError(reason, row=number, id=id, field=name)
+
+    # Types are looked at as a set first: one pass in C for a column that is right.
+    plain = {*accepted, type(None)}
+    if not set(map(type, values)) <= plain:
+        for row, value in enumerate(values):
+            is_flag = isinstance(value, (bool, np.bool_))
+            if value is None or (isinstance(value, accepted) and is_flag == (field.kind == "bool")):
+                continue
+            raise refuse(row, f"must be {words}, not {value!r:.60} ({type(value).__name__})")
+    if field.kind == "text":
+        return text_array(name, values, place)
+    if field.kind == "int":
+        try:
+            return pa.array(values, type=pa.int64())
+        except (OverflowError, pa.ArrowException) as exc:
+            row = next(r for r, v in enumerate(values) if v is not None and int(v) not in _INT64)
+            raise refuse(row, "is beyond 64 bits") from exc
+    if field.kind == "float":
+        try:
+            values = [None if v is None else float(v) for v in values]
+        except OverflowError as exc:
+            raise InvalidRowError("an integer is too large for a float", field=name) from exc
+        return pa.array(values, type=pa.float64(), from_pandas=False)
+    if field.kind == "bool":
+        return pa.array([None if v is None else bool(v) for v in values], type=pa.bool_())
+    if field.kind == "datetime":
+        moments = [
+            None if v is None else _moment(v, lambda reason, row=row: refuse(row, reason))  # type: ignore[misc]  # defaults bind the loop's values
+            for row, v in enumerate(values)
+        ]
+        return pa.array(moments, type=pa.timestamp("us", tz="UTC"))
+    for row, items in enumerate(values):
+        if items is not None and not all(isinstance(item, str) for item in items):
+            raise refuse(row, "must be a list of text")
+    try:
+        return pa.array(values, type=pa.list_(pa.utf8()))
+    except (UnicodeEncodeError, pa.ArrowException) as exc:
+        for row, items in enumerate(values):
+            for item in items or ():
+                encodable(item, lambda row=row: refuse(row, "the text is not valid Unicode"))  # type: ignore[misc]  # defaults bind the loop's values
+        raise InvalidRowError(str(exc), field=name) from exc
+
+
+def _moment(value: Any, refuse: Callable[[str], InvalidRowError]) -> datetime:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as exc:
+            raise refuse(f"must be a datetime or RFC 3339 text, not {value!r:.60}") from exc
+    if value.utcoffset() is None:
+        raise refuse("a datetime needs a time zone; use datetime.now(UTC)")
+    try:
+        return cast("datetime", value.astimezone(UTC))
+    except OverflowError as exc:
+        raise refuse("the datetime is out of range in UTC") from exc
+
+
+def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa.Array:
+    wanted = field.arrow_type()
+    given = values.type
+    if given == wanted or pa.types.is_null(given):
+        fits = True
+    elif field.kind == "text":
+        fits = pa.types.is_large_string(given) or pa.types.is_string_view(given)
+    elif field.kind == "int":
+        fits = pa.types.is_integer(given)
+    elif field.kind == "float":
+        fits = pa.types.is_floating(given) or pa.types.is_integer(given)
+    elif field.kind == "datetime":
+        fits = pa.types.is_timestamp(given) and given.tz is not None
+    elif field.kind == "list[text]":
+        fits = (pa.types.is_list(given) or pa.types.is_large_list(given)) and (
+            pa.types.is_string(given.value_type) or pa.types.is_large_string(given.value_type)
+            or pa.types.is_null(given.value_type)
+        )  # fmt: skip
+    else:
+        fits = False
+    if not fits:
+        reason = f"the column is {given}, the field {field.kind}"
+        if field.kind == "datetime" and pa.types.is_timestamp(given):
+            reason = "the column's datetimes have no time zone"
+        raise InvalidRowError(reason, row=place(0)[0], field=name)
+    try:
+        column = values if given == wanted else values.cast(wanted)
+    except pa.ArrowException as exc:
+        raise InvalidRowError(f"the column does not fit {wanted}: {exc}", field=name) from exc
+    if field.kind == "list[text]" and column.flatten().null_count:
+        for row, items in enumerate(column.to_pylist()):
+            if items is not None and None in items:
+                number, id = place(row)
+                raise InvalidRowError("must be a list of text", row=number, id=id, field=name)
+    return column

@@ -1,0 +1,278 @@
+"""From a target or a TOML file to an open store."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ConfigError
+from .plugins import backend_names, create_backend, other_backends
+from .targets import (
+    SCHEMES,
+    local_path,
+    make_folder_of,
+    redacted,
+    split_target,
+    sqlite_file,
+)
+from .threads import in_daemon_thread, to_its_end
+
+if TYPE_CHECKING:
+    from .backend import Backend
+    from .settings import LoadedSettings, RetrievalSettings, Stamp
+    from .store import VectorStore
+
+CONFIG_VARIABLE = "AIOVEC_CONFIG"
+CONFIG_FILE = "aiovec.toml"
+
+PathText = str | os.PathLike[str]
+
+# What a store imports at its first calls. Loaded with the backend, off the event loop.
+_HEAVY = ("pyarrow.compute", "aiovec.rows", "aiovec.store")
+
+
+def connect(target: PathText | None = None, *, config: PathText | None = None) -> Opening:
+    """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
+
+    ``target`` is a SQLite file or directory, ``":memory:"``, or a URL: ``sqlite:///path``,
+    ``lancedb:///path``, ``s3://…``, ``gs://…``, ``az://…``, ``db://…``, ``http://…``, or one whose
+    scheme is the name of another installed backend.
+
+    ``config`` is a TOML file. Alone, its ``[retrieval]`` says what to open, and the store follows
+    it when it is switched to another backend. Beside a target it gives the settings only. With
+    neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
+
+    Nothing is read and nothing is imported until the result is awaited or entered. That raises
+    ConfigError for a target or a file that cannot be used, BackendNotInstalledError for a backend
+    whose package is missing, and what the backend itself has to say.
+    """
+    return Opening(Source(target, config))
+
+
+class Opening:
+    """A store that is about to be opened, once: await it, or enter it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._used = False
+        self._store: VectorStore | None = None
+
+    def __await__(self) -> Generator[None, None, VectorStore]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> VectorStore:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._store is not None:
+            await self._store.close()
+
+    async def _open(self) -> VectorStore:
+        if self._used:
+            raise RuntimeError("one connect() opens one store; call connect() again for another")
+        self._used = True
+        resolved = await in_daemon_thread(self._source.resolve_first)
+        from .store import VectorStore
+
+        try:
+            await resolved.backend.open()
+        except BaseException as exc:
+            try:
+                await to_its_end(resolved.backend.close())
+            except Exception as unclosed:  # noqa: BLE001 - the first failure is the one to tell
+                exc.add_note(f"closing it failed too: {unclosed!r}")
+            raise
+        source = self._source if self._source.follows else None
+        return VectorStore(resolved.backend, resolved.settings, source)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a target or a TOML file came to: a backend that is not open yet."""
+
+    name: str
+    target: str
+    settings: RetrievalSettings
+    backend: Backend
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """Equal ones are the same place, used in the same way."""
+
+    name: str
+    target: str
+    section: str
+
+
+class Source:
+    """Where a store comes from. Every method does I/O and belongs into a thread.
+
+    ``backend`` names one that the TOML file configures, in place of the one that it says.
+    """
+
+    def __init__(
+        self, target: PathText | None, config: PathText | None, *, backend: str | None = None
+    ) -> None:
+        self._target = target
+        self._config = config
+        self._backend = backend
+        self._file: Path | None = None
+        self._stamp: Stamp | None = None
+        self._identity: _Identity | None = None
+        self._before: _Identity | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the store has to follow a TOML file: unless its user named the place."""
+        return self._target is None and self._backend is None
+
+    def place(self) -> tuple[str, str]:
+        """The backend's name and what it would be told. Nothing is made or opened."""
+        _, identity = self._read()
+        return identity.name, identity.target
+
+    def changed(self) -> bool:
+        """Whether the TOML file is another than the one that was read last. Costs one look."""
+        if not self.follows or self._file is None:
+            return False
+        from .settings import stamp_of
+
+        return stamp_of(self._file) != self._stamp
+
+    def resolve_first(self) -> Resolved:
+        """What the target or the TOML file names, with all loaded that its store will need."""
+        for module in _HEAVY:
+            importlib.import_module(module)
+        # anyio loads this at its first use, which would be on the event loop. It is not public, so
+        # where it is called otherwise that first use is just a little slow.
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("anyio._backends._asyncio")
+        return self._create(*self._read())
+
+    def resolve(self) -> Resolved | None:
+        """What the TOML file names now; None where that is the same place, used in the same way.
+
+        Where it raises, ``changed`` stays true, so that it is tried again.
+        """
+        loaded, identity = self._read()
+        if identity == self._identity:
+            self._stamp = loaded.stamp
+            return None
+        return self._create(loaded, identity)
+
+    def forget(self) -> None:
+        """What was resolved last could not be opened: the store is where it was before."""
+        self._stamp = None
+        self._identity = self._before
+
+    def _read(self) -> tuple[LoadedSettings, _Identity]:
+        from .settings import load
+
+        if self._file is None:
+            # Once, so that a change of the current folder does not lead elsewhere.
+            self._file = self._config_file()
+        loaded = load(self._file)
+        retrieval = loaded.settings.retrieval
+        if self._target is None:
+            name, target = _configured(self._backend or retrieval.backend, retrieval, self._file)
+        else:
+            name, target = _named(self._target)
+        section = json.dumps(retrieval.section(name), sort_keys=True, default=str)
+        return loaded, _Identity(name, target, section)
+
+    def _create(self, loaded: LoadedSettings, identity: _Identity) -> Resolved:
+        settings = loaded.settings.retrieval
+        if identity.name == "sqlite":
+            make_folder_of(identity.target)
+        backend = create_backend(identity.name, identity.target, settings)
+        self._stamp = loaded.stamp
+        self._before, self._identity = self._identity, identity
+        return Resolved(identity.name, identity.target, settings, backend)
+
+    def _config_file(self) -> Path | None:
+        """The TOML file as an absolute path; None where the target needs none."""
+        if self._config is not None:
+            return Path(local_path(_text_of(self._config, "config"), Path.cwd()))
+        if self._target is not None:
+            return None
+        named = os.environ.get(CONFIG_VARIABLE)
+        file = Path(local_path(named or CONFIG_FILE, Path.cwd()))
+        if named:
+            if not file.is_file():
+                raise ConfigError(
+                    f"{file}: {CONFIG_VARIABLE} names this file, but there is none",
+                    file=str(file),
+                    key=CONFIG_VARIABLE,
+                    accepted="a TOML file",
+                )
+        elif not file.exists():
+            raise ConfigError(
+                "nothing says what to open: pass a target, as in connect('notes.db'), or "
+                f"config='{CONFIG_FILE}', or set {CONFIG_VARIABLE}, or put {CONFIG_FILE} into the "
+                f"current folder ({file.parent})",
+                accepted=f"a target, config=, {CONFIG_VARIABLE} or ./{CONFIG_FILE}",
+            )
+        return file
+
+
+def _text_of(path: object, argument: str) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(
+            f"{argument} must be a path or text, not {type(path).__name__}", key=argument
+        )
+    text = os.fsdecode(path)
+    if not text:
+        raise ConfigError(f"{argument} is empty", key=argument)
+    return text
+
+
+def _named(target: PathText) -> tuple[str, str]:
+    """The backend, and what it is told, for a target that a user gave."""
+    text = _text_of(target, "target")
+    if not isinstance(target, str):
+        return "sqlite", sqlite_file(local_path(text, Path.cwd()))
+    name, told = split_target(text)
+    if name == "sqlite":
+        return name, sqlite_file(local_path(told, Path.cwd()))
+    scheme = text.partition("://")[0].lower()
+    if name not in backend_names():
+        known = [*SCHEMES, *other_backends()]
+        accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
+        raise ConfigError(
+            f"{redacted(text)}: {scheme}:// means no backend here; a target is {accepted}",
+            key="target",
+            accepted=accepted,
+        )
+    return name, local_path(told, Path.cwd())
+
+
+def _configured(name: str, retrieval: RetrievalSettings, file: Path | None) -> tuple[str, str]:
+    """The backend of this name, and what it is told, for the settings in force."""
+    base = Path.cwd() if file is None else file.parent
+    if name == "sqlite":
+        # A path, which may be written as a target is.
+        meant, told = split_target(retrieval.sqlite_path)
+        if meant != "sqlite":
+            raise ConfigError(
+                f"{file}: retrieval.sqlite_path must be a path, "
+                f"not {redacted(retrieval.sqlite_path)!r}",
+                file=str(file),
+                key="retrieval.sqlite_path",
+                accepted="a path",
+            )
+        return name, sqlite_file(local_path(told, base))
+    if name == "lancedb":
+        meant, told = split_target(retrieval.lancedb_url)
+        # The address of a server is reached by the client, whatever stores behind it.
+        return ("remote" if meant == "remote" else name), local_path(told, base)
+    if name == "remote":
+        return name, retrieval.remote_url
+    return name, str(retrieval.section(name).get("url", ""))

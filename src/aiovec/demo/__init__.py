@@ -1,0 +1,12 @@
+"""What ``aiovec demo`` shows: a small embedding model and text that every machine has.
+
+Neither is meant for real work. ``HashingEmbedder`` finds passages that share words and parts of
+words; it knows nothing of meaning. Its vectors carry the model name "aiovec-demo-hash-256".
+"""
+
+from __future__ import annotations
+
+from .embedder import HashingEmbedder
+from .passages import Passage, stdlib_passages
+
+__all__ = ["HashingEmbedder", "Passage", "stdlib_passages"]

@@ -1,0 +1,124 @@
+"""A self-contained embedding model for the demo: hashed words and character n-grams."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+# A run of letters and digits; "HTTPServer" and "set_name" are taken apart further.
+_RUN = re.compile(r"[^\W_]+")
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\WA-Za-z\d_]+")
+
+# There is no collection to learn frequencies from, so the words that every English text is full of
+# are named here. They count a little, lest a text of nothing else has no direction.
+_COMMON = frozenset(
+    "a about after all also an and any are as at be been but by can could do does each either "
+    "else etc for from given had has have how i if in into is it its itself just like may more "
+    "most must my no not of on one only or other our should since so some such than that the "
+    "their them then there these they this those to unless until up upon us use used using very "
+    "was we were what when where whether which while who whose why will with within without would "
+    "you your".split()
+)
+_COMMON_WEIGHT = 0.1
+
+_WORD_WEIGHT = 1.0
+# Together the n-grams of a word weigh half as much again, so that "compressing" is near
+# "compression".
+_GRAMS_WEIGHT = 1.5
+_GRAM_SIZES = (3, 4, 5)
+
+# A word of a novel's length is no word, and its n-grams would take the time of a whole page.
+_LONGEST_WORD = 40
+
+# Each feature is projected on this many of the dimensions, with signs: enough that two features
+# that share one dimension stay nearly orthogonal.
+_SPREAD = 8
+
+
+class HashingEmbedder:
+    """Turns text into unit vectors of 256 dimensions, the same on every machine.
+
+    The words of a text and their character n-grams are hashed, each hash chooses dimensions and
+    signs, and the sums, damped by the logarithm of how often a word occurs, are scaled to length
+    one. Nothing is learnt and nothing is loaded.
+    """
+
+    model = "aiovec-demo-hash-256"
+    dim = 256
+
+    def embed(self, text: str) -> npt.NDArray[np.float32]:
+        """The vector of one text."""
+        vector: npt.NDArray[np.float32] = self.embed_many([text])[0]
+        return vector
+
+    def embed_many(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """One row for each text, in their order. A text's row does not depend on the others."""
+        counts = [Counter(_words(text)) for text in texts]
+        vocabulary = {word: n for n, word in enumerate(dict.fromkeys(w for c in counts for w in c))}
+        words = _word_vectors(vocabulary)
+        result = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for row, count in enumerate(counts):
+            chosen = words[[vocabulary[word] for word in count]]
+            damped = [_weight(word) * (1 + math.log(n)) for word, n in count.items()]
+            result[row] = np.asarray(damped, dtype=np.float32) @ chosen
+        lengths = np.linalg.norm(result, axis=1)
+        result[lengths == 0, 0] = 1  # signs that cancelled each other out to the last bit
+        result /= np.where(lengths == 0, 1, lengths)[:, None]
+        return result
+
+
+def _words(text: str) -> Iterable[str]:
+    """The words of a text in lower case; of a name like ``HTTPServer`` its parts as well."""
+    any_word = False
+    for run in _RUN.findall(text):
+        any_word = True
+        yield run.lower()
+        parts = _PART.findall(run)
+        if len(parts) > 1:
+            yield from (part.lower() for part in parts)
+    if not any_word:
+        yield text  # no word at all, perhaps only signs: the text itself is the feature
+
+
+def _weight(word: str) -> float:
+    return _COMMON_WEIGHT if word in _COMMON else 1.0
+
+
+def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
+    """One row for each word: its own direction and those of its n-grams."""
+    digests: list[bytes] = []
+    weights: list[float] = []
+    owners: list[int] = []
+    number = 0
+    for number, word in enumerate(words, 1):
+        features = [b"w" + _encoded(word)]
+        bounded = f"<{word[:_LONGEST_WORD]}>"
+        features += [
+            b"g" + _encoded(bounded[start : start + size])
+            for size in _GRAM_SIZES
+            for start in range(len(bounded) - size + 1)
+        ]
+        digests += [blake2b(feature, digest_size=_SPREAD + 1).digest() for feature in features]
+        weights.append(_WORD_WEIGHT)
+        if len(features) > 1:
+            # Directions at right angles add up by squares.
+            weights += [_GRAMS_WEIGHT / math.sqrt(len(features) - 1)] * (len(features) - 1)
+        owners += [number - 1] * len(features)
+
+    # 256 dimensions: a byte of the hash is a dimension, the bits of one more byte are the signs.
+    hashed = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _SPREAD + 1)
+    signs = np.unpackbits(hashed[:, _SPREAD:], axis=1).astype(np.float64) * 2 - 1
+    values = signs * (np.asarray(weights) / math.sqrt(_SPREAD))[:, None]
+    cells = np.asarray(owners, dtype=np.int64)[:, None] * 256 + hashed[:, :_SPREAD]
+    sums = np.bincount(cells.ravel(), weights=values.ravel(), minlength=number * 256)
+    return sums.reshape(number, 256).astype(np.float32)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,97 @@
+"""Text that every machine has: the docstrings of Python's own standard library."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+import tokenize
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+# Tests, applications, generated tables and what pip put beside the library: no text about it.
+_SKIPPED = frozenset(
+    "__phello__ __pycache__ _bundled dist-packages idlelib lib-dynload lib2to3 pydoc_data "
+    "site-packages test tests turtledemo".split()
+)
+
+# Below this a docstring says less than the name does: "Return self.", "Close.".
+_SHORTEST = 20
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A docstring and where it stands; ``name`` is qualified, as in ``json.JSONDecoder.decode``."""
+
+    name: str
+    module: str
+    kind: Literal["module", "class", "function"]
+    text: str
+    line: int
+
+    @property
+    def length(self) -> int:
+        """The number of characters of the text."""
+        return len(self.text)
+
+
+def stdlib_passages(folder: Path | None = None) -> Iterator[Passage]:
+    """The docstrings of all public modules, classes and functions, in the order of their names.
+
+    The sources are read, never imported, for some modules do things when they are imported. Of a
+    name that is defined twice the first one counts. A ``folder`` other than the library's own can
+    be given. Where there are no sources, as in an embedded Python, there are no passages.
+    """
+    root = folder or Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        if parts and not any(part in _SKIPPED or part.startswith("_") for part in parts):
+            yield from _passages_of(path, ".".join(parts))
+
+
+def _passages_of(path: Path, module: str) -> Iterator[Passage]:
+    try:
+        with tokenize.open(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old escapes in strings are not our business
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return  # a template, or a file of another Python
+    seen: set[str] = set()
+    for node, name in [(tree, module), *_definitions(tree, module)]:
+        text = ast.get_docstring(node)
+        if text is None or len(text) < _SHORTEST or name in seen:
+            continue
+        seen.add(name)
+        yield Passage(
+            name=name,
+            module=module,
+            kind=_kind(node),
+            text=text,
+            line=1 if isinstance(node, ast.Module) else node.lineno,
+        )
+
+
+def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[Definition, str]]:
+    """The public classes and functions inside a module or class, also those behind an ``if``."""
+    for node in ast.iter_child_nodes(parent):
+        if isinstance(node, Definition):
+            if node.name.startswith("_"):
+                continue
+            name = f"{prefix}.{node.name}"
+            yield node, name
+            if isinstance(node, ast.ClassDef):
+                yield from _definitions(node, name)
+        elif isinstance(node, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
+            yield from _definitions(node, prefix)
+
+
+def _kind(node: ast.Module | Definition) -> Literal["module", "class", "function"]:
+    if isinstance(node, ast.Module):
+        return "module"
+    return "class" if isinstance(node, ast.ClassDef) else "function"

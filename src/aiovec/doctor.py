@@ -1,0 +1,76 @@
+"""What is installed here, what is wrong with it, and the cure: the facts behind ``aiovec doctor``.
+
+A backend's package adds its own: a function of the entry-point group ``aiovec.doctors``, under the
+backend's name, that takes a target (None for none) and gives ``Finding``s. It opens nothing for
+writing and raises nothing: what it cannot find out is a finding too.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+_GROUP = "aiovec.doctors"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact. Where it is not ``ok``, ``cure`` says what to do about it."""
+
+    subject: str
+    value: str
+    ok: bool = True
+    cure: str | None = None
+
+
+Doctor = Callable[[str | None], Sequence[Finding]]
+"""What an entry point of the group names."""
+
+
+def examine(backend: str | None = None, target: str | None = None) -> list[Finding]:
+    """The findings about Python, the packages and every backend that is installed.
+
+    A ``target`` is examined by the doctor of its ``backend``.
+    """
+    findings = [
+        Finding("python", f"{platform.python_implementation()} {platform.python_version()}"),
+        Finding("platform", f"{sys.platform} {platform.machine()}"),
+        version_of("aiovec"),
+        version_of("numpy"),
+        version_of("pyarrow"),
+    ]
+    entry_points = sorted(metadata.entry_points(group=_GROUP), key=lambda entry: entry.name)
+    if not entry_points:
+        findings.append(
+            Finding(
+                "backends",
+                "none is registered",
+                ok=False,
+                cure="install aiovec with pip; its sources alone on the path name no backend",
+            )
+        )
+    for entry_point in entry_points:
+        try:
+            doctor: Doctor = entry_point.load()
+            findings += doctor(target if entry_point.name == backend else None)
+        except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
+            findings.append(
+                Finding(
+                    entry_point.name,
+                    f"{type(exc).__name__}: {exc}",
+                    ok=False,
+                    cure="reinstall the package that brings this backend",
+                )
+            )
+    return findings
+
+
+def version_of(distribution: str) -> Finding:
+    """The installed version of a distribution."""
+    try:
+        return Finding(distribution, metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return Finding(distribution, "not installed", ok=False, cure=f"pip install {distribution}")

@@ -1,0 +1,176 @@
+"""The backend that a store speaks to now, and the change to another one.
+
+Calls take the engine for their time; an engine that was replaced closes when the last call has
+left it. So a store can follow a switched TOML while calls are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from .backend import Backend, StaleTableError, TableHandle
+from .errors import ConfigError, StoreBusyError, StoreClosedError, StoreMovedError
+
+if TYPE_CHECKING:
+    import anyio
+
+    from .connect import Source
+
+LOG = logging.getLogger("aiovec")
+
+# How old, in seconds, a look at the TOML may be. One look costs a hop to a thread.
+_LOOK_EVERY = 1.0
+# How often a call begins anew because its table was altered meanwhile.
+_MOST_ATTEMPTS = 20
+
+
+class Engine:
+    """A backend in use, with the handles of its tables and the number of calls on it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._handles: dict[str, TableHandle] = {}
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def open_table(self, name: str, *, fresh: bool = False) -> TableHandle:
+        """The table's handle, from memory unless a ``fresh`` one is wanted."""
+        handle = None if fresh else self._handles.get(name)
+        if handle is None:
+            self._handles.pop(name, None)
+            handle = self._handles[name] = await self.backend.open_table(name)
+        return handle
+
+    def forget(self, name: str) -> None:
+        self._handles.pop(name, None)
+
+    def forget_all(self) -> None:
+        self._handles.clear()
+
+    def enter(self) -> None:
+        self._calls += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
+
+    async def close_when_idle(self) -> None:
+        await self._idle.wait()
+        await self.backend.close()
+
+
+class Attempt:
+    """One try of a call. Swallows the failure that a further try can mend."""
+
+    def __init__(self, follower: Follower, number: int) -> None:
+        self._follower = follower
+        self._number = number
+        self._committed = False
+        self._engine: Engine | None = None
+
+    def commit(self) -> None:
+        """From here on the call cannot be repeated."""
+        self._committed = True
+
+    async def __aenter__(self) -> Engine:
+        await self._follower.look()
+        self._engine = self._follower.engine
+        self._engine.enter()
+        return self._engine
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        engine = self._engine
+        if engine is None:
+            return False
+        engine.leave()
+        if isinstance(error, StaleTableError):
+            engine.forget_all()
+            if self._committed or self._number == _MOST_ATTEMPTS:
+                raise StoreBusyError("the table is being altered all the time", 0.0) from error
+            return True
+        if isinstance(error, StoreMovedError) and not self._committed:
+            if self._number == _MOST_ATTEMPTS:
+                return False
+            await self._follower.look(now=True)
+            return self._follower.engine is not engine
+        return False
+
+
+class Follower:
+    """Holds the engine in use and replaces it when the TOML names another."""
+
+    def __init__(
+        self, engine: Engine, source: Source | None, threads: anyio.CapacityLimiter
+    ) -> None:
+        self.engine = engine
+        self._source = source
+        self._threads = threads
+        self._next_look = time.monotonic() + _LOOK_EVERY
+        self._switching = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def attempts(self) -> Iterator[Attempt]:
+        for number in range(1, _MOST_ATTEMPTS + 1):
+            yield Attempt(self, number)
+
+    async def look(self, *, now: bool = False) -> None:
+        """Follow the TOML if it changed. Costs nothing where the last look is recent.
+
+        A TOML that cannot be read for now leaves the store where it is; one that names a backend
+        that cannot be opened raises, since going on would write where nobody will look.
+        """
+        if self._source is None or self._closed:
+            return
+        if not now and time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_EVERY
+        async with self._switching:
+            if not await anyio.to_thread.run_sync(self._source.changed, limiter=self._threads):
+                return
+            await self._switch(self._source)
+
+    async def _switch(self, source: Source) -> None:
+        try:
+            resolved = await anyio.to_thread.run_sync(source.resolve, limiter=self._threads)
+        except ConfigError as exc:
+            LOG.warning("the changed TOML cannot be used; the store stays where it is: %s", exc)
+            return
+        if resolved is None:
+            return
+        backend = resolved.backend
+        try:
+            await backend.open()
+        except BaseException:
+            await backend.close()
+            source.forget()
+            raise
+        if self._closed:
+            await backend.close()
+            raise StoreClosedError(backend.target)
+        LOG.info("following the TOML from %s to %s", self.engine.backend.target, backend.target)
+        retired, self.engine = self.engine, Engine(backend)
+        closing = asyncio.ensure_future(retired.close_when_idle())
+        self._retired.add(closing)
+        closing.add_done_callback(self._retired.discard)
+
+    async def close(self) -> None:
+        self._closed = True
+        await self.engine.backend.close()
+        if self._retired:
+            await asyncio.wait(self._retired)

@@ -1,0 +1,10 @@
+"""Filters: the tree, its Python operators, the text parser, the check against a schema."""
+
+from __future__ import annotations
+
+from .check import bind
+from .operators import F
+from .parser import parse
+from .tree import Expr
+
+__all__ = ["Expr", "F", "bind", "parse"]

@@ -1,0 +1,164 @@
+"""Conditions written as Python: ``(F.year >= 2024) & F.lang.in_(["en", "de"])``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from ..errors import FilterError
+from . import text
+from .tree import (
+    Combinable,
+    Compare,
+    Const,
+    Contains,
+    Expr,
+    In,
+    IsNull,
+    Like,
+    Operator,
+    Ref,
+    StartsWith,
+    Value,
+    all_of,
+    check_literals,
+    negated,
+)
+
+
+class FieldRef(Combinable):
+    """A field in a filter. Comparing it gives a condition.
+
+    A bool field is a condition itself: ``F.live & (F.year > 2000)``. ``F.payload["a.b"]`` is the
+    payload's key ``a.b``, and a second pair of brackets goes one level deeper.
+    """
+
+    __slots__ = ("_ref",)
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # == gives a condition
+    # Without this, iterating would call __getitem__ with 0, 1, 2 and blame the numbers.
+    __iter__: ClassVar[None] = None
+
+    def __init__(self, ref: Ref) -> None:
+        self._ref = ref
+
+    def as_condition(self) -> Expr:
+        return Compare(self._ref, "=", True)
+
+    def __getitem__(self, key: str) -> FieldRef:
+        return FieldRef(Ref(self._ref.name, (*self._ref.path, text.checked_text(key))))
+
+    def __eq__(self, other: Value | FieldRef | None) -> Expr:  # type: ignore[override]  # as ORMs do
+        return self.is_null() if other is None else self._compare("=", other)
+
+    def __ne__(self, other: Value | FieldRef | None) -> Expr:  # type: ignore[override]  # as ORMs do
+        return self.is_not_null() if other is None else self._compare("!=", other)
+
+    def __lt__(self, other: str | int | float | datetime) -> Expr:
+        return self._compare("<", other)
+
+    def __le__(self, other: str | int | float | datetime) -> Expr:
+        return self._compare("<=", other)
+
+    def __gt__(self, other: str | int | float | datetime) -> Expr:
+        return self._compare(">", other)
+
+    def __ge__(self, other: str | int | float | datetime) -> Expr:
+        return self._compare(">=", other)
+
+    def in_(self, values: Iterable[Value]) -> Expr:
+        """Equal to one of ``values``; FALSE where there are none."""
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            raise FilterError(f"in_ takes a list of values, not {text.shown(values)}")
+        checked = tuple(text.checked_value(value) for value in values)
+        check_literals(len(checked))
+        return In(self._ref, checked) if checked else Const(False)
+
+    def not_in(self, values: Iterable[Value]) -> Expr:
+        """Equal to none of ``values``; a null field matches neither this nor ``in_``."""
+        return negated(self.in_(values))
+
+    def between(
+        self, low: str | int | float | datetime, high: str | int | float | datetime
+    ) -> Expr:
+        """From ``low`` to ``high``, both included."""
+        return all_of((self >= low, self <= high))
+
+    def is_null(self) -> Expr:
+        """The row has no value here."""
+        return IsNull(self._ref)
+
+    def is_not_null(self) -> Expr:
+        """The row has a value here."""
+        return negated(IsNull(self._ref))
+
+    def like(self, pattern: str) -> Expr:
+        """``%`` stands for any text, ``_`` for one character; case counts; there is no escape."""
+        return Like(self._ref, text.checked_text(pattern))
+
+    def startswith(self, prefix: str) -> Expr:
+        """The text begins with ``prefix``, in which no character is special."""
+        return StartsWith(self._ref, text.checked_text(prefix))
+
+    def contains(self, value: Value) -> Expr:
+        """The list has ``value`` as an item."""
+        return Contains(self._ref, text.checked_value(value))
+
+    def _compare(self, op: Operator, other: object) -> Expr:
+        if isinstance(other, Combinable):
+            raise FilterError(
+                f"{self} can be compared with a value only, not with another field or condition"
+            )
+        return Compare(self._ref, op, text.checked_value(other))
+
+    def __contains__(self, value: object) -> NoReturn:
+        raise FilterError(
+            f"write F.{self}.contains({text.shown(value)}), or .in_([...]) for one of several "
+            "values; Python's in cannot be used in a filter"
+        )
+
+    def __str__(self) -> str:
+        return str(self._ref)
+
+    def __repr__(self) -> str:
+        return f"<field {self._ref}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FieldRef, (self._ref,)
+
+    if not TYPE_CHECKING:  # so that mypy keeps refusing names that do not exist
+
+        def __getattr__(self, attribute: str) -> NoReturn:
+            raise AttributeError(
+                f'a field has no {attribute!r}; write a payload key as F["{self}.{attribute}"]'
+                if not attribute.startswith("_")
+                else attribute
+            )
+
+
+class FieldNames:
+    """What ``F`` is: ``F.year``, ``F["year"]``, ``F["payload.kind"]``, ``F.payload["a.b"]``."""
+
+    __slots__ = ()
+    __iter__: ClassVar[None] = None
+
+    def __getattr__(self, name: str) -> FieldRef:
+        # No field begins with an underscore, but copy, pickle, inspect and notebooks all ask for
+        # attributes that do, and take an answer for a yes.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return FieldRef(Ref(name))
+
+    def __getitem__(self, name: str) -> FieldRef:
+        """The field ``name``; behind dots, the keys within the payload."""
+        first, *path = text.checked_text(name).split(".")
+        return FieldRef(Ref(first, tuple(path)))
+
+    def __repr__(self) -> str:
+        return "F"
+
+    def __reduce__(self) -> str:
+        return "F"
+
+
+F = FieldNames()

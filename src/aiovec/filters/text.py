@@ -1,0 +1,120 @@
+"""The words of filter text: what is a name, what is a literal, and how both are written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from numbers import Integral, Real
+
+from ..errors import FilterError
+
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1
+
+# CONTAINS, STARTSWITH and TIMESTAMP are words of the language only where a name cannot stand, so
+# a field may have them as its name.
+RESERVED = frozenset(("AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"))
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
+)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def name(value: str) -> str:
+    """A name as it stands in filter text, quoted where it must be."""
+    if _PLAIN_NAME.match(value) and value.upper() not in RESERVED:
+        return value
+    return quoted(value)
+
+
+def quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"'
+
+
+def reference(field: str, path: Sequence[str]) -> str:
+    # A word behind a dot is always a key, but quoting the reserved ones reads better.
+    return ".".join(map(name, (field, *path)))
+
+
+def literal(value: str | int | float | bool | datetime) -> str:
+    """A literal as it stands in filter text."""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value.isoformat().replace('+00:00', 'Z')}'"
+    return repr(value)
+
+
+def shown(value: object) -> str:
+    """A value for an error message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def checked_value(value: object) -> str | int | float | bool | datetime:
+    """A Python value as a literal of exactly one of our types, or FilterError.
+
+    Subclasses and NumPy scalars become the plain types; a datetime is told in UTC.
+    """
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        value = value.item()  # type: ignore[attr-defined]  # NumPy's scalars have it
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return checked_text(value)
+    if isinstance(value, Integral):
+        number = int(value)
+        if not MIN_INT <= number <= MAX_INT:
+            raise FilterError("an integer literal does not fit in 64 bits; write it as a float")
+        return number
+    if isinstance(value, Real):
+        fraction = float(value)
+        if not math.isfinite(fraction):
+            raise FilterError(f"{fraction!r} cannot be a literal; numbers are finite")
+        return fraction
+    if isinstance(value, datetime):
+        return _in_utc(value)
+    if value is None:
+        raise FilterError("a comparison with None is never true; use is_null() or IS NULL")
+    raise FilterError(
+        f"{shown(value)} cannot be a literal; use str, int, float, bool or a datetime with a "
+        "time zone"
+    )
+
+
+def checked_text(value: object) -> str:
+    """A plain str that can be stored as UTF-8, or FilterError."""
+    if not isinstance(value, str):
+        raise FilterError(f"{shown(value)} is not text")
+    plain = str.__str__(value)
+    if not plain.isascii() and _LONE_SURROGATE.search(plain):
+        raise FilterError(f"{shown(plain)} holds a lone surrogate, which no stored text can")
+    return plain
+
+
+def timestamp(value: str) -> datetime:
+    """The moment that RFC 3339 text names, or FilterError."""
+    if not _TIMESTAMP.match(value):
+        raise FilterError(f"{shown(value)} is not a timestamp such as '2024-01-31T12:00:00.5Z'")
+    try:
+        return _in_utc(datetime.fromisoformat(value.upper()))
+    except ValueError as exc:
+        raise FilterError(f"{shown(value)} is not a timestamp ({exc})") from exc
+
+
+def _in_utc(value: datetime) -> datetime:
+    if value.utcoffset() is None:
+        raise FilterError(f"{shown(value)} has no time zone; give it one, for instance UTC")
+    try:
+        moment = value.astimezone(UTC)
+    except OverflowError as exc:
+        raise FilterError(f"{shown(value)} is out of range in UTC") from exc
+    return datetime(
+        moment.year, moment.month, moment.day,
+        moment.hour, moment.minute, moment.second, moment.microsecond, UTC,
+    )  # fmt: skip

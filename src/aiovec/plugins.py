@@ -1,0 +1,77 @@
+"""The backends that are installed, found through the entry-point group ``aiovec.backends``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .backend import Backend
+from .errors import BackendNotInstalledError, ConfigError
+
+if TYPE_CHECKING:
+    from importlib import metadata
+
+    from .settings import RetrievalSettings
+
+GROUP = "aiovec.backends"
+
+# What to install for the backends that this project brings.
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {"sqlite": "aiovec", "lancedb": "aiovec[lancedb]", "remote": "aiovec[remote]"}
+)
+
+
+def installed_backends() -> dict[str, metadata.EntryPoint]:
+    """The entry point of each installed backend."""
+    from importlib import metadata  # reads slowly, so not where aiovec is imported
+
+    # Of two with one name the first on the path counts, as it does for modules.
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry_point in metadata.entry_points(group=GROUP):
+        found.setdefault(entry_point.name, entry_point)
+    return found
+
+
+def other_backends() -> list[str]:
+    """The names of the backends that other packages bring."""
+    return sorted(installed_backends().keys() - EXTRAS.keys())
+
+
+def backend_names() -> list[str]:
+    """Every name that is accepted: our own backends first, then the others that are installed."""
+    return [*EXTRAS, *other_backends()]
+
+
+def create_backend(name: str, target: str, settings: RetrievalSettings) -> Backend:
+    """The backend of this name for a target, not open yet.
+
+    BackendNotInstalledError where it, or a module that it needs, is missing; ConfigError where
+    nothing has this name or what has it is no backend.
+    """
+    entry_point = installed_backends().get(name)
+    if entry_point is None:
+        if name in EXTRAS:
+            raise BackendNotInstalledError(name, EXTRAS[name])
+        accepted = ", ".join(backend_names())
+        raise ConfigError(
+            f"there is no backend {name!r}; the backends are: {accepted}", accepted=accepted
+        )
+    try:
+        backend = entry_point.load()(target, settings)
+    except ModuleNotFoundError as exc:
+        raise BackendNotInstalledError(name, _what_brings(name, entry_point)) from exc
+    except (ImportError, AttributeError, TypeError) as exc:
+        raise ConfigError(f"the backend {name!r} ({entry_point.value}) is unusable: {exc}") from exc
+    if not isinstance(backend, Backend):
+        raise ConfigError(
+            f"the backend {name!r} ({entry_point.value}) is unusable: "
+            f"it gives {type(backend).__name__}, not a Backend"
+        )
+    return backend
+
+
+def _what_brings(name: str, entry_point: metadata.EntryPoint) -> str:
+    if name in EXTRAS:
+        return EXTRAS[name]
+    return entry_point.dist.name if entry_point.dist is not None else name

@@ -1,0 +1,366 @@
+"""The settings: a TOML file, and the environment over it.
+
+Each key's default, bounds and meaning stand once, here. ``config/aiovec.toml`` explains them to
+people and ``config/aiovec.schema.json`` to editors; tests hold both to these models.
+``python -m aiovec.settings`` writes the latter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from .errors import ConfigError
+from .plugins import backend_names, other_backends
+from .schema import MAX_DIM
+from .settings_errors import config_error, environment_name
+from .targets import local_path
+
+ENV_PREFIX = "AIOVEC_"
+ENV_DELIMITER = "__"
+
+_PAGE_SIZES = tuple(512 << n for n in range(8))  # those that SQLite knows
+
+
+def _page_size(value: int) -> int:
+    if value not in _PAGE_SIZES:
+        raise PydanticCustomError("page_size", "not a page size that SQLite knows")
+    return value
+
+
+def _known_backend(value: str) -> str:
+    if value not in backend_names():
+        raise PydanticCustomError("backend", "no backend has this name")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SqliteSettings(_Section):
+    """How a SQLite store writes, reads and waits."""
+
+    durability: Literal["full", "normal"] = Field(
+        default="full",
+        description="What a write survives once its call has returned. full: power loss too. "
+        "normal: the end of the process only, at the price of fewer waits for the disk.",
+    )
+    busy_timeout: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="Seconds that a write waits for its turn, behind other calls and other "
+        "processes, before it fails with StoreBusyError.",
+    )
+    readers: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Connections that read at once. Readers never wait for writers.",
+    )
+    page_size: Annotated[
+        int,
+        AfterValidator(_page_size),
+        WithJsonSchema({"type": "integer", "enum": list(_PAGE_SIZES)}),
+    ] = Field(
+        default=16_384, description="Bytes of a page of a new file. A file keeps the size it has."
+    )
+    chunk_size: int = Field(
+        default=256,
+        ge=8,
+        le=4096,
+        multiple_of=8,
+        description="Vectors that a new table stores side by side. A table keeps the size it has.",
+    )
+    cache_mb: int = Field(
+        default=64,
+        ge=1,
+        le=65_536,
+        description="MiB of pages that the writing connection keeps in memory.",
+    )
+    reader_cache_mb: int = Field(
+        default=16,
+        ge=1,
+        le=65_536,
+        description="MiB of pages that each reading connection keeps in memory.",
+    )
+    write_queue: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="Writing calls that may be under way at once; further ones wait for a place, "
+        "up to busy_timeout.",
+    )
+    keep_deletes: int = Field(
+        default=1_000_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Deletions that each table remembers for readers of its change feed. A reader "
+        "that is further behind has to read the whole table anew.",
+    )
+
+
+class LancedbSettings(_Section):
+    """How a LanceDB store works. It has no keys yet."""
+
+
+class ServerSettings(_Section):
+    """How ``aiovec serve`` listens. It has no keys yet."""
+
+
+class RetrievalSettings(BaseModel):
+    """Which backend is in use, where each stores, and a section for each.
+
+    The name of any other installed backend may be a section too; it is kept as it stands.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
+
+    backend: Annotated[str, AfterValidator(_known_backend)] = Field(
+        default="sqlite",
+        description="The backend in use: sqlite, lancedb, remote, or the name of another that is "
+        "installed. Changing this line is the whole switch.",
+        examples=["sqlite", "lancedb", "remote"],
+    )
+    sqlite_path: str = Field(
+        default="aiovec.db",
+        min_length=1,
+        description="The file of the sqlite backend. A directory, or a path without a suffix, "
+        "holds vectors.sqlite. :memory: keeps nothing.",
+    )
+    lancedb_url: str = Field(
+        default="aiovec.lance",
+        min_length=1,
+        description="Where the lancedb backend stores: a folder, s3://, gs://, az://, db://, or "
+        "the http:// address of a server.",
+    )
+    remote_url: str = Field(
+        default="http://127.0.0.1:4002",
+        pattern=r"^https?://\S",
+        description="The server that the remote backend speaks to.",
+    )
+    dim: int = Field(
+        default=768,
+        ge=1,
+        le=MAX_DIM,
+        description="The length of the vectors in tables that are created without a schema.",
+    )
+    sqlite: SqliteSettings = Field(
+        default_factory=SqliteSettings, description=SqliteSettings.__doc__
+    )
+    lancedb: LancedbSettings = Field(
+        default_factory=LancedbSettings, description=LancedbSettings.__doc__
+    )
+    server: ServerSettings = Field(
+        default_factory=ServerSettings, description=ServerSettings.__doc__
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_keys(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        names = set(value) - set(cls.model_fields)
+        unknown = sorted(names - set(other_backends()), key=str) if names else []
+        if unknown:
+            raise ValidationError.from_exception_data(
+                cls.__name__,
+                [
+                    InitErrorDetails(type="extra_forbidden", loc=(name,), input=value[name])
+                    for name in unknown
+                ],
+            )
+        return value
+
+    def section(self, backend: str) -> Mapping[str, Any]:
+        """The keys of the section ``[retrieval.<backend>]``, empty where there is none."""
+        found = getattr(self, backend, None)
+        if isinstance(found, BaseModel):
+            return found.model_dump()
+        return found if isinstance(found, dict) else {}
+
+
+class _Document(_Section):
+    """What a TOML file holds."""
+
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
+
+
+class Settings(BaseSettings):
+    """All settings. Built without arguments, they are what the environment says."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # What is passed in comes from the TOML file, and the environment overrides that.
+        return env_settings, init_settings
+
+
+Stamp = tuple[int, int, int, int]
+"""What changes when a file is written or replaced."""
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def stamp_of(file: Path) -> Stamp | None:
+    """The stamp of a file as it is now; None where it cannot be reached."""
+    try:
+        return _stamp(file.stat())
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings, the file they came from, and its stamp when it was read."""
+
+    settings: Settings
+    file: Path | None
+    stamp: Stamp | None
+
+
+def load(config: Path | None) -> LoadedSettings:
+    """The settings of a TOML file, or of none, with the environment over them.
+
+    Relative paths count from the file's folder; without a file, from the current folder. So do
+    those that the environment gives. A fault raises ConfigError.
+    """
+    document: dict[str, Any] = {}
+    stamp = None
+    if config is not None:
+        document, stamp = _read(config)
+        try:
+            # Strictly, for TOML has types: only the environment's text is converted.
+            _Document.model_validate(document, strict=True)
+        except ValidationError as exc:
+            raise config_error(exc, json_schema(), file=config) from exc
+    try:
+        settings = Settings(**document)
+    except ValidationError as exc:
+        raise config_error(exc, json_schema(), prefix=ENV_PREFIX) from exc
+    except SettingsError as exc:
+        raise _not_json(exc) from exc
+    base = Path.cwd() if config is None else Path(os.path.abspath(config)).parent
+    retrieval = settings.retrieval.model_copy(
+        update={
+            "sqlite_path": local_path(settings.retrieval.sqlite_path, base),
+            "lancedb_url": local_path(settings.retrieval.lancedb_url, base),
+        }
+    )
+    return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
+
+
+def _read(file: Path) -> tuple[dict[str, Any], Stamp]:
+    try:
+        with file.open("rb") as stream:
+            # Of the open file and before reading it, so that a change while it is read is seen.
+            stamp = _stamp(os.fstat(stream.fileno()))
+            content = stream.read()
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        if isinstance(exc, PermissionError) and file.is_dir():  # as Windows says it
+            reason = "is a directory"
+        raise ConfigError(f"{file}: cannot be read: {reason}", file=str(file)) from exc
+    try:
+        # Some editors of Windows put a mark before the text, which TOML does not know.
+        return tomllib.loads(content.decode("utf-8-sig")), stamp
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(
+            f"{file}: is not UTF-8 text (line {line})", file=str(file), accepted="UTF-8"
+        ) from exc
+    except ValueError as exc:
+        raise ConfigError(f"{file}: is not TOML: {exc}", file=str(file)) from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{file}: is nested too deeply", file=str(file)) from exc
+
+
+def _not_json(error: SettingsError) -> ConfigError:
+    """A variable that names a whole section and does not hold it as JSON."""
+    accepted = "a JSON object"
+    sections = [
+        name
+        for name, field in RetrievalSettings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    ]
+    for path in (["retrieval"], *(["retrieval", name] for name in sections)):
+        key = environment_name(ENV_PREFIX, path)
+        try:
+            json.loads(os.environ.get(key) or "{}")
+        except ValueError:
+            return ConfigError(
+                f"environment: {key}: names a section, so it must be {accepted}",
+                key=key,
+                accepted=accepted,
+            )
+    return ConfigError(f"environment: {error}")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the TOML file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "aiovec.toml",
+        **_without_titles(_Document.model_json_schema()),
+    }
+
+
+def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
+    """The titles that pydantic makes of the names say nothing more than these."""
+    return {
+        key: _without_titles(value) if isinstance(value, dict) else value
+        for key, value in schema.items()
+        if not (key == "title" and isinstance(value, str))
+    }
+
+
+def main() -> None:
+    """Write the JSON Schema to the standard output."""
+    sys.stdout.write(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

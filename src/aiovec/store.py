@@ -1,0 +1,659 @@
+"""VectorStore: the one class users hold, whatever the backend."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from .arguments import ability_of, check_count, check_model, order_field
+from .backend import (
+    Backend,
+    Backups,
+    IndexInfo,
+    Snapshots,
+    TableHandle,
+    TableStats,
+    TextQuery,
+    TextSearch,
+    Tuning,
+    VectorIndexes,
+)
+from .engine import Engine, Follower
+from .errors import (
+    DuplicateIdError,
+    InvalidArgumentError,
+    ModelMismatchError,
+    SchemaMismatchError,
+    StoreClosedError,
+    TableExistsError,
+    TableNotFoundError,
+)
+from .filters import Expr, bind
+from .ranking import (
+    POOL,
+    RRF,
+    Fusion,
+    Rerank,
+    check_fusion,
+    fuse,
+)
+from .records import Hit, Record
+from .schema import Field, Schema, check_field_name, check_table_name
+from .searching import SearchOptions, text_hits
+from .selection import Selection, select_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .connect import Source
+    from .settings import RetrievalSettings
+    from .table import Table
+
+_T = TypeVar("_T")
+
+Where = Expr | str | None
+"""What ``where`` takes: a condition made with ``F``, its text, or None for every row."""
+
+# Filter text above this many characters is parsed in a thread, not on the event loop.
+_LONG_TEXT = 4096
+
+
+class VectorStore:
+    """Tables of vectors that can be awaited. Made by ``aiovec.connect``.
+
+    What holds for every method:
+
+    - It checks its arguments first; bad ones raise an ``AiovecError`` and change nothing.
+    - A write is atomic: all of it or none. When it returns, it survives ``kill -9``, and every
+      search that starts later, in any process, sees it.
+    - A cancelled call is wholly done or not at all, and the store stays usable.
+    - It never blocks the event loop, and calls may overlap in any number.
+    - It raises ``StoreClosedError`` after ``close``, ``TableNotFoundError`` where the table is
+      missing, and no error but those of ``aiovec.errors``.
+    """
+
+    def __init__(
+        self, backend: Backend, settings: RetrievalSettings, source: Source | None = None
+    ) -> None:
+        self._settings = settings
+        self._threads = anyio.CapacityLimiter(4)
+        self._follower = Follower(Engine(backend), source, self._threads)
+        self._closing: asyncio.Task[None] | None = None
+
+    # Life
+
+    @property
+    def target(self) -> str:
+        """Where the store lies."""
+        return self._follower.engine.backend.target
+
+    @property
+    def backend_name(self) -> str:
+        """The name of the backend in use now."""
+        return self._follower.engine.backend.name
+
+    def __repr__(self) -> str:
+        state = "closed " if self._closing is not None else ""
+        return f"<{state}VectorStore {self.target}>"
+
+    async def __aenter__(self) -> VectorStore:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Wait for the writes that were accepted, then let go of everything.
+
+        May be called twice. Reads that are under way end with StoreClosedError, as later calls do.
+        Being cancelled does not stop the closing.
+        """
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._follower.close())
+        await asyncio.shield(self._closing)
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_closing", self) is None:
+            _warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+    def supports(self, ability: str) -> bool:
+        """Whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
+        "snapshots", "backup" or "power-loss"."""
+        return self._follower.engine.backend.supports(ability)
+
+    async def ping(self) -> None:
+        """Reach the store, or raise why not."""
+        await self._call(lambda engine: engine.backend.ping())
+
+    def table(self, name: str) -> Table:
+        """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
+        from .table import Table
+
+        return Table(self, check_table_name(name))
+
+    # Tables
+
+    async def create_table(
+        self, table: str, schema: Schema | None = None, *, exist_ok: bool = False
+    ) -> None:
+        """Create a table; without a schema, ``Schema.context_vectors`` of the configured ``dim``.
+
+        Of several callers at once one creates it. Where it exists: TableExistsError, or with
+        ``exist_ok`` nothing, unless the schema is another: ModelMismatchError where only the
+        model differs, else SchemaMismatchError.
+        """
+        check_table_name(table)
+        if schema is None:
+            schema = Schema.context_vectors(self._settings.dim)
+        elif not isinstance(schema, Schema):
+            raise InvalidArgumentError("schema", schema, "an aiovec.Schema or None")
+        wanted = schema
+
+        async def create(engine: Engine) -> None:
+            try:
+                await engine.backend.create_table(table, wanted)
+            except TableExistsError:
+                if not exist_ok:
+                    raise
+                there = (await engine.open_table(table, fresh=True)).schema
+                differences = there.differences(wanted)
+                if differences and not there.differences(_with_model(wanted, there.model)):
+                    raise ModelMismatchError(table, there.model, wanted.model) from None
+                if differences:
+                    raise SchemaMismatchError(table, differences) from None
+
+        await self._call(create)
+
+    async def add_field(self, table: str, name: str, field: Field | type[Any]) -> None:
+        """Add a field, which is null in the rows there are; its index is built before it returns.
+
+        A field that cannot be null, or that is a partition key, has to be there from the start.
+        """
+        check_field_name(name)
+        added = field if isinstance(field, Field) else Field(field)
+        if not added.nullable or added.partition:
+            raise InvalidArgumentError(
+                "field", added, "nullable and no partition key, since rows may be there already"
+            )
+
+        async def add(engine: Engine, handle: TableHandle) -> None:
+            handle.schema.with_field(name, added)  # raises InvalidNameError where it cannot be
+            await engine.backend.add_field(handle, name, added)
+            engine.forget(table)
+
+        await self._on_table(table, add)
+
+    async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
+        """Drop the table and all its rows."""
+        check_table_name(table)
+
+        async def drop(engine: Engine) -> None:
+            engine.forget(table)
+            try:
+                await engine.backend.drop_table(table)
+            except TableNotFoundError:
+                if not missing_ok:
+                    raise
+
+        await self._call(drop)
+
+    async def tables(self) -> list[str]:
+        """The names of the tables, sorted."""
+        return await self._call(lambda engine: engine.backend.tables())
+
+    async def schema(self, table: str) -> Schema:
+        """The table's schema as it is now."""
+        check_table_name(table)
+
+        async def read(engine: Engine) -> Schema:
+            return (await engine.open_table(table, fresh=True)).schema
+
+        return await self._call(read)
+
+    # Writing
+
+    async def insert(self, table: str, rows: Any, *, model: str | None = None) -> int:
+        """Add rows; how many.
+
+        ``rows`` are an Arrow batch or table, an (async) iterable of those, of mappings or of
+        ``Record``s, or a mapping of columns. An iterable is read to its end before the write
+        begins. An id that exists, or that stands twice in ``rows``, raises DuplicateIdError, and
+        nothing of the call is kept.
+        """
+        return await self._write(table, rows, model, replace=False)
+
+    async def upsert(self, table: str, rows: Any, *, model: str | None = None) -> int:
+        """Add rows, or replace whole rows of the same ids; how many ids.
+
+        ``rows`` as in ``insert``; where an id stands twice, the last row counts.
+        """
+        return await self._write(table, rows, model, replace=True)
+
+    async def _write(self, table: str, rows: Any, model: str | None, *, replace: bool) -> int:
+        from .rows import collect, is_small, last_of_each_id, repeated_ids, to_table
+
+        rows = await collect(rows, self._in_thread)
+
+        def check(schema: Schema) -> pa.Table:
+            batch = to_table(rows, schema)
+            if replace:
+                return last_of_each_id(batch)
+            repeated = repeated_ids(batch)
+            if repeated:
+                raise DuplicateIdError(table, repeated, within_call=True)
+            return batch
+
+        async def write(engine: Engine, handle: TableHandle) -> int:
+            check_model(handle, model)
+            schema = handle.schema
+            batch = check(schema) if is_small(rows) else await self._in_thread(check, schema)
+            if batch.num_rows:
+                await (engine.backend.upsert if replace else engine.backend.insert)(handle, batch)
+            return int(batch.num_rows)
+
+        return await self._on_table(table, write)
+
+    async def update(
+        self,
+        table: str,
+        fields: Mapping[str, Any],
+        *,
+        ids: str | Iterable[str] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Set fields, and keys of the payload, and keep vectors; how many rows.
+
+        ``ids`` and ``where`` both narrow the rows; without either every row is meant.
+        """
+        from .rows import check_ids, check_patch
+
+        wanted = None if ids is None else list(dict.fromkeys(check_ids(ids)))
+
+        async def update(engine: Engine, handle: TableHandle) -> int:
+            values, payload = check_patch(fields, handle.schema)
+            condition = await self._bind(where, handle.schema)
+            if wanted is not None and not wanted:
+                return 0
+            return await engine.backend.update(handle, values, payload, ids=wanted, where=condition)
+
+        return await self._on_table(table, update)
+
+    async def delete(self, table: str, ids: str | Iterable[str]) -> int:
+        """Delete the rows with these ids; how many were there."""
+        from .rows import check_ids
+
+        wanted = list(dict.fromkeys(check_ids(ids)))
+
+        async def delete(engine: Engine, handle: TableHandle) -> int:
+            if not wanted:
+                return 0
+            return await engine.backend.delete(handle, ids=wanted, where=None)
+
+        return await self._on_table(table, delete)
+
+    async def delete_where(self, table: str, where: Expr | str) -> int:
+        """Delete the rows that the filter selects; how many there were."""
+        if where is None:
+            raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")
+
+        async def delete(engine: Engine, handle: TableHandle) -> int:
+            condition = await self._bind(where, handle.schema)
+            return await engine.backend.delete(handle, ids=None, where=condition)
+
+        return await self._on_table(table, delete)
+
+    # Reading
+
+    async def get(self, table: str, ids: str | Iterable[str]) -> list[Record]:
+        """The rows with these ids, with their vectors, in the order asked; absent ones left out."""
+        from .rows import check_ids
+
+        asked = check_ids(ids)
+
+        async def get(engine: Engine, handle: TableHandle) -> list[Record]:
+            if not asked:
+                return []
+            chosen = Selection.everything(handle.schema)
+            rows = await engine.backend.get(handle, list(dict.fromkeys(asked)), chosen.columns)
+            found = {record.id: record for record in chosen.records(rows)}
+            return [found[id] for id in asked if id in found]
+
+        return await self._on_table(table, get)
+
+    async def find(
+        self,
+        table: str,
+        where: Where = None,
+        *,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int = 100,
+        offset: int = 0,
+        select: Iterable[str] | None = None,
+    ) -> list[Record]:
+        """Rows without a vector search, in the order of a field or, by default, of the id.
+
+        Nulls come last, equal ones by id. ``vector`` is None unless its name is selected.
+        """
+        check_count("limit", limit)
+        check_count("offset", offset, least=0)
+
+        async def find(engine: Engine, handle: TableHandle) -> list[Record]:
+            schema = handle.schema
+            chosen = select_columns(schema, select)
+            field = order_field(schema, order_by)
+            rows = await engine.backend.find(
+                handle,
+                where=await self._bind(where, schema),
+                order_by=field,
+                descending=bool(descending),
+                limit=limit,
+                offset=offset,
+                columns=chosen.columns,
+            )
+            return chosen.records(rows)
+
+        return await self._on_table(table, find)
+
+    async def count(self, table: str, where: Where = None) -> int:
+        """How many rows there are, or the filter selects."""
+
+        async def count(engine: Engine, handle: TableHandle) -> int:
+            return await engine.backend.count(handle, await self._bind(where, handle.schema))
+
+        return await self._on_table(table, count)
+
+    def export(
+        self,
+        table: str,
+        *,
+        batch_size: int = 1000,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        after: bytes | None = None,
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """Every row of one consistent snapshot, as Arrow batches, in constant memory.
+
+        Writes go on meanwhile and are not seen. Each batch carries its cursor in
+        ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` goes on behind it in a new
+        snapshot. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
+        holds its snapshot until it is collected.
+        """
+        return self._export(table, batch_size, where, select, after)
+
+    async def _export(
+        self,
+        table: str,
+        batch_size: int,
+        where: Where,
+        select: Iterable[str] | None,
+        after: bytes | None,
+    ) -> AsyncIterator[pa.RecordBatch]:
+        check_table_name(table)
+        check_count("batch_size", batch_size)
+        if self._closing is not None:
+            raise StoreClosedError(self.target)
+        if after is not None and not isinstance(after, bytes):
+            raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
+        names = None if select is None else list(select)
+        for attempt in self._follower.attempts():
+            async with attempt as engine:
+                handle = await engine.open_table(table)
+                chosen = (
+                    Selection.everything(handle.schema)
+                    if names is None
+                    else select_columns(handle.schema, names, whole_payload=True)
+                )
+                batches = engine.backend.export(
+                    handle,
+                    where=await self._bind(where, handle.schema),
+                    columns=chosen.columns,
+                    after=after,
+                    batch_size=batch_size,
+                )
+                try:
+                    async for batch, cursor in batches:
+                        # Once a batch is out, a repeated attempt would give rows twice.
+                        attempt.commit()
+                        metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
+                        yield batch.replace_schema_metadata(metadata)
+                finally:
+                    await batches.aclose()
+                return
+
+    # Searching
+
+    async def search(
+        self,
+        table: str,
+        vector: Any,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        model: str | None = None,
+        include_vector: bool = False,
+        exact: bool = False,
+        tuning: Tuning | None = None,
+        diversity: float | None = None,
+        rerank: Rerank | None = None,
+    ) -> list[Hit]:
+        """The rows nearest to ``vector``, best first, equal ones by id.
+
+        A filter selects before the nearest are taken: with enough matching rows there are always
+        ``limit`` hits. ``model`` names the model that made the vector; another than the table's
+        raises ModelMismatchError. ``diversity`` from 0 to 1 trades nearness for variety among four
+        times as many rows; ``rerank`` gets four times as many hits and gives their new scores, or
+        hits in a new order (a plain function runs in a thread).
+        """
+        from .vectors import query_vector
+
+        found = await self._search(
+            table, lambda schema: [query_vector(vector, schema)],
+            SearchOptions(
+                limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
+                include_vector=include_vector, diversity=diversity, rerank=rerank,
+            ),
+        )  # fmt: skip
+        return found[0]
+
+    async def search_many(
+        self,
+        table: str,
+        vectors: Any,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        model: str | None = None,
+        include_vector: bool = False,
+        exact: bool = False,
+        tuning: Tuning | None = None,
+        diversity: float | None = None,
+        rerank: Rerank | None = None,
+    ) -> list[list[Hit]]:
+        """``search`` for several vectors at once, all on the same state of the table."""
+        from .vectors import query_vectors
+
+        return await self._search(
+            table, lambda schema: query_vectors(vectors, schema),
+            SearchOptions(
+                limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
+                include_vector=include_vector, diversity=diversity, rerank=rerank,
+            ),
+        )  # fmt: skip
+
+    async def _search(
+        self, table: str, queries: Callable[[Schema], Sequence[Any]], options: SearchOptions
+    ) -> list[list[Hit]]:
+        async def search(engine: Engine, handle: TableHandle) -> list[list[Hit]]:
+            check_model(handle, options.model)
+            where = await self._bind(options.where, handle.schema)
+            return await options.run(engine.backend, handle, queries(handle.schema), where)
+
+        found = await self._on_table(table, search)
+        return [await options.finish(hits, self._in_thread) for hits in found]
+
+    async def search_text(
+        self,
+        table: str,
+        query: str,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        any: bool = False,
+        highlight: bool = False,
+    ) -> list[Hit]:
+        """The best rows by keywords (BM25) in the fields with ``text=True``.
+
+        Every word has to be there, or with ``any`` at least one.
+        """
+        check_count("limit", limit)
+        if not isinstance(query, str):
+            raise InvalidArgumentError("query", query, "text")
+
+        async def search(engine: Engine, handle: TableHandle) -> list[Hit]:
+            backend = ability_of(engine.backend, TextSearch, "text")
+            chosen = select_columns(handle.schema, select)
+            asked = TextQuery(
+                query, limit, await self._bind(where, handle.schema), chosen.columns, any, highlight
+            )
+            return text_hits(await backend.search_text(handle, asked), chosen, limit)
+
+        return await self._on_table(table, search)
+
+    async def search_hybrid(
+        self,
+        table: str,
+        query: str,
+        vector: Any,
+        *,
+        fusion: Fusion = RRF(),  # noqa: B008 - immutable
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        model: str | None = None,
+        include_vector: bool = False,
+        exact: bool = False,
+        tuning: Tuning | None = None,
+        any: bool = True,
+        highlight: bool = False,
+    ) -> list[Hit]:
+        """Keywords and vector together: both searches' best, fused into one list."""
+        check_fusion(fusion)
+        check_count("limit", limit)
+        ability_of(self._follower.engine.backend, TextSearch, "text")
+        names = None if select is None else list(select)
+        pool = limit * POOL
+        by_vector, by_text = await asyncio.gather(
+            self.search(
+                table, vector, limit=pool, where=where, select=names, model=model,
+                include_vector=include_vector, exact=exact, tuning=tuning,
+            ),
+            self.search_text(
+                table, query, limit=pool, where=where, select=names, any=any, highlight=highlight
+            ),
+        )  # fmt: skip
+        return fuse(by_vector, by_text, fusion, limit)
+
+    # Upkeep
+
+    async def stats(self, table: str) -> TableStats:
+        """What the table holds and costs."""
+        return await self._on_table(table, lambda engine, handle: engine.backend.stats(handle))
+
+    async def optimize(self, table: str) -> None:
+        """Do now what keeps the table small and fast. Reads and writes go on."""
+        await self._on_table(table, lambda engine, handle: engine.backend.optimize(handle))
+
+    async def create_index(
+        self, /, table: str, kind: str = "auto", *, wait: bool = True, **options: Any
+    ) -> None:
+        """Build an approximate index over the vectors."""
+
+        async def create(engine: Engine, handle: TableHandle) -> None:
+            indexes = ability_of(engine.backend, VectorIndexes, "indexes")
+            await indexes.create_index(handle, kind, wait=wait, options=options)
+
+        await self._on_table(table, create)
+
+    async def indexes(self, table: str) -> list[IndexInfo]:
+        """The indexes over the vectors."""
+
+        async def indexes(engine: Engine, handle: TableHandle) -> list[IndexInfo]:
+            return await ability_of(engine.backend, VectorIndexes, "indexes").indexes(handle)
+
+        return await self._on_table(table, indexes)
+
+    async def drop_index(self, table: str, name: str) -> None:
+        """Drop an index."""
+
+        async def drop(engine: Engine, handle: TableHandle) -> None:
+            await ability_of(engine.backend, VectorIndexes, "indexes").drop_index(handle, name)
+
+        await self._on_table(table, drop)
+
+    async def versions(self, table: str) -> list[Mapping[str, Any]]:
+        """The earlier versions that are kept."""
+
+        async def versions(engine: Engine, handle: TableHandle) -> list[Mapping[str, Any]]:
+            return await ability_of(engine.backend, Snapshots, "snapshots").versions(handle)
+
+        return await self._on_table(table, versions)
+
+    async def restore(self, table: str, version: int) -> None:
+        """Make an earlier version the present one."""
+
+        async def restore(engine: Engine, handle: TableHandle) -> None:
+            await ability_of(engine.backend, Snapshots, "snapshots").restore(handle, version)
+
+        await self._on_table(table, restore)
+
+    async def backup(self, path: str | Path) -> None:
+        """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
+
+        async def backup(engine: Engine) -> None:
+            target = await self._in_thread(lambda: Path(path).expanduser().absolute())
+            await ability_of(engine.backend, Backups, "backup").backup(target)
+
+        await self._call(backup)
+
+    # Inside
+
+    async def _call(self, act: Callable[[Engine], Awaitable[_T]]) -> _T:
+        """Run ``act`` on the backend in use, again where the table or the backend changed."""
+        if self._closing is not None:
+            raise StoreClosedError(self.target)
+        for attempt in self._follower.attempts():
+            async with attempt as engine:
+                return await act(engine)
+        raise StoreClosedError(self.target)  # never reached: the last attempt raises
+
+    async def _on_table(
+        self, table: str, act: Callable[[Engine, TableHandle], Awaitable[_T]]
+    ) -> _T:
+        check_table_name(table)
+
+        async def with_handle(engine: Engine) -> _T:
+            return await act(engine, await engine.open_table(table))
+
+        return await self._call(with_handle)
+
+    async def _bind(self, where: Where, schema: Schema) -> Expr | None:
+        if isinstance(where, str) and len(where) > _LONG_TEXT:
+            return await self._in_thread(bind, where, schema)
+        return bind(where, schema)
+
+    async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
+        return await anyio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+
+def _with_model(schema: Schema, model: str | None) -> Schema:
+    return Schema.from_json({**schema.to_dict(), "model": model})

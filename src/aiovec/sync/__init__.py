@@ -1,0 +1,28 @@
+"""The same store without ``await``, for scripts and notebooks.
+
+    from aiovec import sync
+
+    with sync.connect("notes.db") as store:
+        hits = store.search("notes", vector)
+
+``Store`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every call
+blocks its thread until it is done, so do not use them in async code: they work there, but the
+event loop stands still meanwhile. Several threads may share one store, and their calls overlap.
+Ctrl-C cancels the call that it interrupts. A store does not survive ``fork``.
+
+Over it lies the older face with collections of points: ``VectorStore``.
+"""
+
+from .collections import FieldCondition, Filter, VectorFilter, VectorStore, to_uuid
+from .store import Store, Table, connect
+
+__all__ = [
+    "FieldCondition",
+    "Filter",
+    "Store",
+    "Table",
+    "VectorFilter",
+    "VectorStore",
+    "connect",
+    "to_uuid",
+]

@@ -1,0 +1,217 @@
+"""The older face: collections of points, each an id, a vector and a payload.
+
+A collection is a table whose vector is named ``vector`` and whose payload holds everything else,
+so the other faces read and filter it as any table. A payload's own keys ``id`` and ``vector``
+are stored with an underscore before them, and those that look so already with one more.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..connect import PathText
+from ..errors import (
+    FilterError,
+    InvalidArgumentError,
+    InvalidRowError,
+    ModelMismatchError,
+    SchemaMismatchError,
+    TableNotFoundError,
+)
+from ..filters.tree import Compare, Expr, IsNull, Ref, all_of
+from ..schema import Schema
+from .store import connect
+
+_VECTOR = "vector"
+_TAKEN = re.compile(r"_*(id|vector)\Z")
+_STORED = re.compile(r"_+(id|vector)\Z")
+
+
+@dataclass(frozen=True)
+class FieldCondition:
+    """The payload's ``key`` equals ``value``; dots in the key lead into nested objects.
+
+    A value of None selects the points where the key is absent or null.
+    """
+
+    key: str
+    value: str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class VectorFilter:
+    """All conditions of ``must`` hold."""
+
+    must: Sequence[FieldCondition] = field(default_factory=tuple)
+
+
+Filter = VectorFilter
+
+
+def to_uuid(id: str) -> str:
+    """The same UUID for the same text, always: version 5 in the namespace of URLs."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, id))
+
+
+class VectorStore:
+    """Collections in one store. Opens it at once; close it, or use ``with``.
+
+    ``path`` is a file, a directory, ``":memory:"`` or any other target of ``aiovec.connect``.
+    """
+
+    def __init__(self, path: PathText) -> None:
+        self._store = connect(path)
+
+    def __enter__(self) -> VectorStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<sync.VectorStore {self._store.target}>"
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._store.close()
+
+    def ensure_collection(self, name: str, dim: int, *, model: str | None = None) -> None:
+        """Create the collection where it is missing.
+
+        Where it exists with vectors of another length it raises SchemaMismatchError, and of
+        another model, if one is named, ModelMismatchError.
+        """
+        wanted = Schema(dim, model=model, vector=_VECTOR)
+        try:
+            self._store.create_table(name, wanted, exist_ok=True)
+        except (SchemaMismatchError, ModelMismatchError):
+            there = self._store.schema(name)
+            if there.dim != dim:
+                raise
+            if there.vector != _VECTOR:
+                raise
+            if model is not None and there.model != model:
+                raise ModelMismatchError(name, there.model, model) from None
+
+    def upsert(
+        self,
+        collection: str,
+        *,
+        id: str,
+        vector: Any,
+        payload: Mapping[str, Any] | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Add a point, or replace the one of this id."""
+        self._store.upsert(collection, [_row(id, vector, payload)], model=model)
+
+    def upsert_batch(
+        self,
+        collection: str,
+        points: Iterable[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+    ) -> int:
+        """Add or replace points, mappings with ``id``, ``vector`` and ``payload``; how many ids.
+
+        All of them or none. Of points with one id the last counts.
+        """
+        rows = []
+        for number, point in enumerate(points):
+            missing = {"id", _VECTOR} - point.keys()
+            unknown = point.keys() - {"id", _VECTOR, "payload"}
+            if missing or unknown:
+                raise InvalidRowError(
+                    "a point has id, vector and payload; "
+                    + (f"missing: {sorted(missing)}" if missing else f"not: {sorted(unknown)}"),
+                    row=number,
+                )
+            rows.append(_row(point["id"], point[_VECTOR], point.get("payload"), number))
+        return self._store.upsert(collection, rows, model=model)
+
+    def search(
+        self,
+        collection: str,
+        query_vector: Any,
+        *,
+        limit: int = 5,
+        filter_: VectorFilter | None = None,
+        model: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The nearest points, best first: dicts of ``id``, ``score`` and ``payload``."""
+        hits = self._store.search(
+            collection, query_vector, limit=limit, where=_where(filter_), model=model
+        )
+        return [
+            {
+                "id": hit.id,
+                "score": hit.score,
+                "payload": {_as_given(key): value for key, value in hit.fields.items()},
+            }
+            for hit in hits
+        ]
+
+    def delete(self, collection: str, ids: str | Iterable[str]) -> int:
+        """Delete the points with these ids; how many were there."""
+        return self._store.delete(collection, ids)
+
+    def count(self, collection: str) -> int:
+        """How many points there are; 0 where the collection is missing."""
+        try:
+            return self._store.count(collection)
+        except TableNotFoundError:
+            return 0
+
+
+def _row(
+    id: object,
+    vector: object,
+    payload: Mapping[str, Any] | None,
+    number: int | None = None,
+) -> dict[str, Any]:
+    if payload is not None and not isinstance(payload, Mapping):
+        raise InvalidRowError(
+            f"the payload is a mapping or None, not {type(payload).__name__}",
+            row=number,
+            field="payload",
+        )
+    return {
+        **{_as_stored(key): value for key, value in (payload or {}).items()},
+        "id": id,
+        _VECTOR: vector,
+    }
+
+
+def _as_stored(key: Any) -> Any:
+    return f"_{key}" if isinstance(key, str) and _TAKEN.match(key) else key
+
+
+def _as_given(key: str) -> str:
+    return key[1:] if _STORED.match(key) else key
+
+
+def _where(filter_: VectorFilter | None) -> Expr | None:
+    if filter_ is None:
+        return None
+    if not isinstance(filter_, VectorFilter):
+        raise InvalidArgumentError("filter_", filter_, "a VectorFilter or None")
+    return all_of(_condition(item) for item in filter_.must) if filter_.must else None
+
+
+def _condition(item: FieldCondition) -> Expr:
+    if not isinstance(item, FieldCondition) or not isinstance(item.key, str) or not item.key:
+        raise InvalidArgumentError("must", item, "a list of FieldCondition(key=..., value=...)")
+    first, *inner = item.key.split(".")
+    ref = Ref("payload", (_as_stored(first), *inner))
+    if item.value is None:
+        return IsNull(ref)
+    if not isinstance(item.value, (str, int, float)):
+        raise FilterError(
+            f"{item.key!r} can be compared with text, a number, true, false or null, "
+            f"not with {type(item.value).__name__}"
+        )
+    return Compare(ref, "=", item.value)

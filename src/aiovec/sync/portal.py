@@ -1,0 +1,175 @@
+"""An event loop in a thread of its own, and calls into it from other threads.
+
+Each store has its own, as it has its own connections: what blocks one loop harms no other store,
+``close`` ends the thread, and nothing global has to be kept, counted or made anew after a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, wait
+from typing import Generic, TypeVar
+
+from ..errors import StoreClosedError
+
+_T = TypeVar("_T")
+
+# On Windows a wait without an end cannot be interrupted by Ctrl-C.
+_TICK = 0.5
+
+
+class Portal:
+    """Runs awaitables for threads that cannot await. ``target`` names the store in errors.
+
+    The thread ends with ``stop``, or when the portal is collected, and never keeps the process
+    from ending.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._stopped = False
+        loop = self._loop = asyncio.new_event_loop()
+        # The thread must not know the portal, which would never be collected then.
+        self._thread = threading.Thread(
+            target=_serve, args=(loop,), name="aiovec-sync", daemon=True
+        )
+        self._thread.start()
+        self._finalizer = weakref.finalize(self, _end, loop, self._process)
+        # When the process ends, the thread ends with it; to wake it up then would only have it
+        # run in a half dismantled interpreter.
+        self._finalizer.atexit = False
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a copy in a child process, where its thread does not exist."""
+        return os.getpid() != self._process
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs on the portal's own loop, where it must not wait."""
+        return threading.get_ident() == self._thread.ident
+
+    def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """The result of what ``call``, which runs on the loop, gives to await.
+
+        An interrupt, such as KeyboardInterrupt, cancels it, and goes on when that has ended.
+        """
+        self._check()
+        if self.is_current:
+            raise RuntimeError(
+                "a function that the store calls cannot call the store and wait; use the "
+                "asynchronous store there"
+            )
+        running = _Running(call)
+        self._start(running)
+        try:
+            running.wait()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so the call is over
+                self._loop.call_soon_threadsafe(running.cancel)
+            running.wait()  # who is impatient interrupts this as well
+            raise
+        try:
+            return running.done.result()
+        except asyncio.CancelledError:
+            if self._stopped:
+                raise StoreClosedError(self.target) from None
+            raise
+
+    def begin(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Have something run without waiting for it; nothing where that cannot run any more."""
+        with contextlib.suppress(StoreClosedError):
+            self._check()
+            self._start(_Running(call))
+
+    def stop(self) -> None:
+        """Cancel what still runs and end the thread. May be called twice, and after a fork."""
+        if self.forked:
+            return
+        with self._lock:
+            self._stopped = True
+        self._finalizer()
+        if not self.is_current:
+            self._thread.join()
+
+    def _check(self) -> None:
+        if self.forked:  # before the lock, which another thread may have held at the fork
+            raise StoreClosedError(
+                self.target, "it was opened before a fork; open it again in this process"
+            )
+
+    def _start(self, running: _Running[_T]) -> None:
+        with self._lock:
+            if self._stopped:
+                raise StoreClosedError(self.target)
+            try:
+                self._loop.call_soon_threadsafe(running.start)
+            except RuntimeError as exc:
+                raise StoreClosedError(self.target, "its thread has ended") from exc
+
+
+class _Running(Generic[_T]):
+    """One call on the loop, and what it came to."""
+
+    def __init__(self, call: Callable[[], Awaitable[_T]]) -> None:
+        self._call = call
+        self._task: asyncio.Task[_T] | None = None
+        self.done: Future[_T] = Future()
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._drive())
+        self._task.add_done_callback(self._settle)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def wait(self) -> None:
+        while not self.done.done():
+            wait([self.done], timeout=_TICK)
+
+    async def _drive(self) -> _T:
+        return await self._call()
+
+    def _settle(self, task: asyncio.Task[_T]) -> None:
+        if task.cancelled():
+            self.done.set_exception(asyncio.CancelledError())
+            return
+        error = task.exception()
+        if error is not None:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(task.result())
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        try:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
+
+
+def _end(loop: asyncio.AbstractEventLoop, process: int) -> None:
+    if os.getpid() == process:
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            loop.call_soon_threadsafe(loop.stop)

@@ -1,0 +1,202 @@
+"""The methods of the asynchronous store and table, each blocking until it is done."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from functools import wraps
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+
+from ..connect import PathText
+from ..connect import connect as connect_async
+from ..errors import StoreClosedError
+from ..store import VectorStore as AsyncStore
+from ..table import Table as AsyncTable
+from ..targets import redacted
+from .portal import Portal
+
+_A = TypeVar("_A")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class _Blocking(Generic[_A]):
+    """Holds what is awaited inside and the portal to where that runs."""
+
+    def __init__(self, awaited: _A, portal: Portal) -> None:
+        self._awaited: Final = awaited
+        self._portal: Final = portal
+
+
+def _blocking(
+    method: Callable[Concatenate[_A, _P], Awaitable[_R]],
+) -> Callable[Concatenate[_Blocking[_A], _P], _R]:
+    """The method without ``await``."""
+
+    @wraps(method)
+    def call(self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        # An iterator is read here, in the thread of its maker, who may use this very store in it.
+        positional: Any = [_read(argument) for argument in args]
+        named: Any = {name: _read(argument) for name, argument in kwargs.items()}
+        return self._portal.run(lambda: method(self._awaited, *positional, **named))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[_A, _P], AsyncIterator[_R]],
+) -> Callable[Concatenate[_Blocking[_A], _P], Iterator[_R]]:
+    """The method as a plain iterator. Leave it early by its ``close()``."""
+
+    @wraps(method)
+    def call(self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs) -> Iterator[_R]:
+        return _iterated(self._portal, method(self._awaited, *args, **kwargs))
+
+    return call
+
+
+def _iterated(portal: Portal, items: AsyncIterator[_R]) -> Iterator[_R]:
+    async def advance() -> tuple[_R] | None:
+        async for item in items:
+            return (item,)
+        return None
+
+    async def close() -> None:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
+
+    try:
+        while (item := portal.run(advance)) is not None:
+            yield item[0]
+    except GeneratorExit:
+        # Perhaps from the garbage collector, which runs in any thread, also in the portal's own.
+        portal.begin(close)
+        raise
+
+
+def _read(argument: object) -> object:
+    return list(argument) if isinstance(argument, Iterator) else argument
+
+
+class Table(_Blocking[AsyncTable]):
+    """A light handle on one table: the store's methods without the table's name."""
+
+    @property
+    def name(self) -> str:
+        return self._awaited.name
+
+    def __repr__(self) -> str:
+        return f"<sync.Table {self.name}>"
+
+    create = _blocking(AsyncTable.create)
+    drop = _blocking(AsyncTable.drop)
+    schema = _blocking(AsyncTable.schema)
+    add_field = _blocking(AsyncTable.add_field)
+    insert = _blocking(AsyncTable.insert)
+    upsert = _blocking(AsyncTable.upsert)
+    update = _blocking(AsyncTable.update)
+    delete = _blocking(AsyncTable.delete)
+    delete_where = _blocking(AsyncTable.delete_where)
+    get = _blocking(AsyncTable.get)
+    find = _blocking(AsyncTable.find)
+    count = _blocking(AsyncTable.count)
+    search = _blocking(AsyncTable.search)
+    search_many = _blocking(AsyncTable.search_many)
+    search_text = _blocking(AsyncTable.search_text)
+    search_hybrid = _blocking(AsyncTable.search_hybrid)
+    export = _iterating(AsyncTable.export)
+    stats = _blocking(AsyncTable.stats)
+    optimize = _blocking(AsyncTable.optimize)
+    create_index = _blocking(AsyncTable.create_index)
+    indexes = _blocking(AsyncTable.indexes)
+    drop_index = _blocking(AsyncTable.drop_index)
+    versions = _blocking(AsyncTable.versions)
+    restore = _blocking(AsyncTable.restore)
+
+
+class Store(_Blocking[AsyncStore]):
+    """What ``aiovec.sync.connect`` gives. Its methods are those of ``aiovec.VectorStore``."""
+
+    @property
+    def target(self) -> str:
+        """Where the store lies."""
+        return self._awaited.target
+
+    @property
+    def backend_name(self) -> str:
+        """The name of the backend in use now."""
+        return self._awaited.backend_name
+
+    def __repr__(self) -> str:
+        return f"<sync.Store {self.target}>"
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the writes that were accepted, then let go of everything.
+
+        May be called twice, and from any thread. In a forked child it does nothing: the store
+        belongs to the parent.
+        """
+        if self._portal.forked or self._portal.stopped:
+            return
+        try:
+            self._portal.run(self._awaited.close)
+        except StoreClosedError:  # by another thread, at the same time
+            return
+        self._portal.stop()
+
+    def supports(self, ability: str) -> bool:
+        """As ``aiovec.VectorStore.supports``."""
+        return self._awaited.supports(ability)
+
+    def table(self, name: str) -> Table:
+        """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
+        return Table(self._awaited.table(name), self._portal)
+
+    ping = _blocking(AsyncStore.ping)
+    create_table = _blocking(AsyncStore.create_table)
+    add_field = _blocking(AsyncStore.add_field)
+    drop_table = _blocking(AsyncStore.drop_table)
+    tables = _blocking(AsyncStore.tables)
+    schema = _blocking(AsyncStore.schema)
+    insert = _blocking(AsyncStore.insert)
+    upsert = _blocking(AsyncStore.upsert)
+    update = _blocking(AsyncStore.update)
+    delete = _blocking(AsyncStore.delete)
+    delete_where = _blocking(AsyncStore.delete_where)
+    get = _blocking(AsyncStore.get)
+    find = _blocking(AsyncStore.find)
+    count = _blocking(AsyncStore.count)
+    search = _blocking(AsyncStore.search)
+    search_many = _blocking(AsyncStore.search_many)
+    search_text = _blocking(AsyncStore.search_text)
+    search_hybrid = _blocking(AsyncStore.search_hybrid)
+    export = _iterating(AsyncStore.export)
+    stats = _blocking(AsyncStore.stats)
+    optimize = _blocking(AsyncStore.optimize)
+    create_index = _blocking(AsyncStore.create_index)
+    indexes = _blocking(AsyncStore.indexes)
+    drop_index = _blocking(AsyncStore.drop_index)
+    versions = _blocking(AsyncStore.versions)
+    restore = _blocking(AsyncStore.restore)
+    backup = _blocking(AsyncStore.backup)
+
+
+def connect(target: PathText | None = None, *, config: PathText | None = None) -> Store:
+    """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``."""
+    portal = Portal(redacted(str(target if target is not None else config or "")))
+
+    async def opened() -> AsyncStore:
+        return await connect_async(target, config=config)
+
+    try:
+        store = portal.run(opened)
+    except BaseException:
+        portal.stop()
+        raise
+    portal.target = store.target
+    return Store(store, portal)

@@ -1,0 +1,98 @@
+"""What every part of the contract suite stands on: the factory, the fixtures, the deviations."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import pytest_asyncio
+
+from .. import rows as _rows  # noqa: F401 - imported here, before a loop runs, as connect does
+from ..backend import Backend
+from ..schema import Schema
+from ..settings import RetrievalSettings
+from ..store import VectorStore
+from .values import DIM, SMALL, small_rows
+
+ABILITIES = ("text", "text-prefix", "indexes", "changes", "snapshots", "backup", "power-loss")
+
+
+async def open_store(backend: Backend, *, dim: int = DIM) -> VectorStore:
+    """A store over a backend, as ``aiovec.connect`` would open it."""
+    try:
+        await backend.open()
+    except BaseException:
+        await backend.close()
+        raise
+    return VectorStore(backend, RetrievalSettings(dim=dim))
+
+
+class ContractBase(ABC):
+    """One part of the suite: ``make_backend`` gives the backend that its tests run on."""
+
+    deviations: ClassVar[Mapping[str, str]] = {}
+    """Where the backend knowingly differs: a test's name or an ability, and the reason."""
+
+    persistent: ClassVar[bool] = True
+    """Whether a backend made anew for the same path finds what was written before."""
+
+    @abstractmethod
+    def make_backend(self, path: Path) -> Backend:
+        """A backend, not yet open, that keeps its data under ``path``, an empty directory."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # So that the suite runs in both modes of pytest-asyncio.
+        for name, test in vars(cls).items():
+            if name.startswith("test_") and inspect.iscoroutinefunction(test):
+                pytest.mark.asyncio(test)
+
+    @pytest.fixture(autouse=True)
+    def _skip_declared_deviations(self, request: pytest.FixtureRequest) -> None:
+        reason = self.deviations.get(request.function.__name__)
+        if reason is not None:
+            pytest.skip(reason)
+
+    async def open(self, path: Path, *, dim: int = DIM) -> VectorStore:
+        """A store of its own over a new backend for ``path``. The caller closes it."""
+        return await open_store(self.make_backend(path), dim=dim)
+
+    @pytest_asyncio.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[VectorStore]:
+        """An empty store."""
+        store = await self.open(tmp_path)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    @pytest_asyncio.fixture
+    async def notes(self, store: VectorStore) -> VectorStore:
+        """A store with a table ``notes`` of ten small rows."""
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(10))
+        return store
+
+    async def table(
+        self, store: VectorStore, schema: Schema, rows: Any = (), *, name: str = "notes"
+    ) -> None:
+        """A new table with rows."""
+        await store.create_table(name, schema)
+        if isinstance(rows, Sequence) and not rows:
+            return
+        await store.insert(name, rows)
+
+    def need(self, store: VectorStore, ability: str) -> None:
+        """Skip the test where the backend lacks the ability, or declares it a deviation."""
+        if ability in self.deviations:
+            pytest.skip(self.deviations[ability])
+        if not store.supports(ability):
+            pytest.skip(f"the {store.backend_name} backend does not support {ability!r}")
+
+    def need_persistence(self) -> None:
+        if not self.persistent:
+            pytest.skip("this backend keeps nothing once it is closed")

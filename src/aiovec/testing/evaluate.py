@@ -1,0 +1,176 @@
+"""What a filter means, told over Arrow: the yardstick for what backends make of it."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..filters.tree import (
+    And,
+    Compare,
+    Const,
+    Contains,
+    Expr,
+    In,
+    IsNull,
+    Like,
+    Not,
+    Or,
+    Ref,
+    StartsWith,
+    Value,
+)
+from ..schema import Schema
+
+_ON_ARROW: dict[str, Callable[[Any, Any], Any]] = {
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
+_ON_PYTHON: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def evaluate(expr: Expr, table: pa.Table, schema: Schema) -> pa.BooleanArray:
+    """For each row of ``table``: true, false, or null where the filter is neither.
+
+    ``expr`` is a tree that ``bind`` gave, ``table`` has the layout of ``schema.to_arrow()``; the
+    vector's column may be missing.
+    """
+    return _Evaluation(table, schema).of(expr)
+
+
+class _Evaluation:
+    def __init__(self, table: pa.Table, schema: Schema) -> None:
+        self._table = table
+        self._payloads: list[dict[str, Any]] = (
+            [json.loads(text) if text else {} for text in self._column("payload").to_pylist()]
+            if schema.payload and "payload" in table.column_names
+            else [{}] * table.num_rows
+        )
+
+    def of(self, expr: Expr) -> pa.BooleanArray:
+        match expr:
+            case Const(value):
+                return pa.array([value] * self._table.num_rows, pa.bool_())
+            case And(items):
+                return self._folded(pc.and_kleene, items)
+            case Or(items):
+                return self._folded(pc.or_kleene, items)
+            case Not(item):
+                return pc.invert(self.of(item))
+            case IsNull(ref):
+                if ref.path:
+                    return _truths(value is None for value in self._payload(ref))
+                return pc.is_null(self._column(ref.name))
+            case Compare(ref, op, value):
+                return self._compare(ref, op, value)
+            case In(ref, values):
+                return self._in(ref, values)
+            case Like(ref, pattern):
+                return self._match(ref, _regex(pattern))
+            case StartsWith(ref, prefix):
+                return self._match(ref, _escaped(prefix) + ".*")
+            case Contains(ref, value):
+                return self._contains(ref, value)
+        raise TypeError(f"{expr!r} is not a bound condition")
+
+    def _folded(
+        self, combine: Callable[[Any, Any], pa.BooleanArray], items: Iterable[Expr]
+    ) -> pa.BooleanArray:
+        first, *others = items
+        result = self.of(first)
+        for other in others:
+            result = combine(result, self.of(other))
+        return result
+
+    def _compare(self, ref: Ref, op: str, literal: Value) -> pa.BooleanArray:
+        if not ref.path:
+            column = self._column(ref.name)
+            truths: pa.BooleanArray = _ON_ARROW[op](column, pa.scalar(literal, column.type))
+            return truths
+        # Not in Arrow, which would compare ints with floats as floats.
+        return _truths(
+            _ON_PYTHON[op](value, literal) if _same_type(value, literal) else None
+            for value in self._payload(ref)
+        )
+
+    def _in(self, ref: Ref, literals: tuple[Value, ...]) -> pa.BooleanArray:
+        if not ref.path:
+            wanted = set(literals)
+            return _truths(
+                None if value is None else value in wanted
+                for value in self._column(ref.name).to_pylist()
+            )
+        return _truths(self._in_payload(value, literals) for value in self._payload(ref))
+
+    def _in_payload(self, value: object, literals: tuple[Value, ...]) -> bool | None:
+        comparable = [literal for literal in literals if _same_type(value, literal)]
+        return value in comparable if comparable else None
+
+    def _match(self, ref: Ref, regex: str) -> pa.BooleanArray:
+        """Whether the whole text matches; RE2 counts code points, as LIKE does."""
+        texts = (
+            pa.array([v if isinstance(v, str) else None for v in self._payload(ref)], pa.utf8())
+            if ref.path
+            else self._column(ref.name)
+        )
+        return pc.match_substring_regex(texts, rf"(?s)\A{regex}\z")
+
+    def _contains(self, ref: Ref, literal: Value) -> pa.BooleanArray:
+        lists = self._payload(ref) if ref.path else self._column(ref.name).to_pylist()
+        return _truths(
+            any(_same_type(item, literal) and item == literal for item in value)
+            if isinstance(value, list)
+            else None
+            for value in lists
+        )
+
+    def _payload(self, ref: Ref) -> list[Any]:
+        found = []
+        for value in self._payloads:
+            at: Any = value
+            for key in ref.path:
+                at = at.get(key) if isinstance(at, dict) else None
+            found.append(at)
+        return found
+
+    def _column(self, name: str) -> pa.Array[Any]:
+        column = self._table.column(name).combine_chunks()
+        return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _truths(values: Iterable[bool | None]) -> pa.BooleanArray:
+    return pa.array(list(values), pa.bool_())
+
+
+def _same_type(value: object, literal: Value) -> bool:
+    """Whether a payload's value can be compared with ``literal``; ints and floats are one type."""
+    if isinstance(value, bool) or isinstance(literal, bool):
+        return isinstance(value, bool) and isinstance(literal, bool)
+    if isinstance(value, (int, float)):
+        return isinstance(literal, (int, float))
+    return isinstance(value, str) and isinstance(literal, str)
+
+
+def _escaped(text: str) -> str:
+    return "".join(rf"\x{{{ord(character):x}}}" for character in text)
+
+
+def _regex(pattern: str) -> str:
+    wildcards = {"%": ".*", "_": "."}
+    return "".join(wildcards.get(character) or _escaped(character) for character in pattern)

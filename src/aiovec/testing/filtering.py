@@ -1,0 +1,350 @@
+"""Filters: what each selects, the same in every method, and how wrong ones are told."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from ..errors import FilterError
+from ..filters import F
+from ..schema import Field, Schema
+from ..store import VectorStore
+from .base import ContractBase
+from .values import DIM, ids_of, vectors
+
+SCHEMA = Schema(
+    DIM,
+    fields={
+        "name": str,
+        "year": Field(int, index="btree"),
+        "score": float,
+        "seen": Field(datetime, index="btree"),
+        "live": Field(bool, index="bitmap"),
+        "tags": list[str],
+        "part": Field(str, partition=True),
+        "shard": Field(int, partition=True),
+        "order": str,
+    },
+)
+
+
+def _day(day: int) -> datetime:
+    return datetime(2024, 1, day, tzinfo=timezone.utc)
+
+
+_ROWS: list[dict[str, Any]] = [
+    {
+        "id": "a", "name": "alpha", "year": 2020, "score": 0.5, "seen": _day(1), "live": True,
+        "tags": ["x", "y"], "part": "p", "shard": 1, "order": "first",
+        "kind": "text", "n": 1, "deep": {"key": "v", "list": ["q", 1, True]}, "mixed": 1,
+    },
+    {
+        "id": "b", "name": "Alpha", "year": 2021, "score": -1.0, "seen": _day(2), "live": False,
+        "tags": [], "part": "q", "shard": 2, "order": "second",
+        "kind": "te%xt", "n": 2.5, "deep": {"key": None, "list": []}, "mixed": "1",
+    },
+    {
+        "id": "c", "name": "al%a_", "year": 2022, "score": 1e300, "seen": _day(3), "live": None,
+        "tags": ["y"], "part": "p", "shard": 2, "order": None,
+        "kind": True, "n": -3, "deep": "flat", "mixed": 1.0,
+    },
+    {
+        "id": "d", "name": None, "year": None, "score": None, "seen": None, "live": True,
+        "tags": None, "part": None, "shard": None, "order": "O'Brien", "mixed": True,
+    },
+    {
+        "id": "E", "name": "", "year": -1, "score": 0.0, "seen": datetime(1969, 1, 1, tzinfo=timezone.utc),
+        "live": False, "tags": ["x%", "Y"], "part": "", "shard": 0, "order": "",
+        "kind": None, "n": 2**53 + 1, "a.b": "dotted", 'say "hi"': 7, "mixed": None,
+    },
+    {
+        "id": "ü", "name": "naïve 日本", "year": 2**63 - 1, "score": 2020.0, "seen": _day(1),
+        "live": None, "tags": ["x", "x"], "part": "p' OR 1=1", "shard": -(2**63),
+        "order": "first", "kind": "text", "n": 1.0, "mixed": [1, "1"],
+    },
+]  # fmt: skip
+
+# Each filter as text, the same with F or None where there is no such form, and the ids it selects.
+CASES: list[tuple[str, Any, str]] = [
+    # Comparisons, and nulls that match neither a condition nor its opposite
+    ("year = 2020", F.year == 2020, "a"),
+    ("year != 2020", F.year != 2020, "b c E ü"),
+    ("NOT year = 2020", ~(F.year == 2020), "b c E ü"),
+    ("year < 2021", F.year < 2021, "a E"),
+    ("year <= 2021", F.year <= 2021, "a b E"),
+    ("year > 2021", F.year > 2021, "c ü"),
+    ("year >= 2021", F.year >= 2021, "b c ü"),
+    ("2021 <= year", None, "b c ü"),
+    ("year = 9223372036854775807", F.year == 2**63 - 1, "ü"),
+    ("year >= 2020.5", F.year >= 2020.5, "b c ü"),
+    ("year = 2020.0", F.year == 2020.0, "a"),
+    ("year = 2020.5", F.year == 2020.5, ""),
+    ("NOT year = 2020.5", ~(F.year == 2020.5), "a b c E ü"),
+    ("year < 1e30", F.year < 1e30, "a b c E ü"),
+    ("year = -1", F.year == -1, "E"),
+    ("score > 0", F.score > 0, "a c ü"),
+    ("score = 2020", F.score == 2020, "ü"),
+    ("score <= -1.0", F.score <= -1.0, "b"),
+    ("score < 1e300", F.score < 1e300, "a b E ü"),
+    ("name = 'alpha'", F.name == "alpha", "a"),
+    ("name = 'Alpha'", F.name == "Alpha", "b"),
+    ("name = ''", F.name == "", "E"),
+    ("name < 'al'", F.name < "al", "b E"),
+    ("name >= 'naïve'", F.name >= "naïve", "ü"),
+    ("\"order\" = 'O''Brien'", F["order"] == "O'Brien", "d"),
+    ("order = 'first'", F["order"] == "first", "a ü"),
+    ("seen = TIMESTAMP '2024-01-01T00:00:00Z'", F.seen == _day(1), "a ü"),
+    ("seen > TIMESTAMP '2024-01-01T02:00:00+02:00'", F.seen > _day(1), "b c"),
+    ("seen > TIMESTAMP '2023-12-31T23:59:59.999999Z'", None, "a b c ü"),
+    ("seen < TIMESTAMP '1970-01-01T00:00:00Z'", F.seen < datetime(1970, 1, 1, tzinfo=timezone.utc), "E"),
+    ("seen BETWEEN TIMESTAMP '2024-01-02T00:00:00Z' AND TIMESTAMP '2024-01-03T00:00:00Z'", F.seen.between(_day(2), _day(3)), "b c"),
+    # Booleans
+    ("live", F.live, "a d"),
+    ("NOT live", ~F.live, "b E"),
+    ("live = TRUE", F.live == True, "a d"),  # noqa: E712 - it is the filter that is meant
+    ("live != TRUE", F.live != True, "b E"),  # noqa: E712
+    ("live = false", F.live == False, "b E"),  # noqa: E712
+    ("live IN (TRUE, FALSE)", F.live.in_([True, False]), "a b d E"),
+    ("TRUE", None, "a b c d E ü"),
+    ("FALSE", None, ""),
+    ("NOT FALSE", None, "a b c d E ü"),
+    # IN, BETWEEN, IS NULL
+    ("year IN (2020, 2022, 1)", F.year.in_([2020, 2022, 1]), "a c"),
+    ("year NOT IN (2020, 2022, 1)", F.year.not_in([2020, 2022, 1]), "b E ü"),
+    ("year IN (2020.0, 2021.5)", F.year.in_([2020.0, 2021.5]), "a"),
+    ("name IN ('alpha', '')", F.name.in_(["alpha", ""]), "a E"),
+    ("year BETWEEN 2020 AND 2021", F.year.between(2020, 2021), "a b"),
+    ("year NOT BETWEEN 2020 AND 2021", ~F.year.between(2020, 2021), "c E ü"),
+    ("year BETWEEN 2021 AND 2020", F.year.between(2021, 2020), ""),
+    ("name IS NULL", F.name.is_null(), "d"),
+    ("name IS NOT NULL", ~F.name.is_null(), "a b c E ü"),
+    ("tags IS NULL", F.tags == None, "d"),  # noqa: E711
+    ("live IS NOT NULL", F.live != None, "a b d E"),  # noqa: E711
+    # Text patterns
+    ("name LIKE 'al%'", F.name.like("al%"), "a c"),
+    ("name LIKE '%a'", F.name.like("%a"), "a b"),
+    ("name LIKE '_lpha'", F.name.like("_lpha"), "a b"),
+    ("name NOT LIKE '%a%'", ~F.name.like("%a%"), "E"),
+    ("name LIKE 'al%a_'", F.name.like("al%a_"), "c"),
+    ("name LIKE '%日_'", F.name.like("%日_"), "ü"),
+    ("name LIKE ''", F.name.like(""), "E"),
+    ("name LIKE '%'", F.name.like("%"), "a b c E ü"),
+    ("name LIKE '*lpha'", F.name.like("*lpha"), ""),
+    ("name LIKE '[a]lpha'", F.name.like("[a]lpha"), ""),
+    ("name STARTSWITH 'al%'", F.name.startswith("al%"), "c"),
+    ("startswith(name, 'al')", F.name.startswith("al"), "a c"),
+    ("name STARTSWITH ''", F.name.startswith(""), "a b c E ü"),
+    ("NOT name STARTSWITH 'a'", ~F.name.startswith("a"), "b E ü"),
+    # Lists
+    ("tags CONTAINS 'x'", F.tags.contains("x"), "a ü"),
+    ("NOT tags CONTAINS 'x'", ~F.tags.contains("x"), "b c E"),
+    ("tags CONTAINS 'Y'", F.tags.contains("Y"), "E"),
+    ("tags CONTAINS 'x%'", F.tags.contains("x%"), "E"),
+    ("tags CONTAINS ''", F.tags.contains(""), ""),
+    # Partitions
+    ("part = 'p'", F.part == "p", "a c"),
+    ("part != 'p'", F.part != "p", "b E ü"),
+    ("part = ''", F.part == "", "E"),
+    ("part IS NULL", F.part.is_null(), "d"),
+    ("part IN ('p', '') AND shard = 2", F.part.in_(["p", ""]) & (F.shard == 2), "c"),
+    ("part = 'p'' OR 1=1'", F.part == "p' OR 1=1", "ü"),
+    ("shard < 1", F.shard < 1, "E ü"),
+    ("shard = 1 OR part = 'q'", (F.shard == 1) | (F.part == "q"), "a b"),
+    # Ids
+    ("id = 'a'", F.id == "a", "a"),
+    ("id >= 'b' AND id < 'e'", (F.id >= "b") & (F.id < "e"), "b c d"),
+    ("id IN ('ü', 'E', 'zz')", F.id.in_(["ü", "E", "zz"]), "E ü"),
+    ("id LIKE '_'", F.id.like("_"), "a b c d E ü"),
+    ("id IS NULL", F.id.is_null(), ""),
+    # Payload
+    ("payload.kind = 'text'", F["payload.kind"] == "text", "a ü"),
+    ("payload.kind != 'text'", F["payload.kind"] != "text", "b"),
+    ("payload.kind LIKE 'te%xt'", F["payload.kind"].like("te%xt"), "a b ü"),
+    ("payload.kind STARTSWITH 'te%'", F["payload.kind"].startswith("te%"), "b"),
+    ("payload.kind IS NULL", F["payload.kind"].is_null(), "d E"),
+    ("payload.kind IS NOT NULL", ~F["payload.kind"].is_null(), "a b c ü"),
+    ("payload.kind = TRUE", F["payload.kind"] == True, "c"),  # noqa: E712
+    ("payload.n >= 1", F["payload.n"] >= 1, "a b E ü"),
+    ("payload.n = 1", F["payload.n"] == 1, "a ü"),
+    ("payload.n = 1.0", F["payload.n"] == 1.0, "a ü"),
+    ("payload.n = '1'", F["payload.n"] == "1", ""),
+    ("payload.n = 9007199254740993", F["payload.n"] == 2**53 + 1, "E"),
+    ("payload.n IN (1, 2.5, 'x')", F["payload.n"].in_([1, 2.5, "x"]), "a b ü"),
+    ("payload.mixed = 1", F["payload.mixed"] == 1, "a c"),
+    ("payload.mixed = '1'", F["payload.mixed"] == "1", "b"),
+    ("payload.mixed = TRUE", F["payload.mixed"] == True, "d"),  # noqa: E712
+    ("NOT payload.mixed = 1", ~(F["payload.mixed"] == 1), ""),
+    ("payload.mixed != 2", F["payload.mixed"] != 2, "a c"),
+    ("payload.mixed > 0", F["payload.mixed"] > 0, "a c"),
+    ("payload.mixed CONTAINS 1", F["payload.mixed"].contains(1), "ü"),
+    ("payload.mixed CONTAINS '1'", F["payload.mixed"].contains("1"), "ü"),
+    ("payload.deep.key = 'v'", F["payload.deep.key"] == "v", "a"),
+    ("payload.deep.key IS NULL", F["payload.deep.key"].is_null(), "b c d E ü"),
+    ("payload.deep IS NOT NULL", ~F["payload.deep"].is_null(), "a b c"),
+    ("payload.deep.list CONTAINS 'q'", F["payload.deep.list"].contains("q"), "a"),
+    ("NOT payload.deep.list CONTAINS 'q'", ~F["payload.deep.list"].contains("q"), "b"),
+    ("payload.deep.list CONTAINS TRUE", F["payload.deep.list"].contains(True), "a"),
+    ("payload.\"a.b\" = 'dotted'", F.payload["a.b"] == "dotted", "E"),
+    ("payload.a.b = 'dotted'", F["payload.a.b"] == "dotted", ""),
+    ('payload."say ""hi""" = 7', F.payload['say "hi"'] == 7, "E"),
+    ("payload.absent = 1", F["payload.absent"] == 1, ""),
+    ("payload.absent IS NULL", F["payload.absent"].is_null(), "a b c d E ü"),
+    # AND, OR, NOT
+    ("live AND year = 2020", F.live & (F.year == 2020), "a"),
+    ("year = 2020 OR year = 2021 AND live", (F.year == 2020) | (F.year == 2021) & F.live, "a"),
+    ("(year = 2020 OR year = 2021) AND NOT live", ((F.year == 2020) | (F.year == 2021)) & ~F.live, "b"),
+    ("NOT (live AND year = 2020)", ~(F.live & (F.year == 2020)), "b c E ü"),
+    ("NOT (live OR year = 2022)", ~(F.live | (F.year == 2022)), "b E"),
+    ("live OR NOT live", F.live | ~F.live, "a b d E"),
+    ("live AND TRUE OR FALSE", None, "a d"),
+    ("not NOT live", ~~F.live, "a d"),
+]  # fmt: skip
+
+BAD = (
+    "", "   ", "year", "year =", "= 1", "year == 1", "year = 1 AND", "AND year = 1", "year = 1)",
+    "(year = 1", "year = 'x'", "year = TRUE", "name = 1", "live = 1", "live > TRUE", "live = 'x'",
+    "seen = '2024-01-01T00:00:00Z'", "seen > 5", "year = TIMESTAMP '2024-01-01T00:00:00Z'",
+    "seen > TIMESTAMP '2024-01-01T00:00:00'", "seen > TIMESTAMP 'x'", "tags = 'x'",
+    "tags CONTAINS 1", "name CONTAINS 'x'", "year LIKE '1%'", "year STARTSWITH '1'",
+    "embedding = 1", "embedding IS NULL", "absent = 1", "Year = 1", "year = NULL", "year IN ()",
+    "year IN (1, NULL)", "year IN 1", "year BETWEEN 1", "name = \"x\"", "name = 'x", "year = 1;",
+    "year = 1 -- x", "year = 9223372036854775808", "year = 1e999", "year = nan", "payload = 1",
+    "payload.x = TIMESTAMP '2024-01-01T00:00:00Z'", "payload. = 1", "id = 1", "year IS 1",
+    "year LIKE", "1 = 1", "'a' = 'a'", "year = year", "year + 1 = 2", "NOT", "year = 1 OR OR live",
+    "name.x = 1", "name LIKE 5", "\0", "year = 1\0", "SELECT 1", "year = ?", "year = :x",
+    "1; DROP TABLE notes", "name = 'a' OR '1'='1",
+)  # fmt: skip
+
+
+class FilteringContract(ContractBase):
+    """``where`` in every method that takes one."""
+
+    async def _filled(self, store: VectorStore) -> None:
+        rows = [
+            {**row, "embedding": vector}
+            for row, vector in zip(_ROWS, vectors(len(_ROWS)), strict=True)
+        ]
+        await self.table(store, SCHEMA, rows)
+
+    async def test_what_filters_select(self, store: VectorStore) -> None:
+        await self._filled(store)
+        wrong = []
+        for text, expression, ids in CASES:
+            for where in (text, expression):
+                if where is None:
+                    continue
+                found = ids_of(await store.find("notes", where))
+                if found != sorted(ids.split()):
+                    wrong.append(f"{where!r:.90} selects {found}, not {sorted(ids.split())}")
+        assert not wrong, "\n".join(wrong)
+
+    async def test_every_method_selects_the_same(self, store: VectorStore) -> None:
+        await self._filled(store)
+        query = vectors(1, seed=3)[0]
+        for number, (text, _, ids) in enumerate(CASES):
+            wanted = sorted(ids.split())
+            assert await store.count("notes", text) == len(wanted), text
+            hits = await store.search("notes", query, where=text, limit=50, select=[])
+            assert sorted(ids_of(hits)) == wanted, text
+            exported = [
+                id
+                async for batch in store.export("notes", where=text, select=[])
+                for id in batch.column("id").to_pylist()
+            ]
+            assert sorted(exported) == wanted, text
+            assert await store.update("notes", {"mark": number}, where=text) == len(wanted), text
+            marked = await store.find("notes", F["payload.mark"] == number)
+            assert ids_of(marked) == wanted, text
+
+    async def test_delete_where_selects_the_same(self, store: VectorStore) -> None:
+        await self._filled(store)
+        everything = await store.get("notes", [row["id"] for row in _ROWS])
+        for text, _, ids in CASES[::3]:
+            assert await store.delete_where("notes", text) == len(ids.split()), text
+            left = sorted({row["id"] for row in _ROWS} - set(ids.split()))
+            assert ids_of(await store.find("notes")) == left, text
+            await store.upsert("notes", everything)
+
+    @pytest.mark.parametrize("text", BAD)
+    async def test_bad_filters_are_told(self, store: VectorStore, text: str) -> None:
+        await self._filled(store)
+        with pytest.raises(FilterError) as caught:
+            await store.find("notes", text)
+        assert isinstance(caught.value, ValueError)
+        if caught.value.position is not None:
+            assert 0 <= caught.value.position <= len(text)
+
+    async def test_an_error_names_the_place(self, store: VectorStore) -> None:
+        await self._filled(store)
+        with pytest.raises(FilterError) as caught:
+            await store.search("notes", vectors(1)[0], where="year >= 2020 AND )")
+        assert caught.value.position == 17
+        assert caught.value.text == "year >= 2020 AND )"
+        assert caught.value.expected
+
+    async def test_an_unknown_field_lists_those_there_are(self, store: VectorStore) -> None:
+        await self._filled(store)
+        for where in ("yeer = 1", F.yeer == 1):
+            with pytest.raises(FilterError) as caught:
+                await store.count("notes", where)
+            for name in SCHEMA.fields:
+                assert name in str(caught.value)
+
+    async def test_a_bad_filter_writes_nothing(self, store: VectorStore) -> None:
+        await self._filled(store)
+        before = await store.find("notes")
+        for where in ("absent = 1", F.year == "x", "year = "):
+            with pytest.raises(FilterError):
+                await store.delete_where("notes", where)
+            with pytest.raises(FilterError):
+                await store.update("notes", {"year": 0}, where=where)
+            with pytest.raises(FilterError):
+                await store.search("notes", vectors(1)[0], where=where)
+            with pytest.raises(FilterError):
+                await store.find("notes", where)
+            with pytest.raises(FilterError):
+                async for _ in store.export("notes", where=where):
+                    pass
+        assert await store.find("notes") == before
+
+    async def test_what_is_no_filter_is_refused(self, notes: VectorStore) -> None:
+        wrong: Any
+        for wrong in (1, ["year = 1"], {"year": 1}, b"year = 1", True, F):
+            with pytest.raises(FilterError):
+                await notes.find("notes", wrong)
+
+    async def test_payload_filters_need_a_payload(self, store: VectorStore) -> None:
+        await store.create_table("notes", Schema(DIM, payload=False, fields={"a": str}))
+        with pytest.raises(FilterError):
+            await store.find("notes", "payload.x = 1")
+
+    async def test_large_filters(self, notes: VectorStore) -> None:
+        """Each ends in an answer or a FilterError."""
+        numbers = ", ".join(str(n) for n in range(5, 10_005))
+        assert await notes.count("notes", f"year IN ({numbers})") == 5
+        assert await notes.count("notes", F.year.not_in(range(5, 10_005))) == 5
+        assert await notes.count("notes", F.id.in_(f"r{n:04}" for n in range(10_000))) == 10
+        hits = await notes.search("notes", vectors(1)[0], where=f"year IN ({numbers})")
+        assert len(hits) == 5
+        answers: dict[str, int] = {
+            " OR ".join(f"year = {n}" for n in range(5, 5_000)): 5,
+            " AND ".join(f"year != {n}" for n in range(5, 5_000)): 5,
+            " OR ".join(f"name LIKE '%{n}'" for n in range(2_000)): 0,
+            " OR ".join(f"payload.k{n} = {n}" for n in range(2_000)): 0,
+            "(" * 5_000 + "year > 4" + ")" * 5_000: 5,
+            "NOT " * 5_000 + "year > 4": 5,
+            "name = '" + "x" * 1_000_000 + "'": 0,
+            "name LIKE '" + "%x" * 20_000 + "'": 0,
+            " " * 1_000_000 + "year > 4": 5,
+        }
+        for text, count in answers.items():
+            try:
+                assert await notes.count("notes", text) == count, text[:60]
+            except FilterError:
+                assert len(text) > 4_096
+        for text in ("(" * 500_000, "year = 1 AND " * 80_000, "x" * 1_000_000, "'" * 999_999):
+            with pytest.raises(FilterError) as caught:
+                await notes.count("notes", text)
+            assert len(str(caught.value)) < 2_000

@@ -1,0 +1,290 @@
+"""Rows in every form that a user may hold them in."""
+
+from __future__ import annotations
+
+import array
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta, timezone
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ..errors import DuplicateIdError, InvalidRowError
+from ..records import Record
+from ..schema import Schema
+from ..store import VectorStore
+from .base import ContractBase
+from .oracle import arrow_table
+from .values import (
+    DIM,
+    EVERY_KIND,
+    SMALL,
+    assert_same_rows,
+    ids_of,
+    rows_of_every_kind,
+    small_rows,
+    vectors,
+)
+
+Rows = list[dict[str, Any]]
+
+
+class _Stream:
+    """Any other library's table: it offers Arrow's C stream and nothing else."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
+def _records(rows: Rows) -> list[Record]:
+    return [
+        Record(
+            row["id"],
+            row["embedding"],
+            {k: v for k, v in row.items() if k not in ("id", "embedding")},
+        )
+        for row in rows
+    ]
+
+
+async def _one_by_one(items: Any) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+def _lazily(items: Any) -> Iterator[Any]:
+    yield from items
+
+
+def _columns(rows: Rows) -> dict[str, Any]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _ndarrays(rows: Rows) -> dict[str, Any]:
+    return _columns(rows) | {"embedding": np.stack([row["embedding"] for row in rows])}
+
+
+def _arrow(rows: Rows) -> pa.Table:
+    return arrow_table(rows, EVERY_KIND)
+
+
+def _batches(rows: Rows) -> list[pa.RecordBatch]:
+    return _arrow(rows).to_batches(max_chunksize=7)
+
+
+FORMS: dict[str, Callable[[Rows], Any]] = {
+    "list of dicts": lambda rows: rows,
+    "tuple of dicts": tuple,
+    "other mappings": lambda rows: [
+        MappingProxyType(row) if n % 2 else OrderedDict(row) for n, row in enumerate(rows)
+    ],
+    "iterator of dicts": _lazily,
+    "async iterator of dicts": _one_by_one,
+    "records": _records,
+    "iterator of records": lambda rows: _lazily(_records(rows)),
+    "async iterator of records": lambda rows: _one_by_one(_records(rows)),
+    "dicts of vectors' dict view": lambda rows: {row["id"]: row for row in rows}.values(),
+    "columns": _columns,
+    "columns with an array": _ndarrays,
+    "columns with Arrow arrays": lambda rows: _columns(rows)
+    | {"embedding": _arrow(rows).column("embedding"), "id": _arrow(rows).column("id")},
+    "table": _arrow,
+    "batch": lambda rows: _arrow(rows).combine_chunks().to_batches()[0],
+    "table in chunks": lambda rows: pa.Table.from_batches(_batches(rows)),
+    "table slice": lambda rows: pa.concat_tables([_arrow(rows), _arrow(rows)]).slice(
+        len(rows) // 2, len(rows)
+    ),
+    "list of batches": _batches,
+    "list of tables": lambda rows: [pa.Table.from_batches([b]) for b in _batches(rows)],
+    "iterator of batches": lambda rows: _lazily(_batches(rows)),
+    "async iterator of batches": lambda rows: _one_by_one(_batches(rows)),
+    "reader": lambda rows: _arrow(rows).to_reader(max_chunksize=7),
+    "Arrow's C stream": lambda rows: _Stream(_arrow(rows)),
+}
+
+VECTORS: dict[str, Callable[[Any], Any]] = {
+    "list": lambda v: v.tolist(),
+    "tuple": lambda v: tuple(v.tolist()),
+    "list of NumPy numbers": list,
+    "float32": lambda v: v,
+    "float64": lambda v: v.astype(np.float64),
+    "float16": lambda v: v.astype(np.float16),
+    "int32": lambda v: v.astype(np.int32),
+    "uint8": lambda v: np.abs(v).astype(np.uint8),
+    "big-endian": lambda v: v.astype(">f4"),
+    "every second": lambda v: np.repeat(v, 2)[::2],
+    "backwards": lambda v: v[::-1],
+    "read-only": lambda v: np.frombuffer(v.tobytes(), dtype=np.float32),
+    "array": lambda v: array.array("f", v.tolist()),
+    "array of doubles": lambda v: array.array("d", v.tolist()),
+    "memoryview": lambda v: memoryview(array.array("f", v.tolist())),
+    "range": lambda v: range(1, 1 + len(v)),
+    "Arrow array": lambda v: pa.array(v),
+}
+
+
+class RowFormsContract(ContractBase):
+    """Each accepted form of rows and of vectors stores the same."""
+
+    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+    @pytest.mark.parametrize("write", ["insert", "upsert"])
+    async def test_rows_in_every_form(
+        self, store: VectorStore, form: Callable[[Rows], Any], write: str
+    ) -> None:
+        rows = rows_of_every_kind(40)
+        await store.create_table("notes", EVERY_KIND)
+        method = store.insert if write == "insert" else store.upsert
+        assert await method("notes", form(rows)) == 40
+        assert await store.count("notes") == 40
+        assert_same_rows(await store.get("notes", [r["id"] for r in rows]), rows, EVERY_KIND)
+
+    @pytest.mark.parametrize("form", VECTORS.values(), ids=VECTORS)
+    async def test_vectors_in_every_form(
+        self, store: VectorStore, form: Callable[[Any], Any]
+    ) -> None:
+        base = np.array([3, 1, 4, 2], dtype=np.float32)
+        rows = [{"id": "x", "embedding": form(base)}, {"id": "y", "embedding": form(-base)}]
+        await self.table(store, Schema(DIM, metric="l2"), rows)
+        (record,) = await store.get("notes", "x")
+        assert record.vector is not None
+        assert record.vector.tolist() == [float(v) for v in form(base)]
+        hits = await store.search("notes", form(base), limit=1)
+        assert [(hit.id, hit.distance) for hit in hits] == [("x", 0.0)]
+        many = await store.search_many("notes", [form(base), form(-base)], limit=1)
+        assert [hits[0].distance for hits in many] == [0.0, 0.0]
+
+    async def test_arrow_columns_of_near_types(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        moments = [np.datetime64("2024-01-01T00:00:00").item(), None]
+        table = pa.table(
+            {
+                "year": pa.array([7, None], pa.uint8()),
+                "tags": pa.array([["a"], []], pa.large_list(pa.large_string())),
+                "extra": pa.array([{"x": 1}, None]),
+                "id": pa.array(["a", "b"], pa.large_string()),
+                "score": pa.array([1, 2], pa.int16()),
+                "seen": pa.array(moments, pa.timestamp("s", tz="Europe/Berlin")),
+                "name": pa.array(["n", "n"]).dictionary_encode(),
+                "live": pa.nulls(2),
+                "embedding": pa.array([[1.0, 2, 3, 4]] * 2, pa.list_(pa.float64())),
+            }
+        )
+        await store.insert("notes", table)
+        first, second = await store.get("notes", ["a", "b"])
+        assert first.fields == {
+            "name": "n", "year": 7, "score": 1.0, "live": None, "tags": ["a"],
+            "seen": moments[0].replace(tzinfo=timezone.utc), "extra": {"x": 1},
+        }  # fmt: skip
+        assert second.fields == {
+            "name": "n", "year": None, "score": 2.0, "live": None, "tags": [], "seen": None,
+            "extra": None,
+        }  # fmt: skip
+
+    async def test_arrow_columns_that_do_not_fit(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        good = {"id": pa.array(["a"]), "embedding": pa.array([[1.0, 2, 3, 4]])}
+        for name, column in {
+            "name": pa.array([1]),
+            "year": pa.array([1.5]),
+            "score": pa.array(["1"]),
+            "live": pa.array([1]),
+            "seen": pa.array([0], pa.timestamp("us")),
+            "tags": pa.array([[1]]),
+            "payload": pa.array(["[1]"]),
+            "id": pa.array([1]),
+        }.items():
+            with pytest.raises(InvalidRowError) as caught:
+                await store.insert("notes", pa.table({**good, name: column}))
+            assert caught.value.field == name
+        assert await store.count("notes") == 0
+
+    async def test_datetimes_of_other_zones_and_as_text(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        moment = rows_of_every_kind(3)[2]["seen"]
+        zoned = moment.astimezone(timezone(timedelta(hours=5, minutes=30)))
+        rows = [
+            {"id": "a", "embedding": [1] * DIM, "seen": zoned},
+            {"id": "b", "embedding": [1] * DIM, "seen": zoned.isoformat()},
+        ]
+        await store.insert("notes", rows)
+        found = await store.find("notes")
+        assert [record["seen"] for record in found] == [moment, moment]
+        assert all(record["seen"].utcoffset() == timedelta(0) for record in found)
+
+    async def test_numpy_scalars_are_values(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        row = {
+            "id": "a", "embedding": [1] * DIM, "year": np.int32(5), "score": np.float32(0.5),
+            "live": np.bool_(True),
+        }  # fmt: skip
+        await store.insert("notes", [row])
+        row |= {"year": 5, "score": 0.5, "live": True}
+        assert_same_rows(await store.get("notes", "a"), [row], EVERY_KIND)
+
+    async def test_what_came_out_goes_in_again(self, store: VectorStore) -> None:
+        rows = rows_of_every_kind(25)
+        await self.table(store, EVERY_KIND, rows, name="one")
+        ids = [row["id"] for row in rows]
+        for name in ("two", "three", "four", "five"):
+            await store.create_table(name, EVERY_KIND)
+        records = await store.get("one", ids)
+        await store.insert("two", records)
+        await store.insert("three", [record.to_dict() for record in records])
+        await store.insert("four", store.export("one", batch_size=4))
+        await store.insert("five", [batch async for batch in store.export("one", batch_size=4)])
+        for name in ("two", "three", "four", "five"):
+            assert_same_rows(await store.get(name, ids), rows, EVERY_KIND)
+
+    async def test_what_is_no_rows_is_refused(self, notes: VectorStore) -> None:
+        good = small_rows(1, start=50)[0]
+        for wrong in (
+            None,
+            7,
+            "rows",
+            b"rows",
+            good,
+            Record("x", vectors(1)[0]),
+            [good, "x"],
+            [good, None],
+            [_arrow(rows_of_every_kind(2)), good],
+            {"id": ["x"]},
+            {"id": ["x", "y"], "embedding": vectors(1)},
+            {"id": ["x"], "embedding": vectors(1), "name": ["a", "b"]},
+            {"id": "x", "embedding": vectors(1)},
+            pa.table({"id": ["x"]}),
+            pa.table({"embedding": [[1.0] * DIM]}),
+        ):
+            with pytest.raises(InvalidRowError):
+                await notes.insert("notes", wrong)
+        assert await notes.count("notes") == 10
+
+    async def test_duplicates_across_batches_are_found(self, notes: VectorStore) -> None:
+        table = arrow_table(small_rows(4, start=50), SMALL)
+        with pytest.raises(DuplicateIdError) as caught:
+            await notes.insert("notes", [table, table.slice(2, 1)])
+        assert caught.value.ids == ["r0052"]
+        assert await notes.upsert("notes", [table, table.slice(2, 1)]) == 4
+
+    async def test_the_callers_rows_are_left_alone(self, store: VectorStore) -> None:
+        rows = rows_of_every_kind(5)
+        copies = [dict(row) for row in rows]
+        matrix = vectors(3)
+        columns = {"id": ["x", "y", "z"], "embedding": matrix}
+        await self.table(store, EVERY_KIND, rows)
+        await store.insert("notes", columns)
+        matrix[:] = 0  # what was stored does not change with the caller's array
+        for row, copy in zip(rows, copies, strict=True):
+            assert all(row[name] is copy[name] for name in copy)
+            assert len(row) == len(copy)
+        found = await store.get("notes", ["x", "y", "z"])
+        assert ids_of(found) == ["x", "y", "z"]
+        for record, vector in zip(found, vectors(3), strict=True):
+            assert record.vector is not None
+            assert np.array_equal(record.vector, vector)

@@ -1,0 +1,351 @@
+"""Tables: creating, altering, dropping them, and their names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..errors import (
+    InvalidArgumentError,
+    InvalidNameError,
+    ModelMismatchError,
+    SchemaMismatchError,
+    TableExistsError,
+    TableNotFoundError,
+)
+from ..schema import Field, Schema
+from ..store import VectorStore
+from .base import ContractBase
+from .values import DIM, EVERY_KIND, SMALL, assert_same_rows, ids_of, small_rows, vectors
+
+SCHEMAS = {
+    "plain": Schema(DIM),
+    "every kind": EVERY_KIND,
+    "l2": Schema(3, metric="l2"),
+    "dot": Schema(1, metric="dot"),
+    "model": Schema(DIM, model="nomic-embed-text ünï"),
+    "vector's name": Schema(DIM, vector="Vector_1"),
+    "no payload": Schema(DIM, payload=False, fields={"a": str}),
+    "analyzer": Schema(DIM, analyzer="ngram", fields={"body": Field(str, text=True)}),
+    "quantized": Schema(16, quantized="bit"),
+    "options": Schema(
+        DIM,
+        fields={
+            "tenant": Field(str, partition=True, nullable=False),
+            "shard": Field(int, partition=True),
+            "p3": Field(str, partition=True),
+            "p4": Field(int, partition=True, index="btree"),
+            "lang": Field(str, index="bitmap"),
+            "year": Field(int, index="btree", nullable=False),
+            "seen": Field(datetime, index="btree"),
+            "live": Field(bool, index="bitmap"),
+            "score": Field(float, index="btree"),
+            "body": Field(str, text=True, index="btree"),
+            "tags": Field(list[str], nullable=False),
+        },
+    ),
+    "context": Schema.context_vectors(12),
+}
+
+NAMES_ALLOWED = (
+    "a", "z9", "a-b", "a_b", "a--", "a" * 63, "select", "table", "index", "rows", "vec", "main",
+    "temp", "sqlite", "sqlite_master", "sqlite_x", "aiovec", "meta", "notes-vec", "notes_rows",
+)  # fmt: skip
+NAMES_REFUSED = (
+    "", "A", "1a", "_a", "-a", "a" * 64, "a b", "a.b", "a/b", "..", "é", "a\n", "a\0", "a;", 'a"',
+    "a'", None, 1, b"a",
+)  # fmt: skip
+
+On = Callable[[VectorStore, str], Awaitable[Any]]
+
+
+async def _drain(store: VectorStore, table: str) -> None:
+    async for _ in store.export(table):
+        pass
+
+
+CALLS: dict[str, On] = {
+    "schema": lambda s, t: s.schema(t),
+    "add_field": lambda s, t: s.add_field(t, "extra", Field(str)),
+    "drop_table": lambda s, t: s.drop_table(t),
+    "insert": lambda s, t: s.insert(t, small_rows(1)),
+    "insert nothing": lambda s, t: s.insert(t, []),
+    "upsert": lambda s, t: s.upsert(t, small_rows(1)),
+    "update": lambda s, t: s.update(t, {"year": 1}),
+    "delete": lambda s, t: s.delete(t, "r0000"),
+    "delete nothing": lambda s, t: s.delete(t, []),
+    "delete_where": lambda s, t: s.delete_where(t, "TRUE"),
+    "get": lambda s, t: s.get(t, "r0000"),
+    "find": lambda s, t: s.find(t),
+    "search": lambda s, t: s.search(t, [1.0] * DIM),
+    "search_many": lambda s, t: s.search_many(t, [[1.0] * DIM]),
+    "export": _drain,
+    "count": lambda s, t: s.count(t),
+    "stats": lambda s, t: s.stats(t),
+    "optimize": lambda s, t: s.optimize(t),
+}
+"""A good call of every method that takes a table and that every backend has."""
+
+
+class TablesContract(ContractBase):
+    """``create_table``, ``add_field``, ``drop_table``, ``tables``, ``schema`` and ``table``."""
+
+    async def test_a_new_store_has_no_tables(self, store: VectorStore) -> None:
+        assert await store.tables() == []
+
+    async def test_tables_are_listed_sorted(self, store: VectorStore) -> None:
+        for name in ("b", "a", "c-1", "c"):
+            await store.create_table(name, SMALL)
+        assert await store.tables() == ["a", "b", "c", "c-1"]
+
+    @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+    async def test_a_schema_comes_back_as_it_was(self, store: VectorStore, schema: Schema) -> None:
+        await store.create_table("notes", schema)
+        assert await store.schema("notes") == schema
+        assert await store.count("notes") == 0
+        await store.create_table("notes", schema, exist_ok=True)
+
+    async def test_schemas_survive_reopening(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        async with await self.open(tmp_path) as store:
+            for number, schema in enumerate(SCHEMAS.values()):
+                await store.create_table(f"t{number}", schema)
+        async with await self.open(tmp_path) as store:
+            for number, schema in enumerate(SCHEMAS.values()):
+                assert await store.schema(f"t{number}") == schema
+
+    async def test_without_a_schema_it_is_context_vectors(self, tmp_path: Path) -> None:
+        async with await self.open(tmp_path, dim=5) as store:
+            await store.create_table("notes")
+            assert await store.schema("notes") == Schema.context_vectors(5)
+
+    async def test_a_schema_is_a_schema(self, store: VectorStore) -> None:
+        wrong: Any = {"dim": 4}
+        with pytest.raises(InvalidArgumentError):
+            await store.create_table("notes", wrong)
+        assert await store.tables() == []
+
+    async def test_a_table_that_exists_is_refused(self, notes: VectorStore) -> None:
+        with pytest.raises(TableExistsError) as caught:
+            await notes.create_table("notes", SMALL)
+        assert caught.value.table == "notes"
+        assert await notes.count("notes") == 10
+
+    async def test_exist_ok_keeps_the_table(self, notes: VectorStore) -> None:
+        await notes.create_table("notes", SMALL, exist_ok=True)
+        assert await notes.count("notes") == 10
+
+    async def test_exist_ok_refuses_another_schema(self, notes: VectorStore) -> None:
+        for other in (
+            Schema(DIM + 1, fields=SMALL.fields),
+            Schema(DIM, metric="l2", fields=SMALL.fields),
+            Schema(DIM, fields={**SMALL.fields, "more": str}),
+            Schema(DIM, fields={"name": str}),
+            Schema(DIM, fields={"name": str, "year": float}),
+            Schema(DIM, fields=SMALL.fields, vector="v"),
+            Schema(DIM, fields=SMALL.fields, payload=False),
+        ):
+            with pytest.raises(SchemaMismatchError) as caught:
+                await notes.create_table("notes", other, exist_ok=True)
+            assert caught.value.table == "notes"
+            assert caught.value.differences
+        assert await notes.schema("notes") == SMALL
+
+    async def test_exist_ok_refuses_another_model(self, store: VectorStore) -> None:
+        await store.create_table("notes", Schema(DIM, model="one"))
+        with pytest.raises(ModelMismatchError) as caught:
+            await store.create_table("notes", Schema(DIM, model="two"), exist_ok=True)
+        assert (caught.value.table, caught.value.expected, caught.value.given) == (
+            "notes", "one", "two",
+        )  # fmt: skip
+
+    async def test_of_creators_at_once_one_wins(self, store: VectorStore) -> None:
+        tries = (store.create_table("notes", SMALL) for _ in range(8))
+        outcomes = await asyncio.gather(*tries, return_exceptions=True)
+        assert sorted(type(o).__name__ for o in outcomes) == ["NoneType"] + ["TableExistsError"] * 7
+
+    async def test_creators_at_once_with_exist_ok_all_succeed(self, store: VectorStore) -> None:
+        await asyncio.gather(
+            *(store.create_table("notes", SMALL, exist_ok=True) for _ in range(8))
+        )
+        assert await store.tables() == ["notes"]
+
+    # Dropping
+
+    async def test_a_dropped_table_is_gone(self, notes: VectorStore) -> None:
+        await notes.create_table("other", SMALL)
+        await notes.drop_table("notes")
+        assert await notes.tables() == ["other"]
+        with pytest.raises(TableNotFoundError):
+            await notes.count("notes")
+
+    async def test_dropping_a_missing_table(self, store: VectorStore) -> None:
+        with pytest.raises(TableNotFoundError):
+            await store.drop_table("notes")
+        await store.drop_table("notes", missing_ok=True)
+
+    async def test_a_table_made_anew_is_empty_and_may_differ(self, notes: VectorStore) -> None:
+        await notes.drop_table("notes")
+        other = Schema(3, metric="l2", fields={"name": int})
+        await notes.create_table("notes", other)
+        assert await notes.schema("notes") == other
+        assert await notes.find("notes") == []
+        row = {"id": "r0000", "embedding": [1, 2, 3], "name": 7}
+        await notes.insert("notes", [row])
+        assert_same_rows(await notes.get("notes", "r0000"), [row], other)
+
+    # Missing tables and names
+
+    @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+    async def test_every_method_tells_a_missing_table(self, store: VectorStore, call: On) -> None:
+        await store.create_table("there", SMALL)
+        with pytest.raises(TableNotFoundError) as caught:
+            await call(store, "notes")
+        assert caught.value.table == "notes"
+        assert caught.value.tables == ["there"]
+
+    @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+    async def test_every_method_refuses_a_bad_table_name(
+        self, store: VectorStore, call: On
+    ) -> None:
+        with pytest.raises(InvalidNameError) as caught:
+            await call(store, "No Table")
+        assert (caught.value.name, caught.value.kind) == ("No Table", "table")
+
+    async def test_names_that_are_allowed(self, store: VectorStore) -> None:
+        for number, name in enumerate(NAMES_ALLOWED):
+            await store.create_table(name, SMALL)
+            await store.insert(name, small_rows(number + 1))
+        assert await store.tables() == sorted(NAMES_ALLOWED)
+        for number, name in enumerate(NAMES_ALLOWED):
+            assert await store.count(name) == number + 1
+        for name in NAMES_ALLOWED:
+            await store.drop_table(name)
+        assert await store.tables() == []
+
+    async def test_names_that_are_refused(self, store: VectorStore) -> None:
+        for name in NAMES_REFUSED:
+            wrong: Any = name
+            with pytest.raises(InvalidNameError):
+                await store.create_table(wrong, SMALL)
+            with pytest.raises(InvalidNameError):
+                store.table(wrong)
+        assert await store.tables() == []
+
+    # Adding fields
+
+    @pytest.mark.parametrize(
+        ("field", "value", "where"),
+        [
+            (Field(str), "x", "added = 'x'"),
+            (Field(str, index="btree"), "x", "added LIKE 'x%'"),
+            (Field(str, index="bitmap"), "x", "added IN ('x')"),
+            (Field(int, index="btree"), 7, "added > 6"),
+            (Field(float), 0.5, "added <= 0.5"),
+            (Field(bool, index="bitmap"), True, "added"),
+            (
+                Field(datetime, index="btree"),
+                datetime.fromisoformat("2024-05-06T07:08:09.123456+00:00"),
+                "added > TIMESTAMP '2024-01-01T00:00:00Z'",
+            ),
+            (Field(list[str]), ["x", "y"], "added CONTAINS 'y'"),
+        ],
+        ids=lambda part: repr(part) if isinstance(part, Field) else "",
+    )
+    async def test_an_added_field(
+        self, notes: VectorStore, field: Field, value: Any, where: str
+    ) -> None:
+        await notes.add_field("notes", "added", field)
+        assert (await notes.schema("notes")).fields == {**SMALL.fields, "added": field}
+        assert await notes.count("notes", "added IS NULL") == 10
+        assert [r["added"] for r in await notes.find("notes")] == [None] * 10
+        await notes.update("notes", {"added": value}, ids="r0003")
+        row = {"id": "new", "embedding": vectors(1)[0], "added": value}
+        await notes.insert("notes", [row])
+        assert ids_of(await notes.find("notes", where)) == ["new", "r0003"]
+        hits = await notes.search("notes", vectors(1)[0], where=where, limit=5)
+        assert sorted(ids_of(hits)) == ["new", "r0003"]
+        assert all(hit["added"] == value for hit in hits)
+
+    async def test_a_field_can_be_given_as_a_type(self, notes: VectorStore) -> None:
+        await notes.add_field("notes", "added", int)
+        assert (await notes.schema("notes")).fields["added"] == Field(int)
+
+    async def test_an_added_field_must_be_nullable_and_no_partition(
+        self, notes: VectorStore
+    ) -> None:
+        for field in (Field(str, nullable=False), Field(str, partition=True)):
+            with pytest.raises(InvalidArgumentError):
+                await notes.add_field("notes", "added", field)
+        assert await notes.schema("notes") == SMALL
+
+    async def test_an_added_fields_name_is_checked(self, notes: VectorStore) -> None:
+        for name in ("id", "ID", "payload", "embedding", "Embedding", "name", "NAME", "1x", "a b"):
+            with pytest.raises(InvalidNameError) as caught:
+                await notes.add_field("notes", name, Field(str))
+            assert caught.value.name == name
+        assert await notes.schema("notes") == SMALL
+
+    async def test_an_added_field_hides_a_payload_key_of_its_name(
+        self, notes: VectorStore
+    ) -> None:
+        await notes.update("notes", {"added": "payload", "kept": 1}, ids="r0001")
+        await notes.add_field("notes", "added", Field(str))
+        (record,) = await notes.get("notes", "r0001")
+        assert (record["added"], record["kept"]) == (None, 1)
+        assert await notes.count("notes", "added IS NULL") == 10
+
+    async def test_of_adders_at_once_one_wins(self, notes: VectorStore) -> None:
+        tries = (notes.add_field("notes", "added", Field(str)) for _ in range(5))
+        outcomes = await asyncio.gather(*tries, return_exceptions=True)
+        assert sorted(type(o).__name__ for o in outcomes) == ["InvalidNameError"] * 4 + ["NoneType"]
+        assert list((await notes.schema("notes")).fields) == ["name", "year", "added"]
+
+    async def test_another_store_sees_altered_tables(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        async with await self.open(tmp_path) as one, await self.open(tmp_path) as two:
+            await one.create_table("notes", SMALL)
+            assert await two.insert("notes", small_rows(2)) == 2
+            await one.add_field("notes", "added", Field(str))
+            assert await two.update("notes", {"added": "x"}, ids="r0000") == 1
+            assert await one.count("notes", "added = 'x'") == 1
+            assert (await two.schema("notes")).fields["added"] == Field(str)
+            await one.drop_table("notes")
+            with pytest.raises(TableNotFoundError):
+                await two.count("notes")
+            await one.create_table("notes", Schema(2))
+            assert await two.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
+            assert ids_of(await one.search("notes", [1, 2])) == ["x"]
+
+    # The handle
+
+    async def test_a_table_handle_is_the_store_with_the_name_filled_in(
+        self, store: VectorStore
+    ) -> None:
+        table = store.table("notes")
+        assert (table.name, table.store) == ("notes", store)
+        assert "notes" in repr(table)
+        await table.create(SMALL)
+        assert await table.insert(small_rows(3)) == 3
+        assert await table.upsert(small_rows(4)) == 4
+        assert await table.update({"year": 9}, ids="r0000") == 1
+        assert await table.delete("r0003") == 1
+        assert await table.count("year = 9") == 1
+        assert ids_of(await table.get(["r0001"])) == ["r0001"]
+        assert ids_of(await table.find(limit=1)) == ["r0000"]
+        assert len(await table.search(vectors(1)[0], limit=2)) == 2
+        assert len((await table.search_many(vectors(2)))[1]) == 3
+        assert sum([batch.num_rows async for batch in table.export(batch_size=2)]) == 3
+        await table.add_field("more", str)
+        assert list((await table.schema()).fields) == ["name", "year", "more"]
+        assert (await table.stats()).rows == 3
+        await table.optimize()
+        assert await table.delete_where("TRUE") == 3
+        await table.drop()
+        await table.create(Schema(2))
+        assert await table.count() == 0

@@ -1,0 +1,100 @@
+"""config/aiovec.toml and config/aiovec.schema.json say what the settings are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from aiovec.settings import RetrievalSettings, json_schema, load
+
+CONFIG = Path(__file__).parents[2] / "config"
+SAMPLE = CONFIG / "aiovec.toml"
+SCHEMA = CONFIG / "aiovec.schema.json"
+
+
+def _keys(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The path of every key and section."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append((*path, name))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys(field.annotation, (*path, name))
+    return found
+
+
+KEYS = _keys(RetrievalSettings)
+SECTIONS = [("sqlite",), ("lancedb",), ("server",)]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
+
+
+def _at(document: dict[str, Any], path: tuple[str, ...]) -> Any:
+    for part in path:
+        document = document[part]
+    return document
+
+
+def test_the_sections_are_found() -> None:
+    assert {path[:1] for path in KEYS if len(path) > 1} <= set(SECTIONS) <= set(KEYS)
+    assert ("sqlite", "durability") in KEYS
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_the_sample_has_every_key_with_its_default(path: tuple[str, ...]) -> None:
+    sample = tomllib.loads(SAMPLE.read_text(encoding="utf-8"))
+    default = _at(RetrievalSettings().model_dump(), path)
+    assert _at(sample["retrieval"], path) == default
+    assert type(_at(sample["retrieval"], path)) is type(default)
+
+
+def test_the_sample_has_nothing_else() -> None:
+    sample = tomllib.loads(SAMPLE.read_text(encoding="utf-8"))
+    assert sample == {"retrieval": RetrievalSettings().model_dump()}
+
+
+@pytest.mark.parametrize("path", [path for path in KEYS if path not in SECTIONS], ids=".".join)
+def test_the_sample_explains_every_key(path: tuple[str, ...]) -> None:
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    place = next(n for n, line in enumerate(lines) if line.startswith(f"{path[-1]} = "))
+    assert lines[place - 1].startswith("# ")
+
+
+def test_the_sample_loads() -> None:
+    loaded = load(SAMPLE).settings.retrieval
+    assert loaded.sqlite_path == str(CONFIG / "aiovec.db")
+    assert loaded.lancedb_url == str(CONFIG / "aiovec.lance")
+    kept = {"sqlite_path", "lancedb_url"}
+    assert loaded.model_dump(exclude=kept) == RetrievalSettings().model_dump(exclude=kept)
+
+
+def test_the_json_schema_is_current() -> None:
+    written = subprocess.run(
+        [sys.executable, "-m", "aiovec.settings"], capture_output=True, check=True, text=True
+    ).stdout
+    assert json.loads(written) == json_schema()
+    assert SCHEMA.read_text(encoding="utf-8") == written, (
+        "run: python -m aiovec.settings > config/aiovec.schema.json"
+    )
+
+
+def test_the_json_schema_describes_every_key() -> None:
+    schema = json_schema()
+    for path in KEYS:
+        node = schema["$defs"]["RetrievalSettings"]
+        for part in path:
+            node = node["properties"][part]
+            if "$ref" in node:
+                node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        assert node["description"], path
+        if path not in SECTIONS:
+            assert node["default"] == _at(RetrievalSettings().model_dump(), path)

@@ -1,0 +1,126 @@
+"""What a target's text means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aiovec import ConfigError
+from aiovec.targets import (
+    is_url,
+    local_path,
+    make_folder_of,
+    redacted,
+    split_target,
+    sqlite_file,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "told"),
+    [
+        ("notes.db", "sqlite", "notes.db"),
+        ("/data/notes", "sqlite", "/data/notes"),
+        (":memory:", "sqlite", ":memory:"),
+        ("C:\\data\\notes.db", "sqlite", "C:\\data\\notes.db"),
+        ("C://data/notes.db", "sqlite", "C://data/notes.db"),
+        ("sqlite:///data/notes.db", "sqlite", "/data/notes.db"),
+        ("sqlite://notes.db", "sqlite", "notes.db"),
+        ("SQLite:///data/notes.db", "sqlite", "/data/notes.db"),
+        ("sqlite:///my%20notes.db", "sqlite", "/my%20notes.db"),
+        ("sqlite:///:memory:", "sqlite", ":memory:"),
+        ("sqlite://:memory:", "sqlite", ":memory:"),
+        ("lancedb:///data/notes", "lancedb", "/data/notes"),
+        ("lancedb://notes", "lancedb", "notes"),
+        ("s3://bucket/notes?region=x", "lancedb", "s3://bucket/notes?region=x"),
+        ("gs://bucket/notes", "lancedb", "gs://bucket/notes"),
+        ("az://box/notes", "lancedb", "az://box/notes"),
+        ("db://notes", "lancedb", "db://notes"),
+        ("http://127.0.0.1:4002", "remote", "http://127.0.0.1:4002"),
+        ("https://host/x", "remote", "https://host/x"),
+        ("toy://anything at all", "toy", "toy://anything at all"),
+    ],
+)
+def test_split(text: str, name: str, told: str) -> None:
+    assert split_target(text) == (name, told)
+
+
+@pytest.mark.skipif(os.name != "nt", reason="drive letters are a thing of Windows")
+def test_a_drive_letter_in_a_url() -> None:
+    assert split_target("sqlite:///C:/data/notes.db") == ("sqlite", "C:/data/notes.db")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="on Windows C: is a drive")
+def test_no_drive_letter_elsewhere() -> None:
+    assert split_target("sqlite:///C:/data/notes.db") == ("sqlite", "/C:/data/notes.db")
+
+
+@pytest.mark.parametrize(
+    "text", ["sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y"]
+)
+def test_urls_without_a_path_or_with_options(text: str) -> None:
+    with pytest.raises(ConfigError):
+        split_target(text)
+
+
+def test_which_paths_are_directories(tmp_path: Path) -> None:
+    file, folder = tmp_path / "nosuffix", tmp_path / "folder.v1"
+    file.write_bytes(b"")
+    folder.mkdir()
+    assert sqlite_file(str(tmp_path / "notes.db")) == str(tmp_path / "notes.db")
+    assert sqlite_file(str(tmp_path / "notes")) == str(tmp_path / "notes" / "vectors.sqlite")
+    assert sqlite_file(str(tmp_path / "notes.d") + os.sep) == str(
+        tmp_path / "notes.d" / "vectors.sqlite"
+    )
+    assert sqlite_file(str(folder)) == str(folder / "vectors.sqlite")
+    assert sqlite_file(str(file)) == str(file)
+    assert sqlite_file(str(tmp_path / ".hidden")) == str(tmp_path / ".hidden" / "vectors.sqlite")
+    assert sqlite_file(":memory:") == ":memory:"
+    assert sorted(os.listdir(tmp_path)) == ["folder.v1", "nosuffix"], "nothing is made by asking"
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    make_folder_of(str(tmp_path / "a" / "b" / "x.db"))
+    assert os.listdir(tmp_path / "a" / "b") == []
+    make_folder_of(":memory:")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot hold a store"):
+        make_folder_of(str(tmp_path / "file" / "x.db"))
+    with pytest.raises(ConfigError, match="NUL"):
+        sqlite_file(str(tmp_path / "a\0b.db"))
+
+
+def test_local_paths(tmp_path: Path) -> None:
+    assert local_path("x.db", tmp_path) == str(tmp_path / "x.db")
+    assert local_path("../x.db", tmp_path) == str(tmp_path.parent / "x.db")
+    assert local_path("~/x.db", tmp_path) == os.path.join(os.path.expanduser("~"), "x.db")
+    assert local_path("folder/", tmp_path) == str(tmp_path / "folder") + os.sep
+    assert local_path("s3://bucket/../x", tmp_path) == "s3://bucket/../x"
+    assert local_path(":memory:", tmp_path) == ":memory:"
+    assert not is_url("C://x")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("notes.db", "notes.db"),
+        ("/a@b/notes?x.db", "/a@b/notes?x.db"),
+        ("http://host:4002/x", "http://host:4002/x"),
+        ("http://[::1]:4002", "http://[::1]:4002"),
+        ("http://ann:secret@host:4002/x", "http://***@host:4002/x"),
+        ("http://secret@host/x", "http://***@host/x"),
+        ("http://ann:sec/ret@host/x", "http://***@host/x"),
+        ("http://ann:se@c?ret@host/x", "http://***@host/x"),
+        ("http://ann:123/secret@host/x", "http://***@host/x"),
+        ("http://host/x?token=secret", "http://host/x?***"),
+        ("http://host/x#secret", "http://host/x#***"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("s3://key:secret@bucket/x?y=secret#secret", "s3://***@bucket/x?***"),
+        ("toy://secret@here", "toy://***@here"),
+    ],
+)
+def test_secrets_are_not_shown(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+    assert "secret" not in redacted(text)

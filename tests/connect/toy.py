@@ -1,0 +1,85 @@
+"""A backend of another package, installed for one test as pip would: found by its entry point."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiovec.backend import Backend
+from aiovec.settings import RetrievalSettings
+
+
+def _unused(*_: Any, **__: Any) -> Any:
+    raise LookupError("these tests open and close only")
+
+
+class Toy(Backend):
+    """Tells what was done with it."""
+
+    name = "toy"
+
+    def __init__(self, target: str, settings: RetrievalSettings) -> None:
+        self.settings = settings
+        self.done: list[str] = []
+        self.made_in = threading.get_ident()
+        self._target = target
+
+    @property
+    def target(self) -> str:
+        return self._target
+
+    async def open(self) -> None:
+        self.done.append("open")
+        if self._target == "toy://broken":
+            raise OSError("it is broken")
+        if self._target == "toy://slow":
+            await asyncio.sleep(3600)
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+        self.done.append("close")
+
+    async def ping(self) -> None:
+        self.done.append("ping")
+
+    async def tables(self) -> list[str]:
+        return [self._target]
+
+    open_table = create_table = add_field = drop_table = _unused
+    insert = upsert = update = delete = _unused
+    get = find = search = export = count = stats = optimize = _unused
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return when the condition holds; fail when it has not for half a minute."""
+    async with asyncio.timeout(30):
+        while not await condition():
+            await asyncio.sleep(0.005)
+
+
+def no_backend(target: str, settings: RetrievalSettings) -> object:
+    return object()
+
+
+def needs_a_module(target: str, settings: RetrievalSettings) -> Backend:
+    import aiovec_module_that_nobody_has
+
+    return aiovec_module_that_nobody_has.Backend()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, **backends: str) -> None:
+    """Make names of this module, or ``module:name``, installed backends until the test ends."""
+    info = folder / "toys-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+    lines = [
+        f"{name} = {value if ':' in value else f'{__name__}:{value}'}"
+        for name, value in backends.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(["[aiovec.backends]", *lines, ""]))
+    monkeypatch.syspath_prepend(str(folder))
