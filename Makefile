@@ -2,6 +2,7 @@
 #
 #   make demo          see it work
 #   make test          the tests; make test ARGS="-k filter" passes options to pytest
+#   make test-uvloop   the tests on uvloop's event loop
 #   make test-long     the long campaigns: all kill rounds, soaks, many seeds
 #   make bench         the benchmarks; ARGS="..." goes to python -m bench
 #   make lint          ruff, mypy --strict, the import rules
@@ -29,7 +30,7 @@ FIND_PYTHON = for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 p
 	echo "aiovec needs Python 3.11 or newer with venv and pip: $(or $(PYTHON),none was found)" >&2; \
 	exit 1; fi
 
-.PHONY: help demo test test-long bench lint format clean
+.PHONY: help demo test test-uvloop test-long bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,10 @@ demo: $(CORE)
 test: $(DEV)
 	@echo "== tests"
 	@$(RUN) -m pytest $(ARGS)
+
+test-uvloop: $(DEV)
+	@echo "== tests under uvloop"
+	@AIOVEC_LOOP=uvloop $(RUN) -m pytest $(ARGS)
 
 test-long: $(DEV)
 	@echo "== long tests"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import aiosqlite
+
+from .driver import load_driver
 
 _T = TypeVar("_T")
 
@@ -44,9 +47,31 @@ class Connection(aiosqlite.Connection):
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], name: str) -> None:
         super().__init__(connector, iter_chunk_size=64)
+        self._closing: asyncio.Task[None] | None = None
         self._thread.name = name
+        self._thread.run = partial(_run_to_loops_end, self._thread.run)  # type: ignore[method-assign]
         # A store that nobody closed must not keep the process from ending.
         self._thread.daemon = True
+
+    async def close(self) -> None:
+        """Close after the work that runs. May be called twice, at once too."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(super().close())
+        await asyncio.shield(self._closing)
+
+    async def interrupt(self) -> None:
+        """Interrupt what runs, if anything does and the connection is not closed meanwhile."""
+        with suppress(ValueError, load_driver().Error):
+            await super().interrupt()
+
+    async def close_now(self) -> None:
+        """Close, and interrupt what runs until that has taken effect."""
+        closing = asyncio.ensure_future(self.close())
+        while not closing.done():
+            # Work of several statements needs several interrupts.
+            await self.interrupt()
+            await asyncio.wait({closing}, timeout=_INTERRUPT_EVERY)
+        closing.result()
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the work on the connection's thread. Being cancelled does not stop it."""
@@ -81,6 +106,15 @@ class Connection(aiosqlite.Connection):
             task.exception()  # nobody is left to hear of it
         finally:
             finished()
+
+
+def _run_to_loops_end(run: Callable[[], None]) -> None:
+    """Run a connection's thread, which ends without a word when the loop it answers is closed.
+
+    That happens where a store was never closed, or where nobody waited for its opening to fail.
+    """
+    with suppress(RuntimeError):
+        run()
 
 
 def _with_ticket(

@@ -113,7 +113,7 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
     for uri in _uris(path):
         try:
             with translated(str(path)), closing(connect(uri, uri=True, timeout=5)) as db:
-                inside = list(_inside(db))
+                inside = [_journal(path), *_inside(db)]
         except AiovecError as exc:
             inside = [Finding("integrity", str(exc), ok=False, cure=_cure_of(exc))]
         if all(finding.ok for finding in inside):
@@ -163,14 +163,19 @@ def _uris(path: Path) -> Iterator[str]:
     yield f"{uri}?mode=ro"
 
 
+def _journal(path: Path) -> Finding:
+    # From the header, because PRAGMA journal_mode tells another one of an immutable file.
+    with path.open("rb") as file:
+        wal = file.read(20)[18:] == b"\x02\x02"
+    return Finding("journal", "wal" if wal else "rollback")
+
+
 def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
-    page_size, layout, journal = (
-        db.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_size", "user_version", "journal_mode")
+    page_size, layout = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "user_version")
     )
     yield Finding("layout", f"version {layout}")
     yield Finding("page size", f"{page_size:,} bytes")
-    yield Finding("journal", str(journal))
     faults = [row[0] for row in db.execute(f"PRAGMA quick_check({_MOST_FAULTS})")]
     sound = faults == ["ok"]
     yield Finding(

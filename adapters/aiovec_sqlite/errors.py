@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +29,24 @@ FULL = 13
 CANTOPEN = 14
 NOTADB = 26
 
+# SQLite has no code of its own for these. Names and values in our statements come from the file
+# itself or were checked, so they are told only where something was changed behind our back.
+_DAMAGE = re.compile(
+    r"^no such (table|column)|^Could not decode to UTF-8|^malformed JSON"
+    r"|user-defined function raised exception"
+)
+_FAILED_IN_VEC0 = re.compile(
+    r"^Internal sqlite-vec error|^vec0 deletion error|^chunks iter error|^Error preparing stmtChunk"
+    r"|shadow table|\bblob\b|^Could not (fetch|find a row)",
+    re.IGNORECASE,
+)
+
 # How much more a file must be able to grow not to count as full: a few pages of the largest size.
 _ROOM = 256 * 1024
+
+
+class DamageError(Exception):
+    """What was read cannot be what was written. Never reaches a user: see ``translate``."""
 
 
 def code_of(error: BaseException) -> int:
@@ -42,10 +58,21 @@ def is_busy(error: BaseException) -> bool:
     return code_of(error) in (BUSY, LOCKED)
 
 
-def translate(error: sqlite3.Error, target: str) -> AiovecError:
+def failures() -> tuple[type[Exception], ...]:
+    """What ``translate`` is for."""
+    # The driver's message about a damaged file can hold bytes that are no text.
+    return (load_driver().Error, DamageError, UnicodeDecodeError)
+
+
+def translate(error: Exception, target: str) -> AiovecError:
     """The error of the contract for one of the driver's."""
     code = code_of(error)
     text = str(error)
+    if isinstance(error, (DamageError, UnicodeDecodeError)) or _DAMAGE.search(text):
+        code = CORRUPT
+    elif code in (0, 1) and _FAILED_IN_VEC0.search(text):
+        # sqlite-vec does not pass on why a statement of its own failed.
+        code = CORRUPT if _why_no_room(target) is None else IOERR
     if code == FULL:
         return StoreFullError(target, text)
     if code == IOERR and (reason := _why_no_room(target)) is not None:
@@ -89,5 +116,5 @@ def translated(target: str) -> Iterator[None]:
     """Let no error of the driver pass untranslated."""
     try:
         yield
-    except load_driver().Error as exc:
+    except failures() as exc:
         raise translate(exc, target) from exc

@@ -8,7 +8,7 @@ false.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -34,7 +34,7 @@ from aiovec.schema import Schema
 
 from . import like
 from .like import register
-from .payload import locate
+from .payload import Location
 
 __all__ = ["fixed_values", "register", "to_sql"]
 
@@ -48,9 +48,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS_OF_JSON_EACH = frozenset(
     ("key", "value", "type", "atom", "id", "parent", "fullkey", "path", "json", "root")
 )
-_TYPES_OF_TEXT = "= 'text'"
-_TYPES_OF_NUMBERS = "IN ('integer', 'real')"
-_TYPES_OF_BOOLS = "IN ('true', 'false')"
+# A parameter outside of a list, until to_sql settles its form. SQLite takes the constants of a
+# statement out of its loop and compares each with all that it took before: 20,000 parameters cost
+# it five seconds. One that depends on the row, if only as it seems, stays where it is.
+_ONE = "$?"
+_ONE_OF_MANY = "CASE _rowid WHEN NULL THEN NULL ELSE ? END"
+_MANY_PARAMETERS = 1_000
+
+_IS_TEXT = "= 'text'"
 
 
 def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
@@ -63,9 +68,10 @@ def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
     if len(part.parameters) > MAX_PARAMETERS:
         raise FilterError(
             f"the filter needs {len(part.parameters):,} parameters of SQLite's "
-            f"{MAX_PARAMETERS:,}; a condition on a payload key takes three or more"
+            f"{MAX_PARAMETERS:,}; a condition on a payload key takes two or more"
         )
-    return part.sql, list(part.parameters)
+    many = len(part.parameters) > _MANY_PARAMETERS
+    return part.operand().replace(_ONE, _ONE_OF_MANY if many else "?"), list(part.parameters)
 
 
 def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
@@ -102,7 +108,8 @@ def _compiled(expr: Expr, *, negate: bool) -> _Part:
         return _compiled(expr.item, negate=not negate)
     if isinstance(expr, (And, Or)):
         word = _word(expr, negate)
-        return _joined(word, [_compiled(e, negate=n) for e, n in _terms(word, expr, negate)])
+        terms = _merged(word, _terms(word, expr, negate))
+        return _joined(word, [_compiled(term, negate=negated) for term, negated in terms])
     return _leaf(expr, negate)
 
 
@@ -120,6 +127,37 @@ def _terms(word: Literal["AND", "OR"], expr: And | Or, negate: bool) -> Iterator
             yield from _terms(word, item, negated)
         else:
             yield item, negated
+
+
+def _merged(
+    word: Literal["AND", "OR"], terms: Iterable[tuple[Expr, bool]]
+) -> list[tuple[Expr, bool]]:
+    """Comparisons with many values of one field as one IN: ``a = 1 OR a = 2``, or the opposite.
+
+    SQLite looks an IN up in a tree, but would evaluate ten thousand comparisons one by one.
+    """
+    merged: list[tuple[Expr, bool]] = []
+    places: dict[tuple[Ref, str], int] = {}
+    values: dict[int, list[Value]] = {}
+    for term, negated in terms:
+        if not isinstance(term, Compare) or term.op not in ("=", "!="):
+            merged.append((term, negated))
+            continue
+        equal = (term.op == "=") is not negated
+        if equal is not (word == "OR"):
+            merged.append((term, negated))
+            continue
+        # Literals of one type: only then is the IN null exactly where each comparison is.
+        place = places.setdefault((term.ref, _is_like(term.value)), len(merged))
+        if place == len(merged):
+            merged.append((term, negated))
+        values.setdefault(place, []).append(term.value)
+    for place, several in values.items():
+        if len(several) > 1:
+            first = merged[place][0]
+            if isinstance(first, Compare):
+                merged[place] = In(first.ref, tuple(several)), word == "AND"
+    return merged
 
 
 def _joined(word: Literal["AND", "OR"], parts: list[_Part]) -> _Part:
@@ -156,96 +194,84 @@ def _leaf(expr: Expr, negate: bool) -> _Part:
         case IsNull(ref):
             return _is_null(ref, negate)
         case Like(ref, pattern):
-            return _like(ref, pattern, negate)
+            return _guarded(ref, [(_IS_TEXT, _negated(_like(ref, pattern), negate))])
         case StartsWith(ref, prefix):
-            return _starts_with(ref, prefix, negate)
+            return _guarded(ref, [(_IS_TEXT, _negated(_range(ref, prefix), negate))])
         case Contains(ref, value):
-            return _contains(ref, value, negate)
+            return _contains(ref, value, "NOT EXISTS" if negate else "EXISTS")
     raise FilterError(f"SQLite has no form for {expr}")
 
 
 def _compare(ref: Ref, op: str, value: Value) -> _Part:
-    subject, binds = _subject(ref)
-    body = _Part(f"{subject} {op} ?", [*binds, _bound(value)])
-    return _guarded(ref, [(_types_like(value), body)])
+    return _guarded(ref, [(_is_like(value), _Part(f"{_value(ref)} {op} {_ONE}", [_bound(value)]))])
 
 
 def _in(ref: Ref, word: str, values: tuple[Value, ...]) -> _Part:
-    subject, binds = _subject(ref)
     groups: dict[str, list[Any]] = {}
     for value in values:
-        groups.setdefault(_types_like(value), []).append(_bound(value))
+        groups.setdefault(_is_like(value), []).append(_bound(value))
     return _guarded(
         ref,
         [
-            (types, _Part(f"{subject} {word} ({_marks(group)})", [*binds, *group]))
+            (types, _Part(f"{_value(ref)} {word} ({_marks(len(group))})", group))
             for types, group in groups.items()
         ],
     )
 
 
+def _marks(size: int) -> str:
+    # Short lists are constants taken out of the loop, long ones a tree that must be constant.
+    return ", ".join([_ONE if size <= 2 else "?"] * size)
+
+
 def _is_null(ref: Ref, negate: bool) -> _Part:
     if not ref.path:
-        return _Part(f"{_column(ref)} IS {'NOT ' if negate else ''}NULL")
-    at = locate(ref.path)
+        return _Part(f"{_value(ref)} IS {'NOT ' if negate else ''}NULL")
+    at = Location(ref.path)
     # The type of an absent key is NULL, that of JSON's null is 'null'.
-    return _Part(
-        f"coalesce({at.before}{at.type}{at.after}, 'null') {'!=' if negate else '='} 'null'",
-        [*at.each, *at.around],
-    )
-
-
-def _starts_with(ref: Ref, prefix: str, negate: bool) -> _Part:
-    return _guarded(ref, [(_TYPES_OF_TEXT, _negated(_range(ref, prefix), negate))])
+    sql = f"coalesce({at.select(at.type, _ONE)}, 'null') {'!=' if negate else '='} 'null'"
+    return _Part(sql, ref.path)
 
 
 def _range(ref: Ref, prefix: str) -> _Part:
     """Texts from ``prefix`` up to the end of those that begin with it: an index can serve it."""
-    subject, binds = _subject(ref)
-    end = like.end_of_prefix(prefix)
+    value, end = _value(ref), like.end_of_prefix(prefix)
     if end is None:
-        return _Part(f"{subject} >= ?", [*binds, prefix])
-    return _Part(f"{subject} >= ? AND {subject} < ?", [*binds, prefix, *binds, end], joined=True)
+        return _Part(f"{value} >= {_ONE}", [prefix])
+    return _Part(f"{value} >= {_ONE} AND {value} < {_ONE}", [prefix, end], joined=True)
 
 
-def _like(ref: Ref, pattern: str, negate: bool) -> _Part:
-    subject, binds = _subject(ref)
-    by_python, argument = like.call(subject), like.argument(pattern)
+def _like(ref: Ref, pattern: str) -> _Part:
+    value = _value(ref)
+    by_python, argument = like.call(value, _ONE), like.argument(pattern)
     glob = like.as_glob(pattern)
     if glob is None:
-        part = _Part(by_python, [*binds, argument])
+        part = _Part(by_python, [argument])
     else:
         # GLOB ends at a NUL, so texts that hold one go to the function.
         part = _Part(
-            f"CASE WHEN instr({subject}, char(0)) THEN {by_python} ELSE {subject} GLOB ? END",
-            [*binds, *binds, argument, *binds, glob],
+            f"CASE WHEN instr({value}, char(0)) THEN {by_python} ELSE {value} GLOB {_ONE} END",
+            [argument, glob],
         )
     prefix = like.literal_prefix(pattern)
-    if prefix and not ref.path:
-        narrowed = _range(ref, prefix)
-        part = _Part(
-            f"{narrowed.sql} AND {part.sql}", [*narrowed.parameters, *part.parameters], joined=True
-        )
-    return _guarded(ref, [(_TYPES_OF_TEXT, _negated(part, negate))])
+    if not prefix:
+        return part
+    first = _range(ref, prefix)
+    return _Part(f"{first.sql} AND {part.sql}", [*first.parameters, *part.parameters], joined=True)
 
 
-def _contains(ref: Ref, value: Value, negate: bool) -> _Part:
-    word = "NOT EXISTS" if negate else "EXISTS"
+def _contains(ref: Ref, value: Value, word: str) -> _Part:
     if ref.path:
-        at = locate(ref.path)
-        body = _Part(
-            f"{word} (SELECT 1 FROM {at.items} AS item "
-            f"WHERE item.type {_types_like(value)} AND item.value = ?)",
-            [*at.each, _bound(value)],
-        )
+        items = f"json_each({_value(ref)}) AS item WHERE item.type {_is_like(value)} AND"
+        body = _Part(f"{word} (SELECT 1 FROM {items} item.value = {_ONE})", [_bound(value)])
         return _guarded(ref, [("= 'array'", body)])
-    column = _column(ref)
+    column = _value(ref)
     items = f"json_each({column}) AS item"
     if ref.name.lower() in _COLUMNS_OF_JSON_EACH:
         items = f"(SELECT {column} AS aiovec_list) AS list, json_each(list.aiovec_list) AS item"
     return _Part(
         f"CASE WHEN {column} IS NOT NULL THEN "
-        f"{word} (SELECT 1 FROM {items} WHERE item.value = ?) END",
+        f"{word} (SELECT 1 FROM {items} WHERE item.value = {_ONE}) END",
         [_bound(value)],
     )
 
@@ -254,37 +280,26 @@ def _guarded(ref: Ref, cases: Sequence[tuple[str, _Part]]) -> _Part:
     """The case that a payload value's type chooses, NULL for no case; a column has one case."""
     if not ref.path:
         return cases[0][1]
-    at = locate(ref.path)
+    at = Location(ref.path)
     whens = " ".join(f"WHEN {at.type} {types} THEN {body.sql}" for types, body in cases)
-    parameters = [p for _, body in cases for p in (*at.each, *body.parameters)]
-    return _Part(f"{at.before}CASE {whens} END{at.after}", [*parameters, *at.around])
+    bound = [parameter for _, body in cases for parameter in body.parameters]
+    return _Part(at.select(f"CASE {whens} END", _ONE), [*bound, *ref.path])
 
 
 def _negated(part: _Part, negate: bool) -> _Part:
     return _Part(f"NOT ({part.sql})", part.parameters) if negate else part
 
 
-def _subject(ref: Ref) -> tuple[str, tuple[Any, ...]]:
-    """SQL for the value of ``ref``, and what each use of it binds."""
-    if not ref.path:
-        return _column(ref), ()
-    at = locate(ref.path)
-    return at.value, at.each
+def _value(ref: Ref) -> str:
+    """SQL for the value; that of a payload key stands within ``Location.select``."""
+    return Location(ref.path).value if ref.path else '"' + ref.name.replace('"', '""') + '"'
 
 
-def _column(ref: Ref) -> str:
-    return '"' + ref.name.replace('"', '""') + '"'
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _types_like(value: Value) -> str:
-    """The JSON types that compare with ``value``; on a column, where all are alike, any."""
+def _is_like(value: Value) -> str:
+    """Whether a JSON type compares with ``value``; on a column, where all are alike, any."""
     if isinstance(value, bool):
-        return _TYPES_OF_BOOLS
-    return _TYPES_OF_TEXT if isinstance(value, str) else _TYPES_OF_NUMBERS
+        return "IN ('true', 'false')"
+    return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"
 
 
 def _bound(value: Value) -> Any:

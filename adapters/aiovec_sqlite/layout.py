@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-from aiovec.errors import CorruptStoreError
+from aiovec.errors import AiovecError, CorruptStoreError
 from aiovec.schema import Field, Schema
+
+from .errors import DamageError
 
 APPLICATION_ID = 0x61696F76  # "aiov"
 LAYOUT_VERSION = 1
 _MAGIC = b"SQLite format 3\0"
+
+# A file that looks damaged is looked at again after this many seconds.
+_LOOKS = 3
+_BETWEEN_LOOKS = 0.005
 
 _SQL_TYPES = {
     "text": "TEXT",
@@ -61,18 +69,23 @@ class TableLayout:
     extreme: bool = False
 
     @cached_property
+    def stem(self) -> str:
+        """What the names in the file begin with. SQLite keeps "sqlite_…" for itself."""
+        return f"_{self.name}" if self.name.startswith("sqlite_") else self.name
+
+    @cached_property
     def rows(self) -> str:
         """The ordinary table, quoted. No user's table can have a dot in its name."""
-        return quoted(f"{self.name}.rows")
+        return quoted(f"{self.stem}.rows")
 
     @cached_property
     def vec(self) -> str:
         """The vec0 table, quoted."""
-        return quoted(f"{self.name}.vec")
+        return quoted(f"{self.stem}.vec")
 
     def shadow(self, suffix: str) -> str:
         """One of the ordinary tables in which vec0 keeps its data, quoted."""
-        return quoted(f"{self.name}.vec_{suffix}")
+        return quoted(f"{self.stem}.vec_{suffix}")
 
     @cached_property
     def partitions(self) -> tuple[str, ...]:
@@ -103,7 +116,7 @@ class TableLayout:
         vectors.append(f"chunk_size={size}")
         statements = [
             f"CREATE TABLE {self.rows} ({', '.join(columns)}) STRICT",
-            f"CREATE INDEX {quoted(f'{self.name}.seq')} ON {self.rows} (_seq)",
+            f"CREATE INDEX {quoted(f'{self.stem}.seq')} ON {self.rows} (_seq)",
             f"CREATE VIRTUAL TABLE {self.vec} USING vec0({', '.join(vectors)})",
         ]
         for name, field in schema.fields.items():
@@ -114,7 +127,7 @@ class TableLayout:
         """SQLite has one kind of index, which serves for a btree, a bitmap and a partition."""
         if field.index is None and not field.partition:
             return []
-        index = quoted(f"{self.name}.rows.{name}")
+        index = quoted(f"{self.stem}.rows.{name}")
         return [f"CREATE INDEX {index} ON {self.rows} ({quoted(name)})"]
 
 
@@ -132,17 +145,35 @@ def partition_value(value: object) -> str:
 
 
 def check_header(path: Path) -> bool:
-    """Whether there is a store to open; False where one may be created.
+    """Whether there is a store to open; False where one is to be created, or may be half created.
 
     Reads the first bytes only, so that a file which is not ours is not touched at all.
     """
+    # SQLite keeps its further files beside the file itself, not beside a link to it.
+    path = path.resolve()
+    for look in range(_LOOKS):
+        try:
+            return _look_at(path)
+        except CorruptStoreError:
+            # Another process may be at it: it creates the store, or cuts free pages off its end.
+            if look == _LOOKS - 1:
+                raise
+            time.sleep(_BETWEEN_LOOKS)
+        except OSError as exc:
+            raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    return True  # never reached
+
+
+def _look_at(path: Path) -> bool:
+    target = str(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CorruptStoreError(target, "this is no file but a directory or a device")
         with path.open("rb") as file:
             header = file.read(100)
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return False
-    target = str(path)
     if not header:
         return False
     if len(header) < 100 or not header.startswith(_MAGIC):
@@ -156,17 +187,26 @@ def check_header(path: Path) -> bool:
         )
     version = int.from_bytes(header[60:64], "big")
     _check_version(target, version)
+    if _holds_something(path, "-journal"):
+        # Its creation was killed, or goes on right now. SQLite undoes what is half done.
+        return False
     page_size = int.from_bytes(header[16:18], "big")
     page_size = 65536 if page_size == 1 else page_size
     pages = int.from_bytes(header[28:32], "big")
-    wal = path.with_name(path.name + "-wal")
     # While a WAL holds frames, the file itself may rightly be behind its header.
-    if size < pages * page_size and not (wal.exists() and wal.stat().st_size):
+    if size < pages * page_size and not _holds_something(path, "-wal"):
         raise CorruptStoreError(
             target,
             f"the file is cut short: {size} bytes of {pages * page_size}; restore it from a backup",
         )
     return True
+
+
+def _holds_something(path: Path, suffix: str) -> bool:
+    try:
+        return path.with_name(path.name + suffix).stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _check_version(target: str, version: int) -> None:
@@ -182,13 +222,15 @@ def create_store(db: sqlite3.Connection, page_size: int) -> None:
     """Make an empty database a store. Of processes at once, one does it.
 
     Expects an open connection in rollback-journal mode, so that the header is in the file itself
-    as soon as the store exists, and a killed creation leaves an empty file.
+    as soon as the store exists. All is one transaction, so a killed creation leaves an empty file,
+    or one that a journal beside it makes empty again.
     """
     db.execute(f"PRAGMA page_size = {page_size}")
-    # Lets optimize give room back in small steps.
-    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    db.execute("BEGIN EXCLUSIVE")
+    db.execute("BEGIN")
     try:
+        # Lets optimize give room back in small steps. It is the first write of the transaction:
+        # outside of it, it would be a transaction of its own.
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
@@ -205,6 +247,13 @@ def read_table(db: sqlite3.Connection, name: str) -> TableLayout | None:
     row = db.execute(
         "SELECT schema, epoch, extreme FROM aiovec_tables WHERE name = ?", (name,)
     ).fetchone()
-    return (
-        None if row is None else TableLayout(name, Schema.from_json(row[0]), row[1], bool(row[2]))
-    )
+    return None if row is None else _layout(name, *row)
+
+
+@lru_cache(maxsize=256)
+def _layout(name: str, schema: str, epoch: int, extreme: int) -> TableLayout:
+    # Every call reads its table's entry, and the same text always says the same.
+    try:
+        return TableLayout(name, Schema.from_json(schema), epoch, bool(extreme))
+    except (AiovecError, ValueError, TypeError) as exc:
+        raise DamageError(f"the schema of the table {name!r} cannot be read") from exc

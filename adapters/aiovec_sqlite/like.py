@@ -24,10 +24,10 @@ def register(connection: Any) -> None:
     connection.create_function(FUNCTION, 2, _matches_bytes, deterministic=True)
 
 
-def call(text_sql: str) -> str:
-    """SQL that matches the text against one parameter, ``argument(pattern)``."""
+def call(text_sql: str, mark: str) -> str:
+    """SQL that matches the text against the parameter at ``mark``: ``argument(pattern)``."""
     # pysqlite3 hands a function its text only up to a NUL, but a BLOB whole.
-    return f"{FUNCTION}(CAST({text_sql} AS BLOB), ?)"
+    return f"{FUNCTION}(CAST({text_sql} AS BLOB), {mark})"
 
 
 def argument(pattern: str) -> bytes:

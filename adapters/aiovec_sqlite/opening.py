@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from aiovec.errors import StoreBusyError
 
 from .driver import connect, load_driver
-from .errors import is_busy, translated
-from .layout import check_header, create_store
+from .errors import DamageError, failures, is_busy, translated
+from .layout import check_header, create_store, read_table
 
 if TYPE_CHECKING:
     from aiovec.settings import SqliteSettings
@@ -27,7 +27,7 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
     exists = check_header(path)
     with translated(str(path)):
         if exists:
-            _check_readable(path)
+            _check_readable_again(path)
         db = connect(str(path))
         try:
             deadline = time.monotonic() + settings.busy_timeout
@@ -62,12 +62,30 @@ def open_reader(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
     return db
 
 
+def _check_readable_again(path: Path) -> None:
+    try:
+        _check_readable(path)
+    except failures():
+        # Another process may just have opened the file, and written it.
+        time.sleep(_RETRY)
+        _check_readable(path)
+
+
 def _check_readable(path: Path) -> None:
     """Find damage before anything is written."""
-    db = connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+    path = path.resolve()
+    # Where nobody has the file open there is no WAL. Then even its lock files, which a reader
+    # would leave beside a file that is refused, need not be made.
+    options = "mode=ro"
+    if not path.with_name(f"{path.name}-wal").exists():
+        options += "&immutable=1"
+    db = connect(f"{path.as_uri()}?{options}", uri=True, timeout=5.0)
     try:
-        db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
-        db.execute("SELECT count(*) FROM aiovec_tables").fetchone()
+        row = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
+        if row is None or not isinstance(row[0], int):
+            raise DamageError("there is no change number")
+        for name in db.execute("SELECT name FROM aiovec_tables").fetchall():
+            read_table(db, name[0])
     finally:
         db.close()
 

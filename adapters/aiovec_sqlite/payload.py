@@ -1,58 +1,40 @@
-"""Where a payload key's type and value are found in SQL.
+"""Where SQL finds the value of a payload key, and its JSON type.
 
-``json_type(payload, ?)`` with a JSON path serves most keys. A key that JSON text may hold escaped
-(quotes, backslashes, control characters, anything beyond ASCII) is looked up among the keys that
-``json_each`` gives, which are unescaped on every version of SQLite.
+Keys are looked up among those that ``json_each`` gives, not by JSON paths: it unescapes them on
+every version of SQLite, while a path misses keys that JSON text holds escaped (SQLite 3.40) and
+takes the key ``a\\0b`` for ``a`` (3.53). It binds one parameter for each key, where a path binds
+one for each use; a row takes 1.1 µs instead of 0.5.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
-
-_PLAIN_KEY = re.compile(r"[ !#-\[\]-~]*\Z")  # printable ASCII but for " and \
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """SQL for the ``type``, the ``value`` and the ``items`` of one key.
+    """One key of the payload. ``type`` and ``value`` are SQL that stands within ``select``."""
 
-    Each use of one of the three binds ``each`` anew. They stand in ``before`` … ``after``, which
-    binds ``around`` at its end.
-    """
+    path: tuple[str, ...]
 
-    type: str
-    value: str
-    items: str
-    each: tuple[Any, ...]
-    before: str = ""
-    after: str = ""
-    around: tuple[Any, ...] = ()
+    @property
+    def type(self) -> str:
+        return f"k{len(self.path)}.type"
 
+    @property
+    def value(self) -> str:
+        return f"k{len(self.path)}.value"
 
-def locate(path: tuple[str, ...]) -> Location:
-    """Where the key at ``path`` is."""
-    if all(_PLAIN_KEY.match(key) for key in path):
-        return Location(
-            type="json_type(payload, ?)",
-            value="json_extract(payload, ?)",
-            items="json_each(payload, ?)",
-            each=("$" + "".join(f'."{key}"' for key in path),),
-        )
-    levels = ["json_each(payload) AS k1"]
-    levels += [
-        f"json_each(CASE WHEN k{i}.type = 'object' THEN k{i}.value END) AS k{i + 1}"
-        for i in range(1, len(path))
-    ]
-    keys = " AND ".join(f"k{i}.key = ?" for i in range(1, len(path) + 1))
-    last = f"k{len(path)}"
-    return Location(
-        type=f"{last}.type",
-        value=f"{last}.value",
-        items=f"json_each({last}.value)",
-        each=(),
-        before="(SELECT ",
-        after=f" FROM {', '.join(levels)} WHERE {keys})",
-        around=path,
-    )
+    def select(self, sql: str, mark: str) -> str:
+        """``sql`` for the one value at the path, NULL where there is none.
+
+        It binds what ``sql`` binds, then the path, each key at a ``mark``.
+        """
+        levels = ["json_each(payload) AS k1"]
+        levels += [
+            # Without the CASE, json_each would fail on a text that is no JSON.
+            f"json_each(CASE WHEN k{i}.type = 'object' THEN k{i}.value END) AS k{i + 1}"
+            for i in range(1, len(self.path))
+        ]
+        keys = " AND ".join(f"k{i}.key = {mark}" for i in range(1, len(self.path) + 1))
+        return f"(SELECT {sql} FROM {', '.join(levels)} WHERE {keys})"

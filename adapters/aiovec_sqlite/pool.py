@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from aiovec.errors import StoreClosedError
 
 from .connection import Connection, Ticket
-from .driver import load_driver
-from .errors import translate
+from .errors import failures, translate, translated
 
 _T = TypeVar("_T")
 
@@ -45,13 +44,14 @@ class ReaderPool:
             raise StoreClosedError(self._target)
         await self._places.acquire()
         try:
-            connection = await self._take()
+            with translated(self._target):
+                connection = await self._take()
         except BaseException:
             self._places.release()
             raise
         try:
             return await connection.run_cancellable(work, lambda: self._give_back(connection))
-        except load_driver().Error as exc:
+        except failures() as exc:
             if self._closed:
                 raise StoreClosedError(self._target) from exc
             raise translate(exc, self._target) from exc
@@ -67,6 +67,9 @@ class ReaderPool:
             return self._idle.pop()
         connection = self._connect()
         await connection
+        if self._closed:  # while it was being opened
+            await connection.close()
+            raise StoreClosedError(self._target)
         self._open.add(connection)
         return connection
 
@@ -78,19 +81,10 @@ class ReaderPool:
     async def close(self) -> None:
         """Interrupt what runs and close every connection."""
         self._closed = True
-        busy = [connection for connection in self._open if connection not in self._idle]
-        for connection in busy:
-            with suppress(ValueError):
-                await connection.interrupt()
-        for connection in self._open:
-            closing = asyncio.ensure_future(connection.close())
-            while not closing.done():
-                # Work of several statements needs several interrupts.
-                if connection in busy:
-                    with suppress(ValueError):
-                        await connection.interrupt()
-                await asyncio.wait({closing}, timeout=0.01)
-            closing.result()
+        await asyncio.gather(*(connection.close_now() for connection in self._open))
+        # Connections that were still being opened close themselves; their calls give back last.
+        for _ in range(self._size):
+            await self._places.acquire()
         self._open.clear()
         self._idle.clear()
 
@@ -129,7 +123,7 @@ class SharedConnection:
             raise
         try:
             return await self._connection.run_cancellable(work, self._lock.release)
-        except load_driver().Error as exc:
+        except failures() as exc:
             raise translate(exc, self._target) from exc
 
     def _check_open(self) -> None:

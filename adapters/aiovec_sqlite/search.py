@@ -154,6 +154,8 @@ def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Flo
     # Row by row: a matrix product may sum equal rows in different ways and so part equal hits.
     products: Float64Array = np.einsum("ij,j->i", rows, point)
     if metric == "dot":
-        return cast("Float64Array", -products)
+        return -products
     lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(point).sum())
-    return 1.0 - products / lengths
+    cosines: Float64Array = products / lengths
+    # Rounding may leave a cosine just beyond 1.
+    return 1.0 - np.clip(cosines, -1.0, 1.0)

@@ -28,11 +28,12 @@ from aiovec.schema import Field, Schema
 
 from . import changes, reads, search, tables, upkeep, writes
 from .connection import Connection, Ticket
-from .driver import connect, load_driver
-from .errors import translate
+from .driver import connect
+from .errors import failures, translate, translated
 from .opening import open_memory, open_reader, open_writer
 from .pool import ReaderPool, SharedConnection
-from .writer import Transaction, Writer
+from .transaction import Transaction
+from .writer import Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,10 +78,8 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
             else partial(open_writer, Path(self._target), self._settings)
         )
         connection = Connection(opener, "aiovec-sqlite-writer")
-        try:
+        with translated(self._target):
             await connection
-        except load_driver().Error as exc:
-            raise translate(exc, self._target) from exc
         self._connection = connection
         turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
         if in_memory:
@@ -108,7 +107,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         if self._writer is not None:
             await self._writer.close()
         for connection in list(self._exporting):
-            await connection.interrupt()
+            await connection.close_now()
         if self._readers is not None:
             await self._readers.close()
         if self._connection is not None:
@@ -148,10 +147,10 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
     # Writing
 
     async def insert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(lambda tx: writes.insert(tx, table, rows))
+        await self._write(writes.RowsWrite(writes.insert, table, rows))
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(lambda tx: writes.upsert(tx, table, rows))
+        await self._write(writes.RowsWrite(writes.upsert, table, rows))
 
     async def update(
         self,
@@ -220,7 +219,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
                 free.clear()
                 try:
                     return await connection.run_cancellable(work, free.set)
-                except load_driver().Error as exc:
+                except failures() as exc:
                     if self._closed:
                         raise StoreClosedError(self._target) from exc
                     raise translate(exc, self._target) from exc
@@ -244,7 +243,8 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         """
         if self._target != MEMORY:
             connection = self._new_reader("aiovec-sqlite-export")
-            await connection
+            with translated(self._target):
+                await connection
             return connection
         copy = await self._read_outside_snapshot(_copy_of_memory)
         connection = Connection(lambda: copy, "aiovec-sqlite-export")

@@ -10,7 +10,7 @@ from aiovec.errors import TableExistsError, TableNotFoundError
 from aiovec.schema import Field, Schema
 
 from .layout import TableLayout, column_definition, read_table
-from .writer import Transaction
+from .transaction import Transaction
 from .writes import current_table
 
 

@@ -16,7 +16,7 @@ from aiovec.errors import InvalidArgumentError
 from .connection import Ticket
 from .layout import TableLayout
 from .reads import current_table
-from .writer import Transaction
+from .transaction import Transaction
 from .writes import current_table as table_to_write
 from .writes import move_vectors, prune_deletes
 
@@ -128,14 +128,24 @@ def settle(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
 
 def give_back(tx: Transaction) -> bool:
     """Give some free pages back to the file system; whether there are more."""
+    (before,) = tx.db.execute("PRAGMA freelist_count").fetchone()
     tx.db.execute(f"PRAGMA incremental_vacuum({_PAGES_A_STEP})").fetchall()
     (free,) = tx.db.execute("PRAGMA freelist_count").fetchone()
-    return bool(free)
+    # A file that another tool made anew without auto_vacuum keeps its free pages.
+    return bool(0 < free < before)
 
 
 def checkpoint(db: sqlite3.Connection, _: Ticket) -> None:
     """Bring the WAL into the file and cut it, unless readers still need it."""
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    (timeout,) = db.execute("PRAGMA busy_timeout").fetchone()
+    # Waiting for a reader, which may be a slow export, would keep every writer waiting too.
+    db.execute("PRAGMA busy_timeout = 0")
+    try:
+        busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {timeout}")
 
 
 def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from aiovec.schema import Field, Kind, Schema
+
+from .errors import DamageError
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -41,7 +44,10 @@ def row_columns(rows: pa.Table, schema: Schema) -> list[list[Any]]:
         _column_to_sql(rows.column(name), field.kind) for name, field in schema.fields.items()
     ]
     if schema.payload:
-        columns.append(_storage(rows.column("payload")).to_pylist())
+        payload: list[str | None] = []
+        for chunk in rows.column("payload").chunks:
+            payload += chunk.storage.to_pylist()
+        columns.append(payload)
     return columns
 
 
@@ -56,18 +62,17 @@ def _column_to_sql(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
     return values
 
 
-def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array([chunk.storage for chunk in column.chunks], type=pa.utf8())
-
-
 def vectors_of(rows: pa.Table, schema: Schema) -> Float32Array:
     """The vectors as one matrix, without a copy where they lie in one piece."""
     column = rows.column(schema.vector)
-    parts = [
-        chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, schema.dim)
-        for chunk in column.chunks
-    ]
+    parts = [_matrix(chunk, schema.dim) for chunk in column.chunks]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _matrix(chunk: pa.FixedSizeListArray, dim: int) -> Float32Array:
+    # Not flatten(), which goes through Arrow's compute functions: dear for a single row.
+    flat = chunk.values.to_numpy(zero_copy_only=True).reshape(-1, dim)
+    return cast("Float32Array", flat[chunk.offset : chunk.offset + len(chunk)])
 
 
 def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
@@ -75,7 +80,8 @@ def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     convert = _FROM_SQL.get(kind)
     if convert is None:
         return values
-    return [None if value is None else convert(value) for value in values]
+    with _told_as_damage():
+        return [None if value is None else convert(value) for value in values]
 
 
 _FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
@@ -87,11 +93,21 @@ _FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
 
 def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
     """A column of SQLite's values as Arrow's."""
-    if field.kind == "bool":
-        return pa.array(values, type=pa.int8()).cast(pa.bool_())
-    if field.kind == "datetime":
-        return pa.array(values, type=pa.int64()).cast(field.arrow_type())
-    return pa.array(from_sql(values, field.kind), type=field.arrow_type())
+    with _told_as_damage():
+        if field.kind == "bool":
+            return pa.array(values, type=pa.int8()).cast(pa.bool_())
+        if field.kind == "datetime":
+            return pa.array(values, type=pa.int64()).cast(field.arrow_type())
+        return pa.array(from_sql(values, field.kind), type=field.arrow_type())
+
+
+@contextmanager
+def _told_as_damage() -> Iterator[None]:
+    """What was written went through these types, so what fails to is not what was written."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as exc:
+        raise DamageError(f"a value cannot be read: {exc}") from exc
 
 
 def payload_to_arrow(values: Sequence[str | None]) -> pa.Array:

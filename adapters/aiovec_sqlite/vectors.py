@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from .connection import Ticket
+from .errors import DamageError
 from .layout import TableLayout
 
 Float32Array = npt.NDArray[np.float32]
@@ -33,7 +35,10 @@ class VectorReader:
         self._dim = table.schema.dim
         self._chunk_id = -1
         self._chunk: Float32Array | None = None
-        self._by_chunks = _has_known_chunks(db, table)
+
+    @cached_property
+    def _by_chunks(self) -> bool:
+        return _has_known_chunks(self._db, self._table)
 
     def read(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         """The vectors of rows that exist, in the order of ``rowids``."""
@@ -48,11 +53,14 @@ class VectorReader:
             f"SELECT j.key, v.vector FROM json_each(?) AS j CROSS JOIN {self._table.vec} AS v "
             "ON v.rowid = j.value"
         )
+        found = 0
         for start in range(0, len(rowids), _BLOCK):
             ticket.check()
             listed = json.dumps(rowids[start : start + _BLOCK].tolist())
             for position, blob in self._db.execute(sql, (listed,)):
                 vectors[start + position] = np.frombuffer(blob, dtype=np.float32)
+                found += 1
+        _check_complete(found, len(rowids))
         return vectors
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
@@ -63,23 +71,40 @@ class VectorReader:
         )
         for start in range(0, len(rowids), _BLOCK):
             block = rowids[start : start + _BLOCK]
-            places = np.array(
-                self._db.execute(sql, (json.dumps(block.tolist()),)).fetchall(), dtype=np.int64
-            )
+            found = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchall()
+            _check_complete(len(found), len(block))
+            places = np.array(found, dtype=np.int64)
             order = np.argsort(places[:, 0], kind="stable")
             chunks, firsts = np.unique(places[order, 0], return_index=True)
             for chunk, members in zip(chunks, np.split(order, firsts[1:]), strict=True):
                 ticket.check()
-                vectors[start + members] = self._read_chunk(int(chunk))[places[members, 1]]
+                self._pick(int(chunk), places[members, 1], vectors, start + members)
         return vectors
+
+    def _pick(
+        self, chunk_id: int, offsets: Int64Array, vectors: Float32Array, rows: Int64Array
+    ) -> None:
+        """Copy a chunk's vectors at ``offsets`` to where they belong."""
+        chunk = self._read_chunk(chunk_id)
+        if offsets.min() < 0 or offsets.max() >= len(chunk):
+            raise DamageError(f"a chunk of vectors of {self._table.name!r} is cut short")
+        first, last = rows[0], rows[-1]
+        if last - first + 1 == len(rows):
+            # They rise, so they lie side by side: no second copy. With "raise" there would be one.
+            chunk.take(offsets, axis=0, out=vectors[first : last + 1], mode="clip")
+        else:
+            vectors[rows] = chunk[offsets]
 
     def _read_chunk(self, chunk_id: int) -> Float32Array:
         if chunk_id == self._chunk_id and self._chunk is not None:
             return self._chunk
-        (blob,) = self._db.execute(
+        row = self._db.execute(
             f"SELECT vectors FROM {self._table.shadow('vector_chunks00')} WHERE rowid = ?",
             (chunk_id,),
         ).fetchone()
+        if row is None or not isinstance(row[0], bytes) or len(row[0]) % (4 * self._dim):
+            raise DamageError(f"a chunk of vectors of {self._table.name!r} is missing or cut")
+        (blob,) = row
         self._chunk_id = chunk_id
         self._chunk = np.frombuffer(blob, dtype=np.float32).reshape(-1, self._dim)
         return self._chunk
@@ -88,10 +113,15 @@ class VectorReader:
 _BLOCK = 2048
 
 
+def _check_complete(found: int, wanted: int) -> None:
+    if found != wanted:
+        raise DamageError(f"of {wanted} rows {wanted - found} have no vector")
+
+
 def _has_known_chunks(db: sqlite3.Connection, table: TableLayout) -> bool:
     return (
-        {"chunk_id", "chunk_offset"} <= _columns(db, f"{table.name}.vec_rowids")
-        and "vectors" in _columns(db, f"{table.name}.vec_vector_chunks00")
+        {"chunk_id", "chunk_offset"} <= _columns(db, f"{table.stem}.vec_rowids")
+        and "vectors" in _columns(db, f"{table.stem}.vec_vector_chunks00")
     )  # fmt: skip
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, TypeVar, cast
 
 from aiovec.errors import StoreBusyError, StoreClosedError, StoreFullError
 
 from .connection import CancelledWorkError, Connection, Ticket
 from .driver import load_driver
-from .errors import is_busy, translate
+from .errors import failures, is_busy, translate
+from .transaction import Change, JoinableWork, TooLargeForGroupError, Transaction
 
 _T = TypeVar("_T")
 
 # Calls in one commit. More would make the first of them wait long for the last.
 _LARGEST_GROUP = 512
+# Rows that calls may have together to be done in one go.
+_MOST_ROWS_JOINED = 256
+# Rounds of the event loop that answered callers get before the next commit begins.
+_TURNS_FOR_CALLERS = 3
 # How long, in seconds, one try for the write lock may take before the waiting calls are looked at
 # again: some may have been cancelled or be out of time.
 _LOCK_TRY = 0.1
@@ -29,39 +34,8 @@ _LOCK_TRY = 0.1
 _LOCK_POLL = 0.002
 
 
-class Transaction:
-    """What a write's work gets: the connection, change numbers, and whether it is still wanted."""
-
-    __slots__ = ("_change", "_ticket", "db")
-
-    def __init__(self, db: sqlite3.Connection, change: _Change, ticket: Ticket) -> None:
-        self.db = db
-        self._change = change
-        self._ticket = ticket
-
-    def check(self) -> None:
-        """Raise CancelledWorkError, and so roll back, where the caller has gone."""
-        self._ticket.check()
-
-    @property
-    def newest(self) -> int:
-        """The newest change number taken so far."""
-        return self._change.number
-
-    def take(self, count: int = 1) -> int:
-        """Reserve change numbers; the first of them. They rise and are never used again."""
-        first = self._change.number + 1
-        self._change.number += count
-        return first
-
-
-class _Change:
-    """The newest change number, read and written once for each commit."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+class _RolledBackError(Exception):
+    """SQLite has rolled back the whole transaction. Never reaches a user."""
 
 
 class _Job(Ticket):
@@ -76,6 +50,7 @@ class _Job(Ticket):
         "result",
         "settled",
         "start",
+        "tried",
         "work",
     )
 
@@ -89,8 +64,10 @@ class _Job(Ticket):
         # Whoever pops this begins: the thread the work, or the cancelled caller its leaving.
         # Popping a list is one step for both, so no lock is taken on the event loop.
         self.start = [True]
-        # It was in a group that found no room as a whole; now it gets a commit of its own.
+        # It gets a commit of its own: it is large, or was in a group that found no room as a whole.
         self.alone = False
+        # The lock was asked for once: a call may be out of time before it is its turn.
+        self.tried = False
         # Set when the work itself is over, though its commit may be still to come.
         self.settled = asyncio.Event()
         self.result: Any = None
@@ -128,7 +105,8 @@ class _Job(Ticket):
 class Writer:
     """Runs writes one after another on one connection, several in one commit.
 
-    - Each has a savepoint of its own: one that fails takes nothing of the others with it.
+    - Each has a savepoint of its own, or large ones a commit: one that fails harms no other.
+      Small inserts into one table are tried in one go first, and one by one where that fails.
     - A caller hears of success after the commit.
     - At most ``capacity`` calls wait; further ones wait for a place, at most ``busy_timeout``.
     """
@@ -149,13 +127,15 @@ class Writer:
         self._places = asyncio.Semaphore(capacity)
         self._jobs: deque[_Job] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._was_full = False
         self._closed = False
 
     async def run(self, work: Callable[[Transaction], _T]) -> _T:
         """Run the work in a transaction; its result after the commit.
 
-        Cancelled before it began, the work never runs; while it runs, it is rolled back; later, it
-        is committed all the same. The caller's data is no longer read when this returns.
+        Cancelled before it began, the work never runs; while it runs alone, it is rolled back;
+        together with others or later, it is committed all the same. The caller's data is no longer
+        read when this returns.
         """
         began = time.monotonic()
         await self._take_place()
@@ -167,7 +147,7 @@ class Writer:
             if self._running is None or self._running.done():
                 self._running = asyncio.ensure_future(self._drain())
             try:
-                return cast("_T", await asyncio.shield(job.future))
+                return cast("_T", await job.future)
             except asyncio.CancelledError:
                 job.cancelled = True
                 if not job.begins() and not job.over:
@@ -179,6 +159,9 @@ class Writer:
     async def _take_place(self) -> None:
         if self._closed:
             raise StoreClosedError(self._target)
+        if not self._places.locked():
+            await self._places.acquire()
+            return
         try:
             async with asyncio.timeout(self._busy_timeout):
                 await self._places.acquire()
@@ -198,7 +181,11 @@ class Writer:
                 continue
             try:
                 async with self._turn():
-                    await self._connection.run(partial(self._commit, group))
+                    await self._run_group(group)
+            except asyncio.CancelledError:
+                # The loop is about to end, and has cancelled every task. Their callers are among
+                # those; what still waits for them here needs its answer all the same.
+                pass
             except Exception as exc:  # noqa: BLE001 - each caller gets it
                 # aiosqlite says ValueError for a connection that is closed.
                 closed = isinstance(exc, ValueError)
@@ -211,6 +198,29 @@ class Writer:
                     job.answer()
                 else:
                     self._jobs.appendleft(job)
+            # Callers that write again at once shall share the next commit. If it began without
+            # them, they would also wrangle with its thread for the interpreter.
+            for _ in range(_TURNS_FOR_CALLERS):
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+
+    async def _run_group(self, group: list[_Job]) -> None:
+        """Commit a group. Ends when the thread has, also where this is cancelled."""
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+
+        def commit(db: sqlite3.Connection) -> None:
+            try:
+                self._commit(group, db)
+            finally:
+                loop.call_soon_threadsafe(over.set)
+
+        try:
+            await self._connection.run(commit)
+        except asyncio.CancelledError:
+            while not over.is_set():
+                with suppress(asyncio.CancelledError):
+                    await over.wait()
 
     def _next_group(self) -> list[_Job]:
         group: list[_Job] = []
@@ -222,8 +232,8 @@ class Writer:
             if job.cancelled:
                 job.end(CancelledWorkError())
                 job.answer()
-            elif now > job.deadline:
-                waited = now - job.deadline + self._busy_timeout
+            elif now > job.deadline and job.tried:
+                waited = max(now - job.deadline, 0.0) + self._busy_timeout
                 job.end(StoreBusyError(f"{self._target} is locked by another process", waited))
                 job.answer()
             else:
@@ -234,32 +244,59 @@ class Writer:
 
     def _commit(self, group: list[_Job], db: sqlite3.Connection) -> None:
         """Run a group in one transaction. Jobs that are not over afterwards want another try."""
+        loop = group[0].future.get_loop()
         applied: list[_Job] = []
         try:
+            if self._was_full:
+                # There may be room by now, and the WAL, which takes the most, can be cut.
+                self._was_full = False
+                _cut_log(db)
             if not _begin(db):
+                for job in group:
+                    job.tried = True
                 return
             (number,) = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
-            change = _Change(number)
-            for job in group:
-                error = self._apply(db, change, job)
+            change = Change(number)
+            for job in self._not_joined(db, change, group, applied):
+                error = self._apply(db, change, job, alone=len(group) == 1)
+                if isinstance(error, TooLargeForGroupError):
+                    job.alone = True
+                    job.again()
+                    continue
+                if job.cancelled:
+                    loop.call_soon_threadsafe(job.settled.set)
                 if error is None:
                     applied.append(job)
                     continue
-                job.end(self._told(error))
+                told = self._told(error)
+                self._was_full |= isinstance(told, StoreFullError)
                 if not db.in_transaction:
-                    # SQLite has rolled back everything, the others' work too.
+                    # Everything was rolled back, the others' work too.
+                    if isinstance(told, StoreFullError) and (_cut_log(db) or applied):
+                        # Whoever of them took the room; one by one it shows.
+                        applied.append(job)
+                        for other in applied:
+                            other.alone = True
                     for other in applied:
                         other.again()
+                    if job not in applied:
+                        job.end(told)
                     return
+                job.end(told)
             if change.number != number:
                 db.execute(
                     "UPDATE aiovec_state SET value = ? WHERE key = 'change'", (change.number,)
                 )
             db.execute("COMMIT")
+        except _RolledBackError:
+            for job in applied:
+                job.again()
         except load_driver().Error as exc:
             _roll_back(db)
+            # Told before the log is cut, by whose length a file-size limit is known.
             told = self._told(exc)
-            if isinstance(told, StoreFullError) and len(applied) > 1:
+            self._was_full |= isinstance(told, StoreFullError)
+            if isinstance(told, StoreFullError) and (_cut_log(db) or len(applied) > 1):
                 # Together they found no room; one by one the smaller ones may.
                 for job in applied:
                     job.alone = True
@@ -267,7 +304,7 @@ class Writer:
                 return
             for job in group:
                 if not job.over:
-                    job.end(told)
+                    job.end(_copy_of(told))
         except BaseException:
             _roll_back(db)
             raise
@@ -275,30 +312,86 @@ class Writer:
             for job in applied:
                 job.end(None)
 
+    def _not_joined(
+        self, db: sqlite3.Connection, change: Change, group: list[_Job], applied: list[_Job]
+    ) -> Iterator[_Job]:
+        """Do what can be done together, in order; gives the jobs that are left to be done alone."""
+        for jobs in _runs(group):
+            if len(jobs) > 1 and self._apply_together(db, change, jobs):
+                applied += jobs
+            else:
+                yield from jobs
+
     @staticmethod
-    def _apply(db: sqlite3.Connection, change: _Change, job: _Job) -> Exception | None:
+    def _apply_together(db: sqlite3.Connection, change: Change, jobs: list[_Job]) -> bool:
+        """Do jobs that are alike as one; False where each has to be tried alone."""
+        begun = [job for job in jobs if job.begins()]
+        done = False
+        if len(begun) == len(jobs):
+            first, *others = (job.work for job in jobs)
+            work = cast("JoinableWork", first).joined(others)
+            db.execute("SAVEPOINT calls")
+            try:
+                work(Transaction(db, change, Ticket(), alone=False))
+                done = True
+            except Exception as exc:
+                if not db.in_transaction:
+                    for job in jobs:
+                        job.alone = True
+                        job.again()
+                    raise _RolledBackError from exc
+                db.execute("ROLLBACK TO calls")
+            db.execute("RELEASE calls")
+        if not done:
+            for job in begun:
+                job.again()
+        return done
+
+    @staticmethod
+    def _apply(
+        db: sqlite3.Connection, change: Change, job: _Job, *, alone: bool
+    ) -> Exception | None:
+        """Do a job's work in a savepoint, or alone in the transaction itself."""
         if not job.begins():
             return CancelledWorkError()
-        db.execute("SAVEPOINT call")
+        if not alone:
+            db.execute("SAVEPOINT call")
         try:
-            job.result = job.work(Transaction(db, change, job))
+            job.result = job.work(Transaction(db, change, job, alone=alone))
         except Exception as exc:  # noqa: BLE001 - the caller gets it
-            if db.in_transaction:
+            if alone:
+                _roll_back(db)
+            elif db.in_transaction:
                 db.execute("ROLLBACK TO call")
                 db.execute("RELEASE call")
             return exc
-        finally:
-            job.future.get_loop().call_soon_threadsafe(job.settled.set)
-        db.execute("RELEASE call")
+        if not alone:
+            db.execute("RELEASE call")
         return None
 
     def _told(self, error: Exception) -> Exception:
         """The error as its caller gets it."""
-        if not isinstance(error, load_driver().Error):
+        if not isinstance(error, failures()):
             return error
         told = translate(error, self._target)
         told.__cause__ = error
         return told
+
+
+def _runs(group: list[_Job]) -> Iterator[list[_Job]]:
+    """The jobs in their order, those together that may be done as one."""
+    run: list[_Job] = []
+    rows = 0
+    for job in group:
+        size = job.work.size if isinstance(job.work, JoinableWork) else _MOST_ROWS_JOINED
+        rows += size
+        if run and rows <= _MOST_ROWS_JOINED and cast("JoinableWork", run[0].work).joins(job.work):
+            run.append(job)
+            continue
+        if run:
+            yield run
+        run, rows = [job], size
+    yield run
 
 
 def _begin(db: sqlite3.Connection) -> bool:
@@ -315,6 +408,23 @@ def _begin(db: sqlite3.Connection) -> bool:
         if time.monotonic() > until:
             return False
         time.sleep(_LOCK_POLL * (0.5 + random.random()))
+
+
+def _copy_of(error: Exception) -> Exception:
+    """The error for a further caller: raising it writes the traceback into it."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def _cut_log(db: sqlite3.Connection) -> bool:
+    """Bring the WAL into the file and cut it; whether that gave room to try again."""
+    try:
+        _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except load_driver().Error:
+        return False
+    return frames > 0 and not busy
 
 
 def _roll_back(db: sqlite3.Connection) -> None:

@@ -7,7 +7,8 @@ is the change number of its first write, so that no rowid is ever used twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from aiovec.filters import Expr
 from .driver import load_driver
 from .filters import to_sql as filter_to_sql
 from .layout import TableLayout, partition_value, quoted, read_table
+from .transaction import JoinableWork, Transaction
 from .values import row_columns, to_sql, vectors_of
-from .writer import Transaction
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -48,7 +49,33 @@ def is_extreme(vectors: Float32Array) -> bool:
     return bool(((sizes > _LARGEST) | ((sizes < _SMALLEST) & (sizes > 0))).any())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RowsWrite(JoinableWork):
+    """An ``insert`` or ``upsert`` of one call."""
+
+    act: Callable[[Transaction, TableHandle, pa.Table], None]
+    handle: TableHandle
+    rows: pa.Table
+
+    @property
+    def size(self) -> int:
+        return int(self.rows.num_rows)
+
+    def joins(self, other: object) -> bool:
+        return (
+            isinstance(other, RowsWrite) and self.act is other.act and self.handle == other.handle
+        )
+
+    def joined(self, others: Sequence[RowsWrite]) -> RowsWrite:
+        rows = pa.concat_tables([self.rows, *(other.rows for other in others)])
+        return RowsWrite(self.act, self.handle, rows)
+
+    def __call__(self, tx: Transaction) -> None:
+        self.act(tx, self.handle, self.rows)
+
+
 def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
+    tx.expect(rows.num_rows)
     table = current_table(tx, handle)
     vectors = vectors_of(rows, table.schema)
     _note_extreme(tx, table, vectors)
@@ -65,6 +92,7 @@ def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
 
 
 def upsert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
+    tx.expect(rows.num_rows)
     table = current_table(tx, handle)
     vectors = vectors_of(rows, table.schema)
     _note_extreme(tx, table, vectors)
@@ -220,6 +248,7 @@ def update(
 ) -> int:
     table = current_table(tx, handle)
     rowids = selected(tx, table, ids, where)
+    tx.expect(len(rowids))
     first = tx.take(len(rowids))
     sets = [f"{quoted(name)} = ?" for name in values]
     bound = [to_sql(value, table.schema.fields[name].kind) for name, value in values.items()]
@@ -267,6 +296,7 @@ def delete(
 ) -> int:
     table = current_table(tx, handle)
     rowids = selected(tx, table, ids, where)
+    tx.expect(len(rowids))
     first = tx.take(len(rowids))
     for start in range(0, len(rowids), _BLOCK):
         tx.check()

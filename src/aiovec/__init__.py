@@ -1,5 +1,9 @@
 """aiovec: the vector store that asynchronous web apps can await."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .backend import IndexInfo, TableStats, Tuning
 from .connect import connect
 from .errors import (
@@ -27,11 +31,27 @@ from .errors import (
     UnsupportedError,
 )
 from .filters import F
-from .ranking import RRF, Weighted
 from .records import Hit, Record
 from .schema import Field, Schema
-from .store import VectorStore
-from .table import Table
+
+if TYPE_CHECKING:
+    from .ranking import RRF, Weighted
+    from .store import VectorStore
+    from .table import Table
+else:
+    # connect() loads these off the event loop; before that, whoever asks for one does.
+    _LATER = {"RRF": "ranking", "Weighted": "ranking", "VectorStore": "store", "Table": "table"}
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+
+    def __dir__():
+        return sorted({*globals(), *_LATER})
+
 
 __version__ = "0.1.0"
 

@@ -43,11 +43,14 @@ def lifespan(target: PathText | None = None, *, config: PathText | None = None) 
         async with connect(target, config=config) as store:
             # Twice: requests to apps that are mounted in this one see only their scope's state,
             # and servers and frameworks that know no such state leave the app's.
-            setattr(app.state, KEY, store)
+            state = getattr(app, "state", None)
+            if state is not None:
+                setattr(state, KEY, store)
             try:
                 yield {KEY: store}
             finally:
-                delattr(app.state, KEY)
+                if state is not None and _in_state(state) is store:
+                    delattr(state, KEY)
 
     return run
 

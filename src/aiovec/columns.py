@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +17,11 @@ Place = Callable[[int], tuple[int | None, str | None]]
 """Gives, for a position in a column, the row's number and id for an error."""
 
 _INT64 = range(-(2**63), 2**63)
+_FEW = 16
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECONDS = pa.timestamp("us", tz="UTC")
+_FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 
 
 def encodable(text: str, error: Callable[[], Exception]) -> bytes:
@@ -24,6 +29,19 @@ def encodable(text: str, error: Callable[[], Exception]) -> bytes:
         return text.encode()
     except UnicodeEncodeError as exc:
         raise error() from exc
+
+
+def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The column's values as Python's own.
+
+    Arrow's ``to_pylist`` looks the zone of a datetime up in the machine's time zone database,
+    which means reading files, and which not every machine has.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        numbers = column.cast(_MICROSECONDS, safe=False).cast(pa.int64()).to_pylist()
+        return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
+    return cast("list[Any]", column.to_pylist())
 
 
 def id_column(ids: Any, place: Place) -> pa.Array:
@@ -39,6 +57,9 @@ def id_column(ids: Any, place: Place) -> pa.Array:
                     f"an id is text, not {type(id).__name__}", row=place(row)[0], field="id"
                 )
         column = text_array("id", ids, place)
+        # For a few rows Arrow's compute functions cost more than all the rest.
+        if len(ids) <= _FEW and all(map(_is_plain_id, ids)):
+            return column
     if column.null_count:
         row = column.is_null().index(True).as_py()
         raise InvalidRowError("every row needs an id", row=place(row)[0], field="id")
@@ -57,6 +78,10 @@ def id_column(ids: Any, place: Place) -> pa.Array:
             field="id",
         )
     return column
+
+
+def _is_plain_id(id: str) -> bool:
+    return id.isascii() and 0 < len(id) <= MAX_ID_BYTES and "\0" not in id
 
 
 def text_array(name: str, values: Sequence[Any], place: Place) -> pa.Array:
@@ -195,6 +220,17 @@ def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa
         column = values if given == wanted else values.cast(wanted)
     except pa.ArrowException as exc:
         raise InvalidRowError(f"the column does not fit {wanted}: {exc}", field=name) from exc
+    if field.kind == "datetime" and len(column):
+        # Arrow's range is wider than that of Python's datetimes.
+        outside = pc.or_(
+            pc.less(column, pa.scalar(_FIRST_MOMENT, _MICROSECONDS)),
+            pc.greater(column, pa.scalar(_LAST_MOMENT, _MICROSECONDS)),
+        )
+        if pc.any(outside).as_py():
+            number, id = place(outside.index(True).as_py())
+            raise InvalidRowError(
+                "the datetime is before the year 1 or after 9999", row=number, id=id, field=name
+            )
     if field.kind == "list[text]" and column.flatten().null_count:
         for row, items in enumerate(column.to_pylist()):
             if items is not None and None in items:

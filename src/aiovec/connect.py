@@ -34,7 +34,7 @@ CONFIG_FILE = "aiovec.toml"
 PathText = str | os.PathLike[str]
 
 # What a store imports at its first calls. Loaded with the backend, off the event loop.
-_HEAVY = ("pyarrow.compute", "aiovec.rows", "aiovec.store")
+_HEAVY = ("pyarrow.compute", "aiovec.rows", "aiovec.store", "aiovec.table")
 
 
 def connect(target: PathText | None = None, *, config: PathText | None = None) -> Opening:
@@ -206,7 +206,7 @@ class Source:
         named = os.environ.get(CONFIG_VARIABLE)
         file = Path(local_path(named or CONFIG_FILE, Path.cwd()))
         if named:
-            if not file.is_file():
+            if not file.exists():
                 raise ConfigError(
                     f"{file}: {CONFIG_VARIABLE} names this file, but there is none",
                     file=str(file),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import anyio
 
     from .connect import Source
+    from .settings import RetrievalSettings
 
 LOG = logging.getLogger("aiovec")
 
@@ -32,10 +33,11 @@ _MOST_ATTEMPTS = 20
 
 
 class Engine:
-    """A backend in use, with the handles of its tables and the number of calls on it."""
+    """A backend in use, with its settings, its tables' handles and the number of calls on it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
         self.backend = backend
+        self.settings = settings
         self._handles: dict[str, TableHandle] = {}
         self._calls = 0
         self._idle = asyncio.Event()
@@ -123,6 +125,7 @@ class Follower:
         self._next_look = time.monotonic() + _LOOK_EVERY
         self._switching = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
+        self._complaint = ""
         self._closed = False
 
     def attempts(self) -> Iterator[Attempt]:
@@ -149,8 +152,11 @@ class Follower:
         try:
             resolved = await anyio.to_thread.run_sync(source.resolve, limiter=self._threads)
         except ConfigError as exc:
-            LOG.warning("the changed TOML cannot be used; the store stays where it is: %s", exc)
+            if str(exc) != self._complaint:  # it is tried again every second
+                self._complaint = str(exc)
+                LOG.warning("the changed TOML cannot be used; the store stays where it is: %s", exc)
             return
+        self._complaint = ""
         if resolved is None:
             return
         backend = resolved.backend
@@ -164,7 +170,7 @@ class Follower:
             await backend.close()
             raise StoreClosedError(backend.target)
         LOG.info("following the TOML from %s to %s", self.engine.backend.target, backend.target)
-        retired, self.engine = self.engine, Engine(backend)
+        retired, self.engine = self.engine, Engine(backend, resolved.settings)
         closing = asyncio.ensure_future(retired.close_when_idle())
         self._retired.add(closing)
         closing.add_done_callback(self._retired.discard)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .columns import Place, encodable, field_column, id_column
+from .columns import Place, encodable, field_column, id_column, python_values
 from .errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .payload import arrow_payload, payload_column
 from .records import Record
@@ -120,7 +120,8 @@ def check_ids(ids: Any) -> list[str]:
         wrong = next(i for i in listed if not isinstance(i, str))
         raise InvalidArgumentError("ids", wrong, "texts")
     for text in listed:
-        encodable(text, partial(InvalidArgumentError, "ids", text, "valid Unicode"))
+        if not text.isascii():
+            encodable(text, partial(InvalidArgumentError, "ids", text, "valid Unicode"))
     return listed
 
 
@@ -135,8 +136,7 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
             raise InvalidRowError("update sets fields, not the id or the vector", field=name)
         if name in schema.fields:
             column = field_column(name, schema.fields[name], [value], lambda _: (None, None))
-            checked = column.to_pylist()[0]
-            values[name] = checked
+            (values[name],) = python_values(column)
         else:
             payload[name] = value
     if payload:
@@ -197,7 +197,10 @@ def _from_columns(columns: Mapping[str, Any], schema: Schema) -> pa.Table:
         if name == schema.vector:
             continue
         if isinstance(column, (pa.Array, pa.ChunkedArray)):
-            column = column.to_pylist()
+            if name in schema.fields:
+                lists[name] = _one_array(column)  # it is checked as it is
+                continue
+            column = python_values(column)
         elif isinstance(column, np.ndarray):
             column = column.tolist()
         if isinstance(column, (str, bytes, Mapping)) or not isinstance(column, Iterable):
@@ -257,8 +260,10 @@ def _from_arrow(rows: pa.RecordBatch | pa.Table, schema: Schema, first_row: int 
             carried = arrow_payload(_one_array(table.column("payload")), schema, place)
             extra = [None if text is None else json.loads(text) for text in carried.to_pylist()]
         if extra_names:
-            for row, values in enumerate(table.select(extra_names).to_pylist()):
-                extra[row] = {**(extra[row] or {}), **values}
+            columns_of_keys = [python_values(table.column(name)) for name in extra_names]
+            for row, values in enumerate(zip(*columns_of_keys, strict=True)):
+                keyed = dict(zip(extra_names, values, strict=True))
+                extra[row] = {**(extra[row] or {}), **keyed}
         payload = payload_column(extra, schema, place)
     return _assemble(id_column, vectors, columns, payload, schema, place)
 
@@ -278,7 +283,8 @@ class _LazyIds(Sequence[Any]):
 
 def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
+        # combine_chunks copies even a single chunk
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # some versions give a chunked array of one chunk
             column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(column.type):

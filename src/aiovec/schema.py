@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -244,7 +245,9 @@ class Schema:
         )
 
     def with_field(self, name: str, field: Field) -> Schema:
-        """The same schema with one more field."""
+        """The same schema with one more field, or InvalidNameError where the name is taken."""
+        if name in self.fields:
+            raise InvalidNameError(name, "field", "there is a field of this name")
         return replace(self, fields={**self.fields, name: field})
 
     def differences(self, other: Schema) -> list[str]:
@@ -301,7 +304,8 @@ class Schema:
         if unknown:
             raise InvalidArgumentError("a schema's keys", unknown, f"among {sorted(known)}")
         options = dict(value)
-        fields = options.pop("fields", None) or {}
+        fields = options.pop("fields", None)
+        fields = {} if fields is None else fields
         if not isinstance(fields, Mapping):
             raise InvalidArgumentError("fields", fields, "a mapping of names to types")
         return cls(
@@ -314,6 +318,10 @@ class Schema:
 
     def to_arrow(self) -> pa.Schema:
         """The Arrow schema of the table's batches; ``from_arrow`` is the inverse."""
+        return self._arrow
+
+    @cached_property
+    def _arrow(self) -> pa.Schema:
         import pyarrow as pa
 
         columns = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .arguments import check_count
@@ -32,6 +32,8 @@ class SearchOptions:
     tuning: Tuning | None
     diversity: float | None
     rerank: Rerank | None
+    # Whether the hits carry vectors for diversity alone, which the caller did not ask for.
+    _strips_vectors: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         check_count("limit", self.limit)
@@ -61,6 +63,9 @@ class SearchOptions:
             include_vector=self.include_vector,
             needs_vector=bool(self.diversity),
         )
+        if self.diversity and not chosen.shows_vector:
+            chosen = replace(chosen, shows_vector=True)
+            self._strips_vectors = True
         queries = [
             VectorQuery(vector, self.fetched, where, chosen.columns, bool(self.exact), self.tuning)
             for vector in vectors
@@ -78,7 +83,8 @@ class SearchOptions:
             hits = await reranked(hits, self.rerank, run_in_thread)
         if self.diversity:
             hits = diversify(hits, self.diversity, self.limit)
-        return hits[: self.limit]
+        hits = hits[: self.limit]
+        return [replace(hit, vector=None) for hit in hits] if self._strips_vectors else hits
 
 
 def _vector_hits(found: Found, schema: Schema, chosen: Selection, limit: int) -> list[Hit]:

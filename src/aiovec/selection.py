@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .backend import Columns, Rows
-from .errors import InvalidNameError
+from .errors import CorruptStoreError, InvalidNameError
 from .records import Record
 from .schema import Schema
 
@@ -42,7 +42,12 @@ class Selection:
         text = rows.payloads[i] if rows.payloads is not None else None
         if text is None:
             return fields
-        payload = json.loads(text)
+        try:
+            payload = dict(json.loads(text))
+        except (ValueError, TypeError) as exc:
+            raise CorruptStoreError(
+                f"row {rows.ids[i]!r}", "its payload is no JSON object; restore it from a backup"
+            ) from exc
         if self.keys is not None:
             payload = {key: value for key, value in payload.items() if key in self.keys}
         return {**fields, **payload, **fields}

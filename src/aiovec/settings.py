@@ -359,7 +359,7 @@ def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Write the JSON Schema to the standard output."""
-    sys.stdout.write(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from .backend import (
     Backups,
     IndexInfo,
     Snapshots,
+    StaleTableError,
     TableHandle,
     TableStats,
     TextQuery,
@@ -35,6 +36,7 @@ from .errors import (
     TableNotFoundError,
 )
 from .filters import Expr, bind
+from .filters.tree import Combinable
 from .ranking import (
     POOL,
     RRF,
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-Where = Expr | str | None
+Where = Combinable | str | None
 """What ``where`` takes: a condition made with ``F``, its text, or None for every row."""
 
 # Filter text above this many characters is parsed in a thread, not on the event loop.
@@ -81,9 +83,8 @@ class VectorStore:
     def __init__(
         self, backend: Backend, settings: RetrievalSettings, source: Source | None = None
     ) -> None:
-        self._settings = settings
         self._threads = anyio.CapacityLimiter(4)
-        self._follower = Follower(Engine(backend), source, self._threads)
+        self._follower = Follower(Engine(backend, settings), source, self._threads)
         self._closing: asyncio.Task[None] | None = None
 
     # Life
@@ -149,19 +150,20 @@ class VectorStore:
         model differs, else SchemaMismatchError.
         """
         check_table_name(table)
-        if schema is None:
-            schema = Schema.context_vectors(self._settings.dim)
-        elif not isinstance(schema, Schema):
+        if schema is not None and not isinstance(schema, Schema):
             raise InvalidArgumentError("schema", schema, "an aiovec.Schema or None")
-        wanted = schema
 
         async def create(engine: Engine) -> None:
+            wanted = schema or Schema.context_vectors(engine.settings.dim)
             try:
                 await engine.backend.create_table(table, wanted)
             except TableExistsError:
                 if not exist_ok:
                     raise
-                there = (await engine.open_table(table, fresh=True)).schema
+                try:
+                    there = (await engine.open_table(table, fresh=True)).schema
+                except TableNotFoundError:
+                    raise StaleTableError(table) from None  # dropped meanwhile: once more
                 differences = there.differences(wanted)
                 if differences and not there.differences(_with_model(wanted, there.model)):
                     raise ModelMismatchError(table, there.model, wanted.model) from None
@@ -297,7 +299,7 @@ class VectorStore:
 
         return await self._on_table(table, delete)
 
-    async def delete_where(self, table: str, where: Expr | str) -> int:
+    async def delete_where(self, table: str, where: Combinable | str) -> int:
         """Delete the rows that the filter selects; how many there were."""
         if where is None:
             raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")

@@ -68,8 +68,11 @@ def matrix_of(vectors: Any, schema: Schema, place: Place) -> Float32Array:
     if array.shape[1] != schema.dim and len(array):
         number, id = place(0)
         raise DimensionMismatchError(schema.dim, array.shape[1], row=number, id=id)
-    with np.errstate(over="ignore"):
-        matrix = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype == np.float32:
+        matrix = np.ascontiguousarray(array)
+    else:
+        with np.errstate(over="ignore"):
+            matrix = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(matrix)
     if not finite.all():
         row = int(np.flatnonzero(~finite.all(axis=1))[0])

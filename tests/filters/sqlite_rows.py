@@ -14,7 +14,7 @@ from .cases import EPOCH, SCHEMA
 try:
     from pysqlite3 import dbapi2 as driver
 except ImportError:  # no wheel for this platform
-    import sqlite3 as driver  # type: ignore[no-redef]
+    import sqlite3 as driver
 
 _TYPES = {"float": "REAL", "int": "INTEGER", "bool": "INTEGER", "datetime": "INTEGER"}
 
@@ -23,9 +23,12 @@ def create_sql() -> list[str]:
     columns = "".join(
         f', "{name}" {_TYPES.get(field.kind, "TEXT")}' for name, field in SCHEMA.fields.items()
     )
+    table = (
+        f'CREATE TABLE "t.rows" (_rowid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE{columns}, '
+        "payload TEXT, _seq INTEGER NOT NULL) STRICT"
+    )
     return [
-        'CREATE TABLE "t.rows" (_rowid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE'
-        f"{columns}, payload TEXT, _seq INTEGER NOT NULL) STRICT",
+        table,
         *(
             f'CREATE INDEX "t.{name}" ON "t.rows"("{name}")'
             for name, field in SCHEMA.fields.items()

@@ -34,7 +34,7 @@ def check(rows: list[dict[str, Any]], exprs: list[Expr], *, ascii_only: bool) ->
 
 
 @pytest.mark.parametrize("kind", cases.CONDITIONS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
 def test_each_condition_means_the_same_in_sql_and_over_arrow(
     kind: str, rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject
@@ -43,7 +43,7 @@ def test_each_condition_means_the_same_in_sql_and_over_arrow(
     check(rows, [*exprs, *map(negated, exprs)], ascii_only=ascii_only)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
 def test_each_filter_means_the_same_in_sql_and_over_arrow(
     rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject
@@ -52,7 +52,17 @@ def test_each_filter_means_the_same_in_sql_and_over_arrow(
     check(rows, exprs, ascii_only=ascii_only)
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.long
+@settings(max_examples=3_000, deadline=None)
+@given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
+def test_many_filters_mean_the_same_in_sql_and_over_arrow(
+    rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject
+) -> None:
+    exprs = data.draw(st.lists(cases.filters(rows), min_size=1, max_size=3))
+    check(rows, exprs, ascii_only=ascii_only)
+
+
+@settings(max_examples=150, deadline=None)
 @given(
     texts=st.lists(cases.texts, min_size=1, max_size=8),
     found=st.lists(cases.patterns, min_size=1, max_size=8),
@@ -74,7 +84,7 @@ _NUMBERS = Schema(dim=8, fields={"year": int, "score": float})
 
 
 @pytest.mark.parametrize("op", _EXACT)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(value=cases.ints, literal=cases.finite_floats, near=st.booleans())
 def test_an_int_field_against_a_fraction_is_exact(
     op: Any, value: int, literal: float, near: bool
@@ -87,7 +97,7 @@ def test_an_int_field_against_a_fraction_is_exact(
 
 
 @pytest.mark.parametrize("op", _EXACT)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(value=cases.floats, literal=cases.ints, near=st.booleans())
 def test_a_float_field_against_an_int_is_exact(
     op: Any, value: float, literal: int, near: bool
@@ -100,7 +110,7 @@ def test_a_float_field_against_an_int_is_exact(
     assert evaluate(bound, table, _NUMBERS).to_pylist() == [_EXACT[op](value, literal), None]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(cases.ints, min_size=1, max_size=4),
     literals=st.lists(cases.ints | cases.finite_floats, min_size=1, max_size=4),

@@ -80,9 +80,9 @@ class _Tour:
 
     async def take(self) -> None:
         began = time.perf_counter()
-        passages = await self._read()
         async with connect(self._path) as store:
             await _make_table(store)
+            passages = await self._read()
             await self._store(store, passages)
             for query in _QUERIES:
                 self._title(f'Search: "{query}"')

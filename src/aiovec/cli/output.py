@@ -64,7 +64,8 @@ def print_rows(
     aligned_right = frozenset(right)
     if not console.is_terminal:
         for row in (columns, *rows):
-            console.print("\t".join(one_line(cell) for cell in row))
+            # Not through the console, which would turn tabs into spaces.
+            console.file.write("\t".join(one_line(cell) for cell in row) + "\n")
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
@@ -87,6 +88,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
 def progress(unit: str) -> Progress:
     """A bar on standard error that goes away when it is done; nothing in a pipe."""
     console = err()
+    console.quiet = not console.is_terminal
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -95,7 +97,7 @@ def progress(unit: str) -> Progress:
         TextColumn(unit),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=console.quiet,
     )
 
 

@@ -53,13 +53,14 @@ def source_of(store: str | None, config: str | None) -> Source:
 @asynccontextmanager
 async def opened(store: str | None, config: str | None) -> AsyncIterator[VectorStore]:
     """The store that a command names, which must be there."""
-    source = await asyncio.to_thread(_existing, source_of(store, config))
+    source = await asyncio.to_thread(_existing, store, config)
     async with Opening(source) as opened_store:
         yield opened_store
 
 
-def _existing(source: Source) -> Source:
-    """The source itself. Opening would make a new store where a name is mistyped."""
+def _existing(store: str | None, config: str | None) -> Source:
+    """The source of a store that is there. Opening would make one where a name is mistyped."""
+    source = source_of(store, config)
     backend, target = source.place()
     if backend == "sqlite" and target != MEMORY and not os.path.exists(target):
         raise ConfigError(f"there is no store at {target}", key="target", accepted="a store's path")

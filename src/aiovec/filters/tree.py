@@ -83,6 +83,10 @@ class Expr(Combinable):
     def _key(self) -> tuple[Any, ...]:
         """What tells this condition from others of its class."""
 
+    @abstractmethod
+    def __str__(self) -> str:
+        """Filter text that parses to an equal tree."""
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True

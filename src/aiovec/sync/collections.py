@@ -15,14 +15,14 @@ from typing import Any
 
 from ..connect import PathText
 from ..errors import (
-    FilterError,
     InvalidArgumentError,
     InvalidRowError,
     ModelMismatchError,
     SchemaMismatchError,
     TableNotFoundError,
 )
-from ..filters.tree import Compare, Expr, IsNull, Ref, all_of
+from ..filters import F
+from ..filters.tree import Expr, all_of
 from ..schema import Schema
 from .store import connect
 
@@ -89,10 +89,9 @@ class VectorStore:
         try:
             self._store.create_table(name, wanted, exist_ok=True)
         except (SchemaMismatchError, ModelMismatchError):
+            # A table that was made elsewhere may have fields and options of its own.
             there = self._store.schema(name)
-            if there.dim != dim:
-                raise
-            if there.vector != _VECTOR:
+            if (there.dim, there.vector, there.payload) != (dim, _VECTOR, True):
                 raise
             if model is not None and there.model != model:
                 raise ModelMismatchError(name, there.model, model) from None
@@ -122,6 +121,10 @@ class VectorStore:
         """
         rows = []
         for number, point in enumerate(points):
+            if not isinstance(point, Mapping):
+                raise InvalidRowError(
+                    f"a point is a mapping, not {type(point).__name__}", row=number
+                )
             missing = {"id", _VECTOR} - point.keys()
             unknown = point.keys() - {"id", _VECTOR, "payload"}
             if missing or unknown:
@@ -143,9 +146,8 @@ class VectorStore:
         model: str | None = None,
     ) -> list[dict[str, Any]]:
         """The nearest points, best first: dicts of ``id``, ``score`` and ``payload``."""
-        hits = self._store.search(
-            collection, query_vector, limit=limit, where=_where(filter_), model=model
-        )
+        where = None if filter_ is None else _where(filter_, self._store.schema(collection))
+        hits = self._store.search(collection, query_vector, limit=limit, where=where, model=model)
         return [
             {
                 "id": hit.id,
@@ -194,24 +196,19 @@ def _as_given(key: str) -> str:
     return key[1:] if _STORED.match(key) else key
 
 
-def _where(filter_: VectorFilter | None) -> Expr | None:
-    if filter_ is None:
-        return None
+def _where(filter_: VectorFilter, schema: Schema) -> Expr:
     if not isinstance(filter_, VectorFilter):
         raise InvalidArgumentError("filter_", filter_, "a VectorFilter or None")
-    return all_of(_condition(item) for item in filter_.must) if filter_.must else None
+    return all_of([_condition(item, schema) for item in filter_.must])
 
 
-def _condition(item: FieldCondition) -> Expr:
+def _condition(item: FieldCondition, schema: Schema) -> Expr:
     if not isinstance(item, FieldCondition) or not isinstance(item.key, str) or not item.key:
         raise InvalidArgumentError("must", item, "a list of FieldCondition(key=..., value=...)")
+    if item.key in schema.fields:
+        return F[item.key] == item.value
     first, *inner = item.key.split(".")
-    ref = Ref("payload", (_as_stored(first), *inner))
-    if item.value is None:
-        return IsNull(ref)
-    if not isinstance(item.value, (str, int, float)):
-        raise FilterError(
-            f"{item.key!r} can be compared with text, a number, true, false or null, "
-            f"not with {type(item.value).__name__}"
-        )
-    return Compare(ref, "=", item.value)
+    field_ = F.payload[_as_stored(first)]
+    for key in inner:
+        field_ = field_[key]
+    return field_ == item.value

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
@@ -26,8 +25,7 @@ _TICK = 0.5
 class Portal:
     """Runs awaitables for threads that cannot await. ``target`` names the store in errors.
 
-    The thread ends with ``stop``, or when the portal is collected, and never keeps the process
-    from ending.
+    The thread ends with ``stop``, and never keeps the process from ending.
     """
 
     def __init__(self, target: str) -> None:
@@ -35,16 +33,11 @@ class Portal:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._stopped = False
-        loop = self._loop = asyncio.new_event_loop()
-        # The thread must not know the portal, which would never be collected then.
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=_serve, args=(loop,), name="aiovec-sync", daemon=True
+            target=_serve, args=(self._loop,), name="aiovec-sync", daemon=True
         )
         self._thread.start()
-        self._finalizer = weakref.finalize(self, _end, loop, self._process)
-        # When the process ends, the thread ends with it; to wake it up then would only have it
-        # run in a half dismantled interpreter.
-        self._finalizer.atexit = False
 
     @property
     def stopped(self) -> bool:
@@ -68,8 +61,8 @@ class Portal:
         self._check()
         if self.is_current:
             raise RuntimeError(
-                "a function that the store calls cannot call the store and wait; use the "
-                "asynchronous store there"
+                "a coroutine that the store awaits cannot wait for the store; await the "
+                "asynchronous store there, or give the store a plain function"
             )
         running = _Running(call)
         self._start(running)
@@ -99,7 +92,8 @@ class Portal:
             return
         with self._lock:
             self._stopped = True
-        self._finalizer()
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            self._loop.call_soon_threadsafe(self._loop.stop)
         if not self.is_current:
             self._thread.join()
 
@@ -124,7 +118,7 @@ class _Running(Generic[_T]):
 
     def __init__(self, call: Callable[[], Awaitable[_T]]) -> None:
         self._call = call
-        self._task: asyncio.Task[_T] | None = None
+        self._task: asyncio.Task[None] | None = None
         self.done: Future[_T] = Future()
 
     def start(self) -> None:
@@ -139,18 +133,18 @@ class _Running(Generic[_T]):
         while not self.done.done():
             wait([self.done], timeout=_TICK)
 
-    async def _drive(self) -> _T:
-        return await self._call()
-
-    def _settle(self, task: asyncio.Task[_T]) -> None:
-        if task.cancelled():
-            self.done.set_exception(asyncio.CancelledError())
-            return
-        error = task.exception()
-        if error is not None:
-            self.done.set_exception(error)
+    async def _drive(self) -> None:
+        # Whatever comes out is for the one who waits; an exit would end the loop's thread here.
+        try:
+            result = await self._call()
+        except BaseException as exc:  # noqa: BLE001 - raised again where it belongs
+            self.done.set_exception(exc)
         else:
-            self.done.set_result(task.result())
+            self.done.set_result(result)
+
+    def _settle(self, _: asyncio.Task[None]) -> None:
+        if not self.done.done():  # cancelled before it began
+            self.done.set_exception(asyncio.CancelledError())
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -167,9 +161,3 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             loop.close()
-
-
-def _end(loop: asyncio.AbstractEventLoop, process: int) -> None:
-    if os.getpid() == process:
-        with contextlib.suppress(RuntimeError):  # it is closed already
-            loop.call_soon_threadsafe(loop.stop)

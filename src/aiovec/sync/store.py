@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+import warnings
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
@@ -44,17 +46,21 @@ def _blocking(
 
 def _iterating(
     method: Callable[Concatenate[_A, _P], AsyncIterator[_R]],
-) -> Callable[Concatenate[_Blocking[_A], _P], Iterator[_R]]:
+) -> Callable[Concatenate[_Blocking[_A], _P], Generator[_R, None, None]]:
     """The method as a plain iterator. Leave it early by its ``close()``."""
 
     @wraps(method)
-    def call(self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs) -> Iterator[_R]:
-        return _iterated(self._portal, method(self._awaited, *args, **kwargs))
+    def call(
+        self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Generator[_R, None, None]:
+        return _iterated(self, method(self._awaited, *args, **kwargs))
 
     return call
 
 
-def _iterated(portal: Portal, items: AsyncIterator[_R]) -> Iterator[_R]:
+def _iterated(face: _Blocking[_A], items: AsyncIterator[_R]) -> Generator[_R, None, None]:
+    portal = face._portal  # the face itself stays in use as long as its iterator
+
     async def advance() -> tuple[_R] | None:
         async for item in items:
             return (item,)
@@ -80,12 +86,13 @@ def _read(argument: object) -> object:
 class Table(_Blocking[AsyncTable]):
     """A light handle on one table: the store's methods without the table's name."""
 
-    @property
-    def name(self) -> str:
-        return self._awaited.name
+    def __init__(self, store: Store, awaited: AsyncTable) -> None:
+        super().__init__(awaited, store._portal)
+        self.store = store
+        self.name = awaited.name
 
     def __repr__(self) -> str:
-        return f"<sync.Table {self.name}>"
+        return f"<sync.Table {self.name} of {self.store!r}>"
 
     create = _blocking(AsyncTable.create)
     drop = _blocking(AsyncTable.drop)
@@ -116,6 +123,13 @@ class Table(_Blocking[AsyncTable]):
 class Store(_Blocking[AsyncStore]):
     """What ``aiovec.sync.connect`` gives. Its methods are those of ``aiovec.VectorStore``."""
 
+    def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
+        super().__init__(awaited, portal)
+        self._finalizer = weakref.finalize(self, _abandoned, awaited, portal)
+        # When the process ends, the thread ends with it. To wake it up then would only have it
+        # run in a half dismantled interpreter.
+        self._finalizer.atexit = False
+
     @property
     def target(self) -> str:
         """Where the store lies."""
@@ -141,6 +155,7 @@ class Store(_Blocking[AsyncStore]):
         May be called twice, and from any thread. In a forked child it does nothing: the store
         belongs to the parent.
         """
+        self._finalizer.detach()
         if self._portal.forked or self._portal.stopped:
             return
         try:
@@ -155,7 +170,7 @@ class Store(_Blocking[AsyncStore]):
 
     def table(self, name: str) -> Table:
         """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
-        return Table(self._awaited.table(name), self._portal)
+        return Table(self, self._awaited.table(name))
 
     ping = _blocking(AsyncStore.ping)
     create_table = _blocking(AsyncStore.create_table)
@@ -184,6 +199,21 @@ class Store(_Blocking[AsyncStore]):
     versions = _blocking(AsyncStore.versions)
     restore = _blocking(AsyncStore.restore)
     backup = _blocking(AsyncStore.backup)
+
+
+def _abandoned(store: AsyncStore, portal: Portal) -> None:
+    """Close a store that was collected without that. Waits for nothing."""
+    if portal.forked or portal.stopped:
+        return
+
+    async def close() -> None:
+        try:
+            await store.close()
+        finally:
+            portal.stop()
+
+    portal.begin(close)
+    warnings.warn(f"{store!r} was never closed", ResourceWarning, stacklevel=2)
 
 
 def connect(target: PathText | None = None, *, config: PathText | None = None) -> Store:

@@ -44,12 +44,21 @@ class ContractBase(ABC):
     def make_backend(self, path: Path) -> Backend:
         """A backend, not yet open, that keeps its data under ``path``, an empty directory."""
 
+    def make_forgetful_backend(self, path: Path) -> Backend | None:
+        """A backend whose change feed forgets deletions soon, or None where it cannot be had."""
+        return None
+
+    def open_backup(self, path: Path) -> Backend | None:
+        """A backend over what ``backup(path)`` wrote, not yet open; None where it has none."""
+        return None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # So that the suite runs in both modes of pytest-asyncio.
         for name, test in vars(cls).items():
             if name.startswith("test_") and inspect.iscoroutinefunction(test):
                 pytest.mark.asyncio(test)
+        _refuse_hidden_tests(cls)
 
     @pytest.fixture(autouse=True)
     def _skip_declared_deviations(self, request: pytest.FixtureRequest) -> None:
@@ -96,3 +105,14 @@ class ContractBase(ABC):
     def need_persistence(self) -> None:
         if not self.persistent:
             pytest.skip("this backend keeps nothing once it is closed")
+
+
+def _refuse_hidden_tests(cls: type) -> None:
+    """Two parts of the suite with a test of one name: one of them would never run."""
+    owners: dict[str, type] = {}
+    for part in cls.__mro__:
+        if part.__module__.partition(".")[0] != __name__.partition(".")[0]:
+            continue  # whoever runs the suite may replace a test
+        for name in vars(part):
+            if name.startswith("test_") and owners.setdefault(name, part) is not part:
+                raise TypeError(f"{name} of {part.__name__} is hidden by {owners[name].__name__}")

@@ -41,9 +41,9 @@ class NamesContract(ContractBase):
             hits = await store.search("notes", vectors(1)[0], where=text, select=[name])
             assert [(hit.id, hit[name]) for hit in hits] == [("r2", 200 + place)], name
             found = await store.find("notes", order_by=name, descending=True, select=[name])
-            assert [record[name] for record in found] == [
-                n * 100 + place for n in (3, 2, 1, 0)
-            ], name
+            assert [record[name] for record in found] == [n * 100 + place for n in (3, 2, 1, 0)], (
+                name
+            )
             assert await store.update("notes", {name: -1}, where=F[name] >= 300) == 1
             rows[3][name] = -1
         assert_same_rows(await store.get("notes", ids), rows, schema)
@@ -108,7 +108,7 @@ class NamesContract(ContractBase):
         assert record.fields == {"Year": 1, "year": 2}  # the other case is a key of the payload
         assert await store.count("notes", "Year = 1 AND payload.year = 2") == 1
 
-    def test_names_that_are_refused(self) -> None:
+    def test_field_names_that_are_refused(self) -> None:
         wrong: Any
         for wrong in REFUSED:
             with pytest.raises(InvalidNameError) as caught:

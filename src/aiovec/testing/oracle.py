@@ -6,10 +6,11 @@ through ``bind`` and ``evaluate``.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,14 @@ from ..errors import (
     TableExistsError,
     TableNotFoundError,
 )
-from ..filters import Expr, bind
+from ..filters import bind
+from ..filters.tree import Combinable
 from ..records import Hit
 from ..schema import Field, Schema
 from .evaluate import evaluate
 from .values import assert_same_fields
 
-Where = Expr | str | None
+Where = Combinable | str | None
 
 
 @dataclass
@@ -167,7 +169,7 @@ class Oracle:
         wanted = {ids} if isinstance(ids, str) else set(ids)
         return sum(there.rows.pop(id, None) is not None for id in wanted)
 
-    def delete_where(self, table: str, where: Expr | str) -> int:
+    def delete_where(self, table: str, where: Combinable | str) -> int:
         there = self._table(table)
         selected = self._selected(there, where)
         for row in selected:
@@ -214,9 +216,7 @@ class Oracle:
         there = self._table(table)
         _check_model(table, there.schema, model)
         query = _vector(vector, there.schema, None, None).astype(np.float64)
-        hits = [
-            _hit(there.schema.metric, query, row) for row in self._selected(there, where)
-        ]
+        hits = [_hit(there.schema.metric, query, row) for row in self._selected(there, where)]
         hits.sort(key=lambda hit: (hit.distance, hit.row.id))
         return OracleHits(hits, limit)
 
@@ -292,7 +292,8 @@ def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRo
     """A row as it is stored, or the error that tells why it cannot be."""
     id = row.get("id")
     if not isinstance(id, str) or not 1 <= len(id.encode()) <= 512 or "\0" in id:
-        raise InvalidRowError("no id", row=number, field="id")
+        known = id if isinstance(id, str) else None
+        raise InvalidRowError("no id", row=number, id=known, field="id")
     vector = _vector(row.get(schema.vector), schema, number, id)
     fields = {
         name: _value(name, field, row.get(name), number, id)
@@ -308,9 +309,7 @@ def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRo
     return OracleRow(id, vector, fields, payload)
 
 
-def _vector(
-    value: Any, schema: Schema, row: int | None, id: str | None
-) -> npt.NDArray[np.float32]:
+def _vector(value: Any, schema: Schema, row: int | None, id: str | None) -> npt.NDArray[np.float32]:
     if value is None:
         raise InvalidVectorError("is missing", row=row, id=id)
     exact = np.asarray(value, dtype=np.float64)
@@ -355,7 +354,7 @@ def _value(name: str, field: Field, value: Any, row: int | None, id: str | None)
     if field.kind == "float":
         return float(value)
     if field.kind == "datetime":
-        return value.astimezone(timezone.utc)
+        return value.astimezone(UTC)
     return list(value) if field.kind == "list[text]" else value
 
 
@@ -376,9 +375,7 @@ def _hit(metric: str, query: npt.NDArray[np.float64], row: OracleRow) -> OracleH
     return OracleHit(row, -product, product, max(norms, 1.0))
 
 
-def assert_same_hits(
-    hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: float = 1e-5
-) -> None:
+def assert_same_hits(hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: float = 1e-5) -> None:
     """``hits`` are a right answer: as near as the oracle's nearest, best first, equal ones by id.
 
     Where equals straddle the limit any of them will do. Distances may differ by ``tolerance``
@@ -401,7 +398,7 @@ def assert_same_hits(
         assert abs(hit.score - expected.score) <= slack, (
             f"{hit.id!r} has the score {hit.score}, not {expected.score}"
         )
-    for better, worse in zip(hits, hits[1:], strict=False):
+    for better, worse in itertools.pairwise(hits):
         assert better.score >= worse.score, f"{better.id!r} stands before {worse.id!r}"
         if better.score == worse.score and better.distance == worse.distance:
             assert better.id < worse.id, f"equal: {better.id!r} stands before {worse.id!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
 
@@ -76,7 +76,8 @@ def _arrow(rows: Rows) -> pa.Table:
 
 
 def _batches(rows: Rows) -> list[pa.RecordBatch]:
-    return _arrow(rows).to_batches(max_chunksize=7)
+    batches: list[pa.RecordBatch] = _arrow(rows).to_batches(max_chunksize=7)
+    return batches
 
 
 FORMS: dict[str, Callable[[Rows], Any]] = {
@@ -93,8 +94,10 @@ FORMS: dict[str, Callable[[Rows], Any]] = {
     "dicts of vectors' dict view": lambda rows: {row["id"]: row for row in rows}.values(),
     "columns": _columns,
     "columns with an array": _ndarrays,
-    "columns with Arrow arrays": lambda rows: _columns(rows)
-    | {"embedding": _arrow(rows).column("embedding"), "id": _arrow(rows).column("id")},
+    "columns with Arrow arrays": lambda rows: (
+        _columns(rows)
+        | {name: _arrow(rows).column(name) for name in ("id", "embedding", *EVERY_KIND.fields)}
+    ),
     "table": _arrow,
     "batch": lambda rows: _arrow(rows).combine_chunks().to_batches()[0],
     "table in chunks": lambda rows: pa.Table.from_batches(_batches(rows)),
@@ -154,7 +157,7 @@ class RowFormsContract(ContractBase):
         await self.table(store, Schema(DIM, metric="l2"), rows)
         (record,) = await store.get("notes", "x")
         assert record.vector is not None
-        assert record.vector.tolist() == [float(v) for v in form(base)]
+        assert record.vector.tolist() == np.asarray(form(base), dtype=np.float32).tolist()
         hits = await store.search("notes", form(base), limit=1)
         assert [(hit.id, hit.distance) for hit in hits] == [("x", 0.0)]
         many = await store.search_many("notes", [form(base), form(-base)], limit=1)
@@ -162,7 +165,7 @@ class RowFormsContract(ContractBase):
 
     async def test_arrow_columns_of_near_types(self, store: VectorStore) -> None:
         await store.create_table("notes", EVERY_KIND)
-        moments = [np.datetime64("2024-01-01T00:00:00").item(), None]
+        moment = datetime(2024, 1, 1, tzinfo=UTC)
         table = pa.table(
             {
                 "year": pa.array([7, None], pa.uint8()),
@@ -170,7 +173,7 @@ class RowFormsContract(ContractBase):
                 "extra": pa.array([{"x": 1}, None]),
                 "id": pa.array(["a", "b"], pa.large_string()),
                 "score": pa.array([1, 2], pa.int16()),
-                "seen": pa.array(moments, pa.timestamp("s", tz="Europe/Berlin")),
+                "seen": pa.array([moment, None], pa.timestamp("s", tz="Europe/Berlin")),
                 "name": pa.array(["n", "n"]).dictionary_encode(),
                 "live": pa.nulls(2),
                 "embedding": pa.array([[1.0, 2, 3, 4]] * 2, pa.list_(pa.float64())),
@@ -180,7 +183,7 @@ class RowFormsContract(ContractBase):
         first, second = await store.get("notes", ["a", "b"])
         assert first.fields == {
             "name": "n", "year": 7, "score": 1.0, "live": None, "tags": ["a"],
-            "seen": moments[0].replace(tzinfo=timezone.utc), "extra": {"x": 1},
+            "seen": moment, "extra": {"x": 1},
         }  # fmt: skip
         assert second.fields == {
             "name": "n", "year": None, "score": 2.0, "live": None, "tags": [], "seen": None,
@@ -205,9 +208,21 @@ class RowFormsContract(ContractBase):
             assert caught.value.field == name
         assert await store.count("notes") == 0
 
+    async def test_datetimes_that_python_cannot_hold(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        kind = pa.timestamp("us", tz="UTC")
+        for far in (2**62, -(2**62)):
+            columns = {
+                "id": ["a", "b"], "embedding": vectors(2), "seen": pa.array([None, far], kind),
+            }  # fmt: skip
+            with pytest.raises(InvalidRowError) as caught:
+                await store.insert("notes", columns)
+            assert (caught.value.row, caught.value.id, caught.value.field) == (1, "b", "seen")
+        assert await store.count("notes") == 0
+
     async def test_datetimes_of_other_zones_and_as_text(self, store: VectorStore) -> None:
         await store.create_table("notes", EVERY_KIND)
-        moment = rows_of_every_kind(3)[2]["seen"]
+        moment = rows_of_every_kind(4)[3]["seen"]
         zoned = moment.astimezone(timezone(timedelta(hours=5, minutes=30)))
         rows = [
             {"id": "a", "embedding": [1] * DIM, "seen": zoned},

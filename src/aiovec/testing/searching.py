@@ -92,9 +92,7 @@ class SearchingContract(ContractBase):
     @pytest.mark.parametrize("dim", [1, 2, 7, 1536, 8192])
     async def test_every_dimension(self, store: VectorStore, metric: Metric, dim: int) -> None:
         schema = Schema(dim, metric=metric)
-        rows = [
-            {"id": f"r{n}", "embedding": vector} for n, vector in enumerate(vectors(20, dim))
-        ]
+        rows = [{"id": f"r{n}", "embedding": vector} for n, vector in enumerate(vectors(20, dim))]
         oracle = Oracle()
         oracle.create_table("notes", schema)
         oracle.insert("notes", rows)
@@ -131,7 +129,7 @@ class SearchingContract(ContractBase):
             expected = oracle.search("notes", query, limit=8)
             assert_same_hits(await store.search("notes", query, limit=8), expected)
 
-    async def test_an_empty_table(self, store: VectorStore) -> None:
+    async def test_searching_an_empty_table(self, store: VectorStore) -> None:
         await store.create_table("notes", SMALL)
         assert await store.search("notes", vectors(1)[0]) == []
         assert await store.search_many("notes", vectors(3)) == [[], [], []]
@@ -294,7 +292,9 @@ class SearchingContract(ContractBase):
                 assert hit.distance == pytest.approx(other.distance, abs=1e-6)
                 assert (hit.fields, hit.vector is not None) == (other.fields, True)
         assert await store.search_many("notes", []) == []
-        as_lists = await store.search_many("notes", iter(queries.tolist()), limit=7, where="year > 2005")
+        as_lists = await store.search_many(
+            "notes", iter(queries.tolist()), limit=7, where="year > 2005"
+        )
         assert [ids_of(hits) for hits in as_lists] == [ids_of(hits) for hits in many]
         with pytest.raises(InvalidArgumentError):
             await store.search_many("notes", queries[0])
@@ -345,7 +345,7 @@ class SearchingContract(ContractBase):
 
     async def test_diversity_prefers_what_is_unlike(self, store: VectorStore) -> None:
         near = [[10.0, n / 1000, 0, 0] for n in range(8)]
-        other = [[8.0, 6.0, 0, 0], [8.0, 0, 6.0, 0]]
+        other = [[5.0, 8.0, 0, 0], [5.0, 0, 8.0, 0]]
         rows = [{"id": f"r{n}", "embedding": vector} for n, vector in enumerate([*near, *other])]
         await self.table(store, SMALL, rows)
         query = [10.0, 0, 0, 0]

@@ -170,9 +170,7 @@ class TablesContract(ContractBase):
         assert sorted(type(o).__name__ for o in outcomes) == ["NoneType"] + ["TableExistsError"] * 7
 
     async def test_creators_at_once_with_exist_ok_all_succeed(self, store: VectorStore) -> None:
-        await asyncio.gather(
-            *(store.create_table("notes", SMALL, exist_ok=True) for _ in range(8))
-        )
+        await asyncio.gather(*(store.create_table("notes", SMALL, exist_ok=True) for _ in range(8)))
         assert await store.tables() == ["notes"]
 
     # Dropping
@@ -217,7 +215,7 @@ class TablesContract(ContractBase):
             await call(store, "No Table")
         assert (caught.value.name, caught.value.kind) == ("No Table", "table")
 
-    async def test_names_that_are_allowed(self, store: VectorStore) -> None:
+    async def test_table_names_that_are_allowed(self, store: VectorStore) -> None:
         for number, name in enumerate(NAMES_ALLOWED):
             await store.create_table(name, SMALL)
             await store.insert(name, small_rows(number + 1))
@@ -228,7 +226,7 @@ class TablesContract(ContractBase):
             await store.drop_table(name)
         assert await store.tables() == []
 
-    async def test_names_that_are_refused(self, store: VectorStore) -> None:
+    async def test_table_names_that_are_refused(self, store: VectorStore) -> None:
         for name in NAMES_REFUSED:
             wrong: Any = name
             with pytest.raises(InvalidNameError):
@@ -291,9 +289,7 @@ class TablesContract(ContractBase):
             assert caught.value.name == name
         assert await notes.schema("notes") == SMALL
 
-    async def test_an_added_field_hides_a_payload_key_of_its_name(
-        self, notes: VectorStore
-    ) -> None:
+    async def test_an_added_field_hides_a_payload_key_of_its_name(self, notes: VectorStore) -> None:
         await notes.update("notes", {"added": "payload", "kept": 1}, ids="r0001")
         await notes.add_field("notes", "added", Field(str))
         (record,) = await notes.get("notes", "r0001")

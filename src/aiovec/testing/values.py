@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from ..columns import python_values
 from ..records import Hit, Record
 from ..schema import Schema
 
 DIM = 4
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 EVERY_KIND = Schema(
     DIM,
@@ -84,9 +86,10 @@ HOSTILE_TEXTS = (
 )
 
 # Allowed as ids: 1 to 512 bytes without NUL.
-HOSTILE_IDS = tuple(
-    text for text in HOSTILE_TEXTS if text and "\0" not in text and len(text.encode()) <= 512
-) + ("A", "a", "a ", " a", "1", "01", "1.0", "-", "..", "/", "a/b", "a.b", "x" * 512, "é" * 256)
+HOSTILE_IDS = (
+    *(text for text in HOSTILE_TEXTS if text and "\0" not in text and len(text.encode()) <= 512),
+    *("A", "a", "a ", " a", "1", "01", "1.0", "-", "..", "/", "a/b", "a.b", "x" * 512, "é" * 256),
+)
 
 # Allowed as names of fields, and words of SQL, of vec0 or of a likely layout.
 HOSTILE_NAMES = (
@@ -164,14 +167,19 @@ def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
     return made
 
 
-def small_rows(
-    count: int, *, start: int = 0, seed: int = 7, **fields: Any
-) -> list[dict[str, Any]]:
+def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> list[dict[str, Any]]:
     """Rows for ``SMALL`` with the ids ``r0000`` and on."""
     return [
         {"id": f"r{start + i:04}", "embedding": vector, "name": "n", "year": start + i, **fields}
         for i, vector in enumerate(vectors(count, seed=seed + start))
     ]
+
+
+def python_rows(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+    """Arrow rows as mappings. No time zone is looked up, which would block an event loop."""
+    columns = [python_values(column) for column in rows.columns]
+    names = rows.schema.names
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def ids_of(found: Iterable[Record | Hit]) -> list[str]:
@@ -202,7 +210,8 @@ def assert_same_fields(
 ) -> None:
     """Fail with the first field that differs, told short."""
     absent, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
-    assert not absent and not extra, f"{what}: absent {sorted(absent)}, too many {sorted(extra)}"
+    assert not absent, f"{what}: absent {sorted(absent)}"
+    assert not extra, f"{what}: too many {sorted(extra)}"
     for name, value in expected.items():
         assert same_value(given[name], value), (
             f"{what}: field {name!r} is {given[name]!r:.200}, not {value!r:.200}"

@@ -1,0 +1,26 @@
+"""What a run of the benchmarks was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """``scale`` shrinks the row counts; a small one shows that a benchmark works, no more.
+
+    ``peers`` also measures other stores that happen to be installed.
+    """
+
+    folder: Path
+    data: str | None = None
+    scale: float = 1.0
+    repeat: float = 1.0
+    peers: bool = True
+
+    def rows(self, wanted: int) -> int:
+        return max(200, int(wanted * self.scale))
+
+    def rounds(self, wanted: int) -> int:
+        return max(1, int(wanted * self.repeat))

@@ -1,0 +1,64 @@
+"""Every benchmark runs, at a size that shows no more than that it works."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench import data
+from bench.__main__ import SUBJECTS
+from bench.measure import Check
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_benchmark_tells_and_writes_what_it_found(tmp_path: Path) -> None:
+    # In a process of its own: the ways that are compared block their event loop on purpose.
+    small = ["--scale", "0.002", "--repeat", "0.04", "--no-peers"]
+    places = ["--folder", str(tmp_path), "--results", str(tmp_path / "results")]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "all", *small, *places],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != data.FOLDER_VARIABLE},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+
+    # Whether a target holds at this size, on a busy machine, says nothing: that would be 1.
+    assert done.returncode in (0, 1), done.stderr
+    results = json.loads((tmp_path / "results" / "all.json").read_text(encoding="utf-8"))["results"]
+    assert {result["subject"] for result in results} >= SUBJECTS.keys(), done.stderr
+    for result in results:
+        assert len(result["measured"]) >= 2
+        assert all(value > 0 for value in result["measured"].values())
+        assert (result["subject"] == "search") == (not result["checks"])
+        assert result["compared"] in done.stdout
+        assert all(check["what"] in done.stdout for check in result["checks"])
+
+
+def test_generated_data_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
+    one, other = data.load(50, 16, None), data.load(50, 16, None)
+
+    assert (one.vectors == other.vectors).all()
+    assert one.texts == other.texts
+    assert one.vectors.shape == (50, 16)
+
+
+@pytest.mark.parametrize(
+    ("check", "holds"),
+    [
+        (Check("rate", 10, 10), True),
+        (Check("rate", 9.9, 10), False),
+        (Check("time", 10, 10, at_most=True), True),
+        (Check("time", 10.1, 10, at_most=True), False),
+    ],
+)
+def test_a_check_holds_on_the_right_side_of_its_target(check: Check, holds: bool) -> None:
+    assert check.holds is holds
+    assert ("MISSED" not in str(check)) is holds

@@ -1,0 +1,34 @@
+"""The contract suite on the SQLite backend: in a file, and in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiovec.backend import Backend
+from aiovec.settings import SqliteSettings
+from aiovec.testing import BackendContract
+from aiovec_sqlite import SqliteBackend
+
+
+class TestSqliteFile(BackendContract):
+    def make_backend(self, path: Path) -> Backend:
+        return SqliteBackend(str(path / "store.db"), SqliteSettings())
+
+    def make_forgetful_backend(self, path: Path) -> Backend:
+        return SqliteBackend(str(path / "store.db"), SqliteSettings(keep_deletes=100))
+
+    def open_backup(self, path: Path) -> Backend:
+        return SqliteBackend(str(path), SqliteSettings())
+
+
+class TestSqliteMemory(BackendContract):
+    persistent = False
+
+    def make_backend(self, path: Path) -> Backend:
+        return SqliteBackend(":memory:", SqliteSettings())
+
+    def make_forgetful_backend(self, path: Path) -> Backend:
+        return SqliteBackend(":memory:", SqliteSettings(keep_deletes=100))
+
+    def open_backup(self, path: Path) -> Backend:
+        return SqliteBackend(str(path), SqliteSettings())

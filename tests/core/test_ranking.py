@@ -1,0 +1,86 @@
+"""Scores, fusion and diversity."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiovec import RRF, Hit, InvalidArgumentError, Weighted
+from aiovec.ranking import best_first, diversify, fuse, order_of, score_of
+from aiovec.schema import Metric
+
+
+def hits(**scores: float) -> list[Hit]:
+    return best_first([Hit(id, score, None) for id, score in scores.items()])
+
+
+def test_scores() -> None:
+    assert score_of("cosine", 0.25) == 0.75
+    assert score_of("l2", 3.0) == 0.25
+    assert score_of("dot", -7.5) == 7.5
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_lower_distance_never_scores_less(one: float, other: float) -> None:
+    metrics: tuple[Metric, ...] = ("cosine", "l2", "dot")
+    for metric in metrics:
+        low, high = sorted((one, other))
+        assert score_of(metric, low) >= score_of(metric, high)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.text(max_size=3)), unique_by=lambda t: t[1]))
+def test_order_is_by_measure_then_id(rows: list[tuple[int, str]]) -> None:
+    measures = [float(m) for m, _ in rows]
+    order = order_of(measures, [id for _, id in rows], 5)
+    assert [rows[n] for n in order] == sorted(rows)[:5]
+
+
+def test_rrf_adds_one_over_k_plus_rank() -> None:
+    fused = fuse(hits(a=3, b=2, c=1), hits(c=9, a=8, d=7), RRF(k=10), 10)
+    expected = {
+        "a": 1 / 11 + 1 / 12, "b": 1 / 12, "c": 1 / 13 + 1 / 11, "d": 1 / 13,
+    }  # fmt: skip
+    assert {hit.id: hit.score for hit in fused} == pytest.approx(expected)
+    assert [hit.id for hit in fused] == ["a", "c", "b", "d"]
+    assert {hit.id: dict(hit.ranks) for hit in fused} == {
+        "a": {"vector": 1, "text": 2}, "b": {"vector": 2}, "c": {"vector": 3, "text": 1},
+        "d": {"text": 3},
+    }  # fmt: skip
+    assert [hit.id for hit in fuse(hits(a=1), hits(b=1), RRF(), 1)] == ["a"]
+    assert fuse([], [], RRF(), 5) == []
+
+
+def test_weighted_scales_each_list() -> None:
+    fused = fuse(hits(a=10, b=5, c=0), hits(b=0.2, d=0.1), Weighted(vector=0.75, text=0.25), 10)
+    assert {hit.id: hit.score for hit in fused} == pytest.approx(
+        {"a": 0.75, "b": 0.375 + 0.25, "c": 0.0, "d": 0.0}
+    )
+
+
+def test_bad_fusions_are_refused() -> None:
+    for bad in (0, -1, math.nan):
+        with pytest.raises(InvalidArgumentError):
+            RRF(k=bad)
+    for vector, text in ((-1, 1), (1, -1), (0, 0), (math.nan, 1)):
+        with pytest.raises(InvalidArgumentError):
+            Weighted(vector=vector, text=text)
+
+
+def test_diversity() -> None:
+    rng = np.random.default_rng(3)
+    pool = [
+        Hit(f"h{n:02}", 1 - n / 50, None, vector=rng.standard_normal(6).astype(np.float32))
+        for n in range(30)
+    ]
+    assert diversify(pool, 1e-9, 10) == pool[:10]
+    for diversity in (0.1, 0.5, 1.0):
+        picked = diversify(pool, diversity, 10)
+        assert picked[0] == pool[0]
+        assert len({hit.id for hit in picked}) == 10
+    assert sorted(h.id for h in diversify(pool, 0.5, 99)) == [h.id for h in pool]
+    assert diversify(pool[:1], 0.5, 5) == pool[:1]
+    assert diversify([], 0.5, 5) == []

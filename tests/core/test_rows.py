@@ -1,0 +1,155 @@
+"""Rows on their way in: the layout that comes about, what is copied, and whom an error blames."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiovec import (
+    DimensionMismatchError,
+    InvalidArgumentError,
+    InvalidRowError,
+    InvalidVectorError,
+    Schema,
+)
+from aiovec.rows import check_ids, last_of_each_id, repeated_ids, to_table
+from aiovec.testing import Oracle, python_rows, strategies
+from aiovec.testing.oracle import arrow_table
+
+SCHEMA = Schema(3, fields={"name": str, "year": int, "seen": datetime, "tags": list[str]})
+
+
+def address(table: pa.Table) -> int:
+    chunk = table.column(SCHEMA.vector).chunk(0)
+    return int(chunk.flatten().to_numpy(zero_copy_only=True).__array_interface__["data"][0])
+
+
+def test_a_right_array_is_not_copied() -> None:
+    matrix = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+    table = to_table({"id": list("abcd"), "embedding": matrix}, SCHEMA)
+    assert address(table) == matrix.__array_interface__["data"][0]
+
+
+def test_a_right_arrow_column_is_not_copied() -> None:
+    rows = [{"id": id, "embedding": [1.0, 2, 3]} for id in "abcd"]
+    given_table = arrow_table(rows, SCHEMA)
+    assert address(to_table(given_table, SCHEMA)) == address(given_table)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f2", ">f4", "i4"])
+def test_other_arrays_are_converted(dtype: str) -> None:
+    matrix = np.arange(1, 13).reshape(4, 3).astype(dtype)
+    table = to_table({"id": list("abcd"), "embedding": matrix}, SCHEMA)
+    flat = table.column("embedding").chunk(0).flatten()
+    assert flat.type == pa.float32()
+    assert flat.to_pylist() == [float(n) for n in range(1, 13)]
+
+
+def test_the_layout_is_the_schemas() -> None:
+    row = {"id": "a", "embedding": [1, 2, 3], "year": 5, "more": {"x": [1]}}
+    for rows in ([row], [{**row, "name": None}], (row,), {k: [v] for k, v in row.items()}):
+        table = to_table(rows, SCHEMA)
+        table.validate(full=True)
+        assert table.schema.equals(SCHEMA.to_arrow(), check_metadata=True)
+        assert python_rows(table) == [
+            {
+                "id": "a", "embedding": [1.0, 2.0, 3.0], "name": None, "year": 5, "seen": None,
+                "tags": None, "payload": '{"more":{"x":[1]}}',
+            }
+        ]  # fmt: skip
+    nothing: Any
+    for nothing in ([], (), {"id": [], "embedding": []}, SCHEMA.to_arrow().empty_table()):
+        table = to_table(nothing, SCHEMA)
+        assert table.num_rows == 0
+        assert table.schema.equals(SCHEMA.to_arrow())
+
+
+@given(st.data())
+def test_every_form_gives_what_the_oracle_has(data: st.DataObject) -> None:
+    schema = data.draw(strategies.schemas())
+    rows = data.draw(
+        st.lists(strategies.good_rows(schema), max_size=5, unique_by=lambda row: row["id"])
+    )
+    oracle = Oracle()
+    oracle.create_table("t", schema)
+    oracle.insert("t", rows)
+    expected = python_rows(arrow_table(rows, schema))
+    for row in expected:
+        assert row[schema.vector] == oracle.get("t", row["id"])[0].vector.tolist()
+    for given_rows in (rows, arrow_table(rows, schema), arrow_table(rows, schema).to_batches()):
+        found = python_rows(to_table(given_rows, schema)) if given_rows else []
+        assert _read(found) == _read(expected)
+
+
+def _read(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {k: json.loads(v) if k == "payload" and v is not None else v for k, v in row.items()}
+        for row in rows
+    ]
+
+
+@given(st.data())
+def test_a_bad_row_is_blamed_as_the_oracle_does(data: st.DataObject) -> None:
+    schema = data.draw(strategies.schemas())
+    rows = data.draw(st.lists(strategies.good_rows(schema), max_size=4))
+    place = data.draw(st.integers(0, len(rows)))
+    rows.insert(place, data.draw(strategies.bad_rows(schema)))
+    oracle = Oracle()
+    oracle.create_table("t", schema)
+    kinds = (InvalidRowError, InvalidVectorError, DimensionMismatchError)
+    with pytest.raises(kinds) as expected:
+        oracle.upsert("t", rows)
+    with pytest.raises(kinds) as caught:
+        to_table(rows, schema)
+    assert type(caught.value) is type(expected.value)
+    for fact in ("row", "id", "field"):
+        assert getattr(caught.value, fact, None) == getattr(expected.value, fact, None)
+
+
+def test_columns_and_batches_are_blamed_too() -> None:
+    with pytest.raises(InvalidVectorError) as caught:
+        to_table({"id": ["a", "b"], "embedding": np.array([[1, 2, 3], [1, np.nan, 3.0]])}, SCHEMA)
+    assert (caught.value.row, caught.value.id) == (1, "b")
+    bad = arrow_table([{"id": "x", "embedding": [0.0, 0, 0]}], SCHEMA)
+    good = arrow_table([{"id": id, "embedding": [1.0, 0, 0]} for id in "ab"], SCHEMA)
+    with pytest.raises(InvalidVectorError) as caught:
+        to_table([good, bad], SCHEMA)
+    assert (caught.value.row, caught.value.id) == (2, "x")
+    with pytest.raises(InvalidRowError) as row_error:
+        to_table({"id": ["a", "b"], "embedding": [[1, 2, 3]] * 2, "year": [1, "x"]}, SCHEMA)
+    assert (row_error.value.row, row_error.value.id, row_error.value.field) == (1, "b", "year")
+
+
+def test_the_last_of_each_id() -> None:
+    rows = [{"id": id, "embedding": [n + 1, 0, 0], "year": n} for n, id in enumerate("abacb")]
+    table = to_table(rows, SCHEMA)
+    assert sorted(repeated_ids(table)) == ["a", "b"]
+    last = last_of_each_id(table)
+    assert {row["id"]: row["year"] for row in python_rows(last)} == {"a": 2, "c": 3, "b": 4}
+    assert repeated_ids(last) == []
+    assert last_of_each_id(last) is last
+
+
+def test_ids_to_look_for() -> None:
+    assert check_ids("abc") == ["abc"]
+    assert check_ids(iter(["b", "a", "b"])) == ["b", "a", "b"]
+    assert check_ids([]) == []
+    wrong: Any
+    for wrong in (None, 5, b"x", {"a": 1}, ["a", None], [b"a"], ["\ud800"]):
+        with pytest.raises(InvalidArgumentError):
+            check_ids(wrong)
+
+
+def test_datetimes_become_utc_microseconds() -> None:
+    moment = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    text = "2024-05-06T09:08:09.123456+02:00"
+    for value in (moment, text, "2024-05-06T07:08:09.123456Z"):
+        table = to_table([{"id": "a", "embedding": [1, 0, 0], "seen": value}], SCHEMA)
+        assert python_rows(table)[0]["seen"] == moment

@@ -1,0 +1,236 @@
+"""Schema and Field: what is refused, and the ways there and back through Arrow and JSON."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiovec import Field, InvalidArgumentError, InvalidNameError, Schema
+from aiovec.schema import check_field_name, check_table_name
+
+TYPES = (str, int, float, bool, datetime, list[str])
+NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,62}", fullmatch=True)
+
+
+@st.composite
+def fields(draw: st.DrawFn) -> Field:
+    kind: Any = draw(st.sampled_from(TYPES))
+    index: Any = st.just(None) if kind == list[str] else st.sampled_from((None, "btree", "bitmap"))
+    return Field(
+        kind,
+        nullable=draw(st.booleans()),
+        index=draw(index),
+        text=kind is str and draw(st.booleans()),
+    )
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    names = draw(st.lists(NAMES, max_size=8, unique_by=str.lower))
+    taken = {"id", "payload", "embedding"}
+    chosen = {name: draw(fields()) for name in names if name.lower() not in taken}
+    for name in [n for n, f in chosen.items() if f.kind in ("text", "int")][:4]:
+        if draw(st.booleans()):
+            chosen[name] = Field(chosen[name].type, partition=True)
+    quantized: Any = draw(st.sampled_from((None, "bit")))
+    analyzer: Any = draw(st.sampled_from(("plain", "english", "ngram")))
+    metric: Any = draw(st.sampled_from(("cosine", "l2", "dot")))
+    return Schema(
+        draw(st.integers(1, 1024)) * (8 if quantized else 1),
+        metric=metric,
+        model=draw(st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=9)),
+        fields=chosen,
+        payload=draw(st.booleans()),
+        analyzer=analyzer,
+        quantized=quantized,
+    )
+
+
+@given(schemas())
+def test_ways_there_and_back(schema: Schema) -> None:
+    assert Schema.from_arrow(schema.to_arrow()) == schema
+    assert Schema.from_json(schema.to_json()) == schema
+    assert Schema.from_json(json.loads(schema.to_json())) == schema
+    assert pickle.loads(pickle.dumps(schema)) == schema
+    assert copy.deepcopy(schema) == schema
+    assert hash(Schema.from_json(schema.to_json())) == hash(schema)
+    assert list(Schema.from_json(schema.to_json()).fields) == list(schema.fields)
+    assert schema.differences(Schema.from_json(schema.to_json())) == []
+
+
+@given(schemas())
+def test_the_metadata_survives_arrow_files(schema: Schema) -> None:
+    again = pa.ipc.read_schema(pa.py_buffer(schema.to_arrow().serialize()))
+    assert Schema.from_arrow(again) == schema
+
+
+def test_arrow_types() -> None:
+    schema = Schema(
+        3,
+        vector="vec",
+        fields={
+            "t": str, "i": Field(int, nullable=False), "f": float, "b": bool, "d": datetime,
+            "l": list[str],
+        },
+    ).to_arrow()  # fmt: skip
+    assert [(c.name, str(c.type), c.nullable) for c in schema][:-1] == [
+        ("id", "string", False),
+        ("vec", "fixed_size_list<item: float>[3]", False),
+        ("t", "string", True),
+        ("i", "int64", False),
+        ("f", "double", True),
+        ("b", "bool", True),
+        ("d", "timestamp[us, tz=UTC]", True),
+        ("l", "list<item: string>", True),
+    ]
+    assert schema.field("payload").type == pa.json_(pa.utf8())
+    assert "payload" not in Schema(3, payload=False).to_arrow().names
+
+
+def test_a_foreign_arrow_schema_is_read() -> None:
+    foreign = pa.schema(
+        {
+            "id": pa.utf8(), "v": pa.list_(pa.float64(), 7), "n": pa.int16(),
+            "t": pa.dictionary(pa.int32(), pa.utf8()), "w": pa.timestamp("ns", "Europe/Paris"),
+            "x": pa.large_list(pa.large_string()), "h": pa.float16(), "payload": pa.utf8(),
+        }
+    )  # fmt: skip
+    assert Schema.from_arrow(foreign) == Schema(
+        7, vector="v", fields={"n": int, "t": str, "w": datetime, "x": list[str], "h": float}
+    )
+    for wrong in (
+        pa.schema({"id": pa.utf8()}),
+        pa.schema({"a": pa.list_(pa.float32(), 2), "b": pa.list_(pa.float32(), 2)}),
+        pa.schema({"v": pa.list_(pa.float32(), 2), "x": pa.binary()}),
+        pa.schema({"v": pa.list_(pa.float32(), 2), "x": pa.timestamp("us")}),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            Schema.from_arrow(wrong)
+
+
+def test_json_form_is_the_contracts() -> None:
+    schema = Schema(768, fields={"year": int, "body": Field(str, text=True)})
+    assert schema.to_dict() == {
+        "dim": 768, "metric": "cosine", "model": None, "vector": "embedding", "payload": True,
+        "fields": {"year": "int", "body": {"type": "text", "text": True}},
+    }  # fmt: skip
+    kinds = ("text", "int", "float", "bool", "datetime", "list[text]")
+    fields = {f"f{n}": kind for n, kind in enumerate(kinds)}
+    read = Schema.from_json({"dim": 3, "fields": fields})
+    assert [field.type for field in read.fields.values()] == list(TYPES)
+    assert read.to_dict()["fields"] == fields
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "", "[]", "{}", "nonsense", '{"dim": "3"}', '{"dim": 3, "more": 1}',
+        '{"dim": 3, "fields": []}', '{"dim": 3, "fields": {"a": "string"}}',
+        '{"dim": 3, "fields": {"a": {"type": "text", "index": "hash"}}}',
+        '{"dim": 3, "fields": {"a": {"type": "text", "more": 1}}}',
+        '{"dim": 3, "fields": {"a": {"text": true}}}', '{"dim": 3, "metric": "cos"}',
+        '{"dim": 3, "fields": {"a": null}}', '{"dim": 3, "payload": 1}', '{"dim": null}',
+    ],
+)  # fmt: skip
+def test_bad_json_is_refused(wrong: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Schema.from_json(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"dim": 0}, "dim"), ({"dim": -1}, "dim"), ({"dim": 8193}, "dim"), ({"dim": 1.5}, "dim"),
+        ({"dim": True}, "dim"), ({"dim": "3"}, "dim"), ({"metric": "euclid"}, "metric"),
+        ({"model": ""}, "model"), ({"model": 5}, "model"), ({"payload": None}, "payload"),
+        ({"analyzer": "german"}, "analyzer"), ({"quantized": "int8"}, "quantized"),
+        ({"dim": 12, "quantized": "bit"}, "dim"), ({"fields": ["a"]}, "fields"),
+        ({"fields": {"a": bytes}}, "a field's type"),
+        ({"fields": {f"p{n}": Field(str, partition=True) for n in range(5)}}, "partition"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused(options: dict[str, Any], argument: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        Schema(**{"dim": 3, **options})
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (bytes, {}), (dict, {}), (None, {}), ("string", {}), (list, {}), (list[int], {}), ([], {}),
+        (str, {"index": "hash"}), (str, {"nullable": 1}), (str, {"partition": "yes"}),
+        (list[str], {"index": "btree"}), (float, {"partition": True}), (bool, {"partition": True}),
+        (int, {"text": True}), (list[str], {"text": True}),
+    ],
+)  # fmt: skip
+def test_bad_fields_are_refused(kind: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Field(kind, **options)
+
+
+@given(fields())
+def test_fields_there_and_back(field: Field) -> None:
+    assert Field.from_dict(field.to_dict()) == field
+    assert eval(repr(field), {"Field": Field, "datetime": datetime}) == field
+
+
+def test_a_schema_cannot_be_changed() -> None:
+    fields = {"a": str}
+    schema: Any = Schema(3, fields=fields)
+    fields["b"] = str
+    assert list(schema.fields) == ["a"]
+    with pytest.raises(AttributeError):
+        schema.dim = 4
+    with pytest.raises(TypeError):
+        schema.fields["b"] = Field(str)
+    assert schema.with_field("b", Field(int)) == Schema(3, fields={"a": str, "b": int})
+    for taken in ("a", "A", "id", "Payload", "embedding"):
+        with pytest.raises(InvalidNameError):
+            schema.with_field(taken, Field(int))
+
+
+def test_differences_name_each_one() -> None:
+    one = Schema(3, fields={"a": str, "b": int})
+    other = Schema(4, metric="l2", model="m", fields={"b": float, "c": str}, payload=False)
+    found = one.differences(other)
+    for word in ("dim", "metric", "model", "payload", "'a'", "'b'", "'c'"):
+        assert any(word in difference for difference in found), word
+    assert one.differences(Schema(3, fields={"b": int, "a": str})) == [
+        "the fields stand in another order"
+    ]
+
+
+@given(st.text(max_size=70))
+def test_names_are_checked_by_the_rule(name: str) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    digits = "0123456789_"
+    good_table = (
+        1 <= len(name) <= 63 and name[0] in letters and set(name) <= {*letters, *digits, "-"}
+    )
+    every = letters + letters.upper()
+    good_field = 1 <= len(name) <= 63 and name[0] in every and set(name) <= {*every, *digits}
+    for check, good in ((check_table_name, good_table), (check_field_name, good_field)):
+        if good:
+            assert check(name) == name
+        else:
+            with pytest.raises(InvalidNameError):
+                check(name)
+
+
+def test_context_vectors() -> None:
+    schema = Schema.context_vectors()
+    assert schema.to_arrow().names == [
+        "id", "embedding", "source_id", "source_type", "text_chunk", "created_at", "tags",
+        "payload",
+    ]  # fmt: skip
+    assert (schema.dim, schema.metric, schema.vector) == (768, "cosine", "embedding")
+    assert all(field == Field(str) for field in schema.fields.values())

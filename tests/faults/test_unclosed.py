@@ -1,0 +1,121 @@
+"""A store that nobody closed warns, and never keeps the process from ending."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.sqlite.support import check_file, python, run_code
+
+COMMON = """
+import asyncio, gc, sys, warnings
+import aiovec
+async def open_store(path):
+    store = await aiovec.connect(path)
+    await store.create_table("t", aiovec.Schema(4), exist_ok=True)
+    await store.upsert("t", [{"id": "a", "embedding": [1, 2, 3, 4]}])
+    await store.search("t", [1, 2, 3, 4])
+    return store
+def row(n): return {"id": f"x{n}", "embedding": [1, 2, 3, 4]}
+"""
+
+WAYS = {
+    "forgotten": """
+async def main():
+    store = await open_store(sys.argv[1])
+asyncio.run(main())
+""",
+    "kept": """
+async def main():
+    global store
+    store = await open_store(sys.argv[1])
+asyncio.run(main())
+""",
+    "writes in flight": """
+async def main():
+    store = await open_store(sys.argv[1])
+    tasks = [asyncio.ensure_future(store.insert("t", [row(n)])) for n in range(200)]
+    await asyncio.sleep(0.01)
+asyncio.run(main())
+""",
+    "reads in flight": """
+async def main():
+    store = await open_store(sys.argv[1])
+    tasks = [asyncio.ensure_future(store.search("t", [1, 2, 3, 4])) for n in range(200)]
+    export = store.export("t", batch_size=1)
+    await anext(export)
+    await asyncio.sleep(0.005)
+asyncio.run(main())
+""",
+    "a loop that just stops": """
+loop = asyncio.new_event_loop()
+store = loop.run_until_complete(open_store(sys.argv[1]))
+task = loop.create_task(store.insert("t", [row(n) for n in range(2000)]))
+loop.run_until_complete(asyncio.sleep(0.001))
+""",
+    "an error in between": """
+async def main():
+    store = await open_store(sys.argv[1])
+    raise SystemExit(0)
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_the_process_ends(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "notes.db"
+    process = python(
+        "-X", "dev", "-c", COMMON + WAYS[way], str(path),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 0, complaints
+    assert "Exception in thread" not in complaints
+    assert check_file(path)["t"] >= 1  # what was acknowledged is there
+    if way == "a loop that just stops":
+        return  # the task that still waits for the store keeps it to the very end
+    assert "ResourceWarning" in complaints
+    assert "was never closed" in complaints
+    if "in flight" not in way:
+        assert "Traceback" not in complaints
+
+
+def test_the_warning_can_be_caught(tmp_path: Path) -> None:
+    code = """
+async def main():
+    store = await open_store(sys.argv[1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del store
+        gc.collect()
+    told = [str(w.message) for w in caught if issubclass(w.category, ResourceWarning)]
+    assert any("never closed" in text for text in told), told
+    store = await open_store(sys.argv[1])
+    await store.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del store
+        gc.collect()
+    print("done")
+asyncio.run(main())
+"""
+    done = run_code(COMMON + code, str(tmp_path / "notes.db"))
+    assert done.stdout == "done\n", done.stderr
+
+
+async def test_a_failed_opening_leaves_no_thread_that_complains(tmp_path: Path) -> None:
+    code = """
+for n in range(30):
+    try:
+        asyncio.run(open_store(sys.argv[1]))
+    except aiovec.CorruptStoreError:
+        pass
+print("done")
+"""
+    path = tmp_path / "notes.db"
+    await asyncio.to_thread(path.write_text, "no store " * 100)
+    done = await asyncio.to_thread(run_code, COMMON + code, str(path))
+    assert (done.stdout, done.stderr) == ("done\n", "")

@@ -1,0 +1,269 @@
+"""What the tests of the SQLite backend share: stores, rows that tell what they must be, and
+checks of the file behind aiovec's back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import aiovec
+from aiovec import Field, Schema, VectorStore
+from aiovec.backend import Backend, ChangeFeed
+from aiovec_sqlite.driver import connect as raw_connect
+
+ROOT = Path(__file__).resolve().parents[2]
+DIM = 16
+
+FIELDS: dict[str, Any] = {
+    "version": int,
+    "vector_version": int,
+    "name": str,
+    "tags": list[str],
+}
+SCHEMAS = {
+    "plain": Schema(DIM, fields={**FIELDS, "owner": str}),
+    "partitioned": Schema(
+        DIM, metric="l2", fields={**FIELDS, "owner": Field(str, partition=True)}, quantized="bit"
+    ),
+    "indexed": Schema(
+        DIM, metric="dot", fields={**FIELDS, "owner": Field(str, index="btree", nullable=False)}
+    ),
+}
+
+
+def vector(id: str, version: int, dim: int = DIM) -> np.ndarray:
+    """The vector that a row must have: other bits for every id and version."""
+    seed = int.from_bytes(hashlib.blake2b(f"{id}\0{version}".encode(), digest_size=8).digest())
+    return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a row must hold: the write of its vector, and the write of its fields."""
+
+    vector_version: int
+    version: int
+
+    def fields(self, id: str, owner: str | None) -> dict[str, Any]:
+        name = f"{id}:{self.version}"
+        return {
+            "version": self.version,
+            "vector_version": self.vector_version,
+            "name": name if self.version % 5 else None,
+            "tags": [name, f"t{self.version % 3}"],
+            "owner": owner,
+            "note": {"of": name, "n": [self.version, None, "ü"]},
+        }
+
+    def row(self, id: str, owner: str | None) -> dict[str, Any]:
+        made = vector(id, self.vector_version)
+        return {"id": id, "embedding": made, **self.fields(id, owner)}
+
+    def problems(self, record: aiovec.Record, owner: str | None) -> list[str]:
+        """Where a record is not what it must be."""
+        wanted = self.fields(record.id, owner)
+        told = {k: v for k, v in record.fields.items() if v is not None or k in wanted}
+        wrong = []
+        if told != wanted:
+            wrong.append(f"{record.id}: {told} instead of {wanted}")
+        if record.vector.tobytes() != vector(record.id, self.vector_version).tobytes():
+            wrong.append(f"{record.id}: other vector bits")
+        return wrong
+
+
+@asynccontextmanager
+async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorStore]:
+    """A store with other settings than the default ones."""
+    store = await open_store(target, **settings)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def open_store(target: Path | str, **settings: Any) -> VectorStore:
+    name = "AIOVEC_RETRIEVAL__SQLITE__{}"
+    before = {name.format(key.upper()): str(value) for key, value in settings.items()}
+    kept = {key: os.environ.get(key) for key in before}
+    os.environ.update(before)
+    try:
+        return await aiovec.connect(target)
+    finally:
+        for key, value in kept.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def backend_of(store: VectorStore) -> Any:
+    """The backend behind a store, for what the contract does not offer (yet)."""
+    backend: Backend = store._follower.engine.backend
+    return backend
+
+
+async def all_changes(store: VectorStore, table: str, since: int = 0, limit: int = 700) -> Any:
+    """The change feed from a number on, applied: the rows as a mapping, and the newest number."""
+    backend = backend_of(store)
+    assert isinstance(backend, ChangeFeed)
+    handle = await backend.open_table(table)
+    rows: dict[str, dict[str, Any]] = {}
+    while True:
+        page = await backend.changes(handle, since, limit=limit)
+        for id in page.deleted:
+            rows.pop(id, None)
+        rows.update(await rows_of([page.upserted]))
+        since = page.number
+        if page.complete:
+            return rows, since
+
+
+async def whole_table(store: VectorStore, table: str) -> dict[str, dict[str, Any]]:
+    return await rows_of([batch async for batch in store.export(table)])
+
+
+async def rows_of(batches: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """In a thread, since Arrow may read time zones from files."""
+    return await asyncio.to_thread(
+        lambda: {row["id"]: row for batch in batches for row in batch.to_pylist()}
+    )
+
+
+# Behind aiovec's back: plain SQL on the file
+
+
+def sql(path: Path) -> closing[sqlite3.Connection]:
+    """A plain connection with sqlite-vec."""
+    return closing(raw_connect(str(path), timeout=30))
+
+
+def check_file(path: Path) -> dict[str, int]:
+    """integrity_check, and each ordinary table against its vec0 table; the rows of each table."""
+    counts = {}
+    with sql(path) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        (change,) = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
+        for name, schema_text in db.execute("SELECT name, schema FROM aiovec_tables").fetchall():
+            counts[name] = _check_table(db, name, Schema.from_json(schema_text), change)
+    return counts
+
+
+def _check_table(db: sqlite3.Connection, name: str, schema: Schema, change: int) -> int:
+    parts = [field for field, options in schema.fields.items() if options.partition]
+    ordinary = db.execute(
+        f'SELECT _rowid, _seq{"".join(f", {p}" for p in parts)} FROM "{name}.rows"'
+    ).fetchall()
+    keys = "".join(f", p{i}" for i in range(1, len(parts) + 1))
+    bits = ", vector_bit, vec_quantize_binary(vector)" if schema.quantized else ""
+    vectors = db.execute(f'SELECT rowid, vector{keys}{bits} FROM "{name}.vec"').fetchall()
+    told = {row[0]: row for row in vectors}
+    assert len(told) == len(vectors), "a rowid twice in the vec0 table"
+    assert set(told) == {row[0] for row in ordinary}, "the two tables have other rows"
+    for rowid, _, *values in ordinary:
+        _, blob, *rest = told[rowid]
+        assert len(blob) == 4 * schema.dim
+        assert rest[: len(parts)] == ["" if v is None else f"={v}" for v in values]
+        if schema.quantized:
+            assert rest[-2] == rest[-1], "the bit vector is another vector's"
+        # And the row as it is found by its rowid, which is another way through vec0.
+    looked_up = db.execute(
+        f'SELECT count(*) FROM json_each(?) AS j CROSS JOIN "{name}.vec" AS v ON v.rowid = j.value',
+        (json.dumps(list(told)),),
+    ).fetchone()
+    assert looked_up == (len(told),)
+    numbers = [row[1] for row in ordinary]
+    numbers += [
+        seq for (seq,) in db.execute("SELECT seq FROM aiovec_deleted WHERE name = ?", (name,))
+    ]
+    assert len(set(numbers)) == len(numbers), "a change number was used twice"
+    assert max([0, *numbers, *(row[0] for row in ordinary)]) <= change
+    return len(ordinary)
+
+
+def files_of(path: Path) -> dict[str, str]:
+    """A hash of the file, and of whatever lies beside it under its name."""
+    return {
+        found.name: hashlib.sha256(found.read_bytes()).hexdigest()
+        for found in sorted(path.parent.glob(f"{path.name}*"))
+        if found.is_file()
+    }
+
+
+# Other processes
+
+
+def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Another Python of the same environment, with the repository's root as its folder."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, text=True, encoding="utf-8", **options
+    )
+
+
+def run_code(code: str, *arguments: str, env: Mapping[str, str] | None = None) -> Any:
+    """Run code in another Python to its end: code, output, errors."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+
+
+HOLD_LOCK = """
+import sys
+from aiovec_sqlite.driver import connect
+db = connect(sys.argv[1], timeout=30)
+db.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.readline()
+db.execute("ROLLBACK")
+db.close()
+print("free", flush=True)
+"""
+
+
+class LockHolder:
+    """Another process that holds the write lock of a file until it is told to let go."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def _start(self) -> None:
+        self._process = python(
+            "-c", HOLD_LOCK, str(self._path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "locked\n"
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            self._process.communicate("\n", timeout=60)
+
+    async def free(self) -> None:
+        await asyncio.to_thread(self._end)
+
+    async def __aenter__(self) -> LockHolder:
+        await asyncio.to_thread(self._start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.free()
+
+
+async def names_in(folder: Path) -> list[str]:
+    return await asyncio.to_thread(lambda: sorted(file.name for file in folder.iterdir()))

@@ -1,0 +1,227 @@
+"""export: one snapshot, constant memory, and a cursor that goes on behind each batch."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.sqlite.support import (
+    SCHEMAS,
+    State,
+    backend_of,
+    names_in,
+    opened,
+    run_code,
+    sql,
+    whole_table,
+)
+
+from aiovec import Schema, VectorStore
+
+
+def rows(prefix: str, count: int, version: int = 1) -> list[dict[str, object]]:
+    return [State(version, version).row(f"{prefix}{n}", "me") for n in range(count)]
+
+
+MEASURE = """
+import asyncio, sys, threading, time
+import psutil, numpy as np, pyarrow as pa
+from pathlib import Path
+from aiovec import Schema
+from tests.sqlite.support import opened
+
+async def main():
+    schema = Schema(128, fields={"n": int, "text": str})
+    async with opened(sys.argv[1]) as store:
+        await store.create_table("notes", schema)
+        chance = np.random.default_rng(1)
+        for start in range(0, 60_000, 5000):
+            await store.insert("notes", {
+                "id": [f"id{start + n}" for n in range(5000)],
+                "embedding": chance.standard_normal((5000, 128), dtype=np.float32),
+                "n": list(range(5000)), "text": ["some text " * 10] * 5000,
+            })
+    process = psutil.Process()
+    most = 0
+    async with opened(sys.argv[1]) as store:
+        async def export():
+            nonlocal most
+            rows = 0
+            async for batch in store.export("notes", batch_size=500):
+                rows += batch.num_rows
+                most = max(most, process.memory_info().rss)
+            assert rows == 60_000
+        await export()
+        first = most
+        most = 0
+        await export()
+        await export()
+    print(first, most)
+asyncio.run(main())
+"""
+
+
+def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
+    """30 MB of vectors, three times: the second and third need no more than the first."""
+    done = run_code(MEASURE, str(tmp_path / "notes.db"))
+    assert done.returncode == 0, done.stderr
+    first, later = map(int, done.stdout.split())
+    assert later - first < 12_000_000
+
+
+async def test_memory_of_one_export_is_a_few_batches(tmp_path: Path) -> None:
+    async with opened(tmp_path / "notes.db") as store:
+        await store.create_table("notes", Schema(256))
+        vectors = np.random.default_rng(1).standard_normal((20_000, 256), dtype=np.float32)
+        await store.insert("notes", {"id": [f"{n}" for n in range(20_000)], "embedding": vectors})
+        gc.collect()
+        before = pa.total_allocated_bytes()
+        most = 0
+        async for batch in store.export("notes", batch_size=250):
+            most = max(most, pa.total_allocated_bytes() - before)
+            del batch
+        assert most < vectors.nbytes / 10
+
+
+@pytest.mark.parametrize("target", ["notes.db", ":memory:"])
+async def test_a_snapshot_while_writers_go_on(tmp_path: Path, target: str) -> None:
+    async with opened(target if target == ":memory:" else tmp_path / target) as store:
+        await store.create_table("notes", SCHEMAS["plain"])
+        await store.insert("notes", rows("a", 300))
+        before = await whole_table(store, "notes")
+        seen: dict[str, dict[str, object]] = {}
+        step = 0
+        async for batch in store.export("notes", batch_size=20):
+            seen |= {row["id"]: row for row in batch.to_pylist()}
+            step += 1
+            await store.insert("notes", rows(f"b{step}/", 10))
+            await store.upsert("notes", rows("a", 280, version=step + 1)[step::7])
+            await store.update("notes", {"name": f"{step}"})
+            await store.delete("notes", [f"a{299 - step}"])
+            if step == 8:
+                await store.optimize("notes")
+        assert seen == before
+        assert step == 15
+        assert await store.count("notes") == 300 + 150 - 15
+
+
+async def test_slow_exports_block_neither_searches_nor_writes(tmp_path: Path) -> None:
+    async with opened(tmp_path / "notes.db", readers=1) as store:
+        await store.create_table("notes", SCHEMAS["plain"])
+        await store.insert("notes", rows("a", 100))
+        exports = [store.export("notes", batch_size=10) for _ in range(8)]
+        for export in exports:
+            assert (await anext(export)).num_rows == 10
+        for n in range(20):
+            assert len(await store.search("notes", [1.0] * 16)) == 10
+            await store.insert("notes", rows(f"b{n}/", 1))
+            assert (await store.get("notes", f"b{n}/0"))[0]["owner"] == "me"
+        for export in exports:
+            assert sum([batch.num_rows async for batch in export]) == 90
+
+
+async def _frames_left(path: Path) -> int:
+    """WAL frames that a checkpoint cannot bring into the file, for a reader still needs others."""
+
+    def look() -> int:
+        with sql(path) as db:
+            db.execute("PRAGMA busy_timeout = 0")
+            _, log, done = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return int(log - done)
+
+    return await asyncio.to_thread(look)
+
+
+async def test_an_abandoned_export_lets_go_of_its_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with opened(path) as store:
+        await store.create_table("notes", SCHEMAS["plain"])
+        await store.insert("notes", rows("a", 100))
+        async for _ in store.export("notes", batch_size=10):
+            await store.insert("notes", rows("b", 100))
+            assert await _frames_left(path) > 0  # its snapshot holds them
+            break
+        gc.collect()
+        for _ in range(200):
+            if not backend_of(store)._exporting:
+                break
+            await asyncio.sleep(0.01)
+        assert await _frames_left(path) == 0
+        # And so does one that was left in good order.
+        async with aclosing(store.export("notes", batch_size=10)) as export:
+            await anext(export)
+            await store.insert("notes", rows("c", 100))
+        assert await _frames_left(path) == 0
+        for _ in range(20):  # more than may be open at once
+            async with aclosing(store.export("notes", batch_size=10)) as export:
+                await anext(export)
+
+
+async def test_a_closed_store_keeps_no_export_open(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with opened(path) as store:
+        await store.create_table("notes", SCHEMAS["plain"])
+        await store.insert("notes", rows("a", 100))
+        export = store.export("notes", batch_size=10)
+        await anext(export)
+    # The last connection has gone, so SQLite has removed its WAL, and the file may be moved.
+    assert await names_in(path.parent) == ["notes.db"]
+    with pytest.raises(Exception, match="closed"):
+        await anext(export)
+    await export.aclose()
+
+
+async def _walk(store: VectorStore, chance: random.Random, dance: bool) -> list[str]:
+    """All ids as they come, with a new export after every batch, and changes between."""
+    ids: list[str] = []
+    cursor = None
+    while True:
+        async with aclosing(store.export("notes", batch_size=17, after=cursor)) as export:
+            batch = await anext(export, None)
+        if batch is None:
+            return ids
+        ids += batch.column("id").to_pylist()
+        cursor = batch.schema.metadata[b"aiovec.cursor"]
+        if dance and len(ids) < 500:
+            old = [f"stays{n}" for n in chance.sample(range(300), 30)]
+            await store.upsert("notes", [State(2, 2).row(id, chance.choice("xy")) for id in old])
+            await store.update("notes", {"owner": chance.choice("xyz")}, ids=old[:5])
+            await store.delete("notes", [f"goes{n}" for n in chance.sample(range(300), 30)])
+            await store.insert("notes", rows(f"comes{chance.random()}", 3))
+            if chance.random() < 0.5:
+                await store.optimize("notes")
+
+
+@pytest.mark.parametrize("schema", sorted(SCHEMAS))
+async def test_a_cursor_gives_each_row_that_stays_exactly_once(tmp_path: Path, schema: str) -> None:
+    async with opened(tmp_path / "notes.db", chunk_size=8) as store:
+        await store.create_table("notes", SCHEMAS[schema])
+        both = [row for pair in zip(rows("stays", 300), rows("goes", 300), strict=True)
+                for row in pair]  # fmt: skip
+        await store.insert("notes", both)
+        assert sorted(await _walk(store, random.Random(1), dance=False)) == sorted(
+            row["id"] for row in both
+        )
+        ids = await _walk(store, random.Random(2), dance=True)
+        assert len(ids) == len(set(ids))
+        assert {f"stays{n}" for n in range(300)} <= set(ids)
+
+
+async def test_the_cursor_works_in_another_process_of_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with opened(path) as store:
+        await store.create_table("notes", SCHEMAS["plain"])
+        await store.insert("notes", rows("a", 50))
+        async with aclosing(store.export("notes", batch_size=20)) as export:
+            first = await anext(export)
+    cursor = json.loads(json.dumps(first.schema.metadata[b"aiovec.cursor"].decode())).encode()
+    async with opened(path) as store:
+        rest = [b async for b in store.export("notes", after=cursor)]
+    assert sum(batch.num_rows for batch in rest) == 30

@@ -1,0 +1,244 @@
+"""docs/FILE_FORMAT.md: each of its SQL blocks, by a plain client, on a store that aiovec made."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlite_vec
+from tests.sqlite.support import ROOT, all_changes, backend_of, opened, whole_table
+
+from aiovec import Field, Schema
+from aiovec.schema import Schema as SchemaClass
+from aiovec_sqlite.driver import load_driver
+from aiovec_sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
+
+PAGE = (ROOT / "docs" / "FILE_FORMAT.md").read_text(encoding="utf-8")
+BLOCKS: dict[str, str] = dict(re.findall(r"^```sql (\w+)\n(.*?)^```$", PAGE, re.M | re.S))
+START = datetime(2024, 1, 1, 12, 30, 15, 250_000, tzinfo=UTC)
+SCHEMA = Schema(
+    8,
+    model="a-model",
+    quantized="bit",
+    fields={
+        "tenant": Field(str, partition=True), "title": Field(str, nullable=False),
+        "year": Field(int, index="btree"), "score": float, "live": bool, "seen": datetime,
+        "tags": list[str],
+    },
+)  # fmt: skip
+QUERY = np.random.default_rng(5).standard_normal(8, dtype=np.float32)
+
+
+def rows() -> list[dict[str, Any]]:
+    chance = np.random.default_rng(4)
+    return [
+        {
+            "id": f"n{n:02}", "embedding": chance.standard_normal(8, dtype=np.float32),
+            "tenant": (None, "acme", "=odd")[n % 3], "title": f"note {n}", "year": 2015 + n % 10,
+            "score": n / 4, "live": n % 4 == 0, "seen": START + timedelta(days=n),
+            "tags": ["even" if n % 2 == 0 else "odd", f"t{n}"],
+            **({"kind": "memo"} if n % 5 == 0 else {}),
+        }
+        for n in range(40)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("format") / "notes.db"
+
+    async def make() -> None:
+        async with opened(made) as store:
+            await store.create_table("notes", SCHEMA)
+            await store.insert("notes", rows())
+            await store.delete("notes", ["n07", "n08"])
+            await store.update("notes", {"score": 9.5}, ids="n01")
+            await store.create_table("other", Schema(4, metric="dot"))
+
+    asyncio.run(make())
+    return made
+
+
+def plain_client(path: Path) -> closing[sqlite3.Connection]:
+    """A client that has never heard of aiovec: SQLite and sqlite-vec."""
+    db = load_driver().connect(str(path))
+    db.enable_load_extension(True)
+    sqlite_vec.load(db)
+    db.enable_load_extension(False)
+    return closing(db)
+
+
+def run(path: Path, block: str, **values: Any) -> list[tuple[Any, ...]]:
+    with plain_client(path) as db:
+        return db.execute(BLOCKS[block], values).fetchall()
+
+
+def ask(path: Path, question: Callable[[Any], Any]) -> Any:
+    """What aiovec itself says."""
+
+    async def go() -> Any:
+        async with opened(path) as store:
+            return await question(store)
+
+    return asyncio.run(go())
+
+
+def test_every_block_of_the_page_has_a_test() -> None:
+    assert len(BLOCKS) == PAGE.count("```sql")
+    source = Path(__file__).read_text(encoding="utf-8")
+    for block in BLOCKS:
+        assert f'path, "{block}"' in source or f'BLOCKS["{block}"]' in source, block
+
+
+def test_file(path: Path) -> None:
+    assert run(path, "file") == [(APPLICATION_ID, LAYOUT_VERSION)]
+    with plain_client(path) as db:
+        pragmas = {
+            name: db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_size", "auto_vacuum", "journal_mode", "encoding")
+        }
+    assert pragmas == {
+        "page_size": 16384, "auto_vacuum": 2, "journal_mode": "wal", "encoding": "UTF-8"
+    }  # fmt: skip
+
+
+def test_tables(path: Path) -> None:
+    assert run(path, "tables") == [("notes", 8, "cosine", "a-model"), ("other", 4, "dot", None)]
+    with plain_client(path) as db:
+        texts = dict(db.execute("SELECT name, schema FROM aiovec_tables").fetchall())
+    assert SchemaClass.from_json(texts["notes"]) == SCHEMA
+
+
+def test_columns(path: Path) -> None:
+    with plain_client(path) as db:
+        columns = db.execute(
+            "SELECT name, type, \"notnull\" FROM pragma_table_info('notes.rows')"
+        ).fetchall()
+        vectors = [row[0] for row in db.execute("SELECT name FROM pragma_table_info('notes.vec')")]
+        indexes = {row[1] for row in db.execute('PRAGMA index_list("notes.rows")')}
+        stored = db.execute(
+            "SELECT seen, tags, live, payload FROM \"notes.rows\" WHERE id = 'n05'"
+        ).fetchone()
+        keys = dict(
+            db.execute('SELECT rowid, p1 FROM "notes.vec" ORDER BY rowid LIMIT 3').fetchall()
+        )
+    assert columns == [
+        ("_rowid", "INTEGER", 0), ("id", "TEXT", 1), ("tenant", "TEXT", 0), ("title", "TEXT", 1),
+        ("year", "INTEGER", 0), ("score", "REAL", 0), ("live", "INTEGER", 0),
+        ("seen", "INTEGER", 0), ("tags", "TEXT", 0), ("payload", "TEXT", 0),
+        ("_seq", "INTEGER", 1),
+    ]  # fmt: skip
+    assert {"vector", "vector_bit", "p1"} <= set(vectors)
+    assert {"notes.seq", "notes.rows.tenant", "notes.rows.year"} <= indexes
+    seen, tags, live, payload = stored
+    assert datetime.fromtimestamp(seen / 1e6, UTC) == START + timedelta(days=5)
+    assert (json.loads(tags), live, json.loads(payload)) == (["odd", "t5"], 0, {"kind": "memo"})
+    assert list(keys.values()) == ["", "=acme", "==odd"]
+
+
+def test_rows(path: Path) -> None:
+    records = ask(path, lambda store: store.find("notes", limit=100))
+    assert run(path, "rows") == [
+        (
+            r.id, r["title"], r["year"],
+            r["seen"].isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            r.fields.get("kind"),
+        )
+        for r in records
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("block", "where"),
+    [
+        ("lists", "tags CONTAINS 'even'"),
+        ("datetimes", "seen >= TIMESTAMP '2024-01-05T00:00:00Z'"),
+        ("payload", "payload.kind = 'memo'"),
+    ],
+)
+def test_conditions(path: Path, block: str, where: str) -> None:
+    # Read as BLOCKS["lists"], BLOCKS["datetimes"] and BLOCKS["payload"].
+    found = ask(path, lambda store: store.find("notes", where, limit=100))
+    assert 0 < len(found) < 38
+    assert run(path, block) == [(record.id,) for record in found]
+
+
+def test_vector(path: Path) -> None:
+    [(id, text)] = run(path, "vector")
+    [record] = ask(path, lambda store: store.get("notes", id))
+    assert np.allclose(json.loads(text), record.vector, atol=1e-5)
+    with plain_client(path) as db:
+        (blob,) = db.execute(
+            'SELECT v.vector FROM "notes.rows" r JOIN "notes.vec" v ON v.rowid = r._rowid '
+            "WHERE r.id = ?",
+            (id,),
+        ).fetchone()
+    assert blob == record.vector.astype("<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("block", "where"),
+    [
+        ("knn", None),
+        ("filtered", "year >= 2022 AND title LIKE 'note%'"),
+        ("partition", "tenant = 'acme'"),
+    ],
+)
+@pytest.mark.parametrize("form", ["blob", "json"])
+def test_nearest(path: Path, block: str, where: str | None, form: str) -> None:
+    # Read as BLOCKS["knn"], BLOCKS["filtered"] and BLOCKS["partition"].
+    hits = ask(path, lambda store: store.search("notes", QUERY, limit=5, where=where))
+    query = QUERY.astype("<f4").tobytes() if form == "blob" else json.dumps(QUERY.tolist())
+    found = run(path, block, query=query)
+    assert [row[0] for row in found] == [hit.id for hit in hits]
+    assert len(found) == 5
+    assert np.allclose([row[1] for row in found], [hit.distance for hit in hits], atol=1e-5)
+
+
+def test_changes(path: Path) -> None:
+    exported = ask(path, lambda store: whole_table(store, "notes"))
+    ids: set[str] = set()
+    for _, change, id in run(path, "changes", since=0):
+        (ids.add if change == "upserted" else ids.discard)(id)
+    assert ids == exported.keys()
+    applied, newest = ask(path, lambda store: all_changes(store, "notes"))
+    assert applied == exported
+    assert run(path, "changes", since=0)[-1] == (newest, "upserted", "n01")
+    assert run(path, "changes", since=newest) == []
+    since = newest - 3
+    assert [row[1:] for row in run(path, "changes", since=since)] == [
+        ("deleted", "n07"), ("deleted", "n08"), ("upserted", "n01")
+    ]  # fmt: skip
+    assert run(path, "floor") == [(0,)]
+
+
+def test_deleting_by_sql(path: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copy(path, tmp_path))
+
+    async def before(store: Any) -> int:
+        backend = backend_of(store)
+        return int(await backend.change_number(await backend.open_table("notes")))
+
+    newest = ask(copy, before)
+    with plain_client(copy) as db:
+        db.executescript(BLOCKS["delete"])
+
+    async def after(store: Any) -> Any:
+        backend = backend_of(store)
+        page = await backend.changes(await backend.open_table("notes"), newest)
+        await store.insert("notes", [{**rows()[4], "title": "again"}])
+        found = await store.search("notes", rows()[4]["embedding"], limit=1)
+        return list(page.deleted), page.upserted.num_rows, found[0]["title"]
+
+    assert ask(copy, after) == (["n04"], 0, "again")

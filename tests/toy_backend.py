@@ -1,0 +1,202 @@
+"""A whole backend in memory: what an implementer writes, and nothing more.
+
+Rows are mappings as Arrow gives them. Nothing awaits between reading and writing them, so every
+call is atomic; a row is replaced and never changed, so a list of rows is a snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from aiovec.backend import (
+    Backend,
+    Columns,
+    Found,
+    Rows,
+    StaleTableError,
+    TableHandle,
+    TableStats,
+    VectorQuery,
+)
+from aiovec.errors import DuplicateIdError, StoreClosedError, TableExistsError, TableNotFoundError
+from aiovec.filters import Expr
+from aiovec.schema import Field, Schema
+from aiovec.testing import evaluate, python_rows
+
+Row = dict[str, Any]
+
+
+class ToyBackend(Backend):
+    name: ClassVar[str] = "toy"
+    target = "toy:"
+
+    def __init__(self) -> None:
+        self._tables: dict[str, TableHandle] = {}
+        self._rows: dict[str, dict[str, Row]] = {}
+        self._closed = False
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None:
+        self._closed = True
+
+    async def ping(self) -> None: ...
+
+    async def tables(self) -> list[str]:
+        return sorted(self._tables)
+
+    async def open_table(self, name: str) -> TableHandle:
+        if name not in self._tables:
+            raise TableNotFoundError(name, sorted(self._tables))
+        return self._tables[name]
+
+    async def create_table(self, name: str, schema: Schema) -> None:
+        if name in self._tables:
+            raise TableExistsError(name)
+        self._tables[name], self._rows[name] = TableHandle(name, schema, object()), {}
+
+    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
+        rows = self._of(table)
+        schema = table.schema.with_field(name, field)
+        self._tables[table.name] = TableHandle(table.name, schema, object())
+        rows.update({id: {**row, name: None} for id, row in rows.items()})
+
+    async def drop_table(self, name: str) -> None:
+        await self.open_table(name)
+        del self._tables[name], self._rows[name]
+
+    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
+        there, new = self._of(table), {row["id"]: row for row in python_rows(rows)}
+        if known := sorted(there.keys() & new.keys()):
+            raise DuplicateIdError(table.name, known)
+        there.update(new)
+
+    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+        self._of(table).update({row["id"]: row for row in python_rows(rows)})
+
+    async def update(
+        self,
+        table: TableHandle,
+        values: Mapping[str, Any],
+        payload: Mapping[str, Any],
+        *,
+        ids: Sequence[str] | None,
+        where: Expr | None,
+    ) -> int:
+        selected = self._selected(table, where, ids)
+        for row in selected:
+            changed = {**row, **values}
+            if payload:
+                changed["payload"] = json.dumps({**json.loads(row["payload"] or "{}"), **payload})
+            self._of(table)[row["id"]] = changed
+        return len(selected)
+
+    async def delete(
+        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
+    ) -> int:
+        selected = self._selected(table, where, ids)
+        for row in selected:
+            del self._of(table)[row["id"]]
+        return len(selected)
+
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+        return _as_rows(table.schema, self._selected(table, None, ids), columns)
+
+    async def find(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        order_by: str,
+        descending: bool,
+        limit: int,
+        offset: int,
+        columns: Columns,
+    ) -> Rows:
+        rows = sorted(self._selected(table, where), key=lambda row: row["id"])
+        there = [row for row in rows if row[order_by] is not None]
+        there.sort(key=lambda row: row[order_by], reverse=descending)
+        rows = there + [row for row in rows if row[order_by] is None]
+        return _as_rows(table.schema, rows[offset : offset + limit], columns)
+
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        found = []
+        for query in queries:
+            rows = self._selected(table, query.where)
+            measures = [_distance(table.schema, query.vector, row) for row in rows]
+            order = sorted(range(len(rows)), key=lambda n: (measures[n], rows[n]["id"]))
+            best = order[: query.limit]
+            chosen = _as_rows(table.schema, [rows[n] for n in best], query.columns)
+            found.append(Found(chosen, [measures[n] for n in best]))
+        return found
+
+    async def export(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        columns: Columns,
+        after: bytes | None,
+        batch_size: int,
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        wanted = {"id", *columns.fields} | ({"payload"} if columns.payload else set())
+        wanted |= {table.schema.vector} if columns.vector else set()
+        layout = table.schema.to_arrow()
+        names = [name for name in layout.names if name in wanted]
+        rows = sorted(self._selected(table, where), key=lambda row: row["id"])
+        rows = [row for row in rows if after is None or row["id"].encode() > after]
+        for start in range(0, len(rows), batch_size):
+            if self._closed:
+                raise StoreClosedError(self.target)
+            part = pa.RecordBatch.from_pylist(rows[start : start + batch_size], schema=layout)
+            yield part.select(names), part.column("id")[-1].as_py().encode()
+
+    async def count(self, table: TableHandle, where: Expr | None) -> int:
+        return len(self._selected(table, where))
+
+    async def stats(self, table: TableHandle) -> TableStats:
+        count = len(self._of(table))
+        return TableStats(table.name, self.name, count, 0, "none", count, 0, None, {})
+
+    async def optimize(self, table: TableHandle) -> None:
+        self._of(table)
+
+    def _of(self, table: TableHandle) -> dict[str, Row]:
+        if self._tables.get(table.name) is not table:
+            raise StaleTableError
+        return self._rows[table.name]
+
+    def _selected(
+        self, table: TableHandle, where: Expr | None, ids: Sequence[str] | None = None
+    ) -> list[Row]:
+        there = self._of(table)
+        rows = [there[id] for id in (there if ids is None else ids) if id in there]
+        if where is None:
+            return rows
+        held = pa.Table.from_pylist(rows, schema=table.schema.to_arrow())
+        chosen = evaluate(where, held, table.schema).to_pylist()
+        return [row for row, is_in in zip(rows, chosen, strict=True) if is_in]
+
+
+def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> Rows:
+    vectors = np.array([row[schema.vector] for row in rows], np.float32).reshape(-1, schema.dim)
+    return Rows(
+        [row["id"] for row in rows],
+        {name: [row[name] for row in rows] for name in columns.fields},
+        [row["payload"] for row in rows] if columns.payload else None,
+        vectors if columns.vector else None,
+    )
+
+
+def _distance(schema: Schema, query: Any, row: Row) -> float:
+    one, other = query.astype(np.float64), np.array(row[schema.vector])
+    if schema.metric == "l2":
+        return float(np.linalg.norm(one - other))
+    if schema.metric == "dot":
+        return -float(one @ other)
+    return 1 - float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
