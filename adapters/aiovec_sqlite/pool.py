@@ -61,8 +61,6 @@ class ReaderPool:
             raise
 
     async def _take(self) -> Connection:
-        if self._closed:
-            raise StoreClosedError(self._target)
         if self._idle:
             return self._idle.pop()
         connection = self._connect()
