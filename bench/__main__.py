@@ -22,6 +22,7 @@ SUBJECTS = {
     "open": "opening",
     "import": "importing",
     "search": "search",
+    "choices": "choices",
 }
 
 

@@ -152,15 +152,15 @@ async def test_full_disk(small_disk: Path) -> None:
     filler = small_disk / "filler"
     async with opened(path) as store:
         await store.create_table("notes", SCHEMAS["partitioned"])
-        filler.write_bytes(bytes(1_500_000))
-        (small_disk / "more").write_bytes(bytes(6_000_000))
+        await asyncio.to_thread(filler.write_bytes, bytes(1_500_000))
+        await asyncio.to_thread((small_disk / "more").write_bytes, bytes(6_000_000))
         kept = await fill(store, batch=150)
         assert kept
         await check_kept(store, kept)
         with pytest.raises(StoreFullError):
             await store.insert("notes", [large("large", 17_000)])
         # Room for small calls, not for the large one that they share a commit with.
-        filler.unlink()
+        await asyncio.to_thread(filler.unlink)
         outcomes = await asyncio.gather(
             store.insert("notes", [large("toolarge", 15_000)]),
             *(store.update("notes", {"note": "s"}, ids=id) for id in sorted(kept)[:12]),
@@ -176,8 +176,8 @@ async def test_full_disk(small_disk: Path) -> None:
         assert await store.tables() == ["notes"]
         assert len(await store.search("notes", [1.0] * 16)) == 10
         assert await store.count("notes") == len(kept)
-        filler.unlink()
-        (small_disk / "more").unlink()
+        await asyncio.to_thread(filler.unlink)
+        await asyncio.to_thread((small_disk / "more").unlink)
         gone = sorted(kept)[: len(kept) // 2]
         for start in range(0, len(gone), 50):
             await store.delete("notes", gone[start : start + 50])
@@ -204,7 +204,7 @@ async def test_full_disk_at_opening_and_backup(small_disk: Path) -> None:
     await asyncio.to_thread(_take_all, filler)
     with pytest.raises(StoreFullError):
         await aiovec.connect(small_disk / "notes.db")
-    filler.unlink()
+    await asyncio.to_thread(filler.unlink)
     async with opened(small_disk / "notes.db") as store:
         await store.create_table("notes", SCHEMAS["plain"])
         await store.insert("notes", rows("a", 100))
@@ -213,6 +213,6 @@ async def test_full_disk_at_opening_and_backup(small_disk: Path) -> None:
         with pytest.raises(StoreFullError):
             await store.backup(small_disk / "copy.db")
         assert await names_in(small_disk) == before
-        filler.unlink()
+        await asyncio.to_thread(filler.unlink)
         await store.backup(small_disk / "copy.db")
     assert await asyncio.to_thread(check_file, small_disk / "copy.db") == {"notes": 100}

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
-import stat
+from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +18,7 @@ from tests.sqlite.support import (
     State,
     check_file,
     files_of,
+    names_in,
     opened,
     run_code,
     sql,
@@ -93,79 +94,96 @@ STRANGERS: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
+def look_at(path: Path) -> tuple[dict[str, str], int]:
+    return files_of(path), os.stat(path).st_mtime_ns
+
+
+def alter(path: Path, *statements: str) -> None:
+    """Run statements behind aiovec's back."""
+    with sql(path) as db:
+        for statement in statements:
+            db.execute(statement)
+
+
+@pytest.fixture
+def copied(tmp_path: Path, whole: Path) -> Path:
+    return Path(shutil.copy(whole, tmp_path))
+
+
 async def refused(path: Path, message: str) -> None:
     """Opening says why it cannot, twice, and leaves everything as it was."""
-    before, modified = files_of(path), os.stat(path).st_mtime_ns
+    before = await to_thread(look_at, path)
     for _ in range(2):
         with pytest.raises(CorruptStoreError, match=message) as caught:
             await aiovec.connect(path)
         assert caught.value.target == str(path)
         assert str(path) in str(caught.value)
-    assert (files_of(path), os.stat(path).st_mtime_ns) == (before, modified)
+    assert await to_thread(look_at, path) == before
 
 
 @pytest.mark.parametrize(("make", "message"), STRANGERS, ids=lambda v: getattr(v, "__name__", ""))
 async def test_strangers(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
     path = tmp_path / "notes.db"
-    make(path)
+    await to_thread(make, path)
     await refused(path, message)
 
 
-async def test_a_newer_layout(tmp_path: Path, whole: Path) -> None:
-    path = Path(shutil.copy(whole, tmp_path))
-    with sql(path) as db:
-        db.execute("PRAGMA journal_mode = DELETE")  # so that the file itself says so
-        db.execute(f"PRAGMA user_version = {LAYOUT_VERSION + 1}")
+async def test_a_newer_layout(copied: Path) -> None:
+    path = copied
+    version = f"PRAGMA user_version = {LAYOUT_VERSION + 1}"
+    await to_thread(alter, path, "PRAGMA journal_mode = DELETE", version)
     await refused(path, f"layout {LAYOUT_VERSION + 1}.*upgrade aiovec")
 
 
-async def test_a_newer_layout_in_wal_mode(tmp_path: Path, whole: Path) -> None:
-    path = Path(shutil.copy(whole, tmp_path))
-    with sql(path) as db:
-        db.execute("PRAGMA user_version = 77")
+async def test_a_newer_layout_in_wal_mode(copied: Path) -> None:
+    path = copied
+    await to_thread(alter, path, "PRAGMA user_version = 77")
     await refused(path, "layout 77")
 
 
 @pytest.mark.parametrize("kept", [0.98, 0.5, 0.1])
-async def test_a_file_cut_short(tmp_path: Path, whole: Path, kept: float) -> None:
-    path = Path(shutil.copy(whole, tmp_path))
-    os.truncate(path, int(os.stat(path).st_size * kept))
+async def test_a_file_cut_short(copied: Path, kept: float) -> None:
+    path = copied
+    await to_thread(lambda: os.truncate(path, int(os.stat(path).st_size * kept)))
     await refused(path, "cut short.*restore it from a backup")
 
 
 @pytest.mark.parametrize("first", [0, 16, 20, 100])
-async def test_a_damaged_first_page(tmp_path: Path, whole: Path, first: int) -> None:
-    path = Path(shutil.copy(whole, tmp_path))
+async def test_a_damaged_first_page(copied: Path, first: int) -> None:
+    path = copied
     # Not the numbers by which a store is known: those are tried above.
-    overwrite(path, first, b"\xa5" * (8 if first < 100 else 4000))
+    await to_thread(overwrite, path, first, b"\xa5" * (8 if first < 100 else 4000))
     await refused(path, "no SQLite database|damaged|cut short")
 
 
 async def test_a_store_without_its_tables(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
-        db.execute("CREATE TABLE something (x)")
+    await to_thread(
+        alter,
+        path,
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        f"PRAGMA user_version = {LAYOUT_VERSION}",
+        "CREATE TABLE something (x)",
+    )
     await refused(path, "damaged|not")
 
 
 async def test_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "vectors.sqlite").mkdir()
+    await to_thread((tmp_path / "vectors.sqlite").mkdir)
     with pytest.raises(CorruptStoreError, match="directory"):
         await aiovec.connect(tmp_path)
-    assert os.listdir(tmp_path) == ["vectors.sqlite"]
+    assert await names_in(tmp_path) == ["vectors.sqlite"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 async def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "notes.db")
+    await to_thread(os.mkfifo, tmp_path / "notes.db")
     with pytest.raises(CorruptStoreError, match="no file"):
         await aiovec.connect(tmp_path / "notes.db")
 
 
 async def test_a_file_below_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
+    await to_thread((tmp_path / "file").write_text, "x")
     with pytest.raises(AiovecError, match="file"):
         await aiovec.connect(tmp_path / "file" / "notes.db")
 
@@ -193,8 +211,8 @@ needs_root = pytest.mark.skipif(
 
 
 @needs_root
-def test_an_unreadable_file(tmp_path: Path, whole: Path) -> None:
-    path = Path(shutil.copy(whole, tmp_path))
+def test_an_unreadable_file(copied: Path) -> None:
+    path = copied
     for folder in [tmp_path, *tmp_path.parents]:
         if folder.owner() == "root" and str(folder).startswith("/tmp/"):
             folder.chmod(0o755)
@@ -243,16 +261,9 @@ async def every_call(store: VectorStore) -> list[AiovecError]:
     return errors
 
 
-async def test_a_damaged_page_is_told_by_the_call_that_meets_it(
-    tmp_path: Path, whole: Path
-) -> None:
-    path = Path(shutil.copy(whole, tmp_path))
-    with sql(path) as db:
-        (page_size,) = db.execute("PRAGMA page_size").fetchone()
-        (root,) = db.execute(
-            "SELECT rootpage FROM sqlite_master WHERE name = 'notes.rows'"
-        ).fetchone()
-    overwrite(path, (root - 1) * page_size, b"\xa5" * page_size)
+async def test_a_damaged_page_is_told_by_the_call_that_meets_it(copied: Path) -> None:
+    path = copied
+    await to_thread(overwrite_page_of, path, "notes.rows")
     async with opened(path) as store:
         with pytest.raises(CorruptStoreError, match=r"damaged.*restore it from a backup") as caught:
             await store.find("notes")
@@ -263,11 +274,10 @@ async def test_a_damaged_page_is_told_by_the_call_that_meets_it(
         await store.ping()
 
 
-async def test_vectors_that_are_gone(tmp_path: Path, whole: Path) -> None:
+async def test_vectors_that_are_gone(copied: Path) -> None:
     """Never another row's vector, never whatever lay in memory."""
-    path = Path(shutil.copy(whole, tmp_path))
-    with sql(path) as db:
-        db.execute('DELETE FROM "notes.vec" WHERE rowid % 3 = 0')
+    path = copied
+    await to_thread(alter, path, 'DELETE FROM "notes.vec" WHERE rowid % 3 = 0')
     async with opened(path) as store:
         with pytest.raises(CorruptStoreError, match="vector"):
             await store.get("notes", [f"id{n}" for n in range(2, 50)])
@@ -285,6 +295,15 @@ def overwrite(path: Path, place: int, data: bytes) -> None:
         file.write(data)
 
 
+def overwrite_page_of(path: Path, table: str) -> None:
+    with sql(path) as db:
+        (page_size,) = db.execute("PRAGMA page_size").fetchone()
+        (root,) = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
+    overwrite(path, (root - 1) * page_size, b"\xa5" * page_size)
+
+
 def damage_at_random(path: Path, chance: random.Random) -> None:
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -298,8 +317,9 @@ async def survive_damage(folder: Path, whole: Path, rounds: int, seed: int) -> N
     chance = random.Random(seed)
     told = 0
     for turn in range(rounds):
-        path = Path(shutil.copy(whole, folder / f"{turn}.db"))
-        damage_at_random(path, chance)
+        path = folder / f"{turn}.db"
+        await to_thread(shutil.copy, whole, path)
+        await to_thread(damage_at_random, path, chance)
         try:
             store = await aiovec.connect(path)
         except AiovecError as exc:
@@ -313,12 +333,12 @@ async def survive_damage(folder: Path, whole: Path, rounds: int, seed: int) -> N
     assert told
 
 
-async def test_random_damage_raises_only_our_errors(tmp_path: Path, whole: Path) -> None:
+async def test_random_damage_raises_only_our_errors(copied: Path) -> None:
     await survive_damage(tmp_path, whole, rounds=25, seed=3)
 
 
 @pytest.mark.long
-async def test_much_random_damage_raises_only_our_errors(tmp_path: Path, whole: Path) -> None:
+async def test_much_random_damage_raises_only_our_errors(copied: Path) -> None:
     await survive_damage(tmp_path, whole, rounds=1500, seed=4)
 
 
@@ -327,15 +347,16 @@ async def test_much_random_damage_raises_only_our_errors(tmp_path: Path, whole: 
 
 async def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
-    path.touch()
+    await to_thread(path.touch)
     await make_store(path, rows=5)
-    assert await asyncio.to_thread(check_file, path) == {"notes": 3}
+    assert await to_thread(check_file, path) == {"notes": 3}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 async def test_a_link_to_a_store(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    os.symlink(tmp_path / "elsewhere" / "real.db", tmp_path / "notes.db")
+    real = tmp_path / "elsewhere" / "real.db"
+    await to_thread(real.parent.mkdir)
+    await to_thread(os.symlink, real, tmp_path / "notes.db")
     async with opened(tmp_path / "notes.db") as one:
         await one.create_table("notes", SCHEMAS["plain"])
         async with opened(tmp_path / "elsewhere" / "real.db") as other:
@@ -385,10 +406,10 @@ def test_processes_that_create_the_same_file_at_once(tmp_path: Path) -> None:
 async def test_what_is_refused_can_be_moved_away(tmp_path: Path) -> None:
     """No connection stays behind on a refused file."""
     path = tmp_path / "notes.db"
-    path.write_text("something else" * 100)
+    await to_thread(path.write_text, "something else" * 100)
     with pytest.raises(CorruptStoreError):
         await aiovec.connect(path)
-    path.rename(tmp_path / "kept.txt")
+    await to_thread(path.rename, tmp_path / "kept.txt")
     async with opened(path) as store:
         await store.ping()
-    assert stat.S_ISREG(path.stat().st_mode)
+    assert await names_in(tmp_path) == ["kept.txt", "notes.db"]
