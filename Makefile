@@ -5,7 +5,7 @@
 #   make test-uvloop   the tests on uvloop's event loop
 #   make test-long     the long campaigns: all kill rounds, soaks, many seeds
 #   make bench         the benchmarks; ARGS="..." goes to python -m bench
-#   make lint          ruff, mypy --strict, the import rules
+#   make lint          ruff, mypy --strict, the import rules; each alone: ruff, types, imports
 #   make clean         remove the environment and what the tools left behind
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=.venv-3.12 where its environment lies.
@@ -30,7 +30,7 @@ FIND_PYTHON = for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 p
 	echo "aiovec needs Python 3.11 or newer with venv and pip: $(or $(PYTHON),none was found)" >&2; \
 	exit 1; fi
 
-.PHONY: help demo test test-uvloop test-long bench lint format clean
+.PHONY: help demo test test-uvloop test-long bench lint ruff types imports format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,16 +55,22 @@ bench: $(DEV)
 	@echo "== benchmarks"
 	@$(RUN) -m bench $(ARGS)
 
-lint: $(DEV)
+lint: ruff types imports
+	@echo "lint: all passed"
+
+ruff: $(DEV)
 	@echo "== ruff check"
 	@$(RUN) -m ruff check .
 	@echo "== ruff format"
 	@$(RUN) -m ruff format --check .
+
+types: $(DEV)
 	@echo "== mypy --strict"
 	@$(RUN) -m mypy --strict
+
+imports: $(DEV)
 	@echo "== import rules"
 	@$(BIN)/lint-imports
-	@echo "lint: all passed"
 
 format: $(DEV)
 	@$(RUN) -m ruff check --fix .

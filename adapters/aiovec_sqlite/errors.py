@@ -33,11 +33,11 @@ NOTADB = 26
 # itself or were checked, so they are told only where something was changed behind our back.
 _DAMAGE = re.compile(
     r"^no such (table|column)|^Could not decode to UTF-8|^malformed JSON"
-    r"|user-defined function raised exception"
+    r"|user-defined function raised exception|^cannot store \w+ value in"
 )
 _FAILED_IN_VEC0 = re.compile(
-    r"^Internal sqlite-vec error|^vec0 deletion error|^chunks iter error|^Error preparing stmtChunk"
-    r"|shadow table|\bblob\b|^Could not (fetch|find a row)",
+    r"^Internal sqlite-vec error|^vec0 (deletion|constructor) error|^chunks iter error"
+    r"|^Error preparing stmtChunk|shadow table|\bblob\b|^Could not (fetch|find a row)",
     re.IGNORECASE,
 )
 

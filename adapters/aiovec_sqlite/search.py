@@ -58,14 +58,24 @@ def _search_one(
     rowids = _candidates(db, ticket, table, vectors, query)
     candidates = vectors.read(rowids, ticket)
     measured = distances(candidates, query.vector, table.schema.metric)
-    best = np.argsort(measured, kind="stable")
-    if len(best) > query.limit:
-        # All that equal the last one stay, so that ties are told by id in one place for all.
-        last = measured[best[query.limit - 1]]
-        best = best[measured[best] <= last]
+    best = nearest_first(measured, query.limit)
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
     return Found(rows, measured[best].tolist())
+
+
+def nearest_first(measured: Float64Array, limit: int) -> Int64Array:
+    """Positions by distance, ``limit`` of them, and those that equal the last one.
+
+    Which of equal ones counts is told by the id, in one place for all backends.
+    """
+    best = np.argsort(measured, kind="stable")
+    return best[measured[best] <= measured[best[limit - 1]]] if len(best) > limit else best
+
+
+def can_rank(query: VectorQuery) -> bool:
+    """Whether float32 can measure distances to this query."""
+    return not is_extreme(query.vector[None, :])
 
 
 def _candidates(
@@ -81,7 +91,7 @@ def _candidates(
         if few is not None:
             return few
     plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
-    if plain and not table.extreme and not is_extreme(query.vector[None, :]):
+    if plain and not table.extreme and can_rank(query):
         return _nearest_by_vec0(db, table, query, wanted)
     return _nearest_by_scan(db, ticket, table, vectors, query, wanted)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -22,7 +22,7 @@ from aiovec.backend import (
     TableStats,
     VectorQuery,
 )
-from aiovec.errors import StoreClosedError
+from aiovec.errors import StoreBusyError, StoreClosedError
 from aiovec.filters import Expr
 from aiovec.schema import Field, Schema
 
@@ -206,7 +206,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        async with self._exports:
+        async with self._place_for_export():
             connection = await self._snapshot_connection()
             self._exporting.add(connection)
             # The connection's thread may still be busy when a cancelled caller leaves.
@@ -235,6 +235,19 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
             finally:
                 self._exporting.discard(connection)
                 await asyncio.shield(_close_when_free(connection, free))
+
+    @asynccontextmanager
+    async def _place_for_export(self) -> AsyncIterator[None]:
+        patience = self._settings.busy_timeout
+        try:
+            async with asyncio.timeout(patience):
+                await self._exports.acquire()
+        except TimeoutError:
+            raise StoreBusyError(f"{_MOST_EXPORTS} exports are open", patience) from None
+        try:
+            yield
+        finally:
+            self._exports.release()
 
     async def _snapshot_connection(self) -> Connection:
         """A connection of its own to the file, or to a copy of what is only in memory.

@@ -148,6 +148,16 @@ def checkpoint(db: sqlite3.Connection, _: Ticket) -> None:
         db.execute(f"PRAGMA busy_timeout = {timeout}")
 
 
+def _rename_new(partial: Path, path: Path) -> None:
+    """Give a file its name, unless another has taken it meanwhile."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise InvalidArgumentError("path", str(path), "one that does not exist yet") from None
+    except OSError:  # a file system without links
+        partial.rename(path)
+
+
 def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
     """Write the state of this moment to a new file that is either whole or not there."""
     if path.exists():
@@ -157,7 +167,7 @@ def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
         db.execute("VACUUM INTO ?", (str(partial),))
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.rename(path)
+        _rename_new(partial, path)
     finally:
         with suppress(OSError):
             partial.unlink()

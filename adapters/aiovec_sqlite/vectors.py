@@ -24,6 +24,8 @@ Int64Array = npt.NDArray[np.int64]
 
 # Below this many rows a query of vec0 is quicker than reading whole chunks.
 _FEW = 128
+# A chunk is read for no fewer rows than this.
+_WORTH_A_CHUNK = 16
 
 
 class VectorReader:
@@ -76,9 +78,16 @@ class VectorReader:
             places = np.array(found, dtype=np.int64)
             order = np.argsort(places[:, 0], kind="stable")
             chunks, firsts = np.unique(places[order, 0], return_index=True)
+            scattered = []
             for chunk, members in zip(chunks, np.split(order, firsts[1:]), strict=True):
+                if len(members) < _WORTH_A_CHUNK:
+                    scattered.append(members)
+                    continue
                 ticket.check()
                 self._pick(int(chunk), places[members, 1], vectors, start + members)
+            if scattered:
+                single = np.concatenate(scattered)
+                vectors[start + single] = self._read_by_rowid(block[single], ticket)
         return vectors
 
     def _pick(

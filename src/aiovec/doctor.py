@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from .plugins import EXTRAS, installed_backends
+
 _GROUP = "aiovec.doctors"
 
 
@@ -50,6 +52,16 @@ def examine(backend: str | None = None, target: str | None = None) -> list[Findi
                 "none is registered",
                 ok=False,
                 cure="install aiovec with pip; its sources alone on the path name no backend",
+            )
+        )
+    if backend is not None and backend not in installed_backends():
+        what = EXTRAS.get(backend, backend)
+        findings.append(
+            Finding(
+                "backend",
+                f"{backend!r} is what the store needs, and it is not installed",
+                ok=False,
+                cure=f'pip install "{what}"',
             )
         )
     for entry_point in entry_points:

@@ -95,6 +95,15 @@ def test_a_toml_file_that_cannot_be_used(run: Run, config: Path) -> None:
     assert finding["cure"]
 
 
+def test_a_backend_that_is_configured_and_not_installed(run: Run, config: Path) -> None:
+    config.write_text('[retrieval]\nbackend = "remote"\n', "utf-8")
+    finished = run("doctor", "--config", config, "--json")
+    assert finished.code == 1
+    (finding,) = wrong(finished).values()
+    assert "'remote'" in finding["value"]
+    assert finding["cure"] == 'pip install "aiovec[remote]"'
+
+
 def test_a_damaged_file(run: Run, store: Path, folder: Path) -> None:
     content = bytearray(store.read_bytes())
     content[3 * 16_384 : 4 * 16_384] = os.urandom(16_384)

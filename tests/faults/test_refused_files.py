@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
+import tempfile
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import closing
@@ -190,42 +191,36 @@ async def test_a_file_below_a_file(tmp_path: Path) -> None:
 
 READ_AS_NOBODY = """
 import asyncio, os, sys
-import aiovec, aiovec_sqlite.store, pyarrow.compute, aiovec.store, aiovec.rows, pysqlite3
-import sqlite_vec, anyio._backends._asyncio
-os.setgid(65534)
-os.setuid(65534)
+import aiovec
+from aiovec.settings import SqliteSettings
+from aiovec_sqlite import SqliteBackend
 async def main():
+    async with aiovec.connect(sys.argv[2]) as store:  # so that all is loaded
+        await store.tables()
+    os.seteuid(65534)  # who may not read the installed packages either, so no connect()
     try:
-        async with aiovec.connect(sys.argv[1]) as store:
-            print(await store.count("notes"))
-            print(len(await store.search("notes", [1.0] * 16)))
-            await store.delete("notes", "id2")
+        await SqliteBackend(sys.argv[1], SqliteSettings()).open()
     except aiovec.AiovecError as exc:
         print(type(exc).__name__, exc)
 asyncio.run(main())
 """
 
-needs_root = pytest.mark.skipif(
-    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become another user"
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
 )
-
-
-@needs_root
-def test_an_unreadable_file(copied: Path) -> None:
-    path = copied
-    for folder in [tmp_path, *tmp_path.parents]:
-        if folder.owner() == "root" and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
-    path.chmod(0o600)
-    before = files_of(path)
-    done = run_code(READ_AS_NOBODY, str(path))
-    if "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr:
-        pytest.skip("another user cannot read this environment")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("AiovecError"), done.stdout
-    assert "Permission denied" in done.stdout
-    assert str(path) in done.stdout
-    assert files_of(path) == before
+def test_an_unreadable_file(whole: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # others may enter it, unlike tmp_path
+        os.chmod(folder, 0o755)
+        path = Path(shutil.copy(whole, folder))
+        path.chmod(0o600)
+        before = look_at(path)
+        done = run_code(READ_AS_NOBODY, str(path), f"{folder}/other.db")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("AiovecError"), done.stdout
+        assert "Permission denied" in done.stdout
+        assert str(path) in done.stdout
+        assert look_at(path) == before
 
 
 # Damage that no look at the beginning can find
@@ -323,7 +318,7 @@ async def survive_damage(folder: Path, whole: Path, rounds: int, seed: int) -> N
         try:
             store = await aiovec.connect(path)
         except AiovecError as exc:
-            assert isinstance(exc, CorruptStoreError), repr(exc)  # noqa: PT017
+            assert str(path) in str(exc)  # noqa: PT017
             told += 1
             continue
         try:
@@ -333,12 +328,12 @@ async def survive_damage(folder: Path, whole: Path, rounds: int, seed: int) -> N
     assert told
 
 
-async def test_random_damage_raises_only_our_errors(copied: Path) -> None:
+async def test_random_damage_raises_only_our_errors(tmp_path: Path, whole: Path) -> None:
     await survive_damage(tmp_path, whole, rounds=25, seed=3)
 
 
 @pytest.mark.long
-async def test_much_random_damage_raises_only_our_errors(copied: Path) -> None:
+async def test_much_random_damage_raises_only_our_errors(tmp_path: Path, whole: Path) -> None:
     await survive_damage(tmp_path, whole, rounds=1500, seed=4)
 
 
@@ -379,12 +374,12 @@ asyncio.run(main())
 
 
 def test_processes_that_create_the_same_file_at_once(tmp_path: Path) -> None:
-    """Thirty files, in each of which four processes meet."""
+    """Fifteen files, in each of which four processes meet."""
     import subprocess
 
     from tests.sqlite.support import python
 
-    paths = [str(tmp_path / f"{n}.db") for n in range(30)]
+    paths = [str(tmp_path / f"{n}.db") for n in range(15)]
     several = [
         python("-c", CREATE, str(n), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                stderr=subprocess.PIPE)

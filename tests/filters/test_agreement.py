@@ -53,7 +53,7 @@ def test_each_filter_means_the_same_in_sql_and_over_arrow(
 
 
 @pytest.mark.long
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=2_000, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
 def test_many_filters_mean_the_same_in_sql_and_over_arrow(
     rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject
