@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -32,6 +33,7 @@ from .driver import connect
 from .errors import failures, translate, translated
 from .opening import open_memory, open_reader, open_writer
 from .pool import ReaderPool, SharedConnection
+from .resident import ResidentSearch, default_budget
 from .transaction import Transaction
 from .writer import Writer
 
@@ -58,6 +60,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         self._connection: Connection | None = None
         self._writer: Writer | None = None
         self._readers: ReaderPool | SharedConnection | None = None
+        self._resident: ResidentSearch | None = None
         self._exports = asyncio.Semaphore(_MOST_EXPORTS)
         self._exporting: set[Connection] = set()
         self._closed = False
@@ -91,12 +94,32 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
                 self._target,
                 self._settings.readers,
             )
+            self._resident = self._resident_search(self._readers)
         self._writer = Writer(
             connection,
             self._target,
             capacity=self._settings.write_queue,
             busy_timeout=self._settings.busy_timeout,
             turn=turn,
+        )
+        await self._preload()
+
+    async def _preload(self) -> None:
+        """Begin to load the tables that the settings name, of those that exist."""
+        if self._resident is None:
+            return
+        for name in set(self._settings.preload).intersection(await self.tables()):
+            self._resident.prepare(await self.open_table(name))
+
+    def _resident_search(self, readers: ReaderPool) -> ResidentSearch | None:
+        if self._settings.scan == "disk":
+            return None
+        budget = self._settings.scan_bytes()
+        return ResidentSearch(
+            readers.run,
+            lambda: self._new_reader("aiovec-sqlite-load"),
+            budget=default_budget() if budget is None else budget,
+            workers=min(self._settings.readers, os.cpu_count() or 1),
         )
 
     def _new_reader(self, name: str) -> Connection:
@@ -106,6 +129,8 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         self._closed = True
         if self._writer is not None:
             await self._writer.close()
+        if self._resident is not None:
+            await self._resident.close()
         for connection in list(self._exporting):
             await connection.close_now()
         if self._readers is not None:
@@ -192,6 +217,10 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         )
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        if self._resident is not None:
+            found = await self._resident.search(table, queries)
+            if found is not None:
+                return found
         return await self._read(lambda db, ticket: search.search(db, ticket, table, queries))
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:

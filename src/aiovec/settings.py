@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -59,6 +60,23 @@ def _known_backend(value: str) -> str:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_MEMORY = re.compile(r"^(auto|[0-9]+ ?([KMG]i?B)?)$")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _memory(text: str) -> str:
+    if not _MEMORY.match(text):
+        raise ValueError("must be 'auto' or a size, as in '512 MiB' or '2 GiB'")
+    return text
+
+
+def _bytes_of(text: str) -> int | None:
+    if text == "auto":
+        return None
+    digits = text.rstrip("KMGiB ")
+    return int(digits) * _UNITS[text[len(digits) :].strip()]
 
 
 class SqliteSettings(_Section):
@@ -122,6 +140,27 @@ class SqliteSettings(_Section):
         description="Deletions that each table remembers for readers of its change feed. A reader "
         "that is further behind has to read the whole table anew.",
     )
+    scan: Literal["auto", "disk"] = Field(
+        default="auto",
+        description="auto: tables that are searched are scanned in memory, as far as scan_memory "
+        "goes, with the same exact results. disk: every search reads the file.",
+    )
+    scan_memory: Annotated[
+        str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern})
+    ] = Field(
+        default="auto",
+        description="What the tables in memory may take together, as in '512 MiB' or '2 GiB'. "
+        "auto: a quarter of the machine's memory, at most 4 GiB.",
+    )
+    preload: list[str] = Field(
+        default_factory=list,
+        description="Tables that are brought into memory when the store opens, not when they are "
+        "first searched.",
+    )
+
+    def scan_bytes(self) -> int | None:
+        """``scan_memory`` in bytes; None for auto."""
+        return _bytes_of(self.scan_memory)
 
 
 class LancedbSettings(_Section):

@@ -65,7 +65,9 @@ class Table:
     versions = _bound(VectorStore.versions)
     restore = _bound(VectorStore.restore)
 
-    async def create_index(self, /, kind: str = "auto", *, wait: bool = True, **options: Any) -> None:
+    async def create_index(
+        self, /, kind: str = "auto", *, wait: bool = True, **options: Any
+    ) -> None:
         """As ``VectorStore.create_index``."""
         await self.store.create_index(self.name, kind, wait=wait, **options)
 

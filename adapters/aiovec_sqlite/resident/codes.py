@@ -1,0 +1,103 @@
+"""int8 codes of vectors, and how far from the truth a value by codes can be.
+
+``docs/EXACT_SEARCH.md`` derives the bound. A row is x = m·(c/127 + r), with m its largest
+component, c its codes and r what rounding left out. Its *value* ranks it, higher is better:
+
+    cosine  x·q/‖x‖ with ‖q‖ = 1      dot  x·q      l2  x·q - ‖x‖²/2
+
+By codes the value is ``scale·query.scale·(c·c_q) + offset``. It misses the true one by at most
+``query.length·error + query.slack·reach + rounding·|offset|``, where ``error`` is the length of
+what the row's codes leave out and ``reach`` the length of what they hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.schema import Metric
+
+Int8Array = npt.NDArray[np.int8]
+Float32Array = npt.NDArray[np.float32]
+
+_STEPS = 127
+# Half a unit in the last place of a float32 near 1.
+_UNIT = 2.0**-24
+
+
+def rounding(dim: int) -> float:
+    """The relative error of a float32 sum of ``dim`` products in any order, and some more."""
+    return (dim + 32) * _UNIT
+
+
+@dataclass(frozen=True, slots=True)
+class RowCodes:
+    """Rows as codes, with 12 bytes a row beside them."""
+
+    codes: Int8Array
+    scale: Float32Array
+    offset: Float32Array
+    error: Float32Array
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryCodes:
+    """A query as codes, and its share of the bound."""
+
+    codes: Int8Array
+    scale: float
+    length: float
+    slack: float
+
+
+def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
+    """Codes of vectors whose components are 0 or lie between 1e-15 and 1e15 in size."""
+    count, dim = vectors.shape
+    largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
+    unit: Float32Array = np.where(largest > 0, largest, np.float32(1.0))
+    steps: Float32Array = vectors * (np.float32(_STEPS) / unit)[:, None]
+    coded = np.rint(steps)
+    codes = coded.astype(np.int8)
+    steps -= coded
+    relative = np.float32(1 + rounding(dim))
+    # A component of ``steps`` is off by some units in the last place of numbers up to 127.
+    left_out: Float32Array = _lengths(steps) * relative
+    left_out += np.float32(4 * _STEPS * _UNIT * dim**0.5)
+    nothing = np.zeros(count, dtype=np.float32)
+    if metric == "cosine":
+        lengths = _lengths(vectors)
+        lengths[largest == 0] = 1.0
+        scale: Float32Array = unit / (np.float32(_STEPS) * lengths)
+        return RowCodes(codes, scale, nothing, left_out * scale * relative)
+    scale = unit / np.float32(_STEPS)
+    offset = nothing if metric == "dot" else _squares(vectors) / np.float32(-2.0)
+    return RowCodes(codes, scale, offset, left_out * scale * relative)
+
+
+def encode_query(query: Float32Array, metric: Metric) -> QueryCodes:
+    exact = query.astype(np.float64)
+    length = float(np.sqrt(np.square(exact).sum()))
+    if metric == "cosine":
+        exact /= length
+        length = 1.0
+    largest = float(np.abs(exact).max(initial=0.0)) or 1.0
+    scale = largest / _STEPS
+    codes = np.rint(exact / scale).astype(np.int8)
+    left_out = float(np.sqrt(np.square(exact - scale * codes).sum()))
+    # float32 rounding of the value by codes is relative to it, so it counts with the slack.
+    share = rounding(len(query))
+    return QueryCodes(codes, scale, length * (1 + share), left_out + share * length)
+
+
+def _lengths(rows: Float32Array) -> Float32Array:
+    return np.sqrt(_squares(rows))
+
+
+def _squares(rows: Float32Array) -> Float32Array:
+    squares: Float32Array = np.einsum("ij,ij->i", rows, rows)
+    return squares

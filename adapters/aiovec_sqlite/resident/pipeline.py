@@ -1,0 +1,104 @@
+"""Searches that wait are answered together; a lone one never waits for company."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiovec.backend import Found, TableHandle, VectorQuery
+
+# Queries scanned together. More share the reading of the codes a little better, and let the first
+# of them wait longer (``python -m bench search``).
+_MOST_TOGETHER = 32
+# Calls under way at once; further callers wait for a place.
+_MOST_CALLS = 1024
+
+
+class Call:
+    """The queries of one caller, who may have gone meanwhile."""
+
+    __slots__ = ("future", "queries", "since", "table")
+
+    def __init__(
+        self,
+        table: TableHandle,
+        queries: Sequence[VectorQuery],
+        future: asyncio.Future[list[Found]],
+    ) -> None:
+        self.table = table
+        self.queries = queries
+        self.future = future
+        self.since = time.perf_counter()
+
+
+Answer = Callable[[TableHandle, Sequence[Call]], Awaitable[list[list[Found]]]]
+
+
+class Pipeline:
+    """Has calls answered in batches, at most ``workers`` at once."""
+
+    def __init__(self, answer: Answer, workers: int) -> None:
+        self._answer = answer
+        self._workers = workers
+        self._waiting: deque[Call] = deque()
+        self._working: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(_MOST_CALLS)
+
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        """The answers. A cancelled caller leaves its batch, which goes on without it."""
+        async with self._places:
+            call = Call(table, queries, asyncio.get_running_loop().create_future())
+            self._waiting.append(call)
+            if len(self._working) < self._workers:
+                task = asyncio.ensure_future(self._work())
+                self._working.add(task)
+                task.add_done_callback(self._working.discard)
+            return await call.future
+
+    async def close(self) -> None:
+        """Let go of those that wait. Answers that are under way end with the readers."""
+        while self._waiting:
+            self._waiting.popleft().future.cancel()
+        if self._working:
+            await asyncio.wait(self._working)
+
+    async def _work(self) -> None:
+        while batch := self._next_batch():
+            await self._settle(batch)
+
+    def _next_batch(self) -> list[Call]:
+        """The calls that waited longest, on one table; a fair share of all that wait."""
+        share = min(_MOST_TOGETHER, -(-len(self._waiting) // self._workers))
+        batch: list[Call] = []
+        queries = 0
+        while self._waiting and queries < share:
+            call = self._waiting[0]
+            if call.future.done():  # its caller has gone
+                self._waiting.popleft()
+            elif batch and call.table is not batch[0].table:
+                break
+            else:
+                batch.append(self._waiting.popleft())
+                queries += len(call.queries)
+        return batch
+
+    async def _settle(self, batch: list[Call]) -> None:
+        try:
+            answers = await self._answer(batch[0].table, batch)
+        except asyncio.CancelledError:
+            for call in batch:
+                call.future.cancel()
+            raise
+        except Exception as exc:  # noqa: BLE001 - its caller gets it
+            if len(batch) > 1:
+                # Whose it is shows when each is asked alone.
+                for call in batch:
+                    await self._settle([call])
+            elif not batch[0].future.done():
+                batch[0].future.set_exception(exc)
+            return
+        for call, answer in zip(batch, answers, strict=True):
+            if not call.future.done():
+                call.future.set_result(answer)

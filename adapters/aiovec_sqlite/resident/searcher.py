@@ -1,0 +1,261 @@
+"""Exact search in memory: which tables have a copy, and who answers until one is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from aiovec.backend import Found, StaleTableError, TableHandle, VectorQuery
+from aiovec.errors import AiovecError
+
+from ..connection import Connection, Ticket
+from ..errors import failures
+from ..reads import current_table
+from ..search import can_rank
+from .answer import answer
+from .copies import Loader, OlderSnapshotError, ResidentCopy
+from .masks import Masks
+from .pipeline import Call, Pipeline
+from .segments import State, needs_compaction
+from .timings import Timings
+
+LOG = logging.getLogger("aiovec")
+
+_T = TypeVar("_T")
+
+# Masks may take this share of the budget.
+_FOR_MASKS = 1 / 16
+
+
+class Read(Protocol):
+    """``ReaderPool.run``."""
+
+    def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
+
+
+# How often a batch takes a newer snapshot because another one was quicker.
+_MOST_SNAPSHOTS = 10
+
+
+class CannotRankError(Exception):
+    """The codes' bound does not hold for this table. Never reaches a user."""
+
+
+class NotResidentError(Exception):
+    """The copy cannot answer for now. Never reaches a user."""
+
+
+class _Resident:
+    """What one table has in memory; nothing until it is loaded."""
+
+    def __init__(self, token: object, most_for_masks: int) -> None:
+        self.token = token
+        self.copy: ResidentCopy | None = None
+        self.masks = Masks(most_for_masks)
+        self.loading: asyncio.Task[None] | None = None
+        self.compacting: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.copy is not None and self.copy.state is not None
+
+    @property
+    def nbytes(self) -> int:
+        return (0 if self.copy is None else self.copy.nbytes) + self.masks.nbytes
+
+
+class ResidentSearch:
+    """Answers searches from copies in memory, within a budget for all tables of a store.
+
+    A table is copied when it is first searched; until then ``search`` gives None, and the file has
+    to be asked. Where the budget is short, the table that was searched longest ago gives way.
+    """
+
+    def __init__(
+        self, read: Read, connect: Callable[[], Connection], *, budget: int, workers: int
+    ) -> None:
+        self._read = read
+        self._connect = connect
+        self._budget = budget
+        self._pipeline = Pipeline(self._answer, workers)
+        self._tables: dict[str, _Resident] = {}  # in the order of their last search
+        self._refused: dict[str, object] = {}
+        self._timings: dict[str, Timings] = {}
+        self._threads = anyio.CapacityLimiter(1)
+        self._closed = False
+
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery]
+    ) -> list[Found] | None:
+        """The answers, or None where the file has to be asked."""
+        if not self.prepare(table) or not all(map(can_rank, queries)):
+            return None
+        try:
+            return await self._pipeline.search(table, queries)
+        except NotResidentError:
+            return None
+
+    def prepare(self, table: TableHandle) -> bool:
+        """Whether there is a copy; begins to make one where there is none."""
+        name = table.name
+        resident = self._tables.pop(name, None)
+        if resident is not None and resident.token != table.token:
+            self._let_go(resident)
+            resident = None
+        if resident is None:
+            if self._closed or self._refused.get(name) == table.token:
+                return False
+            resident = _Resident(table.token, int(self._budget * _FOR_MASKS))
+            resident.loading = asyncio.ensure_future(self._load(table, resident))
+        self._tables[name] = resident
+        return resident.ready
+
+    def nbytes(self, table: str) -> int:
+        resident = self._tables.get(table)
+        return 0 if resident is None else resident.nbytes
+
+    def state_of(self, table: str) -> str:
+        """In words, how the table is searched."""
+        resident = self._tables.get(table)
+        if resident is None:
+            return "not in memory: searched from the file"
+        return "in memory" if resident.ready else "being loaded: searched from the file"
+
+    def timings(self, table: str) -> Timings:
+        return self._timings.setdefault(table, Timings())
+
+    async def close(self) -> None:
+        """Stop loading, let go of everything."""
+        self._closed = True
+        tasks = [
+            task
+            for resident in self._tables.values()
+            for task in (resident.loading, resident.compacting)
+            if task is not None and not task.done()
+        ]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._tables.clear()
+        await self._pipeline.close()
+
+    # Loading
+
+    async def _load(self, table: TableHandle, resident: _Resident) -> None:
+        connection = self._connect()
+        try:
+            await connection
+            ticket = Ticket()
+            try:
+                loader = await connection.run(partial(_begin_loading, table))
+                if not self._make_room(table.name, loader.expected_bytes):
+                    self._refuse(table, resident, "it is larger than scan_memory")
+                    return
+                while await connection.run(lambda _: loader.step(ticket)):
+                    pass
+                resident.copy = loader.copy
+            finally:
+                ticket.cancelled = True
+                await asyncio.shield(connection.close())
+        except StaleTableError:
+            self._drop(table.name, resident)
+        except CannotRankError as exc:
+            self._refuse(table, resident, str(exc))
+        except Exception as exc:
+            if not isinstance(exc, (AiovecError, *failures())):
+                raise
+            LOG.warning("the table %s could not be loaded into memory: %s", table.name, exc)
+            self._refuse(table, resident, str(exc))
+
+    def _make_room(self, name: str, wanted: int) -> bool:
+        if wanted > self._budget:
+            return False
+        for other in list(self._tables):
+            if sum(resident.nbytes for resident in self._tables.values()) + wanted <= self._budget:
+                break
+            if other != name and self._tables[other].ready:
+                self._let_go(self._tables.pop(other))
+        return True
+
+    def _refuse(self, table: TableHandle, resident: _Resident, reason: str) -> None:
+        LOG.info("the table %s is searched from the file: %s", table.name, reason)
+        self._refused[table.name] = table.token
+        self._drop(table.name, resident)
+
+    def _drop(self, name: str, resident: _Resident) -> None:
+        if self._tables.get(name) is resident:
+            del self._tables[name]
+        self._let_go(resident)
+
+    @staticmethod
+    def _let_go(resident: _Resident) -> None:
+        resident.copy = None
+        if resident.loading is not None and resident.loading is not asyncio.current_task():
+            resident.loading.cancel()
+
+    # Answering
+
+    async def _answer(self, table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+        resident = self._tables.get(table.name)
+        copy = None if resident is None else resident.copy
+        if resident is None or copy is None:
+            raise NotResidentError
+        timings = self.timings(table.name)
+        began = time.perf_counter()
+        timings.add_waiting(sum(began - call.since for call in calls))
+        queries = [query for call in calls for query in call.queries]
+
+        def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State, list[Found]]:
+            layout = current_table(db, table)
+            with timings.stage("fresh"):
+                state = copy.advance(db, ticket)
+            if state is None or layout.extreme:
+                raise NotResidentError
+            found = answer(db, ticket, layout, state, resident.masks, queries, timings)
+            return state, found
+
+        for _ in range(_MOST_SNAPSHOTS):
+            try:
+                state, found = await self._read(work)
+                break
+            except OlderSnapshotError:
+                continue
+            except NotResidentError:
+                # Too much has changed to be brought in on the way: the copy is made anew.
+                self._drop(table.name, resident)
+                raise
+        else:
+            raise NotResidentError
+        self._keep_house(table.name, resident, state)
+        answers = iter(found)
+        return [[next(answers) for _ in call.queries] for call in calls]
+
+    def _keep_house(self, name: str, resident: _Resident, state: State) -> None:
+        if resident.nbytes > self._budget:
+            self._refused[name] = resident.token
+            self._drop(name, resident)
+        elif (
+            needs_compaction(state)
+            and resident.copy is not None
+            and (resident.compacting is None or resident.compacting.done())
+        ):
+            resident.compacting = asyncio.ensure_future(
+                anyio.to_thread.run_sync(resident.copy.compact, limiter=self._threads)
+            )
+
+
+def _begin_loading(table: TableHandle, db: sqlite3.Connection) -> Loader:
+    db.execute("BEGIN")
+    layout = current_table(db, table)
+    if layout.extreme:
+        raise CannotRankError("vectors are there whose squares leave float32")
+    return Loader(db, layout)

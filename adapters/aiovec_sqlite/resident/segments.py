@@ -1,0 +1,220 @@
+"""A table's resident copy: codes in segments, and consistent states of it for scans.
+
+A state never changes. A write makes a new one that shares what it did not touch: a row that goes
+gets an offset of minus infinity in a copy of its segment's offsets, a row that comes is written
+behind the rows that older states know of. So a scan takes no lock and sees one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .codes import Float32Array, Int8Array, RowCodes
+
+Int64Array = npt.NDArray[np.int64]
+
+# Rows of a full segment: few enough that the scores of a batch of queries over one stay in the
+# processor's cache, many enough that Python's share of a scan is small (``bench search``).
+FULL = 16_384
+_SMALLEST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The first ``count`` rows of arrays that may have room for more.
+
+    ``most_error``, ``most_reach`` and ``most_offset`` bound those rows' facts.
+    """
+
+    mark: object
+    """Stays while rows only come and go; another one means that rows have changed places."""
+    key: Hashable
+    """The partition that all rows of it belong to."""
+    count: int
+    dead: int
+    codes: Int8Array
+    scale: Float32Array
+    offset: Float32Array
+    error: Float32Array
+    rowids: Int64Array
+    ordered: bool = True
+    """Whether the rowids rise, as they do when a table is read from its start."""
+    most_error: float = 0.0
+    most_reach: float = 0.0
+    most_offset: float = 0.0
+
+    @classmethod
+    def empty(cls, key: Hashable, room: int, dim: int) -> Segment:
+        scale, offset, error = (np.empty(room, dtype=np.float32) for _ in range(3))
+        return cls(
+            object(), key, 0, 0, np.empty((room, dim), dtype=np.int8), scale, offset, error,
+            np.empty(room, dtype=np.int64),
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        facts = self.scale.nbytes + self.offset.nbytes + self.error.nbytes
+        return self.codes.nbytes + facts + self.rowids.nbytes
+
+    def with_room(self, room: int) -> Segment:
+        """The same rows in larger arrays."""
+        grown = Segment.empty(self.key, room, self.codes.shape[1])
+        for name in ("codes", "scale", "offset", "error", "rowids"):
+            getattr(grown, name)[: self.count] = getattr(self, name)[: self.count]
+        return replace(
+            self, codes=grown.codes, scale=grown.scale, offset=grown.offset, error=grown.error,
+            rowids=grown.rowids,
+        )  # fmt: skip
+
+    def append(self, rowids: Int64Array, rows: RowCodes) -> Segment:
+        """The segment with more rows, for which there must be room."""
+        start, end = self.count, self.count + len(rows)
+        self.rowids[start:end] = rowids
+        self.codes[start:end] = rows.codes
+        self.scale[start:end] = rows.scale
+        self.offset[start:end] = rows.offset
+        self.error[start:end] = rows.error
+        lengths = np.sqrt(np.square(rows.codes, dtype=np.float32).sum(axis=1)) * rows.scale
+        before = self.rowids[start - 1] if start else -1
+        rises = bool(rowids[0] > before and (np.diff(rowids) > 0).all()) if len(rowids) else True
+        return replace(
+            self,
+            count=end,
+            ordered=self.ordered and rises,
+            most_error=max(self.most_error, float(rows.error.max(initial=0.0))),
+            most_reach=max(self.most_reach, float(lengths.max(initial=0.0))),
+            most_offset=max(self.most_offset, float(np.abs(rows.offset).max(initial=0.0))),
+        )
+
+    def without(self, rowids: Int64Array) -> Segment:
+        """The segment without rows of these ids, which must be sorted."""
+        places = self._places(rowids)
+        places = places[self.offset[places] > -np.inf]
+        if not len(places):
+            return self
+        offset = self.offset.copy()
+        offset[places] = -np.inf
+        return replace(self, offset=offset, dead=self.dead + len(places))
+
+    def _places(self, rowids: Int64Array) -> Int64Array:
+        """Where rows of these sorted ids stand; a row that came again stands in several places."""
+        mine = self.rowids[: self.count]
+        if not self.ordered:
+            return np.flatnonzero(np.isin(mine, rowids, kind="sort"))
+        places = np.searchsorted(mine, rowids)
+        places = places[places < self.count]
+        return places[np.isin(mine[places], rowids)]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A table's rows at one change number, as codes."""
+
+    change: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(segment.count - segment.dead for segment in self.segments)
+
+    @property
+    def dead(self) -> int:
+        return sum(segment.dead for segment in self.segments)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(segment.nbytes for segment in self.segments)
+
+    def of_key(self, key: Hashable) -> State:
+        """The rows of one partition."""
+        return State(self.change, tuple(part for part in self.segments if part.key == key))
+
+
+def appended(
+    segments: Sequence[Segment], key: Hashable, rowids: Int64Array, rows: RowCodes, dim: int
+) -> list[Segment]:
+    """The segments with more rows of one key, behind its others."""
+    grown = list(segments)
+    place = next((i for i in range(len(grown) - 1, -1, -1) if grown[i].key == key), None)
+    done = 0
+    while done < len(rows):
+        if place is None or grown[place].count == FULL:
+            left = len(rows) - done
+            room = FULL if left >= FULL else max(_SMALLEST, left)
+            grown.append(Segment.empty(key, room, dim))
+            place = len(grown) - 1
+        segment = grown[place]
+        if segment.count == len(segment.rowids):
+            wanted = max(2 * segment.count, segment.count + len(rows) - done)
+            segment = segment.with_room(min(FULL, wanted))
+        take = slice(done, done + len(segment.rowids) - segment.count)
+        part = RowCodes(rows.codes[take], rows.scale[take], rows.offset[take], rows.error[take])
+        grown[place] = segment.append(rowids[take], part)
+        done += len(part)
+    return grown
+
+
+def without(segments: Sequence[Segment], rowids: Int64Array) -> list[Segment]:
+    """The segments without rows of these ids."""
+    if not len(rowids):
+        return list(segments)
+    sought = np.sort(rowids)
+    return [segment.without(sought) for segment in segments]
+
+
+def compacted(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments without room for rows that are gone: sparse ones of a key become one."""
+    kept: list[Segment] = []
+    sparse: dict[Hashable, list[Segment]] = {}
+    for segment in segments:
+        alive = segment.count - segment.dead
+        if segment.dead and alive * 2 <= segment.count:
+            sparse.setdefault(segment.key, []).append(segment)
+        else:
+            kept.append(segment)
+    for key, parts in sparse.items():
+        for part in parts:
+            rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
+            rows = rows[np.argsort(part.rowids[rows])]
+            codes = RowCodes(
+                part.codes[rows], part.scale[rows], part.offset[rows], part.error[rows]
+            )
+            kept = appended(kept, key, part.rowids[rows], codes, part.codes.shape[1])
+    return kept
+
+
+def needs_compaction(state: State) -> bool:
+    """Whether a good part of the memory is for rows that are gone."""
+    return state.dead > _SMALLEST and any(
+        segment.dead * 2 >= segment.count for segment in state.segments
+    )
+
+
+def gathered(state: State, masks: Sequence[npt.NDArray[np.bool_]]) -> State:
+    """The masked rows alone, in one segment: for few of them quicker than a scan of all."""
+    parts = []
+    for segment, mask in zip(state.segments, masks, strict=True):
+        rows = np.flatnonzero(mask[: segment.count])
+        if len(rows):
+            parts.append((segment, rows))
+    if not parts:
+        return State(state.change, ())
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(segment, name)[rows] for segment, rows in parts])
+
+    offset = joined("offset")
+    rowids = joined("rowids")
+    whole = Segment(
+        object(), (), len(rowids), int(np.count_nonzero(np.isneginf(offset))),
+        joined("codes"), joined("scale"), offset, joined("error"), rowids, ordered=False,
+        most_error=max(segment.most_error for segment, _ in parts),
+        most_reach=max(segment.most_reach for segment, _ in parts),
+        most_offset=max(segment.most_offset for segment, _ in parts),
+    )  # fmt: skip
+    return State(state.change, (whole,))
