@@ -94,7 +94,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
                 self._target,
                 self._settings.readers,
             )
-            self._resident = self._resident_search(self._readers)
+            self._resident = await self._resident_search(connection, self._readers)
         self._writer = Writer(
             connection,
             self._target,
@@ -111,14 +111,18 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         for name in set(self._settings.preload).intersection(await self.tables()):
             self._resident.prepare(await self.open_table(name))
 
-    def _resident_search(self, readers: ReaderPool) -> ResidentSearch | None:
+    async def _resident_search(
+        self, connection: Connection, readers: ReaderPool
+    ) -> ResidentSearch | None:
         if self._settings.scan == "disk":
             return None
         budget = self._settings.scan_bytes()
+        if budget is None:  # asking the system may read files
+            budget = await connection.run(lambda _: default_budget())
         return ResidentSearch(
             readers.run,
             lambda: self._new_reader("aiovec-sqlite-load"),
-            budget=default_budget() if budget is None else budget,
+            budget=budget,
             workers=min(self._settings.readers, os.cpu_count() or 1),
         )
 

@@ -68,7 +68,7 @@ class _Job(Ticket):
         self.alone = False
         # The lock was asked for once: a call may be out of time before it is its turn.
         self.tried = False
-        # Set when the work itself is over, though its commit may be still to come.
+        # Set when the outcome is final.
         self.settled = asyncio.Event()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -134,8 +134,8 @@ class Writer:
         """Run the work in a transaction; its result after the commit.
 
         Cancelled before it began, the work never runs; while it runs alone, it is rolled back;
-        together with others or later, it is committed all the same. The caller's data is no longer
-        read when this returns.
+        together with others or later, it is committed all the same. Which of these it was is
+        settled when this returns, and the caller's data is no longer read.
         """
         began = time.monotonic()
         await self._take_place()
@@ -244,7 +244,6 @@ class Writer:
 
     def _commit(self, group: list[_Job], db: sqlite3.Connection) -> None:
         """Run a group in one transaction. Jobs that are not over afterwards want another try."""
-        loop = group[0].future.get_loop()
         applied: list[_Job] = []
         try:
             if self._was_full:
@@ -263,8 +262,6 @@ class Writer:
                     job.alone = True
                     job.again()
                     continue
-                if job.cancelled:
-                    loop.call_soon_threadsafe(job.settled.set)
                 if error is None:
                     applied.append(job)
                     continue

@@ -180,7 +180,7 @@ async def test_many_cancelled_calls(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 async def test_a_cancelled_search_stops_using_the_cpu(tmp_path: Path, metric: str) -> None:
     """By the process's CPU time, against that of the same searches left to their end."""
-    async with opened(tmp_path / "notes.db", durability="normal") as store:
+    async with opened(tmp_path / "notes.db", durability="normal", scan="disk") as store:
         await store.create_table("notes", Schema(256, metric=metric))
         chance = np.random.default_rng(1)
         # sqlite-vec is the slower one, so it gets the rows that make its search long.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Hashable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ from .timings import Timings
 # Where a filter selects less than this share of the rows, their codes are gathered and scanned
 # alone.
 _FEW = 1 / 16
+# Where there are this many rows for each candidate, hardly two of these lie in one chunk.
+_SPARSE = 32
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ def answer(
     masks: Masks,
     queries: Sequence[VectorQuery],
     timings: Timings,
+    helper: Executor | None,
 ) -> list[Found]:
     """What each query found. The state is that of the connection's snapshot."""
     with timings.stage("filter"):
@@ -52,13 +56,14 @@ def answer(
     with timings.stage("scan"):
         for scan in scans:
             ticket.check()
-            outcome = candidates(scan.state, scan.asked, table.schema.metric)
+            outcome = candidates(scan.state, scan.asked, table.schema.metric, helper)
             for place, rowids in zip(scan.places, outcome, strict=True):
                 found[place] = rowids
     with timings.stage("rescore"):
         # One statement for all of a batch: each costs more than the rows it reads.
         rowids, inverse = np.unique(np.concatenate(found), return_inverse=True)
-        vectors = VectorReader(db, table).read(rowids, ticket)
+        sparse = len(rowids) * _SPARSE < state.rows
+        vectors = VectorReader(db, table).read(rowids, ticket, scattered=sparse)
         ends = np.cumsum([len(part) for part in found])
         best = [
             _nearest(rowids, vectors, inverse[end - len(part) : end], query, table)

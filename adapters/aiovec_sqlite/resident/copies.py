@@ -107,14 +107,10 @@ class Loader:
         self._table = table
         self._change = newest_change(db)
         self._vectors = VectorReader(db, self._table)
+        (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
+        self.expected_bytes = int(rows * (table.schema.dim + BYTES_BESIDE))
         self._last = 0
         self._segments: list[Segment] = []
-
-    @property
-    def expected_bytes(self) -> int:
-        """What the copy will take."""
-        (rows,) = self._db.execute(f"SELECT count(*) FROM {self._table.rows}").fetchone()
-        return int(rows * (self._table.schema.dim + BYTES_BESIDE))
 
     def step(self, ticket: Ticket) -> bool:
         """Read the next rows; False when the copy is ready."""
@@ -128,7 +124,9 @@ class Loader:
             self._segments = add_rows(self._segments, self._table, self._vectors, rows, ticket)
         if len(rows) == FULL:
             return True
-        self.copy.state = State(self._change, tuple(self._segments))
+        # The last one grew step by step.
+        trimmed = (segment.with_room(segment.count) for segment in self._segments)
+        self.copy.state = State(self._change, tuple(trimmed))
         return False
 
 

@@ -11,7 +11,7 @@ from aiovec.backend import Found, TableHandle, VectorQuery
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
 # of them wait longer (``python -m bench search``).
-_MOST_TOGETHER = 32
+MOST_TOGETHER = 32
 # Calls under way at once; further callers wait for a place.
 _MOST_CALLS = 1024
 
@@ -19,7 +19,7 @@ _MOST_CALLS = 1024
 class Call:
     """The queries of one caller, who may have gone meanwhile."""
 
-    __slots__ = ("future", "queries", "since", "table")
+    __slots__ = ("batch", "future", "queries", "since", "table")
 
     def __init__(
         self,
@@ -31,6 +31,23 @@ class Call:
         self.queries = queries
         self.future = future
         self.since = time.perf_counter()
+        self.batch: _Batch | None = None
+
+
+class _Batch:
+    """Calls that are answered together, by a task that ends when none of them waits any more."""
+
+    __slots__ = ("answering", "calls")
+
+    def __init__(self, calls: Sequence[Call], answering: asyncio.Task[list[list[Found]]]) -> None:
+        self.calls = calls
+        self.answering = answering
+        for call in calls:
+            call.batch = self
+
+    def look(self) -> None:
+        if all(call.future.done() for call in self.calls):
+            self.answering.cancel()
 
 
 Answer = Callable[[TableHandle, Sequence[Call]], Awaitable[list[list[Found]]]]
@@ -55,7 +72,12 @@ class Pipeline:
                 task = asyncio.ensure_future(self._work())
                 self._working.add(task)
                 task.add_done_callback(self._working.discard)
-            return await call.future
+            try:
+                return await call.future
+            except asyncio.CancelledError:
+                if call.batch is not None:
+                    call.batch.look()
+                raise
 
     async def close(self) -> None:
         """Let go of those that wait. Answers that are under way end with the readers."""
@@ -69,8 +91,9 @@ class Pipeline:
             await self._settle(batch)
 
     def _next_batch(self) -> list[Call]:
-        """The calls that waited longest, on one table; a fair share of all that wait."""
-        share = min(_MOST_TOGETHER, -(-len(self._waiting) // self._workers))
+        """The calls that waited longest, on one table; other idle workers get their share."""
+        idle = self._workers - len(self._working) + 1
+        share = min(MOST_TOGETHER, -(-len(self._waiting) // idle))
         batch: list[Call] = []
         queries = 0
         while self._waiting and queries < share:
@@ -84,21 +107,20 @@ class Pipeline:
                 queries += len(call.queries)
         return batch
 
-    async def _settle(self, batch: list[Call]) -> None:
-        try:
-            answers = await self._answer(batch[0].table, batch)
-        except asyncio.CancelledError:
-            for call in batch:
+    async def _settle(self, calls: list[Call]) -> None:
+        answering = asyncio.ensure_future(self._answer(calls[0].table, calls))
+        batch = _Batch(calls, answering)
+        await asyncio.wait({answering})
+        if answering.cancelled():
+            for call in calls:
                 call.future.cancel()
-            raise
-        except Exception as exc:  # noqa: BLE001 - its caller gets it
-            if len(batch) > 1:
-                # Whose it is shows when each is asked alone.
-                for call in batch:
-                    await self._settle([call])
-            elif not batch[0].future.done():
-                batch[0].future.set_exception(exc)
-            return
-        for call, answer in zip(batch, answers, strict=True):
-            if not call.future.done():
-                call.future.set_result(answer)
+        elif (error := answering.exception()) is None:
+            for call, answer in zip(calls, answering.result(), strict=True):
+                if not call.future.done():
+                    call.future.set_result(answer)
+        elif len(calls) > 1:
+            # Whose it is shows when each is asked alone.
+            for call in batch.calls:
+                await self._settle([call])
+        elif not calls[0].future.done():
+            calls[0].future.set_exception(error)

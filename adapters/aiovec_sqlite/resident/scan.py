@@ -1,9 +1,15 @@
-"""Candidates of many queries at once: every row that the codes' bound cannot exclude."""
+"""Candidates of many queries at once: every row that the codes' bound cannot exclude.
+
+A first segment gives each query a value that enough rows reach. What reaches it in any segment,
+give or take the bound, is collected: some hundred rows of a hundred thousand. Their own bounds then
+leave the candidates.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 import numkong
@@ -16,9 +22,14 @@ from .codes import Float32Array, QueryCodes, rounding
 from .segments import Int64Array, Segment, State
 
 BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
 
 # A threshold from the maxima of blocks is a little low, and needs no sorting of all values.
 _BLOCK = 64
+# Collected rows, for each wanted one, from which on the threshold is raised on the way.
+_MANY = 64
+# Rows whose values are compared with the thresholds in one run of the processor's loop.
+_RUN = 512
 
 
 @dataclass(slots=True)
@@ -27,130 +38,192 @@ class Asked:
 
     query: QueryCodes
     wanted: int
-    masks: Sequence[BoolArray | None] | None = None
+    masks: Sequence[BoolArray] | None = None
 
 
 @dataclass(slots=True)
-class _Found:
-    """What a scan knows of one query so far."""
+class _Part:
+    """Rows that were collected, for all queries: which query's, and their facts."""
 
-    rowids: list[Int64Array] = field(default_factory=list)
-    upper: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    lower: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    floor: float = -np.inf
-    """At least as many rows as are wanted are truly at least this good."""
+    columns: Int64Array
+    rowids: Int64Array
+    value: Float64Array
+    miss: Float64Array
 
-    def add(self, wanted: int, rowids: Int64Array, value: Any, miss: Any) -> None:
-        self.rowids.append(rowids)
-        self.upper.append(value + miss)
-        lower = np.concatenate([self.lower, value - miss])
-        if len(lower) >= wanted:
-            lower = np.partition(lower, len(lower) - wanted)[len(lower) - wanted :]
-            self.floor = max(self.floor, float(lower[0]))
-        self.lower = lower
-
-    def candidates(self) -> Int64Array:
-        if not self.rowids:
-            return np.empty(0, dtype=np.int64)
-        return np.concatenate(self.rowids)[np.concatenate(self.upper) >= self.floor]
+    def take(self, which: Any) -> _Part:
+        return _Part(self.columns[which], self.rowids[which], self.value[which], self.miss[which])
 
 
-def candidates(state: State, asked: Sequence[Asked], metric: Metric) -> list[Int64Array]:
-    """For each query the rowids of all rows that may be among its nearest, and some more."""
-    found = [_Found() for _ in asked]
-    if not asked:
-        return []
-    packed = numkong.dots_pack(np.stack([one.query.codes for one in asked]))
-    scales = np.array([one.query.scale for one in asked], dtype=np.float32)
-    for number, segment in enumerate(state.segments):
-        if segment.count > segment.dead:
-            _scan(segment, number, asked, found, packed, scales, metric)
-    return [one.candidates() for one in found]
+def candidates(
+    state: State, asked: Sequence[Asked], metric: Metric, helper: Executor | None = None
+) -> list[Int64Array]:
+    """For each query the rowids of all rows that may be among its nearest, and some more.
+
+    A ``helper`` lets a second core share the work.
+    """
+    scan = _Scan(asked, metric)
+    for number, segment, products in _products(state.segments, scan, helper):
+        scan.add(number, segment, products)
+    return scan.finish()
 
 
-def _scan(
-    segment: Segment,
-    number: int,
-    asked: Sequence[Asked],
-    found: Sequence[_Found],
-    packed: Any,
-    scales: Float32Array,
-    metric: Metric,
-) -> None:
-    count = segment.count
-    products = np.asarray(numkong.dots_packed(segment.codes[:count], packed))
-    values = np.multiply(products, segment.scale[:count, None], dtype=np.float32, casting="unsafe")
-    if metric == "l2" or segment.dead:
-        # In units of the query's scale, as the products are.
-        values += segment.offset[:count, None] / scales
-    for column, one in enumerate(asked):
-        if one.masks is not None and (mask := one.masks[number]) is not None:
-            values[~mask[:count], column] = -np.inf
-    share = rounding(segment.codes.shape[1])
-    most = np.array([_miss(one.query, segment, metric, share) for one in asked])
-    floors = np.array([one.floor for one in found])
-    first = np.isneginf(floors)
-    if first.any():
-        floors[first] = (_thresholds(values, asked, first) * scales[first]) - most[first]
-    lowest = np.nextafter(((floors - most) / scales).astype(np.float32), np.float32(-np.inf))
-    rows, columns = _where(values >= lowest)
-    order = np.argsort(columns, kind="stable")
-    rows, columns = rows[order], columns[order]
-    ends = np.searchsorted(columns, np.arange(len(asked) + 1))
-    for column, one in enumerate(asked):
-        mine = rows[ends[column] : ends[column + 1]]
-        if not len(mine):
-            continue
-        value = values[mine, column].astype(np.float64) * one.query.scale
-        if np.isneginf(value).any():
-            keep = ~np.isneginf(value)
-            mine, value = mine[keep], value[keep]
-        miss = _misses(one.query, segment, mine, metric, share)
-        found[column].add(one.wanted, segment.rowids[mine], value, miss)
+def _products(
+    segments: Sequence[Segment], scan: _Scan, helper: Executor | None
+) -> Iterator[tuple[int, Segment, Any]]:
+    """Each segment's integer products with all queries, one column a query."""
+    alive = [(i, segment) for i, segment in enumerate(segments) if segment.count > segment.dead]
+    own = alive if helper is None else alive[: (len(alive) + 1) // 2]
+    others = alive[len(own) :]
+    waiting = (
+        None
+        if helper is None or not others
+        else helper.submit(lambda: [scan.products(segment) for _, segment in others])
+    )
+    for number, segment in own:
+        yield number, segment, scan.products(segment)
+    if waiting is not None:
+        for (number, segment), products in zip(others, waiting.result(), strict=True):
+            yield number, segment, products
 
 
-def _where(mask: BoolArray) -> tuple[Any, Any]:
-    """``np.nonzero`` for a mask that is nearly empty: eight elements at a time."""
-    flat = mask.reshape(-1)
+class _Scan:
+    """One pass over a copy for a batch of queries."""
+
+    def __init__(self, asked: Sequence[Asked], metric: Metric) -> None:
+        self._asked = asked
+        self._metric = metric
+        self._share = rounding(len(asked[0].query.codes))
+        self._scales = np.array([one.query.scale for one in asked])
+        self._lengths = np.array([one.query.length for one in asked])
+        self._slacks = np.array([one.query.slack for one in asked])
+        self._wanted = [one.wanted for one in asked]
+        # At least as many rows as are wanted truly reach this.
+        self._floors = np.full(len(asked), -np.inf)
+        self._parts: list[_Part] = []
+        self._collected = 0
+        codes = np.stack([one.query.codes for one in asked])
+        self.products: Callable[[Segment], Any]
+        if len(asked) == 1:
+            self.products = lambda segment: numkong.cdist(
+                segment.codes[: segment.count], codes, "dot", out_dtype="float32"
+            )
+        else:
+            packed = numkong.dots_pack(codes)
+            self.products = lambda segment: numkong.dots_packed(
+                segment.codes[: segment.count], packed
+            )
+
+    def add(self, number: int, segment: Segment, products: Any) -> None:
+        """Collect the rows of a segment that may be wanted."""
+        values = self._values(number, segment, products)
+        most = self._most_miss(segment)
+        new = np.isneginf(self._floors)
+        if new.any():
+            self._floors[new] = _reached(values, self._wanted, new) * self._scales[new] - most[new]
+        lowest = ((self._floors - most) / self._scales).astype(np.float32)
+        rows, columns = _where_reached(values, np.nextafter(lowest, np.float32(-np.inf)))
+        value = values[rows, columns].astype(np.float64) * self._scales[columns]
+        if segment.dead or any(one.masks is not None for one in self._asked):
+            there = np.flatnonzero(value > -np.inf)
+            rows, columns, value = rows[there], columns[there], value[there]
+        if not len(rows):
+            return
+        miss = self._misses(segment, rows, columns)
+        self._parts.append(_Part(columns, segment.rowids[rows], value, miss))
+        self._collected += len(rows)
+        if self._collected > _MANY * sum(self._wanted) + 4096:
+            self._settle()
+
+    def finish(self) -> list[Int64Array]:
+        part = self._settle()
+        if part is None:
+            return [np.empty(0, dtype=np.int64) for _ in self._asked]
+        return [part.rowids[mine] for mine in self._by_query(part)]
+
+    def _values(self, number: int, segment: Segment, products: Any) -> Float32Array:
+        """The rows' values by codes, in units of the query's scale; minus infinity: no row."""
+        count = segment.count
+        found = np.asarray(products).reshape(count, len(self._asked))
+        values: Float32Array = found if found.dtype == np.float32 else found.astype(np.float32)
+        values *= segment.scale[:count, None]
+        if self._metric == "l2":
+            offsets: Float32Array = segment.offset[:count, None] / np.float32(self._scales)
+            values += offsets
+        elif segment.dead:
+            values += segment.offset[:count, None]
+        for column, one in enumerate(self._asked):
+            if one.masks is not None:
+                values[~one.masks[number][:count], column] = -np.inf
+        return values
+
+    def _most_miss(self, segment: Segment) -> Float64Array:
+        """For each query the most by which any value of a segment misses the true one."""
+        reach = segment.most_reach * (1 + self._share)
+        miss: Float64Array = self._lengths * segment.most_error + self._slacks * reach
+        return miss + self._share * segment.most_offset
+
+    def _misses(self, segment: Segment, rows: Int64Array, columns: Int64Array) -> Float64Array:
+        """The same for single rows, from their own facts."""
+        miss: Float64Array = self._lengths[columns] * segment.error[rows]
+        miss += self._slacks[columns] * (segment.most_reach * (1 + self._share))
+        if self._metric == "l2":
+            miss += self._share * np.abs(segment.offset[rows])
+        return miss
+
+    def _by_query(self, part: _Part) -> Iterable[slice]:
+        """Where each query's rows stand in a part that is in the order of queries."""
+        ends = np.searchsorted(part.columns, np.arange(len(self._asked) + 1)).tolist()
+        return map(slice, ends[:-1], ends[1:])
+
+    def _settle(self) -> _Part | None:
+        """Raise the floors by what was collected, and keep what still reaches them."""
+        if not self._parts:
+            return None
+        names = ("columns", "rowids", "value", "miss")
+        whole = _Part(*(np.concatenate([getattr(p, n) for p in self._parts]) for n in names))
+        whole = whole.take(np.argsort(whole.columns, kind="stable"))
+        lower = whole.value - whole.miss
+        for column, mine in enumerate(self._by_query(whole)):
+            wanted, reached = self._wanted[column], lower[mine]
+            if len(reached) >= wanted:
+                best = np.partition(reached, len(reached) - wanted)[len(reached) - wanted]
+                self._floors[column] = max(self._floors[column], best)
+        whole = whole.take(whole.value + whole.miss >= self._floors[whole.columns])
+        self._parts = [whole]
+        self._collected = 0
+        return whole
+
+
+def _reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> Float64Array:
+    """For each of these queries a value that as many rows as are wanted reach."""
+    found = np.full(int(np.count_nonzero(which)), -np.inf)
+    blocks = len(values) // _BLOCK
+    maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK, len(wanted)).max(axis=1)
+    for place, column in enumerate(np.flatnonzero(which).tolist()):
+        pool = maxima[:, column] if wanted[column] <= blocks // 2 else values[:, column]
+        if wanted[column] <= len(pool):
+            place_from_below = len(pool) - wanted[column]
+            found[place] = np.partition(pool, place_from_below)[place_from_below]
+    return found
+
+
+def _where_reached(values: Float32Array, lowest: Float32Array) -> tuple[Int64Array, Int64Array]:
+    """Rows and columns of the values that reach their column's lowest; few do."""
+    rows, columns = values.shape
+    even = rows // _RUN * _RUN
+    reached = np.empty(values.shape, dtype=np.bool_)
+    if even:
+        # Compared in long runs: a row of few queries would be a loop of its own.
+        np.greater_equal(
+            values[:even].reshape(-1, _RUN * columns),
+            np.tile(lowest, _RUN),
+            out=reached[:even].reshape(-1, _RUN * columns),
+        )
+    np.greater_equal(values[even:], lowest, out=reached[even:])
+    flat = reached.reshape(-1)
+    # Eight at a time: a mask that is nearly empty is read quickest as words.
     whole = len(flat) // 8 * 8
     words = np.flatnonzero(flat[:whole].view(np.uint64))
     spots = (words[:, None] * 8 + np.arange(8)).reshape(-1)
     spots = np.concatenate([spots[flat[spots]], whole + np.flatnonzero(flat[whole:])])
-    return np.divmod(spots, mask.shape[1])
-
-
-def _thresholds(
-    values: Float32Array, asked: Sequence[Asked], first: BoolArray
-) -> npt.NDArray[np.float64]:
-    """For each query that has no floor yet a value that enough rows reach."""
-    found = np.full(int(np.count_nonzero(first)), -np.inf)
-    blocks = len(values) // _BLOCK
-    maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK, -1).max(axis=1)
-    for place, column in enumerate(np.flatnonzero(first)):
-        wanted = asked[int(column)].wanted
-        pool = maxima[:, column] if wanted <= blocks // 2 else values[:, column]
-        if wanted <= len(pool):
-            found[place] = np.partition(pool, len(pool) - wanted)[len(pool) - wanted]
-    return found
-
-
-def _miss(query: QueryCodes, segment: Segment, metric: Metric, share: float) -> float:
-    """The most by which a value by codes misses the true one, for any row of a segment."""
-    return (
-        query.length * segment.most_error
-        + query.slack * segment.most_reach * (1 + share)
-        + share * segment.most_offset
-    )
-
-
-def _misses(
-    query: QueryCodes, segment: Segment, rows: Any, metric: Metric, share: float
-) -> npt.NDArray[np.float64]:
-    """The same for single rows, from their own facts."""
-    codes = segment.codes[rows].astype(np.float32)
-    reach = np.sqrt(np.einsum("ij,ij->i", codes, codes)) * segment.scale[rows]
-    miss: npt.NDArray[np.float64] = query.length * segment.error[rows].astype(np.float64)
-    miss += query.slack * (1 + share) * reach
-    if metric == "l2":
-        miss += share * np.abs(segment.offset[rows])
-    return miss
+    return np.divmod(spots, columns)

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -14,16 +15,14 @@ import anyio
 import anyio.to_thread
 
 from aiovec.backend import Found, StaleTableError, TableHandle, VectorQuery
-from aiovec.errors import AiovecError
 
 from ..connection import Connection, Ticket
-from ..errors import failures
 from ..reads import current_table
 from ..search import can_rank
 from .answer import answer
 from .copies import Loader, OlderSnapshotError, ResidentCopy
 from .masks import Masks
-from .pipeline import Call, Pipeline
+from .pipeline import MOST_TOGETHER, Call, Pipeline
 from .segments import State, needs_compaction
 from .timings import Timings
 
@@ -90,6 +89,9 @@ class ResidentSearch:
         self._refused: dict[str, object] = {}
         self._timings: dict[str, Timings] = {}
         self._threads = anyio.CapacityLimiter(1)
+        # Half of a lone search runs here; with one core it would only be in the way.
+        self._helper = ThreadPoolExecutor(1, "aiovec-scan") if workers > 1 else None
+        self._answering = 0
         self._closed = False
 
     async def search(
@@ -147,6 +149,8 @@ class ResidentSearch:
             await asyncio.wait(tasks)
         self._tables.clear()
         await self._pipeline.close()
+        if self._helper is not None:
+            self._helper.shutdown(wait=False)
 
     # Loading
 
@@ -158,7 +162,7 @@ class ResidentSearch:
             try:
                 loader = await connection.run(partial(_begin_loading, table))
                 if not self._make_room(table.name, loader.expected_bytes):
-                    self._refuse(table, resident, "it is larger than scan_memory")
+                    await self._refuse(table, resident, "it is larger than scan_memory")
                     return
                 while await connection.run(lambda _: loader.step(ticket)):
                     pass
@@ -169,12 +173,9 @@ class ResidentSearch:
         except StaleTableError:
             self._drop(table.name, resident)
         except CannotRankError as exc:
-            self._refuse(table, resident, str(exc))
-        except Exception as exc:
-            if not isinstance(exc, (AiovecError, *failures())):
-                raise
-            LOG.warning("the table %s could not be loaded into memory: %s", table.name, exc)
-            self._refuse(table, resident, str(exc))
+            await self._refuse(table, resident, str(exc))
+        except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
+            await self._refuse(table, resident, f"loading it failed: {exc}")
 
     def _make_room(self, name: str, wanted: int) -> bool:
         if wanted > self._budget:
@@ -186,10 +187,12 @@ class ResidentSearch:
                 self._let_go(self._tables.pop(other))
         return True
 
-    def _refuse(self, table: TableHandle, resident: _Resident, reason: str) -> None:
-        LOG.info("the table %s is searched from the file: %s", table.name, reason)
+    async def _refuse(self, table: TableHandle, resident: _Resident, reason: str) -> None:
         self._refused[table.name] = table.token
         self._drop(table.name, resident)
+        # In a thread, since a log may be a file.
+        said = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
+        await anyio.to_thread.run_sync(said, limiter=self._threads)
 
     def _drop(self, name: str, resident: _Resident) -> None:
         if self._tables.get(name) is resident:
@@ -220,10 +223,15 @@ class ResidentSearch:
                 state = copy.advance(db, ticket)
             if state is None or layout.extreme:
                 raise NotResidentError
-            found = answer(db, ticket, layout, state, resident.masks, queries, timings)
+            found: list[Found] = []
+            for start in range(0, len(queries), MOST_TOGETHER):
+                part = queries[start : start + MOST_TOGETHER]
+                found += answer(db, ticket, layout, state, resident.masks, part, timings, helper)
             return state, found
 
+        helper = self._helper if not self._answering else None
         for _ in range(_MOST_SNAPSHOTS):
+            self._answering += 1
             try:
                 state, found = await self._read(work)
                 break
@@ -233,6 +241,8 @@ class ResidentSearch:
                 # Too much has changed to be brought in on the way: the copy is made anew.
                 self._drop(table.name, resident)
                 raise
+            finally:
+                self._answering -= 1
         else:
             raise NotResidentError
         self._keep_house(table.name, resident, state)

@@ -20,7 +20,7 @@ Int64Array = npt.NDArray[np.int64]
 
 # Rows of a full segment: few enough that the scores of a batch of queries over one stay in the
 # processor's cache, many enough that Python's share of a scan is small (``bench search``).
-FULL = 16_384
+FULL = 32_768
 _SMALLEST = 256
 
 
@@ -107,8 +107,10 @@ class Segment:
         if not self.ordered:
             return np.flatnonzero(np.isin(mine, rowids, kind="sort"))
         places = np.searchsorted(mine, rowids)
-        places = places[places < self.count]
-        return places[np.isin(mine[places], rowids)]
+        within = places < self.count
+        places, rowids = places[within], rowids[within]
+        there: Int64Array = places[mine[places] == rowids]
+        return there
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ def appended(
             place = len(grown) - 1
         segment = grown[place]
         if segment.count == len(segment.rowids):
-            wanted = max(2 * segment.count, segment.count + len(rows) - done)
+            # By a quarter: twice the size would be mostly room.
+            wanted = max(segment.count * 5 // 4, _SMALLEST, segment.count + len(rows) - done)
             segment = segment.with_room(min(FULL, wanted))
         take = slice(done, done + len(segment.rowids) - segment.count)
         part = RowCodes(rows.codes[take], rows.scale[take], rows.offset[take], rows.error[take])
@@ -178,13 +181,16 @@ def compacted(segments: Sequence[Segment]) -> list[Segment]:
         else:
             kept.append(segment)
     for key, parts in sparse.items():
+        # In segments of their own: room in the others may be taken by a write meanwhile.
+        fresh: list[Segment] = []
         for part in parts:
             rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
             rows = rows[np.argsort(part.rowids[rows])]
             codes = RowCodes(
                 part.codes[rows], part.scale[rows], part.offset[rows], part.error[rows]
             )
-            kept = appended(kept, key, part.rowids[rows], codes, part.codes.shape[1])
+            fresh = appended(fresh, key, part.rowids[rows], codes, part.codes.shape[1])
+        kept += fresh
     return kept
 
 
