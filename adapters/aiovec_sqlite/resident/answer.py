@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Hashable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from .masks import BoolArray, Masks
 from .scan import Asked, candidates
 from .segments import Int64Array, State, gathered
 from .timings import Timings
+from .workspace import Workspace
 
 # Where a filter selects less than this share of the rows, their codes are gathered and scanned
 # alone.
@@ -47,16 +47,23 @@ def answer(
     masks: Masks,
     queries: Sequence[VectorQuery],
     timings: Timings,
-    helper: Executor | None,
+    workspace: Workspace,
+    *,
+    alone: bool,
 ) -> list[Found]:
-    """What each query found. The state is that of the connection's snapshot."""
+    """What each query found. The state is that of the connection's snapshot.
+
+    ``alone`` tells that no other batch is being answered.
+    """
     with timings.stage("filter"):
         scans = _plan(db, table, state, masks, queries)
     found: list[Int64Array] = [np.empty(0, dtype=np.int64)] * len(queries)
     with timings.stage("scan"):
         for scan in scans:
             ticket.check()
-            outcome = candidates(scan.state, scan.asked, table.schema.metric, helper)
+            outcome = candidates(
+                scan.state, scan.asked, table.schema.metric, workspace, alone=alone
+            )
             for place, rowids in zip(scan.places, outcome, strict=True):
                 found[place] = rowids
     with timings.stage("rescore"):

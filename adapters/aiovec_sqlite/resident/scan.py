@@ -7,7 +7,7 @@ leave the candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from aiovec.schema import Metric
 
 from .codes import Float32Array, QueryCodes, rounding
 from .segments import Int64Array, Segment, State
+from .workspace import Workspace
 
 BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
@@ -28,6 +29,8 @@ Float64Array = npt.NDArray[np.float64]
 _BLOCK = 64
 # Collected rows, for each wanted one, from which on the threshold is raised on the way.
 _MANY = 64
+# Queries of a batch that is small enough to be shared with a helper.
+_FEW_QUERIES = 4
 # Rows whose values are compared with the thresholds in one run of the processor's loop.
 _RUN = 512
 
@@ -55,13 +58,14 @@ class _Part:
 
 
 def candidates(
-    state: State, asked: Sequence[Asked], metric: Metric, helper: Executor | None = None
+    state: State, asked: Sequence[Asked], metric: Metric, workspace: Workspace, *, alone: bool
 ) -> list[Int64Array]:
     """For each query the rowids of all rows that may be among its nearest, and some more.
 
-    A ``helper`` lets a second core share the work.
+    ``alone`` tells that a second core has nothing else to do.
     """
-    scan = _Scan(asked, metric)
+    scan = _Scan(asked, metric, workspace)
+    helper = workspace.helper if alone and len(asked) <= _FEW_QUERIES else None
     for number, segment, products in _products(state.segments, scan, helper):
         scan.add(number, segment, products)
     return scan.finish()
@@ -77,7 +81,7 @@ def _products(
     waiting = (
         None
         if helper is None or not others
-        else helper.submit(lambda: [scan.products(segment) for _, segment in others])
+        else helper.submit(lambda: [scan.products(segment, keep=True) for _, segment in others])
     )
     for number, segment in own:
         yield number, segment, scan.products(segment)
@@ -89,8 +93,9 @@ def _products(
 class _Scan:
     """One pass over a copy for a batch of queries."""
 
-    def __init__(self, asked: Sequence[Asked], metric: Metric) -> None:
+    def __init__(self, asked: Sequence[Asked], metric: Metric, workspace: Workspace) -> None:
         self._asked = asked
+        self._workspace = workspace
         self._metric = metric
         self._share = rounding(len(asked[0].query.codes))
         self._scales = np.array([one.query.scale for one in asked])
@@ -101,17 +106,21 @@ class _Scan:
         self._floors = np.full(len(asked), -np.inf)
         self._parts: list[_Part] = []
         self._collected = 0
-        codes = np.stack([one.query.codes for one in asked])
-        self.products: Callable[[Segment], Any]
-        if len(asked) == 1:
-            self.products = lambda segment: numkong.cdist(
-                segment.codes[: segment.count], codes, "dot", out_dtype="float32"
-            )
-        else:
-            packed = numkong.dots_pack(codes)
-            self.products = lambda segment: numkong.dots_packed(
-                segment.codes[: segment.count], packed
-            )
+        self._codes = np.stack([one.query.codes for one in asked])
+        self._packed = numkong.dots_pack(self._codes) if len(asked) > 1 else None
+
+    def products(self, segment: Segment, *, keep: bool = False) -> Any:
+        """The integer products of a segment's rows with all queries.
+
+        They are overwritten by the thread's next ones, unless they are to ``keep``.
+        """
+        rows = segment.codes[: segment.count]
+        if self._packed is None:
+            return numkong.cdist(rows, self._codes, "dot", out_dtype="float32")
+        if keep:
+            return numkong.dots_packed(rows, self._packed)
+        room = self._workspace.products(len(rows), len(self._asked))
+        return numkong.dots_packed(rows, self._packed, out=room)
 
     def add(self, number: int, segment: Segment, products: Any) -> None:
         """Collect the rows of a segment that may be wanted."""
@@ -121,7 +130,7 @@ class _Scan:
         if new.any():
             self._floors[new] = _reached(values, self._wanted, new) * self._scales[new] - most[new]
         lowest = ((self._floors - most) / self._scales).astype(np.float32)
-        rows, columns = _where_reached(values, np.nextafter(lowest, np.float32(-np.inf)))
+        rows, columns = self._where_reached(values, np.nextafter(lowest, np.float32(-np.inf)))
         value = values[rows, columns].astype(np.float64) * self._scales[columns]
         if segment.dead or any(one.masks is not None for one in self._asked):
             there = np.flatnonzero(value > -np.inf)
@@ -144,7 +153,10 @@ class _Scan:
         """The rows' values by codes, in units of the query's scale; minus infinity: no row."""
         count = segment.count
         found = np.asarray(products).reshape(count, len(self._asked))
-        values: Float32Array = found if found.dtype == np.float32 else found.astype(np.float32)
+        values: Float32Array = found
+        if found.dtype != np.float32:
+            values = self._workspace.values(*found.shape)
+            np.copyto(values, found, casting="unsafe")
         values *= segment.scale[:count, None]
         if self._metric == "l2":
             offsets: Float32Array = segment.offset[:count, None] / np.float32(self._scales)
@@ -155,6 +167,23 @@ class _Scan:
             if one.masks is not None:
                 values[~one.masks[number][:count], column] = -np.inf
         return values
+
+    def _where_reached(
+        self, values: Float32Array, lowest: Float32Array
+    ) -> tuple[Int64Array, Int64Array]:
+        """Rows and columns of the values that reach their column's lowest; few do."""
+        rows, columns = values.shape
+        even = rows // _RUN * _RUN
+        reached = self._workspace.reached(rows, columns)
+        if even:
+            # Compared in long runs: a row of few queries would be a loop of its own.
+            np.greater_equal(
+                values[:even].reshape(-1, _RUN * columns),
+                np.tile(lowest, _RUN),
+                out=reached[:even].reshape(-1, _RUN * columns),
+            )
+        np.greater_equal(values[even:], lowest, out=reached[even:])
+        return np.divmod(np.flatnonzero(reached), columns)
 
     def _most_miss(self, segment: Segment) -> Float64Array:
         """For each query the most by which any value of a segment misses the true one."""
@@ -205,25 +234,3 @@ def _reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> F
             place_from_below = len(pool) - wanted[column]
             found[place] = np.partition(pool, place_from_below)[place_from_below]
     return found
-
-
-def _where_reached(values: Float32Array, lowest: Float32Array) -> tuple[Int64Array, Int64Array]:
-    """Rows and columns of the values that reach their column's lowest; few do."""
-    rows, columns = values.shape
-    even = rows // _RUN * _RUN
-    reached = np.empty(values.shape, dtype=np.bool_)
-    if even:
-        # Compared in long runs: a row of few queries would be a loop of its own.
-        np.greater_equal(
-            values[:even].reshape(-1, _RUN * columns),
-            np.tile(lowest, _RUN),
-            out=reached[:even].reshape(-1, _RUN * columns),
-        )
-    np.greater_equal(values[even:], lowest, out=reached[even:])
-    flat = reached.reshape(-1)
-    # Eight at a time: a mask that is nearly empty is read quickest as words.
-    whole = len(flat) // 8 * 8
-    words = np.flatnonzero(flat[:whole].view(np.uint64))
-    spots = (words[:, None] * 8 + np.arange(8)).reshape(-1)
-    spots = np.concatenate([spots[flat[spots]], whole + np.flatnonzero(flat[whole:])])
-    return np.divmod(spots, columns)

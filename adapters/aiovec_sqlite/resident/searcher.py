@@ -7,7 +7,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -25,6 +24,7 @@ from .masks import Masks
 from .pipeline import MOST_TOGETHER, Call, Pipeline
 from .segments import State, needs_compaction
 from .timings import Timings
+from .workspace import Workspace
 
 LOG = logging.getLogger("aiovec")
 
@@ -89,8 +89,8 @@ class ResidentSearch:
         self._refused: dict[str, object] = {}
         self._timings: dict[str, Timings] = {}
         self._threads = anyio.CapacityLimiter(1)
-        # Half of a lone search runs here; with one core it would only be in the way.
-        self._helper = ThreadPoolExecutor(1, "aiovec-scan") if workers > 1 else None
+        # Half of a lone search runs on a helper; with one core it would only be in the way.
+        self._workspace = Workspace(helpers=1 if workers > 1 else 0)
         self._answering = 0
         self._closed = False
 
@@ -149,8 +149,7 @@ class ResidentSearch:
             await asyncio.wait(tasks)
         self._tables.clear()
         await self._pipeline.close()
-        if self._helper is not None:
-            self._helper.shutdown(wait=False)
+        self._workspace.close()
 
     # Loading
 
@@ -226,10 +225,13 @@ class ResidentSearch:
             found: list[Found] = []
             for start in range(0, len(queries), MOST_TOGETHER):
                 part = queries[start : start + MOST_TOGETHER]
-                found += answer(db, ticket, layout, state, resident.masks, part, timings, helper)
+                found += answer(
+                    db, ticket, layout, state, resident.masks, part, timings, self._workspace,
+                    alone=alone,
+                )  # fmt: skip
             return state, found
 
-        helper = self._helper if not self._answering else None
+        alone = not self._answering
         for _ in range(_MOST_SNAPSHOTS):
             self._answering += 1
             try:

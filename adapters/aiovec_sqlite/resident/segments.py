@@ -20,7 +20,7 @@ Int64Array = npt.NDArray[np.int64]
 
 # Rows of a full segment: few enough that the scores of a batch of queries over one stay in the
 # processor's cache, many enough that Python's share of a scan is small (``bench search``).
-FULL = 32_768
+FULL = 16_384
 _SMALLEST = 256
 
 
