@@ -24,12 +24,15 @@ SUBJECTS = {
     "search": "search",
     "choices": "choices",
 }
+# What takes so long or so much room that it has to be asked for by name.
+ALONE = {"search-million": "searching.million"}
+PICTURES = Path(__file__).parents[1] / "docs"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for; 1 where a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("subject", nargs="?", default="all", choices=["all", *SUBJECTS])
+    parser.add_argument("subject", nargs="?", default="all", choices=["all", *SUBJECTS, *ALONE])
     parser.add_argument(
         "--data", help=f"a folder with a real set, see bench/data.py (or ${FOLDER_VARIABLE})"
     )
@@ -37,16 +40,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks the row counts")
     parser.add_argument("--repeat", type=float, default=1.0, help="more or fewer rounds")
     parser.add_argument(
-        "--no-peers", dest="peers", action="store_false", help="leave other stores out"
+        "--peers", choices=["none", "quick", "all"], default="quick",
+        help="other stores that are installed; all: also those whose index takes minutes to build",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-peers", dest="peers", action="store_const", const="none", help="as --peers none"
+    )
+    parser.add_argument("--cache", type=Path, help="a folder that keeps the peers' slow indexes")
+    parser.add_argument(
+        "--plots", type=Path, help="where pictures go; docs/, and nowhere with another --scale"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
     asked = parser.parse_args(arguments)
+    plots = asked.plots or (PICTURES if asked.scale == 1 else None)
     subjects = list(SUBJECTS) if asked.subject == "all" else [asked.subject]
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
     results: list[Result] = []
     for subject in subjects:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=asked.folder) as folder:
-            options = Options(Path(folder), asked.data, asked.scale, asked.repeat, asked.peers)
+            options = Options(
+                Path(folder), asked.data, asked.scale, asked.repeat, asked.peers != "none",
+                asked.peers == "all", asked.cache, plots,
+            )  # fmt: skip
             found = run(subject, options)
         for result in found:
             print(f"\n{result.show()}", flush=True)
@@ -58,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(subject: str, options: Options) -> list[Result]:
-    module = importlib.import_module(f"bench.{SUBJECTS[subject]}")
+    module = importlib.import_module(f"bench.{(SUBJECTS | ALONE)[subject]}")
     results: list[Result] = asyncio.run(module.run(options))
     return results
 

@@ -66,17 +66,25 @@ class Dataset:
         return pa.table(columns).to_batches(max_chunksize=size)
 
 
-def load(rows: int, dim: int | None = None, folder: str | None = None) -> Dataset:
+def real_folder(folder: str | None = None) -> Path | None:
+    """Where a real set lies, if one was named."""
+    place = folder or os.environ.get(FOLDER_VARIABLE)
+    return Path(place) if place else None
+
+
+def load(
+    rows: int, dim: int | None = None, folder: str | None = None, *, queries: int = _QUERIES
+) -> Dataset:
     """At most ``rows`` rows, always the same for the same arguments.
 
     A real set is used where ``dim`` is its own or None; else ``dim`` is 768 by default.
     """
-    place = folder or os.environ.get(FOLDER_VARIABLE)
-    real = _read(Path(place), rows, dim) if place else None
-    return real or _generate(rows, dim or 768)
+    place = real_folder(folder)
+    real = _read(place, rows, dim, queries) if place else None
+    return real or generate(rows, dim or 768, queries)
 
 
-def _read(folder: Path, rows: int, dim: int | None) -> Dataset | None:
+def _read(folder: Path, rows: int, dim: int | None, count: int) -> Dataset | None:
     queries = next(folder.glob("queries-*-f16.npy"))
     vectors = next(p for p in sorted(folder.glob("*-f16.npy")) if p != queries)
     if dim not in (None, np.load(queries, mmap_mode="r").shape[1]):
@@ -86,11 +94,11 @@ def _read(folder: Path, rows: int, dim: int | None) -> Dataset | None:
         origin=f"real embeddings ({vectors.stem})",
         vectors=np.load(vectors, mmap_mode="r")[:rows].astype(np.float32),
         texts=texts[:rows].to_pylist(),
-        queries=np.load(queries)[:_QUERIES].astype(np.float32),
+        queries=np.load(queries)[:count].astype(np.float32),
     )
 
 
-def _generate(rows: int, dim: int) -> Dataset:
+def generate(rows: int, dim: int, queries: int = _QUERIES) -> Dataset:
     """Points around cluster centres, as embeddings lie, not spread evenly over the sphere."""
     random = np.random.default_rng(20240501)
     centres = random.standard_normal((_CLUSTERS, dim), dtype=np.float32)
@@ -101,9 +109,9 @@ def _generate(rows: int, dim: int) -> Dataset:
         made /= np.linalg.norm(made, axis=1, keepdims=True)
         return made
 
-    vectors, queries = points(rows), points(_QUERIES)
+    vectors, asked = points(rows), points(queries)
     parts = random.integers(len(_SYLLABLES), size=(rows, 40))
     texts = [
         " ".join(_SYLLABLES[a] + _SYLLABLES[b] for a, b in row.reshape(-1, 2)) for row in parts
     ]
-    return Dataset("generated clusters", vectors, texts, queries)
+    return Dataset("generated clusters", vectors, texts, asked)

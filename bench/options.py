@@ -10,7 +10,9 @@ from pathlib import Path
 class Options:
     """``scale`` shrinks the row counts; a small one shows that a benchmark works, no more.
 
-    ``peers`` also measures other stores that happen to be installed.
+    ``peers`` also measures other stores that happen to be installed, ``slow_peers`` even those
+    whose index takes minutes to build. Those indexes are kept in ``cache`` and used from there.
+    ``plots`` is where pictures go.
     """
 
     folder: Path
@@ -18,6 +20,9 @@ class Options:
     scale: float = 1.0
     repeat: float = 1.0
     peers: bool = True
+    slow_peers: bool = False
+    cache: Path | None = None
+    plots: Path | None = None
 
     def rows(self, wanted: int) -> int:
         return max(200, int(wanted * self.scale))

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Found, TableHandle, VectorQuery
-from aiovec.errors import UnsupportedError
 from aiovec.schema import Metric
 
 from .connection import Ticket
@@ -52,8 +51,6 @@ def _search_one(
     vectors: VectorReader,
     query: VectorQuery,
 ) -> Found:
-    if query.tuning is not None and query.tuning.dims is not None and not query.exact:
-        raise UnsupportedError("search by a vector's prefix (Tuning.dims)", "sqlite")
     ticket.check()
     rowids = _candidates(db, ticket, table, vectors, query)
     candidates = vectors.read(rowids, ticket)

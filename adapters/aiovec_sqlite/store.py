@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -314,7 +315,14 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        return await self._read(lambda db, _: upkeep.stats(db, table, self.name))
+        stats = await self._read(lambda db, _: upkeep.stats(db, table, self.name))
+        if self._resident is None:
+            return stats
+        return replace(
+            stats,
+            scan_memory=self._resident.nbytes(table.name),
+            details={**stats.details, **self._resident.details(table.name)},
+        )
 
     async def optimize(self, table: TableHandle) -> None:
         chunks = await self._read(lambda db, ticket: upkeep.sparse_chunks(db, ticket, table))

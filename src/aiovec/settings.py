@@ -153,7 +153,7 @@ class SqliteSettings(_Section):
         "auto: a quarter of the machine's memory, at most 4 GiB.",
     )
     preload: list[str] = Field(
-        default_factory=list,
+        default=[],
         description="Tables that are brought into memory when the store opens, not when they are "
         "first searched.",
     )

@@ -124,15 +124,15 @@ class ResidentSearch:
         resident = self._tables.get(table)
         return 0 if resident is None else resident.nbytes
 
-    def state_of(self, table: str) -> str:
-        """In words, how the table is searched."""
+    def details(self, table: str) -> dict[str, object]:
+        """For ``stats``: how the table is searched, and what its searches cost so far."""
         resident = self._tables.get(table)
         if resident is None:
-            return "not in memory: searched from the file"
-        return "in memory" if resident.ready else "being loaded: searched from the file"
-
-    def timings(self, table: str) -> Timings:
-        return self._timings.setdefault(table, Timings())
+            state = "from the file"
+        else:
+            state = "in memory" if resident.ready else "from the file, while it is being loaded"
+        timings = self._timings.get(table)
+        return {"searched": state, "searches": {} if timings is None else timings.to_dict()}
 
     async def close(self) -> None:
         """Stop loading, let go of everything."""
@@ -211,7 +211,7 @@ class ResidentSearch:
         copy = None if resident is None else resident.copy
         if resident is None or copy is None:
             raise NotResidentError
-        timings = self.timings(table.name)
+        timings = self._timings.setdefault(table.name, Timings())
         began = time.perf_counter()
         timings.add_waiting(sum(began - call.since for call in calls))
         queries = [query for call in calls for query in call.queries]

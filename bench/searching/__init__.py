@@ -1,0 +1,1 @@
+"""What a search costs, beside its peers: the parts of ``python -m bench search``."""
