@@ -1,87 +1,44 @@
-"""Searching, with and without a filter, through aiovec and by sqlite-vec's own KNN."""
+"""Searching, side by side with its peers: one client, many, filters, opening, and what it costs."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import Awaitable, Callable
-
-import aiosqlite
-
 import aiovec
 
-from . import bare
-from .data import load
-from .measure import Result, interleaved, medians
+from .measure import Result
 from .options import Options
-from .stores import TABLE, fill, fill_bare
+from .searching import cost, crowd, filtered, fresh, plots, single
+from .searching.corpus import Corpus
+from .searching.indexes import indexed_peers
+from .searching.store import fill, until_ready
 
-_LIMIT = 10
-# The filter selects a quarter of the rows.
-_WHERE = "source_type = 'web'"
+# The shape of the real set that the figures in the docs come from.
+_ROWS, _DIM = 117_659, 384
+_LARGE_ROWS, _LARGE_DIM = 100_000, 768
 
 
 async def run(options: Options) -> list[Result]:
-    data = load(options.rows(100_000), None, options.data)
-    rounds = options.rounds(30)
-    path, bare_path = options.folder / "a.db", options.folder / "bare.db"
-    fill_bare(bare_path, data)
-    sql = "SELECT rowid, distance FROM vec WHERE vector MATCH ? AND k = ?"
-    sql_where = f"{sql} AND rowid IN (SELECT rowid FROM rows WHERE {_WHERE})"
-    turn = 0
+    corpus = Corpus.load(options.rows(_ROWS), _DIM, options.data)
+    path = options.folder / "a.db"
+    await fill(path, corpus)
+    results = [await fresh.run(path, corpus, options)]
+    async with aiovec.connect(path) as store, indexed_peers(corpus, options) as (indexed, told):
+        await until_ready(store, corpus.queries[0])
+        results.append(await single.run(store, path, corpus, options, indexed, told))
+        results.append(await filtered.run(store, corpus, options))
+        results += await crowd.run(store, corpus, options, indexed)
+    path.unlink()
+    del corpus
+    results.append(await _large(options))
+    results += await cost.run(options)
+    if options.plots is not None:
+        results[0].notes.append(plots.draw(results, options.plots))
+    return results
 
-    def reader() -> sqlite3.Connection:
-        return bare.connect(bare_path)
 
-    async with (
-        aiovec.connect(path) as store,
-        aiosqlite.Connection(reader, 64) as db,
-    ):
-        await fill(store, data)
-
-        def through_aiovec(where: str | None) -> Callable[[], Awaitable[float]]:
-            async def timed() -> float:
-                nonlocal turn
-                turn += 1
-                began = time.perf_counter()
-                hits = await store.search(
-                    TABLE, data.queries[turn % len(data.queries)], limit=_LIMIT, where=where
-                )
-                took = time.perf_counter() - began
-                assert len(hits) == _LIMIT
-                return took * 1000
-
-            return timed
-
-        def by_hand(statement: str) -> Callable[[], Awaitable[float]]:
-            async def timed() -> float:
-                nonlocal turn
-                turn += 1
-                query = data.queries[turn % len(data.queries)].tobytes()
-                began = time.perf_counter()
-                async with db.execute(statement, (query, _LIMIT)) as cursor:
-                    rows = await cursor.fetchall()
-                took = time.perf_counter() - began
-                assert len(list(rows)) == _LIMIT
-                return took * 1000
-
-            return timed
-
-        found = await interleaved(
-            {
-                "aiovec, with fields": through_aiovec(None),
-                "aiosqlite and sqlite-vec, rowids only": by_hand(sql),
-                "aiovec, with fields, filtered": through_aiovec(_WHERE),
-                "aiosqlite and sqlite-vec, rowids only, filtered": by_hand(sql_where),
-            },
-            rounds,
-        )
-    return [
-        Result(
-            "search",
-            f"the {_LIMIT} nearest of {len(data):,} rows of {data.dim} dims, exact, one query "
-            f"after the other ({data.origin}; median of {rounds}; no target yet)",
-            "ms",
-            medians(found),
-        )
-    ]
+async def _large(options: Options) -> Result:
+    corpus = Corpus.load(options.rows(_LARGE_ROWS), _LARGE_DIM, options.data)
+    path = options.folder / "large.db"
+    await fill(path, corpus)
+    async with aiovec.connect(path) as store:
+        await until_ready(store, corpus.queries[0])
+        return await single.run(store, path, corpus, options, {}, [])

@@ -10,8 +10,8 @@ import pyarrow as pa
 from aiovec.backend import Changes, ChangesPrunedError, TableHandle
 
 from .connection import Ticket
-from .layout import TableLayout
-from .reads import current_table, transposed
+from .layout import TableLayout, current_table
+from .reads import transposed
 from .values import payload_to_arrow, to_arrow, vectors_to_arrow
 from .vectors import VectorReader
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
 from aiovec.schema import Field, Schema
 
@@ -257,3 +258,11 @@ def _layout(name: str, schema: str, epoch: int, extreme: int) -> TableLayout:
         return TableLayout(name, Schema.from_json(schema), epoch, bool(extreme))
     except (AiovecError, ValueError, TypeError) as exc:
         raise DamageError(f"the schema of the table {name!r} cannot be read") from exc
+
+
+def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
+    """The table as it is in this snapshot, or StaleTableError."""
+    table = read_table(db, handle.name)
+    if table is None or table.epoch != handle.token:
+        raise StaleTableError(handle.name)
+    return table

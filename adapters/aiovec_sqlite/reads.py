@@ -11,27 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Columns, Rows, StaleTableError, TableHandle
+from aiovec.backend import Columns, Rows, TableHandle
 from aiovec.errors import InvalidArgumentError
 from aiovec.filters import Expr
 
 from .connection import Ticket
 from .filters import to_sql as filter_to_sql
-from .layout import TableLayout, quoted, read_table
+from .layout import TableLayout, current_table, quoted
 from .values import from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
 from .vectors import VectorReader
 
 Float32Array = npt.NDArray[np.float32]
 
 _BLOCK = 2048
-
-
-def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
-    """The table as it is in this snapshot, or StaleTableError."""
-    table = read_table(db, handle.name)
-    if table is None or table.epoch != handle.token:
-        raise StaleTableError(handle.name)
-    return table
 
 
 def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:

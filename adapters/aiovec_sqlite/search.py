@@ -18,8 +18,8 @@ from aiovec.schema import Metric
 
 from .connection import Ticket
 from .filters import fixed_values
-from .layout import TableLayout, partition_value
-from .reads import by_rowids, condition_of, current_table
+from .layout import TableLayout, current_table, partition_value
+from .reads import by_rowids, condition_of
 from .vectors import VectorReader
 from .writes import is_extreme
 

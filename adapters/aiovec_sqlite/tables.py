@@ -9,9 +9,8 @@ from aiovec.backend import TableHandle
 from aiovec.errors import TableExistsError, TableNotFoundError
 from aiovec.schema import Field, Schema
 
-from .layout import TableLayout, column_definition, read_table
+from .layout import TableLayout, column_definition, current_table, read_table
 from .transaction import Transaction
-from .writes import current_table
 
 
 def table_names(db: sqlite3.Connection) -> list[str]:
@@ -38,7 +37,7 @@ def create_table(tx: Transaction, name: str, schema: Schema, chunk_size: int) ->
 
 
 def add_field(tx: Transaction, handle: TableHandle, name: str, field: Field) -> None:
-    table = current_table(tx, handle)
+    table = current_table(tx.db, handle)
     # A payload column, where there is one, stays behind it in the file; order is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
     for statement in table.index_statements(name, field):

@@ -14,10 +14,8 @@ from aiovec.backend import TableHandle, TableStats
 from aiovec.errors import InvalidArgumentError
 
 from .connection import Ticket
-from .layout import TableLayout
-from .reads import current_table
+from .layout import TableLayout, current_table
 from .transaction import Transaction
-from .writes import current_table as table_to_write
 from .writes import move_vectors, prune_deletes
 
 # A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.
@@ -98,7 +96,7 @@ def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -
 
 def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int:
     """Move the vectors of the first chunks into newer ones; how many chunks were done."""
-    table = table_to_write(tx, handle)
+    table = current_table(tx.db, handle)
     moved = 0
     for done, chunk in enumerate(chunks):
         if moved >= _MOST_MOVED:
@@ -117,7 +115,7 @@ def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int
 
 def settle(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
     """Forget old tombstones, let the query planner learn the rows, note the time."""
-    table = table_to_write(tx, handle)
+    table = current_table(tx.db, handle)
     prune_deletes(tx, table.name, keep_deletes)
     tx.db.execute(f"ANALYZE {table.rows}")
     tx.db.execute(

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import StaleTableError, TableHandle
+from aiovec.backend import TableHandle
 from aiovec.errors import DuplicateIdError
 from aiovec.filters import Expr
 
 from .driver import load_driver
 from .filters import to_sql as filter_to_sql
-from .layout import TableLayout, partition_value, quoted, read_table
+from .layout import TableLayout, current_table, partition_value, quoted
 from .transaction import JoinableWork, Transaction
 from .values import row_columns, to_sql, vectors_of
 
@@ -33,14 +33,6 @@ _BLOCK = 1000
 _PRUNE_EVERY = 4096
 # Components beyond these make squares that leave float32 or drown in its denormals.
 _LARGEST, _SMALLEST = 1e15, 1e-15
-
-
-def current_table(tx: Transaction, handle: TableHandle) -> TableLayout:
-    """The table as it is in this transaction, or StaleTableError."""
-    table = read_table(tx.db, handle.name)
-    if table is None or table.epoch != handle.token:
-        raise StaleTableError(handle.name)
-    return table
 
 
 def is_extreme(vectors: Float32Array) -> bool:
@@ -76,7 +68,7 @@ class RowsWrite(JoinableWork):
 
 def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
     tx.expect(rows.num_rows)
-    table = current_table(tx, handle)
+    table = current_table(tx.db, handle)
     vectors = vectors_of(rows, table.schema)
     _note_extreme(tx, table, vectors)
     before = tx.newest
@@ -93,7 +85,7 @@ def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
 
 def upsert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
     tx.expect(rows.num_rows)
-    table = current_table(tx, handle)
+    table = current_table(tx.db, handle)
     vectors = vectors_of(rows, table.schema)
     _note_extreme(tx, table, vectors)
     known = dict(_rowids(tx, table, rows.column("id").to_pylist()))
@@ -246,7 +238,7 @@ def update(
     ids: Sequence[str] | None,
     where: Expr | None,
 ) -> int:
-    table = current_table(tx, handle)
+    table = current_table(tx.db, handle)
     rowids = selected(tx, table, ids, where)
     tx.expect(len(rowids))
     first = tx.take(len(rowids))
@@ -294,7 +286,7 @@ def delete(
     where: Expr | None,
     keep_deletes: int,
 ) -> int:
-    table = current_table(tx, handle)
+    table = current_table(tx.db, handle)
     rowids = selected(tx, table, ids, where)
     tx.expect(len(rowids))
     first = tx.take(len(rowids))

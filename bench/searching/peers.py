@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import bare
-from .corpus import LIMIT, TABLE, Corpus
+from .corpus import LIMIT, TABLE, Corpus, row_number
 from .store import Ask
 
 SQLITE_VEC = "sqlite-vec, the same file, rowids only"
@@ -108,9 +108,12 @@ def sqlite_vec(path: Path, corpus: Corpus) -> Iterator[Ask]:
     db = bare.connect(path)
     statement = f'SELECT rowid FROM "{TABLE}.vec" WHERE vector MATCH ? AND k = ? ORDER BY distance'
 
+    names = f'SELECT _rowid, id FROM "{TABLE}.rows"'
+    rows = {rowid: row_number(name) for rowid, name in db.execute(names)}
+
     async def ask(query: int) -> list[int]:
         asked = corpus.queries[query].tobytes()
-        return [row[0] - 1 for row in db.execute(statement, (asked, LIMIT))]
+        return [rows[rowid] for (rowid,) in db.execute(statement, (asked, LIMIT))]
 
     try:
         yield ask

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,17 +29,18 @@ async def fill(path: Path, corpus: Corpus) -> None:
         await store.optimize(TABLE)
 
 
-def copy_state(store: VectorStore) -> tuple[bool, int]:
-    """Whether searches are answered from memory, and the bytes that the copy takes."""
-    resident = store._follower.engine.backend._resident  # type: ignore[attr-defined]
-    return resident.state_of(TABLE) == "in memory", resident.nbytes(TABLE)
+def copy_bytes(store: VectorStore) -> int:
+    """What the copy in memory takes; 0 until it is ready. Costs nothing, as ``stats`` would."""
+    backend: Any = store._follower.engine.backend
+    resident = backend._resident._tables.get(TABLE)
+    return int(resident.nbytes) if resident is not None and resident.ready else 0
 
 
 async def until_ready(store: VectorStore, query: np.ndarray) -> float:
     """Search once, then wait for the copy; the seconds from the search on."""
     began = time.perf_counter()
     await store.search(TABLE, query, limit=1)
-    while not copy_state(store)[0]:
+    while not copy_bytes(store):
         if time.perf_counter() - began > _PATIENCE:
             raise TimeoutError("the copy in memory was not ready in time")
         await asyncio.sleep(0.002)

@@ -31,6 +31,9 @@ _BLOCK = 64
 _MANY = 64
 # Queries of a batch that is small enough to be shared with a helper.
 _FEW_QUERIES = 4
+# Values lie above minus this, in units of the query's scale, and so within float32.
+_FARTHEST = 1e37
+_LOWEST = -1e38
 # Rows whose values are compared with the thresholds in one run of the processor's loop.
 _RUN = 512
 
@@ -129,7 +132,7 @@ class _Scan:
         new = np.isneginf(self._floors)
         if new.any():
             self._floors[new] = _reached(values, self._wanted, new) * self._scales[new] - most[new]
-        lowest = ((self._floors - most) / self._scales).astype(np.float32)
+        lowest = np.maximum((self._floors - most) / self._scales, _LOWEST).astype(np.float32)
         rows, columns = self._where_reached(values, np.nextafter(lowest, np.float32(-np.inf)))
         value = values[rows, columns].astype(np.float64) * self._scales[columns]
         if segment.dead or any(one.masks is not None for one in self._asked):
@@ -158,7 +161,12 @@ class _Scan:
             values = self._workspace.values(*found.shape)
             np.copyto(values, found, casting="unsafe")
         values *= segment.scale[:count, None]
-        if self._metric == "l2":
+        if self._metric == "l2" and segment.most_offset > _FARTHEST * self._scales.min():
+            # A huge row and a tiny query. All that is farther counts as equally far, which keeps
+            # the bound: no two values part by that.
+            exact = values + segment.offset[:count, None] / self._scales
+            values[:] = np.where(np.isneginf(exact), exact, np.maximum(exact, -_FARTHEST))
+        elif self._metric == "l2":
             offsets: Float32Array = segment.offset[:count, None] / np.float32(self._scales)
             values += offsets
         elif segment.dead:

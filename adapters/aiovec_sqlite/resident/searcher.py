@@ -16,7 +16,7 @@ import anyio.to_thread
 from aiovec.backend import Found, StaleTableError, TableHandle, VectorQuery
 
 from ..connection import Connection, Ticket
-from ..reads import current_table
+from ..layout import current_table
 from ..search import can_rank
 from .answer import answer
 from .copies import Loader, OlderSnapshotError, ResidentCopy

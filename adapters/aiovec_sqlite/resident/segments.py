@@ -147,7 +147,7 @@ def appended(
     while done < len(rows):
         if place is None or grown[place].count == FULL:
             left = len(rows) - done
-            room = FULL if left >= FULL else max(_SMALLEST, left)
+            room = min(FULL, max(_SMALLEST, left))
             grown.append(Segment.empty(key, room, dim))
             place = len(grown) - 1
         segment = grown[place]
