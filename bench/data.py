@@ -2,7 +2,8 @@
 
 A folder with a real set holds three files: ``queries-<dim>-f16.npy``, another
 ``<name>-<dim>-f16.npy`` with one vector for each row, and a ``.parquet`` with a column ``text`` for
-the same rows.
+the same rows. A ``truth-<name>-cosine.npy`` may hold the numbers of the nearest rows for each
+query, best first; else they are computed.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ FEWER = (1, 2, 4, 8, 16, 32)
 
 _SECONDS = 10.0
 _SECONDS_EACH = 2.0
+_WITH_WRITER = "aiovec, whole rows, with a writer"
+_ALONE = "aiovec, whole rows, no writer"
 _WARM_UP = 1.0
 _WRITTEN = 500  # rows a second
 _AT_ONCE = 25
@@ -46,6 +48,7 @@ async def run(
         ours = await rate(ask, corpus, CLIENTS, seconds, answers)
         wrote = written[0] / seconds
     gc.unfreeze()
+    alone = await rate(ask, corpus, CLIENTS, seconds / 2)
     others = {name: await rate(other, corpus, CLIENTS, seconds) for name, other in indexed.items()}
     p50, p99 = np.percentile(lag, (50, 99))
     checks = [
@@ -61,7 +64,7 @@ async def run(
         f"{CLIENTS} clients at once for {seconds:g} s, {corpus}; aiovec while {_WRITTEN} rows a "
         "second are upserted, the others with no writer",
         "searches/s",
-        {"aiovec, whole rows, with a writer": ours, **others},
+        {_WITH_WRITER: ours, _ALONE: alone, **others},
         checks,
         [f"rows written: {wrote:.0f} a second; lag p50 {p50:.2f} ms"],
     )

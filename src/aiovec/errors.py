@@ -250,7 +250,7 @@ class UnsupportedError(AiovecError):
         self.ability = ability
         self.backend = backend
         super().__init__(
-            f"the {backend} backend does not support {ability}" + (f"; {hint}" if hint else "")
+            f"the {backend} backend does not support {ability!r}" + (f"; {hint}" if hint else "")
         )
 
 

@@ -6,8 +6,8 @@ component, c its codes and r what rounding left out. Its *value* ranks it, highe
     cosine  x·q/‖x‖ with ‖q‖ = 1      dot  x·q      l2  x·q - ‖x‖²/2
 
 By codes the value is ``scale·query.scale·(c·c_q) + offset``. It misses the true one by at most
-``query.length·error + query.slack·reach + rounding·|offset|``, where ``error`` is the length of
-what the row's codes leave out and ``reach`` the length of what they hold.
+``query.length·error + query.slack·reach + rounding·|offset| + query.blur``, where ``error`` is the
+length of what the row's codes leave out and ``reach`` the length of what they hold.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class QueryCodes:
     scale: float
     length: float
     slack: float
+    blur: float = 0.0
+    """What float64 cannot tell apart in distances to the query: such rows are equally near."""
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
@@ -91,7 +93,8 @@ def encode_query(query: Float32Array, metric: Metric) -> QueryCodes:
     left_out = float(np.sqrt(np.square(exact - scale * codes).sum()))
     # float32 rounding of the value by codes is relative to it, so it counts with the slack.
     share = rounding(len(query))
-    return QueryCodes(codes, scale, length * (1 + share), left_out + share * length)
+    blur = share * 2.0**-26 * length**2 if metric == "l2" else 0.0
+    return QueryCodes(codes, scale, length * (1 + share), left_out + share * length, blur)
 
 
 def _lengths(rows: Float32Array) -> Float32Array:

@@ -49,8 +49,9 @@ class ResidentCopy:
     def advance(self, db: sqlite3.Connection, ticket: Ticket) -> State | None:
         """The state at the connection's snapshot; None where it has fallen behind too far."""
         change = newest_change(db)
-        if self.state is not None and self.state.change == change:
-            return self.state
+        state = self.state  # another thread may replace it meanwhile
+        if state is not None and state.change == change:
+            return state
         with self._lock:
             state = self.state
             if state is None or state.change == change:

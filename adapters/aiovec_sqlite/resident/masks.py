@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,33 @@ _MOST_MASKS = 64
 _MOST_LISTED = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """One filter's mask by segment's mark, and the newest state that was asked for it.
+
+    It tells nothing about older states: what has changed since was asked about as it is now.
+    """
+
+    change: int
+    parts: dict[object, BoolArray]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+
 class Masks:
     """The masks of one copy's filters; the least recently used ones go first."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[Expr, dict[object, BoolArray]] = OrderedDict()
+        self._kept: OrderedDict[Expr, _Mask] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         with self._lock:
-            return sum(part.nbytes for mask in self._kept.values() for part in mask.values())
+            return sum(mask.nbytes for mask in self._kept.values())
 
     def of(
         self, db: sqlite3.Connection, table: TableLayout, state: State, where: Expr
@@ -50,7 +66,9 @@ class Masks:
         The state must be that of the connection's snapshot.
         """
         with self._lock:
-            known = dict(self._kept.get(where, {}))
+            kept = self._kept.get(where)
+        fits = kept is not None and kept.change <= state.change
+        known = dict(kept.parts) if kept is not None and fits else {}
         missing = [
             (segment, known.get(segment.mark))
             for segment in state.segments
@@ -58,7 +76,9 @@ class Masks:
         ]
         if missing:
             self._ask(db, table, where, known, missing)
-            self._keep(where, {segment.mark: known[segment.mark] for segment in state.segments})
+            if fits or kept is None:
+                parts = {segment.mark: known[segment.mark] for segment in state.segments}
+                self._keep(where, _Mask(state.change, parts))
         else:
             with self._lock:
                 if where in self._kept:
@@ -82,16 +102,19 @@ class Masks:
             part = np.isin(rowids, selected)
             known[segment.mark] = part if done is None else np.concatenate([done, part])
 
-    def _keep(self, where: Expr, mask: dict[object, BoolArray]) -> None:
+    def _keep(self, where: Expr, mask: _Mask) -> None:
         with self._lock:
+            kept = self._kept.get(where)
+            if kept is not None and kept.change > mask.change:
+                return
             self._kept[where] = mask
             self._kept.move_to_end(where)
-            size = sum(part.nbytes for kept in self._kept.values() for part in kept.values())
+            size = sum(kept.nbytes for kept in self._kept.values())
             while len(self._kept) > 1 and (
                 len(self._kept) > _MOST_MASKS or size > self._most_bytes
             ):
                 _, gone = self._kept.popitem(last=False)
-                size -= sum(part.nbytes for part in gone.values())
+                size -= gone.nbytes
 
 
 def rowids_of(

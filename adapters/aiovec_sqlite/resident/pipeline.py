@@ -80,10 +80,8 @@ class Pipeline:
                 raise
 
     async def close(self) -> None:
-        """Let go of those that wait. Answers that are under way end with the readers."""
-        while self._waiting:
-            self._waiting.popleft().future.cancel()
-        if self._working:
+        """Wait until every call has its answer, or the error that there is none any more."""
+        while self._working:
             await asyncio.wait(self._working)
 
     async def _work(self) -> None:

@@ -104,6 +104,7 @@ class _Scan:
         self._scales = np.array([one.query.scale for one in asked])
         self._lengths = np.array([one.query.length for one in asked])
         self._slacks = np.array([one.query.slack for one in asked])
+        self._blurs = np.array([one.query.blur for one in asked])
         self._wanted = [one.wanted for one in asked]
         # At least as many rows as are wanted truly reach this.
         self._floors = np.full(len(asked), -np.inf)
@@ -197,14 +198,15 @@ class _Scan:
         """For each query the most by which any value of a segment misses the true one."""
         reach = segment.most_reach * (1 + self._share)
         miss: Float64Array = self._lengths * segment.most_error + self._slacks * reach
-        return miss + self._share * segment.most_offset
+        miss += self._share * segment.most_offset + self._blurs
+        return miss
 
     def _misses(self, segment: Segment, rows: Int64Array, columns: Int64Array) -> Float64Array:
         """The same for single rows, from their own facts."""
         miss: Float64Array = self._lengths[columns] * segment.error[rows]
         miss += self._slacks[columns] * (segment.most_reach * (1 + self._share))
         if self._metric == "l2":
-            miss += self._share * np.abs(segment.offset[rows])
+            miss += self._share * np.abs(segment.offset[rows]) + self._blurs[columns]
         return miss
 
     def _by_query(self, part: _Part) -> Iterable[slice]:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -92,6 +92,8 @@ class ResidentSearch:
         # Half of a lone search runs on a helper; with one core it would only be in the way.
         self._workspace = Workspace(helpers=1 if workers > 1 else 0)
         self._answering = 0
+        # Also those of tables that were let go.
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def search(
@@ -116,7 +118,7 @@ class ResidentSearch:
             if self._closed or self._refused.get(name) == table.token:
                 return False
             resident = _Resident(table.token, int(self._budget * _FOR_MASKS))
-            resident.loading = asyncio.ensure_future(self._load(table, resident))
+            resident.loading = self._in_background(self._load(table, resident))
         self._tables[name] = resident
         return resident.ready
 
@@ -137,19 +139,19 @@ class ResidentSearch:
     async def close(self) -> None:
         """Stop loading, let go of everything."""
         self._closed = True
-        tasks = [
-            task
-            for resident in self._tables.values()
-            for task in (resident.loading, resident.compacting)
-            if task is not None and not task.done()
-        ]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
         self._tables.clear()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._pipeline.close()
         self._workspace.close()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     # Loading
 
@@ -255,12 +257,14 @@ class ResidentSearch:
         if resident.nbytes > self._budget:
             self._refused[name] = resident.token
             self._drop(name, resident)
-        elif (
+            return
+        self._make_room(name, 0)  # tables grow
+        if (
             needs_compaction(state)
             and resident.copy is not None
             and (resident.compacting is None or resident.compacting.done())
         ):
-            resident.compacting = asyncio.ensure_future(
+            resident.compacting = self._in_background(
                 anyio.to_thread.run_sync(resident.copy.compact, limiter=self._threads)
             )
 

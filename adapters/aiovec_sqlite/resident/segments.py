@@ -21,6 +21,9 @@ Int64Array = npt.NDArray[np.int64]
 # Rows of a full segment: few enough that the scores of a batch of queries over one stay in the
 # processor's cache, many enough that Python's share of a scan is small (``bench search``).
 FULL = 16_384
+# Rows that even a small segment has room for. There may be one for each of many tenants.
+_ROOM = 8
+# Rows that are gone and not worth a compaction.
 _SMALLEST = 256
 
 
@@ -147,13 +150,13 @@ def appended(
     while done < len(rows):
         if place is None or grown[place].count == FULL:
             left = len(rows) - done
-            room = min(FULL, max(_SMALLEST, left))
+            room = min(FULL, max(_ROOM, left))
             grown.append(Segment.empty(key, room, dim))
             place = len(grown) - 1
         segment = grown[place]
         if segment.count == len(segment.rowids):
             # By a quarter: twice the size would be mostly room.
-            wanted = max(segment.count * 5 // 4, _SMALLEST, segment.count + len(rows) - done)
+            wanted = max(segment.count * 5 // 4, _ROOM, segment.count + len(rows) - done)
             segment = segment.with_room(min(FULL, wanted))
         take = slice(done, done + len(segment.rowids) - segment.count)
         part = RowCodes(rows.codes[take], rows.scale[take], rows.offset[take], rows.error[take])

@@ -41,7 +41,8 @@ def near_ties(rng: Random, n: int, dim: int) -> Rows:
     """All of them the same but for noise far below what int8 can tell apart."""
     base = rng.standard_normal(dim)
     noise = rng.standard_normal((n, dim)) * 10.0 ** rng.integers(-8, -2, (n, 1))
-    return (base * (1 + noise)).astype(np.float32)
+    rows: Rows = (base * (1 + noise)).astype(np.float32)
+    return rows
 
 
 def last_bits(rng: Random, n: int, dim: int) -> Rows:
@@ -75,7 +76,9 @@ def halves(rng: Random, n: int, dim: int) -> Rows:
 
 def one_hot(rng: Random, n: int, dim: int) -> Rows:
     rows = np.zeros((n, dim), dtype=np.float32)
-    rows[np.arange(n), rng.integers(0, dim, n)] = rng.choice(np.float32([1, -1, 0.5, 1e-7]), n)
+    rows[np.arange(n), rng.integers(0, dim, n)] = rng.choice(
+        np.array([1, -1, 0.5, 1e-7], np.float32), n
+    )
     return rows
 
 
@@ -154,9 +157,10 @@ def hard_query(rng: Random, rows: Rows, metric: Metric) -> Rows:
         query = rows.mean(axis=0, dtype=np.float64)
     if not query.any():
         query = np.ones(len(row)) if metric == "cosine" or way else query
-    if not query.any():
-        return query.astype(np.float32)
-    return within_limits(query[None, :])[0]
+    found: Rows = query.astype(np.float32)
+    if query.any():
+        found = within_limits(query[None, :])[0]
+    return found
 
 
 def left_out(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -174,9 +178,11 @@ def true_values(rows: Rows, query: Rows, metric: Metric) -> Values:
     if metric == "dot":
         return products
     if metric == "l2":
-        return products - np.square(exact).sum(axis=1) / 2
+        products -= np.square(exact).sum(axis=1) / 2
+        return products
     lengths: Values = np.sqrt(np.square(exact).sum(axis=1))
-    return products / lengths / np.sqrt(np.square(point).sum())
+    products /= lengths * np.sqrt(np.square(point).sum())
+    return products
 
 
 def values_by_codes(rows: RowCodes, query: QueryCodes) -> tuple[Values, Values]:
