@@ -152,7 +152,7 @@ def add_rows(
             ticket.check()
             block = rowids[start : start + _BLOCK]
             codes = encode_rows(vectors.read(block, ticket), schema.metric)
-            grown = appended(grown, key, block, codes, schema.dim)
+            grown = appended(grown, key, block, codes, schema.dim, coming=len(rowids) - start)
     return grown
 
 

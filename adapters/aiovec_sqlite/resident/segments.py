@@ -141,22 +141,31 @@ class State:
 
 
 def appended(
-    segments: Sequence[Segment], key: Hashable, rowids: Int64Array, rows: RowCodes, dim: int
+    segments: Sequence[Segment],
+    key: Hashable,
+    rowids: Int64Array,
+    rows: RowCodes,
+    dim: int,
+    *,
+    coming: int = 0,
 ) -> list[Segment]:
-    """The segments with more rows of one key, behind its others."""
+    """The segments with more rows of one key, behind its others.
+
+    ``coming`` tells how many will be appended from here on, so that room is made for them at once.
+    """
     grown = list(segments)
     place = next((i for i in range(len(grown) - 1, -1, -1) if grown[i].key == key), None)
     done = 0
     while done < len(rows):
         if place is None or grown[place].count == FULL:
-            left = len(rows) - done
-            room = min(FULL, max(_ROOM, left))
+            room = min(FULL, max(_ROOM, len(rows) - done, coming - done))
             grown.append(Segment.empty(key, room, dim))
             place = len(grown) - 1
         segment = grown[place]
         if segment.count == len(segment.rowids):
             # By a quarter: twice the size would be mostly room.
-            wanted = max(segment.count * 5 // 4, _ROOM, segment.count + len(rows) - done)
+            left = max(len(rows), coming) - done
+            wanted = max(segment.count * 5 // 4, _ROOM, segment.count + left)
             segment = segment.with_room(min(FULL, wanted))
         take = slice(done, done + len(segment.rowids) - segment.count)
         part = RowCodes(rows.codes[take], rows.scale[take], rows.offset[take], rows.error[take])
