@@ -22,7 +22,6 @@ from .driver import load_driver
 BUSY = 5
 LOCKED = 6
 READONLY = 8
-INTERRUPT = 9
 IOERR = 10
 CORRUPT = 11
 FULL = 13
