@@ -27,6 +27,7 @@ from aiovec.backend import (
 from aiovec.errors import StoreBusyError, StoreClosedError
 from aiovec.filters import Expr
 from aiovec.schema import Field, Schema
+from aiovec.telemetry import Place
 
 from . import changes, reads, search, tables, upkeep, writes
 from .connection import Connection, Ticket
@@ -123,6 +124,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         return ResidentSearch(
             readers.run,
             lambda: self._new_reader("aiovec-sqlite-load"),
+            place=Place(self.name, self._target),
             budget=budget,
             workers=min(self._settings.readers, os.cpu_count() or 1),
         )

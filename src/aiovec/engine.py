@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from .backend import Backend, StaleTableError, TableHandle
 from .errors import ConfigError, StoreBusyError, StoreClosedError, StoreMovedError
+from .telemetry import Place
 
 if TYPE_CHECKING:
     import anyio
@@ -38,6 +39,7 @@ class Engine:
     def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
         self.backend = backend
         self.settings = settings
+        self.place = Place(backend.name, backend.target)
         self._handles: dict[str, TableHandle] = {}
         self._calls = 0
         self._idle = asyncio.Event()

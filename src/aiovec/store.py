@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +58,7 @@ from .records import Hit, Record
 from .schema import Field, Schema, check_field_name, check_table_name
 from .searching import SearchOptions, text_hits
 from .selection import Selection, select_columns
+from .telemetry import Operation, watch, watch_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,7 +140,7 @@ class VectorStore:
 
     async def ping(self) -> None:
         """Reach the store, or raise why not."""
-        await self._call(lambda engine: engine.backend.ping())
+        await self._call(Operation("ping"), lambda engine: engine.backend.ping())
 
     def table(self, name: str) -> Table:
         """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
@@ -170,7 +180,7 @@ class VectorStore:
                 if differences:
                     raise SchemaMismatchError(table, differences) from None
 
-        await self._call(create)
+        await self._call(Operation("create_table", table), create)
 
     async def add_field(self, table: str, name: str, field: Field | type[Any]) -> None:
         """Add a field, which is null in the rows there are; its index is built before it returns.
@@ -189,7 +199,7 @@ class VectorStore:
             await engine.backend.add_field(handle, name, added)
             engine.forget(table)
 
-        await self._on_table(table, add)
+        await self._on_table(Operation("add_field", table), add)
 
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         """Drop the table and all its rows."""
@@ -203,11 +213,11 @@ class VectorStore:
                 if not missing_ok:
                     raise
 
-        await self._call(drop)
+        await self._call(Operation("drop_table", table), drop)
 
     async def tables(self) -> list[str]:
         """The names of the tables, sorted."""
-        return await self._call(lambda engine: engine.backend.tables())
+        return await self._call(Operation("tables"), lambda engine: engine.backend.tables())
 
     async def schema(self, table: str) -> Schema:
         """The table's schema as it is now."""
@@ -216,7 +226,7 @@ class VectorStore:
         async def read(engine: Engine) -> Schema:
             return (await engine.open_table(table, fresh=True)).schema
 
-        return await self._call(read)
+        return await self._call(Operation("schema", table), read)
 
     # Writing
 
@@ -241,6 +251,7 @@ class VectorStore:
         from .rows import collect, is_small, last_of_each_id, repeated_ids, to_table
 
         rows = await collect(rows, self._in_thread)
+        operation = Operation("upsert" if replace else "insert", table)
 
         def check(schema: Schema) -> pa.Table:
             batch = to_table(rows, schema)
@@ -255,11 +266,13 @@ class VectorStore:
             check_model(handle, model)
             schema = handle.schema
             batch = check(schema) if is_small(rows) else await self._in_thread(check, schema)
-            if batch.num_rows:
+            operation.batch = count = int(batch.num_rows)
+            if count:
                 await (engine.backend.upsert if replace else engine.backend.insert)(handle, batch)
-            return int(batch.num_rows)
+            operation.affected = count
+            return count
 
-        return await self._on_table(table, write)
+        return await self._on_table(operation, write)
 
     async def update(
         self,
@@ -276,39 +289,49 @@ class VectorStore:
         from .rows import check_ids, check_patch
 
         wanted = None if ids is None else list(dict.fromkeys(check_ids(ids)))
+        operation = Operation("update", table, filtered=where is not None)
+        operation.batch = None if wanted is None else len(wanted)
 
         async def update(engine: Engine, handle: TableHandle) -> int:
             values, payload = check_patch(fields, handle.schema)
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            return await engine.backend.update(handle, values, payload, ids=wanted, where=condition)
+            operation.affected = await engine.backend.update(
+                handle, values, payload, ids=wanted, where=condition
+            )
+            return operation.affected
 
-        return await self._on_table(table, update)
+        return await self._on_table(operation, update)
 
     async def delete(self, table: str, ids: str | Iterable[str]) -> int:
         """Delete the rows with these ids; how many were there."""
         from .rows import check_ids
 
         wanted = list(dict.fromkeys(check_ids(ids)))
+        operation = Operation("delete", table)
+        operation.batch = len(wanted)
 
         async def delete(engine: Engine, handle: TableHandle) -> int:
             if not wanted:
                 return 0
-            return await engine.backend.delete(handle, ids=wanted, where=None)
+            operation.affected = await engine.backend.delete(handle, ids=wanted, where=None)
+            return operation.affected
 
-        return await self._on_table(table, delete)
+        return await self._on_table(operation, delete)
 
     async def delete_where(self, table: str, where: Combinable | str) -> int:
         """Delete the rows that the filter selects; how many there were."""
         if where is None:
             raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")
+        operation = Operation("delete_where", table, filtered=True)
 
         async def delete(engine: Engine, handle: TableHandle) -> int:
             condition = await self._bind(where, handle.schema)
-            return await engine.backend.delete(handle, ids=None, where=condition)
+            operation.affected = await engine.backend.delete(handle, ids=None, where=condition)
+            return operation.affected
 
-        return await self._on_table(table, delete)
+        return await self._on_table(operation, delete)
 
     # Reading
 
@@ -317,6 +340,8 @@ class VectorStore:
         from .rows import check_ids
 
         asked = check_ids(ids)
+        operation = Operation("get", table)
+        operation.batch = len(asked)
 
         async def get(engine: Engine, handle: TableHandle) -> list[Record]:
             if not asked:
@@ -324,9 +349,10 @@ class VectorStore:
             chosen = Selection.everything(handle.schema)
             rows = await engine.backend.get(handle, list(dict.fromkeys(asked)), chosen.columns)
             found = {record.id: record for record in chosen.records(rows)}
+            operation.returned = len(found)
             return [found[id] for id in asked if id in found]
 
-        return await self._on_table(table, get)
+        return await self._on_table(operation, get)
 
     async def find(
         self,
@@ -345,6 +371,7 @@ class VectorStore:
         """
         check_count("limit", limit)
         check_count("offset", offset, least=0)
+        operation = Operation("find", table, limit=limit, filtered=where is not None)
 
         async def find(engine: Engine, handle: TableHandle) -> list[Record]:
             schema = handle.schema
@@ -359,9 +386,10 @@ class VectorStore:
                 offset=offset,
                 columns=chosen.columns,
             )
+            operation.returned = len(rows.ids)
             return chosen.records(rows)
 
-        return await self._on_table(table, find)
+        return await self._on_table(operation, find)
 
     async def count(self, table: str, where: Where = None) -> int:
         """How many rows there are, or the filter selects."""
@@ -369,7 +397,7 @@ class VectorStore:
         async def count(engine: Engine, handle: TableHandle) -> int:
             return await engine.backend.count(handle, await self._bind(where, handle.schema))
 
-        return await self._on_table(table, count)
+        return await self._on_table(Operation("count", table, filtered=where is not None), count)
 
     def export(
         self,
@@ -404,8 +432,27 @@ class VectorStore:
         if after is not None and not isinstance(after, bytes):
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = None if select is None else list(select)
+        operation = Operation("export", table, filtered=where is not None)
+        batches = self._batches(operation, table, batch_size, where, names, after)
+        async with contextlib.aclosing(
+            watch_batches(operation, self._follower.engine.place, batches)
+        ) as watched:
+            async for batch in watched:
+                yield batch
+
+    async def _batches(
+        self,
+        operation: Operation,
+        table: str,
+        batch_size: int,
+        where: Where,
+        names: list[str] | None,
+        after: bytes | None,
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        operation.returned = 0
         for attempt in self._follower.attempts():
             async with attempt as engine:
+                operation.place = engine.place
                 handle = await engine.open_table(table)
                 chosen = (
                     Selection.everything(handle.schema)
@@ -423,6 +470,7 @@ class VectorStore:
                     async for batch, cursor in batches:
                         # Once a batch is out, a repeated attempt would give rows twice.
                         attempt.commit()
+                        operation.returned += int(batch.num_rows)
                         metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                         yield batch.replace_schema_metadata(metadata)
                 finally:
@@ -457,7 +505,7 @@ class VectorStore:
         from .vectors import query_vector
 
         found = await self._search(
-            table, lambda schema: [query_vector(vector, schema)],
+            "search", table, lambda schema: [query_vector(vector, schema)],
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
                 include_vector=include_vector, diversity=diversity, rerank=rerank,
@@ -484,7 +532,7 @@ class VectorStore:
         from .vectors import query_vectors
 
         return await self._search(
-            table, lambda schema: query_vectors(vectors, schema),
+            "search_many", table, lambda schema: query_vectors(vectors, schema),
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
                 include_vector=include_vector, diversity=diversity, rerank=rerank,
@@ -492,14 +540,30 @@ class VectorStore:
         )  # fmt: skip
 
     async def _search(
-        self, table: str, queries: Callable[[Schema], Sequence[Any]], options: SearchOptions
+        self,
+        name: str,
+        table: str,
+        queries: Callable[[Schema], Sequence[Any]],
+        options: SearchOptions,
     ) -> list[list[Hit]]:
+        operation = Operation(
+            name,
+            table,
+            limit=options.limit,
+            filtered=options.where is not None,
+            exact=bool(options.exact),
+        )
+
         async def search(engine: Engine, handle: TableHandle) -> list[list[Hit]]:
             check_model(handle, options.model)
             where = await self._bind(options.where, handle.schema)
-            return await options.run(engine.backend, handle, queries(handle.schema), where)
+            vectors = queries(handle.schema)
+            operation.batch = len(vectors)
+            hits = await options.run(engine.backend, handle, vectors, where)
+            operation.returned = sum(map(len, hits))
+            return hits
 
-        found = await self._on_table(table, search)
+        found = await self._on_table(operation, search)
         return [await options.finish(hits, self._in_thread) for hits in found]
 
     async def search_text(
@@ -520,6 +584,7 @@ class VectorStore:
         check_count("limit", limit)
         if not isinstance(query, str):
             raise InvalidArgumentError("query", query, "text")
+        operation = Operation("search_text", table, limit=limit, filtered=where is not None)
 
         async def search(engine: Engine, handle: TableHandle) -> list[Hit]:
             backend = ability_of(engine.backend, TextSearch, "text")
@@ -527,9 +592,11 @@ class VectorStore:
             asked = TextQuery(
                 query, limit, await self._bind(where, handle.schema), chosen.columns, any, highlight
             )
-            return text_hits(await backend.search_text(handle, asked), chosen, limit)
+            hits = text_hits(await backend.search_text(handle, asked), chosen, limit)
+            operation.returned = len(hits)
+            return hits
 
-        return await self._on_table(table, search)
+        return await self._on_table(operation, search)
 
     async def search_hybrid(
         self,
@@ -549,31 +616,45 @@ class VectorStore:
         highlight: bool = False,
     ) -> list[Hit]:
         """Keywords and vector together: both searches' best, fused into one list."""
+        check_table_name(table)
         check_fusion(fusion)
         check_count("limit", limit)
+        if self._closing is not None:
+            raise StoreClosedError(self.target)
         ability_of(self._follower.engine.backend, TextSearch, "text")
         names = None if select is None else list(select)
         pool = limit * POOL
-        by_vector, by_text = await asyncio.gather(
-            self.search(
-                table, vector, limit=pool, where=where, select=names, model=model,
-                include_vector=include_vector, exact=exact, tuning=tuning,
-            ),
-            self.search_text(
-                table, query, limit=pool, where=where, select=names, any=any, highlight=highlight
-            ),
-        )  # fmt: skip
-        return fuse(by_vector, by_text, fusion, limit)
+        operation = Operation(
+            "search_hybrid", table, limit=limit, filtered=where is not None, exact=bool(exact)
+        )
+        with watch(operation, self._follower.engine.place):
+            by_vector, by_text = await asyncio.gather(
+                self.search(
+                    table, vector, limit=pool, where=where, select=names, model=model,
+                    include_vector=include_vector, exact=exact, tuning=tuning,
+                ),
+                self.search_text(
+                    table, query, limit=pool, where=where, select=names, any=any,
+                    highlight=highlight,
+                ),
+            )  # fmt: skip
+            hits = fuse(by_vector, by_text, fusion, limit)
+            operation.returned = len(hits)
+            return hits
 
     # Upkeep
 
     async def stats(self, table: str) -> TableStats:
         """What the table holds and costs."""
-        return await self._on_table(table, lambda engine, handle: engine.backend.stats(handle))
+        return await self._on_table(
+            Operation("stats", table), lambda engine, handle: engine.backend.stats(handle)
+        )
 
     async def optimize(self, table: str) -> None:
         """Do now what keeps the table small and fast. Reads and writes go on."""
-        await self._on_table(table, lambda engine, handle: engine.backend.optimize(handle))
+        await self._on_table(
+            Operation("optimize", table), lambda engine, handle: engine.backend.optimize(handle)
+        )
 
     async def create_index(
         self, /, table: str, kind: str = "auto", *, wait: bool = True, **options: Any
@@ -584,7 +665,7 @@ class VectorStore:
             indexes = ability_of(engine.backend, VectorIndexes, "indexes")
             await indexes.create_index(handle, kind, wait=wait, options=options)
 
-        await self._on_table(table, create)
+        await self._on_table(Operation("create_index", table), create)
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """The indexes over the vectors."""
@@ -592,7 +673,7 @@ class VectorStore:
         async def indexes(engine: Engine, handle: TableHandle) -> list[IndexInfo]:
             return await ability_of(engine.backend, VectorIndexes, "indexes").indexes(handle)
 
-        return await self._on_table(table, indexes)
+        return await self._on_table(Operation("indexes", table), indexes)
 
     async def drop_index(self, table: str, name: str) -> None:
         """Drop an index."""
@@ -600,7 +681,7 @@ class VectorStore:
         async def drop(engine: Engine, handle: TableHandle) -> None:
             await ability_of(engine.backend, VectorIndexes, "indexes").drop_index(handle, name)
 
-        await self._on_table(table, drop)
+        await self._on_table(Operation("drop_index", table), drop)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
         """The earlier versions that are kept."""
@@ -608,7 +689,7 @@ class VectorStore:
         async def versions(engine: Engine, handle: TableHandle) -> list[Mapping[str, Any]]:
             return await ability_of(engine.backend, Snapshots, "snapshots").versions(handle)
 
-        return await self._on_table(table, versions)
+        return await self._on_table(Operation("versions", table), versions)
 
     async def restore(self, table: str, version: int) -> None:
         """Make an earlier version the present one."""
@@ -616,7 +697,7 @@ class VectorStore:
         async def restore(engine: Engine, handle: TableHandle) -> None:
             await ability_of(engine.backend, Snapshots, "snapshots").restore(handle, version)
 
-        await self._on_table(table, restore)
+        await self._on_table(Operation("restore", table), restore)
 
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
@@ -625,28 +706,30 @@ class VectorStore:
             target = await self._in_thread(lambda: Path(path).expanduser().absolute())
             await ability_of(engine.backend, Backups, "backup").backup(target)
 
-        await self._call(backup)
+        await self._call(Operation("backup"), backup)
 
     # Inside
 
-    async def _call(self, act: Callable[[Engine], Awaitable[_T]]) -> _T:
+    async def _call(self, operation: Operation, act: Callable[[Engine], Awaitable[_T]]) -> _T:
         """Run ``act`` on the backend in use, again where the table or the backend changed."""
         if self._closing is not None:
             raise StoreClosedError(self.target)
-        for attempt in self._follower.attempts():
-            async with attempt as engine:
-                return await act(engine)
+        with watch(operation, self._follower.engine.place):
+            for attempt in self._follower.attempts():
+                async with attempt as engine:
+                    operation.place = engine.place
+                    return await act(engine)
         raise StoreClosedError(self.target)  # never reached: the last attempt raises
 
     async def _on_table(
-        self, table: str, act: Callable[[Engine, TableHandle], Awaitable[_T]]
+        self, operation: Operation, act: Callable[[Engine, TableHandle], Awaitable[_T]]
     ) -> _T:
-        check_table_name(table)
+        table = check_table_name(operation.table)
 
         async def with_handle(engine: Engine) -> _T:
             return await act(engine, await engine.open_table(table))
 
-        return await self._call(with_handle)
+        return await self._call(operation, with_handle)
 
     async def _bind(self, where: Where, schema: Schema) -> Expr | None:
         if isinstance(where, str) and len(where) > _LONG_TEXT:

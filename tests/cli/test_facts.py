@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from aiovec.cli.facts import shown_for_people
+
 from .conftest import ROWS, SCHEMA, Run
 
 
@@ -41,6 +43,19 @@ def test_info_tells_the_store_and_its_tables(run: Run, store: Path) -> None:
     assert facts["rows"] == "4"
     assert facts["vectors"] == "embedding, 3 dimensions, cosine"
     assert facts["fields"] == "lang: text (index=bitmap), year: int, body: text"
+    assert facts["searched"] == "from the file"
+    assert facts["searches"] == "none"
+
+
+def test_figures_are_shown_for_people() -> None:
+    measured = {"searches": 15000, "queue_ms": 0.0557686, "largest_batch": 32, "batch": 8.125}
+    shown = "searches 15,000, queue 0.0558 ms, largest batch 32, batch 8.12"
+    assert shown_for_people(measured) == shown
+    assert shown_for_people({}) == "none"
+    assert shown_for_people(2**63 - 1) == "9,223,372,036,854,775,807"
+    assert shown_for_people(123456.7) == "123,457"
+    assert shown_for_people("in memory") == "in memory"
+    assert shown_for_people(True) is True
 
 
 def test_info_as_json_holds_the_schema_as_its_json_form(run: Run, store: Path) -> None:
@@ -52,6 +67,7 @@ def test_info_as_json_holds_the_schema_as_its_json_form(run: Run, store: Path) -
     assert table["rows"] == len(ROWS)
     assert table["bytes"] > 0
     assert table["last_optimize"] is None
+    assert table["details"]["searches"] == {}
 
 
 def test_info_of_one_table(run: Run, store: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -113,8 +114,30 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "unindexed": f"{table['unindexed_rows']:,} rows",
         "memory": f"{table['scan_memory']:,} bytes",
         "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
-        **{str(name): value for name, value in table["details"].items()},
+        **{_label(name): shown_for_people(value) for name, value in table["details"].items()},
     }
+
+
+def _label(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def shown_for_people(value: object) -> object:
+    """A detail of a backend, for people: figures in groups, a mapping as one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(_fact(str(name), item) for name, item in value.items()) or "none"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    # Three digits tell enough of what was measured.
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _fact(name: str, value: object) -> str:
+    if name.endswith("_ms"):
+        return f"{_label(name.removesuffix('_ms'))} {shown_for_people(value)} ms"
+    return f"{_label(name)} {shown_for_people(value)}"
 
 
 def _kind(field: str | dict[str, Any]) -> str:

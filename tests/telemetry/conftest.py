@@ -1,0 +1,86 @@
+"""The real SDK with exporters in memory, set up after aiovec was loaded, as an app may do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import aiovec.store  # noqa: F401 - before the providers are set
+
+# Of which there can be one in a process.
+_EXPORTER = InMemorySpanExporter()
+_READER = InMemoryMetricReader()
+
+
+class Spans:
+    """What was exported since the test began, in the order in which it ended."""
+
+    def all(self) -> list[ReadableSpan]:
+        return list(_EXPORTER.get_finished_spans())
+
+    def ours(self) -> list[ReadableSpan]:
+        return [span for span in self.all() if span.instrumentation_scope.name == "aiovec"]
+
+    def only(self) -> ReadableSpan:
+        (span,) = self.ours()
+        return span
+
+    def forget(self) -> None:
+        _EXPORTER.clear()
+
+
+class Metrics:
+    """What the instruments hold: sums since the first test, so ask for one store's."""
+
+    def points(self, name: str, **attributes: object) -> list[Any]:
+        """The points of a metric that have at least these attributes, with ``__`` for a dot."""
+        wanted = {key.replace("__", "."): value for key, value in attributes.items()}
+        return [
+            point
+            for metric in self.all()
+            if metric.name == name
+            for point in metric.data.data_points
+            if wanted.items() <= point.attributes.items()
+        ]
+
+    def all(self) -> list[Any]:
+        data = _READER.get_metrics_data()
+        return [
+            metric
+            for resource in (data.resource_metrics if data is not None else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+
+
+@pytest.fixture(scope="session")
+def _sdk() -> Iterator[None]:
+    tracers = TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(_EXPORTER))
+    meters = MeterProvider([_READER], shutdown_on_exit=False)
+    trace.set_tracer_provider(tracers)
+    metrics.set_meter_provider(meters)
+    assert trace.get_tracer_provider() is tracers
+    yield
+    tracers.shutdown()
+    meters.shutdown()
+
+
+@pytest.fixture
+def spans(_sdk: None) -> Spans:
+    found = Spans()
+    found.forget()
+    return found
+
+
+@pytest.fixture
+def measured(_sdk: None) -> Metrics:
+    return Metrics()
