@@ -124,6 +124,20 @@ def by_rowids(
     return rows_from_sql(ids, values, columns, table, vectors)
 
 
+def split(rows: Rows, sizes: Sequence[int]) -> list[Rows]:
+    """The rows in parts of these sizes."""
+    parts = []
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        fields = {name: values[part] for name, values in rows.fields.items()}
+        payloads = None if rows.payloads is None else rows.payloads[part]
+        vectors = None if rows.vectors is None else rows.vectors[part]
+        parts.append(Rows(rows.ids[part], fields, payloads, vectors))
+        start += size
+    return parts
+
+
 def _as_rows(
     db: sqlite3.Connection,
     ticket: Ticket,

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Found, TableHandle, VectorQuery
-from aiovec.schema import Metric
+from aiovec.schema import Metric, Schema
 
 from .connection import Ticket
 from .filters import fixed_values
 from .layout import TableLayout, current_table, partition_value
-from .reads import by_rowids, condition_of
+from .reads import by_rowids, condition_of, transposed
 from .vectors import VectorReader
 from .writes import is_extreme
 
@@ -29,8 +29,12 @@ Int64Array = npt.NDArray[np.int64]
 
 # sqlite-vec refuses a larger k.
 _LARGEST_K = 4096
-# Candidates beyond the limit: near ties that float32 sums may put in another order.
+# Candidates beyond the limit, and a quarter of it: the gap behind it has to be wider than float32's
+# error, or all rows are measured again, which takes three times as long
+# (``python -m bench search``).
 _MARGIN = 16
+# Differences below this vanish when float32 squares them.
+_SMALLEST_DISTANCE = 1e-17
 # Where a filter leaves no more rows than this, reading them is quicker than a scan of all.
 _FEW = 2000
 _BLOCK = 4096
@@ -52,9 +56,7 @@ def _search_one(
     query: VectorQuery,
 ) -> Found:
     ticket.check()
-    rowids = _candidates(db, ticket, table, vectors, query)
-    candidates = vectors.read(rowids, ticket)
-    measured = distances(candidates, query.vector, table.schema.metric)
+    rowids, candidates, measured = _candidates(db, ticket, table, vectors, query)
     best = nearest_first(measured, query.limit)
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
@@ -81,16 +83,44 @@ def _candidates(
     table: TableLayout,
     vectors: VectorReader,
     query: VectorQuery,
-) -> Int64Array:
-    wanted = query.limit + _MARGIN
+) -> tuple[Int64Array, Float32Array, Float64Array]:
+    """Rows among which are the nearest ones, with their vectors and distances."""
+
+    def measured(rowids: Int64Array) -> tuple[Int64Array, Float32Array, Float64Array]:
+        found = vectors.read(rowids, ticket)
+        return rowids, found, distances(found, query.vector, table.schema.metric)
+
     if query.where is not None:
         few = _few_selected(db, table, query)
         if few is not None:
-            return few
+            return measured(few)
+    wanted = query.limit + _MARGIN + query.limit // 4
     plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
     if plain and not table.extreme and can_rank(query):
-        return _nearest_by_vec0(db, table, query, wanted)
-    return _nearest_by_scan(db, ticket, table, vectors, query, wanted)
+        rowids, told = _nearest_by_vec0(db, table, query, wanted)
+        candidates = measured(rowids)
+        if len(rowids) < wanted or _none_left_out(table.schema, query.limit, candidates[2], told):
+            return candidates
+    return measured(_nearest_by_scan(db, ticket, table, vectors, query))
+
+
+def _none_left_out(schema: Schema, limit: int, measured: Float64Array, told: Float64Array) -> bool:
+    """Whether no row beyond sqlite-vec's candidates can be nearer than the last one wanted.
+
+    It adds up float32 products one after the other. The bounds are the usual ones for a sum of n
+    terms in any order, with a part for products that are smaller than float32 can tell.
+    """
+    reached = float(np.partition(measured, limit - 1)[limit - 1])
+    unit = 2.0**-24
+    error = (2.5 * schema.dim + 16) * unit / (1 - 2 * schema.dim * unit)
+    farthest = float(told.max())
+    if schema.metric == "l2":
+        least = farthest / (1 + error) - _SMALLEST_DISTANCE
+    else:
+        least = farthest - error
+    # What float64 itself rounds: rows that equal the query are at no distance.
+    noise = 4 * schema.dim * 2.0**-53
+    return reached <= max(least, 0.0 if schema.metric == "l2" else noise)
 
 
 def _few_selected(
@@ -105,9 +135,10 @@ def _few_selected(
 
 def _nearest_by_vec0(
     db: sqlite3.Connection, table: TableLayout, query: VectorQuery, wanted: int
-) -> Int64Array:
+) -> tuple[Int64Array, Float64Array]:
+    """The nearest rows as sqlite-vec ranks them, and the distances it told."""
     # Selecting by ``rowid IN`` comes before the nearest are taken; a JOIN would come after.
-    sql = f"SELECT rowid FROM {table.vec} WHERE vector MATCH ? AND k = ?"
+    sql = f"SELECT rowid, distance FROM {table.vec} WHERE vector MATCH ? AND k = ?"
     values = [query.vector.tobytes(), wanted]
     if query.where is not None:
         for name, value in fixed_values(query.where, table.schema).items():
@@ -116,7 +147,8 @@ def _nearest_by_vec0(
         condition, bound = condition_of(query.where, table)
         sql += f" AND rowid IN (SELECT _rowid FROM {table.rows} WHERE {condition})"
         values += bound
-    return np.array(db.execute(sql, values).fetchall(), dtype=np.int64).reshape(-1)
+    rowids, told = transposed(db.execute(sql, values).fetchall(), 2)
+    return np.array(rowids, dtype=np.int64), np.array(told, dtype=np.float64)
 
 
 def _nearest_by_scan(
@@ -125,9 +157,10 @@ def _nearest_by_scan(
     table: TableLayout,
     vectors: VectorReader,
     query: VectorQuery,
-    wanted: int,
 ) -> Int64Array:
-    """What sqlite-vec cannot rank: dot products, more than 4,096 rows, extreme vectors."""
+    """What sqlite-vec cannot rank: dot products, more than 4,096 rows, extreme vectors, and rows
+    so nearly equal that float32 cannot tell which is nearer."""
+    wanted = query.limit
     condition, values = condition_of(query.where, table)
     selected = np.array(
         db.execute(
@@ -152,17 +185,21 @@ def _nearest_by_scan(
 
 
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
-    """Distances as the contract defines them, in float64, in which no float32 can overflow."""
+    """Distances as the contract defines them, in float64, in which no float32 can overflow.
+
+    They are those to one query, or of each row to the query in the same row.
+    """
     rows = vectors.astype(np.float64)
-    point = query.astype(np.float64)
+    points = np.broadcast_to(query.astype(np.float64), rows.shape)
     if metric == "l2":
-        squares = np.square(rows - point).sum(axis=1)
+        squares = np.square(rows - points).sum(axis=1)
         return cast("Float64Array", np.sqrt(squares))
     # Row by row: a matrix product may sum equal rows in different ways and so part equal hits.
-    products: Float64Array = np.einsum("ij,j->i", rows, point)
+    products: Float64Array = np.einsum("ij,ij->i", rows, points)
     if metric == "dot":
         return -products
-    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(point).sum())
+    squares = np.square(query.astype(np.float64)).sum(axis=-1)
+    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(squares)
     cosines: Float64Array = products / lengths
     # Rounding may leave a cosine just beyond 1.
     return 1.0 - np.clip(cosines, -1.0, 1.0)

@@ -11,23 +11,21 @@ import numpy as np
 from aiovec.backend import Found, VectorQuery
 
 from ..connection import Ticket
-from ..filters import fixed_values
+from ..filters import fixed_values, only_fixes
 from ..layout import TableLayout, partition_value
-from ..reads import by_rowids
-from ..search import Float32Array, distances, nearest_first
+from ..reads import by_rowids, split
 from ..vectors import VectorReader
 from .codes import encode_query
 from .masks import BoolArray, Masks
-from .scan import Asked, candidates
-from .segments import Int64Array, State, gathered
+from .rescoring import Nearest, Rescoring
+from .scan import Asked, Candidates, candidates
+from .segments import SHARED, State, gathered
 from .timings import Timings
 from .workspace import Workspace
 
 # Where a filter selects less than this share of the rows, their codes are gathered and scanned
 # alone.
 _FEW = 1 / 16
-# Where there are this many rows for each candidate, hardly two of these lie in one chunk.
-_SPARSE = 32
 
 
 @dataclass(slots=True)
@@ -57,46 +55,44 @@ def answer(
     """
     with timings.stage("filter"):
         scans = _plan(db, table, state, masks, queries)
-    found: list[Int64Array] = [np.empty(0, dtype=np.int64)] * len(queries)
+    found: list[Candidates | None] = [None] * len(queries)
     with timings.stage("scan"):
         for scan in scans:
             ticket.check()
             outcome = candidates(
                 scan.state, scan.asked, table.schema.metric, workspace, alone=alone
             )
-            for place, rowids in zip(scan.places, outcome, strict=True):
-                found[place] = rowids
+            for place, one in zip(scan.places, outcome, strict=True):
+                found[place] = one
     with timings.stage("rescore"):
-        # One statement for all of a batch: each costs more than the rows it reads.
-        rowids, inverse = np.unique(np.concatenate(found), return_inverse=True)
-        sparse = len(rowids) * _SPARSE < state.rows
-        vectors = VectorReader(db, table).read(rowids, ticket, scattered=sparse)
-        ends = np.cumsum([len(part) for part in found])
-        best = [
-            _nearest(rowids, vectors, inverse[end - len(part) : end], query, table)
-            for part, end, query in zip(found, ends, queries, strict=True)
-        ]
+        rescoring = Rescoring(VectorReader(db, table), table.schema.metric, state, ticket)
+        best = rescoring.nearest([one for one in found if one is not None], queries)
     with timings.stage("fetch"):
-        answers = [
-            Found(by_rowids(db, ticket, table, rowids, query.columns, kept), measured.tolist())
-            for (rowids, measured, kept), query in zip(best, queries, strict=True)
-        ]
-    timings.add_batch(len(queries), sum(map(len, found)))
+        answers = _fetch(db, ticket, table, queries, best)
+    timings.add_batch(len(queries), rescoring.read)
     return answers
 
 
-def _nearest(
-    rowids: Int64Array,
-    vectors: Float32Array,
-    places: Int64Array,
-    query: VectorQuery,
+def _fetch(
+    db: sqlite3.Connection,
+    ticket: Ticket,
     table: TableLayout,
-) -> tuple[Int64Array, np.ndarray, Float32Array | None]:
-    mine = vectors[places]
-    measured = distances(mine, query.vector, table.schema.metric)
-    best = nearest_first(measured, query.limit)
-    kept = mine[best] if query.columns.vector else None
-    return rowids[places[best]], measured[best], kept
+    queries: Sequence[VectorQuery],
+    best: Sequence[Nearest],
+) -> list[Found]:
+    """The rows of all, by one statement for those that want the same columns."""
+    answers: list[Found | None] = [None] * len(queries)
+    for columns in {query.columns: None for query in queries}:
+        places = [i for i, query in enumerate(queries) if query.columns == columns]
+        mine = [best[place] for place in places]
+        kept = [one.vectors for one in mine if one.vectors is not None]
+        vectors = np.concatenate(kept) if columns.vector else None
+        rowids = np.concatenate([one.rowids for one in mine])
+        rows = by_rowids(db, ticket, table, rowids, columns, vectors)
+        parts = split(rows, [len(one.rowids) for one in mine])
+        for place, one, part in zip(places, mine, parts, strict=True):
+            answers[place] = Found(part, one.distances.tolist())
+    return [answer for answer in answers if answer is not None]
 
 
 def _plan(
@@ -109,12 +105,16 @@ def _plan(
     """Which queries scan which rows: those of a partition, those few of a filter, or all."""
     shared: dict[Hashable, _Scan] = {}
     alone: list[_Scan] = []
+    keys = state.keys()
     for place, query in enumerate(queries):
         codes = encode_query(query.vector, table.schema.metric)
         key = _partition_of(query, table)
+        if key is not None and key not in keys:
+            key = SHARED
         part = state if key is None else state.of_key(key)
         mask: list[BoolArray] | None = None
-        if query.where is not None:
+        whole = key not in (None, SHARED) and only_fixes(query.where, table.schema)
+        if query.where is not None and not whole:
             mask = masks.of(db, table, part, query.where)
             if sum(int(np.count_nonzero(one)) for one in mask) < _FEW * part.rows:
                 few = gathered(part, mask)

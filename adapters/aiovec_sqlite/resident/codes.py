@@ -97,6 +97,21 @@ def encode_query(query: Float32Array, metric: Metric) -> QueryCodes:
     return QueryCodes(codes, scale, length * (1 + share), left_out + share * length, blur)
 
 
+def value_of(distance: float, query: Float32Array, metric: Metric, longest: float) -> float:
+    """The value of a row at this distance from the query, or a hair less: never more.
+
+    No row is longer than ``longest``.
+    """
+    # What float64 may have rounded in the distance, relative to what was summed up.
+    hair = rounding(len(query)) * 2.0**-26
+    if metric == "cosine":
+        return 1.0 - distance - 4 * hair
+    length = float(np.linalg.norm(query.astype(np.float64)))
+    if metric == "dot":
+        return -distance - hair * length * longest
+    return (length**2 - distance**2) / 2 - hair * (2 * length + distance) ** 2
+
+
 def _lengths(rows: Float32Array) -> Float32Array:
     return np.sqrt(_squares(rows))
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..connection import Ticket
-from ..layout import TableLayout, partition_value, quoted
-from ..vectors import VectorReader
-from .codes import encode_rows
+from ..layout import TableLayout
+from .memory import give_back_freed
+from .partitions import (
+    OWN,
+    by_segments,
+    key_columns,
+    large_keys,
+    moved,
+    rowids_of_key,
+    shared_rows,
+)
+from .reading import BYTES_BESIDE, Int8Reader, RowReader
 from .segments import (
     FULL,
-    Int64Array,
     Segment,
     State,
     appended,
@@ -26,8 +34,8 @@ from .segments import (
 
 # More changes than this are not brought in while a search waits.
 _MOST_CHANGES = 4096
-# What a row takes beside its codes: scale, offset, error and rowid.
-BYTES_BESIDE = 20
+# The loader's page cache: the inner pages of the trees that it walks.
+_CACHE_KB = 512
 
 
 class OlderSnapshotError(Exception):
@@ -40,11 +48,19 @@ class ResidentCopy:
     def __init__(self, table: TableLayout) -> None:
         self.table = table
         self.state: State | None = None
+        # Rows in shared segments when it was last looked which keys are large.
+        self._looked_at = 0
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.state is None else self.state.nbytes
+        state = self.state  # another thread may replace it meanwhile
+        return 0 if state is None else state.nbytes
+
+    def start(self, state: State) -> None:
+        """Begin with what was loaded."""
+        self._looked_at = shared_rows(state)
+        self.state = state
 
     def advance(self, db: sqlite3.Connection, ticket: Ticket) -> State | None:
         """The state at the connection's snapshot; None where it has fallen behind too far."""
@@ -53,13 +69,16 @@ class ResidentCopy:
         if state is not None and state.change == change:
             return state
         with self._lock:
-            state = self.state
-            if state is None or state.change == change:
-                return state
-            if state.change > change:
-                raise OlderSnapshotError
-            self.state = self._advanced(db, ticket, state, change)
-            return self.state
+            return self._advance(db, ticket, change)
+
+    def _advance(self, db: sqlite3.Connection, ticket: Ticket, change: int) -> State | None:
+        state = self.state
+        if state is None or state.change == change:
+            return state
+        if state.change > change:
+            raise OlderSnapshotError
+        self.state = self._advanced(db, ticket, state, change)
+        return self.state
 
     def _advanced(
         self, db: sqlite3.Connection, ticket: Ticket, state: State, change: int
@@ -71,7 +90,7 @@ class ResidentCopy:
         if state.change < floor:
             return None
         rows = db.execute(
-            f"SELECT _rowid{_key_columns(table)} FROM {table.rows} WHERE _seq > ? LIMIT ?",
+            f"SELECT {_row_columns(table)} FROM {table.rows} WHERE _seq > ? LIMIT ?",
             (state.change, _MOST_CHANGES + 1),
         ).fetchall()
         deleted = db.execute(
@@ -84,7 +103,7 @@ class ResidentCopy:
             return State(change, state.segments)
         changed = np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
         segments = without(state.segments, changed)
-        segments = add_rows(segments, table, VectorReader(db, table), rows, ticket)
+        segments = add_rows(segments, Int8Reader(db, table), rows, state.keys(), ticket)
         return State(change, tuple(segments))
 
     def compact(self) -> None:
@@ -99,15 +118,40 @@ class ResidentCopy:
                 self.state = smaller
 
 
+    def may_regroup(self) -> bool:
+        """Whether so many rows came to shared segments that a key may have grown large."""
+        state = self.state
+        if state is None or not self.table.partitions:
+            return False
+        return shared_rows(state) >= self._looked_at + max(OWN, self._looked_at // 8)
+
+    def regroup(self, db: sqlite3.Connection, ticket: Ticket) -> None:
+        """Give the keys that have grown large segments of their own, within one snapshot."""
+        change = newest_change(db)
+        for key, values in large_keys(db, self.table).items():
+            # What is moved must be what the state has, so no write may be brought in meanwhile.
+            with self._lock:
+                state = self._advance(db, ticket, change)
+                if state is None:
+                    return
+                if key not in state.keys():
+                    self.state = moved(state, key, rowids_of_key(db, self.table, values))
+        if (state := self.state) is not None:
+            self._looked_at = shared_rows(state)
+
+
 class Loader:
     """Reads a table into a copy, a step at a time, within one snapshot."""
 
     def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
         self.copy = ResidentCopy(table)
+        # It reads each page once, and needs none again.
+        db.execute(f"PRAGMA cache_size = {-_CACHE_KB}")
         self._db = db
         self._table = table
         self._change = newest_change(db)
-        self._vectors = VectorReader(db, self._table)
+        self._reader: RowReader = Int8Reader(db, table)
+        self._own = large_keys(db, table)
         (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
         self.expected_bytes = int(rows * (table.schema.dim + BYTES_BESIDE))
         self._last = 0
@@ -116,19 +160,26 @@ class Loader:
     def step(self, ticket: Ticket) -> bool:
         """Read the next rows; False when the copy is ready."""
         rows = self._db.execute(
-            f"SELECT _rowid{_key_columns(self._table)} FROM {self._table.rows} "
+            f"SELECT {_row_columns(self._table)} FROM {self._table.rows} "
             f"WHERE _rowid > ? ORDER BY _rowid LIMIT {FULL}",
             (self._last,),
         ).fetchall()
         if rows:
             self._last = rows[-1][0]
-            self._segments = add_rows(self._segments, self._table, self._vectors, rows, ticket)
+            self._segments = add_rows(self._segments, self._reader, rows, self._own, ticket)
         if len(rows) == FULL:
             return True
-        # The last one grew step by step.
-        trimmed = (segment.with_room(segment.count) for segment in self._segments)
-        self.copy.state = State(self._change, tuple(trimmed))
+        self._trim()
+        self.copy.start(State(self._change, tuple(self._segments)))
+        self._db.execute("PRAGMA shrink_memory")
+        give_back_freed()
         return False
+
+    def _trim(self) -> None:
+        """Give back the room of segments that grew step by step, one after the other."""
+        for place, segment in enumerate(self._segments):
+            if len(segment.rowids) > segment.count:
+                self._segments[place] = segment.with_room(segment.count)
 
 
 def newest_change(db: sqlite3.Connection) -> int:
@@ -139,35 +190,24 @@ def newest_change(db: sqlite3.Connection) -> int:
 
 def add_rows(
     segments: Sequence[Segment],
-    table: TableLayout,
-    vectors: VectorReader,
+    reader: RowReader,
     rows: Sequence[tuple[Any, ...]],
+    own: Collection[Hashable],
     ticket: Ticket,
 ) -> list[Segment]:
-    """The segments with these rows, of which rowid and partition are given."""
+    """The segments with these rows, of which rowid and partition are given.
+
+    ``own`` are the keys that have segments of their own.
+    """
     grown = list(segments)
-    schema = table.schema
-    for key, rowids in _by_key(rows):
-        for start in range(0, len(rowids), _BLOCK):
+    for key, rowids in by_segments(rows, own):
+        for start in range(0, len(rowids), reader.together):
             ticket.check()
-            block = rowids[start : start + _BLOCK]
-            codes = encode_rows(vectors.read(block, ticket), schema.metric)
-            grown = appended(grown, key, block, codes, schema.dim, coming=len(rowids) - start)
+            block = rowids[start : start + reader.together]
+            codes = reader.read(block, ticket)
+            grown = appended(grown, key, block, codes, reader.width, coming=len(rowids) - start)
     return grown
 
 
-# Rows encoded at once: what a step computes on the way stays in the processor's cache.
-_BLOCK = 2048
-
-
-def _by_key(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Hashable, Int64Array]]:
-    if not rows or len(rows[0]) == 1:
-        return [((), np.array(rows, dtype=np.int64).reshape(-1))] if rows else []
-    found: dict[Hashable, list[int]] = {}
-    for rowid, *key in rows:
-        found.setdefault(tuple(map(partition_value, key)), []).append(rowid)
-    return [(key, np.array(rowids, dtype=np.int64)) for key, rowids in found.items()]
-
-
-def _key_columns(table: TableLayout) -> str:
-    return "".join(f", {quoted(name)}" for name in table.partitions)
+def _row_columns(table: TableLayout) -> str:
+    return ", ".join(["_rowid", *key_columns(table)])

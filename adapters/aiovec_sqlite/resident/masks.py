@@ -97,9 +97,9 @@ class Masks:
             segment.rowids[0 if done is None else len(done) : segment.count]
             for segment, done in missing
         ]
-        selected = rowids_of(db, table, where, np.concatenate(unknown))
-        for (segment, done), rowids in zip(missing, unknown, strict=True):
-            part = np.isin(rowids, selected)
+        selected = np.sort(rowids_of(db, table, where, np.concatenate(unknown)))
+        for segment, done in missing:
+            part = segment.among(selected, 0 if done is None else len(done))
             known[segment.mark] = part if done is None else np.concatenate([done, part])
 
     def _keep(self, where: Expr, mask: _Mask) -> None:

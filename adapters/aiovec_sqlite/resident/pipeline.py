@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from aiovec.backend import Found, TableHandle, VectorQuery
 
@@ -60,7 +61,7 @@ class Pipeline:
         self._answer = answer
         self._workers = workers
         self._waiting: deque[Call] = deque()
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[Any]] = set()
         self._places = asyncio.Semaphore(_MOST_CALLS)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
@@ -71,7 +72,6 @@ class Pipeline:
             if len(self._working) < self._workers:
                 task = asyncio.ensure_future(self._work())
                 self._working.add(task)
-                task.add_done_callback(self._working.discard)
             try:
                 return await call.future
             except asyncio.CancelledError:
@@ -85,8 +85,16 @@ class Pipeline:
             await asyncio.wait(self._working)
 
     async def _work(self) -> None:
-        while batch := self._next_batch():
-            await self._settle(batch)
+        try:
+            while batch := self._next_batch():
+                await self._settle(batch)
+                # Let those who got answers ask again first: a batch of the few that came meanwhile
+                # would read all codes for less (``python -m bench search``).
+                await asyncio.sleep(0)
+        finally:
+            # At once: a call that comes before the loop's next round must find a worker, or none.
+            if (own := asyncio.current_task()) is not None:
+                self._working.discard(own)
 
     def _next_batch(self) -> list[Call]:
         """The calls that waited longest, on one table; other idle workers get their share."""

@@ -36,6 +36,8 @@ _FARTHEST = 1e37
 _LOWEST = -1e38
 # Rows whose values are compared with the thresholds in one run of the processor's loop.
 _RUN = 512
+# The kernel takes as long for fewer queries than a multiple of this.
+_WIDTH = 4
 
 
 @dataclass(slots=True)
@@ -60,10 +62,19 @@ class _Part:
         return _Part(self.columns[which], self.rowids[which], self.value[which], self.miss[which])
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows that may be among a query's nearest, the likeliest first."""
+
+    rowids: Int64Array
+    most: Float64Array
+    """The most that their true values can be."""
+
+
 def candidates(
     state: State, asked: Sequence[Asked], metric: Metric, workspace: Workspace, *, alone: bool
-) -> list[Int64Array]:
-    """For each query the rowids of all rows that may be among its nearest, and some more.
+) -> list[Candidates]:
+    """For each query all rows that may be among its nearest, and some more.
 
     ``alone`` tells that a second core has nothing else to do.
     """
@@ -111,10 +122,14 @@ class _Scan:
         self._parts: list[_Part] = []
         self._collected = 0
         self._codes = np.stack([one.query.codes for one in asked])
-        self._packed = numkong.dots_pack(self._codes) if len(asked) > 1 else None
+        self._width = len(asked) + -len(asked) % _WIDTH if len(asked) > 1 else 1
+        self._packed = None
+        if self._width > 1:
+            padding = ((0, self._width - len(asked)), (0, 0))
+            self._packed = numkong.dots_pack(np.pad(self._codes, padding))
 
     def products(self, segment: Segment, *, keep: bool = False) -> Any:
-        """The integer products of a segment's rows with all queries.
+        """The integer products of a segment's rows with all queries, and a column or so more.
 
         They are overwritten by the thread's next ones, unless they are to ``keep``.
         """
@@ -123,7 +138,7 @@ class _Scan:
             return numkong.cdist(rows, self._codes, "dot", out_dtype="float32")
         if keep:
             return numkong.dots_packed(rows, self._packed)
-        room = self._workspace.products(len(rows), len(self._asked))
+        room = self._workspace.products(len(rows), self._width)
         return numkong.dots_packed(rows, self._packed, out=room)
 
     def add(self, number: int, segment: Segment, products: Any) -> None:
@@ -147,16 +162,18 @@ class _Scan:
         if self._collected > _MANY * sum(self._wanted) + 4096:
             self._settle()
 
-    def finish(self) -> list[Int64Array]:
+    def finish(self) -> list[Candidates]:
         part = self._settle()
         if part is None:
-            return [np.empty(0, dtype=np.int64) for _ in self._asked]
-        return [part.rowids[mine] for mine in self._by_query(part)]
+            return [Candidates(np.empty(0, np.int64), np.empty(0)) for _ in self._asked]
+        part = part.take(np.lexsort((-part.value, part.columns)))
+        most = part.value + part.miss
+        return [Candidates(part.rowids[mine], most[mine]) for mine in self._by_query(part)]
 
     def _values(self, number: int, segment: Segment, products: Any) -> Float32Array:
         """The rows' values by codes, in units of the query's scale; minus infinity: no row."""
         count = segment.count
-        found = np.asarray(products).reshape(count, len(self._asked))
+        found = np.asarray(products).reshape(count, self._width)[:, : len(self._asked)]
         values: Float32Array = found
         if found.dtype != np.float32:
             values = self._workspace.values(*found.shape)

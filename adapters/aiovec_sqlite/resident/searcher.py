@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -14,14 +15,18 @@ import anyio
 import anyio.to_thread
 
 from aiovec.backend import Found, StaleTableError, TableHandle, VectorQuery
+from aiovec.telemetry import Place, watch_memory
 
 from ..connection import Connection, Ticket
+from ..errors import failures
 from ..layout import current_table
+from ..pool import in_snapshot
 from ..search import can_rank
 from .answer import answer
 from .copies import Loader, OlderSnapshotError, ResidentCopy
 from .masks import Masks
 from .pipeline import MOST_TOGETHER, Call, Pipeline
+from .refusals import Refusals
 from .segments import State, needs_compaction
 from .timings import Timings
 from .workspace import Workspace
@@ -32,6 +37,7 @@ _T = TypeVar("_T")
 
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
+_TOO_LARGE = "it is larger than scan_memory"
 
 
 class Read(Protocol):
@@ -61,6 +67,7 @@ class _Resident:
         self.masks = Masks(most_for_masks)
         self.loading: asyncio.Task[None] | None = None
         self.compacting: asyncio.Task[None] | None = None
+        self.regrouping: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -68,7 +75,8 @@ class _Resident:
 
     @property
     def nbytes(self) -> int:
-        return (0 if self.copy is None else self.copy.nbytes) + self.masks.nbytes
+        copy = self.copy  # it may go while another thread asks
+        return (0 if copy is None else copy.nbytes) + self.masks.nbytes
 
 
 class ResidentSearch:
@@ -79,14 +87,21 @@ class ResidentSearch:
     """
 
     def __init__(
-        self, read: Read, connect: Callable[[], Connection], *, budget: int, workers: int
+        self,
+        read: Read,
+        connect: Callable[[], Connection],
+        *,
+        place: Place,
+        budget: int,
+        workers: int,
     ) -> None:
         self._read = read
+        self._place = place
         self._connect = connect
         self._budget = budget
         self._pipeline = Pipeline(self._answer, workers)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
-        self._refused: dict[str, object] = {}
+        self._refusals = Refusals()
         self._timings: dict[str, Timings] = {}
         self._threads = anyio.CapacityLimiter(1)
         # Half of a lone search runs on a helper; with one core it would only be in the way.
@@ -95,6 +110,7 @@ class ResidentSearch:
         # Also those of tables that were let go.
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        watch_memory(place, self)
 
     async def search(
         self, table: TableHandle, queries: Sequence[VectorQuery]
@@ -115,7 +131,7 @@ class ResidentSearch:
             self._let_go(resident)
             resident = None
         if resident is None:
-            if self._closed or self._refused.get(name) == table.token:
+            if self._closed or self._refusals.holds(table):
                 return False
             resident = _Resident(table.token, int(self._budget * _FOR_MASKS))
             resident.loading = self._in_background(self._load(table, resident))
@@ -125,6 +141,10 @@ class ResidentSearch:
     def nbytes(self, table: str) -> int:
         resident = self._tables.get(table)
         return 0 if resident is None else resident.nbytes
+
+    def memory_by_table(self) -> list[tuple[str, int]]:
+        """For telemetry: what each table takes."""
+        return [(name, resident.nbytes) for name, resident in list(self._tables.items())]
 
     def details(self, table: str) -> dict[str, object]:
         """For ``stats``: how the table is searched, and what its searches cost so far."""
@@ -163,20 +183,21 @@ class ResidentSearch:
             try:
                 loader = await connection.run(partial(_begin_loading, table))
                 if not self._make_room(table.name, loader.expected_bytes):
-                    await self._refuse(table, resident, "it is larger than scan_memory")
+                    self._refuse(table, resident, _TOO_LARGE)
                     return
                 while await connection.run(lambda _: loader.step(ticket)):
                     pass
                 resident.copy = loader.copy
+                self._refusals.settle(table)
             finally:
                 ticket.cancelled = True
                 await asyncio.shield(connection.close())
         except StaleTableError:
             self._drop(table.name, resident)
         except CannotRankError as exc:
-            await self._refuse(table, resident, str(exc))
+            self._refuse(table, resident, str(exc))
         except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
-            await self._refuse(table, resident, f"loading it failed: {exc}")
+            self._refuse(table, resident, f"loading it failed: {exc}", failed=True)
 
     def _make_room(self, name: str, wanted: int) -> bool:
         if wanted > self._budget:
@@ -188,12 +209,15 @@ class ResidentSearch:
                 self._let_go(self._tables.pop(other))
         return True
 
-    async def _refuse(self, table: TableHandle, resident: _Resident, reason: str) -> None:
-        self._refused[table.name] = table.token
+    def _refuse(
+        self, table: TableHandle, resident: _Resident, reason: str, *, failed: bool = False
+    ) -> None:
+        """Leave the table to the file for a while."""
+        is_news = self._refusals.add(table, reason, failed=failed)
         self._drop(table.name, resident)
-        # In a thread, since a log may be a file.
-        said = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
-        await anyio.to_thread.run_sync(said, limiter=self._threads)
+        if is_news:  # in a thread, since a log may be a file
+            say = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
+            self._in_background(anyio.to_thread.run_sync(say, limiter=self._threads))
 
     def _drop(self, name: str, resident: _Resident) -> None:
         if self._tables.get(name) is resident:
@@ -213,9 +237,12 @@ class ResidentSearch:
         copy = None if resident is None else resident.copy
         if resident is None or copy is None:
             raise NotResidentError
-        timings = self._timings.setdefault(table.name, Timings())
+        timings = self._timings.get(table.name)
+        if timings is None:
+            timings = self._timings[table.name] = Timings(self._place, table.name)
         began = time.perf_counter()
-        timings.add_waiting(sum(began - call.since for call in calls))
+        for call in calls:
+            timings.add_waiting(began - call.since)
         queries = [query for call in calls for query in call.queries]
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State, list[Found]]:
@@ -249,24 +276,50 @@ class ResidentSearch:
                 self._answering -= 1
         else:
             raise NotResidentError
-        self._keep_house(table.name, resident, state)
+        self._keep_house(table, resident, state)
         answers = iter(found)
         return [[next(answers) for _ in call.queries] for call in calls]
 
-    def _keep_house(self, name: str, resident: _Resident, state: State) -> None:
+    def _keep_house(self, table: TableHandle, resident: _Resident, state: State) -> None:
         if resident.nbytes > self._budget:
-            self._refused[name] = resident.token
-            self._drop(name, resident)
+            self._refuse(table, resident, _TOO_LARGE)
             return
-        self._make_room(name, 0)  # tables grow
-        if (
-            needs_compaction(state)
-            and resident.copy is not None
-            and (resident.compacting is None or resident.compacting.done())
-        ):
+        self._make_room(table.name, 0)  # tables grow
+        copy = resident.copy
+        if copy is None:
+            return
+        if needs_compaction(state) and _idle(resident.compacting):
             resident.compacting = self._in_background(
-                anyio.to_thread.run_sync(resident.copy.compact, limiter=self._threads)
+                anyio.to_thread.run_sync(copy.compact, limiter=self._threads)
             )
+        if copy.may_regroup() and _idle(resident.regrouping):
+            resident.regrouping = self._in_background(self._aside(table, copy.regroup))
+
+    async def _aside(
+        self, table: TableHandle, work: Callable[[sqlite3.Connection, Ticket], None]
+    ) -> None:
+        """Do some work on the copy's behalf with a connection of its own, in one snapshot.
+
+        Where it fails, nothing is lost: searches are right without it, and ask for it again.
+        """
+        ticket = Ticket()
+
+        def run(db: sqlite3.Connection) -> None:
+            current_table(db, table)
+            work(db, ticket)
+
+        with suppress(StaleTableError, OlderSnapshotError, *failures()):
+            connection = self._connect()
+            try:
+                await connection
+                await connection.run(lambda db: in_snapshot(db, lambda: run(db)))
+            finally:
+                ticket.cancelled = True
+                await asyncio.shield(connection.close())
+
+
+def _idle(task: asyncio.Task[None] | None) -> bool:
+    return task is None or task.done()
 
 
 def _begin_loading(table: TableHandle, db: sqlite3.Connection) -> Loader:

@@ -21,8 +21,13 @@ Int64Array = npt.NDArray[np.int64]
 # Rows of a full segment: few enough that the scores of a batch of queries over one stay in the
 # processor's cache, many enough that Python's share of a scan is small (``bench search``).
 FULL = 16_384
-# Rows that even a small segment has room for. There may be one for each of many tenants.
+# Rows that even a small segment has room for.
 _ROOM = 8
+# The key of segments whose rows are of any partition. Each segment of a scan costs some time
+# (``bench search``), and there may be thousands of small tenants.
+SHARED: Hashable = ()
+# Where fewer than one in so many rows are sought, each is looked up.
+_FEW_SOUGHT = 8
 # Rows that are gone and not worth a compaction.
 _SMALLEST = 256
 
@@ -37,7 +42,7 @@ class Segment:
     mark: object
     """Stays while rows only come and go; another one means that rows have changed places."""
     key: Hashable
-    """The partition that all rows of it belong to."""
+    """The partition that all rows of it belong to, or SHARED."""
     count: int
     dead: int
     codes: Int8Array
@@ -52,10 +57,10 @@ class Segment:
     most_offset: float = 0.0
 
     @classmethod
-    def empty(cls, key: Hashable, room: int, dim: int) -> Segment:
+    def empty(cls, key: Hashable, room: int, dim: int, kind: npt.DTypeLike = np.int8) -> Segment:
         scale, offset, error = (np.empty(room, dtype=np.float32) for _ in range(3))
         return cls(
-            object(), key, 0, 0, np.empty((room, dim), dtype=np.int8), scale, offset, error,
+            object(), key, 0, 0, np.empty((room, dim), dtype=kind), scale, offset, error,
             np.empty(room, dtype=np.int64),
         )  # fmt: skip
 
@@ -64,9 +69,15 @@ class Segment:
         facts = self.scale.nbytes + self.offset.nbytes + self.error.nbytes
         return self.codes.nbytes + facts + self.rowids.nbytes
 
+    def rows(self, places: Any) -> RowCodes:
+        """The codes of the rows at these places."""
+        return RowCodes(
+            self.codes[places], self.scale[places], self.offset[places], self.error[places]
+        )
+
     def with_room(self, room: int) -> Segment:
         """The same rows in larger arrays."""
-        grown = Segment.empty(self.key, room, self.codes.shape[1])
+        grown = Segment.empty(self.key, room, self.codes.shape[1], self.codes.dtype)
         for name in ("codes", "scale", "offset", "error", "rowids"):
             getattr(grown, name)[: self.count] = getattr(self, name)[: self.count]
         return replace(
@@ -109,11 +120,34 @@ class Segment:
         mine = self.rowids[: self.count]
         if not self.ordered:
             return np.flatnonzero(np.isin(mine, rowids, kind="sort"))
-        places = np.searchsorted(mine, rowids)
-        within = places < self.count
-        places, rowids = places[within], rowids[within]
-        there: Int64Array = places[mine[places] == rowids]
-        return there
+        return _found(mine, _within(mine, rowids))
+
+    def among(self, rowids: Int64Array, start: int) -> npt.NDArray[np.bool_]:
+        """For each row from ``start`` on whether it has one of these sorted ids."""
+        mine = self.rowids[start : self.count]
+        if not self.ordered:
+            return np.isin(mine, rowids)
+        rowids = _within(mine, rowids)
+        if len(rowids) * _FEW_SOUGHT > len(mine):
+            return np.isin(mine, rowids)
+        selected = np.zeros(len(mine), dtype=np.bool_)
+        selected[_found(mine, rowids)] = True
+        return selected
+
+
+def _within(mine: Int64Array, rowids: Int64Array) -> Int64Array:
+    """Those of some sorted numbers that lie between the first and the last of others."""
+    if not len(mine):
+        return rowids[:0]
+    first, last = np.searchsorted(rowids, (mine[0], mine[-1] + 1))
+    return rowids[first:last]
+
+
+def _found(mine: Int64Array, rowids: Int64Array) -> Int64Array:
+    """Where rising numbers hold these, which lie between their first and their last."""
+    places = np.searchsorted(mine, rowids)
+    there: Int64Array = places[mine[places] == rowids]
+    return there
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +169,18 @@ class State:
     def nbytes(self) -> int:
         return sum(segment.nbytes for segment in self.segments)
 
+    @property
+    def longest(self) -> float:
+        """No row is longer; for cosine, whose rows are unit vectors, it tells nothing."""
+        ends = (segment.most_reach + segment.most_error for segment in self.segments)
+        return 1.001 * max(ends, default=0.0)
+
+    def keys(self) -> set[Hashable]:
+        """The keys that have segments of their own, and SHARED where there are shared ones."""
+        return {segment.key for segment in self.segments}
+
     def of_key(self, key: Hashable) -> State:
-        """The rows of one partition."""
+        """The rows in the segments of one key."""
         return State(self.change, tuple(part for part in self.segments if part.key == key))
 
 
@@ -159,7 +203,7 @@ def appended(
     while done < len(rows):
         if place is None or grown[place].count == FULL:
             room = min(FULL, max(_ROOM, len(rows) - done, coming - done))
-            grown.append(Segment.empty(key, room, dim))
+            grown.append(Segment.empty(key, room, dim, rows.codes.dtype))
             place = len(grown) - 1
         segment = grown[place]
         if segment.count == len(segment.rowids):
@@ -198,10 +242,7 @@ def compacted(segments: Sequence[Segment]) -> list[Segment]:
         for part in parts:
             rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
             rows = rows[np.argsort(part.rowids[rows])]
-            codes = RowCodes(
-                part.codes[rows], part.scale[rows], part.offset[rows], part.error[rows]
-            )
-            fresh = appended(fresh, key, part.rowids[rows], codes, part.codes.shape[1])
+            fresh = appended(fresh, key, part.rowids[rows], part.rows(rows), part.codes.shape[1])
         kept += fresh
     return kept
 

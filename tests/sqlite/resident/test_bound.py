@@ -16,10 +16,18 @@ from hypothesis import strategies as st
 
 from aiovec.schema import Metric
 from aiovec_sqlite.resident import segments
-from aiovec_sqlite.resident.codes import QueryCodes, RowCodes, encode_query, encode_rows, rounding
-from aiovec_sqlite.resident.scan import Asked, candidates
+from aiovec_sqlite.resident.codes import (
+    QueryCodes,
+    RowCodes,
+    encode_query,
+    encode_rows,
+    rounding,
+    value_of,
+)
+from aiovec_sqlite.resident.scan import Asked, Candidates, candidates
 from aiovec_sqlite.resident.segments import Segment, State, appended, gathered, without
 from aiovec_sqlite.resident.workspace import Workspace
+from aiovec_sqlite.search import distances
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -243,28 +251,39 @@ def check_candidates(
         check_found(found, rows, metric, *wish)
 
 
-def candidates_of(state: State, asked: Asked, metric: Metric) -> npt.NDArray[np.int64]:
+def candidates_of(state: State, asked: Asked, metric: Metric) -> Candidates:
     (found,) = candidates(state, [asked], metric, Workspace(helpers=0), alone=False)
     return found
 
 
 def check_found(
-    found: npt.NDArray[np.int64],
+    candidates: Candidates,
     rows: Rows,
     metric: Metric,
     query: Rows,
     wanted: int,
     allowed: npt.NDArray[np.bool_],
 ) -> None:
+    found = candidates.rowids
     assert len(set(found.tolist())) == len(found), "a row twice"
     assert allowed[found].all(), "a row that is gone or not allowed"
-    truth = true_values(rows, query, metric)[allowed]
+    values = true_values(rows, query, metric)
+    truth = values[allowed]
     if not len(truth):
         assert not len(found)
         return
     worst = np.sort(truth)[-min(wanted, len(truth))]
     best = set(np.flatnonzero(allowed)[truth >= worst].tolist())
     assert best <= set(found.tolist()), f"{len(best - set(found.tolist()))} rows are missing"
+    assert (candidates.most >= values[found]).all(), "a row is better than it can be"
+    # What the distances of the likeliest ones leave of the others.
+    first, others = found[:wanted], found[wanted:]
+    measured = distances(rows[first], query, metric)
+    longest = np.linalg.norm(rows.astype(np.float64), axis=1).max()
+    reached = value_of(float(measured.max()), query, metric, longest)
+    assert reached <= values[first].min()
+    kept = set(others[candidates.most[wanted:] >= reached].tolist())
+    assert best <= kept | set(first.tolist()), "a row is left out for another's distance"
 
 
 # The tests
