@@ -6,7 +6,7 @@ import aiovec
 
 from .measure import Result
 from .options import Options
-from .searching import cost, crowd, filtered, fresh, plots, single
+from .searching import approximate, cost, crowd, filtered, fresh, partitions, plots, single
 from .searching.corpus import Corpus
 from .searching.indexes import indexed_peers
 from .searching.store import fill, until_ready
@@ -27,6 +27,8 @@ async def run(options: Options) -> list[Result]:
         results.append(await filtered.run(store, corpus, options))
         results += await crowd.run(store, corpus, options, indexed)
     path.unlink()
+    results.append(await partitions.run(options))
+    results += await approximate.run(options, corpus)
     del corpus
     results.append(await _large(options))
     results += await cost.run(options)

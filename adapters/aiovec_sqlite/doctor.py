@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from aiovec.doctor import Finding, version_of
+from aiovec.doctor import Finding, room_at, version_of
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .driver import connect, load_driver, load_extension
@@ -19,9 +17,6 @@ from .errors import translated
 from .layout import check_header, read_table
 
 _MEMORY = ":memory:"
-
-# Below this the next larger write may fail, and optimize or a backup will.
-_LEAST_ROOM = 64 * 2**20
 
 # Faults that quick_check lists before it gives up; the first few tell enough.
 _MOST_FAULTS = 5
@@ -89,7 +84,7 @@ def _fts5(db: sqlite3.Connection) -> Finding:
 
 
 def _file(path: Path, usable: bool) -> Iterator[Finding]:
-    yield from _room(path)
+    yield from room_at(path.parent, "SQLite keeps files beside the store")
     try:
         there = check_header(path)
     except CorruptStoreError as exc:
@@ -128,26 +123,6 @@ def _cure_of(error: AiovecError) -> str:
     if "database" in reason:
         return "name another path; this file belongs to something else, or was never a store"
     return "restore the file from a backup"
-
-
-def _room(path: Path) -> Iterator[Finding]:
-    folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        yield Finding(
-            "folder",
-            f"{folder}: this user cannot write here",
-            ok=False,
-            cure="give this user the right to write there: SQLite keeps files beside the store",
-        )
-    free = shutil.disk_usage(folder).free
-    yield Finding(
-        "free space",
-        f"{free:,} bytes",
-        ok=free >= _LEAST_ROOM,
-        cure=None if free >= _LEAST_ROOM else f"make room on the volume of {folder}",
-    )
 
 
 def _uris(path: Path) -> Iterator[str]:

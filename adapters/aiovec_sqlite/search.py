@@ -19,7 +19,9 @@ from aiovec.schema import Metric, Schema
 from .connection import Ticket
 from .filters import fixed_values
 from .layout import TableLayout, current_table, partition_value
+from .prefix import likeliest_by_prefix
 from .reads import by_rowids, condition_of, transposed
+from .tuning import prefix_of
 from .vectors import VectorReader
 from .writes import is_extreme
 
@@ -29,9 +31,8 @@ Int64Array = npt.NDArray[np.int64]
 
 # sqlite-vec refuses a larger k.
 _LARGEST_K = 4096
-# Candidates beyond the limit, and a quarter of it: the gap behind it has to be wider than float32's
-# error, or all rows are measured again, which takes three times as long
-# (``python -m bench search``).
+# Candidates beyond the limit, and a quarter of it: up to the last of them distances have to rise by
+# more than float32's error, or all rows are measured again, which takes far longer.
 _MARGIN = 16
 # Differences below this vanish when float32 squares them.
 _SMALLEST_DISTANCE = 1e-17
@@ -84,7 +85,7 @@ def _candidates(
     vectors: VectorReader,
     query: VectorQuery,
 ) -> tuple[Int64Array, Float32Array, Float64Array]:
-    """Rows among which are the nearest ones, with their vectors and distances."""
+    """Rows among which are the nearest, or likely ones, with their vectors and distances."""
 
     def measured(rowids: Int64Array) -> tuple[Int64Array, Float32Array, Float64Array]:
         found = vectors.read(rowids, ticket)
@@ -94,6 +95,8 @@ def _candidates(
         few = _few_selected(db, table, query)
         if few is not None:
             return measured(few)
+    if (dims := prefix_of(query, table.schema.dim)) is not None:
+        return measured(likeliest_by_prefix(db, ticket, table, vectors, query, dims))
     wanted = query.limit + _MARGIN + query.limit // 4
     plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
     if plain and not table.extreme and can_rank(query):
@@ -185,21 +188,17 @@ def _nearest_by_scan(
 
 
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
-    """Distances as the contract defines them, in float64, in which no float32 can overflow.
-
-    They are those to one query, or of each row to the query in the same row.
-    """
+    """Distances as the contract defines them, in float64, in which no float32 can overflow."""
     rows = vectors.astype(np.float64)
-    points = np.broadcast_to(query.astype(np.float64), rows.shape)
+    point = query.astype(np.float64)
     if metric == "l2":
-        squares = np.square(rows - points).sum(axis=1)
+        squares = np.square(rows - point).sum(axis=1)
         return cast("Float64Array", np.sqrt(squares))
     # Row by row: a matrix product may sum equal rows in different ways and so part equal hits.
-    products: Float64Array = np.einsum("ij,ij->i", rows, points)
+    products: Float64Array = np.einsum("ij,j->i", rows, point)
     if metric == "dot":
         return -products
-    squares = np.square(query.astype(np.float64)).sum(axis=-1)
-    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(squares)
+    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(point).sum())
     cosines: Float64Array = products / lengths
     # Rounding may leave a cosine just beyond 1.
     return 1.0 - np.clip(cosines, -1.0, 1.0)

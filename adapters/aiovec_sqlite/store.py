@@ -127,6 +127,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
             place=Place(self.name, self._target),
             budget=budget,
             workers=min(self._settings.readers, os.cpu_count() or 1),
+            bits=self._settings.scan == "bit",
         )
 
     def _new_reader(self, name: str) -> Connection:
@@ -322,6 +323,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
             return stats
         return replace(
             stats,
+            index=self._resident.index(table) or stats.index,
             scan_memory=self._resident.nbytes(table.name),
             details={**stats.details, **self._resident.details(table.name)},
         )

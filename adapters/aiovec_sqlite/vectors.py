@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from functools import cached_property
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from .connection import Ticket
 from .errors import DamageError
 from .layout import TableLayout
+
+_Number = TypeVar("_Number", np.float32, np.uint8)
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -28,22 +31,34 @@ _FEW = 128
 _WORTH_A_CHUNK = 16
 
 
-class VectorReader:
-    """Reads one table's vectors within one snapshot; keeps the chunk it read last."""
+class _Reader(Generic[_Number]):
+    """Reads a column of one table's vectors within one snapshot; keeps the chunk it read last."""
+
+    _column: ClassVar[str]
+    _chunks: ClassVar[str]
+    _kind: type[_Number]
 
     def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
         self._db = db
         self._table = table
-        self._dim = table.schema.dim
+        self._width = self._width_of(table.schema.dim)
+        self._bytes = self._width * np.dtype(self._kind).itemsize
         self._chunk_id = -1
-        self._chunk: Float32Array | None = None
+        self._chunk: npt.NDArray[_Number] | None = None
+
+    @staticmethod
+    def _width_of(dim: int) -> int:
+        """How many numbers the column holds for each row."""
+        return dim
 
     @cached_property
     def _by_chunks(self) -> bool:
-        return _has_known_chunks(self._db, self._table)
+        return _has_known_chunks(self._db, self._table, self._chunks)
 
-    def read(self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False) -> Float32Array:
-        """The vectors of rows that exist, in the order of ``rowids``.
+    def read(
+        self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
+    ) -> npt.NDArray[_Number]:
+        """What rows that exist have in the column, in the order of ``rowids``.
 
         ``scattered`` tells that hardly two of them lie in the same chunk.
         """
@@ -51,44 +66,46 @@ class VectorReader:
             return self._read_by_rowid(rowids, ticket)
         return self._read_by_chunks(rowids, ticket)
 
-    def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
-        vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
+    def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
+        vectors = np.empty((len(rowids), self._width), dtype=self._kind)
         whole = len(rowids) // _TOGETHER * _TOGETHER
         self._read_together(rowids[:whole].tolist(), vectors, ticket)
         rowids, vectors, all_vectors = rowids[whole:], vectors[whole:], vectors
         # ``rowid IN (…)`` would scan the whole table; a join from a list looks each row up.
         sql = (
-            f"SELECT j.key, v.vector FROM json_each(?) AS j CROSS JOIN {self._table.vec} AS v "
-            "ON v.rowid = j.value"
+            f"SELECT j.key, v.{self._column} FROM json_each(?) AS j "
+            f"CROSS JOIN {self._table.vec} AS v ON v.rowid = j.value"
         )
         found = 0
         for start in range(0, len(rowids), _BLOCK):
             ticket.check()
             listed = json.dumps(rowids[start : start + _BLOCK].tolist())
             for position, blob in self._db.execute(sql, (listed,)):
-                vectors[start + position] = np.frombuffer(blob, dtype=np.float32)
+                vectors[start + position] = np.frombuffer(blob, dtype=self._kind)
                 found += 1
         _check_complete(found, len(rowids))
         return all_vectors
 
-    def _read_together(self, rowids: list[int], vectors: Float32Array, ticket: Ticket) -> None:
+    def _read_together(
+        self, rowids: list[int], vectors: npt.NDArray[_Number], ticket: Ticket
+    ) -> None:
         """Read some vectors with each step of a statement, joined end to end.
 
         Each step hands the interpreter to another thread and waits to get it back, which under
         load takes longer than the reading (``python -m bench search``).
         """
-        one = f"(SELECT vector FROM {self._table.vec} WHERE rowid = ?)"
+        one = f"(SELECT {self._column} FROM {self._table.vec} WHERE rowid = ?)"
         sql = f"SELECT CAST({' || '.join([one] * _TOGETHER)} AS BLOB)"
         for start in range(0, len(rowids), _TOGETHER):
             ticket.check()
             (blob,) = self._db.execute(sql, rowids[start : start + _TOGETHER]).fetchone()
-            if blob is None or len(blob) != _TOGETHER * 4 * self._dim:
+            if blob is None or len(blob) != _TOGETHER * self._bytes:
                 raise DamageError(f"a vector of {self._table.name!r} is missing or cut")
-            joined = np.frombuffer(blob, dtype=np.float32).reshape(_TOGETHER, self._dim)
+            joined = np.frombuffer(blob, dtype=self._kind).reshape(_TOGETHER, self._width)
             vectors[start : start + _TOGETHER] = joined
 
-    def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
-        vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
+    def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
+        vectors = np.empty((len(rowids), self._width), dtype=self._kind)
         sql = (
             "SELECT m.chunk_id, m.chunk_offset FROM json_each(?) AS j "
             f"CROSS JOIN {self._table.shadow('rowids')} AS m ON m.rowid = j.value"
@@ -113,7 +130,7 @@ class VectorReader:
         return vectors
 
     def _pick(
-        self, chunk_id: int, offsets: Int64Array, vectors: Float32Array, rows: Int64Array
+        self, chunk_id: int, offsets: Int64Array, vectors: npt.NDArray[_Number], rows: Int64Array
     ) -> None:
         """Copy a chunk's vectors at ``offsets`` to where they belong."""
         chunk = self._read_chunk(chunk_id)
@@ -126,19 +143,42 @@ class VectorReader:
         else:
             vectors[rows] = chunk[offsets]
 
-    def _read_chunk(self, chunk_id: int) -> Float32Array:
+    def _read_chunk(self, chunk_id: int) -> npt.NDArray[_Number]:
         if chunk_id == self._chunk_id and self._chunk is not None:
             return self._chunk
         row = self._db.execute(
-            f"SELECT vectors FROM {self._table.shadow('vector_chunks00')} WHERE rowid = ?",
+            f"SELECT vectors FROM {self._table.shadow(self._chunks)} WHERE rowid = ?",
             (chunk_id,),
         ).fetchone()
-        if row is None or not isinstance(row[0], bytes) or len(row[0]) % (4 * self._dim):
+        if row is None or not isinstance(row[0], bytes) or len(row[0]) % self._bytes:
             raise DamageError(f"a chunk of vectors of {self._table.name!r} is missing or cut")
         (blob,) = row
         self._chunk_id = chunk_id
-        self._chunk = np.frombuffer(blob, dtype=np.float32).reshape(-1, self._dim)
+        self._chunk = np.frombuffer(blob, dtype=self._kind).reshape(-1, self._width)
         return self._chunk
+
+
+class VectorReader(_Reader[np.float32]):
+    """Reads the vectors themselves."""
+
+    _column = "vector"
+    _chunks = "vector_chunks00"
+    _kind = np.float32
+
+
+class BitReader(_Reader[np.uint8]):
+    """Reads the bits that a table with ``quantized="bit"`` keeps: 1 for a component above 0.
+
+    Eight are in a byte, the first one the lowest.
+    """
+
+    _column = "vector_bit"
+    _chunks = "vector_chunks01"
+    _kind = np.uint8
+
+    @staticmethod
+    def _width_of(dim: int) -> int:
+        return dim // 8
 
 
 _BLOCK = 2048
@@ -150,10 +190,10 @@ def _check_complete(found: int, wanted: int) -> None:
         raise DamageError(f"of {wanted} rows {wanted - found} have no vector")
 
 
-def _has_known_chunks(db: sqlite3.Connection, table: TableLayout) -> bool:
+def _has_known_chunks(db: sqlite3.Connection, table: TableLayout, chunks: str) -> bool:
     return (
         {"chunk_id", "chunk_offset"} <= _columns(db, f"{table.stem}.vec_rowids")
-        and "vectors" in _columns(db, f"{table.stem}.vec_vector_chunks00")
+        and "vectors" in _columns(db, f"{table.stem}.vec_{chunks}")
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +69,9 @@ class Corpus:
     def picks(self) -> Int64Array:
         return np.arange(len(self), dtype=np.int64) * _STRIDE % PICKS
 
-    def schema(self) -> Schema:
-        return Schema(self.dim, fields={"pick": Field(int, index="btree"), "text": Field(str)})
+    def schema(self, quantized: Literal["bit"] | None = None) -> Schema:
+        fields = {"pick": Field(int, index="btree"), "text": Field(str)}
+        return Schema(self.dim, fields=fields, quantized=quantized)
 
     def batch(self, rows: Sequence[int] | Int64Array | slice) -> pa.RecordBatch:
         numbers = np.arange(len(self))[rows]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,9 @@ Ask = Callable[[int], Awaitable[list[int]]]
 _PATIENCE = 120.0
 
 
-async def fill(path: Path, corpus: Corpus) -> None:
+async def fill(path: Path, corpus: Corpus, *, quantized: Literal["bit"] | None = None) -> None:
     async with aiovec.connect(path) as store:
-        await store.create_table(TABLE, corpus.schema())
+        await store.create_table(TABLE, corpus.schema(quantized))
         for batch in corpus.batches():
             await store.insert(TABLE, batch)
         await store.optimize(TABLE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
-from .backend import Backend, TableHandle
+from .backend import Backend, TableHandle, Tuning
 from .errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
 from .schema import Schema
 
@@ -15,6 +16,21 @@ def check_count(argument: str, value: object, *, least: int = 1) -> None:
     """A whole number of at least ``least``, or InvalidArgumentError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(argument, value, f"a whole number of at least {least}")
+
+
+def check_tuning(tuning: Tuning, dim: int) -> None:
+    """What an approximate search may be told on vectors of this length."""
+    dims, oversample = tuning.dims, tuning.oversample
+    if dims is not None and (
+        isinstance(dims, bool) or not isinstance(dims, int) or not 1 <= dims <= dim
+    ):
+        raise InvalidArgumentError("tuning.dims", dims, f"a whole number from 1 to {dim}")
+    if oversample is not None and (
+        isinstance(oversample, bool)
+        or not isinstance(oversample, (int, float))
+        or not 1 <= oversample < math.inf
+    ):
+        raise InvalidArgumentError("tuning.oversample", oversample, "a number of at least 1")
 
 
 def check_model(handle: TableHandle, model: str | None) -> None:

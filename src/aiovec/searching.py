@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .arguments import check_count
+from .arguments import check_count, check_tuning
 from .backend import Backend, Found, TableHandle, Tuning, VectorQuery
 from .errors import InvalidArgumentError
 from .filters import Expr
@@ -57,6 +57,8 @@ class SearchOptions:
         where: Expr | None,
     ) -> list[list[Hit]]:
         """Ask the backend; one list of hits for each vector, best first."""
+        if self.tuning is not None:
+            check_tuning(self.tuning, handle.schema.dim)
         chosen = select_columns(
             handle.schema,
             self.select,

@@ -42,18 +42,32 @@ class Journal:
             if kind == "begin":
                 owner, plain = rest
                 self.begun[number] = (owner, {i: s and State(*s) for i, s in plain.items()})
-            else:
+            elif kind == "done":
                 self.done.add(number)
                 self.heard.set()
+            else:
+                self.said(kind, number)
+
+    def said(self, kind: str, what: str) -> None:
+        """Anything else that a writer tells."""
+        raise AssertionError(f"{kind} {what}")
 
     def owner(self, id: str) -> str:
         return id.partition("/")[0]
 
 
-def run_and_kill(path: Path, table: str, turn: int, chance: random.Random) -> Journal:
-    journal = Journal()
-    arguments = [str(path), table, str(turn), str(chance.randrange(10**6))]
-    process = python("-m", "tests.faults.crash_writer", *arguments, stdout=subprocess.PIPE)
+def run_and_kill(
+    target: Path | str,
+    table: str,
+    turn: int,
+    chance: random.Random,
+    *,
+    writer: str = "tests.faults.crash_writer",
+    journal: Journal | None = None,
+) -> Journal:
+    journal = journal or Journal()
+    arguments = [str(target), table, str(turn), str(chance.randrange(10**6))]
+    process = python("-m", writer, *arguments, stdout=subprocess.PIPE)
     listener = threading.Thread(target=journal.listen, args=(process.stdout,))
     listener.start()
     try:

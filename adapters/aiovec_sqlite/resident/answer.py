@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from aiovec.backend import Found, VectorQuery
+from aiovec.schema import Metric
 
 from ..connection import Ticket
 from ..filters import fixed_values, only_fixes
 from ..layout import TableLayout, partition_value
 from ..reads import by_rowids, split
+from ..tuning import PREFIX_OVERSAMPLE, oversampled, prefix_of
 from ..vectors import VectorReader
+from .approximate import Sought, likeliest
+from .bits import BIT_OVERSAMPLE, SignValues
 from .codes import encode_query
 from .masks import BoolArray, Masks
+from .prefixes import Prefixes, PrefixValues
 from .rescoring import Nearest, Rescoring
 from .scan import Asked, Candidates, candidates
 from .segments import SHARED, State, gathered
@@ -33,8 +39,15 @@ class _Scan:
     """Queries that scan the same rows of the copy together."""
 
     state: State
-    places: list[int]
-    asked: list[Asked]
+    dims: int | None
+    """How many components rank the rows; None for an exact scan."""
+    places: list[int] = field(default_factory=list)
+    masks: list[Sequence[BoolArray] | None] = field(default_factory=list)
+    gathered: bool = False
+
+    def add(self, place: int, mask: Sequence[BoolArray] | None) -> None:
+        self.places.append(place)
+        self.masks.append(mask)
 
 
 def answer(
@@ -43,15 +56,17 @@ def answer(
     table: TableLayout,
     state: State,
     masks: Masks,
+    prefixes: Prefixes,
     queries: Sequence[VectorQuery],
     timings: Timings,
     workspace: Workspace,
     *,
     alone: bool,
+    bits: bool = False,
 ) -> list[Found]:
     """What each query found. The state is that of the connection's snapshot.
 
-    ``alone`` tells that no other batch is being answered.
+    ``alone`` tells that no other batch is being answered, ``bits`` that the state holds signs.
     """
     with timings.stage("filter"):
         scans = _plan(db, table, state, masks, queries)
@@ -59,9 +74,10 @@ def answer(
     with timings.stage("scan"):
         for scan in scans:
             ticket.check()
-            outcome = candidates(
-                scan.state, scan.asked, table.schema.metric, workspace, alone=alone
-            )
+            if bits:
+                outcome = _by_bits(scan, queries, table.schema.metric, workspace, alone=alone)
+            else:
+                outcome = _run(scan, queries, table.schema.metric, prefixes, workspace, alone=alone)
             for place, one in zip(scan.places, outcome, strict=True):
                 found[place] = one
     with timings.stage("rescore"):
@@ -105,9 +121,9 @@ def _plan(
     """Which queries scan which rows: those of a partition, those few of a filter, or all."""
     shared: dict[Hashable, _Scan] = {}
     alone: list[_Scan] = []
-    keys = state.keys()
+    keys = state.keys
     for place, query in enumerate(queries):
-        codes = encode_query(query.vector, table.schema.metric)
+        dims = prefix_of(query, table.schema.dim)
         key = _partition_of(query, table)
         if key is not None and key not in keys:
             key = SHARED
@@ -117,13 +133,58 @@ def _plan(
         if query.where is not None and not whole:
             mask = masks.of(db, table, part, query.where)
             if sum(int(np.count_nonzero(one)) for one in mask) < _FEW * part.rows:
-                few = gathered(part, mask)
-                alone.append(_Scan(few, [place], [Asked(codes, query.limit)]))
+                few = _Scan(gathered(part, mask), dims, gathered=True)
+                few.add(place, None)
+                alone.append(few)
                 continue
-        scan = shared.setdefault(key, _Scan(part, [], []))
-        scan.places.append(place)
-        scan.asked.append(Asked(codes, query.limit, mask))
+        shared.setdefault((key, dims), _Scan(part, dims)).add(place, mask)
     return [*shared.values(), *alone]
+
+
+def _run(
+    scan: _Scan,
+    queries: Sequence[VectorQuery],
+    metric: Metric,
+    prefixes: Prefixes,
+    workspace: Workspace,
+    *,
+    alone: bool,
+) -> list[Candidates]:
+    """The candidates of a scan's queries."""
+    mine = [queries[place] for place in scan.places]
+    if scan.dims is None:
+        asked = [
+            Asked(encode_query(query.vector, metric), query.limit, mask)
+            for query, mask in zip(mine, scan.masks, strict=True)
+        ]
+        return candidates(scan.state, asked, metric, workspace, alone=alone)
+    sought = _sought(scan, mine, PREFIX_OVERSAMPLE)
+    # The lengths of gathered rows serve this search alone.
+    kept = {} if scan.gathered else prefixes.of(scan.state, scan.dims)
+    vectors = [query.vector for query in mine]
+    values = partial(PrefixValues, vectors, scan.dims, metric, kept, workspace)
+    return likeliest(scan.state, sought, values, workspace, alone=alone)
+
+
+def _by_bits(
+    scan: _Scan,
+    queries: Sequence[VectorQuery],
+    metric: Metric,
+    workspace: Workspace,
+    *,
+    alone: bool,
+) -> list[Candidates]:
+    mine = [queries[place] for place in scan.places]
+    values = partial(SignValues, [query.vector for query in mine], metric, workspace)
+    sought = _sought(scan, mine, BIT_OVERSAMPLE)
+    return likeliest(scan.state, sought, values, workspace, alone=alone)
+
+
+def _sought(scan: _Scan, queries: Sequence[VectorQuery], oversample: float) -> list[Sought]:
+    return [
+        Sought(oversampled(query, oversample, scan.state.rows), mask)
+        for query, mask in zip(queries, scan.masks, strict=True)
+    ]
 
 
 def _partition_of(query: VectorQuery, table: TableLayout) -> Hashable | None:

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from aiovec.schema import Metric
 
 Int8Array = npt.NDArray[np.int8]
+CodeArray = npt.NDArray[np.int8 | np.uint8]
+"""Codes of components, or bits of them, eight in a byte."""
 Float32Array = npt.NDArray[np.float32]
 
 _STEPS = 127
@@ -36,7 +38,7 @@ def rounding(dim: int) -> float:
 class RowCodes:
     """Rows as codes, with 12 bytes a row beside them."""
 
-    codes: Int8Array
+    codes: CodeArray
     scale: Float32Array
     offset: Float32Array
     error: Float32Array

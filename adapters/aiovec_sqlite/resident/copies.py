@@ -21,7 +21,8 @@ from .partitions import (
     rowids_of_key,
     shared_rows,
 )
-from .reading import BYTES_BESIDE, Int8Reader, RowReader
+from .reading import BYTES_BESIDE, RowReader, row_reader
+from .recall import Recall, measure
 from .segments import (
     FULL,
     Segment,
@@ -29,6 +30,8 @@ from .segments import (
     appended,
     compacted,
     needs_compaction,
+    replaced,
+    sparse,
     without,
 )
 
@@ -45,8 +48,10 @@ class OlderSnapshotError(Exception):
 class ResidentCopy:
     """One table's codes, at the change number of some snapshot of the file."""
 
-    def __init__(self, table: TableLayout) -> None:
+    def __init__(self, table: TableLayout, *, bits: bool = False) -> None:
         self.table = table
+        self.bits = bits
+        self.recall: Recall | None = None
         self.state: State | None = None
         # Rows in shared segments when it was last looked which keys are large.
         self._looked_at = 0
@@ -103,7 +108,8 @@ class ResidentCopy:
             return State(change, state.segments)
         changed = np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
         segments = without(state.segments, changed)
-        segments = add_rows(segments, Int8Reader(db, table), rows, state.keys(), ticket)
+        reader = row_reader(db, table, bits=self.bits)
+        segments = add_rows(segments, reader, rows, state.keys, ticket)
         return State(change, tuple(segments))
 
     def compact(self) -> None:
@@ -111,12 +117,12 @@ class ResidentCopy:
         state = self.state
         if state is None or not needs_compaction(state):
             return
-        smaller = State(state.change, tuple(compacted(state.segments)))
+        parts = sparse(state)
+        fresh = compacted(parts)
         with self._lock:
-            # Where a write came in between, the next one will ask again.
-            if self.state is state:
-                self.state = smaller
-
+            # Writes may have been brought in meanwhile.
+            if self.state is not None and (after := replaced(self.state, parts, fresh)):
+                self.state = after
 
     def may_regroup(self) -> bool:
         """Whether so many rows came to shared segments that a key may have grown large."""
@@ -134,26 +140,39 @@ class ResidentCopy:
                 state = self._advance(db, ticket, change)
                 if state is None:
                     return
-                if key not in state.keys():
+                if key not in state.keys:
                     self.state = moved(state, key, rowids_of_key(db, self.table, values))
         if (state := self.state) is not None:
             self._looked_at = shared_rows(state)
+
+    def may_measure(self) -> bool:
+        """Whether it is not known how much a search by bits finds, or not for so many rows."""
+        state, recall = self.state, self.recall
+        if state is None or not self.bits:
+            return False
+        return state.rows > 1 if recall is None else 2 * state.rows >= 3 * recall.rows
+
+    def measure(self, db: sqlite3.Connection, ticket: Ticket) -> None:
+        """Measure how much a search by bits finds, within one snapshot."""
+        state = self.advance(db, ticket)
+        if state is not None:
+            self.recall = measure(db, ticket, self.table, state)
 
 
 class Loader:
     """Reads a table into a copy, a step at a time, within one snapshot."""
 
-    def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
-        self.copy = ResidentCopy(table)
+    def __init__(self, db: sqlite3.Connection, table: TableLayout, *, bits: bool = False) -> None:
+        self.copy = ResidentCopy(table, bits=bits)
         # It reads each page once, and needs none again.
         db.execute(f"PRAGMA cache_size = {-_CACHE_KB}")
         self._db = db
         self._table = table
         self._change = newest_change(db)
-        self._reader: RowReader = Int8Reader(db, table)
+        self._reader = row_reader(db, table, bits=bits)
         self._own = large_keys(db, table)
         (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
-        self.expected_bytes = int(rows * (table.schema.dim + BYTES_BESIDE))
+        self.expected_bytes = int(rows * (self._reader.width + BYTES_BESIDE))
         self._last = 0
         self._segments: list[Segment] = []
 

@@ -8,14 +8,14 @@ from typing import Protocol
 from ..connection import Ticket
 from ..layout import TableLayout
 from ..vectors import VectorReader
+from .bits import SignReader
 from .codes import RowCodes, encode_rows
 from .segments import Int64Array
 
 # What a row takes beside its codes: scale, offset, error and rowid.
 BYTES_BESIDE = 20
 # Vectors encoded at once: what is computed on the way stays in the processor's cache, and is little
-# beside the copy. Blocks of five times the size take a quarter longer and leave the process 20 MiB
-# larger (``python -m bench search``).
+# beside the copy.
 _BLOCK_BYTES = 384 * 1024
 # For fewer rows their chunks would not be read whole.
 _FEWEST = 256
@@ -45,3 +45,8 @@ class Int8Reader:
 
     def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
         return encode_rows(self._vectors.read(rowids, ticket), self._metric)
+
+
+def row_reader(db: sqlite3.Connection, table: TableLayout, *, bits: bool) -> RowReader:
+    """Reads rows as signs, or as the codes of the exact scan."""
+    return SignReader(db, table) if bits else Int8Reader(db, table)

@@ -78,23 +78,27 @@ class Rescoring:
     def _measured(
         self, wanted: Sequence[Int64Array], queries: Sequence[VectorQuery]
     ) -> list[Nearest]:
-        """Each query's rows with their distances, read and measured together."""
-        rowids = np.concatenate(wanted)
-        sizes = [len(part) for part in wanted]
-        points = np.stack([query.vector for query in queries])
-        whose = np.repeat(np.arange(len(queries)), sizes)
+        """Each query's rows with their distances; those of all queries are read together."""
         keeps = any(query.columns.vector for query in queries)
+        rowids = np.concatenate(wanted)
         measured = np.empty(len(rowids), dtype=np.float64)
-        kept = np.empty((len(rowids), points.shape[1]), dtype=np.float32) if keeps else None
+        dim = len(queries[0].vector)
+        kept = np.empty((len(rowids), dim), dtype=np.float32) if keeps else None
+        ends = np.cumsum([len(part) for part in wanted]).tolist()
+        parts = [slice(end - len(part), end) for end, part in zip(ends, wanted, strict=True)]
         for start in range(0, len(rowids), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            vectors = self._read(rowids[block])
-            measured[block] = distances(vectors, points[whose[block]], self._metric)
+            end = min(start + _BLOCK, len(rowids))
+            vectors = self._read(rowids[start:end])
+            # One query's rows at a time: larger arrays would be new memory each time.
+            for part, query in zip(parts, queries, strict=True):
+                first, last = max(part.start, start), min(part.stop, end)
+                if first < last:
+                    measured[first:last] = distances(
+                        vectors[first - start : last - start], query.vector, self._metric
+                    )
             if kept is not None:
-                kept[block] = vectors
+                kept[start:end] = vectors
         self.read += len(rowids)
-        ends = np.cumsum(sizes).tolist()
-        parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         return [
             Nearest(rowids[part], measured[part], None if kept is None else kept[part])
             for part in parts

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -22,10 +23,12 @@ from ..errors import failures
 from ..layout import current_table
 from ..pool import in_snapshot
 from ..search import can_rank
+from ..tuning import prefix_of
 from .answer import answer
 from .copies import Loader, OlderSnapshotError, ResidentCopy
 from .masks import Masks
 from .pipeline import MOST_TOGETHER, Call, Pipeline
+from .prefixes import Prefixes
 from .refusals import Refusals
 from .segments import State, needs_compaction
 from .timings import Timings
@@ -46,6 +49,8 @@ class Read(Protocol):
     def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
 
 
+# Tables whose searches are timed; the one searched longest ago is forgotten.
+_MOST_TIMED = 1000
 # How often a batch takes a newer snapshot because another one was quicker.
 _MOST_SNAPSHOTS = 10
 
@@ -65,9 +70,11 @@ class _Resident:
         self.token = token
         self.copy: ResidentCopy | None = None
         self.masks = Masks(most_for_masks)
+        self.prefixes = Prefixes()
         self.loading: asyncio.Task[None] | None = None
         self.compacting: asyncio.Task[None] | None = None
         self.regrouping: asyncio.Task[None] | None = None
+        self.measuring: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -76,7 +83,7 @@ class _Resident:
     @property
     def nbytes(self) -> int:
         copy = self.copy  # it may go while another thread asks
-        return (0 if copy is None else copy.nbytes) + self.masks.nbytes
+        return (0 if copy is None else copy.nbytes) + self.masks.nbytes + self.prefixes.nbytes
 
 
 class ResidentSearch:
@@ -94,11 +101,14 @@ class ResidentSearch:
         place: Place,
         budget: int,
         workers: int,
+        bits: bool = False,
     ) -> None:
+        """``bits`` has tables that keep bit codes searched by these."""
         self._read = read
         self._place = place
         self._connect = connect
         self._budget = budget
+        self._bits = bits
         self._pipeline = Pipeline(self._answer, workers)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         self._refusals = Refusals()
@@ -117,6 +127,8 @@ class ResidentSearch:
     ) -> list[Found] | None:
         """The answers, or None where the file has to be asked."""
         if not self.prepare(table) or not all(map(can_rank, queries)):
+            return None
+        if self.by_bits(table) and any(map(_needs_vectors, queries)):
             return None
         try:
             return await self._pipeline.search(table, queries)
@@ -138,6 +150,10 @@ class ResidentSearch:
         self._tables[name] = resident
         return resident.ready
 
+    def by_bits(self, table: TableHandle) -> bool:
+        """Whether the table is searched by bit codes once it is in memory."""
+        return self._bits and table.schema.quantized == "bit"
+
     def nbytes(self, table: str) -> int:
         resident = self._tables.get(table)
         return 0 if resident is None else resident.nbytes
@@ -145,6 +161,19 @@ class ResidentSearch:
     def memory_by_table(self) -> list[tuple[str, int]]:
         """For telemetry: what each table takes."""
         return [(name, resident.nbytes) for name, resident in list(self._tables.items())]
+
+    def index(self, table: TableHandle) -> str | None:
+        """For ``stats``: what is approximate; None where every search is exact."""
+        if not self.by_bits(table):
+            return None
+        resident = self._tables.get(table.name)
+        if resident is None or resident.copy is None:
+            return "bit codes: approximate once they are in memory, exact until then"
+        recall = resident.copy.recall
+        if recall is None:
+            return "bit codes: approximate, recall not measured yet"
+        found = f"recall@{recall.k} {recall.recall:.3f} measured on {recall.sample} rows"
+        return f"bit codes: approximate, {found}"
 
     def details(self, table: str) -> dict[str, object]:
         """For ``stats``: how the table is searched, and what its searches cost so far."""
@@ -154,7 +183,12 @@ class ResidentSearch:
         else:
             state = "in memory" if resident.ready else "from the file, while it is being loaded"
         timings = self._timings.get(table)
-        return {"searched": state, "searches": {} if timings is None else timings.to_dict()}
+        searches = {} if timings is None else timings.to_dict()
+        told: dict[str, object] = {"searched": state, "searches": searches}
+        copy = None if resident is None else resident.copy
+        if copy is not None and copy.recall is not None:
+            told["recall"] = asdict(copy.recall)
+        return told
 
     async def close(self) -> None:
         """Stop loading, let go of everything."""
@@ -181,7 +215,8 @@ class ResidentSearch:
             await connection
             ticket = Ticket()
             try:
-                loader = await connection.run(partial(_begin_loading, table))
+                begin = partial(_begin_loading, table, bits=self.by_bits(table))
+                loader = await connection.run(begin)
                 if not self._make_room(table.name, loader.expected_bytes):
                     self._refuse(table, resident, _TOO_LARGE)
                     return
@@ -189,6 +224,7 @@ class ResidentSearch:
                     pass
                 resident.copy = loader.copy
                 self._refusals.settle(table)
+                self._measure(table, resident)
             finally:
                 ticket.cancelled = True
                 await asyncio.shield(connection.close())
@@ -232,14 +268,19 @@ class ResidentSearch:
 
     # Answering
 
+    def _timings_of(self, name: str) -> Timings:
+        timings = self._timings.pop(name, None) or Timings(self._place, name)
+        self._timings[name] = timings
+        while len(self._timings) > _MOST_TIMED:  # tables may come and go under ever new names
+            del self._timings[next(iter(self._timings))]
+        return timings
+
     async def _answer(self, table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
         resident = self._tables.get(table.name)
         copy = None if resident is None else resident.copy
         if resident is None or copy is None:
             raise NotResidentError
-        timings = self._timings.get(table.name)
-        if timings is None:
-            timings = self._timings[table.name] = Timings(self._place, table.name)
+        timings = self._timings_of(table.name)
         began = time.perf_counter()
         for call in calls:
             timings.add_waiting(began - call.since)
@@ -255,8 +296,8 @@ class ResidentSearch:
             for start in range(0, len(queries), MOST_TOGETHER):
                 part = queries[start : start + MOST_TOGETHER]
                 found += answer(
-                    db, ticket, layout, state, resident.masks, part, timings, self._workspace,
-                    alone=alone,
+                    db, ticket, layout, state, resident.masks, resident.prefixes, part, timings,
+                    self._workspace, alone=alone, bits=copy.bits,
                 )  # fmt: skip
             return state, found
 
@@ -294,6 +335,13 @@ class ResidentSearch:
             )
         if copy.may_regroup() and _idle(resident.regrouping):
             resident.regrouping = self._in_background(self._aside(table, copy.regroup))
+        self._measure(table, resident)
+
+    def _measure(self, table: TableHandle, resident: _Resident) -> None:
+        """Find out how much searches by bits find, where that is not known."""
+        copy = resident.copy
+        if copy is not None and copy.may_measure() and _idle(resident.measuring):
+            resident.measuring = self._in_background(self._aside(table, copy.measure))
 
     async def _aside(
         self, table: TableHandle, work: Callable[[sqlite3.Connection, Ticket], None]
@@ -322,9 +370,14 @@ def _idle(task: asyncio.Task[None] | None) -> bool:
     return task is None or task.done()
 
 
-def _begin_loading(table: TableHandle, db: sqlite3.Connection) -> Loader:
+def _needs_vectors(query: VectorQuery) -> bool:
+    """Whether bits cannot answer: what is asked for is exact, or by the first components."""
+    return query.exact or prefix_of(query, len(query.vector)) is not None
+
+
+def _begin_loading(table: TableHandle, db: sqlite3.Connection, *, bits: bool) -> Loader:
     db.execute("BEGIN")
     layout = current_table(db, table)
     if layout.extreme:
         raise CannotRankError("vectors are there whose squares leave float32")
-    return Loader(db, layout)
+    return Loader(db, layout, bits=bits)

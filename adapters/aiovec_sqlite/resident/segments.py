@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .codes import Float32Array, Int8Array, RowCodes
+from .codes import CodeArray, Float32Array, RowCodes
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -45,7 +45,7 @@ class Segment:
     """The partition that all rows of it belong to, or SHARED."""
     count: int
     dead: int
-    codes: Int8Array
+    codes: CodeArray
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
@@ -93,7 +93,9 @@ class Segment:
         self.scale[start:end] = rows.scale
         self.offset[start:end] = rows.offset
         self.error[start:end] = rows.error
-        lengths = np.sqrt(np.square(rows.codes, dtype=np.float32).sum(axis=1)) * rows.scale
+        # Bits have no bound, and need none.
+        whole = rows.codes if rows.codes.dtype == np.int8 else rows.codes[:, :0]
+        lengths = np.sqrt(np.square(whole, dtype=np.float32).sum(axis=1)) * rows.scale
         before = self.rowids[start - 1] if start else -1
         rises = bool(rowids[0] > before and (np.diff(rowids) > 0).all()) if len(rowids) else True
         return replace(
@@ -175,6 +177,7 @@ class State:
         ends = (segment.most_reach + segment.most_error for segment in self.segments)
         return 1.001 * max(ends, default=0.0)
 
+    @property
     def keys(self) -> set[Hashable]:
         """The keys that have segments of their own, and SHARED where there are shared ones."""
         return {segment.key for segment in self.segments}
@@ -226,32 +229,50 @@ def without(segments: Sequence[Segment], rowids: Int64Array) -> list[Segment]:
     return [segment.without(sought) for segment in segments]
 
 
-def compacted(segments: Sequence[Segment]) -> list[Segment]:
-    """The segments without room for rows that are gone: sparse ones of a key become one."""
-    kept: list[Segment] = []
-    sparse: dict[Hashable, list[Segment]] = {}
-    for segment in segments:
-        alive = segment.count - segment.dead
-        if segment.dead and alive * 2 <= segment.count:
-            sparse.setdefault(segment.key, []).append(segment)
-        else:
-            kept.append(segment)
-    for key, parts in sparse.items():
+def sparse(state: State) -> list[Segment]:
+    """The segments of which at least half of the rows are gone."""
+    return [part for part in state.segments if part.dead and part.dead * 2 >= part.count]
+
+
+def compacted(parts: Sequence[Segment]) -> list[Segment]:
+    """The rows of sparse segments, without room for those that are gone."""
+    fresh: list[Segment] = []
+    for part in parts:
+        rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
+        rows = rows[np.argsort(part.rowids[rows])]
         # In segments of their own: room in the others may be taken by a write meanwhile.
-        fresh: list[Segment] = []
-        for part in parts:
-            rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
-            rows = rows[np.argsort(part.rowids[rows])]
-            fresh = appended(fresh, key, part.rowids[rows], part.rows(rows), part.codes.shape[1])
-        kept += fresh
-    return kept
+        fresh = appended(fresh, part.key, part.rowids[rows], part.rows(rows), part.codes.shape[1])
+    return fresh
+
+
+def replaced(state: State, parts: Sequence[Segment], fresh: Sequence[Segment]) -> State | None:
+    """The state with ``fresh``, made of ``parts``, in the place of these as they are now.
+
+    Rows of them that have gone since go, those that have come since come. None where one of them
+    has gone altogether.
+    """
+    now = {segment.mark: segment for segment in state.segments}
+    if any(part.mark not in now for part in parts):
+        return None
+    segments = list(fresh)
+    for part in parts:
+        before = part.offset[: part.count] > -np.inf
+        gone = before & np.isneginf(now[part.mark].offset[: part.count])
+        segments = without(segments, part.rowids[: part.count][gone])
+    for part in parts:
+        newer = now[part.mark]
+        rows = part.count + np.flatnonzero(newer.offset[part.count : newer.count] > -np.inf)
+        segments = appended(
+            segments, part.key, newer.rowids[rows], newer.rows(rows), newer.codes.shape[1]
+        )
+    marks = {part.mark for part in parts}
+    kept = (segment for segment in state.segments if segment.mark not in marks)
+    return State(state.change, (*kept, *segments))
 
 
 def needs_compaction(state: State) -> bool:
     """Whether a good part of the memory is for rows that are gone."""
-    return state.dead > _SMALLEST and any(
-        segment.dead * 2 >= segment.count for segment in state.segments
-    )
+    return state.dead > _SMALLEST and bool(sparse(state))
 
 
 def gathered(state: State, masks: Sequence[npt.NDArray[np.bool_]]) -> State:

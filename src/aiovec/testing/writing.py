@@ -211,10 +211,16 @@ class WritingContract(ContractBase):
         await notes.insert("notes", [row])
         (record,) = await notes.get("notes", "p")
         assert_same_fields(record.fields, flat(row, SMALL))
-        assert [key for key in record.fields if key in payload] == list(payload)
         await notes.update("notes", {"name": "other"}, ids="p")
         (record,) = await notes.get("notes", "p")
         assert_same_fields(record.fields, flat(row, SMALL) | {"name": "other"})
+
+    async def test_a_payload_keeps_the_order_of_its_keys(self, notes: VectorStore) -> None:
+        payload = {"b": 1, "a": {"d": 2, "c": 3}, "aa": 4, "": 5}
+        await notes.insert("notes", [{"id": "p", "embedding": GOOD, **payload}])
+        (record,) = await notes.get("notes", "p")
+        assert [key for key in record.fields if key in payload] == list(payload)
+        assert list(record.fields["a"]) == ["d", "c"]
 
     async def test_without_payload_other_keys_are_refused(self, store: VectorStore) -> None:
         await store.create_table("notes", Schema(DIM, fields={"a": str}, payload=False))

@@ -1,4 +1,4 @@
-"""Searches of partitioned tables from memory: small partitions share segments, large ones do not."""
+"""Searches of partitioned tables from memory: small partitions share segments, large have own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.sqlite.resident.support import answered, ready, same, until
-from tests.sqlite.support import backend_of, opened
+from tests.sqlite.support import opened
 
 from aiovec import Field, Schema, VectorStore
 from aiovec_sqlite.resident import copies, partitions, segments
@@ -115,7 +115,10 @@ async def test_a_key_that_grows_gets_segments_of_its_own(tmp_path: Path) -> None
         assert {segment.key for segment in state_of(resident).segments} == {SHARED}
         query = rng.standard_normal(DIM)
         for first in range(1000, 2000, 20):
-            await store.insert("t", [row(rng, n, 3, "x") for n in range(first, first + 20)])
+            # Each of them twice, so that rows that are gone stand beside those that are there.
+            for _ in range(2):
+                await store.upsert("t", [row(rng, n, 3, "x") for n in range(first, first + 20)])
+                await store.search("t", query, limit=1)
             await store.search("t", query, limit=1)
         await until(lambda: ("=3", "=x") in {s.key for s in state_of(resident).segments})
         shared = [s for s in state_of(resident).segments if s.key == SHARED]
@@ -125,6 +128,7 @@ async def test_a_key_that_grows_gets_segments_of_its_own(tmp_path: Path) -> None
         assert state.rows == 1200
         for segment in state.segments:
             alive = segment.offset[: segment.count] > -np.inf
+            assert segment.dead == segment.count - np.count_nonzero(alive)
             rowids = segment.rowids[: segment.count][alive]
             assert len(set(rowids.tolist())) == len(rowids)
 
@@ -169,4 +173,3 @@ async def test_a_whole_key_asks_the_file_for_no_filter(
         found = await store.search("t", np.ones(DIM), limit=400, where="owner = 0 AND team = 'x'")
         assert len(found) == 300
         assert resident.masks.nbytes == 0
-        assert backend_of(store)._resident is not None

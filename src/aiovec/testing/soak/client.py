@@ -12,10 +12,10 @@ import numpy as np
 
 from ...errors import DuplicateIdError
 from ...filters import F
-from ...filters.tree import Combinable
 from ...records import Hit
 from ...store import VectorStore
 from ..oracle import Oracle, assert_same_hit_fields, assert_same_hits
+from .questions import FILTERS, Selects, every_row, own_filters
 from .world import (
     TOLERANCE,
     Float32Array,
@@ -106,7 +106,7 @@ class Client:
                 self._asked, self._act = None, act.__name__
                 try:
                     await act()
-                except AssertionError as exc:
+                except Exception as exc:
                     exc.add_note(self.doing)
                     raise
                 self._act = None
@@ -116,12 +116,15 @@ class Client:
     async def _search_all(self) -> None:
         query = self._query()
         limit = self._random.choice([1, 3, 10, 10, 30])
+        where, selects = self._random.choice(FILTERS)
+        self._asked = (where, limit)
         began = self._world.now()
         search = self._store.search(
-            self.table, query, limit=limit, include_vector=True, exact=self._world.exact
-        )
+            self.table, query, limit=limit, where=where, include_vector=True,
+            exact=self._world.exact,
+        )  # fmt: skip
         if (hits := await self._perhaps_cancelled(search)) is not None:
-            self._check_all(query, hits, limit, began)
+            self._check_all(query, hits, limit, began, selects)
 
     async def _search_many(self) -> None:
         queries = np.stack([self._query() for _ in range(self._random.randint(2, 6))])
@@ -132,20 +135,25 @@ class Client:
         if (found := await self._perhaps_cancelled(search)) is not None:
             assert len(found) == len(queries)
             for query, hits in zip(queries, found, strict=True):
-                self._check_all(query, hits, 5, began)
+                self._check_all(query, hits, 5, began, every_row)
 
-    def _check_all(self, query: Float32Array, hits: list[Hit], limit: int, began: int) -> None:
+    def _check_all(
+        self, query: Float32Array, hits: list[Hit], limit: int, began: int, selects: Selects
+    ) -> None:
         """A search over everybody's rows: nobody else writes ours, and nobody the base's."""
         states = self._world.check_hits(self.table, query, hits, limit, began)
         rows, base = self.rows, self._world.base[self.table]
-        assert len(hits) >= min(limit, len(base.ids) + len(rows)), f"only {len(hits)} hits"
         for id, state in states.items():
+            assert selects(id, state), f"the filter does not select {id} as {state}"
             if id.startswith(f"{self.owner}/"):
                 assert rows.get(id) == state, f"{id} came as {state}, not {rows.get(id)}"
         point = query.astype(np.float64)
-        ids = [*base.ids, *rows]
-        own = [vector_of(id, state.version, self.schema.dim) for id, state in rows.items()]
-        vectors = np.concatenate([base.vectors, np.array(own).reshape(-1, self.schema.dim)])
+        theirs = [n for n, (id, state) in enumerate(base.states.items()) if selects(id, state)]
+        mine = [id for id, state in rows.items() if selects(id, state)]
+        ids = [*(base.ids[n] for n in theirs), *mine]
+        assert len(hits) >= min(limit, len(ids)), f"only {len(hits)} hits of {len(ids)} at least"
+        own = [vector_of(id, rows[id].version, self.schema.dim) for id in mine]
+        vectors = np.concatenate([base.vectors[theirs], np.array(own).reshape(-1, self.schema.dim)])
         measured = distances(self.schema.metric, vectors, point)
         if len(hits) == limit:
             farthest = max(hit.distance or 0.0 for hit in hits)
@@ -159,15 +167,7 @@ class Client:
         query = self._query()
         limit = self._random.choice([1, 5, 20, 1000])
         mark = self._number - self._random.randint(0, 60)
-        filters: list[Combinable | str] = [
-            F.owner == self.owner,
-            (F.owner == self.owner) & (F.touched >= mark),
-            f"owner = '{self.owner}' AND NOT touched < {mark}",
-            F.id.in_([f"{self.owner}/s{n:02}" for n in range(0, _SLOTS, 3)]),
-            f"owner = '{self.owner}' AND version < {mark}",
-            f"STARTSWITH(id, '{self.owner}/x')",
-        ]
-        where = self._random.choice(filters)
+        where = self._random.choice(own_filters(self.owner, mark, range(0, _SLOTS, 3)))
         self._asked = (where, limit)
         began = self._world.now()
         search = self._store.search(
