@@ -1,0 +1,99 @@
+"""A small service for notes: FastAPI in front, and behind it whatever aiovec.toml names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from aiovec import AiovecError, FilterError, InvalidRowError, VectorStore
+from aiovec.asgi import get_store, lifespan
+from embedding import HashingEmbedder
+from retriever import Retriever
+
+CONFIG = Path(__file__).with_name("aiovec.toml")
+EMBEDDER = HashingEmbedder()
+LOG = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def start(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+    """Opens the store with the app, makes the table, and closes the store with the app."""
+    async with lifespan(config=CONFIG)(app) as state:
+        await Retriever(get_store({"app": app}), EMBEDDER).prepare()
+        yield state
+
+
+def retriever(store: Annotated[VectorStore, Depends(get_store)]) -> Retriever:
+    return Retriever(store, EMBEDDER)
+
+
+Notes = Annotated[Retriever, Depends(retriever)]
+app = FastAPI(title="Notes", lifespan=start)
+
+
+class Note(BaseModel):
+    id: str = Field(min_length=1)
+    text: str
+    topic: str | None = None
+    year: int | None = None
+
+
+class Question(BaseModel):
+    text: str
+    limit: int = Field(default=5, ge=1, le=100)
+    where: str | None = Field(default=None, examples=["topic = 'sql' AND year >= 2024"])
+
+
+class Answer(BaseModel):
+    id: str
+    score: float
+    text: str
+    topic: str | None
+    year: int | None
+
+
+@app.post("/notes", status_code=201)
+async def add(notes: list[Note], retriever: Notes) -> dict[str, int]:
+    return {"count": await retriever.add([note.model_dump() for note in notes])}
+
+
+@app.post("/search")
+async def search(question: Question, retriever: Notes) -> list[Answer]:
+    hits = await retriever.search(question.text, limit=question.limit, where=question.where)
+    return [Answer(id=hit.id, score=round(hit.score, 4), **hit.fields) for hit in hits]
+
+
+@app.delete("/notes/{id}")
+async def delete(id: str, retriever: Notes) -> dict[str, int]:
+    return {"deleted": await retriever.delete([id])}
+
+
+@app.get("/count")
+async def count(retriever: Notes, where: str | None = None) -> dict[str, int]:
+    return {"count": await retriever.count(where)}
+
+
+@app.get("/health")
+async def health(retriever: Notes) -> dict[str, str]:
+    return await retriever.health()
+
+
+@app.exception_handler(FilterError)
+@app.exception_handler(InvalidRowError)
+async def wrong(request: Request, error: AiovecError) -> JSONResponse:
+    """What a client can correct: the message says where, and what is expected there."""
+    return JSONResponse({"detail": str(error)}, status_code=422)
+
+
+@app.exception_handler(AiovecError)
+async def trouble(request: Request, error: AiovecError) -> JSONResponse:
+    """What a client cannot correct: a full disk, a lock held too long, a table that is missing."""
+    LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"detail": "the store cannot answer now"}, status_code=503)
