@@ -22,10 +22,11 @@ SUBJECTS = {
     "open": "opening",
     "import": "importing",
     "search": "search",
+    "lancedb": "lance.small",
     "choices": "choices",
 }
 # What takes so long or so much room that it has to be asked for by name.
-ALONE = {"search-million": "searching.million"}
+ALONE = {"search-million": "searching.million", "lancedb-million": "lance.million"}
 PICTURES = Path(__file__).parents[1] / "docs"
 
 

@@ -4,7 +4,7 @@
 a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
 ``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
 float32 arrays. Abilities that not every engine has are classes of their own beside ``Backend``:
-``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots`` and ``Backups``.
+``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups`` and ``BulkLoads``.
 
 Rules for every method:
 
@@ -368,6 +368,25 @@ class Backups(ABC):
     @abstractmethod
     async def backup(self, path: Path) -> None:
         """Write one consistent copy to a path that does not exist yet."""
+
+
+class BulkLoad(ABC):
+    """Rows on their way into a table that the caller has made and holds alone."""
+
+    @abstractmethod
+    async def add(self, rows: pa.Table) -> None:
+        """Add rows, whose ids are distinct; durable when it returns.
+
+        DuplicateIdError where the table had one of the ids when the load began, or an earlier
+        ``add`` of it brought one. Ids that others write meanwhile are not looked for.
+        """
+
+
+class BulkLoads(ABC):
+    """Filling a table faster than ``insert`` does, which looks every id up in the table."""
+
+    @abstractmethod
+    def bulk_load(self, table: TableHandle) -> BulkLoad: ...
 
 
 ABILITIES: Mapping[str, type] = {

@@ -7,15 +7,21 @@ writing and raises nothing: what it cannot find out is a finding too.
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from .plugins import EXTRAS, installed_backends
 
 _GROUP = "aiovec.doctors"
+
+# Below this the next larger write may fail, and optimize or a backup will.
+_LEAST_ROOM = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +92,26 @@ def version_of(distribution: str) -> Finding:
         return Finding(distribution, metadata.version(distribution))
     except metadata.PackageNotFoundError:
         return Finding(distribution, "not installed", ok=False, cure=f"pip install {distribution}")
+
+
+def room_at(folder: Path, why: str) -> Iterator[Finding]:
+    """Whether there is room at a folder, or where it would be made, and the right to write there.
+
+    ``why`` says what writes there.
+    """
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        yield Finding(
+            "folder",
+            f"{folder}: this user cannot write here",
+            ok=False,
+            cure=f"give this user the right to write there: {why}",
+        )
+    free = shutil.disk_usage(folder).free
+    yield Finding(
+        "free space",
+        f"{free:,} bytes",
+        ok=free >= _LEAST_ROOM,
+        cure=None if free >= _LEAST_ROOM else f"make room on the volume of {folder}",
+    )

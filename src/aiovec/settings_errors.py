@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-_SECRETS = ("key", "token", "secret", "password", "credential")
+_SECRETS = ("key", "token", "secret", "password", "credential", "storage_options")
 
 _TYPES = {
     "integer": "a whole number",

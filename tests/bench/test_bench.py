@@ -17,6 +17,11 @@ ROOT = Path(__file__).parents[2]
 # Results that have no target.
 INFORMATION = {
     "choices",
+    "search, approximate",
+    "search, approximate: memory",
+    "search, approximate: rate",
+    "search, approximate: recall",
+    "search, approximate: work",
     "search, by clients",
     "search, cost: disk",
     "search, cost: memory",

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,28 @@ from aiovec.demo import HashingEmbedder
 from .conftest import Run
 from .test_command import on_a_terminal, posix_only
 
+# How a newcomer calls it, and where its store lies then.
+CALLS = {
+    "sqlite": ((), "aiovec-demo.db"),
+    "lancedb": (("--backend", "lancedb"), "lancedb://aiovec-demo.lance"),
+}
 
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder where the demo ran, as a newcomer runs it, and what it wrote into a pipe."""
+
+@dataclass(frozen=True)
+class Shown:
+    """The folder where the demo ran, and what it wrote into a pipe."""
+
+    backend: str
+    folder: Path
+    text: str
+
+
+@pytest.fixture(scope="module", params=CALLS)
+def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     folder = tmp_path_factory.mktemp("demo")
+    arguments, _ = CALLS[request.param]
     finished = subprocess.run(
-        [sys.executable, "-m", "aiovec", "demo"],
+        [sys.executable, "-m", "aiovec", "demo", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -34,42 +50,40 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         check=False,
     )
     assert (finished.returncode, finished.stderr) == (0, "")
-    return folder, finished.stdout
+    return Shown(request.param, folder, finished.stdout)
 
 
-def test_it_shows_each_thing_and_ends_with_a_clear_line(shown: tuple[Path, str]) -> None:
-    _, text = shown
-    titles = [line.partition(":")[0] for line in text.splitlines() if re.match(r"\w", line)]
+def test_it_shows_each_thing_and_ends_with_a_clear_line(shown: Shown) -> None:
+    titles = [line.partition(":")[0] for line in shown.text.splitlines() if re.match(r"\w", line)]
     assert [title.split()[0] for title in titles] == [
-        "Text", "Embed", "Search", "Search", "Search", "Filter", "Update", "Delete", "What", "What",
-        "demo",
+        "Text", "Embed", "Search", "Search", "Search", "Filter", "Update", "Delete",
+        *(["Restore"] if shown.backend == "lancedb" else []), "What", "What", "demo",
     ]  # fmt: skip
-    assert re.search(r"^  [\d,]{5,} passages ", text, re.MULTILINE)
-    assert text.count("  3 hits in ") == 5
-    assert re.fullmatch(r"demo: done in [\d.]+ s", text.splitlines()[-1])
+    assert re.search(r"^  [\d,]{5,} passages ", shown.text, re.MULTILINE)
+    assert shown.text.count("  3 hits in ") == 5
+    assert re.fullmatch(r"demo: done in [\d.]+ s", shown.text.splitlines()[-1])
 
 
-def test_in_a_pipe_there_are_plain_lines(shown: tuple[Path, str]) -> None:
-    _, text = shown
-    assert "\x1b" not in text
-    assert "\r" not in text
-    assert "━" not in text
+def test_in_a_pipe_there_are_plain_lines(shown: Shown) -> None:
+    assert "\x1b" not in shown.text
+    assert "\r" not in shown.text
+    assert "━" not in shown.text
 
 
-def test_it_finds_what_was_asked_for(shown: tuple[Path, str]) -> None:
-    _, text = shown
-    by_query = dict(re.findall(r'^Search: "(.*)"\n.*?\d  (\S+)$', text, re.MULTILINE))
+def test_it_finds_what_was_asked_for(shown: Shown) -> None:
+    by_query = dict(re.findall(r'^Search: "(.*)"\n.*?\d  (\S+)$', shown.text, re.MULTILINE))
     assert by_query["compress a file with gzip"].startswith("gzip.")
     assert by_query["temporary directory that is removed afterwards"].startswith("tempfile.")
     assert by_query["wait until several tasks are done"].startswith("asyncio.")
 
 
 def test_what_it_says_to_type_next_works(
-    shown: tuple[Path, str], run: Run, monkeypatch: pytest.MonkeyPatch
+    shown: Shown, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, text = shown
-    monkeypatch.chdir(folder)
-    commands = re.findall(r"^  aiovec (.+)$", text, re.MULTILINE)
+    monkeypatch.chdir(shown.folder)
+    commands = re.findall(r"^  aiovec (.+)$", shown.text, re.MULTILINE)
+    if shown.backend == "sqlite":
+        assert commands.pop() == "demo --backend lancedb"  # the other one that is shown here
     assert len(commands) == 4
     for command in commands:
         finished = run(*shlex.split(command))
@@ -77,16 +91,18 @@ def test_what_it_says_to_type_next_works(
         assert len(finished.out.splitlines()) > 1, command
 
 
-def test_the_store_holds_what_it_showed(shown: tuple[Path, str]) -> None:
-    folder, text = shown
-    (best,) = re.findall(r"^Delete: (\S+), ", text, re.MULTILINE)
+def test_the_store_holds_what_it_showed(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shown.folder)
+    (best,) = re.findall(r"^Delete: (\S+), ", shown.text, re.MULTILINE)
 
     async def look() -> None:
-        async with aiovec.connect(str(folder / "aiovec-demo.db")) as store:
+        async with aiovec.connect(CALLS[shown.backend][1]) as store:
+            assert store.backend_name == shown.backend
             schema = await store.schema("stdlib")
             assert (schema.dim, schema.model) == (256, HashingEmbedder.model)
             assert await store.count("stdlib") > 3_000
-            assert await store.get("stdlib", best) == []
+            restored = [best] if store.supports("snapshots") else []
+            assert [row.id for row in await store.get("stdlib", best)] == restored
             (row,) = await store.get("stdlib", "json.decoder.JSONDecoder")
             assert row["module"] == "json.decoder"
             assert row["kind"] == "class"
@@ -96,17 +112,52 @@ def test_the_store_holds_what_it_showed(shown: tuple[Path, str]) -> None:
 
 
 @posix_only
-def test_again_and_on_a_terminal(shown: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, first = shown
-    monkeypatch.chdir(folder)
-    code, written = on_a_terminal("demo")
+def test_again_and_on_a_terminal(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shown.folder)
+    code, written = on_a_terminal("demo", *CALLS[shown.backend][0])
     assert code == 0
     assert "embedding and storing" in written  # the bar
     assert "━" in written
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", written).replace("\r", "")
     assert re.search(r"demo: done in [\d.]+ s\n$", plain)
-    rows = r"aiovec-demo\.db: ([\d,]+) rows"
-    assert re.findall(rows, plain) == re.findall(rows, first)
+    rows = r"aiovec-demo\.\w+: ([\d,]+) rows"
+    assert len(re.findall(rows, plain)) == 1
+    assert re.findall(rows, plain) == re.findall(rows, shown.text)
+
+
+def test_without_lancedb_it_says_what_to_install(folder: Path) -> None:
+    """Both ways, each in a process that cannot import it."""
+    script = (
+        "import sys\n"
+        "sys.modules['lancedb'] = None\n"
+        "sys.argv = ['aiovec', 'demo', *sys.argv[1:]]\n"
+        "from aiovec.cli import main\n"
+        "main()\n"
+    )
+
+    def run_without(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            check=False,
+        )
+
+    finished = run_without()
+    assert (finished.returncode, finished.stderr) == (0, "")
+    *_, install, again, _, last = finished.stdout.splitlines()
+    assert install == '  pip install "aiovec[lancedb]"'
+    assert again == "  aiovec demo --backend lancedb"
+    assert last.startswith("demo: done in ")
+
+    finished = run_without("--backend", "lancedb")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: ")
+    assert finished.stderr.count("\n") == 1
+    assert 'pip install "aiovec[lancedb]"' in finished.stderr
+    assert [path.name for path in folder.iterdir()] == ["aiovec-demo.db"]
 
 
 def test_a_table_that_is_not_the_demos_is_left_alone(run: Run, folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""The suite on SQLite files runs on uvloop a second time, where uvloop is installed."""
+"""The suite on SQLite files runs on uvloop a second time, where uvloop is installed.
+
+On an S3 server most of it is a long test.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,11 @@ def pytest_asyncio_loop_factories(
     import uvloop
 
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the long tests are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        ordinary: frozenset[str] | None = getattr(item.module, "ORDINARY", None)
+        if ordinary is not None and item.originalname not in ordinary:
+            item.add_marker(pytest.mark.long)

@@ -9,9 +9,10 @@ from hypothesis import settings
 from tests.toy_backend import ToyBackend
 
 from aiovec.backend import Backend
-from aiovec.settings import SqliteSettings
+from aiovec.settings import LancedbSettings, SqliteSettings
 from aiovec.testing import run_machine
 from aiovec.testing.machine import default_settings
+from aiovec_lancedb import LancedbBackend
 from aiovec_sqlite import SqliteBackend
 
 LONG = settings(default_settings(), max_examples=500, stateful_step_count=60, derandomize=False)
@@ -39,6 +40,24 @@ def test_sqlite_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop:
 @pytest.mark.timeout(3600)
 def test_sqlite_in_memory(tmp_path: Path) -> None:
     run_machine(_in_memory, tmp_path, persistent=False, options=LONG)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_lancedb_in_a_folder(tmp_path: Path) -> None:
+    def in_folder(path: Path) -> Backend:
+        return LancedbBackend(str(path / "store"), LancedbSettings())
+
+    run_machine(in_folder, tmp_path, options=LONG)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_lancedb_in_memory(tmp_path: Path) -> None:
+    def in_memory(path: Path) -> Backend:
+        return LancedbBackend("memory://", LancedbSettings())
+
+    run_machine(in_memory, tmp_path, persistent=False, options=LONG)
 
 
 @pytest.mark.long

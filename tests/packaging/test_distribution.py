@@ -116,7 +116,16 @@ def test_the_metadata(wheel: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "Version 2.0, January 2004" in license_text
     assert "aiovec = aiovec.cli:main" in entry_points
-    assert "[aiovec.backends]\nsqlite = aiovec_sqlite:create" in entry_points
+    for backend in ("lancedb", "sqlite"):
+        assert f"{backend} = aiovec_{backend}:create" in entry_points
+        assert f"{backend} = aiovec_{backend}.doctor:findings" in entry_points
+
+
+def test_all_brings_every_extra_that_an_app_may_use() -> None:
+    extras = project()["project"]["optional-dependencies"]
+    (brought,) = extras["all"]
+    named = set(re.fullmatch(r"aiovec\[(.*)\]", brought)[1].split(","))  # type: ignore[index]
+    assert named == set(extras) - {"all", "bench", "dev"}
 
 
 def test_the_changelog_knows_the_version() -> None:

@@ -13,9 +13,10 @@ app = typer.Typer(
     name="aiovec",
     help="A vector store in one file that async apps can await.",
     epilog=(
-        "STORE is a target (notes.db, a folder, sqlite:///path) or, with --config, the name of a "
-        "backend that the TOML file configures. Without STORE it is the backend that the TOML "
-        "file says; without --config that is $AIOVEC_CONFIG, else ./aiovec.toml."
+        "STORE is a target (notes.db, a folder, sqlite:///path, lancedb:///path) or, with "
+        "--config, the name of a backend that the TOML file configures. Without STORE it is the "
+        "backend that the TOML file says; without --config that is $AIOVEC_CONFIG, else "
+        "./aiovec.toml."
     ),
     no_args_is_help=True,
     add_completion=False,

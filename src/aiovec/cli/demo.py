@@ -8,8 +8,11 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from importlib.util import find_spec
 from itertools import islice
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,19 +23,29 @@ from ..backend import TableStats
 from ..connect import connect
 from ..demo import HashingEmbedder, Passage, stdlib_passages
 from ..errors import AiovecError, TableNotFoundError
+from ..plugins import EXTRAS
 from ..records import Hit
 from ..schema import Field, Schema
 from ..store import VectorStore
-from ..targets import MEMORY
+from ..targets import MEMORY, is_url
 from .output import one_line, out, progress
 from .run import failing_clearly, run
 
-DEFAULT_PATH = "aiovec-demo.db"
+
+class DemoBackend(StrEnum):
+    sqlite = "sqlite"
+    lancedb = "lancedb"
+
+
+DEFAULT_PATHS: Mapping[DemoBackend, str] = MappingProxyType(
+    {DemoBackend.sqlite: "aiovec-demo.db", DemoBackend.lancedb: "aiovec-demo.lance"}
+)
 TABLE = "stdlib"
 
 # Enough rows for the vectors to be made and written in bulk, few enough for the bar to move.
 _BATCH = 500
 _SHOWN = 3
+_LANCE_MEMORY = "memory://"
 _LONGEST_TEXT = 90
 
 _QUERIES = (
@@ -59,28 +72,39 @@ SCHEMA = Schema(
 
 @failing_clearly
 def demo(
+    backend: Annotated[
+        DemoBackend, typer.Option(help="Which backend stores; the rest is the same.")
+    ] = DemoBackend.sqlite,
     path: Annotated[
-        str, typer.Option(metavar="FILE", help="Where the demo's store lies.")
-    ] = DEFAULT_PATH,
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where the demo's store lies: aiovec-demo.db, or the folder aiovec-demo.lance.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Store some thousand docstrings of Python's standard library, and search them.
 
     Takes some seconds. Running it again begins anew.
     """
-    run(_Tour(path).take())
+    place = DEFAULT_PATHS[backend] if path is None else path
+    if backend is DemoBackend.lancedb and not is_url(place):
+        place = f"lancedb://{place}"
+    run(_Tour(place).take())
 
 
 class _Tour:
     """The steps of the demo, each of which says what it does and how long it took."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, target: str) -> None:
+        self._target = target
         self._console = out()
         self._embedder = HashingEmbedder()
 
     async def take(self) -> None:
         began = time.perf_counter()
-        async with connect(self._path) as store:
+        async with connect(self._target) as store:
             await _make_table(store)
             passages = await self._read()
             await self._store(store, passages)
@@ -91,7 +115,7 @@ class _Tour:
             found = await self._search(store, _FILTERED_QUERY, where=_FILTER) or hits
             await self._change(store, found)
             stats = await store.stats(TABLE)
-            self._whats_next(store.target, stats, found)
+            self._whats_next(store, stats, found)
         self._console.print()
         self._say(f"demo: done in {time.perf_counter() - began:.1f} s", "bold green")
 
@@ -126,9 +150,10 @@ class _Tour:
                 embedding += embedded - began
                 writing += time.perf_counter() - embedded
                 bar.advance(task, len(part))
+        kept = "safe on the disk" if store.supports("power-loss") else "a commit"
         self._say(
             f"  embedded in {embedding:.2f} s, stored in {writing:.2f} s "
-            f"({len(passages) / writing:,.0f} rows/s, each batch safe on the disk)"
+            f"({len(passages) / writing:,.0f} rows/s, each batch {kept})"
         )
 
     async def _search(
@@ -159,25 +184,37 @@ class _Tour:
         count = await store.count(TABLE, "read")
         self._done(f"{changed} row changed; {count} row where read", began)
 
+        versions = await store.versions(TABLE) if store.supports("snapshots") else []
         self._title(f"Delete: {best}, then the same search again")
         began = time.perf_counter()
         deleted = await store.delete(TABLE, best)
         self._done(f"{deleted} row deleted", began)
         await self._search(store, _FILTERED_QUERY, where=_FILTER)
+        if versions:
+            before = versions[-1]["version"]
+            self._title(f"Restore: version {before} of the table, before the deletion")
+            began = time.perf_counter()
+            await store.restore(TABLE, before)
+            self._done(f"{len(await store.get(TABLE, best))} row is there again", began)
 
-    def _whats_next(self, target: str, stats: TableStats, found: Sequence[Hit]) -> None:
+    def _whats_next(self, store: VectorStore, stats: TableStats, found: Sequence[Hit]) -> None:
         self._title("What is there now")
-        self._say(f"  {target}: {stats.rows:,} rows, {stats.bytes:,} bytes")
-        if target == MEMORY:
+        self._say(f"  {store.target}: {stats.rows:,} rows, {stats.bytes:,} bytes")
+        if store.target in (MEMORY, _LANCE_MEMORY):
             return
-        store = _quoted(self._path)
+        named = _quoted(self._target)
         self._title("What to type next")
-        for command in (
-            f"aiovec info {store}",
-            f"aiovec search {store} {TABLE} --like {found[-1].id} --select kind,text",
-            f"aiovec search {store} {TABLE} --like gzip.GzipFile --where \"kind = 'module'\"",
-            f"aiovec doctor {store}",
-        ):
+        commands = [
+            f"aiovec info {named}",
+            f"aiovec search {named} {TABLE} --like {found[-1].id} --select kind,text",
+            f"aiovec search {named} {TABLE} --like gzip.GzipFile --where \"kind = 'module'\"",
+            f"aiovec doctor {named}",
+        ]
+        if store.backend_name == DemoBackend.sqlite:
+            if find_spec("lancedb") is None:
+                commands.append(f'pip install "{EXTRAS["lancedb"]}"')
+            commands.append("aiovec demo --backend lancedb")
+        for command in commands:
             self._say(f"  {command}", "cyan")
 
     def _title(self, text: str) -> None:

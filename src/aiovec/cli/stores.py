@@ -14,7 +14,7 @@ from ..connect import Opening, Source
 from ..errors import ConfigError
 from ..plugins import backend_names
 from ..store import VectorStore
-from ..targets import MEMORY
+from ..targets import MEMORY, is_url
 
 Store = Annotated[
     str | None,
@@ -62,6 +62,7 @@ def _existing(store: str | None, config: str | None) -> Source:
     """The source of a store that is there. Opening would make one where a name is mistyped."""
     source = source_of(store, config)
     backend, target = source.place()
-    if backend == "sqlite" and target != MEMORY and not os.path.exists(target):
+    on_disk = backend in ("sqlite", "lancedb") and target != MEMORY and not is_url(target)
+    if on_disk and not os.path.exists(target):
         raise ConfigError(f"there is no store at {target}", key="target", accepted="a store's path")
     return source

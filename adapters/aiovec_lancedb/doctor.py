@@ -1,0 +1,169 @@
+"""What ``aiovec doctor`` tells about LanceDB: its packages, and one place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aiovec.backend import StaleTableError
+from aiovec.doctor import Finding, room_at, version_of
+from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
+from aiovec.settings import LancedbSettings
+
+from .place import KEY_VARIABLE, Place
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_CURE = 'pip install "aiovec[lancedb]"'
+
+# Ids that are compared with one another; those of a larger table are read only.
+_MOST_IDS = 5_000_000
+
+
+def findings(target: str | None) -> list[Finding]:
+    """The facts about the packages and, where a target is given, about its place.
+
+    Reads a folder and writes nothing. Of a place behind a network it tells only whether this
+    machine has what reaching it takes.
+    """
+    place = None if target is None else Place(target)
+    found = [_package("lancedb", needed=place is not None)]
+    if _installed("lancedb"):
+        found.append(_import())
+    found.append(_package("obstore", needed=place is not None and place.in_bucket))
+    if place is None or place.in_memory:
+        return found
+    if place.folder is None:
+        return [*found, *_elsewhere(place)]
+    usable = all(finding.ok for finding in found)
+    return [*found, *_of_a_folder(place.folder, usable)]
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _package(name: str, *, needed: bool) -> Finding:
+    if _installed(name):
+        return version_of(name)
+    if needed:
+        return Finding(name, "not installed", ok=False, cure=_CURE)
+    return Finding(name, f"not installed; {_CURE} brings it")
+
+
+def _import() -> Finding:
+    """Whether lancedb can be imported, which takes a second."""
+    try:
+        from . import driver  # noqa: F401 - only whether it works
+    except Exception as exc:  # noqa: BLE001 - whatever stops it is what the user wants to know
+        return Finding(
+            "lancedb import",
+            f"{type(exc).__name__}: {exc}",
+            ok=False,
+            cure=f"{_CURE} --force-reinstall",
+        )
+    return Finding("lancedb import", "works")
+
+
+def _elsewhere(place: Place) -> Iterator[Finding]:
+    if place.managed:
+        there = bool(os.environ.get(KEY_VARIABLE))
+        yield Finding(
+            "key",
+            f"{KEY_VARIABLE} is {'set' if there else 'not set'}",
+            ok=there,
+            cure=None if there else f"set {KEY_VARIABLE} to the key of {place.shown}",
+        )
+    yield Finding("store", f'{place.shown}: not looked into; "aiovec info" opens it')
+
+
+def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:
+    yield from room_at(folder, "every write makes files there")
+    if not folder.exists():
+        yield Finding("store", f"{folder}: not there yet")
+        return
+    if not folder.is_dir():
+        yield Finding(
+            "store",
+            f"{folder}: is a file; LanceDB stores in a folder",
+            ok=False,
+            cure="name a folder, or leave out lancedb:// for a SQLite file",
+        )
+        return
+    try:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    except OSError as exc:
+        yield Finding(
+            "store",
+            f"{exc.filename or folder}: {exc.strerror or exc}",
+            ok=False,
+            cure="give this user the right to read the folder, or name another one",
+        )
+        return
+    yield Finding("store", f"{folder}: {size:,} bytes")
+    if usable:
+        try:
+            yield from asyncio.run(_tables(str(folder)))
+        except AiovecError as exc:
+            yield Finding("integrity", str(exc), ok=False, cure="restore the folder from a backup")
+
+
+async def _tables(target: str) -> list[Finding]:
+    from .session import Session  # it imports lancedb
+
+    session = Session(Place(target), LancedbSettings())
+    await session.open()
+    try:
+        found = []
+        for name in await session.names():
+            subject = f"table {name}"
+            try:
+                found.append(await _table(session, name))
+            except (StaleTableError, TableNotFoundError):
+                found.append(Finding(subject, "gone"))  # dropped a moment ago
+            except CorruptStoreError as exc:
+                found.append(Finding(subject, exc.reason, ok=False, cure=_cure_of(exc)))
+        return found
+    finally:
+        session.close()
+
+
+async def _table(session: Session, name: str) -> Finding:
+    """What to tell of a table. Reads every id."""
+    table = await session.opened(await session.handle(name))
+    ids: list[pa.Array] = []
+    rows = 0
+    batches = await session.run(table.lance.query().select(["id"]).to_batches())
+    with session.guarded():
+        async for batch in batches:
+            rows += batch.num_rows
+            if rows <= _MOST_IDS:
+                ids.append(batch.column("id"))
+    compared = sum(map(len, ids))
+    distinct = pc.count_distinct(pa.chunked_array(ids, pa.utf8())).as_py()
+    if distinct == compared:
+        return Finding(f"table {name}", f"{rows:,} rows")
+    return Finding(
+        f"table {name}",
+        f"{rows:,} rows, of which {compared - distinct:,} have the id of another",
+        ok=False,
+        cure="delete those ids and insert their rows again; another program wrote to the table",
+    )
+
+
+def _cure_of(error: CorruptStoreError) -> str:
+    if "no schema of aiovec" in error.reason:
+        return "name another folder; another program made this table"
+    return "restore the folder from a backup"

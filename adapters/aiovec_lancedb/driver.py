@@ -1,0 +1,52 @@
+"""lancedb, imported with its own log held at errors unless the user set it.
+
+The import takes more than a second and reads the environment, so this module is loaded with the
+backend, in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiovec.memory import bound_allocator
+
+# What lancedb reads for the level of its log, which goes to the standard error stream.
+LOG_LEVEL = "LANCEDB_LOG"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    if LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "error"
+    try:
+        yield
+    finally:
+        del os.environ[LOG_LEVEL]
+
+
+# How far Lance reads ahead of what it computes, by its own names. By default it fills up to 2 GiB
+# for each scan and opens four files of a table at once, so that a hundred searches at once fill
+# any machine's memory. A scan of a folder is no slower for it. ``admission`` counts on it.
+READ_AHEAD = {
+    "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
+    "LANCE_DEFAULT_FRAGMENT_READAHEAD": "2",
+}
+for _name, _value in READ_AHEAD.items():
+    # Lance looks at its first scan, so they stay. What the user set is left.
+    os.environ.setdefault(_name, _value)
+
+# Lance's threads allocate the large buffers that they read into. With a heap for each of them, the
+# process keeps twice as much memory between searches as it uses (``python -m bench lancedb``).
+bound_allocator()
+
+with _quiet():
+    import lancedb
+    from lancedb import index as indexing
+    from lancedb.query import ColumnOrdering
+    from lancedb.remote import ClientConfig, TimeoutConfig
+
+__all__ = ["LOG_LEVEL", "ClientConfig", "ColumnOrdering", "TimeoutConfig", "indexing", "lancedb"]

@@ -1,0 +1,134 @@
+"""lancedb's errors become ours, in one table at the edge.
+
+lancedb raises ValueError, RuntimeError and OSError, and only their text tells them apart. Tests
+provoke each of the cases here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    CorruptStoreError,
+    FilterError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreFullError,
+    UnsupportedError,
+)
+
+from . import network
+
+FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
+"""What lancedb's calls raise."""
+
+_NO_TABLE = re.compile(r"^Table '.*' was not found|^Dataset at path .* was not found", re.DOTALL)
+_TABLE_EXISTS = re.compile(r"^Table '.*' already exists|^Dataset already exists", re.DOTALL)
+_FULL = re.compile(
+    r"No space left|Disk quota exceeded|File too large|not enough space|os error (28|122|27|112)\b",
+    re.IGNORECASE,
+)
+_CLOSED = re.compile(r"(Connection|Table)( \S+)? is closed", re.IGNORECASE)
+_CONFLICT = re.compile(
+    r"commit conflict|concurrent (commit|transaction|modification)|too many concurrent writers",
+    re.IGNORECASE,
+)
+_DAMAGED = re.compile(
+    r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
+    r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
+    r"|does not have sufficient data"
+    r"|not found: .*\.(lance|manifest|arrow|idx)",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(
+    r"permission denied|access ?denied|forbidden|unauthori[sz]ed|invalid ?access ?key"
+    r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b",
+    re.IGNORECASE,
+)
+_NO_PLACE = re.compile(
+    r"could not parse bucket|unable to find object store|no azure account|invalid uri"
+    r"|no provider found",
+    re.IGNORECASE,
+)
+_DEEP_FILTER = re.compile(r"recursion limit", re.IGNORECASE)
+_UNSUPPORTED = re.compile(
+    r"^LanceDBError: not supported: | is not supported.*$| not supported by.*$"
+)
+_LONG_PATTERN = re.compile(r"regex\b.*exceeds size limit", re.IGNORECASE | re.DOTALL)
+# Where in Lance's sources an error arose, which tells a user nothing.
+_SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
+
+
+class NoSuchTableError(Exception):
+    """Never reaches a user: the caller knows the table's name and what it wanted."""
+
+
+class TableThereError(Exception):
+    """Never reaches a user, as the one above."""
+
+
+class ConflictError(StoreBusyError):
+    """Another commit came first, so nothing of this one was done; it may be tried again."""
+
+
+def told(error: BaseException) -> str:
+    """lancedb's message in one line."""
+    text = network.without_secrets(str(error))
+    text = _SOURCE_PLACE.sub("", text).removeprefix("lance error: ")
+    return " ".join(text.split())[:600]
+
+
+def translate(error: Exception, target: str) -> Exception:
+    """The error of the contract for one of lancedb's, or one of the two above."""
+    text = str(error)
+    if isinstance(error, NotImplementedError):
+        # The client of the managed service has not all that lancedb has.
+        return UnsupportedError(_UNSUPPORTED.sub("", told(error)), "lancedb", f"it is at {target}")
+    if _NO_TABLE.search(text):
+        return NoSuchTableError(text)
+    if _TABLE_EXISTS.search(text):
+        return TableThereError(text)
+    if _CLOSED.search(text):
+        return StoreClosedError(target)
+    if _FULL.search(text):
+        return StoreFullError(target, told(error))
+    if _DEEP_FILTER.search(text):
+        return FilterError("the filter is nested too deeply for LanceDB's parser")
+    if _LONG_PATTERN.search(text):
+        return FilterError("the LIKE pattern is too long for LanceDB")
+    failed = network.failure(error)
+    if failed is not None:
+        return AiovecError(f"{target}: {failed}")
+    if _CONFLICT.search(text):
+        return ConflictError(f"others are writing to {target} at once: {told(error)}", 0.0)
+    if _NO_PLACE.search(text):
+        return ConfigError(f"{target}: {told(error)}", accepted="a folder, or a URL")
+    if _REFUSED.search(text):
+        return AiovecError(f"{target} cannot be read or written: {told(error)}")
+    if _DAMAGED.search(text):
+        return CorruptStoreError(target, f"a file is damaged or missing ({told(error)})")
+    return AiovecError(f"LanceDB failed on {target}: {told(error)}")
+
+
+@contextmanager
+def translated(target: str) -> Iterator[None]:
+    """Let no error of lancedb pass untranslated."""
+    try:
+        yield
+    except AiovecError:
+        raise
+    except FAILURES as exc:
+        error = translate(exc, target)
+        exc.args = tuple(
+            network.without_secrets(arg) if isinstance(arg, str) else arg for arg in exc.args
+        )
+        raise error from exc
+    except BaseException as exc:
+        # A panic of Rust code is no Exception. It is told by its name, for its module is none.
+        if type(exc).__name__ != "PanicException":
+            raise
+        raise AiovecError(f"LanceDB broke down on {target}: {told(exc)}") from exc

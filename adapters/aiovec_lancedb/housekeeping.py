@@ -1,0 +1,296 @@
+"""Upkeep in the background: a store looks after the tables that it writes to.
+
+One task of a store does it, for one table after another, while there is something to look at. Of
+several processes on one place, one at a time tidies a table. What takes long is done beside the
+writes, at the risk that one of them touches the same files first; then it was in vain and is tried
+again. No write ever fails for it: Lance repeats a write whose files were rewritten meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+
+from aiovec.backend import StaleTableError, TableHandle
+from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError, TableNotFoundError
+
+from .admission import Admission, scan_bytes
+from .locks import WriteLock
+from .pins import Pins
+from .session import Opened, Session
+from .tidying import FULL_FILE, Retention, Tidying, TidyingWork, versions_of
+from .upkeep import Log
+from .writer import Work
+
+LOG = logging.getLogger("aiovec.lancedb")
+
+# Commits after which a table is looked at, and the seconds without one after which it is as well.
+_COMMITS = 64
+_QUIET = 1.0
+# Rewriting small files costs as much as the bytes of all that are not full, so more of these let
+# more files gather: while there are writes, and in the quiet behind them.
+_FILES, _BYTES_A_FILE, _MOST_FILES = 64, 16 * 2**20, 512
+_FILES_IN_QUIET, _BYTES_A_FILE_IN_QUIET, _MOST_FILES_IN_QUIET = 4, 64 * 2**20, 16
+# Versions beyond those to keep that are left in the quiet.
+_OVER = 16
+# Rows that an index does not cover, and the share of all rows beyond that, before it is renewed.
+_UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
+# Tables of fewer bytes are rewritten while their writers wait: that takes less than a second.
+_SOON_DONE = 64 * 2**20
+# What goes on beside the writes may take this many seconds, and one more for so many bytes.
+_LONG, _BYTES_A_SECOND = 10.0, 8 * 2**20
+# Attempts beside the writes that were in vain, after which the writers have to wait.
+_ATTEMPTS = 2
+# A table rests this many times as long as its upkeep took: a fifth of the time goes into it.
+_REST = 4.0
+_POLL = 0.05
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of one table."""
+
+    commits: int = 0
+    last_commit: float = 0.0
+    rest_until: float = 0.0
+    look_at: float | None = None
+    failed: int = 0
+    tidied_version: int | None = None
+
+    def next_look(self) -> float:
+        """When to look at it again, on the clock of ``time.monotonic``."""
+        at = float("inf") if self.look_at is None else self.look_at
+        if self.commits >= _COMMITS:
+            at = 0.0
+        elif self.commits:
+            at = min(at, self.last_commit + _QUIET)
+        return max(at, self.rest_until)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What tells whether a table wants upkeep, and how much it would cost."""
+
+    rows: int
+    files: int
+    bytes: int
+    """Those of the files that are not full, more or less."""
+
+    @classmethod
+    def of(cls, stats: Any) -> Shape:
+        rows = int(stats["num_rows"])
+        size = int(stats["total_bytes"])
+        part = size * FULL_FILE // rows if rows > FULL_FILE else size
+        return cls(rows, int(stats["fragment_stats"]["num_fragments"]), part)
+
+    def too_many_files(self, *, quiet: bool) -> bool:
+        if quiet:
+            more = self.bytes // _BYTES_A_FILE_IN_QUIET
+            return self.files > min(_FILES_IN_QUIET + more, _MOST_FILES_IN_QUIET) + self._full
+        return self.files > min(_FILES + self.bytes // _BYTES_A_FILE, _MOST_FILES) + self._full
+
+    @property
+    def _full(self) -> int:
+        return self.rows // FULL_FILE
+
+
+@dataclass
+class Housekeeper:
+    """Keeps the tables of one store small. It works on the loop that writes to them."""
+
+    session: Session
+    retention: Retention
+    pins: Pins
+    write: Callable[[str, Work], Awaitable[Any]]
+    lock_of: Callable[[str], WriteLock]
+    admission: Admission
+    log: Log
+    busy_timeout: float
+    _tables: dict[str, _State] = field(default_factory=dict)
+    _locks: dict[str, WriteLock] = field(default_factory=dict)
+    _task: asyncio.Task[None] | None = None
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    # What runs in the background among the writes.
+    _work: TidyingWork | None = None
+    _closed: bool = False
+
+    def wrote(self, table: str) -> None:
+        """A commit was made."""
+        if self._closed:
+            return
+        state = self._tables.setdefault(table, _State())
+        state.commits += 1
+        state.last_commit = time.monotonic()
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._run())
+        elif state.commits == _COMMITS:
+            self._wake.set()
+
+    async def close(self) -> None:
+        """End what is under way, without waiting for its end."""
+        self._closed = True
+        if self._work is not None:
+            self._work.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        for lock in list(self._locks.values()):
+            await anyio.to_thread.run_sync(lock.close)
+
+    # In the background
+
+    async def _run(self) -> None:
+        while self._tables:
+            name = min(self._tables, key=lambda name: self._tables[name].next_look())
+            state = self._tables[name]
+            wait = state.next_look() - time.monotonic()
+            if wait > 0:
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+                continue
+            began = time.monotonic()
+            quiet = state.commits < _COMMITS
+            state.commits, state.look_at = 0, None
+            try:
+                await self._look(name, state, quiet=quiet)
+            except (StaleTableError, TableNotFoundError):
+                self._tables.pop(name, None)
+                continue
+            except StoreClosedError:
+                return
+            except AiovecError as exc:
+                # In a thread, since a handler may write to a file.
+                text = "upkeep of the table %r failed; it goes on later: %s"
+                await anyio.to_thread.run_sync(LOG.warning, text, name, exc)
+                state.failed += 1
+                state.look_at = time.monotonic() + 60
+            ended = time.monotonic()
+            state.rest_until = ended + _REST * (ended - began)
+            if not state.commits and state.look_at is None:
+                self._tables.pop(name, None)
+
+    async def _look(self, name: str, state: _State, *, quiet: bool) -> None:
+        handle = await self.session.handle(name)
+        table = await self.session.opened(handle)
+        shape = Shape.of(await self.session.run(table.lance.stats()))
+        if not await self._is_due(table, shape, state, quiet=quiet):
+            return
+        if not await self._take_lock(name):
+            state.look_at = time.monotonic() + 5  # another process is at it
+            return
+        try:
+            await self._tidy(handle, shape, alone=state.failed >= _ATTEMPTS, now=False)
+        except (StoreBusyError, TimeoutError) as exc:
+            state.failed += 1
+            state.look_at = time.monotonic() + _QUIET
+            text = "upkeep of the table %r was in vain: %s"
+            await anyio.to_thread.run_sync(LOG.debug, text, name, exc)
+            return
+        finally:
+            self._locks[name].release()
+        state.failed = 0
+        await self._look_again(handle, state)
+
+    async def _is_due(self, table: Opened, shape: Shape, state: _State, *, quiet: bool) -> bool:
+        if shape.too_many_files(quiet=quiet):
+            return True
+        retention = self.retention
+        number = await self.session.run(table.lance.version())
+        made = None if state.tidied_version is None else number - state.tidied_version
+        if quiet or made is None or made > retention.most:
+            versions = await versions_of(self.session, table)
+            first = retention.first_kept(versions, datetime.now(UTC), None)
+            over = 0 if first is None else versions.index(first)
+            if over > (_OVER if quiet else retention.most):
+                return True
+        return await self._unindexed(table) > _UNINDEXED + _UNINDEXED_SHARE * shape.rows
+
+    async def _unindexed(self, table: Opened) -> int:
+        """The most rows that one of the indexes does not cover."""
+        most = 0
+        for index in await self.session.run(table.lance.list_indices()):
+            stats = await self.session.run(table.lance.index_stats(index.name))
+            if stats is not None:
+                most = max(most, int(stats.num_unindexed_rows))
+        return most
+
+    async def _look_again(self, handle: TableHandle, state: _State) -> None:
+        """Note what is left: versions that somebody might have been reading."""
+        table = await self.session.opened(handle)
+        state.tidied_version = await self.session.run(table.lance.version())
+        if len(await versions_of(self.session, table)) > self.retention.most + _OVER:
+            state.look_at = time.monotonic() + self.retention.grace.total_seconds() + _QUIET
+
+    # Now
+
+    async def optimize(self, handle: TableHandle) -> None:
+        """What ``optimize`` of a store does: all of it, at once."""
+        async with self.alone(handle.name):
+            table = await self.session.opened(handle)
+            shape = Shape.of(await self.session.run(table.lance.stats()))
+            for _ in range(_ATTEMPTS):
+                try:
+                    return await self._tidy(handle, shape, alone=False, now=True)
+                except (StoreBusyError, TimeoutError):
+                    continue
+            await self._tidy(handle, shape, alone=True, now=True)
+
+    async def last_tidied(self, handle: TableHandle) -> datetime | None:
+        return await anyio.to_thread.run_sync(self.log.last, handle)
+
+    @asynccontextmanager
+    async def alone(self, table: str) -> AsyncIterator[None]:
+        """No upkeep of the table meanwhile, by this process or another: an index is built, say."""
+        deadline = time.monotonic() + self.busy_timeout
+        while not await self._take_lock(table):
+            if self._closed:
+                raise StoreClosedError(self.session.target)
+            if time.monotonic() > deadline:
+                raise StoreBusyError(
+                    f"the upkeep of the table {table!r} is under way elsewhere", self.busy_timeout
+                )
+            await asyncio.sleep(_POLL)
+        try:
+            yield
+        finally:
+            self._locks[table].release()
+
+    async def _tidy(self, handle: TableHandle, shape: Shape, *, alone: bool, now: bool) -> None:
+        """The lock for upkeep is held. ``alone``: while writers wait, however long it takes."""
+        pinned = partial(self.pins.oldest, handle.name)
+        tidying = Tidying(self.session, handle, self.retention, pinned)
+        size = scan_bytes(min(shape.rows, FULL_FILE), handle.schema.dim)
+        async with self.admission.share(size):
+            if alone or shape.bytes <= _SOON_DONE:
+                work = TidyingWork(tidying)
+                if not now:
+                    self._work = work
+                await self.write(handle.name, work)
+            else:
+                await tidying.run(_LONG + shape.bytes / _BYTES_A_SECOND)
+        await anyio.to_thread.run_sync(self.log.note, handle, datetime.now(UTC))
+
+    async def _take_lock(self, table: str) -> bool:
+        """Whether the lock for upkeep was free."""
+        lock = self._locks.get(table)
+        if lock is None:
+            lock = self._locks[table] = self.lock_of(f"{table}.upkeep")
+        taking = asyncio.ensure_future(anyio.to_thread.run_sync(lock.acquire, 0.0))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # The thread goes on; what it takes must not stay taken.
+            if await taking:
+                lock.release()
+            raise

@@ -1,0 +1,183 @@
+"""The kinds of vector index: their options, what their builds need, and which one "auto" takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiovec.errors import InvalidArgumentError
+from aiovec.schema import Schema
+
+from .driver import indexing
+
+AUTO = "auto"
+NONE = "none"
+_RECALL = "recall"
+
+# Vectors per partition that the partitions are trained on, and the rounds of the training. Lance's
+# own 256 and 50 take ten times as long, for partitions that find no more (measured with
+# ``python -m bench lancedb``).
+_SAMPLE_RATE = 64
+_ROUNDS = 20
+# Bits for each dimension of a rotated code: with four of them the candidates hardly need to be
+# read anew, with one some ten times as many do.
+_BITS = 4
+# Partitions of an index: about the square root of the rows, as many as have this many rows.
+_LEAST_ROWS = 64
+_MOST_PARTITIONS = 16_384
+
+_IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rate")
+_GRAPH = ("m", "ef_construction")
+_PRODUCT = ("num_sub_vectors", "num_bits")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind: the name of its class in lancedb, that of its type in Lance, and its options."""
+
+    name: str
+    config: str
+    type: str
+    options: tuple[str, ...]
+
+    @property
+    def graph(self) -> bool:
+        """Whether a graph is searched, with ``ef``, within each partition."""
+        return "m" in self.options
+
+    @property
+    def whole(self) -> bool:
+        """Whether it keeps the vectors as they are."""
+        return self.name in ("ivf_flat", "hnsw")
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("ivf_flat", "IvfFlat", "IvfFlat", _IVF),
+        Kind("ivf_pq", "IvfPq", "IvfPq", (*_IVF, *_PRODUCT)),
+        Kind("ivf_sq", "IvfSq", "IvfSq", _IVF),
+        Kind("ivf_rq", "IvfRq", "IvfRq", (*_IVF, "num_bits")),
+        Kind("hnsw", "HnswFlat", "IvfHnswFlat", (*_IVF, *_GRAPH)),
+        Kind("hnsw_sq", "HnswSq", "IvfHnswSq", (*_IVF, *_GRAPH)),
+        Kind("hnsw_pq", "HnswPq", "IvfHnswPq", (*_IVF, *_GRAPH, *_PRODUCT)),
+    )
+}
+_ALIASES = {"hnsw_flat": "hnsw"}
+_BY_TYPE = {kind.type: kind for kind in KINDS.values()}
+
+
+def kind_of_type(type: str) -> Kind | None:
+    """The kind that Lance calls so; None for an index that is none over vectors."""
+    return _BY_TYPE.get(type)
+
+
+def named(kind: object) -> str:
+    """The name of a kind as users may write it, "auto" among them, or InvalidArgumentError."""
+    name = _ALIASES.get(kind, kind) if isinstance(kind, str) else kind
+    if name != AUTO and (not isinstance(name, str) or name not in KINDS):
+        raise InvalidArgumentError("kind", kind, "one of " + ", ".join([AUTO, *KINDS]))
+    return name
+
+
+def checked_options(
+    kind: str, options: Mapping[str, Any], schema: Schema
+) -> tuple[float | None, dict[str, int]]:
+    """The recall that was asked for, and the options of the kind, or InvalidArgumentError."""
+    known = () if kind == AUTO else KINDS[kind].options
+    for name in options:
+        if name != _RECALL and name not in known:
+            accepted = "one of " + ", ".join([_RECALL, *known]) + f" for the kind {kind!r}"
+            raise InvalidArgumentError("an option", name, accepted)
+    recall = options.get(_RECALL)
+    if recall is not None and not is_recall(recall):
+        raise InvalidArgumentError(_RECALL, recall, "a number above 0 and below 1")
+    if kind == "ivf_rq" and schema.dim % 8:
+        raise InvalidArgumentError(
+            "kind", kind, f"a kind for vectors whose length is no multiple of 8, as {schema.dim}"
+        )
+    chosen = {name: value for name, value in options.items() if name != _RECALL}
+    for name, value in chosen.items():
+        _check_option(kind, name, value, schema.dim)
+    return (None if recall is None else float(recall)), chosen
+
+
+def is_recall(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
+
+
+def _check_option(kind: str, name: str, value: object, dim: int) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not isinstance(value, int) or value < 1:
+        raise InvalidArgumentError(name, value, "a whole number of at least 1")
+    if name == "num_sub_vectors" and dim % value:
+        raise InvalidArgumentError(name, value, f"a divisor of the vectors' length {dim}")
+    if name == "num_bits":
+        allowed = range(1, 9) if kind == "ivf_rq" else (4, 8)
+        if value not in allowed:
+            listed = "from 1 to 8" if kind == "ivf_rq" else "4 or 8"
+            raise InvalidArgumentError(name, value, listed)
+    if name == "num_partitions" and value > 2**20:
+        raise InvalidArgumentError(name, value, "at most 1048576")
+
+
+def chosen_kind(schema: Schema) -> str:
+    """What "auto" builds for so many rows: rotated codes, which build in seconds and search
+    fast enough up to many millions of rows; for other lengths of vectors, bytes."""
+    return "ivf_sq" if schema.dim % 8 else "ivf_rq"
+
+
+def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[str, int]:
+    """The options of a build, with what the user left open."""
+    plan = dict(options)
+    if not KINDS[kind].graph and not {"num_partitions", "target_partition_size"} & plan.keys():
+        plan["num_partitions"] = partitions_for(rows)
+    plan.setdefault("sample_rate", _SAMPLE_RATE)
+    plan.setdefault("max_iterations", _ROUNDS)
+    if kind == "ivf_rq":
+        plan.setdefault("num_bits", _BITS)
+    if "num_sub_vectors" in KINDS[kind].options and "num_sub_vectors" not in plan:
+        plan["num_sub_vectors"] = _sub_vectors(dim)
+    return plan
+
+
+def partitions_for(rows: int) -> int:
+    return max(1, min(math.isqrt(rows), rows // _LEAST_ROWS, _MOST_PARTITIONS))
+
+
+def _sub_vectors(dim: int) -> int:
+    """One for 8 dimensions, or the most that divide the length evenly and are no more."""
+    return max(count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
+
+
+def config_of(kind: str, plan: Mapping[str, int], metric: str) -> Any:
+    """What lancedb's ``create_index`` takes."""
+    return getattr(indexing, KINDS[kind].config)(distance_type=metric, **plan)
+
+
+def build_bytes(kind: str, plan: Mapping[str, int], rows: int, dim: int) -> int:
+    """An estimate of what the build holds in memory beside the process: rather too much."""
+    partitions = plan.get("num_partitions", 1)
+    # The vectors that partitions and codes are trained on, twice: as they are read and as they
+    # are compared. Product codes are trained on 256 vectors for each of their 256 words.
+    trained = max(partitions * plan.get("sample_rate", _SAMPLE_RATE), 65_536)
+    training = 2 * 4 * dim * min(rows, trained)
+    code = _code_bytes(kind, plan, dim)
+    graph = 0
+    if KINDS[kind].graph:
+        # Each row's links with their distances, at the lowest level twice as many, and its lock.
+        graph = rows * (plan.get("m", 20) * 3 * 8 + 96)
+    codes = rows * (code + 16) * (1 if KINDS[kind].graph else 0)
+    return 256 * 2**20 + training + codes + graph + min(rows * (code + 16) * 2, 512 * 2**20)
+
+
+def _code_bytes(kind: str, plan: Mapping[str, int], dim: int) -> int:
+    if KINDS[kind].whole:
+        return dim * 4
+    if kind == "ivf_rq":
+        return dim * plan.get("num_bits", _BITS) // 8 + 16
+    if "num_sub_vectors" in KINDS[kind].options:
+        return plan.get("num_sub_vectors", dim // 8)
+    return dim

@@ -1,0 +1,103 @@
+"""How a table of ours lies in Lance, and what tells its state.
+
+A Lance table has the columns of ``Schema.to_arrow()`` and its metadata, with a name of its own
+for this incarnation of the table. A field that was added later carries its options with its
+column, so that column and options appear in one commit.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Hashable
+from typing import Any
+
+import pyarrow as pa
+
+from aiovec.backend import Columns, TableHandle
+from aiovec.errors import AiovecError, CorruptStoreError
+from aiovec.schema import Field, Schema
+
+from .effort import KEY, Tuned, tuned_of
+
+_SCHEMA = b"aiovec.schema"
+_INCARNATION = b"aiovec.table"
+_FIELD = b"aiovec.field"
+_LAYOUT = b"aiovec.layout"
+LAYOUT = 1
+"""The number of what ``docs/LANCEDB.md`` describes."""
+EXTREME = "aiovec.extreme"
+"""On the vector's column: some vectors are too large or too small for Lance's float32 sums."""
+
+PAYLOAD = "payload"
+
+
+def new_table(schema: Schema) -> pa.Schema:
+    """The Lance schema of a table that is made now."""
+    arrow = schema.to_arrow()
+    own = {_LAYOUT: str(LAYOUT).encode(), _INCARNATION: uuid.uuid4().hex.encode()}
+    return arrow.with_metadata({**arrow.metadata, **own})
+
+
+def added_column(name: str, field: Field) -> pa.Schema:
+    options = json.dumps(field.to_dict()).encode()
+    return pa.schema([pa.field(name, field.arrow_type(), metadata={_FIELD: options})])
+
+
+def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
+    """Changes with the table's incarnation and with its fields. Cheap: asked for at each call."""
+    metadata = arrow.metadata or {}
+    return metadata.get(_INCARNATION), metadata.get(_SCHEMA), tuple(arrow.names)
+
+
+def is_extreme(arrow: pa.Schema, schema: Schema) -> bool:
+    return EXTREME.encode() in (arrow.field(schema.vector).metadata or {})
+
+
+def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned | None:
+    """What is known of the vector index."""
+    text = (arrow.field(schema.vector).metadata or {}).get(KEY.encode())
+    return None if text is None else tuned_of(text)
+
+
+def incarnation_of(handle: TableHandle) -> Hashable:
+    """The same as long as the table is not dropped, whatever fields it gets."""
+    token = handle.token
+    return token[0] if isinstance(token, tuple) else token
+
+
+def handle_of(name: str, arrow: pa.Schema, target: str) -> TableHandle:
+    return TableHandle(name, _schema_of(name, arrow, target), token_of(arrow))
+
+
+def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
+    metadata = arrow.metadata or {}
+    try:
+        if _SCHEMA not in metadata:
+            raise ValueError("it carries no schema of aiovec")
+        if int(metadata.get(_LAYOUT, LAYOUT)) > LAYOUT:
+            raise ValueError("a newer version wrote it; update aiovec")
+        schema = Schema.from_json(metadata[_SCHEMA])
+        for column in arrow:
+            options = (column.metadata or {}).get(_FIELD)
+            if options is not None and column.name not in schema.fields:
+                schema = schema.with_field(column.name, Field.from_dict(json.loads(options)))
+        for column in schema.to_arrow():
+            if column.name not in arrow.names:
+                raise ValueError(f"it lacks the column {column.name!r}")
+            there = arrow.field(column.name).type
+            if column.name != PAYLOAD and there != column.type:
+                raise ValueError(f"its column {column.name!r} holds {there}, not {column.type}")
+    except (ValueError, AiovecError) as exc:
+        raise CorruptStoreError(target, f"the table {name!r} cannot be used: {exc}") from exc
+    return schema
+
+
+def column_names(schema: Schema, columns: Columns) -> list[str]:
+    """The id and what else is read of a row, in the order of ``Schema.to_arrow()``."""
+    wanted = {"id", *columns.fields}
+    if columns.payload:
+        wanted.add(PAYLOAD)
+    if columns.vector:
+        wanted.add(schema.vector)
+    return [name for name in schema.to_arrow().names if name in wanted]

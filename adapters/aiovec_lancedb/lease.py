@@ -1,0 +1,258 @@
+"""Turns of the writers to object storage: a lock object for each table, beside the tables.
+
+Lance settles there which commit comes first, by writing each version's manifest on condition that
+there is none yet. It merges appends without a look at their ids, though, so writers need turns as
+they do on a folder. A bucket frees no lock when its holder dies. So the holder writes the object
+anew every few seconds, and who has seen it unchanged for its whole term takes it over. Every write
+of it is conditional on the object that was read, and nobody compares the clocks of two machines.
+
+What this cannot stop: a holder that stands still for longer than the term in the midst of a commit
+(a suspended machine, a network that fails and returns), and then goes on with that commit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PreconditionError,
+    UnknownConfigurationKeyError,
+)
+from obstore.store import from_url
+
+from aiovec.errors import AiovecError
+
+from .errors import translate
+from .locks import WriteLock
+
+TERM = 15.0
+"""Seconds after which an unchanged lock counts as left behind. A default ``busy_timeout`` is
+longer, so a write outlasts the death of another process that held the lock."""
+
+# The holder writes the lock anew after this part of the term, so that two may fail.
+_RENEWALS = 4
+# Seconds between two looks at a lock that another holds, each some other length.
+_POLL = (0.02, 0.15)
+_TIMEOUTS = {"timeout": "5s", "connect_timeout": "5s"}
+_RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+# Options of the HTTP client, which LanceDB takes together with those of the storage.
+_CLIENT = frozenset(
+    {
+        "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type",
+        "http1_only", "http2_keep_alive_interval", "http2_keep_alive_timeout",
+        "http2_keep_alive_while_idle", "http2_max_frame_size", "http2_only", "pool_idle_timeout",
+        "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
+        "randomize_addresses", "read_timeout", "timeout", "user_agent",
+    }
+)  # fmt: skip
+_PREFIXES = ("aws_", "google_", "azure_")
+
+_FAILURES = (BaseError, OSError, ValueError)
+
+_log = logging.getLogger("aiovec.lancedb")
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Where the lock objects lie; ``store()`` makes no request."""
+
+    url: str
+    shown: str
+    options: Mapping[str, str] = field(repr=False)
+
+    def store(self) -> Any:
+        config: dict[str, str] = {}
+        client: dict[str, str] = dict(_TIMEOUTS)
+        named = {key.lower(): value for key, value in os.environ.items()}
+        # The rest of the environment is read by the store itself, these it would forget.
+        client |= {k: named[p + k] for p in _PREFIXES for k in _CLIENT if named.get(p + k)}
+        for key, value in self.options.items():
+            name = key.lower()
+            bare = next((name[len(p) :] for p in _PREFIXES if name.startswith(p)), name)
+            if bare in _CLIENT:
+                client[bare] = value
+            else:
+                config[name] = value
+        try:
+            return self._made(config, client)
+        except UnknownConfigurationKeyError:
+            # LanceDB takes further options, which are of no use here.
+            return self._made({k: v for k, v in config.items() if self._knows(k, v)}, client)
+
+    def _made(self, config: dict[str, str], client: dict[str, str]) -> Any:
+        options: Any = {"config": config, "client_options": client, "retry_config": _RETRIES}
+        return from_url(self.url, **options)
+
+    def _knows(self, key: str, value: str) -> bool:
+        try:
+            self._made({key: value}, {})
+        except UnknownConfigurationKeyError:
+            return False
+        except Exception:  # noqa: BLE001 - known, and of no use by itself
+            return True
+        return True
+
+
+class LeasedLock(WriteLock):
+    """The lock of one table for one store, for all processes that write to the bucket."""
+
+    def __init__(self, key: str, bucket: Bucket, table: str, *, term: float = TERM) -> None:
+        super().__init__(key, None)
+        self._bucket = bucket
+        self._object = f".aiovec/{table}.lock"
+        self._term = term
+        self._holder = f"{socket.gethostname()} {os.getpid()}"
+        self._store: Any = None
+        # The object as this lock left it, where it did so last.
+        self._left: dict[str, str] | None = None
+        self._seen: dict[str, str] | None = None
+        self._seen_at = 0.0
+        self._seen_term = term
+        self._mine: deque[str] = deque(maxlen=16)
+        self._over = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def acquire(self, patience: float) -> bool:
+        until = time.monotonic() + patience
+        if not super().acquire(patience):
+            return False
+        tag = None
+        try:
+            tag = self._told(lambda: self._take(until))
+        finally:
+            if tag is None:
+                super().release()
+            else:
+                self._over = threading.Event()
+                self._keeper = threading.Thread(
+                    target=self._keep, args=(tag, self._over), name="aiovec lock", daemon=True
+                )
+                self._keeper.start()
+        return tag is not None
+
+    def release(self) -> None:
+        """Returns at once; the thread that kept the lock gives it back."""
+        self._over.set()
+
+    def close(self) -> None:
+        """Wait until it is given back."""
+        if self._keeper is not None:
+            self._keeper.join()
+
+    def _keep(self, tag: dict[str, str], over: threading.Event) -> None:
+        """Write the lock anew, whatever the event loop does, and then give it back."""
+        kept: dict[str, str] | None = tag
+        try:
+            while kept is not None and not over.wait(self._term / _RENEWALS):
+                with suppress(*_FAILURES):  # the next time may do
+                    kept = self._written(kept, free=False)
+            over.wait()
+            # That this succeeds shows that nobody else has had the lock meanwhile.
+            self._left = kept and self._written(kept, free=True)
+            if self._left is None:
+                _log.error(
+                    "a write to %s could not keep its lock; another process may have written at "
+                    "the same time",
+                    self._bucket.shown,
+                )
+        except _FAILURES as exc:
+            # It is free for others when its term is over; what was written is written.
+            _log.warning(
+                "the lock %s of %s stays behind for %.0f s (%s)",
+                self._object, self._bucket.shown, self._term, type(exc).__name__,
+            )  # fmt: skip
+        finally:
+            super().release()
+
+    def _told(self, call: Callable[[], Any]) -> Any:
+        target = self._bucket.shown
+        try:
+            return call()
+        except NotSupportedError as exc:
+            raise AiovecError(
+                f"{target}: this object storage has no conditional writes, without which several "
+                "writers cannot take turns"
+            ) from exc
+        except _FAILURES as exc:
+            raise translate(exc, target) from exc
+
+    def _take(self, until: float) -> dict[str, str] | None:
+        """The object's tag once it is ours, or None where others keep it."""
+        if self._store is None:
+            self._store = self._bucket.store()
+        left, self._left = self._left, None
+        taken = self._written(left, free=False) if left is not None else None
+        while taken is None:
+            found = self._look()
+            if found is None:
+                taken = self._written(None, free=False)
+            elif self._may_take(*found):
+                taken = self._written(found[0], free=False)
+            elif time.monotonic() > until:
+                return None
+            if taken is None:
+                time.sleep(random.uniform(*_POLL))
+        return taken
+
+    def _may_take(self, tag: dict[str, str], state: Mapping[str, Any]) -> bool:
+        if state.get("free") or state.get("nonce") in self._mine:
+            return True
+        now = time.monotonic()
+        if tag != self._seen:
+            self._seen, self._seen_at = tag, now
+            self._seen_term = float(state.get("term", self._term))
+        return now - self._seen_at > self._seen_term
+
+    def _look(self) -> tuple[dict[str, str], dict[str, Any]] | None:
+        """The object's tag and what it says, or None where there is none."""
+        try:
+            found = obstore.get(self._store, self._object)
+        except FileNotFoundError:
+            return None
+        try:
+            state = json.loads(bytes(found.bytes()))
+        except ValueError:
+            state = {}
+        return _tag(found.meta), state if isinstance(state, dict) else {}
+
+    def _written(self, tag: dict[str, str] | None, *, free: bool) -> dict[str, str] | None:
+        """The new tag, or None where somebody else wrote meanwhile."""
+        # Each text is another one, so that no two states have the same tag.
+        nonce = uuid.uuid4().hex
+        self._mine.append(nonce)
+        state = {"holder": self._holder, "free": free, "term": self._term, "nonce": nonce}
+        text = json.dumps(state).encode()
+        for _ in range(2):
+            mode: Any = "create" if tag is None else tag
+            try:
+                return _tag(obstore.put(self._store, self._object, text, mode=mode))
+            except (AlreadyExistsError, PreconditionError):
+                found = self._look()
+            # It may be a write of ours, whose answer was lost.
+            if found is None or found[1].get("nonce") not in self._mine:
+                return None
+            tag, told = found
+            if told["nonce"] == nonce:
+                return tag
+        return None
+
+
+def _tag(found: Mapping[str, Any]) -> dict[str, str]:
+    return {key: found[key] for key in ("e_tag", "version") if found.get(key) is not None}

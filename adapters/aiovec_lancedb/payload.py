@@ -1,0 +1,165 @@
+r"""Conditions on a payload key, as Lance's SQL.
+
+Lance keeps JSON in binary form and has functions for it, but they convert between types
+(``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows that hold an array there.
+So a value is read in one of two exact forms: as JSON text, whose first character tells its type,
+or, where a text's own characters matter, from the bytes themselves. There is no CASE; instead
+``nullif`` makes NULL of what the type forbids.
+
+Lance writes JSON text as Python does, with the exception of some exponents: a test compares every
+character and many numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+
+from aiovec.filters.tree import Value
+
+from .literals import like_pattern, text
+
+# Lance takes such a key for a place in an array.
+_PLACE_IN_ARRAY = re.compile(r"[+-]?[0-9]+\Z")
+# A scalar's bytes: a head, then a word of type (1 is text) and length, then the UTF-8 text.
+_TEXT_IN_HEX = "200000001.{7}(.*)$"
+# How deep arrays and objects may lie within an item of an array for CONTAINS to see what follows.
+# Lance's regular expressions allow for some 60 levels; a payload may have a hundred.
+_DEEPEST = 48
+
+
+class PayloadValue:
+    """The value at a path. Each method gives SQL that is NULL where the type does not fit."""
+
+    def __init__(self, path: Sequence[str]) -> None:
+        self._path = path
+        containers = ["payload"]
+        for key in path:
+            containers.append(f"json_get({containers[-1]}, {text(key)})")
+        self._value = containers[-1]
+        # An array has no keys, so what lies above such a key must be an object.
+        self._objects = [
+            containers[i]
+            for i, key in enumerate(path)
+            if i and _PLACE_IN_ARRAY.match(key)
+        ]  # fmt: skip
+        # One character at least: concat takes NULL for nothing.
+        self._as_json = self._guarded(_json_of(self._value), "(.+)$")
+
+    def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:
+        """``sql``'s part that ``pattern`` has in parentheses; NULL below an array."""
+        if not self._objects and not always:
+            return sql
+        heads = "".join(f"left({_json_of(container)}, 1), " for container in self._objects)
+        subject = f"concat({heads}{sql})" if heads else sql
+        marks = r"\{" * len(self._objects)
+        return f"array_element(regexp_match({subject}, {text('(?s)^' + marks + pattern)}), 1)"
+
+    @property
+    def _as_text(self) -> str:
+        found = self._guarded(f"encode({self._value}, 'hex')", _TEXT_IN_HEX, always=True)
+        return f"arrow_cast(decode({found}, 'hex'), 'Utf8')"
+
+    @property
+    def as_int(self) -> str:
+        return f"TRY_CAST({self._as_json} AS BIGINT)"
+
+    @property
+    def as_float(self) -> str:
+        """Of every number, so it counts only where ``as_int`` is NULL."""
+        return f"TRY_CAST({self._as_json} AS DOUBLE)"
+
+    def is_null(self, *, negate: bool) -> str:
+        return f"coalesce({self._as_json}, 'null') {'<>' if negate else '='} 'null'"
+
+    def equals_text(self, values: Sequence[str], *, negate: bool) -> str:
+        listed = ", ".join(text(_json_text(value)) for value in values)
+        word = "NOT IN" if negate else "IN"
+        return self._only(f"{self._as_json} {word} ({listed})", '"', negate=negate)
+
+    def compares_text(self, operator: str, value: str) -> str:
+        return f"{self._as_text} {operator} {text(value)}"
+
+    def like(self, pattern: str, *, negate: bool) -> str:
+        return f"{self._as_text} {'NOT ' if negate else ''}LIKE {like_pattern(pattern)}"
+
+    def starts_with(self, prefix: str, *, negate: bool) -> str:
+        begin = text(_json_text(prefix)[:-1])
+        word = "NOT " if negate else ""
+        return self._only(f"{word}starts_with({self._as_json}, {begin})", '"', negate=negate)
+
+    def equals_bool(self, value: bool) -> str:
+        right, wrong = ("true", "false") if value else ("false", "true")
+        return f"({self._as_json} = '{right}' OR nullif({self._as_json} <> '{wrong}', TRUE))"
+
+    def contains(self, value: Value, *, negate: bool) -> str:
+        item = "|".join(_forms_in_json(value))
+        pattern = rf"^\[(?:{_ITEM},)*(?:{item})(?:,|\]$)"
+        word = "NOT " if negate else ""
+        return self._only(
+            f"{word}regexp_like({self._as_json}, {text(pattern)})", "[", negate=negate
+        )
+
+    def _only(self, sql: str, first: str, *, negate: bool) -> str:
+        """``sql`` where the JSON text begins with ``first``, NULL elsewhere.
+
+        Elsewhere ``sql`` is FALSE, or with ``negate`` TRUE, and either becomes NULL.
+        """
+        begins = f"starts_with({self._as_json}, {text(first)})"
+        if negate:
+            return f"({sql} AND nullif({begins}, FALSE))"
+        return f"({sql} OR nullif(NOT {begins}, TRUE))"
+
+
+def _json_of(value: str) -> str:
+    return f"json_extract({value}, '$')"
+
+
+def _json_text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _forms_in_json(value: Value) -> list[str]:
+    """Regular expressions for the JSON texts that mean ``value``."""
+    if isinstance(value, str):
+        return [_escaped(_json_text(value))]
+    if isinstance(value, bool):
+        return ["true" if value else "false"]
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{type(value).__name__} is no JSON")
+    if not value:
+        return ["-?0", r"-?0\.0"]
+    forms = set()
+    if value == int(value):
+        forms.add(str(int(value)))
+    as_float = _float_of(value)
+    if as_float is not None:
+        shortest = repr(as_float)
+        forms.add(shortest)
+        forms.add(re.sub(r"e([+-])0", r"e\1", shortest))
+        forms.add(format(Decimal(shortest), "f"))
+    return sorted(map(_escaped, forms))
+
+
+def _float_of(value: int | float) -> float | None:
+    """The float that equals ``value``; None where there is none."""
+    as_float = float(value)
+    return as_float if as_float == value else None
+
+
+def _escaped(literal: str) -> str:
+    return "".join(c if c.isalnum() and c.isascii() else rf"\x{{{ord(c):x}}}" for c in literal)
+
+
+def _item_pattern() -> str:
+    """A regular expression for one item of a JSON array that is known to be well formed."""
+    string = r'"(?:[^"\\]|\\.)*"'
+    nested = r"[\[{]" + rf'(?:{string}|[^"\[\]{{}}])*' + r"[\]}]"
+    for _ in range(_DEEPEST):
+        nested = r"[\[{]" + rf'(?:{string}|[^"\[\]{{}}]|{nested})*' + r"[\]}]"
+    return rf'(?:{string}|[^"\[\]{{}},]+|{nested})'
+
+
+_ITEM = _item_pattern()

@@ -1,0 +1,146 @@
+"""Versions that somebody reads for long: none of them may be removed.
+
+A pin holds in this process for every store on the same place, and on a folder for other processes
+too: by a locked file whose name tells the version. The system frees it when its process ends,
+however that ends. On object storage other machines' reads are not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio.to_thread
+
+from aiovec.backend import TableHandle
+
+from .locks import try_lock, unlock
+from .session import Opened, Session
+
+_FOLDER = "readers"
+_numbers = itertools.count()
+
+
+class _File(NamedTuple):
+    number: int
+    path: Path
+
+
+class _Held:
+    """The pins of this process on one table, by version."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.versions: Counter[int] = Counter()
+
+
+@cache
+def _held(key: str) -> _Held:
+    return _Held()
+
+
+class Pins:
+    """The pins on the tables of one place."""
+
+    def __init__(self, key: str, folder: Path | None) -> None:
+        self._key = key
+        self._folder = None if folder is None else folder / _FOLDER
+
+    @asynccontextmanager
+    async def reading(self, session: Session, handle: TableHandle) -> AsyncIterator[Opened]:
+        """The table for a read that takes long."""
+        async with session.reading(handle) as opened:
+            version = int(await session.run(opened.lance.version()))
+            async with self.held(handle.name, version):
+                yield opened
+
+    @asynccontextmanager
+    async def held(self, table: str, version: int) -> AsyncIterator[None]:
+        """Keep a version that is the newest, or was a moment ago."""
+        taking = asyncio.ensure_future(anyio.to_thread.run_sync(self._take, table, version))
+        try:
+            file = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # The thread goes on; what it takes must not stay taken.
+            await anyio.to_thread.run_sync(self._give_back, table, version, await taking)
+            raise
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(self._give_back, table, version, file)
+
+    def _take(self, table: str, version: int) -> _File | None:
+        file = None if self._folder is None else _locked_file(self._folder / table, version)
+        held = _held(f"{self._key}\n{table}")
+        with held.lock:
+            held.versions[version] += 1
+        return file
+
+    def _give_back(self, table: str, version: int, file: _File | None) -> None:
+        held = _held(f"{self._key}\n{table}")
+        with held.lock:
+            held.versions[version] -= 1
+            held.versions += Counter()
+        if file is not None:
+            _remove(file)
+
+    def oldest(self, table: str) -> int | None:
+        """The oldest version that is pinned, by whomever. Reads the disk."""
+        held = _held(f"{self._key}\n{table}")
+        with held.lock:
+            found = set(held.versions)
+        if self._folder is not None:
+            found |= set(_in_use(self._folder / table))
+        return min(found, default=None)
+
+
+def _locked_file(folder: Path, version: int) -> _File:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{version}-{os.getpid()}-{next(_numbers)}"
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        if try_lock(file) and path.exists():
+            return _File(file, path)
+        os.close(file)  # another took it, just made and not yet locked, for one left behind
+
+
+def _remove(file: _File) -> None:
+    # Where an open file cannot be removed, it goes with the next look for the oldest.
+    with suppress(OSError):
+        file.path.unlink()
+    unlock(file.number)
+    os.close(file.number)
+
+
+def _in_use(folder: Path) -> Iterator[int]:
+    """The versions of the files that are locked. Files that a process left behind go."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in names:
+        version, _, _ = name.partition("-")
+        try:
+            file = os.open(folder / name, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            yield int(version)
+            continue
+        try:
+            if not try_lock(file):
+                yield int(version)
+                continue
+            with suppress(OSError):
+                (folder / name).unlink()
+            unlock(file)
+        finally:
+            os.close(file)

@@ -1,0 +1,81 @@
+"""Where a store lies: a folder, memory, object storage, or LanceDB's managed service."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiovec.errors import ConfigError
+from aiovec.targets import is_url, redacted
+
+if TYPE_CHECKING:
+    from aiovec.settings import LancedbSettings
+
+MEMORY = "memory://"
+MANAGED = "db://"
+# What LanceDB's own clients read the key from.
+KEY_VARIABLE = "LANCEDB_API_KEY"
+READ_TIMEOUT_VARIABLE = "LANCE_CLIENT_READ_TIMEOUT"
+# Seconds without a byte after which a request is sent again, three times. LanceDB's own are 300.
+_READ_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """``target`` as the backend was told it: an absolute path or a URL."""
+
+    target: str
+
+    @cached_property
+    def shown(self) -> str:
+        """The target without the secrets that a URL may carry."""
+        return MEMORY if self.in_memory else redacted(self.target)
+
+    @property
+    def in_memory(self) -> bool:
+        return self.target.lower().startswith(MEMORY)
+
+    @property
+    def managed(self) -> bool:
+        return self.target.lower().startswith(MANAGED)
+
+    @property
+    def in_bucket(self) -> bool:
+        return self.folder is None and not self.in_memory and not self.managed
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder, where it is one on this machine."""
+        return None if is_url(self.target) else Path(self.target)
+
+    @cached_property
+    def key(self) -> str:
+        """The same for every store of this process on the same place. Reads the disk."""
+        return os.path.realpath(self.target) if self.folder is not None else self.target
+
+    def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
+        """What ``lancedb.connect_async`` gets beside the place."""
+        options: dict[str, Any] = {}
+        if settings.storage_options:
+            options["storage_options"] = dict(settings.storage_options)
+        if self.managed:
+            key = os.environ.get(KEY_VARIABLE)
+            if not key:
+                raise ConfigError(
+                    f"{self.shown}: needs a key in the environment variable {KEY_VARIABLE}",
+                    key=KEY_VARIABLE,
+                )
+            options |= {"api_key": key, "region": settings.region}
+            if READ_TIMEOUT_VARIABLE not in os.environ:
+                # Here, for "aiovec doctor" looks at places where lancedb is not installed.
+                from .driver import ClientConfig, TimeoutConfig
+
+                timeouts = TimeoutConfig(read_timeout=timedelta(seconds=_READ_TIMEOUT))
+                options["client_config"] = ClientConfig(timeout_config=timeouts)
+            if settings.host:
+                options["host_override"] = settings.host
+        return options

@@ -1,0 +1,182 @@
+"""The nearest rows: Lance finds candidates, their distances are settled here in float64.
+
+So hits rank the same and carry the same distances whatever found them, and as on any other
+backend. Where float32 cannot rank a table's vectors, or the query, all are measured here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from aiovec.backend import Columns, Found, VectorQuery
+from aiovec.measuring import distances, is_extreme, nearest_first
+
+from .effort import MARGIN, Effort
+from .layout import column_names
+from .planning import Plan, Planner, past_index, uses_index
+from .reads import condition_of, rows_by_id
+from .rows import matrix_of, off_loop, rows_of
+from .session import Opened, Session
+
+if TYPE_CHECKING:
+    from lancedb.query import AsyncVectorQuery
+
+Float32Array = npt.NDArray[np.float32]
+
+# Where the gap behind the last hit is no wider than float32's error, an exact search is repeated
+# with this many times the candidates, and then by measuring every row.
+_WIDER = 8
+# Bytes of vectors that one query may bring into memory here. Beyond, every row is measured.
+_MOST_BYTES = 64 * 2**20
+_EPSILON = 2.0**-23
+# The largest component of a query that Lance measures dot products for. It ranks by 1 - dot, in
+# which small products would vanish beside the 1; a power of two scales them without an error.
+_LARGEST_COMPONENT = 2.0**60
+_SCAN_BATCH = 4096
+
+
+async def search(
+    session: Session, table: Opened, queries: Sequence[VectorQuery], planner: Planner
+) -> list[Found]:
+    return [await search_one(session, table, query, planner) for query in queries]
+
+
+async def search_one(
+    session: Session, table: Opened, query: VectorQuery, planner: Planner
+) -> Found:
+    if table.extreme or is_extreme(query.vector[None, :]):
+        return await _by_scan(session, table, query)
+    condition = await condition_of(query.where)
+    plan = await planner.plan(session, table, query, condition)
+    while not plan.scans and plan.asked * table.schema.dim * 4 <= _MOST_BYTES:
+        found, settled = await _by_lance(session, table, query, condition, plan)
+        if not plan.exact:
+            if len(found.measures) >= query.limit or not await uses_index(session, table, plan):
+                return found
+            # The index had too few in the partitions that were searched, or of a filter's rows.
+            plan = past_index(query)
+            continue
+        if settled:
+            return found
+        if plan.asked > query.limit + MARGIN:
+            break
+        plan = plan.wider(_WIDER)
+    return await _by_scan(session, table, query)
+
+
+async def _by_lance(
+    session: Session, table: Opened, query: VectorQuery, condition: str | None, plan: Plan
+) -> tuple[Found, bool]:
+    candidates = await session.fetch(_lance_query(table, query, condition, plan))
+    return await off_loop(
+        candidates.num_rows, lambda: _ranked(table, query, candidates, plan.asked)
+    )
+
+
+def _lance_query(
+    table: Opened, query: VectorQuery, condition: str | None, plan: Plan
+) -> AsyncVectorQuery:
+    metric = table.schema.metric
+    # Codes of an index know the range of what is stored, and a scaled query would leave it.
+    scales = metric == "dot" and plan.effort is None
+    vector = _scaled(query.vector) if scales else query.vector
+    built = table.lance.query().nearest_to(vector).column(table.schema.vector)
+    names = column_names(table.schema, replace(query.columns, vector=True))
+    built = built.distance_type(metric).select([*names, "_distance"])
+    built = built.limit(plan.asked)
+    if condition is not None:
+        built = built.where(condition)
+    if plan.exact:
+        return built.bypass_vector_index()
+    return built if plan.effort is None else _with_effort(built, plan.effort)
+
+
+def _with_effort(built: AsyncVectorQuery, effort: Effort) -> AsyncVectorQuery:
+    if effort.nprobes is not None:
+        built = built.nprobes(effort.nprobes)
+    if effort.ef is not None:
+        built = built.ef(effort.ef)
+    return built if effort.refine is None else built.refine_factor(effort.refine)
+
+
+def _scaled(vector: Float32Array) -> Float32Array:
+    largest = float(np.abs(vector).max(initial=0.0))
+    if not largest:
+        return vector
+    exponent = np.floor(np.log2(_LARGEST_COMPONENT / largest))
+    return (vector * np.float32(2.0**exponent)).astype(np.float32)
+
+
+def _ranked(
+    table: Opened, query: VectorQuery, candidates: pa.Table, asked: int
+) -> tuple[Found, bool]:
+    """The best of the candidates, and whether no other row can be among them."""
+    vectors = matrix_of(candidates.column(table.schema.vector))
+    measured = distances(vectors, query.vector, table.schema.metric)
+    best = nearest_first(measured, query.limit)
+    rows = rows_of(candidates.take(pa.array(best)), query.columns, table.schema.vector)
+    found = Found(rows, measured[best].tolist())
+    if candidates.num_rows < asked:
+        return found, True
+    last, worst = float(measured[best[-1]]), float(measured.max())
+    return found, worst - last > 2 * _error(table, query, vectors, worst)
+
+
+def _error(table: Opened, query: VectorQuery, vectors: Float32Array, worst: float) -> float:
+    """What float32 sums may be wrong by, for distances near the last candidate's."""
+    relative = table.schema.dim * _EPSILON
+    match table.schema.metric:
+        case "cosine":
+            return relative
+        case "l2":
+            return relative * worst
+        case _:
+            # Other rows may be somewhat longer than the candidates.
+            rows = 4 * np.sqrt(np.square(vectors.astype(np.float64)).sum(axis=1))
+            point = float(np.sqrt(np.square(query.vector.astype(np.float64)).sum()))
+            return relative * float(rows.max(initial=0.0)) * point
+
+
+async def _by_scan(session: Session, table: Opened, query: VectorQuery) -> Found:
+    """Measure every selected row, in constant memory."""
+    vector = table.schema.vector
+    scan = table.lance.query().select(["id", vector])
+    condition = await condition_of(query.where)
+    if condition is not None:
+        scan = scan.where(condition)
+    best: list[tuple[float, str]] = []
+    batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
+    with session.guarded():
+        async for batch in batches:
+            best = await off_loop(batch.num_rows, partial(_nearer, best, batch, table, query))
+    measures = {id: measure for measure, id in best}
+    if not measures:
+        return _nothing(table, query.columns)
+    rows = await rows_by_id(session, table, list(measures), query.columns)
+    found = await off_loop(rows.num_rows, lambda: rows_of(rows, query.columns, vector))
+    return Found(found, [measures[id] for id in found.ids])
+
+
+def _nearer(
+    best: list[tuple[float, str]], batch: pa.RecordBatch, table: Opened, query: VectorQuery
+) -> list[tuple[float, str]]:
+    vectors = matrix_of(pa.chunked_array([batch.column(table.schema.vector)]))
+    measured = distances(vectors, query.vector, table.schema.metric)
+    kept = nearest_first(measured, query.limit)
+    ids = batch.column("id").take(pa.array(kept)).to_pylist()
+    return heapq.nsmallest(query.limit, [*best, *zip(measured[kept].tolist(), ids, strict=True)])
+
+
+def _nothing(table: Opened, columns: Columns) -> Found:
+    names = column_names(table.schema, columns)
+    layout = table.schema.to_arrow()
+    empty = pa.schema([layout.field(name) for name in names]).empty_table()
+    return Found(rows_of(empty, columns, table.schema.vector), [])

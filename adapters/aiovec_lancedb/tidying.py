@@ -1,0 +1,156 @@
+"""Making a table small again: few files, new rows in its indexes, old versions gone.
+
+Lance does the three in one call, ``optimize``: it rewrites neighbouring files that hold few rows
+as one, brings new rows into indexes, and removes every version older than it is told, counted
+from the moment when the rest is done. It does not know who reads a version. So what it is told
+here is the age of the oldest version to keep and the time that the call may take at most, and the
+call is ended when it takes longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import anyio.to_thread
+
+from aiovec.backend import TableHandle
+
+from .session import Opened, Session
+from .writer import Work
+
+# A file of a table is left as it is when it has this many rows, unless many are deleted.
+FULL_FILE = 1_048_576
+# For calls that are to remove no version; nothing is as old as this.
+_NEVER = timedelta(days=36_500)
+# For calls that are to leave the newest version only, which Lance never removes. It warns of 0.
+_AT_ONCE = timedelta(milliseconds=1)
+# How long, in seconds, a call may take that has only versions to remove, one try after another.
+_REMOVALS = (0.03, 0.25, 1.0, 4.0)
+
+
+class Version(NamedTuple):
+    number: int
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which versions are kept: the newest, and each for which one of these holds.
+
+    It is, or is newer than, one that somebody reads for long. It was the newest until less than
+    ``grace`` ago, so that somebody may be reading it. Or it was the newest at some moment within
+    ``keep``, and is one of the ``most`` newest.
+    """
+
+    keep: timedelta
+    most: int
+    grace: timedelta
+
+    def first_kept(
+        self, versions: Sequence[Version], now: datetime, pinned: int | None
+    ) -> Version | None:
+        """The oldest of the versions to keep; None where that is the oldest there is.
+
+        ``versions`` come in their order, the oldest first.
+        """
+        first = len(versions) - 1
+        while first > 0:
+            one, replaced = versions[first - 1], now - versions[first].created
+            in_use = replaced < min(self.grace, self.keep) or (
+                pinned is not None and one.number >= pinned
+            )
+            wanted = replaced < self.keep and len(versions) - first < self.most
+            if not (in_use or wanted):
+                return versions[first]
+            first -= 1
+        return None
+
+
+async def versions_of(session: Session, table: Opened) -> list[Version]:
+    """Every version that is kept, the oldest first."""
+    found = await session.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
+    return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Tidying:
+    """What is to be done about one table."""
+
+    session: Session
+    handle: TableHandle
+    retention: Retention
+    pinned: Callable[[], int | None]
+    """The oldest version that somebody reads for long; it may read the disk."""
+
+    async def run(self, most_time: float | None = None) -> None:
+        """All of it. TimeoutError where rewriting takes longer than ``most_time`` seconds.
+
+        Without a bound nobody else may be writing: then removing versions has nothing more to
+        rewrite, and takes next to no time.
+        """
+        table = await self.session.opened(self.handle)
+        if most_time is None:
+            await self._optimize(table, _NEVER)
+        else:
+            # Those that write meanwhile leave more to rewrite, so the removal is not put off.
+            first_age = await self._age(table) or _NEVER
+            async with asyncio.timeout(most_time):
+                await self._optimize(table, first_age + timedelta(seconds=most_time))
+        for time in _REMOVALS:
+            # Opened anew: what was rewritten is another version.
+            table = await self.session.opened(self.handle)
+            age = await self._age(table, alone=most_time is None)
+            if age is None:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(time):
+                    more = timedelta() if age == _AT_ONCE else timedelta(seconds=time)
+                    await self._optimize(table, age + more)
+                return
+
+    async def _age(self, table: Opened, *, alone: bool = False) -> timedelta | None:
+        """How old a version may be to be kept; None where none is to go.
+
+        ``alone``: nobody else writes now.
+        """
+        versions = await versions_of(self.session, table)
+        pinned = await anyio.to_thread.run_sync(self.pinned)
+        now = datetime.now(UTC)
+        first = self.retention.first_kept(versions, now, pinned)
+        if first == versions[-1] and alone:
+            return _AT_ONCE
+        return None if first is None else now - first.created
+
+    async def _optimize(self, table: Opened, age: timedelta) -> None:
+        await self.session.run(table.lance.optimize(cleanup_older_than=age))
+
+
+class TidyingWork(Work):
+    """A tidying among the writes of its table, which can be stopped."""
+
+    def __init__(self, tidying: Tidying) -> None:
+        self._tidying = tidying
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+        if not self._stopped:
+            self._task = asyncio.ensure_future(self._tidying.run())
+            try:
+                await asyncio.wait({self._task})
+            finally:
+                self._task.cancel()  # where the loop is about to end
+            if not self._task.cancelled():
+                self._task.result()
+        return [None]
+
+    def stop(self) -> None:
+        """Have it end soon, whether it began or not."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,1 @@
+"""LanceDB through aiovec, side by side with LanceDB called directly."""

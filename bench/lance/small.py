@@ -1,0 +1,21 @@
+"""The real set, or generated rows of its shape."""
+
+from __future__ import annotations
+
+from ..measure import Result
+from ..options import Options
+from ..searching.corpus import Corpus
+from . import plots, searching, writing
+
+_ROWS, _DIM = 117_659, 384
+
+
+async def run(options: Options) -> list[Result]:
+    corpus = Corpus.load(options.rows(_ROWS), _DIM, options.data)
+    results = await writing.run(corpus, options)
+    folder = options.folder / "searched"
+    await searching.fill(folder, corpus)
+    found, points = await searching.run(folder, corpus, options)
+    if options.plots is not None:
+        results[0].notes.append(plots.draw(points, str(corpus), options.plots))
+    return results + found

@@ -1,0 +1,93 @@
+"""The table of what the backends do differently: complete, and true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import aiovec
+from aiovec.testing.base import ABILITIES
+
+from .blocks import ROOT, blocks
+
+BACKENDS = ("sqlite", "lancedb")
+
+
+def rows() -> dict[str, list[str]]:
+    """The rows of the table: what differs, then what each backend does, and the tests."""
+    page = (ROOT / "docs/BACKENDS.md").read_text(encoding="utf-8")
+    section = page.split("## What they do differently")[1].split("\n## ")[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    head, _, *found = cells
+    assert [cell.strip("` ") for cell in head[1:]] == [*BACKENDS, "shown by"]
+    return {row[0].strip("| "): row[1:] for row in found}
+
+
+async def test_the_table_tells_what_each_backend_can(tmp_path: Path) -> None:
+    for told, target in zip(
+        rows()["abilities"], (str(tmp_path / "a.db"), f"lancedb://{tmp_path}/b"), strict=False
+    ):
+        async with aiovec.connect(target) as store:
+            able = {ability for ability in ABILITIES if store.supports(ability)}
+        assert set(re.findall(r"`([\w-]+)`", told)) == able, target
+
+
+async def test_keys_as_deep_as_the_table_says(tmp_path: Path) -> None:
+    (told,) = [cells for what, cells in rows().items() if what.startswith("names in a payload key")]
+    targets = (str(tmp_path / "a.db"), f"lancedb://{tmp_path}/b")
+    for target, cell in zip(targets, told, strict=False):
+        deepest = int(cell.split(";")[0])
+        async with aiovec.connect(target) as store:
+            await store.create_table("notes", aiovec.Schema(2))
+            keys = ".".join(["k"] * deepest)
+            assert await store.count("notes", f"payload.{keys} = 1") == 0
+            if "FilterError" in cell:
+                with pytest.raises(aiovec.FilterError):
+                    await store.count("notes", f"payload.{keys}.k.k = 1")
+
+
+def test_every_row_is_shown_by_tests_that_exist() -> None:
+    defined: set[str] = set()
+    for source in [
+        *(ROOT / "src/aiovec/testing").glob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+    ]:
+        defined |= set(re.findall(r"def (test_\w+)", source.read_text(encoding="utf-8")))
+    assert len(rows()) > 10
+    for what, (*_, shown) in rows().items():
+        named = set(re.findall(r"`(test_\w+)`", shown))
+        assert named, f"nothing shows the row {what!r}"
+        assert named <= defined, f"the row {what!r}: not there: {sorted(named - defined)}"
+
+
+def test_a_declared_deviation_stands_in_the_table() -> None:
+    source = (ROOT / "tests/contract/test_lancedb.py").read_text(encoding="utf-8")
+    (declared,) = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DEVIATIONS"
+    ]
+    assert declared
+    shown = " ".join(cells[-1] for cells in rows().values())
+    for deviation in declared:
+        assert f"`{deviation}`" in shown
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_the_lines_of_the_switch(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIOVEC_RETRIEVAL__BACKEND", raising=False)
+    lines = blocks("docs/BACKENDS.md", "toml")[0]
+    assert lines.count('"lancedb"') == 1
+    (tmp_path / "aiovec.toml").write_text(lines.replace('"lancedb"', f'"{backend}"'))
+    async with aiovec.connect(config=tmp_path / "aiovec.toml") as store:
+        assert store.backend_name == backend
+        assert (tmp_path / "data") == Path(store.target).parent

@@ -1,0 +1,90 @@
+"""An S3 server in a process of its own, and what a store needs to reach it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aiovec.settings import LancedbSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+BUCKET = "notes-bucket"
+SECRET = "S3cr3t/Access+Key"
+KEY_ID = "AKIDEXAMPLE00000001"
+
+
+class Bucket:
+    def __init__(self, endpoint: str, process: subprocess.Popen[str]) -> None:
+        self.endpoint = endpoint
+        self.process = process
+        self._numbers = itertools.count()
+
+    def new_url(self) -> str:
+        """A place where nothing is yet."""
+        return f"s3://{BUCKET}/store{next(self._numbers)}"
+
+    @property
+    def options(self) -> dict[str, str]:
+        return {
+            "aws_access_key_id": KEY_ID,
+            "aws_secret_access_key": SECRET,
+            "aws_region": "eu-central-1",
+            "aws_endpoint": self.endpoint,
+            "allow_http": "true",
+            # Soon told what fails.
+            "timeout": "3s",
+            "client_max_retries": "1",
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same as LanceDB reads it from the environment."""
+        return {
+            "AWS_ACCESS_KEY_ID": KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "eu-central-1",
+            "AWS_ENDPOINT": self.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+        }
+
+    def end(self) -> None:
+        """Let the server go away."""
+        self.process.kill()
+        self.process.wait()
+
+    def settings(self, **others: object) -> LancedbSettings:
+        return LancedbSettings(storage_options=self.options, **others)  # type: ignore[arg-type]
+
+
+@contextmanager
+def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
+    """A server with one bucket; not ``open_to_all``, it then knows nobody's credentials."""
+    environment = {} if open_to_all else {"INITIAL_NO_AUTH_ACTION_COUNT": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.lancedb.s3_server"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        endpoint = process.stdout.readline().strip()
+        assert endpoint, "the S3 server did not start"
+        made = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
+        urllib.request.urlopen(made, timeout=30).close()
+        yield Bucket(endpoint, process)
+    finally:
+        if process.poll() is None:
+            process.communicate(timeout=30)
+        else:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.stdout.close()

@@ -1,0 +1,67 @@
+"""Two processes that insert and upsert the same new ids at once.
+
+    python -m tests.lancedb.racing TARGET NAME ROUNDS
+
+Each says "ready", waits for a line, and tells at last how many of its inserts were accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from tests.sqlite.support import python
+
+import aiovec
+
+
+async def write(target: str, me: str, rounds: int) -> int:
+    won = 0
+    async with aiovec.connect(target) as store:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.readline)
+        for n in range(rounds):
+            row = {"embedding": [1.0, 2.0, 3.0, 4.0], "owner": me}
+            ours = f"own {me} {n}"
+            try:
+                await store.insert("notes", [{"id": f"i{n}", **row}, {"id": ours, **row}])
+                won += 1
+            except aiovec.DuplicateIdError:
+                if await store.get("notes", [ours]):
+                    raise AssertionError("a part of a refused call was kept") from None
+            await store.upsert("notes", [{"id": f"u{n}", **row}, {"id": f"u{n + 1}", **row}])
+    return won
+
+
+def race(target: str, rounds: int, environment: Mapping[str, str]) -> list[int]:
+    """What each of the two won. Afterwards there are 3 * rounds + 1 rows more."""
+    writers = [
+        python(
+            "-m", "tests.lancedb.racing", target, name, str(rounds),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    won = []
+    for writer in writers:
+        output, complaints = writer.communicate(timeout=600)
+        assert not writer.returncode, complaints[-3000:]
+        won.append(int(output))
+    return won
+
+
+if __name__ == "__main__":
+    told = asyncio.run(write(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.stdout.write(f"{told}\n")

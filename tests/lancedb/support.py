@@ -1,0 +1,62 @@
+"""What the tests of LanceDB share."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiovec import Schema, VectorStore
+from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec_lancedb import LancedbBackend
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = Schema(4, fields={"owner": str, "year": int})
+
+
+@asynccontextmanager
+async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorStore]:
+    """A store on a folder or URL, with settings of its own."""
+    backend = LancedbBackend(str(target), LancedbSettings(**settings))
+    try:
+        await backend.open()
+    except BaseException:
+        await backend.close()
+        raise
+    async with VectorStore(backend, RetrievalSettings()) as store:
+        yield store
+
+
+def rows(ids: list[str], **fields: Any) -> list[dict[str, Any]]:
+    return [{"id": id, "embedding": [1.0, n, 2.0, 3.0], **fields} for n, id in enumerate(ids)]
+
+
+def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"id": f"r{n:05}", "embedding": [1.0, n, 2.0, 3.0], "year": n}
+        for n in range(start, start + count)
+    ]
+
+
+async def ids_in(store: VectorStore, table: str = "notes") -> list[str]:
+    """Every id, by an export."""
+    return [id async for batch in store.export(table) for id in batch.column("id").to_pylist()]
+
+
+async def run_code(code: str, *arguments: str, timeout: float = 120) -> str:
+    """What other Python code printed, run to its end in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *arguments, cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(timeout):
+            told, errors = await process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    assert process.returncode == 0, errors.decode()
+    return told.decode()

@@ -1,0 +1,265 @@
+"""Work that reads many rows takes turns, and stays under its budget."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from aiovec import Schema, StoreClosedError, VectorStore
+from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.admission import Admission, scan_bytes
+
+from .support import SMALL, ids_in, numbered, opened, run_code
+
+MIB = 2**20
+
+# Prints by how much the process grew beyond what it was after one search, at most, and the ids of
+# the first hits.
+MEASURE = """
+import asyncio, json, sys, threading
+import numpy as np
+import psutil
+from tests.lancedb.support import opened
+
+async def main():
+    path, dim, searches, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    process = psutil.Process()
+    queries = np.random.default_rng(1).standard_normal((searches, dim), dtype=np.float32)
+    async with opened(path, search_memory=memory) as store:
+        await store.search("small", queries[0], limit=3, exact=True)
+        idle, most, over = process.memory_info().rss, [0], threading.Event()
+
+        def watch():
+            while not over.wait(0.002):
+                most[0] = max(most[0], process.memory_info().rss)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(store.search("t", query, limit=3, exact=True))
+                    for query in queries
+                ]
+        finally:
+            over.set()
+            watcher.join()
+        print(json.dumps([most[0] - idle, [task.result()[0].id for task in tasks]]))
+
+asyncio.run(main())
+"""
+
+
+async def fill(path: Path, rows: int, dim: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((rows, dim), dtype=np.float32)
+    async with opened(path) as store:
+        for name, count in (("t", rows), ("small", 64)):
+            await store.create_table(name, Schema(dim))
+            for start in range(0, count, 10_000):
+                part = vectors[start : min(count, start + 10_000)]
+                flat = pa.array(part.reshape(-1))
+                ids = [f"r{n:06}" for n in range(start, start + len(part))]
+                await store.insert(
+                    name,
+                    pa.table({
+                        "id": ids,
+                        "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
+                    }),
+                )
+    return vectors
+
+
+async def measured(path: Path, dim: int, searches: int, memory: str) -> tuple[int, list[str]]:
+    told = await run_code(MEASURE, str(path), str(dim), str(searches), memory, timeout=900)
+    grown, ids = json.loads(told)
+    return int(grown), ids
+
+
+async def test_searches_at_once_stay_under_their_memory(tmp_path: Path) -> None:
+    dim, searches = 512, 30
+    vectors = await fill(tmp_path / "s", 12_000, dim)
+    grown, ids = await measured(tmp_path / "s", dim, searches, "192 MiB")
+    assert grown < 192 * MIB
+    queries = np.random.default_rng(1).standard_normal((searches, dim), dtype=np.float32)
+    cosines = (queries @ vectors.T) / np.linalg.norm(vectors, axis=1)
+    assert ids == [f"r{best:06}" for best in cosines.argmax(axis=1)]
+    # So many at once take more where they may.
+    grown, _ = await measured(tmp_path / "s", dim, searches, "4 GiB")
+    assert grown > 192 * MIB
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+async def test_two_hundred_searches_over_a_large_table(tmp_path: Path) -> None:
+    await fill(tmp_path / "s", 100_000, 768)
+    grown, ids = await measured(tmp_path / "s", 768, 200, "2 GiB")
+    assert len(ids) == 200
+    assert grown < 2048 * MIB
+
+
+async def test_a_small_budget_holds_up_no_export(tmp_path: Path) -> None:
+    """Its caller searches between the batches, which takes turns with its reads."""
+    await fill(tmp_path / "s", 10_000, 64)
+    async with opened(tmp_path / "s", search_memory="1 MiB") as store:
+        async with asyncio.timeout(60):
+            seen = 0
+            async for batch in store.export("t", batch_size=4000):
+                seen += len(batch)
+                found = await asyncio.gather(
+                    *(store.search("t", np.ones(64), limit=2, exact=True) for _ in range(3)),
+                    store.find("t", limit=9000),
+                    store.get("t", [f"r{n:06}" for n in range(5000)]),
+                )
+                assert [len(rows) for rows in found] == [2, 2, 2, 9000, 5000]
+            assert seen == 10_000
+
+
+async def test_a_closed_store_lets_nobody_wait(tmp_path: Path) -> None:
+    await fill(tmp_path / "s", 10_000, 64)
+    backend = LancedbBackend(str(tmp_path / "s"), LancedbSettings(search_memory="1 MiB"))
+    await backend.open()
+    store = VectorStore(backend, RetrievalSettings())
+    tasks = [
+        asyncio.ensure_future(store.search("t", np.ones(64), exact=True)) for _ in range(30)
+    ]
+    await asyncio.sleep(0.05)
+    await store.close()
+    async with asyncio.timeout(60):
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            assert isinstance(one, StoreClosedError)
+        else:
+            assert len(one) == 10
+
+
+# The turns themselves
+
+
+class Turns:
+    """Tasks that hold shares until they are told to end."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.holding: list[str] = []
+        self._over: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, name: str, size: int) -> None:
+        self._over[name] = asyncio.Event()
+        self._tasks[name] = asyncio.ensure_future(self._hold(name, size))
+        await self._settle()
+
+    async def _hold(self, name: str, size: int) -> None:
+        async with self.admission.share(size):
+            self.holding.append(name)
+            try:
+                await self._over[name].wait()
+            finally:
+                self.holding.remove(name)
+
+    async def end(self, name: str) -> None:
+        self._over[name].set()
+        await self._settle()
+
+    async def cancel(self, name: str) -> None:
+        self._tasks[name].cancel()
+        await self._settle()
+
+    async def error(self, name: str) -> BaseException | None:
+        await asyncio.wait({self._tasks[name]})
+        return self._tasks[name].exception()
+
+    async def _settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def turns() -> AsyncIterator[Turns]:
+    turns = Turns(Admission(200 * MIB))
+    async with AsyncExitStack() as stack:
+        yield turns
+        for name in list(turns._tasks):
+            stack.push_async_callback(turns.cancel, name)
+    assert turns.admission.used == turns.admission.waiting == 0
+
+
+async def test_who_asks_first_is_served_first(turns: Turns) -> None:
+    await turns.ask("a", 60 * MIB)
+    await turns.ask("b", 60 * MIB)
+    await turns.ask("c", 10 * MIB)
+    assert turns.holding == ["a"]  # c would fit, but b came first
+    await turns.end("a")
+    assert turns.holding == ["b", "c"]
+
+
+async def test_more_than_all_runs_alone(turns: Turns) -> None:
+    await turns.ask("a", 30 * MIB)
+    await turns.ask("large", 900 * MIB)
+    await turns.ask("b", 30 * MIB)
+    assert turns.holding == ["a"]
+    await turns.end("a")
+    assert turns.holding == ["large"]
+    await turns.end("large")
+    assert turns.holding == ["b"]
+
+
+async def test_little_never_waits(turns: Turns) -> None:
+    await turns.ask("all", 900 * MIB)
+    await turns.ask("waits", 50 * MIB)
+    await turns.ask("little", 1 * MIB)
+    assert turns.holding == ["all", "little"]
+
+
+async def test_who_is_cancelled_makes_room(turns: Turns) -> None:
+    await turns.ask("a", 60 * MIB)
+    await turns.ask("b", 60 * MIB)
+    await turns.ask("c", 30 * MIB)
+    await turns.cancel("b")
+    assert turns.holding == ["a", "c"]
+    await turns.cancel("a")
+    assert turns.holding == ["c"]
+    assert turns.admission.used == 30 * MIB
+
+
+async def test_cancelled_at_the_moment_of_ones_turn(turns: Turns) -> None:
+    await turns.ask("a", 60 * MIB)
+    await turns.ask("b", 60 * MIB)
+    turns._over["a"].set()
+    await asyncio.sleep(0)
+    assert turns.admission.used == 60 * MIB  # it is b's already
+    await turns.cancel("b")
+    assert turns.holding == []
+    assert turns.admission.used == 0
+
+
+async def test_those_that_wait_hear_of_the_end(turns: Turns) -> None:
+    await turns.ask("a", 60 * MIB)
+    await turns.ask("b", 60 * MIB)
+    turns.admission.close(StoreClosedError("here"))
+    assert isinstance(await turns.error("b"), StoreClosedError)
+    assert turns.holding == ["a"]
+
+
+async def test_a_budget_is_no_more_than_the_largest_search_needs() -> None:
+    """However many rows there are: Lance holds no more than it reads ahead and may throw away."""
+    assert scan_bytes(10**9, 768) == scan_bytes(10**7, 768) < 1024 * MIB
+    assert scan_bytes(1000, 768) < 8 * MIB < scan_bytes(5000, 768)
+
+
+async def test_exports_go_on_after_the_wait(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s", search_memory="1 MiB") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(3000))
+        exported = await asyncio.gather(*(ids_in(store) for _ in range(5)))
+        assert exported == [[f"r{n:05}" for n in range(3000)]] * 5

@@ -1,0 +1,294 @@
+"""What LanceDB raises without a type comes out as the error that it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from tests.sqlite.support import run_code
+
+import aiovec
+from aiovec import (
+    AiovecError,
+    ConfigError,
+    CorruptStoreError,
+    FilterError,
+    StoreClosedError,
+    TableExistsError,
+    TableNotFoundError,
+    VectorStore,
+)
+from aiovec_lancedb.driver import lancedb
+from aiovec_lancedb.errors import translated
+
+from .support import SMALL, numbered, opened
+
+
+async def _export(store: VectorStore) -> list[Any]:
+    return [batch async for batch in store.export("notes")]
+
+
+READS: dict[str, Callable[[VectorStore], Awaitable[Any]]] = {
+    "get": lambda store: store.get("notes", ["r00001"]),
+    "find": lambda store: store.find("notes"),
+    "search": lambda store: store.search("notes", [1, 2, 3, 4]),
+    "export": _export,
+    "insert": lambda store: store.insert("notes", numbered(1, start=900)),
+    "update": lambda store: store.update("notes", {"key": 1}, ids="r00001"),
+}
+
+
+async def _filled(path: Path) -> None:
+    async with opened(path) as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(300))
+
+
+def _files(path: Path, pattern: str) -> list[Path]:
+    found = sorted((path / "notes.lance").glob(pattern))
+    assert found
+    return found
+
+
+def _cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def _garble(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+@pytest.mark.parametrize("call", READS.values(), ids=READS)
+@pytest.mark.parametrize("harm", [_cut, _garble, Path.unlink], ids=["cut", "garbled", "gone"])
+async def test_a_damaged_data_file(
+    tmp_path: Path, harm: Callable[[Path], None], call: Callable[[VectorStore], Awaitable[Any]]
+) -> None:
+    await _filled(tmp_path / "s")
+    for file in _files(tmp_path / "s", "data/*"):
+        harm(file)
+    async with opened(tmp_path / "s") as store:
+        assert await store.tables() == ["notes"]
+        with pytest.raises(CorruptStoreError) as caught:
+            await call(store)
+    assert caught.value.target == str(tmp_path / "s")
+    assert caught.value.__cause__ is not None
+    assert ".rs:" not in str(caught.value)
+
+
+@pytest.mark.parametrize("harm", [_cut, _garble, Path.unlink], ids=["cut", "garbled", "gone"])
+async def test_damaged_versions(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    await _filled(tmp_path / "s")
+    for file in _files(tmp_path / "s", "_versions/*.manifest"):
+        harm(file)
+    async with opened(tmp_path / "s") as store:
+        for call in (lambda: store.count("notes"), lambda: store.insert("notes", numbered(1))):
+            with pytest.raises(CorruptStoreError):
+                await call()
+
+
+async def test_tables_of_others_are_told(tmp_path: Path) -> None:
+    database = await lancedb.connect_async(tmp_path / "s")
+    await database.create_table("foreign", pa.table({"a": [1, 2]}))
+    await database.create_table("No.Name-of-ours", pa.table({"a": [1, 2]}))
+    database.close()  # type: ignore[no-untyped-call]
+    async with opened(tmp_path / "s") as store:
+        assert await store.tables() == ["foreign"]
+        with pytest.raises(
+            CorruptStoreError, match="'foreign' cannot be used: it carries no schema"
+        ):
+            await store.count("foreign")
+        with pytest.raises(TableExistsError):
+            await store.create_table("foreign", SMALL)
+
+
+async def test_a_table_that_vanishes(tmp_path: Path) -> None:
+    await _filled(tmp_path / "s")
+    async with opened(tmp_path / "s") as store:
+        assert await store.count("notes") == 300
+        await asyncio.to_thread(shutil.rmtree, tmp_path / "s" / "notes.lance")
+        for call in READS.values():
+            with pytest.raises(TableNotFoundError) as caught:
+                await call(store)
+            assert caught.value.table == "notes"
+        await store.create_table("notes", SMALL)
+        assert await store.insert("notes", numbered(3)) == 3
+
+
+async def test_a_table_dropped_by_another_store_while_it_is_read(tmp_path: Path) -> None:
+    """Its files vanish under the reader, which is no damage."""
+    async with opened(tmp_path / "s") as store, opened(tmp_path / "s") as other:
+        for _ in range(6):
+            await store.create_table("notes", SMALL)
+            await store.insert("notes", numbered(400))
+            calls = [call(other) for name, call in READS.items() for _ in range(3)]
+            drop = asyncio.ensure_future(store.drop_table("notes"))
+            for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    assert isinstance(outcome, (TableNotFoundError, aiovec.DuplicateIdError)), repr(
+                        outcome
+                    )
+            await drop
+
+
+async def test_places_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", "s3://", "az://container/path"):
+        with pytest.raises(ConfigError):
+            async with opened(place):
+                pass
+
+
+async def test_a_filter_that_nests_too_deeply(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(20))
+        text = "year >= 4"
+        for n in range(5, 35):
+            text = f"({text} OR year = 0) AND year != {n}"
+        assert await store.count("notes", text) == 2
+        text = "year >= 4"
+        for n in range(5, 25):
+            text = f"year != {n} AND (year = 0 OR ({text}) AND (year > 1 OR payload.a = 'b'))"
+        assert await store.count("notes", text) == 2
+        key = "payload." + ".".join(["k"] * 60)
+        with pytest.raises(FilterError, match="LanceDB"):
+            await store.count("notes", f"{key} = 1")
+
+
+async def test_a_write_protected_folder(tmp_path: Path) -> None:
+    if sys.platform == "win32" or os.geteuid() == 0:
+        pytest.skip("this user may write everywhere")
+    await _filled(tmp_path / "s")
+    (tmp_path / "s" / "notes.lance" / "data").chmod(0o500)
+    async with opened(tmp_path / "s") as store:
+        with pytest.raises(AiovecError, match="cannot be read or written"):
+            await store.insert("notes", numbered(1, start=900))
+
+
+async def test_a_closed_connection_is_a_closed_store(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+    with pytest.raises(StoreClosedError):
+        await store.count("notes")
+
+
+def test_a_panic_is_told() -> None:
+    class PanicException(BaseException):
+        """As pyo3 makes it: no Exception, and of no module that can be imported."""
+
+    with pytest.raises(AiovecError, match="broke down") as caught, translated("here"):
+        raise PanicException("index out of bounds")
+    assert isinstance(caught.value.__cause__, PanicException)
+
+
+FULL = """
+import asyncio, resource, signal, sys
+from tests.lancedb.support import SMALL, numbered, opened
+from aiovec import StoreFullError
+
+async def main(path):
+    async with opened(path) as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(10))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        for write, rows in ((store.insert, numbered(20_000, start=100)),
+                            (store.upsert, numbered(20_000))):
+            try:
+                await write("notes", rows)
+            except StoreFullError as error:
+                assert error.target == path, error.target
+            else:
+                raise SystemExit("it fitted")
+        assert await store.count("notes") == 10
+        many = [store.insert("notes", numbered(1, start=100 + n)) for n in range(20)]
+        assert await asyncio.gather(*many) == [1] * 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        await store.insert("notes", numbered(20_000, start=1_000))
+        assert await store.count("notes") == 20_030
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_no_room(tmp_path: Path) -> None:
+    """A limit on the size of files plays the full disk."""
+    done = run_code(FULL, str(tmp_path / "s"))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+FORK = """
+import asyncio, os, sys, time
+import aiovec
+
+async def child(store):
+    for call in (store.count("notes"), store.insert("notes", []), store.tables(), store.ping()):
+        try:
+            await call
+        except aiovec.StoreClosedError as error:
+            assert "fork" in str(error), error
+        else:
+            return 3
+    return 0
+
+async def main(path):
+    store = await aiovec.connect("lancedb://" + path)
+    await store.create_table("notes", aiovec.Schema(4))
+    return store
+
+runner = asyncio.Runner()
+store = runner.run(main(sys.argv[1]))
+process = os.fork()
+if not process:
+    os._exit(asyncio.new_event_loop().run_until_complete(child(store)))
+until = time.monotonic() + 60
+while True:
+    done, status = os.waitpid(process, os.WNOHANG)
+    if done:
+        break
+    if time.monotonic() > until:
+        os.kill(process, 9)
+        raise SystemExit("the forked process hangs")
+    time.sleep(0.02)
+assert os.waitstatus_to_exitcode(status) == 0, status
+runner.run(store.insert("notes", [{"id": "a", "embedding": [1, 2, 3, 4]}]))
+runner.run(store.close())
+runner.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_after_opening(tmp_path: Path) -> None:
+    done = run_code(FORK, str(tmp_path / "s"))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+LOGS = """
+import asyncio, os, sys
+import aiovec
+
+async def main(path):
+    async with aiovec.connect("lancedb://" + path) as store:
+        await store.create_table("notes", aiovec.Schema(4))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 2, 3, 4]}])
+        await store.search("notes", [1, 2, 3, 4])
+    print(os.environ.get("LANCEDB_LOG"))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("level", [None, "debug"])
+def test_lances_logs_are_held_unless_the_user_set_them(tmp_path: Path, level: str | None) -> None:
+    done = run_code(LOGS, str(tmp_path / "s"), env={"LANCEDB_LOG": level} if level else None)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == str(level)
+    assert bool(done.stderr) is bool(level), done.stderr[-3000:]

@@ -1,0 +1,123 @@
+"""Versions, restoring one, and backups."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from aiovec import AiovecError, Field, InvalidArgumentError, Schema
+
+from .support import SMALL, ids_in, numbered, opened
+
+
+async def test_a_version_is_restored(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(5))
+        before = await store.get("notes", [f"r{n:05}" for n in range(5)])
+        good = (await store.versions("notes"))[-1]
+        age = datetime.now(UTC) - good["created"]
+        assert timedelta(0) <= age < timedelta(minutes=5)
+        await store.update("notes", {"owner": "someone", "key": 1})
+        await store.delete("notes", ["r00001"])
+        await store.insert("notes", numbered(3, start=10))
+        await store.restore("notes", good["version"])
+        assert await store.get("notes", [f"r{n:05}" for n in range(5)]) == before
+        assert await ids_in(store) == [record.id for record in before]
+        # Restoring is one more version, and writing goes on behind it.
+        numbers = [version["version"] for version in await store.versions("notes")]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] > good["version"]
+        assert await store.insert("notes", numbered(2, start=10)) == 2
+        (hit,) = await store.search("notes", [1, 11, 2, 3], limit=1)
+        assert hit.id == "r00011"
+
+
+async def test_a_version_before_a_field_was_added(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store, opened(tmp_path / "s") as other:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(5))
+        version = (await store.versions("notes"))[-1]["version"]
+        await store.add_field("notes", "late", Field(str))
+        await store.update("notes", {"late": "x"})
+        assert await other.count("notes", "late = 'x'") == 5
+        await store.restore("notes", version)
+        for one in (store, other):
+            assert await one.schema("notes") == SMALL
+            assert await one.count("notes", "year >= 0") == 5
+
+
+async def test_a_version_that_there_is_not(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        for version in (-1, 0, 99, 2**63):
+            with pytest.raises(InvalidArgumentError, match="from 1 to "):
+                await store.restore("notes", version)
+        await store.insert("notes", numbered(1))
+
+
+async def test_optimize_removes_versions_that_are_old_enough(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s", keep_versions="0 seconds") as store:
+        await store.create_table("notes", SMALL)
+        for n in range(10):
+            await store.insert("notes", numbered(3, start=10 * n))
+        assert len(await store.versions("notes")) > 10
+        await asyncio.sleep(1)  # versions made shortly before the oldest that is kept may stay too
+        await store.insert("notes", numbered(3, start=100))
+        for _ in range(100):  # what somebody may just be reading is kept for a moment
+            await store.optimize("notes")
+            if len(await store.versions("notes")) < 5:
+                break
+            await asyncio.sleep(0.1)
+        assert len(await store.versions("notes")) < 5
+        stats = await store.stats("notes")
+        assert (stats.rows, stats.details["fragments"]) == (33, 1)
+    async with opened(tmp_path / "s") as store:
+        await store.insert("notes", numbered(3, start=500))
+        kept = await store.versions("notes")
+        await store.optimize("notes")
+        assert [v["version"] for v in kept] == [
+            v["version"] for v in (await store.versions("notes"))[: len(kept)]
+        ]
+
+
+async def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
+    """Writes go on meanwhile; each table of the copy is as it was when the backup began."""
+    schema = Schema(4, metric="dot", model="m", fields={"year": int})
+    async with opened(tmp_path / "s") as store:
+        for name in ("a", "b-c"):
+            await store.create_table(name, schema)
+            await store.insert(name, numbered(500))
+        await store.create_table("empty", SMALL)
+
+        async def write() -> None:
+            for n in range(1000, 1020):
+                await store.insert("a", numbered(1, start=n))
+                await store.delete("b-c", f"r{n - 1000:05}")
+
+        _, _ = await asyncio.gather(store.backup(tmp_path / "copy"), write())
+        assert await store.count("a") == 520
+    async with opened(tmp_path / "copy") as copy:
+        assert await copy.tables() == ["a", "b-c", "empty"]
+        assert await copy.schema("a") == schema
+        assert await copy.schema("empty") == SMALL
+        ids = await ids_in(copy, "a")
+        assert ids[:500] == [f"r{n:05}" for n in range(500)]
+        assert ids[500:] == [f"r{n:05}" for n in range(1000, 1000 + len(ids) - 500)]
+        left = await ids_in(copy, "b-c")
+        assert left == [f"r{n:05}" for n in range(500 - len(left), 500)]
+        assert await copy.insert("a", numbered(1, start=9000)) == 1
+
+
+async def test_a_backup_that_fails_leaves_nothing_at_its_path(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(3))
+        (tmp_path / "file").write_text("x")
+        for path in (tmp_path / "file" / "below", tmp_path / "file"):
+            with pytest.raises(AiovecError):
+                await store.backup(path)
+        assert (tmp_path / "file").read_text() == "x"
