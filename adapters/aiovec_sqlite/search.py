@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Found, TableHandle, VectorQuery
-from aiovec.schema import Metric, Schema
+from aiovec.measuring import distances, is_extreme, nearest_first
+from aiovec.schema import Schema
 
 from .connection import Ticket
 from .filters import fixed_values
@@ -23,7 +23,6 @@ from .prefix import likeliest_by_prefix
 from .reads import by_rowids, condition_of, transposed
 from .tuning import prefix_of
 from .vectors import VectorReader
-from .writes import is_extreme
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -62,15 +61,6 @@ def _search_one(
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
     return Found(rows, measured[best].tolist())
-
-
-def nearest_first(measured: Float64Array, limit: int) -> Int64Array:
-    """Positions by distance, ``limit`` of them, and those that equal the last one.
-
-    Which of equal ones counts is told by the id, in one place for all backends.
-    """
-    best = np.argsort(measured, kind="stable")
-    return best[measured[best] <= measured[best[limit - 1]]] if len(best) > limit else best
 
 
 def can_rank(query: VectorQuery) -> bool:
@@ -185,20 +175,3 @@ def _nearest_by_scan(
             kept = np.argpartition(measured, min(wanted, len(measured) - 1))[:wanted]
             rowids, measured = rowids[kept], measured[kept]
     return rowids
-
-
-def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
-    """Distances as the contract defines them, in float64, in which no float32 can overflow."""
-    rows = vectors.astype(np.float64)
-    point = query.astype(np.float64)
-    if metric == "l2":
-        squares = np.square(rows - point).sum(axis=1)
-        return cast("Float64Array", np.sqrt(squares))
-    # Row by row: a matrix product may sum equal rows in different ways and so part equal hits.
-    products: Float64Array = np.einsum("ij,j->i", rows, point)
-    if metric == "dot":
-        return -products
-    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(point).sum())
-    cosines: Float64Array = products / lengths
-    # Rounding may leave a cosine just beyond 1.
-    return 1.0 - np.clip(cosines, -1.0, 1.0)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from aiovec.backend import TableHandle
 from aiovec.errors import DuplicateIdError
 from aiovec.filters import Expr
+from aiovec.measuring import is_extreme
 
 from .driver import load_driver
 from .filters import to_sql as filter_to_sql
@@ -31,14 +32,6 @@ Float32Array = npt.NDArray[np.float32]
 _BLOCK = 1000
 # How many changes pass between two looks at the number of tombstones.
 _PRUNE_EVERY = 4096
-# Components beyond these make squares that leave float32 or drown in its denormals.
-_LARGEST, _SMALLEST = 1e15, 1e-15
-
-
-def is_extreme(vectors: Float32Array) -> bool:
-    """Whether float32 distances cannot rank some of these vectors."""
-    sizes = np.abs(vectors).max(axis=1, initial=0.0)
-    return bool(((sizes > _LARGEST) | ((sizes < _SMALLEST) & (sizes > 0))).any())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from aiovec.backend import VectorQuery
+from aiovec.measuring import (
+    Float32Array,
+    Float64Array,
+    distances,
+    nearest_first,
+)
 from aiovec.schema import Metric
 
 from ..connection import Ticket
-from ..search import Float32Array, Float64Array, distances, nearest_first
 from ..vectors import VectorReader
 from .codes import value_of
 from .scan import Candidates

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aiovec.measuring import distances
 from aiovec.schema import Metric
 from aiovec_sqlite.resident import segments
 from aiovec_sqlite.resident.codes import (
@@ -27,7 +28,6 @@ from aiovec_sqlite.resident.codes import (
 from aiovec_sqlite.resident.scan import Asked, Candidates, candidates
 from aiovec_sqlite.resident.segments import Segment, State, appended, gathered, without
 from aiovec_sqlite.resident.workspace import Workspace
-from aiovec_sqlite.search import distances
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
