@@ -64,7 +64,7 @@ class Admission:
 
     def allow(self, memory: int) -> None:
         """Have all that goes on take this much of the process's memory."""
-        self.budget = memory - min(memory // 2, _KEPT)
+        self.budget = max(1, memory - min(memory // 2, _KEPT))  # of 1 each takes all
 
     @property
     def used(self) -> int:

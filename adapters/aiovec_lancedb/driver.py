@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from aiovec.memory import bound_allocator
 
@@ -26,6 +27,16 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         del os.environ[LOG_LEVEL]
+
+
+@cache
+def first_process() -> int:
+    """The process that first asked: the one that uses lancedb. Its children must not.
+
+    Neither its threads nor its locks' owners are in a child that was forked, where calls hang or
+    end the process.
+    """
+    return os.getpid()
 
 
 # How far Lance reads ahead of what it computes, by its own names. By default it fills up to 2 GiB
@@ -49,4 +60,12 @@ with _quiet():
     from lancedb.query import ColumnOrdering
     from lancedb.remote import ClientConfig, TimeoutConfig
 
-__all__ = ["LOG_LEVEL", "ClientConfig", "ColumnOrdering", "TimeoutConfig", "indexing", "lancedb"]
+__all__ = [
+    "LOG_LEVEL",
+    "ClientConfig",
+    "ColumnOrdering",
+    "TimeoutConfig",
+    "first_process",
+    "indexing",
+    "lancedb",
+]

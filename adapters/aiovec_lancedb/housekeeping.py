@@ -193,7 +193,7 @@ class Housekeeper:
             await self._tidy(handle, shape, alone=state.failed >= _ATTEMPTS, now=False)
         except (StoreBusyError, TimeoutError) as exc:
             state.failed += 1
-            state.look_at = time.monotonic() + _QUIET
+            state.look_at = time.monotonic() + _QUIET * 2 ** min(state.failed, 8)
             text = "upkeep of the table %r was in vain: %s"
             await anyio.to_thread.run_sync(LOG.debug, text, name, exc)
             return

@@ -50,6 +50,9 @@ longer, so a write outlasts the death of another process that held the lock."""
 _RENEWALS = 4
 # Seconds between two looks at a lock that another holds, each some other length.
 _POLL = (0.02, 0.15)
+# Seconds after which one that waits asks for the lock; those for which its holder then stays away.
+_PATIENCE = 0.5
+_GIVE_WAY = 0.3
 _TIMEOUTS = {"timeout": "5s", "connect_timeout": "5s"}
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 # Options of the HTTP client, which LanceDB takes together with those of the storage.
@@ -73,7 +76,7 @@ _log = logging.getLogger("aiovec.lancedb")
 class Bucket:
     """Where the lock objects lie; ``store()`` makes no request."""
 
-    url: str
+    url: str = field(repr=False)
     shown: str
     options: Mapping[str, str] = field(repr=False)
 
@@ -125,6 +128,9 @@ class LeasedLock(WriteLock):
         self._seen: dict[str, str] | None = None
         self._seen_at = 0.0
         self._seen_term = term
+        # Whether another waits for the lock, and since when this one does.
+        self._wanted = False
+        self._waits_since: float | None = None
         self._mine: deque[str] = deque(maxlen=16)
         self._over = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -198,6 +204,11 @@ class LeasedLock(WriteLock):
         if self._store is None:
             self._store = self._bucket.store()
         left, self._left = self._left, None
+        if self._wanted:
+            # Others that only look now and then would hardly ever find it free.
+            self._wanted = False
+            time.sleep(_GIVE_WAY)
+            left = None
         taken = self._written(left, free=False) if left is not None else None
         while taken is None:
             found = self._look()
@@ -205,10 +216,13 @@ class LeasedLock(WriteLock):
                 taken = self._written(None, free=False)
             elif self._may_take(*found):
                 taken = self._written(found[0], free=False)
-            elif time.monotonic() > until:
-                return None
+            else:
+                self._ask_for(*found)
+                if time.monotonic() > until:
+                    return None
             if taken is None:
                 time.sleep(random.uniform(*_POLL))
+        self._waits_since = None
         return taken
 
     def _may_take(self, tag: dict[str, str], state: Mapping[str, Any]) -> bool:
@@ -219,6 +233,18 @@ class LeasedLock(WriteLock):
             self._seen, self._seen_at = tag, now
             self._seen_term = float(state.get("term", self._term))
         return now - self._seen_at > self._seen_term
+
+    def _ask_for(self, tag: dict[str, str], state: dict[str, Any]) -> None:
+        """Let the holder know that somebody has waited, so that it gives way after its write."""
+        if self._waits_since is None:
+            self._waits_since = time.monotonic()
+        if state.get("wanted") or time.monotonic() - self._waits_since < _PATIENCE:
+            return
+        # The holder's nonce stays, by which it knows that the lock is still its own.
+        text = json.dumps({**state, "wanted": True}).encode()
+        mode: Any = tag
+        with suppress(AlreadyExistsError, PreconditionError):
+            obstore.put(self._store, self._object, text, mode=mode)
 
     def _look(self) -> tuple[dict[str, str], dict[str, Any]] | None:
         """The object's tag and what it says, or None where there is none."""
@@ -249,6 +275,7 @@ class LeasedLock(WriteLock):
             if found is None or found[1].get("nonce") not in self._mine:
                 return None
             tag, told = found
+            self._wanted = bool(told.get("wanted"))
             if told["nonce"] == nonce:
                 return tag
         return None

@@ -85,8 +85,8 @@ class Planner:
         limit = math.ceil(query.limit / share)
         asked_for = query.tuning.recall if query.tuning is not None else None
         effort, reached = tuned.effort(limit, asked_for or self.target_of(tuned))
-        if asked_for is not None and not reached:
-            return past_index(query)  # no effort finds so much, but this does
+        if asked_for is not None and (asked_for == 1 or not reached):
+            return past_index(query)  # no effort is known to find so much, but this does
         return _with_index(query, effort)
 
     async def _selected(self, session: Session, table: Opened, condition: str) -> tuple[int, float]:

@@ -18,11 +18,11 @@ from .session import Session
 def config_of(field: Field) -> Any:
     """What lancedb's ``create_index`` takes for the field; None where it gets no index.
 
-    Lance has no bitmaps over floats, and the one index that helps CONTAINS is over lists.
+    Lance has no bitmaps over floats and times, and the one index that helps CONTAINS is over lists.
     """
     if field.kind == "list[text]":
         return indexing.LabelList()
-    if field.index == "bitmap" and field.kind != "float":
+    if field.index == "bitmap" and field.kind not in ("float", "datetime"):
         return indexing.Bitmap()
     return None if field.index is None else indexing.BTree()
 

@@ -26,9 +26,10 @@ from aiovec.errors import (
     StoreClosedError,
     TableNotFoundError,
 )
+from aiovec.memory import default_budget
 from aiovec.schema import Schema, check_table_name
 
-from .driver import lancedb
+from .driver import first_process, lancedb
 from .effort import Tuned
 from .errors import NoSuchTableError, translated
 from .layout import handle_of, incarnation_of, is_extreme, token_of, tuned_in
@@ -44,6 +45,13 @@ _T = TypeVar("_T")
 _PAGE = 1000
 # Seconds for the first requests to a server, each of which LanceDB would repeat for minutes.
 _PATIENCE = 60.0
+# What Lance may keep of manifests and of the files' own tables of contents. Every commit brings new
+# ones, which push the old ones out.
+_METADATA_CACHE = 64 * 2**20
+_FORKED = (
+    "it does not survive that. Open stores after the fork, or start processes by spawn or "
+    "forkserver"
+)
 _LOOKS_FOR_DROPPED = (0.0, 0.05, 0.2)
 
 
@@ -66,6 +74,13 @@ def _is_name(name: str) -> bool:
     except InvalidNameError:
         return False
     return True
+
+
+def _caches() -> Any:
+    """Lance's caches for one store. By default they may take 6 GiB and 1 GiB."""
+    return lancedb.Session(
+        index_cache_size_bytes=default_budget(), metadata_cache_size_bytes=_METADATA_CACHE
+    )
 
 
 class Session:
@@ -97,6 +112,12 @@ class Session:
         if folder is not None and await anyio.to_thread.run_sync(folder.is_file):
             raise ConfigError(f"{folder} is a file; LanceDB stores in a folder")
         self._process = os.getpid()
+        if first_process() != self._process:
+            raise AiovecError(
+                f"{self.target}: LanceDB was in use before this process was forked; {_FORKED}"
+            )
+        if not self._place.managed:
+            options["session"] = await anyio.to_thread.run_sync(_caches)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with translated(self.target):
@@ -123,7 +144,7 @@ class Session:
         if self._process != os.getpid():
             # Its threads are not in this process, so a call would wait for ever.
             raise StoreClosedError(
-                self.target, "it was opened before this process was forked; open it again here"
+                self.target, f"it was opened before this process was forked; {_FORKED}"
             )
         return self._connection
 

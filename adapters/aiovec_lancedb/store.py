@@ -79,8 +79,10 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
         await self._session.open()
         key = await anyio.to_thread.run_sync(self._key)
         lock_of = await anyio.to_thread.run_sync(self._locks, key)
-        budget = self._settings.search_bytes()
-        self._admission.allow(budget or await anyio.to_thread.run_sync(default_budget))
+        memory = self._settings.search_bytes()
+        if memory is None:
+            memory = await anyio.to_thread.run_sync(default_budget)
+        self._admission.allow(memory)
         self._writers = Writers(
             self._session,
             lock_of=lock_of,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import anyio.to_thread
 
 from aiovec.backend import TableHandle
+from aiovec.errors import CorruptStoreError
 
 from .session import Opened, Session
 from .writer import Work
@@ -29,6 +30,8 @@ FULL_FILE = 1_048_576
 _NEVER = timedelta(days=36_500)
 # For calls that are to leave the newest version only, which Lance never removes. It warns of 0.
 _AT_ONCE = timedelta(milliseconds=1)
+# Pauses, in seconds, between tries to list versions of which some are vanishing.
+_LOOKS = (0.0, 0.02, 0.1, 0.5)
 # How long, in seconds, a call may take that has only versions to remove, one try after another.
 _REMOVALS = (0.03, 0.25, 1.0, 4.0)
 
@@ -73,7 +76,15 @@ class Retention:
 
 async def versions_of(session: Session, table: Opened) -> list[Version]:
     """Every version that is kept, the oldest first."""
-    found = await session.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
+    for pause in (*_LOOKS, None):
+        try:
+            found = await session.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
+            break
+        except CorruptStoreError:
+            # It reads each version's manifest, and upkeep elsewhere may remove one before that.
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
     return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
 
 

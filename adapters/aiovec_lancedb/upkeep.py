@@ -73,7 +73,7 @@ def _incarnation(handle: TableHandle) -> str:
 async def stats(session: Session, table: Opened, backend: str) -> TableStats:
     # A mapping, whatever its annotation says.
     found: Any = await session.run(table.lance.stats())
-    versions = await session.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
+    versions = await versions_of(session, table)
     return TableStats(
         table=table.name,
         backend=backend,

@@ -20,6 +20,15 @@ def check_count(argument: str, value: object, *, least: int = 1) -> None:
 
 def check_tuning(tuning: Tuning, dim: int) -> None:
     """What an approximate search may be told on vectors of this length."""
+    for name in ("nprobes", "ef", "refine"):
+        effort = getattr(tuning, name)
+        if effort is not None:
+            check_count(f"tuning.{name}", effort)
+    recall = tuning.recall
+    if recall is not None and (
+        isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1
+    ):
+        raise InvalidArgumentError("tuning.recall", recall, "a number above 0 and up to 1")
     dims, oversample = tuning.dims, tuning.oversample
     if dims is not None and (
         isinstance(dims, bool) or not isinstance(dims, int) or not 1 <= dims <= dim

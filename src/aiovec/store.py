@@ -659,7 +659,12 @@ class VectorStore:
     async def create_index(
         self, /, table: str, kind: str = "auto", *, wait: bool = True, **options: Any
     ) -> None:
-        """Build an approximate index over the vectors."""
+        """Build an approximate index over the vectors, and measure what it finds.
+
+        ``kind`` and further options are the backend's; ``recall`` is the part of the true nearest
+        that searches of this table shall find. Without ``wait`` the build goes on in the
+        background, until the store is closed. A cancelled build leaves the table as it was.
+        """
 
         async def create(engine: Engine, handle: TableHandle) -> None:
             indexes = ability_of(engine.backend, VectorIndexes, "indexes")

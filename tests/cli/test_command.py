@@ -16,7 +16,7 @@ import aiovec
 
 from .conftest import Run
 
-COMMANDS = ["demo", "doctor", "info", "tables", "search", "optimize", "backup"]
+COMMANDS = ["demo", "doctor", "info", "tables", "search", "index", "optimize", "backup"]
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has neither a pty nor SIGINT")
 

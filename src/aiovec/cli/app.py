@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, doctor, facts, search, upkeep
+from . import demo, doctor, facts, index, search, upkeep
 from .output import settle_streams
 
 app = typer.Typer(
@@ -50,5 +50,6 @@ app.command("doctor")(doctor.doctor)
 app.command("info")(facts.info)
 app.command("tables")(facts.tables)
 app.command("search")(search.search)
+app.command("index")(index.index)
 app.command("optimize")(upkeep.optimize)
 app.command("backup")(upkeep.backup)

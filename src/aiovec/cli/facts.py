@@ -95,6 +95,8 @@ async def _table(vectors: VectorStore, name: str) -> dict[str, Any]:
     schema: Schema = await vectors.schema(name)
     stats: TableStats = await vectors.stats(name)
     facts = asdict(stats)
+    if vectors.supports("indexes"):
+        facts["indexes"] = [asdict(info) for info in await vectors.indexes(name)]
     return {"name": facts.pop("table"), "schema": schema.to_dict(), **facts}
 
 
@@ -112,10 +114,19 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "payload": "any further keys" if schema["payload"] else "no further keys",
         "index": table["index"],
         "unindexed": f"{table['unindexed_rows']:,} rows",
+        **({"indexes": _indexes(table["indexes"])} if "indexes" in table else {}),
         "memory": f"{table['scan_memory']:,} bytes",
         "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
         **{_label(name): shown_for_people(value) for name, value in table["details"].items()},
     }
+
+
+def _indexes(found: list[dict[str, Any]]) -> str:
+    shown = []
+    for info in found:
+        recall = "" if info["recall"] is None else f", recall {info['recall']:.3f}"
+        shown.append(f"{info['kind']} on {info['column']} ({info['rows_indexed']:,} rows{recall})")
+    return "; ".join(shown) or "none"
 
 
 def _label(name: object) -> str:
