@@ -67,42 +67,34 @@ class _Reader(Generic[_Number]):
         return self._read_by_chunks(rowids, ticket)
 
     def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
-        vectors = np.empty((len(rowids), self._width), dtype=self._kind)
-        whole = len(rowids) // _TOGETHER * _TOGETHER
-        self._read_together(rowids[:whole].tolist(), vectors, ticket)
-        rowids, vectors, all_vectors = rowids[whole:], vectors[whole:], vectors
-        # ``rowid IN (…)`` would scan the whole table; a join from a list looks each row up.
-        sql = (
-            f"SELECT j.key, v.{self._column} FROM json_each(?) AS j "
-            f"CROSS JOIN {self._table.vec} AS v ON v.rowid = j.value"
-        )
-        found = 0
-        for start in range(0, len(rowids), _BLOCK):
-            ticket.check()
-            listed = json.dumps(rowids[start : start + _BLOCK].tolist())
-            for position, blob in self._db.execute(sql, (listed,)):
-                vectors[start + position] = np.frombuffer(blob, dtype=self._kind)
-                found += 1
-        _check_complete(found, len(rowids))
-        return all_vectors
-
-    def _read_together(
-        self, rowids: list[int], vectors: npt.NDArray[_Number], ticket: Ticket
-    ) -> None:
-        """Read some vectors with each step of a statement, joined end to end.
+        """Read some with each step of a statement, joined end to end.
 
         Each step hands the interpreter to another thread and waits to get it back, which under
         load takes longer than the reading (``python -m bench search``).
         """
-        one = f"(SELECT {self._column} FROM {self._table.vec} WHERE rowid = ?)"
-        sql = f"SELECT CAST({' || '.join([one] * _TOGETHER)} AS BLOB)"
-        for start in range(0, len(rowids), _TOGETHER):
+        vectors = np.empty((len(rowids), self._width), dtype=self._kind)
+        wanted = rowids.tolist()
+        start = 0
+        while start < len(wanted):
             ticket.check()
-            (blob,) = self._db.execute(sql, rowids[start : start + _TOGETHER]).fetchone()
-            if blob is None or len(blob) != _TOGETHER * self._bytes:
+            left = len(wanted) - start
+            # The last ones are filled up with one of them read again.
+            size = next((size for size in _TOGETHER if size <= left), _TOGETHER[-1])
+            some = wanted[start : start + size]
+            some += some[-1:] * (size - len(some))
+            (blob,) = self._db.execute(self._joined[size], some).fetchone()
+            if blob is None or len(blob) != size * self._bytes:
                 raise DamageError(f"a vector of {self._table.name!r} is missing or cut")
-            joined = np.frombuffer(blob, dtype=self._kind).reshape(_TOGETHER, self._width)
-            vectors[start : start + _TOGETHER] = joined
+            joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self._width)
+            vectors[start : start + size] = joined[:left]
+            start += size
+        return vectors
+
+    @cached_property
+    def _joined(self) -> dict[int, str]:
+        # ``rowid IN (…)`` would scan the whole table.
+        one = f"(SELECT {self._column} FROM {self._table.vec} WHERE rowid = ?)"
+        return {size: f"SELECT CAST({_concatenated(one, size)} AS BLOB)" for size in _TOGETHER}
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
         vectors = np.empty((len(rowids), self._width), dtype=self._kind)
@@ -182,7 +174,16 @@ class BitReader(_Reader[np.uint8]):
 
 
 _BLOCK = 2048
-_TOGETHER = 16
+# How many vectors a statement joins.
+_TOGETHER = (64, 16, 4)
+
+
+def _concatenated(one: str, count: int) -> str:
+    """SQL for so many end to end: halves of halves, so that no part is copied often."""
+    if count == 1:
+        return one
+    half = _concatenated(one, count // 2)
+    return f"({half} || {half})"
 
 
 def _check_complete(found: int, wanted: int) -> None:
