@@ -165,8 +165,8 @@ def test_two_processes(bucket: Bucket) -> None:
 
 
 @pytest.mark.long
-def test_two_processes_200_rounds(bucket: Bucket) -> None:
-    _check_race(bucket, 200)
+def test_two_processes_60_rounds(bucket: Bucket) -> None:
+    _check_race(bucket, 60)
 
 
 @pytest.mark.long
