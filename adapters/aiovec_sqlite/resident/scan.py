@@ -7,8 +7,10 @@ leave the candidates.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,19 +91,22 @@ def _products(
     segments: Sequence[Segment], scan: _Scan, helper: Executor | None
 ) -> Iterator[tuple[int, Segment, Any]]:
     """Each segment's integer products with all queries, one column a query."""
-    alive = [(i, segment) for i, segment in enumerate(segments) if segment.count > segment.dead]
-    own = alive if helper is None else alive[: (len(alive) + 1) // 2]
-    others = alive[len(own) :]
-    waiting = (
-        None
-        if helper is None or not others
-        else helper.submit(lambda: [scan.products(segment, keep=True) for _, segment in others])
-    )
-    for number, segment in own:
+    # Each takes the next one when it is free: the caller has more to do with each than its helper.
+    waiting = deque((i, part) for i, part in enumerate(segments) if part.count > part.dead)
+
+    def taken() -> Iterator[tuple[int, Segment]]:
+        with suppress(IndexError):
+            while True:
+                yield waiting.popleft()
+
+    def help_out() -> list[tuple[int, Segment, Any]]:
+        return [(i, part, scan.products(part, keep=True)) for i, part in taken()]
+
+    helping = None if helper is None or len(waiting) < 2 else helper.submit(help_out)
+    for number, segment in taken():
         yield number, segment, scan.products(segment)
-    if waiting is not None:
-        for (number, segment), products in zip(others, waiting.result(), strict=True):
-            yield number, segment, products
+    if helping is not None:
+        yield from helping.result()
 
 
 class _Scan:
@@ -188,7 +193,7 @@ class _Scan:
             offsets: Float32Array = segment.offset[:count, None] / np.float32(self._scales)
             values += offsets
         elif segment.dead:
-            values += segment.offset[:count, None]
+            values[np.flatnonzero(np.isneginf(segment.offset[:count]))] = -np.inf
         for column, one in enumerate(self._asked):
             if one.masks is not None:
                 values[~one.masks[number][:count], column] = -np.inf
