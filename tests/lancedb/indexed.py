@@ -17,6 +17,8 @@ from aiovec_lancedb import LancedbBackend
 
 DIM = 32
 ROWS = 2000
+# Forty questions tell a recall to some hundredths only, and each build draws its own lots.
+CHANCE = 0.05
 SCHEMA = Schema(DIM, fields={"number": int, "kind": str})
 
 

@@ -17,6 +17,7 @@ from aiovec import F, Field, Schema, VectorStore
 from aiovec_lancedb.kinds import KINDS
 
 from .indexed import (
+    CHANCE,
     DIM,
     QUESTIONS,
     ROWS,
@@ -46,7 +47,7 @@ async def test_every_kind_is_built_and_reaches_its_target(store: VectorStore, ki
     assert (info.rows_indexed, info.rows_unindexed) == (ROWS, 0)
     assert info.recall is not None
     assert info.recall >= 0.95
-    assert await found_share(store) >= 0.95
+    assert await found_share(store) >= 0.95 - CHANCE
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])
@@ -59,7 +60,7 @@ async def test_distances_by_an_index_are_those_of_an_exact_search(
         exact = {h.id: h.distance for h in await store.search("notes", question, exact=True)}
         for hit in await store.search("notes", question):
             assert exact.get(hit.id, hit.distance) == hit.distance
-    assert await found_share(store) >= 0.95
+    assert await found_share(store) >= 0.95 - CHANCE
 
 
 async def test_hnsw_flat_is_another_name_of_hnsw(store: VectorStore) -> None:
@@ -235,7 +236,7 @@ async def test_a_cancelled_build_leaves_the_table_as_it_was(store: VectorStore) 
     assert await store.indexes("notes") == []
     assert (await store.stats("notes")).index == "none"
     await store.create_index("notes", "ivf_flat")
-    assert await found_share(store) >= 0.95
+    assert await found_share(store) >= 0.95 - CHANCE
 
 
 async def test_closing_ends_a_build(tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ async def test_a_killed_build_leaves_the_table_usable(tmp_path: Path) -> None:
         await store.insert("notes", rows(6000, 6010))
         await store.create_index("notes", "ivf_flat")
         assert [info.kind for info in await store.indexes("notes")] == ["ivf_flat"]
-        assert await found_share(store) >= 0.95
+        assert await found_share(store) >= 0.95 - CHANCE
 
 
 # Over fields

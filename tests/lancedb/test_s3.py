@@ -418,6 +418,7 @@ async def test_http_has_to_be_allowed(bucket: Bucket) -> None:
     assert "allow_http" in await told(LancedbSettings(storage_options=options))
 
 
+@pytest.mark.long
 async def test_a_server_that_goes_away() -> None:
     with s3_server() as server:
         async with opened(server, server.new_url()) as store:
@@ -438,6 +439,7 @@ async def test_a_server_that_goes_away() -> None:
                 assert SECRET not in str(caught.value.__cause__)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
 async def test_a_server_that_stands_still_and_goes_on() -> None:
     with s3_server() as server:

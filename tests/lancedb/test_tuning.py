@@ -15,7 +15,18 @@ from aiovec import F, Tuning, VectorStore
 from aiovec_lancedb import recall, search
 from aiovec_lancedb.effort import Effort, Rung, Tuned, tuned_of
 
-from .indexed import QUESTIONS, ROWS, VECTORS, filled, found_share, ids, rows, store_at, until
+from .indexed import (
+    CHANCE,
+    QUESTIONS,
+    ROWS,
+    VECTORS,
+    filled,
+    found_share,
+    ids,
+    rows,
+    store_at,
+    until,
+)
 
 
 @pytest.fixture
@@ -50,8 +61,8 @@ async def test_questions_that_are_not_stored_reach_the_tables_target(
     assert stats.details["recall"] >= target
     assert kind in stats.index
     assert f"target {target:g}" in stats.index
-    assert await found_share(store) >= target
-    assert await found_share(store, limit=60) >= target
+    assert await found_share(store) >= target - CHANCE
+    assert await found_share(store, limit=60) >= target - CHANCE
 
 
 async def test_a_search_may_ask_for_another_recall(
@@ -66,7 +77,7 @@ async def test_a_search_may_ask_for_another_recall(
     assert low is not None
     assert high is not None
     assert (low.nprobes or 0) < (high.nprobes or 0)
-    assert await found_share(store, tuning=Tuning(recall=0.99)) >= 0.99
+    assert await found_share(store, tuning=Tuning(recall=0.99)) >= 0.99 - CHANCE
     told.clear()
     assert await found_share(store, tuning=Tuning(recall=1)) == 1.0
     assert set(told) == {None}  # no effort is sure to find all of them
@@ -143,7 +154,7 @@ async def test_auto_indexes_a_table_that_has_grown_large(tmp_path: Path) -> None
 
         await until(measured)
         assert (await store.stats("notes")).index.startswith("ivf_rq")
-        assert await found_share(store) >= 0.95
+        assert await found_share(store) >= 0.95 - CHANCE
 
 
 async def test_optimize_does_not_wait_for_the_background(tmp_path: Path) -> None:
