@@ -4,11 +4,13 @@
 
 Loads everything once and forks, so that a round takes milliseconds. First come creations that are
 killed by a file-size limit: at each further page of the file, so the kill falls between two writes
-of one commit. Then come those that are killed at random moments.
+of one commit. Then come those that are killed at random moments, ROUNDS of them and as many more
+as it takes until a kill left a journal behind that holds pages.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import resource
@@ -53,8 +55,14 @@ def main(folder: Path, rounds: int, seed: int) -> None:
         ended = victim(folder / f"limit{kilobytes}.db", limit=1024 * kilobytes)
         assert ended in (-signal.SIGXFSZ, -signal.SIGKILL), ended
     chance = random.Random(seed)
-    for n in range(rounds):
+    for n in itertools.count():
+        if n >= rounds and (left_pages(folder) or n >= 100 * rounds):
+            break
         victim(folder / f"killed{n}.db", after=whole * 1.2 * chance.random())
+
+
+def left_pages(folder: Path) -> bool:
+    return any(file.stat().st_size > 512 for file in folder.glob("*.db-journal"))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -100,6 +101,7 @@ async def soak(
             world.clients[owner] = Client(world, store, name, owner, seed)
         for name in tables:  # so that all that is loaded once is loaded
             await check_whole(store, world, name, {}, chance)
+    await _run_a_process()
     before = Resources.now()
     arguments = {
         "target": None if target is None else str(target),
@@ -123,6 +125,15 @@ async def soak(
     return SoakReport(
         seconds, world.counts, neighbour.counts, before, after, run.held, run.held_by_neighbour
     )
+
+
+async def _run_a_process() -> None:
+    """A loop keeps what it needed for its first child process; uvloop an open file."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-S", "-c", "", stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    await process.communicate()
 
 
 class _Run:
