@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,23 +19,26 @@ from aiovec.backend import (
     Changes,
     Columns,
     Found,
+    MoveMark,
+    Moves,
     Rows,
     TableHandle,
     TableStats,
     VectorQuery,
 )
-from aiovec.errors import StoreBusyError, StoreClosedError
+from aiovec.errors import StoreBusyError, StoreClosedError, StoreMovedError
 from aiovec.filters import Expr
+from aiovec.memory import default_budget
 from aiovec.schema import Field, Schema
 from aiovec.telemetry import Place
 
-from . import changes, reads, search, tables, upkeep, writes
+from . import changes, moves, reads, search, tables, upkeep, writes
 from .connection import Connection, Ticket
 from .driver import connect
 from .errors import failures, translate, translated
 from .opening import open_memory, open_reader, open_writer
 from .pool import ReaderPool, SharedConnection
-from .resident import ResidentSearch, default_budget
+from .resident import ResidentSearch
 from .transaction import Transaction
 from .writer import Writer
 
@@ -51,7 +54,7 @@ MEMORY = ":memory:"
 _MOST_EXPORTS = 8
 
 
-class SqliteBackend(Backend, ChangeFeed, Backups):
+class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
@@ -66,6 +69,8 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
         self._exports = asyncio.Semaphore(_MOST_EXPORTS)
         self._exporting: set[Connection] = set()
         self._closed = False
+        # The migration's run that this object acts for, whatever the file's mark says.
+        self._run: str | None = None
         kept = self._target != MEMORY and settings.durability == "full"
         self.promises = frozenset({"power-loss"}) if kept else frozenset()
 
@@ -108,10 +113,11 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
 
     async def _preload(self) -> None:
         """Begin to load the tables that the settings name, of those that exist."""
-        if self._resident is None:
+        if self._resident is None or not self._settings.preload:
             return
-        for name in set(self._settings.preload).intersection(await self.tables()):
-            self._resident.prepare(await self.open_table(name))
+        with suppress(StoreMovedError):  # the first call tells, and can follow
+            for name in set(self._settings.preload).intersection(await self.tables()):
+                self._resident.prepare(await self.open_table(name))
 
     async def _resident_search(
         self, connection: Connection, readers: ReaderPool
@@ -147,12 +153,24 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
             await self._connection.close()
 
     async def ping(self) -> None:
-        await self._read(lambda db, _: db.execute("SELECT 1").fetchone())
+        await self._read(lambda db, _: moves.check_here(db, self._target, self._run))
 
     async def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         if self._readers is None or self._closed:
             raise StoreClosedError(self._target)
         return await self._readers.run(work)
+
+    async def _read_here(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Read what leads to a table; StoreMovedError where the store has moved.
+
+        Reads that have a handle need not ask: handles are stale after a move.
+        """
+
+        def read(db: sqlite3.Connection, _: Ticket) -> _T:
+            moves.check_here(db, self._target, self._run)
+            return work(db)
+
+        return await self._read(read)
 
     async def _write(self, work: Callable[[Transaction], _T]) -> _T:
         if self._writer is None or self._closed:
@@ -162,10 +180,10 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
     # Tables
 
     async def tables(self) -> list[str]:
-        return await self._read(lambda db, _: tables.table_names(db))
+        return await self._read_here(tables.table_names)
 
     async def open_table(self, name: str) -> TableHandle:
-        return await self._read(lambda db, _: tables.open_table(db, name))
+        return await self._read_here(lambda db: tables.open_table(db, name))
 
     async def create_table(self, name: str, schema: Schema) -> None:
         size = self._settings.chunk_size
@@ -315,6 +333,40 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         return await self._read(lambda db, ticket: changes.changes(db, ticket, table, since, limit))
 
+    # Moving away
+
+    async def move_mark(self) -> MoveMark | None:
+        mark = await self._read(lambda db, _: moves.read_mark(db))
+        return None if mark is None else mark.told()
+
+    async def begin_move(self, run: str) -> None:
+        before = self._run
+        self._act_for(run)
+        try:
+            await self._write(lambda tx: moves.begin(tx, run))
+        except BaseException:
+            self._act_for(before)
+            raise
+
+    def _act_for(self, run: str | None) -> None:
+        self._run = run
+        if self._writer is not None:
+            self._writer.run_acted_for = run
+
+    async def pause_writers(self, run: str, limit: float) -> None:
+        await self._write(lambda tx: moves.pause(tx, run, limit))
+
+    async def resume_writers(self, run: str) -> bool:
+        return await self._write(lambda tx: moves.resume(tx, run))
+
+    async def set_moved(
+        self, run: str, moved_to: str, *, backend: str = "", config: str = ""
+    ) -> bool:
+        return await self._write(lambda tx: moves.set_moved(tx, run, moved_to, backend, config))
+
+    async def end_move(self, run: str) -> None:
+        await self._write(lambda tx: moves.end(tx, run))
+
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
@@ -325,7 +377,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups):
             stats,
             index=self._resident.index(table) or stats.index,
             scan_memory=self._resident.nbytes(table.name),
-            details={**stats.details, **self._resident.details(table.name)},
+            details={**stats.details, **self._resident.details(table, stats.rows)},
         )
 
     async def optimize(self, table: TableHandle) -> None:

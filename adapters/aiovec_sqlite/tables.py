@@ -10,6 +10,7 @@ from aiovec.errors import TableExistsError, TableNotFoundError
 from aiovec.schema import Field, Schema
 
 from .layout import TableLayout, column_definition, current_table, read_table
+from .moves import check_schemas_free
 from .transaction import Transaction
 
 
@@ -25,6 +26,7 @@ def open_table(db: sqlite3.Connection, name: str) -> TableHandle:
 
 
 def create_table(tx: Transaction, name: str, schema: Schema, chunk_size: int) -> None:
+    check_schemas_free(tx)
     if read_table(tx.db, name) is not None:
         raise TableExistsError(name)
     table = TableLayout(name, schema, tx.take())
@@ -37,6 +39,7 @@ def create_table(tx: Transaction, name: str, schema: Schema, chunk_size: int) ->
 
 
 def add_field(tx: Transaction, handle: TableHandle, name: str, field: Field) -> None:
+    check_schemas_free(tx)
     table = current_table(tx.db, handle)
     # A payload column, where there is one, stays behind it in the file; order is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
@@ -49,6 +52,7 @@ def add_field(tx: Transaction, handle: TableHandle, name: str, field: Field) -> 
 
 
 def drop_table(tx: Transaction, name: str) -> None:
+    check_schemas_free(tx)
     table = read_table(tx.db, name)
     if table is None:
         raise TableNotFoundError(name, table_names(tx.db))

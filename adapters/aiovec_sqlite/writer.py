@@ -17,6 +17,7 @@ from aiovec.errors import StoreBusyError, StoreClosedError, StoreFullError
 from .connection import CancelledWorkError, Connection, Ticket
 from .driver import load_driver
 from .errors import failures, is_busy, translate
+from .moves import MOVED, PAUSED, Mark, end_pause, is_over, parsed
 from .transaction import Change, JoinableWork, TooLargeForGroupError, Transaction
 
 _T = TypeVar("_T")
@@ -32,6 +33,8 @@ _TURNS_FOR_CALLERS = 3
 _LOCK_TRY = 0.1
 # Sleeps between looks at the lock. SQLite's own grow to 100 ms, in which others overtake for ever.
 _LOCK_POLL = 0.002
+# Sleeps between looks whether a migration's pause is over.
+_PAUSE_POLL = 0.005
 
 
 class _RolledBackError(Exception):
@@ -129,6 +132,11 @@ class Writer:
         self._running: asyncio.Task[None] | None = None
         self._was_full = False
         self._closed = False
+        # The migration's run whose writes pass its own mark.
+        self.run_acted_for: str | None = None
+        self._pause: Mark | None = None
+        self._pause_seen = 0.0
+        self._paused_before = 0.0
 
     async def run(self, work: Callable[[Transaction], _T]) -> _T:
         """Run the work in a transaction; its result after the commit.
@@ -137,12 +145,12 @@ class Writer:
         together with others or later, it is committed all the same. Which of these it was is
         settled when this returns, and the caller's data is no longer read.
         """
-        began = time.monotonic()
-        await self._take_place()
+        patience = self._clock() + self._busy_timeout
+        await self._take_place(patience)
         try:
             if self._closed:
                 raise StoreClosedError(self._target)
-            job = _Job(work, began + self._busy_timeout, asyncio.get_running_loop().create_future())
+            job = _Job(work, patience, asyncio.get_running_loop().create_future())
             self._jobs.append(job)
             if self._running is None or self._running.done():
                 self._running = asyncio.ensure_future(self._drain())
@@ -156,17 +164,26 @@ class Writer:
         finally:
             self._places.release()
 
-    async def _take_place(self) -> None:
+    async def _take_place(self, deadline: float) -> None:
         if self._closed:
             raise StoreClosedError(self._target)
-        if not self._places.locked():
-            await self._places.acquire()
-            return
-        try:
-            async with asyncio.timeout(self._busy_timeout):
-                await self._places.acquire()
-        except TimeoutError:
-            raise StoreBusyError("too many writes are waiting", self._busy_timeout) from None
+        while self._places.locked():
+            try:
+                async with asyncio.timeout(max(deadline - self._clock(), _PAUSE_POLL)):
+                    await self._places.acquire()
+                return
+            except TimeoutError:
+                if self._clock() >= deadline:
+                    raise StoreBusyError(
+                        "too many writes are waiting", self._busy_timeout
+                    ) from None
+        await self._places.acquire()
+
+    def _clock(self) -> float:
+        """Seconds, without those in which a migration let the writers wait."""
+        if self._pause is not None:
+            return self._pause_seen - self._paused_before
+        return time.monotonic() - self._paused_before
 
     async def close(self) -> None:
         """Take no more, and wait for what was accepted."""
@@ -198,11 +215,55 @@ class Writer:
                     job.answer()
                 else:
                     self._jobs.appendleft(job)
+            if self._pause is not None:
+                await self._wait_out(self._pause)
             # Callers that write again at once shall share the next commit. If it began without
             # them, they would also wrangle with its thread for the interpreter.
             for _ in range(_TURNS_FOR_CALLERS):
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
+
+    async def _wait_out(self, paused: Mark) -> None:
+        """Wait while a migration's pause lasts, and end it for all where it lasts too long."""
+        with suppress(Exception):  # the next try to write tells it to those who wait
+            while not await self._do(lambda db: is_over(db, paused)):
+                if time.monotonic() - self._pause_seen > paused.limit:
+                    await self._do(lambda db: self._end_pause(db, paused))
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(_PAUSE_POLL)
+        self._paused_before += time.monotonic() - self._pause_seen
+        self._pause = None
+
+    async def _do(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
+        try:
+            async with self._turn():
+                return await self._connection.run(work)
+        except asyncio.CancelledError:  # as in _drain
+            return None
+
+    @staticmethod
+    def _end_pause(db: sqlite3.Connection, paused: Mark) -> None:
+        if not _begin(db):
+            return
+        try:
+            end_pause(Transaction(db, Change(0), Ticket(), alone=True), paused)
+            db.execute("COMMIT")
+        except BaseException:
+            _roll_back(db)
+            raise
+
+    def _may_write(self, db: sqlite3.Connection, group: list[_Job], mark: Mark | None) -> bool:
+        """Whether no migration keeps the group from writing now, or for ever."""
+        if mark is None or mark.run == self.run_acted_for or mark.state not in (PAUSED, MOVED):
+            return True
+        _roll_back(db)
+        if mark.state == MOVED:
+            for job in group:
+                job.end(mark.moved_error(self._target))
+        else:
+            self._pause_seen = time.monotonic()
+            self._pause = mark
+        return False
 
     async def _run_group(self, group: list[_Job]) -> None:
         """Commit a group. Ends when the thread has, also where this is cancelled."""
@@ -224,7 +285,7 @@ class Writer:
 
     def _next_group(self) -> list[_Job]:
         group: list[_Job] = []
-        now = time.monotonic()
+        now = self._clock()
         while self._jobs and len(group) < _LARGEST_GROUP:
             if group and (self._jobs[0].alone or group[0].alone):
                 break
@@ -254,7 +315,10 @@ class Writer:
                 for job in group:
                     job.tried = True
                 return
-            (number,) = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
+            state = dict(db.execute("SELECT key, value FROM aiovec_state").fetchall())
+            if not self._may_write(db, group, parsed(state.get("move"))):
+                return
+            number = state["change"]
             change = Change(number)
             for job in self._not_joined(db, change, group, applied):
                 error = self._apply(db, change, job, alone=len(group) == 1)

@@ -23,6 +23,7 @@ from aiovec.measuring import is_extreme
 from .driver import load_driver
 from .filters import to_sql as filter_to_sql
 from .layout import TableLayout, current_table, partition_value, quoted
+from .moves import read_mark
 from .transaction import JoinableWork, Transaction
 from .values import row_columns, to_sql, vectors_of
 
@@ -159,7 +160,7 @@ def _replace(
         )
         if in_place:
             tx.db.executemany(
-                change_vector, zip(map(bytes, vectors[start:end]), there, strict=True)
+                change_vector, zip(list(vectors[start:end]), there, strict=True)
             )
         else:
             tx.db.executemany(drop_vector, ((rowid,) for rowid in there))
@@ -189,7 +190,7 @@ def _vector_rows(
     vectors: Float32Array,
     partitions: Sequence[Sequence[str]],
 ) -> Iterator[tuple[Any, ...]]:
-    blobs = list(map(bytes, vectors))
+    blobs = list(vectors)  # a row is bound as it lies, without a copy
     columns = [blobs, blobs] if table.schema.quantized else [blobs]
     return zip(rowids, *columns, *partitions, strict=True)
 
@@ -302,6 +303,8 @@ def delete(
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
     """Forget all but the newest tombstones; the floor tells readers who come too late."""
+    if read_mark(tx.db) is not None:
+        return  # a migration catches up by them
     row = tx.db.execute(
         "SELECT seq FROM aiovec_deleted WHERE name = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",
         (name, keep),

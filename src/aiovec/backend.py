@@ -4,7 +4,8 @@
 a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
 ``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
 float32 arrays. Abilities that not every engine has are classes of their own beside ``Backend``:
-``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups`` and ``BulkLoads``.
+``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups``, ``BulkLoads`` and
+``Moves``.
 
 Rules for every method:
 
@@ -339,6 +340,13 @@ class VectorIndexes(ABC):
     @abstractmethod
     async def drop_index(self, table: TableHandle, name: str) -> None: ...
 
+    def index_for(self, schema: Schema, rows: int) -> str:
+        """What "auto" would build for a table of so many rows, in words; empty where unknown.
+
+        Looks at no table, and may be asked before ``open``.
+        """
+        return ""
+
 
 class ChangeFeed(ABC):
     """Which rows changed since when. Change numbers rise within a table and are never reused."""
@@ -389,12 +397,75 @@ class BulkLoads(ABC):
     def bulk_load(self, table: TableHandle) -> BulkLoad: ...
 
 
+@dataclass(frozen=True, slots=True)
+class MoveMark:
+    """What a store knows of the migration that leads away from it.
+
+    ``state`` is "open" while rows are copied, "paused" while writers wait for the cut-over, and
+    "moved" after it. Then ``moved_to`` is the new place as a user would name it, ``backend`` its
+    name in the TOML, and ``config`` the TOML whose stores go on there by themselves.
+    """
+
+    run: str
+    state: str
+    moved_to: str = ""
+    backend: str = ""
+    config: str = ""
+
+
+class Moves(ABC):
+    """A store that helps a migration away from it, by a mark that all its processes heed.
+
+    The object on which ``begin_move`` was called acts for the run: it reads and writes whatever
+    the mark says. Every other one is held by it.
+    """
+
+    @abstractmethod
+    async def move_mark(self) -> MoveMark | None:
+        """The mark, whoever set it; None where no migration is open."""
+
+    @abstractmethod
+    async def begin_move(self, run: str) -> None:
+        """Act for this run from now on, and set the mark "open" where there is none.
+
+        While it stands, changes of schema raise MigrationError with the run's name, and the
+        change feed forgets nothing. MigrationError where another run's mark stands.
+        """
+
+    @abstractmethod
+    async def pause_writers(self, run: str, limit: float) -> None:
+        """Let every writer of every process wait.
+
+        When this returns, no write is under way. A waiting writer that has seen the pause for
+        ``limit`` seconds ends it for all, so a run that died holds nobody for ever.
+        """
+
+    @abstractmethod
+    async def resume_writers(self, run: str) -> bool:
+        """End the pause; False where a writer had ended it already."""
+
+    @abstractmethod
+    async def set_moved(
+        self, run: str, moved_to: str, *, backend: str = "", config: str = ""
+    ) -> bool:
+        """Turn the pause into "moved"; False, and nothing done, where the pause had ended.
+
+        From then on every call of every other object raises StoreMovedError. Done a second time
+        by the same run it is True.
+        """
+
+    @abstractmethod
+    async def end_move(self, run: str) -> None:
+        """Remove the mark, whatever its state. Nothing where there is none."""
+
+
 ABILITIES: Mapping[str, type] = {
     "text": TextSearch,
     "indexes": VectorIndexes,
     "changes": ChangeFeed,
     "snapshots": Snapshots,
     "backup": Backups,
+    "moves": Moves,
 }
 
 

@@ -33,6 +33,9 @@ CONFIG_FILE = "aiovec.toml"
 
 PathText = str | os.PathLike[str]
 
+# The variables that say which backend is used, whatever the TOML file says.
+_CHOOSING = frozenset({"AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL"})
+
 # What a store imports at its first calls. Loaded with the backend, off the event loop.
 _HEAVY = ("pyarrow.compute", "aiovec.rows", "aiovec.store", "aiovec.table")
 
@@ -139,6 +142,11 @@ class Source:
         _, identity = self._read()
         return identity.name, identity.target
 
+    def settings(self) -> RetrievalSettings:
+        """The settings that are in force. Nothing is made or opened."""
+        loaded, _ = self._read()
+        return loaded.settings.retrieval
+
     def changed(self) -> bool:
         """Whether the TOML file is another than the one that was read last. Costs one look."""
         if not self.follows or self._file is None:
@@ -168,12 +176,26 @@ class Source:
             return None
         return self._create(loaded, identity)
 
+    def resolve_moved(self, backend: str, config: str) -> Resolved | None:
+        """Where a store has moved that its users reach by the TOML file ``config``.
+
+        None where this is another file, or where an environment variable keeps its users where
+        they are: then they have to be told.
+        """
+        if not (self.follows and backend and self._file and config):
+            return None
+        pinned = {name.upper() for name in os.environ} & _CHOOSING
+        if pinned or os.path.realpath(self._file) != os.path.realpath(config):
+            return None
+        loaded, identity = self._read(backend)
+        return None if identity == self._identity else self._create(loaded, identity)
+
     def forget(self) -> None:
         """What was resolved last could not be opened: the store is where it was before."""
         self._stamp = None
         self._identity = self._before
 
-    def _read(self) -> tuple[LoadedSettings, _Identity]:
+    def _read(self, backend: str | None = None) -> tuple[LoadedSettings, _Identity]:
         from .settings import load
 
         if self._file is None:
@@ -182,7 +204,8 @@ class Source:
         loaded = load(self._file)
         retrieval = loaded.settings.retrieval
         if self._target is None:
-            name, target = _configured(self._backend or retrieval.backend, retrieval, self._file)
+            wanted = backend or self._backend or retrieval.backend
+            name, target = _configured(wanted, retrieval, self._file)
         else:
             name, target = _named(self._target)
         section = json.dumps(retrieval.section(name), sort_keys=True, default=str)

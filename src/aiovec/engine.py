@@ -22,7 +22,7 @@ from .telemetry import Place
 if TYPE_CHECKING:
     import anyio
 
-    from .connect import Source
+    from .connect import Resolved, Source
     from .settings import RetrievalSettings
 
 LOG = logging.getLogger("aiovec")
@@ -110,7 +110,7 @@ class Attempt:
         if isinstance(error, StoreMovedError) and not self._committed:
             if self._number == _MOST_ATTEMPTS:
                 return False
-            await self._follower.look(now=True)
+            await self._follower.follow(error)
             return self._follower.engine is not engine
         return False
 
@@ -150,6 +150,23 @@ class Follower:
                 return
             await self._switch(self._source)
 
+    async def follow(self, moved: StoreMovedError) -> None:
+        """Go where the store in use has moved to, if it was opened from the TOML that goes there.
+
+        The mark in the store that has moved is older than the change of the TOML, if only by a
+        moment, so it is the mark that is followed.
+        """
+        await self.look(now=True)
+        if self._source is None or self._closed:
+            return
+        async with self._switching:
+            if self.engine.backend.target == moved.target:
+                resolved = await anyio.to_thread.run_sync(
+                    self._source.resolve_moved, moved.backend, moved.config, limiter=self._threads
+                )
+                if resolved is not None:
+                    await self._use(resolved, self._source)
+
     async def _switch(self, source: Source) -> None:
         try:
             resolved = await anyio.to_thread.run_sync(source.resolve, limiter=self._threads)
@@ -159,8 +176,10 @@ class Follower:
                 LOG.warning("the changed TOML cannot be used; the store stays where it is: %s", exc)
             return
         self._complaint = ""
-        if resolved is None:
-            return
+        if resolved is not None:
+            await self._use(resolved, source)
+
+    async def _use(self, resolved: Resolved, source: Source) -> None:
         backend = resolved.backend
         try:
             await backend.open()

@@ -285,11 +285,17 @@ class StoreFullError(AiovecError):
 
 
 class StoreMovedError(AiovecError):
-    """The store has been migrated from ``target`` to ``moved_to``."""
+    """The store has been migrated from ``target`` to ``moved_to``.
 
-    def __init__(self, target: str, moved_to: str) -> None:
+    Stores that were opened from the TOML ``config`` go on there by themselves, with its
+    ``backend``; both are empty where the move flipped no TOML.
+    """
+
+    def __init__(self, target: str, moved_to: str, *, backend: str = "", config: str = "") -> None:
         self.target = target
         self.moved_to = moved_to
+        self.backend = backend
+        self.config = config
         super().__init__(f"the store {target} has moved to {moved_to}")
 
 

@@ -1,11 +1,9 @@
-"""How much memory there is for resident copies, and giving back what making them took."""
+"""Giving back the memory that making a resident copy took."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-
-from aiovec.memory import default_budget as default_budget
 
 
 def give_back_freed() -> None:
