@@ -10,12 +10,12 @@ to the conditions, AND stands within OR without parentheses, and the deepest ter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from aiovec.errors import FilterError
 from aiovec.filters import bind
+from aiovec.filters.terms import NEGATED_OPERATOR, Word, merged, terms_of, word_of
 from aiovec.filters.tree import (
     And,
     Compare,
@@ -36,14 +36,11 @@ from aiovec.schema import Schema
 from .literals import like_pattern, listed, literal, name, text
 from .payload import PayloadValue
 
-Word = Literal["AND", "OR"]
-
 # Levels that a condition on a column and one on a payload key take, the latter for each key more.
 _COLUMN_DEPTH = 2
 _PAYLOAD_DEPTH = 8
 _MOST_DEPTH = 46
 
-_NEGATED_OPERATOR = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 # A payload number is an int or a float, and each compares exactly as a field of its type does.
 _NUMBERS = Schema(1, fields={"i": int, "f": float})
 
@@ -56,8 +53,8 @@ def to_sql(expr: Expr) -> str:
     part = _Compiler(name).compiled(expr, negate=False)
     if part.depth > _MOST_DEPTH:
         raise FilterError(
-            "the filter nests AND and OR deeper than LanceDB's parser goes; "
-            "IN, or fewer levels of parentheses, say the same"
+            "the filter nests AND and OR, or names within a payload key, deeper than LanceDB's "
+            "parser goes; IN, or fewer levels of parentheses, say the same"
         )
     return part.sql
 
@@ -96,8 +93,9 @@ class _Compiler:
         if isinstance(expr, Not):
             return self.compiled(expr.item, negate=not negate)
         if isinstance(expr, (And, Or)):
-            word = _word(expr, negate)
-            terms = _merged(word, _terms(word, expr, negate))
+            word = word_of(expr, negate)
+            # 30,000 values in an IN take 90 ms to plan, as many comparisons two seconds.
+            terms = merged(word, terms_of(expr, negate), kind_of=type)
             return _joined(word, [self.compiled(term, negate=negated) for term, negated in terms])
         if isinstance(expr, Const):
             return _Part("FALSE" if expr.value is negate else "TRUE", 1)
@@ -112,51 +110,6 @@ def _ref_of(expr: Expr) -> Ref:
     if isinstance(expr, (Compare, In, IsNull, Like, StartsWith, Contains)):
         return expr.ref
     raise FilterError(f"LanceDB has no form for {expr}")
-
-
-def _word(expr: And | Or, negate: bool) -> Word:
-    return "AND" if isinstance(expr, And) is not negate else "OR"
-
-
-def _terms(word: Word, expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
-    """The terms of ``expr`` and whether each is negated; those of the same ``word`` flattened."""
-    for item in expr.items:
-        negated = negate
-        while isinstance(item, Not):
-            item, negated = item.item, not negated
-        if isinstance(item, (And, Or)) and _word(item, negated) == word:
-            yield from _terms(word, item, negated)
-        else:
-            yield item, negated
-
-
-def _merged(word: Word, terms: Iterable[tuple[Expr, bool]]) -> list[tuple[Expr, bool]]:
-    """Comparisons with many values of one field as one IN: ``a = 1 OR a = 2``, or the opposite.
-
-    30,000 values in an IN take 90 ms to plan, as many comparisons two seconds.
-    """
-    merged: list[tuple[Expr, bool]] = []
-    places: dict[tuple[Ref, type], int] = {}
-    values: dict[int, list[Value]] = {}
-    for term, negated in terms:
-        if not isinstance(term, Compare) or term.op not in ("=", "!="):
-            merged.append((term, negated))
-            continue
-        equal = (term.op == "=") is not negated
-        if equal is not (word == "OR"):
-            merged.append((term, negated))
-            continue
-        # Literals of one type: only then is the IN null exactly where each comparison is.
-        place = places.setdefault((term.ref, type(term.value)), len(merged))
-        if place == len(merged):
-            merged.append((term, negated))
-        values.setdefault(place, []).append(term.value)
-    for place, several in values.items():
-        if len(several) > 1:
-            first = merged[place][0]
-            if isinstance(first, Compare):
-                merged[place] = In(first.ref, tuple(several)), word == "AND"
-    return merged
 
 
 def _joined(word: Word, parts: list[_Part]) -> _Part:
@@ -177,7 +130,7 @@ def _on_column(expr: Expr, column: str, negate: bool) -> str:
     no = "NOT " if negate else ""
     match expr:
         case Compare(_, op, value):
-            return f"{column} {_NEGATED_OPERATOR[op] if negate else op} {literal(value)}"
+            return f"{column} {NEGATED_OPERATOR[op] if negate else op} {literal(value)}"
         case In(_, values):
             return f"{column} {no}IN ({listed(values)})"
         case IsNull():
@@ -197,7 +150,7 @@ def _on_payload(expr: Expr, ref: Ref, negate: bool) -> str:
         case Compare(_, op, bool(truth)):
             return value.equals_bool(truth is ((op == "=") is not negate))
         case Compare(_, op, str(words)):
-            op = _NEGATED_OPERATOR[op] if negate else op  # type: ignore[assignment]
+            op = NEGATED_OPERATOR[op] if negate else op  # type: ignore[assignment]
             if op in ("=", "!="):
                 return value.equals_text([words], negate=op == "!=")
             return value.compares_text(op, words)

@@ -8,13 +8,14 @@ false.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 from aiovec.errors import FilterError
+from aiovec.filters.terms import NEGATED_OPERATOR, Word, merged, terms_of, word_of
 from aiovec.filters.tree import (
     And,
     Compare,
@@ -41,7 +42,6 @@ __all__ = ["fixed_values", "register", "to_sql"]
 # SQLite's default limit of 32,766, less what the statement around the filter may bind.
 MAX_PARAMETERS = 32_000
 
-_NEGATED_OPERATOR = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The columns of json_each. In its argument these names mean them, not the table's columns.
@@ -113,60 +113,14 @@ def _compiled(expr: Expr, *, negate: bool) -> _Part:
     if isinstance(expr, Not):
         return _compiled(expr.item, negate=not negate)
     if isinstance(expr, (And, Or)):
-        word = _word(expr, negate)
-        terms = _merged(word, _terms(word, expr, negate))
+        word = word_of(expr, negate)
+        # SQLite looks an IN up in a tree, but would evaluate ten thousand comparisons one by one.
+        terms = merged(word, terms_of(expr, negate), kind_of=_is_like)
         return _joined(word, [_compiled(term, negate=negated) for term, negated in terms])
     return _leaf(expr, negate)
 
 
-def _word(expr: And | Or, negate: bool) -> Literal["AND", "OR"]:
-    return "AND" if isinstance(expr, And) is not negate else "OR"
-
-
-def _terms(word: Literal["AND", "OR"], expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
-    """The terms of ``expr`` and whether each is negated; those of the same ``word`` flattened."""
-    for item in expr.items:
-        negated = negate
-        while isinstance(item, Not):
-            item, negated = item.item, not negated
-        if isinstance(item, (And, Or)) and _word(item, negated) == word:
-            yield from _terms(word, item, negated)
-        else:
-            yield item, negated
-
-
-def _merged(
-    word: Literal["AND", "OR"], terms: Iterable[tuple[Expr, bool]]
-) -> list[tuple[Expr, bool]]:
-    """Comparisons with many values of one field as one IN: ``a = 1 OR a = 2``, or the opposite.
-
-    SQLite looks an IN up in a tree, but would evaluate ten thousand comparisons one by one.
-    """
-    merged: list[tuple[Expr, bool]] = []
-    places: dict[tuple[Ref, str], int] = {}
-    values: dict[int, list[Value]] = {}
-    for term, negated in terms:
-        if not isinstance(term, Compare) or term.op not in ("=", "!="):
-            merged.append((term, negated))
-            continue
-        equal = (term.op == "=") is not negated
-        if equal is not (word == "OR"):
-            merged.append((term, negated))
-            continue
-        # Literals of one type: only then is the IN null exactly where each comparison is.
-        place = places.setdefault((term.ref, _is_like(term.value)), len(merged))
-        if place == len(merged):
-            merged.append((term, negated))
-        values.setdefault(place, []).append(term.value)
-    for place, several in values.items():
-        if len(several) > 1:
-            first = merged[place][0]
-            if isinstance(first, Compare):
-                merged[place] = In(first.ref, tuple(several)), word == "AND"
-    return merged
-
-
-def _joined(word: Literal["AND", "OR"], parts: list[_Part]) -> _Part:
+def _joined(word: Word, parts: list[_Part]) -> _Part:
     """All ``parts`` in as little height as can be, always joining the two lowest.
 
     The higher one stands first: an operand in front costs an old SQLite's parser one place of
@@ -194,7 +148,7 @@ def _leaf(expr: Expr, negate: bool) -> _Part:
         case Const(value):
             return _Part("0" if value is negate else "1")
         case Compare(ref, op, value):
-            return _compare(ref, _NEGATED_OPERATOR[op] if negate else op, value)
+            return _compare(ref, NEGATED_OPERATOR[op] if negate else op, value)
         case In(ref, values):
             return _in(ref, "NOT IN" if negate else "IN", values)
         case IsNull(ref):

@@ -12,7 +12,7 @@ from aiovec.schema import Metric
 
 from .connection import Ticket
 from .layout import TableLayout
-from .reads import condition_of
+from .reads import selected_rowids
 from .tuning import PREFIX_OVERSAMPLE, oversampled
 from .vectors import VectorReader
 
@@ -32,13 +32,7 @@ def likeliest_by_prefix(
     dims: int,
 ) -> Int64Array:
     """The rows whose first ``dims`` components are nearest to the query's."""
-    condition, values = condition_of(query.where, table)
-    selected = np.array(
-        db.execute(
-            f"SELECT _rowid FROM {table.rows} WHERE {condition} ORDER BY _rowid", values
-        ).fetchall(),
-        dtype=np.int64,
-    ).reshape(-1)
+    selected = selected_rowids(db, table, query.where)
     wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
     if wanted == len(selected):
         return selected

@@ -31,6 +31,25 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
     return ("TRUE", []) if where is None else filter_to_sql(where, table.schema)
 
 
+def selected_rowids(
+    db: sqlite3.Connection, table: TableLayout, where: Expr | None
+) -> npt.NDArray[np.int64]:
+    """The rows that a filter selects, in the order in which they lie in the file."""
+    return rowids_where(db, table, *condition_of(where, table))
+
+
+def rowids_where(
+    db: sqlite3.Connection, table: TableLayout, condition: str, values: Sequence[Any]
+) -> npt.NDArray[np.int64]:
+    """The rows for which a condition in SQL holds, in the order in which they lie in the file."""
+    # One text of all numbers is read ten times as fast as a row for each.
+    (text,) = db.execute(
+        f"SELECT group_concat(_rowid) FROM {table.rows} WHERE {condition}", values
+    ).fetchone()
+    rowids = np.empty(0) if text is None else np.fromstring(text, dtype=np.int64, sep=",")
+    return np.sort(rowids.astype(np.int64, copy=False))  # an index has an order of its own
+
+
 def column_list(columns: Columns, prefix: str = "") -> list[str]:
     """The SQL names of what is read of a row beside rowid, id and vector."""
     names = [*columns.fields, *(["payload"] if columns.payload else [])]

@@ -20,7 +20,7 @@ from .connection import Ticket
 from .filters import fixed_values
 from .layout import TableLayout, current_table, partition_value
 from .prefix import likeliest_by_prefix
-from .reads import by_rowids, condition_of, transposed
+from .reads import by_rowids, condition_of, selected_rowids, transposed
 from .tuning import prefix_of
 from .vectors import VectorReader
 
@@ -154,13 +154,7 @@ def _nearest_by_scan(
     """What sqlite-vec cannot rank: dot products, more than 4,096 rows, extreme vectors, and rows
     so nearly equal that float32 cannot tell which is nearer."""
     wanted = query.limit
-    condition, values = condition_of(query.where, table)
-    selected = np.array(
-        db.execute(
-            f"SELECT _rowid FROM {table.rows} WHERE {condition} ORDER BY _rowid", values
-        ).fetchall(),
-        dtype=np.int64,
-    ).reshape(-1)
+    selected = selected_rowids(db, table, query.where)
     if len(selected) <= wanted:
         return selected
     rowids = np.empty(0, dtype=np.int64)

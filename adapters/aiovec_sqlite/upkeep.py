@@ -34,8 +34,8 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
     (deletes,) = db.execute(
         "SELECT count(*) FROM aiovec_deleted WHERE name = ?", (table.name,)
     ).fetchone()
-    (optimized,) = db.execute(
-        "SELECT optimized FROM aiovec_tables WHERE name = ?", (table.name,)
+    optimized, created = db.execute(
+        "SELECT optimized, created FROM aiovec_tables WHERE name = ?", (table.name,)
     ).fetchone()
     (page_size,) = db.execute("PRAGMA page_size").fetchone()
     (pages,) = db.execute("PRAGMA page_count").fetchone()
@@ -51,6 +51,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
         scan_memory=0,
         last_optimize=None if optimized is None else datetime.fromisoformat(optimized),
         details={
+            "created": created,
             "vector_bytes": vector_bytes,
             "vector_chunks": chunks,
             "vector_slots": slots,

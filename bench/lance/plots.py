@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..pictures import SIZE, find_pyplot
 from .searching import Point
 
 NAME = "lancedb-recall.svg"
@@ -13,16 +13,10 @@ NAME = "lancedb-recall.svg"
 
 def draw(points: Sequence[Point], title: str, folder: Path) -> str:
     """A line that says where the picture lies, or why there is none."""
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-    except ImportError:
+    pyplot = find_pyplot()
+    if pyplot is None:
         return "skipped: picture: matplotlib is not installed"
-    matplotlib.use("svg")
-    # The same picture is the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "aiovec"
-    matplotlib.rcParams["svg.fonttype"] = "none"
-    pyplot = importlib.import_module("matplotlib.pyplot")
-    figure, axes = pyplot.subplots(figsize=(6.0, 3.8))
+    figure, axes = pyplot.subplots(figsize=SIZE)
     ordered = sorted(points, key=lambda point: point.ms)
     axes.plot([point.ms for point in ordered], [point.recall for point in ordered], marker="o")
     for point in ordered:

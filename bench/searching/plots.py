@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..measure import RESULTS, Result
+from ..pictures import SIZE, find_pyplot
 from .crowd import CLIENTS, FEWER
 from .filtered import NO_FILTER, SHARES, shown
 from .million import SUBJECT as MILLION
 
 _DIM = 384
-_SIZE = (6.0, 3.8)
 _ROW_TICKS = (1_000, 10_000, 100_000, 1_000_000)
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -22,24 +21,18 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 
 def draw(results: Sequence[Result], folder: Path) -> str:
     """Three pictures; a line that says where they lie, or why there are none."""
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-    except ImportError:
+    pyplot = find_pyplot()
+    if pyplot is None:
         return "skipped: pictures: matplotlib is not installed"
-    matplotlib.use("svg")
-    # The same picture is the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "aiovec"
-    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text: a third of the size
-    pyplot = importlib.import_module("matplotlib.pyplot")
     by_subject = {result.subject: result.measured for result in results}
     folder.mkdir(parents=True, exist_ok=True)
 
-    figure, axes = pyplot.subplots(figsize=_SIZE)
+    figure, axes = pyplot.subplots(figsize=SIZE)
     _lines(axes, _by_rows(by_subject), "rows", "ms, median of one client")
     axes.set(xscale="log", yscale="log", title=f"A search by rows, {_DIM} dims", xticks=_ROW_TICKS)
     _save(pyplot, figure, folder / "search-rows.svg")
 
-    figure, axes = pyplot.subplots(figsize=_SIZE)
+    figure, axes = pyplot.subplots(figsize=SIZE)
     _lines(axes, _by_clients(by_subject["search, by clients"]), "clients at once", "searches/s")
     axes.set_xscale("log", base=2)
     axes.set(title="Searches a second by clients", ylim=(0, None))
@@ -47,7 +40,7 @@ def draw(results: Sequence[Result], folder: Path) -> str:
     _save(pyplot, figure, folder / "search-clients.svg")
 
     measured = by_subject["search, filters"]
-    figure, axes = pyplot.subplots(figsize=_SIZE)
+    figure, axes = pyplot.subplots(figsize=SIZE)
     points = [(share, measured[shown(share)]) for share in SHARES]
     _lines(axes, {"aiovec, filtered": points}, "% of the rows selected", "ms, median of one client")
     axes.axhline(measured[NO_FILTER], linestyle="--", color="gray", label=NO_FILTER)

@@ -18,16 +18,35 @@ Int64Array = npt.NDArray[np.int64]
 
 # Components beyond these make squares that leave float32 or drown in its denormals.
 _LARGEST, _SMALLEST = 1e15, 1e-15
+_BLOCK = 256
 
 
 def is_extreme(vectors: Float32Array) -> bool:
-    """Whether float32 distances cannot rank some of these vectors."""
-    sizes = np.abs(vectors).max(axis=1, initial=0.0)
-    return bool(((sizes > _LARGEST) | ((sizes < _SMALLEST) & (sizes > 0))).any())
+    """Whether float32 distances cannot rank some of these vectors: NaN too, as damage may leave."""
+    # By blocks that stay in the processor's cache: a copy of all would cost more than the look.
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= _LARGEST:
+            return True
+        # Only rows that begin so small can be so small everywhere.
+        small = np.abs(block[:, :1]).max(axis=1, initial=0.0) < _SMALLEST
+        if small.any():
+            sizes = np.abs(block[small]).max(axis=1, initial=0.0)
+            if ((sizes < _SMALLEST) & (sizes > 0)).any():
+                return True
+    return False
 
 
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
-    """Distances in float64, in which no float32 can overflow."""
+    """Distances in float64, in which no float32 can overflow.
+
+    That of a damaged vector may be NaN, which is no reason for a warning to the app.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _distances(vectors, query, metric)
+
+
+def _distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
     rows = vectors.astype(np.float64)
     point = query.astype(np.float64)
     if metric == "l2":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aiovec import Field, FilterError, Schema
 from aiovec.filters import Expr, F, bind
-from aiovec.filters.tree import Compare, In, Ref
+from aiovec.filters.tree import MAX_NAMES, Compare, In, Ref
 
 from . import cases
 
@@ -29,6 +29,10 @@ SCHEMA = Schema(
 )
 NAMES = "one of id, source_id, year, score, seen, live, tags, lang, payload.<key>"
 MOMENT = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def deep_key(names: int) -> str:
+    return ".".join(["payload", *["k"] * names])
 
 
 def test_text_and_python_of_the_contract_give_the_same_tree() -> None:
@@ -84,6 +88,8 @@ def test_none_is_no_filter_and_a_bool_field_is_one() -> None:
         ("tags IN ('a')", 0, "a list", "CONTAINS or IS NULL"),
         ("tags CONTAINS 5", 14, "lists of text", "text"),
         ("lang CONTAINS 'a'", 0, "CONTAINS applies to lists", "a field of lists"),
+        (f"live AND {deep_key(MAX_NAMES + 1)} = 1", 9, "key of 65 names", "at most 64 names"),
+        (f"{deep_key(4_000)} IS NULL", 0, "key of 4,000 names", "at most 64 names"),
     ],
 )
 def test_an_error_points_at_the_name_or_the_literal(

@@ -9,7 +9,7 @@ import pytest
 
 from aiovec import Field, FilterError, Schema
 from aiovec.filters import Expr, F, bind
-from aiovec.filters.tree import MAX_DEPTH, all_of, any_of, negated
+from aiovec.filters.tree import MAX_DEPTH, MAX_NAMES, all_of, any_of, negated
 from aiovec.testing.evaluate import evaluate
 from aiovec_sqlite.filters import MAX_PARAMETERS, fixed_values, to_sql
 from aiovec_sqlite.like import matches
@@ -201,6 +201,15 @@ def test_a_filter_as_deep_and_wide_as_can_be() -> None:
     where = deep(MAX_DEPTH)
     assert where.depth >= MAX_DEPTH - 1
     check([row(0, year=1_000, payload={"x": {'q"': [1]}}), row(1, year=5), row(2)], where)
+
+
+@pytest.mark.parametrize("condition", ["= 1", "IN (1, 'a')", "LIKE 'a_'", "CONTAINS 1", "IS NULL"])
+def test_a_payload_key_of_as_many_names_as_can_be(condition: str) -> None:
+    value: Any = {"CONTAINS 1": [1], "LIKE 'a_'": "ab"}.get(condition, 1)
+    for _ in range(MAX_NAMES - 1):
+        value = {"k": value}
+    rows = [row(0, payload={"k": value}), row(1)]
+    assert any(check(rows, f"payload{'.k' * MAX_NAMES} {condition}"))
 
 
 def test_more_parameters_than_sqlite_takes_are_a_filter_error() -> None:

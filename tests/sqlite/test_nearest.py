@@ -46,6 +46,9 @@ def check(hits: Sequence[Hit], truth: dict[str, float], limit: int, noise: float
 # Equal rows
 
 GROUPS = {"near": 5, "equal": 2_600, "far": 2_600}
+# How many are asked for: around what sqlite-vec takes, and beyond the rows that there are.
+LIMITS = (1, 3, 10, 300, 2_500, 4_090, 4_100, 10_000)
+LIMITS_OF_MOST_FILTERS = (3, 300, 4_100)
 
 
 async def fill(store: VectorStore, metric: Metric, partition: bool) -> dict[str, Any]:
@@ -80,6 +83,7 @@ async def test_more_equal_rows_than_any_margin(
             await ready(store, "t")
         twin = next(row["embedding"] for row in rows.values() if row["n"] == 2_599)
         queries = [np.eye(DIM, dtype=np.float32)[0] + np.float32(0.2), twin]
+        searches = 0
         for query in queries:
             measured = true_distances([row["embedding"] for row in rows.values()], query, metric)
             truth = dict(zip(rows, measured.tolist(), strict=True))
@@ -92,11 +96,12 @@ async def test_more_equal_rows_than_any_margin(
             ]
             for where, selects in filters:
                 there = {id: truth[id] for id, row in rows.items() if selects(row)}
-                for limit in (1, 3, 10, 300, 2_500, 4_090, 4_100, 10_000):
+                for limit in LIMITS if where in (None, "owner = 'b'") else LIMITS_OF_MOST_FILTERS:
                     hits = await store.search("t", query, limit=limit, where=where)
                     check(hits, there, limit)
+                    searches += 1
         if scan == "auto":
-            assert answered(store, "t") == 2 * 5 * 8
+            assert answered(store, "t") == searches
 
 
 @pytest.mark.parametrize("scan", ["disk", "auto"])

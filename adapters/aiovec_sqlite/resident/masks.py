@@ -12,15 +12,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aiovec.filters import Expr
 
-from ..filters import to_sql
 from ..layout import TableLayout
+from ..reads import condition_of, rowids_where, selected_rowids
 from .segments import Int64Array, Segment, State
 
 BoolArray = npt.NDArray[np.bool_]
@@ -97,7 +96,7 @@ class Masks:
             segment.rowids[0 if done is None else len(done) : segment.count]
             for segment, done in missing
         ]
-        selected = np.sort(rowids_of(db, table, where, np.concatenate(unknown)))
+        selected = _selected(db, table, where, np.concatenate(unknown))
         for segment, done in missing:
             part = segment.among(selected, 0 if done is None else len(done))
             known[segment.mark] = part if done is None else np.concatenate([done, part])
@@ -117,20 +116,12 @@ class Masks:
                 size -= gone.nbytes
 
 
-def rowids_of(
-    db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array | None = None
+def _selected(
+    db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
     """The rowids that a filter selects, at least those ``among`` the given ones."""
-    condition, values = to_sql(where, table.schema)
-    listed: list[Any] = []
-    source = f"{table.rows} WHERE ({condition})"
-    if among is not None and len(among) <= _MOST_LISTED:
-        source += " AND _rowid IN (SELECT value FROM json_each(?))"
-        listed = [json.dumps(among.tolist())]
-    # One text of all numbers is read ten times as fast as a row for each.
-    (text,) = db.execute(
-        f"SELECT group_concat(_rowid) FROM {source}", (*values, *listed)
-    ).fetchone()
-    if text is None:
-        return np.empty(0, dtype=np.int64)
-    return np.fromstring(text, dtype=np.int64, sep=",")
+    if len(among) > _MOST_LISTED:
+        return selected_rowids(db, table, where)
+    condition, values = condition_of(where, table)
+    listed = f"({condition}) AND _rowid IN (SELECT value FROM json_each(?))"
+    return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..layout import TableLayout, partition_value, quoted
+from ..reads import rowids_where
 from .segments import SHARED, Int64Array, Segment, State, appended, gathered, without
 
 # Rows from which on a key has its own segments. A scan of fewer takes hardly longer than what each
@@ -59,10 +60,7 @@ def rowids_of_key(
     db: sqlite3.Connection, table: TableLayout, values: Sequence[object]
 ) -> Int64Array:
     condition = " AND ".join(f"{column} IS ?" for column in key_columns(table))
-    rows = db.execute(
-        f"SELECT _rowid FROM {table.rows} WHERE {condition} ORDER BY _rowid", tuple(values)
-    ).fetchall()
-    return np.array(rows, dtype=np.int64).reshape(-1)
+    return rowids_where(db, table, condition, values)
 
 
 def moved(state: State, key: Hashable, rowids: Int64Array) -> State:

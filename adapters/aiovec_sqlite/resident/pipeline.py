@@ -13,8 +13,6 @@ from aiovec.backend import Found, TableHandle, VectorQuery
 # Queries scanned together. More share the reading of the codes a little better, and let the first
 # of them wait longer (``python -m bench search``).
 MOST_TOGETHER = 32
-# Callers that go on in one round of the event loop, which others would have to wait for.
-_WOKEN_TOGETHER = 8
 # Calls under way at once; further callers wait for a place.
 _MOST_CALLS = 1024
 
@@ -123,12 +121,9 @@ class Pipeline:
             for call in calls:
                 call.future.cancel()
         elif (error := answering.exception()) is None:
-            answers = zip(calls, answering.result(), strict=True)
-            for place, (call, answer) in enumerate(answers, 1):
+            for call, answer in zip(calls, answering.result(), strict=True):
                 if not call.future.done():
                     call.future.set_result(answer)
-                if place % _WOKEN_TOGETHER == 0:
-                    await asyncio.sleep(0)
         elif len(calls) > 1:
             # Whose it is shows when each is asked alone.
             for call in batch.calls:

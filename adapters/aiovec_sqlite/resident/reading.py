@@ -47,6 +47,11 @@ class Int8Reader:
         return encode_rows(self._vectors.read(rowids, ticket), self._metric)
 
 
+def bytes_of_row(dim: int, *, bits: bool) -> int:
+    """What a row of so many dimensions takes in a copy."""
+    return (dim // 8 if bits else dim) + BYTES_BESIDE
+
+
 def row_reader(db: sqlite3.Connection, table: TableLayout, *, bits: bool) -> RowReader:
     """Reads rows as signs, or as the codes of the exact scan."""
     return SignReader(db, table) if bits else Int8Reader(db, table)

@@ -29,6 +29,7 @@ from .copies import Loader, OlderSnapshotError, ResidentCopy
 from .masks import Masks
 from .pipeline import MOST_TOGETHER, Call, Pipeline
 from .prefixes import Prefixes
+from .reading import bytes_of_row
 from .refusals import Refusals
 from .segments import State, needs_compaction
 from .timings import Timings
@@ -175,16 +176,21 @@ class ResidentSearch:
         found = f"recall@{recall.k} {recall.recall:.3f} measured on {recall.sample} rows"
         return f"bit codes: approximate, {found}"
 
-    def details(self, table: str) -> dict[str, object]:
+    def details(self, table: TableHandle, rows: int) -> dict[str, object]:
         """For ``stats``: how the table is searched, and what its searches cost so far."""
-        resident = self._tables.get(table)
+        resident = self._tables.get(table.name)
         if resident is None:
             state = "from the file"
         else:
             state = "in memory" if resident.ready else "from the file, while it is being loaded"
-        timings = self._timings.get(table)
+        timings = self._timings.get(table.name)
         searches = {} if timings is None else timings.to_dict()
-        told: dict[str, object] = {"searched": state, "searches": searches}
+        told: dict[str, object] = {
+            "searched": state,
+            "searches": searches,
+            "scan_expected": rows * bytes_of_row(table.schema.dim, bits=self.by_bits(table)),
+            "scan_budget": self._budget,
+        }
         copy = None if resident is None else resident.copy
         if copy is not None and copy.recall is not None:
             told["recall"] = asdict(copy.recall)

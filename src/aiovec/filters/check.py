@@ -12,6 +12,7 @@ from ..schema import Kind, Schema
 from . import text as words
 from .parser import Place, parse_with_places
 from .tree import (
+    MAX_NAMES,
     And,
     Combinable,
     Compare,
@@ -169,6 +170,12 @@ class _Binder:
         if ref.name == "payload" and schema.payload:
             if not ref.path:
                 self._fail(leaf, "the payload as a whole cannot be filtered", "payload.<key>")
+            if len(ref.path) > MAX_NAMES:
+                self._fail(
+                    leaf,
+                    f"a payload key of {len(ref.path):,} names is deeper than filters go",
+                    f"at most {MAX_NAMES} names",
+                )
             return "payload"
         if ref.name == schema.vector:
             self._fail(leaf, f"{ref} is the vector, which cannot be filtered", self._names())

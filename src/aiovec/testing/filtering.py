@@ -11,7 +11,7 @@ from ..errors import FilterError
 from ..filters import F
 from ..schema import Field, Schema
 from ..store import VectorStore
-from .base import ContractBase
+from .base import ContractBase, case
 from .values import DIM, ids_of, vectors
 
 SCHEMA = Schema(
@@ -256,27 +256,30 @@ class FilteringContract(ContractBase):
                 for id in batch.column("id").to_pylist()
             ]
             assert sorted(exported) == wanted, text
-            assert await store.update("notes", {"mark": number}, where=text) == len(wanted), text
-            marked = await store.find("notes", F["payload.mark"] == number)
-            assert ids_of(marked) == wanted, text
+            if number % 3 == 0:  # test_delete_where_selects_the_same has others
+                marked = await store.update("notes", {"mark": number}, where=text)
+                assert marked == len(wanted), text
+                found = await store.find("notes", F["payload.mark"] == number)
+                assert ids_of(found) == wanted, text
 
     async def test_delete_where_selects_the_same(self, store: VectorStore) -> None:
         await self._filled(store)
         everything = await store.get("notes", [row["id"] for row in _ROWS])
-        for text, _, ids in CASES[::3]:
+        for text, _, ids in CASES[1::3]:
             assert await store.delete_where("notes", text) == len(ids.split()), text
             left = sorted({row["id"] for row in _ROWS} - set(ids.split()))
             assert ids_of(await store.find("notes")) == left, text
             await store.upsert("notes", everything)
 
-    @pytest.mark.parametrize("text", BAD)
-    async def test_bad_filters_are_told(self, store: VectorStore, text: str) -> None:
+    async def test_bad_filters_are_told(self, store: VectorStore) -> None:
         await self._filled(store)
-        with pytest.raises(FilterError) as caught:
-            await store.find("notes", text)
-        assert isinstance(caught.value, ValueError)
-        if caught.value.position is not None:
-            assert 0 <= caught.value.position <= len(text)
+        for text in BAD:
+            with case(text):
+                with pytest.raises(FilterError) as caught:
+                    await store.find("notes", text)
+                assert isinstance(caught.value, ValueError)
+                if caught.value.position is not None:
+                    assert 0 <= caught.value.position <= len(text)
 
     async def test_an_error_names_the_place(self, store: VectorStore) -> None:
         await self._filled(store)
@@ -346,7 +349,8 @@ class FilteringContract(ContractBase):
                 assert await notes.count("notes", text) == count, text[:60]
             except FilterError:
                 assert len(text) > 4_096
-        for text in ("(" * 500_000, "year = 1 AND " * 80_000, "x" * 1_000_000, "'" * 999_999):
+        refused = ("(" * 500_000, "year = 1 AND " * 80_000, "x" * 1_000_000, "'" * 999_999)
+        for text in (*refused, f"payload{'.k' * 65} = 1", f"payload{'.k' * 100_000} = 1"):
             with pytest.raises(FilterError) as caught:
                 await notes.count("notes", text)
             assert len(str(caught.value)) < 2_000
