@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from . import demo, doctor, facts, index, search, upkeep
+from . import advise, demo, doctor, exporting, facts, importing, index, search, upkeep
+from .extensions import Commands
 from .output import settle_streams
 
 app = typer.Typer(
     name="aiovec",
+    cls=Commands,
     help="A vector store in one file that async apps can await.",
     epilog=(
         "STORE is a target (notes.db, a folder, sqlite:///path, lancedb:///path) or, with "
@@ -50,6 +52,9 @@ app.command("doctor")(doctor.doctor)
 app.command("info")(facts.info)
 app.command("tables")(facts.tables)
 app.command("search")(search.search)
+app.command("import")(importing.import_)
+app.command("export")(exporting.export)
 app.command("index")(index.index)
 app.command("optimize")(upkeep.optimize)
 app.command("backup")(upkeep.backup)
+app.command("advise")(advise.advise)

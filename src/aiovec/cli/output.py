@@ -44,6 +44,11 @@ def one_line(value: object) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(str(value).split()))
 
 
+def counted(rows: int) -> str:
+    """How many rows, in words."""
+    return "1 row" if rows == 1 else f"{rows:,} rows"
+
+
 def say_error(message: object) -> None:
     """One red line on standard error."""
     err().print(Text.assemble(("error: ", "bold red"), (one_line(message), "red")))

@@ -1,0 +1,329 @@
+"""``aiovec migrate``: the migrator from the command line.
+
+Exit codes as for every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Imports little,
+since the list of all commands imports it; what migrates is imported where it is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Annotated, ParamSpec
+
+import typer
+
+from aiovec.cli.output import out, print_json, say_error
+from aiovec.cli.run import failing_clearly
+from aiovec.cli.run import run as run_to_its_end
+from aiovec.cli.stores import AsJson, Config
+
+from .arguments import (
+    BATCH_SIZE,
+    EMBED_BATCH,
+    EMBED_CALLS,
+    PAUSE_LIMIT,
+    BatchSize,
+    Dim,
+    EmbedBatch,
+    EmbedCalls,
+    Events,
+    From,
+    FromField,
+    Journal,
+    Model,
+    NoIndex,
+    NoVerify,
+    PauseLimit,
+    Reembed,
+    Report,
+    Switch,
+    Tables,
+    To,
+    names,
+    options_of,
+    transform_of,
+)
+from .model import Phase
+from .outcomes import counts, keep, options_that_name, report_of, show_status, state_dict, summary
+
+_P = ParamSpec("_P")
+
+app = typer.Typer(
+    name="migrate",
+    help="Move tables to another store, while the app goes on reading and writing.",
+    epilog=(
+        "A store is a target (notes.db, lancedb:///path, http://…) or the name of a backend that "
+        "the TOML file configures. A run that was killed or interrupted goes on when it is "
+        "started again."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _going_on(command: Callable[_P, None]) -> Callable[_P, None]:
+    """The command, which when interrupted says how to go on."""
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (KeyboardInterrupt, asyncio.CancelledError) as exc:
+            say_error(
+                "interrupted; nothing is lost: run the same command again to go on, or end it "
+                "with: aiovec migrate abort"
+            )
+            raise typer.Exit(130) from exc
+
+    return run
+
+
+@app.command("plan")
+@failing_clearly
+def plan_(
+    source: From = None,
+    target: To = None,
+    config: Config = None,
+    table: Tables = None,
+    batch_size: BatchSize = BATCH_SIZE,
+    switch: Switch = False,
+    pause_limit: PauseLimit = PAUSE_LIMIT,
+    no_verify: NoVerify = False,
+    no_index: NoIndex = False,
+    reembed: Reembed = None,
+    from_field: FromField = None,
+    model: Model = None,
+    dim: Dim = None,
+    json: AsJson = False,
+) -> None:
+    """Show what a run would do and what would stop it. Writes nothing.
+
+    Exits with 1 where something would stop it.
+    """
+    if target is None:
+        raise typer.BadParameter("give the store that the tables go to", param_hint="--to")
+    transform = transform_of(reembed, from_field, model, dim, EMBED_BATCH, EMBED_CALLS)
+    options = options_of(table, batch_size, switch, pause_limit, no_verify, no_index, transform)
+    from . import api
+
+    found = run_to_its_end(
+        api.plan(source, target, config=config, options=options, transform=transform)
+    )
+    if json:
+        print_json(found.to_dict())
+    else:
+        out().file.write(found.to_text() + "\n")
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command("run")
+@failing_clearly
+@_going_on
+def run_(
+    source: From = None,
+    target: To = None,
+    config: Config = None,
+    journal: Journal = None,
+    table: Tables = None,
+    batch_size: BatchSize = BATCH_SIZE,
+    switch: Switch = False,
+    pause_limit: PauseLimit = PAUSE_LIMIT,
+    no_verify: NoVerify = False,
+    no_index: NoIndex = False,
+    report: Report = None,
+    reembed: Reembed = None,
+    from_field: FromField = None,
+    model: Model = None,
+    dim: Dim = None,
+    embed_batch: EmbedBatch = EMBED_BATCH,
+    embed_calls: EmbedCalls = EMBED_CALLS,
+    json: Events = False,
+) -> None:
+    """Copy tables, catch up with what is written meanwhile, verify, and switch if told to.
+
+    Goes on where a run was killed. The source stays as it is.
+    """
+    if report is not None and no_verify:
+        raise typer.BadParameter("--report needs the verification that --no-verify leaves out")
+    transform = transform_of(reembed, from_field, model, dim, embed_batch, embed_calls)
+    chosen = options_of(table, batch_size, switch, pause_limit, no_verify, no_index, transform)
+    from . import api
+    from .showing import Showing, json_line
+
+    with Showing(json=json) as listener:
+        outcome = run_to_its_end(
+            api.run(
+                source,
+                target,
+                config=config,
+                journal=journal,
+                options=chosen,
+                transform=transform,
+                listener=listener,
+            )
+        )
+    found = report_of(outcome)
+    keep(report, found)
+    if json:
+        result = {"equal": found.equal, "run": state_dict(outcome.state)}
+        out().file.write(json_line({"kind": "result", **result, "report": found.to_dict()}))
+    else:
+        options = options_that_name(config, journal)
+        for line in summary(outcome.state, found, begun=listener.heard, options=options):
+            out().file.write(line + "\n")
+    if outcome.state.options.verify and not found.equal:
+        raise typer.Exit(1)
+
+
+@app.command("status")
+@failing_clearly
+def status_(config: Config = None, journal: Journal = None, json: AsJson = False) -> None:
+    """Show how far the run of this journal is; from any terminal, while it goes on."""
+    from . import api
+
+    state = run_to_its_end(api.status(config=config, journal=journal))
+    if json:
+        print_json({"run": None if state is None else state_dict(state)})
+    elif state is None:
+        out().print("no migration is open here")
+    else:
+        show_status(state)
+
+
+@app.command("verify")
+@failing_clearly
+def verify_(
+    source: From = None,
+    target: To = None,
+    config: Config = None,
+    journal: Journal = None,
+    table: Tables = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write rows that differ again, as the source has them.")
+    ] = False,
+    report: Report = None,
+    json: Events = False,
+) -> None:
+    """Compare every row of both stores, and what searches find.
+
+    Without stores: those of the journal's run. Exits with 1 where anything differs.
+    """
+    from . import api
+    from .showing import Showing, json_line
+
+    with Showing(json=json) as listener:
+        found = run_to_its_end(
+            api.verify(
+                source,
+                target,
+                config=config,
+                journal=journal,
+                tables=names(table),
+                repair=repair,
+                listener=listener,
+            )
+        )
+    keep(report, found)
+    if json:
+        out().file.write(json_line({"kind": "result", **found.to_dict()}))
+    else:
+        out().file.write(found.to_text().rstrip("\n") + "\n")
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+@app.command("rollback")
+@failing_clearly
+@_going_on
+def rollback_(config: Config = None, journal: Journal = None, json: Events = False) -> None:
+    """Undo a switch: carry back what was written since, and flip the TOML back."""
+    from . import api
+    from .showing import Showing, json_line
+
+    with Showing(json=json) as listener:
+        state = run_to_its_end(api.rollback(config=config, journal=journal, listener=listener))
+    if json:
+        out().file.write(json_line({"kind": "result", "run": state_dict(state)}))
+    else:
+        out().print(f"migrate: rolled back; the stores are at {state.source} again")
+
+
+@app.command("abort")
+@failing_clearly
+@_going_on
+def abort_(
+    config: Config = None,
+    journal: Journal = None,
+    keep_target: Annotated[
+        bool, typer.Option("--keep-target", help="Keep the tables that the run has made there.")
+    ] = False,
+    json: Events = False,
+) -> None:
+    """End an open run: the source is as it was, and the tables made in the target are dropped."""
+    from . import api
+    from .showing import Showing, json_line
+
+    with Showing(json=json) as listener:
+        run_to_its_end(
+            api.abort(config=config, journal=journal, keep_target=keep_target, listener=listener)
+        )
+    if json:
+        out().file.write(json_line({"kind": "result", "phase": Phase.ABORTED}))
+    else:
+        out().print("migrate: aborted; the source is as it was")
+
+
+@app.command("finish")
+@failing_clearly
+@_going_on
+def finish_(config: Config = None, journal: Journal = None, json: Events = False) -> None:
+    """Forget a run that is done, when you are content. After that there is no rollback.
+
+    The old store stays where it is, until you remove it yourself.
+    """
+    from . import api
+    from .showing import Showing, json_line
+
+    with Showing(json=json) as listener:
+        run_to_its_end(api.finish(config=config, journal=journal, listener=listener))
+    if json:
+        out().file.write(json_line({"kind": "result", "phase": "finished"}))
+    else:
+        out().print("migrate: finished; the mark and the journal are removed, the stores stay")
+
+
+@app.command("sync")
+@failing_clearly
+def sync_(
+    source: From = None,
+    target: To = None,
+    config: Config = None,
+    table: Tables = None,
+    json: Events = False,
+) -> None:
+    """Make the target's tables equal to the source's, by copying only what differs.
+
+    Rows that only the target has are deleted there.
+    """
+    if source is None or target is None:
+        raise typer.BadParameter("give both stores, by --from and --to")
+    from . import api
+    from .showing import Showing, json_line
+
+    with Showing(json=json) as listener:
+        found = run_to_its_end(
+            api.sync(source, target, config=config, tables=names(table), listener=listener)
+        )
+    if json:
+        tables = {name: counts(difference) for name, difference in found.items()}
+        out().file.write(json_line({"kind": "result", "tables": tables}))
+    else:
+        for name, difference in found.items():
+            out().print(
+                f"migrate: synced {name}: {difference.copied:,} rows copied, "
+                f"{difference.deleted:,} deleted, of {difference.source_rows:,}"
+            )

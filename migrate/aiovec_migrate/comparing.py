@@ -1,0 +1,303 @@
+"""Which rows two tables do not have in common, and making them the same.
+
+Both tables are streamed at once and each row becomes two hashes (``hashing``). They are summed in
+buckets of the id's hash, so the order of rows does not count, and neither side waits for the
+other's. Where the sums of a bucket differ, its rows' hashes are read once more and kept side by
+side; up to ``Limits.kept`` rows they are kept at once, and the second reading is saved. Last the
+ids are read, to name those whose hashes differ. What is held does not grow with the tables.
+
+The tables may change meanwhile: each side is a snapshot of its own, so what differs has to be
+looked at again with ``verify_ids`` when the changes were applied. An answer "equal" is about
+these two snapshots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from aiovec.backend import Backend, Columns, StaleTableError, TableHandle
+from aiovec.errors import MigrationError
+from aiovec.schema import Schema
+
+from .digests import LIMITS, Digest, Limits, among, in_parts, unlike
+from .hashing import Hasher, UInt64Array
+from .host import Host
+from .sides import LOOKED_UP, Progress, Seen, Side, batch_rows, both, no_progress
+
+Transform = Callable[[pa.Table], Awaitable[pa.Table]]
+"""Turns rows of the source into those of the target."""
+
+# A share of the rows from which on ``sync`` reads them all rather than one by one.
+_MANY = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What two tables do not have in common.
+
+    ``missing`` counts the rows that only the source has, ``extra`` those that only the target has,
+    ``different`` those that differ in any value; the ids are the first of each. ``copied`` and
+    ``deleted`` count what ``sync`` did about it.
+    """
+
+    source_rows: int
+    target_rows: int
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    missing_ids: tuple[str, ...] = ()
+    extra_ids: tuple[str, ...] = ()
+    different_ids: tuple[str, ...] = ()
+    copied: int = 0
+    deleted: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many rows are not the same."""
+        return self.missing + self.extra + self.different
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All the named ids."""
+        return self.missing_ids + self.different_ids + self.extra_ids
+
+    @property
+    def named(self) -> bool:
+        """Whether ``ids`` are all there are."""
+        return len(self.ids) == self.total
+
+
+async def differing_ids(
+    source: Backend,
+    target: Backend,
+    table: str,
+    *,
+    host: Host,
+    ignore_vector: bool = False,
+    most: int = 100,
+    progress: Progress = no_progress,
+    limits: Limits = LIMITS,
+) -> Difference:
+    """Compare every row of a table, and name at most this many ids of each kind of difference."""
+    sides = await Sides.opened(
+        source, target, table, host=host, vector=not ignore_vector, progress=progress
+    )
+    with altered_is_told(table):
+        return await sides.named(await sides.compared(limits), most)
+
+
+async def sync(
+    source: Backend,
+    target: Backend,
+    table: str,
+    *,
+    host: Host,
+    most: int = 100,
+    transform: Transform | None = None,
+    progress: Progress = no_progress,
+    limits: Limits = LIMITS,
+) -> Difference:
+    """Make the target's table equal to the source's; what differed, and what was done.
+
+    Only what differs is written, and it may be done again at any time. Where the source takes
+    writes meanwhile, do it again until nothing differs, or apply the changes since before it
+    began. Nothing else may write to the target. With a ``transform``, which makes new vectors,
+    the vectors themselves are not compared.
+    """
+    sides = await Sides.opened(
+        source, target, table, host=host, vector=transform is None, progress=progress
+    )
+    with altered_is_told(table):
+        found = await sides.compared(limits)
+        difference = await sides.named(found, most)
+        if not difference.total:
+            return difference
+        deleted = await sides.delete_extra(found)
+        copied = await sides.copy(found, transform)
+        return replace(difference, copied=copied, deleted=deleted)
+
+
+async def verify_ids(
+    source: Backend,
+    target: Backend,
+    table: str,
+    ids: Sequence[str],
+    *,
+    host: Host,
+    ignore_vector: bool = False,
+) -> list[str]:
+    """Those of the ids whose rows are not the same, or on one side only, as of now.
+
+    The sides are read at the same time, not in one transaction: under writes look again.
+    """
+    sides = await Sides.opened(source, target, table, host=host, vector=not ignore_vector)
+    differing: list[str] = []
+    distinct = list(dict.fromkeys(ids))
+    with altered_is_told(table):
+        for start in range(0, len(distinct), LOOKED_UP):
+            block = distinct[start : start + LOOKED_UP]
+            mine, theirs = await both(sides.source.looked_up(block), sides.target.looked_up(block))
+            differing += [id for id in block if mine.get(id) != theirs.get(id)]
+    return differing
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The sums of both sides, and the ids' hashes of what differs, each sorted."""
+
+    source: Digest
+    target: Digest
+    missing: UInt64Array
+    extra: UInt64Array
+    different: UInt64Array
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """A table of the source and that of the target."""
+
+    source: Side
+    target: Side
+    host: Host
+
+    @classmethod
+    async def opened(
+        cls,
+        source: Backend,
+        target: Backend,
+        table: str,
+        *,
+        host: Host,
+        vector: bool,
+        progress: Progress = no_progress,
+    ) -> Sides:
+        mine, theirs = await both(source.open_table(table), target.open_table(table))
+        check_comparable(table, mine.schema, theirs.schema, vector)
+
+        def side(backend: Backend, handle: TableHandle) -> Side:
+            hasher = Hasher(handle.schema, vector=vector)
+            return Side(backend, handle, hasher, host, vector, progress)
+
+        return cls(side(source, mine), side(target, theirs), host)
+
+    async def compared(self, limits: Limits, seen: Seen | None = None) -> Found:
+        """Look at every row of both. ``seen`` gets the target's batches, with the vectors."""
+        mine, theirs = await both(self.source.digest(limits), self.target.digest(limits, seen))
+        buckets = mine.differing(theirs)
+        parts: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
+        if not buckets.any():
+            pass
+        elif mine.kept is not None and theirs.kept is not None:
+            parts.append(await self.host.in_thread(unlike, mine.kept.all(), theirs.kept.all()))
+        else:
+            for chosen in in_parts(buckets, mine.counts + theirs.counts, limits.collected):
+                hashes = await both(self.source.collect(chosen), self.target.collect(chosen))
+                parts.append(await self.host.in_thread(unlike, *hashes))
+        mine.kept = theirs.kept = None
+        nothing = np.empty(0, dtype=np.uint64)
+        missing, extra, different = (
+            np.sort(np.concatenate([nothing, *(part[kind] for part in parts)])) for kind in range(3)
+        )
+        return Found(mine, theirs, missing, extra, different)
+
+    async def named(self, found: Found, most: int) -> Difference:
+        """How many differ, and the first of them by name."""
+        return Difference(
+            found.source.rows,
+            found.target.rows,
+            len(found.missing),
+            len(found.extra),
+            len(found.different),
+            await self.source.first_ids(found.missing, most),
+            await self.target.first_ids(found.extra, most),
+            await self.source.first_ids(found.different, most),
+        )
+
+    async def delete_extra(self, found: Found) -> int:
+        """Delete what the source does not have, as of now."""
+        deleted = 0
+        async with aclosing(self.target.ids_of(found.extra)) as parts:
+            async for ids in parts:
+                for start in range(0, len(ids), LOOKED_UP):
+                    block = ids[start : start + LOOKED_UP]
+                    there = await self.source.backend.get(self.source.handle, block, Columns(()))
+                    gone = sorted(set(block) - set(there.ids))
+                    if gone:
+                        deleted += await self.target.backend.delete(
+                            self.target.handle, ids=gone, where=None
+                        )
+        return deleted
+
+    async def copy(self, found: Found, transform: Transform | None = None) -> int:
+        """Write what the target does not have, or has otherwise."""
+        wanted = np.union1d(found.missing, found.different)
+        if not len(wanted):
+            return 0
+        if len(wanted) > LOOKED_UP and len(wanted) > _MANY * found.source.rows:
+            rows = self._all_rows(wanted)
+        else:
+            rows = self._single_rows(wanted)
+        copied = 0
+        async with aclosing(rows) as tables:
+            async for table in tables:
+                if table.num_rows:
+                    changed = table if transform is None else await transform(table)
+                    await self.target.backend.upsert(self.target.handle, changed)
+                    copied += table.num_rows
+        return copied
+
+    async def _single_rows(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
+        size = min(LOOKED_UP, batch_rows(self.source.schema))
+        async with aclosing(self.source.ids_of(wanted)) as parts:
+            async for ids in parts:
+                for start in range(0, len(ids), size):
+                    yield await self.source.get(ids[start : start + size])
+
+    async def _all_rows(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
+        layout = self.source.schema.to_arrow()
+        hasher = self.source.hasher
+
+        def chosen(batch: pa.RecordBatch) -> pa.Table:
+            rows = pa.Table.from_batches([batch]).cast(layout)
+            return rows.filter(pa.array(among(hasher.ids(batch.column("id")), wanted)))
+
+        waiting: list[pa.Table] = []
+        size = batch_rows(self.source.schema)
+        async with aclosing(self.source.export(self.source.whole, size)) as batches:
+            async for batch, _ in batches:
+                waiting.append(await self.host.in_thread(chosen, batch))
+                if sum(table.num_rows for table in waiting) >= size:
+                    yield pa.concat_tables(waiting)
+                    waiting = []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+
+@contextmanager
+def altered_is_told(table: str) -> Iterator[None]:
+    """A table's alteration meanwhile as an error in words."""
+    try:
+        yield
+    except StaleTableError as exc:
+        raise MigrationError(
+            f"the table {table!r} was altered while it was compared; begin again"
+        ) from exc
+
+
+def check_comparable(table: str, mine: Schema, theirs: Schema, vector: bool) -> None:
+    """Refuse tables whose rows can never be the same."""
+
+    def shape(schema: Schema) -> list[object]:
+        kinds = {name: field.kind for name, field in schema.fields.items()}
+        return [kinds, schema.payload, (schema.vector, schema.dim) if vector else None]
+
+    if shape(mine) != shape(theirs):
+        raise MigrationError(
+            f"the rows of table {table!r} cannot be compared, for the target has another schema: "
+            + "; ".join(theirs.differences(mine))
+        )

@@ -1,0 +1,359 @@
+"""Hashes of rows, a batch of Arrow at a time: equal rows have equal ones, whoever stored them.
+
+What counts as equal is what a store gives back:
+
+- The vector counts bit by bit.
+- Fields count by their values. A null is not an empty text, nor an empty list. A negative zero
+  is a zero: neither SQLite nor LanceDB keeps its sign in a field.
+- The payload counts as a JSON value: neither white space nor the order of keys, but 1 is not 1.0,
+  for both keep that apart. An empty object is a null, for both mean that there are no keys.
+
+How strong they are. Whatever is long is read as words of 32 bits, and a hash is the sum of each
+word times a random key of 64 bits that belongs to its place. Two inputs whose words at one place
+differ by ``d`` have the same sum for one key in ``2**64 / 2**z``, where ``z`` counts the zeros
+below the lowest bit of ``d``. That is why words are no longer: for 64-bit ones the sign of the
+upper float would be ``d = 2**63``, and two flipped signs would meet in every second pair of keys.
+With 32 bits ``z`` is 31 at most, so a sum misses a difference once in ``2**33``, and the two
+sums that are taken, with keys of their own, once in ``2**66``. Everything short (a number, a
+finished sum, an item of a list) goes through a bijection that leaves no bit where it was, with a
+key for its place, before it is added to others.
+
+All is done on whole columns; there is no Python loop over rows except for payloads, whose JSON
+is read by Python, and for single texts beyond 64 KiB, which are hashed piece by piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import marshal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aiovec.schema import Schema
+
+UInt64Array = npt.NDArray[np.uint64]
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Texts are padded to one of these lengths, so that those of a length are rows of a matrix. A
+# third of the bytes is padding at most, from 24 bytes on.
+_WIDTHS = np.array(
+    sorted({8, 24, *(2**n for n in range(4, 17)), *(3 * 2**n for n in range(4, 15))}),
+    dtype=np.int64,
+)
+_PIECE = int(_WIDTHS[-1])
+# Words that are multiplied at once: with their 64-bit form they stay in a core's cache.
+_BLOCK = 2**16
+
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """One of each for every row of a batch: of its id, and of the whole row with its id."""
+
+    ids: UInt64Array
+    rows: UInt64Array
+
+
+class Hasher:
+    """Hashes the rows of tables that have this schema's fields.
+
+    Two hashers agree where their schemas have the same fields, ``vector`` is the same for both,
+    and so is ``seed``, from which the keys are drawn. Without ``vector`` it is left out, and the
+    batches need not have it.
+    """
+
+    def __init__(self, schema: Schema, *, vector: bool = True, seed: int = 0) -> None:
+        self._schema = schema
+        self._vector = vector
+        self._seed = seed
+
+    def ids(self, ids: pa.Array | pa.ChunkedArray) -> UInt64Array:
+        """The ids' hashes alone; the same as in ``Hashes.ids``."""
+        return mixed(_text(_one(ids), self._seed) + _key(self._seed, "id"))
+
+    def rows(self, batch: pa.RecordBatch | pa.Table) -> Hashes:
+        """The hashes of all rows."""
+        seed, schema = self._seed, self._schema
+        ids = self.ids(batch.column("id"))
+        total = ids.copy()
+        for name, field in schema.fields.items():
+            values = _HASHED[field.kind](_one(batch.column(name)), seed)
+            total += mixed(values + _key(seed, "field " + name))
+        if schema.payload:
+            values = _payload(_one(batch.column("payload")), seed)
+            total += mixed(values + _key(seed, "payload"))
+        if self._vector:
+            values = _vectors(_one(batch.column(schema.vector)), seed)
+            total += mixed(values + _key(seed, "vector"))
+        return Hashes(ids, mixed(total))
+
+
+def mixed(values: UInt64Array) -> UInt64Array:
+    """The finish of splitmix64: a bijection in which each bit moves about half of the others.
+
+    It works in place, in an array that the caller gives away.
+    """
+    moved = values >> _SHIFTS[0]
+    values ^= moved
+    values *= _FACTORS[0]
+    np.right_shift(values, _SHIFTS[1], out=moved)
+    values ^= moved
+    values *= _FACTORS[1]
+    np.right_shift(values, _SHIFTS[2], out=moved)
+    values ^= moved
+    return values
+
+
+@lru_cache(maxsize=1024)
+def _key(seed: int, name: str) -> np.uint64:
+    """A random number that belongs to a name."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+    return np.uint64(int.from_bytes(digest, "little"))
+
+
+@lru_cache(maxsize=8)
+def _keys(seed: int, words: int) -> tuple[UInt64Array, UInt64Array]:
+    """Two random numbers for each place of a word."""
+    drawn = np.random.default_rng(seed).integers(0, 2**64, (2, words), dtype=np.uint64)
+    return drawn[0], drawn[1]
+
+
+def _sums(words: npt.NDArray[np.uint32], seed: int) -> UInt64Array:
+    """One hash for each row of a matrix of words."""
+    count, width = words.shape
+    one, other = _keys(seed, width)
+    first = np.empty(count, dtype=np.uint64)
+    second = np.empty(count, dtype=np.uint64)
+    step = max(1, _BLOCK // width)
+    for start in range(0, count, step):
+        block = words[start : start + step].astype(np.uint64)
+        # Faster than a product of matrices, which has no quick form for integers.
+        np.einsum("ij,j->i", block, one, out=first[start : start + step])
+        np.einsum("ij,j->i", block, other, out=second[start : start + step])
+    return mixed(first + mixed(second))
+
+
+# Columns
+
+
+def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # some versions give a chunked array of one chunk
+            column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _nulls(column: pa.Array) -> BoolArray | None:
+    if not column.null_count:
+        return None
+    return cast("BoolArray", column.is_null().to_numpy(zero_copy_only=False))
+
+
+def _with_nulls(values: UInt64Array, column: pa.Array, seed: int) -> UInt64Array:
+    """What is null becomes one number, whatever lay there."""
+    nulls = _nulls(column)
+    if nulls is not None:
+        values[nulls] = _key(seed, "null")
+    return values
+
+
+def _int(column: pa.Array, seed: int) -> UInt64Array:
+    numbers = column.cast(pa.int64(), safe=False)
+    return _with_nulls(mixed(_buffer(numbers, np.uint64).copy()), numbers, seed)
+
+
+def _float(column: pa.Array, seed: int) -> UInt64Array:
+    numbers = column.cast(pa.float64())
+    plain = _buffer(numbers, np.float64) + 0.0  # makes a zero of a negative one
+    return _with_nulls(mixed(plain.view(np.uint64)), numbers, seed)
+
+
+def _bool(column: pa.Array, seed: int) -> UInt64Array:
+    flags = column.cast(pa.uint8())
+    return _with_nulls(mixed(_buffer(flags, np.uint8).astype(np.uint64)), flags, seed)
+
+
+def _datetime(column: pa.Array, seed: int) -> UInt64Array:
+    return _int(column.cast(pa.timestamp("us", tz="UTC")), seed)
+
+
+def _buffer(column: pa.Array, kind: Any) -> npt.NDArray[Any]:
+    """The values as they lie, those of nulls too."""
+    data = column.buffers()[1]
+    if data is None:
+        return np.zeros(len(column), dtype=kind)
+    return np.frombuffer(data, dtype=kind)[column.offset : column.offset + len(column)]
+
+
+def _text(column: pa.Array, seed: int) -> UInt64Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not pa.types.is_large_binary(column.type):
+        column = column.cast(pa.large_utf8())
+    hashes = np.full(len(column), _key(seed, "null"), dtype=np.uint64)
+    filled = np.flatnonzero(~_nulls(column)) if column.null_count else None  # type: ignore[operator]  # it has nulls
+    texts = column if filled is None else column.take(pa.array(filled))
+    found = _bytes_of(texts, seed)
+    if filled is None:
+        return found
+    hashes[filled] = found
+    return hashes
+
+
+def _bytes_of(texts: pa.Array, seed: int) -> UInt64Array:
+    """Hashes of texts none of which is null."""
+    lengths = _lengths(texts)
+    hashes = np.empty(len(texts), dtype=np.uint64)
+    classes = np.searchsorted(_WIDTHS, lengths)
+    for kind in np.flatnonzero(np.bincount(classes)).tolist():
+        chosen = np.flatnonzero(classes == kind)
+        if kind == len(_WIDTHS):
+            for place in chosen.tolist():
+                hashes[place] = _long(texts[place].as_buffer(), seed)
+            continue
+        part = texts if len(chosen) == len(texts) else texts.take(pa.array(chosen))
+        hashes[chosen] = _sums(_padded(part, int(_WIDTHS[kind])), seed)
+    # A text's zeros at its end are told from padding by its length.
+    return mixed(hashes + lengths.astype(np.uint64))
+
+
+def _lengths(texts: pa.Array) -> Int64Array:
+    offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64) if len(texts) else np.zeros(1)
+    return np.diff(offsets[texts.offset : texts.offset + len(texts) + 1]).astype(np.int64)
+
+
+def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
+    """Texts no longer than ``width`` as rows of a matrix, with zeros behind them."""
+    if pa.types.is_large_binary(texts.type):
+        # No function pads bytes, and the one for text does not look whether they are text.
+        texts = pa.Array.from_buffers(
+            pa.large_utf8(), len(texts), texts.buffers(), offset=texts.offset
+        )
+    padded = pc.ascii_rpad(texts, width, padding="\0")
+    offsets = np.frombuffer(padded.buffers()[1], dtype=np.int64)
+    start = int(offsets[padded.offset])
+    flat = np.frombuffer(padded.buffers()[2], dtype=np.uint8)[start : start + width * len(padded)]
+    return flat.view("<u4").reshape(len(padded), width // 4)
+
+
+def _long(data: pa.Buffer, seed: int) -> np.uint64:
+    """The hash of one text that is longer than any width: of its pieces' hashes in their order."""
+    flat = np.frombuffer(data, dtype=np.uint8)
+    pieces = np.zeros((-(-len(flat) // _PIECE), _PIECE), dtype=np.uint8)
+    pieces.reshape(-1)[: len(flat)] = flat
+    hashes = _sums(pieces.view("<u4"), seed)
+    return cast("np.uint64", _placed(hashes, np.arange(len(hashes)), seed).sum(dtype=np.uint64))
+
+
+def _placed(hashes: UInt64Array, places: Int64Array, seed: int) -> UInt64Array:
+    """Hashes that depend on their places too."""
+    return mixed(hashes + mixed(places.astype(np.uint64) + _key(seed, "place")))
+
+
+def _list(column: pa.Array, seed: int) -> UInt64Array:
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    items = _text(column.flatten(), seed)  # without what lies below a null
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    places = np.arange(len(items)) - np.repeat(starts, lengths)
+    # Sums run over the end of 64 bits, and their differences come back over it.
+    upto = np.zeros(len(items) + 1, dtype=np.uint64)
+    np.cumsum(_placed(items, places, seed), out=upto[1:])
+    found = upto[ends] - upto[starts]
+    return _with_nulls(mixed(found + mixed(lengths.astype(np.uint64))), column, seed)
+
+
+def _vectors(column: pa.Array, seed: int) -> UInt64Array:
+    dim = column.type.list_size
+    flat = column.values
+    words = _buffer(flat, np.uint32).reshape(-1, dim)
+    return _sums(words[column.offset : column.offset + len(column)], seed)
+
+
+# The payload
+
+
+def _payload(column: pa.Array, seed: int) -> UInt64Array:
+    if column.null_count == len(column):
+        return np.full(len(column), _key(seed, "null"), dtype=np.uint64)
+    # Payloads often repeat, and reading one costs ten times as much as finding it again.
+    coded = column.dictionary_encode()
+    forms = pa.array(_canonical(coded.dictionary.to_pylist()), type=pa.large_binary())
+    codes = coded.indices.fill_null(len(forms)).to_numpy()
+    hashes = np.append(_text(forms, seed), _key(seed, "null"))
+    return cast("UInt64Array", hashes[codes])
+
+
+def _within(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    # A tuple, for a list is an array. The keys differ, so values are never compared.
+    return tuple(sorted(dict(pairs).items()))
+
+
+_scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
+_decode = json.JSONDecoder(object_pairs_hook=_within).decode
+# Later versions write shared objects once, and what is shared depends on more than the value.
+_MARSHAL = 2
+
+
+def _canonical(texts: Sequence[str]) -> list[bytes | None]:
+    """One form for each JSON value, None for an empty object: its sorted keys, then the values."""
+    forms: list[bytes | None] = []
+    # Payloads of one table mostly have the same keys: these are sorted and written once.
+    shapes: dict[tuple[str, ...], tuple[bytes, Callable[[Any], Any]]] = {}
+    for text in texts:
+        try:
+            value = _value_of(text)
+        except (ValueError, RecursionError, StopIteration):
+            # Damaged, but the other side may have the same.
+            forms.append(b"text " + text.encode())
+            continue
+        if not isinstance(value, dict):
+            forms.append(b"value " + marshal.dumps(value, _MARSHAL))
+            continue
+        keys = tuple(value)
+        shape = shapes.get(keys)
+        if shape is None:
+            shape = shapes[keys] = _shape_of(keys)
+        start, values_of = shape
+        forms.append(start + marshal.dumps(values_of(value), _MARSHAL) if keys else None)
+    return forms
+
+
+def _value_of(text: str) -> Any:
+    """A JSON value. Of an object within another one the sorted items."""
+    if text[:1] == "{" and text.find("{", 1) < 0:
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    value = _decode(text)
+    return dict(value) if isinstance(value, tuple) else value
+
+
+def _shape_of(keys: tuple[str, ...]) -> tuple[bytes, Callable[[Any], Any]]:
+    ordered = tuple(sorted(keys))
+    # A getter of one key gives no tuple, one of none cannot be had.
+    values_of: Callable[[Any], Any] = itemgetter(*(ordered or ("",)))
+    return b"keys " + marshal.dumps(ordered, _MARSHAL), values_of
+
+
+_HASHED: dict[str, Callable[[pa.Array, int], UInt64Array]] = {
+    "text": _text,
+    "int": _int,
+    "float": _float,
+    "bool": _bool,
+    "datetime": _datetime,
+    "list[text]": _list,
+}

@@ -1,0 +1,376 @@
+"""Looking at both ends before a run: what it will do, and what would stop it. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiovec.backend import (
+    Backend,
+    ChangeFeed,
+    Moves,
+    StaleTableError,
+    TableHandle,
+    TableStats,
+    TextSearch,
+    VectorIndexes,
+)
+from aiovec.errors import AiovecError, ConfigError, MigrationError
+from aiovec.filters.tree import IsNull, Ref
+from aiovec.schema import Schema
+from aiovec.threads import to_its_end
+
+from . import tomlfile
+from .host import Host, RealHost
+from .locating import (
+    Located,
+    config_file,
+    configured_name,
+    free_room,
+    is_there,
+    locate,
+    unwritable,
+)
+from .model import Identity, Options
+from .places import PathText
+from .plans import Obstacle, Plan, Problem, Rates, TablePlan
+from .probing import probe
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .runner import Transform
+
+# What the target takes beside the rows themselves, and what it takes for a moment while it builds
+# an index or compacts.
+_AT_LEAST, _FOR_A_MOMENT = 1.25, 2.5
+_SPARE = 2**20
+
+_ATTEMPTS = 3  # a table that is altered at this very moment is looked at again
+
+
+async def make_plan(
+    source: PathText | None,
+    target: PathText | None,
+    *,
+    config: PathText | None = None,
+    options: Options | None = None,
+    transform: Transform | None = None,
+    host: Host | None = None,
+    run: str = "",
+    measure: bool = True,
+) -> Plan:
+    """What a run would do, and what would stop it.
+
+    ``run`` is the one that plans, so that its own mark in the source is no obstacle. Without
+    ``measure`` no time is expected. Errors are raised only where a store cannot be looked at.
+    """
+    host = RealHost() if host is None else host
+    look = _Look(options or Options(), transform, host, run)
+    return await look.plan(source, target, config, measure=measure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A table as one side has it."""
+
+    handle: TableHandle
+    stats: TableStats
+
+    @property
+    def schema(self) -> Schema:
+        return self.handle.schema
+
+
+class _Look:
+    """One look at both stores, and what was found."""
+
+    def __init__(self, options: Options, transform: Transform | None, host: Host, run: str) -> None:
+        self._options = options
+        self._transform = transform
+        self._host = host
+        self._run = run
+        self._problems: list[Problem] = []
+        self._notes: list[str] = []
+
+    async def plan(
+        self,
+        source: PathText | None,
+        target: PathText | None,
+        config: PathText | None,
+        *,
+        measure: bool,
+    ) -> Plan:
+        in_thread = self._host.in_thread
+        if target is None:
+            raise MigrationError("say where to: a target, or the name of a backend in the TOML")
+        here = await in_thread(locate, source, config)
+        there = await in_thread(locate, target, config)
+        file = await in_thread(config_file, config)
+        if not await in_thread(is_there, here):
+            raise ConfigError(
+                f"there is no store at {here.told}", key="source", accepted="a store's path"
+            )
+        exists = await in_thread(is_there, there)
+        same = await in_thread(here.same_as, there)
+        if same:
+            self._problem("same-place", "the source and the target are the same store")
+        await in_thread(self._look_at_places, here, there, file)
+        async with AsyncExitStack() as stack:
+            origin = await stack.enter_async_context(_opened(here, self._host))
+            goal, shape = None, await in_thread(there.backend)
+            if exists and not same:
+                goal = shape = await stack.enter_async_context(_opened(there, self._host))
+            tables = await self._tables(origin)
+            present = [] if goal is None else await goal.tables()
+            plans = [await self._table(origin, found, goal, present, shape) for found in tables]
+            self._look_at_abilities(origin, shape, tables)
+            rates = None
+            largest = max(tables, key=lambda found: found.stats.bytes, default=None)
+            if measure and largest is not None and largest.stats.rows and not self._problems:
+                rates = await self._probe(origin, largest, there)
+                plans = [
+                    replace(plan, seconds=self._seconds(rates, plan, largest.stats))
+                    for plan in plans
+                ]
+        free = await in_thread(free_room, there)
+        needed = self._look_at_room(free, plans)
+        moved = {plan.name for plan in plans}
+        return Plan(
+            source=Identity(here.name, origin.target),
+            target=Identity(there.name, shape.target),
+            tables=tuple(plans),
+            problems=tuple(self._problems),
+            notes=tuple(self._notes),
+            other_tables=tuple(name for name in present if name not in moved),
+            target_exists=exists,
+            switch=self._options.switch,
+            config=str(file) if self._options.switch and file is not None else "",
+            free=free,
+            needed=needed,
+            rates=rates,
+        )
+
+    def _problem(self, kind: Obstacle, text: str, table: str | None = None) -> None:
+        self._problems.append(Problem(kind, text, table))
+
+    # The places
+
+    def _look_at_places(self, here: Located, there: Located, file: Path | None) -> None:
+        """What the disk says. Runs in a thread."""
+        if reason := unwritable(there):
+            self._problem("not-writable", f"the target cannot be written: {reason}")
+        if not self._options.switch:
+            return
+        if file is None:
+            self._problem("no-config", "a switch flips a TOML file; name it by --config")
+            return
+        backend = configured_name(there, file)
+        if not backend:
+            self._problem(
+                "not-configured",
+                f"no backend of {file} stores at {there.told}; write that place into the file, or "
+                "name the target by its backend",
+            )
+            return
+        present = tomlfile.backend_in(file)
+        if configured_name(here, file) != present:
+            self._problem(
+                "not-present",
+                f"{file} names the backend {present!r}, which is not the source; a switch would "
+                "lead stores away from rows that are not moved",
+            )
+        try:
+            tomlfile.check(file, backend)
+        except AiovecError as exc:
+            self._problem("toml", str(exc))
+        if (held := tomlfile.variable_that_holds()) is not None:
+            variable, value = held
+            self._notes.append(
+                f"the environment variable {variable} holds stores on {value!r}, whatever the TOML "
+                "says; those that run with it will raise StoreMovedError after the switch, so "
+                "unset it first"
+            )
+
+    def _look_at_room(self, free: int | None, plans: list[TablePlan]) -> int:
+        """How much room the target needs, with what speaks against it."""
+        size = sum(_target_bytes(plan) for plan in plans)
+        needed = int(_AT_LEAST * size) + _SPARE
+        if free is not None and free < needed:
+            self._problem(
+                "room", f"the target needs some {needed:,} bytes, and {free:,} are free there"
+            )
+        elif free is not None and free < _FOR_A_MOMENT * size:
+            self._notes.append(
+                f"room is scarce: {free:,} bytes are free, and while the target builds an index or "
+                f"compacts it may take up to {int(_FOR_A_MOMENT * size):,} for a moment"
+            )
+        return needed
+
+    # The tables
+
+    async def _tables(self, origin: Backend) -> list[_Found]:
+        """The tables that will be moved, unless the source is on its way already."""
+        mark = await origin.move_mark() if isinstance(origin, Moves) else None
+        if mark is not None and mark.run != self._run:
+            if mark.state == "moved":
+                self._problem("moved", f"the source has moved to {mark.moved_to} already")
+                return []
+            self._problem(
+                "run-open",
+                f"the migration {mark.run} is open on the source; go on with it by the command "
+                "that began it, or end it with: aiovec migrate abort",
+            )
+        names = await origin.tables()
+        if self._options.tables is not None:
+            for name in self._options.tables:
+                if name not in names:
+                    listed = ", ".join(names) or "none"
+                    self._problem(
+                        "missing-table", f"the source has none; its tables are: {listed}", name
+                    )
+            names = [name for name in names if name in self._options.tables]
+        elif not names:
+            self._notes.append("the source has no tables")
+        return [await _find(origin, name) for name in names]
+
+    async def _table(
+        self,
+        origin: Backend,
+        found: _Found,
+        goal: Backend | None,
+        present: list[str],
+        shape: Backend,
+    ) -> TablePlan:
+        name, schema = found.handle.name, found.schema
+        if self._transform is not None:
+            try:
+                schema = self._transform.target_schema(schema)
+            except AiovecError as exc:
+                self._problem("reembed", str(exc), name)
+            else:
+                await self._look_at_texts(origin, found)
+        there: int | None = None
+        differences: list[str] = []
+        if goal is not None and name in present:
+            other = await _find(goal, name)
+            there = other.stats.rows
+            differences = other.schema.differences(schema)
+            self._look_at_differences(name, schema, other, differences)
+        index = "none: every search is exact"
+        if isinstance(shape, VectorIndexes) and self._options.index:
+            index = shape.index_for(schema, found.stats.rows) or "as the target chooses"
+        elif not self._options.index:
+            index = "none, as was asked"
+        return TablePlan(
+            name=name,
+            rows=found.stats.rows,
+            bytes=found.stats.bytes,
+            schema=schema.to_dict(),
+            arrow=tuple(_column(column) for column in schema.to_arrow()),
+            index=index,
+            there=there,
+            differences=tuple(differences),
+            grows=4 * found.stats.rows * (schema.dim - found.schema.dim),
+        )
+
+    def _look_at_differences(
+        self, name: str, schema: Schema, other: _Found, differences: list[str]
+    ) -> None:
+        mine = other.schema
+        if mine.dim != schema.dim:
+            self._problem("dim", f"the target's has {mine.dim} dimensions, not {schema.dim}", name)
+        if mine.model != schema.model:
+            self._problem(
+                "model",
+                f"the target's holds vectors of the model {mine.model!r}, not {schema.model!r}",
+                name,
+            )
+        rest = [text for text in differences if not text.startswith(("dim is", "model is"))]
+        if rest:
+            self._problem("schema", "the target's has another schema: " + "; ".join(rest), name)
+        if other.stats.rows:
+            self._problem(
+                "rows",
+                f"the target's holds {other.stats.rows:,} rows already; drop it, name another "
+                "target, or carry over only what differs with: aiovec migrate sync",
+                name,
+            )
+
+    async def _look_at_texts(self, origin: Backend, found: _Found) -> None:
+        """Rows without a text can get no vector, and must not be lost in silence."""
+        field = getattr(self._transform, "field", "")
+        if not field or not found.schema.fields[field].nullable:
+            return
+        missing = await origin.count(found.handle, IsNull(Ref(field)))
+        if missing:
+            self._problem(
+                "null-text",
+                f"{missing:,} rows have no {field!r} from which a vector could be computed; "
+                "give them a text or delete them",
+                found.handle.name,
+            )
+
+    def _look_at_abilities(self, origin: Backend, shape: Backend, tables: list[_Found]) -> None:
+        if not isinstance(origin, ChangeFeed):
+            how = f"the {origin.name} backend keeps no changes, so they are found by comparing"
+            if self._options.switch:
+                how += "; the switch waits for a moment in which nobody writes"
+            self._notes.append(how)
+        texts = [
+            found.handle.name
+            for found in tables
+            if any(field.text for field in found.schema.fields.values())
+        ]
+        if texts and isinstance(origin, TextSearch) and not isinstance(shape, TextSearch):
+            self._notes.append(
+                f"the {shape.name} backend has no keyword search, which is in use in: "
+                + ", ".join(texts)
+            )
+        if self._transform is not None:
+            self._notes.append("the time for computing the vectors anew is not in the estimate")
+
+    # The time
+
+    async def _probe(self, origin: Backend, found: _Found, there: Located) -> Rates:
+        memory = await self._host.in_thread(there.in_memory)
+        return await probe(
+            origin, found.handle, memory, batch_size=self._options.batch_size, host=self._host
+        )
+
+    def _seconds(self, rates: Rates, plan: TablePlan, largest: TableStats) -> float:
+        # What was measured are rows of the largest table; others count by what their rows weigh.
+        weight = plan.bytes / max(1.0, largest.bytes / largest.rows)
+        return rates.seconds(weight, verify=self._options.verify)
+
+
+def _column(column: pa.Field) -> str:
+    return f"{column.name}: {column.type}{'' if column.nullable else ' not null'}"
+
+
+def _target_bytes(plan: TablePlan) -> int:
+    return max(0, plan.bytes + plan.grows)
+
+
+async def _find(backend: Backend, name: str) -> _Found:
+    for _ in range(_ATTEMPTS):
+        handle = await backend.open_table(name)
+        with suppress(StaleTableError):
+            return _Found(handle, await backend.stats(handle))
+    raise MigrationError(f"the table {name!r} is altered all the time")
+
+
+@asynccontextmanager
+async def _opened(place: Located, host: Host) -> AsyncIterator[Backend]:
+    backend = await host.in_thread(place.backend)
+    try:
+        await backend.open()
+        yield backend
+    finally:
+        await to_its_end(backend.close())
+
+
+__all__ = ["Plan", "Problem", "TablePlan", "make_plan"]

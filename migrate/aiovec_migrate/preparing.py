@@ -1,0 +1,101 @@
+"""The target's tables and their indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiovec.backend import ChangeFeed, VectorIndexes
+from aiovec.errors import MigrationError, TableExistsError
+from aiovec.schema import Schema
+
+from .catchup import Pursuit, newest_version
+from .model import Phase, TableState
+from .work import OpenTable, Work
+
+
+async def prepare(work: Work) -> None:
+    """Have every table in the target, and know from which change on to catch up."""
+    state = work.state
+    source = work.origin.backend
+    names = state.options.tables or tuple(await source.tables())
+    there = set(await work.goal.backend.tables())
+    for name in names:
+        opened = await OpenTable.open(source, name)
+        schema = opened.schema
+        if work.transform is not None:
+            schema = work.transform.target_schema(schema)
+        table = state.tables.get(name)
+        if table is None:
+            table = TableState(name, schema.to_json())
+            table.made = name not in there
+            if not table.made:
+                await _check_empty(work, name, schema)
+            table.total = await opened.count()
+            table.version = await newest_version(opened)
+            if isinstance(source, ChangeFeed):
+                table.since = await opened.do(source.change_number)
+            state.tables[name] = table
+            await work.save(table)
+            await work.step("table:noted")
+        elif table.schema != schema.to_json():
+            raise MigrationError(
+                f"the table {name!r} of the source has another schema than the run began "
+                "with, so it is another source; end the run: aiovec migrate abort"
+            )
+        await _create(work, table, schema, there)
+
+
+async def _check_empty(work: Work, name: str, schema: Schema) -> None:
+    found = await OpenTable.open(work.goal.backend, name)
+    differences = found.schema.differences(schema)
+    if differences:
+        raise MigrationError(
+            f"the target has a table {name!r} already, with another schema: "
+            + "; ".join(differences)
+        )
+    rows = await found.count()
+    if rows:
+        raise MigrationError(f"the target has a table {name!r} already, with {rows} rows")
+
+
+async def _create(work: Work, table: TableState, schema: Schema, there: set[str]) -> None:
+    if table.name not in there:
+        if table.rows or not table.made:
+            raise MigrationError(
+                f"the table {table.name!r} is gone from the target, so it is another target "
+                f"than {work.state.target}; end the run: aiovec migrate abort"
+            )
+        try:
+            await work.goal.backend.create_table(table.name, schema)
+        except TableExistsError as exc:
+            raise MigrationError(
+                f"somebody else made the table {table.name!r} in the target just now"
+            ) from exc
+        await work.step("table:created")
+        return
+    found = await OpenTable.open(work.goal.backend, table.name)
+    differences = found.schema.differences(schema)
+    if differences:
+        raise MigrationError(
+            f"the table {table.name!r} in the target has another schema than the run gave it: "
+            + "; ".join(differences)
+        )
+
+
+async def build_indexes(work: Work, pursuits: Sequence[Pursuit]) -> None:
+    target = work.goal.backend
+    if not isinstance(target, VectorIndexes):
+        return
+    await work.enter(Phase.INDEXING)
+    for pursuit in pursuits:
+        table = pursuit.state
+        if table.indexed:
+            continue
+        if await pursuit.target.count():
+            await pursuit.target.do(
+                lambda handle: target.create_index(handle, "auto", wait=True, options={})
+            )
+        table.indexed = True
+        await work.save(table)
+        await work.step("indexed")
+        work.tell("table", table=table.name)

@@ -1,0 +1,247 @@
+"""A change of embedding model on the way: every row gets a new vector, computed from a text.
+
+A run stands or falls with this: vectors of two models in one table cannot be compared, and no
+search would say so. Therefore a row without a text is never passed over in silence: the plan counts
+such rows and refuses, and one that is written while the run is open stops it with its id named.
+The run can go on once the row has a text or is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import random
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.errors import AiovecError, InvalidArgumentError, InvalidVectorError, MigrationError
+from aiovec.schema import Schema
+
+from .host import Host, RealHost
+from .runner import Transform
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Embed = Callable[[list[str]], Any]
+"""Takes texts and gives, or awaits, one vector for each, in their order.
+
+An async one runs on the event loop, any other in a thread, several calls at once.
+"""
+
+Float32Array = npt.NDArray[np.float32]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+
+
+class Reembedding(Transform):
+    """Computes the vectors of rows anew.
+
+    ``field`` is the text field that is embedded; the target's tables have the ``model`` and, where
+    it is given, the ``dim``. ``batch_size`` texts go into a call, ``concurrency`` calls run at
+    once, and a call that fails is tried ``attempts`` times with growing pauses between.
+    """
+
+    def __init__(
+        self,
+        embed: Embed,
+        *,
+        field: str,
+        model: str,
+        dim: int | None = None,
+        name: str | None = None,
+        batch_size: int = 64,
+        concurrency: int = 4,
+        attempts: int = 5,
+        host: Host | None = None,
+    ) -> None:
+        if not callable(embed):
+            raise InvalidArgumentError("embed", embed, "a callable that takes a list of texts")
+        if not model:
+            raise InvalidArgumentError("model", model, "the name of the new model")
+        for argument, value in (
+            ("batch_size", batch_size), ("concurrency", concurrency), ("attempts", attempts),
+        ):  # fmt: skip
+            if value < 1:
+                raise InvalidArgumentError(argument, value, "at least 1")
+        self.field = field
+        self.model = model
+        self.dim = dim
+        of = name or getattr(embed, "__qualname__", type(embed).__name__)
+        # The size and number of calls change no vector, so a run may go on with others.
+        self.name = f"{of} of {field} as {model}" + (f" ({dim})" if dim is not None else "")
+        self._embed = embed
+        self._batch_size = batch_size
+        self._concurrency = concurrency
+        self._attempts = attempts
+        self._host = RealHost() if host is None else host
+        self._calls: asyncio.Semaphore | None = None
+        self._random = random.Random()
+
+    def target_schema(self, schema: Schema) -> Schema:
+        """The schema with the new model and length; MigrationError where there is no such field."""
+        field = schema.fields.get(self.field)
+        if field is None or field.kind != "text":
+            texts = [name for name, each in schema.fields.items() if each.kind == "text"]
+            what = "no field" if field is None else "no text"
+            raise MigrationError(
+                f"{self.field!r} is {what} here; the text fields are: {', '.join(texts) or 'none'}"
+            )
+        return replace_model(schema, self.model, schema.dim if self.dim is None else self.dim)
+
+    async def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows in the target's layout, with new vectors."""
+        schema = self.target_schema(Schema.from_arrow(rows.schema))
+        texts, ids = await self._host.in_thread(self._texts, rows)
+        parts = [texts[at : at + self._batch_size] for at in range(0, len(texts), self._batch_size)]
+        if self._calls is None:
+            self._calls = asyncio.Semaphore(self._concurrency)
+        tasks = [asyncio.ensure_future(self._vectors(part, schema.dim)) for part in parts]
+        try:
+            found = await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return await self._host.in_thread(_with_vectors, rows, schema, found, ids)
+
+    def _texts(self, rows: pa.Table) -> tuple[list[str], list[str]]:
+        column = rows.column(self.field)
+        ids = rows.column("id").to_pylist()
+        if column.null_count:
+            missing = [id for id, valid in zip(ids, column.is_valid().to_pylist(), strict=True)
+                       if not valid]  # fmt: skip
+            listed = ", ".join(map(repr, missing[:5]))
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise MigrationError(
+                f"these rows have no {self.field!r} to compute a vector from: {listed}{more}; "
+                "give them a text or delete them, then run again"
+            )
+        return column.to_pylist(), ids
+
+    async def _vectors(self, texts: list[str], dim: int) -> Float32Array:
+        """The vectors of one call, tried again where it fails."""
+        pause = _FIRST_PAUSE
+        for attempt in range(1, self._attempts + 1):
+            try:
+                async with cast("asyncio.Semaphore", self._calls):
+                    given = await self._call(texts)
+                # Outside the turn, and not tried again: it would only say the same once more.
+                return await self._host.in_thread(_checked, given, len(texts), dim)
+            except AiovecError:
+                raise
+            except Exception as exc:
+                if attempt == self._attempts:
+                    raise MigrationError(
+                        f"the embedding {self.name!r} failed {attempt} times, the last time with "
+                        f"{type(exc).__name__}: {exc}; run again to go on"
+                    ) from exc
+                # Not all at the same moment, for what failed may be a service under load.
+                await self._host.sleep(pause * self._random.uniform(0.5, 1.0))
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+        raise MigrationError("the embedding was not called")  # attempts is at least 1
+
+    async def _call(self, texts: list[str]) -> object:
+        if _is_async(self._embed):
+            return await cast("Awaitable[object]", self._embed(texts))
+        given = await self._host.in_thread(self._embed, texts)
+        # What only wraps an async callable, as functools.partial of a method does, gives this.
+        return await given if inspect.isawaitable(given) else given
+
+
+def replace_model(schema: Schema, model: str, dim: int) -> Schema:
+    """The schema for vectors of another model."""
+    quantized = schema.quantized if dim % 8 == 0 else None
+    return replace(schema, model=model, dim=dim, quantized=quantized)
+
+
+def load(path: str) -> Embed:
+    """The callable that ``module:name`` names, also one in the current folder."""
+    module_name, colon, name = path.partition(":")
+    if not (module_name and colon and name):
+        raise InvalidArgumentError("--reembed", path, "package.module:callable")
+    with _current_folder_first():
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ImportError as exc:
+            raise MigrationError(f"the module {module_name!r} cannot be imported: {exc}") from exc
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as exc:
+            raise MigrationError(f"the module {module_name!r} has no {name!r}") from exc
+    if not callable(found):
+        raise MigrationError(f"{path} is no callable")
+    return cast("Embed", found)
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """As ``python -m`` does, for a console script has its own folder there instead."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _is_async(embed: Embed) -> bool:
+    call = getattr(type(embed), "__call__", None)  # noqa: B004 - its kind is asked, not whether
+    return inspect.iscoroutinefunction(embed) or inspect.iscoroutinefunction(call)
+
+
+def _checked(given: object, count: int, dim: int) -> Float32Array:
+    """The vectors as one array; an error of ours where they are not what was asked for."""
+    if given is None or isinstance(given, (str, bytes)):
+        raise MigrationError(f"the embedding gave {type(given).__name__}, not a list of vectors")
+    try:
+        listed = given if isinstance(given, np.ndarray) else list(cast("Sequence[Any]", given))
+        if len(listed) != count:
+            raise MigrationError(f"the embedding gave {len(listed)} vectors for {count} texts")
+        lengths = {len(vector) for vector in listed}
+        if lengths - {dim}:
+            (wrong, *_) = lengths - {dim}
+            raise MigrationError(
+                f"the embedding gave a vector of {wrong} dimensions, not {dim}; "
+                f"tell its length by --dim {wrong}"
+            )
+        # Too large for float32 is infinity, which is told below.
+        with np.errstate(over="ignore"):
+            vectors = np.ascontiguousarray(np.asarray(listed, dtype=np.float64), dtype=np.float32)
+    except (TypeError, ValueError) as exc:
+        if isinstance(exc, AiovecError):
+            raise
+        raise MigrationError(f"the embedding gave no list of vectors: {exc}") from exc
+    return vectors.reshape(count, dim)
+
+
+def _with_vectors(
+    rows: pa.Table, schema: Schema, parts: Sequence[Float32Array], ids: Sequence[str]
+) -> pa.Table:
+    import pyarrow as pa
+
+    vectors = np.concatenate(parts) if parts else np.empty((0, schema.dim), dtype=np.float32)
+    for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:1]:
+        raise InvalidVectorError("holds NaN or infinity, as the embedding gave it", id=ids[row])
+    if schema.metric == "cosine":
+        for row in np.flatnonzero(~vectors.any(axis=1))[:1]:
+            raise InvalidVectorError(
+                "is zero, as the embedding gave it, which has no direction", id=ids[row]
+            )
+    arrow = schema.to_arrow()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), schema.dim)
+    at = rows.schema.get_field_index(schema.vector)
+    field = arrow.field(schema.vector)
+    changed = rows.set_column(at, field, column.cast(field.type))
+    return changed.replace_schema_metadata(arrow.metadata)

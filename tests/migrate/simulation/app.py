@@ -1,0 +1,216 @@
+"""The app that goes on all the time: processes that write and read rows of their own, each
+through a store that follows the TOML, and that keep a record of what was acknowledged."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pyarrow as pa
+
+from aiovec.backend import Columns, StaleTableError, TableHandle
+from aiovec.errors import StoreMovedError
+from aiovec.schema import Schema
+from aiovec.testing import python_rows
+
+from .backend import ModelBackend
+from .disk import Row
+from .world import CONFIG, World
+
+SCHEMA = Schema(2, metric="l2", fields={"version": int, "text": str})
+EVERYTHING = Columns(("version", "text"), payload=True, vector=True)
+# How old a look at the TOML may be, as in a real store.
+_LOOK_EVERY = 1.0
+
+Work = Callable[[ModelBackend, TableHandle], Awaitable[Any]]
+
+
+def make_row(id: str, version: int, chance: random.Random) -> Row:
+    return {
+        "id": id,
+        "embedding": [chance.randrange(64) / 8, float(version)],
+        "version": version,
+        "text": None if version % 5 == 4 else f"{id}:{version}",
+        "payload": None if version % 3 == 2 else json.dumps({"n": version, "of": id}),
+    }
+
+
+def as_table(rows: list[Row]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA.to_arrow())
+
+
+def comparable(row: Row) -> Row:
+    payload = row["payload"]
+    return {**row, "payload": None if payload is None else json.loads(payload)}
+
+
+class Follower:
+    """A store opened from the TOML, as ``aiovec.engine.Follower`` does it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._go_to(world.named)
+        self._stamp = world.stamp
+        self._next_look = world.loop.time() + _LOOK_EVERY
+
+    def _go_to(self, name: str) -> None:
+        self.name = name
+        self.backend = self.world.connect(name)
+        self._handles: dict[str, TableHandle] = {}
+
+    async def call(self, table: str, work: Work) -> Any:
+        for _ in range(20):
+            self._look()
+            backend = self.backend
+            try:
+                if table not in self._handles:
+                    self._handles[table] = await backend.open_table(table)
+                return await work(backend, self._handles[table])
+            except StaleTableError:
+                self._handles.clear()
+            except StoreMovedError as error:
+                if error.config != CONFIG:
+                    raise
+                self.world.tell(f"is sent on from {self.name} to {error.backend}")
+                self._go_to(error.backend)
+        raise AssertionError("it is sent to and fro")
+
+    def _look(self) -> None:
+        if self.world.loop.time() < self._next_look:
+            return
+        self._next_look = self.world.loop.time() + _LOOK_EVERY
+        if self._stamp != self.world.stamp:
+            self._stamp = self.world.stamp
+            if self.name != self.world.named:
+                self.world.tell(f"follows the TOML from {self.name} to {self.world.named}")
+                self._go_to(self.world.named)
+
+
+class Worker:
+    """One process of the app. ``rows`` has what was acknowledged of each table."""
+
+    def __init__(self, world: World, name: str, tables: list[str]) -> None:
+        self.world = world
+        self.name = name
+        self.chance = random.Random(world.chance.random())
+        self.rows: dict[str, dict[str, Row]] = {table: {} for table in tables}
+        self.made = 0
+        self.calls = 0
+        self.longest_wait = 0.0
+        self.over = False
+        self.rests = self.chance.choice([0.0, 0.05, 0.5])
+        self.long_rests = self.chance.random() < 0.5
+
+    def new_ids(self, count: int) -> list[str]:
+        self.made += count
+        return [f"{self.name}-{n}" for n in range(self.made - count, self.made)]
+
+    async def run(self, calls: int) -> None:
+        """Work for so many calls, or until ``over``."""
+        await self.world.sleep(self.chance.choice([0.0, 3.0, 15.0]) * self.chance.random())
+        follower = Follower(self.world)
+        while not self.over and self.calls < calls:
+            table = self.chance.choice(list(self.rows))
+            await self.write(follower, table)
+            if self.chance.random() < 0.3 and not self.world.unsettled:
+                await self.read(follower, table)
+            if self.long_rests and self.chance.random() < 0.1:
+                await self.rest(self.chance.random() * 40)
+            elif self.rests:
+                await self.rest(self.chance.random() * self.rests)
+
+    async def rest(self, seconds: float) -> None:
+        end = self.world.loop.time() + seconds
+        while not self.over and self.world.loop.time() < end:
+            await self.world.sleep(min(1.0, end - self.world.loop.time()))
+
+    async def write(self, follower: Follower, table: str) -> None:
+        there = self.rows[table]
+        some = self.chance.sample(sorted(there), min(len(there), self.chance.randint(1, 3)))
+        kind = self.chance.random()
+        if kind < 0.35 or not some or self.world.unsettled:
+            new = [make_row(id, 1, self.chance) for id in self.new_ids(self.chance.randint(1, 3))]
+            await self._put(follower, table, new, insert=True)
+        elif kind < 0.6:
+            new = [make_row(id, there[id]["version"] + 1, self.chance) for id in some]
+            new += [make_row(id, 1, self.chance) for id in self.new_ids(self.chance.randint(0, 1))]
+            await self._put(follower, table, new, insert=False)
+        elif kind < 0.8:
+            [id, *_] = some
+            await self._update(follower, table, {**there[id], "version": there[id]["version"] + 1})
+        else:
+            count = await self._told(
+                follower,
+                table,
+                lambda backend, handle: backend.delete(handle, ids=some, where=None),
+            )
+            assert count == len(some), f"{count} of {some} were deleted"
+            for id in some:
+                del there[id]
+
+    async def _put(self, follower: Follower, table: str, rows: list[Row], *, insert: bool) -> None:
+        given = as_table(rows)
+
+        async def put(backend: ModelBackend, handle: TableHandle) -> None:
+            await (backend.insert if insert else backend.upsert)(handle, given)
+
+        await self._told(follower, table, put)
+        self.rows[table] |= {row["id"]: row for row in rows}
+
+    async def _update(self, follower: Follower, table: str, row: Row) -> None:
+        values = {"version": row["version"], "text": f"updated {row['version']}"}
+        extra = {"u": row["version"]} if row["version"] % 2 else {}
+        count = await self._told(
+            follower,
+            table,
+            lambda backend, handle: backend.update(
+                handle, values, extra, ids=[row["id"]], where=None
+            ),
+        )
+        assert count == 1, f"{row['id']} was not there to be updated"
+        payload = row["payload"]
+        if extra:
+            payload = json.dumps({**json.loads(payload or "{}"), **extra})
+        self.rows[table][row["id"]] = {**row, **values, "payload": payload}
+
+    async def _told(self, follower: Follower, table: str, work: Work) -> Any:
+        async def measured(backend: ModelBackend, handle: TableHandle) -> Any:
+            try:
+                return await work(backend, handle)
+            finally:
+                self.longest_wait = max(self.longest_wait, backend.waited)
+
+        answer = await follower.call(table, measured)
+        self.calls += 1
+        return answer
+
+    async def read(self, follower: Follower, table: str) -> None:
+        """It reads what it wrote, wherever that is by now."""
+        ids = [f"{self.name}-{n}" for n in range(self.made)]
+
+        async def get(backend: ModelBackend, handle: TableHandle) -> Any:
+            return await backend.get(handle, ids, EVERYTHING)
+
+        found = await follower.call(table, get)
+        told = {id: n for n, id in enumerate(found.ids)}
+        if self.world.unsettled:
+            return
+        there = self.rows[table]
+        assert told.keys() == there.keys(), (
+            f"{self.name} reads in {follower.name} what it did not write, or misses what it wrote: "
+            f"{sorted(told.keys() ^ there.keys())}"
+        )
+        for id, n in told.items():
+            read = {
+                "id": id,
+                "embedding": found.vectors[n].tolist(),
+                "version": found.fields["version"][n],
+                "text": found.fields["text"][n],
+                "payload": found.payloads[n],
+            }
+            assert comparable(read) == comparable(there[id]), f"{self.name} reads {read}"
+
+
+__all__ = ["SCHEMA", "Worker", "as_table", "comparable", "make_row", "python_rows"]

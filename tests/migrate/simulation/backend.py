@@ -1,0 +1,504 @@
+"""Model backends: one as SQLite is, with a change feed and a mark for migrations, and one as
+LanceDB is, with versions, bulk loads and indexes. Many processes hold one each on one disk.
+
+They are as strict as the contract allows them to be, and as disorderly: pages of changes and
+batches of an export are shorter than asked for, an export has its rows in no order that tells
+anything, and at every await something else may happen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from aiovec.backend import (
+    Backend,
+    BulkLoad,
+    BulkLoads,
+    ChangeFeed,
+    Changes,
+    ChangesPrunedError,
+    Columns,
+    Found,
+    IndexInfo,
+    MoveMark,
+    Moves,
+    Rows,
+    Snapshots,
+    StaleTableError,
+    TableHandle,
+    TableStats,
+    VectorIndexes,
+    VectorQuery,
+)
+from aiovec.errors import (
+    DuplicateIdError,
+    MigrationError,
+    StoreMovedError,
+    TableExistsError,
+    TableNotFoundError,
+)
+from aiovec.filters import Expr
+from aiovec.schema import Field, Schema
+from aiovec.testing import evaluate, python_rows
+
+from .disk import Disk, ModelTable, Row, place_of
+from .loop import current_process
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class ModelBackend(Backend):
+    """What both kinds have in common."""
+
+    def __init__(self, disk: Disk, world: World, *, faulty: bool = False) -> None:
+        self.disk = disk
+        self.world = world
+        self.faulty = faulty
+        self.run: str | None = None
+        """The run that this object acts for."""
+        self.waited = 0.0
+        """How long its last write was held by a pause."""
+
+    @property
+    def target(self) -> str:
+        return f"{self.name}:{self.disk.name}"
+
+    # What happens around each call
+
+    async def _call(self, name: str, act: Callable[[], Any]) -> Any:
+        """A read: some time, then one step, then some time again."""
+        await self._before(name)
+        self._check_moved()
+        answer = act()
+        await self._after(name)
+        return answer
+
+    async def _write(self, name: str, act: Callable[[], Any]) -> Any:
+        await self._before(name)
+        await self._turn()
+        key = object()
+        self.disk.under_way[key] = current_process()
+        try:
+            await self.world.time_passes(much=True)
+            current_process().check_alive()
+            answer = act()
+        finally:
+            self.disk.under_way.pop(key, None)
+        await self._after(name)
+        return answer
+
+    async def _before(self, name: str) -> None:
+        current_process().check_alive()
+        await self.world.time_passes()
+        if self.faulty:
+            await self.world.faults.before(self, name)
+        current_process().check_alive()
+
+    async def _after(self, name: str) -> None:
+        if self.faulty:
+            await self.world.faults.after(self, name)
+        await self.world.time_passes()
+
+    async def _turn(self) -> None:
+        """Wait while writers wait."""
+        self._check_moved()
+
+    def _check_moved(self) -> None:
+        """Nothing here moves away."""
+
+    def _check_schema_free(self) -> None: ...
+
+    # Life
+
+    async def open(self) -> None:
+        await self._before("open")
+
+    async def close(self) -> None:
+        await self.world.time_passes()
+
+    async def ping(self) -> None:
+        await self._before("ping")
+
+    # Tables
+
+    async def tables(self) -> list[str]:
+        names: list[str] = await self._call("tables", lambda: sorted(self.disk.tables))
+        return names
+
+    async def open_table(self, name: str) -> TableHandle:
+        handle: TableHandle = await self._call("open_table", lambda: self._handle(name))
+        return handle
+
+    def _handle(self, name: str) -> TableHandle:
+        if name not in self.disk.tables:
+            raise TableNotFoundError(name, sorted(self.disk.tables))
+        table = self.disk.tables[name]
+        return TableHandle(name, table.schema, table.token)
+
+    async def create_table(self, name: str, schema: Schema) -> None:
+        def act() -> None:
+            self._check_schema_free()
+            if name in self.disk.tables:
+                raise TableExistsError(name)
+            self.disk.tables[name] = ModelTable(schema, object())
+            self.world.tell(f"{self.disk.name}: table {name} is made")
+
+        await self._write("create_table", act)
+
+    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
+        def act() -> None:
+            self._check_schema_free()
+            there = self._of(table)
+            there.schema = there.schema.with_field(name, field)
+            there.token = object()
+            there.rows = {id: {**row, name: None} for id, row in there.rows.items()}
+
+        await self._write("add_field", act)
+
+    async def drop_table(self, name: str) -> None:
+        def act() -> None:
+            self._check_schema_free()
+            self._handle(name)
+            del self.disk.tables[name]
+            self.world.tell(f"{self.disk.name}: table {name} is dropped")
+
+        await self._write("drop_table", act)
+
+    # Writing
+
+    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
+        new = {row["id"]: row for row in python_rows(rows)}
+
+        def act() -> None:
+            there = self._of(table)
+            if known := sorted(there.rows.keys() & new.keys()):
+                raise DuplicateIdError(table.name, known)
+            there.put(new.values())
+            self._tell("insert", table, new)
+
+        await self._write("insert", act)
+
+    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+        new = {row["id"]: row for row in python_rows(rows)}
+
+        def act() -> None:
+            self._of(table).put(new.values())
+            self._tell("upsert", table, new)
+
+        await self._write("upsert", act)
+
+    async def update(
+        self,
+        table: TableHandle,
+        values: Mapping[str, Any],
+        payload: Mapping[str, Any],
+        *,
+        ids: Sequence[str] | None,
+        where: Expr | None,
+    ) -> int:
+        def act() -> int:
+            there = self._of(table)
+            changed = []
+            for row in self._selected(table, where, ids):
+                new = {**row, **values}
+                if payload:
+                    new["payload"] = json.dumps({**json.loads(row["payload"] or "{}"), **payload})
+                changed.append(new)
+            there.put(changed)
+            self._tell("update", table, [row["id"] for row in changed])
+            return len(changed)
+
+        count: int = await self._write("update", act)
+        return count
+
+    async def delete(
+        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
+    ) -> int:
+        def act() -> int:
+            selected = [row["id"] for row in self._selected(table, where, ids)]
+            self._tell("delete", table, selected)
+            return self._of(table).remove(selected)
+
+        count: int = await self._write("delete", act)
+        return count
+
+    # Reading
+
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+        found: Rows = await self._call(
+            "get", lambda: _as_rows(table.schema, self._selected(table, None, ids), columns)
+        )
+        return found
+
+    async def find(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        order_by: str,
+        descending: bool,
+        limit: int,
+        offset: int,
+        columns: Columns,
+    ) -> Rows:
+        def act() -> Rows:
+            rows = sorted(self._selected(table, where), key=lambda row: str(row["id"]))
+            there = [row for row in rows if row[order_by] is not None]
+            there.sort(key=lambda row: row[order_by], reverse=descending)
+            rows = there + [row for row in rows if row[order_by] is None]
+            return _as_rows(table.schema, rows[offset : offset + limit], columns)
+
+        found: Rows = await self._call("find", act)
+        return found
+
+    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        def act() -> list[Found]:
+            return [_nearest(table.schema, self._selected(table, q.where), q) for q in queries]
+
+        found: list[Found] = await self._call("search", act)
+        return found
+
+    async def export(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        columns: Columns,
+        after: bytes | None,
+        batch_size: int,
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        wanted = {"id", *columns.fields} | ({"payload"} if columns.payload else set())
+        wanted |= {table.schema.vector} if columns.vector else set()
+        layout = table.schema.to_arrow()
+        names = [name for name in layout.names if name in wanted]
+        snapshot: list[Row] = await self._call("export", lambda: self._selected(table, where))
+        placed = sorted((place_of(row["id"]), row["id"], row) for row in snapshot)
+        if after is not None:
+            behind = tuple(json.loads(after))
+            placed = [one for one in placed if one[:2] > behind]
+        while placed:
+            size = self.world.chance.choice([batch_size, self.world.chance.randint(1, batch_size)])
+            part, placed = placed[:size], placed[size:]
+            await self._before("batch")
+            self._check_moved()
+            batch = pa.RecordBatch.from_pylist([row for *_, row in part], schema=layout)
+            yield batch.select(names), json.dumps(part[-1][:2]).encode()
+
+    async def count(self, table: TableHandle, where: Expr | None) -> int:
+        count: int = await self._call("count", lambda: len(self._selected(table, where)))
+        return count
+
+    async def stats(self, table: TableHandle) -> TableStats:
+        count: int = await self._call("stats", lambda: len(self._of(table).rows))
+        return TableStats(table.name, self.name, count, 100 * count, "none", count, 0, None, {})
+
+    async def optimize(self, table: TableHandle) -> None:
+        await self._call("optimize", lambda: self._of(table))
+
+    # Inside
+
+    def _tell(self, what: str, table: TableHandle, ids: Any) -> None:
+        self.world.tell(f"{self.disk.name}: {what} {table.name} {' '.join(ids)}")
+
+    def _of(self, table: TableHandle) -> ModelTable:
+        there = self.disk.tables.get(table.name)
+        if there is None or there.token is not table.token:
+            raise StaleTableError
+        return there
+
+    def _selected(
+        self, table: TableHandle, where: Expr | None, ids: Sequence[str] | None = None
+    ) -> list[Row]:
+        there = self._of(table).rows
+        rows = [there[id] for id in (there if ids is None else ids) if id in there]
+        if where is None or not rows:
+            return rows
+        held = pa.Table.from_pylist(rows, schema=table.schema.to_arrow())
+        chosen = evaluate(where, held, table.schema).to_pylist()
+        return [row for row, is_in in zip(rows, chosen, strict=True) if is_in]
+
+
+class FileBackend(ModelBackend, ChangeFeed, Moves):
+    name: ClassVar[str] = "sqlite"
+
+    def _acting(self) -> bool:
+        mark = self.disk.mark
+        return mark is not None and mark.run == self.run
+
+    def _check_moved(self) -> None:
+        mark = self.disk.mark
+        if mark is not None and mark.state == "moved" and not self._acting():
+            raise StoreMovedError(
+                self.target, mark.moved_to, backend=mark.backend, config=mark.config
+            )
+
+    def _check_schema_free(self) -> None:
+        if self.disk.mark is not None:
+            raise MigrationError(f"the run {self.disk.mark.run} is moving {self.disk.name}")
+
+    async def _turn(self) -> None:
+        loop = self.world.loop
+        began = loop.time()
+        seen: dict[int, float] = {}
+        while self.disk.state() == "paused" and not self._acting():
+            pause, limit = self.disk.pause, self.disk.limit
+            since = seen.setdefault(pause, loop.time())
+            if loop.time() - since >= limit:
+                self.world.tell(f"{current_process().name} ends the pause")
+                self.disk.end_pause(pause)
+                break
+            await self.world.sleep(limit / 20)
+        self.waited = loop.time() - began
+        self._check_moved()
+
+    # Changes
+
+    async def change_number(self, table: TableHandle) -> int:
+        number: int = await self._call("change_number", lambda: self._of(table).newest)
+        return number
+
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        limit = self.world.chance.choice([limit, self.world.chance.randint(1, limit), 1])
+
+        def act() -> Changes:
+            there = self._of(table)
+            if since < there.floor:
+                raise ChangesPrunedError(there.floor)
+            every = [(n, id) for id, n in there.numbers.items() if n > since]
+            every += [(n, id) for id, n in there.deleted.items() if n > since]
+            page = sorted(every)[:limit]
+            layout = there.schema.to_arrow()
+            kept = [there.rows[id] for _, id in page if id in there.rows]
+            complete = len(page) == len(every)
+            number = there.newest if complete else page[-1][0]
+            gone = [id for _, id in page if id not in there.rows]
+            return Changes(number, pa.Table.from_pylist(kept, schema=layout), gone, complete)
+
+        page: Changes = await self._call("changes", act)
+        return page
+
+    # Moves
+
+    async def move_mark(self) -> MoveMark | None:
+        await self._before("move_mark")
+        return self.disk.mark
+
+    async def begin_move(self, run: str) -> None:
+        await self._mark("begin_move", lambda: self.disk.begin_move(run))
+        self.run = run
+
+    async def pause_writers(self, run: str, limit: float) -> None:
+        await self._mark("pause_writers", lambda: self.disk.pause_writers(run, limit))
+        held = set(self.disk.under_way)
+        while held & set(self.disk.under_way):
+            await self.world.sleep(0.001)
+        current_process().check_alive()
+
+    async def resume_writers(self, run: str) -> bool:
+        ended: bool = await self._mark("resume_writers", lambda: self.disk.resume_writers(run))
+        return ended
+
+    async def set_moved(
+        self, run: str, moved_to: str, *, backend: str = "", config: str = ""
+    ) -> bool:
+        moved: bool = await self._mark(
+            "set_moved", lambda: self.disk.set_moved(run, moved_to, backend, config)
+        )
+        return moved
+
+    async def end_move(self, run: str) -> None:
+        await self._mark("end_move", lambda: self.disk.end_move(run))
+
+    async def _mark(self, name: str, act: Callable[[], Any]) -> Any:
+        await self._before(name)
+        answer = act()
+        state = self.disk.state() or "free"
+        self.world.tell(f"{self.disk.name}: {name} -> {answer}, it is {state}")
+        await self._after(name)
+        return answer
+
+
+class LakeBackend(ModelBackend, BulkLoads, VectorIndexes, Snapshots):
+    name: ClassVar[str] = "lancedb"
+
+    def bulk_load(self, table: TableHandle) -> BulkLoad:
+        return _Load(self, table)
+
+    async def add(self, table: TableHandle, rows: list[Row], seen: set[str] | None) -> set[str]:
+        """One step of a load; all ids that it knows of."""
+
+        def act() -> set[str]:
+            there = self._of(table)
+            known = set(there.rows) if seen is None else seen
+            new = {row["id"] for row in rows}
+            if new & known:
+                raise DuplicateIdError(table.name, sorted(new & known))
+            there.twice |= new & there.rows.keys()
+            there.put(rows)
+            self._tell("load", table, sorted(new))
+            return known | new
+
+        known: set[str] = await self._write("add", act)
+        return known
+
+    async def create_index(
+        self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
+    ) -> None:
+        await self._call("create_index", lambda: self._of(table))
+
+    async def indexes(self, table: TableHandle) -> list[IndexInfo]:
+        await self._call("indexes", lambda: self._of(table))
+        return []
+
+    async def drop_index(self, table: TableHandle, name: str) -> None:
+        await self._call("drop_index", lambda: self._of(table))
+
+    async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
+        newest: int = await self._call("versions", lambda: self._of(table).versions)
+        return [
+            {"version": n, "created": self.world.host.wall()}
+            for n in range(max(1, newest - 3), newest + 1)
+        ]
+
+    async def restore(self, table: TableHandle, version: int) -> None:
+        raise AssertionError("nobody restores a version while it moves away")
+
+
+class _Load(BulkLoad):
+    def __init__(self, backend: LakeBackend, table: TableHandle) -> None:
+        self._backend = backend
+        self._table = table
+        self._seen: set[str] | None = None
+
+    async def add(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._seen = await self._backend.add(self._table, python_rows(rows), self._seen)
+
+
+def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> Rows:
+    vectors = np.array([row[schema.vector] for row in rows], np.float32).reshape(-1, schema.dim)
+    return Rows(
+        [row["id"] for row in rows],
+        {name: [row[name] for row in rows] for name in columns.fields},
+        [row["payload"] for row in rows] if columns.payload else None,
+        vectors if columns.vector else None,
+    )
+
+
+def _nearest(schema: Schema, rows: list[Row], query: VectorQuery) -> Found:
+    measures = [
+        float(np.linalg.norm(query.vector.astype(np.float64) - np.array(row[schema.vector])))
+        for row in rows
+    ]
+    order = sorted(range(len(rows)), key=lambda n: (measures[n], rows[n]["id"]))[: query.limit]
+    found = _as_rows(schema, [rows[n] for n in order], query.columns)
+    return Found(found, [measures[n] for n in order])
+
+
+BACKENDS: dict[str, type[ModelBackend]] = {"sqlite": FileBackend, "lancedb": LakeBackend}

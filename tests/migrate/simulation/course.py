@@ -1,0 +1,320 @@
+"""One seed from its first event to its last: an app that works, and a user who migrates it,
+through kills and faults, until all that he wanted is done. Then everything is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from aiovec.backend import TableHandle
+from aiovec.errors import AiovecError, MigrationError
+from aiovec_migrate import Event, Migration, Options, copying, runner
+from aiovec_migrate.journal import Journal
+from aiovec_migrate.places import Place
+
+from .app import SCHEMA, Worker, as_table, comparable, make_row
+from .backend import ModelBackend
+from .disk import Row
+from .faults import Faults
+from .loop import Process, SimulatedLoop
+from .world import ModelJournal, ModelToml, World
+
+# The virtual hours after which a run that is begun again and again has to be over.
+_MOST_LIVES = 80
+_MOST_TIME = 24 * 3600.0
+
+
+class SimulationError(AssertionError):
+    """Something that was promised did not hold."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a seed is about."""
+
+    source: str
+    target: str
+    options: Options
+    tables: int
+    rows: int
+    workers: int
+    calls: int
+    """After how many calls a worker of the app comes to rest."""
+    kills: int
+    faults: int
+    fault_rate: float
+    commands: tuple[str, ...]
+    hurry: float
+    """How long the user waits before he begins a failed command again."""
+    written_at_once: int
+    """The rows that make one write of a copy."""
+
+    @classmethod
+    def of(cls, seed: int) -> Scenario:
+        chance = random.Random(f"scenario {seed}")
+        source = chance.choice(["sqlite"] * 4 + ["lancedb"])
+        switch = chance.random() < 0.85
+        follow_up = [("finish",), ("rollback",), ("rollback", "finish"), ()] if switch else [()]
+        commands = chance.choice([("run", *more) for more in follow_up] * 3 + [("abort",)])
+        # One TOML names one backend of each kind, so a switch leads to another kind. A store that
+        # is as strict as SQLite in place of both is harder, so it is allowed here.
+        target = "sqlite" if source == "lancedb" and switch else None
+        return cls(
+            source=source,
+            target=target or chance.choice(["lancedb", "lancedb", "sqlite"]),
+            options=Options(
+                batch_size=chance.choice([1, 3, 7, 1000]),
+                switch=switch,
+                pause_limit=chance.choice([0.3, 5.0]),
+                attempts=chance.choice([1, 3]),
+                verify=chance.random() < 0.8,
+                index=chance.random() < 0.5,
+            ),
+            tables=chance.choice([1, 1, 2]),
+            rows=chance.choice([0, 5, 30]),
+            workers=chance.randint(0, 3),
+            calls=chance.choice([5, 30, 100]),
+            kills=chance.choice([0, 1, 3]),
+            faults=chance.choice([0, 0, 1, 4]),
+            fault_rate=chance.choice([0.01, 0.1]),
+            commands=commands,
+            hurry=chance.choice([0.0, 1.0, 30.0]),
+            written_at_once=chance.choice([1, 4, 20]),
+        )
+
+
+class Course:
+    """Tests that break the migrator override ``journal`` or ``store``."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.scenario = scenario = Scenario.of(seed)
+        self.loop = SimulatedLoop(seed)
+        self.world = World(seed, self.loop, {"old": scenario.source, "new": scenario.target})
+        self.chance = random.Random(f"course {seed}")
+        self.kills_left = scenario.kills
+        self.lives: list[Process] = []
+        self.workers: list[Worker] = []
+        self.untouched: dict[str, dict[str, Row]] = {}
+        self.rolled_back = False
+        self.began = False
+        self.too_late = False
+        """It could not be aborted any more."""
+
+    def run(self) -> None:
+        """All of it; SimulationError, with the trace as a note, where something is wrong."""
+        try:
+            with pytest.MonkeyPatch.context() as patched:
+                for limit in ("_BULK_ROWS", "_INSERT_ROWS"):
+                    patched.setattr(copying, limit, self.scenario.written_at_once)
+                patched.setattr(runner, "uuid", self)  # whose runs have names that a seed gives
+                self.loop.run_until_complete(self._main())
+        except BaseException as error:
+            error.add_note("\n".join([f"seed {self.seed}: {self.scenario}", *self.world.trace]))
+            raise
+        finally:
+            asyncio.set_event_loop(None)
+            self.loop.close()
+
+    async def _main(self) -> None:
+        await self._fill()
+        self.world.faults = Faults(
+            self.world, self.chance, self.scenario.faults, self.scenario.fault_rate
+        )
+        processes = [Process(worker.name) for worker in self.workers]
+        working = [
+            self.loop.start(process, worker.run(self.scenario.calls))
+            for process, worker in zip(processes, self.workers, strict=True)
+        ]
+        try:
+            await self.world.sleep(self.chance.choice([0.0, 0.5]) * self.chance.random())
+            for command in self.scenario.commands:
+                await self._insist(command)
+            # The app goes on for a while where it has not come to its rest.
+            await self.world.sleep(self.chance.choice([0.0, 3.0]))
+            for worker in self.workers:
+                worker.over = True
+            for task in working:
+                await task
+        finally:
+            for process in (*self.lives, *processes):
+                process.kill()
+                await self.loop.bury(process)
+            await self.loop.shutdown_asyncgens()
+        self._check()
+
+    async def _fill(self) -> None:
+        """Tables with rows of each worker, and with some that nobody touches."""
+        tables = [f"t{n}" for n in range(self.scenario.tables)]
+        self.workers = [Worker(self.world, f"w{n}", tables) for n in range(self.scenario.workers)]
+        backend = self.world.connect("old")
+        for table in tables:
+            await backend.create_table(table, SCHEMA)
+            handle: TableHandle = await backend.open_table(table)
+            kept = [make_row(f"kept-{n}", n, self.chance) for n in range(self.scenario.rows)]
+            self.untouched[table] = {row["id"]: row for row in kept}
+            for worker in self.workers:
+                own = [make_row(id, 1, self.chance) for id in worker.new_ids(self.scenario.rows)]
+                worker.rows[table] = {row["id"]: row for row in own}
+                kept += own
+            if kept:
+                await backend.insert(handle, as_table(kept))
+
+    def journal(self) -> Journal:
+        """What a migrator writes down its steps in."""
+        return ModelJournal(self.world)
+
+    def store(self, name: str) -> ModelBackend:
+        """One end of the migration, as the migrator opens it."""
+        return self.world.connect(name, faulty=True)
+
+    def uuid4(self) -> UUID:
+        return UUID(int=self.chance.getrandbits(128))
+
+    # The user
+
+    async def _insist(self, command: str) -> None:
+        """Give the command until it is done."""
+        work = getattr(self, f"_{command}")
+        for _ in range(_MOST_LIVES):
+            if await self._live(command, work):
+                self.world.unsettled = False
+                return
+            await self.world.sleep(self.scenario.hurry * self.chance.random())
+            if self.loop.time() > _MOST_TIME:
+                break
+        raise SimulationError(f"{command} does not come to its end")
+
+    async def _live(self, command: str, work: Callable[[Migration], Awaitable[Any]]) -> bool:
+        """One process of the migrator; whether it did what it was to do."""
+        process = Process(f"migrator{len(self.lives) + 1}")
+        self.lives.append(process)
+        self.world.tell(f"{process.name} is to {command}")
+        ended = asyncio.Event()
+        process.at_kill += [lambda: self.world.killed(process), ended.set]
+        if self.kills_left and self.chance.random() < 0.7:
+            # Early ones as often as late ones.
+            process.doom = int(10 ** (1 + 2.7 * self.chance.random()))
+        task = self.loop.start(process, self._process(process, work))
+        task.add_done_callback(lambda _: ended.set())
+        await ended.wait()
+        if not process.alive:
+            self.kills_left -= 1
+            self.world.tell(f"{process.name} is killed")
+            return False
+        process.doom = None
+        return task.result()
+
+    async def _process(self, process: Process, work: Callable[[Migration], Awaitable[Any]]) -> bool:
+        world = self.world
+        journal = self.journal()
+        source, target = self.store("old"), self.store("new")
+
+        async def step(name: str) -> None:
+            world.tell(f"step {name}")
+            if self.kills_left and self.chance.random() < 0.05:
+                # Here, or within what comes next.
+                process.doom = process.turns + self.chance.choice([0, self.chance.randint(0, 60)])
+                if process.doom == process.turns:
+                    process.kill()
+                    await self.loop.create_future()  # for ever
+
+        def listen(event: Event) -> None:
+            if event.kind != "progress":
+                world.tell(f"event {event.to_dict()}")
+
+        try:
+            async with journal.locked():
+                await source.open()
+                await target.open()
+                migration = Migration(
+                    Place(source, "old"),
+                    Place(target, "new"),
+                    journal,
+                    self.scenario.options,
+                    host=world.host,
+                    toml=ModelToml(world),
+                    listener=listen,
+                    step=step,
+                )
+                await work(migration)
+                await source.close()
+                await target.close()
+        except AiovecError as error:
+            world.tell(f"fails: {type(error).__name__}: {error}")
+            return False
+        return True
+
+    async def _run(self, migration: Migration) -> None:
+        await migration.run()
+
+    async def _finish(self, migration: Migration) -> None:
+        if self.world.journal.run is not None:  # else it was done before it was killed
+            await migration.finish()
+
+    async def _rollback(self, migration: Migration) -> None:
+        await migration.rollback()
+        self.rolled_back = True
+
+    async def _abort(self, migration: Migration) -> None:
+        """Some of a run, and then the end of it; all of it where it is too late."""
+        if not self.began:
+            self.began = True
+            running = asyncio.ensure_future(migration.run())
+            await asyncio.wait([running], timeout=self.chance.random() * 2)
+            running.cancel()
+            await asyncio.wait([running])
+        if self.too_late:
+            await migration.run()
+        elif self.world.journal.run is not None:
+            try:
+                await migration.abort()
+            except MigrationError as error:
+                self.too_late = "too late" in str(error)
+                raise
+
+    # The checks
+
+    def _check(self) -> None:
+        world, scenario = self.world, self.scenario
+        if self.loop.abandoned:
+            raise SimulationError(f"left without being closed: {self.loop.abandoned}")
+        aborted = "abort" in scenario.commands and not self.too_late
+        switched = scenario.options.switch and not aborted and not self.rolled_back
+        named = "new" if switched else "old"
+        if world.named != named:
+            raise SimulationError(f"the TOML names {world.named}, not {named}")
+        self._check_rows(named)
+        over = aborted or scenario.commands[-1:] == ("finish",) or not scenario.options.switch
+        if over and world.disks["old"].mark is not None:
+            raise SimulationError(f"the source is still marked: {world.disks['old'].mark}")
+        for worker in self.workers:
+            most = scenario.options.pause_limit + 2 * world.slowness
+            if worker.longest_wait > most + 0.2:
+                raise SimulationError(f"{worker.name} waited for {worker.longest_wait} s")
+
+    def _check_rows(self, named: str) -> None:
+        for table, untouched in self.untouched.items():
+            there = self.world.disks[named].tables[table]
+            if there.twice:
+                raise SimulationError(f"ids stand twice in {table}: {sorted(there.twice)}")
+            wanted = dict(untouched)
+            for worker in self.workers:
+                wanted |= worker.rows[table]
+            missing = sorted(wanted.keys() - there.rows.keys())
+            extra = sorted(there.rows.keys() - wanted.keys())
+            other = sorted(
+                id
+                for id in wanted.keys() & there.rows.keys()
+                if comparable(wanted[id]) != comparable(there.rows[id])
+            )
+            if missing or extra or other:
+                raise SimulationError(
+                    f"{table} in {named}: missing {missing}, extra {extra}, other {other}"
+                )

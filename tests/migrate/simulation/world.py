@@ -1,0 +1,174 @@
+"""All that outlives a migrator: the disks, the journal's file, the TOML; and its host."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from aiovec.errors import MigrationError
+from aiovec_migrate import RunState, TableState
+from aiovec_migrate.journal import Journal
+
+from .backend import BACKENDS, ModelBackend
+from .disk import Disk
+from .faults import Faults
+from .loop import Process, SimulatedLoop, current_process
+
+_T = TypeVar("_T")
+
+CONFIG = "/model/aiovec.toml"
+
+
+@dataclass
+class JournalFile:
+    """What was saved, as text: whatever the migrator changes later is not in it."""
+
+    run: str | None = None
+    tables: dict[str, str] = field(default_factory=dict)
+    holder: Process | None = None
+
+
+class World:
+    def __init__(self, seed: int, loop: SimulatedLoop, kinds: dict[str, str]) -> None:
+        self.loop = loop
+        self.chance = random.Random(f"world {seed}")
+        self.slowness = self.chance.choice([0.002, 0.02, 0.2])
+        self.host = ModelHost(self)
+        self.faults = Faults(self, self.chance, 0, 0.0)
+        self.disks = {name: Disk(name, kind) for name, kind in kinds.items()}
+        self.journal = JournalFile()
+        self.named = next(iter(kinds))
+        """What the TOML names."""
+        self.stamp = 0
+        """Counts how often the TOML was written."""
+        self.unsettled = False
+        """The TOML was flipped away from a store that has no mark, and the command is not over.
+
+        Stores follow within a second, and nothing sends them on, so what they write meanwhile may
+        come into either store. It must not be lost, but who changes or reads a row in the one that
+        he wrote in the other may find that it is not there yet.
+        """
+        self.trace: list[str] = []
+
+    def tell(self, text: str) -> None:
+        self.trace.append(f"{self.loop.time():9.3f} {current_process().name:>10}  {text}")
+
+    async def time_passes(self, *, much: bool = False) -> None:
+        """Others may run, and now and then for a while."""
+        kind = self.chance.random()
+        if much and kind < 0.1:
+            await asyncio.sleep(self.chance.random() * 10 * self.slowness)
+        elif kind < 0.15:
+            await asyncio.sleep(self.chance.random() * self.slowness)
+        elif kind < 0.6:
+            await asyncio.sleep(0)
+
+    async def sleep(self, seconds: float) -> None:
+        current_process().check_alive()
+        await asyncio.sleep(seconds)
+        current_process().check_alive()
+
+    def connect(self, name: str, *, faulty: bool = False) -> ModelBackend:
+        disk = self.disks[name]
+        return BACKENDS[disk.kind](disk, self, faulty=faulty)
+
+    def killed(self, process: Process) -> None:
+        for disk in self.disks.values():
+            disk.killed(process)
+        if self.journal.holder is process:
+            self.journal.holder = None
+
+
+class ModelHost:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
+        await self._world.time_passes()
+        current_process().check_alive()
+        answer = work(*args)
+        await self._world.time_passes()
+        return answer
+
+    def now(self) -> float:
+        return self._world.loop.time()
+
+    def wall(self) -> datetime:
+        """A clock that somebody sets now and then."""
+        jump = self._world.chance.choice([0, 0, 0, 86_400, -86_400 * 400])
+        return datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=self.now() + jump)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._world.sleep(seconds)
+
+
+class ModelJournal(Journal):
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._file = world.journal
+
+    async def load(self) -> RunState | None:
+        await self.world.time_passes()
+        if self._file.run is None:
+            return None
+        return RunState.from_json(self._file.run, self._file.tables)
+
+    async def save(self, state: RunState, *tables: TableState) -> None:
+        await self._change(
+            "saved " + " ".join([state.phase, *(f"{t.name}:{t.rows}" for t in tables)]),
+            lambda: self.write(state, *tables),
+        )
+
+    def write(self, state: RunState, *tables: TableState) -> None:
+        self._file.run = state.to_json()
+        self._file.tables |= {table.name: table.to_json() for table in tables}
+
+    async def remove(self) -> None:
+        def act() -> None:
+            self._file.run = None
+            self._file.tables = {}
+
+        await self._change("removed", act)
+
+    async def _change(self, text: str, act: Callable[[], None]) -> None:
+        await self.world.time_passes()
+        current_process().check_alive()
+        act()
+        self.world.tell(f"journal {text}")
+        await self.world.time_passes()
+
+    async def lock(self) -> None:
+        await self.world.time_passes()
+        if self._file.holder is not None:
+            raise MigrationError(f"{self._file.holder.name} is at work")
+        self._file.holder = current_process()
+
+    async def unlock(self) -> None:
+        if self._file.holder is current_process():
+            self._file.holder = None
+
+
+class ModelToml:
+    path = CONFIG
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def backend(self) -> str:
+        await self.world.time_passes()
+        return self.world.named
+
+    async def flip(self, backend: str) -> None:
+        await self.world.time_passes()
+        current_process().check_alive()
+        self.world.faults.flip()
+        if self.world.named != backend:
+            self.world.unsettled |= self.world.disks[self.world.named].kind == "lancedb"
+            self.world.named = backend
+            self.world.stamp += 1
+        self.world.tell(f"the TOML names {backend}")
+        await self.world.time_passes()

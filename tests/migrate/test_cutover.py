@@ -1,0 +1,231 @@
+"""The switch: who waits, who follows, what is called off, and the way back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sqlite.support import State
+
+import aiovec
+import aiovec_migrate
+from aiovec.errors import AiovecError, MigrationError, StoreMovedError
+from aiovec_migrate import Options, Phase
+
+from .support import contents_at, differences, fill, row, some_rows, write_toml
+from .test_resume import Stop, StoppedError
+
+CUT_OVER = [
+    "phase:cutting-over", "cut-over:ready", "cut-over:paused", "cut-over:checked",
+    "cut-over:moved", "phase:moved", "cut-over:flipped", "phase:done",
+]  # fmt: skip
+STILL = [
+    "phase:cutting-over", "cut-over:still", "phase:moved", "cut-over:flipped", "cut-over:looked",
+    "phase:done",
+]  # fmt: skip
+BACK = [
+    "phase:rolling-back", "cut-over:synced", "cut-over:still", "cut-over:flipped",
+    "cut-over:looked", "rollback:released", "phase:rolled-back",
+]  # fmt: skip
+SWITCH = Options(switch=True, batch_size=50, index=False)
+
+
+async def a_store(folder: Path, backend: str = "sqlite") -> Path:
+    config = write_toml(folder, backend)
+    async with aiovec.connect(config=config) as store:
+        await fill(store, {"notes": 60, "others": 10})
+    return config
+
+
+async def switch(config: Path, target: str = "lancedb", **more: Any) -> aiovec_migrate.Outcome:
+    options = more.pop("options", SWITCH)
+    return await aiovec_migrate.run(None, target, config=config, options=options, **more)
+
+
+def named(config: Path) -> str:
+    [line] = [li for li in config.read_text().splitlines() if li.startswith("backend")]
+    return line.split('"')[1]
+
+
+async def test_a_store_of_the_toml_goes_on_by_itself(tmp_path: Path) -> None:
+    config = await a_store(tmp_path)
+    async with aiovec.connect(config=config) as store, aiovec.connect(tmp_path / "notes.db") as old:
+        outcome = await switch(config)
+        assert outcome.state.phase is Phase.DONE
+        assert named(config) == "lancedb"
+        await store.insert("notes", some_rows("behind", 3, "notes"))
+        assert store.backend_name == "lancedb"
+        with pytest.raises(StoreMovedError, match=r"notes\.lance"):
+            await old.count("notes")
+        with pytest.raises(StoreMovedError, match=r"notes\.lance"):
+            await old.insert("notes", some_rows("stray", 3, "notes"))
+    await aiovec_migrate.finish(config=config)
+    assert await aiovec_migrate.status(config=config) is None
+    async with aiovec.connect(tmp_path / "notes.db") as old:  # the mark is gone
+        assert await old.count("notes") > 0
+
+
+async def test_what_is_written_up_to_the_pause_arrives(tmp_path: Path) -> None:
+    config = await a_store(tmp_path)
+    async with aiovec.connect(config=config) as store:
+        waiting: list[asyncio.Task[Any]] = []
+
+        async def write(step: str) -> None:
+            if step == "cut-over:ready":
+                await store.insert("notes", some_rows("last", 5, "notes"))
+                await store.delete("notes", ["r/20"])
+            if step == "cut-over:paused":
+                waiting.append(
+                    asyncio.ensure_future(store.insert("notes", [row("waited", State(1, 1), "me")]))
+                )
+                await asyncio.sleep(0.05)
+                assert not waiting[0].done()
+
+        await switch(config, step=write)
+        await waiting[0]  # it was led to the target, once
+    found = await contents_at(config=config)
+    ids = found["notes"][1].keys()
+    assert {f"last/{n}" for n in range(5)} | {"waited"} <= ids
+    assert "r/20" not in ids
+
+
+async def test_an_overrun_lets_the_writers_go_on_and_is_tried_again(tmp_path: Path) -> None:
+    config = await a_store(tmp_path)
+    pauses = 0
+    paused = asyncio.Event()
+    async with aiovec.connect(config=config) as store:
+
+        async def dawdle(step: str) -> None:
+            nonlocal pauses
+            if step == "cut-over:paused":
+                pauses += 1
+                paused.set()
+                if pauses == 1:
+                    await asyncio.sleep(30)
+
+        events: list[str] = []
+        moving = asyncio.ensure_future(
+            switch(
+                config,
+                options=Options(switch=True, pause_limit=0.5, index=False),
+                step=dawdle,
+                listener=lambda event: events.append(event.text),
+            )
+        )
+        await paused.wait()
+        await store.insert("notes", some_rows("meanwhile", 5, "notes"))
+        assert store.backend_name == "sqlite"
+        await moving
+    assert pauses == 2
+    assert any("called off" in text for text in events)
+    found = (await contents_at(config=config))["notes"][1]
+    assert {f"meanwhile/{n}" for n in range(5)} <= found.keys()
+
+
+async def test_it_gives_up_in_words_and_goes_on_later(tmp_path: Path) -> None:
+    config = await a_store(tmp_path)
+
+    async def dawdle(step: str) -> None:
+        if step == "cut-over:paused":
+            await asyncio.sleep(30)
+
+    options = Options(switch=True, pause_limit=0.2, attempts=2, index=False)
+    with pytest.raises(MigrationError, match=r"tried 2 times .* nobody was switched"):
+        await switch(config, options=options, step=dawdle)
+    assert named(config) == "sqlite"
+    async with aiovec.connect(config=config) as store:
+        await store.insert("notes", some_rows("later", 3, "notes"))
+    await switch(config, options=options)
+    assert "later/2" in (await contents_at(config=config))["notes"][1]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "step"),
+    [("sqlite", "lancedb", step) for step in CUT_OVER]
+    + [("lancedb", "sqlite", step) for step in STILL],
+)
+async def test_a_cut_over_that_stopped_is_completed(
+    tmp_path: Path, source: str, target: str, step: str
+) -> None:
+    config = await a_store(tmp_path, source)
+    async with aiovec.connect(config=config) as store:
+        with pytest.raises(StoppedError):
+            await switch(config, target, step=Stop(step))
+        # Writers go on at once, wherever the switch stopped.
+        async with asyncio.timeout(SWITCH.pause_limit):
+            await store.insert("notes", some_rows("between", 4, "notes"))
+        await aiovec_migrate.run(None, target, config=config, options=SWITCH)
+        await store.insert("notes", some_rows("behind", 4, "notes"))
+    assert named(config) == target
+    found = (await contents_at(config=config))["notes"][1]
+    assert {f"{when}/{n}" for when in ("between", "behind") for n in range(4)} <= found.keys()
+
+
+async def test_the_way_back_keeps_what_was_written_since(tmp_path: Path) -> None:
+    config = await a_store(tmp_path)
+    async with aiovec.connect(config=config) as store:
+        await switch(config)
+        await store.insert("notes", some_rows("since", 5, "notes"))
+        await store.delete("notes", ["r/20"])
+        await store.create_table("young", aiovec.Schema(2))
+        state = await aiovec_migrate.rollback(config=config)
+        assert state.phase is Phase.ROLLED_BACK
+        assert named(config) == "sqlite"
+        await store.insert("notes", some_rows("behind", 5, "notes"))
+    found = await contents_at(tmp_path / "notes.db")
+    assert "young" in found
+    assert {"since/4", "behind/4"} <= found["notes"][1].keys()
+    assert "r/20" not in found["notes"][1]
+    await aiovec_migrate.finish(config=config)
+    assert await aiovec_migrate.status(config=config) is None
+
+
+@pytest.mark.parametrize("step", BACK)
+async def test_a_way_back_that_stopped_is_completed(tmp_path: Path, step: str) -> None:
+    config = await a_store(tmp_path)
+    async with aiovec.connect(config=config) as store:
+        await switch(config)
+        await store.insert("notes", some_rows("since", 5, "notes"))
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.rollback(config=config, step=Stop(step))
+    await aiovec_migrate.rollback(config=config)
+    assert named(config) == "sqlite"
+    one, other = await contents_at(tmp_path / "notes.db"), await contents_at(config=config)
+    assert differences(one, other) == []
+    assert "since/4" in one["notes"][1]
+
+
+@pytest.mark.parametrize("step", ["cut-over:moved", "cut-over:flipped"])
+async def test_behind_the_switch_it_is_too_late_to_abort(tmp_path: Path, step: str) -> None:
+    config = await a_store(tmp_path)
+    with pytest.raises(StoppedError):
+        await switch(config, step=Stop(step))
+    with pytest.raises(MigrationError, match="too late"):
+        await aiovec_migrate.abort(config=config)
+
+
+async def refused(call: Callable[[], Awaitable[object]], match: str) -> None:
+    with pytest.raises(AiovecError, match=match):
+        await call()
+
+
+async def test_a_switch_needs_a_toml_that_names_both(tmp_path: Path) -> None:
+    config = await a_store(tmp_path)
+    elsewhere = f"lancedb://{tmp_path / 'elsewhere'}"
+    await refused(lambda: switch(config, elsewhere), r"no backend of .*aiovec\.toml")
+    await refused(
+        lambda: aiovec_migrate.run(
+            tmp_path / "notes.db", elsewhere, journal=tmp_path / "j", options=SWITCH
+        ),
+        "TOML",
+    )
+    assert named(config) == "sqlite"
+
+
+async def test_only_what_has_switched_is_rolled_back(tmp_path: Path) -> None:
+    config = await a_store(tmp_path)
+    await aiovec_migrate.run(None, "lancedb", config=config, options=Options(index=False))
+    await refused(lambda: aiovec_migrate.rollback(config=config), "has switched")

@@ -1,0 +1,162 @@
+"""Whole runs between real stores, without kills."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sqlite.support import State
+
+import aiovec
+import aiovec_migrate
+from aiovec.errors import MigrationError
+from aiovec_migrate import Event, Options, Phase
+
+from .support import SCHEMAS, contents_at, differences, fill, row, some_rows, write_toml
+
+LANCE, SQLITE = "notes.lance", "notes.db"
+
+
+async def source_in(target: str | Path, **counts: int) -> None:
+    async with aiovec.connect(target) as store:
+        await fill(store, counts)
+
+
+def lance(folder: Path, name: str = LANCE) -> str:
+    return f"lancedb://{folder / name}"
+
+
+async def move(source: object, target: object, journal: Path, **options: Any) -> list[Event]:
+    events: list[Event] = []
+    await aiovec_migrate.run(
+        str(source), str(target), journal=journal, options=Options(**options),
+        listener=events.append,
+    )  # fmt: skip
+    return events
+
+
+@pytest.mark.parametrize("batch_size", [1, 97, 1000])
+async def test_there_and_back_again_to_the_bit(tmp_path: Path, batch_size: int) -> None:
+    first, last = tmp_path / "a.db", tmp_path / "b.db"
+    await source_in(first, notes=300, others=0)
+    before = await contents_at(first)
+    await move(first, lance(tmp_path), tmp_path / "j1", batch_size=batch_size)
+    assert differences(before, await contents_at(lance(tmp_path))) == []
+    await move(lance(tmp_path), last, tmp_path / "j2", batch_size=batch_size)
+    assert differences(before, await contents_at(last)) == []
+    assert differences(before, await contents_at(first)) == []
+
+
+async def test_between_stores_of_one_kind(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=200, others=30)
+    before = await contents_at(tmp_path / "a.db")
+    await move(tmp_path / "a.db", tmp_path / "b.db", tmp_path / "j1", index=False)
+    assert differences(before, await contents_at(tmp_path / "b.db")) == []
+    await move(tmp_path / "b.db", lance(tmp_path, "c"), tmp_path / "j2", index=False)
+    await move(lance(tmp_path, "c"), lance(tmp_path, "d"), tmp_path / "j3", index=False)
+    assert differences(before, await contents_at(lance(tmp_path, "d"))) == []
+
+
+async def test_one_table(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=20, others=20)
+    await move(tmp_path / "a.db", tmp_path / "b.db", tmp_path / "j", tables=("others",))
+    assert list(await contents_at(tmp_path / "b.db")) == ["others"]
+
+
+async def test_a_switch_of_one_table_is_refused() -> None:
+    with pytest.raises(MigrationError, match="all tables"):
+        Options(tables=("notes",), switch=True)
+
+
+async def test_the_events_tell_each_phase_and_how_far_it_is(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=50)
+    events = await move(tmp_path / "a.db", lance(tmp_path), tmp_path / "j", batch_size=10)
+    phases = [event.phase for event in events if event.kind == "phase"]
+    assert phases == ["copying", "catching-up", "indexing", "verifying", "done"]
+    copied = [e for e in events if e.kind == "progress" and e.phase == "copying"]
+    assert copied[-1].rows == copied[-1].total == 47
+    assert events[-1].kind == "done"
+
+
+async def test_the_source_is_free_behind_a_run_without_a_switch(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=20)
+    await move(tmp_path / "a.db", lance(tmp_path), tmp_path / "j")
+    state = await aiovec_migrate.status(journal=tmp_path / "j")
+    assert state is not None
+    assert state.phase is Phase.DONE
+    async with aiovec.connect(tmp_path / "a.db") as store:
+        await store.create_table("more", SCHEMAS["others"])
+
+
+async def test_the_outcome_has_a_report(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=20)
+    outcome = await aiovec_migrate.run(
+        tmp_path / "a.db", lance(tmp_path), journal=tmp_path / "j", options=Options()
+    )
+    assert outcome.report is not None
+    assert outcome.report.equal
+    assert [table.rows.source_rows for table in outcome.report.tables] == [18]
+    again = await aiovec_migrate.run(
+        tmp_path / "a.db", lance(tmp_path), journal=tmp_path / "j", options=Options()
+    )
+    assert again.state.run == outcome.state.run  # it is done, and stays so
+
+
+async def test_a_target_with_rows_is_refused_and_nothing_is_marked(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=20)
+    await source_in(tmp_path / "b.db", notes=5)
+    before = await contents_at(tmp_path / "b.db")
+    with pytest.raises(MigrationError, match="notes"):
+        await move(tmp_path / "a.db", tmp_path / "b.db", tmp_path / "j")
+    assert await aiovec_migrate.status(journal=tmp_path / "j") is None
+    assert differences(before, await contents_at(tmp_path / "b.db")) == []
+    async with aiovec.connect(tmp_path / "a.db") as store:
+        await store.create_table("more", SCHEMAS["others"])
+
+
+async def test_an_empty_table_of_the_same_schema_is_filled(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=20)
+    await source_in(tmp_path / "b.db", notes=0)
+    await move(tmp_path / "a.db", tmp_path / "b.db", tmp_path / "j")
+    found = await contents_at(tmp_path / "b.db")
+    assert differences(await contents_at(tmp_path / "a.db"), found) == []
+
+
+async def test_the_store_itself_is_no_target(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=20)
+    with pytest.raises(MigrationError):
+        await move(tmp_path / "a.db", tmp_path / "a.db", tmp_path / "j")
+
+
+async def test_what_is_written_meanwhile_arrives(tmp_path: Path) -> None:
+    await source_in(tmp_path / "a.db", notes=200)
+    moments = ["table:created", "copy:written", "indexed", "verify:compared"]
+    async with aiovec.connect(tmp_path / "a.db") as store:
+
+        async def write(step: str) -> None:
+            if step not in moments:
+                return
+            n = 10 * len(moments)
+            moments.remove(step)
+            await store.insert("notes", some_rows(step, 30, "notes"))
+            await store.delete("notes", [f"r/{k}" for k in range(n, n + 3)])
+            await store.upsert("notes", [row(f"r/{n + 5}", State(7, 7), step)])
+            await store.update("notes", {"name": step}, ids=["r/199"])
+
+        await aiovec_migrate.run(
+            tmp_path / "a.db", lance(tmp_path), journal=tmp_path / "j",
+            options=Options(batch_size=20), step=write,
+        )  # fmt: skip
+    assert not moments
+    found = await contents_at(lance(tmp_path))
+    assert differences(await contents_at(tmp_path / "a.db"), found) == []
+
+
+async def test_a_toml_names_both(tmp_path: Path) -> None:
+    await source_in(tmp_path / SQLITE, notes=20)
+    config = write_toml(tmp_path, "sqlite")
+    await aiovec_migrate.run(None, "lancedb", config=config, options=Options())
+    assert (tmp_path / ".aiovec" / "migration.db").exists()
+    found = await contents_at(lance(tmp_path))
+    assert differences(await contents_at(tmp_path / SQLITE), found) == []

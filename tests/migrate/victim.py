@@ -1,0 +1,71 @@
+"""A migrator in a process of its own, which says each step that it comes to and may kill itself.
+
+    python -m tests.migrate.victim COMMAND CONFIG JSON
+
+The JSON may name ``source``, ``target``, ``options``, and ``die``: the step's name and at which of
+its occurrences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from typing import Any, NoReturn
+
+import aiovec_migrate
+from aiovec import AiovecError
+from aiovec_migrate import Options
+
+
+def say(*facts: Any) -> None:
+    os.write(1, json.dumps(facts).encode() + b"\n")
+
+
+def die() -> NoReturn:
+    """At once, as by ``kill -9``."""
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+    raise AssertionError("it lives on")
+
+
+class Steps:
+    def __init__(self, name: str | None, occurrence: int) -> None:
+        self._name = name
+        self._occurrence = occurrence
+        self._seen: Counter[str] = Counter()
+
+    async def __call__(self, name: str) -> None:
+        self._seen[name] += 1
+        say("step", name)
+        if name == self._name and self._seen[name] == self._occurrence:
+            die()
+
+
+async def main(command: str, config: str, told: dict[str, Any]) -> None:
+    step = Steps(*told.get("die", (None, 0)))
+    try:
+        if command == "run":
+            await aiovec_migrate.run(
+                told.get("source"),
+                told.get("target"),
+                config=config,
+                options=Options(**told.get("options", {})),
+                step=step,
+            )
+        elif command == "rollback":
+            await aiovec_migrate.rollback(config=config, step=step)
+        elif command == "abort":
+            await aiovec_migrate.abort(config=config, step=step)
+        else:
+            await aiovec_migrate.finish(config=config, step=step)
+    except AiovecError as error:
+        say("error", type(error).__name__, str(error))
+        sys.exit(3)
+    say("done", command)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))
