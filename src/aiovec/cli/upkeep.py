@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigError, CorruptStoreError
+from ..sources import Hints, source_for
 from .output import out, print_json, progress
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, opened, store_and
@@ -48,13 +52,39 @@ def backup(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Copy the whole store, as it is at one moment, while others use it."""
+    """Copy the whole store, as it is at one moment, while others use it.
+
+    A SQLite database that another program wrote can be copied too, before it is imported.
+    """
     store, path = store_and(first, second, "a PATH")
-    target, seconds = run(_backup(store, config, path))
+    began = time.perf_counter()
+    try:
+        target, seconds = run(_backup(store, config, path))
+    except CorruptStoreError:
+        # What is no store may be a database that is to be imported.
+        if store is None or not _copied_foreign(store, path):
+            raise
+        target, seconds = store, time.perf_counter() - began
     if json:
         print_json({"store": target, "backup": path, "seconds": round(seconds, 6)})
     else:
         out().print(f"copied {target} to {path} in {seconds:.2f} s")
+
+
+def _copied_foreign(store: str, path: str) -> bool:
+    """Copy a database that another program wrote; False where it is none that is known."""
+    file = Path(store).expanduser()
+    kind = source_for(file) if file.is_file() else None
+    if kind is None:
+        return False
+    try:
+        source = kind(file, Hints())
+    except ConfigError:  # a store of ours, and damaged
+        return False
+    with closing(source), progress("") as bar:
+        bar.add_task("copying", total=None)
+        source.backup(Path(path).expanduser())
+    return True
 
 
 async def _optimize(

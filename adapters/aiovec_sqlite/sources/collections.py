@@ -1,0 +1,122 @@
+"""Collections of points: ``vec_{name}``, ``payload_{name}`` and ``_collection_meta``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiovec.schema import Metric, Schema
+from aiovec.sources import Chunk, ForeignTable, Reject, legal_table_name
+
+from ..layout import quoted
+from .blobs import matrix_of
+from .catalog import Catalog
+from .tables import as_id
+
+META = "_collection_meta"
+_METRICS: dict[str, Metric] = {"cosine": "cosine", "l2": "l2"}
+
+# As aiovec.sync.VectorStore names its vectors and keeps such keys, so that it reads them.
+_VECTOR = "vector"
+_TAKEN = re.compile(r"_*(id|vector)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    vec: str
+    payload: str
+    key: str
+    column: str
+    dtype: str
+
+
+def collections(db: sqlite3.Connection, catalog: Catalog, taken: set[str]) -> list[ForeignTable]:
+    """The collections whose two tables are there."""
+    if META not in catalog.ordinary:
+        return []
+    names = [column.name for column in catalog.columns(META)]
+    if "name" not in names:
+        return []
+    model = '"model"' if "model" in names else "NULL"
+    found = []
+    for name, made_by in db.execute(f"SELECT name, {model} FROM {META} ORDER BY 1").fetchall():
+        vec, payload = f"vec_{name}", f"payload_{name}"
+        declared = catalog.vec0(vec) if vec in catalog else None
+        if declared is None or payload not in catalog or len(declared.vectors) != 1:
+            continue
+        vector = declared.vectors[0]
+        if vector.element == "bit":
+            continue
+        table = legal_table_name(name, taken)
+        taken.add(table)
+        notes = []
+        if vector.metric not in _METRICS:
+            notes.append(f"the metric {vector.metric} is not known here; the table gets l2")
+        schema = Schema(
+            vector.dim, metric=_METRICS.get(vector.metric, "l2"), model=made_by or None,
+            vector=_VECTOR,
+        )  # fmt: skip
+        part = Collection(vec, payload, declared.key, vector.name, vector.element)
+        found.append(
+            ForeignTable(table, name, "collection", catalog.count(vec), schema, tuple(notes), part)
+        )
+    return found
+
+
+def read(db: sqlite3.Connection, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+    """The points of a collection, and as rejects those of which one half is missing."""
+    part: Collection = table.part
+    key = "rowid" if part.key == "rowid" else quoted(part.key)
+    rows = db.execute(
+        f"SELECT v.{key}, v.{quoted(part.column)}, p.orig_id, p.payload_json, p.rowid "
+        f"FROM {quoted(part.vec)} v LEFT JOIN {quoted(part.payload)} p ON p.rowid = v.{key}"
+    )
+    try:
+        while found := rows.fetchmany(size):
+            yield _chunk(part, found, schema)
+    finally:
+        rows.close()
+    rows = db.execute(
+        f"SELECT rowid, orig_id FROM {quoted(part.payload)} "
+        f"WHERE rowid NOT IN (SELECT {key} FROM {quoted(part.vec)})"
+    )
+    try:
+        while lonely := rows.fetchmany(size):
+            yield Chunk(
+                [], [],
+                [Reject(rowid, _shown(id), "the vector is missing") for rowid, id in lonely],
+            )  # fmt: skip
+    finally:
+        rows.close()
+
+
+def _chunk(part: Collection, found: list[tuple[Any, ...]], schema: Schema) -> Chunk:
+    matrix, good, faults = matrix_of([row[1] for row in found], schema.dim, part.dtype)
+    rejects = [Reject(found[i][0], _shown(found[i][2]), why) for i, why in faults.items()]
+    rows: list[dict[str, Any]] = []
+    places: list[int | str] = []
+    chosen = (row for row, right in zip(found, good.tolist(), strict=True) if right)
+    for (rowid, _, id, text, there), vector in zip(chosen, matrix, strict=True):
+        if there is None:
+            rejects.append(Reject(rowid, None, f"there is no row of it in {part.payload}"))
+            continue
+        try:
+            payload = json.loads(text) if text else {}
+        except (ValueError, TypeError, RecursionError) as exc:
+            rejects.append(Reject(rowid, _shown(id), f"the payload is no JSON: {exc}"))
+            continue
+        if not isinstance(payload, dict):
+            rejects.append(Reject(rowid, _shown(id), "the payload is no JSON object"))
+            continue
+        row = {f"_{key}" if _TAKEN.match(key) else key: value for key, value in payload.items()}
+        rows.append({**row, "id": as_id(id), schema.vector: vector})
+        places.append(rowid)
+    return Chunk(rows, places, rejects)
+
+
+def _shown(value: Any) -> str | None:
+    return None if value is None or isinstance(value, bytes) else str(value)

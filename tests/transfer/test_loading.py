@@ -1,0 +1,449 @@
+"""What can be taken is taken, what cannot is told; with strict it is all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+
+import aiovec
+from aiovec import (
+    AiovecError,
+    ConfigError,
+    DimensionMismatchError,
+    InvalidRowError,
+    ModelMismatchError,
+    Schema,
+    SchemaMismatchError,
+    VectorStore,
+)
+from aiovec.sources import Chunk, Hints
+from aiovec.transfer import save
+from aiovec.transfer import sifting as sifting_module
+from aiovec.transfer.sifting import sift
+
+from .support import bring, rejected
+
+Row = dict[str, Any]
+
+
+def lines(path: Path, rows: list[Row | str]) -> Path:
+    texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def good(*ids: str) -> list[Row | str]:
+    return [{"id": id, "embedding": [1.0, float(n)]} for n, id in enumerate(ids)]
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies beside the store."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("store.db"))
+
+
+# Rejects
+
+
+async def test_each_bad_line_is_told_and_the_rest_goes_on(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    path = lines(
+        tmp_path / "notes.jsonl",
+        [
+            {"id": "a", "embedding": [1, 0]},
+            "{broken",
+            "[1, 2]",
+            "",
+            {"id": "short", "embedding": [1]},
+            {"id": "none", "embedding": None},
+            {"id": "absent"},
+            {"id": "nan", "embedding": [1, float("nan")]},
+            {"id": "huge", "embedding": [1, 1e39]},
+            {"id": "zero", "embedding": [0, 0]},
+            {"embedding": [1, 0]},
+            {"id": 7, "embedding": [0, 1], "year": 1},
+            {"id": "a", "embedding": [1, 1]},
+            {"id": "deep", "embedding": [1, 1], "inf": float("inf")},
+            {"id": "", "embedding": [1, 1]},
+            {"id": "text", "embedding": "[1, 1]"},
+            '{"id": "surrogate", "embedding": [1, 1], "t": "\\ud800"}',
+        ],
+    )
+    done = await bring(store, path)
+    assert (done.created, done.rows, done.rejected) == (True, 2, 14)
+    assert [(r.id, dict(r.fields)) for r in await store.find("notes")] == [
+        ("7", {"year": 1}), ("a", {}),
+    ]  # fmt: skip
+    found = rejected(tmp_path)
+    assert found.pop(2)[1].startswith("no JSON: ")
+    assert found.pop(16)[1] == "the vector is str, not a sequence of numbers"
+    assert found == {
+        3: (None, "no JSON object"),
+        5: ("short", "the vector has 1 dimensions, not 2"),
+        6: ("none", "the vector is missing (key 'embedding')"),
+        7: ("absent", "the vector is missing (key 'embedding')"),
+        8: ("nan", "the vector has nan in it"),
+        9: ("huge", "the vector has 1e+39 in it, too large for float32"),
+        10: ("zero", "the vector is zero, so it has no cosine"),
+        11: (None, "field 'id': every row needs an id"),
+        13: ("a", "the id came before in the same source"),
+        14: ("deep", "field 'inf': NaN and infinity are not JSON"),
+        15: ("", "field 'id': an id is text of 1 to 512 bytes without NUL"),
+        17: ("surrogate", "field 't': the text is not valid Unicode (a lone surrogate)"),
+    }
+
+
+async def test_bad_rows_of_parquet(store: VectorStore, tmp_path: Path) -> None:
+    ids = ["a", "b", None, "d", "e", "f", "g", "h", "i"]
+    vectors = [[1, 0], None, [1, 1], [1], [1, None], [float("inf"), 1], [0, 0], [2, 2], [3, 3]]
+    table = pa.table(
+        {
+            "id": ids,
+            "vector": pa.array(vectors, pa.list_(pa.float64())),
+            "score": pa.array([1.0] * 7 + [float("nan"), 1.0]),
+        }
+    )
+    pq.write_table(table, tmp_path / "notes.parquet")
+    done = await bring(store, tmp_path / "notes.parquet")
+    assert done.rows == 2
+    assert [r.id for r in await store.find("notes")] == ["a", "i"]
+    assert rejected(tmp_path) == {
+        1: ("b", "the vector is missing"),
+        2: (None, "field 'id': every row needs an id"),
+        3: ("d", "the vector has 1 dimensions, not 2"),
+        4: ("e", "the vector has a null in it"),
+        5: ("f", "the vector has inf in it"),
+        6: ("g", "the vector is zero, so it has no cosine"),
+        7: ("h", "field 'score': NaN is no value; use None"),
+    }
+
+
+async def test_ids_that_come_twice_in_different_batches(
+    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiovec.transfer import loading
+
+    monkeypatch.setattr(loading, "_ROWS_AT_ONCE", range(2, 3))
+    path = lines(tmp_path / "notes.jsonl", good("a", "b", "c", "a", "d", "c", "c"))
+    done = await bring(store, path)
+    assert done.rows == 4
+    reason = "the id came before in the same source"
+    assert rejected(tmp_path) == {4: ("a", reason), 6: ("c", reason), 7: ("c", reason)}
+    await store.drop_table("notes")
+    done = await bring(store, path, upsert=True)
+    assert (done.rows, done.rejected) == (4, 0)
+    (record,) = await store.get("notes", "c")
+    assert record.vector.tolist() == [1, 6]  # the last one counts
+
+
+async def test_a_file_of_which_nothing_fits_leaves_no_table(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    path = lines(tmp_path / "notes.jsonl", [{"id": "a", "vec": [1, 2]}, {"id": "b", "vec": [1]}])
+    with pytest.raises(InvalidRowError, match="not one of 2 could be taken; the first: the vector"):
+        await bring(store, path, schema=Schema(2))
+    assert await store.tables() == []
+
+
+async def test_the_rejects_are_listed_only_where_there_are_some(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    await bring(store, lines(tmp_path / "notes.jsonl", good("a")))
+    assert names_in(tmp_path) == ["notes.jsonl"]
+
+
+def test_thousands_of_bad_vectors_are_found_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = Schema(4, fields={"year": int})
+    vectors = np.random.default_rng(2).normal(size=(8000, 4)).astype(np.float32)
+    vectors[::2] = np.nan
+    flat = pa.array(vectors.reshape(-1))
+    arrow = pa.table(
+        {
+            "id": [str(i) for i in range(8000)],
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, 4),
+            "year": pa.array(range(8000)),
+        }
+    )
+    columns = {"id": [str(i) for i in range(8000)], "embedding": vectors}
+    mappings = [{"id": str(i), "embedding": vector} for i, vector in enumerate(vectors)]
+    checks = 0
+    door = sifting_module.to_table
+
+    def counted(rows: Any, schema: Schema) -> pa.Table:
+        nonlocal checks
+        checks += 1
+        return door(rows, schema)
+
+    monkeypatch.setattr(sifting_module, "to_table", counted)
+    for rows in (arrow, columns, mappings):
+        checks = 0
+        sifted = sift(Chunk(rows, range(8000)), schema, last_counts=False)
+        assert (sifted.rows.num_rows, len(sifted.rejects)) == (4000, 4000)
+        assert list(sifted.places) == list(range(1, 8000, 2))
+        assert checks <= 3
+
+
+# Strict
+
+
+async def test_strict_keeps_nothing_of_a_new_table(store: VectorStore, tmp_path: Path) -> None:
+    path = lines(tmp_path / "notes.jsonl", [*good("a", "b"), "broken", *good("b")])
+    with pytest.raises(InvalidRowError, match="2 of them cannot be taken, so nothing was kept"):
+        await bring(store, path, strict=True)
+    assert await store.tables() == []
+    assert set(rejected(tmp_path)) == {3, 4}
+    done = await bring(store, lines(path, good("a", "b")), strict=True)
+    assert (done.rows, await store.count("notes")) == (2, 2)
+    assert rejected(tmp_path) == rejected(tmp_path)
+
+
+@pytest.mark.parametrize("upsert", [False, True])
+async def test_strict_and_a_table_that_is_there(
+    store: VectorStore, tmp_path: Path, upsert: bool
+) -> None:
+    await store.create_table("notes", Schema(2))
+    await store.insert("notes", [{"id": "a", "embedding": [5, 5]}])
+    path = lines(tmp_path / "notes.jsonl", [*good("x", "y"), "broken"])
+    with pytest.raises(InvalidRowError, match="nothing was kept"):
+        await bring(store, path, strict=True, upsert=upsert)
+    assert await store.tables() == ["notes"]
+    assert await store.count("notes") == 1
+    lines(path, good("x", "a", "y"))
+    if upsert:
+        assert (await bring(store, path, strict=True, upsert=True)).rows == 3
+    else:
+        with pytest.raises(InvalidRowError, match="nothing was kept"):
+            await bring(store, path, strict=True)
+        assert rejected(tmp_path) == {None: ("a", "the id is there already")}
+        assert await store.count("notes") == 1
+        assert (await bring(store, lines(path, good("x", "y")), strict=True)).rows == 2
+    assert await store.tables() == ["notes"]
+    assert await store.count("notes") == 3
+    (record,) = await store.get("notes", "a")
+    assert record.vector.tolist() == ([1, 1] if upsert else [5, 5])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_into_lancedb_and_back(tmp_path: Path, strict: bool) -> None:
+    schema = Schema(2, model="m", metric="l2", fields={"year": int, "tags": list[str]})
+    rows = [
+        {"id": str(i), "embedding": [i, 1], "year": i, "tags": ["x"], "k": {"n": i}}
+        for i in range(50)
+    ]
+    async with aiovec.connect(f"lancedb://{tmp_path}/lance") as lance:
+        await lance.create_table("before", schema)
+        await lance.insert("before", rows)
+        await save(lance, "before", tmp_path / "notes.parquet")
+        done = await bring(lance, tmp_path / "notes.parquet", strict=strict)
+        assert (done.created, done.rows) == (True, 50)
+        assert await lance.schema("notes") == schema
+        again = await bring(lance, tmp_path / "notes.parquet", strict=strict, upsert=True)
+        assert (again.created, again.rows) == (False, 50)
+        assert await lance.find("notes") == await lance.find("before")
+        assert await lance.tables() == ["before", "notes"]
+
+
+# The table it goes to
+
+
+async def test_rows_for_a_table_that_is_there(store: VectorStore, tmp_path: Path) -> None:
+    await store.create_table("notes", Schema(2, model="m", vector="v", fields={"year": int}))
+    await store.insert("notes", [{"id": "a", "v": [5, 5]}])
+    rows = [{"id": id, "embedding": [1, 2], "year": 3, "k": "x"} for id in ("a", "b")]
+    done = await bring(store, lines(tmp_path / "notes.jsonl", rows))  # type: ignore[arg-type]
+    assert (done.created, done.rows) == (False, 1)
+    assert rejected(tmp_path) == {1: ("a", "the id is there already")}
+    (record,) = await store.get("notes", "b")
+    assert record.fields == {"year": 3, "k": "x"}
+    assert (await bring(store, tmp_path / "notes.jsonl", upsert=True)).rows == 2
+    with pytest.raises(ModelMismatchError):
+        await bring(store, tmp_path / "notes.jsonl", model="other")
+    with pytest.raises(ConfigError, match="metric 'cosine'"):
+        await bring(store, tmp_path / "notes.jsonl", metric="dot")
+    with pytest.raises(SchemaMismatchError):
+        await bring(store, tmp_path / "notes.jsonl", schema=Schema(2, vector="embedding"))
+    with pytest.raises(DimensionMismatchError):
+        await bring(store, lines(tmp_path / "long.jsonl", [{"id": "c", "embedding": [1, 2, 3]}]))
+
+
+async def test_what_the_user_says_of_a_new_table(store: VectorStore, tmp_path: Path) -> None:
+    path = lines(tmp_path / "notes.jsonl", [{"id": "a", "vec": [0, 0], "year": 3}])
+    await bring(store, path, hints=Hints(vector_column="vec"), metric="l2", model="m")
+    assert await store.schema("notes") == Schema(2, metric="l2", model="m", vector="vec")
+    schema = Schema(2, metric="dot", fields={"year": int})
+    await bring(store, path, "typed", hints=Hints(vector_column="vec"), schema=schema)
+    assert await store.schema("typed") == schema
+    assert await store.count("typed", "year = 3") == 1
+
+
+async def test_somebody_elses_parquet(store: VectorStore, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "doc": pa.array([1, 2], pa.int64()),
+            "emb": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64())),
+            "year": pa.array([1, None], pa.int16()),
+            "kind": pa.array(["x", "y"]).dictionary_encode(),
+            "seen": pa.array([datetime(2024, 1, 1, tzinfo=UTC)] * 2),
+            "naive": pa.array([datetime(2024, 1, 1)] * 2),  # noqa: DTZ001 - that is its point
+            "day": pa.array([date(2024, 1, 2)] * 2),
+            "price": pa.array([Decimal("1.50")] * 2),
+            "parts": pa.array([{"a": [1]}, {"a": None}]),
+            "raw": pa.array([b"x", b"y"]),
+            "odd name": pa.array(["p", "q"]),
+        }
+    )
+    for name, write in (
+        ("notes.parquet", pq.write_table),
+        ("notes.feather", feather.write_feather),
+    ):
+        write(table, tmp_path / name)
+        done = await bring(store, tmp_path / name, hints=Hints(id_column="doc"))
+        kept, dropped = done.notes
+        assert kept.endswith("no type or name of a field: naive, day, price, parts, odd name")
+        assert dropped == "not taken, being binary: raw"
+        assert await store.schema("notes") == Schema(
+            2, vector="emb", fields={"year": int, "kind": str, "seen": datetime}
+        )
+        (record,) = await store.get("notes", "1")
+        assert record.fields == {
+            "year": 1, "kind": "x", "seen": datetime(2024, 1, 1, tzinfo=UTC),
+            "naive": "2024-01-01T00:00:00.000000", "day": "2024-01-02", "price": "1.50",
+            "parts": {"a": [1]}, "odd name": "p",
+        }  # fmt: skip
+        await store.drop_table("notes")
+
+
+async def test_columns_that_do_not_fit_are_refused_as_a_whole(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    await store.create_table("notes", Schema(2, fields={"year": int}))
+    table = pa.table({"id": ["a"], "embedding": [[1.0, 2.0]], "year": ["text"]})
+    pq.write_table(table, tmp_path / "notes.parquet")
+    with pytest.raises(InvalidRowError, match="the column is string, the field int"):
+        await bring(store, tmp_path / "notes.parquet")
+    pq.write_table(table.drop(["id"]), tmp_path / "no.parquet")
+    with pytest.raises(ConfigError, match="no column 'id'"):
+        await bring(store, tmp_path / "no.parquet")
+
+
+async def test_numpy_of_other_types_and_records_that_do_not_match(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "notes.npy", np.eye(4, dtype=">f8")[:, ::-1])
+    with pytest.raises(ConfigError, match="holds the records"):
+        await bring(store, tmp_path / "notes.npy")
+    lines(tmp_path / "notes.jsonl", [{"id": "a"}, "broken", {"id": "c", "k": 1}])
+    done = await bring(store, tmp_path / "notes.npy")
+    assert done.rows == 2
+    assert [(i, e[1][:15]) for i, e in rejected(tmp_path).items()] == [
+        (1, "no JSON: Expect"), (3, "there is no rec"),
+    ]  # fmt: skip
+    (record,) = await store.get("notes", "c")
+    assert (record.vector.tolist(), record.fields) == ([0, 1, 0, 0], {"k": 1})
+
+
+async def test_files_that_cannot_be_read_are_named(store: VectorStore, tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.arrow", "a.arrows", "a.npy"):
+        (tmp_path / name).write_bytes(b"nonsense" * 10)
+        (tmp_path / "a.jsonl").write_text("")
+        with pytest.raises(ConfigError, match=f"{name} cannot be read"):
+            await bring(store, tmp_path / name)
+    with pytest.raises(ConfigError, match="no vector was found"):
+        await bring(store, tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match="there is no file"):
+        await bring(store, tmp_path / "absent.parquet")
+    (tmp_path / "a.what").write_text("x")
+    with pytest.raises(ConfigError, match="--format"):
+        await bring(store, tmp_path / "a.what")
+    assert await store.tables() == []
+
+
+# Partial output, cancelling, memory
+
+
+async def test_an_export_that_fails_or_is_cancelled_leaves_no_file(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    await store.create_table("notes", Schema(2))
+    await store.insert("notes", [{"id": str(i), "embedding": [1, i]} for i in range(9000)])
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def fail(rows: int) -> None:
+        raise AiovecError("stopped")
+
+    for name in ("a.parquet", "a.arrow", "a.arrows", "a.jsonl", "a.npy"):
+        with pytest.raises(AiovecError, match="stopped"):
+            await save(store, "notes", folder / name, seen=fail)
+        began = asyncio.Event()
+        task = asyncio.create_task(
+            save(store, "notes", folder / name, seen=lambda rows, began=began: began.set())
+        )
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert names_in(folder) == []
+
+
+async def test_an_export_replaces_only_when_told(store: VectorStore, tmp_path: Path) -> None:
+    await store.create_table("notes", Schema(2))
+    path = tmp_path / "notes.jsonl"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="--overwrite"):
+        await save(store, "notes", path)
+    assert path.read_text() == "mine"
+    await save(store, "notes", path, overwrite=True)
+    assert path.read_text() == ""
+    with pytest.raises(ConfigError, match="no folder"):
+        await save(store, "notes", tmp_path / "absent" / "notes.jsonl")
+
+
+async def test_a_cancelled_import_leaves_whole_batches_and_a_usable_store(
+    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiovec.transfer import loading
+
+    monkeypatch.setattr(loading, "_ROWS_AT_ONCE", range(100, 101))
+    path = lines(tmp_path / "notes.jsonl", good(*map(str, range(5000))))
+    began = asyncio.Event()
+    task = asyncio.create_task(bring(store, path, seen=lambda one, rows: began.set()))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await store.count("notes") % 100 == 0
+    done = await bring(store, path, upsert=True)
+    assert await store.count("notes") == 5000
+    assert done.rejected == 0
+    assert names_in(tmp_path) == ["notes.jsonl"]
+
+
+async def test_a_table_is_never_held_as_a_whole(store: VectorStore, tmp_path: Path) -> None:
+    count, dim = 40_000, 64
+    await store.create_table("notes", Schema(dim, metric="l2"))
+    for start in range(0, count, 10_000):
+        ids = [str(i) for i in range(start, start + 10_000)]
+        vectors = np.random.default_rng(1).random((10_000, dim), dtype=np.float32)
+        await store.insert("notes", {"id": ids, "embedding": vectors})
+    before = pa.total_allocated_bytes()
+    held: list[int] = []
+
+    def look(*_: object) -> None:
+        held.append(pa.total_allocated_bytes() - before)
+
+    for name in ("notes.arrow", "notes.arrows"):
+        await save(store, "notes", tmp_path / name, seen=look)
+        await bring(store, tmp_path / name, name.replace(".", "-"), seen=look)
+        assert len(held) > 4
+    assert max(held) < count * dim * 4 / 2
