@@ -1,4 +1,5 @@
-"""For all tests: a blocked event loop fails the test, and ``AIOVEC_LOOP`` chooses the loop."""
+"""For all tests: a blocked event loop fails the test, ``AIOVEC_LOOP`` chooses the loop, and what
+no interpreter and no loop can change is marked ``once``."""
 
 from __future__ import annotations
 
@@ -15,6 +16,27 @@ from blockbuster import BlockBuster
 from blockbuster.blockbuster import BlockBusterFunction
 
 import aiovec
+
+# Neither another Python nor another event loop can change what these tests show: campaigns against
+# processes, disks and servers, and what runs the same code in a process of its own. They take most
+# of the time, so ``.ci/run`` runs them with one Python only, and all the others with each.
+ONCE = (
+    "tests/bench/",
+    "tests/cli/test_demo.py",
+    "tests/contract/test_lancedb.py::TestLancedbFolder",  # in memory it is the same code
+    "tests/contract/test_lancedb_s3.py",
+    "tests/contract/test_toy.py",
+    "tests/demo/",
+    "tests/docs/",
+    "tests/examples/",
+    "tests/faults/test_full.py",
+    "tests/faults/test_kill.py",
+    "tests/faults/test_kill_creation.py",
+    "tests/faults/test_many_processes.py",
+    "tests/faults/test_refused_files.py",
+    "tests/faults/test_soak.py::test_a_short_soak[48 KiB]",  # the other one stays
+    "tests/lancedb/",
+)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -93,6 +115,17 @@ def _no_blocked_loop(watched_loops: _Blocked) -> Iterator[None]:
     watched_loops.clear()
     yield
     assert not watched_loops, "the event loop was blocked by " + "\n".join(watched_loops)
+
+
+@pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    places = tuple(place + ("" if place.endswith("/") else "::") for place in ONCE)
+    for place in ONCE:
+        if not (config.rootpath / place.partition("::")[0]).exists():
+            raise pytest.UsageError(f"ONCE names {place}, which is not there")
+    for item in items:
+        if f"{item.nodeid}::".startswith(places):
+            item.add_marker(pytest.mark.once)
 
 
 def pytest_asyncio_loop_factories(

@@ -173,7 +173,8 @@ class Follower:
         except ConfigError as exc:
             if str(exc) != self._complaint:  # it is tried again every second
                 self._complaint = str(exc)
-                LOG.warning("the changed TOML cannot be used; the store stays where it is: %s", exc)
+                text = "the changed TOML cannot be used; the store stays where it is: %s"
+                await self._log(logging.WARNING, text, exc)
             return
         self._complaint = ""
         if resolved is not None:
@@ -190,11 +191,17 @@ class Follower:
         if self._closed:
             await backend.close()
             raise StoreClosedError(backend.target)
-        LOG.info("following the TOML from %s to %s", self.engine.backend.target, backend.target)
         retired, self.engine = self.engine, Engine(backend, resolved.settings)
         closing = asyncio.ensure_future(retired.close_when_idle())
         self._retired.add(closing)
         closing.add_done_callback(self._retired.discard)
+        text = "following the TOML from %s to %s"
+        await self._log(logging.INFO, text, retired.backend.target, backend.target)
+
+    async def _log(self, level: int, text: str, *facts: object) -> None:
+        """In a thread: the handlers that an app attached may wait for a file or a terminal."""
+        if LOG.isEnabledFor(level):
+            await anyio.to_thread.run_sync(LOG.log, level, text, *facts, limiter=self._threads)
 
     async def close(self) -> None:
         self._closed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -436,6 +437,39 @@ async def test_a_store_follows(made: list[Toy], tmp_path: Path) -> None:
         assert store.target == "other://2"
         await until(has_closed_the_first)
     assert made[1].done == ["open", "close"]
+
+
+async def test_a_log_that_must_wait_for_its_stream_keeps_no_loop_waiting(
+    made: list[Toy],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[tuple[str, int]] = []
+
+    class Recording(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append((record.getMessage(), threading.get_ident()))
+
+    log = logging.getLogger("aiovec")
+    monkeypatch.setattr(log, "handlers", [Recording()])
+    caplog.set_level(logging.INFO, "aiovec")
+    file = tmp_path / "aiovec.toml"
+    file.write_text('[retrieval]\nbackend = "toy"\n[retrieval.toy]\nurl = "toy://1"')
+    async with connect(config=file) as store:
+        for text in ("[retrieval", '[retrieval]\nbackend = "other"'):
+            _replace(file, text)
+            before = len(told)
+
+            async def has_told(before: int = before) -> bool:
+                await store.tables()
+                return len(told) > before
+
+            await until(has_told)
+    (cannot, one), (following, other) = told
+    assert cannot.startswith("the changed TOML cannot be used")
+    assert following.startswith("following the TOML from toy://1 to ")
+    assert threading.get_ident() not in (one, other)
 
 
 # The process

@@ -163,7 +163,7 @@ def campaign(path: Path, rounds: int, seed: int) -> int:
 
 
 def test_killed_writers(tmp_path: Path) -> None:
-    assert campaign(tmp_path / "notes.db", 6, seed=20) > 6
+    assert campaign(tmp_path / "notes.db", 6, seed=20) >= 6
 
 
 @pytest.mark.long

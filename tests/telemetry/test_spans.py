@@ -397,9 +397,11 @@ async def test_nothing_of_a_user_is_told(tmp_path: Path, spans: Spans, measured:
         await store.get("notes", ["SECRETid", "SECRETabsent"])
         await store.find("notes", where, select=["title", "payload.SECRETkey"])
         await store.update("notes", {"title": "SECRETtitle"}, ids="SECRETid")
-        for _ in range(20):  # from the file at first, then from memory
+        async with asyncio.timeout(60):  # from the file at first, then from memory
+            while (await store.stats("notes")).details["searched"] != "in memory":
+                await store.search("notes", vector, where=where, model="SECRETmodel")
+        for _ in range(20):
             await store.search("notes", vector, where=where, model="SECRETmodel")
-            await asyncio.sleep(0.02)
         await store.search_many("notes", [vector], where=F.title == "SECRETtitle")
         _ = [batch async for batch in store.export("notes", where=where)]
         for failing in (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,9 @@ from ..settings import RetrievalSettings
 from ..store import VectorStore
 from .values import DIM, SMALL, small_rows
 
-ABILITIES = ("text", "text-prefix", "indexes", "changes", "snapshots", "backup", "power-loss")
+ABILITIES = (
+    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "power-loss",
+)  # fmt: skip
 
 
 async def open_store(backend: Backend, *, dim: int = DIM) -> VectorStore:
@@ -29,6 +32,16 @@ async def open_store(backend: Backend, *, dim: int = DIM) -> VectorStore:
         await backend.close()
         raise
     return VectorStore(backend, RetrievalSettings(dim=dim))
+
+
+@contextmanager
+def case(name: object) -> Iterator[None]:
+    """One of many cases that a test goes through on one store: a failure tells which it is."""
+    try:
+        yield
+    except BaseException as exc:
+        exc.add_note(f"in the case {name!r}")
+        raise
 
 
 class ContractBase(ABC):

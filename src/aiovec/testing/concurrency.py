@@ -105,7 +105,7 @@ class ConcurrencyContract(ContractBase):
 
         readers = [asyncio.ensure_future(read()) for _ in range(3)]
         try:
-            for n in range(25):
+            for n in range(15):
                 rows = [
                     {"id": f"{n}-{i}", "embedding": [1.0, n, i, 1], "year": n} for i in range(20)
                 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..filters import F
 from ..records import Hit
 from ..schema import Field, Metric, Schema
 from ..store import VectorStore
-from .base import ContractBase
+from .base import ContractBase, case
 from .oracle import Oracle, assert_same_hit_fields, assert_same_hits
 from .values import DIM, EVERY_KIND, SMALL, ids_of, rows_of_every_kind, small_rows, vectors
 
@@ -325,21 +324,17 @@ class SearchingContract(ContractBase):
             hits = await store.search("notes", query, limit=10, exact=True)
             assert_same_hits(hits, oracle.search("notes", query, limit=10))
 
-    @pytest.mark.parametrize(("vector", "error"), BAD_VECTORS.values(), ids=BAD_VECTORS)
-    async def test_bad_queries_are_refused(
-        self, notes: VectorStore, vector: Any, error: type[Exception]
-    ) -> None:
-        calls: list[Callable[[], Awaitable[Any]]] = [
-            lambda: notes.search("notes", vector),
-            lambda: notes.search_many("notes", [vectors(1)[0], vector]),
-        ]
-        for call in calls:
-            with pytest.raises(error) as caught:
-                await call()
-            assert isinstance(caught.value, ValueError)
-        if error is DimensionMismatchError:
-            assert vars(caught.value)["expected"] == DIM
-            assert vars(caught.value)["given"] == len(vector)
+    async def test_bad_queries_are_refused(self, notes: VectorStore) -> None:
+        for name, (vector, error) in BAD_VECTORS.items():
+            with case(name):
+                with pytest.raises(error) as one:
+                    await notes.search("notes", vector)
+                with pytest.raises(error) as many:
+                    await notes.search_many("notes", [vectors(1)[0], vector])
+                for caught in (one.value, many.value):
+                    assert isinstance(caught, ValueError)
+                    if isinstance(caught, DimensionMismatchError):
+                        assert (caught.expected, caught.given) == (DIM, len(vector))
 
     # Diversity and reranking
 

@@ -23,7 +23,7 @@ from .world import World
 # Seconds between two calls of ``optimize``, beside all others.
 _OPTIMIZE_EVERY = 5.0
 # A closed store's last threads end soon after.
-_GRACE = 10.0
+_GRACE = 60.0
 
 
 @dataclass
