@@ -159,9 +159,7 @@ def _replace(
             change_row, zip(*row_columns(block, table.schema), numbers, there, strict=True)
         )
         if in_place:
-            tx.db.executemany(
-                change_vector, zip(list(vectors[start:end]), there, strict=True)
-            )
+            tx.db.executemany(change_vector, zip(list(vectors[start:end]), there, strict=True))
         else:
             tx.db.executemany(drop_vector, ((rowid,) for rowid in there))
             tx.db.executemany(

@@ -15,7 +15,6 @@ import pytest
 from tests.sqlite.support import (
     SCHEMAS,
     State,
-    backend_of,
     names_in,
     opened,
     run_code,
@@ -150,7 +149,7 @@ async def test_an_abandoned_export_lets_go_of_its_snapshot(tmp_path: Path) -> No
             break
         gc.collect()
         async with asyncio.timeout(60):  # its connection closes soon after
-            while await _frames_left(path):
+            while await _frames_left(path):  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
         # And so does one that was left in good order.
         async with aclosing(store.export("notes", batch_size=10)) as export:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from tests.sqlite.support import backend_of, opened
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import TableHandle
 from aiovec_sqlite.connection import Connection
+from aiovec_sqlite.driver import connect as raw_connect
 from aiovec_sqlite.opening import open_reader
 from aiovec_sqlite.resident import copies, refusals
 from aiovec_sqlite.resident.refusals import Refusals
@@ -170,3 +172,26 @@ def test_nothing_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept._by_name["t"].until - now == 1
     assert kept.add(table, "another", failed=True)
     assert kept.add(TableHandle("t", SCHEMA, 2), "another", failed=True)
+
+
+async def test_a_vector_that_is_not_finite_leaves_the_table_to_the_file(tmp_path: Path) -> None:
+    """As in a damaged file: in memory it would spoil the bound for the other rows."""
+    rows = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
+    ids = [f"{n:03}" for n in range(300)]
+    async with opened(tmp_path / "a.db") as store:
+        await store.create_table("t", Schema(8))
+        await store.insert("t", {"id": ids, "embedding": rows})
+    with closing(raw_connect(str(tmp_path / "a.db"))) as db:
+        (blob,) = db.execute('SELECT vectors FROM "t.vec_vector_chunks00"').fetchone()
+        damaged = np.frombuffer(blob, dtype=np.float32).copy()
+        damaged[0] = np.nan
+        db.execute('UPDATE "t.vec_vector_chunks00" SET vectors = ?', (damaged.tobytes(),))
+        db.commit()
+    async with opened(tmp_path / "a.db") as store:
+        await store.search("t", rows[5])
+        async with asyncio.timeout(60):
+            while (await store.stats("t")).details["searched"] != "from the file":
+                await asyncio.sleep(0.01)
+                await store.search("t", rows[5])
+        (hit, *_) = await store.search("t", rows[5])
+        assert hit.id == "005"
