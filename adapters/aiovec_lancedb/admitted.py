@@ -1,101 +1,235 @@
-"""Tables for reads that may take much memory: opened when it is their turn."""
+"""Tables for reads: the newest version, opened when it is the read's turn to take memory.
+
+Opening costs several hops to Lance's threads, so the version that was the newest is kept. A read
+begins on it while a look at the table tells whether it still is. Where it is not, the read is done
+again on the version that the look found. Either way it reads a version that was the newest after
+the call began, and so sees every write that was acknowledged before.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio.to_thread
 
 from aiovec.backend import Columns, StaleTableError, TableHandle, VectorQuery
-from aiovec.errors import CorruptStoreError
+from aiovec.errors import AiovecError, CorruptStoreError
 
 from .admission import Admission, result_bytes, scan_bytes
+from .freshness import Mark, mark_of
+from .infos import unindexed_rows
 from .session import Opened, Session
+
+_T = TypeVar("_T")
 
 # Reads of no more rows than this are not counted.
 _FEW = 1000
+# Tables of which a version is kept.
+_MOST_KEPT = 64
+
+
+class NeedsEveryRow(Exception):  # noqa: N818 - it reports no error
+    """A search turned out to read the whole table, for which it had no share of the memory."""
+
+
+@dataclass(slots=True)
+class _View:
+    """A version of a table, and what was asked about it."""
+
+    table: Opened
+    token: object
+    version: int
+    rows: int | None = None
+    unindexed: int | None = None
+    steady: bool = False
+    """Whether it was still the newest when it was looked for again: so it may be next time."""
+    mark: Mark | None = None
 
 
 class Reader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
-    def __init__(self, session: Session, admission: Admission) -> None:
+    def __init__(self, session: Session, admission: Admission, folder: Path | None) -> None:
         self._session = session
         self._admission = admission
-        # By the table's name: of which version, and how many rows a search by an index scans.
-        self._unindexed: dict[str, tuple[int, int]] = {}
+        self._folder = folder
+        self._kept: dict[str, _View] = {}
 
-    @asynccontextmanager
+    def wrote(self, table: str) -> None:
+        """This store changed the table, so what was kept of it is old."""
+        self._kept.pop(table, None)
+
     async def search(
-        self, handle: TableHandle, queries: Sequence[VectorQuery]
-    ) -> AsyncIterator[Opened]:
-        """For queries that are answered one after another."""
+        self,
+        handle: TableHandle,
+        queries: Sequence[VectorQuery],
+        act: Callable[[Opened, bool], Awaitable[_T]],
+    ) -> _T:
+        """For queries that are answered one after another.
+
+        ``act`` gets the table, and whether it may read all of it. If it has to and may not, it
+        raises NeedsEveryRow and is called again when it may.
+        """
         limit = max((query.limit for query in queries), default=0)
-        exact = any(query.exact for query in queries)
 
-        async def size(table: Opened) -> int:
-            everything = exact or table.extreme
-            rows = await (self._rows(table) if everything else self._scanned(table))
-            return scan_bytes(rows, table.schema.dim, limit)
+        async def run(whole: bool) -> _T:
+            async def size(view: _View) -> int:
+                everything = whole or view.table.extreme
+                rows = await (self._rows(view) if everything else self._scanned(view))
+                return scan_bytes(rows, view.table.schema.dim, limit)
 
-        async with self._opened(handle, size) as opened:
-            yield opened
+            return await self._run(handle, size, lambda table: act(table, whole or table.extreme))
 
-    @asynccontextmanager
-    async def rows(self, handle: TableHandle, most: int, columns: Columns) -> AsyncIterator[Opened]:
+        try:
+            return await run(any(query.exact for query in queries))
+        except NeedsEveryRow:
+            return await run(True)
+
+    async def rows(
+        self,
+        handle: TableHandle,
+        most: int,
+        columns: Columns,
+        act: Callable[[Opened], Awaitable[_T]],
+    ) -> _T:
         """For a read that finds so many rows at most."""
 
-        async def size(table: Opened) -> int:
+        async def size(view: _View) -> int:
             if most <= _FEW:
                 return 0
-            dim = table.schema.dim if columns.vector else 0
-            return result_bytes(await self._rows(table), most, dim)
+            dim = view.table.schema.dim if columns.vector else 0
+            return result_bytes(await self._rows(view), most, dim)
 
-        async with self._opened(handle, size) as opened:
-            yield opened
+        return await self._run(handle, size, act)
+
+    async def _run(
+        self,
+        handle: TableHandle,
+        size_of: Callable[[_View], Awaitable[int]],
+        act: Callable[[Opened], Awaitable[_T]],
+    ) -> _T:
+        kept = self._kept.get(handle.name)
+        if kept is not None and kept.steady and kept.token == handle.token:
+            try:
+                size = await size_of(kept)
+                if self._admission.free(size):
+                    async with self._admission.share(size):
+                        done, found = await self._while_looking(handle, kept, act)
+                    if done:
+                        return found[0]
+            except CorruptStoreError:
+                # Of a version whose files are gone; or it is worth a second look anyway.
+                self.wrote(handle.name)
+        async with self._opened(handle, size_of) as view:
+            return await act(view.table)
+
+    async def _while_looking(
+        self, handle: TableHandle, kept: _View, act: Callable[[Opened], Awaitable[_T]]
+    ) -> tuple[bool, list[_T]]:
+        """What ``act`` gives for the kept version, and whether that is still the newest."""
+        self._session.check()
+        looking = asyncio.ensure_future(self._look(handle, kept))
+        looking.add_done_callback(_heard)
+        failed: AiovecError | None = None
+        found: list[_T] = []
+        try:
+            try:
+                found.append(await act(kept.table))
+            except AiovecError as exc:
+                failed = exc
+            newest = await looking
+        finally:
+            looking.cancel()
+        if newest is not kept:
+            self._keep(newest)
+            return False, []
+        if failed is not None:
+            raise failed
+        return True, found
 
     @asynccontextmanager
     async def _opened(
-        self, handle: TableHandle, size_of: Callable[[Opened], Awaitable[int]]
-    ) -> AsyncIterator[Opened]:
-        async with self._read(handle) as opened:
-            size = await size_of(opened)
+        self, handle: TableHandle, size_of: Callable[[_View], Awaitable[int]]
+    ) -> AsyncIterator[_View]:
+        async with self._read(handle) as view:
+            size = await size_of(view)
             if self._admission.free(size):
                 async with self._admission.share(size):
-                    yield opened
+                    yield view
                 return
         # What is opened before the wait would be old behind it.
-        async with self._admission.share(size), self._read(handle) as opened:
-            yield opened
+        async with self._admission.share(size), self._read(handle) as view:
+            yield view
 
     @asynccontextmanager
-    async def _read(self, handle: TableHandle) -> AsyncIterator[Opened]:
+    async def _read(self, handle: TableHandle) -> AsyncIterator[_View]:
         """The table for a read that is repeated where its version is removed meanwhile."""
         async with self._session.reading(handle) as opened:
+            view = self._keep(_View(opened, handle.token, await self._version(opened)))
             try:
-                yield opened
+                yield view
             except CorruptStoreError:
+                self.wrote(handle.name)
                 present = await self._session.opened(handle)
-                if await self._version(present) == await self._version(opened):
+                if await self._version(present) == view.version:
                     raise
                 raise StaleTableError(handle.name) from None
+
+    async def _look(self, handle: TableHandle, kept: _View) -> _View:
+        """The newest version: ``kept`` where it still is that one."""
+        mark = await self._mark(handle.name)
+        if mark is not None and mark == kept.mark:
+            return kept
+        opened = await self._session.opened(handle)
+        newest = _View(opened, handle.token, await self._version(opened))
+        if newest.version != kept.version:
+            return newest
+        # It was so before the table was opened. If it belonged to another version, or to another
+        # table of this name, the next one differs from it.
+        kept.mark = mark
+        return kept
+
+    async def _mark(self, table: str) -> Mark | None:
+        if self._folder is None:
+            return None
+        return await anyio.to_thread.run_sync(partial(mark_of, self._folder, table))
+
+    def _keep(self, newest: _View) -> _View:
+        """The same, or what was kept where it is of this version."""
+        name = newest.table.name
+        kept = self._kept.get(name)
+        if kept is not None and (kept.version, kept.token) == (newest.version, newest.token):
+            kept.steady = True
+            return kept
+        if name not in self._kept and len(self._kept) >= _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[name] = newest
+        return newest
 
     async def _version(self, table: Opened) -> int:
         return int(await self._session.run(table.lance.version()))
 
-    async def _rows(self, table: Opened) -> int:
-        return int(await self._session.run(table.lance.count_rows()))
+    async def _rows(self, view: _View) -> int:
+        if view.rows is None:
+            view.rows = int(await self._session.run(view.table.lance.count_rows()))
+        return view.rows
 
-    async def _scanned(self, table: Opened) -> int:
+    async def _scanned(self, view: _View) -> int:
         """The rows that no index on the vector covers."""
-        version = await self._version(table)
-        known = self._unindexed.get(table.name)
-        if known is not None and known[0] == version:
-            return known[1]
-        rows = await self._rows(table)
-        for index in await self._session.run(table.lance.list_indices()):
-            if list(index.columns) == [table.schema.vector]:
-                stats = await self._session.run(table.lance.index_stats(index.name))
-                if stats is not None:
-                    rows = int(stats.num_unindexed_rows)
-        self._unindexed[table.name] = version, rows
-        return rows
+        if view.unindexed is None:
+            uncovered = await unindexed_rows(self._session, view.table)
+            found = uncovered.get(view.table.schema.vector)
+            view.unindexed = await self._rows(view) if found is None else found
+        return view.unindexed
+
+
+def _heard(looking: asyncio.Future[_View]) -> None:
+    """A look whose outcome nobody awaits any more says nothing."""
+    if not looking.cancelled():
+        looking.exception()

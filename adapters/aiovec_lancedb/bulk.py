@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,27 +14,34 @@ import pyarrow as pa
 from aiovec.backend import BulkLoad, TableHandle
 from aiovec.errors import DuplicateIdError
 
-from .rows import off_loop, stored_form
+from .rows import off_loop
 from .session import Opened, Session
 from .writer import Work
-from .writes import existing_ids, note_extreme
+from .writes import Prepared, existing_ids, note_extreme
 
 Int64Array = npt.NDArray[np.int64]
 
 _BATCH = 2**17
-# Sorted parts of what was seen, from which on they become one.
-_MOST_PARTS = 16
 
 
 class Load(BulkLoad):
-    def __init__(self, table: TableHandle, write: Callable[[str, Work], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        table: TableHandle,
+        write: Callable[[str, Work], Awaitable[Any]],
+        wrote: Callable[[TableHandle, int], None],
+    ) -> None:
         self._table = table
         self._write = write
+        self._wrote = wrote
         self._seen: SeenIds | None = None
 
     async def add(self, rows: pa.Table) -> None:
-        if rows.num_rows:
-            await self._write(self._table.name, _Add(self, self._table, rows))
+        if not rows.num_rows:
+            return
+        prepared, found = await off_loop(rows.num_rows, partial(_prepared, rows, self._table))
+        await self._write(self._table.name, _Add(self, self._table, prepared, found))
+        self._wrote(self._table, rows.num_rows)
 
     async def seen(self, session: Session, table: Opened) -> SeenIds:
         """The ids so far; at first those that the table has already."""
@@ -54,48 +61,76 @@ class Load(BulkLoad):
 class _Add(Work):
     load: Load
     handle: TableHandle
-    rows: pa.Table
+    prepared: Prepared
+    hashes: Hashes
 
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await session.opened(self.handle)
         seen = await self.load.seen(session, table)
-        ids = await off_loop(self.rows.num_rows, self.rows.column("id").to_pylist)
-        own, suspects = await off_loop(len(ids), lambda: seen.check(ids))
+        ids = self.prepared.ids
+        places = await off_loop(len(ids), lambda: seen.places(self.hashes))
+        suspects = [ids[place] for place in places]
         if suspects:
             twice = await existing_ids(session, table, suspects)
             if twice:
                 raise DuplicateIdError(table.name, [id for id in suspects if id in twice])
-        await note_extreme(session, table, self.rows)
-        rows = await off_loop(self.rows.num_rows, partial(stored_form, self.rows, table.schema))
-        await session.run(table.lance.add(rows))
-        seen.add(own)
+        if self.prepared.extreme:
+            await note_extreme(session, table)
+        await session.run(table.lance.add(self.prepared.rows))
+        seen.add(self.hashes)
         return [None]
+
+
+def _prepared(rows: pa.Table, handle: TableHandle) -> tuple[Prepared, Hashes]:
+    prepared = Prepared.now(rows, handle.schema)
+    return prepared, Hashes.of(prepared.ids)
+
+
+class Hashes(NamedTuple):
+    """Hashes of some ids in rising order, and each one's place among the ids."""
+
+    values: Int64Array
+    places: Int64Array
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> Hashes:
+        found = hashes(ids)
+        order = np.argsort(found)
+        return cls(found[order], order)
 
 
 class SeenIds:
     """Hashes of ids, 8 bytes each: they tell which ids may have come before."""
 
     def __init__(self) -> None:
+        # In rising order each, the largest first, and each more than twice as large as the next.
         self._parts: list[Int64Array] = []
+        self._new: list[Int64Array] = []
 
-    def check(self, ids: Sequence[str]) -> tuple[Int64Array, list[str]]:
-        """The ids' hashes, and those of the ids that may have been seen."""
-        found = hashes(ids)
-        seen = np.zeros(len(found), dtype=np.bool_)
+    def add(self, found: Hashes) -> None:
+        """Takes no time."""
+        if len(found.values):
+            self._new.append(found.values)
+
+    def places(self, found: Hashes) -> list[int]:
+        """The places of those ids that may have been seen."""
+        while self._new:
+            self._sort_in(self._new.pop())
+        seen = np.zeros(len(found.values), dtype=np.bool_)
         for part in self._parts:
-            places = np.searchsorted(part, found).clip(max=len(part) - 1)
-            seen |= part[places] == found
-        return found, [ids[place] for place in np.flatnonzero(seen).tolist()]
+            places = np.searchsorted(part, found.values).clip(max=len(part) - 1)
+            seen |= part[places] == found.values
+        return sorted(found.places[seen].tolist())
 
-    def add(self, found: Int64Array) -> None:
-        if len(found):
-            self._parts.append(np.sort(found))
-        if len(self._parts) > _MOST_PARTS:
-            self._parts = [np.sort(np.concatenate(self._parts))]
+    def _sort_in(self, part: Int64Array) -> None:
+        while self._parts and len(self._parts[-1]) <= 2 * len(part):
+            part = np.concatenate([self._parts.pop(), part])
+            part.sort(kind="stable")  # it knows parts that are in order
+        self._parts.append(part)
 
 
 def _note(seen: SeenIds, batch: pa.RecordBatch) -> None:
-    seen.add(hashes(batch.column("id").to_pylist()))
+    seen.add(Hashes.of(batch.column("id").to_pylist()))
 
 
 def hashes(ids: Sequence[str]) -> Int64Array:

@@ -24,6 +24,7 @@ from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError, TableNotFoundError
 
 from .admission import Admission, scan_bytes
+from .infos import unindexed_rows
 from .locks import WriteLock
 from .pins import Pins
 from .session import Opened, Session
@@ -160,7 +161,7 @@ class Housekeeper:
                         await self._wake.wait()
                 continue
             began = time.monotonic()
-            quiet = state.commits < _COMMITS
+            quiet = state.commits < _COMMITS or began - state.last_commit >= _QUIET
             state.commits, state.look_at = 0, None
             try:
                 await self._look(name, state, quiet=quiet)
@@ -176,6 +177,8 @@ class Housekeeper:
                 state.failed += 1
                 state.look_at = time.monotonic() + 60
             ended = time.monotonic()
+            if not quiet and state.look_at is None:
+                state.look_at = ended + _QUIET  # these may have been the last
             state.rest_until = ended + _REST * (ended - began)
             if not state.commits and state.look_at is None:
                 self._tables.pop(name, None)
@@ -214,16 +217,8 @@ class Housekeeper:
             over = 0 if first is None else versions.index(first)
             if over > (_OVER if quiet else retention.most):
                 return True
-        return await self._unindexed(table) > _UNINDEXED + _UNINDEXED_SHARE * shape.rows
-
-    async def _unindexed(self, table: Opened) -> int:
-        """The most rows that one of the indexes does not cover."""
-        most = 0
-        for index in await self.session.run(table.lance.list_indices()):
-            stats = await self.session.run(table.lance.index_stats(index.name))
-            if stats is not None:
-                most = max(most, int(stats.num_unindexed_rows))
-        return most
+        uncovered = max((await unindexed_rows(self.session, table)).values(), default=0)
+        return uncovered > _UNINDEXED + _UNINDEXED_SHARE * shape.rows
 
     async def _look_again(self, handle: TableHandle, state: _State) -> None:
         """Note what is left: versions that somebody might have been reading."""

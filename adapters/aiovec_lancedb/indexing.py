@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _GROWN, _OUTGROWN = 1.5, 4.0
 # Rows that are written before a look at whether they matter.
 _LOOK_AFTER = 256
+# Seconds without a write after which a build begins by itself: it would slow the writes down, and
+# of a table that is being filled it would be old at once. And the longest that it is put off.
+_LULL, _LONGEST_WAIT = 1.0, 30.0
 
 
 @dataclass(slots=True)
@@ -45,6 +49,8 @@ class _State:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     added: int = 0
     look_after: int = _LOOK_AFTER
+    last_write: float = 0.0
+    put_off_since: float = 0.0
     doing: str | None = None
     failure: str | None = None
 
@@ -113,20 +119,33 @@ class Indexing:
 
     # As tables grow
 
-    def wrote(self, handle: TableHandle, rows: int) -> None:
-        """Rows were written; some time this is a reason to build or to measure."""
+    def wrote(self, handle: TableHandle, rows: int, *, loading: bool = False) -> None:
+        """Rows were written; some time this is a reason to build or to measure.
+
+        ``loading``: in bulk, which is over when no more come.
+        """
         state = self._state(handle.name)
         state.added += rows
+        state.last_write = time.monotonic()
+        if loading:
+            state.put_off_since = state.last_write
         if state.added < state.look_after or state.tasks or self._closed:
             return
         state.added = 0
-        self._start(handle, self._tend_quietly(handle))
+        state.put_off_since = state.last_write
+        self._start(handle, self._tend_quietly(handle, state))
 
     async def tend(self, handle: TableHandle) -> None:
         """Build or measure now, where the table has grown enough for it."""
         await self._end_of(self._start(handle, self._tend(handle)))
 
-    async def _tend_quietly(self, handle: TableHandle) -> None:
+    async def _tend_quietly(self, handle: TableHandle, state: _State) -> None:
+        while True:
+            begins = min(state.last_write + _LULL, state.put_off_since + _LONGEST_WAIT)
+            wait = begins - time.monotonic()
+            if wait <= 0:
+                break
+            await asyncio.sleep(wait)
         # Where others are at it, the next writes bring it here again.
         with suppress(StaleTableError, StoreClosedError, StoreBusyError):
             await self._tend(handle)

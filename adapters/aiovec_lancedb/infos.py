@@ -24,6 +24,15 @@ async def vector_index(session: Session, table: Opened) -> Any:
     return None
 
 
+async def unindexed_rows(session: Session, table: Opened) -> dict[str, int]:
+    """For each column that has an index, the rows that it does not cover."""
+    return {
+        index.columns[0]: int(index.num_unindexed_rows or 0)
+        for index in await session.run(table.lance.list_indices())
+        if len(index.columns) == 1
+    }
+
+
 async def infos_of(session: Session, table: Opened) -> list[IndexInfo]:
     """All indexes, over vectors and over fields, by their names."""
     found = [_info(index, table.tuned) for index in await session.run(table.lance.list_indices())]

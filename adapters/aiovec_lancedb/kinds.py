@@ -129,6 +129,16 @@ def chosen_kind(schema: Schema) -> str:
     return "ivf_sq" if schema.dim % 8 else "ivf_rq"
 
 
+def chosen(schema: Schema, rows: int, index_from: int) -> str:
+    """What "auto" does for so many rows, in words."""
+    if rows < index_from:
+        return f"none: fewer than {index_from:,} rows are searched one by one"
+    kind = chosen_kind(schema)
+    plan = plan_of(kind, {}, rows, schema.dim)
+    bits = f" with {plan['num_bits']} bits a dimension" if "num_bits" in plan else ""
+    return f"{kind} in {plan['num_partitions']:,} partitions{bits}"
+
+
 def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[str, int]:
     """The options of a build, with what the user left open."""
     plan = dict(options)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from aiovec.backend import Columns, Found, VectorQuery
 from aiovec.measuring import distances, is_extreme, nearest_first
 
+from .admitted import NeedsEveryRow
 from .effort import MARGIN, Effort
 from .layout import column_names
 from .planning import Plan, Planner, past_index, uses_index
@@ -41,22 +42,32 @@ _EPSILON = 2.0**-23
 # which small products would vanish beside the 1; a power of two scales them without an error.
 _LARGEST_COMPONENT = 2.0**60
 _SCAN_BATCH = 4096
+# So many rows more than were asked for cost less to hand on than to leave out.
+_FEW_MORE = 24
 
 
 async def search(
-    session: Session, table: Opened, queries: Sequence[VectorQuery], planner: Planner
+    session: Session,
+    table: Opened,
+    queries: Sequence[VectorQuery],
+    planner: Planner,
+    *,
+    whole: bool,
 ) -> list[Found]:
-    return [await search_one(session, table, query, planner) for query in queries]
+    """What each query finds. ``whole``: there is memory for reading the whole table."""
+    return [await search_one(session, table, query, planner, whole=whole) for query in queries]
 
 
 async def search_one(
-    session: Session, table: Opened, query: VectorQuery, planner: Planner
+    session: Session, table: Opened, query: VectorQuery, planner: Planner, *, whole: bool
 ) -> Found:
     if table.extreme or is_extreme(query.vector[None, :]):
-        return await _by_scan(session, table, query)
+        return await _by_scan(session, table, query, whole=whole)
     condition = await condition_of(query.where)
     plan = await planner.plan(session, table, query, condition)
     while not plan.scans and plan.asked * table.schema.dim * 4 <= _MOST_BYTES:
+        if plan.exact and not whole:
+            raise NeedsEveryRow
         found, settled = await _by_lance(session, table, query, condition, plan)
         if not plan.exact:
             if len(found.measures) >= query.limit or not await uses_index(session, table, plan):
@@ -69,7 +80,8 @@ async def search_one(
         if plan.asked > query.limit + MARGIN:
             break
         plan = plan.wider(_WIDER)
-    return await _by_scan(session, table, query)
+    # A plan that scans is about the few rows that a filter selects.
+    return await _by_scan(session, table, query, whole=whole or plan.scans)
 
 
 async def _by_lance(
@@ -122,8 +134,10 @@ def _ranked(
     vectors = matrix_of(candidates.column(table.schema.vector))
     measured = distances(vectors, query.vector, table.schema.metric)
     best = nearest_first(measured, query.limit)
-    rows = rows_of(candidates.take(pa.array(best)), query.columns, table.schema.vector)
-    found = Found(rows, measured[best].tolist())
+    taken, kept = candidates, measured
+    if len(measured) - len(best) > _FEW_MORE:
+        taken, kept = candidates.take(pa.array(best)), measured[best]
+    found = Found(rows_of(taken, query.columns, table.schema.vector), kept.tolist())
     if candidates.num_rows < asked:
         return found, True
     last, worst = float(measured[best[-1]]), float(measured.max())
@@ -145,8 +159,10 @@ def _error(table: Opened, query: VectorQuery, vectors: Float32Array, worst: floa
             return relative * float(rows.max(initial=0.0)) * point
 
 
-async def _by_scan(session: Session, table: Opened, query: VectorQuery) -> Found:
+async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole: bool) -> Found:
     """Measure every selected row, in constant memory."""
+    if not whole:
+        raise NeedsEveryRow
     vector = table.schema.vector
     scan = table.lance.query().select(["id", vector])
     condition = await condition_of(query.where)

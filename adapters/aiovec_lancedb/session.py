@@ -29,7 +29,7 @@ from aiovec.errors import (
 from aiovec.memory import default_budget
 from aiovec.schema import Schema, check_table_name
 
-from .driver import first_process, lancedb
+from .driver import first_process, lancedb, without_blobs
 from .effort import Tuned
 from .errors import NoSuchTableError, translated
 from .layout import handle_of, incarnation_of, is_extreme, token_of, tuned_in
@@ -231,7 +231,7 @@ class Session:
 
     async def fetch(self, query: Any) -> pa.Table:
         """All rows of a query."""
-        return await self.run(query.to_arrow())
+        return await self.run(without_blobs(query).to_arrow())
 
 
 def _whole(folder: Path, names: list[str]) -> list[str]:

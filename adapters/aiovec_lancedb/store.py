@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,7 +30,7 @@ from aiovec.filters import Expr
 from aiovec.memory import default_budget
 from aiovec.schema import Field, Schema
 
-from . import backups, infos, reads, search, tables, upkeep, writes
+from . import backups, infos, kinds, reads, search, tables, upkeep, writes
 from .admission import Admission
 from .admitted import Reader
 from .bulk import Load
@@ -62,7 +63,7 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
         self._settings = settings
         self._session = Session(self._place, settings)
         self._admission = Admission()
-        self._reader = Reader(self._session, self._admission)
+        self._reader = Reader(self._session, self._admission, self._place.folder)
         self._planner = Planner(settings.recall_target)
         self._indexing = Indexing(self._session, settings, self._write, self._no_upkeep)
         self._writers: Writers | None = None
@@ -148,7 +149,10 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
     async def _write(self, table: str, work: Work) -> Any:
         if self._writers is None:
             raise StoreClosedError(self.target)
-        result = await self._writers.run(table, work)
+        try:
+            result = await self._writers.run(table, work)
+        finally:
+            self._reader.wrote(table)
         if self._housekeeper is not None:
             self._housekeeper.wrote(table)
         return result
@@ -174,15 +178,17 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
     # Writing
 
     async def insert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(table.name, writes.RowsWrite(table, rows, replace=False))
+        prepared = await writes.Prepared.of(rows, table.schema)
+        await self._write(table.name, writes.RowsWrite(table, prepared, replace=False))
         self._indexing.wrote(table, rows.num_rows)
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(table.name, writes.RowsWrite(table, rows, replace=True))
+        prepared = await writes.Prepared.of(rows, table.schema)
+        await self._write(table.name, writes.RowsWrite(table, prepared, replace=True))
         self._indexing.wrote(table, rows.num_rows)
 
     def bulk_load(self, table: TableHandle) -> Load:
-        return Load(table, self._write)
+        return Load(table, self._write, partial(self._indexing.wrote, loading=True))
 
     async def update(
         self,
@@ -204,8 +210,12 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
     # Reading
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
-        async with self._reader.rows(table, len(ids), columns) as opened:
-            return await reads.get(self._session, opened, ids, columns)
+        return await self._reader.rows(
+            table,
+            len(ids),
+            columns,
+            lambda opened: reads.get(self._session, opened, ids, columns),
+        )
 
     async def find(
         self,
@@ -218,18 +228,28 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
         offset: int,
         columns: Columns,
     ) -> Rows:
-        async with self._reader.rows(table, limit + offset, columns) as opened:
-            return await reads.find(
+        return await self._reader.rows(
+            table,
+            limit + offset,
+            columns,
+            lambda opened: reads.find(
                 self._session, opened, where, order_by, descending, limit, offset, columns
-            )
+            ),
+        )
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        async with self._reader.search(table, queries) as opened:
-            return await search.search(self._session, opened, queries, self._planner)
+        return await self._reader.search(
+            table,
+            queries,
+            lambda opened, whole: search.search(
+                self._session, opened, queries, self._planner, whole=whole
+            ),
+        )
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        async with self._reader.rows(table, 0, Columns(())) as opened:
-            return await reads.count(self._session, opened, where)
+        return await self._reader.rows(
+            table, 0, Columns(()), lambda opened: reads.count(self._session, opened, where)
+        )
 
     async def export(
         self,
@@ -275,6 +295,9 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._indexing.drop(table, name)
+
+    def index_for(self, schema: Schema, rows: int) -> str:
+        return kinds.chosen(schema, rows, self._settings.index_from)
 
     def _no_upkeep(self, table: str) -> AbstractAsyncContextManager[None]:
         """No upkeep of the table meanwhile, by this process or another."""

@@ -39,16 +39,36 @@ _BATCH = 2**17
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Rows in the form in which they are written, and what is asked about them."""
+
+    rows: pa.Table
+    ids: Sequence[str]
+    extreme: bool
+
+    @classmethod
+    async def of(cls, rows: pa.Table, schema: Schema) -> Prepared:
+        """Looked at before their turn to be written: other calls' commits go on meanwhile."""
+        return await off_loop(rows.num_rows, partial(cls.now, rows, schema))
+
+    @classmethod
+    def now(cls, rows: pa.Table, schema: Schema) -> Prepared:
+        vectors = matrix_of(rows.column(schema.vector))
+        ids = rows.column("id").to_pylist()
+        return cls(stored_form(rows, schema), ids, is_extreme(vectors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RowsWrite(Work):
     """An ``insert``, or with ``replace`` an ``upsert``."""
 
     handle: TableHandle
-    rows: pa.Table
+    prepared: Prepared
     replace: bool
 
     @property
     def size(self) -> int:
-        return int(self.rows.num_rows)
+        return len(self.prepared.ids)
 
     def joins(self, other: Work) -> bool:
         return (
@@ -60,31 +80,29 @@ class RowsWrite(Work):
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         works = [self, *(other for other in others if isinstance(other, RowsWrite))]
         table = await session.opened(self.handle)
-        ids = await off_loop(
-            sum(work.size for work in works),
-            lambda: [work.rows.column("id").to_pylist() for work in works],
-        )
-        every_id = [id for some in ids for id in some]
+        every_id = [id for work in works for id in work.prepared.ids]
         if self.replace:
-            rows = pa.concat_tables([work.rows for work in works])
+            rows = pa.concat_tables([work.prepared.rows for work in works])
             if others:
-                rows = _last_of_each_id(rows)
+                rows = _last_of_each_id(rows, every_id)
             merge = await self._needs_merge(session, table, every_id)
-            await self._write(session, table, rows, merge=merge)
+            await self._write(session, table, works, rows, merge=merge)
             return [None] * len(works)
         there = await existing_ids(session, table, every_id)
         outcomes: list[Any] = []
         accepted = []
-        for work, own in zip(works, ids, strict=True):
+        for work in works:
+            own = work.prepared.ids
             twice = [id for id in own if id in there]
             if twice:
                 outcomes.append(DuplicateIdError(self.handle.name, twice))
                 continue
             there.update(own)
-            accepted.append(work.rows)
+            accepted.append(work)
             outcomes.append(None)
         if accepted:
-            await self._write(session, table, pa.concat_tables(accepted), merge=False)
+            rows = pa.concat_tables([work.prepared.rows for work in accepted])
+            await self._write(session, table, accepted, rows, merge=False)
         return outcomes
 
     @staticmethod
@@ -94,9 +112,12 @@ class RowsWrite(Work):
             return bool(await session.run(table.lance.count_rows()))
         return bool(await existing_ids(session, table, ids))
 
-    async def _write(self, session: Session, table: Opened, rows: pa.Table, *, merge: bool) -> None:
-        await note_extreme(session, table, rows)
-        rows = await off_loop(rows.num_rows, partial(stored_form, rows, table.schema))
+    @staticmethod
+    async def _write(
+        session: Session, table: Opened, works: Sequence[RowsWrite], rows: pa.Table, *, merge: bool
+    ) -> None:
+        if any(work.prepared.extreme for work in works):
+            await note_extreme(session, table)
         if not merge:
             await session.run(table.lance.add(rows))
             return
@@ -109,20 +130,16 @@ def _same_table(one: TableHandle, other: TableHandle) -> bool:
     return one.name == other.name and one.token == other.token
 
 
-async def note_extreme(session: Session, table: Opened, rows: pa.Table) -> None:
+async def note_extreme(session: Session, table: Opened) -> None:
     """Mark the table before it gets a vector that Lance's sums cannot rank."""
-    vector = table.schema.vector
-    if table.extreme or not await off_loop(
-        rows.num_rows, lambda: is_extreme(matrix_of(rows.column(vector)))
-    ):
+    if table.extreme:
         return
     await session.run(
-        table.lance.update_field_metadata({"path": vector, "metadata": {EXTREME: "1"}})
+        table.lance.update_field_metadata({"path": table.schema.vector, "metadata": {EXTREME: "1"}})
     )
 
 
-def _last_of_each_id(rows: pa.Table) -> pa.Table:
-    ids = rows.column("id").to_pylist()
+def _last_of_each_id(rows: pa.Table, ids: Sequence[str]) -> pa.Table:
     last = dict(zip(ids, range(len(ids)), strict=True))
     return rows if len(last) == len(ids) else rows.take(sorted(last.values()))
 

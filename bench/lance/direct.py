@@ -31,7 +31,7 @@ async def upsert(table: Any, batch: pa.RecordBatch) -> None:
 
 
 def ask(table: Any, queries: Any, **effort: int) -> Ask:
-    """Searches with the same effort, for the same fields."""
+    """Searches with the same effort, for the same fields; ``flat=1``: without an index."""
 
     async def search(query: int) -> list[int]:
         built = table.query().nearest_to(queries[query]).distance_type("cosine")
@@ -41,6 +41,8 @@ def ask(table: Any, queries: Any, **effort: int) -> Ask:
             built = built.refine_factor(effort["refine"])
         if "ef" in effort:
             built = built.ef(effort["ef"])
+        if "flat" in effort:
+            built = built.bypass_vector_index()
         found = await built.select([*COLUMNS, "_distance"]).limit(LIMIT).to_arrow()
         return [row_number(id) for id in found.column("id").to_pylist()]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..measure import Result
 from ..options import Options
 from ..searching.corpus import Corpus
-from . import plots, searching, writing
+from . import at_once, plots, searching, singles, writing
 
 _ROWS, _DIM = 117_659, 384
 
@@ -13,9 +13,11 @@ _ROWS, _DIM = 117_659, 384
 async def run(options: Options) -> list[Result]:
     corpus = Corpus.load(options.rows(_ROWS), _DIM, options.data)
     results = await writing.run(corpus, options)
+    results += await singles.run(corpus, options)
     folder = options.folder / "searched"
     await searching.fill(folder, corpus)
     found, points = await searching.run(folder, corpus, options)
+    found += await at_once.run(folder, corpus, options)
     if options.plots is not None:
         results[0].notes.append(plots.draw(points, str(corpus), options.plots))
     return results + found

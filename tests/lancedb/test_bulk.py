@@ -14,7 +14,7 @@ from aiovec.errors import DuplicateIdError
 from aiovec.schema import Schema
 from aiovec.settings import RetrievalSettings
 from aiovec_lancedb import bulk, create
-from aiovec_lancedb.bulk import SeenIds, hashes
+from aiovec_lancedb.bulk import Hashes, SeenIds
 from aiovec_lancedb.store import LancedbBackend
 
 SCHEMA = Schema(4, fields={"n": int})
@@ -90,9 +90,12 @@ async def test_hashes_that_collide_are_only_suspects(
     assert await store.count(table, None) == 3
 
 
-def test_many_small_parts_of_seen_ids_become_one() -> None:
+def test_parts_of_seen_ids_of_many_sizes() -> None:
     seen = SeenIds()
-    for start in range(0, 400, 10):
-        seen.add(hashes([str(i) for i in range(start, start + 10)]))
-    assert seen.check(["399", "400", "0"])[1] == ["399", "0"]
-    assert seen.check([str(i) for i in range(400)])[1] == [str(i) for i in range(400)]
+    start = 0
+    for size in [10] * 20 + [200, 1, 1, 1, 50, 7]:
+        seen.add(Hashes.of([str(i) for i in range(start, start + size)]))
+        start += size
+    asked = [str(start), str(start - 1), "x", "0"]
+    assert seen.places(Hashes.of(asked)) == [1, 3]
+    assert seen.places(Hashes.of([str(i) for i in range(start)])) == list(range(start))

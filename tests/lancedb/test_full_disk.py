@@ -52,7 +52,7 @@ async def test_full_disk(small_disk: Path) -> None:
     filler = small_disk / "filler"
     async with opened(place) as store:
         await store.create_table("notes", SCHEMAS["plain"])
-        await asyncio.to_thread(filler.write_bytes, bytes(11_000_000))
+        await asyncio.to_thread(filler.write_bytes, bytes(13_000_000))
         kept = await fill(store, "fill", batch=1500)
         assert kept
         await check_kept(store, kept)

@@ -17,7 +17,6 @@ from aiovec import F, Field, Schema, VectorStore
 from aiovec_lancedb.kinds import KINDS
 
 from .indexed import (
-    CHANCE,
     DIM,
     QUESTIONS,
     ROWS,
@@ -47,7 +46,7 @@ async def test_every_kind_is_built_and_reaches_its_target(store: VectorStore, ki
     assert (info.rows_indexed, info.rows_unindexed) == (ROWS, 0)
     assert info.recall is not None
     assert info.recall >= 0.95
-    assert await found_share(store) >= 0.95 - CHANCE
+    assert await found_share(store) >= 0.95
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])
@@ -60,7 +59,7 @@ async def test_distances_by_an_index_are_those_of_an_exact_search(
         exact = {h.id: h.distance for h in await store.search("notes", question, exact=True)}
         for hit in await store.search("notes", question):
             assert exact.get(hit.id, hit.distance) == hit.distance
-    assert await found_share(store) >= 0.95 - CHANCE
+    assert await found_share(store) >= 0.95
 
 
 async def test_hnsw_flat_is_another_name_of_hnsw(store: VectorStore) -> None:
@@ -161,7 +160,7 @@ async def test_writers_go_on_while_an_index_is_built(store: VectorStore) -> None
     await filled(store, 6000)
     building = asyncio.ensure_future(store.create_index("notes", "hnsw_sq"))
     wrote = 0
-    while not building.done() and wrote < 400:
+    while not building.done() and wrote < 100:
         number = 6000 + wrote
         await store.insert("notes", rows(number, number + 1))
         await store.delete("notes", f"r{wrote}")
@@ -236,7 +235,7 @@ async def test_a_cancelled_build_leaves_the_table_as_it_was(store: VectorStore) 
     assert await store.indexes("notes") == []
     assert (await store.stats("notes")).index == "none"
     await store.create_index("notes", "ivf_flat")
-    assert await found_share(store) >= 0.95 - CHANCE
+    assert await found_share(store) >= 0.95
 
 
 async def test_closing_ends_a_build(tmp_path: Path) -> None:
@@ -310,7 +309,7 @@ async def test_a_killed_build_leaves_the_table_usable(tmp_path: Path) -> None:
         await store.insert("notes", rows(6000, 6010))
         await store.create_index("notes", "ivf_flat")
         assert [info.kind for info in await store.indexes("notes")] == ["ivf_flat"]
-        assert await found_share(store) >= 0.95 - CHANCE
+        assert await found_share(store) >= 0.95
 
 
 # Over fields
