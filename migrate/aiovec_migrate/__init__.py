@@ -8,10 +8,23 @@
 
 from __future__ import annotations
 
-from .api import abort, finish, plan, rollback, run, status, sync, verify
+from typing import TYPE_CHECKING
+
 from .events import Event, Listener
 from .model import Identity, Options, Phase, RunState, TableState
-from .runner import Migration, Outcome, Transform
+
+if TYPE_CHECKING:
+    from .api import abort, finish, plan, rollback, run, status, sync, verify
+    from .runner import Migration, Outcome, Transform
+else:
+    # They import Arrow, which ``aiovec --help`` must not wait for when it asks for the command.
+    def __getattr__(name):
+        if name not in __all__:  # a module of the package too, which Python finds by itself
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import api, runner
+
+        return getattr(api if hasattr(api, name) else runner, name)
+
 
 __all__ = [
     "Event",

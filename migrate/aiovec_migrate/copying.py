@@ -16,7 +16,7 @@ from .work import OpenTable, Work, everything
 
 # What is written at once. A store that takes bulk loads makes a file of each write; one that does
 # not, a transaction, and those that outgrow its cache are slow.
-_BULK_BYTES, _BULK_ROWS = 32 * 2**20, 20_000
+_BULK_BYTES, _BULK_ROWS = 64 * 2**20, 50_000
 _INSERT_BYTES, _INSERT_ROWS = 16 * 2**20, 4_000
 
 Batch = tuple[pa.RecordBatch, bytes]
@@ -119,7 +119,7 @@ async def copy_table(work: Work, state: TableState) -> None:
     source = await OpenTable.open(work.origin.backend, state.name)
     target = await OpenTable.open(work.goal.backend, state.name)
     filler = Filler(target, again=state.rows > 0 or await target.count() > 0)
-    buffer = Buffer(2 * filler.most_bytes)
+    buffer = Buffer(filler.most_bytes)
     reading = asyncio.ensure_future(_read(work, source, state.cursor, buffer))
     try:
         while batches := await buffer.take(filler.most_bytes, filler.most_rows):

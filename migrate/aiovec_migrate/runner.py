@@ -21,7 +21,7 @@ from .journal import Journal
 from .model import Options, Phase, RunState
 from .places import Place
 from .preparing import build_indexes, prepare
-from .rollback import Rollback
+from .turning_back import Rollback
 from .verifying import TableReport, VerifyReport
 from .work import Transform, Work
 
@@ -180,7 +180,12 @@ class Migration:
         if not state.marked:
             state.marked = True
             await work.save()
-        await source.begin_move(state.run)
+        if state.options.switch and self._toml is not None:
+            await source.begin_move(
+                state.run, backend=self.target.configured, config=self._toml.path
+            )
+        else:
+            await source.begin_move(state.run)
         await work.step("marked")
         # A killed migrator may have left its writers in a pause.
         await source.resume_writers(state.run)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +89,7 @@ class Side:
                     if under_way is not None:
                         await under_way
                     self.progress(batch.num_rows)
-                    under_way = asyncio.create_task(_awaited(self.host.in_thread(work, batch)))
+                    under_way = asyncio.ensure_future(self.host.in_thread(work, batch))
             if under_way is not None:
                 await under_way
         finally:
@@ -165,20 +165,16 @@ class Side:
         return await self.host.in_thread(work)
 
 
-async def both(one: Awaitable[_T], other: Awaitable[_S]) -> tuple[_T, _S]:
+async def both(one: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, _S]) -> tuple[_T, _S]:
     """The results of two that run at once; where one fails, the other is stopped first."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            first = tasks.create_task(_awaited(one))
-            second = tasks.create_task(_awaited(other))
+            first = tasks.create_task(one)
+            second = tasks.create_task(other)
     except BaseExceptionGroup as group:
         error = group.exceptions[0]
         raise error from error.__cause__
     return first.result(), second.result()
-
-
-async def _awaited(work: Awaitable[_T]) -> _T:
-    return await work
 
 
 def rows_to_arrow(rows: Rows, schema: Schema, *, vector: bool = True) -> pa.Table:

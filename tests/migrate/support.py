@@ -34,7 +34,7 @@ Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]
 """Of each table its schema as JSON, and its rows by their ids."""
 
 
-def write_toml(folder: Path, backend: str, *, more: str = "") -> Path:
+def write_toml(folder: Path, backend: str, *, lancedb: str = "notes.lance", more: str = "") -> Path:
     """A TOML that knows a SQLite file and a LanceDB folder beside it."""
     config = folder / "aiovec.toml"
     config.write_text(
@@ -42,7 +42,7 @@ def write_toml(folder: Path, backend: str, *, more: str = "") -> Path:
         "[retrieval]\n"
         f'backend = "{backend}"  # the present one\n'
         'sqlite_path = "notes.db"\n'
-        'lancedb_url = "notes.lance"\n' + more,
+        f'lancedb_url = "{lancedb}"\n' + more,
         encoding="utf-8",
     )
     return config

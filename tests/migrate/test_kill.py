@@ -149,20 +149,24 @@ class Case:
 
 @dataclass
 class Masters:
-    """Folders that each round begins with a copy of."""
+    """What each round begins with a copy of. Its place is always the same one, which the journal
+    and the mark of a migration name."""
 
     folder: Path
-    made: dict[tuple[Route, str], Path] = field(default_factory=dict)
+    made: set[Path] = field(default_factory=set)
 
-    def copy(self, route: Route, state: str, to: Path) -> Case:
-        """A case where nothing was done yet, or everything but what ``state`` names."""
-        key = (route, state)
-        if key not in self.made:
-            place = self.folder / f"{route.source}-{route.target}-{state}"
+    def copy(self, route: Route, state: str) -> Case:
+        """A case where nothing was done yet ("begun"), or the whole migration ("moved")."""
+        place = self.folder / f"{route.source}-{route.target}-{state}"
+        master = place.with_name(place.name + "-master")
+        if place not in self.made:
             asyncio.run(self._make(Case(place, route), state))
-            self.made[key] = place
-        shutil.copytree(self.made[key], to)
-        return Case(to, route)
+            place.rename(master)
+            self.made.add(place)
+        else:
+            shutil.rmtree(place)
+        shutil.copytree(master, place)
+        return Case(place, route)
 
     async def _make(self, case: Case, state: str) -> None:
         await asyncio.to_thread((case.folder / "yardstick").mkdir, parents=True)
@@ -179,6 +183,7 @@ class Victim:
     """A migrator in a process of its own, and what it said."""
 
     def __init__(self, command: str, case: Case, **told: Any) -> None:
+        self.said = ""
         self.process = python(
             "-m", "tests.migrate.victim",
             command, str(case.config), json.dumps(case.told(**told)),
@@ -188,14 +193,15 @@ class Victim:
     def kill_within(self, seconds: float, chance: random.Random) -> None:
         """Kill it at a random moment after its first step."""
         assert self.process.stdout is not None
-        self.first = self.process.stdout.readline()
+        self.said = self.process.stdout.readline()
         time.sleep(chance.random() * seconds)
         self.process.kill()
 
     def end(self) -> tuple[list[str], bool]:
         """The steps that it came to, and whether it ended by itself."""
         output, errors = self.process.communicate(timeout=120)
-        lines = [json.loads(line) for line in output.splitlines() if line.endswith("]")]
+        said = (self.said + output).splitlines()
+        lines = [json.loads(line) for line in said if line.endswith("]")]
         steps = [facts[0] for kind, *facts in lines if kind == "step"]
         failures = [facts for kind, *facts in lines if kind == "error"]
         assert not failures, failures
@@ -218,8 +224,7 @@ class Rounds:
     """Kills, each on a copy of the same store, and what must hold after it."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder = folder
-        self.masters = Masters(folder / "masters")
+        self.masters = Masters(folder)
         self.chance = random.Random(seed)
         self.turn = 0
         self.met: Counter[str] = Counter()
@@ -227,14 +232,13 @@ class Rounds:
 
     def case(self, route: Route, command: str) -> Case:
         self.turn += 1
-        return self.masters.copy(route, BEFORE[command], self.folder / f"turn{self.turn}")
+        return self.masters.copy(route, BEFORE[command])
 
     def steps(self, route: Route, command: str) -> Counter[str]:
         """The steps of a command that nobody kills, and how often it comes to each."""
         case = self.case(route, command)
         steps, done = Victim(command, case).end()
         assert done
-        shutil.rmtree(case.folder)
         return Counter(steps)
 
     def kill(self, route: Route, command: str, step: tuple[str, int] | None) -> None:
@@ -251,17 +255,18 @@ class Rounds:
         where = "its end" if done else steps[-1] if steps else "its beginning"
         self.met[f"{command}: {where}"] += 1
         try:
-            asyncio.run(self._go_on(case, command, done=done))
+            asyncio.run(self._go_on(case, command, steps, done=done))
         except BaseException as error:
             error.add_note(f"turn {self.turn}, {route}: {command} killed at {where} ({step})")
             raise
-        shutil.rmtree(case.folder)
 
-    async def _go_on(self, case: Case, command: str, *, done: bool) -> None:
+    async def _go_on(self, case: Case, command: str, steps: list[str], *, done: bool) -> None:
         route = case.route
         home = route.target if route.switch else route.source
         if not done:
-            await case.write(self.chance)
+            # Behind its release from a run without a switch, the source goes its own way.
+            if route.switch or not {"released", "phase:done"} & set(steps):
+                await case.write(self.chance)
             if command == "run" and self.chance.random() < 0.2 and not await _is_late(case):
                 await case.resume("abort")
                 await case.check(route.source, target=False)

@@ -267,19 +267,19 @@ def test_a_callable_named_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_embedder.py").write_text(
+    (tmp_path / "named_embedder.py").write_text(
         "class Model:\n  @staticmethod\n  def embed(texts):\n    return texts\nnumber = 3\n",
         "utf-8",
     )
-    assert load("my_embedder:Model.embed")(["a"]) == ["a"]
+    assert load("named_embedder:Model.embed")(["a"]) == ["a"]
     for path, reason in (
-        ("my_embedder:absent", "has no 'absent'"),
-        ("my_embedder:number", "is no callable"),
+        ("named_embedder:absent", "has no 'absent'"),
+        ("named_embedder:number", "is no callable"),
         ("no_such_module:x", "cannot be imported"),
     ):
         with pytest.raises(MigrationError, match=reason):
             load(path)
-    for path in ("my_embedder", ":x", "my_embedder:"):
+    for path in ("named_embedder", ":x", "named_embedder:"):
         with pytest.raises(InvalidArgumentError, match="module:callable"):
             load(path)
 

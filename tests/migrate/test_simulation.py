@@ -20,20 +20,48 @@ from aiovec_migrate import RunState, TableState, copying
 from aiovec_migrate.journal import Journal
 
 from .simulation.backend import FileBackend, ModelBackend
-from .simulation.course import Course, Scenario
+from .simulation.course import STEPS, Course, Scenario
 from .simulation.world import ModelJournal, ModelToml
 
 # Seeds among which a broken migrator is found out.
-_FOUND_OUT_WITHIN = 150
+_FOUND_OUT_WITHIN = 300
 
 
-def run_all(seeds: range) -> None:
-    for seed in seeds:
-        Course(seed).run()
+class Met:
+    """What seeds have met: a simulation that never kills finds nothing."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def note(self, course: Course) -> None:
+        scenario = course.scenario
+        self.counts.update([f"{scenario.source}-{scenario.target}", *scenario.commands])
+        told = [line.split(maxsplit=2)[2] for line in course.world.trace]
+        for before, after in itertools.pairwise(told):
+            if "is killed" in after:
+                self.counts["killed"] += 1
+                self.counts["killed at a step"] += before.startswith("step")
+        for kind in _HAPPENS:
+            self.counts[kind] += sum(kind in text for text in told)
+
+    def missing(self) -> set[str]:
+        ways = {f"{a}-{b}" for a in ("sqlite", "lancedb") for b in ("sqlite", "lancedb")}
+        commands = {"run", "rollback", "finish", "abort"}
+        wanted = ways | commands | {"killed", "killed at a step", *_HAPPENS}
+        return {kind for kind in wanted if not self.counts[kind]}
+
+
+# As the trace tells it.
+_HAPPENS = ("ends the pause", "hangs", "fails", "is lost", "is sent on", "follows", "called off")
 
 
 def test_500_seeds() -> None:
-    run_all(range(500))
+    met = Met()
+    for seed in range(500):
+        course = Course(seed)
+        course.run()
+        met.note(course)
+    assert met.missing() == set(), met.counts
 
 
 @pytest.mark.long
@@ -41,7 +69,8 @@ def test_500_seeds() -> None:
 def test_10000_seeds() -> None:
     first = int.from_bytes(os.urandom(3)) * 10_000
     print(f"seeds from {first}")  # noqa: T201 - what was tried, should it be asked
-    run_all(range(first, first + 10_000))
+    for seed in range(first, first + 10_000):
+        Course(seed).run()
 
 
 def test_a_seed_is_one_course_of_events() -> None:
@@ -51,31 +80,6 @@ def test_a_seed_is_one_course_of_events() -> None:
         other.run()
         assert one.world.trace == other.world.trace
         assert len(one.world.trace) > 20
-
-
-def test_seeds_meet_what_can_happen() -> None:
-    """Kills at each kind of moment, faults, pauses that are too long, and all ways to the end."""
-    met: Counter[str] = Counter()
-    for seed in range(120):
-        course = Course(seed)
-        course.run()
-        lines = [line.split(maxsplit=2) for line in course.world.trace]
-        told = [text for _, _, text in lines]
-        met.update(course.scenario.commands)
-        met.update(f"{course.scenario.source}-{course.scenario.target}" for _ in (1,))
-        for before, after in itertools.pairwise(told):
-            if "is killed" in after:
-                met["killed"] += 1
-                met["killed at a step"] += before.startswith("step")
-        for text in told:
-            for kind in ("ends the pause", "hangs", "fails", "is lost", "is sent on", "follows"):
-                met[kind] += kind in text
-    wanted = {
-        "run", "rollback", "finish", "abort", "sqlite-lancedb", "sqlite-sqlite", "lancedb-sqlite",
-        "lancedb-lancedb", "killed", "killed at a step", "ends the pause", "hangs", "fails",
-        "is lost", "is sent on", "follows",
-    }  # fmt: skip
-    assert {kind for kind in wanted if not met[kind]} == set(), met
 
 
 # A migrator that is broken is found out
@@ -119,7 +123,10 @@ def test_a_journal_that_lies_is_found_out() -> None:
     assert found_out(Broken)
 
 
-def test_a_flip_before_the_mark_is_found_out() -> None:
+def test_a_flip_before_the_mark_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is wrong with it comes to light only by a kill between the two.
+    monkeypatch.setitem(STEPS, "run", ["cut-over:checked"])
+
     class Early(FileBackend):
         async def set_moved(self, run: str, moved_to: str, **named: Any) -> bool:
             await ModelToml(self.world).flip("new")

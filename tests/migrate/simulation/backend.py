@@ -389,7 +389,7 @@ class FileBackend(ModelBackend, ChangeFeed, Moves):
         await self._before("move_mark")
         return self.disk.mark
 
-    async def begin_move(self, run: str) -> None:
+    async def begin_move(self, run: str, *, backend: str = "", config: str = "") -> None:
         await self._mark("begin_move", lambda: self.disk.begin_move(run))
         self.run = run
 

@@ -30,6 +30,24 @@ _MOST_LIVES = 80
 _MOST_TIME = 24 * 3600.0
 
 
+_COPYING = "planned marked table:noted table:created copy:read copy:written copy:journalled"
+_TURNING = "ready paused checked moved flipped still synced looked"
+STEPS = {
+    "run": [
+        *_COPYING.split(), "catch-up:deleted", "catch-up:applied", "catch-up:journalled",
+        "indexed", "verify:compared", "phase:cutting-over", "phase:moved", "phase:done",
+        "released", *(f"cut-over:{name}" for name in _TURNING.split()),
+    ],
+    "rollback": [
+        "phase:rolling-back", "phase:rolled-back", "rollback:released", "verify:compared",
+        *(f"cut-over:{name}" for name in _TURNING.split()),
+    ],
+    "finish": ["finish:released"],
+    "abort": ["phase:aborting", "abort:released", "abort:dropped"],
+}  # fmt: skip
+"""At or behind which a migrator is killed."""
+
+
 class SimulationError(AssertionError):
     """Something that was promised did not hold."""
 
@@ -198,10 +216,13 @@ class Course:
         self.world.tell(f"{process.name} is to {command}")
         ended = asyncio.Event()
         process.at_kill += [lambda: self.world.killed(process), ended.set]
-        if self.kills_left and self.chance.random() < 0.7:
+        doom = ""
+        if self.kills_left and self.chance.random() < 0.3:
             # Early ones as often as late ones.
             process.doom = int(10 ** (1 + 2.7 * self.chance.random()))
-        task = self.loop.start(process, self._process(process, work))
+        elif self.kills_left:
+            doom = self.chance.choice(STEPS[command])
+        task = self.loop.start(process, self._process(process, work, doom))
         task.add_done_callback(lambda _: ended.set())
         await ended.wait()
         if not process.alive:
@@ -211,16 +232,19 @@ class Course:
         process.doom = None
         return task.result()
 
-    async def _process(self, process: Process, work: Callable[[Migration], Awaitable[Any]]) -> bool:
+    async def _process(
+        self, process: Process, work: Callable[[Migration], Awaitable[Any]], doom: str
+    ) -> bool:
         world = self.world
         journal = self.journal()
         source, target = self.store("old"), self.store("new")
 
         async def step(name: str) -> None:
             world.tell(f"step {name}")
-            if self.kills_left and self.chance.random() < 0.05:
+            if name == doom and process.doom is None and self.chance.random() < 0.5:
                 # Here, or within what comes next.
-                process.doom = process.turns + self.chance.choice([0, self.chance.randint(0, 60)])
+                most = self.chance.choice([0, 5, 60])
+                process.doom = process.turns + self.chance.randint(0, most)
                 if process.doom == process.turns:
                     process.kill()
                     await self.loop.create_future()  # for ever

@@ -1,0 +1,218 @@
+"""An app of many processes goes on while its store is migrated: no call of it fails, no write that
+was acknowledged is lost, and no reader sees a wrong row or misses one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sqlite.support import State, python
+
+import aiovec
+
+from .client import TABLE
+from .support import SCHEMAS, contents_at, differences, row, write_toml
+
+_PATIENCE = 120.0
+
+
+@dataclass
+class App:
+    """Processes that write and read, each its own rows."""
+
+    config: Path
+    folder: Path
+    processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+
+    def start(self, writers: int, readers: int) -> None:
+        for role, count in (("writer", writers), ("reader", readers)):
+            for n in range(count):
+                name = f"{role}{n}"
+                self.processes[name] = python(
+                    "-m", "tests.migrate.client", str(self.config), str(self.folder), role, name,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )  # fmt: skip
+        for process in self.processes.values():
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise AssertionError(process.communicate()[1][-3000:])
+
+    def wait_for_writes(self, more: int = 1) -> None:
+        """Until each process was acknowledged a write, or some, that ends after now."""
+        acks = [self.folder / f"{name}.acks" for name in self.processes]
+        before = {file: file.stat().st_size for file in acks}
+        end = time.monotonic() + _PATIENCE
+        while any(file.stat().st_size < size + more for file, size in before.items()):
+            if any(process.poll() is not None for process in self.processes.values()):
+                raise AssertionError(f"a process ended by itself: {self.end()}")
+            assert time.monotonic() < end, "a writer does not go on"
+            time.sleep(0.01)
+
+    def end(self) -> dict[str, dict[str, Any]]:
+        """What each process says that it did; AssertionError where a call of one failed."""
+        results, failures = {}, []
+        processes, self.processes = self.processes, {}
+        for process in processes.values():
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+                process.stdin = None
+        for name, process in processes.items():
+            output, errors = process.communicate(timeout=_PATIENCE)
+            if process.returncode:
+                failures.append(f"{name}: {errors[-2000:]}")
+            else:
+                results[name] = json.loads(output)
+        assert not failures, "\n\n".join(failures)
+        return results
+
+    def kill(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    folder = tmp_path / "acks"
+    folder.mkdir()
+    made = App(write_toml(tmp_path, "sqlite"), folder)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+def migrator(config: Path, command: str = "run", **told: Any) -> subprocess.Popen[str]:
+    arguments = {"source": "sqlite", "target": "lancedb"} if command == "run" else {}
+    return python(
+        "-m", "tests.migrate.victim", command, str(config), json.dumps({**arguments, **told}),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def to_its_end(process: subprocess.Popen[str]) -> None:
+    output, errors = process.communicate(timeout=_PATIENCE * 5)
+    assert process.returncode == 0, (output[-500:], errors[-3000:])
+
+
+async def fill(config: Path, count: int) -> None:
+    async with aiovec.connect(config=config) as store:
+        await store.create_table(TABLE, SCHEMAS[TABLE])
+        for start in range(0, count, 5000):
+            some = range(start, min(start + 5000, count))
+            rows = [row(f"base/{n}", State(n % 50, n % 50), "nobody", TABLE) for n in some]
+            await store.insert(TABLE, rows)
+
+
+async def check(config: Path, base: int, results: dict[str, dict[str, Any]]) -> None:
+    """Every acknowledged write is in the store that the TOML names now, and nothing else."""
+    yardstick = config.parent / "yardstick.db"
+    await asyncio.to_thread(yardstick.unlink, missing_ok=True)
+    async with aiovec.connect(yardstick) as store:
+        await store.create_table(TABLE, SCHEMAS[TABLE])
+        for start in range(0, base, 5000):
+            some = range(start, min(start + 5000, base))
+            rows = [row(f"base/{n}", State(n % 50, n % 50), "nobody", TABLE) for n in some]
+            await store.insert(TABLE, rows)
+        for name, result in results.items():
+            rows = [row(id, State(*s), name, TABLE) for id, s in result["rows"].items()]
+            if rows:
+                await store.insert(TABLE, rows)
+    found = await contents_at(config=config)
+    wanted = await contents_at(yardstick)
+    for _, rows_of in (*found.values(), *wanted.values()):
+        for one in rows_of.values():
+            _without_null_keys(one)
+    assert differences(wanted, found) == []
+
+
+def _without_null_keys(one: dict[str, Any]) -> None:
+    """A row that an update told to have no note has a null there, one that was put has none."""
+    payload = {k: v for k, v in (one["payload"] or {}).items() if v is not None}
+    one["payload"] = payload or None
+
+
+def told(results: dict[str, dict[str, Any]], what: str) -> float:
+    """The longest that a writer waited, printed."""
+    name, longest = max(
+        ((name, result["longest"]) for name, result in results.items()), key=lambda each: each[1]
+    )
+    writes = sum(result["writes"] for result in results.values())
+    reads = sum(result["reads"] for result in results.values())
+    print(  # noqa: T201 - what the test is about
+        f"{what}: {writes} writes and {reads} reads by {len(results)} processes; the longest "
+        f"pause of a writer was {longest:.3f} s ({name})"
+    )
+    return float(longest)
+
+
+def through_the_whole_migration(app: App, base: int, writers: int, readers: int) -> float:
+    asyncio.run(fill(app.config, base))
+    app.start(writers, readers)
+    app.wait_for_writes()
+    to_its_end(migrator(app.config, options={"switch": True}))
+    app.wait_for_writes(3)
+    results = app.end()
+    assert {result["backend"] for result in results.values()} == {"lancedb"}
+    longest = told(results, "migration")
+    asyncio.run(check(app.config, base, results))
+    return longest
+
+
+def with_a_migrator_killed_in_the_pause(app: App, base: int, writers: int, readers: int) -> float:
+    limit = 1.0
+    options = {"switch": True, "pause_limit": limit}
+    asyncio.run(fill(app.config, base))
+    app.start(writers, readers)
+    app.wait_for_writes()
+    killed = migrator(app.config, options=options, die=["cut-over:paused", 1])
+    killed.communicate(timeout=_PATIENCE * 5)
+    # The writers end the pause and go on, while nobody migrates.
+    app.wait_for_writes(2)
+    to_its_end(migrator(app.config, options=options))
+    app.wait_for_writes(3)
+    results = app.end()
+    assert {result["backend"] for result in results.values()} == {"lancedb"}
+    longest = told(results, "migrator killed in the pause")
+    asyncio.run(check(app.config, base, results))
+    return longest - limit
+
+
+def test_an_app_goes_on(app: App) -> None:
+    through_the_whole_migration(app, base=2000, writers=3, readers=3)
+
+
+def test_an_app_goes_on_when_the_migrator_dies_in_the_pause(app: App) -> None:
+    with_a_migrator_killed_in_the_pause(app, base=500, writers=2, readers=1)
+
+
+def test_a_rollback_brings_back_what_was_written_since(app: App) -> None:
+    """LanceDB has no mark that lets writers wait, so the app has come to its rest."""
+    asyncio.run(fill(app.config, 500))
+    app.start(writers=2, readers=0)
+    app.wait_for_writes()
+    to_its_end(migrator(app.config, options={"switch": True}))
+    app.wait_for_writes(3)
+    results = app.end()
+    to_its_end(migrator(app.config, "rollback"))
+    to_its_end(migrator(app.config, "finish"))
+    asyncio.run(check(app.config, 500, results))
+
+
+@pytest.mark.long
+def test_16_processes_on_100000_rows(app: App) -> None:
+    assert through_the_whole_migration(app, base=100_000, writers=8, readers=8) < 1.0
+
+
+@pytest.mark.long
+def test_16_processes_and_a_migrator_killed_in_the_pause(app: App) -> None:
+    beyond = with_a_migrator_killed_in_the_pause(app, base=20_000, writers=8, readers=8)
+    assert beyond < 1.0
