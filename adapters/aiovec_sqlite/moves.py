@@ -61,10 +61,10 @@ def check_here(db: sqlite3.Connection, target: str, run: str | None) -> None:
         raise mark.moved_error(target)
 
 
-def check_schemas_free(tx: Transaction) -> None:
-    """Raise MigrationError where a migration counts on the schemas there are."""
+def check_schemas_free(tx: Transaction, run: str | None) -> None:
+    """Raise MigrationError where a migration counts on the schemas, unless it asks itself."""
     mark = read_mark(tx.db)
-    if mark is not None:
+    if mark is not None and mark.run != run:
         raise MigrationError(
             f"a migration is open (run {mark.run}), and until it ends no table can be created, "
             "altered or dropped; `aiovec migrate status` tells how far it is, "
@@ -75,12 +75,14 @@ def check_schemas_free(tx: Transaction) -> None:
 # What a run does to its mark: the work of one write transaction each
 
 
-def begin(tx: Transaction, run: str) -> None:
+def begin(tx: Transaction, run: str, backend: str, config: str) -> None:
     mark = read_mark(tx.db)
     if mark is None:
-        _save(tx, Mark(run))
-    else:
-        _check_own(mark, run)
+        _save(tx, Mark(run, backend=backend, config=config))
+        return
+    _check_own(mark, run)
+    if mark.state != MOVED and backend and (mark.backend, mark.config) != (backend, config):
+        _save(tx, replace(mark, backend=backend, config=config))
 
 
 def pause(tx: Transaction, run: str, limit: float) -> None:

@@ -187,13 +187,13 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
 
     async def create_table(self, name: str, schema: Schema) -> None:
         size = self._settings.chunk_size
-        await self._write(lambda tx: tables.create_table(tx, name, schema, size))
+        await self._write(lambda tx: tables.create_table(tx, name, schema, size, self._run))
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._write(lambda tx: tables.add_field(tx, table, name, field))
+        await self._write(lambda tx: tables.add_field(tx, table, name, field, self._run))
 
     async def drop_table(self, name: str) -> None:
-        await self._write(lambda tx: tables.drop_table(tx, name))
+        await self._write(lambda tx: tables.drop_table(tx, name, self._run))
 
     # Writing
 
@@ -339,11 +339,11 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
         mark = await self._read(lambda db, _: moves.read_mark(db))
         return None if mark is None else mark.told()
 
-    async def begin_move(self, run: str) -> None:
+    async def begin_move(self, run: str, *, backend: str = "", config: str = "") -> None:
         before = self._run
         self._act_for(run)
         try:
-            await self._write(lambda tx: moves.begin(tx, run))
+            await self._write(lambda tx: moves.begin(tx, run, backend, config))
         except BaseException:
             self._act_for(before)
             raise

@@ -25,8 +25,10 @@ def open_table(db: sqlite3.Connection, name: str) -> TableHandle:
     return TableHandle(name, table.schema, table.epoch)
 
 
-def create_table(tx: Transaction, name: str, schema: Schema, chunk_size: int) -> None:
-    check_schemas_free(tx)
+def create_table(
+    tx: Transaction, name: str, schema: Schema, chunk_size: int, run: str | None
+) -> None:
+    check_schemas_free(tx, run)
     if read_table(tx.db, name) is not None:
         raise TableExistsError(name)
     table = TableLayout(name, schema, tx.take())
@@ -38,8 +40,10 @@ def create_table(tx: Transaction, name: str, schema: Schema, chunk_size: int) ->
     )
 
 
-def add_field(tx: Transaction, handle: TableHandle, name: str, field: Field) -> None:
-    check_schemas_free(tx)
+def add_field(
+    tx: Transaction, handle: TableHandle, name: str, field: Field, run: str | None
+) -> None:
+    check_schemas_free(tx, run)
     table = current_table(tx.db, handle)
     # A payload column, where there is one, stays behind it in the file; order is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
@@ -51,8 +55,8 @@ def add_field(tx: Transaction, handle: TableHandle, name: str, field: Field) -> 
     )
 
 
-def drop_table(tx: Transaction, name: str) -> None:
-    check_schemas_free(tx)
+def drop_table(tx: Transaction, name: str, run: str | None) -> None:
+    check_schemas_free(tx, run)
     table = read_table(tx.db, name)
     if table is None:
         raise TableNotFoundError(name, table_names(tx.db))

@@ -11,11 +11,22 @@ from .work import OpenTable, Work, unmark
 
 
 async def abort(work: Work, toml: Toml | None, *, keep_target: bool) -> None:
-    """Release the source, which is as it was, and drop the tables made in the target."""
+    """Release the source, which is as it was, and drop the tables made in the target.
+
+    After a rollback too: what was written to the target has been carried back.
+    """
     state = work.state
-    if state.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK):
-        raise MigrationError("the run is rolled back: complete that, then finish it")
-    switched = await _has_switched(work, toml)
+    if state.phase is Phase.ROLLING_BACK:
+        raise MigrationError(
+            "the run is being rolled back: complete that (aiovec migrate rollback), then abort it "
+            "or finish it"
+        )
+    if state.phase is Phase.ROLLED_BACK:
+        if state.switched:
+            await work.host.sleep(ALL_HAVE_LOOKED)
+        switched = False
+    else:
+        switched = await _has_switched(work, toml)
     if state.phase is Phase.DONE or switched:
         raise MigrationError(
             "it is too late to abort: the run is done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from aiovec.backend import ChangeFeed, VectorIndexes
 from aiovec.errors import MigrationError, TableExistsError
@@ -82,19 +83,22 @@ async def _create(work: Work, table: TableState, schema: Schema, there: set[str]
         )
 
 
-async def build_indexes(work: Work, pursuits: Sequence[Pursuit]) -> None:
+async def put_in_order(work: Work, pursuits: Sequence[Pursuit]) -> None:
+    """Have the target rewrite what came in parts, and build its indexes.
+
+    It would do so by itself a little later, and then in the way of the verification.
+    """
     target = work.goal.backend
-    if not isinstance(target, VectorIndexes):
-        return
     await work.enter(Phase.INDEXING)
     for pursuit in pursuits:
         table = pursuit.state
         if table.indexed:
             continue
         if await pursuit.target.count():
-            await pursuit.target.do(
-                lambda handle: target.create_index(handle, "auto", wait=True, options={})
-            )
+            await pursuit.target.do(target.optimize)
+            if work.state.options.index and isinstance(target, VectorIndexes):
+                build = partial(target.create_index, kind="auto", wait=True, options={})
+                await pursuit.target.do(build)
         table.indexed = True
         await work.save(table)
         await work.step("indexed")

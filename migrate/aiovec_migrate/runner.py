@@ -20,7 +20,7 @@ from .host import Host, RealHost, Step, no_step
 from .journal import Journal
 from .model import Options, Phase, RunState
 from .places import Place
-from .preparing import build_indexes, prepare
+from .preparing import prepare, put_in_order
 from .turning_back import Rollback
 from .verifying import TableReport, VerifyReport
 from .work import Transform, Work
@@ -231,8 +231,7 @@ class Migration:
         if feed:
             for pursuit in pursuits:
                 await pursuit.catch_up()
-        if state.options.index:
-            await build_indexes(work, pursuits)
+        await put_in_order(work, pursuits)
         if feed:
             if state.options.verify:
                 await work.enter(Phase.VERIFYING)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiovec.backend import ChangeFeed, Moves
 from aiovec.errors import MigrationError
-from aiovec.schema import Schema
 
 from .catchup import Pursuit
 from .checking import check_all
@@ -115,27 +112,10 @@ class Rollback:
                 tables[name] = TableState(name, schema.to_json(), copied=True)
                 await work.save(tables[name])
             if name not in there:
-                await self._alter(_creation(self._old, name, schema))
+                await old.create_table(name, schema)
                 continue
             mine = (await OpenTable.open(old, name)).schema
             for field in schema.fields:
                 if field not in mine.fields:
-                    await self._alter(_addition(self._old, name, field, schema))
-
-    async def _alter(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Change a schema of the source. Its mark forbids that, so it goes for the moment."""
-        await unmark(self._old.backend, self._work.run)
-        await work()
-        await self._act_on(self._old)
-
-
-def _creation(place: Place, name: str, schema: Schema) -> Callable[[], Awaitable[None]]:
-    return lambda: place.backend.create_table(name, schema)
-
-
-def _addition(place: Place, name: str, field: str, schema: Schema) -> Callable[[], Awaitable[None]]:
-    async def add() -> None:
-        opened = await OpenTable.open(place.backend, name)
-        await place.backend.add_field(opened.handle, field, schema.fields[field])
-
-    return add
+                    handle = (await OpenTable.open(old, name)).handle
+                    await old.add_field(handle, field, schema.fields[field])

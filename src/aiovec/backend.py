@@ -402,8 +402,9 @@ class MoveMark:
     """What a store knows of the migration that leads away from it.
 
     ``state`` is "open" while rows are copied, "paused" while writers wait for the cut-over, and
-    "moved" after it. Then ``moved_to`` is the new place as a user would name it, ``backend`` its
-    name in the TOML, and ``config`` the TOML whose stores go on there by themselves.
+    "moved" after it. Then ``moved_to`` is the new place as a user would name it. ``backend``
+    is its name in the TOML, and ``config`` the TOML whose stores go on there by themselves: both
+    are known before, and empty where the run flips no TOML.
     """
 
     run: str
@@ -425,9 +426,11 @@ class Moves(ABC):
         """The mark, whoever set it; None where no migration is open."""
 
     @abstractmethod
-    async def begin_move(self, run: str) -> None:
+    async def begin_move(self, run: str, *, backend: str = "", config: str = "") -> None:
         """Act for this run from now on, and set the mark "open" where there is none.
 
+        ``backend`` and ``config`` say where it will lead, so that stores opened from that TOML
+        can load what they will need.
         While it stands, changes of schema raise MigrationError with the run's name, and the
         change feed forgets nothing. MigrationError where another run's mark stands.
         """

