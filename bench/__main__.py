@@ -23,6 +23,7 @@ SUBJECTS = {
     "import": "importing",
     "search": "search",
     "lancedb": "lance.small",
+    "migrate": "migrate",
     "choices": "choices",
 }
 # What takes so long or so much room that it has to be asked for by name.
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", help=f"a folder with a real set, see bench/data.py (or ${FOLDER_VARIABLE})"
     )
     parser.add_argument("--folder", type=Path, help="where to write the stores; a temporary one")
+    parser.add_argument("--rows", type=int, help="how many rows, for one subject alone")
+    parser.add_argument("--dim", type=int, help="of how many dimensions, for migrate")
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks the row counts")
     parser.add_argument("--repeat", type=float, default=1.0, help="more or fewer rounds")
     parser.add_argument(
@@ -53,7 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
     asked = parser.parse_args(arguments)
-    plots = asked.plots or (PICTURES if asked.scale == 1 else None)
+    if asked.rows is not None and asked.subject == "all":
+        parser.error("--rows is for one subject alone")
+    as_published = asked.scale == 1 and asked.rows is None and asked.dim is None
+    plots = asked.plots or (PICTURES if as_published else None)
     subjects = list(SUBJECTS) if asked.subject == "all" else [asked.subject]
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
     results: list[Result] = []
@@ -61,13 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=asked.folder) as folder:
             options = Options(
                 Path(folder), asked.data, asked.scale, asked.repeat, asked.peers != "none",
-                asked.peers == "all", asked.cache, plots,
+                asked.peers == "all", asked.cache, plots, asked.rows, asked.dim,
             )  # fmt: skip
             found = run(subject, options)
         for result in found:
             print(f"\n{result.show()}", flush=True)
         results += found
-    print(f"\nwritten to {write(results, asked.subject, asked.results)}")
+    # A run of another size leaves the published one's results alone.
+    name = asked.subject if asked.rows is None else f"{asked.subject}-{asked.rows}"
+    print(f"\nwritten to {write(results, name, asked.results)}")
     missed = [check for result in results for check in result.checks if not check.holds]
     print("every target holds" if not missed else f"missed: {'; '.join(map(str, missed))}")
     return 1 if missed else 0

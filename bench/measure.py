@@ -48,7 +48,7 @@ class Check:
 
     def __str__(self) -> str:
         sign = "<=" if self.at_most else ">="
-        found, target = f"{_number(self.value)}{self.unit}", f"{self.target:,g}{self.unit}"
+        found, target = f"{number(self.value)}{self.unit}", f"{self.target:,g}{self.unit}"
         end = "holds" if self.holds else "MISSED"
         return f"{self.what}: {found}, target {sign} {target}: {end}"
 
@@ -68,7 +68,7 @@ class Result:
         width = max(map(len, self.measured))
         lines = [f"{self.subject}: {self.compared}"]
         lines += [
-            f"  {name:<{width}}  {_number(value):>10} {self.unit}"
+            f"  {name:<{width}}  {number(value):>10} {self.unit}"
             for name, value in self.measured.items()
         ]
         lines += [f"  {note}" for note in self.notes]
@@ -79,7 +79,8 @@ class Result:
         return asdict(self) | {"checks": [{**asdict(c), "holds": c.holds} for c in self.checks]}
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """With as many digits as a measurement deserves."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 

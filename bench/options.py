@@ -12,7 +12,8 @@ class Options:
 
     ``peers`` also measures other stores that happen to be installed, ``slow_peers`` even those
     whose index takes minutes to build. Those indexes are kept in ``cache`` and used from there.
-    ``plots`` is where pictures go.
+    ``plots`` is where pictures go. ``asked_rows`` and ``dim`` are for subjects that generate their
+    rows, in place of those they have by default.
     """
 
     folder: Path
@@ -23,9 +24,11 @@ class Options:
     slow_peers: bool = False
     cache: Path | None = None
     plots: Path | None = None
+    asked_rows: int | None = None
+    dim: int | None = None
 
     def rows(self, wanted: int) -> int:
-        return max(200, int(wanted * self.scale))
+        return self.asked_rows or max(200, int(wanted * self.scale))
 
     def rounds(self, wanted: int) -> int:
         return max(1, int(wanted * self.repeat))

@@ -73,6 +73,11 @@ def _memory(text: str) -> str:
     return text
 
 
+_MemorySize = Annotated[
+    str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern})
+]
+
+
 def _bytes_of(text: str) -> int | None:
     if text == "auto":
         return None
@@ -148,9 +153,7 @@ class SqliteSettings(_Section):
         "searched by these: approximately, in about a sixth of the memory. disk: every search "
         "reads the file.",
     )
-    scan_memory: Annotated[
-        str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern})
-    ] = Field(
+    scan_memory: _MemorySize = Field(
         default="auto",
         description="What the tables in memory may take together, as in '512 MiB' or '2 GiB'. "
         "auto: a quarter of the machine's memory, at most 4 GiB.",
@@ -234,9 +237,7 @@ class LancedbSettings(_Section):
         description="Versions of a table that are kept at most, however young they are: of many "
         "small writes in a short time, the oldest versions go first.",
     )
-    search_memory: Annotated[
-        str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern})
-    ] = Field(
+    search_memory: _MemorySize = Field(
         default="auto",
         description="What searches that scan, exports and other large reads may take together, as "
         "in '512 MiB' or '2 GiB'; further ones wait. auto: a quarter of the machine's memory, at "
@@ -263,9 +264,7 @@ class LancedbSettings(_Section):
         description="The part of the true nearest rows that a search with an index finds. The "
         "smallest effort that does so is found by measuring. A table or a search may say another.",
     )
-    build_memory: Annotated[
-        str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern})
-    ] = Field(
+    build_memory: _MemorySize = Field(
         default="auto",
         description="What building an index may take, as in '512 MiB' or '2 GiB'. One that would "
         "need more is refused. auto: half of the machine's memory.",
@@ -286,6 +285,37 @@ class LancedbSettings(_Section):
 
 class ServerSettings(_Section):
     """How ``aiovec serve`` listens. It has no keys yet."""
+
+
+class AdviseSettings(_Section):
+    """When LanceDB would serve a table of a SQLite store better; for the advice that is given."""
+
+    rows: int = Field(
+        default=100_000,
+        ge=0,
+        le=1_000_000_000_000,
+        description="Rows beyond which a table may be too large for SQLite, if searches are slow "
+        "as well.",
+    )
+    p95_ms: float = Field(
+        default=200.0,
+        gt=0,
+        le=86_400_000,
+        description="Milliseconds within which 95 of 100 searches should be answered.",
+    )
+    rows_a_day: float = Field(
+        default=500.0,
+        ge=0,
+        le=1e12,
+        description="Growth beyond which it is looked ahead whether a table will soon be too "
+        "large.",
+    )
+    days: float = Field(
+        default=30.0,
+        gt=0,
+        le=36_500,
+        description="How many days it is looked ahead.",
+    )
 
 
 class RetrievalSettings(BaseModel):
@@ -334,6 +364,9 @@ class RetrievalSettings(BaseModel):
     )
     server: ServerSettings = Field(
         default_factory=ServerSettings, description=ServerSettings.__doc__
+    )
+    advise: AdviseSettings = Field(
+        default_factory=AdviseSettings, description=AdviseSettings.__doc__
     )
 
     @model_validator(mode="before")

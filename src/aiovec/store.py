@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
+from .advising import Advisor
 from .arguments import ability_of, check_count, check_model, order_field
 from .backend import (
     Backend,
@@ -95,6 +97,7 @@ class VectorStore:
     ) -> None:
         self._threads = anyio.CapacityLimiter(4)
         self._follower = Follower(Engine(backend, settings), source, self._threads)
+        self._advisor = Advisor(self._in_thread)
         self._closing: asyncio.Task[None] | None = None
 
     # Life
@@ -126,8 +129,12 @@ class VectorStore:
         Being cancelled does not stop the closing.
         """
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._follower.close())
+            self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self._advisor.stop()
+        await self._follower.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_closing", self) is None:
@@ -135,7 +142,7 @@ class VectorStore:
 
     def supports(self, ability: str) -> bool:
         """Whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup" or "power-loss"."""
+        "snapshots", "backup", "moves" or "power-loss"."""
         return self._follower.engine.backend.supports(ability)
 
     async def ping(self) -> None:
@@ -559,7 +566,11 @@ class VectorStore:
             where = await self._bind(options.where, handle.schema)
             vectors = queries(handle.schema)
             operation.batch = len(vectors)
+            began = time.perf_counter()
             hits = await options.run(engine.backend, handle, vectors, where)
+            if vectors:
+                seconds = (time.perf_counter() - began) / len(vectors)
+                self._advisor.searched(engine, handle, seconds)
             operation.returned = sum(map(len, hits))
             return hits
 

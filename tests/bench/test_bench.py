@@ -27,6 +27,7 @@ INFORMATION = {
     "search, cost: memory",
     "search, cost: others",
     "search, cost: time",
+    "migrate, index",
 }
 
 
@@ -40,13 +41,15 @@ def test_every_benchmark_tells_and_writes_what_it_found(tmp_path: Path) -> None:
         env={k: v for k, v in os.environ.items() if k != data.FOLDER_VARIABLE},
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=240,
     )
 
     # Whether a target holds at this size, on a busy machine, says nothing: that would be 1.
     assert done.returncode in (0, 1), done.stderr
     results = json.loads((tmp_path / "results" / "all.json").read_text(encoding="utf-8"))["results"]
-    assert {result["subject"] for result in results} >= SUBJECTS.keys(), done.stderr
+    # One that has several parts is there by their names.
+    told = {result["subject"].partition(",")[0] for result in results}
+    assert told >= SUBJECTS.keys(), done.stderr
     for result in results:
         assert len(result["measured"]) >= 2
         assert all(value > 0 for value in result["measured"].values())

@@ -30,7 +30,7 @@ def _keys(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str,
 
 
 KEYS = _keys(RetrievalSettings)
-SECTIONS = [("sqlite",), ("lancedb",), ("server",)]
+SECTIONS = [("sqlite",), ("lancedb",), ("server",), ("advise",)]
 
 
 @pytest.fixture(autouse=True)

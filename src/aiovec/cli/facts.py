@@ -16,7 +16,7 @@ from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, opened
 
 _ABILITIES = (
-    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "power-loss",
+    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "power-loss",
 )  # fmt: skip
 
 

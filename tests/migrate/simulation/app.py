@@ -13,7 +13,6 @@ import pyarrow as pa
 from aiovec.backend import Columns, StaleTableError, TableHandle
 from aiovec.errors import StoreMovedError
 from aiovec.schema import Schema
-from aiovec.testing import python_rows
 
 from .backend import ModelBackend
 from .disk import Row
@@ -211,6 +210,3 @@ class Worker:
                 "payload": found.payloads[n],
             }
             assert comparable(read) == comparable(there[id]), f"{self.name} reads {read}"
-
-
-__all__ = ["SCHEMA", "Worker", "as_table", "comparable", "make_row", "python_rows"]

@@ -1,0 +1,1 @@
+"""Moving a table to LanceDB and back: how fast, in how much memory, and whether all is equal."""
