@@ -154,11 +154,9 @@ async def _own_use(way: _Way, rows: int, dim: int, options: Options) -> Mapping[
     _remove(target)
     return {
         "just open": opened["memory"],
-        "for reading and searching the source": read["memory"],
+        "for reading the source": read["memory"],
         # One after the other.
-        "for filling, or reading and searching, the target": max(
-            written["memory"], checked["memory"]
-        ),
+        "for filling or reading the target": max(written["memory"], checked["memory"]),
     }
 
 
@@ -217,9 +215,6 @@ async def stage(what: str, **arguments: Any) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.migrating.stage", what, json.dumps(arguments)]
     # A store that builds its index by itself, in the background, would be measured as well.
     environment = {**os.environ, "AIOVEC_RETRIEVAL__LANCEDB__INDEX": "none"}
-    if what == "read":
-        # The copy that SQLite's searches scan grows with the table: it is not allowed for.
-        environment["AIOVEC_RETRIEVAL__SQLITE__SCAN"] = "disk"
     done = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, env=environment
     )

@@ -12,6 +12,7 @@ from aiovec.backend import (
     Backend,
     ChangeFeed,
     Moves,
+    Snapshots,
     StaleTableError,
     TableHandle,
     TableStats,
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 
     from .runner import Transform
 
-# What the target takes beside the rows themselves, and what it takes for a moment while it builds
-# an index or compacts.
-_AT_LEAST, _FOR_A_MOMENT = 1.25, 2.5
+# What the target takes for the rows with what lies beside them, the same where it keeps the version
+# before they were put in order, and what it takes for a moment while it builds an index.
+_AT_LEAST, _WITH_VERSIONS, _FOR_A_MOMENT = 1.25, 2.25, 3.0
 _SPARE = 2**20
 
 _ATTEMPTS = 3  # a table that is altered at this very moment is looked at again
@@ -137,7 +138,7 @@ class _Look:
                     for plan in plans
                 ]
         free = await in_thread(free_room, there)
-        needed = self._look_at_room(free, plans)
+        needed = self._look_at_room(free, plans, isinstance(shape, Snapshots))
         moved = {plan.name for plan in plans}
         return Plan(
             source=Identity(here.name, origin.target),
@@ -195,10 +196,10 @@ class _Look:
                 "unset it first"
             )
 
-    def _look_at_room(self, free: int | None, plans: list[TablePlan]) -> int:
+    def _look_at_room(self, free: int | None, plans: list[TablePlan], versions: bool) -> int:
         """How much room the target needs, with what speaks against it."""
         size = sum(_target_bytes(plan) for plan in plans)
-        needed = int(_AT_LEAST * size) + _SPARE
+        needed = int((_WITH_VERSIONS if versions else _AT_LEAST) * size) + _SPARE
         if free is not None and free < needed:
             self._problem(
                 "room", f"the target needs some {needed:,} bytes, and {free:,} are free there"

@@ -241,8 +241,15 @@ class Rounds:
         assert done
         return Counter(steps)
 
-    def kill(self, route: Route, command: str, step: tuple[str, int] | None) -> None:
-        """Kill at the step, or anywhere, and then let it be done."""
+    def kill(
+        self,
+        route: Route,
+        command: str,
+        step: tuple[str, int] | None,
+        *,
+        again: tuple[str, int] | None = None,
+    ) -> None:
+        """Kill at the step, or anywhere, perhaps ``again``, and then let it be done."""
         case = self.case(route, command)
         if command != "finish":
             asyncio.run(case.write(self.chance))
@@ -252,6 +259,10 @@ class Rounds:
         else:
             victim = Victim(command, case, die=step)
         steps, done = victim.end()
+        if again is not None:
+            asyncio.run(case.write(self.chance))
+            steps, done = Victim(command, case, die=again).end()
+            assert steps[-1] == again[0], "it did not come to the step"
         where = "its end" if done else steps[-1] if steps else "its beginning"
         self.met[f"{command}: {where}"] += 1
         try:
@@ -317,6 +328,8 @@ def test_100_killed_migrators(tmp_path: Path) -> None:
                 occurrences = {1, rounds.chance.randint(1, count)}
                 for occurrence in occurrences if route is TO_LANCEDB else {max(occurrences)}:
                     rounds.kill(route, command, (step, occurrence))
-    while sum(rounds.met.values()) < 100 or rounds.met["run: its beginning"] < 1:
+    for step in ("deleted", "applied", "journalled"):
+        rounds.kill(TO_LANCEDB, "run", ("copy:written", 1), again=(f"catch-up:{step}", 1))
+    while sum(rounds.met.values()) < 110:
         rounds.kill(TO_LANCEDB, rounds.chance.choice(["run", "run", "rollback"]), None)
     print(dict(rounds.met))  # noqa: T201 - which steps were met

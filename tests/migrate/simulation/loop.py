@@ -149,7 +149,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return False
 
     def _drop_cancelled(self) -> None:
-        while self._scheduled and self._scheduled[0]._cancelled:  # type: ignore[attr-defined]
+        while self._scheduled and self._scheduled[0]._cancelled:
             timer = heapq.heappop(self._scheduled)
             timer._scheduled = False  # type: ignore[attr-defined]
 
