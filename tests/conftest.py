@@ -21,8 +21,12 @@ import aiovec
 # processes, disks and servers, and what runs the same code in a process of its own. They take most
 # of the time, so ``.ci/run`` runs them with one Python only, and all the others with each.
 ONCE = (
+    "tests/advice/",
     "tests/bench/",
+    "tests/cli/test_advise.py",
     "tests/cli/test_demo.py",
+    "tests/cli/test_import_export.py",
+    "tests/cli/test_lancedb.py",
     "tests/contract/test_lancedb.py::TestLancedbFolder",  # in memory it is the same code
     "tests/contract/test_lancedb_s3.py",
     "tests/contract/test_toy.py",
@@ -38,13 +42,16 @@ ONCE = (
     "tests/lancedb/",
     # The rest of its folder stays: a journal, a run, a switch there and back.
     "tests/migrate/test_comparing.py",
+    "tests/migrate/test_copying.py",
     "tests/migrate/test_faults.py",
     "tests/migrate/test_kill.py",
     "tests/migrate/test_online.py",
+    "tests/migrate/test_planning.py",
+    "tests/migrate/test_reembedding.py",
     "tests/migrate/test_resume.py",
     "tests/migrate/test_simulation.py",
     "tests/migrate/test_verifying.py",
-    "tests/transfer/test_round_trip.py",
+    "tests/transfer/",
 )
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]

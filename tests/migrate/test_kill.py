@@ -328,7 +328,7 @@ def test_100_killed_migrators(tmp_path: Path) -> None:
                 occurrences = {1, rounds.chance.randint(1, count)}
                 for occurrence in occurrences if route is TO_LANCEDB else {max(occurrences)}:
                     rounds.kill(route, command, (step, occurrence))
-    for step in ("deleted", "applied", "journalled"):
+    for step in ("deleted", "journalled"):
         rounds.kill(TO_LANCEDB, "run", ("copy:written", 1), again=(f"catch-up:{step}", 1))
     while sum(rounds.met.values()) < 110:
         rounds.kill(TO_LANCEDB, rounds.chance.choice(["run", "run", "rollback"]), None)
