@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from aiovec.backend import ChangeFeed, Changes, ChangesPrunedError, Snapshots
 from aiovec.errors import MigrationError
 
-from .comparing import Difference, sync, verify_ids
+from .comparing import Difference, sync, verify_changes, verify_ids
 from .model import TableState
 from .work import OpenTable, Work, row_bytes
 
@@ -58,7 +58,14 @@ class Pursuit:
             ids = await self._apply(page)
             if check and ids:
                 await self.work.step("catch-up:applied")
-                differing = await self.unlike(ids)
+                differing = await verify_changes(
+                    self.work.goal.backend,
+                    self.state.name,
+                    page.upserted,
+                    page.deleted,
+                    host=self.work.host,
+                    ignore_vector=self.work.transform is not None,
+                )
                 self.suspects = (self.suspects - set(ids)) | set(differing)
             self.state.since = page.number
             self.state.verified = self.state.verified and not self.suspects

@@ -146,6 +146,36 @@ async def verify_ids(
     return differing
 
 
+async def verify_changes(
+    target: Backend,
+    table: str,
+    upserted: pa.Table,
+    deleted: Sequence[str],
+    *,
+    host: Host,
+    ignore_vector: bool = False,
+) -> list[str]:
+    """Those ids of some changes whose rows in the target are not as the changes left them.
+
+    The source is not read again, so it may take writes at any rate.
+    """
+    handle = await target.open_table(table)
+    hasher = Hasher(handle.schema, vector=not ignore_vector)
+    side = Side(target, handle, hasher, host, not ignore_vector, no_progress)
+    wanted: dict[str, int | None] = dict.fromkeys(deleted)
+    if upserted.num_rows:
+        hashes = await host.in_thread(hasher.rows, upserted)
+        wanted.update(zip(upserted.column("id").to_pylist(), hashes.rows.tolist(), strict=True))
+    ids = list(wanted)
+    differing: list[str] = []
+    with altered_is_told(table):
+        for start in range(0, len(ids), LOOKED_UP):
+            block = ids[start : start + LOOKED_UP]
+            there = await side.looked_up(block)
+            differing += [id for id in block if there.get(id) != wanted[id]]
+    return differing
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The sums of both sides, and the ids' hashes of what differs, each sorted."""
