@@ -23,6 +23,7 @@ from aiovec.sync import VectorStore as Collections
 from aiovec.transfer import Load, Loaded, Loading, RejectsFile, load, open_input
 from aiovec_sqlite.driver import connect, load_driver
 from aiovec_sqlite.sources import SqliteSource
+from aiovec_sqlite.sources.blobs import looks_like
 from aiovec_sqlite.sources.database import open_read_only
 from aiovec_sqlite.sources.declared import vec0_of
 
@@ -546,3 +547,9 @@ def test_a_backup_is_a_whole_copy(db: sqlite3.Connection, path: Path, tmp_path: 
     copy = SqliteSource(tmp_path / "copy.db", Hints())
     assert [table.rows for table in copy.tables()] == [8]
     copy.close()
+
+
+def test_bytes_that_are_signalling_nans_are_no_vectors() -> None:
+    """Which NumPy warns of where it changes their type."""
+    assert looks_like([b"\x01\x00\x80\x7f" * 8]) is None
+    assert looks_like([VECTORS[1].tobytes()]) == "float32"

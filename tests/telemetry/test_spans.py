@@ -286,7 +286,8 @@ async def test_an_export_lasts_as_long_as_its_iteration(able: VectorStore, spans
     assert span.parent == caller.get_span_context()
     assert span.start_time is not None
     assert span.end_time is not None
-    assert span.end_time - span.start_time >= 0.03 * 1e9
+    # uvloop counts its sleeps in milliseconds, and may end each one a little early.
+    assert span.end_time - span.start_time >= 0.02 * 1e9
 
 
 async def test_an_export_that_is_left_early_ends_its_span(able: VectorStore, spans: Spans) -> None:

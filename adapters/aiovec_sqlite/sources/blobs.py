@@ -119,9 +119,11 @@ def looks_like(sample: Sequence[Any]) -> str | None:
 
 def _plausible(vector: Matrix) -> bool:
     """Whether numbers look like an embedding's. Other bytes, read as floats, hardly ever do."""
+    if not np.isfinite(vector).all():
+        return False
     sizes = np.abs(vector.astype(np.float64))
     there = sizes[sizes > 0]
-    if not len(there) or not np.isfinite(there).all():
+    if not len(there):
         return False
     likely = (there > 1e-12) & (there < 1e4)
     return bool(there.max() > 1e-4 and likely.mean() > 0.99)

@@ -201,7 +201,7 @@ def _faults_of_mappings(rows: Any, schema: Schema) -> dict[int, str]:
 def _faults_of_matrix(matrix: npt.NDArray[Any], schema: Schema) -> dict[int, str]:
     if matrix.ndim != 2 or matrix.shape[1] != schema.dim or matrix.dtype.kind not in "fiu":
         return {}  # the same for every row, and so for the door to tell
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         stored = matrix.astype(np.float32, copy=False)
     faults: dict[int, str] = {}
     finite = np.isfinite(stored)
