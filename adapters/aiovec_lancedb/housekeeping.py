@@ -22,6 +22,7 @@ import anyio.to_thread
 
 from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError, TableNotFoundError
+from aiovec.threads import to_its_end
 
 from .admission import Admission, scan_bytes
 from .infos import unindexed_rows
@@ -282,10 +283,14 @@ class Housekeeper:
         if lock is None:
             lock = self._locks[table] = self.lock_of(f"{table}.upkeep")
         taking = asyncio.ensure_future(anyio.to_thread.run_sync(lock.acquire, 0.0))
+
+        async def let_go() -> None:
+            if await taking:
+                lock.release()
+
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
             # The thread goes on; what it takes must not stay taken.
-            if await taking:
-                lock.release()
+            await to_its_end(let_go())
             raise

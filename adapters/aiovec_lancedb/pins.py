@@ -21,6 +21,7 @@ from typing import NamedTuple
 import anyio.to_thread
 
 from aiovec.backend import TableHandle
+from aiovec.threads import to_its_end
 
 from .locks import try_lock, unlock
 from .session import Opened, Session
@@ -67,15 +68,19 @@ class Pins:
         """Keep a version that is the newest, or was a moment ago."""
         taking = asyncio.ensure_future(anyio.to_thread.run_sync(self._take, table, version))
         try:
-            file = await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            # The thread goes on; what it takes must not stay taken.
-            await anyio.to_thread.run_sync(self._give_back, table, version, await taking)
-            raise
-        try:
+            await asyncio.shield(taking)
             yield
         finally:
-            await anyio.to_thread.run_sync(self._give_back, table, version, file)
+            # Whoever is cancelled now must not leave it taken: a thread's work that is cancelled
+            # before it began is never done.
+            await to_its_end(self._released(table, version, taking))
+
+    async def _released(
+        self, table: str, version: int, taking: asyncio.Future[_File | None]
+    ) -> None:
+        await asyncio.wait({taking})
+        if not taking.cancelled() and taking.exception() is None:
+            await anyio.to_thread.run_sync(self._give_back, table, version, taking.result())
 
     def _take(self, table: str, version: int) -> _File | None:
         file = None if self._folder is None else _locked_file(self._folder / table, version)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from aiovec import Field, Schema, VectorStore
 from aiovec.settings import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend, housekeeping
 from aiovec_lancedb.housekeeping import Shape
+from aiovec_lancedb.pins import Pins
 from aiovec_lancedb.tidying import Retention, Version
 
 from .support import ROOT, SMALL, ids_in, numbered, opened
@@ -244,13 +246,42 @@ async def test_an_abandoned_export_keeps_nothing(tmp_path: Path) -> None:
         task.cancel()
         await asyncio.wait({task})
         await insert_singly(store, 5, start=500)
-        # Its last file may still be on its way out of the folder.
-        async with asyncio.timeout(60):
-            while True:
-                await store.optimize("notes")
-                if len(await store.versions("notes")) <= 2:
-                    break
-                await asyncio.sleep(0.05)
+        await store.optimize("notes")
+        assert len(await store.versions("notes")) <= 2
+
+
+async def test_a_version_is_given_back_whenever_its_reader_is_cancelled(tmp_path: Path) -> None:
+    pins = Pins("a place of this test", tmp_path)
+    threads = anyio.to_thread.current_default_thread_limiter()
+    busy = [object() for _ in range(int(threads.available_tokens))]
+    reading, done = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        async with pins.held("notes", 7):
+            reading.set()
+            await done.wait()
+
+    for cancel_twice in (False, True):
+        reader = asyncio.ensure_future(read())
+        await reading.wait()
+        assert await asyncio.to_thread(pins.oldest, "notes") == 7
+        # No thread is free at the moment when it ends.
+        for one in busy:
+            threads.acquire_on_behalf_of_nowait(one)
+        done.set()
+        await asyncio.sleep(0.01)
+        reader.cancel()
+        if cancel_twice:
+            await asyncio.sleep(0.01)
+            reader.cancel()
+        await asyncio.sleep(0.01)
+        for one in busy:
+            threads.release_on_behalf_of(one)
+        await asyncio.wait({reader})
+        assert reader.cancelled()
+        assert await asyncio.to_thread(pins.oldest, "notes") is None
+        reading.clear()
+        done.clear()
 
 
 @pytest.mark.usefixtures("eager")
