@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.connect import toy
 
 import aiovec
 from aiovec import Schema, StoreMovedError
@@ -107,3 +109,52 @@ async def test_who_is_held_on_the_old_place_is_told_the_new_one(
             await n_of(store)
         with pytest.raises(StoreMovedError, match=r"a\.lance"):
             await store.upsert("notes", [{"id": "b", "embedding": [1, 1], "n": 3}])
+
+
+@pytest.fixture
+def opened_toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[toy.Toy]:
+    """Every backend "toy" that was opened; ``aiovec.toml`` of a test may name one."""
+    opened: list[toy.Toy] = []
+    plain = toy.Toy.open
+
+    async def noted(self: toy.Toy) -> None:
+        opened.append(self)
+        await plain(self)
+
+    monkeypatch.setattr(toy.Toy, "open", noted)
+    toy.install(monkeypatch, tmp_path / "packages", toy="Toy")
+    return opened
+
+
+@pytest.mark.parametrize("place", ["there", "broken"])
+async def test_a_store_opens_once_beforehand_where_a_migration_will_lead(
+    config: Path, opened_toys: list[toy.Toy], place: str
+) -> None:
+    """So that the first call behind the cut-over need not import a driver."""
+    write(config, f'{TOML}[retrieval.toy]\nurl = "toy://{place}"\n')
+    migrator = create(str(config.with_name("a.db")), RetrievalSettings())
+    async with (
+        aiovec.connect(config=config) as store,
+        aiovec.connect(config.with_name("a.db")) as by_path,
+    ):
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", [{"id": "a", "embedding": [1, 0], "n": 1}])
+
+        async def look() -> None:
+            for one in (store, by_path):
+                one._follower._next_look = 0.0
+                assert await n_of(one) == 1
+                if one._follower._preparing is not None:
+                    await asyncio.wait({one._follower._preparing})
+
+        await look()
+        assert opened_toys == []
+        await migrator.open()
+        for number, run in enumerate(["r1", "r2"], start=1):
+            await migrator.begin_move(run, backend="toy", config=str(config))
+            await look()
+            await look()
+            assert [one.done for one in opened_toys] == [["open", "close"]] * number
+            await migrator.end_move(run)
+        await migrator.close()
+        assert store.backend_name == "sqlite"
