@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .plugins import EXTRAS, installed_backends
+from .plugins import EXTRAS, installed, installed_backends
 
 _GROUP = "aiovec.doctors"
 
@@ -50,8 +50,8 @@ def examine(backend: str | None = None, target: str | None = None) -> list[Findi
         version_of("numpy"),
         version_of("pyarrow"),
     ]
-    entry_points = sorted(metadata.entry_points(group=_GROUP), key=lambda entry: entry.name)
-    if not entry_points:
+    doctors = installed(_GROUP)
+    if not doctors:
         findings.append(
             Finding(
                 "backends",
@@ -70,14 +70,14 @@ def examine(backend: str | None = None, target: str | None = None) -> list[Findi
                 cure=f'pip install "{what}"',
             )
         )
-    for entry_point in entry_points:
+    for name, entry_point in doctors.items():
         try:
             doctor: Doctor = entry_point.load()
-            findings += doctor(target if entry_point.name == backend else None)
+            findings += doctor(target if name == backend else None)
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
             findings.append(
                 Finding(
-                    entry_point.name,
+                    name,
                     f"{type(exc).__name__}: {exc}",
                     ok=False,
                     cure="reinstall the package that brings this backend",

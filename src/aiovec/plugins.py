@@ -1,4 +1,4 @@
-"""The backends that are installed, found through the entry-point group ``aiovec.backends``."""
+"""What other packages bring by entry points, the backends above all (``aiovec.backends``)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def installed_backends() -> dict[str, metadata.EntryPoint]:
-    """The entry point of each installed backend."""
+def installed(group: str) -> dict[str, metadata.EntryPoint]:
+    """The entry points of a group, in the order of their names.
+
+    Of two with one name the first on the path counts, as it does for modules.
+    """
     from importlib import metadata  # reads slowly, so not where aiovec is imported
 
-    # Of two with one name the first on the path counts, as it does for modules.
     found: dict[str, metadata.EntryPoint] = {}
-    for entry_point in metadata.entry_points(group=GROUP):
+    for entry_point in metadata.entry_points(group=group):
         found.setdefault(entry_point.name, entry_point)
-    return found
+    return dict(sorted(found.items()))
+
+
+def installed_backends() -> dict[str, metadata.EntryPoint]:
+    """The entry point of each installed backend."""
+    return installed(GROUP)
 
 
 def other_backends() -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .plugins import installed
 from .schema import Schema
 
 GROUP = "aiovec.sources"
@@ -108,9 +109,7 @@ class Source(ABC):
 
 def source_for(path: Path) -> type[Source] | None:
     """The kind of source that recognises a file, or None."""
-    from importlib import metadata
-
-    for entry_point in sorted(metadata.entry_points(group=GROUP), key=lambda e: e.name):
+    for entry_point in installed(GROUP).values():
         try:
             kind = entry_point.load()
         except (ImportError, AttributeError) as exc:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from ..plugins import installed
 from .output import one_line, say_error
 
 if TYPE_CHECKING:
@@ -26,24 +27,14 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         own = super().list_commands(ctx)
-        return [*own, *sorted(_installed().keys() - set(own))]
+        return [*own, *(name for name in installed(GROUP) if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
-        entry_point = _installed().get(cmd_name)
+        entry_point = installed(GROUP).get(cmd_name)
         return None if entry_point is None else _loaded(entry_point)
-
-
-def _installed() -> dict[str, metadata.EntryPoint]:
-    from importlib import metadata  # reads slowly, and most commands are our own
-
-    # Of two with one name the first on the path counts, as it does for modules.
-    found: dict[str, metadata.EntryPoint] = {}
-    for entry_point in metadata.entry_points(group=GROUP):
-        found.setdefault(entry_point.name, entry_point)
-    return found
 
 
 def _loaded(entry_point: metadata.EntryPoint) -> Any:
