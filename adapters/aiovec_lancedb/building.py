@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
-from aiovec.memory import total_memory
+from aiovec.memory import size_text, total_memory
 
 from . import kinds, recall
 from .effort import KEY, LIMITS, Effort, Rung, Tuned
@@ -125,8 +125,8 @@ class Builder:
             raise InvalidArgumentError(
                 "kind",
                 kind,
-                f"one that builds within build_memory, {_size(self._memory)}: over {rows:,} rows "
-                f"of {schema.dim} dimensions this takes some {_size(needed)}",
+                f"one that builds within build_memory, {size_text(self._memory)}: over "
+                f"{rows:,} rows of {schema.dim} dimensions this takes some {size_text(needed)}",
             )
         return Build(kind, plan, auto, target, rows)
 
@@ -193,7 +193,3 @@ def _unmeasured(tuned: Tuned) -> Rung:
     if kind.graph:
         return Rung(0.0, Effort(partitions, _UNMEASURED_EF, None))
     return Rung(0.0, Effort(math.ceil(partitions / 2), None, refine))
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

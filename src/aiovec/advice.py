@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from .memory import size_text
+
 if TYPE_CHECKING:
     from .backend import TableStats
     from .settings import AdviseSettings
@@ -248,8 +250,8 @@ def _slow(facts: TableFacts, limits: AdviseSettings) -> str:
 def _large(facts: TableFacts) -> str:
     scan = facts.scan or Scan(0, 0)
     return (
-        f"its copy in memory would take {_size(scan.bytes)}, and scan_memory is "
-        f"{_size(scan.budget)}, so searches read the file"
+        f"its copy in memory would take {size_text(scan.bytes)}, and scan_memory is "
+        f"{size_text(scan.budget)}, so searches read the file"
     )
 
 
@@ -352,7 +354,3 @@ def _time(days: float) -> str:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

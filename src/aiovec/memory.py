@@ -21,6 +21,11 @@ def default_budget() -> int:
     return min(_MOST, int(_SHARE * total_memory()))
 
 
+def size_text(count: int) -> str:
+    """A count of bytes as a person reads it."""
+    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
 def total_memory() -> int:
     found = [size for size in (_machine(), _container()) if size]
     return min(found, default=_ASSUMED)

@@ -26,6 +26,7 @@ from ..advice import (
 from ..advising import ADVISED
 from ..backend import TableStats
 from ..filters import F
+from ..memory import size_text
 from ..records import Record
 from ..schema import Schema
 from ..settings import AdviseSettings
@@ -233,7 +234,7 @@ def _lines(advice: Advice) -> Mapping[str, object]:
         "growth": _growing(facts.growth),
         "memory": "no copy is kept"
         if facts.scan is None
-        else f"{_mib(facts.scan.bytes)} of the {_mib(facts.scan.budget)} of scan_memory",
+        else f"{size_text(facts.scan.bytes)} of the {size_text(facts.scan.budget)} of scan_memory",
         "advice": advice.sentence,
         "on LanceDB": _cost(advice.cost),
     }
@@ -256,16 +257,12 @@ def _growing(growth: Growth | None) -> str:
 
 def _cost(cost: Cost) -> str:
     return (
-        f"some {_mib(cost.memory_bytes)} of memory and {_mib(cost.disk_bytes)} on disk "
+        f"some {size_text(cost.memory_bytes)} of memory and {size_text(cost.disk_bytes)} on disk "
         f"(and up to as much again for earlier versions); "
         f"{_seconds(cost.copy_seconds)} to copy it, {_seconds(cost.build_seconds)} and "
-        f"{_mib(cost.build_memory_bytes)} more of memory to build the index; then about "
+        f"{size_text(cost.build_memory_bytes)} more of memory to build the index; then about "
         f"{cost.search_ms:.0f} ms a search (approximate)"
     )
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
 def _seconds(seconds: float) -> str:
