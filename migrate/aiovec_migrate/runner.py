@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiovec.backend import ChangeFeed, Moves
@@ -25,10 +25,7 @@ from .turning_back import Rollback
 from .verifying import TableReport, VerifyReport
 from .work import Transform, Work
 
-Check = Callable[[], Awaitable[Sequence[str]]]
-"""Looks before a run begins; what it returns are the problems that stop it."""
-
-__all__ = ["Check", "Migration", "Outcome", "Transform"]
+__all__ = ["Migration", "Outcome", "Transform"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class Migration:
     """One migration between two open stores.
 
     ``journal`` is locked by the caller (``async with journal.locked()``). ``toml`` is needed for a
-    switch only, ``check`` is asked before anything is written by a run that is new.
+    switch only.
     """
 
     def __init__(
@@ -56,7 +53,6 @@ class Migration:
         host: Host | None = None,
         toml: Toml | None = None,
         transform: Transform | None = None,
-        check: Check | None = None,
         listener: Listener = unheard,
         step: Step = no_step,
     ) -> None:
@@ -67,7 +63,6 @@ class Migration:
         self._host = host or RealHost()
         self._toml = toml
         self._transform = transform
-        self._check = check
         self._listener = listener
         self._step = step
 
@@ -143,10 +138,6 @@ class Migration:
             )
 
     async def _begin(self) -> RunState:
-        if self._check is not None:
-            problems = await self._check()
-            if problems:
-                raise MigrationError("nothing was begun: " + "; ".join(problems))
         state = RunState(
             run=uuid.uuid4().hex,
             source=self.source.identity,

@@ -17,6 +17,7 @@ from aiovec.schema import Schema
 from .digests import Digest, Kept, Limits, among, bucket_of
 from .hashing import BoolArray, Hasher, Hashes, UInt64Array
 from .host import Host
+from .work import row_bytes
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -31,7 +32,6 @@ Progress = Callable[[int], None]
 # the space of a core's cache.
 _BATCH_BYTES = 8 * 2**20
 _MOST_ROWS = 4096
-_ROW_BYTES = 512
 # Ids that are looked up at once.
 LOOKED_UP = 512
 _MOST_IDS = 2**14
@@ -199,4 +199,4 @@ def rows_to_arrow(rows: Rows, schema: Schema, *, vector: bool = True) -> pa.Tabl
 
 def batch_rows(schema: Schema) -> int:
     """How many rows to read at once."""
-    return max(64, min(_MOST_ROWS, _BATCH_BYTES // (schema.dim * 4 + _ROW_BYTES)))
+    return max(64, min(_MOST_ROWS, _BATCH_BYTES // row_bytes(schema)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -27,17 +28,19 @@ _MOST_TIMES = 20
 _ROW_BYTES = 512
 
 
-class Transform:
+class Transform(ABC):
     """A change of every row on its way, as a new embedding model brings. See ``reembedding``."""
 
     name: str
     """What the journal calls it; a run goes on only with the same one."""
 
+    @abstractmethod
     def target_schema(self, schema: Schema) -> Schema:
-        raise NotImplementedError
+        """The schema of what comes out for rows of this one."""
 
+    @abstractmethod
     async def __call__(self, rows: pa.Table) -> pa.Table:
-        raise NotImplementedError
+        """The rows as the target gets them."""
 
 
 class OpenTable:

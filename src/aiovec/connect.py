@@ -194,9 +194,7 @@ class Source:
         loaded, identity = self._read(backend)
         if identity == self._identity:
             return None
-        if identity.name == "sqlite":
-            make_folder_of(identity.target)
-        return create_backend(identity.name, identity.target, loaded.settings.retrieval)
+        return _backend_of(identity, loaded)
 
     def _is_led_by(self, backend: str, config: str) -> bool:
         if not (self.follows and backend and self._file and config):
@@ -226,13 +224,10 @@ class Source:
         return loaded, _Identity(name, target, section)
 
     def _create(self, loaded: LoadedSettings, identity: _Identity) -> Resolved:
-        settings = loaded.settings.retrieval
-        if identity.name == "sqlite":
-            make_folder_of(identity.target)
-        backend = create_backend(identity.name, identity.target, settings)
+        backend = _backend_of(identity, loaded)
         self._stamp = loaded.stamp
         self._before, self._identity = self._identity, identity
-        return Resolved(identity.name, identity.target, settings, backend)
+        return Resolved(identity.name, identity.target, loaded.settings.retrieval, backend)
 
     def _config_file(self) -> Path | None:
         """The TOML file as an absolute path; None where the target needs none."""
@@ -313,3 +308,10 @@ def _configured(name: str, retrieval: RetrievalSettings, file: Path | None) -> t
     if name == "remote":
         return name, retrieval.remote_url
     return name, str(retrieval.section(name).get("url", ""))
+
+
+def _backend_of(identity: _Identity, loaded: LoadedSettings) -> Backend:
+    """The backend of a place, not open yet; a SQLite file's folder is made where it is missing."""
+    if identity.name == "sqlite":
+        make_folder_of(identity.target)
+    return create_backend(identity.name, identity.target, loaded.settings.retrieval)

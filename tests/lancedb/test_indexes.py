@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,6 @@ from .indexed import (
     store_at,
     until,
 )
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[VectorStore]:
-    async with store_at(tmp_path / "store") as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("kind", KINDS)

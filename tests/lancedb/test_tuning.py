@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,6 @@ from .indexed import (
     store_at,
     until,
 )
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[VectorStore]:
-    async with store_at(tmp_path / "store") as opened:
-        yield opened
 
 
 @pytest.fixture

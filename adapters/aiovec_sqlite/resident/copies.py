@@ -21,7 +21,7 @@ from .partitions import (
     rowids_of_key,
     shared_rows,
 )
-from .reading import BYTES_BESIDE, RowReader, row_reader
+from .reading import RowReader, bytes_of_row, row_reader
 from .recall import Recall, measure
 from .segments import (
     FULL,
@@ -172,7 +172,7 @@ class Loader:
         self._reader = row_reader(db, table, bits=bits)
         self._own = large_keys(db, table)
         (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
-        self.expected_bytes = int(rows * (self._reader.width + BYTES_BESIDE))
+        self.expected_bytes: int = rows * bytes_of_row(table.schema.dim, bits=bits)
         self._last = 0
         self._segments: list[Segment] = []
 

@@ -13,7 +13,7 @@ from tests.sqlite.support import opened
 
 from aiovec import Field, Schema, VectorStore
 from aiovec_sqlite.resident import copies, partitions, segments
-from aiovec_sqlite.resident.copies import BYTES_BESIDE
+from aiovec_sqlite.resident.reading import BYTES_BESIDE
 from aiovec_sqlite.resident.segments import SHARED, State
 
 DIM = 24

@@ -21,7 +21,7 @@ from aiovec.backend import TableHandle
 from aiovec_sqlite.connection import Connection
 from aiovec_sqlite.driver import connect as raw_connect
 from aiovec_sqlite.opening import open_reader
-from aiovec_sqlite.resident import copies, refusals
+from aiovec_sqlite.resident import reading, refusals
 from aiovec_sqlite.resident.refusals import Refusals
 
 DIM = 24
@@ -67,7 +67,7 @@ async def test_a_table_that_shrank_is_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = np.random.default_rng(0)
-    budget = 300 * (DIM + copies.BYTES_BESIDE)
+    budget = 300 * (DIM + reading.BYTES_BESIDE)
     async with opened(tmp_path / "a.db", scan_memory=str(budget)) as store:
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(rng, range(400), DIM))
@@ -120,7 +120,7 @@ async def test_a_load_that_failed_is_tried_again(
 
 async def test_a_table_made_anew_need_not_wait(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    budget = 300 * (DIM + copies.BYTES_BESIDE)
+    budget = 300 * (DIM + reading.BYTES_BESIDE)
     async with opened(tmp_path / "a.db", scan_memory=str(budget)) as store:
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(rng, range(400), DIM))

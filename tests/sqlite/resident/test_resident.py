@@ -32,7 +32,7 @@ import aiovec
 from aiovec import F, Field, Schema, StoreClosedError, VectorStore
 from aiovec.backend import Columns, Found, TableHandle, VectorQuery
 from aiovec.schema import Metric
-from aiovec_sqlite.resident import copies, segments
+from aiovec_sqlite.resident import copies, reading, segments
 from aiovec_sqlite.resident.pipeline import Call, Pipeline
 
 DIM = 24
@@ -329,7 +329,7 @@ async def test_the_copy_stays_small_under_many_updates(tmp_path: Path) -> None:
             compacting = resident.compacting
             await until(lambda: compacting is None or compacting.done())  # noqa: B023
         assert resident.copy.state.rows == 600
-        assert resident.copy.nbytes < 4 * 600 * (DIM + copies.BYTES_BESIDE)
+        assert resident.copy.nbytes < 4 * 600 * (DIM + reading.BYTES_BESIDE)
         await same(store, path, "t", rng.standard_normal((3, DIM)), options())
 
 
@@ -343,7 +343,7 @@ async def test_small_partitions_take_little_room(tmp_path: Path) -> None:
             row["owner"] = f"tenant {number % 400}"
         await store.insert("t", rows)
         resident = await ready(store, "t")
-        least = 1200 * (DIM + copies.BYTES_BESIDE)
+        least = 1200 * (DIM + reading.BYTES_BESIDE)
         assert resident.copy.nbytes == least
         await store.update("t", {"n": 1}, ids=[row["id"] for row in rows[:400]])
         await same(store, path, "t", [rows[7]["embedding"]], [{"where": "owner = 'tenant 7'"}, {}])
@@ -405,7 +405,7 @@ async def test_over_the_budget_the_file_answers(
 
 async def test_the_table_searched_longest_ago_gives_way(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    room = 1000 * (DIM + copies.BYTES_BESIDE)
+    room = 1000 * (DIM + reading.BYTES_BESIDE)
     async with opened(tmp_path / "a.db", scan_memory=str(int(2.5 * room))) as store:
         for name in ("a", "b", "c"):
             await store.create_table(name, schema())
