@@ -10,8 +10,9 @@ from tests.sqlite.support import State
 
 import aiovec
 import aiovec_migrate
+from aiovec import F
 from aiovec.errors import MigrationError
-from aiovec_migrate import Event, Options, Phase
+from aiovec_migrate import Event, Options, Phase, comparing
 
 from .support import SCHEMAS, contents_at, differences, fill, row, some_rows, write_toml
 
@@ -149,6 +150,33 @@ async def test_what_is_written_meanwhile_arrives(tmp_path: Path) -> None:
             options=Options(batch_size=20), step=write,
         )  # fmt: skip
     assert not moments
+    found = await contents_at(lance(tmp_path))
+    assert differences(await contents_at(tmp_path / "a.db"), found) == []
+
+
+async def test_rows_that_come_and_go_while_all_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They differ, and when it is asked for their names they have none any more."""
+    await source_in(tmp_path / "a.db", notes=200)
+    compared, named = comparing.Sides.compared, comparing.Sides.named
+    rounds = 0
+    async with aiovec.connect(tmp_path / "a.db") as store:
+
+        async def come(*args: Any) -> Any:
+            nonlocal rounds
+            rounds += 1
+            await store.insert("notes", some_rows(f"late{rounds}", 30, "notes"))
+            return await compared(*args)
+
+        async def go(*args: Any) -> Any:
+            await store.delete_where("notes", F.id.startswith(f"late{rounds}/"))
+            return await named(*args)
+
+        monkeypatch.setattr(comparing.Sides, "compared", come)
+        monkeypatch.setattr(comparing.Sides, "named", go)
+        await move(tmp_path / "a.db", lance(tmp_path), tmp_path / "j")
+    assert rounds == 1
     found = await contents_at(lance(tmp_path))
     assert differences(await contents_at(tmp_path / "a.db"), found) == []
 
