@@ -31,6 +31,9 @@ _SHARE = 0.8
 # Seconds within which every store has looked at the TOML, which it does each second, and has ended
 # the call that it was in.
 ALL_HAVE_LOOKED = 2.0
+# Seconds from the mark to the first pause: by then stores that are in use have opened once where
+# they are about to be led, with all that its driver takes to be imported.
+NOTICE = 3.0
 # Seconds between two tries: the first, and the longest.
 _FIRST_REST, _LONGEST_REST = 0.5, 15.0
 # Rows that may have been written late and are looked at one by one.
@@ -110,6 +113,8 @@ class Turn:
         origin = work.origin.backend
         if not isinstance(origin, Moves):
             raise MigrationError(f"{work.origin} has no mark")
+        if work.goal.backend.name != work.origin.backend.name:
+            await work.host.sleep(max(0.0, work.marked_at + NOTICE - work.host.now()))
         for pursuit in self._pursuits:
             await pursuit.catch_up(check=work.state.options.verify)
         await work.step("cut-over:ready")

@@ -177,6 +177,7 @@ class Migration:
             )
         else:
             await source.begin_move(state.run)
+        work.marked_at = work.host.now()
         await work.step("marked")
         # A killed migrator may have left its writers in a pause.
         await source.resume_writers(state.run)

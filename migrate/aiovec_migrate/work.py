@@ -103,6 +103,8 @@ class Work:
     step: Step
     listener: Listener
     transform: Transform | None = None
+    marked_at: float = 0.0
+    """When this process marked the origin, on the host's clock."""
     _began: float = 0.0
     _rows: int = 0
     _task: tuple[str, str | None] = field(default=("", None))

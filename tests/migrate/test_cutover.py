@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.sqlite.support import State
 import aiovec
 import aiovec_migrate
 from aiovec.errors import AiovecError, MigrationError, StoreMovedError
-from aiovec_migrate import Options, Phase
+from aiovec_migrate import Options, Phase, cutover
 
 from .support import contents_at, differences, fill, row, some_rows, write_toml
 from .test_resume import Stop, StoppedError
@@ -90,6 +91,23 @@ async def test_what_is_written_up_to_the_pause_arrives(tmp_path: Path) -> None:
     ids = found["notes"][1].keys()
     assert {f"last/{n}" for n in range(5)} | {"waited"} <= ids
     assert "r/20" not in ids
+
+
+async def test_open_stores_get_the_time_to_load_what_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table so small that it is copied at once is not switched at once."""
+    config = await a_store(tmp_path)
+    at: dict[str, float] = {}
+
+    async def note(step: str) -> None:
+        at[step] = time.monotonic()
+
+    monkeypatch.setattr(cutover, "NOTICE", 3.0)
+    await switch(config, step=note)
+    assert at["cut-over:ready"] - at["marked"] >= 2.9
+    async with aiovec.connect(config=config) as store:
+        assert store.backend_name == "lancedb"
 
 
 async def test_an_overrun_lets_the_writers_go_on_and_is_tried_again(tmp_path: Path) -> None:

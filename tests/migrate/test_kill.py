@@ -85,7 +85,7 @@ class Case:
     def told(self, **more: Any) -> dict[str, Any]:
         """The arguments of a victim."""
         target = self.route.target_in(self.folder)
-        return {**self.route.arguments, "target": target, **more}
+        return {**self.route.arguments, "target": target, "notice": 0.0, **more}
 
     async def write(self, chance: random.Random) -> None:
         """What the app does meanwhile, to its store and to the yardstick alike."""

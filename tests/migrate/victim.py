@@ -2,8 +2,8 @@
 
     python -m tests.migrate.victim COMMAND CONFIG JSON
 
-The JSON may name ``source``, ``target``, ``options``, and ``die``: the step's name and at which of
-its occurrences.
+The JSON may name ``source``, ``target``, ``options``, ``die``: the step's name and at which of its
+occurrences, and ``notice``: the seconds that open stores are given before the first pause.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import aiovec_migrate
 from aiovec import AiovecError
-from aiovec_migrate import Options
+from aiovec_migrate import Options, cutover
 
 
 def say(*facts: Any) -> None:
@@ -46,6 +46,7 @@ class Steps:
 
 async def main(command: str, config: str, told: dict[str, Any]) -> None:
     step = Steps(*told.get("die", (None, 0)))
+    cutover.NOTICE = told.get("notice", cutover.NOTICE)
     try:
         if command == "run":
             await aiovec_migrate.run(
