@@ -40,7 +40,8 @@ def is_extreme(vectors: Float32Array) -> bool:
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
     """Distances in float64, in which no float32 can overflow.
 
-    That of a damaged vector may be NaN, which is no reason for a warning to the app.
+    They are those to one query, or those of each row to the query in the same row. That of a
+    damaged vector may be NaN, which is no reason for a warning to the app.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return _distances(vectors, query, metric)
@@ -53,10 +54,10 @@ def _distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Fl
         squares = np.square(rows - point).sum(axis=1)
         return cast("Float64Array", np.sqrt(squares))
     # Row by row: a matrix product may sum equal rows in different ways and so part equal hits.
-    products: Float64Array = np.einsum("ij,j->i", rows, point)
+    products: Float64Array = np.einsum("ij,ij->i", rows, np.broadcast_to(point, rows.shape))
     if metric == "dot":
         return -products
-    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(point).sum())
+    lengths = np.sqrt(np.square(rows).sum(axis=1)) * np.sqrt(np.square(point).sum(axis=-1))
     cosines: Float64Array = products / lengths
     # Rounding may leave a cosine just beyond 1.
     return 1.0 - np.clip(cosines, -1.0, 1.0)

@@ -13,6 +13,8 @@ from aiovec.backend import Found, TableHandle, VectorQuery
 # Queries scanned together. More share the reading of the codes a little better, and let the first
 # of them wait longer (``python -m bench search``).
 MOST_TOGETHER = 32
+# Callers that go on in the same round of the event loop; its other tasks have their turn between.
+_AT_ONCE = 8
 # Calls under way at once; further callers wait for a place.
 _MOST_CALLS = 1024
 
@@ -121,7 +123,9 @@ class Pipeline:
             for call in calls:
                 call.future.cancel()
         elif (error := answering.exception()) is None:
-            for call, answer in zip(calls, answering.result(), strict=True):
+            for place, (call, answer) in enumerate(zip(calls, answering.result(), strict=True)):
+                if place and place % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 if not call.future.done():
                     call.future.set_result(answer)
         elif len(calls) > 1:

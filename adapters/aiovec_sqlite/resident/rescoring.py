@@ -26,8 +26,11 @@ from .segments import Int64Array, State
 _SPARSE = 32
 
 
-# Rows measured at once.
+# Rows read at once.
 _BLOCK = 4096
+# Components measured at once, in rows of many of them at least so many. More would be new memory
+# each time. Fewer hand the interpreter to other threads more often, and wait to get it back.
+_COMPONENTS, _LEAST_ROWS = 49_152, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +92,23 @@ class Rescoring:
         measured = np.empty(len(rowids), dtype=np.float64)
         dim = len(queries[0].vector)
         kept = np.empty((len(rowids), dim), dtype=np.float32) if keeps else None
-        ends = np.cumsum([len(part) for part in wanted]).tolist()
-        parts = [slice(end - len(part), end) for end, part in zip(ends, wanted, strict=True)]
+        sizes = [len(part) for part in wanted]
+        points = np.stack([query.vector for query in queries])
+        which = np.repeat(np.arange(len(queries)), sizes)
+        step = max(_LEAST_ROWS, _COMPONENTS // dim)
         for start in range(0, len(rowids), _BLOCK):
             end = min(start + _BLOCK, len(rowids))
             vectors = self._read(rowids[start:end])
-            # One query's rows at a time: larger arrays would be new memory each time.
-            for part, query in zip(parts, queries, strict=True):
-                first, last = max(part.start, start), min(part.stop, end)
-                if first < last:
-                    measured[first:last] = distances(
-                        vectors[first - start : last - start], query.vector, self._metric
-                    )
+            for first in range(start, end, step):
+                some = slice(first, min(first + step, end))
+                measured[some] = distances(
+                    vectors[first - start : some.stop - start], points[which[some]], self._metric
+                )
             if kept is not None:
                 kept[start:end] = vectors
         self.read += len(rowids)
+        ends = np.cumsum(sizes).tolist()
+        parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         return [
             Nearest(rowids[part], measured[part], None if kept is None else kept[part])
             for part in parts

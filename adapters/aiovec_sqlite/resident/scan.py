@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numkong
 import numpy as np
@@ -26,6 +26,7 @@ from .workspace import Workspace
 
 BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 # A threshold from the maxima of blocks is a little low, and needs no sorting of all values.
 _BLOCK = 64
@@ -33,6 +34,10 @@ _BLOCK = 64
 _MANY = 64
 # Queries of a batch that is small enough to be shared with a helper.
 _FEW_QUERIES = 4
+# Rows that a batch looks through at once. The fewer they are, the more often it hands the
+# interpreter to other threads, and waits to get it back; of many the values leave the processor's
+# cache (``bench search``).
+_TOGETHER = 32_768
 # Values lie above minus this, in units of the query's scale, and so within float32.
 _FARTHEST = 1e37
 _LOWEST = -1e38
@@ -80,31 +85,88 @@ def candidates(
 
     ``alone`` tells that a second core has nothing else to do.
     """
-    scan = _Scan(asked, metric, workspace)
     helper = workspace.helper if alone and len(asked) <= _FEW_QUERIES else None
-    for number, segment, products in _products(state.segments, scan, helper):
-        scan.add(number, segment, products)
+    scan = _Scan(asked, metric, workspace)
+    for block, products in _products(_blocks(state.segments, scan.most_rows), scan, helper):
+        scan.add(block, products)
     return scan.finish()
 
 
-def _products(
-    segments: Sequence[Segment], scan: _Scan, helper: Executor | None
-) -> Iterator[tuple[int, Segment, Any]]:
-    """Each segment's integer products with all queries, one column a query."""
-    # Each takes the next one when it is free: the caller has more to do with each than its helper.
-    waiting = deque((i, part) for i, part in enumerate(segments) if part.count > part.dead)
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Segments that are looked through together: their numbers, themselves, and their facts."""
 
-    def taken() -> Iterator[tuple[int, Segment]]:
+    numbers: Sequence[int]
+    parts: Sequence[Segment]
+    whole: Segment
+    """Has no codes of its own."""
+
+    @classmethod
+    def of(cls, numbered: Sequence[tuple[int, Segment]]) -> _Block:
+        numbers, parts = zip(*numbered, strict=True)
+        if len(parts) == 1:
+            return cls(numbers, parts, parts[0])
+
+        def joined(name: str) -> Any:
+            return np.concatenate([getattr(part, name)[: part.count] for part in parts])
+
+        first: Segment = parts[0]
+        whole = replace(
+            first,
+            count=sum(part.count for part in parts),
+            dead=sum(part.dead for part in parts),
+            codes=first.codes[:0],
+            scale=joined("scale"),
+            offset=joined("offset"),
+            error=joined("error"),
+            rowids=joined("rowids"),
+            most_error=max(part.most_error for part in parts),
+            most_reach=max(part.most_reach for part in parts),
+            most_offset=max(part.most_offset for part in parts),
+        )
+        return cls(numbers, parts, whole)
+
+    def mask(self, masks: Sequence[BoolArray]) -> BoolArray:
+        """Of the masks of all segments what is for these."""
+        mine = [
+            masks[number][: part.count]
+            for number, part in zip(self.numbers, self.parts, strict=True)
+        ]
+        return mine[0] if len(mine) == 1 else np.concatenate(mine)
+
+
+def _blocks(segments: Sequence[Segment], most_rows: int) -> Iterator[_Block]:
+    """The segments that have rows, some at a time."""
+    some: list[tuple[int, Segment]] = []
+    for number, segment in enumerate(segments):
+        if segment.count == segment.dead:
+            continue
+        if some and sum(part.count for _, part in some) + segment.count > most_rows:
+            yield _Block.of(some)
+            some = []
+        some.append((number, segment))
+    if some:
+        yield _Block.of(some)
+
+
+def _products(
+    blocks: Iterable[_Block], scan: _Scan, helper: Executor | None
+) -> Iterator[tuple[_Block, Any]]:
+    """Each block's integer products with all queries, one column a query."""
+    # Each takes the next one when it is free: the caller has more to do with each than its helper.
+    waiting = deque(blocks)
+
+    def taken() -> Iterator[_Block]:
         with suppress(IndexError):
             while True:
                 yield waiting.popleft()
 
-    def help_out() -> list[tuple[int, Segment, Any]]:
-        return [(i, part, scan.products(part, keep=True)) for i, part in taken()]
+    def help_out() -> list[tuple[_Block, Any]]:
+        return [(block, scan.products(block, keep=True)) for block in taken()]
 
     helping = None if helper is None or len(waiting) < 2 else helper.submit(help_out)
-    for number, segment in taken():
-        yield number, segment, scan.products(segment)
+    for block in taken():
+        yield block, scan.products(block)
     if helping is not None:
         yield from helping.result()
 
@@ -117,7 +179,7 @@ class _Scan:
         self._workspace = workspace
         self._metric = metric
         self._share = rounding(len(asked[0].query.codes))
-        self._scales = np.array([one.query.scale for one in asked])
+        self._scales: Float64Array = np.array([one.query.scale for one in asked])
         self._lengths = np.array([one.query.length for one in asked])
         self._slacks = np.array([one.query.slack for one in asked])
         self._blurs = np.array([one.query.blur for one in asked])
@@ -128,36 +190,53 @@ class _Scan:
         self._collected = 0
         self._codes = np.stack([one.query.codes for one in asked])
         self._width = len(asked) + -len(asked) % _WIDTH if len(asked) > 1 else 1
+        self._padding = self._width - len(asked)
         self._packed = None
         if self._width > 1:
-            padding = ((0, self._width - len(asked)), (0, 0))
-            self._packed = numkong.dots_pack(np.pad(self._codes, padding))
+            self._packed = numkong.dots_pack(np.pad(self._codes, ((0, self._padding), (0, 0))))
 
-    def products(self, segment: Segment, *, keep: bool = False) -> Any:
-        """The integer products of a segment's rows with all queries, and a column or so more.
+    @property
+    def most_rows(self) -> int:
+        """How many rows to look through at once."""
+        return _TOGETHER if self._packed is not None else 0
+
+    def products(self, block: _Block, *, keep: bool = False) -> Any:
+        """The integer products of a block's rows with all queries, and a column or so more.
 
         They are overwritten by the thread's next ones, unless they are to ``keep``.
         """
-        rows = segment.codes[: segment.count]
         if self._packed is None:
-            return numkong.cdist(rows, self._codes, "dot", out_dtype="float32")
+            (part,) = block.parts
+            return numkong.cdist(part.codes[: part.count], self._codes, "dot", out_dtype="float32")
+        rows = block.whole.count
+        room: Any
         if keep:
-            return numkong.dots_packed(rows, self._packed)
-        room = self._workspace.products(len(rows), self._width)
-        return numkong.dots_packed(rows, self._packed, out=room)
+            room = numkong.empty((rows, self._width), dtype="int32")
+        else:
+            room = self._workspace.products(rows, self._width)
+        first = 0
+        for part in block.parts:
+            last = first + part.count
+            numkong.dots_packed(part.codes[: part.count], self._packed, out=room[first:last])
+            first = last
+        return room
 
-    def add(self, number: int, segment: Segment, products: Any) -> None:
-        """Collect the rows of a segment that may be wanted."""
-        values = self._values(number, segment, products)
+    def add(self, block: _Block, products: Any) -> None:
+        """Collect the rows of a block that may be wanted."""
+        segment = block.whole
+        values = self._values(block, products)
         most = self._most_miss(segment)
         new = np.isneginf(self._floors)
         if new.any():
+            if segment.dead:
+                values[np.flatnonzero(np.isneginf(segment.offset[: segment.count]))] = -np.inf
             self._floors[new] = _reached(values, self._wanted, new) * self._scales[new] - most[new]
         lowest = np.maximum((self._floors - most) / self._scales, _LOWEST).astype(np.float32)
-        rows, columns = self._where_reached(values, np.nextafter(lowest, np.float32(-np.inf)))
+        lowest = np.nextafter(lowest, np.float32(-np.inf))
+        rows, columns = self._where_reached(values, self._padded(lowest, np.inf))
         value = values[rows, columns].astype(np.float64) * self._scales[columns]
         if segment.dead or any(one.masks is not None for one in self._asked):
-            there = np.flatnonzero(value > -np.inf)
+            there = np.flatnonzero((value > -np.inf) & (segment.offset[rows] > -np.inf))
             rows, columns, value = rows[there], columns[there], value[there]
         if not len(rows):
             return
@@ -175,29 +254,39 @@ class _Scan:
         most = part.value + part.miss
         return [Candidates(part.rowids[mine], most[mine]) for mine in self._by_query(part)]
 
-    def _values(self, number: int, segment: Segment, products: Any) -> Float32Array:
-        """The rows' values by codes, in units of the query's scale; minus infinity: no row."""
-        count = segment.count
-        found = np.asarray(products).reshape(count, self._width)[:, : len(self._asked)]
-        values: Float32Array = found
+    def _values(self, block: _Block, products: Any) -> Float32Array:
+        """The rows' values by codes, in units of the query's scale, in the place of the products.
+
+        Minus infinity is no row, and one that is gone may have any value.
+        """
+        segment, count = block.whole, block.whole.count
+        found = np.asarray(products).reshape(-1)
+        # Twice the memory would not stay in the processor's cache.
+        values: Float32Array = found.view(np.float32)
         if found.dtype != np.float32:
-            values = self._workspace.values(*found.shape)
             np.copyto(values, found, casting="unsafe")
+        values = values.reshape(count, self._width)
         values *= segment.scale[:count, None]
-        if self._metric == "l2" and segment.most_offset > _FARTHEST * self._scales.min():
-            # A huge row and a tiny query. All that is farther counts as equally far, which keeps
-            # the bound: no two values part by that.
-            exact = values + segment.offset[:count, None] / self._scales
-            values[:] = np.where(np.isneginf(exact), exact, np.maximum(exact, -_FARTHEST))
-        elif self._metric == "l2":
-            offsets: Float32Array = segment.offset[:count, None] / np.float32(self._scales)
-            values += offsets
-        elif segment.dead:
-            values[np.flatnonzero(np.isneginf(segment.offset[:count]))] = -np.inf
+        if self._metric == "l2":
+            scales = self._padded(self._scales, 1.0)
+            if segment.most_offset > _FARTHEST * self._scales.min():
+                # A huge row and a tiny query. All that is farther counts as equally far, which
+                # keeps the bound: no two values part by that.
+                exact = values + segment.offset[:count, None] / scales
+                values[:] = np.where(np.isneginf(exact), exact, np.maximum(exact, -_FARTHEST))
+            else:
+                offsets: Float32Array = segment.offset[:count, None] / np.float32(scales)
+                values += offsets
         for column, one in enumerate(self._asked):
             if one.masks is not None:
-                values[~one.masks[number][:count], column] = -np.inf
+                values[~block.mask(one.masks), column] = -np.inf
         return values
+
+    def _padded(self, numbers: npt.NDArray[_Float], value: float) -> npt.NDArray[_Float]:
+        """A number for each query, and this one for each column beyond."""
+        if not self._padding:
+            return numbers
+        return np.concatenate([numbers, np.full(self._padding, value, dtype=numbers.dtype)])
 
     def _where_reached(
         self, values: Float32Array, lowest: Float32Array
@@ -259,7 +348,7 @@ def _reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> F
     """For each of these queries a value that as many rows as are wanted reach."""
     found = np.full(int(np.count_nonzero(which)), -np.inf)
     blocks = len(values) // _BLOCK
-    maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK, len(wanted)).max(axis=1)
+    maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK, values.shape[1]).max(axis=1)
     for place, column in enumerate(np.flatnonzero(which).tolist()):
         pool = maxima[:, column] if wanted[column] <= blocks // 2 else values[:, column]
         if wanted[column] <= len(pool):

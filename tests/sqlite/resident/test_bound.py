@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aiovec.measuring import distances
 from aiovec.schema import Metric
-from aiovec_sqlite.resident import segments
+from aiovec_sqlite.resident import scan, segments
 from aiovec_sqlite.resident.codes import (
     QueryCodes,
     RowCodes,
@@ -322,16 +322,18 @@ def test_the_bound_is_reached_where_a_query_lies_along_what_is_left_out(metric: 
     assert 0.98 < missed[0] / bound[0] <= 1
 
 
-@pytest.mark.parametrize("full", [64, 100, segments.FULL])
+@pytest.mark.parametrize(("full", "together"), [(64, 150), (100, 1), (segments.FULL, 1)])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_row_among_the_best_is_missing(
     kind: Callable[[Random, int, int], Rows],
     metric: Metric,
     full: int,
+    together: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(segments, "FULL", full)
+    monkeypatch.setattr(scan, "_TOGETHER", together)
     for seed, dim in enumerate(DIMS):
         rng = np.random.default_rng([seed, full])
         rows = kind(rng, 400 if dim < 1000 else 150, dim)
@@ -348,6 +350,7 @@ def test_no_row_among_the_best_is_missing(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
     metric=st.sampled_from(METRICS),
     full=st.sampled_from([1, 63, 64, 65, 300, segments.FULL]),
+    together=st.sampled_from([1, 70, 200, scan._TOGETHER]),
 )
 def test_no_row_is_missing_whatever_the_table(
     seed: int,
@@ -356,6 +359,7 @@ def test_no_row_is_missing_whatever_the_table(
     kinds: list[Callable[[Random, int, int], Rows]],
     metric: Metric,
     full: int,
+    together: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     share = max(1, min(count, 200_000 // dim, 200 * full) // len(kinds))
@@ -366,6 +370,7 @@ def test_no_row_is_missing_whatever_the_table(
         return
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(segments, "FULL", full)
+        patched.setattr(scan, "_TOGETHER", together)
         check_candidates(rows[rng.permutation(len(rows))], metric, rng)
 
 
