@@ -35,6 +35,8 @@ async def run(options: Options) -> list[Result]:
             await store.insert(TABLE, batch(first, vectors))
             first += len(vectors)
             best = [best_scores(best, queries[:_CHECKED] @ vectors.T)]
+        # So that no upkeep of what was just written runs beside the searches.
+        await store.optimize(TABLE)
         before = memory_now()
         with Peak() as peak:
             began = time.perf_counter()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from bench.migrating.page import HEADING, replaced, section
 from bench.migrating.rows import Fingerprint, batches, schema
+from bench.page import by_subject, heading, replaced, section
 
 
 def fingerprint(*parts: pa.RecordBatch) -> str:
@@ -57,14 +57,15 @@ def test_results_become_a_section_of_the_page() -> None:
         "subject": "migrate, there", "compared": "100 rows", "unit": "rows/s",
         "measured": {"aiovec migrate": 70_123.4}, "checks": [check], "notes": ["a note"],
     }  # fmt: skip
-    made = section([[result]])
+    made = section("migrate", [by_subject([result])["migrate"]])
     assert "| aiovec migrate | 70,123 |" in made
     assert "- rows copied a second: 70,123, target at least 60,000: holds" in made
-    page = f"# Page\n\nBefore.\n\n{HEADING}\n\nOld.\n\n### `python -m bench other`\n\nBehind.\n"
-    new = replaced(page, made)
+    title = heading("migrate")
+    page = f"# Page\n\nBefore.\n\n{title}\n\nOld.\n\n### `python -m bench other`\n\nBehind.\n"
+    new = replaced(page, "migrate", made)
     assert "Old." not in new
-    assert new.index("Before.") < new.index(HEADING) < new.index("Behind.")
-    assert replaced(new, made) == new
-    appended = replaced("# Page\n", made)
+    assert new.index("Before.") < new.index(title) < new.index("Behind.")
+    assert replaced(new, "migrate", made) == new
+    appended = replaced("# Page\n", "migrate", made)
     assert appended.endswith(made)
-    assert replaced(appended, made) == appended
+    assert replaced(appended, "migrate", made) == appended
