@@ -20,7 +20,7 @@ from ..tuning import PREFIX_OVERSAMPLE, oversampled, prefix_of
 from ..vectors import VectorReader
 from .approximate import Sought, likeliest
 from .bits import BIT_OVERSAMPLE, SignValues
-from .codes import encode_query
+from .codes import encode_queries
 from .masks import BoolArray, Masks
 from .prefixes import Prefixes, PrefixValues
 from .rescoring import Nearest, Rescoring
@@ -153,9 +153,10 @@ def _run(
     """The candidates of a scan's queries."""
     mine = [queries[place] for place in scan.places]
     if scan.dims is None:
+        codes = encode_queries(np.stack([query.vector for query in mine]), metric)
         asked = [
-            Asked(encode_query(query.vector, metric), query.limit, mask)
-            for query, mask in zip(mine, scan.masks, strict=True)
+            Asked(code, query.limit, mask)
+            for code, query, mask in zip(codes, mine, scan.masks, strict=True)
         ]
         return candidates(scan.state, asked, metric, workspace, alone=alone)
     sought = _sought(scan, mine, PREFIX_OVERSAMPLE)

@@ -83,20 +83,25 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     return RowCodes(codes, scale, offset, left_out * scale * relative)
 
 
-def encode_query(query: Float32Array, metric: Metric) -> QueryCodes:
-    exact = query.astype(np.float64)
-    length = float(np.sqrt(np.square(exact).sum()))
+def encode_queries(queries: Float32Array, metric: Metric) -> list[QueryCodes]:
+    """Codes of queries, one in each row."""
+    exact = queries.astype(np.float64)
+    lengths = np.sqrt(np.square(exact).sum(axis=1))
     if metric == "cosine":
-        exact /= length
-        length = 1.0
-    largest = float(np.abs(exact).max(initial=0.0)) or 1.0
-    scale = largest / _STEPS
-    codes = np.rint(exact / scale).astype(np.int8)
-    left_out = float(np.sqrt(np.square(exact - scale * codes).sum()))
+        exact /= lengths[:, None]
+        lengths[:] = 1.0
+    largest = np.abs(exact).max(axis=1, initial=0.0)
+    scales = np.where(largest > 0, largest, 1.0) / _STEPS
+    codes = np.rint(exact / scales[:, None]).astype(np.int8)
+    left_out = np.sqrt(np.square(exact - scales[:, None] * codes).sum(axis=1))
     # float32 rounding of the value by codes is relative to it, so it counts with the slack.
-    share = rounding(len(query))
-    blur = share * 2.0**-26 * length**2 if metric == "l2" else 0.0
-    return QueryCodes(codes, scale, length * (1 + share), left_out + share * length, blur)
+    share = rounding(queries.shape[1])
+    blurs = share * 2.0**-26 * lengths**2 if metric == "l2" else np.zeros(len(queries))
+    facts = (scales, lengths * (1 + share), left_out + share * lengths, blurs)
+    return [
+        QueryCodes(code, *numbers)
+        for code, *numbers in zip(codes, *(fact.tolist() for fact in facts), strict=True)
+    ]
 
 
 def value_of(distance: float, query: Float32Array, metric: Metric, longest: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from aiovec.schema import Metric
 
-from .codes import Float32Array, encode_query
+from .codes import Float32Array, encode_queries
 from .segments import Segment, State
 from .workspace import Workspace
 
@@ -81,7 +81,7 @@ class PrefixValues:
         workspace: Workspace,
     ) -> None:
         # As for dot products: a length of zero divides nothing.
-        codes = [encode_query(query[:dims], "dot") for query in queries]
+        codes = encode_queries(np.stack([query[:dims] for query in queries]), "dot")
         self._codes = np.stack([one.codes for one in codes])
         self._scales = np.array([one.scale for one in codes], dtype=np.float32)
         self._packed = numkong.dots_pack(self._codes) if len(codes) > 1 else None

@@ -347,8 +347,10 @@ class _Scan:
 def _reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> Float64Array:
     """For each of these queries a value that as many rows as are wanted reach."""
     found = np.full(int(np.count_nonzero(which)), -np.inf)
-    blocks = len(values) // _BLOCK
-    maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK, values.shape[1]).max(axis=1)
+    blocks, columns = len(values) // _BLOCK, values.shape[1]
+    # A block's rows lie far apart, so that long runs are compared.
+    runs = values[: blocks * _BLOCK].reshape(_BLOCK, blocks * columns)
+    maxima = runs.max(axis=0).reshape(blocks, columns)
     for place, column in enumerate(np.flatnonzero(which).tolist()):
         pool = maxima[:, column] if wanted[column] <= blocks // 2 else values[:, column]
         if wanted[column] <= len(pool):

@@ -20,7 +20,7 @@ from aiovec_sqlite.resident import scan, segments
 from aiovec_sqlite.resident.codes import (
     QueryCodes,
     RowCodes,
-    encode_query,
+    encode_queries,
     encode_rows,
     rounding,
     value_of,
@@ -221,6 +221,11 @@ def state_of(rows: Rows, metric: Metric, rng: Random) -> tuple[State, Rows, set[
     return State(1, tuple(parts)), rows, gone
 
 
+def encode_query(query: Rows, metric: Metric) -> QueryCodes:
+    (code,) = encode_queries(query[None], metric)
+    return code
+
+
 def check_candidates(
     rows: Rows, metric: Metric, rng: Random, workspace: Workspace | None = None
 ) -> None:
@@ -304,6 +309,20 @@ def test_no_value_misses_the_truth_by_more_than_its_bound(
             value, bound = values_by_codes(encode_rows(rows, metric), encode_query(query, metric))
             missed = np.abs(value - true_values(rows, query, metric))
             assert (missed <= bound).all(), f"dim {dim}: by {(missed / bound).max()} of the bound"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_are_coded_together_as_they_are_alone(metric: Metric) -> None:
+    rng = np.random.default_rng(6)
+    sizes = 10.0 ** rng.integers(-14, 14, (9, 1))
+    queries = (rng.standard_normal((9, 33)) * sizes).astype(np.float32)
+    if metric != "cosine":
+        queries[4] = 0.0
+    for query, code in zip(queries, encode_queries(queries, metric), strict=True):
+        alone = encode_query(query, metric)
+        assert code.codes.tolist() == alone.codes.tolist()
+        for name in ("scale", "length", "slack", "blur"):
+            assert getattr(code, name) == pytest.approx(getattr(alone, name), rel=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
