@@ -138,9 +138,11 @@ async def verify_ids(
     sides = await Sides.opened(source, target, table, host=host, vector=not ignore_vector)
     differing: list[str] = []
     distinct = list(dict.fromkeys(ids))
+    # Where ids have no index, each look reads them all.
+    together = batch_rows(sides.source.handle.schema)
     with altered_is_told(table):
-        for start in range(0, len(distinct), LOOKED_UP):
-            block = distinct[start : start + LOOKED_UP]
+        for start in range(0, len(distinct), together):
+            block = distinct[start : start + together]
             mine, theirs = await both(sides.source.looked_up(block), sides.target.looked_up(block))
             differing += [id for id in block if mine.get(id) != theirs.get(id)]
     return differing
@@ -168,9 +170,10 @@ async def verify_changes(
         wanted.update(zip(upserted.column("id").to_pylist(), hashes.rows.tolist(), strict=True))
     ids = list(wanted)
     differing: list[str] = []
+    together = batch_rows(handle.schema)
     with altered_is_told(table):
-        for start in range(0, len(ids), LOOKED_UP):
-            block = ids[start : start + LOOKED_UP]
+        for start in range(0, len(ids), together):
+            block = ids[start : start + together]
             there = await side.looked_up(block)
             differing += [id for id in block if there.get(id) != wanted[id]]
     return differing
