@@ -1,9 +1,10 @@
 """A process of an app that goes on while its store is migrated, until its standard input ends.
 
-    python -m tests.migrate.client CONFIG FOLDER ROLE NAME
+    python -m tests.migrate.client CONFIG FOLDER ROLE NAME REST
 
 It opens the store from the TOML and works on rows of its own: a "writer" writes all the time, a
-"reader" reads all the time and writes now and then. At each write that was acknowledged it adds a
+"reader" reads all the time and writes now and then, and between two calls each rests up to REST
+seconds. At each write that was acknowledged it adds a
 byte to ``FOLDER/NAME.acks``; at its end it says what it did and what its rows must be.
 """
 
@@ -135,7 +136,7 @@ class Client:
             gone = [id for id in gone if id not in self.rows][-20:]
             assert not await self.store.get(TABLE, gone) if gone else True
 
-    async def run(self, role: str) -> None:
+    async def run(self, role: str, rest: float) -> None:
         await self.insert(20)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
@@ -148,7 +149,7 @@ class Client:
                     # And what was written is there at once.
                     await self.write()
                     await self.read()
-            await asyncio.sleep(self.chance.random() * 0.04)
+            await asyncio.sleep(self.chance.random() * rest)
 
 
 def end_of_input() -> asyncio.Future[None]:
@@ -165,10 +166,10 @@ def end_of_input() -> asyncio.Future[None]:
     return ended
 
 
-async def main(config: str, folder: str, role: str, name: str) -> None:
+async def main(config: str, folder: str, role: str, name: str, rest: str) -> None:
     async with connect(config=config) as store:
         client = Client(store, Path(folder), name)
-        running = asyncio.create_task(client.run(role))
+        running = asyncio.create_task(client.run(role, float(rest)))
         await asyncio.wait([running, end_of_input()], return_when=asyncio.FIRST_COMPLETED)
         client.over = True
         await running
@@ -182,4 +183,4 @@ async def main(config: str, folder: str, role: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:5]))
+    asyncio.run(main(*sys.argv[1:6]))

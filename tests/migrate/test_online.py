@@ -32,6 +32,8 @@ class App:
     config: Path
     folder: Path
     processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    rest: float = 0.04
+    """Seconds, at most, between two calls of a process."""
 
     def start(self, writers: int, readers: int) -> None:
         for role, count in (("writer", writers), ("reader", readers)):
@@ -39,6 +41,7 @@ class App:
                 name = f"{role}{n}"
                 self.processes[name] = python(
                     "-m", "tests.migrate.client", str(self.config), str(self.folder), role, name,
+                    str(self.rest),
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 )  # fmt: skip
         for process in self.processes.values():
@@ -217,11 +220,18 @@ def test_a_rollback_brings_back_what_was_written_since(app: App) -> None:
     asyncio.run(check(app.config, 500, results))
 
 
+# Between the calls of 16 processes, so that two cores have something left for the migration: it
+# cannot keep up with writers that leave it a tenth of one.
+_REST_OF_MANY = 0.4
+
+
 @pytest.mark.long
 def test_16_processes_on_100000_rows(app: App) -> None:
+    app.rest = _REST_OF_MANY
     assert through_the_whole_migration(app, base=100_000, writers=8, readers=8) < 1.0
 
 
 @pytest.mark.long
 def test_16_processes_and_a_migrator_killed_in_the_pause(app: App) -> None:
+    app.rest = _REST_OF_MANY
     assert with_a_migrator_killed_in_the_pause(app, base=20_000, writers=8, readers=8) < 1.0
