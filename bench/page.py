@@ -1,8 +1,8 @@
 """Writes what benchmarks found into docs/BENCHMARKS.md.
 
 ``python -m bench.page [RESULTS.json ...]``: what each subject found, in the section of its command.
-Of several runs of one subject, as of 100,000 rows and of 1,000,000, each gets its
-own part, in this order. Without files it takes all that lie in bench/results.
+Of several runs of one subject, as of 100,000 rows and of 1,000,000, each gets its own part, in this
+order. Without files it takes all that lie in bench/results.
 """
 
 from __future__ import annotations

@@ -66,11 +66,6 @@ class Difference:
         """All the named ids."""
         return self.missing_ids + self.different_ids + self.extra_ids
 
-    @property
-    def named(self) -> bool:
-        """Whether ``ids`` are all there are."""
-        return len(self.ids) == self.total
-
 
 async def differing_ids(
     source: Backend,

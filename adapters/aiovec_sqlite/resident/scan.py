@@ -28,8 +28,8 @@ BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
 _Float = TypeVar("_Float", np.float32, np.float64)
 
-# A threshold from the maxima of blocks is a little low, and needs no sorting of all values.
-_BLOCK = 64
+# A threshold from the maxima of groups is a little low, and needs no sorting of all values.
+_GROUP = 64
 # Collected rows, for each wanted one, from which on the threshold is raised on the way.
 _MANY = 64
 # Queries of a batch that is small enough to be shared with a helper.
@@ -347,12 +347,12 @@ class _Scan:
 def _reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> Float64Array:
     """For each of these queries a value that as many rows as are wanted reach."""
     found = np.full(int(np.count_nonzero(which)), -np.inf)
-    blocks, columns = len(values) // _BLOCK, values.shape[1]
-    # A block's rows lie far apart, so that long runs are compared.
-    runs = values[: blocks * _BLOCK].reshape(_BLOCK, blocks * columns)
-    maxima = runs.max(axis=0).reshape(blocks, columns)
+    groups, columns = len(values) // _GROUP, values.shape[1]
+    # A group's rows lie far apart, so that long runs are compared.
+    runs = values[: groups * _GROUP].reshape(_GROUP, groups * columns)
+    maxima = runs.max(axis=0).reshape(groups, columns)
     for place, column in enumerate(np.flatnonzero(which).tolist()):
-        pool = maxima[:, column] if wanted[column] <= blocks // 2 else values[:, column]
+        pool = maxima[:, column] if wanted[column] <= groups // 2 else values[:, column]
         if wanted[column] <= len(pool):
             place_from_below = len(pool) - wanted[column]
             found[place] = np.partition(pool, place_from_below)[place_from_below]
