@@ -52,7 +52,10 @@ _SOON_DONE = 64 * 2**20
 _LONG, _BYTES_A_SECOND = 10.0, 8 * 2**20
 # Attempts beside the writes that were in vain, after which the writers have to wait.
 _ATTEMPTS = 2
-# A table rests this many times as long as its upkeep took: a fifth of the time goes into it.
+# While writers wait for it in the background, it may take this share of the time that one waits.
+_PATIENCE = 0.5
+# A table rests this many times as long as its upkeep took, whichever process did it: a fifth of the
+# time goes into it.
 _REST = 4.0
 _POLL = 0.05
 
@@ -67,6 +70,7 @@ class _State:
     look_at: float | None = None
     failed: int = 0
     tidied_version: int | None = None
+    seen_version: int | None = None
 
     def next_look(self) -> float:
         """When to look at it again, on the clock of ``time.monotonic``."""
@@ -186,7 +190,17 @@ class Housekeeper:
 
     async def _look(self, name: str, state: _State, *, quiet: bool) -> None:
         handle = await self.session.handle(name)
+        rest = await anyio.to_thread.run_sync(self._rest_of, handle)
+        if rest > 0:
+            state.look_at = time.monotonic() + rest
+            return
         table = await self.session.opened(handle)
+        if quiet:
+            number = await self.session.run(table.lance.version())
+            # Others may be writing, of whom nothing is seen but the versions that they make.
+            if number != state.seen_version:
+                state.seen_version, quiet = number, False
+                state.look_at = time.monotonic() + _QUIET
         shape = Shape.of(await self.session.run(table.lance.stats()))
         if not await self._is_due(table, shape, state, quiet=quiet):
             return
@@ -225,8 +239,17 @@ class Housekeeper:
         """Note what is left: versions that somebody might have been reading."""
         table = await self.session.opened(handle)
         state.tidied_version = await self.session.run(table.lance.version())
+        state.seen_version = state.tidied_version
         if len(await versions_of(self.session, table)) > self.retention.most + _OVER:
             state.look_at = time.monotonic() + self.retention.grace.total_seconds() + _QUIET
+
+    def _rest_of(self, handle: TableHandle) -> float:
+        """For how many seconds the table is still left alone, by all. Reads the disk."""
+        last = self.log.last(handle)
+        if last is None:
+            return 0.0
+        over = _REST * last.took
+        return min(over, over - (datetime.now(UTC) - last.at).total_seconds())
 
     # Now
 
@@ -243,7 +266,8 @@ class Housekeeper:
             await self._tidy(handle, shape, alone=True, now=True)
 
     async def last_tidied(self, handle: TableHandle) -> datetime | None:
-        return await anyio.to_thread.run_sync(self.log.last, handle)
+        tidied = await anyio.to_thread.run_sync(self.log.last, handle)
+        return None if tidied is None else tidied.at
 
     @asynccontextmanager
     async def alone(self, table: str) -> AsyncIterator[None]:
@@ -263,19 +287,21 @@ class Housekeeper:
             self._locks[table].release()
 
     async def _tidy(self, handle: TableHandle, shape: Shape, *, alone: bool, now: bool) -> None:
-        """The lock for upkeep is held. ``alone``: while writers wait, however long it takes."""
+        """The lock for upkeep is held. ``alone``: while writers wait."""
         pinned = partial(self.pins.oldest, handle.name)
         tidying = Tidying(self.session, handle, self.retention, pinned)
         size = scan_bytes(min(shape.rows, FULL_FILE), handle.schema.dim)
         async with self.admission.share(size):
             if alone or shape.bytes <= _SOON_DONE:
-                work = TidyingWork(tidying)
+                work = TidyingWork(tidying, None if now else self.busy_timeout * _PATIENCE)
                 if not now:
                     self._work = work
-                await self.write(handle.name, work)
+                took = await self.write(handle.name, work)
             else:
+                began = time.monotonic()
                 await tidying.run(_LONG + shape.bytes / _BYTES_A_SECOND)
-        await anyio.to_thread.run_sync(self.log.note, handle, datetime.now(UTC))
+                took = time.monotonic() - began
+        await anyio.to_thread.run_sync(self.log.note, handle, took)
 
     async def _take_lock(self, table: str) -> bool:
         """Whether the lock for upkeep was free."""

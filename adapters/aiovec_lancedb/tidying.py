@@ -10,6 +10,7 @@ call is ended when it takes longer.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import anyio.to_thread
 from aiovec.backend import TableHandle
 from aiovec.errors import CorruptStoreError
 
+from .scalars import filled_anew
 from .session import Opened, Session
 from .writer import Work
 
@@ -105,22 +107,23 @@ class Tidying:
         rewrite, and takes next to no time.
         """
         table = await self.session.opened(self.handle)
-        if most_time is None:
-            await self._optimize(table, _NEVER)
-        else:
-            # Those that write meanwhile leave more to rewrite, so the removal is not put off.
-            first_age = await self._age(table) or _NEVER
-            async with asyncio.timeout(most_time):
-                await self._optimize(table, first_age + timedelta(seconds=most_time))
-        for time in _REMOVALS:
+        async with filled_anew(self.session, table.lance):
+            if most_time is None:
+                await self._optimize(table, _NEVER)
+            else:
+                # Those that write meanwhile leave more to rewrite, so the removal is not put off.
+                first_age = await self._age(table) or _NEVER
+                async with asyncio.timeout(most_time):
+                    await self._optimize(table, first_age + timedelta(seconds=most_time))
+        for most in _REMOVALS:
             # Opened anew: what was rewritten is another version.
             table = await self.session.opened(self.handle)
             age = await self._age(table, alone=most_time is None)
             if age is None:
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(time):
-                    more = timedelta() if age == _AT_ONCE else timedelta(seconds=time)
+                async with asyncio.timeout(most):
+                    more = timedelta() if age == _AT_ONCE else timedelta(seconds=most)
                     await self._optimize(table, age + more)
                 return
 
@@ -142,23 +145,30 @@ class Tidying:
 
 
 class TidyingWork(Work):
-    """A tidying among the writes of its table, which can be stopped."""
+    """A tidying among the writes of its table, which can be stopped. Its result is the seconds that
+    it took; where these would be more than ``patience``, it was in vain."""
 
-    def __init__(self, tidying: Tidying) -> None:
+    def __init__(self, tidying: Tidying, patience: float | None) -> None:
         self._tidying = tidying
+        self._patience = patience
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+        began = time.monotonic()
         if not self._stopped:
-            self._task = asyncio.ensure_future(self._tidying.run())
+            self._task = asyncio.ensure_future(self._run())
             try:
                 await asyncio.wait({self._task})
             finally:
                 self._task.cancel()  # where the loop is about to end
             if not self._task.cancelled():
                 self._task.result()
-        return [None]
+        return [time.monotonic() - began]
+
+    async def _run(self) -> None:
+        async with asyncio.timeout(self._patience):
+            await self._tidying.run()
 
     def stop(self) -> None:
         """Have it end soon, whether it began or not."""

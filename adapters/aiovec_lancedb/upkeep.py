@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiovec.backend import TableHandle, TableStats
 
@@ -33,35 +33,45 @@ def retention(settings: LancedbSettings, *, on_folder: bool) -> Retention:
     )
 
 
+class Tidied(NamedTuple):
+    """A tidying that is done: when it ended, and how many seconds it took."""
+
+    at: datetime
+    took: float
+
+
 class Log:
     """When each table was last tidied: in a file beside the tables, or as long as the store."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._known: dict[str, tuple[str, datetime]] = {}
+        self._known: dict[str, tuple[str, Tidied]] = {}
 
-    def note(self, handle: TableHandle, at: datetime) -> None:
-        """Writes to the disk."""
+    def note(self, handle: TableHandle, took: float) -> None:
+        """It is done now. Writes to the disk."""
+        tidied = Tidied(datetime.now(UTC), took)
         if self._folder is None:
-            self._known[handle.name] = _incarnation(handle), at
+            self._known[handle.name] = _incarnation(handle), tidied
             return
         path = self._folder / f"{handle.name}.optimized"
         partial = path.with_name(f"{path.name}.{os.getpid()}")
-        with suppress(OSError):  # it is for people to read
-            partial.write_text(f"{_incarnation(handle)} {at.isoformat()}", encoding="ascii")
+        with suppress(OSError):  # the next one may write it
+            text = f"{_incarnation(handle)} {tidied.at.isoformat()} {took:.3f}"
+            partial.write_text(text, encoding="ascii")
             partial.replace(path)
 
-    def last(self, handle: TableHandle) -> datetime | None:
+    def last(self, handle: TableHandle) -> Tidied | None:
         """Reads the disk."""
         if self._folder is None:
-            of, at = self._known.get(handle.name, ("", None))
-            return at if of == _incarnation(handle) else None
+            of, tidied = self._known.get(handle.name, ("", None))
+            return tidied if of == _incarnation(handle) else None
         try:
             text = (self._folder / f"{handle.name}.optimized").read_text(encoding="ascii")
-            of, _, time = text.partition(" ")
-            return datetime.fromisoformat(time) if of == _incarnation(handle) else None
+            of, at, took = text.split(" ")
+            tidied = Tidied(datetime.fromisoformat(at), float(took))
         except (OSError, ValueError):
             return None
+        return tidied if of == _incarnation(handle) else None
 
 
 def _incarnation(handle: TableHandle) -> str:

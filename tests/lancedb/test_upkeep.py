@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from aiovec.settings import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend, housekeeping
 from aiovec_lancedb.housekeeping import Shape
 from aiovec_lancedb.pins import Pins
-from aiovec_lancedb.tidying import Retention, Version
+from aiovec_lancedb.tidying import Retention, Tidying, Version
 
 from .support import ROOT, SMALL, ids_in, numbered, opened
 
@@ -140,7 +141,9 @@ async def test_no_write_fails_for_it(tmp_path: Path) -> None:
     """Writes of every kind, from two stores, to files that are rewritten at the same moment."""
     settings = {"max_versions": 5}
     async with opened(tmp_path / "s", **settings) as one, opened(tmp_path / "s", **settings) as two:
-        await one.create_table("notes", SMALL)
+        # Indexes of both kinds that are filled anew each time.
+        fields = {"owner": Field(str, index="bitmap"), "tags": list[str]}
+        await one.create_table("notes", replace(SMALL, fields={**SMALL.fields, **fields}))
         await one.insert("notes", numbered(200))
         over = asyncio.Event()
 
@@ -303,6 +306,46 @@ async def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert (await store.stats("notes")).details["fragments"] == 1
 
 
+@pytest.mark.usefixtures("eager")
+async def test_others_writes_are_no_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that wrote a little leaves a table alone in which another goes on writing."""
+    monkeypatch.setattr(housekeeping, "_COMMITS", 10_000)
+    monkeypatch.setattr(housekeeping, "_FILES", 10_000)
+    monkeypatch.setattr(housekeeping, "_QUIET", 0.5)
+    async with opened(tmp_path / "s") as one, opened(tmp_path / "s") as two:
+        await one.create_table("notes", SMALL)
+        await insert_singly(one, 8)
+        await insert_singly(two, 8, start=100)
+        files = 16
+        end = asyncio.get_running_loop().time() + 2.5
+        while asyncio.get_running_loop().time() < end:
+            await insert_singly(two, 1, start=100 + files)
+            files += 1
+        assert (await one.stats("notes")).details["fragments"] == files
+
+        async def small() -> bool:
+            return bool((await one.stats("notes")).details["fragments"] <= 5)
+
+        await until(small)
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_table_rests_from_the_upkeep_of_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "s") as one, opened(tmp_path / "s") as two:
+        await one.create_table("notes", SMALL)
+        await one.insert("notes", numbered(100, start=1000))
+        await one.optimize("notes")
+        monkeypatch.setattr(housekeeping, "_REST", 1e6)
+        await insert_singly(two, 30)
+        await asyncio.sleep(1)
+        assert (await two.stats("notes")).details["fragments"] == 31
+        monkeypatch.setattr(housekeeping, "_REST", 0.0)
+        await one.optimize("notes")
+        assert (await two.stats("notes")).details["fragments"] == 1
+
+
 async def test_the_last_optimize_is_told(tmp_path: Path) -> None:
     began = datetime.now(UTC)
     async with opened(tmp_path / "s") as store:
@@ -371,6 +414,43 @@ async def test_new_rows_come_into_the_index(
             return all(index.rows_unindexed == 0 for index in await store.indexes("notes"))
 
         await until(covered)
+
+
+@pytest.mark.parametrize("in_vain", [False, True])
+async def test_indexes_by_value_are_filled_anew(tmp_path: Path, in_vain: bool) -> None:
+    """They cover every row afterwards; where the rewriting was broken off, those that they did."""
+    fields = {"owner": Field(str, index="bitmap"), "tags": list[str]}
+    backend = LancedbBackend(str(tmp_path / "s"), LancedbSettings())
+    await backend.open()
+    async with VectorStore(backend, RetrievalSettings()) as store:
+        await store.create_table("notes", Schema(4, fields=fields))
+        ids = [f"r{n:05}" for n in range(300)]
+        rows = [
+            {"id": id, "embedding": [1.0, 2.0, 3.0, 4.0], "owner": id, "tags": [id, "all"]}
+            for id in ids
+        ]
+        await store.insert("notes", rows[:200])
+        await store.optimize("notes")
+        before = await store.indexes("notes")
+        await store.insert("notes", rows[200:])
+        if in_vain:
+            keeper = backend._housekeeper
+            assert keeper is not None
+            handle = await backend.open_table("notes")
+            tidying = Tidying(keeper.session, handle, keeper.retention, lambda: None)
+            with pytest.raises(TimeoutError):
+                await tidying.run(0.0)
+        else:
+            await store.optimize("notes")
+        after = await store.indexes("notes")
+        assert [(i.name, i.kind, i.column) for i in after] == [
+            (i.name, i.kind, i.column) for i in before
+        ]
+        assert {i.kind for i in after} == {"bitmap", "label_list"}
+        assert all(i.rows_unindexed == 0 for i in after)
+        assert [hit.id for hit in await store.find("notes", "owner = 'r00250'")] == ["r00250"]
+        assert [hit.id for hit in await store.find("notes", "tags CONTAINS 'r00150'")] == ["r00150"]
+        assert await store.count("notes", "tags CONTAINS 'all'") == 300
 
 
 # What is decided
