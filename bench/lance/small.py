@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..measure import Result
 from ..options import Options
 from ..searching.corpus import Corpus
-from . import at_once, plots, searching, singles, writing
+from . import at_once, plots, searching, singles, tidying, writing
 
 _ROWS, _DIM = 117_659, 384
 
@@ -14,6 +14,7 @@ async def run(options: Options) -> list[Result]:
     corpus = Corpus.load(options.rows(_ROWS), _DIM, options.data)
     results = await writing.run(corpus, options)
     results += await singles.run(corpus, options)
+    results += await tidying.run(options)
     folder = options.folder / "searched"
     await searching.fill(folder, corpus)
     found, points = await searching.run(folder, corpus, options)
