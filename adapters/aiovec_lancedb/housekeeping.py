@@ -123,6 +123,7 @@ class Housekeeper:
     busy_timeout: float
     _tables: dict[str, _State] = field(default_factory=dict)
     _locks: dict[str, WriteLock] = field(default_factory=dict)
+    _held: set[str] = field(default_factory=set)
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     # What runs in the background among the writes.
@@ -216,7 +217,7 @@ class Housekeeper:
             await anyio.to_thread.run_sync(LOG.debug, text, name, exc)
             return
         finally:
-            self._locks[name].release()
+            self._release(name)
         state.failed = 0
         await self._look_again(handle, state)
 
@@ -276,6 +277,8 @@ class Housekeeper:
         while not await self._take_lock(table):
             if self._closed:
                 raise StoreClosedError(self.session.target)
+            if table in self._held:  # what this store does comes to its end
+                deadline = time.monotonic() + self.busy_timeout
             if time.monotonic() > deadline:
                 raise StoreBusyError(
                     f"the upkeep of the table {table!r} is under way elsewhere", self.busy_timeout
@@ -284,7 +287,7 @@ class Housekeeper:
         try:
             yield
         finally:
-            self._locks[table].release()
+            self._release(table)
 
     async def _tidy(self, handle: TableHandle, shape: Shape, *, alone: bool, now: bool) -> None:
         """The lock for upkeep is held. ``alone``: while writers wait."""
@@ -315,8 +318,15 @@ class Housekeeper:
                 lock.release()
 
         try:
-            return await asyncio.shield(taking)
+            taken = await asyncio.shield(taking)
         except asyncio.CancelledError:
             # The thread goes on; what it takes must not stay taken.
             await to_its_end(let_go())
             raise
+        if taken:
+            self._held.add(table)
+        return taken
+
+    def _release(self, table: str) -> None:
+        self._held.discard(table)
+        self._locks[table].release()

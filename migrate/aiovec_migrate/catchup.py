@@ -14,8 +14,8 @@ from .work import OpenTable, Work, row_bytes
 # A page of changes: its bytes, and its rows at least and at most.
 _PAGE_BYTES = 32 * 2**20
 _FEWEST, _MOST = 100, 10_000
-# Changes that are few enough for the next step.
-SMALL = 1000
+# Changes that are few enough for the next step, and seconds within which more of them are as well.
+_FEW, _SOON = 1000, 0.5
 # Rounds that catching up may take before it is said that it never ends.
 _ROUNDS = 1000
 
@@ -44,14 +44,15 @@ class Pursuit:
         backend = self.work.origin.backend
         return backend if isinstance(backend, ChangeFeed) else None
 
-    async def catch_up(self, *, few: int = SMALL, check: bool = False) -> set[str]:
-        """Apply changes until the last page was complete and brought at most ``few``.
+    async def catch_up(self, *, check: bool = False) -> set[str]:
+        """Apply changes until the last page was complete, and small or quickly done.
 
         The ids of all that were applied are the answer; with ``check`` each page's rows are
         compared, and those that are not the same become suspects.
         """
         seen: set[str] = set()
         for _ in range(_ROUNDS):
+            began = self.work.host.now()
             page = await self._page()
             if page is None:
                 continue
@@ -74,7 +75,8 @@ class Pursuit:
                 await self.work.save(self.state)
                 await self.work.step("catch-up:journalled")
                 seen.update(ids)
-            if page.complete and len(ids) <= few:
+            soon = self.work.host.now() - began <= _SOON
+            if page.complete and (soon or len(ids) <= _FEW):
                 self.work.state.lag = 0
                 return seen
         raise MigrationError(f"table {self.state.name!r} is written faster than it can be copied")

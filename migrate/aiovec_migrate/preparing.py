@@ -97,9 +97,15 @@ async def put_in_order(work: Work, pursuits: Sequence[Pursuit]) -> None:
         if await pursuit.target.count():
             await pursuit.target.do(target.optimize)
             if work.state.options.index and isinstance(target, VectorIndexes):
-                build = partial(target.create_index, kind="auto", wait=True, options={})
-                await pursuit.target.do(build)
+                await _index(pursuit.target, target)
         table.indexed = True
         await work.save(table)
         await work.step("indexed")
         work.tell("table", table=table.name)
+
+
+async def _index(table: OpenTable, backend: VectorIndexes) -> None:
+    """Build what "auto" takes, where the target has not done so by itself."""
+    there = await table.do(backend.indexes)
+    if not any(index.column == table.schema.vector for index in there):
+        await table.do(partial(backend.create_index, kind="auto", wait=True, options={}))
