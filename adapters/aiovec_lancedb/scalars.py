@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from aiovec.errors import AiovecError
 from aiovec.schema import Field
 
@@ -18,9 +21,10 @@ from .session import Session
 
 # Kinds that Lance brings up to date value by value, by the names that it and its classes have:
 # where 100,000 rows have as many values, that takes 3 to 6 s for the rows that came, and as much
-# again for those that were moved. To fill an empty one takes 0.1 s, and never longer than the
-# other way (measured with ``python -m bench lancedb``).
+# again for those that were moved. To fill an empty one takes 0.1 s (``python -m bench lancedb``).
 _BY_VALUE = ("Bitmap", "LabelList")
+# Values are many where so many of these rows' are all different.
+_LOOKS, _ROWS_A_LOOK, _DIFFERENT = 8, 128, 0.25
 
 
 def config_of(field: Field) -> Any:
@@ -54,10 +58,11 @@ async def filled_anew(session: Session, lance: Any) -> AsyncIterator[None]:
     They are empty meanwhile, which slows filters down for that long, and stay so where the process
     ends; the next upkeep fills them then.
     """
-    found = await session.run(lance.list_indices())
-    emptied = [index for index in found if index.index_type in _BY_VALUE]
-    for index in emptied:
-        await _replace(session, lance, index, filled=False)
+    emptied = []
+    for index in await session.run(lance.list_indices()):
+        if index.index_type in _BY_VALUE and await _has_many(session, lance, index.columns[0]):
+            await _replace(session, lance, index, filled=False)
+            emptied.append(index)
     try:
         yield
     except BaseException:
@@ -65,6 +70,19 @@ async def filled_anew(session: Session, lance: Any) -> AsyncIterator[None]:
             for index in emptied:
                 await _replace(session, lance, index, filled=True)
         raise
+
+
+async def _has_many(session: Session, lance: Any, column: str) -> bool:
+    """Whether many values of the column are different, by a look at some places."""
+    last = max(0, int(await session.run(lance.count_rows())) - _ROWS_A_LOOK)
+    starts = {last * look // (_LOOKS - 1) for look in range(_LOOKS)}
+    places = sorted({start + n for start in starts for n in range(_ROWS_A_LOOK)})
+    found = await session.fetch(lance.take_offsets(places).select([column]))
+    values = found.column(0)
+    if pa.types.is_list(values.type):
+        values = pc.list_flatten(values)
+    different = pc.count_distinct(values, mode="only_valid").as_py()
+    return bool(different > _DIFFERENT * len(values))
 
 
 async def _replace(session: Session, lance: Any, index: Any, *, filled: bool) -> None:
