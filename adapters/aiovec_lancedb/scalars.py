@@ -74,9 +74,12 @@ async def filled_anew(session: Session, lance: Any) -> AsyncIterator[None]:
 
 async def _has_many(session: Session, lance: Any, column: str) -> bool:
     """Whether many values of the column are different, by a look at some places."""
-    last = max(0, int(await session.run(lance.count_rows())) - _ROWS_A_LOOK)
-    starts = {last * look // (_LOOKS - 1) for look in range(_LOOKS)}
-    places = sorted({start + n for start in starts for n in range(_ROWS_A_LOOK)})
+    rows = int(await session.run(lance.count_rows()))
+    if not rows:
+        return False
+    length = min(rows, _ROWS_A_LOOK)
+    starts = [(rows - length) * look // (_LOOKS - 1) for look in range(_LOOKS)]
+    places = sorted({start + n for start in starts for n in range(length)})
     found = await session.fetch(lance.take_offsets(places).select([column]))
     values = found.column(0)
     if pa.types.is_list(values.type):

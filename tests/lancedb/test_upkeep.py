@@ -453,6 +453,19 @@ async def test_indexes_by_value_are_filled_anew(tmp_path: Path, in_vain: bool) -
         assert await store.count("notes", "tags CONTAINS 'all'") == 300
 
 
+async def test_indexes_by_value_over_few_rows_and_none(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", Schema(4, fields={"tags": list[str]}))
+        await store.optimize("notes")
+        rows = [{"id": id, "embedding": [1, 2, 3, 4], "tags": [id]} for id in ("a", "b", "c")]
+        await store.insert("notes", rows[:2])
+        await store.insert("notes", rows[2:])
+        await store.optimize("notes")
+        [index] = await store.indexes("notes")
+        assert (index.kind, index.rows_indexed, index.rows_unindexed) == ("label_list", 3, 0)
+        assert [hit.id for hit in await store.find("notes", "tags CONTAINS 'c'")] == ["c"]
+
+
 # What is decided
 
 
