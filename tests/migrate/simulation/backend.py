@@ -324,6 +324,10 @@ class ModelBackend(Backend):
         return [row for row, is_in in zip(rows, chosen, strict=True) if is_in]
 
 
+# Looks within a pause's limit whether it is over.
+LOOKS = 20
+
+
 class FileBackend(ModelBackend, ChangeFeed, Moves):
     name: ClassVar[str] = "sqlite"
 
@@ -353,7 +357,7 @@ class FileBackend(ModelBackend, ChangeFeed, Moves):
                 self.world.tell(f"{current_process().name} ends the pause")
                 self.disk.end_pause(pause)
                 break
-            await self.world.sleep(limit / 20)
+            await self.world.sleep(limit / LOOKS)
         self.waited = loop.time() - began
         self._check_moved()
 
