@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import anyio.to_thread
-
 from aiovec.backend import Columns, StaleTableError, TableHandle, VectorQuery
 from aiovec.errors import AiovecError, CorruptStoreError
+from aiovec.pool import in_thread
 
 from .admission import Admission, result_bytes, scan_bytes
 from .freshness import Mark, mark_of
@@ -198,7 +197,7 @@ class Reader:
     async def _mark(self, table: str) -> Mark | None:
         if self._folder is None:
             return None
-        return await anyio.to_thread.run_sync(partial(mark_of, self._folder, table))
+        return await in_thread(partial(mark_of, self._folder, table))
 
     def _keep(self, newest: _View) -> _View:
         """The same, or what was kept where it is of this version."""

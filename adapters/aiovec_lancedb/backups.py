@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
 import pyarrow as pa
 
 from aiovec.errors import AiovecError
+from aiovec.pool import in_thread
 
 from .admission import Admission, stream_bytes
 from .driver import lancedb
@@ -30,7 +30,7 @@ async def backup(session: Session, path: Path, pins: Pins, admission: Admission)
     All tables are opened first, and each stays at that version.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    await anyio.to_thread.run_sync(_prepare, path, partial)
+    await in_thread(_prepare, path, partial)
     async with AsyncExitStack() as stack:
         opened = [(name, *await session.open_any(name)) for name in await session.names()]
         for name, table, _ in opened:
@@ -38,7 +38,7 @@ async def backup(session: Session, path: Path, pins: Pins, admission: Admission)
             await stack.enter_async_context(pins.held(name, version))
         async with admission.share(stream_bytes()):
             await _copy(session, opened, partial, str(path))
-    await anyio.to_thread.run_sync(_finish, partial, path)
+    await in_thread(_finish, partial, path)
 
 
 async def _copy(

@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
-
 from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
 from aiovec.memory import size_text, total_memory
+from aiovec.pool import in_thread
 
 from . import kinds, recall
 from .effort import KEY, LIMITS, Effort, Rung, Tuned
@@ -120,7 +119,7 @@ class Builder:
         plan = kinds.plan_of(kind, options, rows, schema.dim)
         needed = kinds.build_bytes(kind, plan, rows, schema.dim)
         if self._memory is None:
-            self._memory = await anyio.to_thread.run_sync(total_memory) // 2
+            self._memory = await in_thread(total_memory) // 2
         if needed > self._memory:
             raise InvalidArgumentError(
                 "kind",

@@ -18,10 +18,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
-
 from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError, TableNotFoundError
+from aiovec.pool import in_thread
 from aiovec.threads import to_its_end
 
 from .admission import Admission, scan_bytes
@@ -151,7 +150,7 @@ class Housekeeper:
             self._task.cancel()
             await asyncio.wait({self._task})
         for lock in list(self._locks.values()):
-            await anyio.to_thread.run_sync(lock.close)
+            await in_thread(lock.close)
 
     # In the background
 
@@ -179,7 +178,7 @@ class Housekeeper:
             except AiovecError as exc:
                 # In a thread, since a handler may write to a file.
                 text = "upkeep of the table %r failed; it goes on later: %s"
-                await anyio.to_thread.run_sync(LOG.warning, text, name, exc)
+                await in_thread(LOG.warning, text, name, exc)
                 state.failed += 1
                 state.look_at = time.monotonic() + 60
             ended = time.monotonic()
@@ -191,7 +190,7 @@ class Housekeeper:
 
     async def _look(self, name: str, state: _State, *, quiet: bool) -> None:
         handle = await self.session.handle(name)
-        rest = await anyio.to_thread.run_sync(self._rest_of, handle)
+        rest = await in_thread(self._rest_of, handle)
         if rest > 0:
             state.look_at = time.monotonic() + rest
             return
@@ -214,7 +213,7 @@ class Housekeeper:
             state.failed += 1
             state.look_at = time.monotonic() + _QUIET * 2 ** min(state.failed, 8)
             text = "upkeep of the table %r was in vain: %s"
-            await anyio.to_thread.run_sync(LOG.debug, text, name, exc)
+            await in_thread(LOG.debug, text, name, exc)
             return
         finally:
             self._release(name)
@@ -267,7 +266,7 @@ class Housekeeper:
             await self._tidy(handle, shape, alone=True, now=True)
 
     async def last_tidied(self, handle: TableHandle) -> datetime | None:
-        tidied = await anyio.to_thread.run_sync(self.log.last, handle)
+        tidied = await in_thread(self.log.last, handle)
         return None if tidied is None else tidied.at
 
     @asynccontextmanager
@@ -304,14 +303,14 @@ class Housekeeper:
                 began = time.monotonic()
                 await tidying.run(_LONG + shape.bytes / _BYTES_A_SECOND)
                 took = time.monotonic() - began
-        await anyio.to_thread.run_sync(self.log.note, handle, took)
+        await in_thread(self.log.note, handle, took)
 
     async def _take_lock(self, table: str) -> bool:
         """Whether the lock for upkeep was free."""
         lock = self._locks.get(table)
         if lock is None:
             lock = self._locks[table] = self.lock_of(f"{table}.upkeep")
-        taking = asyncio.ensure_future(anyio.to_thread.run_sync(lock.acquire, 0.0))
+        taking = asyncio.ensure_future(in_thread(lock.acquire, 0.0))
 
         async def let_go() -> None:
             if await taking:

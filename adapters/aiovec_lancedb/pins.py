@@ -18,9 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import anyio.to_thread
-
 from aiovec.backend import TableHandle
+from aiovec.pool import in_thread
 from aiovec.threads import to_its_end
 
 from .locks import try_lock, unlock
@@ -66,7 +65,7 @@ class Pins:
     @asynccontextmanager
     async def held(self, table: str, version: int) -> AsyncIterator[None]:
         """Keep a version that is the newest, or was a moment ago."""
-        taking = asyncio.ensure_future(anyio.to_thread.run_sync(self._take, table, version))
+        taking = asyncio.ensure_future(in_thread(self._take, table, version))
         try:
             await asyncio.shield(taking)
             yield
@@ -80,7 +79,7 @@ class Pins:
     ) -> None:
         await asyncio.wait({taking})
         if not taking.cancelled() and taking.exception() is None:
-            await anyio.to_thread.run_sync(self._give_back, table, version, taking.result())
+            await in_thread(self._give_back, table, version, taking.result())
 
     def _take(self, table: str, version: int) -> _File | None:
         file = None if self._folder is None else _locked_file(self._folder / table, version)

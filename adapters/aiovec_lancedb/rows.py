@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Columns, Rows
 from aiovec.columns import python_values
+from aiovec.pool import in_thread
 from aiovec.schema import Schema
 
 from .layout import PAYLOAD
@@ -26,7 +26,7 @@ _FEW = 64
 
 async def off_loop(size: int, work: Callable[[], _T]) -> _T:
     """The work's result; done in a thread where it is about many rows."""
-    return work() if size <= _FEW else await anyio.to_thread.run_sync(work)
+    return work() if size <= _FEW else await in_thread(work)
 
 
 def rows_of(table: pa.Table, columns: Columns, vector: str) -> Rows:

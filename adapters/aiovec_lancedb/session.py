@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio.to_thread
 import pyarrow as pa
 
 from aiovec.backend import StaleTableError, TableHandle
@@ -27,6 +26,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 from aiovec.memory import default_budget
+from aiovec.pool import in_thread
 from aiovec.schema import Schema, check_table_name
 
 from .driver import first_process, lancedb, without_blobs
@@ -109,7 +109,7 @@ class Session:
     async def open(self) -> None:
         options = self._place.connection_options(self._settings)
         folder = self._place.folder
-        if folder is not None and await anyio.to_thread.run_sync(folder.is_file):
+        if folder is not None and await in_thread(folder.is_file):
             raise ConfigError(f"{folder} is a file; LanceDB stores in a folder")
         self._process = os.getpid()
         if first_process() != self._process:
@@ -117,7 +117,7 @@ class Session:
                 f"{self.target}: LanceDB was in use before this process was forked; {_FORKED}"
             )
         if not self._place.managed:
-            options["session"] = await anyio.to_thread.run_sync(_caches)
+            options["session"] = await in_thread(_caches)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with translated(self.target):
@@ -180,7 +180,7 @@ class Session:
                 break
         folder = self._place.folder
         if folder is not None:
-            names = await anyio.to_thread.run_sync(_whole, folder, names)
+            names = await in_thread(_whole, folder, names)
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import anyio.to_thread
-
 from aiovec.backend import (
     Backend,
     Backups,
@@ -28,6 +26,7 @@ from aiovec.backend import (
 from aiovec.errors import BackendNotInstalledError, StoreClosedError
 from aiovec.filters import Expr
 from aiovec.memory import default_budget
+from aiovec.pool import in_thread
 from aiovec.schema import Field, Schema
 
 from . import backups, infos, kinds, reads, search, tables, upkeep, writes
@@ -78,11 +77,11 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
 
     async def open(self) -> None:
         await self._session.open()
-        key = await anyio.to_thread.run_sync(self._key)
-        lock_of = await anyio.to_thread.run_sync(self._locks, key)
+        key = await in_thread(self._key)
+        lock_of = await in_thread(self._locks, key)
         memory = self._settings.search_bytes()
         if memory is None:
-            memory = await anyio.to_thread.run_sync(default_budget)
+            memory = await in_thread(default_budget)
         self._admission.allow(memory)
         self._writers = Writers(
             self._session,

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-import anyio.to_thread
-
 from aiovec.backend import TableHandle
 from aiovec.errors import CorruptStoreError
+from aiovec.pool import in_thread
 
 from .scalars import filled_anew
 from .session import Opened, Session
@@ -133,7 +132,7 @@ class Tidying:
         ``alone``: nobody else writes now.
         """
         versions = await versions_of(self.session, table)
-        pinned = await anyio.to_thread.run_sync(self.pinned)
+        pinned = await in_thread(self.pinned)
         now = datetime.now(UTC)
         first = self.retention.first_kept(versions, now, pinned)
         if first == versions[-1] and alone:

@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from aiovec.errors import StoreBusyError, StoreClosedError
+from aiovec.pool import in_thread
 
 from .errors import ConflictError, translated
 from .locks import WriteLock
@@ -126,7 +127,7 @@ class TableWriter:
         """Wait for the writes that were accepted."""
         while self._running is not None and not self._running.done():
             await asyncio.wait({self._running})
-        await anyio.to_thread.run_sync(self._lock.close)
+        await in_thread(self._lock.close)
 
     async def _drain(self) -> None:
         while self._jobs:

@@ -6,12 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 from ..errors import DuplicateIdError, InvalidRowError
 from ..schema import Field, Schema
 from ..store import VectorStore
-from .base import ContractBase
+from .base import ContractBase, case
+from .tables import CALLS
 from .values import DIM, SMALL, ids_of, small_rows, vectors
 
 
@@ -25,6 +27,25 @@ class ConcurrencyContract(ContractBase):
         )
         assert counts == [5] * 60
         assert ids_of(await store.find("notes", limit=1_000)) == [f"r{n:04}" for n in range(300)]
+
+    async def test_the_apps_own_threads_may_all_be_taken(self, store: VectorStore) -> None:
+        """Where an app's slow calls have used up the limit for its threads, no call waits."""
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        takers = [object() for _ in range(int(limiter.available_tokens))]
+        for taker in takers:
+            limiter.acquire_on_behalf_of_nowait(taker)
+        try:
+            async with asyncio.timeout(60):
+                await store.create_table("notes", SMALL)
+                await store.insert("notes", small_rows(300))
+                assert len(await store.search("notes", [1.0] * DIM, limit=200)) == 200
+                for name in set(CALLS) - {"insert", "drop_table"}:
+                    with case(name):
+                        await CALLS[name](store, "notes")
+                await store.drop_table("notes")
+        finally:
+            for taker in takers:
+                limiter.release_on_behalf_of(taker)
 
     async def test_of_inserts_of_an_id_one_wins(self, store: VectorStore) -> None:
         await store.create_table("notes", SMALL)

@@ -7,9 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-import anyio.to_thread
+from typing import Any, Literal
 
 from ..errors import (
     AiovecError,
@@ -21,14 +19,13 @@ from ..errors import (
     TableNotFoundError,
 )
 from ..filters import F
+from ..pool import in_thread
 from ..schema import Schema
 from ..sources import Chunk, ForeignTable, Reject
 from ..store import VectorStore
 from .reading import Input
 from .rejects import RejectsFile
 from .sifting import Sifted, sift, without_ids
-
-_T = TypeVar("_T")
 
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_AT_ONCE = 16 * 1024 * 1024
@@ -104,7 +101,7 @@ async def load(
     A table that was made here, and that no row came into, is dropped again.
     """
     placed: list[_Placed] = []
-    await _in_thread(rejects.open)
+    await in_thread(rejects.open)
     try:
         try:
             for one in loads:
@@ -117,7 +114,7 @@ async def load(
             raise
         await _check_taken(store, placed, rejects)
     finally:
-        await _in_thread(rejects.close)
+        await in_thread(rejects.close)
     return [
         Loaded(
             p.load.table, p.load.source.origin, p.load.source.layout, p.created, p.rows,
@@ -188,7 +185,7 @@ async def _fill(
                 placed.rows += done.rows.num_rows
             if done.rejects:
                 placed.rejected += len(done.rejects)
-                await _in_thread(rejects.write, placed.load.table, source.place, done.rejects)
+                await in_thread(rejects.write, placed.load.table, source.place, done.rejects)
             how.seen(placed.load, read)
     if placed.created and how.upsert and not how.strict:
         placed.rows = await store.count(placed.place)  # an id may have come more than once
@@ -202,10 +199,10 @@ async def _sifted(
         return None if chunk is None else sift(chunk, placed.schema, last_counts=how.upsert)
 
     chunks = source.chunks(placed.load.source, placed.schema, size)
-    coming = asyncio.ensure_future(_in_thread(following, chunks))
+    coming = asyncio.ensure_future(in_thread(following, chunks))
     try:
         while (part := await coming) is not None:
-            coming = asyncio.ensure_future(_in_thread(following, chunks))
+            coming = asyncio.ensure_future(in_thread(following, chunks))
             yield part
     finally:
         coming.cancel()
@@ -213,7 +210,7 @@ async def _sifted(
             await coming  # the thread must be out of the iterator before it is closed
         close = getattr(chunks, "close", None)
         if close is not None:
-            await _in_thread(close)
+            await in_thread(close)
 
 
 async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading) -> Sifted:
@@ -228,7 +225,7 @@ async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading
         try:
             await store.insert(placed.place, part.rows)
         except DuplicateIdError as exc:
-            part = await _in_thread(without_ids, part, set(exc.ids), reason)
+            part = await in_thread(without_ids, part, set(exc.ids), reason)
         else:
             break
     return part
@@ -259,7 +256,7 @@ async def _reject_known(store: VectorStore, one: _Placed, rejects: RejectsFile, 
         there = await store.find(one.load.table, F.id.in_(ids), select=["id"], limit=len(ids))
         found = [Reject(None, record.id, "the id is there already") for record in there]
         one.rejected += len(found)
-        await _in_thread(rejects.write, one.load.table, place, found)
+        await in_thread(rejects.write, one.load.table, place, found)
 
 
 async def _move(store: VectorStore, one: _Placed, how: Loading) -> None:
@@ -316,7 +313,3 @@ async def _check_taken(store: VectorStore, placed: list[_Placed], rejects: Rejec
         f"not one of {sum(one.rejected for one in placed):,} could be taken; the first: "
         f"{first.reason if first else 'unknown'}; {rejects.path} lists each"
     )
-
-
-async def _in_thread(work: Callable[..., _T], *args: Any) -> _T:
-    return await anyio.to_thread.run_sync(work, *args)

@@ -6,18 +6,17 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import anyio.to_thread
 import pyarrow as pa
 
 from ..errors import ConfigError
+from ..pool import in_thread
 from ..schema import Schema
 from ..selection import select_columns
 from ..store import VectorStore, Where
 from .formats import format_to_write
 
-_T = TypeVar("_T")
 _CARRIED = b"aiovec.schema"
 
 
@@ -55,18 +54,18 @@ async def save(
     chosen = format_to_write(path, form)
     full = await store.schema(table)
     schema, told = exported_schema(full, select)
-    writer: Writer = await _in_thread(_open, path, chosen, schema, told, overwrite)
+    writer: Writer = await in_thread(_open, path, chosen, schema, told, overwrite)
     rows = 0
     try:
         size = min(max(4 * 1024 * 1024 // (4 * full.dim), 64), 4000)
         batches: Any = store.export(table, batch_size=size, where=where, select=select)
         async with contextlib.aclosing(batches):
             async for batch in batches:
-                await _in_thread(writer.write, _as(batch, schema))
+                await in_thread(writer.write, _as(batch, schema))
                 rows += batch.num_rows
                 seen(rows)
         files = tuple(writer.files)
-        await _in_thread(writer.finish)
+        await in_thread(writer.finish)
     except BaseException:
         await _shielded(writer.discard)
         raise
@@ -134,8 +133,4 @@ async def _shielded(work: Callable[[], None]) -> None:
     import anyio
 
     with anyio.CancelScope(shield=True):
-        await _in_thread(work)
-
-
-async def _in_thread(work: Callable[..., _T], *args: Any) -> _T:
-    return await anyio.to_thread.run_sync(work, *args)
+        await in_thread(work)
