@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ from blockbuster import BlockBuster
 from blockbuster.blockbuster import BlockBusterFunction
 
 import aiovec
+
+# A shell has what it starts in the background ignore interrupts, and what that starts inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Neither another Python nor another event loop can change what these tests show: campaigns against
 # processes, disks and servers, and what runs the same code in a process of its own. They take most
