@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -197,7 +196,7 @@ class Reader:
     async def _mark(self, table: str) -> Mark | None:
         if self._folder is None:
             return None
-        return await in_thread(partial(mark_of, self._folder, table))
+        return await in_thread(mark_of, self._folder, table)
 
     def _keep(self, newest: _View) -> _View:
         """The same, or what was kept where it is of this version."""

@@ -195,14 +195,13 @@ class Housekeeper:
             state.look_at = time.monotonic() + rest
             return
         table = await self.session.opened(handle)
-        if quiet:
-            number = await self.session.run(table.lance.version())
-            # Others may be writing, of whom nothing is seen but the versions that they make.
-            if number != state.seen_version:
-                state.seen_version, quiet = number, False
-                state.look_at = time.monotonic() + _QUIET
+        number = await self.session.run(table.lance.version())
+        # Others may be writing, of whom nothing is seen but the versions that they make.
+        if quiet and number != state.seen_version:
+            state.seen_version, quiet = number, False
+            state.look_at = time.monotonic() + _QUIET
         shape = Shape.of(await self.session.run(table.lance.stats()))
-        if not await self._is_due(table, shape, state, quiet=quiet):
+        if not await self._is_due(table, number, shape, state, quiet=quiet):
             return
         if not await self._take_lock(name):
             state.look_at = time.monotonic() + 5  # another process is at it
@@ -220,11 +219,12 @@ class Housekeeper:
         state.failed = 0
         await self._look_again(handle, state)
 
-    async def _is_due(self, table: Opened, shape: Shape, state: _State, *, quiet: bool) -> bool:
+    async def _is_due(
+        self, table: Opened, number: int, shape: Shape, state: _State, *, quiet: bool
+    ) -> bool:
         if shape.too_many_files(quiet=quiet):
             return True
         retention = self.retention
-        number = await self.session.run(table.lance.version())
         made = None if state.tidied_version is None else number - state.tidied_version
         if quiet or made is None or made > retention.most:
             versions = await versions_of(self.session, table)

@@ -59,11 +59,11 @@ async def filled_anew(session: Session, lance: Any) -> AsyncIterator[None]:
     ends; the next upkeep fills them then.
     """
     emptied = []
-    for index in await session.run(lance.list_indices()):
-        if index.index_type in _BY_VALUE and await _has_many(session, lance, index.columns[0]):
-            await _replace(session, lance, index, filled=False)
-            emptied.append(index)
     try:
+        for index in await session.run(lance.list_indices()):
+            if index.index_type in _BY_VALUE and await _has_many(session, lance, index.columns[0]):
+                emptied.append(index)
+                await _replace(session, lance, index, filled=False)
         yield
     except BaseException:
         with suppress(AiovecError):

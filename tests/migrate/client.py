@@ -4,8 +4,8 @@
 
 It opens the store from the TOML and works on rows of its own: a "writer" writes all the time, a
 "reader" reads all the time and writes now and then, and between two calls each rests up to REST
-seconds. At each write that was acknowledged it adds a
-byte to ``FOLDER/NAME.acks``; at its end it says what it did and what its rows must be.
+seconds. At each write that was acknowledged it adds a byte to ``FOLDER/NAME.acks``; at its end it
+says what it did and what its rows must be.
 """
 
 from __future__ import annotations

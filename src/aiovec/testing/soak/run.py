@@ -49,7 +49,7 @@ class SoakReport:
         for who, held in (("this process", self.held), ("its neighbour", self.held_by_neighbour)):
             grown = growth([point.memory for point in held[warm_up:]])
             assert grown < memory, f"{who} grew by {grown:.1%}: {held}"
-            third = len(held) // 3
+            third = max(1, len(held) // 3)
             early, late = held[:-third], held[-third:]
             for kind in ("threads", "files"):
                 most = max(getattr(point, kind) for point in early)
