@@ -3,15 +3,17 @@
 #   make demo          see it work
 #   make test          the tests; make test ARGS="-k filter" passes options to pytest
 #   make test-uvloop   the tests on uvloop's event loop
-#   make test-long     the long campaigns: all kill rounds, soaks, many seeds
+#   make test-long     the long campaigns, hours in all: docs/GUARANTEES.md lists them
 #   make bench         the benchmarks; ARGS="..." goes to python -m bench
 #   make lint          ruff, mypy --strict, the import rules; each alone: ruff, types, imports
 #   make clean         remove the environment and what the tools left behind
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=.venv-3.12 where its environment lies.
+# PYTHON=python3.12 chooses the interpreter, VENV=.venv-3.12 where its environment lies, WORKERS=4
+# how many processes share the tests.
 
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
 else
@@ -41,11 +43,11 @@ demo: $(CORE)
 
 test: $(DEV)
 	@echo "== tests"
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-uvloop: $(DEV)
 	@echo "== tests under uvloop"
-	@AIOVEC_LOOP=uvloop $(RUN) -m pytest $(ARGS)
+	@AIOVEC_LOOP=uvloop $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-long: $(DEV)
 	@echo "== long tests"

@@ -24,10 +24,17 @@ SUBJECTS = {
     "search": "search",
     "lancedb": "lance.small",
     "migrate": "migrate",
+    "load": "load",
     "choices": "choices",
 }
 # What takes so long or so much room that it has to be asked for by name.
-ALONE = {"search-million": "searching.million", "lancedb-million": "lance.million"}
+ALONE = {
+    "search-million": "searching.million",
+    "lancedb-million": "lance.million",
+    # These two are parts of lancedb, too.
+    "lancedb-ids": "lance.ids",
+    "lancedb-filters": "lance.topical",
+}
 PICTURES = Path(__file__).parents[1] / "docs"
 
 

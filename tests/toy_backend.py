@@ -128,7 +128,7 @@ class ToyBackend(Backend):
         found = []
         for query in queries:
             rows = self._selected(table, query.where)
-            measures = [_distance(table.schema, query.vector, row) for row in rows]
+            measures = _distances(table.schema, query.vector, rows)
             order = sorted(range(len(rows)), key=lambda n: (measures[n], rows[n]["id"]))
             best = order[: query.limit]
             chosen = _as_rows(table.schema, [rows[n] for n in best], query.columns)
@@ -193,10 +193,14 @@ def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> Rows:
     )
 
 
-def _distance(schema: Schema, query: Any, row: Row) -> float:
-    one, other = query.astype(np.float64), np.array(row[schema.vector])
+def _distances(schema: Schema, query: Any, rows: list[Row]) -> list[float]:
+    one = query.astype(np.float64)
+    others = np.array([row[schema.vector] for row in rows], np.float64).reshape(-1, schema.dim)
     if schema.metric == "l2":
-        return float(np.linalg.norm(one - other))
-    if schema.metric == "dot":
-        return -float(one @ other)
-    return 1 - float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+        measures = np.linalg.norm(others - one, axis=1)
+    elif schema.metric == "dot":
+        measures = -(others * one).sum(axis=1)
+    else:
+        lengths = np.linalg.norm(one) * np.linalg.norm(others, axis=1)
+        measures = 1 - (others * one).sum(axis=1) / lengths
+    return [float(measure) for measure in measures]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aiovec.backend import Backend
     from aiovec.settings import RetrievalSettings
 
@@ -19,11 +21,25 @@ else:
         return LancedbBackend
 
 
-def create(target: str, settings: RetrievalSettings) -> Backend:
-    """What the entry point names: a backend for a folder or a URL."""
-    from .store import LancedbBackend
+class _Factory:
+    """What the entry point names."""
 
-    return LancedbBackend(target, settings.lancedb)
+    def __call__(self, target: str, settings: RetrievalSettings) -> Backend:
+        """A backend for a folder or a URL."""
+        from .store import LancedbBackend
+
+        return LancedbBackend(target, settings.lancedb)
+
+    def claims(self, folder: Path) -> str | None:
+        """The target of a folder that holds tables of Lance, or is one of its tables."""
+        if (folder / "_versions").is_dir() and folder.suffix == ".lance":
+            folder = folder.parent
+        elif not any(path.is_dir() for path in folder.glob("*.lance/_versions")):
+            return None
+        return f"lancedb://{folder}"
+
+
+create = _Factory()
 
 
 __all__ = ["LancedbBackend", "create"]

@@ -7,10 +7,8 @@ hundred copies (``python -m bench lancedb``).
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from aiovec import admission
+from aiovec.patience import Patience
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -44,87 +42,34 @@ def stream_bytes() -> int:
     return int(_ROUNDED * _READ_AHEAD)
 
 
-def result_bytes(rows: int, found: int, dim: int) -> int:
-    """What finding ``found`` of ``rows`` rows may hold; ``dim`` is 0 where no vectors are read."""
-    return min(rows * _ID_BYTES, _READ_AHEAD) + _result_bytes(min(rows, found), dim)
+def result_bytes(rows: int, found: int, dim: int, row: int = _ROW_BYTES) -> int:
+    """What finding ``found`` of ``rows`` rows may hold; ``dim`` is 0 where no vectors are read,
+    and ``row`` the bytes of a row beside its vector."""
+    return min(rows * _ID_BYTES, _READ_AHEAD) + _result_bytes(min(rows, found), dim, row)
 
 
-def _result_bytes(rows: int, dim: int) -> int:
-    return rows * (dim * 4 + _ROW_BYTES) * _COPIES
+def changed_bytes(rows: int, row: int) -> int:
+    """What changing the payloads of so many rows may hold."""
+    return rows * row * _COPIES
 
 
-class Admission:
-    """Shares of a budget. Who asks first is served first; who asks for more than all runs alone."""
+def _result_bytes(rows: int, dim: int, row: int = _ROW_BYTES) -> int:
+    return rows * (dim * 4 + max(row, _ROW_BYTES)) * _COPIES
+
+
+class Admission(admission.Admission):
+    """Shares of the memory that reads may take."""
 
     def __init__(self, memory: int = 0) -> None:
-        self.budget = 0
+        super().__init__("other calls take the memory for reads")
         self.allow(memory)
-        self._used = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def allow(self, memory: int) -> None:
         """Have all that goes on take this much of the process's memory."""
-        self.budget = max(1, memory - min(memory // 2, _KEPT))  # of 1 each takes all
+        self.memory = self.budget = max(1, memory - min(memory // 2, _KEPT))  # of 1 each takes all
 
-    @property
-    def used(self) -> int:
-        """The shares that are taken now."""
-        return self._used
+    def free(self, size: int = 0) -> bool:
+        return size < _FREE or super().free(size)
 
-    @property
-    def waiting(self) -> int:
-        """Who waits for a share."""
-        return len(self._waiting)
-
-    def free(self, size: int) -> bool:
-        """Whether a share of this size would come without a wait."""
-        room = self.budget - self._used
-        return size < _FREE or (not self._waiting and min(size, self.budget) <= room)
-
-    @asynccontextmanager
-    async def share(self, size: int) -> AsyncIterator[None]:
-        """Hold ``size`` bytes of the budget, after those who asked before have got theirs."""
-        if size < _FREE:
-            yield
-            return
-        size = min(size, self.budget)
-        await self._take(size)
-        try:
-            yield
-        finally:
-            self._give_back(size)
-
-    async def _take(self, size: int) -> None:
-        if not self._waiting and self._used + size <= self.budget:
-            self._used += size
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size, turn)
-        self._waiting.append(entry)
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back(size)  # it came, and the caller was cancelled at the same moment
-            elif entry in self._waiting:
-                self._waiting.remove(entry)
-                self._admit()
-            raise
-
-    def _give_back(self, size: int) -> None:
-        self._used -= size
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self._used + self._waiting[0][0] <= self.budget:
-            size, turn = self._waiting.popleft()
-            if not turn.done():
-                self._used += size
-                turn.set_result(None)
-
-    def close(self, error: Exception) -> None:
-        """Have those that wait end with the error."""
-        while self._waiting:
-            _, turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(error)
+    def share(self, size: int = 0, patience: Patience | None = None) -> admission.Share:
+        return super().share(0 if size < _FREE else size, patience)

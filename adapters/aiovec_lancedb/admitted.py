@@ -9,25 +9,31 @@ the call began, and so sees every write that was acknowledged before.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from aiovec.admission import Share
 from aiovec.backend import Columns, StaleTableError, TableHandle, VectorQuery
 from aiovec.errors import AiovecError, CorruptStoreError
+from aiovec.loops import is_over
+from aiovec.patience import Patience
 from aiovec.pool import in_thread
 
-from .admission import Admission, result_bytes, scan_bytes
+from .admission import Admission, changed_bytes, result_bytes, scan_bytes
 from .freshness import Mark, mark_of
 from .infos import unindexed_rows
 from .session import Opened, Session
 
 _T = TypeVar("_T")
 
-# Reads of no more rows than this are not counted.
-_FEW = 1000
+# Reads of no more rows than this are not counted, unless these are large.
+_FEW, _FEW_BYTES = 1000, 2 * 2**20
+# Seconds for which the size of a table's rows is taken as known.
+_SIZES_FOR = 10.0
 # Tables of which a version is kept.
 _MOST_KEPT = 64
 
@@ -53,11 +59,16 @@ class _View:
 class Reader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
-    def __init__(self, session: Session, admission: Admission, folder: Path | None) -> None:
+    def __init__(
+        self, session: Session, admission: Admission, folder: Path | None, busy_timeout: float
+    ) -> None:
         self._session = session
         self._admission = admission
+        self._busy_timeout = busy_timeout
         self._folder = folder
         self._kept: dict[str, _View] = {}
+        # Of tables: until when it counts, and the bytes of a row beside its vector.
+        self._row_sizes: dict[str, tuple[float, int]] = {}
 
     def wrote(self, table: str) -> None:
         """This store changed the table, so what was kept of it is old."""
@@ -98,13 +109,25 @@ class Reader:
     ) -> _T:
         """For a read that finds so many rows at most."""
 
+        wide = columns.payload or bool(columns.fields)
+
         async def size(view: _View) -> int:
+            row = await self._row_bytes(view) if wide else 0
             if most <= _FEW:
-                return 0
+                return most * row if most * row > _FEW_BYTES else 0
             dim = view.table.schema.dim if columns.vector else 0
-            return result_bytes(await self._rows(view), most, dim)
+            return result_bytes(await self._rows(view), most, dim, row)
 
         return await self._run(handle, size, act)
+
+    async def changing(self, handle: TableHandle, most: int | None) -> Share:
+        """A share of the memory for changing payloads, of so many rows at most or of any."""
+        opened = await self._session.opened(handle)
+        view = _View(opened, handle.token, 0)
+        rows = await self._rows(view)
+        found = rows if most is None else min(rows, most)
+        size = changed_bytes(found, await self._row_bytes(view))
+        return self._admission.share(size, Patience(self._busy_timeout))
 
     async def _run(
         self,
@@ -143,7 +166,8 @@ class Reader:
                 failed = exc
             newest = await looking
         finally:
-            looking.cancel()
+            if not is_over(looking):
+                looking.cancel()
         if newest is not kept:
             self._keep(newest)
             return False, []
@@ -162,7 +186,8 @@ class Reader:
                     yield view
                 return
         # What is opened before the wait would be old behind it.
-        async with self._admission.share(size), self._read(handle) as view:
+        patience = Patience(self._busy_timeout)
+        async with self._admission.share(size, patience), self._read(handle) as view:
             yield view
 
     @asynccontextmanager
@@ -183,6 +208,8 @@ class Reader:
         """The newest version: ``kept`` where it still is that one."""
         mark = await self._mark(handle.name)
         if mark is not None and mark == kept.mark:
+            if kept.table.moving:
+                await self._session.check_here()
             return kept
         opened = await self._session.opened(handle)
         newest = _View(opened, handle.token, await self._version(opened))
@@ -217,6 +244,22 @@ class Reader:
         if view.rows is None:
             view.rows = int(await self._session.run(view.table.lance.count_rows()))
         return view.rows
+
+    async def _row_bytes(self, view: _View) -> int:
+        """The bytes of a row beside its vector, on the average of the table's files."""
+        if self._session.managed:  # it would be one more request
+            return 0
+        now = time.monotonic()
+        known = self._row_sizes.get(view.table.name)
+        if known is None or known[0] < now:
+            if len(self._row_sizes) >= _MOST_KEPT:
+                self._row_sizes.clear()
+            stats: Any = await self._session.run(view.table.lance.stats())
+            vectors = int(stats["num_rows"]) * view.table.schema.dim * 4
+            beside = max(0, int(stats["total_bytes"]) - vectors)
+            known = now + _SIZES_FOR, beside // max(1, int(stats["num_rows"]))
+            self._row_sizes[view.table.name] = known
+        return known[1]
 
     async def _scanned(self, view: _View) -> int:
         """The rows that no index on the vector covers."""

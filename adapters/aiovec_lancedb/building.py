@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,10 +13,13 @@ from aiovec.memory import size_text, total_memory
 from aiovec.pool import in_thread
 
 from . import kinds, recall
-from .effort import KEY, LIMITS, Effort, Rung, Tuned
+from .driver import indexing
+from .effort import KEY, LIMITS, Intent, Tuned
+from .infos import InUse, partitions_of, vector_index
 from .layout import incarnation_of
+from .scalars import DROPPED
 from .session import Opened, Session
-from .writer import Work
+from .writer import Touched, Work
 
 if TYPE_CHECKING:
     from aiovec.settings import LancedbSettings
@@ -27,8 +29,6 @@ Telling = Callable[[str], AbstractContextManager[None]]
 
 # Attempts at a build whose commit others were in the way of.
 _ATTEMPTS = 3
-# What is tried until an index is measured: rather too much.
-_UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,9 @@ class Note(Work):
     handle: TableHandle
     tuned: Tuned
 
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await reopened(session, self.handle)
         metadata = {KEY: self.tuned.to_json()}
@@ -62,8 +65,16 @@ class Drop(Work):
     handle: TableHandle
     index: str
 
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await session.opened(self.handle)
+        for index in await session.run(table.lance.list_indices()):
+            if index.name == self.index and index.columns[0] in table.schema.fields:
+                # First, so that no upkeep makes it anew if this process ends in between.
+                update = {"path": index.columns[0], "metadata": {DROPPED: "1"}}
+                await session.run(table.lance.update_field_metadata(update))
         await session.run(table.lance.drop_index(self.index))
         return [None]
 
@@ -105,8 +116,8 @@ class Builder:
         schema = table.schema
         rows = int(await self._session.run(table.lance.count_rows()))
         auto = kind == kinds.AUTO
-        if target is None and table.tuned is not None:
-            target = table.tuned.target
+        if target is None:
+            target = await self._target(table)
         if table.extreme or not rows:
             reason = "has vectors too large or small for it" if table.extreme else "has no rows yet"
             if auto:
@@ -129,6 +140,26 @@ class Builder:
             )
         return Build(kind, plan, auto, target, rows)
 
+    async def _target(self, table: Opened) -> float | None:
+        index = await vector_index(self._session, table)
+        known = table.tuned if index is None else index.tuned
+        return None if known is None else known.target
+
+    async def again(self, table: Opened, index: InUse) -> Build:
+        """The build that gave the index, for the table as it is now."""
+        known = index.tuned
+        if known.auto:
+            build = await self.planned(table, self._settings.index, {}, known.target)
+            return replace(build, auto=True)
+        # The size was reckoned from the rows of that day where the user named a number.
+        named = "num_partitions" in known.options
+        options = {
+            name: value
+            for name, value in known.options.items()
+            if not (named and name == "target_partition_size")
+        }
+        return await self.planned(table, index.kind.name, options, known.target)
+
     async def build(self, handle: TableHandle, build: Build, tell: Telling) -> None:
         """Build, and measure what was built. Nothing else may be at work on the table's index."""
         if build.kind == kinds.NONE:
@@ -137,58 +168,50 @@ class Builder:
             await self._write(handle.name, Note(handle, kept))
             return
         with tell(f"building {build.kind}"):
-            for attempt in range(1, _ATTEMPTS + 1):
-                table = await reopened(self._session, handle)
-                config = kinds.config_of(build.kind, build.options, table.schema.metric)
-                call = table.lance.create_index(table.schema.vector, config=config, replace=True)
-                try:
-                    await self._session.run(call)
-                    break
-                except StoreBusyError:
-                    if attempt == _ATTEMPTS:
-                        raise
-            tuned = Tuned(
-                build.kind,
-                auto=build.auto,
-                target=build.target,
-                options=dict(build.options),
-                built_rows=build.rows,
-            )
-            tuned = replace(tuned, ladders={LIMITS[0]: (_unmeasured(tuned),)})
-            await self._write(handle.name, Note(handle, tuned))
-        await self.measure(handle, tuned, tell)
-
-    async def measure(self, handle: TableHandle, tuned: Tuned, tell: Telling) -> None:
-        """Find the efforts for the index as it is now, and keep them with the table."""
-        if tuned.kind is None:
-            return
-        with tell(f"measuring {tuned.kind}"):
             table = await reopened(self._session, handle)
+            intent = Intent(build.kind, dict(build.options), build.auto, build.target, build.rows)
+            note = replace(table.tuned or Tuned(), intent=intent)
+            await self._write(handle.name, Note(handle, note))
+            vector, metric = table.schema.vector, table.schema.metric
+            config = kinds.config_of(build.kind, build.options, metric)
+            await self._index(handle, vector, config)
+        await self.measure(handle, tell)
+
+    async def index_ids(self, handle: TableHandle, tell: Telling) -> None:
+        """Build the index over the ids, for calls by id."""
+        with tell("indexing the ids"):
+            await self._index(handle, "id", indexing.BTree())
+
+    async def _index(self, handle: TableHandle, column: str, config: Any) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            table = await reopened(self._session, handle)
+            try:
+                await self._session.run(
+                    table.lance.create_index(column, config=config, replace=True)
+                )
+                return
+            except StoreBusyError:
+                if attempt == _ATTEMPTS:
+                    raise
+
+    async def measure(self, handle: TableHandle, tell: Telling) -> None:
+        """Find the efforts for the index as it is now, and keep them with the table."""
+        table = await reopened(self._session, handle)
+        index = await vector_index(self._session, table)
+        if index is None:
+            return
+        with tell(f"measuring {index.kind.name}"):
+            tuned = index.tuned
             rows = int(await self._session.run(table.lance.count_rows()))
-            parts = _partitions(tuned)
-            found = await recall.measure(self._session, table, tuned.kind, parts)
+            parts = await partitions_of(self._session, table)
+            tried = parts or kinds.partitions_of(tuned.options, rows, index.partition_size)
+            found = await recall.measure(self._session, table, index.kind.name, tried)
             measured = replace(tuned, rows=rows, ladders=found.ladders or tuned.ladders)
             limit = LIMITS[0]
             target = tuned.target or self._settings.recall_target
             effort, _ = measured.effort(limit, target)
-            measured = replace(measured, recall=found.means.get((limit, effort), 1.0))
+            mean = found.means.get((limit, effort), 1.0)
+            measured = replace(
+                measured, recall=mean, uuid=index.uuid, partitions=parts, intent=None
+            )
             await self._write(handle.name, Note(handle, measured))
-
-
-def _partitions(tuned: Tuned) -> int:
-    """Of an index as it was built. Lance makes one partition of a graph for a million rows."""
-    given = tuned.options.get("num_partitions")
-    if given is not None:
-        return given
-    size = tuned.options.get("target_partition_size", 2**20)
-    return max(1, math.ceil(tuned.built_rows / size))
-
-
-def _unmeasured(tuned: Tuned) -> Rung:
-    """An effort for the moments until the measuring is done."""
-    kind = kinds.KINDS[tuned.kind or "ivf_flat"]
-    refine = None if kind.whole else _UNMEASURED_REFINE
-    partitions = _partitions(tuned)
-    if kind.graph:
-        return Rung(0.0, Effort(partitions, _UNMEASURED_EF, None))
-    return Rung(0.0, Effort(math.ceil(partitions / 2), None, refine))

@@ -13,11 +13,13 @@ import pyarrow as pa
 
 from aiovec.backend import BulkLoad, TableHandle
 from aiovec.errors import DuplicateIdError
+from aiovec.pool import off_loop
 
-from .rows import off_loop
+from . import extremes
+from .rows import effort_of
 from .session import Opened, Session
-from .writer import Work
-from .writes import Prepared, existing_ids, note_extreme
+from .writer import Touched, Work
+from .writes import Prepared, existing_ids
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -39,7 +41,7 @@ class Load(BulkLoad):
     async def add(self, rows: pa.Table) -> None:
         if not rows.num_rows:
             return
-        prepared, found = await off_loop(rows.num_rows, partial(_prepared, rows, self._table))
+        prepared, found = await off_loop(effort_of(rows), partial(_prepared, rows, self._table))
         await self._write(self._table.name, _Add(self, self._table, prepared, found))
         self._wrote(self._table, rows.num_rows)
 
@@ -52,7 +54,7 @@ class Load(BulkLoad):
             )
             with session.guarded():
                 async for batch in batches:
-                    await off_loop(batch.num_rows, partial(_note, seen, batch))
+                    await off_loop(effort_of(batch), partial(_note, seen, batch))
             self._seen = seen
         return self._seen
 
@@ -64,21 +66,29 @@ class _Add(Work):
     prepared: Prepared
     hashes: Hashes
 
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return self.prepared.ids
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await session.opened(self.handle)
         seen = await self.load.seen(session, table)
         ids = self.prepared.ids
-        places = await off_loop(len(ids), lambda: seen.places(self.hashes))
-        suspects = [ids[place] for place in places]
+        suspects = await off_loop(
+            len(ids), lambda: [ids[place] for place in seen.places(self.hashes)]
+        )
         if suspects:
             twice = await existing_ids(session, table, suspects)
             if twice:
-                raise DuplicateIdError(table.name, [id for id in suspects if id in twice])
+                raise await off_loop(len(suspects), _exist_already, table.name, suspects, twice)
         if self.prepared.extreme:
-            await note_extreme(session, table)
+            await extremes.mark(session, table)
         await session.run(table.lance.add(self.prepared.rows))
         seen.add(self.hashes)
         return [None]
+
+
+def _exist_already(table: str, suspects: Sequence[str], twice: set[str]) -> DuplicateIdError:
+    return DuplicateIdError(table, [id for id in suspects if id in twice])
 
 
 def _prepared(rows: pa.Table, handle: TableHandle) -> tuple[Prepared, Hashes]:

@@ -6,8 +6,9 @@ provoke each of the cases here.
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from aiovec.errors import (
@@ -15,16 +16,22 @@ from aiovec.errors import (
     ConfigError,
     CorruptStoreError,
     FilterError,
+    OutcomeUnknownError,
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
     UnsupportedError,
 )
+from aiovec.redaction import cleaned, without_secrets
 
 from . import network
 
 FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 """What lancedb's calls raise."""
+
+READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Of an OSError: this process may not write there."""
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 _NO_TABLE = re.compile(r"^Table '.*' was not found|^Dataset at path .* was not found", re.DOTALL)
 _TABLE_EXISTS = re.compile(r"^Table '.*' already exists|^Dataset already exists", re.DOTALL)
@@ -33,6 +40,11 @@ _FULL = re.compile(
     re.IGNORECASE,
 )
 _CLOSED = re.compile(r"(Connection|Table)( \S+)? is closed", re.IGNORECASE)
+# What Lance says of a commit whose answer was lost.
+_UNKNOWN = re.compile(
+    r"commit result for version \d+ is unknown|commit may or may not have been applied",
+    re.IGNORECASE,
+)
 _CONFLICT = re.compile(
     r"commit conflict|concurrent (commit|transaction|modification)|too many concurrent writers",
     re.IGNORECASE,
@@ -59,6 +71,9 @@ _UNSUPPORTED = re.compile(
     r"^LanceDBError: not supported: | is not supported.*$| not supported by.*$"
 )
 _LONG_PATTERN = re.compile(r"regex\b.*exceeds size limit", re.IGNORECASE | re.DOTALL)
+# Panics of Rust code: in a call, and in what a call awaits. The first is no Exception, and neither
+# class can be imported.
+_PANICS = ("PanicException", "RustPanic")
 # Where in Lance's sources an error arose, which tells a user nothing.
 _SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
 
@@ -77,13 +92,15 @@ class ConflictError(StoreBusyError):
 
 def told(error: BaseException) -> str:
     """lancedb's message in one line."""
-    text = network.without_secrets(str(error))
+    text = without_secrets(str(error))
     text = _SOURCE_PLACE.sub("", text).removeprefix("lance error: ")
     return " ".join(text.split())[:600]
 
 
 def translate(error: Exception, target: str) -> Exception:
     """The error of the contract for one of lancedb's, or one of the two above."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return _of_system(error, target)
     text = str(error)
     if isinstance(error, NotImplementedError):
         # The client of the managed service has not all that lancedb has.
@@ -94,6 +111,8 @@ def translate(error: Exception, target: str) -> Exception:
         return TableThereError(text)
     if _CLOSED.search(text):
         return StoreClosedError(target)
+    if _UNKNOWN.search(text):
+        return OutcomeUnknownError(target, told(error))
     if _FULL.search(text):
         return StoreFullError(target, told(error))
     if _DEEP_FILTER.search(text):
@@ -114,21 +133,39 @@ def translate(error: Exception, target: str) -> Exception:
     return AiovecError(f"LanceDB failed on {target}: {told(error)}")
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Whether the error says that this process may not write to the folder."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and (
+        cause.errno in READ_ONLY or _REFUSED.search(str(cause)) is not None
+    )
+
+
+def _of_system(error: OSError, target: str) -> AiovecError:
+    """For an error of a call to the system by Python itself."""
+    path = target if error.filename is None else str(error.filename)
+    if error.errno in _NO_ROOM:
+        return StoreFullError(target, f"{path}: {error.strerror}")
+    if error.errno in READ_ONLY:
+        return AiovecError(f"{path} cannot be read or written: {error.strerror}")
+    return AiovecError(f"{path}: {error.strerror}")
+
+
 @contextmanager
-def translated(target: str) -> Iterator[None]:
-    """Let no error of lancedb pass untranslated."""
+def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
+    """Let no error of lancedb pass untranslated, or with one of the secrets in it."""
     try:
         yield
     except AiovecError:
         raise
     except FAILURES as exc:
-        error = translate(exc, target)
-        exc.args = tuple(
-            network.without_secrets(arg) if isinstance(arg, str) else arg for arg in exc.args
-        )
-        raise error from exc
+        cleaned(exc, secrets)
+        raise translate(exc, target) from exc
     except BaseException as exc:
-        # A panic of Rust code is no Exception. It is told by its name, for its module is none.
-        if type(exc).__name__ != "PanicException":
+        if type(exc).__name__ not in _PANICS:
             raise
-        raise AiovecError(f"LanceDB broke down on {target}: {told(exc)}") from exc
+        cleaned(exc, secrets)
+        raise AiovecError(
+            f"LanceDB broke down on {target}: {told(exc)}. A damaged file can be the reason; "
+            "'aiovec doctor' reads them"
+        ) from exc

@@ -18,23 +18,30 @@ import pyarrow.compute as pc
 from aiovec.backend import Columns
 from aiovec.errors import InvalidArgumentError
 from aiovec.filters import Expr
+from aiovec.pool import in_thread, off_loop
 
 from .admission import Admission, result_bytes
 from .filters import id_range_to_sql
 from .layout import column_names
-from .reads import condition_of
-from .rows import off_loop
+from .reads import condition_of, filtered
+from .rows import effort_of
 from .session import Opened, Session
 
 # Ids that are sorted at once, about.
 _IDS = 500_000
 # Ids that are kept of a larger table, to part it by.
 _SAMPLE = 100_000
-# Bytes that are read at once, and a guess for those of a row without its vector. Smaller blocks
-# are slower, for each costs a look at all ids: where these lie in no order in 100,000 rows of 384
-# dimensions, blocks of 6 MiB give 92,000 rows a second, of 26 MiB 138,000, of 82 MiB 340,000.
+# Bytes that are read at once, and the fewest that count for a row without its vector. Smaller
+# blocks are slower, for each costs a look at all ids: where these lie in no order in 100,000 rows
+# of 384 dimensions, blocks of 6 MiB give 92,000 rows a second, of 26 MiB 138,000, of 82 MiB
+# 340,000.
 _BLOCK_BYTES = 32 * 2**20
 _ROW_BYTES = 512
+# Rows of the first block, and by how many times a block may have more rows than the one before it,
+# whose rows tell how large those are. Their size in Lance's files does not: a text of 100 KB that
+# many rows have lies there once.
+_FIRST_ROWS = 512
+_GROWTH = 16
 # What every cursor begins with, so that other bytes are told from one.
 _MARK = b"+"
 
@@ -61,10 +68,10 @@ class Export:
             joined = pa.concat_tables(waiting)
             whole = rows // self.batch_size * self.batch_size
             for start in range(0, whole, self.batch_size):
-                yield _batch(joined.slice(start, self.batch_size), schema)
+                yield await in_thread(_batch, joined.slice(start, self.batch_size), schema)
             waiting, rows = [joined.slice(whole)], rows - whole
         if rows:
-            yield _batch(pa.concat_tables(waiting), schema)
+            yield await in_thread(_batch, pa.concat_tables(waiting), schema)
 
     def _schema(self) -> pa.Schema:
         layout = self.table.schema.to_arrow()
@@ -74,23 +81,25 @@ class Export:
     async def _blocks(self) -> AsyncGenerator[pa.Table, None]:
         """The rows in order, as many at once as a block may take."""
         names = column_names(self.table.schema, self.columns)
-        vector = self.table.schema.dim * 4 if self.columns.vector else 0
-        size = max(1, _BLOCK_BYTES // (vector + _ROW_BYTES))
+        size = _BlockSize(self.table.schema.dim if self.columns.vector else 0)
         first = id_of_cursor(self.after)
         for low, high in await self._parts(first):
             ids = await self._ids(low, high)
-            for start in range(0, len(ids), size):
-                end = min(start + size, len(ids)) - 1
-                condition = await self._and(id_range_to_sql(ids[start].as_py(), ids[end].as_py()))
-                yield await self._block(names, condition, len(ids), end + 1 - start)
+            start = 0
+            while start < len(ids):
+                end = min(start + size.rows, len(ids))
+                ends = ids[start].as_py(), ids[end - 1].as_py()
+                condition = await self._and(id_range_to_sql(*ends))
+                share = result_bytes(len(ids), end - start, size.dim, size.beside)
+                yield size.after(await self._block(names, condition, share))
+                start = end
 
-    async def _block(self, names: list[str], condition: str, rows: int, size: int) -> pa.Table:
+    async def _block(self, names: list[str], condition: str, share: int) -> pa.Table:
         # No share is held while the caller has the rows: it may be about to search.
-        dim = self.table.schema.dim if self.columns.vector else 0
-        async with self.admission.share(result_bytes(rows, size, dim)):
-            query = self.table.lance.query().select(names)
-            found = await self.session.fetch(query.where(condition))
-            return await off_loop(found.num_rows, partial(found.sort_by, "id"))
+        async with self.admission.share(share):
+            query = await filtered(self.table.lance.query().select(names), condition)
+            found = await self.session.fetch(query)
+            return await off_loop(effort_of(found), partial(found.sort_by, "id"))
 
     async def _and(self, ids: str) -> str:
         condition = await condition_of(self.where)
@@ -104,7 +113,7 @@ class Export:
         every = max(1, rows // _SAMPLE)
         sample: list[pa.Array] = []
         condition = await self._and(id_range_to_sql(beyond=first))
-        query = self.table.lance.query().select(["id"]).where(condition)
+        query = await filtered(self.table.lance.query().select(["id"]), condition)
         batches = await self.session.run(query.to_batches())
         with self.session.guarded():
             async for batch in batches:
@@ -118,11 +127,32 @@ class Export:
         return list(zip(lows, [*edges, None], strict=True))
 
     async def _ids(self, low: str | None, high: str | None) -> pa.Array:
-        query = self.table.lance.query().select(["id"])
         condition = await self._and(id_range_to_sql(high=high, beyond=low))
-        found = await self.session.fetch(query.where(condition))
+        query = await filtered(self.table.lance.query().select(["id"]), condition)
+        found = await self.session.fetch(query)
         column = found.column("id").combine_chunks()
         return await off_loop(len(column), lambda: column.take(pc.sort_indices(column)))
+
+
+class _BlockSize:
+    """How many rows the next block has, by the bytes of those in the one before it."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.beside = _ROW_BYTES
+        """The bytes of a row beside its vector."""
+        self.rows = min(_FIRST_ROWS, self._most)
+
+    @property
+    def _most(self) -> int:
+        return max(1, _BLOCK_BYTES // (self.dim * 4 + self.beside))
+
+    def after(self, block: pa.Table) -> pa.Table:
+        """Learn from a block; the block itself."""
+        row = block.nbytes // max(1, block.num_rows)
+        self.beside = max(_ROW_BYTES, row - self.dim * 4)
+        self.rows = min(self.rows * _GROWTH, self._most)
+        return block
 
 
 def _batch(rows: pa.Table, schema: pa.Schema) -> tuple[pa.RecordBatch, bytes]:

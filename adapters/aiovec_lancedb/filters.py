@@ -188,18 +188,11 @@ def _numbers(expr: Compare | In, value: PayloadValue, negate: bool) -> str:
 
 
 def _in_payload(values: Sequence[Value], value: PayloadValue, negate: bool) -> str:
-    """IN for each type of literal; all but one of them are NULL for a row."""
+    """IN with literals of one type, as ``bind`` gives it."""
     texts = [v for v in values if isinstance(v, str)]
-    truths = {v for v in values if isinstance(v, bool)}
-    numbers = tuple(v for v in values if not isinstance(v, (str, bool)))
-    forms = []
     if texts:
-        forms.append(value.equals_text(texts, negate=negate))
-    if numbers:
-        forms.append(_numbers(In(Ref("f"), numbers), value, negate))
-    if len(truths) == 1:
-        forms.append(value.equals_bool(truths.pop() is not negate))
-    elif truths:
+        return value.equals_text(texts, negate=negate)
+    if isinstance(values[0], bool):  # TRUE and FALSE
         either = f"{value.equals_bool(True)} IS NOT NULL"
-        forms.append(f"nullif({either}, FALSE)" if not negate else f"nullif(NOT {either}, TRUE)")
-    return forms[0] if len(forms) == 1 else f"coalesce({', '.join(forms)})"
+        return f"nullif({either}, FALSE)" if not negate else f"nullif(NOT {either}, TRUE)"
+    return _numbers(In(Ref("f"), tuple(values)), value, negate)

@@ -4,6 +4,9 @@ One task of a store does it, for one table after another, while there is somethi
 several processes on one place, one at a time tidies a table. What takes long is done beside the
 writes, at the risk that one of them touches the same files first; then it was in vain and is tried
 again. No write ever fails for it: Lance repeats a write whose files were rewritten meanwhile.
+
+A process may end before its tables are looked after. So closing a store does what its writes made
+due, and a store looks once at each table that it opens, for what earlier ones left undone.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,15 +23,26 @@ from functools import partial
 from typing import Any
 
 from aiovec.backend import StaleTableError, TableHandle
-from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError, TableNotFoundError
-from aiovec.pool import in_thread
-from aiovec.threads import to_its_end
+from aiovec.errors import (
+    AiovecError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreMovedError,
+    TableNotFoundError,
+)
+from aiovec.loops import PerLoop, is_over
+from aiovec.patience import call
+from aiovec.pool import in_thread, limiter
 
 from .admission import Admission, scan_bytes
+from .errors import is_read_only
+from .holding import TaskLock
 from .infos import unindexed_rows
 from .locks import WriteLock
 from .pins import Pins
+from .scalars import lacking
 from .session import Opened, Session
+from .tables import IndexFields
 from .tidying import FULL_FILE, Retention, Tidying, TidyingWork, versions_of
 from .upkeep import Log
 from .writer import Work
@@ -57,6 +72,8 @@ _PATIENCE = 0.5
 # time goes into it.
 _REST = 4.0
 _POLL = 0.05
+# Seconds between looks at tables that were opened: each takes a few milliseconds.
+_LOOK_EVERY = 0.1
 
 
 @dataclass(slots=True)
@@ -70,6 +87,7 @@ class _State:
     failed: int = 0
     tidied_version: int | None = None
     seen_version: int | None = None
+    wrote: bool = False
 
     def next_look(self) -> float:
         """When to look at it again, on the clock of ``time.monotonic``."""
@@ -120,13 +138,20 @@ class Housekeeper:
     admission: Admission
     log: Log
     busy_timeout: float
+    look_at_indexes: Callable[[TableHandle], Awaitable[None]]
     _tables: dict[str, _State] = field(default_factory=dict)
-    _locks: dict[str, WriteLock] = field(default_factory=dict)
-    _held: set[str] = field(default_factory=set)
+    _locks: dict[str, TaskLock] = field(default_factory=dict)
+    _held: PerLoop[set[str]] = field(default_factory=lambda: PerLoop(set))
+    # Tables that were opened, those of them that wait for a first look, and those that had it.
+    _known: set[str] = field(default_factory=set)
+    _seen: set[str] = field(default_factory=set)
+    _unseen: deque[str] = field(default_factory=deque)
+    _next_unseen: float = 0.0
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     # What runs in the background among the writes.
     _work: TidyingWork | None = None
+    _finishing: bool = False
     _closed: bool = False
 
     def wrote(self, table: str) -> None:
@@ -135,47 +160,71 @@ class Housekeeper:
             return
         state = self._tables.setdefault(table, _State())
         state.commits += 1
+        state.wrote = True
         state.last_commit = time.monotonic()
-        if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self._run())
-        elif state.commits == _COMMITS:
+        if not self._start() and state.commits == _COMMITS:
             self._wake.set()
+
+    def opened(self, table: str) -> None:
+        """The store uses the table; what an earlier one left undone is found out a while later."""
+        if self._closed or table in self._known:
+            return
+        self._known.add(table)
+        self._unseen.append(table)
+        if len(self._unseen) == 1:
+            self._next_unseen = time.monotonic() + _QUIET
+        if not self._start():
+            self._wake.set()
+
+    def _start(self) -> bool:
+        """Whether the task had ended, or never begun."""
+        if not is_over(self._task):
+            return False
+        self._wake = asyncio.Event()
+        self._task = asyncio.ensure_future(self._run())
+        return True
+
+    async def finish(self) -> None:
+        """Look at once at the tables that this store wrote to."""
+        self._finishing = True
+        if any(state.wrote for state in self._tables.values()):
+            self._start()  # a loop that has ended may have left it undone
+        if self._task is not None and not is_over(self._task):
+            self._wake.set()
+            await asyncio.wait({self._task})
 
     async def close(self) -> None:
         """End what is under way, without waiting for its end."""
         self._closed = True
         if self._work is not None:
             self._work.stop()
-        if self._task is not None:
+        if self._task is not None and not is_over(self._task):
             self._task.cancel()
             await asyncio.wait({self._task})
         for lock in list(self._locks.values()):
-            await in_thread(lock.close)
+            await lock.close()
 
     # In the background
 
     async def _run(self) -> None:
-        while self._tables:
-            name = min(self._tables, key=lambda name: self._tables[name].next_look())
-            state = self._tables[name]
-            wait = state.next_look() - time.monotonic()
-            if wait > 0:
-                self._wake.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._wake.wait()
-                continue
+        while (name := await self._next()) is not None:
+            state = self._tables.setdefault(name, _State())
             began = time.monotonic()
-            quiet = state.commits < _COMMITS or began - state.last_commit >= _QUIET
+            quiet = (
+                self._finishing or state.commits < _COMMITS or began - state.last_commit >= _QUIET
+            )
             state.commits, state.look_at = 0, None
             try:
                 await self._look(name, state, quiet=quiet)
             except (StaleTableError, TableNotFoundError):
                 self._tables.pop(name, None)
                 continue
-            except StoreClosedError:
+            except (StoreClosedError, StoreMovedError):
                 return
             except AiovecError as exc:
+                if is_read_only(exc):  # there is nothing to do for who may not write there
+                    self._tables.pop(name, None)
+                    continue
                 # In a thread, since a handler may write to a file.
                 text = "upkeep of the table %r failed; it goes on later: %s"
                 await in_thread(LOG.warning, text, name, exc)
@@ -185,19 +234,46 @@ class Housekeeper:
             if not quiet and state.look_at is None:
                 state.look_at = ended + _QUIET  # these may have been the last
             state.rest_until = ended + _REST * (ended - began)
-            if not state.commits and state.look_at is None:
+            if self._finishing or (not state.commits and state.look_at is None):
                 self._tables.pop(name, None)
+
+    async def _next(self) -> str | None:
+        """Wait for the next table to look at; None where there is none left."""
+        while True:
+            now = time.monotonic()
+            if self._finishing:
+                return next((name for name, state in self._tables.items() if state.wrote), None)
+            due = [(state.next_look(), name) for name, state in self._tables.items()]
+            at, name = min(due, default=(float("inf"), None))
+            if self._unseen and self._next_unseen < at:
+                at, name = self._next_unseen, None
+            if at == float("inf"):
+                return None
+            if at > now:
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(at - now):
+                        await self._wake.wait()
+            elif name is not None:
+                return name
+            else:
+                self._next_unseen = now + _LOOK_EVERY
+                return self._unseen.popleft()
 
     async def _look(self, name: str, state: _State, *, quiet: bool) -> None:
         handle = await self.session.handle(name)
+        if name not in self._seen and not self._finishing:
+            self._seen.add(name)
+            await self.look_at_indexes(handle)
         rest = await in_thread(self._rest_of, handle)
         if rest > 0:
             state.look_at = time.monotonic() + rest
             return
+        await self._index_fields(handle)
         table = await self.session.opened(handle)
         number = await self.session.run(table.lance.version())
         # Others may be writing, of whom nothing is seen but the versions that they make.
-        if quiet and number != state.seen_version:
+        if quiet and number != state.seen_version and not self._finishing:
             state.seen_version, quiet = number, False
             state.look_at = time.monotonic() + _QUIET
         shape = Shape.of(await self.session.run(table.lance.stats()))
@@ -255,6 +331,7 @@ class Housekeeper:
 
     async def optimize(self, handle: TableHandle) -> None:
         """What ``optimize`` of a store does: all of it, at once."""
+        await self._index_fields(handle)
         async with self.alone(handle.name):
             table = await self.session.opened(handle)
             shape = Shape.of(await self.session.run(table.lance.stats()))
@@ -263,7 +340,14 @@ class Housekeeper:
                     return await self._tidy(handle, shape, alone=False, now=True)
                 except (StoreBusyError, TimeoutError):
                     continue
-            await self._tidy(handle, shape, alone=True, now=True)
+            with call():  # what was in vain is no time that it waited for others
+                await self._tidy(handle, shape, alone=True, now=True)
+
+    async def _index_fields(self, handle: TableHandle) -> None:
+        """Make the indexes of fields that could not be made with their columns."""
+        table = await self.session.opened(handle)
+        if await lacking(self.session, table.lance, table.schema.fields):
+            await self.write(handle.name, IndexFields(handle))
 
     async def last_tidied(self, handle: TableHandle) -> datetime | None:
         tidied = await in_thread(self.log.last, handle)
@@ -276,7 +360,7 @@ class Housekeeper:
         while not await self._take_lock(table):
             if self._closed:
                 raise StoreClosedError(self.session.target)
-            if table in self._held:  # what this store does comes to its end
+            if table in self._held():  # what this store does comes to its end
                 deadline = time.monotonic() + self.busy_timeout
             if time.monotonic() > deadline:
                 raise StoreBusyError(
@@ -309,23 +393,12 @@ class Housekeeper:
         """Whether the lock for upkeep was free."""
         lock = self._locks.get(table)
         if lock is None:
-            lock = self._locks[table] = self.lock_of(f"{table}.upkeep")
-        taking = asyncio.ensure_future(in_thread(lock.acquire, 0.0))
-
-        async def let_go() -> None:
-            if await taking:
-                lock.release()
-
-        try:
-            taken = await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            # The thread goes on; what it takes must not stay taken.
-            await to_its_end(let_go())
-            raise
+            lock = self._locks[table] = TaskLock(self.lock_of(f"{table}.upkeep"))
+        taken = await lock.take(0.0, limiter())
         if taken:
-            self._held.add(table)
+            self._held().add(table)
         return taken
 
     def _release(self, table: str) -> None:
-        self._held.discard(table)
+        self._held().discard(table)
         self._locks[table].release()

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import IndexInfo, StaleTableError, TableHandle
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
+from aiovec.loops import PerLoop
+from aiovec.threads import wait_out
 
-from . import kinds
+from . import extremes, kinds
 from .building import Build, Builder, Drop, Note, Telling, current, reopened
 from .effort import Tuned
-from .infos import infos_of, vector_index
+from .infos import InUse, has_id_index, infos_of, seen_index, vector_index
 from .session import Opened, Session
 from .writer import Work
 
@@ -34,25 +36,52 @@ if TYPE_CHECKING:
 # A table is measured again when it has grown by this, and its index built anew by "auto" when its
 # partitions were made for a table so much smaller.
 _GROWN, _OUTGROWN = 1.5, 4.0
-# Rows that are written before a look at whether they matter.
+# Parts of an index, each searched by itself, that upkeep may add before it is built anew. Upkeep
+# adds one for a fiftieth more rows. It merges them when it splits a partition, which in graphs of
+# one partition never happens.
+_MOST_SEGMENTS = 32
+# Rows from which the ids get an index. What a call by id takes without it grows with the rows: of
+# 400,000 a get of one id took 20 ms, and 2.3 ms with it (``python -m bench lancedb-ids`` compares).
+IDS_FROM = 20_000
+# Rows that are written before a look at whether they matter. The first is for tables as earlier
+# releases left them.
 _LOOK_AFTER = 256
+# An index is measured anew without a call for it after this many times the seconds that it took.
+_REST = 4.0
 # Seconds without a write after which a build begins by itself: it would slow the writes down, and
 # of a table that is being filled it would be old at once. And the longest that it is put off.
 _LULL, _LONGEST_WAIT = 1.0, 30.0
+# Bytes of vectors that "auto" indexes and measures in a second (``python -m bench lancedb``).
+# A close begins no build that would take longer than it may wait: it would be in vain each time.
+_BYTES_A_SECOND = 32 * 2**20
+
+
+class _BuildEndedError(AiovecError):
+    """A drop of the table or of its index ended the build that the caller waits for."""
+
+    def __init__(self) -> None:
+        super().__init__("the build was ended: its table or index was dropped")
 
 
 @dataclass(slots=True)
 class _State:
     """What this store knows of one table."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    lock: PerLoop[asyncio.Lock] = field(default_factory=lambda: PerLoop(asyncio.Lock))
+    tasks: PerLoop[set[asyncio.Task[None]]] = field(default_factory=lambda: PerLoop(set))
+    handle: TableHandle | None = None
     added: int = 0
-    look_after: int = _LOOK_AFTER
+    look_after: int = 1
     last_write: float = 0.0
     put_off_since: float = 0.0
     doing: str | None = None
     failure: str | None = None
+    # When an index may be measured again without being asked, and those that were tried so.
+    rest_until: float = 0.0
+    # The row that was found to hold a vector that no index can rank, and when to look again.
+    extreme: str | None = None
+    looks_from: float = 0.0
+    tried: set[str | None] = field(default_factory=set)
 
 
 class Indexing:
@@ -107,15 +136,15 @@ class Indexing:
     async def drop(self, handle: TableHandle, name: str) -> None:
         await self.stop(handle.name)
         table = await self._session.opened(handle)
-        there = {index.name: index for index in await self._session.run(table.lance.list_indices())}
+        there = {info.name for info in await infos_of(self._session, table)}
         if name not in there:
             listed = ", ".join(sorted(there)) or "the table has none"
             raise InvalidArgumentError("name", name, f"the name of an index ({listed})")
+        vectors = await vector_index(self._session, table)
         async with self._only_one(handle.name):
             await self._write(handle.name, Drop(handle, name))
-            if kinds.kind_of_type(there[name].index_type) is not None:
-                off = (table.tuned or Tuned()).without_index()
-                await self._write(handle.name, Note(handle, off))
+            if vectors is not None and vectors.name == name:
+                await self._write(handle.name, Note(handle, vectors.tuned.without_index()))
 
     # As tables grow
 
@@ -125,23 +154,67 @@ class Indexing:
         ``loading``: in bulk, which is over when no more come.
         """
         state = self._state(handle.name)
+        state.handle = handle
         state.added += rows
         state.last_write = time.monotonic()
         if loading:
             state.put_off_since = state.last_write
-        if state.added < state.look_after or state.tasks or self._closed:
+        if state.added < state.look_after or state.tasks() or self._closed:
             return
         state.added = 0
         state.put_off_since = state.last_write
         self._start(handle, self._tend_quietly(handle, state))
 
+    async def look(self, handle: TableHandle) -> None:
+        """Begin in the background what an earlier store left to do."""
+        state = self._state(handle.name)
+        if not state.tasks() and not self._closed and await self._due(handle):
+            self._start(handle, self._tend_quietly(handle, state))
+
+    async def finish(self, seconds: float) -> None:
+        """Do what is due of the tables that this store wrote to, without waiting for a lull."""
+        for state in list(self._states.values()):
+            if state.handle is None:
+                continue
+            with suppress(AiovecError):
+                if state.doing is not None or await self._is_done_in(seconds, state.handle):
+                    await self.tend(state.handle)
+
+    async def _is_done_in(self, seconds: float, handle: TableHandle) -> bool:
+        table = await reopened(self._session, handle)
+        rows = int(await self._session.run(table.lance.count_rows()))
+        return rows * table.schema.dim * 4 <= seconds * _BYTES_A_SECOND
+
+    def restored(self, handle: TableHandle) -> None:
+        """Another version of the table is the newest, with other indexes or none."""
+        state = self._state(handle.name)
+        state.look_after = 1
+        self.wrote(handle, 1)
+
+    def searched(self, handle: TableHandle, table: Opened) -> None:
+        """A search used the table's index. One that nobody measured yet is measured now."""
+        index = seen_index(table)
+        if index is None or index.tuned.measured or self._closed:
+            return
+        state = self._state(handle.name)
+        if state.tasks() or index.uuid in state.tried or time.monotonic() < state.rest_until:
+            return
+        state.tried.add(index.uuid)
+        self._start(handle, self._tend_quietly(handle, state))
+
     async def tend(self, handle: TableHandle) -> None:
         """Build or measure now, where the table has grown enough for it."""
-        await self._end_of(self._start(handle, self._tend(handle)))
+        try:
+            await self._end_of(self._start(handle, self._tend(handle)))
+        except _BuildEndedError:
+            # Whoever drops an index at the same time leaves nothing to build. Of a table that was
+            # dropped this raises StaleTableError.
+            await self._session.opened(handle)
 
     async def _tend_quietly(self, handle: TableHandle, state: _State) -> None:
         while True:
             begins = min(state.last_write + _LULL, state.put_off_since + _LONGEST_WAIT)
+            begins = max(begins, state.looks_from)
             wait = begins - time.monotonic()
             if wait <= 0:
                 break
@@ -151,50 +224,99 @@ class Indexing:
             await self._tend(handle)
 
     async def _tend(self, handle: TableHandle) -> None:
-        if await self._due(handle) is None:
+        if not await self._due(handle):
             return
         async with self._only_one(handle.name):
             due = await self._due(handle)  # others may have done it meanwhile
-            if due == "build":
+            if "extremes" in due:
+                # An index that was there is built anew: it may have learned from such vectors.
+                anew = {"build"} if await self._are_gone(handle) else set()
+                due = await self._due(handle) | anew
+            if "ids" in due:
+                await self._builder.index_ids(handle, self._telling(handle))
+            if "build" in due:
                 await self._build_by_settings(handle)
-            elif due == "measure":
-                table = await reopened(self._session, handle)
-                await self._builder.measure(handle, table.tuned or Tuned(), self._telling(handle))
+            elif "measure" in due:
+                await self._measure(handle)
         await self._due(handle)
 
-    async def _due(self, handle: TableHandle) -> str | None:
-        """Whether to "build" or to "measure", and when to look again."""
+    async def _are_gone(self, handle: TableHandle) -> bool:
+        """Let the table have an index where no vector is left that none can rank.
+
+        Return whether it has one that aiovec built.
+        """
+        state, began = self._state(handle.name), time.monotonic()
+        fresh = await current(self._session, handle)
+        table = await self._session.opened(fresh)
+        mark = await extremes.mark_of(self._session, table)
+        state.extreme = await extremes.extreme_id(self._session, table, state.extreme)
+        ended = time.monotonic()
+        state.looks_from = ended + _REST * (ended - began)
+        if state.extreme is not None or mark is None:
+            return False
+        unmarked = bool(await self._write(handle.name, extremes.Unmark(fresh, mark)))
+        index = await vector_index(self._session, table)
+        return unmarked and index is not None and index.ours
+
+    async def _measure(self, handle: TableHandle) -> None:
+        began = time.monotonic()
+        await self._builder.measure(handle, self._telling(handle))
+        ended = time.monotonic()
+        self._state(handle.name).rest_until = ended + _REST * (ended - began)
+
+    async def _due(self, handle: TableHandle) -> set[str]:
+        """Return what is due of "ids" (their index), "build" and "measure".
+
+        Note also after how many rows to look again.
+        """
         fresh = await current(self._session, handle)
         async with self._session.reading(fresh) as table:
             rows = int(await self._session.run(table.lance.count_rows()))
-            tuned = table.tuned or Tuned()
-            due, next_rows = self._wanted(table, tuned, rows)
-            state = self._state(handle.name)
-            state.look_after = max(_LOOK_AFTER, next_rows - rows)
-            if due == "build" and tuned.kind is None and await vector_index(self._session, table):
-                return None  # one that lancedb's own interface made: its maker's affair
-            return due
+            index = await vector_index(self._session, table)
+            due, next_rows = self._wanted(table, index, rows)
+            wanted = set() if due is None else {due}
+            if table.extreme:
+                wanted.add("extremes")  # each write may have removed the last of such rows
+            if rows < IDS_FROM:
+                next_rows = min(next_rows, IDS_FROM)
+            elif not await has_id_index(self._session, table):
+                wanted.add("ids")
+            look_after = max(_LOOK_AFTER, next_rows - rows)
+            self._state(handle.name).look_after = 1 if table.extreme else look_after
+            return wanted
 
-    def _wanted(self, table: Opened, tuned: Tuned, rows: int) -> tuple[str | None, int]:
-        if table.extreme:
+    def _wanted(self, table: Opened, index: InUse | None, rows: int) -> tuple[str | None, int]:
+        if table.extreme or not rows:
             return None, rows * 2
-        if tuned.kind is not None:
-            if tuned.auto and rows >= _OUTGROWN * tuned.built_rows:
-                return "build", rows
-            if tuned.recall is None or rows >= _GROWN * tuned.rows:
-                return "measure", rows
-            return None, math.ceil(_GROWN * tuned.rows)
-        if tuned.kept_off or self._settings.index == kinds.NONE:
+        if index is not None:
+            return self._wanted_of(index, rows)
+        if (table.tuned or Tuned()).kept_off or self._settings.index == kinds.NONE:
             return None, rows * 2
         if rows >= self._settings.index_from:
             return "build", rows
         return None, self._settings.index_from
 
+    @staticmethod
+    def _wanted_of(index: InUse, rows: int) -> tuple[str | None, int]:
+        tuned = index.tuned
+        outgrown = tuned.auto and rows >= _OUTGROWN * tuned.built_rows
+        # An earlier release built it in such a way that upkeep joins nearly all partitions.
+        joined = not index.kind.graph and index.partition_size is None
+        if index.ours and (outgrown or joined or index.segments > _MOST_SEGMENTS):
+            return "build", rows
+        if not tuned.measured or rows >= _GROWN * tuned.rows:
+            return "measure", rows
+        return None, math.ceil(_GROWN * tuned.rows)
+
     async def _build_by_settings(self, handle: TableHandle) -> None:
+        """What the settings say, or the index that exists, anew."""
         table = await reopened(self._session, handle)
-        tuned = table.tuned or Tuned()
-        build = await self._builder.planned(table, self._settings.index, {}, tuned.target)
-        build = replace(build, auto=True)
+        index = await vector_index(self._session, table)
+        if index is not None:
+            build = await self._builder.again(table, index)
+        else:
+            build = await self._builder.planned(table, self._settings.index, {}, None)
+            build = replace(build, auto=True)
         await self._builder.build(handle, build, self._telling(handle))
 
     # Tasks
@@ -221,10 +343,11 @@ class Indexing:
             raise StoreClosedError(self._session.target)
         state = self._state(handle.name)
         task: asyncio.Task[None] = asyncio.ensure_future(work)
-        state.tasks.add(task)
+        tasks = state.tasks()
+        tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
-            state.tasks.discard(task)
+            tasks.discard(task)
             error = None if task.cancelled() else task.exception()
             if not isinstance(error, StaleTableError) and not task.cancelled():
                 state.failure = None if error is None else str(error)
@@ -237,18 +360,19 @@ class Indexing:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.done() and task.cancelled():
+            own = asyncio.current_task()
+            if task.cancelled() and not (own is not None and own.cancelling()):
                 if self._closed:
                     raise StoreClosedError(self._session.target) from None
-                raise AiovecError("the build was ended: its table or index was dropped") from None
+                raise _BuildEndedError from None
             task.cancel()
-            await asyncio.wait({task})
+            await wait_out(task)
             raise
 
     @asynccontextmanager
     async def _only_one(self, table: str) -> AsyncIterator[None]:
         """No other build, measuring or upkeep of the table meanwhile."""
-        async with self._state(table).lock, self._alone(table):
+        async with self._state(table).lock(), self._alone(table):
             yield
 
     @asynccontextmanager
@@ -262,11 +386,12 @@ class Indexing:
     async def stop(self, table: str) -> None:
         """End what is under way for the table."""
         state = self._states.get(table)
-        if state is not None and state.tasks:
-            tasks = list(state.tasks)
+        if state is not None and (tasks := list(state.tasks())):
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            cancelled = [await wait_out(task) for task in tasks]
+            for exc in filter(None, cancelled):
+                raise exc
 
     async def close(self) -> None:
         self._closed = True

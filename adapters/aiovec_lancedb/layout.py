@@ -29,6 +29,9 @@ LAYOUT = 1
 EXTREME = "aiovec.extreme"
 """On the vector's column: some vectors are too large or too small for Lance's float32 sums."""
 
+MOVING = "aiovec.move"
+"""On the id's column: a migration may have left a mark, which every read has to look for."""
+
 PAYLOAD = "payload"
 
 
@@ -47,11 +50,32 @@ def added_column(name: str, field: Field) -> pa.Schema:
 def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
     """Changes with the table's incarnation and with its fields. Cheap: asked for at each call."""
     metadata = arrow.metadata or {}
-    return metadata.get(_INCARNATION), metadata.get(_SCHEMA), tuple(arrow.names)
+    return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names)
+
+
+def incarnation_in(arrow: pa.Schema) -> bytes | None:
+    """The name of a table's incarnation; None where another program made the table."""
+    found: bytes | None = (arrow.metadata or {}).get(_INCARNATION)
+    return found
 
 
 def is_extreme(arrow: pa.Schema, schema: Schema) -> bool:
     return EXTREME.encode() in (arrow.field(schema.vector).metadata or {})
+
+
+def is_moving(arrow: pa.Schema) -> bool:
+    place = arrow.get_field_index("id")  # another program's table may have none
+    return place >= 0 and MOVING.encode() in (arrow.field(place).metadata or {})
+
+
+def at_rest(arrow: pa.Schema) -> pa.Schema:
+    """The schema of a table that no migration has left a sign in."""
+    if not is_moving(arrow):
+        return arrow
+    place = arrow.get_field_index("id")
+    column = arrow.field(place)
+    kept = {key: value for key, value in column.metadata.items() if key != MOVING.encode()}
+    return arrow.set(place, column.with_metadata(kept))
 
 
 def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned | None:

@@ -6,12 +6,16 @@ they do on a folder. A bucket frees no lock when its holder dies. So the holder 
 anew every few seconds, and who has seen it unchanged for its whole term takes it over. Every write
 of it is conditional on the object that was read, and nobody compares the clocks of two machines.
 
-What this cannot stop: a holder that stands still for longer than the term in the midst of a commit
-(a suspended machine, a network that fails and returns), and then goes on with that commit.
+A holder may only stand still for longer than the term (a suspended machine, a network that fails
+and returns), and then go on. So who takes a lock over fences the table off before anything else:
+it commits a version with which every commit begun before is in conflict. And a holder makes sure
+that the lock is still its own after it has opened the table: either it opened a version before the
+fence, and its commit fails, or it notices.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -20,12 +24,13 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import obstore
 from obstore.exceptions import (
@@ -38,6 +43,8 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from aiovec.errors import AiovecError
+from aiovec.redaction import cleaned, secrets_in
+from aiovec.threads import start
 
 from .errors import translate
 from .locks import WriteLock
@@ -46,6 +53,8 @@ TERM = 15.0
 """Seconds after which an unchanged lock counts as left behind. A default ``busy_timeout`` is
 longer, so a write outlasts the death of another process that held the lock."""
 
+# The longest term that is believed of another's lock.
+_MOST_TERM = 20 * TERM
 # The holder writes the lock anew after this part of the term, so that two may fail.
 _RENEWALS = 4
 # Seconds between two looks at a lock that another holds, each some other length.
@@ -53,6 +62,8 @@ _POLL = (0.02, 0.15)
 # Seconds after which one that waits asks for the lock; those for which its holder then stays away.
 _PATIENCE = 0.5
 _GIVE_WAY = 0.3
+# Seconds that a process which ends waits at most for requests that give locks back.
+_AT_EXIT = 5.0
 _TIMEOUTS = {"timeout": "5s", "connect_timeout": "5s"}
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 # Options of the HTTP client, which LanceDB takes together with those of the storage.
@@ -67,6 +78,12 @@ _CLIENT = frozenset(
 )  # fmt: skip
 _PREFIXES = ("aws_", "google_", "azure_")
 
+# What a lock object says, and the types of it.
+_KINDS = {
+    "holder": (str,), "free": (bool,), "term": (int, float), "nonce": (str,), "wanted": (bool,),
+    "unfenced": (bool,),
+}  # fmt: skip
+
 _FAILURES = (BaseError, OSError, ValueError)
 
 _log = logging.getLogger("aiovec.lancedb")
@@ -79,6 +96,10 @@ class Bucket:
     url: str = field(repr=False)
     shown: str
     options: Mapping[str, str] = field(repr=False)
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        return secrets_in(self.url, self.options)
 
     def store(self) -> Any:
         config: dict[str, str] = {}
@@ -113,8 +134,28 @@ class Bucket:
         return True
 
 
+@contextmanager
+def translating(bucket: Bucket) -> Iterator[None]:
+    """Let no error of the object storage pass untranslated."""
+    try:
+        yield
+    except AiovecError:
+        raise
+    except NotSupportedError as exc:
+        cleaned(exc, bucket.secrets)
+        raise AiovecError(
+            f"{bucket.shown}: this object storage has no conditional writes, without which several "
+            "writers cannot take turns"
+        ) from exc
+    except _FAILURES as exc:
+        cleaned(exc, bucket.secrets)
+        raise translate(exc, bucket.shown) from exc
+
+
 class LeasedLock(WriteLock):
     """The lock of one table for one store, for all processes that write to the bucket."""
+
+    confirmed: ClassVar[bool] = True
 
     def __init__(self, key: str, bucket: Bucket, table: str, *, term: float = TERM) -> None:
         super().__init__(key, None)
@@ -134,33 +175,55 @@ class LeasedLock(WriteLock):
         self._mine: deque[str] = deque(maxlen=16)
         self._over = threading.Event()
         self._keeper: threading.Thread | None = None
+        _locks.add(self)
+
+    def is_held(self) -> bool:
+        """Whether nobody has taken it over. Makes a request."""
+        with translating(self._bucket):
+            found = self._look()
+        return found is not None and found[1].get("nonce") in self._mine
 
     def acquire(self, patience: float) -> bool:
         until = time.monotonic() + patience
         if not super().acquire(patience):
             return False
-        tag = None
+        kept = False
         try:
-            tag = self._told(lambda: self._take(until))
+            with translating(self._bucket):
+                tag = self._take(until)
+                if tag is not None:
+                    self._begin_to_keep(tag)
+                    kept = True
         finally:
-            if tag is None:
+            if not kept:
                 super().release()
-            else:
-                self._over = threading.Event()
-                self._keeper = threading.Thread(
-                    target=self._keep, args=(tag, self._over), name="aiovec lock", daemon=True
-                )
-                self._keeper.start()
-        return tag is not None
+        return kept
+
+    def _begin_to_keep(self, tag: dict[str, str]) -> None:
+        over = threading.Event()
+        keeper = threading.Thread(
+            target=self._keep, args=(tag, over), name="aiovec lock", daemon=True
+        )
+        try:
+            start(keeper)
+        except AiovecError:
+            with suppress(*_FAILURES):  # it is free for others when its term is over
+                self._written(tag, free=True)
+            raise
+        self._over, self._keeper = over, keeper
 
     def release(self) -> None:
         """Returns at once; the thread that kept the lock gives it back."""
         self._over.set()
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Wait until it is given back."""
         if self._keeper is not None:
-            self._keeper.join()
+            self._keeper.join(timeout)
+
+    @property
+    def is_released(self) -> bool:
+        return self._over.is_set()
 
     def _keep(self, tag: dict[str, str], over: threading.Event) -> None:
         """Write the lock anew, whatever the event loop does, and then give it back."""
@@ -187,18 +250,6 @@ class LeasedLock(WriteLock):
         finally:
             super().release()
 
-    def _told(self, call: Callable[[], Any]) -> Any:
-        target = self._bucket.shown
-        try:
-            return call()
-        except NotSupportedError as exc:
-            raise AiovecError(
-                f"{target}: this object storage has no conditional writes, without which several "
-                "writers cannot take turns"
-            ) from exc
-        except _FAILURES as exc:
-            raise translate(exc, target) from exc
-
     def _take(self, until: float) -> dict[str, str] | None:
         """The object's tag once it is ours, or None where others keep it."""
         if self._store is None:
@@ -210,6 +261,7 @@ class LeasedLock(WriteLock):
             time.sleep(_GIVE_WAY)
             left = None
         taken = self._written(left, free=False) if left is not None else None
+        self.undisturbed = taken is not None
         while taken is None:
             found = self._look()
             if found is None:
@@ -226,12 +278,15 @@ class LeasedLock(WriteLock):
         return taken
 
     def _may_take(self, tag: dict[str, str], state: Mapping[str, Any]) -> bool:
+        # Who took it over before may have ended before it could fence the table off.
+        self.overtook = bool(state.get("unfenced"))
         if state.get("free") or state.get("nonce") in self._mine:
             return True
         now = time.monotonic()
         if tag != self._seen:
             self._seen, self._seen_at = tag, now
-            self._seen_term = float(state.get("term", self._term))
+            self._seen_term = state.get("term", self._term)
+        self.overtook = self.overtook or now - self._seen_at > self._seen_term
         return now - self._seen_at > self._seen_term
 
     def _ask_for(self, tag: dict[str, str], state: dict[str, Any]) -> None:
@@ -252,23 +307,23 @@ class LeasedLock(WriteLock):
             found = obstore.get(self._store, self._object)
         except FileNotFoundError:
             return None
-        try:
-            state = json.loads(bytes(found.bytes()))
-        except ValueError:
-            state = {}
-        return _tag(found.meta), state if isinstance(state, dict) else {}
+        return tag_of(found.meta), _state_in(bytes(found.bytes()))
 
     def _written(self, tag: dict[str, str] | None, *, free: bool) -> dict[str, str] | None:
         """The new tag, or None where somebody else wrote meanwhile."""
         # Each text is another one, so that no two states have the same tag.
         nonce = uuid.uuid4().hex
         self._mine.append(nonce)
-        state = {"holder": self._holder, "free": free, "term": self._term, "nonce": nonce}
+        state: dict[str, Any] = {
+            "holder": self._holder, "free": free, "term": self._term, "nonce": nonce,
+        }  # fmt: skip
+        if self.overtook:
+            state["unfenced"] = True
         text = json.dumps(state).encode()
         for _ in range(2):
             mode: Any = "create" if tag is None else tag
             try:
-                return _tag(obstore.put(self._store, self._object, text, mode=mode))
+                return tag_of(obstore.put(self._store, self._object, text, mode=mode))
             except (AlreadyExistsError, PreconditionError):
                 found = self._look()
             # It may be a write of ours, whose answer was lost.
@@ -281,5 +336,35 @@ class LeasedLock(WriteLock):
         return None
 
 
-def _tag(found: Mapping[str, Any]) -> dict[str, str]:
+def _state_in(text: bytes) -> dict[str, Any]:
+    """What a lock object says, as far as it can be believed: anybody may have written it."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    state = {key: found[key] for key, kinds in _KINDS.items() if type(found.get(key)) in kinds}
+    if not 0 < state.get("term", TERM) <= _MOST_TERM:
+        del state["term"]
+    return state
+
+
+def tag_of(found: Mapping[str, Any]) -> dict[str, str]:
     return {key: found[key] for key in ("e_tag", "version") if found.get(key) is not None}
+
+
+_locks: weakref.WeakSet[LeasedLock] = weakref.WeakSet()
+
+
+@atexit.register
+def _give_back() -> None:
+    """Let the threads that give locks back do so before the process ends.
+
+    Stores that were never closed would leave them behind for the whole term. A lock that is not
+    released yet stays: what it guards may still be committed.
+    """
+    until = time.monotonic() + _AT_EXIT
+    for lock in list(_locks):
+        if lock.is_released:
+            lock.close(max(0.0, until - time.monotonic()))

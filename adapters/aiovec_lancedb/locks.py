@@ -11,11 +11,15 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
+
+from .errors import translate
 
 FOLDER = ".aiovec"
-"""Beside the tables' folders; holds a file for each name of a table, which is never removed."""
+"""Beside the tables' folders; holds a file for each name of a table."""
 
 # How long a try sleeps before the next look at the file.
 _POLL = 0.002
@@ -33,7 +37,21 @@ class WriteLock:
     def __init__(self, key: str, file: Path | None) -> None:
         self._lock = _in_process(key)
         self._path = file
-        self._file: int | None = None
+        self._file: LockedFile | None = None
+
+    confirmed: ClassVar[bool] = False
+    """Whether it can be lost while it is held, so that a write has to make sure of it."""
+
+    undisturbed = False
+    """Whether certainly nobody else has had it since this one had it last."""
+
+    overtook = False
+    """Whether it was taken over from a holder that may only stand still, so that what that one is
+    about to commit has to be fenced off. Whoever has done so sets it to False."""
+
+    def is_held(self) -> bool:
+        """Whether it is still this one's, after it was taken."""
+        return True
 
     def acquire(self, patience: float) -> bool:
         """Take it within ``patience`` seconds; whether it was taken."""
@@ -49,31 +67,121 @@ class WriteLock:
         return taken
 
     def _take_file(self, path: Path, until: float) -> bool:
-        if self._file is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        while not try_lock(self._file):
-            if time.monotonic() > until:
-                return False
-            time.sleep(_POLL)
+        try:
+            while (file := LockedFile.at(path)) is None:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(_POLL)
+        except OSError as exc:
+            raise translate(exc, str(path)) from exc
+        self._file = file
         return True
 
     def release(self) -> None:
         if self._file is not None:
-            unlock(self._file)
+            self._file.close()
+            self._file = None
         self._lock.release()
 
     def close(self) -> None:
-        """Give the file back; the lock is not held."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Wait until a lock that was released is free for others."""
+
+
+class LockedFile:
+    """A file that is open as long as it is locked, so a table that rests holds none open.
+
+    The lock is of the open file, which a forked child shares: it would keep what its parent held,
+    and for longer than the parent lives. So a child closes its copies as it begins.
+    """
+
+    __slots__ = ("_number",)
+
+    def __init__(self, path: Path, flags: int) -> None:
+        """Open the file, not yet locked."""
+        self._number: int | None = None
+        with _forking:
+            self._number = os.open(path, os.O_RDWR | flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+            _open_files.add(self)
+
+    @classmethod
+    def at(cls, path: Path, *, create: bool = True) -> LockedFile | None:
+        """Lock the file at this path, which is created where it is missing.
+
+        Return None where another holds it. Without ``create`` a missing file is a
+        FileNotFoundError.
+        """
+        while True:
+            try:
+                file = cls(path, os.O_CREAT if create else 0)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                path.parent.mkdir(parents=True, exist_ok=True)
+                continue
+            try:
+                if not file._lock():
+                    file.close()
+                    return None
+                # A file that was removed or replaced after it was opened keeps nobody off.
+                if file._is_at(path):
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+    def _lock(self) -> bool:
+        return self._number is not None and _try_lock(self._number)
+
+    def _is_at(self, path: Path) -> bool:
+        if self._number is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._number), os.stat(path))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Give the lock back; a second time, nothing."""
+        with _forking:
+            number, self._number = self._number, None
+            _open_files.discard(self)
+            if number is not None:
+                try:
+                    # At once, where a child that is about to run another program has a copy.
+                    _unlock(number)
+                finally:
+                    os.close(number)
+
+    def _leave_to_parent(self) -> None:
+        number, self._number = self._number, None
+        if number is not None:
+            with suppress(OSError):
+                os.close(number)
+
+
+_open_files: set[LockedFile] = set()
+# Held while a file is opened and noted, so that a fork sees both or neither.
+_forking = threading.RLock()
+
+
+def _in_child() -> None:
+    for file in _open_files:
+        file._leave_to_parent()
+    _open_files.clear()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_in_child
+    )
 
 
 if sys.platform == "win32":
     import msvcrt
 
-    def try_lock(file: int) -> bool:
+    def _try_lock(file: int) -> bool:
         os.lseek(file, 0, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -81,14 +189,15 @@ if sys.platform == "win32":
             return False
         return True
 
-    def unlock(file: int) -> None:
+    def _unlock(file: int) -> None:
         os.lseek(file, 0, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+        with suppress(OSError):  # it is not locked where another holds it
+            msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
-    def try_lock(file: int) -> bool:
+    def _try_lock(file: int) -> bool:
         # Of the open file, not of the process: so two stores of one process exclude each other.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,5 +205,5 @@ else:
             return False
         return True
 
-    def unlock(file: int) -> None:
+    def _unlock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)

@@ -37,21 +37,6 @@ _NO_CREDENTIALS = re.compile(
     re.IGNORECASE,
 )
 
-# What authorises by standing in an address or in an echoed header.
-_SECRET = re.compile(
-    r"((?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|token|api[-_]key|password"
-    r"|x-api-key|authorization)[\"']?\s*[=:]\s*[\"']?)[^&\s\"'),}]+",
-    re.IGNORECASE,
-)
-
-
-# What a server repeats of a request that it could not verify.
-_ECHO = re.compile(r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*")
-
-
-def without_secrets(text: str) -> str:
-    return _ECHO.sub(r"<\1>***", _SECRET.sub(r"\1***", text))
-
 
 def failure(error: BaseException) -> str | None:
     """Why a request failed; None if the error tells of none, or of an object that is not there."""

@@ -22,7 +22,8 @@ from aiovec.backend import TableHandle
 from aiovec.pool import in_thread
 from aiovec.threads import to_its_end
 
-from .locks import try_lock, unlock
+from .errors import READ_ONLY, translate
+from .locks import LockedFile
 from .session import Opened, Session
 
 _FOLDER = "readers"
@@ -30,7 +31,7 @@ _numbers = itertools.count()
 
 
 class _File(NamedTuple):
-    number: int
+    locked: LockedFile
     path: Path
 
 
@@ -106,22 +107,29 @@ class Pins:
         return min(found, default=None)
 
 
-def _locked_file(folder: Path, version: int) -> _File:
-    folder.mkdir(parents=True, exist_ok=True)
+def _locked_file(folder: Path, version: int) -> _File | None:
+    """A file that pins the version; None where this process may not write to the folder.
+
+    Whoever can write there does not see the pin then: reading needs no right to write.
+    """
     path = folder / f"{version}-{os.getpid()}-{next(_numbers)}"
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        if try_lock(file) and path.exists():
+        try:
+            file = LockedFile.at(path)
+        except OSError as exc:
+            if exc.errno in READ_ONLY:
+                return None
+            raise translate(exc, str(folder)) from exc
+        if file is not None:
             return _File(file, path)
-        os.close(file)  # another took it, just made and not yet locked, for one left behind
+        # Another took it, just made and not yet locked, for one left behind.
 
 
 def _remove(file: _File) -> None:
     # Where an open file cannot be removed, it goes with the next look for the oldest.
     with suppress(OSError):
         file.path.unlink()
-    unlock(file.number)
-    os.close(file.number)
+    file.locked.close()
 
 
 def _in_use(folder: Path) -> Iterator[int]:
@@ -133,18 +141,12 @@ def _in_use(folder: Path) -> Iterator[int]:
     for name in names:
         version, _, _ = name.partition("-")
         try:
-            file = os.open(folder / name, os.O_RDWR)
+            file = LockedFile.at(folder / name, create=False)
         except FileNotFoundError:
             continue
         except OSError:
+            file = None
+        if file is None:
             yield int(version)
-            continue
-        try:
-            if not try_lock(file):
-                yield int(version)
-                continue
-            with suppress(OSError):
-                (folder / name).unlink()
-            unlock(file)
-        finally:
-            os.close(file)
+        else:
+            _remove(_File(file, folder / name))

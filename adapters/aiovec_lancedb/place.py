@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiovec.errors import ConfigError
-from aiovec.targets import is_url, redacted
+from aiovec.redaction import MASK, redacted, secrets_in
+from aiovec.targets import is_url
 
 if TYPE_CHECKING:
     from aiovec.settings import LancedbSettings
@@ -28,7 +29,10 @@ _READ_TIMEOUT = 30.0
 class Place:
     """``target`` as the backend was told it: an absolute path or a URL."""
 
-    target: str
+    target: str = field(repr=False)  # may hold secrets
+
+    def __str__(self) -> str:
+        return self.shown
 
     @cached_property
     def shown(self) -> str:
@@ -57,8 +61,19 @@ class Place:
         """The same for every store of this process on the same place. Reads the disk."""
         return os.path.realpath(self.target) if self.folder is not None else self.target
 
+    def secrets(self, settings: LancedbSettings) -> frozenset[str]:
+        """What no message of LanceDB's may repeat."""
+        return secrets_in(self.target, settings.storage_options) | secrets_in(settings.host)
+
     def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
         """What ``lancedb.connect_async`` gets beside the place."""
+        if not self.in_memory and self.folder is None and f"://{MASK}@" in self.shown:
+            # Lance takes such an address for a path and stores in a folder of that name.
+            raise ConfigError(
+                f"{self.shown}: an address takes no user and no password; put credentials into "
+                "storage_options or the environment",
+                key="lancedb_url",
+            )
         options: dict[str, Any] = {}
         if settings.storage_options:
             options["storage_options"] = dict(settings.storage_options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import OrderedDict
@@ -67,31 +68,37 @@ class Planner:
         self, session: Session, table: Opened, query: VectorQuery, condition: str | None
     ) -> Plan:
         """How to search; ``condition`` is the query's filter in SQL."""
-        tuned = table.tuned
+        index = await vector_index(session, table)
         selected, share = None, 1.0
-        if condition is not None and (query.exact or (tuned is not None and tuned.kind)):
+        if condition is not None and (query.exact or index is not None):
             selected, share = await self._selected(session, table, condition)
         if query.exact:
             return past_index(query, scans=selected is not None and selected <= _FEW)
         named = named_effort(query.tuning)
         if named is not None:
-            indexed = tuned is not None and tuned.kind is not None
-            return replace(_with_index(query, named), indexed=indexed)
-        if tuned is None or tuned.kind is None:
+            return replace(_with_index(query, named), indexed=index is not None)
+        if index is None:
             return Plan(query.limit + MARGIN, exact=False)
         if selected is not None and selected <= max(_FEW, query.limit):
             return past_index(query, scans=True)
-        # The rows that a filter selects are as sparse among the nearest as in the whole table.
-        limit = math.ceil(query.limit / share)
+        tuned = index.tuned
+        limit = query.limit
+        if index.kind.graph:
+            # A graph is walked until so many of the filter's rows are found, wherever they lie.
+            limit = math.ceil(limit / share)
         asked_for = query.tuning.recall if query.tuning is not None else None
         effort, reached = tuned.effort(limit, asked_for or self.target_of(tuned))
         if asked_for is not None and (asked_for == 1 or not reached):
             return past_index(query)  # no effort is known to find so much, but this does
+        if condition is not None and not index.kind.graph:
+            effort = effort.under_filter(limit, whole=index.kind.whole)
         return _with_index(query, effort)
 
     async def _selected(self, session: Session, table: Opened, condition: str) -> tuple[int, float]:
         """How many rows the filter selects, and their share, as it was a short while ago."""
-        key = (table.name, table.incarnation, condition)
+        # Of a filter by 30,000 ids the text takes a megabyte.
+        digest = hashlib.blake2b(condition.encode(), digest_size=16).digest()
+        key = (table.name, table.incarnation, digest)
         now = time.monotonic()
         known = self._shares.get(key)
         if known is not None and now < known.until:
@@ -107,18 +114,7 @@ class Planner:
         return selected, share
 
 
-async def uses_index(session: Session, table: Opened, plan: Plan) -> bool:
-    """Whether an index answered, one that others made with lancedb too."""
-    if table.tuned is not None:
-        return plan.indexed
-    return await vector_index(session, table) is not None
-
-
 def _with_index(query: VectorQuery, effort: Effort) -> Plan:
     # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
     asked = query.limit if effort.refine else query.limit + MARGIN
-    if effort.ef is not None:
-        # A graph cannot give more rows than ef.
-        least = asked * (effort.refine or 1)
-        effort = Effort(effort.nprobes, max(effort.ef, least), effort.refine)
-    return Plan(asked, exact=False, effort=effort, indexed=True)
+    return Plan(asked, exact=False, effort=effort.bounded(asked), indexed=True)

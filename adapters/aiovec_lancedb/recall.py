@@ -12,7 +12,7 @@ searches do; that is measured with vectors moved less, in the direction in which
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,16 +20,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from aiovec.pool import in_thread, off_loop
 from aiovec.schema import Metric
 
 from .effort import LIMITS, MARGIN, Effort, Rung
 from .kinds import KINDS
-from .rows import matrix_of, off_loop
+from .rows import matrix_of
 from .session import Opened, Session
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
+
+Costs = dict[int, list[tuple[float, float, float, Effort]]]
+"""For each limit the efforts that were tried: cost, least and mean recall, and the effort."""
 
 # Questions of each of the two forms: one for so many rows, at least and at most.
 _ROWS_A_QUESTION, _LEAST, _MOST = 50, 32, 96
@@ -99,30 +103,46 @@ async def measure(
         near = near[:0]  # there are no codes to blur
     known = min(rows, limits[-1] + _EQUALS)
     truth = await _true_nearest(session, table, np.concatenate([near, far]), known)
-    good = {limit: truth.acceptable(limit) for limit in limits}
-    costs: dict[int, list[tuple[float, float, float, Effort]]] = {limit: [] for limit in limits}
+    good = await in_thread(lambda: {limit: truth.acceptable(limit) for limit in limits})
+    costs: Costs = {limit: [] for limit in limits}
+    trial = _Trial(kind, rows, partitions, good, len(near))
     for effort in _steps(kind, partitions, limits[-1]):
         found = [
             await _candidates(session, table, one, kind, effort, limits[-1])
             for one in (*near, *far)
         ]
+        if await in_thread(trial.of, effort, found, costs):
+            break
+    return await in_thread(_worth_it, costs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What the candidates of one effort are worth: sets of some hundred thousand rows."""
+
+    kind: str
+    rows: int
+    partitions: int
+    good: Mapping[int, Sequence[set[int]]]
+    near: int
+
+    def of(self, effort: Effort, found: Sequence[Sequence[int]], costs: Costs) -> bool:
+        """Add to the costs; return whether the effort finds enough for every limit."""
         enough = True
-        for limit in limits:
+        for limit, good in self.good.items():
             best = 0.0
-            shares = _Shares(found, good[limit], limit, min(limit, rows), len(near))
-            for refine in _refines(kind, effort, limit):
+            shares = _Shares(found, good, limit, min(limit, self.rows), self.near)
+            for refine in _refines(self.kind, effort, limit):
                 taken = limit * refine if refine else limit + MARGIN
                 mean, error = shares.of(taken)
                 bound = mean - _ERRORS * error
-                cost = _cost(effort, rows / max(1, partitions))
+                cost = _cost(effort, self.rows / max(1, self.partitions))
                 cost += _FETCH * (taken + (limit if refine else 0))
                 chosen = Effort(effort.nprobes, effort.ef, refine)
                 costs[limit].append((cost, bound, mean, chosen))
                 best = max(best, bound)
             enough = enough and best >= _ENOUGH
-        if enough:
-            break
-    return _worth_it(costs)
+        return enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +184,7 @@ def _mean(shares: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(shares)), float(np.std(shares)) / len(shares) ** 0.5
 
 
-def _worth_it(costs: dict[int, list[tuple[float, float, float, Effort]]]) -> Measured:
+def _worth_it(costs: Costs) -> Measured:
     """Of the efforts those that find more than every cheaper one."""
     ladders: dict[int, tuple[Rung, ...]] = {}
     means: dict[tuple[int, Effort], float] = {}
@@ -232,11 +252,19 @@ async def _questions(
     """Stored vectors moved a little, and others moved further: see above."""
     vector, cosine = table.schema.vector, table.schema.metric == "cosine"
     count = 2 * min(max(rows // _ROWS_A_QUESTION, _LEAST), _MOST)
-    places = sorted(chance.choice(rows, min(rows, count), replace=False).tolist())
+    # It shuffles all the numbers.
+    chosen = await in_thread(lambda: chance.choice(rows, min(rows, count), replace=False))
+    places = sorted(chosen.tolist())
     taken = await session.fetch(table.lance.take_offsets(places).select([vector]))
     stored = matrix_of(taken.column(vector)).astype(np.float64)
     stored = chance.permutation(_units(stored) if cosine else stored)
     gaps = np.array([await _gap(session, table, one) for one in stored])
+    return await in_thread(_moved_both_ways, stored, gaps, chance, cosine)
+
+
+def _moved_both_ways(
+    stored: Float64Array, gaps: Float64Array, chance: np.random.Generator, cosine: bool
+) -> tuple[Float32Array, Float32Array]:
     half = (len(stored) + 1) // 2
     apart = stored[chance.permutation(half)] - stored[chance.permutation(half)]
     anywhere = chance.standard_normal((len(stored) - half, stored.shape[1]))
@@ -293,7 +321,7 @@ async def _true_nearest(
         async for batch in batches:
             truth = await off_loop(
                 _SCAN_BATCH,
-                lambda batch=batch, truth=truth: _nearer(  # type: ignore[misc]
+                lambda batch=batch, truth=truth: _nearer(
                     truth, batch, vector, metric, questions, count
                 ),
             )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +11,23 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Columns, Rows
 from aiovec.columns import python_values
-from aiovec.pool import in_thread
 from aiovec.schema import Schema
 
 from .layout import PAYLOAD
 
 Float32Array = npt.NDArray[np.float32]
-_T = TypeVar("_T")
 
-# Fewer rows than this are turned into Python values on the loop: a hop to a thread costs more.
-_FEW = 64
+# Bytes of an Arrow table that take as long to turn into Python values as one value does.
+_BYTES_A_VALUE = 64
 
 
-async def off_loop(size: int, work: Callable[[], _T]) -> _T:
-    """The work's result; done in a thread where it is about many rows."""
-    return work() if size <= _FEW else await in_thread(work)
+def effort_of(rows: pa.Table) -> int:
+    """How many values of Python an Arrow table makes, for ``off_loop``."""
+    effort = rows.num_rows * (rows.num_columns + 8)
+    for column in rows.columns:
+        if not pa.types.is_fixed_size_list(column.type):  # vectors stay as they lie
+            effort += column.nbytes // _BYTES_A_VALUE
+    return int(effort)
 
 
 def rows_of(table: pa.Table, columns: Columns, vector: str) -> Rows:

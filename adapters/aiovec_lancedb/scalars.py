@@ -19,6 +19,9 @@ from aiovec.schema import Field
 from .driver import indexing
 from .session import Session
 
+DROPPED = "aiovec.index.dropped"
+"""On a field's column: its index was dropped, so upkeep makes no new one."""
+
 # Kinds that Lance brings up to date value by value, by the names that it and its classes have:
 # where 100,000 rows have as many values, that takes 3 to 6 s for the rows that came, and as much
 # again for those that were moved. To fill an empty one takes 0.1 s (``python -m bench lancedb``).
@@ -41,14 +44,24 @@ def config_of(field: Field) -> Any:
 
 async def index_fields(session: Session, lance: Any, fields: Mapping[str, Field]) -> None:
     """Make the indexes that the fields want, of those that the table does not have yet."""
-    wanted = {name: config_of(field) for name, field in fields.items()}
-    wanted = {name: config for name, config in wanted.items() if config is not None}
-    if not wanted:
-        return
-    there = {tuple(index.columns) for index in await session.run(lance.list_indices())}
-    for name, config in wanted.items():
-        if (name,) not in there:
-            await session.run(lance.create_index(name, config=config))
+    for name, config in (await lacking(session, lance, fields)).items():
+        await session.run(lance.create_index(name, config=config))
+
+
+async def lacking(session: Session, lance: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """What to make for the fields whose index is missing, but for those that a user dropped."""
+    configs = {name: config_of(field) for name, field in fields.items()}
+    wanted = {name: config for name, config in configs.items() if config is not None}
+    if wanted:
+        indexes = await session.run(lance.list_indices())
+        for column in {column for index in indexes for column in index.columns}:
+            wanted.pop(column, None)
+    if wanted:
+        schema = await session.run(lance.schema())
+        for name in list(wanted):
+            if DROPPED.encode() in (schema.field(name).metadata or {}):
+                del wanted[name]
+    return wanted
 
 
 @asynccontextmanager

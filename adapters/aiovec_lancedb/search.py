@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Columns, Found, VectorQuery
+from aiovec.backend import Found, VectorQuery
 from aiovec.measuring import distances, is_extreme, nearest_first
+from aiovec.pool import off_loop
 
 from .admitted import NeedsEveryRow
 from .effort import MARGIN, Effort
 from .layout import column_names
-from .planning import Plan, Planner, past_index, uses_index
-from .reads import condition_of, rows_by_id
-from .rows import matrix_of, off_loop, rows_of
+from .planning import Plan, Planner, past_index
+from .reads import condition_of, filtered, rows_by_id
+from .rows import effort_of, matrix_of, rows_of
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ async def search_one(
             raise NeedsEveryRow
         found, settled = await _by_lance(session, table, query, condition, plan)
         if not plan.exact:
-            if len(found.measures) >= query.limit or not await uses_index(session, table, plan):
+            if len(found.measures) >= query.limit or not plan.indexed:
                 return found
             # The index had too few in the partitions that were searched, or of a filter's rows.
             plan = past_index(query)
@@ -87,15 +88,14 @@ async def search_one(
 async def _by_lance(
     session: Session, table: Opened, query: VectorQuery, condition: str | None, plan: Plan
 ) -> tuple[Found, bool]:
-    candidates = await session.fetch(_lance_query(table, query, condition, plan))
+    asked = await filtered(_lance_query(table, query, plan), condition)
+    candidates = await session.fetch(asked)
     return await off_loop(
-        candidates.num_rows, lambda: _ranked(table, query, candidates, plan.asked)
+        effort_of(candidates), lambda: _ranked(table, query, candidates, plan.asked)
     )
 
 
-def _lance_query(
-    table: Opened, query: VectorQuery, condition: str | None, plan: Plan
-) -> AsyncVectorQuery:
+def _lance_query(table: Opened, query: VectorQuery, plan: Plan) -> AsyncVectorQuery:
     metric = table.schema.metric
     # Codes of an index know the range of what is stored, and a scaled query would leave it.
     scales = metric == "dot" and plan.effort is None
@@ -104,8 +104,6 @@ def _lance_query(
     names = column_names(table.schema, replace(query.columns, vector=True))
     built = built.distance_type(metric).select([*names, "_distance"])
     built = built.limit(plan.asked)
-    if condition is not None:
-        built = built.where(condition)
     if plan.exact:
         return built.bypass_vector_index()
     return built if plan.effort is None else _with_effort(built, plan.effort)
@@ -165,19 +163,15 @@ async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole
         raise NeedsEveryRow
     vector = table.schema.vector
     scan = table.lance.query().select(["id", vector])
-    condition = await condition_of(query.where)
-    if condition is not None:
-        scan = scan.where(condition)
+    scan = await filtered(scan, await condition_of(query.where))
     best: list[tuple[float, str]] = []
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:
-            best = await off_loop(batch.num_rows, partial(_nearer, best, batch, table, query))
+            best = await off_loop(effort_of(batch), partial(_nearer, best, batch, table, query))
     measures = {id: measure for measure, id in best}
-    if not measures:
-        return _nothing(table, query.columns)
     rows = await rows_by_id(session, table, list(measures), query.columns)
-    found = await off_loop(rows.num_rows, lambda: rows_of(rows, query.columns, vector))
+    found = await off_loop(effort_of(rows), lambda: rows_of(rows, query.columns, vector))
     return Found(found, [measures[id] for id in found.ids])
 
 
@@ -189,10 +183,3 @@ def _nearer(
     kept = nearest_first(measured, query.limit)
     ids = batch.column("id").take(pa.array(kept)).to_pylist()
     return heapq.nsmallest(query.limit, [*best, *zip(measured[kept].tolist(), ids, strict=True)])
-
-
-def _nothing(table: Opened, columns: Columns) -> Found:
-    names = column_names(table.schema, columns)
-    layout = table.schema.to_arrow()
-    empty = pa.schema([layout.field(name) for name in names]).empty_table()
-    return Found(rows_of(empty, columns, table.schema.vector), [])

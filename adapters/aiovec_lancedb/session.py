@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,16 +24,18 @@ from aiovec.errors import (
     CorruptStoreError,
     InvalidNameError,
     StoreClosedError,
+    StoreReplacedError,
     TableNotFoundError,
 )
+from aiovec.files import look_at
 from aiovec.memory import default_budget
 from aiovec.pool import in_thread
 from aiovec.schema import Schema, check_table_name
 
 from .driver import first_process, lancedb, without_blobs
 from .effort import Tuned
-from .errors import NoSuchTableError, translated
-from .layout import handle_of, incarnation_of, is_extreme, token_of, tuned_in
+from .errors import ConflictError, NoSuchTableError, translated
+from .layout import handle_of, incarnation_of, is_extreme, is_moving, token_of, tuned_in
 from .place import Place
 
 if TYPE_CHECKING:
@@ -65,6 +68,10 @@ class Opened:
     extreme: bool
     tuned: Tuned | None = None
     incarnation: Hashable = None
+    moving: bool = False
+    """Whether a read has to look for the mark of a migration."""
+    known: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Answers about this version that were asked for once, by their names."""
 
 
 def _is_name(name: str) -> bool:
@@ -83,23 +90,57 @@ def _caches() -> Any:
     )
 
 
+async def _nothing() -> None: ...
+
+
+CONFIRM: ContextVar[Callable[[], bool] | None] = ContextVar("aiovec_confirm", default=None)
+"""Of a write: whether the table's lock is still held. Asked by ``Session.confirm``."""
+
+
 class Session:
     """Everything that reaches lancedb goes through here, and its errors come out as ours."""
 
-    def __init__(self, place: Place, settings: LancedbSettings) -> None:
+    def __init__(
+        self,
+        place: Place,
+        settings: LancedbSettings,
+        used: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``used`` is called at the end of each call."""
         self._place = place
+        self._used = used
+        self._under_way = 0
         self._settings = settings
+        self._secrets = place.secrets(settings)
         self._connection: AsyncConnection | None = None
         self._process = 0
+        self._inode: tuple[int, int] | None = None
         self._closed = False
+        self.check_here: Callable[[], Awaitable[None]] = _nothing
+        """Raises StoreMovedError where a migration has moved the store."""
 
     @property
     def target(self) -> str:
         return self._place.shown
 
     @property
+    def folder(self) -> Path | None:
+        """Where the tables lie, where that is a folder."""
+        return self._place.folder
+
+    @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def managed(self) -> bool:
+        """Whether the tables lie behind LanceDB's own service."""
+        return self._place.managed
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls of lancedb are under way."""
+        return self._under_way > 0
 
     @property
     def forked(self) -> bool:
@@ -120,13 +161,33 @@ class Session:
             options["session"] = await in_thread(_caches)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
-                with translated(self.target):
+                with self.translated():
                     self._connection = await lancedb.connect_async(self._place.target, **options)
                     await self._connection.list_tables(limit=1)
+            await self.check_place()
         except TimeoutError:
             raise AiovecError(
                 f"{self.target}: the server gave no answer within {_PATIENCE:.0f} s"
             ) from None
+
+    async def check_place(self) -> None:
+        """Raise StoreReplacedError where the folder was removed or replaced since it was opened.
+
+        Lance makes folders that are missing, so a write would begin an empty store there.
+        """
+        folder = self._place.folder
+        if folder is None:
+            return
+        found = await in_thread(_inode, folder)
+        if self._inode is None:  # nothing was there yet
+            self._inode = found
+        elif found != self._inode:
+            what = "removed or renamed" if found is None else "replaced by another one"
+            raise StoreReplacedError(self.target, f"the folder was {what}")
+
+    def translated(self) -> AbstractContextManager[None]:
+        """Let errors of lancedb come out as ours, without this store's secrets."""
+        return translated(self.target, self._secrets)
 
     def end(self) -> None:
         """Take no more calls."""
@@ -156,8 +217,9 @@ class Session:
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Errors of lancedb within are told as ours; those of a store that closes, as that."""
+        self._under_way += 1
         try:
-            with translated(self.target):
+            with self.translated():
                 yield
         except NoSuchTableError as exc:
             raise StaleTableError(str(exc)) from exc.__cause__
@@ -165,6 +227,9 @@ class Session:
             if self._closed and not isinstance(exc, StoreClosedError):
                 raise StoreClosedError(self.target) from exc
             raise
+        finally:
+            self._under_way -= 1
+            self._used()
 
     # Tables
 
@@ -181,32 +246,60 @@ class Session:
         folder = self._place.folder
         if folder is not None:
             names = await in_thread(_whole, folder, names)
+            await self.check_place()
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
         """A table and its schema as Lance has it, or StaleTableError where there is none."""
-        connection = self.check()
-        with self.guarded():
-            table = await connection.open_table(name)
-            return table, await table.schema()
+
+        async def open_it() -> tuple[AsyncTable, pa.Schema]:
+            connection = self.check()
+            with self.guarded():
+                table = await connection.open_table(name)
+                return table, await table.schema()
+
+        try:
+            return await open_it()
+        except CorruptStoreError:
+            await _look_for_dropped(open_it)
+            raise
 
     async def handle(self, name: str) -> TableHandle:
-        try:
-            _, arrow = await self.open_any(name)
-        except StaleTableError as exc:
-            names = await self.names()
-            if name in names:  # its folder is there
-                raise CorruptStoreError(
-                    self.target, f"of the table {name!r} no version can be read"
-                ) from exc.__cause__
-            raise TableNotFoundError(name, names) from exc.__cause__
+        for pause in (*_LOOKS_FOR_DROPPED, None):
+            try:
+                _, arrow = await self.open_any(name)
+                break
+            except StaleTableError as exc:
+                await self.check_place()
+                names = await self.names()
+                if name not in names:
+                    await self.check_here()
+                    raise TableNotFoundError(name, names) from exc.__cause__
+                if pause is None:  # its folder is there
+                    raise CorruptStoreError(
+                        self.target, f"of the table {name!r} no version can be read"
+                    ) from exc.__cause__
+            # It is being dropped, or was made anew since.
+            await asyncio.sleep(pause)
+        if is_moving(arrow):
+            await self.check_here()
         return handle_of(name, arrow, self.target)
+
+    async def confirm(self) -> None:
+        """Raise ConflictError where a write has lost the table's lock. Asks nothing of a read."""
+        confirm = CONFIRM.get()
+        if confirm is not None and not await in_thread(confirm):
+            raise ConflictError(f"{self.target}: the lock was taken over by others", 0.0)
 
     async def opened(self, handle: TableHandle) -> Opened:
         """The table as it is now, or StaleTableError where it is no longer what the handle says."""
         table, arrow = await self.open_any(handle.name)
         if token_of(arrow) != handle.token:
             raise StaleTableError(handle.name)
+        await self.confirm()
+        moving = is_moving(arrow)
+        if moving:
+            await self.check_here()
         return Opened(
             handle.name,
             table,
@@ -214,6 +307,7 @@ class Session:
             is_extreme(arrow, handle.schema),
             tuned_in(arrow, handle.schema),
             incarnation_of(handle),
+            moving,
         )
 
     @asynccontextmanager
@@ -222,16 +316,36 @@ class Session:
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
-            # Files that vanish may be those of a table that is being dropped. Its last files are
-            # the ones by which it is found, so it is looked for more than once.
-            for pause in _LOOKS_FOR_DROPPED:
-                await asyncio.sleep(pause)
-                await self.opened(handle)
+            await _look_for_dropped(lambda: self.opened(handle))
             raise
+
+    async def indices(self, table: Opened) -> list[Any]:
+        """Lance's description of each index that the version has."""
+        if "indices" not in table.known:
+            table.known["indices"] = list(await self.run(table.lance.list_indices()))
+        found: list[Any] = table.known["indices"]
+        return found
 
     async def fetch(self, query: Any) -> pa.Table:
         """All rows of a query."""
         return await self.run(without_blobs(query).to_arrow())
+
+
+async def _look_for_dropped(look: Callable[[], Awaitable[object]]) -> None:
+    """Raise what tells that a table is gone whose files vanish.
+
+    They may be those of a table that is being dropped. Its last files are the ones by which it is
+    found, so it is looked for more than once; others may be missing each time.
+    """
+    for pause in _LOOKS_FOR_DROPPED:
+        await asyncio.sleep(pause)
+        with suppress(CorruptStoreError):
+            await look()
+
+
+def _inode(folder: Path) -> tuple[int, int] | None:
+    found = look_at(folder)
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _whole(folder: Path, names: list[str]) -> list[str]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from aiovec.admission import Share, write_admission
 from aiovec.backend import (
     Backend,
     Backups,
     BulkLoads,
+    Changes,
     Columns,
     Found,
     IndexInfo,
+    Moves,
+    ReadOnly,
+    Restores,
     Rows,
     Snapshots,
     TableHandle,
@@ -23,24 +29,34 @@ from aiovec.backend import (
     VectorIndexes,
     VectorQuery,
 )
-from aiovec.errors import BackendNotInstalledError, StoreClosedError
+from aiovec.errors import (
+    AiovecError,
+    BackendNotInstalledError,
+    ConfigError,
+    StoreClosedError,
+    UnsupportedError,
+)
 from aiovec.filters import Expr
 from aiovec.memory import default_budget
+from aiovec.moving import OPEN, MoveRecord
+from aiovec.patience import Patience, Pauses
 from aiovec.pool import in_thread
 from aiovec.schema import Field, Schema
 
-from . import backups, infos, kinds, reads, search, tables, upkeep, writes
+from . import backups, infos, kinds, moves, reads, search, tables, upkeep, writes
 from .admission import Admission
 from .admitted import Reader
 from .bulk import Load
 from .export import Export
-from .housekeeping import Housekeeper
+from .housekeeping import LOG, Housekeeper
 from .indexing import Indexing
 from .locks import FOLDER, WriteLock
+from .marks import FolderMarks, Marks
 from .pins import Pins
 from .place import Place
 from .planning import Planner
-from .session import Session
+from .session import Opened, Session
+from .trimming import Trimmer
 from .writer import Work, Writers
 
 if TYPE_CHECKING:
@@ -49,7 +65,9 @@ if TYPE_CHECKING:
     from aiovec.settings import LancedbSettings
 
 
-class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
+class LancedbBackend(
+    Backend, BulkLoads, VectorIndexes, Snapshots, Backups, Moves, ReadOnly, Restores
+):
     """Tables of LanceDB. ``target`` is a folder or a URL.
 
     It makes no promise against power loss: Lance does not flush its files to the disk.
@@ -60,14 +78,21 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
     def __init__(self, target: str | Path, settings: LancedbSettings) -> None:
         self._place = Place(str(target))
         self._settings = settings
-        self._session = Session(self._place, settings)
         self._admission = Admission()
-        self._reader = Reader(self._session, self._admission, self._place.folder)
+        self._trimmer = Trimmer(lambda: self._session.busy or self._admission.used > 0)
+        self._session = Session(self._place, settings, self._trimmer.used)
+        self._reader = Reader(
+            self._session, self._admission, self._place.folder, settings.busy_timeout
+        )
+        self._writing = write_admission(settings.write_queue)
         self._planner = Planner(settings.recall_target)
-        self._indexing = Indexing(self._session, settings, self._write, self._no_upkeep)
+        self._indexing = Indexing(self._session, settings, self._commit, self._no_upkeep)
         self._writers: Writers | None = None
         self._housekeeper: Housekeeper | None = None
         self._pins: Pins | None = None
+        self._pauses = Pauses()
+        self._fence = moves.Fence(self.target, self._marks())
+        self._session.check_here = self._fence.check_here
 
     @property
     def target(self) -> str:
@@ -76,18 +101,26 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
     # Life
 
     async def open(self) -> None:
+        if self.read_only:
+            await self._check_there()
         await self._session.open()
         key = await in_thread(self._key)
-        lock_of = await in_thread(self._locks, key)
         memory = self._settings.search_bytes()
         if memory is None:
             memory = await in_thread(default_budget)
         self._admission.allow(memory)
+        if self.read_only:
+            self._pins = Pins(key, None)
+            return
+        if self._session.folder is not None:
+            await in_thread(tables.remove_dropped, self._session.folder)
+        lock_of = await in_thread(self._locks, key)
         self._writers = Writers(
             self._session,
             lock_of=lock_of,
-            capacity=self._settings.write_queue,
             busy_timeout=self._settings.busy_timeout,
+            fence=self._fence,
+            pauses=self._pauses,
         )
         self._pins = Pins(key, self._own_folder)
         if not self._place.managed:  # there the service does it
@@ -100,6 +133,16 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
                 self._admission,
                 upkeep.Log(self._own_folder),
                 self._settings.busy_timeout,
+                self._indexing.look,
+            )
+
+    async def _check_there(self) -> None:
+        folder = self._place.folder
+        if self._place.in_memory or (folder is not None and not await in_thread(folder.is_dir)):
+            raise ConfigError(
+                f"there is no store at {self.target}, and read_only=True makes none",
+                key="target",
+                accepted="the place of a store",
             )
 
     @property
@@ -126,26 +169,74 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
         bucket = lease.Bucket(key, self.target, self._settings.storage_options)
         return lambda table: lease.LeasedLock(f"{key}\n{table}", bucket, table)
 
+    async def finish(self) -> None:
+        seconds = self._settings.close_timeout
+        keeper = self._housekeeper
+        if not seconds or keeper is None or self._session.forked or self._place.in_memory:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await keeper.finish()
+                await self._indexing.finish(seconds)
+        except TimeoutError:
+            text = "closing %s left upkeep for later: it takes more than close_timeout, %g s"
+            await in_thread(LOG.info, text, self.target, seconds)
+
+    def _marks(self) -> Callable[[], Marks] | None:
+        """What makes the place of a migration's mark; None without a lock that all writers take."""
+        folder = self._own_folder
+        if folder is not None:
+            return partial(FolderMarks, folder)
+        return self._bucket_marks if self._place.in_bucket and self._settings.bucket_lock else None
+
+    def _bucket_marks(self) -> Marks:
+        """Imports, so it runs in a thread."""
+        from .bucket_marks import BucketMarks
+        from .lease import Bucket
+
+        return BucketMarks(Bucket(self._place.key, self.target, self._settings.storage_options))
+
+    def supports(self, ability: str) -> bool:
+        return super().supports(ability) and (ability != "moves" or self._fence.supported)
+
     async def close(self) -> None:
         if self._session.forked:  # what is under way belongs to the parent
             return
         self._admission.close(StoreClosedError(self.target))
+        self._writing.close(StoreClosedError(self.target))
         await self._indexing.close()
         if self._housekeeper is not None:
             await self._housekeeper.close()
         if self._writers is not None:
             await self._writers.close()
-        self._session.close()
+        self._session.end()
+        await in_thread(self._session.close)  # which drops what Lance has cached
+        await self._trimmer.close()
 
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))
+        await self._session.check_place()
+        await self._fence.check_here()
 
     def _open_pins(self) -> Pins:
         if self._pins is None:
             raise StoreClosedError(self.target)
         return self._pins
 
+    def writing(self, size: int) -> Share:
+        self._session.check()
+        return self._writing.share(size, Patience(self._settings.busy_timeout, self._pauses.since))
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise UnsupportedError("write", self.name, "it was opened with read_only=True")
+
     async def _write(self, table: str, work: Work) -> Any:
+        async with self.writing(0):
+            return await self._commit(table, work)
+
+    async def _commit(self, table: str, work: Work) -> Any:
+        self._check_writable()
         if self._writers is None:
             raise StoreClosedError(self.target)
         try:
@@ -159,10 +250,14 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
     # Tables
 
     async def tables(self) -> list[str]:
+        await self._fence.check_here()
         return await self._session.names()
 
     async def open_table(self, name: str) -> TableHandle:
-        return await self._session.handle(name)
+        handle = await self._session.handle(name)
+        if self._housekeeper is not None and not self._place.in_memory:
+            self._housekeeper.opened(name)
+        return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
         await self._write(name, tables.CreateTable(name, schema))
@@ -178,12 +273,12 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
 
     async def insert(self, table: TableHandle, rows: pa.Table) -> None:
         prepared = await writes.Prepared.of(rows, table.schema)
-        await self._write(table.name, writes.RowsWrite(table, prepared, replace=False))
+        await self._commit(table.name, writes.RowsWrite(table, prepared, replace=False))
         self._indexing.wrote(table, rows.num_rows)
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
         prepared = await writes.Prepared.of(rows, table.schema)
-        await self._write(table.name, writes.RowsWrite(table, prepared, replace=True))
+        await self._commit(table.name, writes.RowsWrite(table, prepared, replace=True))
         self._indexing.wrote(table, rows.num_rows)
 
     def bulk_load(self, table: TableHandle) -> Load:
@@ -199,12 +294,20 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
         where: Expr | None,
     ) -> int:
         work = writes.Update(table, values, payload, ids, where)
-        return int(await self._write(table.name, work))
+        # Changing payloads takes a share before its turn among the writers, for some of which
+        # others hold one.
+        most = None if ids is None else len(ids)
+        async with await self._reader.changing(table, most) if payload else nullcontext():
+            changed = int(await self._write(table.name, work))
+        self._indexing.wrote(table, changed)
+        return changed
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        return int(await self._write(table.name, writes.Delete(table, ids, where)))
+        gone = int(await self._write(table.name, writes.Delete(table, ids, where)))
+        self._indexing.wrote(table, gone)
+        return gone
 
     # Reading
 
@@ -237,13 +340,12 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
         )
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        return await self._reader.search(
-            table,
-            queries,
-            lambda opened, whole: search.search(
-                self._session, opened, queries, self._planner, whole=whole
-            ),
-        )
+        async def act(opened: Opened, whole: bool) -> list[Found]:
+            found = await search.search(self._session, opened, queries, self._planner, whole=whole)
+            self._indexing.searched(table, opened)
+            return found
+
+        return await self._reader.search(table, queries, act)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._reader.rows(
@@ -276,7 +378,7 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
                 self._session,
                 opened,
                 await upkeep.stats(self._session, opened, self.name),
-                target=self._planner.target_of(opened.tuned),
+                target_of=self._planner.target_of,
                 doing=self._indexing.doing(table.name),
                 failure=self._indexing.failure(table.name),
             )
@@ -306,13 +408,108 @@ class LancedbBackend(Backend, BulkLoads, VectorIndexes, Snapshots, Backups):
         await self._indexing.tend(table)
         if self._housekeeper is not None:
             await self._housekeeper.optimize(table)
+            await self._indexing.tend(table)  # it may have put another index in the place of one
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
             return await upkeep.versions(self._session, opened)
 
     async def restore(self, table: TableHandle, version: int) -> None:
-        await self._write(table.name, tables.Restore(table, version))
+        async with self._open_pins().held(table.name, version):
+            await tables.check_whole(self._session, table, version, self._admission)
+            await self._write(table.name, tables.Restore(table, version))
+        self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:
         await backups.backup(self._session, path, self._open_pins(), self._admission)
+
+    # Moving away
+
+    async def move_record(self) -> MoveRecord:
+        self._session.check()
+        return await in_thread(self._fence.read)
+
+    async def change_move(
+        self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
+    ) -> tuple[MoveRecord, MoveRecord]:
+        self._session.check()
+        self._check_writable()
+        before, after = await in_thread(partial(self._fence.change, change, anew=anew))
+        if (before.mark is not None) and (after.mark is None or after.mark.left):
+            await self._forget_changes(moving=after.mark is not None)
+        return before, after
+
+    async def _forget_changes(self, *, moving: bool) -> None:
+        """Remove what only an open migration needs. What is left behind does no harm."""
+        if not moving:
+            with suppress(AiovecError):
+                await self._flush(self._fence, self._settings.busy_timeout)
+        await in_thread(self._fence.forget_notes)  # behind the writes that note something
+
+    async def flush_writers(self, limit: float) -> None:
+        mark = (await self.move_record()).mark
+        begins = mark is not None and mark.state == OPEN
+        await self._flush(self._fence if begins else None, limit)
+
+    async def _flush(self, fence: moves.Fence | None, limit: float) -> None:
+        if self._writers is None:
+            raise StoreClosedError(self.target)
+        names = {*await self._session.names(), *await in_thread(self._fence.locked_tables)}
+        works = [self._writers.run(name, moves.Flush(name, fence), limit) for name in names]
+        await asyncio.gather(*works)
+
+    def act_for(self, run: str | None) -> None:
+        self._fence.run = run
+
+    async def change_number(self, table: TableHandle) -> int:
+        _, number = await self._newest(table)
+        return number
+
+    async def _newest(self, table: TableHandle) -> tuple[str, int]:
+        newest: tuple[str, int] = await self._write(table.name, moves.Newest(table, self._fence))
+        return newest
+
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        newest = await self._newest(table)
+        return await moves.changes(self._session, self._fence, newest, table, since, limit)
+
+    def owns(self, path: Path) -> bool:
+        folder = self._place.folder
+        if folder is None:
+            return False
+        folder, path = folder.resolve(), path.resolve()
+        return path == folder or folder in path.parents
+
+    async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
+        folder = self._place.folder
+        if folder is None:
+            hint = "it needs a folder; copy the backup with the tools of the storage"
+            raise UnsupportedError("restore", self.name, hint)
+        copy, target = await in_thread(
+            partial(backups.take_place, backup, folder, overwrite=overwrite)
+        )
+        try:
+            await self._check_copy(copy)
+            return await in_thread(partial(backups.replace, copy, target, overwrite=overwrite))
+        finally:
+            await in_thread(backups.remove, copy)
+
+    async def _check_copy(self, folder: Path) -> None:
+        """Read every row of a copy, so that no damaged file comes in the place of the store."""
+        copy = LancedbBackend(folder, self._settings)
+        copy.read_only = True
+        try:
+            await copy.open()
+            for name in await copy.tables():
+                handle = await copy.open_table(name)
+                columns = Columns(
+                    tuple(handle.schema.fields), payload=handle.schema.payload, vector=True
+                )
+                batches = copy.export(
+                    handle, where=None, columns=columns, after=None, batch_size=1000
+                )
+                async with aclosing(batches):
+                    async for _ in batches:
+                        pass
+        finally:
+            await copy.close()

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.backend import TableHandle
+from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import (
+    AiovecError,
+    CorruptStoreError,
     InvalidArgumentError,
     InvalidNameError,
+    OutcomeUnknownError,
     TableExistsError,
     TableNotFoundError,
 )
+from aiovec.moving import MoveMark
+from aiovec.pool import in_thread
 from aiovec.schema import Field, Schema
 
-from .errors import NoSuchTableError, TableThereError, translated
-from .layout import added_column, new_table
+from .admission import Admission, stream_bytes
+from .errors import NoSuchTableError, TableThereError
+from .layout import added_column, incarnation_in, new_table
 from .scalars import index_fields
-from .session import Session
+from .session import Opened, Session
 from .tidying import versions_of
-from .writer import Work
+from .writer import Touched, Work
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb.table import AsyncTable
+
+
+# The name that the folder of a table has while it is removed; no other one is taken for it.
+_DROPPED = ".{}.{}.dropped"
+_IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,35 +49,97 @@ class CreateTable(Work):
     name: str
     schema: Schema
 
+    changes_schema: ClassVar[bool] = True
+
+    async def refused(self, session: Session, mark: MoveMark) -> Exception:
+        if self.name in await session.names():
+            return TableExistsError(self.name)
+        return mark.frozen_error()
+
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         connection = session.check()
+        await session.confirm()
+        made = new_table(self.schema)
         try:
-            with translated(session.target):
-                table = await connection.create_table(self.name, schema=new_table(self.schema))
+            with session.translated():
+                table = await connection.create_table(self.name, schema=made)
         except TableThereError as exc:
             raise TableExistsError(self.name) from exc.__cause__
-        await index_fields(session, table, self.schema.fields)
+        except AiovecError:
+            found = await _found(session, self.name)
+            if found is None or incarnation_in(found[1]) != incarnation_in(made):
+                raise
+            table = found[0]
+        await _index_now_or_later(session, table, self.schema.fields)
         return [None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class DropTable(Work):
     name: str
+    incarnation: Hashable = None
+    """That of the table which was found first: if others drop it, theirs of this name stays."""
+
+    changes_schema: ClassVar[bool] = True
+
+    async def refused(self, session: Session, mark: MoveMark) -> Exception:
+        names = await session.names()
+        if self.name not in names:
+            return TableNotFoundError(self.name, names)
+        return mark.frozen_error()
+
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
 
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         connection = session.check()
         try:
-            with translated(session.target):
+            with session.translated():
                 # In memory, lancedb drops what is not there without a word.
-                await connection.open_table(self.name)
-                await connection.drop_table(self.name)
+                table = await connection.open_table(self.name)
+                found = incarnation_in(await table.schema())
+            if self.incarnation not in (None, found):
+                names = [name for name in await session.names() if name != self.name]
+                raise TableNotFoundError(self.name, names)
+            self.incarnation = found
+            await session.confirm()
+            await _remove(session, self.name)
         except NoSuchTableError as exc:
             names = await session.names()
             if self.name not in names:
                 raise TableNotFoundError(self.name, names) from exc.__cause__
-            # Without a readable version it is damaged, or half dropped: this removes the rest.
-            await session.run(connection.drop_table(self.name))
+            # Without a readable version it is damaged: this removes the rest.
+            await session.confirm()
+            await _remove(session, self.name)
         return [None]
+
+
+async def _remove(session: Session, name: str) -> None:
+    """Remove a table: in a folder in one step, so that a kill meanwhile leaves no half of it."""
+    folder = session.folder
+    if folder is None or not await in_thread(_put_away, folder, name):
+        await session.run(session.check().drop_table(name))
+
+
+def _put_away(folder: Path, name: str) -> bool:
+    """Return False where the table's folder cannot be renamed: on Windows, one with open files."""
+    away = folder / _DROPPED.format(name, uuid.uuid4().hex)
+    try:
+        os.rename(folder / f"{name}.lance", away)
+    except OSError:
+        return False
+    shutil.rmtree(away, ignore_errors=True)
+    return True
+
+
+def remove_dropped(folder: Path) -> None:
+    """Remove what processes have left that ended while they dropped a table."""
+    for left in folder.glob(_DROPPED.format("*", "*")):
+        if _IS_DROPPED.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +148,39 @@ class AddField(Work):
     name: str
     field: Field
 
+    changes_schema: ClassVar[bool] = True
+
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await session.opened(self.handle)
         if self.name in table.schema.fields:
             raise InvalidNameError(self.name, "field", "there is a field of this name")
-        await session.run(table.lance.add_columns(added_column(self.name, self.field)))
-        await index_fields(session, table.lance, {self.name: self.field})
+        lance = table.lance
+        try:
+            await session.run(lance.add_columns(added_column(self.name, self.field)))
+        except AiovecError:
+            found = await _found(session, self.handle.name)
+            if found is None or self.name not in found[1].names:
+                raise
+            lance = found[0]
+        await _index_now_or_later(session, lance, {self.name: self.field})
+        return [None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexFields(Work):
+    """Makes the indexes that a field wants and that a process which ended did not come to."""
+
+    handle: TableHandle
+
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+        table = await session.opened(self.handle)
+        await index_fields(session, table.lance, table.schema.fields)
         return [None]
 
 
@@ -79,12 +189,66 @@ class Restore(Work):
     handle: TableHandle
     version: int
 
+    changes_schema: ClassVar[bool] = True
+
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await session.opened(self.handle)
-        kept = [version.number for version in await versions_of(session, table)]
-        if self.version not in kept:
-            expected = f"one that is kept, from {kept[0]} to {kept[-1]}"
-            raise InvalidArgumentError("version", self.version, expected)
-        await session.run(table.lance.checkout(self.version))
-        await session.run(table.lance.restore())
+        newest = await _check_out(session, table, self.version)
+        try:
+            await session.run(table.lance.restore())
+        except AiovecError:
+            found = await _found(session, self.handle.name)
+            if found is None or await session.run(found[0].version()) == newest:
+                raise
         return [None]
+
+
+async def check_whole(
+    session: Session, handle: TableHandle, version: int, admission: Admission
+) -> None:
+    """Read all of a version. InvalidArgumentError where that cannot be done.
+
+    Upkeep that was ended while it removed the version has left its manifest, which Lance would
+    make the newest whatever is missing of it.
+    """
+    try:
+        async with session.reading(handle) as table, admission.share(stream_bytes()):
+            await _check_out(session, table, version)
+            batches = await session.run(table.lance.query().to_batches())
+            with session.guarded():
+                async for _ in batches:
+                    session.check()
+            for index in await session.run(table.lance.list_indices()):
+                await session.run(table.lance.prewarm_index(index.name))
+    except CorruptStoreError as exc:
+        expected = "one whose files are all there; upkeep has removed some of this one's"
+        raise InvalidArgumentError("version", version, expected) from exc
+
+
+async def _check_out(session: Session, table: Opened, version: int) -> int:
+    """Look at a version that is kept; the number of the newest one."""
+    kept = [one.number for one in await versions_of(session, table)]
+    if version not in kept:
+        expected = f"one that is kept, from {kept[0]} to {kept[-1]}"
+        raise InvalidArgumentError("version", version, expected)
+    await session.run(table.lance.checkout(version))
+    return kept[-1]
+
+
+async def _found(session: Session, name: str) -> tuple[AsyncTable, pa.Schema] | None:
+    """A table whose change failed, which may come behind the commit; None where there is none."""
+    try:
+        return await session.open_any(name)
+    except StaleTableError:
+        return None
+    except AiovecError as exc:
+        raise OutcomeUnknownError(session.target, str(exc)) from exc
+
+
+async def _index_now_or_later(session: Session, lance: Any, fields: Mapping[str, Field]) -> None:
+    """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
+    with suppress(AiovecError):
+        await index_fields(session, lance, fields)

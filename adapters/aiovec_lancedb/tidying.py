@@ -23,7 +23,7 @@ from aiovec.pool import in_thread
 
 from .scalars import filled_anew
 from .session import Opened, Session
-from .writer import Work
+from .writer import Touched, Work
 
 # A file of a table is left as it is when it has this many rows, unless many are deleted.
 FULL_FILE = 1_048_576
@@ -152,6 +152,9 @@ class TidyingWork(Work):
         self._patience = patience
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return ()
 
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         began = time.monotonic()

@@ -7,7 +7,8 @@ when it is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,14 +20,16 @@ from aiovec.backend import TableHandle
 from aiovec.errors import DuplicateIdError
 from aiovec.filters import Expr
 from aiovec.measuring import is_extreme
+from aiovec.pool import in_thread, off_loop
 from aiovec.schema import Schema
 
-from . import literals
-from .filters import id_range_to_sql, ids_to_sql, to_sql
-from .layout import EXTREME, PAYLOAD
-from .rows import matrix_of, off_loop, payload_array, stored_form, texts_of
+from . import extremes, literals
+from .filters import id_range_to_sql, ids_to_sql
+from .layout import PAYLOAD
+from .reads import condition_of, filtered
+from .rows import effort_of, matrix_of, payload_array, stored_form, texts_of
 from .session import Opened, Session
-from .writer import ALONE, Work
+from .writer import ALONE, Touched, Work
 
 # Ids of an upsert up to which it pays to see whether any of them exists.
 _WORTH_A_LOOK = 100
@@ -36,6 +39,11 @@ _COST_IN_LIST, _COST_IN_TABLE = 10.0, 0.15
 # Ids in one IN, and rows in a batch of those that are read.
 _BLOCK = 10_000
 _BATCH = 2**17
+# Bytes of rows up to which a merge goes by the index over the ids. Lance then holds the rows,
+# several times over, in a pool of 150 MB for each core, or fails. Without it there is no bound.
+_MOST_BY_INDEX = 32 * 2**20
+# Rows whose payloads are changed at once.
+_CHANGED_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +57,7 @@ class Prepared:
     @classmethod
     async def of(cls, rows: pa.Table, schema: Schema) -> Prepared:
         """Looked at before their turn to be written: other calls' commits go on meanwhile."""
-        return await off_loop(rows.num_rows, partial(cls.now, rows, schema))
+        return await off_loop(effort_of(rows), partial(cls.now, rows, schema))
 
     @classmethod
     def now(cls, rows: pa.Table, schema: Schema) -> Prepared:
@@ -77,10 +85,19 @@ class RowsWrite(Work):
             and _same_table(other.handle, self.handle)
         )
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    def _with(self, others: Sequence[Work]) -> tuple[list[RowsWrite], Sequence[str]]:
+        """This and the others, and all their ids: of several calls there are not many."""
         works = [self, *(other for other in others if isinstance(other, RowsWrite))]
+        if len(works) == 1:
+            return works, self.prepared.ids
+        return works, [id for work in works for id in work.prepared.ids]
+
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return self._with(others)[1]
+
+    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+        works, every_id = self._with(others)
         table = await session.opened(self.handle)
-        every_id = [id for work in works for id in work.prepared.ids]
         if self.replace:
             rows = pa.concat_tables([work.prepared.rows for work in works])
             if others:
@@ -89,17 +106,8 @@ class RowsWrite(Work):
             await self._write(session, table, works, rows, merge=merge)
             return [None] * len(works)
         there = await existing_ids(session, table, every_id)
-        outcomes: list[Any] = []
-        accepted = []
-        for work in works:
-            own = work.prepared.ids
-            twice = [id for id in own if id in there]
-            if twice:
-                outcomes.append(DuplicateIdError(self.handle.name, twice))
-                continue
-            there.update(own)
-            accepted.append(work)
-            outcomes.append(None)
+        outcomes = await off_loop(len(every_id), _outcomes, works, there)
+        accepted = [work for work, failed in zip(works, outcomes, strict=True) if failed is None]
         if accepted:
             rows = pa.concat_tables([work.prepared.rows for work in accepted])
             await self._write(session, table, accepted, rows, merge=False)
@@ -117,26 +125,32 @@ class RowsWrite(Work):
         session: Session, table: Opened, works: Sequence[RowsWrite], rows: pa.Table, *, merge: bool
     ) -> None:
         if any(work.prepared.extreme for work in works):
-            await note_extreme(session, table)
+            await extremes.mark(session, table)
         if not merge:
             await session.run(table.lance.add(rows))
             return
-        builder = table.lance.merge_insert("id")
+        builder = table.lance.merge_insert("id").use_index(_uses_index(rows))
         builder = builder.when_matched_update_all().when_not_matched_insert_all()
         await session.run(builder.execute(rows))
 
 
+def _outcomes(works: Sequence[RowsWrite], there: set[str]) -> list[DuplicateIdError | None]:
+    """Of each insert why it cannot be done, where it has ids that are there or in one before it."""
+    outcomes: list[DuplicateIdError | None] = []
+    for work in works:
+        own = work.prepared.ids
+        twice = [id for id in own if id in there]
+        if twice:
+            outcomes.append(DuplicateIdError(work.handle.name, twice))
+        else:
+            outcomes.append(None)
+            if work is not works[-1]:
+                there.update(own)
+    return outcomes
+
+
 def _same_table(one: TableHandle, other: TableHandle) -> bool:
     return one.name == other.name and one.token == other.token
-
-
-async def note_extreme(session: Session, table: Opened) -> None:
-    """Mark the table before it gets a vector that Lance's sums cannot rank."""
-    if table.extreme:
-        return
-    await session.run(
-        table.lance.update_field_metadata({"path": table.schema.vector, "metadata": {EXTREME: "1"}})
-    )
 
 
 def _last_of_each_id(rows: pa.Table, ids: Sequence[str]) -> pa.Table:
@@ -156,34 +170,60 @@ async def existing_ids(session: Session, table: Opened, ids: Sequence[str]) -> s
         return set()
     found: set[str] = set()
     if len(ids) * _COST_IN_LIST > count * _COST_IN_TABLE:
-        wanted = pa.array(ids, pa.utf8())
-        query = table.lance.query().select(["id"]).where(id_range_to_sql(min(ids), max(ids)))
+        wanted, between = await off_loop(len(ids), _sought, ids)
+        query = table.lance.query().select(["id"]).where(between)
         batches = await session.run(query.to_batches(max_batch_length=_BATCH))
         with session.guarded():
             async for batch in batches:
-                found.update(await off_loop(batch.num_rows, partial(_common, batch, wanted)))
+                await off_loop(effort_of(batch), _add_ids, found, batch, wanted)
         return found
     for start in range(0, len(ids), _BLOCK):
-        condition = ids_to_sql(ids[start : start + _BLOCK])
-        rows = await session.fetch(table.lance.query().where(condition).select(["id"]))
-        found.update(rows.column("id").to_pylist())
+        condition = await selection(ids[start : start + _BLOCK], None)
+        rows = await session.fetch(await filtered(table.lance.query().select(["id"]), condition))
+        await off_loop(effort_of(rows), _add_ids, found, rows)
     return found
 
 
-def _common(batch: pa.RecordBatch, wanted: pa.Array) -> list[str]:
-    column = batch.column("id")
-    return cast("list[str]", column.filter(pc.is_in(column, value_set=wanted)).to_pylist())
+def _sought(ids: Sequence[str]) -> tuple[pa.Array, str]:
+    """The ids as Arrow has them, and a condition that rows with one of them meet."""
+    return pa.array(ids, pa.utf8()), id_range_to_sql(min(ids), max(ids))
+
+
+def _add_ids(
+    found: set[str], rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None
+) -> None:
+    """Add the ids of the rows, without those that are not wanted."""
+    column = rows.column("id")
+    if wanted is not None:
+        column = column.filter(pc.is_in(column, value_set=wanted))
+    found.update(column.to_pylist())
 
 
 async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None:
     """The condition for the rows that both select; None for every row."""
     parts = []
     if ids is not None:
-        parts.append(ids_to_sql(ids))
-    if where is not None:
-        sql = await off_loop(where.literals, partial(to_sql, where))
+        parts.append(await off_loop(len(ids), ids_to_sql, ids))
+    sql = await condition_of(where)
+    if sql is not None:
         parts.append(f"({sql})" if parts else sql)
     return " AND ".join(parts) or None
+
+
+async def selected_ids(
+    session: Session, handle: TableHandle, ids: Sequence[str] | None, where: Expr | None
+) -> Sequence[str]:
+    """The ids of the rows that both select, or more of them."""
+    if ids is not None:
+        return ids
+    table = await session.opened(handle)
+    query = table.lance.query().select(["id"])
+    condition = await selection(None, where)
+    if condition is not None:
+        query = query.where(condition)
+    found = await session.fetch(query)
+    column = found.column("id")
+    return await off_loop(len(column), lambda: cast("list[str]", column.to_pylist()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,6 +244,12 @@ class Delete(Work):
             and self.where is other.where is None
         )
 
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        if not others:
+            return await selected_ids(session, self.handle, self.ids, self.where)
+        works = [work for work in (self, *others) if isinstance(work, Delete)]
+        return [id for work in works for id in work.ids or ()]
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await session.opened(self.handle)
         if not others:
@@ -215,7 +261,8 @@ class Delete(Work):
         calls = [work.ids or () for work in (self, *others) if isinstance(work, Delete)]
         there = await existing_ids(session, table, [id for ids in calls for id in ids])
         if there:
-            await session.run(table.lance.delete(ids_to_sql(sorted(there))))
+            condition = await off_loop(len(there), lambda: ids_to_sql(sorted(there)))
+            await session.run(table.lance.delete(condition))
         counts = []
         for ids in calls:
             gone = there.intersection(ids)
@@ -232,6 +279,9 @@ class Update(Work):
     ids: Sequence[str] | None
     where: Expr | None
 
+    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+        return await selected_ids(session, self.handle, self.ids, self.where)
+
     async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
         table = await session.opened(self.handle)
         condition = await selection(self.ids, self.where)
@@ -246,19 +296,28 @@ class Update(Work):
         return [int(result.rows_updated)]
 
     async def _merge(self, session: Session, table: Opened, condition: str | None) -> int:
-        """Set keys of each row's own payload. Lance cannot, so the payloads are read for it."""
-        query = table.lance.query().select(["id", PAYLOAD])
-        if condition is not None:
-            query = query.where(condition)
-        found = await session.fetch(query)
-        if not found.num_rows:
-            return 0
-        rows = await off_loop(found.num_rows, lambda: self._changed(found, table.schema))
-        builder = table.lance.merge_insert("id").when_matched_update_all()
-        await session.run(builder.execute(rows))
-        return int(found.num_rows)
+        """Set keys of each row's own payload. Lance cannot, so the payloads are read for it.
 
-    def _changed(self, found: pa.Table, schema: Schema) -> pa.Table:
+        As Python values a block of rows at a time, and handed on in one commit: Lance holds the
+        new payloads once, and each block goes as Lance takes it.
+        """
+        query = await filtered(table.lance.query().select(["id", PAYLOAD]), condition)
+        blocks: deque[pa.RecordBatch] = deque()
+        count = 0
+        batches = await session.run(query.to_batches(max_batch_length=_CHANGED_AT_ONCE))
+        with session.guarded():
+            async for batch in batches:
+                count += batch.num_rows
+                blocks.append(await in_thread(self._changed, batch, table.schema))
+        if not count:
+            return 0
+        uses_index = _uses_index(*blocks)
+        reader = pa.RecordBatchReader.from_batches(blocks[0].schema, _taken(blocks))
+        builder = table.lance.merge_insert("id").use_index(uses_index)
+        await session.run(builder.when_matched_update_all().execute(reader))
+        return count
+
+    def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         """The columns that change, with the ids."""
         texts: list[str | None] = [
             json.dumps(
@@ -266,7 +325,7 @@ class Update(Work):
                 ensure_ascii=False,
                 separators=(",", ":"),
             )
-            for text in texts_of(found.column(PAYLOAD))
+            for text in texts_of(pa.chunked_array([found.column(PAYLOAD)]))
         ]
         layout = schema.to_arrow()
         columns = [found.column("id"), payload_array(texts)]
@@ -276,4 +335,15 @@ class Update(Work):
             one = pa.array([_stored(value)], type=field.type)
             columns.append(pa.concat_arrays([one]).take(pa.array([0] * found.num_rows)))
             named.append(field)
-        return pa.Table.from_arrays(columns, schema=pa.schema(named))
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(named))
+
+
+def _uses_index(*parts: pa.Table | pa.RecordBatch) -> bool:
+    """Whether a merge of these rows may look their ids up in the index."""
+    size: int = sum(part.get_total_buffer_size() for part in parts)
+    return size <= _MOST_BY_INDEX
+
+
+def _taken(blocks: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    while blocks:
+        yield blocks.popleft()

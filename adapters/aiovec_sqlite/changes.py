@@ -10,30 +10,29 @@ import pyarrow as pa
 from aiovec.backend import Changes, ChangesPrunedError, TableHandle
 
 from .connection import Ticket
-from .layout import TableLayout, current_table
+from .layout import TableLayout, current_table, floor_of
 from .reads import transposed
-from .values import payload_to_arrow, to_arrow, vectors_to_arrow
+from .stored import check_stored
+from .values import check_rows, payload_to_arrow, to_arrow, vectors_to_arrow
 from .vectors import VectorReader
 
 
 def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
     table = current_table(db, handle)
     (newest_row,) = db.execute(f"SELECT max(_seq) FROM {table.rows}").fetchone()
-    newest_delete, floor = db.execute(
-        "SELECT (SELECT max(seq) FROM aiovec_deleted WHERE name = ?1), floor "
-        "FROM aiovec_tables WHERE name = ?1",
-        (table.name,),
+    (newest_delete,) = db.execute(
+        "SELECT max(seq) FROM aiovec_deleted WHERE name = ?", (table.name,)
     ).fetchone()
-    return int(max(newest_row or 0, newest_delete or 0, floor))
+    numbers = (newest_row or 0, newest_delete or 0, floor_of(db, table))
+    check_stored(numbers, int, f"the change numbers of {table.name!r}")
+    return int(max(numbers))
 
 
 def changes(
     db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, since: int, limit: int
 ) -> Changes:
     table = current_table(db, handle)
-    (floor,) = db.execute(
-        "SELECT floor FROM aiovec_tables WHERE name = ?", (table.name,)
-    ).fetchone()
+    floor = floor_of(db, table)
     # A reader that starts at 0 has no rows yet, so it misses nothing by the tombstones' absence.
     if 0 < since < floor:
         raise ChangesPrunedError(floor)
@@ -47,7 +46,10 @@ def changes(
         "SELECT seq, id FROM aiovec_deleted WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?",
         (table.name, since, limit + 1),
     ).fetchall()
-    numbers = sorted([row[0] for row in rows] + [row[0] for row in deleted])
+    numbers = [row[0] for row in (*rows, *deleted)]
+    check_stored(numbers, int, f"the change numbers of {table.name!r}")
+    check_stored([row[1] for row in deleted], str, f"the deleted ids of {table.name!r}")
+    numbers.sort()
     complete = len(numbers) <= limit
     number = (numbers[-1] if numbers else since) if complete else numbers[limit - 1]
     return Changes(
@@ -68,6 +70,7 @@ def _as_table(
     _, rowids, ids, *values = transposed(rows, width)
     vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
     fields = table.schema.fields.values()
+    check_rows(ids, values, [field.kind for field in fields], payload=table.schema.payload)
     arrays = [
         pa.array(ids, type=pa.utf8()),
         vectors_to_arrow(vectors),

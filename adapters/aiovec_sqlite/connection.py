@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import ctypes
+import os
 import sqlite3
-from collections.abc import Callable, Coroutine
+import threading
+import weakref
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import aiosqlite
+
+from aiovec.errors import AiovecError, StoreClosedError
+from aiovec.threads import FORKED, start, wait_out
 
 from .driver import load_driver
 
@@ -25,12 +33,13 @@ class CancelledWorkError(Exception):
 
 
 class Ticket:
-    """Tells the work on a thread that its caller has gone."""
+    """Tells the work on a thread that its caller has gone, and others that it is over."""
 
-    __slots__ = ("cancelled",)
+    __slots__ = ("cancelled", "over")
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.over = False
 
     def check(self) -> None:
         """Raise CancelledWorkError where nobody waits for the outcome any more."""
@@ -43,92 +52,231 @@ class Connection(aiosqlite.Connection):
 
     aiosqlite serialises statements, not transactions: tasks that share a connection could
     interleave inside one. So a transaction is one function here, never a row of awaits.
+
+    It outlives the event loop that it was opened on, and may be used from the next one.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], name: str) -> None:
         super().__init__(connector, iter_chunk_size=64)
-        self._closing: asyncio.Task[None] | None = None
-        self._thread.name = name
-        self._thread.run = partial(_run_to_loops_end, self._thread.run)  # type: ignore[method-assign]
-        # A store that nobody closed must not keep the process from ending.
-        self._thread.daemon = True
+        self._process = os.getpid()
+        self._file = ""
+        self._ticket = Ticket()
+        self._closing = False
+        self._closed: concurrent.futures.Future[None] = concurrent.futures.Future()
+        # aiosqlite's own thread ends where the loop is closed that waits for an answer. And a
+        # store that nobody closed must not keep the process from ending.
+        self._thread = threading.Thread(target=_serve, args=(self._tx,), name=name, daemon=True)
+        _OPEN.add(self)
+
+    def __await__(self) -> Generator[Any, None, Connection]:
+        start(self._thread)
+        return self._open().__await__()
+
+    async def _open(self) -> Connection:
+        try:
+            await self._submit(self._open_here)
+        except BaseException:
+            self.begin_closing()
+            raise
+        return self
+
+    def _open_here(self) -> None:
+        self._connection = db = self._connector()
+        self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
+
+    def __del__(self) -> None:
+        if os.getpid() == self._process:
+            super().__del__()  # type: ignore[no-untyped-call]
+
+    # Closing
 
     async def close(self) -> None:
         """Close after the work that runs. May be called twice, at once too."""
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(super().close())
-        await asyncio.shield(self._closing)
+        self.begin_closing()
+        await asyncio.shield(asyncio.wrap_future(self._closed))
 
-    async def interrupt(self) -> None:
-        """Interrupt what runs, if anything does and the connection is not closed meanwhile."""
-        with suppress(ValueError, load_driver().Error):
-            await super().interrupt()
+    def begin_closing(self) -> None:
+        """Have it closed after the work that runs, without waiting for that."""
+        if self._closing or os.getpid() != self._process:
+            return
+        self._closing = True
+        self._running = False
+        if self._thread.ident is None:  # it was never opened
+            self._closed.set_result(None)
+        else:
+            self._tx.put_nowait((None, self._close_here))
+
+    def stop(self) -> None:
+        self.begin_closing()
+
+    def _close_here(self) -> object:
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None:
+                connection.close()
+        except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+            self._closed.set_exception(exc)
+        else:
+            self._closed.set_result(None)
+        return _STOP
 
     async def close_now(self) -> None:
         """Close, and interrupt what runs until that has taken effect."""
-        closing = asyncio.ensure_future(self.close())
-        while not closing.done():
+        self.abandon()
+        closed = asyncio.wrap_future(self._closed)
+        while not closed.done():
             # Work of several statements needs several interrupts.
-            await self.interrupt()
-            await asyncio.wait({closing}, timeout=_INTERRUPT_EVERY)
-        closing.result()
+            await asyncio.wait({closed}, timeout=_INTERRUPT_EVERY)
+            self.interrupt_now()
+        closed.result()
+
+    def abandon(self) -> None:
+        """Close as soon as what runs has been interrupted, without waiting for that."""
+        self._ticket.cancelled = True
+        self.interrupt_now()
+        self.begin_closing()
+
+    # Work
+
+    def interrupt_now(self) -> None:
+        """Interrupt what runs, if anything does and the connection is not closed meanwhile."""
+        connection = self._connection
+        if connection is not None and os.getpid() == self._process:
+            with suppress(load_driver().Error):
+                connection.interrupt()
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the work on the connection's thread. Being cancelled does not stop it."""
-        result: _T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
-        return result
+        return await self._submit(partial(self._with_connection, work))
+
+    async def run_to_its_end(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run the work, and return when it has ended, whatever cancels the caller meanwhile."""
+        done = self._submit(partial(self._with_connection, work))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await wait_out(done)
+            return done.result()
 
     async def run_cancellable(
         self, work: Callable[[sqlite3.Connection, Ticket], _T], finished: Callable[[], None]
     ) -> _T:
         """Run the work; a cancelled caller leaves at once and the work is interrupted.
 
-        ``finished`` is called when the thread is free again, whoever waits for that.
+        ``finished`` is called on the event loop when the thread is free again.
         """
-        ticket = Ticket()
-        task = asyncio.ensure_future(self.run(partial(_with_ticket, work, ticket)))
+        loop = asyncio.get_running_loop()
+        self._ticket = ticket = Ticket()
+        # The thread and the caller pop one each; the second of them finds True.
+        ends = [True, False]
+
+        def act() -> _T:
+            try:
+                ticket.check()
+                return self._with_connection(lambda db: work(db, ticket))
+            finally:
+                ticket.over = True
+                if ends.pop():
+                    with suppress(RuntimeError):  # the loop is closed
+                        loop.call_soon_threadsafe(finished)
+
         try:
-            return await asyncio.shield(task)
+            done = self._submit(act)
+        except BaseException:
+            finished()
+            raise
+        try:
+            return await done
         except asyncio.CancelledError:
             ticket.cancelled = True
+            self._interrupt_until_over(loop, ticket)
             raise
         finally:
-            if task.done():
+            if ends.pop():
                 finished()
-            else:
-                _linger(self._interrupt(task, finished))
 
-    async def _interrupt(self, task: asyncio.Task[_T], finished: Callable[[], None]) -> None:
+    def _interrupt_until_over(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
+        if not ticket.over:
+            self.interrupt_now()
+            loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
+
+    def _submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        if os.getpid() != self._process:
+            raise StoreClosedError(self._thread.name, FORKED)
+        if self._closing:
+            raise ValueError("Connection closed")
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((done, work))
+        return done
+
+    def _with_connection(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        return work(self._conn)
+
+
+_STOP = object()
+
+# So that a fork finds them.
+_OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _serve(queue: Any) -> None:
+    """Do what comes, one after another; who waits for it may be gone, and its loop closed."""
+    while True:
+        waiting, work = queue.get()
+        result: object = None
+        error: BaseException | None = None
         try:
-            while not task.done():
-                await self.interrupt()
-                await asyncio.wait({task}, timeout=_INTERRUPT_EVERY)
-            task.exception()  # nobody is left to hear of it
-        finally:
-            finished()
+            result = work()
+        except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+            error = exc
+        if waiting is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                waiting.get_loop().call_soon_threadsafe(_settle, waiting, result, error)
+        if result is _STOP:
+            return
+        # Until the next work comes nothing of this one is kept.
+        del waiting, work, result, error
 
 
-def _run_to_loops_end(run: Callable[[], None]) -> None:
-    """Run a connection's thread, which ends without a word when the loop it answers is closed.
+def _settle(waiting: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if waiting.done():
+        return
+    if error is None:
+        waiting.set_result(result)
+    else:
+        waiting.set_exception(error)
 
-    That happens where a store was never closed, or where nobody waited for its opening to fail.
+
+# The files that were open when this process was forked.
+_INHERITED: set[str] = set()
+
+
+def check_not_inherited(file: str | os.PathLike[str]) -> None:
+    """AiovecError where the file was open in the process from which this one was forked.
+
+    SQLite counts the locks of a process in its memory, which a fork copies; the locks themselves
+    it does not. A connection in the child would go without them.
     """
-    with suppress(RuntimeError):
-        run()
+    if _INHERITED and os.path.realpath(file) in _INHERITED:
+        raise AiovecError(
+            f"{os.fspath(file)} was open when this process was forked, so SQLite cannot use it "
+            "safely here; open the store after the fork, close it before, or start processes by "
+            "spawn or forkserver"
+        )
 
 
-def _with_ticket(
-    work: Callable[[sqlite3.Connection, Ticket], _T], ticket: Ticket, db: sqlite3.Connection
-) -> _T:
-    ticket.check()
-    return work(db, ticket)
+def _after_fork() -> None:
+    """In a forked child: what SQLite has open belongs to the parent, and is never touched.
+
+    Closing a connection here, as the interpreter would at its end, could take the WAL from the
+    parent. So nothing of it is ever freed.
+    """
+    for connection in list(_OPEN):
+        if connection._connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection._connection))
+            if connection._file:
+                _INHERITED.add(os.path.realpath(connection._file))
 
 
-_LINGERING: set[asyncio.Task[None]] = set()
-
-
-def _linger(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Keep a reference on a task nobody awaits: the loop itself keeps only a weak one."""
-    task = asyncio.ensure_future(coroutine)
-    _LINGERING.add(task)
-    task.add_done_callback(_LINGERING.discard)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

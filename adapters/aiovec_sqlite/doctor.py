@@ -15,6 +15,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableEr
 from .driver import connect, load_driver, load_extension
 from .errors import translated
 from .layout import check_header, read_table
+from .tables import table_names
 
 _MEMORY = ":memory:"
 
@@ -90,13 +91,9 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
     except CorruptStoreError as exc:
         yield Finding("store", f"{path}: {exc.reason}", ok=False, cure=_cure_of(exc))
         return
-    except OSError as exc:
-        yield Finding(
-            "store",
-            f"{path}: {exc.strerror or exc}",
-            ok=False,
-            cure="give this user the right to read the file, or name another one",
-        )
+    except AiovecError as exc:
+        cure = "give this user the right to read the file, or name another one"
+        yield Finding("store", str(exc), ok=False, cure=cure)
         return
     if not there:
         yield Finding("store", f"{path}: not there yet")
@@ -139,10 +136,11 @@ def _uris(path: Path) -> Iterator[str]:
 
 
 def _journal(path: Path) -> Finding:
-    # From the header, because PRAGMA journal_mode tells another one of an immutable file.
-    with path.open("rb") as file:
-        wal = file.read(20)[18:] == b"\x02\x02"
-    return Finding("journal", "wal" if wal else "rollback")
+    try:
+        size = path.with_name(path.name + "-wal").stat().st_size
+    except OSError:
+        return Finding("journal", "none: nobody has the store open")
+    return Finding("journal", f"wal, {size:,} bytes")
 
 
 def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
@@ -160,8 +158,7 @@ def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
         cure=None if sound else "restore the file from a backup",
     )
     if sound:
-        names = [row[0] for row in db.execute("SELECT name FROM aiovec_tables ORDER BY name")]
-        for name in names:
+        for name in table_names(db):
             yield _table(db, name)
 
 

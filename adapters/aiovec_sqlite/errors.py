@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +23,7 @@ from aiovec.errors import (
 from .driver import load_driver
 
 # SQLite's primary result codes. Not every driver tells the extended ones.
+ERROR = 1
 BUSY = 5
 LOCKED = 6
 READONLY = 8
@@ -42,6 +47,8 @@ _FAILED_IN_VEC0 = re.compile(
 
 # How much more a file must be able to grow not to count as full: a few pages of the largest size.
 _ROOM = 256 * 1024
+# How long, in seconds, a file is read to see whether that can be done, and bytes in one piece.
+_LONGEST_LOOK, _AT_ONCE = 10.0, 2**20
 
 
 class DamageError(Exception):
@@ -57,14 +64,29 @@ def is_busy(error: BaseException) -> bool:
     return code_of(error) in (BUSY, LOCKED)
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether the error may be one of the file system that the next try does not meet.
+
+    SQLite says CORRUPT for EIO, and sqlite-vec does not say why.
+    """
+    code = code_of(error)
+    return code in (IOERR, CORRUPT) or (
+        code in (0, 1) and _FAILED_IN_VEC0.search(str(error)) is not None
+    )
+
+
 def failures() -> tuple[type[Exception], ...]:
     """What ``translate`` is for."""
     # The driver's message about a damaged file can hold bytes that are no text.
     return (load_driver().Error, DamageError, UnicodeDecodeError)
 
 
-def translate(error: Exception, target: str) -> AiovecError:
-    """The error of the contract for one of the driver's."""
+def translate(error: Exception, target: str, *, repeated: bool = True) -> AiovecError:
+    """The error of the contract for one of the driver's.
+
+    Without ``repeated`` it came at the first try, so it may be one of the file system.
+    """
+    passing = not repeated and may_pass(error)
     code = code_of(error)
     text = str(error)
     if isinstance(error, (DamageError, UnicodeDecodeError)) or _DAMAGE.search(text):
@@ -78,6 +100,21 @@ def translate(error: Exception, target: str) -> AiovecError:
         return StoreFullError(target, reason)
     if code in (BUSY, LOCKED):
         return StoreBusyError(f"{target} is locked by another process", 0.0)
+    if code in (IOERR, CORRUPT) and (reason := _why_unreadable(target)) is not None:
+        return AiovecError(
+            f"the file system or the disk failed to read {target} ({reason}); that says nothing "
+            "of what is stored, and nothing was changed; try again"
+        )
+    if code == IOERR:
+        return AiovecError(
+            f"the file system or the disk failed under {target} ({text}); nothing was changed, try "
+            "again"
+        )
+    if passing and code == CORRUPT:
+        return AiovecError(
+            f"{target} could not be read ({text}): the file system failed, or the file is damaged; "
+            "try again, and where it stays so, 'aiovec doctor' tells which it is"
+        )
     if code in (CORRUPT, NOTADB):
         return CorruptStoreError(target, f"the file is damaged ({text}); restore it from a backup")
     if code in (READONLY, CANTOPEN):
@@ -108,6 +145,43 @@ def _why_no_room(target: str) -> str | None:
     except OSError as exc:
         return exc.strerror or str(exc)
     return None
+
+
+def _why_unreadable(target: str) -> str | None:
+    """Why the file or its WAL cannot be read, where that is so: then it is not called damaged.
+
+    They are read where SQLite has them open: to open and close them would drop its locks. Where
+    that cannot be found out (on Windows), they count as readable.
+    """
+    wanted = {os.path.realpath(target), os.path.realpath(target) + "-wal"}
+    until = time.monotonic() + _LONGEST_LOOK
+    try:
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except (OSError, ValueError):
+        return None
+    for number in numbers:
+        if _path_of(number) not in wanted:
+            continue
+        wanted.discard(_path_of(number))
+        at = 0
+        try:
+            while time.monotonic() < until and (read := len(os.pread(number, _AT_ONCE, at))):
+                at += read
+        except OSError as exc:
+            if exc.errno != errno.EBADF:  # closed meanwhile
+                return exc.strerror or str(exc)
+    return None
+
+
+def _path_of(number: int) -> str:
+    try:
+        if sys.platform == "darwin":
+            import fcntl
+
+            return os.fsdecode(fcntl.fcntl(number, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+        return os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A bound filter as one SQL condition over the columns of "<table>.rows".
+"""A bound filter as one SQL condition over the columns of "<table>.rows", in a FROM called ``r``.
 
 Every literal and every payload key is a bound parameter; of what users write only the names that
 the schema checked stand in the SQL. The condition is NULL where the filter is neither true nor
@@ -8,6 +8,7 @@ false.
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,15 +45,11 @@ MAX_PARAMETERS = 32_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# The columns of json_each. In its argument these names mean them, not the table's columns.
-_COLUMNS_OF_JSON_EACH = frozenset(
-    ("key", "value", "type", "atom", "id", "parent", "fullkey", "path", "json", "root")
-)
 # A parameter outside of a list, until to_sql settles its form. SQLite takes the constants of a
 # statement out of its loop and compares each with all that it took before: 20,000 parameters cost
 # it five seconds. One that depends on the row, if only as it seems, stays where it is.
 _ONE = "$?"
-_ONE_OF_MANY = "CASE _rowid WHEN NULL THEN NULL ELSE ? END"
+_ONE_OF_MANY = "CASE r._rowid WHEN NULL THEN NULL ELSE ? END"
 _MANY_PARAMETERS = 1_000
 
 _IS_TEXT = "= 'text'"
@@ -61,8 +58,10 @@ _IS_TEXT = "= 'text'"
 def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
     """The condition and its parameters for a tree that ``aiovec.filters.bind`` gave.
 
-    The connection that runs it needs ``register``. Raises FilterError where SQLite's number of
-    parameters does not suffice.
+    The statement that it stands in must read the table as ``r``: a field may have the name of a
+    column of ``json_each``, hidden ones (``rowid``, ``oid``, ``json``, ``root``) included, so every
+    column is named with its table. The connection that runs it needs ``register``. Raises
+    FilterError where SQLite's number of parameters does not suffice.
     """
     part = _compiled(expr, negate=False)
     if len(part.parameters) > MAX_PARAMETERS:
@@ -167,21 +166,27 @@ def _compare(ref: Ref, op: str, value: Value) -> _Part:
 
 
 def _in(ref: Ref, word: str, values: tuple[Value, ...]) -> _Part:
-    groups: dict[str, list[Any]] = {}
-    for value in values:
-        groups.setdefault(_is_like(value), []).append(_bound(value))
-    return _guarded(
-        ref,
-        [
-            (types, _Part(f"{_value(ref)} {word} ({_marks(len(group))})", group))
-            for types, group in groups.items()
-        ],
-    )
+    # They are of one type on payload keys too: see ``bind``.
+    group = [_bound(value) for value in values]
+    return _guarded(ref, [(_is_like(values[0]), _one_of(_value(ref), word, group))])
 
 
-def _marks(size: int) -> str:
-    # Short lists are constants taken out of the loop, long ones a tree that must be constant.
-    return ", ".join([_ONE if size <= 2 else "?"] * size)
+def _one_of(value: str, word: str, group: list[Any]) -> _Part:
+    if len(group) <= 2:  # constants that are taken out of the loop
+        return _Part(f"{value} {word} ({', '.join([_ONE] * len(group))})", group)
+    if _fit_json(group):
+        # One text for lists of any length. The driver keeps each of a connection's last statements,
+        # and one with a parameter for each of 20,000 ids takes 1.4 MB.
+        listed = json.dumps(group, ensure_ascii=False, separators=(",", ":"))
+        return _Part(f"{value} {word} (SELECT one.value FROM json_each(?) AS one)", [listed])
+    # A long list is a tree that must be constant.
+    return _Part(f"{value} {word} ({', '.join('?' * len(group))})", group)
+
+
+def _fit_json(group: Sequence[Any]) -> bool:
+    """Whether SQLite reads the values from JSON as they are: a float may lose its last bit, and
+    a text ends at a NUL."""
+    return all("\0" not in one if isinstance(one, str) else isinstance(one, int) for one in group)
 
 
 def _is_null(ref: Ref, negate: bool) -> _Part:
@@ -203,6 +208,14 @@ def _range(ref: Ref, prefix: str) -> _Part:
 
 def _like(ref: Ref, pattern: str) -> _Part:
     value = _value(ref)
+    if (literal := like.as_literal(pattern)) is not None:
+        text, at_end = literal
+        if not at_end:
+            return _Part(f"instr({value}, {_ONE}) > 0", [text])
+        # Of a text, SQLite's substr would end at a NUL; that of an empty BLOB is NULL.
+        end, whole = text.encode(), f"CAST({value} AS BLOB)"
+        sql = f"length({whole}) >= {len(end)} AND substr({whole}, {-len(end)}) = {_ONE}"
+        return _Part(sql, [end], joined=True)
     by_python, argument = like.call(value, _ONE), like.argument(pattern)
     glob = like.as_glob(pattern)
     if glob is None:
@@ -226,12 +239,9 @@ def _contains(ref: Ref, value: Value, word: str) -> _Part:
         body = _Part(f"{word} (SELECT 1 FROM {items} item.value = {_ONE})", [_bound(value)])
         return _guarded(ref, [("= 'array'", body)])
     column = _value(ref)
-    items = f"json_each({column}) AS item"
-    if ref.name.lower() in _COLUMNS_OF_JSON_EACH:
-        items = f"(SELECT {column} AS aiovec_list) AS list, json_each(list.aiovec_list) AS item"
     return _Part(
-        f"CASE WHEN {column} IS NOT NULL THEN "
-        f"{word} (SELECT 1 FROM {items} WHERE item.value = {_ONE}) END",
+        f"CASE WHEN {column} IS NOT NULL THEN {word} "
+        f"(SELECT 1 FROM json_each({column}) AS item WHERE item.value = {_ONE}) END",
         [_bound(value)],
     )
 
@@ -252,7 +262,7 @@ def _negated(part: _Part, negate: bool) -> _Part:
 
 def _value(ref: Ref) -> str:
     """SQL for the value; that of a payload key stands within ``Location.select``."""
-    return Location(ref.path).value if ref.path else '"' + ref.name.replace('"', '""') + '"'
+    return Location(ref.path).value if ref.path else 'r."' + ref.name.replace('"', '""') + '"'
 
 
 def _is_like(value: Value) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 import time
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,17 +10,21 @@ from pathlib import Path
 
 from aiovec.backend import StaleTableError, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
-from aiovec.schema import Field, Schema
+from aiovec.schema import Field, Schema, check_table_name
 
 from .errors import DamageError
+from .header import read_header
+from .stored import check_stored, stored
 
 APPLICATION_ID = 0x61696F76  # "aiov"
 LAYOUT_VERSION = 1
-_MAGIC = b"SQLite format 3\0"
 
 # A file that looks damaged is looked at again after this many seconds.
 _LOOKS = 3
 _BETWEEN_LOOKS = 0.005
+
+# More changes than any store sees: a million a second for 146,000 years.
+_CHANGES = 2**62
 
 _SQL_TYPES = {
     "text": "TEXT",
@@ -148,7 +150,7 @@ def partition_value(value: object) -> str:
 def check_header(path: Path) -> bool:
     """Whether there is a store to open; False where one is to be created, or may be half created.
 
-    Reads the first bytes only, so that a file which is not ours is not touched at all.
+    A file that is not ours is not touched at all.
     """
     # SQLite keeps its further files beside the file itself, not beside a link to it.
     path = path.resolve()
@@ -160,47 +162,37 @@ def check_header(path: Path) -> bool:
             if look == _LOOKS - 1:
                 raise
             time.sleep(_BETWEEN_LOOKS)
-        except OSError as exc:
-            raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     return True  # never reached
 
 
 def _look_at(path: Path) -> bool:
     target = str(path)
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CorruptStoreError(target, "this is no file but a directory or a device")
-        with path.open("rb") as file:
-            header = file.read(100)
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
+    header = read_header(path)
+    if header is None:
         return False
-    if not header:
-        return False
-    if len(header) < 100 or not header.startswith(_MAGIC):
-        raise CorruptStoreError(target, "this is no SQLite database")
-    application = int.from_bytes(header[68:72], "big")
-    if application != APPLICATION_ID:
+    if header.application_id != APPLICATION_ID:
         raise CorruptStoreError(
             target,
             "this is a database of another application, or one that aiovec did not create "
-            f"(application id {application:#010x})",
+            f"(application id {header.application_id:#010x})",
         )
-    version = int.from_bytes(header[60:64], "big")
-    _check_version(target, version)
+    _check_version(target, header.version)
     if _holds_something(path, "-journal"):
         # Its creation was killed, or goes on right now. SQLite undoes what is half done.
         return False
-    page_size = int.from_bytes(header[16:18], "big")
-    page_size = 65536 if page_size == 1 else page_size
-    pages = int.from_bytes(header[28:32], "big")
     # While a WAL holds frames, the file itself may rightly be behind its header.
-    if size < pages * page_size and not _holds_something(path, "-wal"):
+    if header.is_cut and not _holds_something(path, "-wal"):
         raise CorruptStoreError(
             target,
-            f"the file is cut short: {size} bytes of {pages * page_size}; restore it from a backup",
+            f"the file is cut short: {path.stat().st_size} bytes are fewer than it says it has; "
+            "restore it from a backup",
         )
     return True
+
+
+def has_wal(path: Path) -> bool:
+    """Whether there are frames of a WAL beside the file."""
+    return _holds_something(path.resolve(), "-wal")
 
 
 def _holds_something(path: Path, suffix: str) -> bool:
@@ -248,16 +240,45 @@ def read_table(db: sqlite3.Connection, name: str) -> TableLayout | None:
     row = db.execute(
         "SELECT schema, epoch, extreme FROM aiovec_tables WHERE name = ?", (name,)
     ).fetchone()
-    return None if row is None else _layout(name, *row)
+    if row is None:
+        return None
+    stored(row[0], str, f"the schema of {name!r}")
+    check_stored(row[1:], int, f"the entry of {name!r}")
+    return _layout(name, *row)
+
+
+# What a schema raises that is not one of ours.
+_UNREADABLE = (AiovecError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @lru_cache(maxsize=256)
 def _layout(name: str, schema: str, epoch: int, extreme: int) -> TableLayout:
     # Every call reads its table's entry, and the same text always says the same.
     try:
+        check_table_name(name)  # of which the names of SQL are made
         return TableLayout(name, Schema.from_json(schema), epoch, bool(extreme))
-    except (AiovecError, ValueError, TypeError) as exc:
-        raise DamageError(f"the schema of the table {name!r} cannot be read") from exc
+    except _UNREADABLE as exc:
+        raise DamageError(f"the entry of the table {name!r} cannot be read") from exc
+
+
+def newest_change(db: sqlite3.Connection) -> int:
+    """The number of the store's newest change, in this snapshot."""
+    row = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
+    return change_number(row and row[0])
+
+
+def change_number(value: object) -> int:
+    """The number, or DamageError where no store can have come to it: the next ones must fit."""
+    number = stored(value, int, "the change number")
+    if not 0 <= number < _CHANGES:
+        raise DamageError(f"the change number is {number}")
+    return number
+
+
+def floor_of(db: sqlite3.Connection, table: TableLayout) -> int:
+    """The change number up to which the table's tombstones were pruned."""
+    row = db.execute("SELECT floor FROM aiovec_tables WHERE name = ?", (table.name,)).fetchone()
+    return stored(row and row[0], int, f"the floor of {table.name!r}")
 
 
 def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:

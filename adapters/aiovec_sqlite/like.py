@@ -1,21 +1,35 @@
-"""LIKE patterns for SQLite: ranges that an index serves, GLOB, and a Python function.
+"""LIKE patterns for SQLite: ranges that an index serves, its own functions, and one in Python.
 
-SQLite's own LIKE ignores the case of ASCII letters, and its GLOB ends at a NUL.
+SQLite's own LIKE ignores the case of ASCII letters. Its GLOB ends at a NUL, and takes as long as
+text and pattern multiplied, so only short patterns go to it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 FUNCTION = "aiovec_like"
 
-# SQLite refuses patterns of more than 50,000 bytes, and its stack grows with every `*`.
-_LONGEST_GLOB = 2_000
+# Bytes of the longest pattern for GLOB.
+_LONGEST_GLOB = 32
+
+# Characters of the longest part that a regular expression finds: what it may compare in vain for
+# each place of the text.
+_SHORT = 32
+# Characters between two looks whether any place is left, and bits of characters that are kept.
+_BETWEEN_LOOKS, _MOST_KEPT = 32, 256
+
+UInt8Array = npt.NDArray[np.uint8]
 
 _WILDCARD = re.compile("[%_]")
+_RUN = re.compile("[^_]+")
 _GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
 
@@ -57,6 +71,14 @@ def literal_prefix(pattern: str) -> str:
     return _WILDCARD.split(pattern, maxsplit=1)[0]
 
 
+def as_literal(pattern: str) -> tuple[str, bool] | None:
+    """The text of ``%text%`` and ``%text``, and whether it is at the end; else None."""
+    if not pattern.startswith("%") or "_" in pattern:
+        return None
+    text = pattern.strip("%")
+    return None if "%" in text else (text, not pattern.endswith("%"))
+
+
 def as_glob(pattern: str) -> str | None:
     """``pattern`` for GLOB; None where GLOB cannot tell."""
     if "\0" in pattern:
@@ -69,26 +91,108 @@ def as_glob(pattern: str) -> str | None:
 def _matcher(pattern: str) -> Callable[[str], bool]:
     """Match the parts between the ``%`` one behind the other, each as early as it fits.
 
-    A regular expression with many ``.*`` would go back and forth without end on some texts.
+    The time grows with the text, and with the pattern hardly: a regular expression would go back
+    and forth without end on some texts, and hold the interpreter meanwhile.
     """
-    first, *others = (
-        re.compile("".join("." if c == "_" else re.escape(c) for c in part), re.DOTALL)
-        for part in pattern.split("%")
-    )
+    first, *others = map(_Part.of, pattern.split("%"))
     if not others:
-        return lambda text: first.fullmatch(text) is not None
+        return lambda text: len(text) == first.length and first.stands_at(text, 0)
     *middle, last = others
-    length_of_last = len(pattern) - pattern.rfind("%") - 1
 
     def match(text: str) -> bool:
-        found = first.match(text)
-        for part in middle:
-            if found is None:
-                return False
-            found = part.search(text, found.end())
-        if found is None:
+        if len(text) < first.length or not first.stands_at(text, 0):
             return False
-        begin = len(text) - length_of_last
-        return begin >= found.end() and last.match(text, begin) is not None
+        place = first.length
+        positions = _Positions(text)
+        for part in middle:
+            found = part.find(positions, place)
+            if found < 0:
+                return False
+            place = found + part.length
+        begin = len(text) - last.length
+        return begin >= place and last.stands_at(text, begin)
 
     return match
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What stands between two ``%``: runs of literal text, each with its offset, and ``_``."""
+
+    length: int
+    runs: tuple[tuple[int, str], ...]
+    pattern: re.Pattern[str] | None
+    """Finds a short one."""
+
+    @classmethod
+    def of(cls, text: str) -> _Part:
+        runs = tuple((found.start(), found.group()) for found in _RUN.finditer(text))
+        short = None
+        if len(runs) > 1 and len(text) <= _SHORT:
+            short = re.compile(re.escape(text).replace("_", "."), re.DOTALL)
+        return cls(len(text), runs, short)
+
+    def stands_at(self, text: str, place: int) -> bool:
+        """Whether it matches there; the text must be long enough."""
+        return all(text.startswith(run, place + offset) for offset, run in self.runs)
+
+    def find(self, positions: _Positions, start: int) -> int:
+        """Where it first matches from ``start`` on, or -1."""
+        last = len(positions.text) - self.length
+        if start > last:
+            return -1
+        if not self.runs:
+            return start
+        if len(self.runs) == 1:
+            ((offset, run),) = self.runs
+            end = last + offset + len(run)
+            return max(-1, positions.text.find(run, start + offset, end) - offset)
+        if self.pattern is not None:
+            found = self.pattern.search(positions.text, start)
+            return -1 if found is None else found.start()
+        return positions.find(self.runs, start, last)
+
+
+class _Positions:
+    """Where a text has a character: a bit for each place, eight in a byte, the lowest the first.
+
+    All places of a text are compared with a character of the pattern by one AND of such bits.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._codes: npt.NDArray[np.uint32] | None = None
+        self._known: dict[tuple[str, int], UInt8Array] = {}
+
+    def find(self, runs: Sequence[tuple[int, str]], start: int, last: int) -> int:
+        """The first place from ``start`` to ``last`` with these runs at their offsets, or -1."""
+        whole, rest = divmod(last - start + 1, 8)
+        fits = np.full(whole + bool(rest), 255, dtype=np.uint8)
+        if rest:
+            fits[-1] = (1 << rest) - 1
+        for number, (place, character) in enumerate(
+            (start + offset + i, character)
+            for offset, run in runs
+            for i, character in enumerate(run)
+        ):
+            byte, shift = divmod(place, 8)
+            fits &= self._of(character, shift)[byte : byte + len(fits)]
+            if number % _BETWEEN_LOOKS == 0 and not fits.any():
+                return -1
+        found = np.flatnonzero(fits)
+        if not len(found):
+            return -1
+        first, bits = int(found[0]), int(fits[found[0]])
+        return start + 8 * first + (bits & -bits).bit_length() - 1
+
+    def _of(self, character: str, shift: int) -> UInt8Array:
+        """The bits without the first ``shift``."""
+        known = self._known.get((character, shift))
+        if known is None:
+            if self._codes is None:
+                self._codes = np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
+            if len(self._known) == _MOST_KEPT:
+                self._known.clear()
+            known = np.packbits(self._codes[shift:] == ord(character), bitorder="little")
+            self._known[character, shift] = known
+        return known

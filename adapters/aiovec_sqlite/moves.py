@@ -1,154 +1,102 @@
 """The mark of a migration in the file, which every process that has it open heeds.
 
-It lies in ``aiovec_state`` under the key ``move``. Who writes reads it in the write transaction
-itself, so no write can pass a mark that was committed before it.
+It lies in ``aiovec_state`` under the key ``move``, and the generation under ``moved``. Who writes
+reads the mark in the write transaction itself, so no write can pass one that was committed before.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import uuid
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 
-from aiovec.backend import MoveMark
-from aiovec.errors import MigrationError, StoreMovedError
+from aiovec.errors import CorruptStoreError
+from aiovec.moving import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
 
-from .errors import DamageError
 from .transaction import Transaction
 
-OPEN, PAUSED, MOVED = "open", "paused", "moved"
+_MARK, _GENERATION = "move", "moved"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The mark as it lies in the file. ``pause`` tells one pause from the next."""
-
-    run: str
-    state: str = OPEN
-    moved_to: str = ""
-    backend: str = ""
-    config: str = ""
-    pause: str = ""
-    limit: float = 0.0
-
-    def told(self) -> MoveMark:
-        return MoveMark(self.run, self.state, self.moved_to, self.backend, self.config)
-
-    def moved_error(self, target: str) -> StoreMovedError:
-        return StoreMovedError(target, self.moved_to, backend=self.backend, config=self.config)
+def mark_in(state: Mapping[str, object], target: str) -> MoveMark | None:
+    """The mark among the values of ``aiovec_state``."""
+    return _record_in(state, target).mark if state.get(_MARK) is not None else None
 
 
-def parsed(value: object) -> Mark | None:
-    """The mark that a value of ``aiovec_state`` holds."""
-    if value is None:
-        return None
+def _record_in(state: Mapping[str, object], target: str) -> MoveRecord:
     try:
-        return Mark(**json.loads(str(value)))
-    except (ValueError, TypeError) as exc:
-        raise DamageError("the mark of a migration cannot be read") from exc
+        known = json.loads(str(state.get(_GENERATION) or "{}"))
+        text = state.get(_MARK)
+        record = MoveRecord.from_json(json.dumps({**known, "mark": None}))
+        return record if text is None else replace(record, mark=mark_of(json.loads(str(text))))
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise CorruptStoreError(target, unreadable_mark(exc)) from exc
 
 
-def read_mark(db: sqlite3.Connection) -> Mark | None:
-    row = db.execute("SELECT value FROM aiovec_state WHERE key = 'move'").fetchone()
-    return parsed(row[0]) if row is not None else None
+def read_record(db: sqlite3.Connection, target: str) -> MoveRecord:
+    found = db.execute(
+        "SELECT key, value FROM aiovec_state WHERE key IN (?, ?)", (_MARK, _GENERATION)
+    ).fetchall()
+    return _record_in(dict(found), target) if found else MoveRecord()
 
 
 def check_here(db: sqlite3.Connection, target: str, run: str | None) -> None:
     """Raise StoreMovedError where the store has moved, unless the caller acts for that run."""
-    mark = read_mark(db)
-    if mark is not None and mark.state == MOVED and mark.run != run:
+    mark = read_record(db, target).mark
+    if mark is not None and mark.left and mark.run != run:
         raise mark.moved_error(target)
 
 
-def check_schemas_free(tx: Transaction, run: str | None) -> None:
+def check_schemas_free(tx: Transaction, target: str, run: str | None) -> None:
     """Raise MigrationError where a migration counts on the schemas, unless it asks itself."""
-    mark = read_mark(tx.db)
+    mark = read_record(tx.db, target).mark
     if mark is not None and mark.run != run:
-        raise MigrationError(
-            f"a migration is open (run {mark.run}), and until it ends no table can be created, "
-            "altered or dropped; `aiovec migrate status` tells how far it is, "
-            "`aiovec migrate abort` ends it"
-        )
+        raise mark.frozen_error()
 
 
-# What a run does to its mark: the work of one write transaction each
-
-
-def begin(tx: Transaction, run: str, backend: str, config: str) -> None:
-    mark = read_mark(tx.db)
-    if mark is None:
-        _save(tx, Mark(run, backend=backend, config=config))
-        return
-    _check_own(mark, run)
-    if mark.state != MOVED and backend and (mark.backend, mark.config) != (backend, config):
-        _save(tx, replace(mark, backend=backend, config=config))
-
-
-def pause(tx: Transaction, run: str, limit: float) -> None:
-    mark = _own(tx, run)
-    if mark.state == MOVED:
-        raise MigrationError(f"the run {run} has moved the store already")
-    _save(tx, replace(mark, state=PAUSED, pause=uuid.uuid4().hex, limit=limit))
-
-
-def resume(tx: Transaction, run: str) -> bool:
-    mark = _own(tx, run)
-    if mark.state != PAUSED:
-        return False
-    _save(tx, replace(mark, state=OPEN))
-    return True
-
-
-def set_moved(tx: Transaction, run: str, moved_to: str, backend: str, config: str) -> bool:
-    mark = _own(tx, run)
-    if mark.state == OPEN:
-        return False
-    if mark.state == PAUSED:
-        _save(tx, replace(mark, state=MOVED, moved_to=moved_to, backend=backend, config=config))
+def change(
+    tx: Transaction, target: str, change: Callable[[MoveRecord], MoveRecord], *, anew: bool
+) -> tuple[MoveRecord, MoveRecord]:
+    try:
+        before = read_record(tx.db, target)
+    except CorruptStoreError:
+        if not anew:
+            raise
+        forget_mark(tx.db)
+        before = MoveRecord()
+    after = change(before)
+    if after == before:
+        return before, after
+    if after.mark is None:
+        forget_mark(tx.db)
+    else:
+        _save(tx.db, _MARK, asdict(after.mark))
+    if after.generation != before.generation:
+        _save(tx.db, _GENERATION, {"generation": after.generation, "run": after.run})
+    if after.mark is not None and after.mark.left and not (before.mark and before.mark.left):
         # Every handle on a table is stale from here on. So readers need not look at the mark.
         tx.db.execute("UPDATE aiovec_tables SET epoch = ?", (tx.take(),))
-    return True
+    return before, after
 
 
-def end(tx: Transaction, run: str) -> None:
-    mark = read_mark(tx.db)
-    if mark is not None:
-        _check_own(mark, run)
-        tx.db.execute("DELETE FROM aiovec_state WHERE key = 'move'")
+def has_mark(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM aiovec_state WHERE key = ?", (_MARK,)).fetchone() is not None
 
 
-def is_over(db: sqlite3.Connection, paused: Mark) -> bool:
+def forget_mark(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM aiovec_state WHERE key = ?", (_MARK,))
+
+
+def is_over(db: sqlite3.Connection, target: str, paused: MoveMark) -> bool:
     """Whether the pause has ended."""
-    mark = read_mark(db)
+    mark = read_record(db, target).mark
     return mark is None or mark.state != PAUSED or mark.pause != paused.pause
 
 
-def end_pause(tx: Transaction, paused: Mark) -> None:
-    """End a pause that lasts too long, for all who wait: its run may have died."""
-    if not is_over(tx.db, paused):
-        _save(tx, replace(paused, state=OPEN))
-
-
-def _own(tx: Transaction, run: str) -> Mark:
-    mark = read_mark(tx.db)
-    if mark is None:
-        raise MigrationError(f"the store knows of no open migration, so not of the run {run}")
-    _check_own(mark, run)
-    return mark
-
-
-def _check_own(mark: Mark, run: str) -> None:
-    if mark.run != run:
-        raise MigrationError(
-            f"another migration of this store is open: run {mark.run}; go on with it, or end it "
-            "by `aiovec migrate abort`"
-        )
-
-
-def _save(tx: Transaction, mark: Mark) -> None:
-    tx.db.execute(
-        "INSERT INTO aiovec_state VALUES ('move', ?) "
+def _save(db: sqlite3.Connection, key: str, value: object) -> None:
+    db.execute(
+        "INSERT INTO aiovec_state VALUES (?, ?) "
         "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (json.dumps(asdict(mark)),),
+        (key, json.dumps(value)),
     )

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.errors import StoreBusyError
+from aiovec.errors import AiovecError, ConfigError, CorruptStoreError, StoreBusyError
 
+from .connection import check_not_inherited
 from .driver import connect, load_driver
-from .errors import DamageError, failures, is_busy, translated
-from .layout import check_header, create_store, read_table
+from .errors import (
+    CANTOPEN,
+    READONLY,
+    code_of,
+    failures,
+    is_busy,
+    translate,
+    translated,
+)
+from .header import opened_as_it_lies
+from .identity import OpenFile
+from .layout import check_header, create_store, has_wal, newest_change, read_table
+from .stored import stored
 
 if TYPE_CHECKING:
     from aiovec.settings import SqliteSettings
 
 _RETRY = 0.01
+_LOOKS, _BETWEEN_LOOKS = 20, 0.05
 
 
 def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
@@ -24,11 +40,16 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
 
     A file that is not ours, newer or cut short raises CorruptStoreError and is not touched.
     """
+    check_not_inherited(path)
     exists = check_header(path)
+    _check_only_name(path)
     with translated(str(path)):
         if exists:
             _check_readable_again(path)
-        db = connect(str(path))
+        try:
+            db = connect(str(path))
+        except load_driver().Error as exc:
+            raise _cannot_write(path, exc) from exc
         try:
             deadline = time.monotonic() + settings.busy_timeout
             if not exists:
@@ -39,9 +60,107 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
             # A WAL that grew during a long read is cut back once it is brought into the file.
             db.execute("PRAGMA journal_size_limit = 67108864")
             return db
+        except load_driver().Error as exc:
+            db.close()
+            raise _cannot_write(path, exc) from exc
         except BaseException:
             db.close()
             raise
+
+
+def _check_only_name(path: Path) -> None:
+    """AiovecError where the file has a second name: SQLite keeps a WAL for each of them, so what
+    is written by one would be lost by the other."""
+    for look in range(_LOOKS):
+        if not path.exists() or path.stat().st_nlink <= 1:
+            return
+        if look:
+            time.sleep(_BETWEEN_LOOKS)  # a restore gives it one for a moment
+    raise AiovecError(
+        f"{path} has another name{_other_name(path)}, by a hard link, and SQLite loses what is "
+        "written by one name to the other; remove the other name, or open a copy of the file"
+    )
+
+
+def _other_name(path: Path) -> str:
+    """The other name, where it is in the same folder."""
+    file = path.resolve()
+    for other in file.parent.iterdir():
+        if other.name != file.name and other.is_file() and other.samefile(file):
+            return f" ({other.name})"
+    return ""
+
+
+def _cannot_write(path: Path, error: Exception) -> Exception:
+    """The error for one that came up where the store was to be opened for writing."""
+    if code_of(error) in (READONLY, CANTOPEN) and path.is_file() and not _is_writable(path):
+        return AiovecError(
+            f"{path} cannot be written: {error}; pass read_only=True to open it for reading only"
+        )
+    return translate(error, str(path))
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether this process may write to a file, and make further ones beside it."""
+    effective = os.access in os.supports_effective_ids
+    return all(
+        os.access(one, os.W_OK, effective_ids=effective) for one in (path, path.resolve().parent)
+    )
+
+
+def open_read_only(
+    path: Path, settings: SqliteSettings, file: OpenFile | None = None
+) -> sqlite3.Connection:
+    """A connection that can write nothing.
+
+    StoreReplacedError where the path no longer leads to the ``file`` of the store.
+    """
+    return _set_up(lambda: connect_read_only(path, settings.busy_timeout), settings, file)
+
+
+def check_store_to_read(path: Path) -> None:
+    """ConfigError where there is no store, CorruptStoreError where it is none of ours."""
+    exists = check_header(path)
+    if exists and has_wal(path):
+        with translated(str(path)), closing(connect_read_only(path, 5.0)) as db:
+            check_own_wal(path.resolve(), db)
+    if not exists:
+        raise ConfigError(
+            f"there is no store at {path}, and read_only=True makes none",
+            key="target",
+            accepted="the path of a store",
+        )
+
+
+def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
+    """A connection that can write nothing, with a WAL beside the file read too.
+
+    SQLite needs a lock file to read a database in WAL mode. Where none can be made, on a medium
+    that cannot be written, the file is read as one that nobody changes; but only if there is no
+    WAL, without which its last changes would be missing.
+    """
+    uri = path.absolute().as_uri()
+    try:
+        return _settled(f"{uri}?mode=ro", timeout)
+    except load_driver().Error as exc:
+        if code_of(exc) not in (CANTOPEN, READONLY) or not path.exists():
+            raise
+        if has_wal(path):
+            raise AiovecError(
+                f"{path} has changes in {path.name}-wal which cannot be read where nothing can be "
+                "written; copy both files to a folder that can be written"
+            ) from exc
+        return _settled(f"{uri}?mode=ro&immutable=1", timeout)
+
+
+def _settled(uri: str, timeout: float) -> sqlite3.Connection:
+    db = connect(uri, uri=True, timeout=timeout)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def open_memory(settings: SqliteSettings) -> sqlite3.Connection:
@@ -55,10 +174,34 @@ def open_memory(settings: SqliteSettings) -> sqlite3.Connection:
     return db
 
 
-def open_reader(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
-    """A connection that only reads, but for checkpoints and backups."""
-    db = connect(str(path), timeout=settings.busy_timeout)
-    db.execute(f"PRAGMA cache_size = {-1024 * settings.reader_cache_mb}")
+def open_reader(
+    path: Path, settings: SqliteSettings, file: OpenFile | None = None
+) -> sqlite3.Connection:
+    """A connection that only reads, but for checkpoints and backups. Makes no file.
+
+    StoreReplacedError where the path no longer leads to the ``file`` of the store.
+    """
+    check_not_inherited(path)
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return _set_up(lambda: connect(uri, uri=True, timeout=settings.busy_timeout), settings, file)
+
+
+def _set_up(
+    connected: Callable[[], sqlite3.Connection], settings: SqliteSettings, file: OpenFile | None
+) -> sqlite3.Connection:
+    try:
+        db = connected()
+    except load_driver().Error:
+        if file is not None:
+            file.check()
+        raise
+    try:
+        if file is not None:
+            file.check()
+        db.execute(f"PRAGMA cache_size = {-1024 * settings.reader_cache_mb}")
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
@@ -79,15 +222,50 @@ def _check_readable(path: Path) -> None:
     options = "mode=ro"
     if not path.with_name(f"{path.name}-wal").exists():
         options += "&immutable=1"
-    db = connect(f"{path.as_uri()}?{options}", uri=True, timeout=5.0)
+    with closing(connect(f"{path.as_uri()}?{options}", uri=True, timeout=5.0)) as db:
+        check_own_wal(path, db)
+        check_contents(db)
+
+
+def check_contents(db: sqlite3.Connection) -> None:
+    """Raise DamageError where what every store has is not there."""
+    newest_change(db)
+    for (name,) in db.execute("SELECT name FROM aiovec_tables").fetchall():
+        read_table(db, stored(name, str, "the name of a table"))
+
+
+def check_own_wal(path: Path, db: sqlite3.Connection) -> None:
+    """Raise CorruptStoreError where the WAL beside the file is that of another file.
+
+    SQLite takes any WAL of this name for the file's own. Where a backup was copied over a store
+    whose process was killed, it would mix the pages of both. A backup has a name for itself in
+    its state; read with a WAL of the store that it was made from, it has another one, or none.
+    """
+    if not has_wal(path):
+        return
     try:
-        row = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
-        if row is None or not isinstance(row[0], int):
-            raise DamageError("there is no change number")
-        for name in db.execute("SELECT name FROM aiovec_tables").fetchall():
-            read_table(db, name[0])
-    finally:
-        db.close()
+        with opened_as_it_lies(path) as file:
+            own = _copy_id(file)
+    except failures():
+        return  # somebody writes to the file just now
+    if own is None:
+        return
+    try:
+        fits = _copy_id(db) == own
+    except failures():
+        fits = False
+    if not fits:
+        raise CorruptStoreError(
+            str(path),
+            f"the WAL beside it, {path.name}-wal, belongs to another file, so a backup was copied "
+            "over a store that had not been closed; put the backup in its place by aiovec restore, "
+            "which removes the WAL, or delete the WAL if the file is the backup as it was",
+        )
+
+
+def _copy_id(db: sqlite3.Connection) -> object:
+    row = db.execute("SELECT value FROM aiovec_state WHERE key = 'copy'").fetchone()
+    return None if row is None else row[0]
 
 
 def _set_durability(db: sqlite3.Connection, settings: SqliteSettings) -> None:

@@ -30,7 +30,7 @@ class Location:
 
         It binds what ``sql`` binds, then the path, each key at a ``mark``.
         """
-        levels = ["json_each(payload) AS k1"]
+        levels = ["json_each(r.payload) AS k1"]
         levels += [
             # Without the CASE, json_each would fail on a text that is no JSON.
             f"json_each(CASE WHEN k{i}.type = 'object' THEN k{i}.value END) AS k{i + 1}"

@@ -4,87 +4,146 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
-from aiovec.errors import StoreClosedError
+from aiovec.admission import Admission, Share
+from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
+from aiovec.loops import PerLoop
+from aiovec.patience import Patience
 
-from .connection import Connection, Ticket
-from .errors import failures, translate, translated
+from .connection import CancelledWorkError, Connection, Ticket
+from .errors import failures, may_pass, translate, translated
 
 _T = TypeVar("_T")
+
+
+class _Readers:
+    """The connections of a pool that the calls of one event loop use."""
+
+    def __init__(self) -> None:
+        self.idle: list[Connection] = []
+        self.open: set[Connection] = set()
 
 
 class ReaderPool:
     """At most ``size`` connections. Readers in WAL mode never wait for the writer."""
 
-    def __init__(self, connect: Callable[[], Connection], target: str, size: int) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        target: str,
+        size: int,
+        busy_timeout: float,
+        check_file: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connect = connect
+        self._check_file = check_file
         self._target = target
         self._size = size
-        self._places = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
-        self._open: set[Connection] = set()
+        self._busy_timeout = busy_timeout
+        self._places = Admission(f"the {size} reading connections are in use", calls=size)
+        self._readers = PerLoop(_Readers, self._take_over)
         self._closed = False
+
+    def _take_over(self, before: _Readers) -> None:
+        """From the loop before, where nobody gives back any more what was in use."""
+        for connection in before.open.difference(before.idle):
+            connection.abandon()
+        readers = self._readers()
+        readers.idle += before.idle
+        readers.open.update(before.idle)
+        before.idle.clear()
 
     async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         """Run the work on a connection of its own, in one snapshot of the file.
 
         A cancelled caller leaves at once; the statement is interrupted and the connection comes
-        back to the pool when that has taken effect.
+        back to the pool when that has taken effect. StoreBusyError where none comes in time.
         """
         return await self.run_outside_snapshot(
-            lambda db, ticket: in_snapshot(db, lambda: work(db, ticket))
+            lambda db, ticket: _insistently(
+                self._target, ticket, lambda: in_snapshot(db, lambda: work(db, ticket))
+            )
         )
 
     async def run_outside_snapshot(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-        """The same for what cannot run in a transaction."""
-        if self._closed:
-            raise StoreClosedError(self._target)
-        await self._places.acquire()
+        """The same for what cannot run in a transaction.
+
+        ``check_file`` is called behind the work, so that no result comes from a file that is no
+        longer the store's.
+        """
+        self._check_open()
+        readers = self._readers()
+        place = await self._places.share(0, Patience(self._busy_timeout)).__aenter__()
         try:
             with translated(self._target):
-                connection = await self._take()
-        except BaseException:
-            self._places.release()
+                connection = await self._take(readers)
+        except BaseException as exc:
+            place.give_back()
+            # Closing interrupts the opening of a connection too.
+            if self._closed and isinstance(exc, AiovecError):
+                raise StoreClosedError(self._target) from exc
             raise
+
+        def give_back() -> None:
+            if not self._closed:
+                readers.idle.append(connection)
+            place.give_back()
+
         try:
-            return await connection.run_cancellable(work, lambda: self._give_back(connection))
-        except failures() as exc:
+            return await connection.run_cancellable(partial(self._checked, work), give_back)
+        except (ValueError, CancelledWorkError, StoreReplacedError) as exc:
+            # What a connection says that is closed, or was while this ran. The last one to be
+            # closed takes the WAL with it.
             if self._closed:
                 raise StoreClosedError(self._target) from exc
-            raise translate(exc, self._target) from exc
-        except ValueError as exc:
-            if self._closed:  # aiosqlite's word for a closed connection
-                raise StoreClosedError(self._target) from exc
             raise
 
-    async def _take(self) -> Connection:
-        if self._idle:
-            return self._idle.pop()
+    def _checked(
+        self,
+        work: Callable[[sqlite3.Connection, Ticket], _T],
+        db: sqlite3.Connection,
+        ticket: Ticket,
+    ) -> _T:
+        with told_in_thread(self._target, ticket):
+            try:
+                return work(db, ticket)
+            finally:
+                # It also explains what failed.
+                self._check_file()
+
+    async def _take(self, readers: _Readers) -> Connection:
+        self._check_open()
+        if readers.idle:
+            return readers.idle.pop()
         connection = self._connect()
-        await connection
-        if self._closed:  # while it was being opened
-            await connection.close()
-            raise StoreClosedError(self._target)
-        self._open.add(connection)
+        readers.open.add(connection)
+        try:
+            await connection
+            self._check_open()  # it may have been closed meanwhile
+        except BaseException:
+            readers.open.discard(connection)
+            connection.begin_closing()
+            raise
         return connection
 
-    def _give_back(self, connection: Connection) -> None:
-        if not self._closed:
-            self._idle.append(connection)
-        self._places.release()
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(self._target)
 
     async def close(self) -> None:
         """Interrupt what runs and close every connection."""
         self._closed = True
-        await asyncio.gather(*(connection.close_now() for connection in self._open))
-        # Connections that were still being opened close themselves; their calls give back last.
+        readers = self._readers()
+        await asyncio.gather(*(connection.close_now() for connection in list(readers.open)))
+        # Calls whose connections were still being opened give back last.
         for _ in range(self._size):
-            await self._places.acquire()
-        self._open.clear()
-        self._idle.clear()
+            await self._places.share().__aenter__()
+        readers.open.clear()
+        readers.idle.clear()
 
 
 class SharedConnection:
@@ -93,19 +152,19 @@ class SharedConnection:
     With a shared cache an open reader would make writes fail as locked.
     """
 
-    def __init__(self, connection: Connection, target: str) -> None:
+    def __init__(self, connection: Connection, target: str, busy_timeout: float) -> None:
         self._connection = connection
         self._target = target
-        self._lock = asyncio.Lock()
+        self._busy_timeout = busy_timeout
+        self._turns = Admission("other calls are using the store", calls=1)
         self._closed = False
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        async with self._lock:
-            yield
+    def turn(self) -> Share:
+        """The connection's for a write, however long others take."""
+        return self._turns.share()
 
     async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-        """As ``ReaderPool.run``; the lock is what makes the snapshot."""
+        """As ``ReaderPool.run``; the turn is what makes the snapshot."""
         return await self.run_outside_snapshot(
             lambda db, ticket: in_snapshot(db, lambda: work(db, ticket))
         )
@@ -113,16 +172,20 @@ class SharedConnection:
     async def run_outside_snapshot(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         """As ``ReaderPool.run_outside_snapshot``."""
         self._check_open()
-        await self._lock.acquire()
+        turn = await self._turns.share(0, Patience(self._busy_timeout)).__aenter__()
         try:
             self._check_open()
         except BaseException:
-            self._lock.release()
+            turn.give_back()
             raise
         try:
-            return await self._connection.run_cancellable(work, self._lock.release)
-        except failures() as exc:
-            raise translate(exc, self._target) from exc
+            return await self._connection.run_cancellable(
+                partial(told, self._target, work), turn.give_back
+            )
+        except CancelledWorkError as exc:
+            if self._closed:
+                raise StoreClosedError(self._target) from exc
+            raise
 
     def _check_open(self) -> None:
         if self._closed:
@@ -131,8 +194,50 @@ class SharedConnection:
     async def close(self) -> None:
         """Take no more reads, and wait for the one that runs."""
         self._closed = True
-        async with self._lock:
+        async with self._turns.share():
             pass
+
+
+@contextmanager
+def told_in_thread(target: str, ticket: Ticket) -> Iterator[None]:
+    """As ``translated``, for work whose statements are interrupted when it is cancelled."""
+    try:
+        yield
+    except failures() as exc:
+        if ticket.cancelled:
+            raise CancelledWorkError from exc
+        raise translate(exc, target, repeated=False) from exc
+
+
+def told(
+    target: str,
+    work: Callable[[sqlite3.Connection, Ticket], _T],
+    db: sqlite3.Connection,
+    ticket: Ticket,
+) -> _T:
+    """Do the work in ``told_in_thread``."""
+    with told_in_thread(target, ticket):
+        return work(db, ticket)
+
+
+def _insistently(target: str, ticket: Ticket, read: Callable[[], _T]) -> _T:
+    """Read, and again where the file system may have failed for a moment.
+
+    A file is damaged only where that fails once more after all of it could be read.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return read()
+        except failures() as exc:
+            if ticket.cancelled or (tries == 1 and not may_pass(exc)):
+                raise
+            if tries == 1:
+                continue
+            told = translate(exc, target)
+            if tries > 2 or not (may_pass(exc) and isinstance(told, CorruptStoreError)):
+                raise told from exc
 
 
 def in_snapshot(db: sqlite3.Connection, work: Callable[[], _T]) -> _T:

@@ -16,9 +16,10 @@ from aiovec.errors import InvalidArgumentError
 from aiovec.filters import Expr
 
 from .connection import Ticket
+from .errors import DamageError
 from .filters import to_sql as filter_to_sql
 from .layout import TableLayout, current_table, quoted
-from .values import from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
+from .values import check_rows, from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
 from .vectors import VectorReader
 
 Float32Array = npt.NDArray[np.float32]
@@ -27,7 +28,7 @@ _BLOCK = 2048
 
 
 def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
-    """A filter as SQL over the ordinary table's columns, with its values."""
+    """A filter as SQL over the ordinary table as ``r``, with its values."""
     return ("TRUE", []) if where is None else filter_to_sql(where, table.schema)
 
 
@@ -41,19 +42,19 @@ def selected_rowids(
 def rowids_where(
     db: sqlite3.Connection, table: TableLayout, condition: str, values: Sequence[Any]
 ) -> npt.NDArray[np.int64]:
-    """The rows for which a condition in SQL holds, in the order in which they lie in the file."""
+    """The rows for which a condition on ``r`` holds, in the order in which they lie in the file."""
     # One text of all numbers is read ten times as fast as a row for each.
     (text,) = db.execute(
-        f"SELECT group_concat(_rowid) FROM {table.rows} WHERE {condition}", values
+        f"SELECT group_concat(r._rowid) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
     rowids = np.empty(0) if text is None else np.fromstring(text, dtype=np.int64, sep=",")
     return np.sort(rowids.astype(np.int64, copy=False))  # an index has an order of its own
 
 
-def column_list(columns: Columns, prefix: str = "") -> list[str]:
-    """The SQL names of what is read of a row beside rowid, id and vector."""
+def column_list(columns: Columns) -> list[str]:
+    """The columns of ``r`` that are read of a row beside rowid, id and vector."""
     names = [*columns.fields, *(["payload"] if columns.payload else [])]
-    return [prefix + quoted(name) for name in names]
+    return [f"r.{quoted(name)}" for name in names]
 
 
 def rows_from_sql(
@@ -64,9 +65,11 @@ def rows_from_sql(
     vectors: Float32Array | None,
 ) -> Rows:
     """Columns of SQLite's values, in the order of ``column_list``, as Rows."""
+    kinds = [table.schema.fields[name].kind for name in columns.fields]
+    check_rows(ids, values, kinds, payload=columns.payload)
     fields = {
-        name: from_sql(values[i], table.schema.fields[name].kind)
-        for i, name in enumerate(columns.fields)
+        name: from_sql(values[i], kind)
+        for i, (name, kind) in enumerate(zip(columns.fields, kinds, strict=True))
     }
     return Rows(ids, fields, values[len(columns.fields)] if columns.payload else None, vectors)
 
@@ -83,7 +86,7 @@ def get(
     columns: Columns,
 ) -> Rows:
     table = current_table(db, handle)
-    names = ["r._rowid", "r.id", *column_list(columns, "r.")]
+    names = ["r._rowid", "r.id", *column_list(columns)]
     sql = (
         f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r.id = j.value"
@@ -108,12 +111,12 @@ def find(
 ) -> Rows:
     table = current_table(db, handle)
     condition, values = condition_of(where, table)
-    names = ["_rowid", "id", *column_list(columns)]
+    names = ["r._rowid", "r.id", *column_list(columns)]
     way = "DESC" if descending else "ASC"
-    order = f"id {way}" if order_by == "id" else f"{quoted(order_by)} {way} NULLS LAST, id"
+    order = f"r.id {way}" if order_by == "id" else f"r.{quoted(order_by)} {way} NULLS LAST, r.id"
     most = 2**63 - 1
     rows = db.execute(
-        f"SELECT {', '.join(names)} FROM {table.rows} WHERE {condition} ORDER BY {order} "
+        f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE {condition} ORDER BY {order} "
         "LIMIT ? OFFSET ?",
         (*values, min(limit, most), min(offset, most)),
     ).fetchall()
@@ -128,8 +131,11 @@ def by_rowids(
     columns: Columns,
     vectors: Float32Array | None,
 ) -> Rows:
-    """Rows that exist, in the order of ``rowids``, with vectors that are at hand already."""
-    names = ["r.id", *column_list(columns, "r.")]
+    """Rows that exist, in the order of ``rowids``, with vectors that are at hand already.
+
+    Callers pair the rows with distances and queries, so a missing one raises DamageError.
+    """
+    names = ["r._rowid", "r.id", *column_list(columns)]
     sql = (
         f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r._rowid = j.value"
@@ -139,7 +145,10 @@ def by_rowids(
         ticket.check()
         listed = json.dumps(rowids[start : start + _BLOCK].tolist())
         found += db.execute(sql, (listed,)).fetchall()
-    ids, *values = transposed(found, len(names))
+    told, ids, *values = transposed(found, len(names))
+    if list(told) != rowids.tolist():
+        missing = len(set(rowids.tolist()).difference(told))
+        raise DamageError(f"table {table.name!r}: {missing} rows that have a vector are missing")
     return rows_from_sql(ids, values, columns, table, vectors)
 
 
@@ -176,7 +185,7 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
     table = current_table(db, handle)
     condition, values = condition_of(where, table)
     (number,) = db.execute(
-        f"SELECT count(*) FROM {table.rows} WHERE {condition}", values
+        f"SELECT count(*) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
     return int(number)
 
@@ -216,23 +225,30 @@ class Export:
         fields = tuple(name for name in self._table.schema.fields if name in columns.fields)
         self._columns = Columns(fields, columns.payload, columns.vector)
 
+    def go_on_in(self, db: sqlite3.Connection) -> None:
+        """Read the rest from another connection, to a copy of the same state."""
+        self._db = db
+        self._vectors = VectorReader(db, self._table)
+
     def next_batch(self, ticket: Ticket) -> tuple[pa.RecordBatch, bytes] | None:
-        names = ["_rowid", "id", *column_list(self._columns)]
+        names = ["r._rowid", "r.id", *column_list(self._columns)]
         rows = self._db.execute(
             # An index on a filtered field would have to be sorted again for every batch.
-            f"SELECT {', '.join(names)} FROM {self._table.rows} NOT INDEXED WHERE _rowid > ? "
-            f"AND ({self._condition}) ORDER BY _rowid LIMIT ?",
+            f"SELECT {', '.join(names)} FROM {self._table.rows} AS r NOT INDEXED "
+            f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
             (self._after, *self._values, self._batch_size),
         ).fetchall()
         if not rows:
             return None
         rowids, ids, *values = transposed(rows, len(names))
         self._after = rowids[-1]
+        fields = self._table.schema.fields
+        kinds = [fields[name].kind for name in self._columns.fields]
+        check_rows(ids, values, kinds, payload=self._columns.payload)
         arrays = [pa.array(ids, type=pa.utf8())]
         if self._columns.vector:
             vectors = self._vectors.read(np.array(rowids, dtype=np.int64), ticket)
             arrays.append(vectors_to_arrow(vectors))
-        fields = self._table.schema.fields
         arrays += [
             to_arrow(column, fields[name])
             for name, column in zip(self._columns.fields, values, strict=False)

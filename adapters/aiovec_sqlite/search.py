@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from aiovec.backend import Found, TableHandle, VectorQuery
 from aiovec.measuring import distances, is_extreme, nearest_first
+from aiovec.pool import off_loop
 from aiovec.schema import Schema
 
 from .connection import Ticket
+from .errors import DamageError
 from .filters import fixed_values
 from .layout import TableLayout, current_table, partition_value
 from .prefix import likeliest_by_prefix
@@ -38,6 +40,8 @@ _SMALLEST_DISTANCE = 1e-17
 # Where a filter leaves no more rows than this, reading them is quicker than a scan of all.
 _FEW = 2000
 _BLOCK = 4096
+# Looking at one query takes as long as a record's so many values, for ``off_loop``.
+_EFFORT = 20
 
 
 def search(
@@ -68,6 +72,11 @@ def can_rank(query: VectorQuery) -> bool:
     return not is_extreme(query.vector[None, :])
 
 
+async def can_rank_all(queries: Sequence[VectorQuery]) -> bool:
+    """Whether float32 can measure distances to each of these queries."""
+    return await off_loop(_EFFORT * len(queries), lambda: all(map(can_rank, queries)))
+
+
 def _candidates(
     db: sqlite3.Connection,
     ticket: Ticket,
@@ -90,9 +99,13 @@ def _candidates(
     wanted = query.limit + _MARGIN + query.limit // 4
     plain = table.schema.metric != "dot" and wanted <= _LARGEST_K
     if plain and not table.extreme and can_rank(query):
+        vectors.check_rows()
         rowids, told = _nearest_by_vec0(db, table, query, wanted)
         candidates = measured(rowids)
-        if len(rowids) < wanted or _none_left_out(table.schema, query.limit, candidates[2], told):
+        if len(rowids) < wanted:
+            _check_all_found(db, table, query, len(rowids))
+            return candidates
+        if _none_left_out(table.schema, query.limit, candidates[2], told):
             return candidates
     return measured(_nearest_by_scan(db, ticket, table, vectors, query))
 
@@ -111,9 +124,21 @@ def _none_left_out(schema: Schema, limit: int, measured: Float64Array, told: Flo
         least = farthest / (1 + error) - _SMALLEST_DISTANCE
     else:
         least = farthest - error
-    # What float64 itself rounds: rows that equal the query are at no distance.
-    noise = 4 * schema.dim * 2.0**-53
-    return reached <= max(least, 0.0 if schema.metric == "l2" else noise)
+    return reached <= max(least, 0.0)  # nothing is nearer than rows that equal the query
+
+
+def _check_all_found(
+    db: sqlite3.Connection, table: TableLayout, query: VectorQuery, found: int
+) -> None:
+    """Raise DamageError where the filter selects more rows than vec0 has."""
+    condition, values = condition_of(query.where, table)
+    (rows,) = db.execute(
+        f"SELECT count(*) FROM {table.rows} AS r WHERE {condition}", values
+    ).fetchone()
+    if rows != found:
+        raise DamageError(
+            f"table {table.name!r}: of {rows} rows that the filter selects vec0 has {found}"
+        )
 
 
 def _few_selected(
@@ -121,7 +146,7 @@ def _few_selected(
 ) -> Int64Array | None:
     condition, values = condition_of(query.where, table)
     rows = db.execute(
-        f"SELECT _rowid FROM {table.rows} WHERE {condition} LIMIT {_FEW + 1}", values
+        f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition} LIMIT {_FEW + 1}", values
     ).fetchall()
     return None if len(rows) > _FEW else np.array(rows, dtype=np.int64).reshape(-1)
 
@@ -138,7 +163,7 @@ def _nearest_by_vec0(
             sql += f" AND {table.partition_column(name)} = ?"
             values.append(partition_value(value))
         condition, bound = condition_of(query.where, table)
-        sql += f" AND rowid IN (SELECT _rowid FROM {table.rows} WHERE {condition})"
+        sql += f" AND rowid IN (SELECT r._rowid FROM {table.rows} AS r WHERE {condition})"
         values += bound
     rowids, told = transposed(db.execute(sql, values).fetchall(), 2)
     return np.array(rowids, dtype=np.int64), np.array(told, dtype=np.float64)

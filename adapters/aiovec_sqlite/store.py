@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from aiovec.admission import Admission, Share, write_admission
 from aiovec.backend import (
     Backend,
     Backups,
@@ -19,25 +20,40 @@ from aiovec.backend import (
     Changes,
     Columns,
     Found,
-    MoveMark,
     Moves,
+    ReadOnly,
+    Restores,
     Rows,
     TableHandle,
     TableStats,
     VectorQuery,
 )
-from aiovec.errors import StoreBusyError, StoreClosedError, StoreMovedError
+from aiovec.errors import (
+    ConfigError,
+    StoreClosedError,
+    StoreMovedError,
+    StoreReplacedError,
+    TableNotFoundError,
+    UnsupportedError,
+)
 from aiovec.filters import Expr
+from aiovec.loops import PerLoop
 from aiovec.memory import default_budget
+from aiovec.moving import MoveRecord
+from aiovec.patience import Patience
+from aiovec.pool import in_thread
 from aiovec.schema import Field, Schema
+from aiovec.targets import BESIDE
 from aiovec.telemetry import Place
 
-from . import changes, moves, reads, search, tables, upkeep, writes
-from .connection import Connection, Ticket
+from . import changes, moves, reads, restoring, search, tables, upkeep, writes
+from .connection import CancelledWorkError, Connection, Ticket
 from .driver import connect
-from .errors import failures, translate, translated
-from .opening import open_memory, open_reader, open_writer
-from .pool import ReaderPool, SharedConnection
+from .errors import translated
+from .exporting import OwnCopy, bound_wal
+from .identity import OpenFile
+from .opening import check_store_to_read, open_memory, open_read_only, open_reader, open_writer
+from .pool import ReaderPool, SharedConnection, told
 from .resident import ResidentSearch
 from .transaction import Transaction
 from .writer import Writer
@@ -54,7 +70,7 @@ MEMORY = ":memory:"
 _MOST_EXPORTS = 8
 
 
-class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
+class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
@@ -66,9 +82,11 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
         self._writer: Writer | None = None
         self._readers: ReaderPool | SharedConnection | None = None
         self._resident: ResidentSearch | None = None
-        self._exports = asyncio.Semaphore(_MOST_EXPORTS)
-        self._exporting: set[Connection] = set()
+        self._exports = Admission(f"{_MOST_EXPORTS} exports are open", calls=_MOST_EXPORTS)
+        self._exporting: PerLoop[set[Connection]] = PerLoop(set, _abandon)
+        self._writing = write_admission(settings.write_queue)
         self._closed = False
+        self._file: OpenFile | None = None
         # The migration's run that this object acts for, whatever the file's mark says.
         self._run: str | None = None
         kept = self._target != MEMORY and settings.durability == "full"
@@ -82,34 +100,62 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
 
     async def open(self) -> None:
         in_memory = self._target == MEMORY
+        if in_memory and self.read_only:
+            raise ConfigError(
+                "a store in memory begins empty, so read_only=True makes no sense for it"
+            )
         opener = (
             partial(open_memory, self._settings)
             if in_memory
-            else partial(open_writer, Path(self._target), self._settings)
+            else partial(self._open_file, Path(self._target))
         )
         connection = Connection(opener, "aiovec-sqlite-writer")
         with translated(self._target):
             await connection
         self._connection = connection
+        if not in_memory:
+            with translated(self._target):
+                self._file = await connection.run(
+                    partial(OpenFile.of, Path(self._target), read_only=self.read_only)
+                )
         turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
         if in_memory:
-            self._readers = shared = SharedConnection(connection, self._target)
+            self._readers = shared = SharedConnection(
+                connection, self._target, self._settings.busy_timeout
+            )
             turn = shared.turn
         else:
             self._readers = ReaderPool(
                 lambda: self._new_reader("aiovec-sqlite-reader"),
                 self._target,
                 self._settings.readers,
+                self._settings.busy_timeout,
+                self._check_file,
             )
             self._resident = await self._resident_search(connection, self._readers)
+        if self.read_only:
+            await self._preload()
+            return
         self._writer = Writer(
             connection,
             self._target,
-            capacity=self._settings.write_queue,
             busy_timeout=self._settings.busy_timeout,
             turn=turn,
+            check_file=self._check_file,
         )
         await self._preload()
+
+    def _open_file(self, path: Path) -> sqlite3.Connection:
+        """The first connection, which stays open: the one that writes, if any does."""
+        if not self.read_only:
+            return open_writer(path, self._settings)
+        check_store_to_read(path)
+        return open_read_only(path, self._settings)
+
+    def _check_file(self) -> None:
+        """Raise StoreReplacedError where the target no longer leads to the file that is open."""
+        if self._file is not None:
+            self._file.check()
 
     async def _preload(self) -> None:
         """Begin to load the tables that the settings name, of those that exist."""
@@ -117,7 +163,8 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
             return
         with suppress(StoreMovedError):  # the first call tells, and can follow
             for name in set(self._settings.preload).intersection(await self.tables()):
-                self._resident.prepare(await self.open_table(name))
+                with suppress(TableNotFoundError):  # it was dropped since
+                    self._resident.prepare(await self.open_table(name))
 
     async def _resident_search(
         self, connection: Connection, readers: ReaderPool
@@ -133,19 +180,23 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
             place=Place(self.name, self._target),
             budget=budget,
             workers=min(self._settings.readers, os.cpu_count() or 1),
+            busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
         )
 
     def _new_reader(self, name: str) -> Connection:
-        return Connection(partial(open_reader, Path(self._target), self._settings), name)
+        opener = open_read_only if self.read_only else open_reader
+        connector = partial(opener, Path(self._target), self._settings, self._file)
+        return Connection(connector, name)
 
     async def close(self) -> None:
         self._closed = True
+        self._writing.close(StoreClosedError(self._target))
         if self._writer is not None:
             await self._writer.close()
         if self._resident is not None:
             await self._resident.close()
-        for connection in list(self._exporting):
+        for connection in list(self._exporting()):
             await connection.close_now()
         if self._readers is not None:
             await self._readers.close()
@@ -154,6 +205,10 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
 
     async def ping(self) -> None:
         await self._read(lambda db, _: moves.check_here(db, self._target, self._run))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(self._target)
 
     async def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         if self._readers is None or self._closed:
@@ -172,10 +227,19 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
 
         return await self._read(read)
 
+    def writing(self, size: int) -> Share:
+        return self._writing.share(size, self._open_writer().patience())
+
     async def _write(self, work: Callable[[Transaction], _T]) -> _T:
+        async with self.writing(0):
+            return await self._open_writer().run(work)
+
+    def _open_writer(self) -> Writer:
+        if self.read_only:
+            raise UnsupportedError("write", self.name, "it was opened with read_only=True")
         if self._writer is None or self._closed:
             raise StoreClosedError(self._target)
-        return await self._writer.run(work)
+        return self._writer
 
     # Tables
 
@@ -187,21 +251,26 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
 
     async def create_table(self, name: str, schema: Schema) -> None:
         size = self._settings.chunk_size
-        await self._write(lambda tx: tables.create_table(tx, name, schema, size, self._run))
+        await self._write(
+            lambda tx: tables.create_table(tx, name, schema, size, self._schemas_free)
+        )
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._write(lambda tx: tables.add_field(tx, table, name, field, self._run))
+        await self._write(lambda tx: tables.add_field(tx, table, name, field, self._schemas_free))
 
     async def drop_table(self, name: str) -> None:
-        await self._write(lambda tx: tables.drop_table(tx, name, self._run))
+        await self._write(lambda tx: tables.drop_table(tx, name, self._schemas_free))
+
+    def _schemas_free(self, tx: Transaction) -> None:
+        moves.check_schemas_free(tx, self._target, self._run)
 
     # Writing
 
     async def insert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(writes.RowsWrite(writes.insert, table, rows))
+        await self._open_writer().run(writes.RowsWrite(writes.insert, table, rows))
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(writes.RowsWrite(writes.upsert, table, rows))
+        await self._open_writer().run(writes.RowsWrite(writes.upsert, table, rows))
 
     async def update(
         self,
@@ -261,48 +330,43 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        async with self._place_for_export():
+        async with self._exports.share(0, Patience(self._settings.busy_timeout)):
             connection = await self._snapshot_connection()
-            self._exporting.add(connection)
-            # The connection's thread may still be busy when a cancelled caller leaves.
-            free = asyncio.Event()
-            free.set()
+            exporting = self._exporting()
+            exporting.add(connection)
 
             async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
                 if self._closed:
                     raise StoreClosedError(self._target)
-                free.clear()
                 try:
-                    return await connection.run_cancellable(work, free.set)
-                except failures() as exc:
+                    return await connection.run_cancellable(
+                        partial(told, self._target, work), _nothing
+                    )
+                except (ValueError, CancelledWorkError) as exc:
                     if self._closed:
                         raise StoreClosedError(self._target) from exc
-                    raise translate(exc, self._target) from exc
+                    raise
 
             def begin(db: sqlite3.Connection, _: Ticket) -> reads.Export:
                 db.execute("BEGIN")
                 return reads.Export(db, table, where, columns, after, batch_size)
 
+            copy = OwnCopy(self._target)
+            bounding: asyncio.Task[None] | None = None
             try:
                 walk = await run(begin)
+                # Who may not write beside the file leaves its WAL to those who may.
+                if self._target != MEMORY and not self.read_only:
+                    bounding = asyncio.ensure_future(bound_wal(self._target, walk, copy, run))
                 while (found := await run(lambda _, ticket: walk.next_batch(ticket))) is not None:
                     yield found
             finally:
-                self._exporting.discard(connection)
-                await asyncio.shield(_close_when_free(connection, free))
-
-    @asynccontextmanager
-    async def _place_for_export(self) -> AsyncIterator[None]:
-        patience = self._settings.busy_timeout
-        try:
-            async with asyncio.timeout(patience):
-                await self._exports.acquire()
-        except TimeoutError:
-            raise StoreBusyError(f"{_MOST_EXPORTS} exports are open", patience) from None
-        try:
-            yield
-        finally:
-            self._exports.release()
+                exporting.discard(connection)
+                if bounding is not None and not bounding.get_loop().is_closed():
+                    bounding.cancel()
+                # Behind what runs, which a cancelled caller has left.
+                connection.begin_closing()
+                await asyncio.shield(_end_export(connection, copy))
 
     async def _snapshot_connection(self) -> Connection:
         """A connection of its own to the file, or to a copy of what is only in memory.
@@ -311,8 +375,15 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
         """
         if self._target != MEMORY:
             connection = self._new_reader("aiovec-sqlite-export")
-            with translated(self._target):
-                await connection
+            try:
+                with translated(self._target):
+                    await connection
+            except StoreReplacedError:
+                self._check_open()  # the last connection to be closed takes the WAL with it
+                raise
+            if self._closed:
+                connection.begin_closing()
+            self._check_open()
             return connection
         copy = await self._read_outside_snapshot(_copy_of_memory)
         connection = Connection(lambda: copy, "aiovec-sqlite-export")
@@ -335,37 +406,23 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
 
     # Moving away
 
-    async def move_mark(self) -> MoveMark | None:
-        mark = await self._read(lambda db, _: moves.read_mark(db))
-        return None if mark is None else mark.told()
+    async def move_record(self) -> MoveRecord:
+        return await self._read(lambda db, _: moves.read_record(db, self._target))
 
-    async def begin_move(self, run: str, *, backend: str = "", config: str = "") -> None:
-        before = self._run
-        self._act_for(run)
-        try:
-            await self._write(lambda tx: moves.begin(tx, run, backend, config))
-        except BaseException:
-            self._act_for(before)
-            raise
+    async def change_move(
+        self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
+    ) -> tuple[MoveRecord, MoveRecord]:
+        return await self._open_writer().run(
+            lambda tx: moves.change(tx, self._target, change, anew=anew), changes_mark=True
+        )
 
-    def _act_for(self, run: str | None) -> None:
+    async def flush_writers(self, limit: float) -> None:
+        """Nothing: a write and its look at the mark are one transaction."""
+
+    def act_for(self, run: str | None) -> None:
         self._run = run
         if self._writer is not None:
             self._writer.run_acted_for = run
-
-    async def pause_writers(self, run: str, limit: float) -> None:
-        await self._write(lambda tx: moves.pause(tx, run, limit))
-
-    async def resume_writers(self, run: str) -> bool:
-        return await self._write(lambda tx: moves.resume(tx, run))
-
-    async def set_moved(
-        self, run: str, moved_to: str, *, backend: str = "", config: str = ""
-    ) -> bool:
-        return await self._write(lambda tx: moves.set_moved(tx, run, moved_to, backend, config))
-
-    async def end_move(self, run: str) -> None:
-        await self._write(lambda tx: moves.end(tx, run))
 
     # Upkeep
 
@@ -386,15 +443,51 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves):
             done = await self._write(partial(_empty_some, table=table, chunks=chunks))
             chunks = chunks[done:]
         await self._write(lambda tx: upkeep.settle(tx, table, self._settings.keep_deletes))
+        change = await self._read(lambda db, ticket: upkeep.without_extremes(db, ticket, table))
+        if change is not None:
+            await self._write(lambda tx: upkeep.settle_extremes(tx, table, change))
         while await self._write(upkeep.give_back):
             pass
         if isinstance(self._readers, ReaderPool):
             await self._readers.run_outside_snapshot(upkeep.checkpoint)
 
     async def backup(self, path: Path) -> None:
-        if self._readers is None:
+        if self._readers is None or self._connection is None or self._closed:
             raise StoreClosedError(self._target)
-        await self._readers.run_outside_snapshot(lambda db, ticket: upkeep.backup(db, ticket, path))
+
+        def copy(db: sqlite3.Connection, ticket: Ticket) -> None:
+            moves.check_here(db, self._target, self._run)
+            upkeep.backup(db, ticket, path)
+
+        if self._file is not None and await self._connection.run(self._is_replaced):
+            # No other file has the acknowledged rows, and a new reader cannot reach this one.
+            with translated(self._target):
+                await self._connection.run(lambda db: copy(db, Ticket()))
+            return
+        await self._readers.run_outside_snapshot(copy)
+
+    def owns(self, path: Path) -> bool:
+        if self._target == MEMORY:
+            return False
+        file, path = Path(self._target).resolve(), path.resolve()
+        if path in {file.with_name(file.name + end) for end in ("", *BESIDE)}:
+            return True
+        return path.exists() and file.exists() and path.samefile(file)
+
+    async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
+        if self._target == MEMORY:
+            raise UnsupportedError("restore", self.name, "a store in memory ends with its process")
+        target = Path(self._target)
+        return await in_thread(
+            partial(restoring.restore, backup, target, self._settings, overwrite=overwrite)
+        )
+
+    def _is_replaced(self, _: sqlite3.Connection) -> bool:
+        try:
+            self._check_file()
+        except StoreReplacedError:
+            return True
+        return False
 
 
 def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> int:
@@ -407,6 +500,14 @@ def _copy_of_memory(db: sqlite3.Connection) -> sqlite3.Connection:
     return copy
 
 
-async def _close_when_free(connection: Connection, free: asyncio.Event) -> None:
-    await free.wait()
+def _abandon(connections: set[Connection]) -> None:
+    for connection in connections:
+        connection.abandon()
+
+
+def _nothing() -> None: ...
+
+
+async def _end_export(connection: Connection, copy: OwnCopy) -> None:
     await connection.close()
+    await in_thread(copy.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from aiovec.backend import TableHandle
@@ -10,12 +11,17 @@ from aiovec.errors import TableExistsError, TableNotFoundError
 from aiovec.schema import Field, Schema
 
 from .layout import TableLayout, column_definition, current_table, read_table
-from .moves import check_schemas_free
+from .stored import check_stored
 from .transaction import Transaction
+
+Check = Callable[[Transaction], None]
+"""Raises where a migration counts on the schemas. Asked only when something would change."""
 
 
 def table_names(db: sqlite3.Connection) -> list[str]:
-    return [row[0] for row in db.execute("SELECT name FROM aiovec_tables ORDER BY name")]
+    names = [row[0] for row in db.execute("SELECT name FROM aiovec_tables ORDER BY name")]
+    check_stored(names, str, "the list of tables")
+    return names
 
 
 def open_table(db: sqlite3.Connection, name: str) -> TableHandle:
@@ -26,11 +32,11 @@ def open_table(db: sqlite3.Connection, name: str) -> TableHandle:
 
 
 def create_table(
-    tx: Transaction, name: str, schema: Schema, chunk_size: int, run: str | None
+    tx: Transaction, name: str, schema: Schema, chunk_size: int, check_free: Check
 ) -> None:
-    check_schemas_free(tx, run)
     if read_table(tx.db, name) is not None:
         raise TableExistsError(name)
+    check_free(tx)
     table = TableLayout(name, schema, tx.take())
     for statement in table.create_statements(chunk_size):
         tx.db.execute(statement)
@@ -41,10 +47,10 @@ def create_table(
 
 
 def add_field(
-    tx: Transaction, handle: TableHandle, name: str, field: Field, run: str | None
+    tx: Transaction, handle: TableHandle, name: str, field: Field, check_free: Check
 ) -> None:
-    check_schemas_free(tx, run)
     table = current_table(tx.db, handle)
+    check_free(tx)
     # A payload column, where there is one, stays behind it in the file; order is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
     for statement in table.index_statements(name, field):
@@ -55,11 +61,11 @@ def add_field(
     )
 
 
-def drop_table(tx: Transaction, name: str, run: str | None) -> None:
-    check_schemas_free(tx, run)
+def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
     table = read_table(tx.db, name)
     if table is None:
         raise TableNotFoundError(name, table_names(tx.db))
+    check_free(tx)
     tx.db.execute(f"DROP TABLE {table.vec}")
     tx.db.execute(f"DROP TABLE {table.rows}")
     tx.db.execute("DELETE FROM aiovec_tables WHERE name = ?", (name,))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import suppress
+import uuid
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,10 +13,19 @@ import numpy as np
 
 from aiovec.backend import TableHandle, TableStats
 from aiovec.errors import InvalidArgumentError
+from aiovec.files import flush_folder, remove_abandoned
+from aiovec.measuring import is_extreme
+from aiovec.targets import check_free_name
 
 from .connection import Ticket
-from .layout import TableLayout, current_table
+from .driver import connect
+from .errors import DamageError
+from .layout import TableLayout, current_table, newest_change
+from .moves import forget_mark, has_mark
+from .reads import rowids_where
+from .stored import check_stored, stored
 from .transaction import Transaction
+from .vectors import VectorReader
 from .writes import move_vectors, prune_deletes
 
 # A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.
@@ -40,6 +50,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
     (page_size,) = db.execute("PRAGMA page_size").fetchone()
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    check_stored((chunks, slots), int, f"the chunks of {table.name!r}")
     vector_bytes = slots * _bytes_of_slot(table)
     return TableStats(
         table=table.name,
@@ -49,7 +60,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
         index="none: every search is exact",
         unindexed_rows=rows,
         scan_memory=0,
-        last_optimize=None if optimized is None else datetime.fromisoformat(optimized),
+        last_optimize=None if optimized is None else _moment(optimized),
         details={
             "created": created,
             "vector_bytes": vector_bytes,
@@ -60,6 +71,13 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
             "free_bytes": free * page_size,
         },
     )
+
+
+def _moment(text: object) -> datetime:
+    try:
+        return datetime.fromisoformat(stored(text, str, "the time of the last optimize"))
+    except ValueError as exc:
+        raise DamageError(f"the time of the last optimize is no time: {text!r:.40}") from exc
 
 
 def _bytes_of_slot(table: TableLayout) -> int:
@@ -87,6 +105,9 @@ def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -
         f"SELECT chunk_id, size, validity{keys} FROM {table.shadow('chunks')} ORDER BY chunk_id"
     ):
         ticket.check()
+        stored(size, int, f"a chunk's size of {table.name!r}")
+        if len(stored(validity, bytes, f"a chunk of {table.name!r}")) * 8 != size:
+            raise DamageError(f"a chunk of {table.name!r} is cut short")
         newest[tuple(key)] = chunk
         used = int(np.unpackbits(np.frombuffer(validity, dtype=np.uint8)).sum())
         if used < _SPARSE * size:
@@ -125,6 +146,31 @@ def settle(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
     )
 
 
+def without_extremes(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> int | None:
+    """The number of the newest change, where the table is marked extreme and no row is any more."""
+    table = current_table(db, handle)
+    if not table.extreme:
+        return None
+    return None if _holds_extremes(db, ticket, table, 0) else newest_change(db)
+
+
+def settle_extremes(tx: Transaction, handle: TableHandle, change: int) -> None:
+    """Let the table be searched from memory again, unless an extreme row came after ``change``."""
+    table = current_table(tx.db, handle)
+    if not _holds_extremes(tx.db, Ticket(), table, change):
+        tx.db.execute("UPDATE aiovec_tables SET extreme = 0 WHERE name = ?", (table.name,))
+
+
+def _holds_extremes(db: sqlite3.Connection, ticket: Ticket, table: TableLayout, since: int) -> bool:
+    rowids = rowids_where(db, table, "r._seq > ?", [since])
+    vectors = VectorReader(db, table)
+    for start in range(0, len(rowids), _MOST_MOVED):
+        ticket.check()
+        if is_extreme(vectors.read(rowids[start : start + _MOST_MOVED], ticket)):
+            return True
+    return False
+
+
 def give_back(tx: Transaction) -> bool:
     """Give some free pages back to the file system; whether there are more."""
     (before,) = tx.db.execute("PRAGMA freelist_count").fetchone()
@@ -157,16 +203,37 @@ def _rename_new(partial: Path, path: Path) -> None:
         partial.rename(path)
 
 
+def _settle_copy(path: Path) -> None:
+    """Remove the mark of a migration, which leads away from the store, not from the copy.
+
+    And tell the copy from the store that it was made from, see ``opening.check_own_wal``.
+    """
+    with closing(connect(str(path))) as copy:
+        if has_mark(copy):
+            forget_mark(copy)
+        copy.execute(
+            "INSERT INTO aiovec_state VALUES ('copy', ?) "
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (uuid.uuid4().hex,),
+        )
+
+
 def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
     """Write the state of this moment to a new file that is either whole or not there."""
-    if path.exists():
+    if os.path.lexists(path):
         raise InvalidArgumentError("path", str(path), "one that does not exist yet")
+    check_free_name(str(path))
+    if not path.parent.is_dir():
+        raise InvalidArgumentError("path", str(path), "a file in a folder that exists")
+    remove_abandoned(path.parent, f".{path.name}.", ".partial")
     partial = path.with_name(f".{path.name}.{os.getpid()}-{id(db)}.partial")
     try:
         db.execute("VACUUM INTO ?", (str(partial),))
+        _settle_copy(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         _rename_new(partial, path)
+        flush_folder(path.parent)
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -15,11 +15,16 @@ import pyarrow as pa
 from aiovec.schema import Field, Kind, Schema
 
 from .errors import DamageError
+from .stored import check_stored
 
 Float32Array = npt.NDArray[np.float32]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = (
+    (datetime.fromisoformat(f"{text}+00:00") - _EPOCH) // _MICROSECOND
+    for text in ("0001-01-01T00:00:00", "9999-12-31T23:59:59.999999")
+)
 
 
 # json.dumps makes an encoder for each call that wants other than its defaults.
@@ -79,6 +84,28 @@ def _matrix(chunk: pa.FixedSizeListArray, dim: int) -> Float32Array:
     return cast("Float32Array", flat[chunk.offset : chunk.offset + len(chunk)])
 
 
+# What SQLite gives for a field's values that are not null.
+_STORED: dict[Kind, type] = {
+    "text": str, "int": int, "float": float, "bool": int, "datetime": int, "list[text]": str,
+}  # fmt: skip
+
+
+def check_rows(
+    ids: Sequence[Any], values: Sequence[Sequence[Any]], kinds: Sequence[Kind], *, payload: bool
+) -> None:
+    """Raise DamageError where rows hold what cannot have been written.
+
+    ``values`` are the columns of fields of these kinds, and where ``payload`` is set the payload's.
+    """
+    check_stored(ids, str, "an id")
+    for column, kind in zip(values, kinds, strict=False):
+        check_stored(column, _STORED[kind], f"a field of type {kind}", null=True)
+        if kind == "datetime" and not all(v is None or _FIRST <= v <= _LAST for v in column):
+            raise DamageError("a time lies beyond the years 1 to 9999")
+    if payload:
+        check_stored(values[len(kinds)], str, "a payload", null=True)
+
+
 def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     """A column of SQLite's values as Python's."""
     convert = _FROM_SQL.get(kind)
@@ -91,8 +118,14 @@ def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
 _FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
     "bool": bool,
     "datetime": lambda micros: _EPOCH + timedelta(microseconds=micros),
-    "list[text]": json.loads,
+    "list[text]": lambda text: _list(json.loads(text)),
 }
+
+
+def _list(items: Any) -> list[str]:
+    if type(items) is not list or not all(type(item) is str for item in items):
+        raise ValueError("a list is none, or holds more than text")
+    return items
 
 
 def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
@@ -121,7 +154,7 @@ def _told_as_damage() -> Iterator[None]:
     """What was written went through these types, so what fails to is not what was written."""
     try:
         yield
-    except (ValueError, TypeError, OverflowError) as exc:
+    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
         raise DamageError(f"a value cannot be read: {exc}") from exc
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from .connection import Ticket
 from .errors import DamageError
 from .layout import TableLayout
+from .stored import check_stored
 
 _Number = TypeVar("_Number", np.float32, np.uint8)
 
@@ -84,7 +86,7 @@ class _Reader(Generic[_Number]):
             some += some[-1:] * (size - len(some))
             (blob,) = self._db.execute(self._joined[size], some).fetchone()
             if blob is None or len(blob) != size * self._bytes:
-                raise DamageError(f"a vector of {self._table.name!r} is missing or cut")
+                raise self._missing(wanted)
             joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self._width)
             vectors[start : start + size] = joined[:left]
             start += size
@@ -105,7 +107,10 @@ class _Reader(Generic[_Number]):
         for start in range(0, len(rowids), _BLOCK):
             block = rowids[start : start + _BLOCK]
             found = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchall()
-            _check_complete(len(found), len(block))
+            if len(found) != len(block):
+                raise self._missing(rowids.tolist())
+            for column in zip(*found, strict=True):
+                check_stored(column, int, f"the places of the vectors of {self._table.name!r}")
             places = np.array(found, dtype=np.int64)
             order = np.argsort(places[:, 0], kind="stable")
             chunks, firsts = np.unique(places[order, 0], return_index=True)
@@ -120,6 +125,33 @@ class _Reader(Generic[_Number]):
                 single = np.concatenate(scattered)
                 vectors[start + single] = self._read_by_rowid(block[single], ticket)
         return vectors
+
+    def _missing(self, rowids: Sequence[int]) -> DamageError:
+        """The error for rows of which at least one has no vector."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM json_each(?) AS j WHERE NOT EXISTS "
+            f"(SELECT 1 FROM {self._table.vec} AS v WHERE v.rowid = j.value)",
+            (json.dumps(list(rowids)),),
+        ).fetchone()
+        fault = f"{count} rows have no vector" if count else "a vector is cut short"
+        return DamageError(f"table {self._table.name!r}: {fault}")
+
+    def check_rows(self) -> None:
+        """Raise DamageError where the ordinary table has more or fewer rows than vec0.
+
+        A scan of one of them would pass by what only the other one has.
+        """
+        if not self._by_chunks:
+            return
+        rows, vectors = self._db.execute(
+            f"SELECT (SELECT count(*) FROM {self._table.rows}), "
+            f"(SELECT count(*) FROM {self._table.shadow('rowids')})"
+        ).fetchone()
+        if rows != vectors:
+            fault = (
+                "rows that have a vector are missing" if rows < vectors else "rows have no vector"
+            )
+            raise DamageError(f"table {self._table.name!r}: {abs(rows - vectors)} {fault}")
 
     def _pick(
         self, chunk_id: int, offsets: Int64Array, vectors: npt.NDArray[_Number], rows: Int64Array
@@ -184,11 +216,6 @@ def _concatenated(one: str, count: int) -> str:
         return one
     half = _concatenated(one, count // 2)
     return f"({half} || {half})"
-
-
-def _check_complete(found: int, wanted: int) -> None:
-    if found != wanted:
-        raise DamageError(f"of {wanted} rows {wanted - found} have no vector")
 
 
 def _has_known_chunks(db: sqlite3.Connection, table: TableLayout, chunks: str) -> bool:

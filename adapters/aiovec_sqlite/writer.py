@@ -10,14 +10,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
-from aiovec.errors import StoreBusyError, StoreClosedError, StoreFullError
+from aiovec.errors import (
+    AiovecError,
+    CorruptStoreError,
+    OutcomeUnknownError,
+    StoreClosedError,
+    StoreFullError,
+    StoreReplacedError,
+)
+from aiovec.loops import PerLoop
+from aiovec.moving import PAUSED, MoveMark
+from aiovec.patience import Patience, Pauses
+from aiovec.threads import wait_out
 
 from .connection import CancelledWorkError, Connection, Ticket
 from .driver import load_driver
-from .errors import failures, is_busy, translate
-from .moves import MOVED, PAUSED, Mark, end_pause, is_over, parsed
+from .errors import failures, is_busy, may_pass, translate
+from .layout import change_number
+from .moves import change, is_over, mark_in
 from .transaction import Change, JoinableWork, TooLargeForGroupError, Transaction
 
 _T = TypeVar("_T")
@@ -33,6 +46,8 @@ _TURNS_FOR_CALLERS = 3
 _LOCK_TRY = 0.1
 # Sleeps between looks at the lock. SQLite's own grow to 100 ms, in which others overtake for ever.
 _LOCK_POLL = 0.002
+# How long, in seconds, the lock is waited for where a failed commit has to be undone.
+_PATIENCE_TO_UNDO = 2.0
 # Sleeps between looks whether a migration's pause is over.
 _PAUSE_POLL = 0.005
 
@@ -45,34 +60,30 @@ class _Job(Ticket):
     """A write that waits, runs, or has its outcome."""
 
     __slots__ = (
-        "alone",
-        "deadline",
-        "error",
-        "future",
-        "over",
-        "result",
-        "settled",
-        "start",
-        "tried",
-        "work",
-    )
+        "alone", "begun", "changes_mark", "error", "future", "over", "read_since", "repeated",
+        "result", "settled", "start", "tried", "work",
+    )  # fmt: skip
 
-    def __init__(
-        self, work: Callable[[Transaction], Any], deadline: float, future: asyncio.Future[Any]
-    ) -> None:
+    def __init__(self, work: Callable[[Transaction], Any], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self.work = work
-        self.deadline = deadline
-        self.future = future
+        self.future: asyncio.Future[Any] = loop.create_future()
         # Whoever pops this begins: the thread the work, or the cancelled caller its leaving.
         # Popping a list is one step for both, so no lock is taken on the event loop.
         self.start = [True]
+        # The thread has begun; only the thread asks.
+        self.begun = False
         # It gets a commit of its own: it is large, or was in a group that found no room as a whole.
         self.alone = False
-        # The lock was asked for once: a call may be out of time before it is its turn.
+        # It changes the mark of a migration, so it is not held by that mark. It commits alone.
+        self.changes_mark = False
+        # The lock was asked for, and another process had it.
         self.tried = False
-        # Set when the outcome is final.
-        self.settled = asyncio.Event()
+        # The file system failed, and nothing of the work was kept: it was begun anew. And once more
+        # when all of the file could be read behind that.
+        self.repeated = self.read_since = False
+        # Done when the outcome is final.
+        self.settled: asyncio.Future[None] = loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
         self.over = False
@@ -87,14 +98,37 @@ class _Job(Ticket):
         except IndexError:
             return False
 
+    def give_up(self, error: BaseException) -> None:
+        """Let it never begin, where it has not begun yet."""
+        if not self.future.done() and self.begins():
+            self.cancelled = True
+            self.future.set_exception(error)
+            self.settled.set_result(None)
+
+    def once_more(self, told: Callable[[], Exception]) -> bool:
+        """Try again, alone, unless that was done before: what failed may have been for a moment.
+
+        A file is damaged only where the work fails once more after all of it could be read.
+        """
+        if self.repeated:
+            if self.read_since or not isinstance(told(), CorruptStoreError):
+                return False
+            self.read_since = True
+        self.repeated = self.alone = True
+        if self.begun:
+            self.again()
+        return True
+
     def again(self) -> None:
         """Make ready for another try."""
         self.result = None
+        self.begun = False
         if not self.cancelled:
             self.start.append(True)
 
     def answer(self) -> None:
-        self.settled.set()
+        if not self.settled.done():
+            self.settled.set_result(None)
         if self.future.done():
             return
         if self.error is None:
@@ -105,13 +139,23 @@ class _Job(Ticket):
             self.future.exception()  # nobody is left to hear of it
 
 
+class _Queue:
+    """The writes of one event loop: those that wait, and the task that does them."""
+
+    __slots__ = ("jobs", "running")
+
+    def __init__(self) -> None:
+        self.jobs: deque[_Job] = deque()
+        self.running: asyncio.Task[None] | None = None
+
+
 class Writer:
     """Runs writes one after another on one connection, several in one commit.
 
     - Each has a savepoint of its own, or large ones a commit: one that fails harms no other.
       Small inserts into one table are tried in one go first, and one by one where that fails.
     - A caller hears of success after the commit.
-    - At most ``capacity`` calls wait; further ones wait for a place, at most ``busy_timeout``.
+    - A call whose work has not begun within ``busy_timeout`` fails, whatever it waits for.
     """
 
     def __init__(
@@ -119,86 +163,77 @@ class Writer:
         connection: Connection,
         target: str,
         *,
-        capacity: int,
         busy_timeout: float,
         turn: Callable[[], AbstractAsyncContextManager[object]],
+        check_file: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._target = target
         self._busy_timeout = busy_timeout
         self._turn = turn
-        self._places = asyncio.Semaphore(capacity)
-        self._jobs: deque[_Job] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._check_file = check_file
+        self._queue = PerLoop(_Queue)
         self._was_full = False
         self._closed = False
         # The migration's run whose writes pass its own mark.
         self.run_acted_for: str | None = None
-        self._pause: Mark | None = None
+        self._pause: MoveMark | None = None
         self._pause_seen = 0.0
-        self._paused_before = 0.0
+        self._pauses = Pauses()
 
-    async def run(self, work: Callable[[Transaction], _T]) -> _T:
+    async def run(self, work: Callable[[Transaction], _T], *, changes_mark: bool = False) -> _T:
         """Run the work in a transaction; its result after the commit.
 
         Cancelled before it began, the work never runs; while it runs alone, it is rolled back;
         together with others or later, it is committed all the same. Which of these it was is
-        settled when this returns, and the caller's data is no longer read.
+        settled when this returns, however often it is cancelled, and the caller's data is no
+        longer read.
         """
-        patience = self._clock() + self._busy_timeout
-        await self._take_place(patience)
-        try:
-            if self._closed:
-                raise StoreClosedError(self._target)
-            job = _Job(work, patience, asyncio.get_running_loop().create_future())
-            self._jobs.append(job)
-            if self._running is None or self._running.done():
-                self._running = asyncio.ensure_future(self._drain())
-            try:
-                return cast("_T", await job.future)
-            except asyncio.CancelledError:
-                job.cancelled = True
-                if not job.begins() and not job.over:
-                    await job.settled.wait()
-                raise
-        finally:
-            self._places.release()
-
-    async def _take_place(self, deadline: float) -> None:
         if self._closed:
             raise StoreClosedError(self._target)
-        while self._places.locked():
-            try:
-                async with asyncio.timeout(max(deadline - self._clock(), _PAUSE_POLL)):
-                    await self._places.acquire()
-                return
-            except TimeoutError:
-                if self._clock() >= deadline:
-                    raise StoreBusyError(
-                        "too many writes are waiting", self._busy_timeout
-                    ) from None
-        await self._places.acquire()
+        loop = asyncio.get_running_loop()
+        patience = self.patience()
+        job = _Job(work, loop)
+        job.alone = job.changes_mark = changes_mark
+        queue = self._queue()
+        queue.jobs.append(job)
+        if queue.running is None or queue.running.done():
+            queue.running = loop.create_task(self._drain(queue))
+        try:
+            with patience.when_over(lambda: job.give_up(patience.error(self._reason(job)))):
+                return cast("_T", await job.future)
+        except asyncio.CancelledError:
+            job.cancelled = True
+            if not job.begins():
+                await wait_out(job.settled)
+            if not job.future.cancelled():
+                job.future.exception()  # it came at the same moment, and nobody hears of it
+            raise
 
-    def _clock(self) -> float:
-        """Seconds, without those in which a migration let the writers wait."""
-        if self._pause is not None:
-            return self._pause_seen - self._paused_before
-        return time.monotonic() - self._paused_before
+    def patience(self) -> Patience:
+        """How long the call under way may wait; a migration's pauses do not count."""
+        return Patience(self._busy_timeout, self._pauses.since)
+
+    def _reason(self, job: _Job) -> str:
+        if job.tried:
+            return f"{self._target} is locked by another process"
+        return "other writes of this process take too long"
 
     async def close(self) -> None:
         """Take no more, and wait for what was accepted."""
         self._closed = True
-        while self._running is not None and not self._running.done():
-            await asyncio.wait({self._running})
+        queue = self._queue()
+        while queue.running is not None and not queue.running.done():
+            await asyncio.wait({queue.running})
 
-    async def _drain(self) -> None:
-        while self._jobs:
-            group = self._next_group()
+    async def _drain(self, queue: _Queue) -> None:
+        while queue.jobs:
+            group = _next_group(queue.jobs)
             if not group:
                 continue
             try:
                 async with self._turn():
-                    await self._run_group(group)
+                    await self._connection.run_to_its_end(partial(self._commit, group))
             except asyncio.CancelledError:
                 # The loop is about to end, and has cancelled every task. Their callers are among
                 # those; what still waits for them here needs its answer all the same.
@@ -214,7 +249,7 @@ class Writer:
                 if job.over:
                     job.answer()
                 else:
-                    self._jobs.appendleft(job)
+                    queue.jobs.appendleft(job)
             if self._pause is not None:
                 await self._wait_out(self._pause)
             # Callers that write again at once shall share the next commit. If it began without
@@ -223,16 +258,20 @@ class Writer:
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
 
-    async def _wait_out(self, paused: Mark) -> None:
+    async def _wait_out(self, paused: MoveMark) -> None:
         """Wait while a migration's pause lasts, and end it for all where it lasts too long."""
-        with suppress(Exception):  # the next try to write tells it to those who wait
-            while not await self._do(lambda db: is_over(db, paused)):
+        began = self._pauses.begin(self._pause_seen)
+        try:
+            while not await self._do(lambda db: is_over(db, self._target, paused)):
                 if time.monotonic() - self._pause_seen > paused.limit:
                     await self._do(lambda db: self._end_pause(db, paused))
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(_PAUSE_POLL)
-        self._paused_before += time.monotonic() - self._pause_seen
-        self._pause = None
+        except Exception:  # noqa: BLE001 - the next try to write tells it to those who wait
+            pass
+        finally:  # also of a loop that was closed meanwhile
+            self._pauses.end(began)
+            self._pause = None
 
     async def _do(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
         try:
@@ -241,23 +280,28 @@ class Writer:
         except asyncio.CancelledError:  # as in _drain
             return None
 
-    @staticmethod
-    def _end_pause(db: sqlite3.Connection, paused: Mark) -> None:
+    def _end_pause(self, db: sqlite3.Connection, paused: MoveMark) -> None:
         if not _begin(db):
             return
         try:
-            end_pause(Transaction(db, Change(0), Ticket(), alone=True), paused)
+            tx = Transaction(db, Change(0), Ticket(), alone=True)
+            change(tx, self._target, lambda record: record.end_pause(paused.pause), anew=False)
             db.execute("COMMIT")
         except BaseException:
             _roll_back(db)
             raise
 
-    def _may_write(self, db: sqlite3.Connection, group: list[_Job], mark: Mark | None) -> bool:
+    def _may_write(
+        self, db: sqlite3.Connection, group: list[_Job], state: dict[str, object]
+    ) -> bool:
         """Whether no migration keeps the group from writing now, or for ever."""
-        if mark is None or mark.run == self.run_acted_for or mark.state not in (PAUSED, MOVED):
+        mark = mark_in(state, self._target)
+        if mark is None or mark.run == self.run_acted_for:
+            return True
+        if not mark.left and mark.state != PAUSED:
             return True
         _roll_back(db)
-        if mark.state == MOVED:
+        if mark.left:
             for job in group:
                 job.end(mark.moved_error(self._target))
         else:
@@ -265,47 +309,14 @@ class Writer:
             self._pause = mark
         return False
 
-    async def _run_group(self, group: list[_Job]) -> None:
-        """Commit a group. Ends when the thread has, also where this is cancelled."""
-        loop = asyncio.get_running_loop()
-        over = asyncio.Event()
-
-        def commit(db: sqlite3.Connection) -> None:
-            try:
-                self._commit(group, db)
-            finally:
-                loop.call_soon_threadsafe(over.set)
-
-        try:
-            await self._connection.run(commit)
-        except asyncio.CancelledError:
-            while not over.is_set():
-                with suppress(asyncio.CancelledError):
-                    await over.wait()
-
-    def _next_group(self) -> list[_Job]:
-        group: list[_Job] = []
-        now = self._clock()
-        while self._jobs and len(group) < _LARGEST_GROUP:
-            if group and (self._jobs[0].alone or group[0].alone):
-                break
-            job = self._jobs.popleft()
-            if job.cancelled:
-                job.end(CancelledWorkError())
-                job.answer()
-            elif now > job.deadline and job.tried:
-                waited = max(now - job.deadline, 0.0) + self._busy_timeout
-                job.end(StoreBusyError(f"{self._target} is locked by another process", waited))
-                job.answer()
-            else:
-                group.append(job)
-        return group
-
     # On the connection's thread
 
     def _commit(self, group: list[_Job], db: sqlite3.Connection) -> None:
         """Run a group in one transaction. Jobs that are not over afterwards want another try."""
         applied: list[_Job] = []
+        repeated: list[_Job] = []
+        change, number = Change(0), 0
+        committing = False
         try:
             if self._was_full:
                 # There may be room by now, and the WAL, which takes the most, can be cut.
@@ -315,10 +326,12 @@ class Writer:
                 for job in group:
                     job.tried = True
                 return
+            self._check_file()
             state = dict(db.execute("SELECT key, value FROM aiovec_state").fetchall())
-            if not self._may_write(db, group, parsed(state.get("move"))):
+            changes_mark = any(job.changes_mark for job in group)
+            if not changes_mark and not self._may_write(db, group, state):
                 return
-            number = state["change"]
+            number = change_number(state.get("change"))
             change = Change(number)
             for job in self._not_joined(db, change, group, applied):
                 error = self._apply(db, change, job, alone=len(group) == 1)
@@ -329,6 +342,12 @@ class Writer:
                 if error is None:
                     applied.append(job)
                     continue
+                if may_pass(error) and job.once_more(partial(self._told, error)):
+                    if db.in_transaction:
+                        continue
+                    for other in applied:
+                        other.again()
+                    return
                 told = self._told(error)
                 self._was_full |= isinstance(told, StoreFullError)
                 if not db.in_transaction:
@@ -348,7 +367,10 @@ class Writer:
                 db.execute(
                     "UPDATE aiovec_state SET value = ? WHERE key = 'change'", (change.number,)
                 )
+            committing = True
             db.execute("COMMIT")
+            committing = False
+            self._check_kept()
         except _RolledBackError:
             for job in applied:
                 job.again()
@@ -363,8 +385,14 @@ class Writer:
                     job.alone = True
                     job.again()
                 return
+            full = isinstance(told, StoreFullError)
+            if committing and not full and not _undone(db, number, change.number):
+                told = OutcomeUnknownError(self._target, str(exc))
+                told.__cause__ = exc
+            elif not full and may_pass(exc):
+                repeated = [job for job in group if not job.over and job.once_more(lambda: told)]
             for job in group:
-                if not job.over:
+                if not job.over and job not in repeated:
                     job.end(_copy_of(told))
         except BaseException:
             _roll_back(db)
@@ -372,6 +400,15 @@ class Writer:
         else:
             for job in applied:
                 job.end(None)
+
+    def _check_kept(self) -> None:
+        """What is acknowledged is in the file that the target names."""
+        try:
+            self._check_file()
+        except StoreReplacedError:
+            raise
+        except AiovecError as exc:
+            raise OutcomeUnknownError(self._target, str(exc.__cause__ or exc)) from exc
 
     def _not_joined(
         self, db: sqlite3.Connection, change: Change, group: list[_Job], applied: list[_Job]
@@ -387,6 +424,8 @@ class Writer:
     def _apply_together(db: sqlite3.Connection, change: Change, jobs: list[_Job]) -> bool:
         """Do jobs that are alike as one; False where each has to be tried alone."""
         begun = [job for job in jobs if job.begins()]
+        for job in begun:
+            job.begun = True
         done = False
         if len(begun) == len(jobs):
             first, *others = (job.work for job in jobs)
@@ -415,6 +454,7 @@ class Writer:
         """Do a job's work in a savepoint, or alone in the transaction itself."""
         if not job.begins():
             return CancelledWorkError()
+        job.begun = True
         if not alone:
             db.execute("SAVEPOINT call")
         try:
@@ -437,6 +477,20 @@ class Writer:
         told = translate(error, self._target)
         told.__cause__ = error
         return told
+
+
+def _next_group(jobs: deque[_Job]) -> list[_Job]:
+    group: list[_Job] = []
+    while jobs and len(group) < _LARGEST_GROUP:
+        if group and (jobs[0].alone or group[0].alone):
+            break
+        job = jobs.popleft()
+        if job.cancelled:
+            job.end(CancelledWorkError())
+            job.answer()
+        else:
+            group.append(job)
+    return group
 
 
 def _runs(group: list[_Job]) -> Iterator[list[_Job]]:
@@ -469,6 +523,31 @@ def _begin(db: sqlite3.Connection) -> bool:
         if time.monotonic() > until:
             return False
         time.sleep(_LOCK_POLL * (0.5 + random.random()))
+
+
+def _undone(db: sqlite3.Connection, number: int, reserved: int) -> bool:
+    """Whether a commit that failed is undone for good; ``number`` was the newest change before.
+
+    What it wrote to the WAL may be whole, though the flush failed, and would be found when the file
+    is opened after a crash. Another commit takes its place there. It keeps the change numbers that
+    were ``reserved`` from being used again.
+    """
+    until = time.monotonic() + _PATIENCE_TO_UNDO
+    try:
+        while not _begin(db):
+            if time.monotonic() > until:
+                return False
+        (found,) = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
+        if found != number:  # others have written meanwhile, or it was kept
+            _roll_back(db)
+            return False
+        db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (reserved,))
+        db.execute("COMMIT")
+    except load_driver().Error:
+        with suppress(load_driver().Error):
+            _roll_back(db)
+        return False
+    return True
 
 
 def _copy_of(error: Exception) -> Exception:

@@ -23,7 +23,7 @@ from aiovec.measuring import is_extreme
 from .driver import load_driver
 from .filters import to_sql as filter_to_sql
 from .layout import TableLayout, current_table, partition_value, quoted
-from .moves import read_mark
+from .moves import has_mark
 from .transaction import JoinableWork, Transaction
 from .values import row_columns, to_sql, vectors_of
 
@@ -207,12 +207,11 @@ def selected(
     """The rowids of the rows that both select; None selects every row."""
     condition, values = filter_to_sql(where, table.schema) if where is not None else ("TRUE", [])
     if ids is None:
-        sql = f"SELECT _rowid FROM {table.rows} WHERE {condition}"
+        sql = f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition}"
         return [row[0] for row in tx.db.execute(sql, values)]
-    # The filter names columns without a table, so the list of ids must bring none of its own.
     sql = (
-        f"SELECT _rowid FROM {table.rows} WHERE id IN (SELECT value FROM json_each(?)) "
-        f"AND ({condition})"
+        f"SELECT r._rowid FROM {table.rows} AS r "
+        f"WHERE r.id IN (SELECT j.value FROM json_each(?) AS j) AND ({condition})"
     )
     found = []
     for start in range(0, len(ids), _BLOCK):
@@ -301,7 +300,7 @@ def delete(
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
     """Forget all but the newest tombstones; the floor tells readers who come too late."""
-    if read_mark(tx.db) is not None:
+    if has_mark(tx.db):
         return  # a migration catches up by them
     row = tx.db.execute(
         "SELECT seq FROM aiovec_deleted WHERE name = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..measure import Result
 from ..options import Options
 from ..searching.corpus import Corpus
-from . import at_once, plots, searching, singles, tidying, writing
+from . import at_once, ids, plots, searching, singles, tidying, topical, writing
 
 _ROWS, _DIM = 117_659, 384
 
@@ -15,6 +15,8 @@ async def run(options: Options) -> list[Result]:
     results = await writing.run(corpus, options)
     results += await singles.run(corpus, options)
     results += await tidying.run(options)
+    results += await ids.run(options)
+    results += await topical.run(options)
     folder = options.folder / "searched"
     await searching.fill(folder, corpus)
     found, points = await searching.run(folder, corpus, options)

@@ -14,7 +14,7 @@ from .events import Event, Listener
 from .model import Identity, Options, Phase, RunState, TableState
 
 if TYPE_CHECKING:
-    from .api import abort, finish, plan, rollback, run, status, sync, verify
+    from .api import abort, finish, forget, plan, rollback, run, status, sync, verify
     from .runner import Migration, Outcome, Transform
 else:
     # They import Arrow, which ``aiovec --help`` must not wait for when it asks for the command.
@@ -39,6 +39,7 @@ __all__ = [
     "Transform",
     "abort",
     "finish",
+    "forget",
     "plan",
     "rollback",
     "run",

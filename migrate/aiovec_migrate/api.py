@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.errors import MigrationError
+from aiovec.backend import moves_of
+from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, TableNotFoundError
 from aiovec.threads import to_its_end
 
+from .comparing import NoLeaveError
+from .ending import End, end_run, finish_run
 from .events import Event, Listener, unheard
 from .host import Host, RealHost, Step, no_step
 from .journal import SqliteJournal, default_file
-from .locating import config_file, configured_name, locate
+from .locating import config_file, configured, configured_name, is_there, locate
 from .model import Options, RunState
 from .places import PathText, Place
 from .runner import Migration, Outcome, Transform
-from .tomlfile import TomlFile
-from .work import OpenTable
+from .tomlfile import TomlFile, backend_in
+from .work import OpenTable, mark_of, shown_target
 
 if TYPE_CHECKING:
     from .comparing import Difference
     from .plans import Plan
     from .verifying import VerifyReport
+
+
+# What a verification says of a target that is in use.
+_IN_USE = (
+    "{} is in use: rows that apps have written there since the switch differ, and that is no fault"
+)
 
 
 async def plan(
@@ -39,6 +49,7 @@ async def plan(
     """What a run would do, and what would stop it. Writes nothing."""
     from .planning import make_plan
 
+    options = _with_model(options, transform)
     return await make_plan(
         source, target, config=config, options=options, transform=transform, host=host
     )
@@ -63,13 +74,18 @@ async def run(
     ``.aiovec/migration.db`` beside the TOML, or in the current folder where there is none.
     """
     host = host or RealHost()
-    options = options or Options()
+    options = _with_model(options, transform)
 
-    async def problems() -> Sequence[str]:
-        found = await plan(
-            source, target, config=config, options=options, transform=transform, host=host
-        )
-        return [str(problem) for problem in found.problems]
+    async def obstacles(run: str = "") -> Sequence[str]:
+        """All of them before a run begins; those of its switch where it goes on."""
+        from .planning import make_plan
+        from .plans import OF_A_SWITCH
+
+        look = await make_plan(
+            source, target, config=config, options=options, transform=transform, host=host,
+            run=run, measure=False,
+        )  # fmt: skip
+        return [str(found) for found in look.problems if not run or found.kind in OF_A_SWITCH]
 
     async with _journal(config, journal, host) as (file, kept):
         state = await kept.load()
@@ -80,24 +96,37 @@ async def run(
             raise MigrationError("say where to: a target, or the name of a backend in the TOML")
         else:
             # Before anything is opened, for opening makes what is not there.
-            found = await problems()
+            found = await obstacles()
             if found:
                 raise MigrationError("nothing was begun: " + "; ".join(found))
-        async with _stores(source, target, file, host) as (one, other):
+        async with _stores(source, target, file, host, existing=(True, False)) as (one, other):
             migration = Migration(
                 one, other, kept, options, host=host, toml=_toml(file, host),
-                transform=transform, listener=listener, step=step,
+                transform=transform, listener=listener, step=step, obstacles=obstacles,
             )  # fmt: skip
             return await migration.run()
+
+
+def _with_model(options: Options | None, transform: Transform | None) -> Options:
+    """The options with the change of model that rows really go through.
+
+    One that is named and not passed would have vectors of the old model written as the new one's.
+    """
+    options = options or Options()
+    name = "" if transform is None else transform.name
+    if options.reembed not in ("", name):
+        raise InvalidArgumentError(
+            "reembed", options.reembed, f"the name of the transform, which is {name!r}, or nothing"
+        )
+    return replace(options, reembed=name)
 
 
 async def status(
     *, config: PathText | None = None, journal: PathText | None = None, host: Host | None = None
 ) -> RunState | None:
     """How far the run of this journal is; None where there is none. Opens no store."""
-    host = host or RealHost()
-    file = await host.in_thread(config_file, config)
-    return await SqliteJournal(await host.in_thread(_journal_file, file, journal), host).load()
+    async with _journal(config, journal, host or RealHost(), locked=False) as (_, kept):
+        return await kept.load()
 
 
 async def verify(
@@ -110,39 +139,53 @@ async def verify(
     repair: bool = False,
     host: Host | None = None,
     listener: Listener = unheard,
+    step: Step = no_step,
 ) -> VerifyReport:
     """Compare every row of both stores; with ``repair`` write those that differ again.
 
-    Source and target are those of the journal's run where they are not given.
+    Source and target are those of the journal's run where they are not given. A repair holds the
+    journal, so no run goes on meanwhile. MigrationError where it would write over the store that is
+    in use with the rows of one that was left, or where another migration of a store is open.
     """
     from .verifying import VerifyOptions
     from .verifying import verify as compare
 
     host = host or RealHost()
-    state = await status(config=config, journal=journal, host=host)
-    same = state is not None and (source is None or target is None)
-    if state is not None:
-        source = state.source_name if source is None else source
-        target = state.target_name if target is None else target
-        if same and tables is None:
-            tables = state.options.tables
-    if target is None:
-        raise MigrationError("say what to compare: there is no run whose stores could be meant")
-    file = await host.in_thread(config_file, config)
-    ignore = same and state is not None and bool(state.options.reembed)
-    async with _stores(source, target, file, host) as (one, other):
-        if state is not None and same:
-            await _act(one, state.run)
-        told = _Told(listener, "verifying")
-        return await compare(
-            one.backend,
-            other.backend,
-            tables,
-            host=host,
-            options=VerifyOptions(repair=repair, ignore_vector=ignore),
-            progress=told.rows,
-            begins=told.table,
-        )
+    async with _journal(config, journal, host, locked=repair) as (file, kept):
+        state = await kept.load()
+        same = state is not None and (source is None or target is None)
+        if state is not None:
+            source = state.source_name if source is None else source
+            target = state.target_name if target is None else target
+            if same and tables is None:
+                tables = state.options.tables
+        if target is None:
+            raise MigrationError("say what to compare: there is no run whose stores could be meant")
+        ignore = same and state is not None and bool(state.options.reembed)
+        async with _stores(source, target, file, host, existing=(True, True)) as (one, other):
+            if state is not None and same:
+                await _act(one, state.run)
+                await _act(other, state.run)  # behind a rollback it is the one that was left
+            run = "" if state is None else state.run
+            leave = _Leave(one, other, file, host, step, "a repair", run)
+            if repair:
+                await leave()
+            used = await _in_use(one, other, file, host)
+            told = _Told(listener, "verifying")
+            return await compare(
+                one.backend,
+                other.backend,
+                tables,
+                host=host,
+                options=VerifyOptions(
+                    repair=repair,
+                    ignore_vector=ignore,
+                    note=_IN_USE.format(other) if used is other else "",
+                ),
+                progress=told.rows,
+                begins=told.table,
+                leave=leave,
+            )
 
 
 async def sync(
@@ -153,10 +196,13 @@ async def sync(
     tables: tuple[str, ...] | None = None,
     host: Host | None = None,
     listener: Listener = unheard,
+    step: Step = no_step,
 ) -> dict[str, Difference]:
     """Make the target's tables equal to the source's by copying only what differs.
 
-    Tables that the target does not have are made; what only the target has is left alone.
+    Tables that the target does not have are made, those that only it has are left alone, and rows
+    that only it has are deleted. MigrationError where the target is the store in use, or where a
+    migration of either store is open.
     """
     from .comparing import sync as make_equal
 
@@ -165,15 +211,27 @@ async def sync(
     found: dict[str, Difference] = {}
     told = _Told(listener, "syncing")
     async with _stores(source, target, file, host) as (one, other):
+        leave = _Leave(one, other, file, host, step, "a sync")
+        await leave()
         there = await other.backend.tables()
-        for name in await one.backend.tables() if tables is None else tables:
-            told.table(name)
+
+        async def equalled(name: str) -> Difference:
             if name not in there:
                 opened = await OpenTable.open(one.backend, name)
+                await leave()
                 await other.backend.create_table(name, opened.schema)
-            found[name] = await make_equal(
-                one.backend, other.backend, name, host=host, progress=told.rows
+            return await make_equal(
+                one.backend, other.backend, name, host=host, progress=told.rows, leave=leave
             )
+
+        for name in await one.backend.tables() if tables is None else tables:
+            told.table(name)
+            try:
+                found[name] = await equalled(name)
+            except TableNotFoundError:
+                # One that was dropped meanwhile is as one that was never there.
+                if tables is not None or name in await one.backend.tables():
+                    raise
     return found
 
 
@@ -186,11 +244,13 @@ async def rollback(
     step: Step = no_step,
 ) -> RunState:
     """Carry back what was written since the switch and flip the TOML back."""
-    async with _known(config, journal, host or RealHost(), listener, step) as migration:
+    there = (True, True)
+    async with _known(config, journal, host or RealHost(), listener, step, there) as migration:
         return await migration.rollback()
 
 
 async def abort(
+    store: PathText | None = None,
     *,
     config: PathText | None = None,
     journal: PathText | None = None,
@@ -198,13 +258,25 @@ async def abort(
     host: Host | None = None,
     listener: Listener = unheard,
     step: Step = no_step,
-) -> None:
-    """End an open run; the source is as it was before."""
-    async with _known(config, journal, host or RealHost(), listener, step) as migration:
-        await migration.abort(keep_target=keep_target)
+) -> RunState | None:
+    """End an open run; the source is as it was before.
+
+    A rollback that has not led stores back yet is called off instead: the run, which is done and
+    may be rolled back again or finished, is the answer then.
+
+    Without a journal that knows of a run, the marks are enough: those of ``store``, or of the
+    backends that the TOML configures. What the run has made in the target stays then.
+    """
+    host = host or RealHost()
+    if await _is_lost(config, journal, host):
+        await _by_marks(store, config, host, end_run)
+        return None
+    async with _known(config, journal, host, listener, step, named=store) as migration:
+        return await migration.abort(keep_target=keep_target)
 
 
 async def finish(
+    store: PathText | None = None,
     *,
     config: PathText | None = None,
     journal: PathText | None = None,
@@ -212,9 +284,54 @@ async def finish(
     listener: Listener = unheard,
     step: Step = no_step,
 ) -> None:
-    """Forget a run that is over, when its user is content."""
-    async with _known(config, journal, host or RealHost(), listener, step) as migration:
+    """Forget a run that is over, when its user is content.
+
+    The store that was left keeps a mark, which says where it has moved: ``forget`` removes it.
+    Without a journal that knows of a run, the marks are enough, as for ``abort``.
+    """
+    host = host or RealHost()
+    if await _is_lost(config, journal, host):
+        return await _by_marks(store, config, host, finish_run)
+    async with _known(config, journal, host, listener, step, named=store) as migration:
         await migration.finish()
+
+
+async def forget(
+    store: PathText, *, config: PathText | None = None, host: Host | None = None
+) -> None:
+    """Remove the mark that a finished migration has left in a store, or one that is damaged.
+
+    The store is then one of its own again: nothing leads from it to the place that it moved to.
+    """
+    host = host or RealHost()
+    file = await host.in_thread(config_file, config)
+    place = await _open(store, file, host, existing=True)
+    try:
+        moves = moves_of(place.backend)
+        if moves is None:
+            raise MigrationError(f"{place} can carry no mark of a migration")
+        await moves.forget_move()
+    finally:
+        await to_its_end(place.backend.close())
+
+
+# Without a journal
+
+
+async def _is_lost(config: PathText | None, journal: PathText | None, host: Host) -> bool:
+    return await status(config=config, journal=journal, host=host) is None
+
+
+async def _by_marks(store: PathText | None, config: PathText | None, host: Host, end: End) -> None:
+    """End a run by the marks in a store, or in those that the TOML configures."""
+    file = await host.in_thread(config_file, config)
+    async with AsyncExitStack() as stack:
+        places = []
+        for name in [store] if store is not None else await host.in_thread(configured, file):
+            place = await _open(name, file, host, existing=True)
+            stack.push_async_callback(place.backend.close)
+            places.append(place)
+        await end(places)
 
 
 # What the calls open
@@ -228,29 +345,51 @@ def _journal_file(config: Path | None, journal: PathText | None) -> Path:
 
 @asynccontextmanager
 async def _journal(
-    config: PathText | None, journal: PathText | None, host: Host
+    config: PathText | None, journal: PathText | None, host: Host, *, locked: bool = True
 ) -> AsyncIterator[tuple[Path | None, SqliteJournal]]:
-    """The TOML, and the journal, locked."""
+    """The TOML, and the journal."""
     file = await host.in_thread(config_file, config)
     kept = SqliteJournal(await host.in_thread(_journal_file, file, journal), host)
-    async with kept.locked():
+    async with kept.locked() if locked else nullcontext():
         yield file, kept
 
 
 @asynccontextmanager
 async def _known(
-    config: PathText | None, journal: PathText | None, host: Host, listener: Listener, step: Step
+    config: PathText | None,
+    journal: PathText | None,
+    host: Host,
+    listener: Listener,
+    step: Step,
+    existing: tuple[bool, bool] | None = None,
+    named: PathText | None = None,
 ) -> AsyncIterator[Migration]:
-    """The migration that the journal knows."""
+    """The migration that the journal knows; MigrationError where the ``named`` store has no part
+    in it. No store is made; ``existing`` as in ``_stores``."""
     async with _journal(config, journal, host) as (file, kept):
         state = await kept.load()
         if state is None:
             raise MigrationError(f"the journal {kept.file} knows of no migration")
-        async with _stores(state.source_name, state.target_name, file, host) as (one, other):
+        if named is not None and not await host.in_thread(_has_part, named, state, file):
+            raise MigrationError(
+                f"{named} has no part in the run that the journal {kept.file} knows, which leads "
+                f"from {state.source} to {state.target}: leave the store out to end that run, or "
+                "name another journal (--journal)"
+            )
+        async with _stores(state.source_name, state.target_name, file, host, existing=existing) as (
+            one,
+            other,
+        ):
             yield Migration(
                 one, other, kept, state.options, host=host, toml=_toml(file, host),
                 listener=listener, step=step,
             )  # fmt: skip
+
+
+def _has_part(named: PathText, state: RunState, file: Path | None) -> bool:
+    """Whether a store is one of the two of a run. Runs in a thread."""
+    found = locate(named, file)
+    return any(found.same_as(locate(name, file)) for name in (state.source_name, state.target_name))
 
 
 def _toml(file: Path | None, host: Host) -> TomlFile | None:
@@ -259,11 +398,18 @@ def _toml(file: Path | None, host: Host) -> TomlFile | None:
 
 @asynccontextmanager
 async def _stores(
-    source: PathText | None, target: PathText, config: Path | None, host: Host
+    source: PathText | None,
+    target: PathText,
+    config: Path | None,
+    host: Host,
+    *,
+    existing: tuple[bool, bool] | None = (False, False),
 ) -> AsyncIterator[tuple[Place, Place]]:
-    one = await _open(source, config, host)
+    """Both stores, open. ``existing`` tells which of them must not be made by that, and None that
+    neither is made: who is not there is missing."""
+    one = await _open(source, config, host, existing and existing[0])
     try:
-        other = await _open(target, config, host)
+        other = await _open(target, config, host, existing and existing[1])
         try:
             yield one, other
         finally:
@@ -272,18 +418,27 @@ async def _stores(
         await to_its_end(one.backend.close())
 
 
-async def _open(text: PathText | None, config: Path | None, host: Host) -> Place:
+async def _open(
+    text: PathText | None, config: Path | None, host: Host, existing: bool | None
+) -> Place:
     def find() -> Place:
         found = locate(text, config)
+        missing = existing is not False and not is_there(found)
+        if existing and missing:
+            raise ConfigError(f"there is no store at {found.told}", accepted="a store's path")
         name = found.configured
         if not name and config is not None and config.exists():
             name = configured_name(found, config)
+        if missing:
+            return Place(found.backend(), name, missing=True)
         path = found.path
         if path is not None and found.name == "sqlite":
             path.parent.mkdir(parents=True, exist_ok=True)
         return Place(found.backend(), name)
 
     place = await host.in_thread(find)
+    if place.missing:
+        return place
     try:
         await place.backend.open()
     except BaseException:
@@ -292,14 +447,64 @@ async def _open(text: PathText | None, config: Path | None, host: Host) -> Place
     return place
 
 
+async def _in_use(one: Place, other: Place, config: Path | None, host: Host) -> Place | None:
+    """The one of two stores that apps use; None where nothing tells.
+
+    What a migration has marked counts for more than what the TOML names.
+    """
+    for place, rest in ((one, other), (other, one)):
+        mark = await mark_of(place)
+        if mark is not None and mark.left and mark.target == rest.backend.target:
+            return rest
+    if config is None or not await host.in_thread(config.exists):
+        return None
+    present = await host.in_thread(backend_in, config)
+    found = [place for place in (one, other) if place.configured == present]
+    return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """Leave to write the rows of ``one`` over those of ``other``, asked for before each write.
+
+    A migration may begin at any time, and put the target into use. ``run`` is the one whose journal
+    is locked here: nobody goes on with that.
+    """
+
+    one: Place
+    other: Place
+    config: Path | None
+    host: Host
+    step: Step
+    what: str
+    run: str = ""
+
+    async def __call__(self) -> None:
+        await self.step("overwriting")
+        for place in (self.one, self.other):
+            mark = await mark_of(place)
+            if mark is not None and not mark.left and mark.run != self.run:
+                raise NoLeaveError(
+                    f"the migration {mark.run} is open on {place}, and {self.what} could write old "
+                    "rows over newer ones that it has copied. Complete it (aiovec migrate run) or "
+                    f"end it (aiovec migrate abort) first; its journal is {mark.journal}"
+                )
+        if await _in_use(self.one, self.other, self.config, self.host) is self.other:
+            raise NoLeaveError(
+                f"{self.other} is the store in use, and {self.one} the one that was left: "
+                f"{self.what} would write old rows over those that apps have written since. To "
+                "write the rows of the store in use into the other one, exchange them: "
+                f"--from {shown_target(self.other)} --to {shown_target(self.one)}"
+            )
+
+
 async def _act(place: Place, run: str) -> None:
     """Act for the run where the store carries its mark, for a moved store answers nobody else."""
-    from aiovec.backend import Moves
-
-    if isinstance(place.backend, Moves):
-        mark = await place.backend.move_mark()
+    moves = moves_of(place.backend)
+    if moves is not None:
+        mark = await moves.move_mark()
         if mark is not None and mark.run == run:
-            await place.backend.begin_move(run)
+            moves.act_for(run)
 
 
 class _Told:
@@ -320,4 +525,4 @@ class _Told:
         self._listener(Event("progress", self._phase, self._table, self._rows))
 
 
-__all__ = ["abort", "finish", "plan", "rollback", "run", "status", "sync", "verify"]
+__all__ = ["abort", "finish", "forget", "plan", "rollback", "run", "status", "sync", "verify"]

@@ -25,6 +25,15 @@ To = Annotated[
     str | None,
     typer.Option("--to", metavar="STORE", help="Where they go.", show_default=False),
 ]
+Marked = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STORE",
+        help="The store that carries the mark of the migration, where the journal is lost.",
+        show_default=False,
+    ),
+]
 Journal = Annotated[
     str | None,
     typer.Option(
@@ -45,7 +54,17 @@ BatchSize = Annotated[
 ]
 Switch = Annotated[
     bool,
-    typer.Option("--switch", help="Lead the stores of the TOML to the target when all is there."),
+    typer.Option(
+        "--switch",
+        help="After verification, set `backend` in the TOML file so that running apps use the "
+        "target.",
+    ),
+]
+OneWay = Annotated[
+    bool,
+    typer.Option(
+        "--one-way", help="Allow a switch that cannot be rolled back, as one with --reembed."
+    ),
 ]
 PauseLimit = Annotated[
     float,
@@ -113,6 +132,8 @@ def options_of(
     no_verify: bool,
     no_index: bool,
     transform: Reembedding | None,
+    *,
+    one_way: bool = False,
 ) -> Options:
     if switch and tables:
         raise typer.BadParameter(
@@ -127,6 +148,7 @@ def options_of(
         verify=not no_verify,
         index=not no_index,
         reembed="" if transform is None else transform.name,
+        one_way=one_way,
     )
 
 

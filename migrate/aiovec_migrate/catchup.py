@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aiovec.backend import ChangeFeed, Changes, ChangesPrunedError, Snapshots
+from aiovec.backend import Changes, ChangesPrunedError
 from aiovec.errors import MigrationError
 
 from .comparing import Difference, sync, verify_changes, verify_ids
@@ -22,27 +22,23 @@ _ROUNDS = 1000
 
 @dataclass(slots=True)
 class Pursuit:
-    """Follows the changes of one table. ``suspects`` are ids whose rows were not the same."""
+    """Follows the changes of one table.
+
+    ``each`` is about what a row takes; ``suspects`` are ids whose rows were not the same.
+    """
 
     work: Work
     state: TableState
     source: OpenTable
     target: OpenTable
+    each: int
     suspects: set[str] = field(default_factory=set)
 
     @classmethod
     async def of(cls, work: Work, state: TableState) -> Pursuit:
-        return cls(
-            work,
-            state,
-            await OpenTable.open(work.origin.backend, state.name),
-            await OpenTable.open(work.goal.backend, state.name),
-        )
-
-    @property
-    def _feed(self) -> ChangeFeed | None:
-        backend = self.work.origin.backend
-        return backend if isinstance(backend, ChangeFeed) else None
+        source = await OpenTable.open(work.origin.backend, state.name)
+        target = await OpenTable.open(work.goal.backend, state.name)
+        return cls(work, state, source, target, await row_bytes(source, target))
 
     async def catch_up(self, *, check: bool = False) -> set[str]:
         """Apply changes until the last page was complete, and small or quickly done.
@@ -89,16 +85,15 @@ class Pursuit:
             ids,
             host=self.work.host,
             ignore_vector=self.work.transform is not None,
+            each=self.each,
         )
 
     async def _page(self) -> Changes | None:
         """The next changes; None where they were not kept and the tables were compared instead."""
-        feed = self._feed
-        if feed is None:
-            raise MigrationError(f"{self.work.origin} keeps no changes")
+        feed = self.work.leaving()
         since = self.state.since
         if since is not None:
-            limit = max(_FEWEST, min(_MOST, _PAGE_BYTES // row_bytes(self.source.schema)))
+            limit = max(_FEWEST, min(_MOST, _PAGE_BYTES // self.each))
             try:
                 return await self.source.do(lambda handle: feed.changes(handle, since, limit=limit))
             except ChangesPrunedError:
@@ -145,12 +140,3 @@ class Pursuit:
             await target.do(lambda handle: target.backend.upsert(handle, rows))
         upserted: list[str] = page.upserted.column("id").to_pylist()
         return list(dict.fromkeys([*deleted, *upserted]))
-
-
-async def newest_version(table: OpenTable) -> int | None:
-    """The table's newest version; None where its store has none."""
-    backend = table.backend
-    if not isinstance(backend, Snapshots):
-        return None
-    versions = await table.do(backend.versions)
-    return max((int(version["version"]) for version in versions), default=0)

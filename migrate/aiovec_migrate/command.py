@@ -31,9 +31,11 @@ from .arguments import (
     From,
     FromField,
     Journal,
+    Marked,
     Model,
     NoIndex,
     NoVerify,
+    OneWay,
     PauseLimit,
     Reembed,
     Report,
@@ -44,7 +46,6 @@ from .arguments import (
     options_of,
     transform_of,
 )
-from .model import Phase
 from .outcomes import counts, keep, options_that_name, report_of, show_status, state_dict, summary
 
 _P = ParamSpec("_P")
@@ -97,6 +98,7 @@ def plan_(
     from_field: FromField = None,
     model: Model = None,
     dim: Dim = None,
+    one_way: OneWay = False,
     json: AsJson = False,
 ) -> None:
     """Show what a run would do and what would stop it. Writes nothing.
@@ -106,7 +108,9 @@ def plan_(
     if target is None:
         raise typer.BadParameter("give the store that the tables go to", param_hint="--to")
     transform = transform_of(reembed, from_field, model, dim, EMBED_BATCH, EMBED_CALLS)
-    options = options_of(table, batch_size, switch, pause_limit, no_verify, no_index, transform)
+    options = options_of(
+        table, batch_size, switch, pause_limit, no_verify, no_index, transform, one_way=one_way
+    )
     from . import api
 
     found = run_to_its_end(
@@ -141,6 +145,7 @@ def run_(
     dim: Dim = None,
     embed_batch: EmbedBatch = EMBED_BATCH,
     embed_calls: EmbedCalls = EMBED_CALLS,
+    one_way: OneWay = False,
     json: Events = False,
 ) -> None:
     """Copy tables, catch up with what is written meanwhile, verify, and switch if told to.
@@ -150,7 +155,9 @@ def run_(
     if report is not None and no_verify:
         raise typer.BadParameter("--report needs the verification that --no-verify leaves out")
     transform = transform_of(reembed, from_field, model, dim, embed_batch, embed_calls)
-    chosen = options_of(table, batch_size, switch, pause_limit, no_verify, no_index, transform)
+    chosen = options_of(
+        table, batch_size, switch, pause_limit, no_verify, no_index, transform, one_way=one_way
+    )
     from . import api
     from .showing import Showing, json_line
 
@@ -187,11 +194,12 @@ def status_(config: Config = None, journal: Journal = None, json: AsJson = False
 
     state = run_to_its_end(api.status(config=config, journal=journal))
     if json:
-        print_json({"run": None if state is None else state_dict(state)})
+        found = None if state is None else {**state_dict(state), "next": state.next_command}
+        print_json({"run": found})
     elif state is None:
         out().print("no migration is open here")
     else:
-        show_status(state)
+        show_status(state, options=options_that_name(config, journal))
 
 
 @app.command("verify")
@@ -256,6 +264,7 @@ def rollback_(config: Config = None, journal: Journal = None, json: Events = Fal
 @failing_clearly
 @_going_on
 def abort_(
+    source: Marked = None,
     config: Config = None,
     journal: Journal = None,
     keep_target: Annotated[
@@ -263,16 +272,30 @@ def abort_(
     ] = False,
     json: Events = False,
 ) -> None:
-    """End an open run: the source is as it was, and the tables made in the target are dropped."""
+    """End an open run: the source is as it was, and the tables made in the target are dropped.
+
+    A rollback that cannot be completed is called off: the stores stay where they are.
+    Where the journal is lost, the mark in the source is enough: name the source by --from. The
+    target's tables then stay.
+    """
     from . import api
     from .showing import Showing, json_line
 
     with Showing(json=json) as listener:
-        run_to_its_end(
-            api.abort(config=config, journal=journal, keep_target=keep_target, listener=listener)
+        state = run_to_its_end(
+            api.abort(
+                source,
+                config=config,
+                journal=journal,
+                keep_target=keep_target,
+                listener=listener,
+            )
         )
     if json:
-        out().file.write(json_line({"kind": "result", "phase": Phase.ABORTED}))
+        phase = "aborted" if state is None else state.phase
+        out().file.write(json_line({"kind": "result", "phase": phase}))
+    elif state is not None:
+        out().print(f"migrate: the rollback was called off; the stores stay in {state.target}")
     else:
         out().print("migrate: aborted; the source is as it was")
 
@@ -280,20 +303,48 @@ def abort_(
 @app.command("finish")
 @failing_clearly
 @_going_on
-def finish_(config: Config = None, journal: Journal = None, json: Events = False) -> None:
-    """Forget a run that is done, when you are content. After that there is no rollback.
+def finish_(
+    source: Marked = None,
+    config: Config = None,
+    journal: Journal = None,
+    json: Events = False,
+) -> None:
+    """End a run that is done, when you are content. After that there is no rollback.
 
-    The old store stays where it is, until you remove it yourself.
+    The old store stays where it is, until you remove it yourself, and tells whoever opens it where
+    it has moved: `aiovec migrate forget` makes it a store of its own again.
     """
     from . import api
     from .showing import Showing, json_line
 
     with Showing(json=json) as listener:
-        run_to_its_end(api.finish(config=config, journal=journal, listener=listener))
+        run_to_its_end(api.finish(source, config=config, journal=journal, listener=listener))
     if json:
         out().file.write(json_line({"kind": "result", "phase": "finished"}))
     else:
-        out().print("migrate: finished; the mark and the journal are removed, the stores stay")
+        out().print(
+            "migrate: finished; the journal is removed, and the old store says where it has moved"
+        )
+
+
+@app.command("forget")
+@failing_clearly
+def forget_(
+    store: Annotated[str, typer.Argument(help="The store, or the name of a backend in the TOML.")],
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Remove the mark that a finished migration left in a store, to use that store by itself.
+
+    Also removes a mark that cannot be read. The rows are those of the moment of the switch.
+    """
+    from . import api
+
+    run_to_its_end(api.forget(store, config=config))
+    if json:
+        print_json({"store": store, "forgotten": True})
+    else:
+        out().print(f"migrate: {store} is a store of its own again")
 
 
 @app.command("sync")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Backend, Columns, StaleTableError, TableHandle
+from aiovec.backend import Backend, Columns, StaleTableError
 from aiovec.errors import MigrationError
 from aiovec.schema import Schema
 
@@ -28,9 +28,22 @@ from .digests import LIMITS, Digest, Limits, among, in_parts, unlike
 from .hashing import Hasher, UInt64Array
 from .host import Host
 from .sides import LOOKED_UP, Progress, Seen, Side, batch_rows, both, no_progress
+from .work import OpenTable, least_bytes, row_bytes
 
 Transform = Callable[[pa.Table], Awaitable[pa.Table]]
 """Turns rows of the source into those of the target."""
+
+Leave = Callable[[], Awaitable[None]]
+"""Awaited right before each write to the target: NoLeaveError keeps the write from being done."""
+
+
+class NoLeaveError(MigrationError):
+    """Nothing more may be written to the target: it is in use, or a migration is open."""
+
+
+async def always() -> None:
+    """Gives leave to every write."""
+
 
 # A share of the rows from which on ``sync`` reads them all rather than one by one.
 _MANY = 0.05
@@ -96,6 +109,7 @@ async def sync(
     transform: Transform | None = None,
     progress: Progress = no_progress,
     limits: Limits = LIMITS,
+    leave: Leave = always,
 ) -> Difference:
     """Make the target's table equal to the source's; what differed, and what was done.
 
@@ -112,8 +126,8 @@ async def sync(
         difference = await sides.named(found, most)
         if not difference.total:
             return difference
-        deleted = await sides.delete_extra(found)
-        copied = await sides.copy(found, transform)
+        deleted = await sides.delete_extra(found, leave)
+        copied = await sides.copy(found, transform, leave)
         return replace(difference, copied=copied, deleted=deleted)
 
 
@@ -125,16 +139,20 @@ async def verify_ids(
     *,
     host: Host,
     ignore_vector: bool = False,
+    each: int | None = None,
 ) -> list[str]:
     """Those of the ids whose rows are not the same, or on one side only, as of now.
 
-    The sides are read at the same time, not in one transaction: under writes look again.
+    The sides are read at the same time, not in one transaction: under writes look again. ``each``
+    is about what a row takes, where that is known.
     """
-    sides = await Sides.opened(source, target, table, host=host, vector=not ignore_vector)
+    sides = await Sides.opened(
+        source, target, table, host=host, vector=not ignore_vector, each=each
+    )
     differing: list[str] = []
     distinct = list(dict.fromkeys(ids))
     # Where ids have no index, each look reads them all.
-    together = batch_rows(sides.source.handle.schema)
+    together = sides.source.size
     with altered_is_told(table):
         for start in range(0, len(distinct), together):
             block = distinct[start : start + together]
@@ -158,14 +176,16 @@ async def verify_changes(
     """
     handle = await target.open_table(table)
     hasher = Hasher(handle.schema, vector=not ignore_vector)
-    side = Side(target, handle, hasher, host, not ignore_vector, no_progress)
+    together = batch_rows(
+        max(least_bytes(handle.schema), upserted.nbytes // max(1, upserted.num_rows))
+    )
+    side = Side(target, handle, hasher, host, not ignore_vector, no_progress, together)
     wanted: dict[str, int | None] = dict.fromkeys(deleted)
     if upserted.num_rows:
         hashes = await host.in_thread(hasher.rows, upserted)
         wanted.update(zip(upserted.column("id").to_pylist(), hashes.rows.tolist(), strict=True))
     ids = list(wanted)
     differing: list[str] = []
-    together = batch_rows(handle.schema)
     with altered_is_told(table):
         for start in range(0, len(ids), together):
             block = ids[start : start + together]
@@ -203,15 +223,17 @@ class Sides:
         host: Host,
         vector: bool,
         progress: Progress = no_progress,
+        each: int | None = None,
     ) -> Sides:
-        mine, theirs = await both(source.open_table(table), target.open_table(table))
+        mine, theirs = await both(OpenTable.open(source, table), OpenTable.open(target, table))
         check_comparable(table, mine.schema, theirs.schema, vector)
+        size = batch_rows(await row_bytes(mine, theirs) if each is None else each)
 
-        def side(backend: Backend, handle: TableHandle) -> Side:
-            hasher = Hasher(handle.schema, vector=vector)
-            return Side(backend, handle, hasher, host, vector, progress)
+        def side(opened: OpenTable) -> Side:
+            hasher = Hasher(opened.schema, vector=vector)
+            return Side(opened.backend, opened.handle, hasher, host, vector, progress, size)
 
-        return cls(side(source, mine), side(target, theirs), host)
+        return cls(side(mine), side(theirs), host)
 
     async def compared(self, limits: Limits, seen: Seen | None = None) -> Found:
         """Look at every row of both. ``seen`` gets the target's batches, with the vectors."""
@@ -246,7 +268,7 @@ class Sides:
             await self.source.first_ids(found.different, most),
         )
 
-    async def delete_extra(self, found: Found) -> int:
+    async def delete_extra(self, found: Found, leave: Leave = always) -> int:
         """Delete what the source does not have, as of now."""
         deleted = 0
         async with aclosing(self.target.ids_of(found.extra)) as parts:
@@ -256,12 +278,15 @@ class Sides:
                     there = await self.source.backend.get(self.source.handle, block, Columns(()))
                     gone = sorted(set(block) - set(there.ids))
                     if gone:
+                        await leave()
                         deleted += await self.target.backend.delete(
                             self.target.handle, ids=gone, where=None
                         )
         return deleted
 
-    async def copy(self, found: Found, transform: Transform | None = None) -> int:
+    async def copy(
+        self, found: Found, transform: Transform | None = None, leave: Leave = always
+    ) -> int:
         """Write what the target does not have, or has otherwise."""
         wanted = np.union1d(found.missing, found.different)
         if not len(wanted):
@@ -275,12 +300,13 @@ class Sides:
             async for table in tables:
                 if table.num_rows:
                     changed = table if transform is None else await transform(table)
+                    await leave()
                     await self.target.backend.upsert(self.target.handle, changed)
                     copied += table.num_rows
         return copied
 
     async def _single_rows(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
-        size = min(LOOKED_UP, batch_rows(self.source.schema))
+        size = min(LOOKED_UP, self.source.size)
         async with aclosing(self.source.ids_of(wanted)) as parts:
             async for ids in parts:
                 for start in range(0, len(ids), size):
@@ -295,7 +321,7 @@ class Sides:
             return rows.filter(pa.array(among(hasher.ids(batch.column("id")), wanted)))
 
         waiting: list[pa.Table] = []
-        size = batch_rows(self.source.schema)
+        size = self.source.size
         async with aclosing(self.source.export(self.source.whole, size)) as batches:
             async for batch, _ in batches:
                 waiting.append(await self.host.in_thread(chosen, batch))

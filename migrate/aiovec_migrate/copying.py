@@ -12,7 +12,7 @@ from aiovec.backend import BulkLoad, BulkLoads, StaleTableError
 from aiovec.errors import DuplicateIdError, MigrationError
 
 from .model import TableState
-from .work import OpenTable, Work, everything
+from .work import OpenTable, Work, everything, row_bytes
 
 # What is written at once. A store that takes bulk loads makes a file of each write; one that does
 # not, a transaction, and those that outgrow its cache are slow.
@@ -120,7 +120,8 @@ async def copy_table(work: Work, state: TableState) -> None:
     target = await OpenTable.open(work.goal.backend, state.name)
     filler = Filler(target, again=state.rows > 0 or await target.count() > 0)
     buffer = Buffer(filler.most_bytes)
-    reading = asyncio.ensure_future(_read(work, source, state.cursor, buffer))
+    size = max(1, min(work.state.options.batch_size, filler.most_bytes // await row_bytes(source)))
+    reading = asyncio.ensure_future(_read(source, state.cursor, buffer, size))
     try:
         while batches := await buffer.take(filler.most_bytes, filler.most_rows):
             await work.step("copy:read")
@@ -144,8 +145,8 @@ async def copy_table(work: Work, state: TableState) -> None:
     work.tell("table", table=state.name, rows=state.rows, total=state.total)
 
 
-async def _read(work: Work, table: OpenTable, after: bytes | None, buffer: Buffer) -> None:
-    """Fill the buffer with all rows behind the cursor."""
+async def _read(table: OpenTable, after: bytes | None, buffer: Buffer, size: int) -> None:
+    """Fill the buffer with all rows behind the cursor, so many of them at once."""
     try:
         while True:
             rows = table.backend.export(
@@ -153,7 +154,7 @@ async def _read(work: Work, table: OpenTable, after: bytes | None, buffer: Buffe
                 where=None,
                 columns=everything(table.schema),
                 after=after,
-                batch_size=work.state.options.batch_size,
+                batch_size=size,
             )
             try:
                 async with aclosing(rows) as batches:

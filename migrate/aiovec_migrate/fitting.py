@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiovec.backend import Backend, ChangeFeed, Moves, StaleTableError
-from aiovec.errors import MigrationError, TableNotFoundError
+from aiovec.errors import MigrationError
 
+from .ending import has_switched
 from .model import Phase, RunState
-from .work import Work
+from .work import ALTERED, Work
 
 if TYPE_CHECKING:
     from .runner import Migration
@@ -30,12 +30,17 @@ def check_fits(state: RunState, migration: Migration, *, ending: bool = False) -
     if ending:
         return
     options = migration.options
-    if state.phase in (Phase.ABORTING, Phase.ABORTED):
+    if state.phase is Phase.ABORTING:
         raise MigrationError("the run is being aborted; complete that: aiovec migrate abort")
-    if state.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK):
+    if state.phase is Phase.ROLLING_BACK:
         raise MigrationError(
-            "the run is rolled back; complete that (aiovec migrate rollback), then forget it "
-            "(aiovec migrate finish)"
+            "the run is being rolled back; complete that (aiovec migrate rollback), or call it off "
+            "(aiovec migrate abort)"
+        )
+    if state.phase is Phase.ROLLED_BACK:
+        raise MigrationError(
+            "the run is rolled back; forget it (aiovec migrate finish), or drop its copies as well "
+            "(aiovec migrate abort)"
         )
     if state.options.tables != options.tables:
         raise MigrationError(
@@ -52,37 +57,53 @@ def check_fits(state: RunState, migration: Migration, *, ending: bool = False) -
             "the run is done, without a switch; forget it (aiovec migrate finish) and begin one "
             "with a switch into an empty target"
         )
+    if state.options.switch and options.switch:
+        check_config(state, migration)
+
+
+def check_config(state: RunState, migration: Migration) -> None:
+    """MigrationError where the TOML at hand is not the one that the run switches."""
     config = "" if migration.toml is None else migration.toml.path
-    if state.options.switch and options.switch and state.config != config:
+    if state.config != config:
         raise MigrationError(
-            f"the journal is of a switch of {state.config}, not of {config or 'no TOML'}; {_HINT}"
+            f"the journal is of a switch of {state.config}, not of {config or 'no TOML'}; name "
+            "that TOML (--config), or another journal (--journal)"
         )
-    state.config = config or state.config
 
 
-async def check_source(work: Work, source: Moves) -> None:
+async def check_source(work: Work) -> None:
     """MigrationError where the source is not the one that the run began with."""
+    source, backend = work.leaving(), work.origin.backend
     mark = await source.move_mark()
     reason = ""
     if mark is None:
         reason = "it carries no mark of this run"
     elif mark.run != work.run:
         reason = f"it carries the mark of another run, {mark.run}"
-    elif isinstance(source, ChangeFeed) and isinstance(source, Backend):
+    else:
+        source.act_for(work.run)
         for table in work.state.tables.values():
             try:
-                handle = await source.open_table(table.name)
-                number = await source.change_number(handle)
-            except (TableNotFoundError, StaleTableError):
+                number = await source.change_number(await backend.open_table(table.name))
+            except ALTERED:
                 reason = f"its table {table.name!r} is gone"
                 break
             if table.since is not None and number < table.since:
                 reason = f"its table {table.name!r} is older than what was copied from it"
                 break
+    switched = await has_switched(work)
+    if switched and not reason:
+        reason = "it does not say that stores were led away from it"
     if reason:
+        cure = (
+            f"stores were led to {work.goal}, so end the run (aiovec migrate finish), and name the "
+            "store that is to be used in the TOML"
+            if switched
+            else "end the run (aiovec migrate abort) and begin anew"
+        )
         raise MigrationError(
             f"{work.origin} is not the store that the run {work.run} began with: {reason}. It was "
-            "replaced or restored; end the run (aiovec migrate abort) and begin anew"
+            f"replaced or restored; {cure}"
         )
 
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 import anyio
-import anyio.to_thread
+
+from aiovec.pool import in_thread
 
 _T = TypeVar("_T")
 
@@ -51,7 +52,7 @@ class RealHost:
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(_THREADS)
-        return await anyio.to_thread.run_sync(lambda: work(*args), limiter=self._limiter)
+        return await in_thread(work, *args, limit=self._limiter)
 
     def now(self) -> float:
         return time.monotonic()

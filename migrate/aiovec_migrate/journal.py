@@ -28,10 +28,18 @@ CREATE TABLE IF NOT EXISTS holder (one INTEGER PRIMARY KEY CHECK (one = 1), pid 
 """
 # How long, in seconds, a reader in another terminal may hold up a write.
 _PATIENCE = 10.0
+# How long, in seconds, a migrator waits for the lock. SQLite takes an exclusive lock in steps: of
+# two that ask at once and wait for nobody, each may find the other halfway, and neither gets it.
+_TURN = 1.0
 
 
 class Journal(ABC):
     """One run's record, on something that outlives the process."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies, as a user would name it."""
+        return ""
 
     @abstractmethod
     async def load(self) -> RunState | None:
@@ -63,8 +71,10 @@ class Journal(ABC):
 
 def default_file(config: str | os.PathLike[str] | None) -> Path:
     """Where the journal lies by default: beside the TOML, else in the current folder."""
-    folder = Path.cwd() if config is None else Path(config).expanduser().absolute().parent
-    return folder / FOLDER / FILE
+    if config is None:
+        return Path.cwd() / FOLDER / FILE
+    # Of the real file: a link to it leads to the same run.
+    return Path(os.path.realpath(Path(config).expanduser())).parent / FOLDER / FILE
 
 
 class SqliteJournal(Journal):
@@ -78,6 +88,10 @@ class SqliteJournal(Journal):
     @property
     def file(self) -> Path:
         return self._file
+
+    @property
+    def place(self) -> str:
+        return str(self._file)
 
     async def load(self) -> RunState | None:
         return await self._host.in_thread(self._load)
@@ -145,15 +159,23 @@ class SqliteJournal(Journal):
                 db.close()
         except sqlite3.Error as exc:
             raise self._told(exc) from exc
-        except (ValueError, KeyError, TypeError) as exc:
-            raise CorruptStoreError(str(self._file), f"the journal cannot be read: {exc}") from exc
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise self._damaged(exc) from exc
 
     def _told(self, error: sqlite3.Error) -> Exception:
         if "full" in str(error):
             return StoreFullError(str(self._file), str(error))
         if isinstance(error, sqlite3.OperationalError):
             return MigrationError(f"the journal {self._file} cannot be used: {error}")
-        return CorruptStoreError(str(self._file), f"the journal cannot be read: {error}")
+        return self._damaged(error)
+
+    def _damaged(self, reason: Exception) -> CorruptStoreError:
+        return CorruptStoreError(
+            str(self._file),
+            f"the journal cannot be read: {reason}. Remove that file; the marks in the stores are "
+            "enough then to end the run (aiovec migrate abort before the switch, or finish after "
+            "it)",
+        )
 
     def _take_lock(self) -> None:
         try:
@@ -162,7 +184,9 @@ class SqliteJournal(Journal):
             raise MigrationError(f"no journal can be kept in {self._file.parent}: {exc}") from exc
         file = self._file.with_name(self._file.name + ".lock")
         try:
-            lock = sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False)
+            lock = sqlite3.connect(
+                file, timeout=_TURN, isolation_level=None, check_same_thread=False
+            )
             try:
                 lock.execute("BEGIN EXCLUSIVE")
             except sqlite3.OperationalError as exc:

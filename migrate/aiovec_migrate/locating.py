@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiovec.connect import CONFIG_FILE, CONFIG_VARIABLE, Source
 from aiovec.errors import ConfigError, MigrationError
 from aiovec.plugins import backend_names, create_backend
+from aiovec.redaction import redacted
 from aiovec.settings import load
 from aiovec.targets import MEMORY, is_url
 
@@ -29,7 +32,7 @@ class Located:
     """A store's backend and what that is told; ``configured`` as in ``Place``."""
 
     name: str
-    told: str
+    told: str = field(repr=False)  # may hold secrets
     configured: str
     settings: RetrievalSettings
 
@@ -72,6 +75,8 @@ def is_there(place: Located) -> bool:
 def locate(text: PathText | None, config: PathText | None) -> Located:
     """What a target, the name of a backend in the TOML, or None for its present one, comes to."""
     named = text is None or (isinstance(text, str) and text in backend_names())
+    if not named and isinstance(text, str):
+        _check_meant(text)
     if named:
         source = Source(None, config, backend=None if text is None else str(text))
     else:
@@ -79,10 +84,31 @@ def locate(text: PathText | None, config: PathText | None) -> Located:
     name, told = source.place()
     if told == MEMORY or told.lower().startswith("memory://"):
         raise MigrationError("a store in memory cannot be migrated: no other process sees it")
+    if not named and redacted(told) != told:
+        raise MigrationError(
+            f"{redacted(told)}: the journal keeps no user, password or query of an address; "
+            "configure the store in the TOML file and name its backend, such as lancedb"
+        )
     file = config_file(config) if named or config is not None else None
     settings = load(file).settings.retrieval
     configured = "" if not named else settings.backend if text is None else str(text)
     return Located(name, told, configured, settings)
+
+
+def _check_meant(text: str) -> None:
+    """Raise ConfigError for a bare word that is neither a backend nor a path that exists.
+
+    ``connect`` makes a folder of that name. Where stores are moved it is a mistyped backend.
+    """
+    bare = not is_url(text) and not re.search(r"[./\\~:]", text)
+    if bare and not os.path.exists(text):
+        known = ", ".join(backend_names())
+        raise ConfigError(
+            f"{text!r} is neither a backend ({known}) nor a store; for a new store in a folder of "
+            f"this name write ./{text}",
+            key="target",
+            accepted=f"{known}, or a path",
+        )
 
 
 def config_file(config: PathText | None) -> Path | None:
@@ -106,6 +132,20 @@ def configured_name(place: Located, file: Path) -> str:
         if found.same_as(place):
             return name
     return ""
+
+
+def configured(file: Path | None) -> list[str]:
+    """The names of the backends that the TOML configures and that have a store."""
+    if file is None or not file.exists():
+        return []
+    found = []
+    for name in backend_names():
+        with suppress(ConfigError, MigrationError):
+            place = locate(name, file)
+            # Where a server is, and not the store itself, is no mark that could be read.
+            if is_there(place) and not place.told.lower().startswith(("http://", "https://")):
+                found.append(name)
+    return found
 
 
 def nearest_folder(path: Path) -> Path:

@@ -6,13 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from aiovec.errors import InvalidArgumentError, MigrationError
+from aiovec.errors import AiovecError, InvalidArgumentError, MigrationError
+
+_T = TypeVar("_T")
 
 FORMAT = 1
 
 MAX_BATCH = 1_000_000
+
+ONE_WAY = (
+    "there is no way back from a switch to another embedding model: what is written behind it has "
+    "no vectors of the old model. Pass --one-way if that is meant, or leave out --switch and name "
+    "the new backend in the TOML when its users are content"
+)
 
 
 class Phase(StrEnum):
@@ -30,11 +39,10 @@ class Phase(StrEnum):
     ROLLING_BACK = "rolling-back"
     ROLLED_BACK = "rolled-back"
     ABORTING = "aborting"
-    ABORTED = "aborted"
 
     @property
     def over(self) -> bool:
-        return self in (Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED)
+        return self in (Phase.DONE, Phase.ROLLED_BACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,23 @@ class Options:
     verify: bool = True
     index: bool = True
     reembed: str = ""
-    """The name of the change of embedding model, empty where vectors are moved as they are."""
+    """The name of the change of embedding model, empty where vectors are moved as they are.
+
+    A run and a plan take it from the transform that is passed to them."""
+    one_way: bool = False
+    """There need be no way back, as after a switch to vectors of another model."""
+
+    @property
+    def has_no_way_back(self) -> bool:
+        """Whether a switch cannot be rolled back: the source's model would be missing there."""
+        return self.switch and bool(self.reembed)
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "attempts"):
+            if not isinstance(value := getattr(self, name), int):
+                raise InvalidArgumentError(name, value, "a whole number")
+        if not isinstance(self.pause_limit, (int, float)):
+            raise InvalidArgumentError("pause_limit", self.pause_limit, "a number of seconds")
         if not 1 <= self.batch_size <= MAX_BATCH:
             raise InvalidArgumentError(
                 "batch_size", self.batch_size, f"a whole number from 1 to {MAX_BATCH}"
@@ -99,14 +121,16 @@ class TableState:
     """Rows copied so far."""
     made: bool = False
     """The target's table is this run's own work: noted before it is created."""
+    created: bool = False
+    """It was created, noted behind it. Until then it may be somebody else's that has rows."""
+    foreign: bool = False
+    """Somebody else made it just when this run was about to: nothing in it is this run's."""
     cursor: bytes | None = None
     """Behind the last batch that is known to be in the target."""
     copied: bool = False
     since: int | None = None
     """All changes up to this number are in the target. Read before the first batch; None where
     the source keeps no changes, or no longer the ones that are needed."""
-    version: int | None = None
-    """The source's newest version when the copy began, where it has versions."""
     indexed: bool = False
     verified: bool = False
 
@@ -117,10 +141,12 @@ class TableState:
 
     @classmethod
     def from_json(cls, text: str) -> TableState:
+        """The state; ValueError, KeyError or TypeError with the reason where the text is none."""
         known = _only_known(cls, json.loads(text))
+        known.setdefault("created", known.get("made", False))  # an earlier version told only that
         if known.get("cursor") is not None:
             known["cursor"] = bytes.fromhex(known["cursor"])
-        return cls(**known)
+        return _checked(cls(**known))
 
 
 @dataclass(slots=True)
@@ -136,6 +162,10 @@ class RunState:
     """The source carries, or is about to carry, this run's mark."""
     begun: bool = False
     """The mark was seen on the source, so its absence means another source."""
+    released: bool = False
+    """All was carried and the source's mark is off, or about to be: without a switch that is all.
+
+    What is written from then on is told to nobody, so there is no going on with such a run."""
     switched: bool = False
     """The TOML was flipped, or is about to be."""
     config: str = ""
@@ -151,6 +181,15 @@ class RunState:
     longest_pause: float = 0.0
     tables: dict[str, TableState] = field(default_factory=dict)
 
+    @property
+    def next_command(self) -> str:
+        """The command of ``aiovec migrate`` that ends this run from wherever it stopped."""
+        if self.phase is Phase.ROLLING_BACK:
+            return "rollback"
+        if self.phase is Phase.ABORTING:
+            return "abort"
+        return "finish" if self.phase.over else "run"
+
     def to_json(self) -> str:
         """All but the tables."""
         known = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -163,7 +202,8 @@ class RunState:
 
     @classmethod
     def from_json(cls, text: str, tables: Mapping[str, str]) -> RunState:
-        known = json.loads(text)
+        """The state; ValueError, KeyError or TypeError with the reason where the texts are none."""
+        known = _mapping(json.loads(text))
         if known.pop("format", None) != FORMAT:
             raise MigrationError(
                 "the journal was written by another version of aiovec; end the run with that one"
@@ -172,14 +212,36 @@ class RunState:
         if options.get("tables") is not None:
             options["tables"] = tuple(options["tables"])
         known = _only_known(cls, known)
-        known["source"] = Identity(**known["source"])
-        known["target"] = Identity(**known["target"])
-        known["options"] = Options(**options)
+        known["source"] = _checked(Identity(**_mapping(known["source"])))
+        known["target"] = _checked(Identity(**_mapping(known["target"])))
+        try:
+            known["options"] = _checked(Options(**options))
+        except AiovecError as exc:
+            raise ValueError(str(exc)) from exc
         known["phase"] = Phase(known["phase"])
         known["tables"] = {name: TableState.from_json(state) for name, state in tables.items()}
-        return cls(**known)
+        return _checked(cls(**known))
 
 
-def _only_known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+def _only_known(cls: Any, values: object) -> dict[str, Any]:
     names = {each.name for each in fields(cls)}
-    return {key: value for key, value in values.items() if key in names}
+    return {key: value for key, value in _mapping(values).items() if key in names}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} in place of an object")
+    return value
+
+
+def _checked(made: _T) -> _T:
+    """What was made of JSON values; ValueError where one of them has another type."""
+    for name, hint in get_type_hints(type(made)).items():
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        allowed = [get_origin(kind) or kind for kind in kinds]
+        if float in allowed:
+            allowed.append(int)
+        value = getattr(made, name)
+        if not isinstance(value, tuple(allowed)):
+            raise ValueError(f"its {name} is {value!r}")
+    return made

@@ -129,7 +129,7 @@ def options_that_name(config: str | None, journal: str | None) -> str:
     return f" {joined}" if joined else ""
 
 
-def show_status(state: RunState) -> None:
+def show_status(state: RunState, *, options: str = "") -> None:
     from .plans import duration
 
     console = out()
@@ -146,6 +146,7 @@ def show_status(state: RunState) -> None:
     console.file.write(f"run      {state.run}, started {state.started}\n")
     console.file.write(f"from     {state.source}\nto       {state.target}\n")
     console.file.write(f"changed  {state.changed}\n")
+    console.file.write(f"next     {_next(state, options)}\n")
     print_rows(
         ["table", "rows", "of", "state"],
         [
@@ -154,6 +155,20 @@ def show_status(state: RunState) -> None:
         ],
         right=["rows", "of"],
     )
+
+
+def _next(state: RunState, options: str) -> str:
+    """What ends the run, or goes on with it where it was killed."""
+    command = f"aiovec migrate {state.next_command}{options}"
+    if state.phase is Phase.DONE and state.switched and not state.options.has_no_way_back:
+        return f"{command}, or aiovec migrate rollback{options} to go back"
+    if state.phase is Phase.ROLLING_BACK:
+        return f"{command}; aiovec migrate abort{options} calls it off"
+    if state.next_command != "run":
+        return command
+    if state.phase is Phase.MOVED:
+        return f"{command}, where it is not at work"
+    return f"{command}, where it is not at work; aiovec migrate abort{options} ends it"
 
 
 def _progress(state: RunState) -> tuple[int, int]:

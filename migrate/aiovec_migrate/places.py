@@ -16,11 +16,13 @@ PathText = str | os.PathLike[str]
 class Place:
     """A store that a migration reads or writes.
 
-    ``configured`` is its name in the TOML, empty where it was named by a target.
+    ``configured`` is its name in the TOML, empty where it was named by a target. Of a store that is
+    ``missing`` the backend is not open, for that would make it.
     """
 
     backend: Backend
     configured: str = ""
+    missing: bool = False
 
     @property
     def identity(self) -> Identity:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from aiovec.backend import (
     Backend,
-    ChangeFeed,
-    Moves,
+    ReadOnly,
     Snapshots,
-    StaleTableError,
     TableHandle,
     TableStats,
     TextSearch,
     VectorIndexes,
+    moves_of,
 )
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 from aiovec.filters.tree import IsNull, Ref
+from aiovec.moving import FINISHED, MoveRecord
 from aiovec.schema import Schema
 from aiovec.threads import to_its_end
 
@@ -35,10 +35,11 @@ from .locating import (
     locate,
     unwritable,
 )
-from .model import Identity, Options
-from .places import PathText
+from .model import ONE_WAY, Identity, Options
+from .places import PathText, Place
 from .plans import Obstacle, Plan, Problem, Rates, TablePlan
 from .probing import probe
+from .work import ALTERED, looked_at, shown_target
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 # before they were put in order, and what it takes for a moment while it builds an index.
 _AT_LEAST, _WITH_VERSIONS, _FOR_A_MOMENT = 1.25, 2.25, 3.0
 _SPARE = 2**20
-
-_ATTEMPTS = 3  # a table that is altered at this very moment is looked at again
 
 
 async def make_plan(
@@ -94,6 +93,8 @@ class _Look:
         self._transform = transform
         self._host = host
         self._run = run
+        self._forget = ""
+        """What has to be done first with the target, where an earlier run has left it."""
         self._problems: list[Problem] = []
         self._notes: list[str] = []
 
@@ -126,27 +127,37 @@ class _Look:
             if exists and not same:
                 goal = shape = await stack.enter_async_context(_opened(there, self._host))
             tables = await self._tables(origin)
-            present = [] if goal is None else await goal.tables()
+            present = [] if goal is None else await self._present(origin, goal)
             plans = [await self._table(origin, found, goal, present, shape) for found in tables]
+            moved = {plan.name for plan in plans}
+            others = tuple(name for name in present if name not in moved)
+            if others and self._options.switch:
+                self._problem(
+                    "other-tables",
+                    "the target has tables that the source does not have, and apps would find "
+                    f"them after the switch: {', '.join(others)}; {self._forget}drop them, or "
+                    "name another target",
+                )
             self._look_at_abilities(origin, shape, tables)
             rates = None
             largest = max(tables, key=lambda found: found.stats.bytes, default=None)
             if measure and largest is not None and largest.stats.rows and not self._problems:
-                rates = await self._probe(origin, largest, there)
+                with suppress(*ALTERED):
+                    rates = await self._probe(origin, largest, there)
+            if rates is not None and largest is not None:
                 plans = [
                     replace(plan, seconds=self._seconds(rates, plan, largest.stats))
                     for plan in plans
                 ]
         free = await in_thread(free_room, there)
         needed = self._look_at_room(free, plans, isinstance(shape, Snapshots))
-        moved = {plan.name for plan in plans}
         return Plan(
             source=Identity(here.name, origin.target),
             target=Identity(there.name, shape.target),
             tables=tuple(plans),
             problems=tuple(self._problems),
             notes=tuple(self._notes),
-            other_tables=tuple(name for name in present if name not in moved),
+            other_tables=others,
             target_exists=exists,
             switch=self._options.switch,
             config=str(file) if self._options.switch and file is not None else "",
@@ -166,6 +177,8 @@ class _Look:
             self._problem("not-writable", f"the target cannot be written: {reason}")
         if not self._options.switch:
             return
+        if self._options.has_no_way_back and not self._options.one_way:
+            self._problem("one-way", ONE_WAY)
         if file is None:
             self._problem("no-config", "a switch flips a TOML file; name it by --config")
             return
@@ -213,12 +226,33 @@ class _Look:
 
     # The tables
 
+    async def _present(self, origin: Backend, goal: Backend) -> list[str]:
+        """The target's tables. A store that an earlier run has left may be written to again."""
+        moves = moves_of(goal)
+        record = MoveRecord() if moves is None else await moves.move_record()
+        if moves is not None and record.mark is not None:
+            try:
+                record.reenter(self._run or "", origin.target)
+            except MigrationError as exc:
+                self._problem("moved", str(exc))
+            moves.act_for(record.mark.run)
+            if record.mark.state == FINISHED:
+                self._forget = (
+                    "an earlier migration has left it, so first let it be a store of its own "
+                    f"again: aiovec migrate forget {shown_target(Place(goal))}; then "
+                )
+        return await goal.tables()
+
     async def _tables(self, origin: Backend) -> list[_Found]:
         """The tables that will be moved, unless the source is on its way already."""
-        mark = await origin.move_mark() if isinstance(origin, Moves) else None
+        moves = moves_of(origin)
+        mark = None if moves is None else await moves.move_mark()
         if mark is not None and mark.run != self._run:
-            if mark.state == "moved":
-                self._problem("moved", f"the source has moved to {mark.moved_to} already")
+            if mark.left:
+                text = f"the source has moved to {mark.moved_to} already"
+                if mark.state == FINISHED:
+                    text += "; to use it as a store of its own again: aiovec migrate forget"
+                self._problem("moved", text)
                 return []
             self._problem(
                 "run-open",
@@ -226,17 +260,18 @@ class _Look:
                 "that began it, or end it with: aiovec migrate abort",
             )
         names = await origin.tables()
+        wanted = names if self._options.tables is None else self._options.tables
+        looks = {name: await _find(origin, name) for name in names if name in wanted}
+        found = {name: table for name, table in looks.items() if table is not None}
         if self._options.tables is not None:
+            listed = ", ".join(name for name in names if name in found or name not in looks)
             for name in self._options.tables:
-                if name not in names:
-                    listed = ", ".join(names) or "none"
-                    self._problem(
-                        "missing-table", f"the source has none; its tables are: {listed}", name
-                    )
-            names = [name for name in names if name in self._options.tables]
-        elif not names:
+                if name not in found:
+                    text = f"the source has none; its tables are: {listed or 'none'}"
+                    self._problem("missing-table", text, name)
+        elif not found:
             self._notes.append("the source has no tables")
-        return [await _find(origin, name) for name in names]
+        return list(found.values())
 
     async def _table(
         self,
@@ -256,8 +291,8 @@ class _Look:
                 await self._look_at_texts(origin, found)
         there: int | None = None
         differences: list[str] = []
-        if goal is not None and name in present:
-            other = await _find(goal, name)
+        other = await _find(goal, name) if goal is not None and name in present else None
+        if other is not None:
             there = other.stats.rows
             differences = other.schema.differences(schema)
             self._look_at_differences(name, schema, other, differences)
@@ -296,8 +331,8 @@ class _Look:
         if other.stats.rows:
             self._problem(
                 "rows",
-                f"the target's holds {other.stats.rows:,} rows already; drop it, name another "
-                "target, or carry over only what differs with: aiovec migrate sync",
+                f"the target's holds {other.stats.rows:,} rows already; {self._forget}drop it, "
+                "name another target, or carry over only what differs with: aiovec migrate sync",
                 name,
             )
 
@@ -306,7 +341,9 @@ class _Look:
         field = getattr(self._transform, "field", "")
         if not field or not found.schema.fields[field].nullable:
             return
-        missing = await origin.count(found.handle, IsNull(Ref(field)))
+        missing = 0
+        with suppress(*ALTERED):
+            missing = await origin.count(found.handle, IsNull(Ref(field)))
         if missing:
             self._problem(
                 "null-text",
@@ -316,11 +353,15 @@ class _Look:
             )
 
     def _look_at_abilities(self, origin: Backend, shape: Backend, tables: list[_Found]) -> None:
-        if not isinstance(origin, ChangeFeed):
-            how = f"the {origin.name} backend keeps no changes, so they are found by comparing"
+        if moves_of(origin) is None:
+            text = (
+                f"{origin.target} has no lock that all its writers take, so it can be moved only "
+                "while nobody writes to it"
+            )
             if self._options.switch:
-                how += "; the switch waits for a moment in which nobody writes"
-            self._notes.append(how)
+                self._problem("no-lock", f"{text}: stop its writers, and leave out --switch")
+            else:
+                self._notes.append(text)
         texts = [
             found.handle.name
             for found in tables
@@ -356,17 +397,20 @@ def _target_bytes(plan: TablePlan) -> int:
     return max(0, plan.bytes + plan.grows)
 
 
-async def _find(backend: Backend, name: str) -> _Found:
-    for _ in range(_ATTEMPTS):
-        handle = await backend.open_table(name)
-        with suppress(StaleTableError):
-            return _Found(handle, await backend.stats(handle))
-    raise MigrationError(f"the table {name!r} is altered all the time")
+async def _find(backend: Backend, name: str) -> _Found | None:
+    async def look(handle: TableHandle) -> _Found:
+        return _Found(handle, await backend.stats(handle))
+
+    return await looked_at(backend, name, look)
 
 
 @asynccontextmanager
 async def _opened(place: Located, host: Host) -> AsyncIterator[Backend]:
     backend = await host.in_thread(place.backend)
+    # So that it begins no upkeep. SQLite begins none, and where its last connection may not write,
+    # files are left beside the store.
+    if isinstance(backend, ReadOnly) and backend.name != "sqlite":
+        backend.read_only = True
     try:
         await backend.open()
         yield backend

@@ -17,11 +17,13 @@ Obstacle = Literal[
     "model",
     "moved",
     "no-config",
+    "no-lock",
     "not-configured",
     "not-present",
-    "not-there",
     "not-writable",
     "null-text",
+    "one-way",
+    "other-tables",
     "reembed",
     "room",
     "rows",
@@ -30,6 +32,11 @@ Obstacle = Literal[
     "schema",
     "toml",
 ]
+
+OF_A_SWITCH: frozenset[Obstacle] = frozenset(
+    {"no-config", "not-configured", "not-present", "other-tables", "toml"}
+)
+"""What stands in the way of the switch alone, so that it may also have come since a run began."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from aiovec.backend import ChangeFeed, VectorIndexes
+from aiovec.backend import VectorIndexes, moves_of
 from aiovec.errors import MigrationError, TableExistsError
 from aiovec.schema import Schema
 
-from .catchup import Pursuit, newest_version
+from .catchup import Pursuit
 from .model import Phase, TableState
 from .work import OpenTable, Work
 
@@ -32,9 +32,9 @@ async def prepare(work: Work) -> None:
             if not table.made:
                 await _check_empty(work, name, schema)
             table.total = await opened.count()
-            table.version = await newest_version(opened)
-            if isinstance(source, ChangeFeed):
-                table.since = await opened.do(source.change_number)
+            feed = moves_of(source)
+            if feed is not None:
+                table.since = await opened.do(feed.change_number)
             state.tables[name] = table
             await work.save(table)
             await work.step("table:noted")
@@ -61,26 +61,50 @@ async def _check_empty(work: Work, name: str, schema: Schema) -> None:
 
 async def _create(work: Work, table: TableState, schema: Schema, there: set[str]) -> None:
     if table.name not in there:
-        if table.rows or not table.made:
+        if table.rows or not (table.made or table.foreign):
             raise MigrationError(
                 f"the table {table.name!r} is gone from the target, so it is another target "
                 f"than {work.state.target}; end the run: aiovec migrate abort"
             )
+        if table.foreign:  # it is gone again
+            table.made, table.foreign = True, False
+            await work.save(table)
         try:
             await work.goal.backend.create_table(table.name, schema)
         except TableExistsError as exc:
-            raise MigrationError(
-                f"somebody else made the table {table.name!r} in the target just now"
-            ) from exc
+            raise await _foreign(work, table) from exc
+        await _created(work, table)
         await work.step("table:created")
         return
+    if table.foreign:
+        raise await _foreign(work, table)
     found = await OpenTable.open(work.goal.backend, table.name)
+    if table.made and not table.created:
+        # A run that was killed here had copied nothing.
+        if await found.count():
+            raise await _foreign(work, table)
+        await _created(work, table)
     differences = found.schema.differences(schema)
     if differences:
         raise MigrationError(
             f"the table {table.name!r} in the target has another schema than the run gave it: "
             + "; ".join(differences)
         )
+
+
+async def _created(work: Work, table: TableState) -> None:
+    table.created = True
+    await work.save(table)
+
+
+async def _foreign(work: Work, table: TableState) -> MigrationError:
+    """Write down that the table is somebody else's, for whoever goes on or aborts; the error."""
+    table.made, table.foreign = False, True
+    await work.save(table)
+    return MigrationError(
+        f"somebody else made the table {table.name!r} in the target just when this run was about "
+        "to; end the run, which leaves it alone: aiovec migrate abort"
+    )
 
 
 async def put_in_order(work: Work, pursuits: Sequence[Pursuit]) -> None:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from aiovec.backend import ChangeFeed, Moves
+from aiovec.backend import moves_of
 from aiovec.errors import MigrationError
 
 from .catchup import Pursuit
 from .checking import check_all, come_to_rest
 from .copying import copy_table
-from .cutover import Toml, Turn, shown_target
+from .cutover import Toml, Turn
 from .ending import abort, finish
 from .events import Listener, unheard
-from .fitting import check_fits, check_source
+from .fitting import check_config, check_fits, check_source
 from .host import Host, RealHost, Step, no_step
 from .journal import Journal
-from .model import Options, Phase, RunState
+from .model import ONE_WAY, Options, Phase, RunState
 from .places import Place
 from .preparing import prepare, put_in_order
 from .turning_back import Rollback
 from .verifying import TableReport, VerifyReport
-from .work import Transform, Work
+from .work import Transform, Work, has_left, shown_target, unmark
 
 __all__ = ["Migration", "Outcome", "Transform"]
 
@@ -36,11 +36,20 @@ class Outcome:
     report: VerifyReport | None = None
 
 
+Obstacles = Callable[[str], Awaitable[Sequence[str]]]
+"""What stands in the way of a switch, in words, for the run of this name."""
+
+
+async def no_obstacles(run: str) -> Sequence[str]:
+    """Sees nothing."""
+    return ()
+
+
 class Migration:
     """One migration between two open stores.
 
     ``journal`` is locked by the caller (``async with journal.locked()``). ``toml`` is needed for a
-    switch only.
+    switch only, and ``obstacles`` where a run that goes on is to look for them.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class Migration:
         transform: Transform | None = None,
         listener: Listener = unheard,
         step: Step = no_step,
+        obstacles: Obstacles = no_obstacles,
     ) -> None:
         self.source = source
         self.target = target
@@ -65,12 +75,13 @@ class Migration:
         self._transform = transform
         self._listener = listener
         self._step = step
+        self._obstacles = obstacles
 
     # Run
 
     async def run(self) -> Outcome:
         """Begin, or go on where the journal says that a run was."""
-        self._check_switch()
+        self._check_switch(self._options)
         state = await self._journal.load()
         if state is None:
             state = await self._begin()
@@ -78,17 +89,47 @@ class Migration:
             check_fits(state, self)
             if state.phase is Phase.DONE:
                 return Outcome(state)
-            kept = state.options
-            state.options = self._options
-            if state.phase is Phase.MOVED and kept.switch:
-                state.options = kept
+            if state.released:
+                await self._release(self._work(state))
+                outcome = await self._done(state)
+                check_fits(state, self)  # what is done without a switch cannot get one
+                return outcome
+            if await has_left(self.source, state.run):
+                await self._complete(state)
+                return await self._done(state)
+            await self._resume(state)
         work = self._work(state)
-        reports: list[TableReport] = []
-        if not await self._has_turned(work):
-            await self._mark(work)
-            reports = await self._move(work)
+        await self._mark(work)
+        reports = await self._move(work)
         if not state.options.switch:
             await self._release(work)
+        return await self._done(state, reports)
+
+    async def _complete(self, state: RunState) -> None:
+        """Do what is left of a switch that was decided, whatever the options say now."""
+        check_config(state, self)
+        toml = self._check_switch(state.options)
+        work = self._work(state)
+        work.leaving().act_for(state.run)
+        if toml is not None:
+            await Turn(work, toml, self.target.configured, []).complete()
+
+    async def _resume(self, state: RunState) -> None:
+        """Have the state as a run goes on from it; refuse what a plan would refuse."""
+        if state.begun:
+            await check_source(self._work(state))
+        obstacles = await self._obstacles(state.run) if self._options.switch else ()
+        if obstacles:
+            raise MigrationError("nothing was switched: " + "; ".join(obstacles))
+        state.options = self._options
+        if self._toml is not None:
+            state.config = self._toml.path
+        # Whoever killed the run may have done more: every row is compared again.
+        for table in state.tables.values():
+            table.verified = False
+
+    async def _done(self, state: RunState, reports: Sequence[TableReport] = ()) -> Outcome:
+        work = self._work(state)
         await work.enter(Phase.DONE)
         work.tell("done")
         return Outcome(state, self._report(state, reports))
@@ -119,13 +160,16 @@ class Migration:
     def toml(self) -> Toml | None:
         return self._toml
 
-    def _check_switch(self) -> None:
+    def _check_switch(self, options: Options) -> Toml | None:
+        """The TOML to flip; None without a switch. MigrationError where it cannot be made."""
         if self.source.identity == self.target.identity:
             raise MigrationError(f"source and target are the same store: {self.source}")
-        if not self._options.switch:
-            return
+        if not options.switch:
+            return None
         if self._toml is None:
             raise MigrationError("a switch flips a TOML: say which one (--config)")
+        if options.has_no_way_back and not options.one_way:
+            raise MigrationError(ONE_WAY)
         if not self.target.configured or not self.source.configured:
             raise MigrationError(
                 "a switch leads stores from one backend of the TOML to another, so name both by "
@@ -136,9 +180,11 @@ class Migration:
                 f"the TOML cannot tell the target from the source: both are its backend "
                 f"{self.source.configured!r}"
             )
+        self._work(self._planned()).leaving()
+        return self._toml
 
-    async def _begin(self) -> RunState:
-        state = RunState(
+    def _planned(self) -> RunState:
+        return RunState(
             run=uuid.uuid4().hex,
             source=self.source.identity,
             target=self.target.identity,
@@ -148,6 +194,9 @@ class Migration:
             target_name=self.target.configured or shown_target(self.target),
             started=self._host.wall().isoformat(timespec="seconds"),
         )
+
+    async def _begin(self) -> RunState:
+        state = self._planned()
         work = self._work(state)
         await work.save()
         await work.step("planned")
@@ -161,51 +210,21 @@ class Migration:
         )  # fmt: skip
 
     async def _mark(self, work: Work) -> None:
-        """Act for the run on the source; refuse one that is not what it was."""
-        source = self.source.backend
-        if not isinstance(source, Moves):
+        """Act for the run on both stores."""
+        if moves_of(self.source.backend) is None:
             return
         state = work.state
-        if state.begun:
-            await check_source(work, source)
         if not state.marked:
             state.marked = True
             await work.save()
-        if state.options.switch and self._toml is not None:
-            await source.begin_move(
-                state.run, backend=self.target.configured, config=self._toml.path
-            )
-        else:
-            await source.begin_move(state.run)
+        await work.mark("" if self._toml is None else self._toml.path)
         work.marked_at = work.host.now()
         await work.step("marked")
         # A killed migrator may have left its writers in a pause.
-        await source.resume_writers(state.run)
+        await work.leaving().resume_writers(state.run)
         if not state.begun:
             state.begun = True
             await work.save()
-
-    async def _has_turned(self, work: Work) -> bool:
-        """Complete a switch that was decided; False where none was."""
-        state = work.state
-        if not state.options.switch or self._toml is None:
-            return False
-        source = self.source.backend
-        if isinstance(source, Moves) and isinstance(source, ChangeFeed):
-            mark = await source.move_mark()
-            if mark is None or mark.run != state.run or mark.state != "moved":
-                return False
-            await source.begin_move(state.run)
-            await Turn(work, self._toml, self.target.configured, []).flip()
-            return True
-        if state.phase is not Phase.MOVED:
-            return False
-        if await self._toml.backend() != self.target.configured:
-            state.switched = False
-            return False  # others may have written since, so it is compared again
-        turn = Turn(work, self._toml, self.target.configured, await self._pursuits(work))
-        await turn.settle()
-        return True
 
     async def _move(self, work: Work) -> list[TableReport]:
         state = work.state
@@ -219,7 +238,7 @@ class Migration:
                     await copy_table(work, table)
         await work.enter(Phase.CATCHING_UP)
         pursuits = await self._pursuits(work)
-        feed = isinstance(self.source.backend, ChangeFeed)
+        feed = moves_of(self.source.backend) is not None
         if feed:
             for pursuit in pursuits:
                 await pursuit.catch_up()
@@ -245,16 +264,21 @@ class Migration:
 
     async def _release(self, work: Work) -> None:
         """Let go of the source: nothing was switched."""
-        source = self.source.backend
-        if isinstance(source, Moves):
-            work.state.begun = False
+        if moves_of(self.source.backend) is not None:
+            work.state.released = True
             await work.save()
-            await source.end_move(work.run)
+            for place in (self.source, self.target):
+                await unmark(place, work.run)
             await work.step("released")
 
-    async def abort(self, *, keep_target: bool = False) -> None:
-        """End an open run: the source is as it was, the tables made in the target are dropped."""
-        await abort(self._work(await self._needed()), self._toml, keep_target=keep_target)
+    async def abort(self, *, keep_target: bool = False) -> RunState | None:
+        """End an open run: the source is as it was, the tables made in the target are dropped.
+
+        A rollback is called off instead, and the run, which is done, is the answer.
+        """
+        state = await self._needed()
+        ended = await abort(self._work(state), keep_target=keep_target)
+        return None if ended else state
 
     async def finish(self) -> None:
         """Forget a run that is over: the mark in the source and the journal go."""

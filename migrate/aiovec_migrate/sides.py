@@ -17,7 +17,6 @@ from aiovec.schema import Schema
 from .digests import Digest, Kept, Limits, among, bucket_of
 from .hashing import BoolArray, Hasher, Hashes, UInt64Array
 from .host import Host
-from .work import row_bytes
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -51,6 +50,8 @@ class Side:
     host: Host
     vector: bool
     progress: Progress
+    size: int
+    """How many rows to read at once."""
 
     @property
     def schema(self) -> Schema:
@@ -84,7 +85,7 @@ class Side:
 
         under_way: asyncio.Task[None] | None = None
         try:
-            async with aclosing(self.export(chosen, batch_rows(self.schema))) as batches:
+            async with aclosing(self.export(chosen, self.size)) as batches:
                 async for batch, _ in batches:
                     if under_way is not None:
                         await under_way
@@ -197,6 +198,6 @@ def rows_to_arrow(rows: Rows, schema: Schema, *, vector: bool = True) -> pa.Tabl
     )
 
 
-def batch_rows(schema: Schema) -> int:
-    """How many rows to read at once."""
-    return max(64, min(_MOST_ROWS, _BATCH_BYTES // row_bytes(schema)))
+def batch_rows(each: int) -> int:
+    """How many rows of about so many bytes to read at once."""
+    return max(64, min(_MOST_ROWS, _BATCH_BYTES // each))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aiovec.errors import ConfigError, MigrationError
+from aiovec.files import flush_folder
 
 from .host import Host
 from .tomlscan import Entry, Header, scan
@@ -60,9 +61,6 @@ class TomlFile:
     @property
     def path(self) -> str:
         return str(self._file)
-
-    async def backend(self) -> str:
-        return await self._host.in_thread(backend_in, self._file)
 
     async def flip(self, backend: str) -> None:
         await self._host.in_thread(flip, self._file, backend)
@@ -262,7 +260,13 @@ def _check_replaceable(file: Path) -> None:
             f"{file} cannot be replaced: this user may not write in {folder}; it is as it was"
         )
     try:
-        if file.stat().st_dev != folder.stat().st_dev:
+        found = file.stat()
+        if not found.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+            raise MigrationError(
+                f"{file} cannot be replaced: it is read-only; make it writable, or name the new "
+                "backend by hand"
+            )
+        if found.st_dev != folder.stat().st_dev:
             raise MigrationError(
                 f"{file} cannot be replaced, since it is mounted by itself; mount its folder"
             )
@@ -290,7 +294,8 @@ def _replace(file: Path, content: bytes, edited: bytes, backend: str) -> Path | 
             return None
         _rename(new, file)
         undone.pop_all()
-    _sync_folder(file.parent)
+    with contextlib.suppress(OSError):  # the new content is there, so this is no failure
+        flush_folder(file.parent)
     return kept
 
 
@@ -345,16 +350,6 @@ def _rename(new: Path, file: Path) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive power loss, where the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from aiovec.backend import Backend, VectorIndexes
 from aiovec.errors import MigrationError, TableNotFoundError
 
-from .comparing import Difference, Sides, Transform, altered_is_told
+from .comparing import (
+    Difference,
+    Leave,
+    NoLeaveError,
+    Sides,
+    Transform,
+    altered_is_told,
+    always,
+)
 from .digests import LIMITS, Digest, Limits
 from .host import Host
 from .searching import Nearest, Sample, Searches, compared_searches, measured_recall, sampled
@@ -38,6 +46,8 @@ class VerifyOptions:
 
     repair: bool = False
     ignore_vector: bool = False
+    note: str = ""
+    """What a reader of the report has to know."""
     searches: int = 32
     limit: int = 10
     named: int = 100
@@ -79,6 +89,7 @@ class VerifyReport:
     seconds: float
     tables: tuple[TableReport, ...]
     ignored_vector: bool = False
+    note: str = ""
 
     @property
     def equal(self) -> bool:
@@ -105,6 +116,8 @@ class VerifyReport:
         ]
         if self.ignored_vector:
             lines.append("vectors   not compared: the target's are of another model")
+        if self.note:
+            lines.append(f"note      {self.note}")
         for table in self.tables:
             lines += ["", *_table_lines(table)]
         lines += ["", f"verdict   {_verdict(self)}"]
@@ -176,13 +189,14 @@ async def verify(
     progress: Progress = no_progress,
     begins: TableListener = no_table,
     limits: Limits = LIMITS,
+    leave: Leave = always,
 ) -> VerifyReport:
     """Compare tables; None: all of the source's, and the target's that the source does not have.
 
     Where the source takes writes meanwhile, rows that were written last may seem to differ: look
     at them again with ``verify_ids``. A repair then has to be followed by the changes since
     before it began. ``transform`` makes the vectors of repaired rows where they are not the
-    source's.
+    source's. A repair asks for ``leave`` before each write.
     """
     options = options or VerifyOptions()
     if options.repair and options.ignore_vector and transform is None:
@@ -203,8 +217,10 @@ async def verify(
         else:
             try:
                 report = await _verify_table(
-                    source, target, table, host, options, transform, progress, limits
+                    source, target, table, host, options, transform, progress, limits, leave
                 )
+            except NoLeaveError:
+                raise
             except (MigrationError, TableNotFoundError) as exc:
                 report = _unseen(table, str(exc))
         reports.append(replace(report, seconds=round(host.now() - at, 3)))
@@ -215,6 +231,7 @@ async def verify(
         round(host.now() - begun, 3),
         tuple(reports),
         options.ignore_vector,
+        options.note,
     )
 
 
@@ -231,6 +248,7 @@ async def _verify_table(
     transform: Transform | None,
     progress: Progress,
     limits: Limits,
+    leave: Leave,
 ) -> TableReport:
     vector = not options.ignore_vector
     sides = await Sides.opened(source, target, table, host=host, vector=vector, progress=progress)
@@ -242,8 +260,8 @@ async def _verify_table(
         found = await sides.compared(limits, nearest.add if nearest else None)
         rows = await sides.named(found, options.named)
         if rows.total and options.repair:
-            deleted = await sides.delete_extra(found)
-            copied = await sides.copy(found, transform)
+            deleted = await sides.delete_extra(found, leave)
+            copied = await sides.copy(found, transform, leave)
             repaired = replace(rows, copied=copied, deleted=deleted)
             nearest = await _nearest(sides, sample, options.limit)
             found = await sides.compared(limits, nearest.add if nearest else None)

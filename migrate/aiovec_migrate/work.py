@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from aiovec.backend import Backend, Columns, Moves, StaleTableError, TableHandle
-from aiovec.errors import MigrationError
+from aiovec.backend import Backend, Columns, Moves, StaleTableError, TableHandle, moves_of
+from aiovec.errors import MigrationError, TableNotFoundError
+from aiovec.moving import Destination, MoveMark
 from aiovec.schema import Schema
 
 from .events import Event, Kind, Listener
@@ -24,7 +25,9 @@ _T = TypeVar("_T")
 
 # How often a table may be altered while one thing is done with it.
 _MOST_TIMES = 20
-# Bytes of a row beside its vector, as a guess.
+# What tells that a table was altered, dropped or made anew since it was looked at.
+ALTERED = (StaleTableError, TableNotFoundError)
+# Bytes of a row beside its vector, at least.
 _ROW_BYTES = 512
 
 
@@ -82,12 +85,41 @@ class OpenTable:
         return await self.do(lambda handle: self.backend.count(handle, None))
 
 
+async def looked_at(
+    backend: Backend, name: str, look: Callable[[TableHandle], Awaitable[_T]]
+) -> _T | None:
+    """What a look at a table finds; None where the table is gone.
+
+    Until a store is marked, its apps may drop its tables at any moment and make them anew.
+    """
+    for _ in range(_MOST_TIMES):
+        try:
+            return await look(await backend.open_table(name))
+        except ALTERED as exc:
+            reason = exc
+            if name not in await backend.tables():
+                return None
+    raise MigrationError(f"the table {name!r} is altered all the time") from reason
+
+
 def everything(schema: Schema) -> Columns:
     return Columns(tuple(schema.fields), schema.payload, vector=True)
 
 
-def row_bytes(schema: Schema) -> int:
-    """About what a row takes in memory."""
+async def row_bytes(*tables: OpenTable) -> int:
+    """About what a row takes in memory: the most that one of the tables tells.
+
+    A store may keep rows in less than they take in memory.
+    """
+    found = []
+    for table in tables:
+        stats = await table.do(table.backend.stats)
+        found.append(max(least_bytes(table.schema), stats.bytes // max(1, stats.rows)))
+    return max(found)
+
+
+def least_bytes(schema: Schema) -> int:
+    """What a row takes in memory where little stands beside its vector."""
     return schema.dim * 4 + _ROW_BYTES
 
 
@@ -112,6 +144,36 @@ class Work:
     @property
     def run(self) -> str:
         return self.state.run
+
+    def leaving(self) -> Moves:
+        """The origin as a store that can be left while it is in use."""
+        moves = moves_of(self.origin.backend)
+        if moves is None:
+            raise MigrationError(
+                f"{self.origin} cannot be left while it is in use: it has no lock that all its "
+                "writers take. Stop every program that writes to it, move its tables (aiovec "
+                "migrate run, without --switch), name the new backend in the TOML, and start "
+                "the programs again"
+            )
+        return moves
+
+    async def mark(self, config: str) -> None:
+        """Act for the run on both ends; the origin sends everybody to the goal after it."""
+        goal = moves_of(self.goal.backend)
+        if goal is not None:
+            await goal.reenter(self.run, self.origin.backend.target)
+        switches = self.state.options.switch
+        await self.leaving().begin_move(
+            self.run,
+            Destination(
+                shown_target(self.goal),
+                self.goal.configured if switches else "",
+                config if switches else "",
+                target=self.goal.backend.target,
+                source=shown_target(self.origin),
+                journal=self.journal.place,
+            ),
+        )
 
     async def save(self, *tables: TableState) -> None:
         self.state.changed = self.host.wall().isoformat(timespec="seconds")
@@ -161,11 +223,29 @@ class Work:
         self.tell("progress", table=table, rows=rows, total=max(rows, total))
 
 
-async def unmark(backend: Backend, run: str) -> None:
-    """Remove the run's mark from a store; nothing where there is none, or another's."""
-    if not isinstance(backend, Moves):
-        return
-    mark = await backend.move_mark()
-    if mark is not None and mark.run == run:
-        await backend.begin_move(run)  # a store that has moved obeys nobody else
-        await backend.end_move(run)
+async def mark_of(place: Place) -> MoveMark | None:
+    """The mark in a store; None where there is none, and where there can be none."""
+    moves = None if place.missing else moves_of(place.backend)
+    return None if moves is None else await moves.move_mark()
+
+
+async def has_left(place: Place, run: str) -> bool:
+    """Whether the run has led stores away from this one, as its mark says."""
+    mark = await mark_of(place)
+    return mark is not None and mark.run == run and mark.left
+
+
+async def unmark(place: Place, run: str) -> None:
+    """End what the run has marked in a store; nothing where there is no mark, or another's."""
+    mark = await mark_of(place)
+    moves = moves_of(place.backend)
+    if moves is not None and mark is not None and mark.run == run:
+        await moves.begin_move(run)  # a store that has moved obeys nobody else
+        await moves.end_move(run)
+
+
+def shown_target(place: Place) -> str:
+    """The place as a user would name it."""
+    target = place.backend.target
+    plain = "://" in target or place.backend.name == "sqlite"
+    return target if plain else f"{place.backend.name}://{target}"

@@ -21,17 +21,20 @@ from .errors import (
     InvalidVectorError,
     MigrationError,
     ModelMismatchError,
+    OutcomeUnknownError,
     SchemaMismatchError,
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
     StoreMovedError,
+    StoreReplacedError,
     TableExistsError,
     TableNotFoundError,
     UnsupportedError,
 )
 from .filters import F
 from .records import Hit, Record
+from .restoring import restore
 from .schema import Field, Schema
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ __all__ = [
     "InvalidVectorError",
     "MigrationError",
     "ModelMismatchError",
+    "OutcomeUnknownError",
     "Record",
     "Schema",
     "SchemaMismatchError",
@@ -82,6 +86,7 @@ __all__ = [
     "StoreClosedError",
     "StoreFullError",
     "StoreMovedError",
+    "StoreReplacedError",
     "Table",
     "TableExistsError",
     "TableNotFoundError",
@@ -91,4 +96,5 @@ __all__ = [
     "VectorStore",
     "Weighted",
     "connect",
+    "restore",
 ]

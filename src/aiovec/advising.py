@@ -6,7 +6,6 @@ minutes, a task beside them asks the backend for its figures and judges.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
@@ -21,6 +20,7 @@ from .advice import Advice, Growth, facts_of, growth_since, judge, mean_growth, 
 from .backend import StaleTableError, TableHandle, TableStats
 from .engine import Engine
 from .errors import AiovecError
+from .loops import Background
 
 LOG = logging.getLogger("aiovec")
 
@@ -80,7 +80,7 @@ class Advisor:
         self._engine: Engine | None = None
         self._advises = False
         self._tables: OrderedDict[str, _Watched] = OrderedDict()
-        self._looks: set[asyncio.Task[None]] = set()
+        self._looks = Background()
         self._closed = False
 
     def searched(self, engine: Engine, table: TableHandle, seconds: float) -> None:
@@ -105,9 +105,7 @@ class Advisor:
         if time.monotonic() < watched.look_at or self._closed:
             return
         watched.look_at = time.monotonic() + self._pause
-        look = asyncio.ensure_future(self._look(engine, table, watched))
-        self._looks.add(look)
-        look.add_done_callback(self._looks.discard)
+        self._looks.start(self._look(engine, table, watched))
 
     def _begin(self, engine: Engine, name: str) -> _Watched:
         told = _told(engine.backend.target, name)
@@ -120,11 +118,11 @@ class Advisor:
         # What cannot be found out now is found out the next time, and who asked for nothing is
         # told of no error.
         with suppress(AiovecError, StaleTableError):
-            engine.enter()
+            calls = engine.enter()
             try:
                 stats = await engine.backend.stats(table)
             finally:
-                engine.leave()
+                calls.leave()
             source = f"its last {len(watched.seconds):,} searches"
             times = times_of(list(watched.seconds), stats, source)
             growth = self._growth(watched, stats)
@@ -148,10 +146,7 @@ class Advisor:
     async def stop(self) -> None:
         """End the looks that are under way."""
         self._closed = True
-        for look in self._looks:
-            look.cancel()
-        if self._looks:
-            await asyncio.wait(self._looks)
+        await self._looks.cancel()
 
 
 def _say(table: str, advice: Advice) -> None:

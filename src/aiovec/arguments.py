@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import TypeVar
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Any, TypeVar
 
 from .backend import Backend, TableHandle, Tuning
 from .errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
@@ -11,11 +14,47 @@ from .schema import Schema
 
 _T = TypeVar("_T")
 
+# Seconds between the pauses of a reading.
+_LONGEST_READ = 0.002
+
 
 def check_count(argument: str, value: object, *, least: int = 1) -> None:
     """A whole number of at least ``least``, or InvalidArgumentError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(argument, value, f"a whole number of at least {least}")
+
+
+def check_flag(argument: str, value: object) -> bool:
+    """Whether it is true, or InvalidArgumentError where it is neither, as an array is not."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError) as exc:
+        raise InvalidArgumentError(argument, value, "True or False") from exc
+
+
+def is_iterable(value: object) -> bool:
+    """Whether it can be read item by item; an array without a length only looks so."""
+    return isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+
+
+async def read_all(items: Iterable[Any] | AsyncIterable[Any]) -> list[Any]:
+    """What a user's iterable gives, read once, to its end.
+
+    On the event loop, where its maker expects it to run, with pauses for other tasks.
+    """
+    found = []
+    until = time.monotonic() + _LONGEST_READ
+    async for item in items if isinstance(items, AsyncIterable) else _each(items):
+        found.append(item)
+        if time.monotonic() > until:
+            await asyncio.sleep(0)
+            until = time.monotonic() + _LONGEST_READ
+    return found
+
+
+async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
 
 
 def check_tuning(tuning: Tuning, dim: int) -> None:
@@ -51,10 +90,10 @@ def check_model(handle: TableHandle, model: str | None) -> None:
 
 def order_field(schema: Schema, order_by: str | None) -> str:
     """The field to order by, "id" where none is named."""
-    if order_by is None or order_by == "id":
+    if order_by is None or (isinstance(order_by, str) and order_by == "id"):
         return "id"
     able = [name for name, field in schema.fields.items() if field.kind != "list[text]"]
-    if order_by not in able:
+    if not isinstance(order_by, str) or order_by not in able:
         raise InvalidArgumentError("order_by", order_by, "one of " + ", ".join(["id", *able]))
     return order_by
 

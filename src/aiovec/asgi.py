@@ -29,7 +29,9 @@ KEY = "aiovec_store"
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
-def lifespan(target: PathText | None = None, *, config: PathText | None = None) -> Lifespan:
+def lifespan(
+    target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
+) -> Lifespan:
     """What a framework takes as ``lifespan``; the arguments are those of ``aiovec.connect``.
 
     The store opens when the app starts, which fails where that fails, and closes when the app
@@ -40,7 +42,7 @@ def lifespan(target: PathText | None = None, *, config: PathText | None = None) 
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
-        async with connect(target, config=config) as store:
+        async with connect(target, config=config, read_only=read_only) as store:
             # Twice: requests to apps that are mounted in this one see only their scope's state,
             # and servers and frameworks that know no such state leave the app's.
             state = getattr(app, "state", None)

@@ -4,8 +4,8 @@
 a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
 ``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
 float32 arrays. Abilities that not every engine has are classes of their own beside ``Backend``:
-``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups``, ``BulkLoads`` and
-``Moves``.
+``TextSearch``, ``VectorIndexes``, ``ChangeFeed``, ``Snapshots``, ``Backups``, ``BulkLoads``,
+``Moves`` and ``ReadOnly``.
 
 Rules for every method:
 
@@ -20,14 +20,17 @@ Rules for every method:
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .filters.tree import Expr
+from .moving import Destination, MoveMark, MoveRecord
 from .schema import Field, Schema
 
 if TYPE_CHECKING:
@@ -35,9 +38,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from .admission import Share
     from .settings import RetrievalSettings
 
     Float32Array = npt.NDArray[np.float32]
+
+
+# Seconds that the writes under way may take until a migration has begun.
+_FLUSH_LIMIT = 60.0
 
 
 class StaleTableError(Exception):
@@ -204,9 +212,22 @@ class Backend(ABC):
     async def close(self) -> None:
         """Finish the writes that were accepted and let go of everything. Called once, last."""
 
+    async def finish(self) -> None:
+        """Do the upkeep that this store's writes made due, such as a first index.
+
+        Called before ``close`` where the app closes the store of its own accord, and cancelled
+        where it cannot wait. It takes no longer than a bound of the backend's own, and raises
+        nothing: what is left is for the next store that opens the table.
+        """
+        return
+
     @abstractmethod
     async def ping(self) -> None:
         """Reach the store, or raise."""
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is a part of the store, which no export may replace. Reads the disk."""
+        return False
 
     # Tables
 
@@ -231,6 +252,15 @@ class Backend(ABC):
         """Drop the table with all its rows, or raise TableNotFoundError."""
 
     # Writing
+
+    def writing(self, size: int) -> AbstractAsyncContextManager[Share | None]:
+        """A place among the writing calls under way, for about ``size`` bytes of rows.
+
+        ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert`` and writes
+        them, so that calls that wait take no memory. The other writing methods take one themselves.
+        StoreBusyError where none comes in time.
+        """
+        return nullcontext()
 
     @abstractmethod
     async def insert(self, table: TableHandle, rows: pa.Table) -> None:
@@ -378,6 +408,28 @@ class Backups(ABC):
         """Write one consistent copy to a path that does not exist yet."""
 
 
+class Restores(ABC):
+    """Putting a backup in the place of the store."""
+
+    @abstractmethod
+    async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
+        """Replace the store by a copy of ``backup``; return where the old one was kept.
+
+        Called in place of ``open``, on an object that is used for nothing else. Checks the backup
+        before it changes anything, and raises StoreBusyError where a process uses the store. What
+        is there stays under another name unless ``overwrite`` is true.
+        """
+
+
+class ReadOnly:
+    """Opening a store for reading only, also where nothing can be written."""
+
+    read_only: bool = False
+    """Set before ``open``. Then ``open`` raises ConfigError where there is no store, nothing is
+    created or written beside it (no lock, no upkeep, no mark) but what the driver itself needs to
+    read while others write, and a method that writes raises UnsupportedError."""
+
+
 class BulkLoad(ABC):
     """Rows on their way into a table that the caller has made and holds alone."""
 
@@ -397,69 +449,133 @@ class BulkLoads(ABC):
     def bulk_load(self, table: TableHandle) -> BulkLoad: ...
 
 
-@dataclass(frozen=True, slots=True)
-class MoveMark:
-    """What a store knows of the migration that leads away from it.
-
-    ``state`` is "open" while rows are copied, "paused" while writers wait for the cut-over, and
-    "moved" after it. Then ``moved_to`` is the new place as a user would name it. ``backend``
-    is its name in the TOML, and ``config`` the TOML whose stores go on there by themselves: both
-    are known before, and empty where the run flips no TOML.
-    """
-
-    run: str
-    state: str
-    moved_to: str = ""
-    backend: str = ""
-    config: str = ""
-
-
 class Moves(ABC):
     """A store that helps a migration away from it, by a mark that all its processes heed.
 
-    The object on which ``begin_move`` was called acts for the run: it reads and writes whatever
-    the mark says. Every other one is held by it.
+    Every write reads the mark under the lock, or in the transaction, that commits the write. So a
+    write that began before a change of the mark is either committed when the call that changed it
+    returns, or looks again. The object on which ``begin_move`` was called acts for the run: it
+    reads and writes whatever the mark says. Every other one is held by it.
+
+    While a mark is open, ``changes`` tells which rows changed, as ``ChangeFeed`` does.
     """
 
-    @abstractmethod
-    async def move_mark(self) -> MoveMark | None:
-        """The mark, whoever set it; None where no migration is open."""
+    # What a backend implements
 
     @abstractmethod
-    async def begin_move(self, run: str, *, backend: str = "", config: str = "") -> None:
-        """Act for this run from now on, and set the mark "open" where there is none.
+    async def move_record(self) -> MoveRecord:
+        """The mark, whoever set it, and the generation; CorruptStoreError where it is damaged."""
 
-        ``backend`` and ``config`` say where it will lead, so that stores opened from that TOML
-        can load what they will need.
-        While it stands, changes of schema raise MigrationError with the run's name, and the
-        change feed forgets nothing. MigrationError where another run's mark stands.
+    @abstractmethod
+    async def change_move(
+        self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
+    ) -> tuple[MoveRecord, MoveRecord]:
+        """Replace the record by what ``change`` makes of it, in one step; both, before and after.
+
+        Calls ``change`` again where somebody else was faster. With ``anew`` the record counts as
+        empty where it cannot be read. A mark that comes to say "moved" ends every read and write
+        of every other object, whatever handles they hold.
         """
 
     @abstractmethod
+    async def flush_writers(self, limit: float) -> None:
+        """Return when every write that read an earlier mark is committed or will read it again.
+
+        StoreBusyError where one of them takes longer than ``limit`` seconds.
+        """
+
+    @abstractmethod
+    def act_for(self, run: str | None) -> None:
+        """Let this object read and write whatever the mark of that run says."""
+
+    @abstractmethod
+    async def change_number(self, table: TableHandle) -> int:
+        """The number of the newest change; 0 where there was none."""
+
+    @abstractmethod
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        """Some ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
+
+    # What a migration does
+
+    async def move_mark(self) -> MoveMark | None:
+        """The mark, whoever set it; None where no migration has left one."""
+        return (await self.move_record()).mark
+
+    async def begin_move(self, run: str, destination: Destination | None = None) -> None:
+        """Act for this run from now on, and set the mark "open" where there is none.
+
+        When this returns, changes of schema raise MigrationError with the run's name, and every
+        later change of a row is in ``changes`` until the mark is removed. MigrationError where
+        another run's mark stands.
+        """
+        wanted = destination or Destination()
+        begun = uuid.uuid4().hex
+        _, after = await self.change_move(lambda record: record.begin(run, wanted, begun))
+        self.act_for(run)
+        if after.mark is not None and not after.mark.left:
+            await self.flush_writers(_FLUSH_LIMIT)
+
     async def pause_writers(self, run: str, limit: float) -> None:
         """Let every writer of every process wait.
 
         When this returns, no write is under way. A waiting writer that has seen the pause for
         ``limit`` seconds ends it for all, so a run that died holds nobody for ever.
         """
+        pause = uuid.uuid4().hex
+        await self.change_move(lambda record: record.pause(run, limit, pause))
+        await self.flush_writers(limit)
 
-    @abstractmethod
     async def resume_writers(self, run: str) -> bool:
         """End the pause; False where a writer had ended it already."""
+        before, after = await self.change_move(lambda record: record.resume(run))
+        return before != after
 
-    @abstractmethod
-    async def set_moved(
-        self, run: str, moved_to: str, *, backend: str = "", config: str = ""
-    ) -> bool:
+    async def set_moved(self, run: str, generation: int) -> bool:
         """Turn the pause into "moved"; False, and nothing done, where the pause had ended.
 
         From then on every call of every other object raises StoreMovedError. Done a second time
         by the same run it is True.
         """
+        _, after = await self.change_move(lambda record: record.move(run, generation))
+        return after.mark is not None and after.mark.left
 
-    @abstractmethod
+    async def arrive(self, run: str, generation: int) -> None:
+        """Put the store into use, to which a cut-over of this run has led.
+
+        Whoever was led here by the mark of the store that was left may do it: a mark of the same
+        run and an older generation is out of date. Done a second time it does nothing.
+        """
+        if (record := await self.move_record()) != record.arrive(run, generation):
+            await self.change_move(lambda record: record.arrive(run, generation))
+
+    async def reenter(self, run: str, source: str) -> None:
+        """Act for a run that leads into this store, which a finished one may have left.
+
+        MigrationError where the mark of another run stands that did not lead to ``source``.
+        """
+        if (record := await self.move_record()) != record.reenter(run, source):
+            await self.change_move(lambda record: record.reenter(run, source))
+        self.act_for(run)
+
     async def end_move(self, run: str) -> None:
-        """Remove the mark, whatever its state. Nothing where there is none."""
+        """Remove the mark; a store that was left keeps it for ever, as "finished".
+
+        Nothing where there is none.
+        """
+        await self.change_move(lambda record: record.end(run))
+
+    async def forget_move(self) -> None:
+        """Remove the mark of a finished migration, or one that cannot be read.
+
+        The store is then a store of its own again.
+        """
+        await self.change_move(lambda record: record.forget(), anew=True)
+
+
+def moves_of(backend: Backend) -> Moves | None:
+    """The backend as one that helps a migration; None where it cannot."""
+    return backend if isinstance(backend, Moves) and backend.supports("moves") else None
 
 
 ABILITIES: Mapping[str, type] = {
@@ -469,11 +585,21 @@ ABILITIES: Mapping[str, type] = {
     "snapshots": Snapshots,
     "backup": Backups,
     "moves": Moves,
+    "read-only": ReadOnly,
+    "restore": Restores,
 }
 
 
 BackendFactory = Callable[[str, "RetrievalSettings"], Backend]
 """What an entry point of the group ``aiovec.backends`` names.
 
-It gets a path or URL and the ``[retrieval]`` section that is in force, and does no I/O.
+It gets a path or URL and the ``[retrieval]`` section that is in force, and does no I/O. It may have
+an attribute ``claims``, see ``Claims``.
+"""
+
+Claims = Callable[[Path], str | None]
+"""Return the target by which the backend opens what lies in a folder; None where that is not its.
+
+Called before a folder is taken for one of a SQLite store. It looks at names only and imports no
+driver.
 """

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .arrow_data import check_weight
 from .errors import InvalidRowError
 from .schema import MAX_ID_BYTES, Field
 
@@ -44,11 +45,21 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     return cast("list[Any]", column.to_pylist())
 
 
+def foreign_values(column: pa.Array, name: str) -> list[Any]:
+    """The values of a column of ``arrow_data.plain`` as Python's own, or InvalidRowError."""
+    check_weight(column, name)
+    try:
+        return python_values(column)
+    except (pa.ArrowException, ValueError, OverflowError, LookupError, ImportError) as exc:
+        raise InvalidRowError(
+            f"the values of {column.type} cannot be read: {exc}", field=name
+        ) from exc
+
+
 def id_column(ids: Any, place: Place) -> pa.Array:
     if isinstance(ids, pa.Array):
-        if not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
-                or pa.types.is_string_view(ids.type)) and not len(ids) == 0:  # fmt: skip
-            raise InvalidRowError(f"ids are text, not {ids.type}", row=0, field="id")
+        if not pa.types.is_string(ids.type) and len(ids):
+            raise InvalidRowError(f"ids are text, not {ids.type}", row=place(0)[0], field="id")
         column = ids.cast(pa.utf8())
     else:
         for row, id in enumerate(ids):
@@ -183,6 +194,8 @@ def _moment(value: Any, refuse: Callable[[str], InvalidRowError]) -> datetime:
             value = datetime.fromisoformat(value)
         except ValueError as exc:
             raise refuse(f"must be a datetime or RFC 3339 text, not {value!r:.60}") from exc
+    if value != value:  # what pandas calls NaT
+        raise refuse("not a time is no value; use None")
     if value.utcoffset() is None:
         raise refuse("a datetime needs a time zone; use datetime.now(UTC)")
     try:
@@ -192,34 +205,26 @@ def _moment(value: Any, refuse: Callable[[str], InvalidRowError]) -> datetime:
 
 
 def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa.Array:
+    """A column of ``arrow_data.plain`` in the field's type."""
     wanted = field.arrow_type()
     given = values.type
-    if given == wanted or pa.types.is_null(given):
-        fits = True
-    elif field.kind == "text":
-        fits = pa.types.is_large_string(given) or pa.types.is_string_view(given)
-    elif field.kind == "int":
-        fits = pa.types.is_integer(given)
-    elif field.kind == "float":
-        fits = pa.types.is_floating(given) or pa.types.is_integer(given)
-    elif field.kind == "datetime":
-        fits = pa.types.is_timestamp(given) and given.tz is not None
-    elif field.kind == "list[text]":
-        fits = (pa.types.is_list(given) or pa.types.is_large_list(given)) and (
-            pa.types.is_string(given.value_type) or pa.types.is_large_string(given.value_type)
-            or pa.types.is_null(given.value_type)
-        )  # fmt: skip
+    if given == wanted:
+        column = values
+    elif not _converts(field, given):
+        raise InvalidRowError(_unfit(field, given), row=place(0)[0], field=name)
     else:
-        fits = False
-    if not fits:
-        reason = f"the column is {given}, the field {field.kind}"
-        if field.kind == "datetime" and pa.types.is_timestamp(given):
-            reason = "the column's datetimes have no time zone"
-        raise InvalidRowError(reason, row=place(0)[0], field=name)
-    try:
-        column = values if given == wanted else values.cast(wanted)
-    except pa.ArrowException as exc:
-        raise InvalidRowError(f"the column does not fit {wanted}: {exc}", field=name) from exc
+        # Finer than a microsecond is cut off; anything else that would change is refused.
+        safe = not (pa.types.is_timestamp(given) and given.unit == "ns")
+        try:
+            column = values.cast(wanted, safe=safe)
+        except pa.ArrowException as exc:
+            row = _first_that_fails(values, lambda part: part.cast(wanted, safe=safe))
+            number, id = place(row)
+            value = _shown(values, row)
+            raise InvalidRowError(
+                f"must be {_ACCEPTED[field.kind][1]}, and {value} is none that fits {wanted}",
+                row=number, id=id, field=name,
+            ) from exc  # fmt: skip
     if field.kind == "datetime" and len(column):
         # Arrow's range is wider than that of Python's datetimes.
         outside = pc.or_(
@@ -237,3 +242,50 @@ def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa
                 number, id = place(row)
                 raise InvalidRowError("must be a list of text", row=number, id=id, field=name)
     return column
+
+
+def _converts(field: Field, given: pa.DataType) -> bool:
+    """Whether values of an Arrow type can be those of a field, if they are in its range."""
+    if pa.types.is_null(given):
+        return True
+    match field.kind:
+        case "int" | "float":
+            # Frames keep whole numbers with gaps as floats; a fraction does not fit an int field.
+            return bool(pa.types.is_integer(given) or pa.types.is_floating(given))
+        case "datetime":
+            return bool(pa.types.is_timestamp(given)) and given.tz is not None
+        case "list[text]":
+            return bool(pa.types.is_list(given)) and (
+                pa.types.is_string(given.value_type) or pa.types.is_null(given.value_type)
+            )
+    return False
+
+
+def _unfit(field: Field, given: pa.DataType) -> str:
+    if field.kind == "datetime" and pa.types.is_timestamp(given):
+        return "the column's datetimes have no time zone"
+    reason = f"the column is {given}, the field {field.kind}"
+    if pa.types.is_decimal(given) and field.kind in ("int", "float"):
+        reason += "; convert decimals to floats or whole numbers first, as they may lose digits"
+    return reason
+
+
+def _first_that_fails(values: pa.Array, convert: Callable[[pa.Array], object]) -> int:
+    """The first row that a conversion refuses; one of them does."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            convert(values.slice(low, middle - low))
+        except pa.ArrowException:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def _shown(values: pa.Array, row: int) -> str:
+    """A value for an error."""
+    if pa.types.is_timestamp(values.type):  # Python may have no such datetime, or no such zone
+        return f"{values.slice(row, 1).cast(pa.int64())[0]} {values.type.unit} since 1970"
+    return f"{values[row]!s:.60}"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
 import os
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ConfigError
-from .plugins import backend_names, create_backend, other_backends
+from .errors import AiovecError, ConfigError
+from .plugins import backend_names, claimed, create_backend, other_backends
+from .redaction import redacted
 from .targets import (
     SCHEMES,
     local_path,
     make_folder_of,
-    redacted,
     split_target,
     sqlite_file,
 )
@@ -40,7 +41,9 @@ _CHOOSING = frozenset({"AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL"})
 _HEAVY = ("pyarrow.compute", "aiovec.rows", "aiovec.store", "aiovec.table")
 
 
-def connect(target: PathText | None = None, *, config: PathText | None = None) -> Opening:
+def connect(
+    target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
+) -> Opening:
     """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
 
     ``target`` is a SQLite file or directory, ``":memory:"``, or a URL: ``sqlite:///path``,
@@ -51,11 +54,14 @@ def connect(target: PathText | None = None, *, config: PathText | None = None) -
     it when it is switched to another backend. Beside a target it gives the settings only. With
     neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
 
+    With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
+    process cannot write; a call that writes raises UnsupportedError.
+
     Nothing is read and nothing is imported until the result is awaited or entered. That raises
     ConfigError for a target or a file that cannot be used, BackendNotInstalledError for a backend
     whose package is missing, and what the backend itself has to say.
     """
-    return Opening(Source(target, config))
+    return Opening(Source(target, config, read_only=read_only))
 
 
 class Opening:
@@ -73,11 +79,18 @@ class Opening:
         self._store = await self._open()
         return self._store
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._store is not None:
-            await self._store.close()
+            await self._store.__aexit__(kind)
 
     async def _open(self) -> VectorStore:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise AiovecError(
+                "a store runs on an event loop of asyncio, and none runs here; under trio, or "
+                "without async, use aiovec.sync in a thread"
+            ) from None
         if self._used:
             raise RuntimeError("one connect() opens one store; call connect() again for another")
         self._used = True
@@ -97,22 +110,36 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a target or a TOML file came to: a backend that is not open yet."""
-
-    name: str
-    target: str
-    settings: RetrievalSettings
-    backend: Backend
-
-
-@dataclass(frozen=True, slots=True)
 class _Identity:
     """Equal ones are the same place, used in the same way."""
 
     name: str
-    target: str
-    section: str
+    target: str = field(repr=False)  # may hold secrets, as the next
+    section: str = field(repr=False)
+    configured: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a target or a TOML file came to: a backend that is not open yet."""
+
+    identity: _Identity
+    settings: RetrievalSettings
+    backend: Backend
+    stamp: Stamp | None
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def target(self) -> str:
+        return self.identity.target
+
+    @property
+    def configured(self) -> str:
+        """The backend's name in the TOML file, empty where a target was named."""
+        return self.identity.configured
 
 
 class Source:
@@ -122,15 +149,24 @@ class Source:
     """
 
     def __init__(
-        self, target: PathText | None, config: PathText | None, *, backend: str | None = None
+        self,
+        target: PathText | None,
+        config: PathText | None,
+        *,
+        backend: str | None = None,
+        read_only: bool = False,
     ) -> None:
+        if not isinstance(read_only, bool):
+            raise ConfigError(
+                f"read_only must be True or False, not {read_only!r}", key="read_only"
+            )
+        self._read_only = read_only
         self._target = target
         self._config = config
         self._backend = backend
         self._file: Path | None = None
         self._stamp: Stamp | None = None
         self._identity: _Identity | None = None
-        self._before: _Identity | None = None
 
     @property
     def follows(self) -> bool:
@@ -163,12 +199,14 @@ class Source:
         # where it is called otherwise that first use is just a little slow.
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module("anyio._backends._asyncio")
-        return self._create(*self._read())
+        resolved = self._create(*self._read())
+        self.settle(resolved)
+        return resolved
 
     def resolve(self) -> Resolved | None:
         """What the TOML file names now; None where that is the same place, used in the same way.
 
-        Where it raises, ``changed`` stays true, so that it is tried again.
+        Until ``settle`` is called with it, ``changed`` stays true, so that it is tried again.
         """
         loaded, identity = self._read()
         if identity == self._identity:
@@ -194,7 +232,7 @@ class Source:
         loaded, identity = self._read(backend)
         if identity == self._identity:
             return None
-        return _backend_of(identity, loaded)
+        return _backend_of(identity, loaded, self._read_only)
 
     def _is_led_by(self, backend: str, config: str) -> bool:
         if not (self.follows and backend and self._file and config):
@@ -202,10 +240,9 @@ class Source:
         pinned = {name.upper() for name in os.environ} & _CHOOSING
         return not pinned and os.path.realpath(self._file) == os.path.realpath(config)
 
-    def forget(self) -> None:
-        """What was resolved last could not be opened: the store is where it was before."""
-        self._stamp = None
-        self._identity = self._before
+    def settle(self, resolved: Resolved) -> None:
+        """The store is there now."""
+        self._stamp, self._identity = resolved.stamp, resolved.identity
 
     def _read(self, backend: str | None = None) -> tuple[LoadedSettings, _Identity]:
         from .settings import load
@@ -215,28 +252,27 @@ class Source:
             self._file = self._config_file()
         loaded = load(self._file)
         retrieval = loaded.settings.retrieval
+        wanted = ""
         if self._target is None:
             wanted = backend or self._backend or retrieval.backend
             name, target = _configured(wanted, retrieval, self._file)
         else:
             name, target = _named(self._target)
         section = json.dumps(retrieval.section(name), sort_keys=True, default=str)
-        return loaded, _Identity(name, target, section)
+        return loaded, _Identity(name, target, section, wanted)
 
     def _create(self, loaded: LoadedSettings, identity: _Identity) -> Resolved:
-        backend = _backend_of(identity, loaded)
-        self._stamp = loaded.stamp
-        self._before, self._identity = self._identity, identity
-        return Resolved(identity.name, identity.target, loaded.settings.retrieval, backend)
+        backend = _backend_of(identity, loaded, self._read_only)
+        return Resolved(identity, loaded.settings.retrieval, backend, loaded.stamp)
 
     def _config_file(self) -> Path | None:
         """The TOML file as an absolute path; None where the target needs none."""
         if self._config is not None:
-            return Path(local_path(_text_of(self._config, "config"), Path.cwd()))
+            return Path(local_path(_text_of(self._config, "config")))
         if self._target is not None:
             return None
         named = os.environ.get(CONFIG_VARIABLE)
-        file = Path(local_path(named or CONFIG_FILE, Path.cwd()))
+        file = Path(local_path(named or CONFIG_FILE))
         if named:
             if not file.exists():
                 raise ConfigError(
@@ -270,10 +306,10 @@ def _named(target: PathText) -> tuple[str, str]:
     """The backend, and what it is told, for a target that a user gave."""
     text = _text_of(target, "target")
     if not isinstance(target, str):
-        return "sqlite", sqlite_file(local_path(text, Path.cwd()))
+        return "sqlite", _sqlite_file(local_path(text))
     name, told = split_target(text)
     if name == "sqlite":
-        return name, sqlite_file(local_path(told, Path.cwd()))
+        return name, _sqlite_file(local_path(told))
     scheme = text.partition("://")[0].lower()
     if name not in backend_names():
         known = [*SCHEMES, *other_backends()]
@@ -283,12 +319,27 @@ def _named(target: PathText) -> tuple[str, str]:
             key="target",
             accepted=accepted,
         )
-    return name, local_path(told, Path.cwd())
+    return name, local_path(told)
+
+
+def _sqlite_file(path: str) -> str:
+    """The file that a path means; ConfigError where it is a folder of another backend's store."""
+    file = sqlite_file(path)
+    if os.path.isdir(path) and not os.path.exists(file):
+        other = claimed(Path(path))
+        if other is not None:
+            name, target = other
+            raise ConfigError(
+                f"{path} is a store of the {name} backend; open it as {target}",
+                key="target",
+                accepted=target,
+            )
+    return file
 
 
 def _configured(name: str, retrieval: RetrievalSettings, file: Path | None) -> tuple[str, str]:
     """The backend of this name, and what it is told, for the settings in force."""
-    base = Path.cwd() if file is None else file.parent
+    base = None if file is None else file.parent
     if name == "sqlite":
         # A path, which may be written as a target is.
         meant, told = split_target(retrieval.sqlite_path)
@@ -300,7 +351,7 @@ def _configured(name: str, retrieval: RetrievalSettings, file: Path | None) -> t
                 key="retrieval.sqlite_path",
                 accepted="a path",
             )
-        return name, sqlite_file(local_path(told, base))
+        return name, _sqlite_file(local_path(told, base))
     if name == "lancedb":
         meant, told = split_target(retrieval.lancedb_url)
         # The address of a server is reached by the client, whatever stores behind it.
@@ -310,8 +361,10 @@ def _configured(name: str, retrieval: RetrievalSettings, file: Path | None) -> t
     return name, str(retrieval.section(name).get("url", ""))
 
 
-def _backend_of(identity: _Identity, loaded: LoadedSettings) -> Backend:
+def _backend_of(identity: _Identity, loaded: LoadedSettings, read_only: bool) -> Backend:
     """The backend of a place, not open yet; a SQLite file's folder is made where it is missing."""
-    if identity.name == "sqlite":
+    if identity.name == "sqlite" and not read_only:
         make_folder_of(identity.target)
-    return create_backend(identity.name, identity.target, loaded.settings.retrieval)
+    return create_backend(
+        identity.name, identity.target, loaded.settings.retrieval, read_only=read_only
+    )

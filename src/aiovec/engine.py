@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
-
-from .backend import Backend, Moves, StaleTableError, TableHandle
+from .backend import Backend, Moves, ReadOnly, StaleTableError, TableHandle, moves_of
 from .errors import (
-    AiovecError,
     ConfigError,
+    CorruptStoreError,
     StoreBusyError,
     StoreClosedError,
     StoreMovedError,
+    StoreReplacedError,
 )
+from .loops import Background, PerLoop
+from .moving import MOVED, MoveMark
+from .pool import in_thread
 from .telemetry import Place
 from .threads import to_its_end
 
@@ -49,9 +52,7 @@ class Engine:
         self.settings = settings
         self.place = Place(backend.name, backend.target)
         self._handles: dict[str, TableHandle] = {}
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._calls = PerLoop(Calls)
 
     async def open_table(self, name: str, *, fresh: bool = False) -> TableHandle:
         """The table's handle, from memory unless a ``fresh`` one is wanted."""
@@ -67,18 +68,42 @@ class Engine:
     def forget_all(self) -> None:
         self._handles.clear()
 
+    def enter(self) -> Calls:
+        """Keep it from being closed until ``leave`` of what this gives is called."""
+        calls = self._calls()
+        calls.enter()
+        return calls
+
+    async def idle(self) -> None:
+        """Wait until the last call has left it."""
+        await self._calls().idle.wait()
+
+    async def close(self) -> None:
+        """Close it now, which ends the calls on it; nobody waits for them any more."""
+        try:
+            await self.backend.close()
+        finally:
+            self._calls().idle.set()
+
+
+class Calls:
+    """How many calls of one event loop are on an engine."""
+
+    __slots__ = ("_number", "idle")
+
+    def __init__(self) -> None:
+        self._number = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
     def enter(self) -> None:
-        self._calls += 1
-        self._idle.clear()
+        self._number += 1
+        self.idle.clear()
 
     def leave(self) -> None:
-        self._calls -= 1
-        if not self._calls:
-            self._idle.set()
-
-    async def close_when_idle(self) -> None:
-        await self._idle.wait()
-        await self.backend.close()
+        self._number -= 1
+        if not self._number:
+            self.idle.set()
 
 
 class Attempt:
@@ -89,6 +114,7 @@ class Attempt:
         self._number = number
         self._committed = False
         self._engine: Engine | None = None
+        self._calls: Calls | None = None
 
     def commit(self) -> None:
         """From here on the call cannot be repeated."""
@@ -97,7 +123,7 @@ class Attempt:
     async def __aenter__(self) -> Engine:
         await self._follower.look()
         self._engine = self._follower.engine
-        self._engine.enter()
+        self._calls = self._engine.enter()
         return self._engine
 
     async def __aexit__(
@@ -107,9 +133,9 @@ class Attempt:
         trace: TracebackType | None,
     ) -> bool:
         engine = self._engine
-        if engine is None:
+        if engine is None or self._calls is None:
             return False
-        engine.leave()
+        self._calls.leave()
         if isinstance(error, StaleTableError):
             engine.forget_all()
             if self._committed or self._number == _MOST_ATTEMPTS:
@@ -118,24 +144,27 @@ class Attempt:
         if isinstance(error, StoreMovedError) and not self._committed:
             if self._number == _MOST_ATTEMPTS:
                 return False
-            await self._follower.follow(error)
-            return self._follower.engine is not engine
+            return await self._follower.follow(engine, error)
         return False
 
 
 class Follower:
-    """Holds the engine in use and replaces it when the TOML names another."""
+    """Holds the engine in use and replaces it when the TOML names another, or when the mark of
+    a migration in the store in use does. The mark counts for more than the TOML."""
 
     def __init__(
-        self, engine: Engine, source: Source | None, threads: anyio.CapacityLimiter
+        self, engine: Engine, source: Source | None, threads: PerLoop[anyio.CapacityLimiter]
     ) -> None:
         self.engine = engine
         self._source = source
         self._threads = threads
         self._next_look = time.monotonic() + _LOOK_EVERY
-        self._switching = asyncio.Lock()
-        self._retired: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._switching = PerLoop(asyncio.Lock)
+        self._retired: list[Engine] = []
+        self._closing = Background()
         self._complaint = ""
+        self._finishing: asyncio.Task[None] | None = None
         self._closed = False
         self._preparing: asyncio.Task[None] | None = None
         self._prepared_for = ""
@@ -147,24 +176,39 @@ class Follower:
     async def look(self, *, now: bool = False) -> None:
         """Follow the TOML if it changed. Costs nothing where the last look is recent.
 
-        A TOML that cannot be read for now leaves the store where it is; one that names a backend
-        that cannot be opened raises, since going on would write where nobody will look.
+        Calls that come while a look is under way wait for it: none of them may go on with a
+        store that is about to be replaced. A TOML that cannot be read for now leaves the store
+        where it is; one that names a backend that cannot be opened raises, since going on would
+        write where nobody will look.
         """
         if self._source is None or self._closed:
             return
-        if not now and time.monotonic() < self._next_look:
-            return
+        looking = _of_this_loop(self._looking)
+        if looking is None:
+            if not now and time.monotonic() < self._next_look:
+                return
+            self._looking = looking = asyncio.ensure_future(self._look(self._source))
+            looking.add_done_callback(self._has_looked)
+        await asyncio.shield(looking)
+
+    async def _look(self, source: Source) -> None:
+        async with self._switching():
+            if await in_thread(source.changed, limit=self._threads()):
+                await self._switch(source)
         self._next_look = time.monotonic() + _LOOK_EVERY
-        async with self._switching:
-            if await anyio.to_thread.run_sync(self._source.changed, limiter=self._threads):
-                await self._switch(self._source)
-        self._prepare(self._source)
+        self._prepare(source)
+
+    def _has_looked(self, task: asyncio.Task[None]) -> None:
+        if self._looking is task:
+            self._looking = None
+        if not task.cancelled():
+            task.exception()  # those who waited have it
 
     def _prepare(self, source: Source) -> None:
         """Look in the background whether a migration is about to lead elsewhere."""
-        backend = self.engine.backend
-        if isinstance(backend, Moves) and self._preparing is None and not self._closed:
-            self._preparing = asyncio.ensure_future(self._load_what_comes(backend, source))
+        moves = moves_of(self.engine.backend)
+        if moves is not None and _of_this_loop(self._preparing) is None and not self._closed:
+            self._preparing = asyncio.ensure_future(self._load_what_comes(moves, source))
             self._preparing.add_done_callback(self._has_prepared)
 
     def _has_prepared(self, task: asyncio.Task[None]) -> None:
@@ -178,13 +222,14 @@ class Follower:
         What its driver takes to be imported is otherwise what the first call behind the cut-over
         takes, and many processes would do it at the same moment.
         """
-        with contextlib.suppress(AiovecError):
+        # Whatever fails, the first call behind the cut-over will tell.
+        with contextlib.suppress(Exception):
             mark = await backend.move_mark()
             if mark is None or not mark.backend or mark.run == self._prepared_for:
                 return
             self._prepared_for = mark.run
-            coming = await anyio.to_thread.run_sync(
-                source.foresee, mark.backend, mark.config, limiter=self._threads
+            coming = await in_thread(
+                source.foresee, mark.backend, mark.config, limit=self._threads()
             )
             if coming is not None:
                 try:
@@ -192,26 +237,44 @@ class Follower:
                 finally:
                     await to_its_end(coming.close())
 
-    async def follow(self, moved: StoreMovedError) -> None:
-        """Go where the store in use has moved to, if it was opened from the TOML that goes there.
+    async def follow(self, left: Engine, moved: StoreMovedError) -> bool:
+        """Go where the store in use has moved to; whether the call is to be tried again.
 
-        The mark in the store that has moved is older than the change of the TOML, if only by a
-        moment, so it is the mark that is followed.
+        What counts is the mark in the store in use. The error may be older: it may come from an
+        engine that was replaced meanwhile, by one that a rollback has put into use again.
         """
-        await self.look(now=True)
-        if self._source is None or self._closed:
-            return
-        async with self._switching:
-            if self.engine.backend.target == moved.target:
-                resolved = await anyio.to_thread.run_sync(
-                    self._source.resolve_moved, moved.backend, moved.config, limiter=self._threads
-                )
-                if resolved is not None:
-                    await self._use(resolved, self._source)
+        source = self._source
+        if source is None or self._closed:
+            return False
+        async with self._switching():
+            if self.engine is not left:
+                return True
+            mark = await self._mark(moved)
+            if mark is None:
+                return True
+            resolved = await in_thread(
+                source.resolve_moved, mark.backend, mark.config, limit=self._threads()
+            )
+            if resolved is None:
+                return False
+            await self._use(resolved, source, mark)
+        return True
+
+    async def _mark(self, moved: StoreMovedError | None = None) -> MoveMark | None:
+        """The mark by which the store in use leads elsewhere; None where it does not."""
+        moves = moves_of(self.engine.backend)
+        if moves is not None:
+            mark = await moves.move_mark()
+            return mark if mark is not None and mark.left else None
+        if moved is None:
+            return None
+        return MoveMark(
+            "", MOVED, moved.moved_to, moved.backend, moved.config, generation=moved.generation
+        )
 
     async def _switch(self, source: Source) -> None:
         try:
-            resolved = await anyio.to_thread.run_sync(source.resolve, limiter=self._threads)
+            resolved = await in_thread(source.resolve, limit=self._threads())
         except ConfigError as exc:
             if str(exc) != self._complaint:  # it is tried again every second
                 self._complaint = str(exc)
@@ -219,37 +282,112 @@ class Follower:
                 await self._log(logging.WARNING, text, exc)
             return
         self._complaint = ""
-        if resolved is not None:
-            await self._use(resolved, source)
+        if resolved is None:
+            return
+        try:
+            mark = await self._mark()
+        except (CorruptStoreError, StoreReplacedError):
+            mark = None  # it is gone, and by the TOML its users leave it
+        leads = mark is not None and mark.backend == resolved.configured
+        await self._use(resolved, source, mark if leads else None)
 
-    async def _use(self, resolved: Resolved, source: Source) -> None:
+    async def _use(self, resolved: Resolved, source: Source, mark: MoveMark | None) -> None:
+        """Replace the engine. ``mark`` is the one that has led there, where one has."""
         backend = resolved.backend
         try:
+            if mark is not None:
+                await in_thread(
+                    _check_place, mark, self.engine.backend, backend, limit=self._threads()
+                )
             await backend.open()
+            moves = moves_of(backend)
+            reads = isinstance(backend, ReadOnly) and backend.read_only
+            if mark is not None and moves is not None and not reads:
+                # The migrator may have been killed before it could do so. Who only reads leaves it
+                # to those who write: all rows have been there since the mark.
+                await moves.arrive(mark.run, mark.generation)
         except BaseException:
-            await backend.close()
-            source.forget()
+            await to_its_end(backend.close())
             raise
         if self._closed:
-            await backend.close()
+            await to_its_end(backend.close())
             raise StoreClosedError(backend.target)
         retired, self.engine = self.engine, Engine(backend, resolved.settings)
-        closing = asyncio.ensure_future(retired.close_when_idle())
-        self._retired.add(closing)
-        closing.add_done_callback(self._retired.discard)
-        text = "following the TOML from %s to %s"
+        source.settle(resolved)
+        self._retired.append(retired)
+        self._closing.start(self._close_retired(retired))
+        text = (
+            "following the TOML from %s to %s"
+            if mark is None
+            else "following a migration from %s to %s"
+        )
         await self._log(logging.INFO, text, retired.backend.target, backend.target)
 
     async def _log(self, level: int, text: str, *facts: object) -> None:
         """In a thread: the handlers that an app attached may wait for a file or a terminal."""
         if LOG.isEnabledFor(level):
-            await anyio.to_thread.run_sync(LOG.log, level, text, *facts, limiter=self._threads)
+            await in_thread(LOG.log, level, text, *facts, limit=self._threads())
 
-    async def close(self) -> None:
+    async def close(self, *, finish: bool) -> None:
+        """Close the backend; with ``finish``, after the upkeep that is due."""
         self._closed = True
-        if self._preparing is not None:
-            self._preparing.cancel()
-            await asyncio.wait([self._preparing])
-        await self.engine.backend.close()
-        if self._retired:
-            await asyncio.wait(self._retired)
+        if (preparing := _of_this_loop(self._preparing)) is not None:
+            preparing.cancel()
+            await asyncio.wait([preparing])
+        if (looking := _of_this_loop(self._looking)) is not None:
+            await asyncio.wait([looking])
+        retired, self._retired = self._retired, []
+        async with contextlib.AsyncExitStack() as closing:  # each, whatever the others raise
+            closing.push_async_callback(self._closing.wait)
+            for engine in (self.engine, *retired):
+                closing.push_async_callback(engine.close)
+            if finish:
+                await self._finish()
+
+    async def _close_retired(self, engine: Engine) -> None:
+        await engine.idle()
+        if engine in self._retired:
+            self._retired.remove(engine)
+            await engine.close()
+
+    async def _finish(self) -> None:
+        self._finishing = asyncio.ensure_future(self.engine.backend.finish())
+        try:
+            await asyncio.wait([self._finishing])
+        finally:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """End the upkeep that a ``close`` does, if any is under way: nobody waits for it."""
+        if self._finishing is not None:
+            self._finishing.cancel()
+
+
+def _check_place(mark: MoveMark, left: Backend, found: Backend) -> None:
+    """Raise StoreMovedError where a mark leads elsewhere than the settings. Reads the disk.
+
+    An environment variable may hold another place under the backend's name. Going on there would
+    write into a store to which nothing was moved.
+    """
+    if not mark.target or mark.target == found.target:
+        return
+    if "://" not in mark.target + found.target and (
+        os.path.realpath(mark.target) == os.path.realpath(found.target)
+    ):
+        return
+    raise StoreMovedError(
+        left.target,
+        mark.moved_to,
+        backend=mark.backend,
+        config=mark.config,
+        generation=mark.generation,
+        reason=f"the settings of this process lead to {found.target} instead: correct the "
+        "environment variable or the TOML file that says so",
+    )
+
+
+def _of_this_loop(task: asyncio.Task[None] | None) -> asyncio.Task[None] | None:
+    """The task, unless it belongs to an event loop that has ended and will never go on."""
+    if task is None or task.get_loop() is not asyncio.get_running_loop():
+        return None
+    return task

@@ -17,9 +17,11 @@ AiovecError
 ├── FilterError                 a filter that does not parse or does not fit the schema
 ├── UnsupportedError            an ability that this backend does not have
 ├── StoreClosedError
-├── StoreBusyError              no turn to write came within the time allowed
+├── StoreBusyError              the call got no turn within the time allowed
 ├── StoreFullError              no room left where the store lies
+├── OutcomeUnknownError         a commit that failed so that it may be kept or not
 ├── StoreMovedError             the store has been migrated to another place
+├── StoreReplacedError          the file under an open store was replaced or removed
 ├── CorruptStoreError           a file that is damaged, or not an aiovec store
 └── MigrationError
 
@@ -28,16 +30,27 @@ Each carries its facts as attributes; a driver's exception is its ``__cause__``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 
-def _listed(names: Iterable[object], most: int = 12) -> str:
+def shown(value: object, most: int = 120) -> str:
+    """A user's value for a message, cut short. Whatever it is, this takes no time and succeeds."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 20
+    try:
+        text = short.repr(value)
+    except Exception:  # noqa: BLE001 - Python writes out no number of more than 4,300 digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _listed(names: Sequence[object], most: int = 12) -> str:
     """Names for a message: all of a few, the first of many."""
-    shown = [repr(name) for name in names]
-    if len(shown) > most:
-        return ", ".join(shown[:most]) + f" and {len(shown) - most} more"
-    return ", ".join(shown) or "none"
+    listed = ", ".join(map(shown, names[:most]))
+    return f"{listed} and {len(names) - most} more" if len(names) > most else listed or "none"
 
 
 def _rebuild(cls: type[AiovecError], args: tuple[Any, ...], facts: dict[str, Any]) -> AiovecError:
@@ -105,10 +118,7 @@ class InvalidArgumentError(AiovecError, ValueError):
         self.argument = argument
         self.value = value
         self.expected = expected
-        shown = repr(value)
-        if len(shown) > 120:
-            shown = shown[:117] + "..."
-        super().__init__(f"{argument} must be {expected}, not {shown}")
+        super().__init__(f"{argument} must be {expected}, not {shown(value)}")
 
 
 class InvalidNameError(AiovecError, ValueError):
@@ -118,7 +128,7 @@ class InvalidNameError(AiovecError, ValueError):
         self.name = name
         self.kind = kind
         self.rule = rule
-        super().__init__(f"{name!r} cannot name a {kind}: {rule}")
+        super().__init__(f"{shown(name)} cannot name a {kind}: {rule}")
 
 
 class TableNotFoundError(AiovecError, LookupError):
@@ -264,7 +274,7 @@ class StoreClosedError(AiovecError):
 
 
 class StoreBusyError(AiovecError):
-    """No turn to write came within ``waited`` seconds; nothing of the call was done."""
+    """The call got no turn within ``waited`` seconds; nothing of it was done."""
 
     def __init__(self, reason: str, waited: float) -> None:
         self.reason = reason
@@ -284,19 +294,67 @@ class StoreFullError(AiovecError):
         )
 
 
+class OutcomeUnknownError(AiovecError):
+    """Committing to ``target`` failed for ``reason`` in a way that may leave the call kept.
+
+    All of the call is kept, or none of it. Look (``get``, ``count``) before you go on, or repeat
+    the call by ``upsert``, ``update`` or ``delete``, which is right in either case. Where the file
+    system failed, the rows may come to light only after the store is opened again.
+    """
+
+    def __init__(self, target: str, reason: str) -> None:
+        self.target = target
+        self.reason = reason
+        super().__init__(
+            f"whether the call was kept in {target} is not known, since its commit failed "
+            f"({reason}); look, or repeat it by upsert"
+        )
+
+
 class StoreMovedError(AiovecError):
     """The store has been migrated from ``target`` to ``moved_to``.
 
     Stores that were opened from the TOML ``config`` go on there by themselves, with its
-    ``backend``; both are empty where the move flipped no TOML.
+    ``backend``; both are empty where the move changed no TOML. ``generation`` rises with every
+    cut-over, there and back.
     """
 
-    def __init__(self, target: str, moved_to: str, *, backend: str = "", config: str = "") -> None:
+    def __init__(
+        self,
+        target: str,
+        moved_to: str,
+        *,
+        backend: str = "",
+        config: str = "",
+        generation: int = 0,
+        reason: str = "",
+    ) -> None:
         self.target = target
         self.moved_to = moved_to
         self.backend = backend
         self.config = config
-        super().__init__(f"the store {target} has moved to {moved_to}")
+        self.generation = generation
+        super().__init__(
+            f"the store {target} has moved to {moved_to}" + (f"; {reason}" if reason else "")
+        )
+
+
+class StoreReplacedError(AiovecError):
+    """What ``target`` names is no longer what the store has open; ``reason`` says what happened.
+
+    Nothing of the call is at ``target``: where a write had been committed already, its rows went to
+    the old file, which ``backup`` of this store still copies. Close the store and open it again to
+    use what is there now.
+    """
+
+    def __init__(self, target: str, reason: str) -> None:
+        self.target = target
+        self.reason = reason
+        super().__init__(
+            f"{target} is no longer what this store has open: {reason}; nothing of this call was "
+            "kept there. backup() of this store still copies what it has open; then close it and "
+            "open it again"
+        )
 
 
 class CorruptStoreError(AiovecError):
@@ -335,11 +393,13 @@ __all__ = [
     "InvalidVectorError",
     "MigrationError",
     "ModelMismatchError",
+    "OutcomeUnknownError",
     "SchemaMismatchError",
     "StoreBusyError",
     "StoreClosedError",
     "StoreFullError",
     "StoreMovedError",
+    "StoreReplacedError",
     "TableExistsError",
     "TableNotFoundError",
     "UnsupportedError",

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -139,7 +139,7 @@ class Watch:
 
     __slots__ = (
         "_attributes", "_began", "_context", "_observer", "_operation", "_place", "_span",
-        "_token", "_tracer",
+        "_task", "_token", "_tracer",
     )  # fmt: skip
 
     def __init__(
@@ -170,19 +170,23 @@ class Watch:
         if operation.table is not None:
             attributes["db.collection.name"] = operation.table
             name = f"{name} {operation.table}"
-        self._began = time.perf_counter()
         self._span = self._tracer.start_span(
             name,
             kind=trace.SpanKind.CLIENT,
             attributes={**attributes, **_asked(operation)},
         )
         self._context = trace.set_span_in_context(self._span)
+        # Behind the span's own start, so that a call never took longer than its span tells.
+        self._began = time.perf_counter()
 
     def attach(self) -> None:
+        self._task = _task()
         self._token = context.attach(self._context)
 
     def detach(self) -> None:
-        context.detach(self._token)
+        # A call is collected elsewhere when its loop was closed under it; its context is gone.
+        if self._task is _task():
+            context.detach(self._token)
 
     def end(self, error: BaseException | None) -> None:
         took = time.perf_counter() - self._began
@@ -228,6 +232,13 @@ class SearchObserver:
     def add_batch(self, searches: int, candidates: int) -> None:
         self._observer.batch_sizes.record(searches, self._attributes, _NO_CALLER)
         self._observer.candidates.record(candidates / searches, self._attributes, _NO_CALLER)
+
+
+def _task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop is running
+        return None
 
 
 def _asked(operation: Operation) -> dict[str, int | bool]:

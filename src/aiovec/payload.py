@@ -89,19 +89,15 @@ def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> None:
 
 
 def arrow_payload(column: pa.Array, schema: Schema, place: Place) -> pa.Array:
-    """A payload column: JSON text, an object for each row, or null."""
-    storage = column.storage if isinstance(column, pa.ExtensionArray) else column
-    if pa.types.is_null(storage.type):
-        return pa.nulls(len(storage), pa.utf8())
-    if not (pa.types.is_string(storage.type) or pa.types.is_large_string(storage.type)):
+    """A payload column of ``arrow_data.plain``: JSON text, an object for each row, or null."""
+    if not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
         raise InvalidRowError(
-            f"the payload column is JSON text, not {storage.type}", row=place(0)[0], field="payload"
+            f"the payload column is JSON text, not {column.type}", row=place(0)[0], field="payload"
         )
-    storage = storage.cast(pa.utf8())
-    if storage.null_count == len(storage):
-        return storage
+    if column.null_count == len(column):
+        return pa.nulls(len(column), pa.utf8())
     texts: list[str | None] = []
-    for row, text in enumerate(storage.to_pylist()):
+    for row, text in enumerate(column.to_pylist()):
         number, id = place(row)
         if text is None:
             texts.append(None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from .backend import Backend
-from .errors import BackendNotInstalledError, ConfigError
+from .backend import Backend, Claims, ReadOnly
+from .errors import BackendNotInstalledError, ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -50,11 +51,14 @@ def backend_names() -> list[str]:
     return [*EXTRAS, *other_backends()]
 
 
-def create_backend(name: str, target: str, settings: RetrievalSettings) -> Backend:
+def create_backend(
+    name: str, target: str, settings: RetrievalSettings, *, read_only: bool = False
+) -> Backend:
     """The backend of this name for a target, not open yet.
 
     BackendNotInstalledError where it, or a module that it needs, is missing; ConfigError where
-    nothing has this name or what has it is no backend.
+    nothing has this name or what has it is no backend; UnsupportedError where ``read_only`` is
+    wanted and it cannot promise that.
     """
     entry_point = installed_backends().get(name)
     if entry_point is None:
@@ -75,7 +79,28 @@ def create_backend(name: str, target: str, settings: RetrievalSettings) -> Backe
             f"the backend {name!r} ({entry_point.value}) is unusable: "
             f"it gives {type(backend).__name__}, not a Backend"
         )
+    if read_only:
+        _hold_to_reading(backend)
     return backend
+
+
+def _hold_to_reading(backend: Backend) -> None:
+    if not isinstance(backend, ReadOnly):
+        raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
+    backend.read_only = True
+
+
+def claimed(folder: Path) -> tuple[str, str] | None:
+    """The backend that says that a folder is its own, and the target by which it opens it."""
+    for name, entry_point in installed_backends().items():
+        try:
+            claims: Claims | None = getattr(entry_point.load(), "claims", None)
+        except (ImportError, AttributeError):
+            continue  # unusable, which whoever wants to use it is told
+        target = None if claims is None else claims(folder)
+        if target is not None:
+            return name, target
+    return None
 
 
 def _what_brings(name: str, entry_point: metadata.EntryPoint) -> str:

@@ -41,6 +41,9 @@ _TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def check_table_name(name: object) -> str:
     """The name itself, or InvalidNameError."""
     if not isinstance(name, str) or not _TABLE_NAME.match(name):
@@ -88,7 +91,7 @@ class Field:
     ) -> None:
         try:
             kind = type if type in _KIND_NAMES else _KINDS.get(type)
-        except TypeError:  # an unhashable thing is no type either
+        except (TypeError, ValueError):  # what has no hash, or cannot be compared, is no type
             kind = None
         if kind is None:
             raise InvalidArgumentError(
@@ -204,6 +207,8 @@ class Schema:
             raise InvalidArgumentError("metric", metric, "'cosine', 'l2' or 'dot'")
         if model is not None and (not isinstance(model, str) or not model):
             raise InvalidArgumentError("model", model, "None or a name")
+        if model is not None and _LONE_SURROGATE.search(model):
+            raise InvalidArgumentError("model", model, "None or a name of valid Unicode")
         if not isinstance(payload, bool):
             raise InvalidArgumentError("payload", payload, "True or False")
         if analyzer not in ("plain", "english", "ngram"):

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -37,8 +37,9 @@ from pydantic_settings import (
 
 from .errors import ConfigError
 from .plugins import backend_names, other_backends
+from .redaction import shown_value, without_secrets
 from .schema import MAX_DIM
-from .settings_errors import config_error, environment_name
+from .settings_errors import check_environment, config_error, environment_name
 from .targets import local_path
 
 ENV_PREFIX = "AIOVEC_"
@@ -59,8 +60,18 @@ def _known_backend(value: str) -> str:
     return value
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class _Quiet(BaseModel):
+    """Settings hold secrets, which neither a ``repr`` nor an error of pydantic's shall show."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown_value(name or "", value)
+
+
+class _Section(_Quiet):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 _MEMORY = re.compile(r"^(auto|[0-9]+ ?([KMG]i?B)?)$")
@@ -97,7 +108,7 @@ class SqliteSettings(_Section):
         default=30.0,
         ge=0,
         le=86_400,
-        description="Seconds that a write waits for its turn, behind other calls and other "
+        description="Seconds that a call waits for its turn, behind other calls and other "
         "processes, before it fails with StoreBusyError.",
     )
     readers: int = Field(
@@ -136,8 +147,8 @@ class SqliteSettings(_Section):
         default=1024,
         ge=1,
         le=1_000_000,
-        description="Writing calls that may be under way at once; further ones wait for a place, "
-        "up to busy_timeout.",
+        description="Writing calls that may be under way at once, with 64 MiB of rows together; "
+        "further ones wait for a place, up to busy_timeout.",
     )
     keep_deletes: int = Field(
         default=1_000_000,
@@ -211,15 +222,15 @@ class LancedbSettings(_Section):
         default=30.0,
         ge=0,
         le=86_400,
-        description="Seconds that a write waits for its turn, behind other calls and other "
+        description="Seconds that a call waits for its turn, behind other calls and other "
         "processes, before it fails with StoreBusyError.",
     )
     write_queue: int = Field(
         default=1024,
         ge=1,
         le=1_000_000,
-        description="Writing calls that may be under way at once; further ones wait for a place, "
-        "up to busy_timeout.",
+        description="Writing calls that may be under way at once, with 64 MiB of rows together; "
+        "further ones wait for a place, up to busy_timeout.",
     )
     keep_versions: Annotated[
         str,
@@ -236,6 +247,14 @@ class LancedbSettings(_Section):
         le=1_000_000,
         description="Versions of a table that are kept at most, however young they are: of many "
         "small writes in a short time, the oldest versions go first.",
+    )
+    close_timeout: float = Field(
+        default=10.0,
+        ge=0,
+        le=86_400,
+        description="Seconds that close() may take for the index builds and compactions that are "
+        "due of tables that the store wrote to. The next store that opens such a table does the "
+        "rest. 0: close() leaves all of it to the next.",
     )
     search_memory: _MemorySize = Field(
         default="auto",
@@ -318,13 +337,13 @@ class AdviseSettings(_Section):
     )
 
 
-class RetrievalSettings(BaseModel):
+class RetrievalSettings(_Quiet):
     """Which backend is in use, where each stores, and a section for each.
 
     The name of any other installed backend may be a section too; it is kept as it stands.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
 
     backend: Annotated[str, AfterValidator(_known_backend)] = Field(
@@ -409,6 +428,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
     )
 
     retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
@@ -457,29 +477,61 @@ def load(config: Path | None) -> LoadedSettings:
     Relative paths count from the file's folder; without a file, from the current folder. So do
     those that the environment gives. A fault raises ConfigError.
     """
+    check_environment(ENV_PREFIX, _variables())
     document: dict[str, Any] = {}
     stamp = None
     if config is not None:
         document, stamp = _read(config)
-        try:
+    settings = _validated(document, config)
+    retrieval = settings.retrieval
+    if config is not None or _has_current_folder():
+        base = None if config is None else Path(os.path.abspath(config)).parent
+        retrieval = retrieval.model_copy(
+            update={
+                "sqlite_path": local_path(retrieval.sqlite_path, base),
+                "lancedb_url": local_path(retrieval.lancedb_url, base),
+            }
+        )
+    return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
+
+
+def _has_current_folder() -> bool:
+    """Return False where it was removed: a store with an absolute path needs none."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _validated(document: dict[str, Any], config: Path | None) -> Settings:
+    """The settings of a document. What pydantic raises holds every value, so it is no cause."""
+    fault: ConfigError
+    try:
+        if config is not None:
             # Strictly, for TOML has types: only the environment's text is converted.
             _Document.model_validate(document, strict=True)
-        except ValidationError as exc:
-            raise config_error(exc, json_schema(), file=config) from exc
-    try:
-        settings = Settings(**document)
     except ValidationError as exc:
-        raise config_error(exc, json_schema(), prefix=ENV_PREFIX) from exc
-    except SettingsError as exc:
-        raise _not_json(exc) from exc
-    base = Path.cwd() if config is None else Path(os.path.abspath(config)).parent
-    retrieval = settings.retrieval.model_copy(
-        update={
-            "sqlite_path": local_path(settings.retrieval.sqlite_path, base),
-            "lancedb_url": local_path(settings.retrieval.lancedb_url, base),
-        }
-    )
-    return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
+        fault = config_error(exc, json_schema(), file=config)
+    else:
+        try:
+            return Settings(**document)
+        except ValidationError as exc:
+            fault = config_error(exc, json_schema(), prefix=ENV_PREFIX)
+        except SettingsError as exc:
+            fault = _not_json(exc)
+    raise fault
+
+
+def _variables() -> list[str]:
+    """The environment variables that are read, those of whole sections too."""
+    names = [["retrieval"]]
+    for name, field in RetrievalSettings.model_fields.items():
+        names.append(["retrieval", name])
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += [["retrieval", name, key] for key in kind.model_fields]
+    return [ENV_PREFIX + ENV_DELIMITER.join(path).upper() for path in names]
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Stamp]:
@@ -493,18 +545,21 @@ def _read(file: Path) -> tuple[dict[str, Any], Stamp]:
         if isinstance(exc, PermissionError) and file.is_dir():  # as Windows says it
             reason = "is a directory"
         raise ConfigError(f"{file}: cannot be read: {reason}", file=str(file)) from exc
+    # Outside of the handlers, so that no error that holds the text is a cause or a context.
+    fault: ConfigError
     try:
         # Some editors of Windows put a mark before the text, which TOML does not know.
         return tomllib.loads(content.decode("utf-8-sig")), stamp
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(
+        fault = ConfigError(
             f"{file}: is not UTF-8 text (line {line})", file=str(file), accepted="UTF-8"
-        ) from exc
+        )
     except ValueError as exc:
-        raise ConfigError(f"{file}: is not TOML: {exc}", file=str(file)) from exc
-    except RecursionError as exc:
-        raise ConfigError(f"{file}: is nested too deeply", file=str(file)) from exc
+        fault = ConfigError(f"{file}: is not TOML: {exc}", file=str(file))
+    except RecursionError:
+        fault = ConfigError(f"{file}: is nested too deeply", file=str(file))
+    raise fault
 
 
 def _not_json(error: SettingsError) -> ConfigError:
@@ -525,7 +580,7 @@ def _not_json(error: SettingsError) -> ConfigError:
                 key=key,
                 accepted=accepted,
             )
-    return ConfigError(f"environment: {error}")
+    return ConfigError(f"environment: {without_secrets(str(error))}")
 
 
 def json_schema() -> dict[str, Any]:

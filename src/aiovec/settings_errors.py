@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .plugins import backend_names, other_backends
-from .targets import redacted
+from .redaction import MASK, names_secret, redacted
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-_SECRETS = ("key", "token", "secret", "password", "credential", "storage_options")
+_CONFIG = "AIOVEC_CONFIG"  # read by ``connect``
 
 _TYPES = {
     "integer": "a whole number",
@@ -58,6 +58,39 @@ def config_error(
     )
 
 
+def check_environment(prefix: str, known: Sequence[str]) -> None:
+    """Refuse a variable that is spelled almost like one that is read; it would be ignored.
+
+    Variables that are like none, such as an app's own, are let be.
+    """
+    by_letters = {_letters(name): name for name in [*known, _CONFIG]}
+    # Those that are misspelt inside ``AIOVEC_RETRIEVAL__`` are found as unknown keys.
+    section = f"{known[0]}__"
+    for name in sorted(os.environ):
+        upper = name.upper()
+        if not upper.startswith(prefix) or not os.environ[name]:
+            continue
+        if upper in known or upper.startswith(section) or upper == _CONFIG:
+            continue
+        letters = _letters(upper)
+        right = by_letters.get(letters) or by_letters.get(
+            _letters(section) + letters.removeprefix(_letters(prefix))
+        )
+        if right is None:
+            near = get_close_matches(letters, by_letters, 1, cutoff=0.9)
+            right = by_letters[near[0]] if near else None
+        if right is not None:
+            raise ConfigError(
+                f"environment: {name} is not read; did you mean {right}? Sections and keys are "
+                "joined by two underscores",
+                key=name, accepted=right,
+            )  # fmt: skip
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "")
+
+
 def environment_name(prefix: str, loc: Sequence[str]) -> str:
     """The variable that gives the key, as it is spelled, or the one of a section around it."""
     present = {name.upper(): name for name in os.environ}
@@ -85,7 +118,7 @@ def _problem(fault: ErrorDetails, loc: Sequence[str], schema: Mapping[str, Any])
         accepted = "one of " + ", ".join(backend_names())
     else:
         accepted = _accepted(schema, loc)
-    return f"must be {accepted}, not {_shown(loc, fault['input'])}", accepted
+    return f"must be {accepted}, not {_shown(loc, fault['input'], accepted)}", accepted
 
 
 def _node(schema: Mapping[str, Any], loc: Sequence[str]) -> Mapping[str, Any]:
@@ -116,12 +149,22 @@ def _accepted(schema: Mapping[str, Any], loc: Sequence[str]) -> str:
     return words
 
 
-def _shown(loc: Sequence[str], value: object) -> str:
+def _shown(loc: Sequence[str], value: object, accepted: str) -> str:
+    """The wrong value, unless it may be a secret."""
     if isinstance(value, (Mapping, list)):
         return f"a {'section' if isinstance(value, Mapping) else 'list'}"
-    if any(secret in part.lower() for part in loc for secret in _SECRETS):
-        return f"this {type(value).__name__}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(redacted(value) if isinstance(value, str) else value)
+    # A text in the place of a section may be a whole section with its secrets.
+    section = accepted == _TYPES["object"]
+    if "storage_options" in loc or names_secret(loc[-1]) or (section and isinstance(value, str)):
+        return f"this {type(value).__name__}"
+    text = repr(_without_user(redacted(value)) if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _without_user(text: str) -> str:
+    """Also where the scheme of an address is missing."""
+    if "://" in text or "@" not in text:
+        return text
+    return redacted(f"url://{MASK}{text[text.rindex('@') :]}").removeprefix("url://")

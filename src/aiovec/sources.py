@@ -50,7 +50,8 @@ class ForeignTable:
 
     ``name`` is a legal name for it here, ``origin`` what it is called there, ``layout`` how it
     lies there, in words. ``rows`` is None where counting them takes long. ``notes`` say what of it
-    is not taken, or is taken otherwise than one may expect. ``part`` is the source's own.
+    is taken otherwise than one may expect, ``omitted`` which columns with values are not taken, and
+    why. ``part`` is the source's own.
     """
 
     name: str
@@ -59,7 +60,17 @@ class ForeignTable:
     rows: int | None
     schema: Schema
     notes: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
     part: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A table with vectors that is not offered: its name, its rows (None: not counted), and why."""
+
+    origin: str
+    rows: int | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,11 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
-        """Whether the file is of this kind. Looks at its first bytes only."""
+        """Whether the file is of this kind. Looks at its beginning only.
+
+        A file of a database is not opened but by the database's own library: closing it would drop
+        the locks that this process holds on it.
+        """
 
     @abstractmethod
     def __init__(self, path: Path, hints: Hints) -> None:
@@ -93,6 +108,10 @@ class Source(ABC):
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
         """What can be taken, as the hints say. ConfigError, with the reason, if nothing can."""
+
+    def skipped(self) -> Sequence[Skipped]:
+        """The tables that ``tables`` found and did not return, once it was called."""
+        return ()
 
     @abstractmethod
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import time
 import warnings
 from collections.abc import (
@@ -14,19 +16,20 @@ from collections.abc import (
     Iterable,
     Mapping,
     Sequence,
+    Sized,
 )
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from .advising import Advisor
-from .arguments import ability_of, check_count, check_model, order_field
+from .arguments import ability_of, check_count, check_flag, check_model, is_iterable, order_field
 from .backend import (
     Backend,
     Backups,
     IndexInfo,
+    ReadOnly,
     Snapshots,
     StaleTableError,
     TableHandle,
@@ -45,9 +48,13 @@ from .errors import (
     StoreClosedError,
     TableExistsError,
     TableNotFoundError,
+    UnsupportedError,
 )
 from .filters import Expr, bind
 from .filters.tree import Combinable
+from .loops import OneLoop, PerLoop
+from .patience import call
+from .pool import in_thread, off_loop
 from .ranking import (
     POOL,
     RRF,
@@ -59,8 +66,9 @@ from .ranking import (
 from .records import Hit, Record
 from .schema import Field, Schema, check_field_name, check_table_name
 from .searching import SearchOptions, text_hits
-from .selection import Selection, select_columns
+from .selection import Selection, selected_names, selection_of
 from .telemetry import Operation, watch, watch_batches
+from .threads import FORKED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,8 +82,17 @@ _T = TypeVar("_T")
 Where = Combinable | str | None
 """What ``where`` takes: a condition made with ``F``, its text, or None for every row."""
 
-# Filter text above this many characters is parsed in a thread, not on the event loop.
-_LONG_TEXT = 4096
+# So much filter text takes as long to parse as one value takes to check.
+_CHARACTERS_A_VALUE = 2
+# Rows of an exported batch: more than fit into one, and a number that every backend can take.
+_LARGEST_BATCH = 2**31 - 1
+# What a store that was opened for reading only refuses. "create_table" may find that all is there.
+_WRITES = frozenset(
+    {
+        "add_field", "drop_table", "insert", "upsert", "update", "delete", "delete_where",
+        "optimize", "create_index", "drop_index", "restore",
+    }
+)  # fmt: skip
 
 
 class VectorStore:
@@ -95,10 +112,18 @@ class VectorStore:
     def __init__(
         self, backend: Backend, settings: RetrievalSettings, source: Source | None = None
     ) -> None:
-        self._threads = anyio.CapacityLimiter(4)
+        self._threads = PerLoop(lambda: anyio.CapacityLimiter(4))
+        # What an app's own code takes as long as it likes for: nothing else waits for these.
+        self._rerank_threads = PerLoop(lambda: anyio.CapacityLimiter(4))
+        self._reader_threads = PerLoop(lambda: anyio.CapacityLimiter(4))
         self._follower = Follower(Engine(backend, settings), source, self._threads)
+        self._process = os.getpid()
+        self._loop = OneLoop()
         self._advisor = Advisor(self._in_thread)
         self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+        # Whoever closes it waits for nothing that can be done later.
+        self._hurried = False
 
     # Life
 
@@ -119,7 +144,8 @@ class VectorStore:
     async def __aenter__(self) -> VectorStore:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        self._hurried = kind is not None
         await self.close()
 
     async def close(self) -> None:
@@ -127,23 +153,60 @@ class VectorStore:
 
         May be called twice. Reads that are under way end with StoreClosedError, as later calls do.
         Being cancelled does not stop the closing.
+
+        A backend may first do the upkeep that is due: on LanceDB an index for a table that was
+        loaded, for ``close_timeout`` seconds at most. It does not where the block of the store ends
+        with an exception, or where this call is cancelled.
         """
-        if self._closing is None:
+        if os.getpid() != self._process:
+            return  # what is under way belongs to the parent
+        task = asyncio.current_task()
+        self._hurried |= task is not None and task.cancelling() > 0
+        # A loop that ended while the store was being closed, or a failure, is followed by another
+        # try.
+        again = self._loop.enter(self.target) and not self._closed
+        if again or self._closing is None or (self._closing.done() and not self._closed):
             self._closing = asyncio.ensure_future(self._close())
-        await asyncio.shield(self._closing)
+        if self._closed:
+            return
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            self._hurried = True
+            self._follower.hurry()
+            raise
 
     async def _close(self) -> None:
         await self._advisor.stop()
-        await self._follower.close()
+        await self._follower.close(finish=not self._hurried)
+        self._closed = True
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_closing", self) is None:
+        if getattr(self, "_closing", self) is None and os.getpid() == self._process:
             _warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
     def supports(self, ability: str) -> bool:
         """Whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup", "moves" or "power-loss"."""
+        "snapshots", "backup", "moves", "read-only", "restore" or "power-loss"."""
+        if not isinstance(ability, str):
+            raise InvalidArgumentError("ability", ability, "the name of an ability")
         return self._follower.engine.backend.supports(ability)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading only."""
+        backend = self._follower.engine.backend
+        return isinstance(backend, ReadOnly) and backend.read_only
+
+    def _owns(self, path: Path) -> bool:
+        """Whether a path is a part of the store. Reads the disk."""
+        return self._follower.engine.backend.owns(path)
+
+    def _check_writable(self, call: str) -> None:
+        if self.read_only:
+            raise UnsupportedError(
+                call, self.backend_name, f"{self.target} was opened with read_only=True"
+            )
 
     async def ping(self) -> None:
         """Reach the store, or raise why not."""
@@ -173,6 +236,11 @@ class VectorStore:
         async def create(engine: Engine) -> None:
             wanted = schema or Schema.context_vectors(engine.settings.dim)
             try:
+                if self.read_only:
+                    # As a no-op it is for an app that begins with it.
+                    if not exist_ok or table not in await engine.backend.tables():
+                        self._check_writable("create_table")
+                    raise TableExistsError(table)
                 await engine.backend.create_table(table, wanted)
             except TableExistsError:
                 if not exist_ok:
@@ -255,13 +323,16 @@ class VectorStore:
         return await self._write(table, rows, model, replace=True)
 
     async def _write(self, table: str, rows: Any, model: str | None, *, replace: bool) -> int:
-        from .rows import collect, is_small, last_of_each_id, repeated_ids, to_table
+        self._check_writable("upsert" if replace else "insert")
+        from .rows import bytes_of, collect, effort_of, last_of_each_id, repeated_ids, to_table
 
-        rows = await collect(rows, self._in_thread)
+        held = [await collect(rows, self._read_in_thread)]
+        effort = effort_of(held[0])
+        columns = len(held[0]) if isinstance(rows, Mapping) else 0
         operation = Operation("upsert" if replace else "insert", table)
 
         def check(schema: Schema) -> pa.Table:
-            batch = to_table(rows, schema)
+            batch = to_table(held[0], schema)
             if replace:
                 return last_of_each_id(batch)
             repeated = repeated_ids(batch)
@@ -271,15 +342,24 @@ class VectorStore:
 
         async def write(engine: Engine, handle: TableHandle) -> int:
             check_model(handle, model)
-            schema = handle.schema
-            batch = check(schema) if is_small(rows) else await self._in_thread(check, schema)
-            operation.batch = count = int(batch.num_rows)
-            if count:
-                await (engine.backend.upsert if replace else engine.backend.insert)(handle, batch)
+            schema, backend = handle.schema, engine.backend
+            # Before the rows are turned into what is written, which takes memory.
+            size = await off_loop(columns, bytes_of, held[0], schema)
+            async with backend.writing(size) as share:
+                batch = await off_loop(effort, check, schema)
+                operation.batch = count = int(batch.num_rows)
+                if share is not None:
+                    share.resize(int(batch.nbytes))
+                if count:
+                    await (backend.upsert if replace else backend.insert)(handle, batch)
             operation.affected = count
             return count
 
-        return await self._on_table(operation, write)
+        try:
+            return await self._on_table(operation, write)
+        finally:
+            # Rows that an iterable gave are nobody else's, and freeing them takes its time.
+            await off_loop(effort, held.clear)
 
     async def update(
         self,
@@ -291,16 +371,23 @@ class VectorStore:
     ) -> int:
         """Set fields, and keys of the payload, and keep vectors; how many rows.
 
-        ``ids`` and ``where`` both narrow the rows; without either every row is meant.
+        ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
+        ``where="TRUE"``.
         """
-        from .rows import check_ids, check_patch
+        from .rows import check_patch, distinct_ids, effort_of
 
-        wanted = None if ids is None else list(dict.fromkeys(check_ids(ids)))
+        if ids is None and where is None:
+            raise InvalidArgumentError(
+                "ids or where", None, "given; to update every row pass where='TRUE'"
+            )
+        if isinstance(fields, Mapping):
+            fields = dict(fields)  # its owner may change it while the call waits
+        wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
         operation = Operation("update", table, filtered=where is not None)
         operation.batch = None if wanted is None else len(wanted)
 
         async def update(engine: Engine, handle: TableHandle) -> int:
-            values, payload = check_patch(fields, handle.schema)
+            values, payload = await off_loop(effort_of(fields), check_patch, fields, handle.schema)
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
@@ -313,9 +400,9 @@ class VectorStore:
 
     async def delete(self, table: str, ids: str | Iterable[str]) -> int:
         """Delete the rows with these ids; how many were there."""
-        from .rows import check_ids
+        from .rows import distinct_ids
 
-        wanted = list(dict.fromkeys(check_ids(ids)))
+        wanted = await self._checked_ids(ids, distinct_ids)
         operation = Operation("delete", table)
         operation.batch = len(wanted)
 
@@ -344,9 +431,9 @@ class VectorStore:
 
     async def get(self, table: str, ids: str | Iterable[str]) -> list[Record]:
         """The rows with these ids, with their vectors, in the order asked; absent ones left out."""
-        from .rows import check_ids
+        from .rows import check_ids, distinct_ids
 
-        asked = check_ids(ids)
+        asked = await self._checked_ids(ids, check_ids)
         operation = Operation("get", table)
         operation.batch = len(asked)
 
@@ -354,10 +441,15 @@ class VectorStore:
             if not asked:
                 return []
             chosen = Selection.everything(handle.schema)
-            rows = await engine.backend.get(handle, list(dict.fromkeys(asked)), chosen.columns)
-            found = {record.id: record for record in chosen.records(rows)}
-            operation.returned = len(found)
-            return [found[id] for id in asked if id in found]
+            distinct = await off_loop(len(asked), distinct_ids, asked)
+            rows = await engine.backend.get(handle, distinct, chosen.columns)
+
+            def records() -> list[Record]:
+                found = {record.id: record for record in chosen.records(rows)}
+                operation.returned = len(found)
+                return [found[id] for id in asked if id in found]
+
+            return await off_loop(chosen.effort(rows) + len(asked), records)
 
         return await self._on_table(operation, get)
 
@@ -378,23 +470,25 @@ class VectorStore:
         """
         check_count("limit", limit)
         check_count("offset", offset, least=0)
+        falling = check_flag("descending", descending)
+        names = selected_names(select)
         operation = Operation("find", table, limit=limit, filtered=where is not None)
 
         async def find(engine: Engine, handle: TableHandle) -> list[Record]:
             schema = handle.schema
-            chosen = select_columns(schema, select)
+            chosen = await selection_of(schema, names)
             field = order_field(schema, order_by)
             rows = await engine.backend.find(
                 handle,
                 where=await self._bind(where, schema),
                 order_by=field,
-                descending=bool(descending),
+                descending=falling,
                 limit=limit,
                 offset=offset,
                 columns=chosen.columns,
             )
             operation.returned = len(rows.ids)
-            return chosen.records(rows)
+            return await off_loop(chosen.effort(rows), chosen.records, rows)
 
         return await self._on_table(operation, find)
 
@@ -434,11 +528,11 @@ class VectorStore:
     ) -> AsyncIterator[pa.RecordBatch]:
         check_table_name(table)
         check_count("batch_size", batch_size)
-        if self._closing is not None:
-            raise StoreClosedError(self.target)
+        batch_size = min(batch_size, _LARGEST_BATCH)
+        self._enter()
         if after is not None and not isinstance(after, bytes):
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
-        names = None if select is None else list(select)
+        names = selected_names(select)
         operation = Operation("export", table, filtered=where is not None)
         batches = self._batches(operation, table, batch_size, where, names, after)
         async with contextlib.aclosing(
@@ -453,7 +547,7 @@ class VectorStore:
         table: str,
         batch_size: int,
         where: Where,
-        names: list[str] | None,
+        names: Sequence[str] | None,
         after: bytes | None,
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         operation.returned = 0
@@ -464,7 +558,7 @@ class VectorStore:
                 chosen = (
                     Selection.everything(handle.schema)
                     if names is None
-                    else select_columns(handle.schema, names, whole_payload=True)
+                    else await selection_of(handle.schema, names, whole_payload=True)
                 )
                 batches = engine.backend.export(
                     handle,
@@ -506,13 +600,16 @@ class VectorStore:
         A filter selects before the nearest are taken: with enough matching rows there are always
         ``limit`` hits. ``model`` names the model that made the vector; another than the table's
         raises ModelMismatchError. ``diversity`` from 0 to 1 trades nearness for variety among four
-        times as many rows; ``rerank`` gets four times as many hits and gives their new scores, or
+        times as many rows: maximal marginal relevance with ``lambda`` as ``1 - diversity``;
+        ``rerank`` gets four times as many hits and gives their new scores, or
         hits in a new order (a plain function runs in a thread).
         """
+        from .rows import effort_of_query
         from .vectors import query_vector
 
         found = await self._search(
             "search", table, lambda schema: [query_vector(vector, schema)],
+            effort_of_query(vector),
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
                 include_vector=include_vector, diversity=diversity, rerank=rerank,
@@ -536,10 +633,13 @@ class VectorStore:
         rerank: Rerank | None = None,
     ) -> list[list[Hit]]:
         """``search`` for several vectors at once, all on the same state of the table."""
-        from .vectors import query_vectors
+        from .rows import effort_of
+        from .vectors import collect_vectors, query_vectors
 
+        collected = await collect_vectors(vectors, self._read_in_thread)
         return await self._search(
-            "search_many", table, lambda schema: query_vectors(vectors, schema),
+            "search_many", table, lambda schema: query_vectors(collected, schema),
+            effort_of(collected),
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
                 include_vector=include_vector, diversity=diversity, rerank=rerank,
@@ -551,6 +651,7 @@ class VectorStore:
         name: str,
         table: str,
         queries: Callable[[Schema], Sequence[Any]],
+        effort: int,
         options: SearchOptions,
     ) -> list[list[Hit]]:
         operation = Operation(
@@ -558,13 +659,15 @@ class VectorStore:
             table,
             limit=options.limit,
             filtered=options.where is not None,
-            exact=bool(options.exact),
+            exact=options.exact,
         )
 
-        async def search(engine: Engine, handle: TableHandle) -> list[list[Hit]]:
+        async def search(
+            engine: Engine, handle: TableHandle
+        ) -> tuple[list[list[Hit]], Sequence[Any]]:
             check_model(handle, options.model)
             where = await self._bind(options.where, handle.schema)
-            vectors = queries(handle.schema)
+            vectors = await off_loop(effort, queries, handle.schema)
             operation.batch = len(vectors)
             began = time.perf_counter()
             hits = await options.run(engine.backend, handle, vectors, where)
@@ -572,10 +675,10 @@ class VectorStore:
                 seconds = (time.perf_counter() - began) / len(vectors)
                 self._advisor.searched(engine, handle, seconds)
             operation.returned = sum(map(len, hits))
-            return hits
+            return hits, vectors
 
         found = await self._on_table(operation, search)
-        return [await options.finish(hits, self._in_thread) for hits in found]
+        return await options.finish(*found, self._rerank_threads)
 
     async def search_text(
         self,
@@ -595,11 +698,12 @@ class VectorStore:
         check_count("limit", limit)
         if not isinstance(query, str):
             raise InvalidArgumentError("query", query, "text")
+        names = selected_names(select)
         operation = Operation("search_text", table, limit=limit, filtered=where is not None)
 
         async def search(engine: Engine, handle: TableHandle) -> list[Hit]:
             backend = ability_of(engine.backend, TextSearch, "text")
-            chosen = select_columns(handle.schema, select)
+            chosen = await selection_of(handle.schema, names)
             asked = TextQuery(
                 query, limit, await self._bind(where, handle.schema), chosen.columns, any, highlight
             )
@@ -630,13 +734,13 @@ class VectorStore:
         check_table_name(table)
         check_fusion(fusion)
         check_count("limit", limit)
-        if self._closing is not None:
-            raise StoreClosedError(self.target)
+        exact = check_flag("exact", exact)
+        self._enter()
         ability_of(self._follower.engine.backend, TextSearch, "text")
-        names = None if select is None else list(select)
+        names = selected_names(select)
         pool = limit * POOL
         operation = Operation(
-            "search_hybrid", table, limit=limit, filtered=where is not None, exact=bool(exact)
+            "search_hybrid", table, limit=limit, filtered=where is not None, exact=exact
         )
         with watch(operation, self._follower.engine.place):
             by_vector, by_text = await asyncio.gather(
@@ -719,18 +823,27 @@ class VectorStore:
         """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
 
         async def backup(engine: Engine) -> None:
-            target = await self._in_thread(lambda: Path(path).expanduser().absolute())
+            target = await self._in_thread(_absolute, path)
             await ability_of(engine.backend, Backups, "backup").backup(target)
 
         await self._call(Operation("backup"), backup)
 
     # Inside
 
-    async def _call(self, operation: Operation, act: Callable[[Engine], Awaitable[_T]]) -> _T:
-        """Run ``act`` on the backend in use, again where the table or the backend changed."""
+    def _enter(self) -> None:
+        """Let a call begin: in the process that opened the store, on one loop at a time."""
+        if os.getpid() != self._process:
+            raise StoreClosedError(self.target, FORKED)
         if self._closing is not None:
             raise StoreClosedError(self.target)
-        with watch(operation, self._follower.engine.place):
+        self._loop.enter(self.target)
+
+    async def _call(self, operation: Operation, act: Callable[[Engine], Awaitable[_T]]) -> _T:
+        """Run ``act`` on the backend in use, again where the table or the backend changed."""
+        self._enter()
+        if operation.name in _WRITES:
+            self._check_writable(operation.name)
+        with call(), watch(operation, self._follower.engine.place):
             for attempt in self._follower.attempts():
                 async with attempt as engine:
                     operation.place = engine.place
@@ -747,13 +860,52 @@ class VectorStore:
 
         return await self._call(operation, with_handle)
 
+    async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
+        """The ids that a user passed in, read once, as ``check`` gives them."""
+        from .rows import collect_ids
+
+        listed = await collect_ids(ids)
+        return await off_loop(
+            len(listed) if isinstance(listed, Sized) and is_iterable(listed) else 0, check, listed
+        )
+
     async def _bind(self, where: Where, schema: Schema) -> Expr | None:
-        if isinstance(where, str) and len(where) > _LONG_TEXT:
-            return await self._in_thread(bind, where, schema)
-        return bind(where, schema)
+        return await off_loop(_effort_of(where), bind, where, schema)
 
     async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
-        return await anyio.to_thread.run_sync(work, *args, limiter=self._threads)
+        return await in_thread(work, *args, limit=self._threads())
+
+    async def _read_in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Read what a user passed in, which may wait for anything."""
+        return await in_thread(work, *args, limit=self._reader_threads())
+
+
+def _absolute(path: str | Path) -> Path:
+    """The path in full, or InvalidArgumentError. Reads the disk."""
+    if not isinstance(path, (str, Path)):
+        raise InvalidArgumentError("path", path, "a text or a pathlib.Path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError("path", path, "valid Unicode") from exc
+    if "\0" in str(path):
+        raise InvalidArgumentError("path", path, "without NUL")
+    try:
+        target = Path(path).expanduser().absolute()
+        target.lstat()
+    except RuntimeError as exc:
+        raise InvalidArgumentError("path", path, f"one that leads somewhere ({exc})") from exc
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            raise InvalidArgumentError("path", path, "no longer than the disk allows") from exc
+    return target
+
+
+def _effort_of(where: Where) -> int:
+    """How many values it takes to check a filter, for ``off_loop``."""
+    if isinstance(where, str):
+        return len(where) // _CHARACTERS_A_VALUE
+    return 4 * where.literals if isinstance(where, Expr) else 0
 
 
 def _with_model(schema: Schema, model: str | None) -> Schema:

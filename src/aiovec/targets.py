@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from .errors import ConfigError
+from .redaction import URL, redacted
 
 MEMORY = ":memory:"
 STORE_FILE = "vectors.sqlite"
-
-# At least two letters, for C:// is a drive of Windows.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite adds to the name of a file for those that it keeps beside it."""
 
 # The schemes of our own backends. Any other is taken for the name of a backend.
 _SCHEMES: Mapping[str, str] = MappingProxyType(
@@ -39,12 +39,32 @@ def split_target(text: str) -> tuple[str, str]:
     ``sqlite://`` and ``lancedb://`` stand before a path, which is taken as it is; no character of
     it is decoded.
     """
-    url = _URL.match(text)
+    if text[:5].lower() == "file:":
+        raise ConfigError(
+            f"{redacted(text)}: SQLite's own URIs are no targets; write the path alone, and pass "
+            "read_only=True to open it for reading only (a file of this name is ./file:...)",
+            key="target",
+            accepted="a path, or sqlite:///path",
+        )
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as exc:
+        raise ConfigError(
+            f"{redacted(text)!r}: is not valid Unicode (a lone surrogate)", key="target"
+        ) from exc
+    url = URL.match(text)
     if url is None:
         return "sqlite", text
     scheme, rest = url[1].lower(), url[2]
     if scheme not in ("sqlite", "lancedb"):
         return _SCHEMES.get(scheme, scheme), text
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise ConfigError(
+            f"{redacted(text)}: a {scheme}:// target is a path on this machine, without a user or "
+            "a password",
+            key="target", accepted=f"{scheme}:///path",
+        )  # fmt: skip
     path = _without_slash_before_drive(rest)
     if scheme == "sqlite":
         if "?" in path or "#" in path:
@@ -55,7 +75,7 @@ def split_target(text: str) -> tuple[str, str]:
         if path == f"/{MEMORY}":
             path = MEMORY
     if not path:
-        raise ConfigError(f"{text}: names no path; write {scheme}:///path")
+        raise ConfigError(f"{redacted(text)}: names no path; write {scheme}:///path")
     return scheme, path
 
 
@@ -65,18 +85,32 @@ def _without_slash_before_drive(path: str) -> str:
 
 
 def is_url(text: str) -> bool:
-    return _URL.match(text) is not None
+    return URL.match(text) is not None
 
 
-def local_path(text: str, base: Path) -> str:
-    """A path as an absolute one, ``~`` expanded, relative ones counted from ``base``.
+def local_path(text: str, base: Path | None = None) -> str:
+    """Return the path as an absolute one, with ``~`` expanded.
 
-    URLs and ``:memory:`` stay as they are.
+    A relative path counts from ``base``, or from the current folder; ConfigError where that was
+    removed. URLs and ``:memory:`` stay as they are.
     """
     if text == MEMORY or is_url(text):
         return text
     trailing = text.endswith(("/", os.sep))
-    path = os.path.abspath(os.path.join(base, os.path.expanduser(text)))
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and expanded == text:
+        raise ConfigError(
+            f"{text} begins with the home folder of a user that does not exist; write ./{text} "
+            "for a path here",
+            accepted="a path",
+        )
+    try:
+        path = os.path.abspath(os.path.join(base or "", expanded))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{text} is relative to the current folder, which was removed; use an absolute path",
+            accepted="an absolute path",
+        ) from None
     # A slash at the end tells a directory that is not there yet.
     return path + os.sep if trailing and not path.endswith(os.sep) else path
 
@@ -96,7 +130,21 @@ def sqlite_file(path: str) -> str:
         or os.path.isdir(path)
         or (not os.path.splitext(path)[1] and not os.path.isfile(path))
     )
-    return os.path.join(path, STORE_FILE) if is_directory else path
+    if is_directory:
+        return os.path.join(path, STORE_FILE)
+    check_free_name(path)
+    return path
+
+
+def check_free_name(path: str) -> None:
+    """ConfigError where SQLite takes a file of this name for a part of another database."""
+    for end in BESIDE:
+        if path.endswith(end):
+            raise ConfigError(
+                f"{path} is a name that SQLite uses for a part of the database "
+                f"{path.removesuffix(end)}, and may remove; choose one that does not end in {end}",
+                accepted="another name",
+            )
 
 
 def make_folder_of(file: str) -> None:
@@ -105,23 +153,9 @@ def make_folder_of(file: str) -> None:
         return
     try:
         os.makedirs(os.path.dirname(file), exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"{file!r} cannot hold a store: a file, and no folder, lies above it"
+        ) from None
     except OSError as exc:
         raise ConfigError(f"{file!r} cannot hold a store: {exc.strerror or exc}") from exc
-
-
-def redacted(text: str) -> str:
-    """A target without the secrets that a URL may carry: its user, its query, its fragment."""
-    url = _URL.match(text)
-    if url is None:
-        return text
-    rest = url[2]
-    authority = rest.partition("/")[0]
-    # A password may hold a slash, a question mark or an @ that nobody encoded. So where a colon
-    # may begin one, all up to the last @ is hidden, even if that hides a part of the path too.
-    searched = rest if ":" in authority else authority
-    if "@" in searched:
-        rest = "***" + rest[searched.rindex("@") :]
-    for mark in "?#":
-        head, found, _ = rest.partition(mark)
-        rest = f"{head}{mark}***" if found else rest
-    return f"{url[1]}://{rest}"

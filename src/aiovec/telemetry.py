@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .targets import redacted
+from .redaction import redacted
 
 if TYPE_CHECKING:
     from .observer import Observer, SearchObserver

@@ -57,7 +57,7 @@ async def search(store: VectorStore, times: int, table: str = "notes") -> None:
 
 async def settled(store: VectorStore) -> None:
     """Until no look is under way."""
-    await asyncio.gather(*store._advisor._looks)
+    await store._advisor._looks.wait()
 
 
 async def test_it_tells_once_when_a_threshold_is_crossed(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aiovec import VectorStore
 from aiovec.cli.facts import shown_for_people
 
 from .conftest import ROWS, SCHEMA, Run
@@ -102,6 +103,26 @@ def test_the_toml_file_names_the_store(
     monkeypatch.delenv("AIOVEC_CONFIG")
     (folder / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "notes.db"\n', "utf-8")
     assert json.loads(run("info", "--json").out)["target"] == str(store)
+
+
+@pytest.mark.parametrize("command", ["tables", "info", "optimize", "advise"])
+def test_a_table_that_is_dropped_meanwhile_is_left_out(
+    run: Run, store: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = VectorStore.tables
+
+    async def tables(self: VectorStore) -> list[str]:
+        await self.create_table("brief", SCHEMA)
+        names = await known(self)
+        await self.drop_table("brief")
+        return names
+
+    monkeypatch.setattr(VectorStore, "tables", tables)
+    finished = run(command, store, "--json")
+    assert finished.code == 0, finished.err
+    found = json.loads(finished.out)["tables"]
+    assert len(found) == 1
+    assert "brief" not in finished.out
 
 
 def test_with_config_a_store_may_be_a_backends_name(run: Run, store: Path, config: Path) -> None:

@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from aiovec_sqlite.driver import connect
@@ -111,9 +114,10 @@ def test_what_an_old_database_holds(run: Run, old: Path) -> None:
 def test_an_old_database_is_imported_and_stays_as_it_was(run: Run, old: Path, folder: Path) -> None:
     before = hashlib.sha256(old.read_bytes()).hexdigest()
     finished = run("import", old, "new.db")
-    assert finished.code == 0
+    assert finished.code == 1  # B20: a row was not taken
     assert finished.err == (
         f"{old} is opened read-only and stays as it is; aiovec backup {old} COPY copies it first\n"
+        "docs: not taken: 1 row, such as 2: the vector has 1 bytes, no multiple of 4\n"
     )
     assert "imported 2 rows from items (vec0 table) into the new table items-big" in finished.out
     rejects = folder / "old.db.rejects.jsonl"
@@ -129,6 +133,62 @@ def test_an_old_database_is_imported_and_stays_as_it_was(run: Run, old: Path, fo
     ]  # fmt: skip
 
 
+def test_what_is_not_taken_makes_the_exit_code_1(run: Run, old: Path, folder: Path) -> None:
+    """B20: rows, columns and whole tables were left out with exit code 0."""
+    db = connect(str(old))
+    db.execute("DELETE FROM docs WHERE id = 2")
+    whole = run("import", old, "whole.db", "--json")
+    assert whole.code == 0
+    assert json.loads(whole.out)["complete"] is True
+    db.execute("ALTER TABLE docs ADD COLUMN thumb BLOB")
+    db.execute("UPDATE docs SET thumb = x'00ff' WHERE id < 4")
+    finished = run("import", old, "columns.db", "--json")
+    assert finished.code == 1
+    said = json.loads(finished.out)
+    assert (said["complete"], said["rejects"]) == (False, None)
+    assert said["tables"][-1]["omitted"] == ["the column thumb (2 BLOBs)"]
+    assert "docs: not taken: the column thumb (2 BLOBs)" in run("import", old, "c.db").err
+    assert run("import", old, "allowed.db", "--allow-rejects").code == 0
+    db.execute("CREATE VIRTUAL TABLE bits USING vec0(e bit[8])")
+    db.execute("INSERT INTO bits (rowid, e) VALUES (1, vec_bit(x'01'))")
+    db.close()
+    finished = run("import", old, "bits.db")
+    assert finished.code == 1
+    assert "bits (1 row): not taken: the vec0 table 'bits'" in finished.err
+    (skipped,) = json.loads(run("import", old, "--list", "--json").out)["skipped"]
+    assert (skipped["origin"], skipped["rows"]) == ("bits", 1)
+    assert [line[0] for line in run("tables", "bits.db").lines[1:]] == [
+        "docs", "items-big", "items-small",
+    ]  # fmt: skip
+
+
+def test_replaced_rows_and_reasons_are_counted(run: Run, folder: Path) -> None:
+    """B20: the report tells what was taken, replaced and rejected, and why."""
+    rows = [{"id": str(i % 8), "embedding": [1, i]} for i in range(10)]
+    bad = [{"id": f"b{i}", "embedding": [1] * (3 + i % 2)} for i in range(5)]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows + bad), "utf-8")
+    run("import", path, "new.db", "--upsert")
+    finished = run("import", path, "new.db", "--upsert", "--json")
+    assert finished.code == 1
+    (table,) = json.loads(finished.out)["tables"]
+    assert (table["rows"], table["replaced"], table["rejected"]) == (10, 10, 5)
+    assert table["reasons"] == [
+        {
+            "reason": "the vector has 3 dimensions, not 2", "rows": 3,
+            "examples": [{"line": 11 + i, "id": f"b{i}"} for i in (0, 2, 4)],
+        },
+        {
+            "reason": "the vector has 4 dimensions, not 2", "rows": 2,
+            "examples": [{"line": 11 + i, "id": f"b{i}"} for i in (1, 3)],
+        },
+    ]  # fmt: skip
+    told = run("import", path, "other.db", "--upsert")
+    assert "imported 10 rows" in told.out
+    assert "2 of which replaced another" in told.out
+    assert "rows: not taken: 3 rows, such as b0: the vector has 3 dimensions, not 2" in told.err
+
+
 def test_one_table_by_its_name_under_another(run: Run, old: Path, folder: Path) -> None:
     finished = run(
         "import", old, "new.db", "--table", "docs", "--as", "papers", "--vector-column", "vec",
@@ -140,8 +200,14 @@ def test_one_table_by_its_name_under_another(run: Run, old: Path, folder: Path) 
     assert said["tables"] == [
         {
             "name": "papers", "origin": "docs", "layout": "column of float32 BLOBs",
-            "created": True, "rows": 3, "rejected": 1, "dim": 2, "metric": "dot", "model": "m",
-            "notes": [],
+            "created": True, "rows": 3, "replaced": 0, "rejected": 1, "missing": 0,
+            "reasons": [
+                {
+                    "reason": "the vector has 1 bytes, no multiple of 4", "rows": 1,
+                    "examples": [{"rowid": 2, "id": "t2"}],
+                }
+            ],
+            "omitted": [], "dim": 2, "metric": "dot", "model": "m", "notes": [],
         }
     ]  # fmt: skip
     assert (folder / "no.jsonl").exists()
@@ -167,6 +233,29 @@ def test_strict_upsert_and_a_given_schema(run: Run, old: Path, folder: Path) -> 
     assert (table["name"], table["schema"]["fields"]) == ("notes", {"year": "int"})
 
 
+def test_a_list_of_rejects_replaces_nothing_else(run: Run, old: Path, store: Path) -> None:
+    """It destroyed a store that was named by mistake."""
+    shutil.copy(store, "other.db")
+    Path("mine.txt").write_text("precious")
+    Path("link.txt").symlink_to("absent")
+    for name, said in (
+        (store, "belongs to the store itself"),
+        (f"{store}-wal", "belongs to the store itself"),
+        ("other.db", "other.db is a database"),
+        ("other.db-wal", "belongs to the database other.db"),
+        ("mine.txt", "no list of rejects"),
+        ("link.txt", "no list of rejects"),
+    ):
+        finished = run("import", old, store, "--rejects", name)
+        assert finished.code == 1, name
+        assert said in finished.err.splitlines()[-1]
+    assert Path("mine.txt").read_text() == "precious"
+    assert run("info", store).code == run("info", "other.db").code == 0
+    for _ in range(2):  # an earlier list is replaced
+        assert run("import", old, "new.db", "--upsert", "--rejects", "list.jsonl").code == 1
+        assert len(Path("list.jsonl").read_text().splitlines()) == 1
+
+
 def test_wrong_usage_and_failures_of_import(run: Run, old: Path, store: Path) -> None:
     assert run("import").code == 2
     assert run("import", old, "new.db", "--metric", "l3").code == 2
@@ -187,6 +276,79 @@ def test_wrong_usage_and_failures_of_import(run: Run, old: Path, store: Path) ->
         assert "Traceback" not in finished.err
 
 
+def test_every_path_may_begin_with_the_home_folder(
+    run: Run, store: Path, old: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = folder / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    assert run("export", store, "notes", "~/notes.jsonl").code == 0
+    with (home / "notes.jsonl").open("a") as file:
+        file.write("broken\n")
+    finished = run(
+        "import", "~/notes.jsonl", "new.db", "--schema", "~/notes.schema.json",
+        "--rejects", "~/no.jsonl", "--allow-rejects",
+    )  # fmt: skip
+    assert (finished.code, (home / "no.jsonl").exists()) == (0, True)
+    (home / "vector.json").write_text("[1, 0, 0]")
+    assert run("search", store, "notes", "--vector", "@~/vector.json").code == 0
+    old.rename(home / "old.db")
+    assert run("backup", "~/old.db", "~/copy.db").code == 0
+    assert run("import", "~/copy.db", "--list").code == 0
+
+
+@posix_only
+def test_text_of_a_foreign_file_does_not_drive_the_terminal(
+    run: Run, store: Path, folder: Path
+) -> None:
+    hostile = "\x1b[31mRED\x1b]0;pwn\x07\x9b2J\nimported 9 rows"
+    columns = {
+        "id": ["a"],
+        "embedding": pa.array([[1.0, 2.0]]),
+        hostile: pa.array([b"x"]),
+        f"{hostile} day": pa.array([1], pa.date32()),
+    }
+    path = folder / f"{hostile}.parquet"
+    pq.write_table(pa.table(columns), path)
+    db = connect("old.db")
+    db.execute(f'CREATE TABLE "{hostile}" (id INTEGER PRIMARY KEY, vec BLOB)')
+    db.execute(f'INSERT INTO "{hostile}" VALUES (1, ?)', (struct.pack("<2f", 1, 2),))
+    db.close()
+    told = [
+        run("import", path, "new.db", "--as", "notes"),
+        run("import", path, "--list"),
+        run("import", path, "--list", "--json"),
+        run("import", "old.db", "new.db", "--as", "docs"),
+        run("import", "old.db", "--list"),
+        run("export", store, "notes", folder / f"{hostile}.jsonl"),
+    ]
+    for finished in told:
+        said = finished.out + finished.err
+        assert "RED" in said
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", said)
+        assert not any(line.startswith("imported 9") for line in said.splitlines())
+
+
+@posix_only
+def test_a_home_folder_that_does_not_exist_is_told(run: Run, store: Path, old: Path) -> None:
+    lost = "~nosuchuser/x.parquet"
+    for arguments in (
+        ["export", store, "notes", lost],
+        ["backup", store, lost],
+        ["backup", old, lost],
+        ["import", lost, "new.db"],
+        ["import", old, "new.db", "--rejects", lost],
+        ["import", old, "new.db", "--schema", lost],
+        ["search", store, "notes", "--vector", f"@{lost}"],
+    ):
+        finished = run(*arguments)
+        assert finished.code in (1, 2), arguments
+        assert "~nosuchuser" in finished.err
+    Path("~x.jsonl").write_text('{"id": "a", "embedding": [1]}\n')
+    assert run("import", "./~x.jsonl", "new.db").code == 0
+
+
 def test_an_old_database_is_backed_up(run: Run, old: Path, store: Path) -> None:
     finished = run("backup", old, "copy.db")
     assert finished.code == 0
@@ -198,12 +360,12 @@ def test_an_old_database_is_backed_up(run: Run, old: Path, store: Path) -> None:
 @posix_only
 def test_progress_on_a_terminal_and_none_in_a_pipe(old: Path, store: Path, folder: Path) -> None:
     code, written = on_a_terminal("import", str(old), str(folder / "terminal.db"))
-    assert code == 0
+    assert code == 1  # one of the rows is bad
     assert re.search(r"rows", written)
     assert "\x1b[?25l" in written  # the bar hides the cursor
     finished = subprocess.run(
-        aiovec_command("import", str(old), str(folder / "pipe.db")),
+        aiovec_command("import", str(old), str(folder / "pipe.db"), "--allow-rejects"),
         capture_output=True, text=True, check=True, env={**os.environ, "TERM": "xterm"},
     )  # fmt: skip
     assert "\x1b" not in finished.stdout + finished.stderr
-    assert finished.stderr.count("\n") == 1
+    assert finished.stderr.count("\n") == 2

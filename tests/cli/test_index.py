@@ -76,6 +76,12 @@ def test_a_small_table_gets_none_by_itself(run: Run, target: str) -> None:
         (["notes", "--kind", "ivf_flat", "--option", "m=4"], 1, "num_partitions"),
         (["notes", "--option", "m"], 2, "NAME=NUMBER"),
         (["notes", "--option", "recall=1"], 2, "--recall"),
+        (["notes", "--option", "kind=3"], 2, "--kind"),
+        (["notes", "--option", "wait=3"], 2, "no option of an index"),
+        (["notes", "--option", "table=3"], 2, "no option of an index"),
+        (["notes", "--option", "self=3"], 1, "self"),
+        (["notes", "--option", "=3"], 2, "NAME=NUMBER"),
+        (["notes", "--option", f"m={'9' * 5000}"], 2, "NAME=NUMBER"),
         (["notes", "--drop", "a", "--recall", "0.5"], 2, "--drop"),
     ],
 )

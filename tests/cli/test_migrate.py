@@ -20,7 +20,7 @@ from aiovec import Field, Schema
 from .conftest import ROWS, SCHEMA, Run
 from .test_command import aiovec_command, on_a_terminal, posix_only
 
-COMMANDS = "plan run status verify rollback abort finish sync".split()
+COMMANDS = "plan run status verify rollback abort finish forget sync".split()
 
 EMBEDDER = """
 async def embed(texts):
@@ -215,6 +215,11 @@ def test_finish_forgets_the_run(run: Run, toml: Path, store: Path) -> None:
     assert finished.out.startswith("migrate: finished")
     assert run("migrate", "status", "--config", toml).out == "no migration is open here\n"
     assert json.loads(run("migrate", "status", "--config", toml, "--json").out) == {"run": None}
+    moved = run("tables", store)
+    assert moved.code == 1
+    assert "has moved to" in moved.err
+    assert run("migrate", "forget", "nowhere.db").code == 1
+    assert run("migrate", "forget", store).code == 0
     assert rows_of(str(store)).keys() == {"a", "b", "c", "d"}  # it is a store as any other
     assert run("migrate", "rollback", "--config", toml).code == 1
 

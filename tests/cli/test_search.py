@@ -52,9 +52,11 @@ def test_json_holds_hits_as_their_dicts(run: Run, store: Path) -> None:
     assert found["hits"] == [
         {
             "id": "a",
-            "score": pytest.approx(1),
-            "distance": pytest.approx(0, abs=1e-6),
-            "fields": {"lang": "en", "year": 2020, "body": "first"},
+            "_score": pytest.approx(1),
+            "_distance": pytest.approx(0, abs=1e-6),
+            "lang": "en",
+            "year": 2020,
+            "body": "first",
         }
     ]
     assert found["seconds"] > 0

@@ -99,6 +99,46 @@ def test_a_section_as_json_in_the_environment(toml: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("AIOVEC_RETRIEVAL_BACKEND", "AIOVEC_RETRIEVAL__BACKEND"),
+        ("aiovec_retrieval_backend", "AIOVEC_RETRIEVAL__BACKEND"),
+        ("AIOVEC__RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL__BACKEND"),
+        ("AIOVEC_BACKEND", "AIOVEC_RETRIEVAL__BACKEND"),
+        ("AIOVEC_SQLITE_PATH", "AIOVEC_RETRIEVAL__SQLITE_PATH"),
+        ("AIOVEC_SQLITE__READERS", "AIOVEC_RETRIEVAL__SQLITE__READERS"),
+        ("AIOVEC_RETRIEVAL_SQLITE_SCAN_MEMORY", "AIOVEC_RETRIEVAL__SQLITE__SCAN_MEMORY"),
+        ("AIOVEC_RETREIVAL__BACKEND", "AIOVEC_RETRIEVAL__BACKEND"),
+        ("AIOVEC_CONFG", "AIOVEC_CONFIG"),
+        ("AIOVEC_RETRIEVAL_BACKND", "AIOVEC_RETRIEVAL__BACKEND"),
+        ("AIOVEC_LANCEDB_STORAGE_OPTIONS", "AIOVEC_RETRIEVAL__LANCEDB__STORAGE_OPTIONS"),
+    ],
+)
+def test_a_misspelt_variable_is_no_silence(
+    name: str, right: str, toml: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B23: with one underscore the variable was ignored, and the app used another store."""
+    monkeypatch.setenv(name, "SECRET")
+    for config in (None, toml("")):
+        with pytest.raises(ConfigError) as caught:
+            load(config)
+        assert caught.value.accepted == right
+        assert right in str(caught.value)
+        assert str(caught.value.key).upper() == name.upper()
+        assert "SECRET" not in str(caught.value)
+
+
+def test_variables_of_others_are_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "AIOVEC_CONFIG", "AIOVEC_LOOP", "AIOVEC_BENCH_DATA", "AIOVEC_APP_NAME", "MY_AIOVEC_BACKEND",
+        "AIOVEC",
+    ):  # fmt: skip
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL_BACKEND", "")
+    load(None)
+
+
+@pytest.mark.parametrize(
     ("path", "expected"),
     [
         ("data/x.db", "{folder}/data/x.db"),

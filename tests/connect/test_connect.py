@@ -15,7 +15,15 @@ import pytest
 from tests.connect import toy
 from tests.connect.toy import Toy, install, until
 
-from aiovec import BackendNotInstalledError, ConfigError, VectorStore, connect
+from aiovec import (
+    BackendNotInstalledError,
+    ConfigError,
+    Hit,
+    InvalidArgumentError,
+    Schema,
+    VectorStore,
+    connect,
+)
 from aiovec.connect import Source
 
 
@@ -343,6 +351,8 @@ def test_a_switched_file(followed: tuple[Source, Path], made: list[Toy]) -> None
     assert resolved is not None
     assert (resolved.name, resolved.target) == ("other", "other://2")
     assert resolved.backend is made[1]
+    assert source.changed(), "the store is not there yet"
+    source.settle(resolved)
     assert not source.changed()
     assert source.resolve() is None
 
@@ -400,11 +410,9 @@ def test_a_backend_that_could_not_be_opened_is_tried_again(
     source, file = followed
     good = file.read_text()
     _replace(file, '[retrieval]\nbackend = "other"\n[retrieval.other]\nurl = "other://2"')
-    assert source.resolve() is not None
-    source.forget()
-    assert source.changed()
-    assert source.resolve() is not None
-    source.forget()
+    for _ in range(2):
+        assert source.changed()
+        assert source.resolve() is not None
     _replace(file, good)
     assert source.resolve() is None, "the store is still at the first one"
 
@@ -498,3 +506,48 @@ def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
         "asyncio.run(main())"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths of Windows may hold lone surrogates")
+@pytest.mark.parametrize(
+    "target", ["x\ud800.db", "sqlite:///x\ud800", "lancedb:///x\ud800", "\ud800://x"]
+)
+async def test_a_target_is_valid_unicode(target: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Unicode"):
+        await connect(target)
+    async with connect(tmp_path / "n.db") as store:
+        with pytest.raises(InvalidArgumentError):
+            await store.backup(f"{tmp_path}/\ud800")
+
+
+async def test_a_store_of_a_toml_goes_on_while_an_app_reranks(tmp_path: Path) -> None:
+    """Each call looks at the file about once a second, and must get a thread for it."""
+    config = tmp_path / "aiovec.toml"
+    config.write_text('[retrieval]\nsqlite_path = "notes.db"\n')
+    over = threading.Event()
+    begun: list[int] = []
+    all_begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def slow(hits: list[Hit]) -> list[Hit]:
+        begun.append(len(hits))
+        if len(begun) == 4:
+            loop.call_soon_threadsafe(all_begun.set)
+        over.wait(60)
+        return hits
+
+    async with connect(config=config) as store:
+        await store.create_table("notes", Schema(2))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 0]}])
+        waiting = [
+            asyncio.ensure_future(store.search("notes", [1, 0], rerank=slow)) for _ in range(4)
+        ]
+        try:
+            async with asyncio.timeout(30):
+                await all_begun.wait()
+                await asyncio.sleep(1.2)
+                assert await store.count("notes") == 1
+                await store.backup(tmp_path / "copy.db")
+                assert await store.upsert("notes", [{"id": "b", "embedding": [0, 1]}]) == 1
+        finally:
+            over.set()
+            await asyncio.gather(*waiting)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from aiovec import ConfigError
+from aiovec.redaction import redacted
 from aiovec.targets import (
     is_url,
     local_path,
     make_folder_of,
-    redacted,
     split_target,
     sqlite_file,
 )

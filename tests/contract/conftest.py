@@ -1,6 +1,7 @@
 """The suite on SQLite files runs on uvloop a second time, where uvloop is installed.
 
-On an S3 server most of it is a long test.
+On an S3 server most of it is a long test, and so is in memory what takes seconds and is shown in a
+folder.
 """
 
 from __future__ import annotations
@@ -31,5 +32,8 @@ def pytest_asyncio_loop_factories(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         ordinary: frozenset[str] | None = getattr(item.module, "ORDINARY", None)
-        if ordinary is not None and item.originalname not in ordinary:
+        slow: frozenset[str] = getattr(item.cls, "slow", frozenset())
+        if item.originalname in slow or (
+            ordinary is not None and item.originalname not in ordinary
+        ):
             item.add_marker(pytest.mark.long)

@@ -28,6 +28,12 @@ class TestLancedbFolder(BackendContract):
 class TestLancedbMemory(BackendContract):
     deviations = DEVIATIONS
     persistent = False
+    slow = frozenset({
+        "test_a_loop_that_is_closed_without_an_end", "test_every_method_selects_the_same",
+        "test_fields_named_like_words_of_sql", "test_large_filters", "test_many_queries",
+        "test_many_rows_in_and_out", "test_state_machine", "test_what_filters_select",
+        "test_find_orders_selects_and_filters_in_every_combination",
+    })  # fmt: skip
 
     def make_backend(self, path: Path) -> Backend:
         return LancedbBackend("memory://", LancedbSettings())

@@ -23,6 +23,10 @@ class TestSqliteFile(BackendContract):
 
 class TestSqliteMemory(BackendContract):
     persistent = False
+    slow = frozenset({
+        "test_a_loop_that_is_closed_without_an_end", "test_large_filters", "test_many_queries",
+        "test_many_rows_in_and_out", "test_state_machine",
+    })  # fmt: skip
 
     def make_backend(self, path: Path) -> Backend:
         return SqliteBackend(":memory:", SqliteSettings())

@@ -33,7 +33,9 @@ EVERY: dict[type[errors.AiovecError], tuple[tuple[Any, ...], dict[str, Any]]] = 
     errors.StoreClosedError: (("notes.db",), {}),
     errors.StoreBusyError: (("another process writes", 1.5), {}),
     errors.StoreFullError: (("notes.db", "the disk is full"), {}),
+    errors.OutcomeUnknownError: (("notes.db", "disk I/O error"), {}),
     errors.StoreMovedError: (("notes.db", "lancedb:///notes"), {}),
+    errors.StoreReplacedError: (("notes.db", "the file was removed"), {}),
     errors.CorruptStoreError: (("notes.db", "is no database"), {}),
     errors.MigrationError: (("it cannot go on",), {}),
 }

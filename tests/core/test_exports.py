@@ -11,7 +11,7 @@ from aiovec import errors
 
 NAMES = {
     "connect", "VectorStore", "Table", "Schema", "Field", "F", "Record", "Hit", "Tuning", "RRF",
-    "Weighted", "TableStats", "IndexInfo",
+    "Weighted", "TableStats", "IndexInfo", "restore",
 }  # fmt: skip
 HEAVY = (
     "pyarrow", "pydantic", "pydantic_settings", "aiosqlite", "sqlite3", "pysqlite3", "typer",

@@ -76,11 +76,52 @@ def test_diversity() -> None:
         Hit(f"h{n:02}", 1 - n / 50, None, vector=rng.standard_normal(6).astype(np.float32))
         for n in range(30)
     ]
-    assert diversify(pool, 1e-9, 10) == pool[:10]
+    assert diversify(pool, None, 1e-9, 10) == pool[:10]
     for diversity in (0.1, 0.5, 1.0):
-        picked = diversify(pool, diversity, 10)
+        picked = diversify(pool, None, diversity, 10)
         assert picked[0] == pool[0]
         assert len({hit.id for hit in picked}) == 10
-    assert sorted(h.id for h in diversify(pool, 0.5, 99)) == [h.id for h in pool]
-    assert diversify(pool[:1], 0.5, 5) == pool[:1]
-    assert diversify([], 0.5, 5) == []
+    assert sorted(h.id for h in diversify(pool, None, 0.5, 99)) == [h.id for h in pool]
+    assert diversify(pool[:1], None, 0.5, 5) == pool[:1]
+    assert diversify([], None, 0.5, 5) == []
+
+
+def published_mmr(query: np.ndarray, vectors: np.ndarray, trade: float, count: int) -> list[int]:
+    """Carbonell and Goldstein's formula, term by term, as LangChain's function has it."""
+
+    def cosine(one: np.ndarray, other: np.ndarray) -> float:
+        return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+    left = list(range(len(vectors)))
+    chosen: list[int] = []
+    while left and len(chosen) < count:
+
+        def worth(i: int) -> float:
+            nearness = cosine(vectors[i], query)
+            if not chosen:
+                return nearness
+            likeness = max(cosine(vectors[i], vectors[j]) for j in chosen)
+            return trade * nearness - (1 - trade) * likeness
+
+        best = max(left, key=worth)
+        chosen.append(best)
+        left.remove(best)
+    return chosen
+
+
+@pytest.mark.parametrize("diversity", [1e-9, 0.2, 0.5, 0.8, 1.0])
+def test_diversity_is_maximal_marginal_relevance(diversity: float) -> None:
+    """19c: over the same pool, 56 % of the rows were those of the usual function."""
+    rng = np.random.default_rng(11)
+    for round_ in range(20):
+        dim, size = int(rng.integers(3, 40)), int(rng.integers(2, 60))
+        centres = rng.standard_normal((4, dim))
+        vectors = centres[rng.integers(0, 4, size)] + 0.4 * rng.standard_normal((size, dim))
+        query = centres[round_ % 4] + 0.2 * rng.standard_normal(dim)
+        pool = [
+            Hit(f"h{n:02}", float(rng.random()), None, vector=vector.astype(np.float32))
+            for n, vector in enumerate(vectors)
+        ]
+        expected = published_mmr(query, vectors.astype(np.float32), 1 - diversity, 10)
+        picked = diversify(pool, query, diversity, 10)
+        assert [hit.id for hit in picked] == [f"h{n:02}" for n in expected]

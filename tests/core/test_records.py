@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -37,18 +41,92 @@ def test_records_compare_by_value() -> None:
 
 def test_a_hit() -> None:
     hit = Hit("a", 0.5, 0.5, {"year": 1})
-    assert (hit["year"], "year" in hit, "absent" in hit, list(hit)) == (1, True, False, ["year"])
     with pytest.raises(KeyError):
         hit["absent"]
-    assert hit.to_dict() == {"id": "a", "score": 0.5, "distance": 0.5, "fields": {"year": 1}}
+    assert hit.to_dict() == {"id": "a", "_score": 0.5, "_distance": 0.5, "year": 1}
     full = Hit(
-        "a", 0.5, None, {}, np.array([1], dtype=np.float32), {"text": 1}, {"body": "<b>x</b>"}
-    )
+        "a", 0.5, None, {}, np.array([1], dtype=np.float32), {"text": 1}, {"body": "<b>x</b>"},
+        "vec",
+    )  # fmt: skip
     assert full.to_dict() == {
-        "id": "a", "score": 0.5, "distance": None, "fields": {}, "vector": [1.0],
-        "ranks": {"text": 1}, "highlights": {"body": "<b>x</b>"},
+        "id": "a", "_score": 0.5, "_distance": None, "vec": [1.0],
+        "_ranks": {"text": 1}, "_highlights": {"body": "<b>x</b>"},
     }  # fmt: skip
     assert json.loads(json.dumps(full.to_dict())) == full.to_dict()
+
+
+@pytest.mark.parametrize("row", [Record("a", None, {"year": 1}), Hit("a", 0.5, 0.5, {"year": 1})])
+def test_both_are_mappings_of_the_id_and_the_fields(row: Record | Hit) -> None:
+    """B22: ``in``, iteration and ``dict`` raised KeyError: 0 or gave something else."""
+    assert isinstance(row, Mapping)
+    assert ("year" in row, "id" in row, "absent" in row, 0 in row) == (True, True, False, False)
+    assert (list(row), len(row)) == (["id", "year"], 2)
+    assert dict(row) == {**row} == {"id": "a", "year": 1}
+    assert (row["id"], row.get("year"), row.get("absent"), row.get("absent", 5)) == (
+        "a",
+        1,
+        None,
+        5,
+    )
+    assert list(row.items()) == [("id", "a"), ("year", 1)]
+    assert (list(row.keys()), list(row.values())) == (["id", "year"], ["a", 1])
+    assert "%(id)s of %(year)s" % row == "a of 1"  # noqa: UP031 - it takes a mapping
+
+    def call(*, id: str, year: int) -> tuple[str, int]:
+        return id, year
+
+    assert call(**row) == ("a", 1)
+    match row:
+        case {"id": id, "year": year}:
+            assert (id, year) == ("a", 1)
+        case _:
+            pytest.fail("it is no mapping to match")
+
+
+def test_fields_with_the_names_of_attributes() -> None:
+    names = ("get", "keys", "items", "values", "fields", "score", "distance", "vector", "to_dict")
+    fields = {name: f"the field {name}" for name in names}
+    hit = Hit("a", 0.5, 0.25, fields)
+    assert all(hit[name] == f"the field {name}" for name in names)
+    assert (hit.score, hit.distance, hit.vector, hit.fields) == (0.5, 0.25, None, fields)
+    assert dict(hit) == {"id": "a", **fields}
+    assert hit.to_dict() == {"id": "a", "_score": 0.5, "_distance": 0.25, **fields}
+    assert Record("a", None, fields).to_dict() == {"id": "a", **fields}
+
+
+def test_stored_keys_named_like_a_hits_own_facts_are_kept() -> None:
+    fields = {"_score": 1, "__score": 2, "_distance": 3, "_ranks": 4, "_scores": 5, "score": 6}
+    hit = Hit("a", 0.5, 0.25, fields)
+    assert dict(hit) == {"id": "a", **fields}
+    assert hit.to_dict() == {
+        "id": "a", "_score": 0.5, "_distance": 0.25, "__score": 1, "___score": 2, "__distance": 3,
+        "__ranks": 4, "_scores": 5, "score": 6,
+    }  # fmt: skip
+
+
+VECTOR = np.array([1, 2, 3], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [Record("a"), Record("a", VECTOR, {"x": [1]}, "vec"), Hit("a", 0.5, None),
+     Hit("a", 0.5, 0.5, MappingProxyType({"x": 1}), VECTOR, {"text": 1}, {"b": "c"}, "vec")],
+)  # fmt: skip
+def test_copies_and_pickles_are_equal(row: Record | Hit) -> None:
+    for copied in (copy.copy(row), copy.deepcopy(row), pickle.loads(pickle.dumps(row))):
+        assert copied == row
+        assert type(copied) is type(row)
+        assert copied.to_dict() == row.to_dict()
+        assert hash(copied) == hash(row)
+
+
+def test_they_are_shown_short() -> None:
+    fields = {f"f{n}": "x" * 500 for n in range(30)}
+    for row in (Record("a", VECTOR, fields), Hit("a", 1 / 3, 2 / 3, fields, VECTOR)):
+        assert len(repr(row)) < 500
+        assert "24 more fields" in repr(row)
+    assert repr(Hit("a", 0.5, 0.5, {"year": 1})) == "Hit('a', score=0.5, distance=0.5, year=1)"
+    assert repr(Record("a", VECTOR, {"x": None})) == "Record('a', x=None, embedding=<3 numbers>)"
 
 
 def test_hits_compare_by_value() -> None:

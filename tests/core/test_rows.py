@@ -153,3 +153,36 @@ def test_datetimes_become_utc_microseconds() -> None:
     for value in (moment, text, "2024-05-06T07:08:09.123456Z"):
         table = to_table([{"id": "a", "embedding": [1, 0, 0], "seen": value}], SCHEMA)
         assert python_rows(table)[0]["seen"] == moment
+
+
+def test_booleans_are_no_numbers_of_a_vector() -> None:
+    """Beside rows of whole numbers NumPy takes them for 1 and 0."""
+    wrong: Any
+    for wrong in (
+        [True, False, True], [1, 0, True], [0.5, True, 1], np.array([True, False, True]),
+        [np.bool_(True), 0, 1], pa.array([True, False, True]),
+    ):  # fmt: skip
+        for good in ([1, 0, 1], [0.5, 1, 0]):
+            for rows in (
+                [{"id": "a", "embedding": good}, {"id": "b", "embedding": wrong}],
+                {"id": ["a", "b"], "embedding": [good, wrong]},
+            ):
+                with pytest.raises(InvalidVectorError) as caught:
+                    to_table(rows, SCHEMA)
+                assert (caught.value.row, caught.value.id) == (1, "b")
+    whole = {"id": ["a"], "embedding": np.array([[True, False, True]])}
+    with pytest.raises(InvalidVectorError):
+        to_table(whole, SCHEMA)
+
+
+def test_what_pandas_keeps_as_periods_and_intervals_is_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    columns = {
+        "period": pandas.Series(pandas.period_range("2024-01", periods=2, freq="M")),
+        "interval": pandas.Series(pandas.interval_range(0, 2)),
+    }
+    for name, column in columns.items():
+        frame = pandas.DataFrame({"id": ["a", "b"], "embedding": [[1.0, 2.0]] * 2, name: column})
+        with pytest.raises(InvalidRowError, match="convert it") as caught:
+            to_table(frame, Schema(2))
+        assert caught.value.field == name

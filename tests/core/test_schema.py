@@ -8,6 +8,7 @@ import pickle
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -154,6 +155,7 @@ def test_bad_json_is_refused(wrong: str) -> None:
         ({"analyzer": "german"}, "analyzer"), ({"quantized": "int8"}, "quantized"),
         ({"dim": 12, "quantized": "bit"}, "dim"), ({"fields": ["a"]}, "fields"),
         ({"fields": {"a": bytes}}, "a field's type"),
+        ({"fields": {"a": np.arange(2)}}, "a field's type"),
         ({"fields": {f"p{n}": Field(str, partition=True) for n in range(5)}}, "partition"),
     ],
 )  # fmt: skip

@@ -91,7 +91,7 @@ def test_the_web_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         assert client.post("/notes", json=rows).json() == {"count": 2}
         found = client.post("/search", json=[0.1, 0.9, 0.0]).json()
-    assert [(hit["id"], hit["fields"]["text"]) for hit in found] == [("b", "north"), ("a", "east")]
+    assert [(hit["id"], hit["text"]) for hit in found] == [("b", "north"), ("a", "east")]
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -1,4 +1,5 @@
-"""The process that is killed: many tasks write to one table, each to rows of its own.
+"""The process that is killed: many tasks write to one table, each to rows of its own, and two
+create, change and drop tables of their own by every writing call that there is.
 
     python -m tests.faults.crash_writer PATH TABLE TURN SEED
 
@@ -13,11 +14,15 @@ import json
 import os
 import random
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from tests.sqlite.support import State
+from tests.sqlite.support import DIM, State, vector
 
-from aiovec import VectorStore, connect
+from aiovec import Field, Schema, VectorStore, connect
+from aiovec.sources import Hints
+from aiovec.transfer import Load, Loading, RejectsFile, load, open_input
 
 
 def say(*facts: Any) -> None:
@@ -45,26 +50,29 @@ class Worker:
 
     async def run(self) -> None:
         while True:
-            choice = self.random.random()
-            size = self.random.choice([1, 1, 3, 20, 150, 300])
-            if choice < 0.35 or not self.rows:
-                await self.put({id: State(1, 1) for id in self.new_ids(size)}, insert=True)
-            elif choice < 0.6:
-                old = self.some_ids(size)
-                states = {}
-                for id in old:
-                    version = self.rows[id].version + 1
-                    states[id] = State(version, version)
-                states |= {id: State(1, 1) for id in self.new_ids(self.random.choice([0, 5]))}
-                await self.put(states, insert=False)
-            elif choice < 0.75:
-                await self.update()
-            elif choice < 0.9:
-                await self.delete(self.some_ids(size))
-            elif choice < 0.97:
-                await self.burst()
-            else:
-                await self.store.optimize(self.table)
+            await self.step()
+
+    async def step(self) -> None:
+        choice = self.random.random()
+        size = self.random.choice([1, 1, 3, 20, 150, 300])
+        if choice < 0.35 or not self.rows:
+            await self.put({id: State(1, 1) for id in self.new_ids(size)}, insert=True)
+        elif choice < 0.6:
+            old = self.some_ids(size)
+            states = {}
+            for id in old:
+                version = self.rows[id].version + 1
+                states[id] = State(version, version)
+            states |= {id: State(1, 1) for id in self.new_ids(self.random.choice([0, 5]))}
+            await self.put(states, insert=False)
+        elif choice < 0.75:
+            await self.update()
+        elif choice < 0.9:
+            await self.delete(self.some_ids(size))
+        elif choice < 0.97:
+            await self.burst()
+        else:
+            await self.store.optimize(self.table)
 
     async def put(self, states: dict[str, State], *, insert: bool) -> None:
         rows = [state.row(id, self.name) for id, state in states.items()]
@@ -112,8 +120,176 @@ class Worker:
                 self.rows[id] = state
 
 
+Content = dict[str, Any]  # {"fields": [names that were added], "rows": {id: [version, n, late]}}
+
+
+class TableWorker:
+    """Has a table of its own, one call after another, and says what it holds after each call.
+
+    So at most one call of it is open at a kill: the table is as before that call or as after it.
+    """
+
+    def __init__(self, store: VectorStore, name: str, seed: int, folder: Path) -> None:
+        self.store = store
+        self.name = name
+        self.random = random.Random(seed)
+        self.folder = folder
+        self.calls = 0
+        self.made = 0
+        self.table = ""
+        self.content: Content = {"fields": [], "rows": {}}
+        self.versions: dict[int, Content] = {}
+
+    async def run(self) -> None:
+        while True:
+            await self.create()
+            for _ in range(self.random.choice([0, 2, 15, 60])):
+                await self.change()
+            await self.told("drop", None, self.store.drop_table(self.table))
+
+    async def create(self) -> None:
+        self.table = f"{self.name}-{self.calls}"
+        self.content, self.versions = {"fields": [], "rows": {}}, {}
+        index = self.random.choice([None, "btree", "bitmap"])
+        metric = self.random.choice(["cosine", "l2", "dot"])
+        schema = Schema(DIM, metric=metric, fields={"n": Field(int, index=index)})
+        await self.told("create", self.content, self.store.create_table(self.table, schema))
+
+    def some(self) -> list[str]:
+        rows = self.content["rows"]
+        return self.random.sample(sorted(rows), self.random.randint(0, len(rows)))
+
+    def new_rows(self, ids: list[str]) -> dict[str, list[Any]]:
+        return {id: [self.calls, self.calls, None] for id in ids}
+
+    def new_ids(self) -> list[str]:
+        self.made += 1000
+        return [f"{self.made + n}" for n in range(self.random.choice([1, 5, 40, 300]))]
+
+    async def change(self) -> None:
+        calls = [self.insert, self.upsert, self.update, self.delete, self.insert, self.upsert,
+                 self.bulk_import, self.optimize]  # fmt: skip
+        if len(self.content["fields"]) < 3:
+            calls.append(self.add_field)
+        if self.store.supports("snapshots"):
+            calls.append(self.restore)
+        if self.store.supports("indexes") and len(self.content["rows"]) > 300:
+            calls.append(self.create_index)
+        await self.random.choice(calls)()
+
+    def full(self, rows: dict[str, list[Any]]) -> list[dict[str, Any]]:
+        return [
+            {"id": id, "embedding": vector(id, version), "n": n}
+            for id, (version, n, _) in rows.items()
+        ]
+
+    def after(self, rows: dict[str, list[Any]]) -> Content:
+        return {"fields": self.content["fields"], "rows": rows}
+
+    async def insert(self) -> None:
+        rows = self.new_rows(self.new_ids())
+        after = self.after({**self.content["rows"], **rows})
+        await self.told("insert", after, self.store.insert(self.table, self.full(rows)))
+
+    async def upsert(self) -> None:
+        rows = self.new_rows(self.some() + self.new_ids())
+        after = self.after({**self.content["rows"], **rows})
+        await self.told("upsert", after, self.store.upsert(self.table, self.full(rows)))
+
+    def chosen(self) -> tuple[set[str], dict[str, Any]]:
+        """Rows, and the arguments that choose them."""
+        if self.random.random() < 0.5:
+            ids = self.some()
+            return set(ids), {"ids": ids}
+        least = self.random.randint(0, self.calls)
+        rows = self.content["rows"]
+        return {id for id in rows if rows[id][1] >= least}, {"where": f"n >= {least}"}
+
+    async def update(self) -> None:
+        chosen, by = self.chosen()
+        fields = dict.fromkeys(("n", *self.content["fields"]), self.calls)
+        late = self.calls if self.content["fields"] else None
+        rows = {
+            id: [old[0], self.calls, late] if id in chosen else old
+            for id, old in self.content["rows"].items()
+        }
+        await self.told("update", self.after(rows), self.store.update(self.table, fields, **by))
+
+    async def delete(self) -> None:
+        chosen, by = self.chosen()
+        rows = {id: old for id, old in self.content["rows"].items() if id not in chosen}
+        remove = self.store.delete if "ids" in by else self.store.delete_where
+        await self.told("delete", self.after(rows), remove(self.table, *by.values()))
+
+    async def add_field(self) -> None:
+        """Rows have one value for all added fields, so they lose it where one more comes."""
+        if self.content["fields"]:
+            cleared = dict.fromkeys(self.content["fields"])
+            rows = {id: [*old[:2], None] for id, old in self.content["rows"].items()}
+            call = self.store.update(self.table, cleared, where="TRUE")
+            await self.told("update", self.after(rows), call)
+        name = f"late{self.calls}"
+        after = {**self.content, "fields": [*self.content["fields"], name]}
+        field = Field(int, index=self.random.choice([None, "btree"]))
+        await self.told("add_field", after, self.store.add_field(self.table, name, field))
+
+    async def bulk_import(self) -> None:
+        rows = self.new_rows(self.some() + self.new_ids())
+        file = self.folder / f"{self.table}-{self.calls}.jsonl"
+        plain = [{**row, "embedding": row["embedding"].tolist()} for row in self.full(rows)]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in plain), encoding="utf-8")
+        source = open_input(file, form="jsonl", hints=Hints(), schema=None)
+        try:
+            loads = [Load(source.tables()[0], self.table)]
+            rejects = RejectsFile(file.with_suffix(".rejects"))
+            after = self.after({**self.content["rows"], **rows})
+            call = load(self.store, source, loads, rejects, Loading(upsert=True))
+            await self.told("import", after, call)
+        finally:
+            source.close()
+            file.unlink()
+
+    async def optimize(self) -> None:
+        await self.told("optimize", self.content, self.store.optimize(self.table))
+
+    async def create_index(self) -> None:
+        kind = self.random.choice(["ivf_flat", "hnsw_sq"])
+        await self.told("index", self.content, self.store.create_index(self.table, kind))
+
+    async def restore(self) -> None:
+        kept = {version["version"] for version in await self.store.versions(self.table)}
+        known = sorted(kept & self.versions.keys())
+        if known:
+            version = self.random.choice(known)
+            call = self.store.restore(self.table, version)
+            await self.told("restore", self.versions[version], call)
+
+    async def told(self, kind: str, after: Content | None, call: Any) -> None:
+        self.calls += 1
+        say("table", self.table, kind, after)
+        await call
+        say("table-done", self.table)
+        if after is not None:
+            self.content = after
+            if self.store.supports("snapshots"):
+                await self.keep_version()
+
+    async def keep_version(self) -> None:
+        """Nobody else changes what is in the table, so the newest version holds it."""
+        newest = max(v["version"] for v in await self.store.versions(self.table))
+        self.versions[newest] = self.content
+
+
 async def main(path: str, table: str, turn: str, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        await write(path, table, turn, seed, Path(folder))
+
+
+async def write(path: str, table: str, turn: str, seed: int, folder: Path) -> None:
     async with connect(path) as store, asyncio.TaskGroup() as tasks:
+        for n in range(2):
+            own = TableWorker(store, f"own{turn}-{n}", seed * 1000 + 500 + n, folder)
+            tasks.create_task(own.run())
         for n in range(6):
             worker = Worker(store, table, f"r{turn}w{n}", seed * 1000 + n)
             tasks.create_task(worker.run())

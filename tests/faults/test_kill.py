@@ -7,8 +7,11 @@ import json
 import os
 import random
 import subprocess
+import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,14 @@ from tests.sqlite.support import (
     check_file,
     opened,
     python,
+    vector,
     whole_table,
 )
 
 import aiovec
+from aiovec import VectorStore
+
+from .crash_writer import Content
 
 
 class Journal:
@@ -32,12 +39,17 @@ class Journal:
     def __init__(self) -> None:
         self.begun: dict[str, tuple[str, dict[str, State | None]]] = {}
         self.done: set[str] = set()
+        # Of each table that one task had for itself: what it held when a call was acknowledged,
+        # and the call that was open then, with what the table holds after it.
+        self.tables: dict[str, Content | None] = {}
+        self.open: dict[str, tuple[str, Content | None]] = {}
+        self.kinds: Counter[str] = Counter()  # the calls that a kill met
         self.heard = threading.Event()
 
     def listen(self, stream: Any) -> None:
         for line in stream:
             if not line.endswith("\n"):
-                return  # the kill cut it: nobody has read that as said
+                break  # the kill cut it: nobody has read that as said
             kind, number, *rest = json.loads(line)
             if kind == "begin":
                 owner, plain = rest
@@ -45,12 +57,22 @@ class Journal:
             elif kind == "done":
                 self.done.add(number)
                 self.heard.set()
+            elif kind == "table":
+                self.open[number] = (rest[0], rest[1])
+                self.tables.setdefault(number, None)
+            elif kind == "table-done":
+                self.tables[number] = self.open.pop(number)[1]
             else:
                 self.said(kind, number)
+        self.kinds.update(kind for kind, _ in self.open.values())
 
     def said(self, kind: str, what: str) -> None:
         """Anything else that a writer tells."""
         raise AssertionError(f"{kind} {what}")
+
+    def so_far(self) -> str:
+        """For the message of a failure."""
+        return f"{len(self.done)} calls acknowledged"
 
     def owner(self, id: str) -> str:
         return id.partition("/")[0]
@@ -64,22 +86,32 @@ def run_and_kill(
     *,
     writer: str = "tests.faults.crash_writer",
     journal: Journal | None = None,
+    environment: Mapping[str, str] | None = None,
+    patience: float = 60.0,
 ) -> Journal:
+    """What the writer said until it was killed, soon after its journal had heard enough."""
     journal = journal or Journal()
     arguments = [str(target), table, str(turn), str(chance.randrange(10**6))]
-    process = python("-m", writer, *arguments, stdout=subprocess.PIPE)
-    listener = threading.Thread(target=journal.listen, args=(process.stdout,))
-    listener.start()
-    try:
-        assert journal.heard.wait(60), "the writer acknowledged nothing"
-        # Now and then very soon, else anywhere within the next half second.
-        time.sleep(chance.choice([0.0, 0.02, 0.5]) * chance.random())
-        assert process.poll() is None, "the writer ended by itself"
-    finally:
-        process.kill()
-        process.wait()
-        listener.join()
-        process.stdout.close()
+    with tempfile.TemporaryDirectory() as folder:  # nothing that a killed process made stays
+        process = python(
+            "-m", writer, *arguments, stdout=subprocess.PIPE,
+            env={**os.environ, **(environment or {}), "TMPDIR": folder},
+        )  # fmt: skip
+        listener = threading.Thread(target=journal.listen, args=(process.stdout,))
+        listener.start()
+        try:
+            ends = time.monotonic() + patience
+            while not journal.heard.wait(0.2):
+                assert process.poll() is None, "the writer ended by itself"
+                assert time.monotonic() < ends, f"not enough in {patience} s: {journal.so_far()}"
+            # Now and then very soon, else anywhere within the next half second.
+            time.sleep(chance.choice([0.0, 0.02, 0.5]) * chance.random())
+            assert process.poll() is None, "the writer ended by itself"
+        finally:
+            process.kill()
+            process.wait()
+            listener.join()
+            process.stdout.close()
     return journal
 
 
@@ -123,7 +155,69 @@ def _matches(record: aiovec.Record | None, state: State | None, owner: str) -> b
     return not state.problems(record, owner)
 
 
-async def _records(path: Path, table: str) -> dict[str, aiovec.Record]:
+async def check_tables(store: VectorStore, journal: Journal) -> None:
+    """The tables that a task had for itself hold what they must, and are dropped.
+
+    A call that was not acknowledged is wholly done, or not at all. An import is many calls, so
+    each row is as before it or as after it.
+    """
+    there = set(await store.tables())
+    for table, before in journal.tables.items():
+        kind, after = journal.open.get(table, ("", before))
+        found = await _content(store, table) if table in there else None
+        if kind == "import" and found != before:
+            assert before is not None
+            assert after is not None
+            assert found is not None
+            assert found["rows"].keys() <= after["rows"].keys(), (table, kind)
+            for id, row in after["rows"].items():
+                assert found["rows"].get(id) in (before["rows"].get(id), row), (table, kind, id)
+        else:
+            assert found in (before, after), (table, kind, _differences(found, before, after))
+        if found is not None:
+            await store.drop_table(table)
+
+
+def _differences(found: Content | None, *wanted: Content | None) -> list[str]:
+    """For the message of a failure."""
+    told = []
+    for one in wanted:
+        if found is None or one is None:
+            told.append(f"there: {found is not None}, wanted: {one is not None}")
+            continue
+        ids = sorted(found["rows"].keys() | one["rows"].keys())
+        other = [id for id in ids if found["rows"].get(id) != one["rows"].get(id)]
+        told.append(
+            f"fields {found['fields']}, wanted {one['fields']}; {len(other)} of {len(ids)} rows"
+            f" differ: {[(i, found['rows'].get(i), one['rows'].get(i)) for i in other[:5]]}"
+        )
+    return told
+
+
+async def _content(store: VectorStore, table: str) -> Content:
+    """What a table holds, in the form of ``crash_writer.TableWorker``; its vectors are checked."""
+    fields = [name for name in (await store.schema(table)).fields if name != "n"]
+    ids = list(await whole_table(store, table))
+    rows = {}
+    for record in await store.get(table, ids):
+        late = {record.fields[name] for name in fields} or {None}
+        assert len(late) == 1, (table, record.id, late)
+        version = await asyncio.to_thread(_version_of, record)
+        rows[record.id] = [version, record.fields["n"], late.pop()]
+    assert len(rows) == len(ids)
+    assert await store.count(table) == len(ids)
+    return {"fields": fields, "rows": rows}
+
+
+def _version_of(record: aiovec.Record) -> int:
+    """The write that a vector came with: fields may be newer."""
+    for version in range(record.fields["n"], -1, -1):
+        if vector(record.id, version).tobytes() == record.vector.tobytes():
+            return version
+    raise AssertionError(f"{record.id} has a vector that nobody wrote")
+
+
+async def records(path: Path, table: str) -> dict[str, aiovec.Record]:
     async with opened(path) as store:
         exported = await whole_table(store, table)
         found = {r.id: r for r in await store.get(table, list(exported))}
@@ -137,37 +231,52 @@ async def _records(path: Path, table: str) -> dict[str, aiovec.Record]:
     return found
 
 
-async def _create(path: Path) -> None:
+async def check_own_tables(path: Path, journal: Journal) -> None:
+    async with opened(path) as store:
+        await check_tables(store, journal)
+
+
+async def create(path: Path) -> None:
     async with opened(path) as store:
         for name, schema in SCHEMAS.items():
             await store.create_table(name, schema)
 
 
-def campaign(path: Path, rounds: int, seed: int) -> int:
-    """Rounds on one file, so that each starts from what the last one left; acknowledged calls."""
+def campaign(path: Path, rounds: int, seed: int) -> tuple[int, Counter[str]]:
+    """Rounds on one file, so that each starts from what the last one left: the acknowledged
+    calls, and the calls of whole tables that kills met."""
     chance = random.Random(seed)
-    asyncio.run(_create(path))
+    asyncio.run(create(path))
     expected: dict[str, dict[str, State]] = {name: {} for name in SCHEMAS}
     acknowledged = 0
+    kinds: Counter[str] = Counter()
     for turn in range(rounds):
         table = list(SCHEMAS)[turn % len(SCHEMAS)]
         journal = run_and_kill(path, table, turn, chance)
         acknowledged += len(journal.done)
         if turn % 2:  # by turns, who recovers the WAL
             check_file(path)
-        found = asyncio.run(_records(path, table))
+        asyncio.run(check_own_tables(path, journal))
+        kinds += journal.kinds
+        found = asyncio.run(records(path, table))
         settle(journal, expected[table], found)
         counts = check_file(path)
         assert counts == {name: len(rows) for name, rows in expected.items()}
-    return acknowledged
+    return acknowledged, kinds
 
 
 def test_killed_writers(tmp_path: Path) -> None:
-    assert campaign(tmp_path / "notes.db", 6, seed=20) >= 6
+    acknowledged, kinds = campaign(tmp_path / "notes.db", 6, seed=20)
+    assert acknowledged >= 6
+    assert kinds
 
 
 @pytest.mark.long
-def test_killed_writers_50_rounds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(10))
+def test_killed_writers_500_rounds(tmp_path: Path, part: int) -> None:
+    """50 of them in each part."""
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")  # noqa: T201 - to run a failed campaign again
-    assert campaign(tmp_path / "notes.db", 50, seed) > 50
+    acknowledged, kinds = campaign(tmp_path / "notes.db", 50, seed)
+    assert acknowledged > 50
+    assert len(kinds) > 4, kinds

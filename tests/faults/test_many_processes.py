@@ -74,7 +74,7 @@ def campaign(folder: Path, seconds: float) -> None:
 
 
 def test_eight_processes(tmp_path: Path) -> None:
-    campaign(tmp_path, seconds=4)
+    campaign(tmp_path, seconds=2)
 
 
 @pytest.mark.long

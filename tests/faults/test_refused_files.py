@@ -241,7 +241,8 @@ async def every_call(store: VectorStore) -> list[AiovecError]:
         lambda: store.search("notes", row["embedding"], limit=500),
         lambda: store.search("notes", row["embedding"], where="version >= 1"),
         lambda: store.stats("notes"), lambda: store.upsert("notes", [row]),
-        lambda: store.update("notes", {"name": "x"}), lambda: store.delete("notes", ["id7"]),
+        lambda: store.update("notes", {"name": "x"}, where="TRUE"),
+        lambda: store.delete("notes", ["id7"]),
         lambda: store.insert("notes", [State(1, 1).row("new", "o1")]),
         lambda: store.optimize("notes"),
     ]  # fmt: skip

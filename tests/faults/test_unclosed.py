@@ -83,6 +83,80 @@ def test_the_process_ends(tmp_path: Path, way: str) -> None:
         assert "Traceback" not in complaints
 
 
+CLOSED_LOOP = """
+loop = asyncio.new_event_loop()
+loop.set_exception_handler(lambda *_: None)
+store = loop.run_until_complete(open_store(sys.argv[1]))
+
+async def crowd():
+    calls = [store.insert("t", [row(n)]) for n in range(200)]
+    calls += [store.search("t", [1, 2, 3, 4]) for n in range(200)]
+    return [asyncio.ensure_future(call) for call in calls]
+
+tasks = loop.run_until_complete(crowd())
+for _ in range(int(sys.argv[2])):
+    loop.run_until_complete(asyncio.sleep(0.001))
+loop.close()
+"""
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+def test_a_loop_that_was_closed_with_calls_in_it_keeps_no_process(
+    tmp_path: Path, kind: str, steps: int
+) -> None:
+    path = str(tmp_path / "notes.db") if kind == "sqlite" else f"lancedb://{tmp_path / 's'}"
+    process = python("-c", COMMON + CLOSED_LOOP, path, str(steps), stderr=subprocess.PIPE)
+    try:
+        _, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, complaints
+
+
+AT_EXIT = """
+import atexit, aiovec.sync
+
+store = aiovec.sync.connect(sys.argv[1])
+store.create_table("t", aiovec.Schema(4))
+if sys.argv[2] == "used":
+    store.insert("t", [row(n) for n in range(2)])
+    store.search("t", [1, 2, 3, 4])
+
+def bye():
+    try:
+        store.upsert("t", [row(n) for n in range(3)])
+        print(store.count("t"), len(store.search("t", [1, 2, 3, 4])))
+    except aiovec.AiovecError as exc:
+        print(exc)
+    store.close()
+
+atexit.register(bye)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+def test_a_store_is_of_use_as_the_process_ends(tmp_path: Path, kind: str) -> None:
+    assert _said_at_exit(tmp_path, kind, "used") == "3 3\n"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+def test_a_store_that_needs_a_thread_as_the_process_ends(tmp_path: Path, kind: str) -> None:
+    """Which Python 3.12 and later no longer start then."""
+    said = _said_at_exit(tmp_path, kind, "unused")
+    assert said == "3 3\n" or said.startswith("the store needs a thread, and Python starts none:")
+
+
+def _said_at_exit(tmp_path: Path, kind: str, used: str) -> str:
+    path = str(tmp_path / "notes.db") if kind == "sqlite" else f"lancedb://{tmp_path / 's'}"
+    process = python(
+        "-c", COMMON + AT_EXIT, path, used, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    said, complaints = process.communicate(timeout=60)
+    assert complaints == ""
+    return said
+
+
 def test_the_warning_can_be_caught(tmp_path: Path) -> None:
     code = """
 async def main():

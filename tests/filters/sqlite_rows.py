@@ -77,12 +77,12 @@ def open_with(rows: list[dict[str, Any]], *, ascii_only: bool = False) -> Any:
 def truths(connection: Any, expr: Expr) -> list[bool | None]:
     """What the condition is for each row."""
     sql, parameters = to_sql(expr, SCHEMA)
-    found = connection.execute(f'SELECT {sql} FROM "t.rows" ORDER BY _rowid', parameters)
+    found = connection.execute(f'SELECT {sql} FROM "t.rows" AS r ORDER BY _rowid', parameters)
     return [None if value is None else bool(value) for (value,) in found]
 
 
 def selected(connection: Any, expr: Expr) -> list[int]:
     """The numbers of the rows that a WHERE with the condition selects."""
     sql, parameters = to_sql(expr, SCHEMA)
-    found = connection.execute(f'SELECT _rowid FROM "t.rows" WHERE {sql}', parameters)
+    found = connection.execute(f'SELECT _rowid FROM "t.rows" AS r WHERE {sql}', parameters)
     return sorted(number for (number,) in found)

@@ -53,7 +53,7 @@ def test_nothing_that_users_write_stands_in_the_sql() -> None:
 def test_a_condition_can_stand_beside_and() -> None:
     sql, parameters = to_sql(bound(F.year.is_null() | (F.year == 1)), SCHEMA)
     with closing(open_with([row(0), row(1, year=1), row(2, year=2)])) as connection:
-        found = connection.execute(f'SELECT id FROM "t.rows" WHERE {sql} AND 0', parameters)
+        found = connection.execute(f'SELECT id FROM "t.rows" AS r WHERE {sql} AND 0', parameters)
         assert found.fetchall() == []
 
 
@@ -75,7 +75,7 @@ def test_an_index_serves(where: str, index: str) -> None:
     sql, parameters = to_sql(bound(where), SCHEMA)
     with closing(open_with([])) as connection:
         plan = connection.execute(
-            f'EXPLAIN QUERY PLAN SELECT _rowid FROM "t.rows" WHERE {sql}', parameters
+            f'EXPLAIN QUERY PLAN SELECT _rowid FROM "t.rows" AS r WHERE {sql}', parameters
         ).fetchall()
     assert any("SEARCH" in step[3] and index in step[3] for step in plan), plan
 
@@ -92,7 +92,7 @@ def test_payload_types_do_not_mix() -> None:
     assert check(rows, "payload.a IS NULL") == [i in (4, 9, 10) for i in range(11)]
     assert check(rows, "payload.a CONTAINS 1") == [*none[:5], True, *none[:5]]
     assert check(rows, "payload.a.a = 1") == [*none[:6], True, *none[:4]]
-    assert check(rows, "payload.a IN (1, 'x')")[:5] == [True, True, False, None, None]
+    assert check(rows, "payload.a IN (1, 'x')")[:5] == [True, True, None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ async def until(done: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def store_at(path: Path, **settings: Any) -> AsyncIterator[VectorStore]:
-    options = {"index": "none", **settings}
+    # What is due when it closes has tests of its own.
+    options = {"index": "none", "close_timeout": 0.0, **settings}
     backend = LancedbBackend(str(path), LancedbSettings(**options))
     await backend.open()
     async with VectorStore(backend, RetrievalSettings()) as store:

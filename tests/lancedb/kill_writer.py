@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import tempfile
+from pathlib import Path
 
-from tests.faults.crash_writer import Worker, say
+from tests.faults.crash_writer import TableWorker, Worker, say
 
 from aiovec import AiovecError, VectorStore, connect
 
@@ -38,7 +40,14 @@ async def tidy(store: VectorStore, table: str, chance: random.Random) -> None:
 
 
 async def main(target: str, table: str, turn: str, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        await write(target, table, turn, seed, Path(folder))
+
+
+async def write(target: str, table: str, turn: str, seed: int, folder: Path) -> None:
     async with connect(target) as store, asyncio.TaskGroup() as tasks:
+        own = TableWorker(store, f"own{turn}", seed * 1000 + 500, folder)
+        tasks.create_task(own.run())
         for n in range(4):
             worker = Worker(store, table, f"r{turn}w{n}", seed * 1000 + n)
             tasks.create_task(worker.run())

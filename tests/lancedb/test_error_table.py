@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 
 from aiovec import AiovecError, FilterError, StoreBusyError, StoreClosedError
+from aiovec.redaction import without_secrets
 from aiovec.settings import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.driver import lancedb
 from aiovec_lancedb.errors import translated
-from aiovec_lancedb.network import failure, without_secrets
+from aiovec_lancedb.network import failure
 
 from .support import SMALL, numbered, opened
 

@@ -6,12 +6,15 @@ import asyncio
 import os
 import shutil
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from lancedb.db import AsyncConnection
+from lancedb.table import AsyncTable
 from tests.sqlite.support import run_code
 
 import aiovec
@@ -19,7 +22,9 @@ from aiovec import (
     AiovecError,
     ConfigError,
     CorruptStoreError,
+    Field,
     FilterError,
+    Schema,
     StoreClosedError,
     TableExistsError,
     TableNotFoundError,
@@ -137,6 +142,34 @@ async def test_a_table_dropped_by_another_store_while_it_is_read(tmp_path: Path)
             await drop
 
 
+@pytest.mark.parametrize("first", ["_versions", "data"])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_table_whose_files_go_one_after_another(
+    tmp_path: Path, known: bool, first: str
+) -> None:
+    """As of a table that is being dropped: whichever go first, it is not told as damage."""
+    await _filled(tmp_path / "s")
+    folder = tmp_path / "s" / "notes.lance"
+
+    gone, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def drop_slowly() -> None:
+        for path in list((folder / first).iterdir()):
+            path.unlink()
+        loop.call_soon_threadsafe(gone.set)
+        time.sleep(0.1)
+        shutil.rmtree(folder)
+
+    async with opened(tmp_path / "s") as store:
+        if known:
+            assert await store.count("notes") == 300
+        dropping = asyncio.ensure_future(asyncio.to_thread(drop_slowly))
+        await gone.wait()
+        with pytest.raises(TableNotFoundError):
+            await store.get("notes", ["r00001"])
+        await dropping
+
+
 async def test_places_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", "s3://", "az://container/path"):
@@ -177,6 +210,23 @@ async def test_a_closed_connection_is_a_closed_store(tmp_path: Path) -> None:
         await store.create_table("notes", SMALL)
     with pytest.raises(StoreClosedError):
         await store.count("notes")
+
+
+@pytest.mark.parametrize("call", READS.values(), ids=READS)
+async def test_a_panic_on_a_damaged_manifest_is_translated(
+    tmp_path: Path, call: Callable[[VectorStore], Awaitable[Any]]
+) -> None:
+    """B19: the engine's threads panic, which lancedb raises as a class of its own."""
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(10))
+        for file in _files(tmp_path / "s", "_versions/*.manifest"):
+            file.write_bytes(file.read_bytes().replace(b"fixed_size_list", b"fixed_size_lzst"))
+    async with opened(tmp_path / "s") as store:
+        with pytest.raises(AiovecError) as caught:
+            await call(store)
+    assert type(caught.value.__cause__).__name__ == "RustPanic"
+    assert "broke down" in str(caught.value)
 
 
 def test_a_panic_is_told() -> None:
@@ -292,3 +342,83 @@ def test_lances_logs_are_held_unless_the_user_set_them(tmp_path: Path, level: st
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == str(level)
     assert bool(done.stderr) is bool(level), done.stderr[-3000:]
+
+
+def failing_behind(plain: Any) -> Any:
+    """A call of Lance's that is done, and then fails, as a read behind its commit may."""
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        await plain(*args, **kwargs)
+        raise RuntimeError("lance error: LanceError(IO): Generic LocalFileSystem error")
+
+    return call
+
+
+async def test_a_change_of_a_table_that_fails_behind_its_commit_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told as a failure, and so as if nothing were there."""
+    async with opened(tmp_path / "s") as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                AsyncConnection, "create_table", failing_behind(AsyncConnection.create_table)
+            )
+            await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(3))
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncTable, "add_columns", failing_behind(AsyncTable.add_columns))
+            await store.add_field("notes", "more", int)
+        assert "more" in (await store.schema("notes")).fields
+        version = (await store.versions("notes"))[-1]["version"]
+        await store.delete("notes", "r00000")
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncTable, "restore", failing_behind(AsyncTable.restore))
+            await store.restore("notes", version)
+        assert await store.count("notes") == 3
+
+
+async def test_a_change_of_a_table_that_fails_before_its_commit_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("lance error: LanceError(IO): Generic LocalFileSystem error")
+
+    async with opened(tmp_path / "s") as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncConnection, "create_table", fail)
+            with pytest.raises(AiovecError):
+                await store.create_table("notes", SMALL)
+        assert await store.tables() == []
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(3))
+        version = (await store.versions("notes"))[-1]["version"]
+        await store.delete("notes", "r00000")
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncTable, "add_columns", fail)
+            patched.setattr(AsyncTable, "restore", fail)
+            with pytest.raises(AiovecError):
+                await store.add_field("notes", "more", int)
+            with pytest.raises(AiovecError):
+                await store.restore("notes", version)
+        assert "more" not in (await store.schema("notes")).fields
+        assert await store.count("notes") == 2
+
+
+async def test_an_index_that_cannot_be_made_fails_no_new_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upkeep makes it later."""
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("lance error: LanceError(IO): Generic LocalFileSystem error")
+
+    async with opened(tmp_path / "s") as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncTable, "create_index", fail)
+            await store.create_table("notes", Schema(2, fields={"n": Field(int, index="btree")}))
+            await store.add_field("notes", "m", Field(int, index="btree"))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 0], "n": 1, "m": 2}])
+        await store.optimize("notes")
+    table = await (await lancedb.connect_async(str(tmp_path / "s"))).open_table("notes")
+    indexed = {column for index in await table.list_indices() for column in index.columns}
+    assert {"n", "m"} <= indexed

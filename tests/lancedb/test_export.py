@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.sqlite.support import run_code
@@ -71,10 +72,36 @@ async def test_compaction_during_an_export(tmp_path: Path) -> None:
         seen = []
         async for batch in store.export("notes", batch_size=50):
             seen += batch.column("id").to_pylist()
-            await store.update("notes", {"owner": f"{len(seen)}"})
+            await store.update("notes", {"owner": f"{len(seen)}"}, where="TRUE")
             await store.optimize("notes")
         assert seen == [f"r{n:05}" for n in range(400)]
         assert await ids_in(store) == seen
+
+
+async def test_blocks_of_large_rows_are_as_large_as_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B16: whatever lies beside the vector, and however small Lance's files of it are."""
+    sizes: list[int] = []
+    block = export.Export._block
+
+    async def noted(*given: Any) -> Any:
+        found = await block(*given)
+        sizes.append(found.nbytes)
+        return found
+
+    monkeypatch.setattr(export, "_FIRST_ROWS", 8)
+    monkeypatch.setattr(export, "_BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(export.Export, "_block", noted)
+    rows = [{**row, "owner": "o" * 10_000, "more": "m" * 10_000} for row in numbered(200)]
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", rows)
+        assert await ids_in(store) == [row["id"] for row in rows]
+        assert 20 * 10_000 < max(sizes) < 2**18 + 2 * 20_000
+        sizes.clear()
+        [_] = [b async for b in store.export("notes", select=["year"])]
+        assert len(sizes) == 3, "small rows go many at once"
 
 
 MEMORY = """

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
 import aiovec
 from aiovec import F, Field, Schema, VectorStore
+from aiovec_lancedb.building import Builder
 from aiovec_lancedb.kinds import KINDS
 
 from .indexed import (
@@ -28,6 +30,7 @@ from .indexed import (
     store_at,
     until,
 )
+from .support import SMALL, numbered, opened
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,7 +172,7 @@ async def test_writers_go_on_while_an_index_is_built(store: VectorStore) -> None
     assert "r0" not in ids(await store.search("notes", VECTORS[0], limit=50))
 
 
-@pytest.mark.parametrize("kind", ["ivf_rq", "hnsw_sq"])
+@pytest.mark.parametrize("kind", [pytest.param("ivf_rq", marks=pytest.mark.long), "hnsw_sq"])
 async def test_filters_get_all_their_hits(store: VectorStore, kind: str) -> None:
     await filled(store, 6000)
     await store.create_index("notes", kind)
@@ -384,3 +387,34 @@ async def test_ids_stay_unique_with_indexes(tmp_path: Path, *, indexed: bool) ->
             await asyncio.gather(one.upsert("notes", fresh), other.upsert("notes", fresh))
         found = [record.id for record in await one.find("notes", limit=10_000)]
         assert len(found) == len(set(found)) == 700
+
+
+async def test_a_cancelled_build_has_ended_when_its_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where every await of the call is cancelled, as a scope of anyio's does."""
+    begun, ended = asyncio.Event(), False
+
+    async def build(*_: Any, **__: Any) -> None:
+        nonlocal ended
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)  # what it has begun comes to its end
+            ended = True
+
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(300))
+        monkeypatch.setattr(Builder, "build", build)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+
+                async def stop() -> None:
+                    await begun.wait()
+                    scope.cancel()
+
+                tasks.start_soon(stop)
+                await store.create_index("notes", "ivf_flat")
+        assert ended

@@ -7,12 +7,13 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from tests.faults.test_kill import Journal, run_and_kill, settle
+from tests.faults.test_kill import Journal, check_tables, run_and_kill, settle
 from tests.sqlite.support import SCHEMAS, State, python, vector
 
 import aiovec
@@ -37,13 +38,19 @@ class TidyJournal(Journal):
         self.tidying = what
 
 
-async def _create(place: Path | str) -> None:
+async def check_own_tables(place: Path | str, journal: Journal) -> None:
+    patience = 5.0 if isinstance(place, Path) else 2 * TERM
+    async with opened(place, busy_timeout=patience) as store:
+        await check_tables(store, journal)
+
+
+async def create(place: Path | str) -> None:
     async with opened(place) as store:
         for name, schema in TABLES.items():
             await store.create_table(name, schema)
 
 
-async def _records(place: Path | str, table: str) -> dict[str, aiovec.Record]:
+async def records(place: Path | str, table: str) -> dict[str, aiovec.Record]:
     """Every row, after checks that each way of reading tells the same."""
     # Whoever were kept out by a lock that was left behind would wait for longer. In a bucket it
     # is left behind, until others may take it over.
@@ -82,7 +89,7 @@ def campaign(place: Path | str, rounds: int, seed: int) -> tuple[int, list[str]]
     was being tidied at each kill."""
     chance = random.Random(seed)
     target = f"lancedb://{place}" if isinstance(place, Path) else place
-    asyncio.run(_create(place))
+    asyncio.run(create(place))
     expected: dict[str, dict[str, State]] = {name: {} for name in TABLES}
     acknowledged = 0
     met = []
@@ -95,7 +102,8 @@ def campaign(place: Path | str, rounds: int, seed: int) -> tuple[int, list[str]]
         )  # fmt: skip
         acknowledged += len(journal.done)
         met.append(journal.tidying)
-        settle(journal, expected[table], asyncio.run(_records(place, table)))
+        asyncio.run(check_own_tables(place, journal))
+        settle(journal, expected[table], asyncio.run(records(place, table)))
     return acknowledged, met
 
 
@@ -105,11 +113,13 @@ def test_killed_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_processes_40_rounds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(10))
+def test_killed_processes_500_rounds(tmp_path: Path, part: int) -> None:
+    """50 of them in each part."""
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")  # noqa: T201 - to run a failed campaign again
-    acknowledged, met = campaign(tmp_path / "store", 40, seed)
-    assert acknowledged > 40
+    acknowledged, met = campaign(tmp_path / "store", 50, seed)
+    assert acknowledged > 50
     assert met.count("optimize") + met.count("index") > 5, met
 
 
@@ -183,7 +193,8 @@ async def _check_tables(path: Path, last: dict[str, str]) -> None:
             elif said == "create" and table in names:
                 # Its creation may have been whole, and so may its row.
                 assert await store.count(table) in (0, 1)
-            # Of a table that was being dropped something may be left; it goes, and does not come.
+            elif said == "drop" and table in names:
+                assert await store.count(table) == 1
             if table in names:
                 await store.drop_table(table)
             with pytest.raises(TableNotFoundError):
@@ -211,3 +222,70 @@ def test_killed_creations_and_drops(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_many_killed_creations_and_drops(tmp_path: Path) -> None:
     assert creations(tmp_path / "store", 60, seed=2) == {"create", "created", "drop", "dropped"}
+
+
+DROPPER = """
+import asyncio, os, sys
+import aiovec
+
+async def main(target):
+    async with aiovec.connect(target) as store:
+        for table in await store.tables():
+            os.write(1, b"drop\\n")
+            await store.drop_table(table)
+
+asyncio.run(main(sys.argv[1]))
+"""
+_DROPPED, _ROWS_OF_IT = 6, 40
+
+
+async def _make_tables(path: Path) -> None:
+    async with opened(path, index="none") as store:
+        for n in range(_DROPPED):
+            await store.create_table(f"t{n}", Schema(4))
+            for row in range(_ROWS_OF_IT):  # of many files
+                await store.insert(f"t{n}", [{"id": f"{row}", "embedding": [1, 2, 3, row]}])
+
+
+async def _check_whole(path: Path) -> int:
+    async with opened(path, busy_timeout=5.0) as store:
+        names = await store.tables()
+        for name in names:
+            ids = [id async for batch in store.export(name) for id in batch["id"].to_pylist()]
+            assert len(ids) == _ROWS_OF_IT
+            assert await store.count(name) == _ROWS_OF_IT
+        return len(names)
+
+
+def killed_drops(folder: Path, rounds: int, seed: int) -> int:
+    """Kill a process while it drops a table, and return how often one was left to be dropped."""
+    chance = random.Random(seed)
+    asyncio.run(_make_tables(folder / "made"))
+    left = 0
+    for turn in range(rounds):
+        place = folder / f"store{turn}"
+        shutil.copytree(folder / "made", place)
+        process = python("-c", DROPPER, f"lancedb://{place}", stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            for _ in range(chance.randint(1, _DROPPED)):
+                assert process.stdout.readline()
+            time.sleep(0.02 * chance.random())
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        left += asyncio.run(_check_whole(place))
+        assert not list(place.glob(".*.dropped")), "the next one who opens it removes the rest"
+        shutil.rmtree(place)
+    return left
+
+
+def test_killed_drops_are_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Half of a table was left, which was listed and could not be read."""
+    assert killed_drops(tmp_path, 4, seed=1) > 0
+
+
+@pytest.mark.long
+def test_many_killed_drops(tmp_path: Path) -> None:
+    assert killed_drops(tmp_path, 100, seed=int.from_bytes(os.urandom(4))) > 0

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -30,8 +31,10 @@ from aiovec_lancedb import LancedbBackend, lease
 
 from . import racing
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
+from .support import run_code
 
 SCHEMA = Schema(4, fields={"owner": str})
+LOCK = ".aiovec/notes.lock"
 # What a user would wait at most for each of the errors below; they are told far sooner.
 SOON = 60
 
@@ -226,6 +229,44 @@ def test_a_lock_left_behind_is_taken_over(bucket: Bucket) -> None:
     heir.close()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"term": null}', '{"term": "long"}', '{"term": 1e300}', '{"term": NaN}', '{"term": -1}',
+        '{"term": 1%s}' % ("0" * 400), '{"free": [1]}', "[" * 100_000, "[]", "\0",
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_a_lock_object_of_any_text_is_taken_over(bucket: Bucket, text: str) -> None:
+    url = bucket.new_url()
+    store = lease.Bucket(url, url, bucket.options).store()
+    obstore.put(store, LOCK, text.encode())
+    lock = lock_of(bucket, url, term=0.4)
+    assert not lock.acquire(0), "its own term counts in place of one that cannot be"
+    assert lock.acquire(30)
+    lock.release()
+    lock.close()
+
+
+def test_a_lock_that_no_thread_can_keep_is_given_back(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = bucket.new_url()
+    lock, other = lock_of(bucket, url, term=60), lock_of(bucket, url)
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(AiovecError, match="needs a thread"):
+            lock.acquire(5)
+    for one in (lock, other):
+        assert one.acquire(5)
+        one.release()
+        one.close()
+
+
 def test_a_lock_that_is_held_for_long_is_not_taken_over(bucket: Bucket) -> None:
     url = bucket.new_url()
     holder, other = lock_of(bucket, url, term=2.0), lock_of(bucket, url, term=2.0)
@@ -316,6 +357,54 @@ async def test_a_killed_process_keeps_nobody_out_for_long(bucket: Bucket) -> Non
         assert await store.insert("notes", [row("a")]) == 1
 
 
+# Requests that write take a while, as they do over a network.
+UNCLOSED = """
+import asyncio, sys, time, warnings
+import aiovec, obstore
+from aiovec import Schema
+
+put = obstore.put
+
+def slowly(*arguments, **options):
+    time.sleep(0.5)
+    return put(*arguments, **options)
+
+obstore.put = slowly
+
+async def main():
+    store = await aiovec.connect(sys.argv[1])
+    await store.create_table("notes", Schema(4), exist_ok=True)
+    await store.insert("notes", [{"id": sys.argv[2], "embedding": [1, 2, 3, 4]}])
+    if sys.argv[2] == "hangs":
+        asyncio.get_running_loop().stop()  # as a framework does that is told to exit
+
+warnings.simplefilter("ignore", ResourceWarning)
+try:
+    asyncio.run(main())
+except RuntimeError as exc:
+    if "stopped before" not in str(exc):
+        raise
+"""
+
+
+@pytest.mark.parametrize("how", ["returns", "hangs"])
+async def test_a_process_that_exits_without_a_close_leaves_no_lock(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """B19: the next writer waited for the whole term of the lock."""
+    url = bucket.new_url()
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(1 if how == "hangs" else 2):
+        await run_code(UNCLOSED, url, how)
+        found = await asyncio.to_thread(
+            lambda: obstore.get(lease.Bucket(url, url, bucket.options).store(), LOCK).bytes()
+        )
+        assert json.loads(bytes(found))["free"] is True
+        async with opened(bucket, url) as store:
+            assert await store.delete("notes", [how]) == 1
+
+
 # A server that fails
 
 
@@ -372,7 +461,7 @@ async def told(settings: LancedbSettings, url: str = f"s3://{BUCKET}/store") -> 
     error: BaseException | None = caught.value
     shown = [repr(backend), repr(settings), backend.target]
     while error is not None:
-        shown += [str(error), repr(error)]
+        shown += [str(error), repr(error), *traceback.format_exception(error)]  # B7
         error = error.__cause__ or error.__context__
     assert not any(secret in text for text in shown for secret in (SECRET, KEY_ID)), shown
     assert url in str(caught.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +23,7 @@ async def test_a_version_is_restored(tmp_path: Path) -> None:
         good = (await store.versions("notes"))[-1]
         age = datetime.now(UTC) - good["created"]
         assert timedelta(0) <= age < timedelta(minutes=5)
-        await store.update("notes", {"owner": "someone", "key": 1})
+        await store.update("notes", {"owner": "someone", "key": 1}, where="TRUE")
         await store.delete("notes", ["r00001"])
         await store.insert("notes", numbered(3, start=10))
         await store.restore("notes", good["version"])
@@ -42,12 +44,34 @@ async def test_a_version_before_a_field_was_added(tmp_path: Path) -> None:
         await store.insert("notes", numbered(5))
         version = (await store.versions("notes"))[-1]["version"]
         await store.add_field("notes", "late", Field(str))
-        await store.update("notes", {"late": "x"})
+        await store.update("notes", {"late": "x"}, where="TRUE")
         assert await other.count("notes", "late = 'x'") == 5
         await store.restore("notes", version)
         for one in (store, other):
             assert await one.schema("notes") == SMALL
             assert await one.count("notes", "year >= 0") == 5
+
+
+@pytest.mark.parametrize("part", ["data", "_indices", "_deletions"])
+async def test_a_version_whose_files_are_gone_is_not_restored(tmp_path: Path, part: str) -> None:
+    """Upkeep that was killed had removed some of them: the restore broke the table."""
+    async with opened(tmp_path / "s", index="none") as store:
+        fields = {**SMALL.fields, "kind": Field(str, index="bitmap")}
+        await store.create_table("notes", replace(SMALL, fields=fields))
+        await store.insert("notes", numbered(5))
+        await store.optimize("notes")
+        await store.delete("notes", ["r00001"])
+        version = (await store.versions("notes"))[-1]["version"]
+        old = set((tmp_path / "s" / "notes.lance" / part).iterdir())
+        await store.upsert("notes", numbered(5))
+        await store.optimize("notes")
+        for path in old:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    async with opened(tmp_path / "s", index="none") as store:
+        with pytest.raises(InvalidArgumentError, match="whose files are all there"):
+            await store.restore("notes", version)
+        assert await ids_in(store) == [f"r{n:05}" for n in range(5)]
+        assert await store.upsert("notes", numbered(6)) == 6
 
 
 async def test_a_version_that_there_is_not(tmp_path: Path) -> None:

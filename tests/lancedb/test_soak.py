@@ -38,7 +38,7 @@ async def test_a_short_soak(tmp_path: Path, memory: str) -> None:
         f'[retrieval.lancedb]\nsearch_memory = "{memory}"\nmax_versions = 20\n'
     )
     report = await soak(
-        None, TABLES, config=config, seconds=7, base_rows=200, quiet_every=3.5, exact=True
+        None, TABLES, config=config, seconds=4, base_rows=200, quiet_every=2, exact=True
     )
     check_done(report)
     report.check_nothing_left()

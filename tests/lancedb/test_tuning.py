@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Effort | None]:
     efforts: list[Effort | None] = []
     real: Callable[..., Any] = search._lance_query
 
-    def watched(table: Any, query: Any, condition: Any, plan: Any) -> Any:
+    def watched(table: Any, query: Any, plan: Any) -> Any:
         efforts.append(None if plan.exact else plan.effort)
-        return real(table, query, condition, plan)
+        return real(table, query, plan)
 
     monkeypatch.setattr(search, "_lance_query", watched)
     return efforts
@@ -53,8 +54,8 @@ LONG = pytest.mark.long
     ("kind", "target"),
     [
         ("ivf_rq", 0.8),
-        ("ivf_pq", 0.95),
-        ("hnsw_pq", 0.99),
+        pytest.param("ivf_pq", 0.95, marks=LONG),
+        pytest.param("hnsw_pq", 0.99, marks=LONG),
         pytest.param("ivf_rq", 0.99, marks=LONG),
         pytest.param("ivf_pq", 0.8, marks=LONG),
         pytest.param("hnsw_pq", 0.8, marks=LONG),
@@ -211,7 +212,7 @@ async def test_optimize_does_not_wait_for_the_background(tmp_path: Path) -> None
 
 async def test_a_table_that_has_grown_by_half_is_measured_again(store: VectorStore) -> None:
     await filled(store)
-    await store.create_index("notes", "ivf_flat")
+    await store.create_index("notes", "hnsw")  # upkeep adds to it, and never replaces it
     (info,) = await store.indexes("notes")
     assert info.parameters["measured_at_rows"] == ROWS
     await store.insert("notes", rows(ROWS, ROWS + 600))
@@ -282,11 +283,20 @@ async def test_filters_are_looked_for_further(
 
 
 def test_what_is_kept_with_a_table_reads_as_it_was_written() -> None:
-    ladders = {10: (Rung(0.5, Effort(3)), Rung(0.99, Effort(9, None, 2))), 100: ()}
+    ladders = {10: (Rung(-0.02, Effort(1)), Rung(0.5, Effort(3)), Rung(0.99, Effort(9, None, 2)))}
     tuned = Tuned("ivf_pq", True, False, 0.9, {"num_partitions": 12}, 100, 120, 0.97, ladders)
     assert tuned_of(tuned.to_json().encode()) == tuned
     for strange in (b"", b"{}", b"[]", b'{"format": 2}', b'{"format": 1}', b"\xff"):
         assert tuned_of(strange) is None
+    whole = json.loads(tuned.to_json())
+    for name, wrong in {
+        "ladders": {"10": []}, "recall": "much", "target": [], "options": {"a": "b"}, "rows": 1.5,
+        "kind": 3, "intent": {"kind": None, "rows": {}}, "uuid": 1, "more": 1,
+    }.items():  # fmt: skip
+        assert tuned_of(json.dumps({**whole, name: wrong}).encode()) is None, name
+    for rung in (["1", 1], [2, 1], [0.5, 0], [0.5, 1, "x"], [0.5, 1, 1, 1, 1], []):
+        assert tuned_of(json.dumps({**whole, "ladders": {"10": [rung]}}).encode()) is None, rung
+    assert tuned_of(b"[" * 100_000) is None
 
 
 def test_more_hits_than_were_measured_take_more_effort() -> None:
@@ -295,3 +305,19 @@ def test_more_hits_than_were_measured_take_more_effort() -> None:
     assert tuned.effort(50, 0.9) == (Effort(9), True)
     assert tuned.effort(400, 0.9) == (Effort(18), True)
     assert tuned.effort(10, 0.95) == (Effort(4), False)
+
+
+@pytest.mark.parametrize("kind", [None, "ivf_flat", "ivf_pq", "hnsw_sq"])
+async def test_efforts_beyond_all_reason_take_no_memory(
+    store: VectorStore, kind: str | None
+) -> None:
+    """Lance ended the process where it could not have what ``refine`` asked for."""
+    await filled(store, 300)
+    if kind is not None:
+        await store.create_index("notes", kind)
+    for tuning in (
+        Tuning(refine=10**9), Tuning(refine=10**11), Tuning(ef=2**40), Tuning(nprobes=2**33),
+        Tuning(nprobes=2**70, ef=2**70, refine=2**70),
+    ):  # fmt: skip
+        hits = await store.search("notes", VECTORS[7], limit=3, tuning=tuning)
+        assert (hits[0].id, len(hits)) == ("r7", 3)

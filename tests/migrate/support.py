@@ -4,8 +4,11 @@ and what is in a store, whichever it is."""
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,18 @@ BEGINNING = datetime(2024, 2, 29, 12, tzinfo=UTC)
 
 Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]
 """Of each table its schema as JSON, and its rows by their ids."""
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user who may read hardly a file; only root can become one."""
+    # What cannot be imported as such a user, Python takes for missing ever after.
+    codecs.lookup("utf-8-sig")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def write_toml(folder: Path, backend: str, *, lancedb: str = "notes.lance", more: str = "") -> Path:

@@ -229,6 +229,34 @@ async def test_sync_of_many_rows(pair: Pair, limits: Limits) -> None:
     assert (await all_rows(pair.target)).equals(await all_rows(pair.source))
 
 
+def large_rows(count: int) -> list[dict[str, Any]]:
+    chance = random.Random(1)
+    return [
+        {"id": f"r{n:04}", "embedding": [1.0, 2.0], "text": chance.randbytes(50_000).hex()}
+        for n in range(count)
+    ]
+
+
+async def test_large_rows_are_read_a_few_at_once(pair: Pair) -> None:
+    rows = large_rows(200)
+    await pair.fill(Schema(2), rows)
+    sides = await Sides.opened(pair.source, pair.target, "notes", host=RealHost(), vector=True)
+    seen: list[int] = []
+    await sides.compared(LIMITS, lambda batch: seen.append(batch.nbytes))
+    # Some 100 KB each; LanceDB keeps them in half of that.
+    assert sum(seen) > 200 * 100_000
+    assert max(seen) <= 164 * 100_100
+    await upsert(pair.source, [changed(one, text=one["text"][::-1]) for one in rows])
+    taken = 0
+
+    async def leave() -> None:
+        nonlocal taken
+        taken += 1
+
+    assert (await synced(pair, leave=leave)).copied == 200
+    assert taken > 1
+
+
 async def test_sync_leaves_what_the_source_got_meanwhile(files: Pair) -> None:
     """Rows that were compared before they were written to the source are no extra ones."""
     rows = small_rows(20)

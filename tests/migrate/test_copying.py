@@ -12,10 +12,13 @@ import pyarrow as pa
 import pytest
 
 import aiovec
+import aiovec_migrate
 from aiovec.connect import Source
 from aiovec.rows import to_table
+from aiovec_migrate import catchup, copying
 from aiovec_migrate.copying import Buffer, Filler
 from aiovec_migrate.work import OpenTable
+from aiovec_sqlite import SqliteBackend
 
 
 def batch(rows: int) -> pa.RecordBatch:
@@ -45,6 +48,46 @@ async def test_the_reader_waits_for_the_writer() -> None:
         assert read - len(cursors) <= 3
     await reading
     assert cursors == [str(n).encode() for n in range(50)]
+
+
+async def test_large_rows_are_read_and_caught_up_with_a_few_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_INSERT_BYTES", 2**20)
+    monkeypatch.setattr(catchup, "_PAGE_BYTES", 2**20)
+    monkeypatch.setattr(catchup, "_FEWEST", 10)
+    rows = [{"id": f"r{n:03}", "embedding": [1.0, 2.0], "text": "x" * 50_000} for n in range(60)]
+    pages: list[int | None] = []
+    sizes: list[int] = []
+    export = SqliteBackend.export
+
+    async def exported(*values: Any, batch_size: int, **more: Any) -> AsyncIterator[Any]:
+        sizes.append(batch_size)
+        async for found in export(*values, batch_size=batch_size, **more):
+            yield found
+
+    async with aiovec.connect(tmp_path / "a.db") as store:
+        await store.create_table("notes", aiovec.Schema(2))
+        await store.insert("notes", rows)
+
+        async def step(name: str) -> None:
+            if name == "phase:copying":
+                monkeypatch.setattr(SqliteBackend, "export", exported)
+            elif name == "phase:catching-up":
+                monkeypatch.setattr(SqliteBackend, "export", export)
+                await store.upsert("notes", rows)
+            elif name == "catch-up:journalled":
+                state = await aiovec_migrate.status(journal=tmp_path / "j")
+                assert state is not None
+                pages.append(state.lag)
+
+        await aiovec_migrate.run(
+            tmp_path / "a.db", tmp_path / "b.db", journal=tmp_path / "j", step=step
+        )
+    assert len(sizes) == 1
+    assert 1 <= sizes[0] <= 20
+    assert sum(page or 0 for page in pages) >= 60
+    assert max(page or 0 for page in pages) <= 20
 
 
 async def test_batches_are_merged_and_none_is_too_large_to_pass() -> None:

@@ -21,15 +21,12 @@ from .test_resume import Stop, StoppedError
 
 CUT_OVER = [
     "phase:cutting-over", "cut-over:ready", "cut-over:paused", "cut-over:checked",
-    "cut-over:moved", "phase:moved", "cut-over:flipped", "phase:done",
-]  # fmt: skip
-STILL = [
-    "phase:cutting-over", "cut-over:still", "phase:moved", "cut-over:flipped", "cut-over:looked",
-    "phase:done",
+    "cut-over:moved", "cut-over:arrived", "phase:moved", "cut-over:flipped", "phase:done",
 ]  # fmt: skip
 BACK = [
-    "phase:rolling-back", "cut-over:synced", "cut-over:still", "cut-over:flipped",
-    "cut-over:looked", "rollback:released", "phase:rolled-back",
+    "phase:rolling-back", "rollback:marked", "verify:compared", "cut-over:ready",
+    "cut-over:paused", "cut-over:checked", "cut-over:moved", "cut-over:arrived",
+    "cut-over:flipped", "rollback:released", "phase:rolled-back",
 ]  # fmt: skip
 SWITCH = Options(switch=True, batch_size=50, index=False)
 
@@ -65,8 +62,9 @@ async def test_a_store_of_the_toml_goes_on_by_itself(tmp_path: Path) -> None:
             await old.insert("notes", some_rows("stray", 3, "notes"))
     await aiovec_migrate.finish(config=config)
     assert await aiovec_migrate.status(config=config) is None
-    async with aiovec.connect(tmp_path / "notes.db") as old:  # the mark is gone
-        assert await old.count("notes") > 0
+    async with aiovec.connect(tmp_path / "notes.db") as old:
+        with pytest.raises(StoreMovedError, match=r"notes\.lance"):  # C11
+            await old.count("notes")
 
 
 async def test_what_is_written_up_to_the_pause_arrives(tmp_path: Path) -> None:
@@ -163,7 +161,7 @@ async def test_it_gives_up_in_words_and_goes_on_later(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "target", "step"),
     [("sqlite", "lancedb", step) for step in CUT_OVER]
-    + [("lancedb", "sqlite", step) for step in STILL],
+    + [("lancedb", "sqlite", step) for step in CUT_OVER],
 )
 async def test_a_cut_over_that_stopped_is_completed(
     tmp_path: Path, source: str, target: str, step: str

@@ -220,41 +220,37 @@ async def test_a_source_replaced_midway(tmp_path: Path) -> None:
     await check_switched(config, wanted)
 
 
+@pytest.mark.parametrize("source", ["sqlite", "lancedb"])
 @pytest.mark.parametrize("step", ["copy:written", "phase:catching-up"])
-async def test_a_lancedb_table_altered_midway(tmp_path: Path, step: str) -> None:
-    """LanceDB has no mark that keeps schemas, so it is found out, and the run begins anew."""
-    source, target = f"lancedb://{tmp_path / 'a'}", str(tmp_path / "b.db")
-    journal = tmp_path / "journal.db"
-    await filled(source)
+async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
+    tmp_path: Path, source: str, step: str
+) -> None:
+    """C5: a table that was made on LanceDB during a switch stayed behind."""
+    config = await asyncio.to_thread(write_toml, tmp_path, source)
+    place = tmp_path / "notes.db" if source == "sqlite" else f"lancedb://{tmp_path / 'notes.lance'}"
+    await filled(place)
+    target = "lancedb" if source == "sqlite" else "sqlite"
+    refused = 0
 
     async def alter() -> None:
-        async with aiovec.connect(source) as store:
-            await store.add_field("notes", "added", Field(str))
-            await store.insert("notes", [row("late", State(1, 1), "app") | {"added": "x"}])
+        nonlocal refused
+        async with aiovec.connect(config=config) as store:
+            for call in (
+                store.add_field("notes", "added", Field(str)),
+                store.create_table("young", aiovec.Schema(2)),
+                store.drop_table("others"),
+            ):
+                with pytest.raises(MigrationError, match="a migration is open"):
+                    await call
+                refused += 1
+            await store.insert("notes", [row("late", State(1, 1), "app")])
 
-    with pytest.raises(MigrationError, match="schema"):
-        await aiovec_migrate.run(source, target, journal=journal, step=At(step, alter))
-    with pytest.raises(MigrationError, match="schema"):
-        await aiovec_migrate.run(source, target, journal=journal)
-    await aiovec_migrate.abort(journal=journal)
-    await aiovec_migrate.run(source, target, journal=journal)
-    assert differences(await contents_at(source), await contents_at(target)) == []
-
-
-async def test_a_lancedb_table_dropped_midway(tmp_path: Path) -> None:
-    source, target = f"lancedb://{tmp_path / 'a'}", str(tmp_path / "b.db")
-    journal = tmp_path / "journal.db"
-    await filled(source)
-
-    async def drop() -> None:
-        async with aiovec.connect(source) as store:
-            await store.drop_table("others")
-
-    with pytest.raises(AiovecError, match="others"):
-        await aiovec_migrate.run(source, target, journal=journal, step=At("copy:written", drop))
-    await aiovec_migrate.abort(journal=journal)
-    await aiovec_migrate.run(source, target, journal=journal)
-    assert differences(await contents_at(source), await contents_at(target)) == []
+    before = await contents_at(config=config)
+    await aiovec_migrate.run(source, target, config=config, options=SWITCH, step=At(step, alter))
+    assert refused == 3
+    after = await contents_at(config=config)
+    assert after["notes"][1].pop("late")
+    assert differences(before, after) == []
 
 
 # The migrators and their clock

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import sqlite3
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,7 +50,7 @@ async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert await journal.load() is None
     state = a_run()
     first = TableState("notes", "{}", rows=5, cursor=b"+\x00\xff", since=9, made=True)
-    second = TableState("others", "{}", version=3)
+    second = TableState("others", "{}", since=3, copied=True)
     async with journal.locked():
         await journal.save(state, first)
         first.rows = 6
@@ -82,6 +86,27 @@ async def test_a_second_migrator_is_refused_and_told_by_whom(tmp_path: Path) -> 
         pass
 
 
+async def test_one_of_two_at_once_gets_the_journal(tmp_path: Path) -> None:
+    """C16: another that is halfway to the lock, and gives up, keeps nobody from it."""
+    file = tmp_path / "journal.db"
+    async with SqliteJournal(file, RealHost()).locked():
+        pass
+    halfway = sqlite3.connect(f"{file}.lock", isolation_level=None, check_same_thread=False)
+    try:
+        halfway.execute("BEGIN")
+        halfway.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        given_up = asyncio.get_running_loop().run_in_executor(None, _gives_up, halfway)
+        async with SqliteJournal(file, RealHost()).locked():
+            await given_up
+    finally:
+        halfway.close()
+
+
+def _gives_up(lock: sqlite3.Connection) -> None:
+    time.sleep(0.2)
+    lock.execute("ROLLBACK")
+
+
 async def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
     file = tmp_path / "journal.db"
     file.write_bytes(b"this is no journal" * 100)
@@ -90,6 +115,40 @@ async def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
         await journal.load()
     with pytest.raises(CorruptStoreError, match=r"journal\.db"):
         await journal.lock()
+
+
+OTHERWISE = [
+    ("tables", "[]"), ("tables", "7"), ("tables", '{"name": "notes"}'),
+    ("tables", '{"name": "notes", "schema": "{}", "rows": "many"}'),
+    ("tables", '{"name": "notes", "schema": "{}", "cursor": 5}'),
+    ("tables", '{"name": "notes", "schema": "{}", "since": [1]}'),
+    ("tables", "[" * 100_000), ("run", "[]"), ("run", "null"), ("run", '"options"'),
+]  # fmt: skip
+FIELDS = [
+    ("options", []), ("options", {"batch_size": "x"}), ("options", {"batch_size": 0}),
+    ("options", {"tables": 5}), ("options", {"verify": "no"}), ("source", "x"), ("source", {}),
+    ("source", {"backend": 1, "target": "x"}), ("phase", "asleep"), ("run", 5), ("marked", "yes"),
+    ("longest_pause", "x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    OTHERWISE + [("run", json.dumps({**json.loads(a_run().to_json()), k: v})) for k, v in FIELDS],
+)
+async def test_a_journal_of_other_values_is_told(tmp_path: Path, table: str, text: str) -> None:
+    journal = SqliteJournal(tmp_path / "journal.db", RealHost())
+    async with journal.locked():
+        await journal.save(a_run(), TableState("notes", "{}"))
+    assert await journal.load() is not None
+
+    def damage() -> None:
+        with closing(sqlite3.connect(journal.file)) as db, db:
+            db.execute(f"UPDATE {table} SET state = ?", (text,))
+
+    await asyncio.to_thread(damage)
+    with pytest.raises(CorruptStoreError, match=r"cannot be read.*Remove that file.*abort.*finish"):
+        await journal.load()
 
 
 async def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:

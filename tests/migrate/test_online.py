@@ -200,22 +200,27 @@ def with_a_migrator_killed_in_the_pause(app: App, base: int, writers: int, reade
 
 
 def test_an_app_goes_on(app: App) -> None:
+    app.rest = 0.4
     through_the_whole_migration(app, base=2000, writers=3, readers=3)
 
 
 def test_an_app_goes_on_when_the_migrator_dies_in_the_pause(app: App) -> None:
+    app.rest = 0.4
     with_a_migrator_killed_in_the_pause(app, base=500, writers=2, readers=1)
 
 
 def test_a_rollback_brings_back_what_was_written_since(app: App) -> None:
-    """LanceDB has no mark that lets writers wait, so the app has come to its rest."""
+    """C10: the app writes on, there and back."""
+    app.rest = 0.4
     asyncio.run(fill(app.config, 500))
     app.start(writers=2, readers=0)
     app.wait_for_writes()
     to_its_end(migrator(app.config, options={"switch": True}))
     app.wait_for_writes(3)
-    results = app.end()
     to_its_end(migrator(app.config, "rollback"))
+    app.wait_for_writes(3)
+    results = app.end()
+    assert {result["backend"] for result in results.values()} == {"sqlite"}
     to_its_end(migrator(app.config, "finish"))
     asyncio.run(check(app.config, 500, results))
 

@@ -6,8 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,14 @@ import pytest
 import aiovec
 from aiovec import Field, Schema
 from aiovec.errors import AiovecError, ConfigError, MigrationError
+from aiovec.moving import Destination
+from aiovec_lancedb import LancedbBackend
 from aiovec_migrate.locating import free_room, locate
 from aiovec_migrate.model import Options
 from aiovec_migrate.planning import make_plan
 from aiovec_migrate.plans import Plan, duration
+
+from .support import as_nobody
 
 SCHEMA = Schema(
     8,
@@ -257,15 +260,6 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-@contextmanager
-def _as_nobody() -> Iterator[None]:
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
 )
@@ -276,7 +270,7 @@ def test_a_target_that_this_user_may_not_write(fill: Fill) -> None:
         folder = Path(name)
         folder.chmod(0o755)
         places = [locate(place(kind, folder, "a/b"), None) for kind in KINDS]
-        with _as_nobody():
+        with as_nobody():
             found = [unwritable(each) for each in places]
         assert found == [f"this user may not write in {folder}"] * 2
         assert [unwritable(each) for each in places] == [None, None]
@@ -296,6 +290,23 @@ def test_the_index_of_the_target(fill: Fill, tmp_path: Path) -> None:
     assert few.index == many.index == "none: every search is exact"
     without = plan(source, "lancedb", config=config, options=Options(index=False))
     assert {table.index for table in without.tables} == {"none, as was asked"}
+
+
+def test_what_lies_in_lancedb_is_opened_for_reading_only(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no upkeep of it begins, which would write."""
+    source, target = (fill("lancedb", name, notes=(SCHEMA, 0)) for name in ("source", "target"))
+    opened: list[tuple[str, bool]] = []
+    open_it = LancedbBackend.open
+
+    async def noted(self: LancedbBackend) -> None:
+        opened.append((f"lancedb://{self.target}", self.read_only))
+        await open_it(self)
+
+    monkeypatch.setattr(LancedbBackend, "open", noted)
+    assert plan(source, target).ok
+    assert opened == [(source, True), (target, True)]
 
 
 # A run that is open
@@ -323,10 +334,10 @@ def _mark(source: str, *, moved: bool) -> None:
         await backend.open()
         try:
             assert isinstance(backend, Moves)
-            await backend.begin_move("run-1")
+            await backend.begin_move("run-1", Destination("elsewhere"))
             if moved:
                 await backend.pause_writers("run-1", 5.0)
-                assert await backend.set_moved("run-1", "elsewhere")
+                assert await backend.set_moved("run-1", 1)
         finally:
             await backend.close()
 
@@ -392,14 +403,21 @@ def test_a_switch_that_a_variable_would_undo(config: Path, monkeypatch: pytest.M
     assert plan(None, "lancedb", config=config).notes == ()
 
 
-def test_a_switch_from_a_store_that_keeps_no_changes(fill: Fill, config: Path) -> None:
+def test_a_switch_from_a_store_whose_writers_share_no_lock(fill: Fill, config: Path) -> None:
+    """It is refused in plain words, and the move while nobody writes is offered."""
     fill("lancedb", "new", notes=(SCHEMA, 3))
     config.write_text(
         "[retrieval]\nbackend='lancedb'\nsqlite_path='t.db'\nlancedb_url='new'\n", "utf-8"
     )
-    found = plan(None, "sqlite", config=config, options=SWITCH)
-    assert found.ok, found.to_text()
-    assert "found by comparing; the switch waits" in found.notes[0]
+    assert plan(None, "sqlite", config=config, options=SWITCH).ok
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LancedbBackend, "supports", lambda self, ability: ability != "moves")
+        found = plan(None, "sqlite", config=config, options=SWITCH)
+        assert kinds(found) == ["no-lock"]
+        assert "stop its writers, and leave out --switch" in str(found.problems[0])
+        found = plan(None, "sqlite", config=config)
+        assert found.ok, found.to_text()
+        assert "only while nobody writes to it" in found.notes[0]
 
 
 @pytest.mark.parametrize(

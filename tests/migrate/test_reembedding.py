@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from aiovec_migrate.host import RealHost
 from aiovec_migrate.model import Options, Phase
 from aiovec_migrate.planning import make_plan
 from aiovec_migrate.reembedding import Reembedding, load
+
+from .support import write_toml
 
 SCHEMA = Schema(3, model="old", fields={"body": str, "year": int})
 
@@ -345,3 +349,44 @@ async def test_a_run_that_failed_goes_on_behind_what_it_has_computed(
         assert await target.count("notes") == count
         [row] = await target.get("notes", ["id4321"])
         assert list(row.vector) == vector("id4321")
+
+
+async def test_a_switch_to_another_model_is_one_way_and_says_so_before(tmp_path: Path) -> None:
+    """C12: a rollback was promised, always refused, and the advice led nowhere."""
+    config = await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("notes", Schema(2, model="old", fields={"body": str}))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 0], "body": "a text"}])
+    transform = embedding(_Model())
+    options = Options(switch=True, index=False)
+    found = await aiovec_migrate.plan(
+        None, "lancedb", config=config, options=options, transform=transform
+    )
+    assert [problem.kind for problem in found.problems] == ["one-way"]
+    with pytest.raises(MigrationError, match=r"no way back .* --one-way"):
+        await aiovec_migrate.run(
+            None, "lancedb", config=config, options=options, transform=transform
+        )
+    assert await aiovec_migrate.status(config=config) is None
+    options = replace(options, one_way=True)
+    await aiovec_migrate.run(None, "lancedb", config=config, options=options, transform=transform)
+    async with aiovec.connect(config=config) as store:
+        assert (await store.schema("notes")).model == "new"
+    with pytest.raises(MigrationError, match=r"migrate finish.* migrate forget.* in the TOML"):
+        await aiovec_migrate.rollback(config=config)
+    # What that error advises, typed as it stands there.
+    await aiovec_migrate.finish(config=config)
+    await aiovec_migrate.forget(tmp_path / "notes.db")
+    await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    async with aiovec.connect(config=config) as store:
+        assert (await store.schema("notes")).model == "old"
+        await store.insert("notes", [{"id": "b", "embedding": [0, 1], "body": "b"}])
+        assert await store.count("notes") == 2
+
+
+async def test_a_model_that_is_named_must_be_passed(tmp_path: Path) -> None:
+    """Else vectors of the old model would be written as those of the new one."""
+    for call in (aiovec_migrate.plan, aiovec_migrate.run):
+        with pytest.raises(InvalidArgumentError, match="reembed"):
+            await call(tmp_path / "a.db", tmp_path / "b.db", options=Options(reembed="model"))
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []

@@ -3,7 +3,8 @@
     python -m tests.migrate.victim COMMAND CONFIG JSON
 
 The JSON may name ``source``, ``target``, ``options``, ``die``: the step's name and at which of its
-occurrences, and ``notice``: the seconds that open stores are given before the first pause.
+occurrences, ``stall``: the same and the seconds for which it stands still there, and ``notice``:
+the seconds that open stores are given before the first pause.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import aiovec_migrate
@@ -32,20 +35,23 @@ def die() -> NoReturn:
 
 
 class Steps:
-    def __init__(self, name: str | None, occurrence: int) -> None:
-        self._name = name
-        self._occurrence = occurrence
+    def __init__(self, die: Sequence[Any], stall: Sequence[Any]) -> None:
+        self._die = tuple(die)
+        self._stall, self._seconds = tuple(stall[:2]), stall[2]
         self._seen: Counter[str] = Counter()
 
     async def __call__(self, name: str) -> None:
         self._seen[name] += 1
         say("step", name)
-        if name == self._name and self._seen[name] == self._occurrence:
+        now = (name, self._seen[name])
+        if now == self._stall:
+            time.sleep(self._seconds)  # noqa: ASYNC251 - nothing of it goes on
+        if now == self._die:
             die()
 
 
 async def main(command: str, config: str, told: dict[str, Any]) -> None:
-    step = Steps(*told.get("die", (None, 0)))
+    step = Steps(told.get("die", (None, 0)), told.get("stall", (None, 0, 0.0)))
     cutover.NOTICE = told.get("notice", cutover.NOTICE)
     try:
         if command == "run":

@@ -102,7 +102,7 @@ async def test_a_snapshot_while_writers_go_on(tmp_path: Path, target: str) -> No
             step += 1
             await store.insert("notes", rows(f"b{step}/", 10))
             await store.upsert("notes", rows("a", 280, version=step + 1)[step::7])
-            await store.update("notes", {"name": f"{step}"})
+            await store.update("notes", {"name": f"{step}"}, where="TRUE")
             await store.delete("notes", [f"a{299 - step}"])
             if step == 8:
                 await store.optimize("notes")

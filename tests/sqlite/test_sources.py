@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import pickle
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from aiovec.sync import VectorStore as Collections
 from aiovec.transfer import Load, Loaded, Loading, RejectsFile, load, open_input
 from aiovec_sqlite.driver import connect, load_driver
 from aiovec_sqlite.sources import SqliteSource
-from aiovec_sqlite.sources.blobs import looks_like
+from aiovec_sqlite.sources.blobs import readings
 from aiovec_sqlite.sources.database import open_read_only
 from aiovec_sqlite.sources.declared import vec0_of
 
@@ -172,7 +173,7 @@ async def test_a_vec0_table_of_several_models(
     done, rejects = await bring(path, tmp_path / "new.db")
     assert rejects == []
     assert done.keys() == {"items-nomic-embed-text-v1-5", "items-baai-bge-m3"}
-    assert {one.notes for one in done.values()} == {("not taken, being a BLOB: image",)}
+    assert {one.omitted for one in done.values()} == {("the column image (10 BLOBs)",)}
     async with aiovec.connect(tmp_path / "new.db") as store:
         schema = await store.schema("items-baai-bge-m3")
         assert schema == Schema(
@@ -318,7 +319,7 @@ async def test_blobs_of_an_ordinary_table(
     hints = None if told is None else Hints(table="docs", vector_column="emb", dtype=told)
     done, rejects = await bring(path, tmp_path / "new.db", hints)
     assert rejects == []
-    assert done["docs"].notes == ("not taken, being a BLOB: thumb",)
+    assert done["docs"].omitted == ("the column thumb (8 BLOBs)",)
     async with aiovec.connect(tmp_path / "new.db") as store:
         assert await store.schema("docs") == Schema(
             4, vector="emb", fields={"title": str, "year": int, "live": bool}
@@ -328,6 +329,23 @@ async def test_blobs_of_an_ordinary_table(
             "title": "t3", "year": 2003, "live": True, "seen": "2024-01-01 00:00:00",
         }  # fmt: skip
         assert record.vector.tolist() == VECTORS[3].astype(dtype).astype("f4").tolist()
+
+
+@pytest.mark.parametrize("type", ["FLOAT32(4)", "float[4]", "POINT", "BOOL", "F32_BLOB(4)"])
+async def test_vectors_are_found_whatever_their_column_is_declared_as(
+    type: str, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """SQLite keeps BLOBs and JSON text in a column of any type."""
+    db.execute(f"CREATE TABLE a (id TEXT, year INT, none INT, embedding {type}, second {type})")
+    db.execute(f"CREATE TABLE b (id TEXT, embedding {type})")
+    for i in range(3):
+        blob = VECTORS[i].tobytes()
+        db.execute("INSERT INTO a VALUES (?, ?, NULL, ?, ?)", (i, i, blob, blob))
+        db.execute("INSERT INTO b VALUES (?, ?)", (i, as_json(VECTORS[i])))
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert ({name: one.rows for name, one in done.items()}, rejects) == ({"a": 3, "b": 3}, [])
+    assert done["a"].omitted == ("the column second (3 BLOBs)",)
+    assert done["a"].schema.fields == {"year": Field(int), "none": Field(int)}
 
 
 async def test_bad_rows_of_an_ordinary_table(
@@ -405,6 +423,490 @@ async def test_a_table_without_rowid_and_names_that_no_field_has(
     async with aiovec.connect(tmp_path / "new.db") as store:
         (record,) = await store.get("odd-table", "k")
         assert record.fields == {"a b": "x", "_payload": "p", "_id": 7}
+
+
+async def test_each_column_has_a_name_of_its_own_in_any_table(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """A column named as the table's vector or id came in its place, or in that of another."""
+    db.execute(
+        "CREATE TABLE notes (uuid TEXT PRIMARY KEY, id INTEGER, _id TEXT, embedding JSON, "
+        "_embedding INTEGER, v2 BLOB)"
+    )
+    for i in range(3):
+        row = (f"n{i}", i, f"own{i}", as_json(VECTORS[i]), 7, VECTORS[i + 5].tobytes())
+        db.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?)", row)
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        await store.create_table("notes", Schema(4, vector="embedding"))
+    hints = Hints(table="notes", vector_column="v2", dtype="float32")
+    done, rejects = await bring(path, tmp_path / "new.db", hints)
+    assert (done["notes"].rows, rejects) == (3, [])
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        (record,) = await store.get("notes", "n1")
+        assert record.vector.tobytes() == VECTORS[6].tobytes()
+        assert record.fields == {
+            "__id": 1, "_id": "own1", "__embedding": VECTORS[1].tolist(), "_embedding": 7,
+        }  # fmt: skip
+
+
+async def test_a_vector_without_a_legal_name_takes_that_of_no_other_column(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    db.execute('CREATE TABLE t (id TEXT, Embedding JSON, vector TEXT, "my vec" BLOB)')
+    for i in range(3):
+        row = (i, f"[{i}]", "x", VECTORS[i].tobytes())
+        db.execute("INSERT INTO t VALUES (?, ?, ?, ?)", row)
+    hints = Hints(table="t", vector_column="my vec", dtype="float32")
+    done, _ = await bring(path, tmp_path / "new.db", hints)
+    assert done["t"].schema == Schema(4, vector="vector0", fields={"vector": str})
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        (record,) = await store.get("t", "2")
+        assert record.vector.tobytes() == VECTORS[2].tobytes()
+        assert record.fields == {"vector": "x", "Embedding": [2]}
+
+
+async def test_keys_of_metadata_stay_apart_from_each_other(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    db.execute("CREATE TABLE t (id TEXT, x TEXT, _x TEXT, metadata TEXT, v BLOB)")
+    row = ("a", "1", "2", json.dumps({"x": "3", "_x": "4"}), VECTORS[0].tobytes())
+    db.execute("INSERT INTO t VALUES (?, ?, ?, ?, ?)", row)
+    await bring(path, tmp_path / "new.db")
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        (record,) = await store.get("t", "a")
+        assert record.fields == {"x": "1", "_x": "2", "__x": "3", "___x": "4"}
+
+
+async def test_a_collection_into_a_table_whose_vector_is_called_as_a_key(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    collection(db, "notes")
+    point(db, "notes", 1, "a", '{"embedding": "old", "_embedding": 5, "vector": 6}')
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        await store.create_table("notes", Schema(4, vector="embedding", model="nomic"))
+    await bring(path, tmp_path / "new.db")
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        (record,) = await store.get("notes", "a")
+        assert record.vector.tobytes() == VECTORS[1].tobytes()
+        assert record.fields == {"_embedding": "old", "__embedding": 5, "_vector": 6}
+
+
+# What other programs wrote
+
+
+def langchain(db: sqlite3.Connection, table: str, *, trigger: bool = True) -> None:
+    """The tables of LangChain's SQLiteVec, with a trigger that keeps the vec0 table."""
+    db.execute(
+        f"CREATE TABLE {table} (rowid INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT, metadata BLOB, "
+        "text_embedding BLOB)"
+    )
+    db.execute(
+        f"CREATE VIRTUAL TABLE {table}_vec USING vec0(rowid INTEGER PRIMARY KEY, "
+        "text_embedding float[4])"
+    )
+    if trigger:
+        db.execute(
+            f"CREATE TRIGGER embed_text AFTER INSERT ON {table} BEGIN INSERT INTO {table}_vec"
+            "(rowid, text_embedding) VALUES (new.rowid, new.text_embedding); END"
+        )
+    for i in range(6):
+        metadata = {"source": f"s{i}", "page": i, "text": "inner", "_text": "two", "id": "own"}
+        db.execute(
+            f"INSERT INTO {table} (text, metadata, text_embedding) VALUES (?, ?, ?)",
+            (f"t{i}", json.dumps(metadata if i else {}), VECTORS[i].tobytes()),
+        )
+
+
+@pytest.mark.parametrize("trigger", [True, False])
+async def test_langchains_sqlitevec_comes_whole_and_once(
+    trigger: bool, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """B20: its metadata stand as JSON text in a BLOB column; its vectors stand in two tables."""
+    langchain(db, "notes", trigger=trigger)
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert (done.keys(), rejects) == ({"notes"}, [])
+    assert done["notes"].whole
+    assert done["notes"].schema == Schema(
+        4, metric="l2", vector="text_embedding", fields={"text": str}
+    )
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        assert await store.tables() == ["notes"]
+        found = {record.id: dict(record.fields) for record in await store.find("notes")}
+        assert found["1"] == {"text": "t0"}
+        assert found["4"] == {
+            "text": "t3", "source": "s3", "page": 3, "__text": "inner", "_text": "two",
+            "_id": "own",
+        }  # fmt: skip
+        (hit,) = await store.search("notes", VECTORS[2], where="payload.source = 's2'")
+        assert (hit.id, hit.distance) == ("3", 0)
+
+
+async def test_rows_that_only_the_index_has_are_rejects(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """B20: LangChain has no trigger that deletes from the vec0 table."""
+    langchain(db, "notes")
+    db.execute("DELETE FROM notes WHERE rowid = 2")
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert (done["notes"].rows, done["notes"].rejected) == (5, 1)
+    assert rejects[0]["reason"] == "it is in notes_vec only; there is no row of it in notes"
+
+
+@pytest.mark.parametrize("trigger", [True, False])
+async def test_a_vec0_table_with_other_vectors_is_no_index(
+    trigger: bool, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """It was left out for its name, or a trigger, and its dimensions."""
+    db.execute("CREATE TABLE docs (id INTEGER PRIMARY KEY, embedding BLOB)")
+    name = "titles" if trigger else "vec_docs"
+    db.execute(f"CREATE VIRTUAL TABLE {name} USING vec0(embedding float[4])")
+    if trigger:
+        db.execute(
+            f"CREATE TRIGGER t AFTER DELETE ON docs BEGIN INSERT INTO {name}(rowid, embedding) "
+            "VALUES (old.id, old.embedding); END"
+        )
+    for i in range(5):
+        db.execute("INSERT INTO docs VALUES (?, ?)", (i, VECTORS[i].tobytes()))
+        db.execute(f"INSERT INTO {name} (rowid, embedding) VALUES (?, ?)", (i, VECTORS[i + 1].data))
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert ({one.table: one.rows for one in done.values()}, rejects) == (
+        {"docs": 5, legal_table_name(name): 5},
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "made_by", "column"),
+    [
+        ("float[4]", "?", "BLOB"),
+        ("float[4]", "?", "JSON"),
+        ("float[4] distance_metric=cosine", "vec_normalize(?)", "BLOB"),
+        ("int8[4] distance_metric=cosine", "vec_quantize_int8(vec_normalize(?), 'unit')", "BLOB"),
+    ],
+)
+async def test_a_vec0_table_with_the_same_vectors_is_an_index(
+    declared: str, made_by: str, column: str, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    db.execute(f"CREATE TABLE docs (id INTEGER PRIMARY KEY, owner TEXT, v {column})")
+    db.execute(f"CREATE VIRTUAL TABLE vec_docs USING vec0(v {declared}, owner TEXT, +body TEXT)")
+    for i in range(5):
+        vector = as_json(VECTORS[i]) if column == "JSON" else VECTORS[i].tobytes()
+        db.execute("INSERT INTO docs VALUES (?, 'o', ?)", (i, vector))
+        db.execute(
+            f"INSERT INTO vec_docs (rowid, v, owner, body) VALUES (?, {made_by}, 'o', 'b')",
+            (i, VECTORS[i].data),
+        )
+    db.execute("INSERT INTO docs VALUES (5, 'o', NULL), (6, 'o', NULL)")
+    db.execute(f"INSERT INTO vec_docs SELECT 5, {made_by}, 'o', 'b'", (VECTORS[5].data,))
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert (done.keys(), done["docs"].rows) == ({"docs"}, 5)
+    assert [reject["reason"] for reject in rejects] == ["the vector is missing"] * 2
+    assert done["docs"].schema.metric == ("cosine" if "cosine" in declared else "l2")
+    assert done["docs"].notes == ("not taken, being an index of the same vectors: vec_docs",)
+    assert done["docs"].omitted == ("the column body of vec_docs",)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "column"),
+    [
+        ("id TEXT PRIMARY KEY, embedding BLOB", "", "rowid"),
+        ("id TEXT PRIMARY KEY, embedding BLOB", "id INTEGER PRIMARY KEY", "rowid"),
+        ("id TEXT PRIMARY KEY, embedding BLOB", "id TEXT PRIMARY KEY", "id"),
+        ("id TEXT PRIMARY KEY, embedding BLOB", "doc TEXT PRIMARY KEY", "id"),
+        ("id TEXT PRIMARY KEY, code INT, embedding BLOB", "code INTEGER PRIMARY KEY", "code"),
+        ("id TEXT PRIMARY KEY, embedding BLOB, rowid INTEGER", "", "rowid"),
+    ],
+)
+async def test_rows_of_an_index_are_found_by_its_own_key(
+    table: str, key: str, column: str, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """Rows were told as missing, or not at all, or the database was refused."""
+    db.execute(f"CREATE TABLE docs ({table})")
+    of_vec0 = key.split(" ")[0] or "rowid"
+    for name in ("vec_docs", "docs_vec"):
+        db.execute(
+            f"CREATE VIRTUAL TABLE {name} USING vec0({f'{key}, ' * bool(key)}embedding float[4])"
+        )
+    for i in range(5):
+        value = 10 + i if column in ("rowid", "code") else f"k{i}"
+        named = {"id": f"k{i}", column: value, "embedding": VECTORS[i].tobytes()}
+        marks = ", ".join("?" * len(named))
+        db.execute(f"INSERT INTO docs ({', '.join(named)}) VALUES ({marks})", tuple(named.values()))
+        for name in ("vec_docs", "docs_vec"):
+            db.execute(
+                f"INSERT INTO {name} ({of_vec0}, embedding) VALUES (?, ?)",
+                (value, VECTORS[i].data),
+            )
+    db.execute("INSERT INTO docs (embedding) VALUES (?)", (VECTORS[5].tobytes(),))  # no id
+    lonely = 99 if isinstance(value, int) else "lonely"
+    db.execute(f"INSERT INTO vec_docs ({of_vec0}, embedding) VALUES (?, ?)", (lonely, VECTORS[6]))
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert done.keys() == {"docs"}
+    told = [(r["rowid"], r["reason"]) for r in rejects if "vec_docs" in r["reason"]]
+    assert told == [(lonely, "it is in vec_docs only; there is no row of it in docs")]
+    assert [r["reason"] for r in rejects if "docs_vec" in r["reason"]] == []
+    assert done["docs"].rows == 5
+
+
+def chroma(db: sqlite3.Connection) -> None:
+    """The tables of Chroma that matter here; its write-ahead log holds vectors."""
+    db.execute("CREATE TABLE collections (id TEXT PRIMARY KEY, name TEXT, dimension INTEGER)")
+    db.execute("CREATE TABLE segments (id TEXT PRIMARY KEY, type TEXT, collection TEXT)")
+    db.execute("CREATE TABLE embeddings (id INTEGER PRIMARY KEY, segment_id TEXT, seq_id BLOB)")
+    db.execute(
+        "CREATE TABLE embeddings_queue (seq_id INTEGER PRIMARY KEY, operation INTEGER, "
+        "topic TEXT, id TEXT, vector BLOB, encoding TEXT, metadata TEXT)"
+    )
+    db.execute(
+        "INSERT INTO embeddings_queue VALUES (1, 0, 't', 'a', ?, 'FLOAT32', '{}')",
+        (VECTORS[0].tobytes(),),
+    )
+
+
+def qdrant(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE points (id TEXT PRIMARY KEY, point BLOB)")
+    db.execute("INSERT INTO points VALUES ('gARLAS4=', ?)", (pickle.dumps({"vector": [1.0, 2.0]}),))
+
+
+def llm(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE collections (id INTEGER PRIMARY KEY, name TEXT, model TEXT)")
+    db.execute(
+        "CREATE TABLE embeddings (collection_id INTEGER, id TEXT, embedding BLOB, content TEXT, "
+        "PRIMARY KEY (collection_id, id))"
+    )
+    for i in range(6):
+        db.execute(
+            "INSERT INTO embeddings VALUES (?, ?, ?, 'c')", (i % 2, f"i{i // 2}", VECTORS[i].data)
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "cure", "rows"),
+    [
+        (chroma, "Chroma", "collection.get", 0),
+        (qdrant, "Qdrant", "scroll", 1),
+        (llm, "llm", "view", 6),
+    ],
+)
+def test_programs_that_are_not_read_yet_are_refused_with_what_to_do(
+    make: Any, name: str, cure: str, rows: int, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """B20: Chroma's log was taken for its data, and llm's ids for unique ones."""
+    make(db)
+    hints = [Hints(), *(Hints(table=t) for t in ("embeddings_queue", "points", "embeddings"))]
+    refused = 0
+    for one in hints:
+        source = SqliteSource(path, one)
+        with pytest.raises(ConfigError) as caught:
+            source.tables()
+        source.close()
+        refused += f"a database of {name}" in str(caught.value) and cure in str(caught.value)
+    assert refused >= 2
+    # Tables of the user's own in the same file come, and the program's are named.
+    docs_with(db)
+    source = SqliteSource(path, Hints())
+    assert [table.name for table in source.tables()] == ["docs"]
+    (skipped,) = source.skipped()
+    source.close()
+    assert skipped.origin.startswith(name)
+    assert skipped.rows == rows
+    # So does a view, made in a copy, of what the program keeps.
+    db.execute("CREATE VIEW mine AS SELECT id, emb FROM docs")
+    done, _ = asyncio.run(bring(path, tmp_path / "new.db", Hints(table="mine")))
+    assert done["mine"].rows == 8
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("chroma.sqlite3", "Chroma"), ("collection/notes/storage.sqlite", "Qdrant")],
+)
+def test_folders_of_known_programs(file: str, name: str, tmp_path: Path) -> None:
+    """B20."""
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes(b"")
+    with pytest.raises(ConfigError, match=f"is a folder; this is a database of {name}"):
+        open_input(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="is a folder; import takes a file"):
+        open_input(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("options", ["", " WITHOUT ROWID"])
+async def test_ids_of_a_compound_key_are_made_of_all_its_columns(
+    options: str, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """B20: an id that is unique within a part of the key lost the rows of the other parts."""
+    db.execute(f"CREATE TABLE t (space TEXT, id TEXT, v BLOB, PRIMARY KEY (space, id)){options}")
+    keys = [("a", "1"), ("a", "2"), ("b", "1"), ("a/1", "x"), ("a", "1/x"), ("a%2F1", "x")]
+    for i, (space, id) in enumerate(keys):
+        db.execute("INSERT INTO t VALUES (?, ?, ?)", (space, id, VECTORS[i].tobytes()))
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert (done["t"].rows, rejects) == (6, [])
+    assert done["t"].notes == ("ids are made of the key's columns, as space/id",)
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        found = await store.find("t")
+        assert {r.id for r in found} == {
+            "a/1", "a/2", "b/1", "a%2F1/x", "a/1%2Fx", "a%252F1/x",
+        }  # fmt: skip
+        assert {(r.fields["space"], r.fields["_id"]) for r in found} == set(keys)
+    done, rejects = await bring(path, tmp_path / "other.db", Hints(id_column="id"))
+    assert (done["t"].rows, len(rejects)) == (4, 2)
+
+
+async def test_json_objects_in_text_are_values_of_the_payload(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """B20: they came as one text each."""
+    db.execute("CREATE TABLE t (id TEXT, about TEXT, mixed TEXT, meta TEXT, raw JSON, v BLOB)")
+    rows: list[tuple[Any, ...]] = [
+        ("a", '{"x": [1]}', "{}", '{"year": 1, "v": 2, "about": 3}', "[1, 2]"),
+        ("b", '{"x": null}', "text", "no json", "5"),
+        ("c", None, None, None, None),
+        ("d", "", "[1]", "[1]", "broken"),
+    ]
+    for i, row in enumerate(rows):
+        db.execute("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?)", (*row, VECTORS[i].tobytes()))
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert rejects == []
+    assert done["t"].schema.fields == {"mixed": Field(str)}
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        found = {record.id: dict(record.fields) for record in await store.find("t")}
+        assert [r.id for r in await store.find("t", "payload.year = 1")] == ["a"]
+    assert found == {
+        "a": {"mixed": "{}", "about": {"x": [1]}, "year": 1, "_v": 2, "_about": 3, "raw": [1, 2]},
+        "b": {"mixed": "text", "about": {"x": None}, "meta": "no json", "raw": 5},
+        "c": {"mixed": None, "about": None, "raw": None},
+        "d": {"mixed": "[1]", "about": "", "meta": "[1]", "raw": "broken"},
+    }
+
+
+async def test_a_column_of_blobs_and_texts_loses_no_value_in_silence(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """B20: a column was dropped for its declared type, whatever stood in it."""
+    db.execute("CREATE TABLE t (id TEXT, note BLOB, some BLOB, none BLOB, v BLOB)")
+    for i, (note, some) in enumerate([("x", b"1"), ("y", "text"), (None, None)]):
+        db.execute("INSERT INTO t VALUES (?, ?, ?, NULL, ?)", (i, note, some, VECTORS[i].tobytes()))
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert done["t"].omitted == ()
+    assert [(r["id"], "bytes" in r["reason"]) for r in rejects] == [("0", True)]
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        (record,) = await store.get("t", "1")
+        assert record.fields == {"note": "y", "some": "text"}
+
+
+async def test_models_of_several_dimensions_get_tables_of_their_own(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """C15: each took the dimensions of the whole table, and one got no row."""
+    db.execute("CREATE TABLE t (id TEXT PRIMARY KEY, embedding_model TEXT, v BLOB)")
+    wide = np.random.default_rng(3).normal(size=(12, 8))
+    for i in range(12):
+        vector = (
+            VECTORS[i].tobytes() if i % 3 else wide[i].astype("<f4" if i % 2 else "<f8").tobytes()
+        )
+        model = ("small", "big", "double")[0 if i % 3 else 1 if i % 2 else 2]
+        db.execute("INSERT INTO t VALUES (?, ?, ?)", (f"i{i}", model, vector))
+    db.execute("INSERT INTO t VALUES ('bad', 'small', x'0000803f')")
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert {(n, one.schema.model, one.schema.dim, one.rows) for n, one in done.items()} == {
+        ("t-small", "small", 4, 8), ("t-big", "big", 8, 2), ("t-double", "double", 8, 2),
+    }  # fmt: skip
+    assert [(r["id"], r["reason"]) for r in rejects] == [
+        ("bad", "the vector has 1 dimensions, not 4")
+    ]
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        (record,) = await store.get("t-double", "i0")
+        assert record.vector.tolist() == wide[0].astype("f4").tolist()
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+async def test_vectors_of_two_lengths_without_a_model(
+    as_text: bool, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """C15: rows of a second length are a table of their own, or each is listed."""
+    db.execute(f"CREATE TABLE t (id TEXT PRIMARY KEY, v {'TEXT' if as_text else 'BLOB'})")
+    for i in range(12):
+        vector = VECTORS[i] if i % 4 else np.concatenate([VECTORS[i], VECTORS[i]])
+        db.execute(
+            "INSERT INTO t VALUES (?, ?)", (i, as_json(vector) if as_text else vector.tobytes())
+        )
+    done, rejects = await bring(path, tmp_path / "new.db")
+    counts = {name: (one.schema.dim, one.rows, one.rejected) for name, one in done.items()}
+    if as_text:
+        assert counts == {"t": (4, 9, 3)}
+        assert {r["reason"] for r in rejects} == {"the vector has 8 dimensions, not 4"}
+    else:
+        assert counts == {"t": (4, 9, 0), "t-8d": (8, 3, 0)}
+
+
+def test_a_table_of_bits_does_not_keep_the_others_from_coming(
+    db: sqlite3.Connection, path: Path
+) -> None:
+    """Minor: one bit table blocked the import of a whole database."""
+    docs_with(db)
+    db.execute("CREATE VIRTUAL TABLE bits USING vec0(e bit[8])")
+    db.execute("INSERT INTO bits (rowid, e) VALUES (1, vec_bit(x'01'))")
+    db.execute("CREATE VIRTUAL TABLE two USING vec0(a float[2], b float[3])")
+    db.execute("CREATE VIRTUAL TABLE both USING vec0(a float[4], b bit[8], c bit[4])")
+    db.execute("CREATE VIEW lost AS SELECT * FROM nowhere")
+    source = SqliteSource(path, Hints())
+    assert {table.name: table.omitted for table in source.tables()} == {
+        "both": ("the vectors b (bit[8])",), "docs": ("the column thumb (8 BLOBs)",),
+    }  # fmt: skip
+    skipped = {one.origin: (one.rows, one.reason) for one in source.skipped()}
+    source.close()
+    assert skipped.keys() == {"bits", "two"}
+    assert skipped["bits"][0] == 1
+    assert "bits are no vectors" in skipped["bits"][1]
+    assert "--vector-column" in skipped["two"][1]
+
+
+@pytest.mark.parametrize("dim", [4, 6, 16, 384])
+async def test_halves_are_not_taken_for_floats(
+    dim: int, db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """Minor: short float16 BLOBs came as float32 garbage of half the length."""
+    halves = np.random.default_rng(5).normal(size=(10, dim)).astype("<f2")
+    db.execute("CREATE TABLE halves (id INTEGER PRIMARY KEY, v BLOB)")
+    for i in range(10):
+        db.execute("INSERT INTO halves VALUES (?, ?)", (i, halves[i].tobytes()))
+    with pytest.raises(ConfigError, match="--dtype"):
+        await bring(path, tmp_path / "new.db")
+    done, _ = await bring(path, tmp_path / "new.db", Hints(dtype="float16"))
+    assert (done["halves"].schema.dim, done["halves"].rows) == (dim, 10)
+
+
+def test_wide_numbers_are_not_taken_for_narrow_ones() -> None:
+    """Minor: 1.0 as float64 looks like 0.0, 1.875 as float32."""
+    rng = np.random.default_rng(6)
+    for dim in (2, 4, 16, 384):
+        for rows in (2, 10, 200):
+            values = rng.normal(size=(rows, dim))
+            unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+            for matrix in (values, unit, unit * 1e-3):
+                for dtype, name in (("<f4", "float32"), ("<f8", "float64")):
+                    assert readings([v.astype(dtype).tobytes() for v in matrix])[0] == name
+                found = readings([v.astype("<f2").tobytes() for v in matrix])
+                assert found != ("float32",), (dim, rows)
+    whole = [np.array([1, i, 0, 2], "<f8").tobytes() for i in range(5)]
+    assert set(readings(whole)) >= {"float64"}
+    assert readings([np.array([1, i], "<f4").tobytes() for i in range(5)]) == ("float32",)
+
+
+async def test_an_unfamiliar_layout_is_not_called_damaged(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """Minor: a table of a known name with other columns was told as damage of the file."""
+    collection(db, "notes")
+    db.execute("DROP TABLE payload_notes")
+    db.execute("CREATE TABLE payload_notes (rowid INTEGER PRIMARY KEY, body TEXT)")
+    db.execute("INSERT INTO vec_notes (rowid, embedding) VALUES (1, ?)", (VECTORS[1].tobytes(),))
+    done, _ = await bring(path, tmp_path / "new.db")
+    assert done["vec_notes"].rows == 1
+    db.execute("CREATE VIEW broken AS SELECT id, emb FROM nowhere")
+    with pytest.raises(ConfigError, match=r"a layout that aiovec does not know.*--table"):
+        await bring(path, tmp_path / "other.db", Hints(table="broken"))
 
 
 # The file as a whole
@@ -551,5 +1053,5 @@ def test_a_backup_is_a_whole_copy(db: sqlite3.Connection, path: Path, tmp_path: 
 
 def test_bytes_that_are_signalling_nans_are_no_vectors() -> None:
     """Which NumPy warns of where it changes their type."""
-    assert looks_like([b"\x01\x00\x80\x7f" * 8]) is None
-    assert looks_like([VECTORS[1].tobytes()]) == "float32"
+    assert readings([b"\x01\x00\x80\x7f" * 8]) == ()
+    assert readings([VECTORS[1].tobytes()]) == ("float32",)

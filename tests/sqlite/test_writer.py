@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.sqlite.support import (
@@ -17,7 +18,10 @@ from tests.sqlite.support import (
     opened,
 )
 
-from aiovec import DuplicateIdError, StoreBusyError, VectorStore
+from aiovec import DuplicateIdError, Schema, StoreBusyError, VectorStore
+from aiovec_sqlite import writer
+from aiovec_sqlite.driver import load_driver
+from aiovec_sqlite.errors import CORRUPT
 
 
 def row(id: str) -> dict[str, object]:
@@ -135,7 +139,7 @@ async def test_callers_beyond_the_queue_wait_for_a_place(tmp_path: Path) -> None
             ]
             await asyncio.wait(writes, timeout=0.3)
             writer = backend_of(store)._writer
-            assert len(writer._jobs) <= 3
+            assert len(writer._queue().jobs) <= 3
             # One that waits for a place and leaves is not done, and takes no place with it.
             writes[20].cancel()
             await holder.free()
@@ -189,3 +193,27 @@ async def test_close_waits_for_the_writes_that_were_accepted(tmp_path: Path) -> 
     await closing
     assert await asyncio.gather(*writes) == [1] * 20
     assert await asyncio.to_thread(check_file, path) == {"notes": 20}
+
+
+async def test_a_read_that_fails_for_a_moment_before_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says of it that the file is damaged. Calls that share the commit are tried alone."""
+    plain, left = writer.mark_in, [1]
+
+    def fail_once(*args: Any) -> Any:
+        if left:
+            left.pop()
+            error = load_driver().DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = CORRUPT
+            raise error
+        return plain(*args)
+
+    async with opened(tmp_path / "n.db") as store:
+        await store.create_table("notes", Schema(2))
+        with monkeypatch.context() as patched:
+            patched.setattr(writer, "mark_in", fail_once)
+            rows = [[{"id": f"r{n}", "embedding": [1, n]}] for n in range(5)]
+            assert await asyncio.gather(*(store.insert("notes", row) for row in rows)) == [1] * 5
+        assert not left
+        assert await store.count("notes") == 5

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.connect.toy import Toy, install
+from tests.sqlite.support import run_code
 
 import aiovec
 from aiovec import DuplicateIdError, Hit, Record, Schema, StoreClosedError, sync
@@ -55,7 +56,7 @@ def test_the_faces_have_the_same_methods() -> None:
 
 def test_the_faces_have_the_same_signatures() -> None:
     for here, there in ((sync.Store, aiovec.VectorStore), (sync.Table, aiovec.Table)):
-        for name in _public(there) - {"store", "name", "target", "backend_name"}:
+        for name in _public(there) - {"store", "name", "target", "backend_name", "read_only"}:
             method, awaited = getattr(here, name), getattr(there, name)
             assert not inspect.iscoroutinefunction(method), name
             mine, theirs = inspect.signature(method), inspect.signature(awaited)
@@ -120,6 +121,24 @@ def test_export_is_a_plain_iterator(store: sync.Store) -> None:
     assert sum(b.num_rows for b in store.export("notes", after=cursor)) == 15 - first.num_rows
     with pytest.raises(aiovec.TableNotFoundError):
         next(store.export("nosuch"))
+
+
+def test_a_close_beside_an_open_export_says_nothing(tmp_path: Path) -> None:
+    code = """
+import sys, aiovec, aiovec.sync
+store = aiovec.sync.connect(sys.argv[1])
+store.create_table("t", aiovec.Schema(2))
+store.upsert("t", [{"id": str(n), "embedding": [n + 1, 2]} for n in range(3000)])
+batches = store.export("t", batch_size=10)
+next(batches)
+store.close()
+try:
+    next(batches)
+except aiovec.StoreClosedError:
+    print("closed")
+"""
+    done = run_code(code, str(tmp_path / "notes.db"))
+    assert (done.stdout, done.stderr) == ("closed\n", "")
 
 
 @pytest.mark.parametrize("leave", ["close", "forget"])

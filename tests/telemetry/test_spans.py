@@ -412,7 +412,7 @@ async def test_nothing_of_a_user_is_told(tmp_path: Path, spans: Spans, measured:
             store.search("notes", vector, model="SECRETwrong"),
             store.search("notes", [number]),
             store.find("notes", order_by="SECRETorder"),
-            store.update("notes", {"SECRETfield": object()}),
+            store.update("notes", {"SECRETfield": object()}, where="TRUE"),
             store.drop_index("notes", "SECRETindex"),
             store.backup(tmp_path / "store.db"),
             store.upsert("notes", [{"id": "SECRETid", "embedding": "SECRETvector"}]),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -26,9 +28,11 @@ from aiovec import (
     SchemaMismatchError,
     VectorStore,
 )
-from aiovec.sources import Chunk, Hints
+from aiovec.sources import Chunk, Hints, Reject
 from aiovec.transfer import save
 from aiovec.transfer import sifting as sifting_module
+from aiovec.transfer.jsonlines import objects_in
+from aiovec.transfer.parts import PartFile
 from aiovec.transfer.sifting import sift
 
 from .support import bring, rejected
@@ -141,7 +145,7 @@ async def test_ids_that_come_twice_in_different_batches(
     assert rejected(tmp_path) == {4: ("a", reason), 6: ("c", reason), 7: ("c", reason)}
     await store.drop_table("notes")
     done = await bring(store, path, upsert=True)
-    assert (done.rows, done.rejected) == (4, 0)
+    assert (done.rows, done.replaced, done.rejected) == (7, 3, 0)
     (record,) = await store.get("notes", "c")
     assert record.vector.tolist() == [1, 6]  # the last one counts
 
@@ -233,6 +237,30 @@ async def test_strict_and_a_table_that_is_there(
     assert record.vector.tolist() == ([1, 1] if upsert else [5, 5])
 
 
+@pytest.mark.parametrize("upsert", [False, True])
+async def test_strict_and_a_move_that_fails(
+    store: VectorStore, tmp_path: Path, upsert: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.create_table("notes", Schema(2))
+    path = lines(tmp_path / "notes.jsonl", good(*map(str, range(5000))))
+    name = "upsert" if upsert else "insert"
+    write = getattr(VectorStore, name)
+    moves = 0
+
+    async def failing(self: VectorStore, table: str, rows: Any) -> Any:
+        nonlocal moves
+        moves += table == "notes"
+        if moves == 2:
+            raise AiovecError("stopped")
+        return await write(self, table, rows)
+
+    monkeypatch.setattr(VectorStore, name, failing)
+    with pytest.raises(AiovecError, match="stopped"):
+        await bring(store, path, strict=True, upsert=upsert)
+    assert await store.tables() == ["notes"]
+    assert await store.count("notes") == (4000 if upsert else 0)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 async def test_into_lancedb_and_back(tmp_path: Path, strict: bool) -> None:
     schema = Schema(2, model="m", metric="l2", fields={"year": int, "tags": list[str]})
@@ -286,6 +314,30 @@ async def test_what_the_user_says_of_a_new_table(store: VectorStore, tmp_path: P
     assert await store.count("typed", "year = 3") == 1
 
 
+async def test_no_other_key_is_taken_for_a_named_one_that_is_absent(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    rows: list[Row | str] = [
+        {"uuid": "u1", "id": "own", "vec": [1, 0], "embedding": [9, 9]},
+        {"id": "chunk-2", "vec": [0, 1]},
+        {"uuid": "u3", "embedding": [1, 1]},
+    ]
+    hints = Hints(id_column="uuid", vector_column="vec")
+    await store.create_table("notes", Schema(2))  # its vectors are called embedding
+    done = await bring(store, lines(tmp_path / "notes.jsonl", rows), hints=hints)
+    assert (done.rows, done.rejected) == (1, 2)
+    (record,) = await store.find("notes")
+    assert (record.id, record.fields) == ("u1", {"_id": "own", "_embedding": [9, 9]})
+    assert rejected(tmp_path) == {
+        2: (None, "field 'id': every row needs an id"),
+        3: ("u3", "the vector is missing (key 'embedding')"),
+    }
+    np.save(tmp_path / "pair.npy", np.eye(2, dtype="f4"))
+    lines(tmp_path / "pair.jsonl", rows[:2])
+    done = await bring(store, tmp_path / "pair.npy", "notes", hints=hints, upsert=True)
+    assert (done.rows, rejected(tmp_path)) == (1, {1: (None, "field 'id': every row needs an id")})
+
+
 async def test_somebody_elses_parquet(store: VectorStore, tmp_path: Path) -> None:
     table = pa.table(
         {
@@ -308,9 +360,9 @@ async def test_somebody_elses_parquet(store: VectorStore, tmp_path: Path) -> Non
     ):
         write(table, tmp_path / name)
         done = await bring(store, tmp_path / name, hints=Hints(id_column="doc"))
-        kept, dropped = done.notes
+        (kept,) = done.notes
         assert kept.endswith("no type or name of a field: naive, day, price, parts, odd name")
-        assert dropped == "not taken, being binary: raw"
+        assert done.omitted == ("the column raw (binary)",)
         assert await store.schema("notes") == Schema(
             2, vector="emb", fields={"year": int, "kind": str, "seen": datetime}
         )
@@ -336,20 +388,41 @@ async def test_columns_that_do_not_fit_are_refused_as_a_whole(
         await bring(store, tmp_path / "no.parquet")
 
 
-async def test_numpy_of_other_types_and_records_that_do_not_match(
+async def test_numpy_of_other_types_and_records_that_cannot_be_taken(
     store: VectorStore, tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "notes.npy", np.eye(4, dtype=">f8")[:, ::-1])
+    np.save(tmp_path / "notes.npy", np.eye(4, dtype=">f8")[1:, ::-1])
     with pytest.raises(ConfigError, match="holds the records"):
         await bring(store, tmp_path / "notes.npy")
-    lines(tmp_path / "notes.jsonl", [{"id": "a"}, "broken", {"id": "c", "k": 1}])
+    lines(tmp_path / "notes.jsonl", [{"id": "a"}, "broken", "", {"id": "c", "k": 1}])
     done = await bring(store, tmp_path / "notes.npy")
     assert done.rows == 2
-    assert [(i, e[1][:15]) for i, e in rejected(tmp_path).items()] == [
-        (1, "no JSON: Expect"), (3, "there is no rec"),
-    ]  # fmt: skip
+    ((place, (_, reason)),) = rejected(tmp_path).items()
+    assert (place, reason[:15]) == (1, "no JSON: Expect")
     (record,) = await store.get("notes", "c")
-    assert (record.vector.tolist(), record.fields) == ([0, 1, 0, 0], {"k": 1})
+    assert (record.vector.tolist(), record.fields) == ([1, 0, 0, 0], {"k": 1})
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+async def test_numpy_with_another_number_of_records_is_refused(
+    store: VectorStore, tmp_path: Path, count: int
+) -> None:
+    """A record that was missing gave each later row the vector of its neighbour."""
+    np.save(tmp_path / "notes.npy", np.eye(3, dtype="f4"))
+    lines(tmp_path / "notes.jsonl", [{"id": str(i)} for i in range(count)])
+    with pytest.raises(ConfigError, match=f"has {count} records and notes.npy has 3 vectors"):
+        await bring(store, tmp_path / "notes.npy")
+    assert await store.tables() == []
+
+
+async def test_a_key_of_a_numpy_record_is_not_lost_to_the_vector(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "notes.npy", np.eye(1, dtype="f4"))
+    lines(tmp_path / "notes.jsonl", [{"id": "a", "embedding": "by hand"}])
+    await bring(store, tmp_path / "notes.npy")
+    (record,) = await store.get("notes", "a")
+    assert (record.vector.tolist(), record.fields) == ([1], {"_embedding": "by hand"})
 
 
 async def test_files_that_cannot_be_read_are_named(store: VectorStore, tmp_path: Path) -> None:
@@ -409,6 +482,62 @@ async def test_an_export_replaces_only_when_told(store: VectorStore, tmp_path: P
         await save(store, "notes", tmp_path / "absent" / "notes.jsonl")
 
 
+@pytest.mark.parametrize("name", ["notes.jsonl", "notes.npy"])
+@pytest.mark.parametrize("renamed", range(3))
+async def test_an_export_that_is_killed_leaves_no_new_file_beside_an_old_one(
+    store: VectorStore, tmp_path: Path, name: str, renamed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    for table, id in (("notes", "old"), ("others", "new")):
+        await store.create_table(table, Schema(2, model=id))
+        await store.insert(table, [{"id": id, "embedding": [1, 1]}])
+    await save(store, "notes", path)
+    finish = PartFile.finish
+    done: list[Path] = []
+
+    def killed(part: PartFile) -> None:
+        if len(done) == renamed:
+            raise KeyboardInterrupt
+        done.append(part.path)
+        finish(part)
+
+    monkeypatch.setattr(PartFile, "finish", killed)
+    if len(names_in(tmp_path)) > renamed:
+        with pytest.raises(KeyboardInterrupt):
+            await save(store, "others", path, overwrite=True)
+        assert path not in done
+        with pytest.raises(ConfigError, match="there is no file"):
+            await bring(store, path, "back")
+    monkeypatch.undo()
+    await save(store, "others", path, overwrite=True)
+    await bring(store, path, "back")
+    assert (await store.schema("back")).model == "new"
+    assert [record.id for record in await store.find("back")] == ["new"]
+
+
+async def test_an_export_without_vectors_leaves_no_schema_of_an_older_one(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    await store.create_table("notes", Schema(2, fields={"year": int}))
+    path = tmp_path / "notes.jsonl"
+    await save(store, "notes", path)
+    assert names_in(tmp_path) == ["notes.jsonl", "notes.schema.json"]
+    await save(store, "notes", path, select=["year"], overwrite=True)
+    assert names_in(tmp_path) == ["notes.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["notes.jsonl", "notes.JSONL"])
+async def test_numpy_vectors_do_not_replace_their_records(
+    store: VectorStore, tmp_path: Path, name: str
+) -> None:
+    await store.create_table("notes", Schema(2))
+    path = tmp_path / name
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="written twice"):
+        await save(store, "notes", path, form="numpy", overwrite=True)
+    assert (path.read_text(), names_in(tmp_path)) == ("mine", [name])
+
+
 async def test_a_cancelled_import_leaves_whole_batches_and_a_usable_store(
     store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,3 +576,23 @@ async def test_a_table_is_never_held_as_a_whole(store: VectorStore, tmp_path: Pa
         await bring(store, tmp_path / name, name.replace(".", "-"), seen=look)
         assert len(held) > 4
     assert max(held) < count * dim * 4 / 2
+
+
+def test_a_line_with_a_key_twice_is_rejected() -> None:
+    text = b'{"id":"a","id":"b"}\n{"id":"c","more":{"x":1,"x":2}}\n{"id":"d"}\n'
+    first, second, third = (line.value for line in objects_in(io.BytesIO(text)))
+    assert isinstance(first, Reject)
+    assert first.reason == "the key 'id' stands twice in an object"
+    assert isinstance(second, Reject)
+    assert "'x'" in second.reason
+    assert third == {"id": "d"}
+
+
+def test_a_repeated_key_among_many_is_found_in_one_pass() -> None:
+    keys = ", ".join(f'"k{i}": 0' for i in range(100_000))
+    line = f'{{{keys}, "k99999": 1}}\n'.encode()
+    began = time.process_time()
+    (found,) = objects_in(io.BytesIO(line))
+    assert isinstance(found.value, Reject)
+    assert "'k99999' stands twice" in found.value.reason
+    assert time.process_time() - began < 10  # a comparison of each with each takes a minute

@@ -70,7 +70,7 @@ def answer(
     """
     with timings.stage("filter"):
         scans = _plan(db, table, state, masks, queries)
-    found: list[Candidates | None] = [None] * len(queries)
+    found: dict[int, Candidates] = {}
     with timings.stage("scan"):
         for scan in scans:
             ticket.check()
@@ -78,11 +78,10 @@ def answer(
                 outcome = _by_bits(scan, queries, table.schema.metric, workspace, alone=alone)
             else:
                 outcome = _run(scan, queries, table.schema.metric, prefixes, workspace, alone=alone)
-            for place, one in zip(scan.places, outcome, strict=True):
-                found[place] = one
+            found.update(zip(scan.places, outcome, strict=True))
     with timings.stage("rescore"):
         rescoring = Rescoring(VectorReader(db, table), table.schema.metric, state, ticket)
-        best = rescoring.nearest([one for one in found if one is not None], queries)
+        best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
     with timings.stage("fetch"):
         answers = _fetch(db, ticket, table, queries, best)
     timings.add_batch(len(queries), rescoring.read)
@@ -97,7 +96,7 @@ def _fetch(
     best: Sequence[Nearest],
 ) -> list[Found]:
     """The rows of all, by one statement for those that want the same columns."""
-    answers: list[Found | None] = [None] * len(queries)
+    answers: dict[int, Found] = {}
     for columns in {query.columns: None for query in queries}:
         places = [i for i, query in enumerate(queries) if query.columns == columns]
         mine = [best[place] for place in places]
@@ -108,7 +107,7 @@ def _fetch(
         parts = split(rows, [len(one.rowids) for one in mine])
         for place, one, part in zip(places, mine, parts, strict=True):
             answers[place] = Found(part, one.distances.tolist())
-    return [answer for answer in answers if answer is not None]
+    return [answers[place] for place in range(len(queries))]
 
 
 def _plan(

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from aiovec.memory import give_back
+
 from ..connection import Ticket
-from ..layout import TableLayout
-from .memory import give_back_freed
+from ..layout import TableLayout, floor_of, newest_change
+from ..stored import check_stored
+from ..vectors import VectorReader
 from .partitions import (
     OWN,
     by_segments,
@@ -89,13 +92,10 @@ class ResidentCopy:
         self, db: sqlite3.Connection, ticket: Ticket, state: State, change: int
     ) -> State | None:
         table = self.table
-        (floor,) = db.execute(
-            "SELECT floor FROM aiovec_tables WHERE name = ?", (table.name,)
-        ).fetchone()
-        if state.change < floor:
+        if state.change < floor_of(db, table):
             return None
         rows = db.execute(
-            f"SELECT {_row_columns(table)} FROM {table.rows} WHERE _seq > ? LIMIT ?",
+            f"SELECT {_row_columns(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
             (state.change, _MOST_CHANGES + 1),
         ).fetchall()
         deleted = db.execute(
@@ -106,6 +106,7 @@ class ResidentCopy:
             return None
         if not rows and not deleted:  # another table changed
             return State(change, state.segments)
+        check_stored([row[0] for row in deleted], int, f"the deleted rows of {table.name!r}")
         changed = np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
         segments = without(state.segments, changed)
         reader = row_reader(db, table, bits=self.bits)
@@ -169,6 +170,7 @@ class Loader:
         self._db = db
         self._table = table
         self._change = newest_change(db)
+        VectorReader(db, table).check_rows()
         self._reader = row_reader(db, table, bits=bits)
         self._own = large_keys(db, table)
         (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
@@ -179,8 +181,8 @@ class Loader:
     def step(self, ticket: Ticket) -> bool:
         """Read the next rows; False when the copy is ready."""
         rows = self._db.execute(
-            f"SELECT {_row_columns(self._table)} FROM {self._table.rows} "
-            f"WHERE _rowid > ? ORDER BY _rowid LIMIT {FULL}",
+            f"SELECT {_row_columns(self._table)} FROM {self._table.rows} AS r "
+            f"WHERE r._rowid > ? ORDER BY r._rowid LIMIT {FULL}",
             (self._last,),
         ).fetchall()
         if rows:
@@ -191,7 +193,7 @@ class Loader:
         self._trim()
         self.copy.start(State(self._change, tuple(self._segments)))
         self._db.execute("PRAGMA shrink_memory")
-        give_back_freed()
+        give_back()
         return False
 
     def _trim(self) -> None:
@@ -199,12 +201,6 @@ class Loader:
         for place, segment in enumerate(self._segments):
             if len(segment.rowids) > segment.count:
                 self._segments[place] = segment.with_room(segment.count)
-
-
-def newest_change(db: sqlite3.Connection) -> int:
-    """The number of the store's newest change, in this snapshot."""
-    (number,) = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
-    return int(number)
 
 
 def add_rows(
@@ -229,4 +225,4 @@ def add_rows(
 
 
 def _row_columns(table: TableLayout) -> str:
-    return ", ".join(["_rowid", *key_columns(table)])
+    return ", ".join(["r._rowid", *key_columns(table)])

@@ -27,6 +27,8 @@ BoolArray = npt.NDArray[np.bool_]
 _MOST_MASKS = 64
 # More rows than this are not asked about by a list of their rowids.
 _MOST_LISTED = 4096
+# About what a literal of a filter takes in memory: a short text and its place in a tuple.
+_LITERAL = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,12 @@ class _Mask:
 
     change: int
     parts: dict[object, BoolArray]
+    literals: int
+    """How many the filter has, which is kept with its mask."""
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts.values())
+        return sum(part.nbytes for part in self.parts.values()) + self.literals * _LITERAL
 
 
 class Masks:
@@ -77,7 +81,7 @@ class Masks:
             self._ask(db, table, where, known, missing)
             if fits or kept is None:
                 parts = {segment.mark: known[segment.mark] for segment in state.segments}
-                self._keep(where, _Mask(state.change, parts))
+                self._keep(where, _Mask(state.change, parts, where.literals))
         else:
             with self._lock:
                 if where in self._kept:
@@ -123,5 +127,5 @@ def _selected(
     if len(among) > _MOST_LISTED:
         return selected_rowids(db, table, where)
     condition, values = condition_of(where, table)
-    listed = f"({condition}) AND _rowid IN (SELECT value FROM json_each(?))"
+    listed = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
     return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])

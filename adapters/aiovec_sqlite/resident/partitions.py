@@ -27,7 +27,8 @@ def key_of(values: Sequence[object]) -> Hashable:
 
 
 def key_columns(table: TableLayout) -> list[str]:
-    return [quoted(name) for name in table.partitions]
+    """The partition fields as columns of ``r``."""
+    return [f"r.{quoted(name)}" for name in table.partitions]
 
 
 def by_segments(
@@ -51,7 +52,7 @@ def large_keys(db: sqlite3.Connection, table: TableLayout) -> dict[Hashable, tup
         return {}
     columns = ", ".join(key_columns(table))
     found = db.execute(
-        f"SELECT {columns} FROM {table.rows} GROUP BY {columns} HAVING count(*) >= ?", (OWN,)
+        f"SELECT {columns} FROM {table.rows} AS r GROUP BY {columns} HAVING count(*) >= ?", (OWN,)
     ).fetchall()
     return {key_of(values): tuple(values) for values in found}
 

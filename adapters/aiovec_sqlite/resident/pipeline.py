@@ -8,7 +8,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from aiovec.admission import Admission
 from aiovec.backend import Found, TableHandle, VectorQuery
+from aiovec.errors import StoreBusyError
+from aiovec.loops import PerLoop
+from aiovec.patience import Patience
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
 # of them wait longer (``python -m bench search``).
@@ -17,6 +21,7 @@ MOST_TOGETHER = 32
 _AT_ONCE = 8
 # Calls under way at once; further callers wait for a place.
 _MOST_CALLS = 1024
+_BUSY = "other searches of this process take too long"
 
 
 class Call:
@@ -56,26 +61,41 @@ class _Batch:
 Answer = Callable[[TableHandle, Sequence[Call]], Awaitable[list[list[Found]]]]
 
 
-class Pipeline:
-    """Has calls answered in batches, at most ``workers`` at once."""
+class _State:
+    """The calls of one event loop: those that wait, and the tasks that answer others."""
 
-    def __init__(self, answer: Answer, workers: int) -> None:
+    __slots__ = ("waiting", "working")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Call] = deque()
+        self.working: set[asyncio.Task[Any]] = set()
+
+
+class Pipeline:
+    """Has calls answered in batches, at most ``workers`` at once.
+
+    A call that is in no batch within ``busy_timeout`` fails.
+    """
+
+    def __init__(self, answer: Answer, workers: int, busy_timeout: float) -> None:
         self._answer = answer
         self._workers = workers
-        self._waiting: deque[Call] = deque()
-        self._working: set[asyncio.Task[Any]] = set()
-        self._places = asyncio.Semaphore(_MOST_CALLS)
+        self._busy_timeout = busy_timeout
+        self._state = PerLoop(_State)
+        self._places = Admission(_BUSY, calls=_MOST_CALLS)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         """The answers. A cancelled caller leaves its batch, which goes on without it."""
-        async with self._places:
+        patience = Patience(self._busy_timeout)
+        async with self._places.share(0, patience):
+            state = self._state()
             call = Call(table, queries, asyncio.get_running_loop().create_future())
-            self._waiting.append(call)
-            if len(self._working) < self._workers:
-                task = asyncio.ensure_future(self._work())
-                self._working.add(task)
+            state.waiting.append(call)
+            if len(state.working) < self._workers:
+                state.working.add(asyncio.ensure_future(self._work(state)))
             try:
-                return await call.future
+                with patience.when_over(lambda: _give_up(call, patience)):
+                    return await call.future
             except asyncio.CancelledError:
                 if call.batch is not None:
                     call.batch.look()
@@ -83,12 +103,13 @@ class Pipeline:
 
     async def close(self) -> None:
         """Wait until every call has its answer, or the error that there is none any more."""
-        while self._working:
-            await asyncio.wait(self._working)
+        state = self._state()
+        while state.working:
+            await asyncio.wait(state.working)
 
-    async def _work(self) -> None:
+    async def _work(self, state: _State) -> None:
         try:
-            while batch := self._next_batch():
+            while batch := self._next_batch(state):
                 await self._settle(batch)
                 # Let those who got answers ask again first: a batch of the few that came meanwhile
                 # would read all codes for less (``python -m bench search``).
@@ -96,22 +117,22 @@ class Pipeline:
         finally:
             # At once: a call that comes before the loop's next round must find a worker, or none.
             if (own := asyncio.current_task()) is not None:
-                self._working.discard(own)
+                state.working.discard(own)
 
-    def _next_batch(self) -> list[Call]:
+    def _next_batch(self, state: _State) -> list[Call]:
         """The calls that waited longest, on one table; other idle workers get their share."""
-        idle = self._workers - len(self._working) + 1
-        share = min(MOST_TOGETHER, -(-len(self._waiting) // idle))
+        idle = self._workers - len(state.working) + 1
+        share = min(MOST_TOGETHER, -(-len(state.waiting) // idle))
         batch: list[Call] = []
         queries = 0
-        while self._waiting and queries < share:
-            call = self._waiting[0]
+        while state.waiting and queries < share:
+            call = state.waiting[0]
             if call.future.done():  # its caller has gone
-                self._waiting.popleft()
+                state.waiting.popleft()
             elif batch and call.table is not batch[0].table:
                 break
             else:
-                batch.append(self._waiting.popleft())
+                batch.append(state.waiting.popleft())
                 queries += len(call.queries)
         return batch
 
@@ -128,9 +149,17 @@ class Pipeline:
                     await asyncio.sleep(0)
                 if not call.future.done():
                     call.future.set_result(answer)
-        elif len(calls) > 1:
+        elif len(calls) > 1 and not isinstance(error, StoreBusyError):
             # Whose it is shows when each is asked alone.
             for call in batch.calls:
                 await self._settle([call])
-        elif not calls[0].future.done():
-            calls[0].future.set_exception(error)
+        else:
+            for call in calls:
+                if not call.future.done():
+                    call.future.set_exception(error)
+
+
+def _give_up(call: Call, patience: Patience) -> None:
+    """The call's time is over: it fails, unless it is being answered."""
+    if call.batch is None and not call.future.done():
+        call.future.set_exception(patience.error(_BUSY))

@@ -28,9 +28,6 @@ _SPARSE = 32
 
 # Rows read at once.
 _BLOCK = 4096
-# Components measured at once, in rows of many of them at least so many. More would be new memory
-# each time. Fewer hand the interpreter to other threads more often, and wait to get it back.
-_COMPONENTS, _LEAST_ROWS = 49_152, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +92,10 @@ class Rescoring:
         sizes = [len(part) for part in wanted]
         points = np.stack([query.vector for query in queries])
         which = np.repeat(np.arange(len(queries)), sizes)
-        step = max(_LEAST_ROWS, _COMPONENTS // dim)
         for start in range(0, len(rowids), _BLOCK):
             end = min(start + _BLOCK, len(rowids))
             vectors = self._read(rowids[start:end])
-            for first in range(start, end, step):
-                some = slice(first, min(first + step, end))
-                measured[some] = distances(
-                    vectors[first - start : some.stop - start], points[which[some]], self._metric
-                )
+            measured[start:end] = distances(vectors, points[which[start:end]], self._metric)
             if kept is not None:
                 kept[start:end] = vectors
         self.read += len(rowids)

@@ -6,23 +6,25 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
-import anyio.to_thread
 
+from aiovec.admission import Admission
 from aiovec.backend import Found, StaleTableError, TableHandle, VectorQuery
+from aiovec.loops import Background, PerLoop, is_over
+from aiovec.pool import in_thread
 from aiovec.telemetry import Place, watch_memory
 
 from ..connection import Connection, Ticket
 from ..errors import failures
 from ..layout import current_table
 from ..pool import in_snapshot
-from ..search import can_rank
+from ..search import can_rank_all
 from ..tuning import prefix_of
 from .answer import answer
 from .copies import Loader, OlderSnapshotError, ResidentCopy
@@ -42,6 +44,10 @@ _T = TypeVar("_T")
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
 _TOO_LARGE = "it is larger than scan_memory"
+# Tables that are loaded at once.
+_MOST_LOADERS = 2
+# What scans use again and again does not count up to here: tables of a few thousand rows need less.
+_FREE_FOR_SCANS = 2**20
 
 
 class Read(Protocol):
@@ -70,6 +76,8 @@ class _Resident:
     def __init__(self, token: object, most_for_masks: int) -> None:
         self.token = token
         self.copy: ResidentCopy | None = None
+        # What the copy will take that is being made.
+        self.reserved = 0
         self.masks = Masks(most_for_masks)
         self.prefixes = Prefixes()
         self.loading: asyncio.Task[None] | None = None
@@ -84,7 +92,8 @@ class _Resident:
     @property
     def nbytes(self) -> int:
         copy = self.copy  # it may go while another thread asks
-        return (0 if copy is None else copy.nbytes) + self.masks.nbytes + self.prefixes.nbytes
+        taken = self.reserved if copy is None else copy.nbytes
+        return taken + self.masks.nbytes + self.prefixes.nbytes
 
 
 class ResidentSearch:
@@ -102,6 +111,7 @@ class ResidentSearch:
         place: Place,
         budget: int,
         workers: int,
+        busy_timeout: float,
         bits: bool = False,
     ) -> None:
         """``bits`` has tables that keep bit codes searched by these."""
@@ -110,16 +120,20 @@ class ResidentSearch:
         self._connect = connect
         self._budget = budget
         self._bits = bits
-        self._pipeline = Pipeline(self._answer, workers)
+        self._pipeline = Pipeline(self._answer, workers, busy_timeout)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         self._refusals = Refusals()
         self._timings: dict[str, Timings] = {}
-        self._threads = anyio.CapacityLimiter(1)
+        self._threads = PerLoop(lambda: anyio.CapacityLimiter(1))
         # Half of a lone search runs on a helper; with one core it would only be in the way.
         self._workspace = Workspace(helpers=1 if workers > 1 else 0)
         self._answering = 0
+        # Loading takes some memory beside the copy, so tables are loaded one after the other.
+        self._loaders = Admission("other tables are being loaded", calls=_MOST_LOADERS)
+        # Those that have reserved memory, also where the table was let go and the thread runs on.
+        self._loading: set[_Resident] = set()
         # Also those of tables that were let go.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Background()
         self._closed = False
         watch_memory(place, self)
 
@@ -127,7 +141,7 @@ class ResidentSearch:
         self, table: TableHandle, queries: Sequence[VectorQuery]
     ) -> list[Found] | None:
         """The answers, or None where the file has to be asked."""
-        if not self.prepare(table) or not all(map(can_rank, queries)):
+        if not self.prepare(table) or not await can_rank_all(queries):
             return None
         if self.by_bits(table) and any(map(_needs_vectors, queries)):
             return None
@@ -147,7 +161,9 @@ class ResidentSearch:
             if self._closed or self._refusals.holds(table):
                 return False
             resident = _Resident(table.token, int(self._budget * _FOR_MASKS))
-            resident.loading = self._in_background(self._load(table, resident))
+        if resident.copy is None and is_over(resident.loading):
+            # It was never begun, or the loop ended meanwhile.
+            resident.loading = self._tasks.start(self._load(table, resident))
         self._tables[name] = resident
         return resident.ready
 
@@ -200,40 +216,16 @@ class ResidentSearch:
         """Stop loading, let go of everything."""
         self._closed = True
         self._tables.clear()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.cancel()
         await self._pipeline.close()
         self._workspace.close()
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     # Loading
 
     async def _load(self, table: TableHandle, resident: _Resident) -> None:
-        connection = self._connect()
         try:
-            await connection
-            ticket = Ticket()
-            try:
-                begin = partial(_begin_loading, table, bits=self.by_bits(table))
-                loader = await connection.run(begin)
-                if not self._make_room(table.name, loader.expected_bytes):
-                    self._refuse(table, resident, _TOO_LARGE)
-                    return
-                while await connection.run(lambda _: loader.step(ticket)):
-                    pass
-                resident.copy = loader.copy
-                self._refusals.settle(table)
-                self._measure(table, resident)
-            finally:
-                ticket.cancelled = True
-                await asyncio.shield(connection.close())
+            async with self._loaders.share():
+                await self._load_now(table, resident)
         except StaleTableError:
             self._drop(table.name, resident)
         except CannotRankError as exc:
@@ -241,15 +233,56 @@ class ResidentSearch:
         except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
             self._refuse(table, resident, f"loading it failed: {exc}", failed=True)
 
-    def _make_room(self, name: str, wanted: int) -> bool:
-        if wanted > self._budget:
-            return False
+    async def _load_now(self, table: TableHandle, resident: _Resident) -> None:
+        connection = self._connect()
+        ticket = Ticket()
+        try:
+            await connection
+            begin = partial(_begin_loading, table, bits=self.by_bits(table))
+            loader = await connection.run(begin)
+            if not self._fits(loader.expected_bytes):
+                self._refuse(table, resident, _TOO_LARGE)
+                return
+            # Before the first step: what is being loaded counts as if it were there.
+            self._make_room(table.name, loader.expected_bytes)
+            if self._taken() + loader.expected_bytes > self._budget:
+                # What others are being loaded into is not given away. A later search tries again.
+                self._drop(table.name, resident)
+                return
+            resident.reserved = loader.expected_bytes
+            self._loading.add(resident)
+            while await connection.run(lambda _: loader.step(ticket)):
+                pass
+            resident.copy = loader.copy
+            self._refusals.settle(table)
+            self._measure(table, resident)
+        finally:
+            ticket.cancelled = True
+            try:
+                await asyncio.shield(connection.close())
+            finally:
+                resident.reserved = 0
+                self._loading.discard(resident)
+
+    def _fits(self, wanted: int) -> bool:
+        """Whether the budget would do for so much, and for what every scan takes."""
+        return wanted + self._for_scans() <= self._budget
+
+    def _for_scans(self) -> int:
+        return max(0, self._workspace.nbytes - _FREE_FOR_SCANS)
+
+    def _taken(self) -> int:
+        """What is in memory, and what is promised to tables that are being loaded."""
+        residents = {*self._tables.values(), *self._loading}
+        return sum(resident.nbytes for resident in residents) + self._for_scans()
+
+    def _make_room(self, name: str, wanted: int) -> None:
+        """Let go of the tables that were searched longest ago, as many as have to."""
         for other in list(self._tables):
-            if sum(resident.nbytes for resident in self._tables.values()) + wanted <= self._budget:
+            if self._taken() + wanted <= self._budget:
                 break
             if other != name and self._tables[other].ready:
                 self._let_go(self._tables.pop(other))
-        return True
 
     def _refuse(
         self, table: TableHandle, resident: _Resident, reason: str, *, failed: bool = False
@@ -259,7 +292,7 @@ class ResidentSearch:
         self._drop(table.name, resident)
         if is_news:  # in a thread, since a log may be a file
             say = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
-            self._in_background(anyio.to_thread.run_sync(say, limiter=self._threads))
+            self._tasks.start(in_thread(say, limit=self._threads()))
 
     def _drop(self, name: str, resident: _Resident) -> None:
         if self._tables.get(name) is resident:
@@ -269,8 +302,9 @@ class ResidentSearch:
     @staticmethod
     def _let_go(resident: _Resident) -> None:
         resident.copy = None
-        if resident.loading is not None and resident.loading is not asyncio.current_task():
-            resident.loading.cancel()
+        loading = resident.loading
+        if loading is not None and not is_over(loading) and loading is not asyncio.current_task():
+            loading.cancel()
 
     # Answering
 
@@ -294,9 +328,11 @@ class ResidentSearch:
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State, list[Found]]:
             layout = current_table(db, table)
+            if layout.extreme:  # such rows have no codes, so the copy cannot take them in
+                raise NotResidentError
             with timings.stage("fresh"):
                 state = copy.advance(db, ticket)
-            if state is None or layout.extreme:
+            if state is None:
                 raise NotResidentError
             found: list[Found] = []
             for start in range(0, len(queries), MOST_TOGETHER):
@@ -328,26 +364,25 @@ class ResidentSearch:
         return [[next(answers) for _ in call.queries] for call in calls]
 
     def _keep_house(self, table: TableHandle, resident: _Resident, state: State) -> None:
-        if resident.nbytes > self._budget:
+        if not self._fits(resident.nbytes):
             self._refuse(table, resident, _TOO_LARGE)
+            self._workspace.clear()
             return
         self._make_room(table.name, 0)  # tables grow
         copy = resident.copy
         if copy is None:
             return
-        if needs_compaction(state) and _idle(resident.compacting):
-            resident.compacting = self._in_background(
-                anyio.to_thread.run_sync(copy.compact, limiter=self._threads)
-            )
-        if copy.may_regroup() and _idle(resident.regrouping):
-            resident.regrouping = self._in_background(self._aside(table, copy.regroup))
+        if needs_compaction(state) and is_over(resident.compacting):
+            resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads()))
+        if copy.may_regroup() and is_over(resident.regrouping):
+            resident.regrouping = self._tasks.start(self._aside(table, copy.regroup))
         self._measure(table, resident)
 
     def _measure(self, table: TableHandle, resident: _Resident) -> None:
         """Find out how much searches by bits find, where that is not known."""
         copy = resident.copy
-        if copy is not None and copy.may_measure() and _idle(resident.measuring):
-            resident.measuring = self._in_background(self._aside(table, copy.measure))
+        if copy is not None and copy.may_measure() and is_over(resident.measuring):
+            resident.measuring = self._tasks.start(self._aside(table, copy.measure))
 
     async def _aside(
         self, table: TableHandle, work: Callable[[sqlite3.Connection, Ticket], None]
@@ -359,8 +394,8 @@ class ResidentSearch:
         ticket = Ticket()
 
         def run(db: sqlite3.Connection) -> None:
-            current_table(db, table)
-            work(db, ticket)
+            if not current_table(db, table).extreme:  # see _answer
+                work(db, ticket)
 
         with suppress(StaleTableError, OlderSnapshotError, *failures()):
             connection = self._connect()
@@ -370,10 +405,6 @@ class ResidentSearch:
             finally:
                 ticket.cancelled = True
                 await asyncio.shield(connection.close())
-
-
-def _idle(task: asyncio.Task[None] | None) -> bool:
-    return task is None or task.done()
 
 
 def _needs_vectors(query: VectorQuery) -> bool:

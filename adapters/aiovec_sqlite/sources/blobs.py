@@ -84,37 +84,73 @@ def numbers_in(value: Any) -> list[float] | None:
         return None
     try:
         numbers = json.loads(value)
-        if not isinstance(numbers, list) or isinstance(numbers[:1], bool):
-            return None
-        if not all(type(n) in (int, float) for n in numbers):
+        if not isinstance(numbers, list) or not all(type(n) in (int, float) for n in numbers):
             return None
         return [float(n) for n in numbers]
     except (ValueError, RecursionError, OverflowError):
         return None
 
 
-def looks_like(sample: Sequence[Any]) -> str | None:
-    """What some values of a column seem to be: a dtype, or None where they are no vectors.
+def readings(sample: Sequence[Any]) -> tuple[str, ...]:
+    """The ways in which some values of a column can be read as vectors, the likeliest first.
 
-    float16 cannot be told from half as many float32, so it has to be said.
+    None where they are no vectors. More than one where their bytes make sense in several ways:
+    a float16 vector is as long as a float32 vector of half as many dimensions, and often as
+    plausible.
     """
     values = [v for v in sample if v is not None]
     if not values:
-        return None
+        return ()
     if all(isinstance(v, str) for v in values):
         read = [numbers_in(v) for v in values]
         usual = [numbers for numbers in read if numbers is not None and len(numbers) > 1]
-        return JSON if len(usual) * 2 > len(values) else None
+        return (JSON,) if len(usual) * 2 > len(values) else ()
     blobs = [v for v in values if isinstance(v, bytes)]
     if len(blobs) * 2 <= len(values):
-        return None
-    for dtype in ("float32", "float64"):
-        kind = DTYPES[dtype]
-        fitting = [b for b in blobs if len(b) % kind.itemsize == 0 and len(b) >= 2 * kind.itemsize]
-        likely = [b for b in fitting if _plausible(np.frombuffer(b, dtype=kind))]
-        if len(likely) * 2 > len(blobs):
-            return dtype
-    return None
+        return ()
+    with np.errstate(invalid="ignore"):  # of signalling NaNs, which other bytes may be
+        likely = [dtype for dtype in ("float32", "float64") if _are_likely(blobs, dtype)]
+        if likely and likely[0] == "float32":
+            wider = "float64" in likely and _has_empty_halves(blobs, "float32")
+            return ("float32", *_float16_too(blobs), *(["float64"] if wider else []))
+        return tuple(likely)
+
+
+def _are_likely(blobs: Sequence[bytes], dtype: str) -> bool:
+    kind = DTYPES[dtype]
+    fitting = [b for b in blobs if len(b) % kind.itemsize == 0 and len(b) >= 2 * kind.itemsize]
+    return sum(_plausible(np.frombuffer(b, dtype=kind)) for b in fitting) * 2 > len(blobs)
+
+
+def _float16_too(blobs: Sequence[bytes]) -> list[str]:
+    """float16, where BLOBs that pass for float32 pass for it as well.
+
+    The upper half of a float32 of usual size, read as float16, is always within a small range. Its
+    lower half is noise, and has sizes of every order.
+    """
+    if _has_empty_halves(blobs, "float16"):
+        return []
+    words = np.frombuffer(b"".join(b for b in blobs if len(b) % 4 == 0), dtype="<f2")
+    sizes = np.abs(words.astype(np.float64))
+    if not np.isfinite(sizes).all():
+        return []
+    there = sizes[sizes > 0]
+    if not len(there) or there.max() > 64 or there.min() < 1e-5:
+        return []
+    low, high = (part[part > 0] for part in (sizes[::2], sizes[1::2]))
+    of_float32 = _within(high, 0.2, 7.0) and not _within(low, 0.2, 7.0)
+    return [] if of_float32 else ["float16"]
+
+
+def _within(sizes: npt.NDArray[np.float64], least: float, most: float) -> bool:
+    return bool(((sizes >= least) & (sizes < most)).all())
+
+
+def _has_empty_halves(blobs: Sequence[bytes], dtype: str) -> bool:
+    """Whether every second number is 0: then these are halves of wider numbers, such as 1.0."""
+    kind = DTYPES[dtype]
+    even = [b for b in blobs if len(b) % (2 * kind.itemsize) == 0]
+    return bool(even) and not any(np.frombuffer(b, dtype=kind)[::2].any() for b in even)
 
 
 def _plausible(vector: Matrix) -> bool:

@@ -21,6 +21,7 @@ _SHADOW = re.compile(
     r"_(chunks|rowids|info|auxiliary|vector_chunks\d+|metadatachunks\d+|metadatatext\d+"
     r"|data|idx|content|docsize|config|index|node|parent|rowid|segments|segdir|stat)\Z"
 )
+_WRITTEN = re.compile(r"\bINTO\s+(?:[\"'`\[]([^\"'`\]]+)[\"'`\]]|(\w+))", re.IGNORECASE)
 _MODEL = re.compile(r"embed(ding)?s?_?model(_name|_id)?\Z", re.IGNORECASE)
 
 
@@ -67,6 +68,12 @@ class Catalog:
             if kind == "table" and name not in self.modules and not self._is_shadow(name)
         ]  # fmt: skip
         self.views = [name for name, _, kind in found if kind == "view"]
+        self._written: dict[str, set[str]] = {}
+        for table, sql in db.execute(
+            "SELECT tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"
+        ):
+            into = {quoted_name or name for quoted_name, name in _WRITTEN.findall(sql or "")}
+            self._written.setdefault(table, set()).update(into)
 
     def _is_shadow(self, name: str) -> bool:
         ending = _SHADOW.search(name)
@@ -83,6 +90,16 @@ class Catalog:
     def vec0(self, name: str) -> Vec0 | None:
         """What a vec0 table declares; None for any other."""
         return vec0_of(self._sql[name]) if self.modules.get(name) == "vec0" else None
+
+    def indexes_of(self, table: str) -> list[tuple[str, Vec0]]:
+        """The vec0 tables that a trigger of an ordinary table, or their name, makes its indexes."""
+        written = self._written.get(table, set())
+        return [
+            (name, declared)
+            for name in self.modules
+            if name in written or name in (f"{table}_vec", f"vec_{table}")
+            if (declared := self.vec0(name)) is not None
+        ]
 
     def columns(self, name: str) -> list[Column]:
         rows = self._db.execute(f"PRAGMA table_info({quoted(name)})").fetchall()

@@ -15,14 +15,15 @@ from aiovec.sources import Chunk, ForeignTable, Reject, legal_table_name
 from ..layout import quoted
 from .blobs import matrix_of
 from .catalog import Catalog
+from .fetching import batches
 from .tables import as_id
 
 META = "_collection_meta"
+_PAYLOAD = {"orig_id", "payload_json"}
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "l2": "l2"}
 
-# As aiovec.sync.VectorStore names its vectors and keeps such keys, so that it reads them.
+# As aiovec.sync.VectorStore names its vectors, so that it reads them.
 _VECTOR = "vector"
-_TAKEN = re.compile(r"_*(id|vector)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def collections(db: sqlite3.Connection, catalog: Catalog, taken: set[str]) -> li
         declared = catalog.vec0(vec) if vec in catalog else None
         if declared is None or payload not in catalog or len(declared.vectors) != 1:
             continue
+        if not {column.name for column in catalog.columns(payload)} >= _PAYLOAD:
+            continue  # called so by chance
         vector = declared.vectors[0]
         if vector.element == "bit":
             continue
@@ -62,7 +65,9 @@ def collections(db: sqlite3.Connection, catalog: Catalog, taken: set[str]) -> li
         )  # fmt: skip
         part = Collection(vec, payload, declared.key, vector.name, vector.element)
         found.append(
-            ForeignTable(table, name, "collection", catalog.count(vec), schema, tuple(notes), part)
+            ForeignTable(
+                table, name, "collection", catalog.count(vec), schema, tuple(notes), part=part
+            )
         )
     return found
 
@@ -71,27 +76,20 @@ def read(db: sqlite3.Connection, table: ForeignTable, schema: Schema, size: int)
     """The points of a collection, and as rejects those of which one half is missing."""
     part: Collection = table.part
     key = "rowid" if part.key == "rowid" else quoted(part.key)
-    rows = db.execute(
+    sql = (
         f"SELECT v.{key}, v.{quoted(part.column)}, p.orig_id, p.payload_json, p.rowid "
         f"FROM {quoted(part.vec)} v LEFT JOIN {quoted(part.payload)} p ON p.rowid = v.{key}"
     )
-    try:
-        while found := rows.fetchmany(size):
-            yield _chunk(part, found, schema)
-    finally:
-        rows.close()
-    rows = db.execute(
+    for found in batches(db, sql, (), size):
+        yield _chunk(part, found, schema)
+    sql = (
         f"SELECT rowid, orig_id FROM {quoted(part.payload)} "
         f"WHERE rowid NOT IN (SELECT {key} FROM {quoted(part.vec)})"
     )
-    try:
-        while lonely := rows.fetchmany(size):
-            yield Chunk(
-                [], [],
-                [Reject(rowid, _shown(id), "the vector is missing") for rowid, id in lonely],
-            )  # fmt: skip
-    finally:
-        rows.close()
+    for lonely in batches(db, sql, (), size):
+        yield Chunk(
+            [], [], [Reject(rowid, _shown(id), "the vector is missing") for rowid, id in lonely]
+        )
 
 
 def _chunk(part: Collection, found: list[tuple[Any, ...]], schema: Schema) -> Chunk:
@@ -100,6 +98,8 @@ def _chunk(part: Collection, found: list[tuple[Any, ...]], schema: Schema) -> Ch
     rows: list[dict[str, Any]] = []
     places: list[int | str] = []
     chosen = (row for row, right in zip(found, good.tolist(), strict=True) if right)
+    # Such keys get a ``_`` more, as aiovec.sync.VectorStore stores and reads them.
+    reserved = re.compile(rf"_*(id|{_VECTOR}|{schema.vector})\Z")
     for (rowid, _, id, text, there), vector in zip(chosen, matrix, strict=True):
         if there is None:
             rejects.append(Reject(rowid, None, f"there is no row of it in {part.payload}"))
@@ -112,7 +112,7 @@ def _chunk(part: Collection, found: list[tuple[Any, ...]], schema: Schema) -> Ch
         if not isinstance(payload, dict):
             rejects.append(Reject(rowid, _shown(id), "the payload is no JSON object"))
             continue
-        row = {f"_{key}" if _TAKEN.match(key) else key: value for key, value in payload.items()}
+        row = {f"_{key}" if reserved.match(key) else key: value for key, value in payload.items()}
         rows.append({**row, "id": as_id(id), schema.vector: vector})
         places.append(rowid)
     return Chunk(rows, places, rejects)

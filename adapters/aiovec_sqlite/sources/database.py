@@ -9,17 +9,19 @@ from pathlib import Path
 
 from aiovec.errors import AiovecError, ConfigError
 from aiovec.schema import Schema
-from aiovec.sources import Chunk, ForeignTable, Hints, Source
+from aiovec.sources import Chunk, ForeignTable, Hints, Skipped, Source
 
-from ..driver import connect, load_driver
-from ..errors import CANTOPEN, READONLY, code_of, failures, translate
+from ..driver import load_driver
+from ..errors import ERROR, code_of, failures, translate
+from ..header import is_database, read_header
 from ..layout import APPLICATION_ID
-from . import collections, tables
+from ..opening import connect_read_only
+from . import collections, programs, tables
 from .blobs import DTYPES, JSON
 from .catalog import Catalog
 from .collections import META, Collection
+from .programs import program_of_folder, reason_of
 
-_MAGIC = b"SQLite format 3\0"
 _BUSY_SECONDS = 10.0
 _PAGES_AT_ONCE = 4096
 
@@ -31,11 +33,9 @@ class SqliteSource(Source):
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
-        try:
-            with path.open("rb") as file:
-                return file.read(len(_MAGIC)) == _MAGIC
-        except OSError:
-            return False
+        if path.is_dir():
+            return program_of_folder(path) is not None
+        return is_database(path)
 
     def __init__(self, path: Path, hints: Hints) -> None:
         if hints.dtype is not None and hints.dtype not in (*DTYPES, JSON):
@@ -43,8 +43,14 @@ class SqliteSource(Source):
                 f"there is no dtype {hints.dtype!r}; there are {', '.join((*DTYPES, JSON))}",
                 key="--dtype",
             )
+        if path.is_dir():
+            program = program_of_folder(path)
+            raise ConfigError(
+                f"{path} is a folder" + ("" if program is None else f"; {reason_of(program)}")
+            )
         self._path = path
         self._hints = hints
+        self._skipped: list[Skipped] = []
         _refuse_own(path)
         self._db: sqlite3.Connection | None = None
         try:
@@ -55,55 +61,75 @@ class SqliteSource(Source):
         except BaseException as exc:
             self.close()
             if isinstance(exc, failures()):
-                raise translate(exc, str(path)) from exc
+                raise self._translated(exc) from exc
             raise
+
+    def _translated(self, error: Exception) -> AiovecError:
+        """A failure of SQLite. Tables that a statement does not fit are no damage of the file."""
+        if code_of(error) != ERROR and not isinstance(error, UnicodeDecodeError):
+            return translate(error, str(self._path))
+        return ConfigError(
+            f"{self._path} has a layout that aiovec does not know: {error}. Say by --table, "
+            "--id-column, --vector-column and --dtype where the vectors are",
+            file=str(self._path), key="--table",
+        )  # fmt: skip
 
     def tables(self) -> list[ForeignTable]:
         try:
-            return self._tables()
+            db = self._open()
+            return self._tables(db, Catalog(db), self._hints)
         except failures() as exc:
-            raise translate(exc, str(self._path)) from exc
+            raise self._translated(exc) from exc
 
-    def _tables(self) -> list[ForeignTable]:
-        db = self._open()
-        catalog = Catalog(db)
+    def skipped(self) -> list[Skipped]:
+        return self._skipped
+
+    def _tables(self, db: sqlite3.Connection, catalog: Catalog, hints: Hints) -> list[ForeignTable]:
         taken: set[str] = set()
-        hints = self._hints
         found = collections.collections(db, catalog, taken)
-        claimed = {META}
+        claimed = {META} if found else set()
         for table in found:
             claimed |= {table.part.vec, table.part.payload}
+        known = programs.programs(db, catalog)
         vec0 = [n for n, module in catalog.modules.items() if module == "vec0"]
         ordinary = catalog.ordinary
         if hints.table is not None:
             chosen = [t for t in found if hints.table in (t.name, t.origin, t.part.vec)]
             if chosen:
                 return chosen
+            for program in known:
+                if hints.table in program.tables:
+                    raise ConfigError(f"{self._path}: {program.reason}", key="--table")
             vec0 = [n for n in vec0 if n == hints.table]
             ordinary = [n for n in (*ordinary, *catalog.views) if n == hints.table]
             found = []
             if not vec0 and not ordinary:
-                return self._by_name_here(catalog, hints.table)
-        found += tables.vec0_tables(
-            db, catalog, [n for n in vec0 if n not in claimed], hints, taken
-        )
-        found += tables.ordinary_tables(
-            db, catalog, [n for n in ordinary if n not in claimed], hints, taken
-        )
+                return self._by_name_here(db, catalog, hints)
+        for program in known:
+            claimed |= program.tables
+        others, skipped = tables.survey(
+            db, catalog, [n for n in vec0 if n not in claimed],
+            [n for n in ordinary if n not in claimed], hints, taken,
+        )  # fmt: skip
+        found += others
+        self._skipped = [Skipped(p.name, p.rows, p.reason) for p in known] + skipped
+        self._skipped += _vss_tables(catalog, found, hints)
         if not found:
-            raise ConfigError(self._nothing_found(catalog))
+            raise ConfigError(self._nothing_found(catalog), file=str(self._path), key="--table")
         return found
 
-    def _by_name_here(self, catalog: Catalog, name: str) -> list[ForeignTable]:
+    def _by_name_here(
+        self, db: sqlite3.Connection, catalog: Catalog, hints: Hints
+    ) -> list[ForeignTable]:
         """``--table`` may also give the name that a table would get here."""
-        if catalog.modules.get(name) == "vss0":
-            raise ConfigError(_about_vss(name))
-        everything = SqliteSource(self._path, Hints(dtype=self._hints.dtype))
-        with closing(everything):
-            chosen = [t for t in everything.tables() if t.name == name]
+        if catalog.modules.get(hints.table or "") == "vss0":
+            raise ConfigError(_about_vss(hints.table or ""))
+        everything = self._tables(db, catalog, Hints(dtype=hints.dtype))
+        self._skipped = []
+        chosen = [t for t in everything if t.name == hints.table]
         if not chosen:
             raise ConfigError(
-                f"there is no table {name!r} in {self._path}; there are: "
+                f"there is no table {hints.table!r} in {self._path}; there are: "
                 f"{', '.join(catalog.names) or 'none'}",
                 key="--table",
             )
@@ -119,10 +145,14 @@ class SqliteSource(Source):
                 f"no column of the table {told!r} looks like vectors; say which it is by "
                 f"--vector-column and --dtype ({', '.join((*DTYPES, JSON))})"
             )
+        if self._skipped:
+            reasons = "; ".join(f"{one.origin}: {one.reason}" for one in self._skipped)
+            return f"no table of {self._path} can be taken: {reasons}"
         return (
-            f"no vectors were recognised in {self._path}; say by --table, --id-column, "
-            "--vector-column and --dtype where they are; the tables are: "
-            f"{', '.join(catalog.names) or 'none'}"
+            f"no vectors were recognised in {self._path}, whose layout aiovec does not know; say "
+            "by --table, --id-column, --vector-column and --dtype where they are. Known are vec0 "
+            "tables, collections, LangChain's SQLiteVec, and columns of float BLOBs or JSON "
+            f"arrays; the tables are: {', '.join(catalog.names) or 'none'}"
         )
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
@@ -130,7 +160,7 @@ class SqliteSource(Source):
         try:
             yield from reader(self._open(), table, schema, size)
         except failures() as exc:
-            raise translate(exc, str(self._path)) from exc
+            raise self._translated(exc) from exc
 
     def backup(self, path: Path) -> None:
         if path.exists():
@@ -156,38 +186,11 @@ class SqliteSource(Source):
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that can write nothing, with a WAL beside the file read too.
-
-    SQLite needs a lock file to read a database in WAL mode. Where none can be made, on a medium
-    that cannot be written, the file is read as one that nobody changes; but only if there is no
-    WAL, without which its last changes would be missing.
-    """
-    path = path.absolute()
-    uri = path.as_uri()
-    try:
-        return _settled(f"{uri}?mode=ro")
-    except load_driver().Error as exc:
-        wal = path.with_name(f"{path.name}-wal")
-        if code_of(exc) not in (CANTOPEN, READONLY):
-            raise
-        if wal.exists() and wal.stat().st_size:
-            raise AiovecError(
-                f"{path} has changes in {wal.name} which cannot be read where nothing can be "
-                "written; copy both files to a folder that can be written"
-            ) from exc
-        return _settled(f"{uri}?mode=ro&immutable=1")
-
-
-def _settled(uri: str) -> sqlite3.Connection:
-    db = connect(uri, uri=True, timeout=_BUSY_SECONDS)
-    try:
-        db.execute("PRAGMA query_only = ON")
-        # A text that is no UTF-8 shall cost its row only.
-        db.text_factory = _lenient
-        db.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except BaseException:
-        db.close()
-        raise
+    """A connection that can write nothing, with a WAL beside the file read too."""
+    db = connect_read_only(path, _BUSY_SECONDS)
+    db.execute("PRAGMA query_only = ON")
+    # A text that is no UTF-8 shall cost its row only.
+    db.text_factory = _lenient
     return db
 
 
@@ -196,13 +199,24 @@ def _lenient(text: bytes) -> str:
 
 
 def _refuse_own(path: Path) -> None:
-    with path.open("rb") as file:
-        application = int.from_bytes(file.read(72)[68:72], "big")
-    if application == APPLICATION_ID:
+    header = read_header(path)
+    if header is not None and header.application_id == APPLICATION_ID:
         raise ConfigError(
             f"{path} is a store of aiovec already; to take tables over use aiovec migrate, or "
             "aiovec export and then aiovec import"
         )
+
+
+def _vss_tables(catalog: Catalog, found: list[ForeignTable], hints: Hints) -> list[Skipped]:
+    """The vss0 tables, but for those whose vectors come from the table that they index."""
+    if hints.table is not None:
+        return []
+    taken = {f"vss_{table.origin}" for table in found}
+    return [
+        Skipped(name, None, _about_vss(name))
+        for name, module in catalog.modules.items()
+        if module == "vss0" and name not in taken
+    ]
 
 
 def _about_vss(name: str) -> str:

@@ -31,9 +31,9 @@ from ..records import Record
 from ..schema import Schema
 from ..settings import AdviseSettings
 from ..store import VectorStore
-from .output import out, print_facts, print_json, progress
+from .output import out, print_facts, print_json
 from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, opened, source_of
+from .stores import AsJson, Config, Store, of_each_table, opened, source_of
 
 # Stored vectors that are searched for, from so many places of the table.
 _PLACES, _OF_EACH = 8, 12
@@ -66,7 +66,7 @@ def advise(
 ) -> None:
     """Measure the tables of a SQLite store and say whether LanceDB would serve them better.
 
-    Changes nothing. The thresholds are in the TOML file, in [retrieval.advise].
+    Changes nothing. The thresholds are in the TOML file, in the section retrieval.advise.
     """
     found = run(_advise(store, table, config, created))
     if json:
@@ -96,16 +96,16 @@ class _Found:
 
 async def _advise(store: str | None, table: str | None, config: str | None, created: str) -> _Found:
     limits = await asyncio.to_thread(_limits, store, config)
-    async with opened(store, config) as vectors:
+    async with opened(store, config, reading=True) as vectors:
         found = _Found(vectors.target, vectors.backend_name, limits, [])
         if found.backend != ADVISED:
             return found
-        names = await vectors.tables() if table is None else [table]
-        with progress("tables") as bar:
-            task = bar.add_task("measuring", total=len(names))
-            for name in names:
-                found.tables.append(await _advice_on(vectors, name, limits, created))
-                bar.advance(task)
+
+        async def measured(name: str) -> Advice:
+            return await _advice_on(vectors, name, limits, created)
+
+        named = None if table is None else [table]
+        found.tables.extend(await of_each_table(vectors, named, measured, "measuring"))
         return found
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .output import counted, out, print_json, progress
 from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, opened
+from .stores import AsJson, Config, Store, expanded, opened
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..transfer import Saved
 
 
@@ -74,9 +74,10 @@ def export(
     store, table, file = (None, first, second) if third is None else (first, second, third)
     fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
     began = time.perf_counter()
-    target, saved = run(_export(store, config, table, Path(file), where, fields, form, overwrite))
+    path = expanded(file)
+    target, saved = run(_export(store, config, table, path, where, fields, form, overwrite))
     seconds = time.perf_counter() - began
-    files = [str(path) for path in saved.files]
+    files = [str(written) for written in saved.files]
     if json:
         print_json(
             {
@@ -97,7 +98,7 @@ async def _export(
     store: str | None,
     config: str | None,
     table: str,
-    file: Path,
+    path: Path,
     where: str | None,
     select: list[str] | None,
     form: str | None,
@@ -105,8 +106,7 @@ async def _export(
 ) -> tuple[str, Saved]:
     from ..transfer import save
 
-    path = await asyncio.to_thread(file.expanduser)
-    async with opened(store, config) as vectors:
+    async with opened(store, config, reading=True) as vectors:
         with progress("rows") as bar:
             total = await vectors.count(table, where) if not bar.disable else None
             task = bar.add_task("exporting", total=total)

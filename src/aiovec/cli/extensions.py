@@ -7,6 +7,8 @@ where it is used, and hides nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ..plugins import installed
+from ..redaction import without_secrets
 from .output import one_line, say_error
 
 if TYPE_CHECKING:
@@ -25,6 +28,14 @@ GROUP = "aiovec.commands"
 class Commands(TyperGroup):
     """Our own commands, and behind them those that are installed beside."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _quietly():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _quietly():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: Any) -> list[str]:
         own = super().list_commands(ctx)
         return [*own, *(name for name in installed(GROUP) if name not in own)]
@@ -35,6 +46,18 @@ class Commands(TyperGroup):
             return own
         entry_point = installed(GROUP).get(cmd_name)
         return None if entry_point is None else _loaded(entry_point)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Take the secrets out of a complaint about the arguments, which repeats them."""
+    try:
+        yield
+    except Exception as exc:
+        message = getattr(exc, "message", None)
+        if isinstance(message, str) and hasattr(exc, "format_message"):
+            exc.message = without_secrets(message)  # type: ignore[attr-defined]
+        raise
 
 
 def _loaded(entry_point: metadata.EntryPoint) -> Any:

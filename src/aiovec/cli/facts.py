@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +14,11 @@ from ..schema import Schema
 from ..store import VectorStore
 from .output import out, print_facts, print_json, print_rows
 from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, opened
+from .stores import AsJson, Config, Store, of_each_table, opened
 
 _ABILITIES = (
-    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "power-loss",
+    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "read-only",
+    "restore", "power-loss",
 )  # fmt: skip
 
 
@@ -63,31 +65,30 @@ def info(
 
 
 async def _tables(store: str | None, config: str | None) -> list[dict[str, Any]]:
-    async with opened(store, config) as vectors:
-        found = []
-        for name in await vectors.tables():
+    async with opened(store, config, reading=True) as vectors:
+
+        async def look(name: str) -> dict[str, Any]:
             schema = await vectors.schema(name)
             rows = await vectors.count(name)
-            found.append(
-                {
-                    "name": name,
-                    "rows": rows,
-                    "dim": schema.dim,
-                    "metric": schema.metric,
-                    "model": schema.model,
-                }
-            )
-        return found
+            return {
+                "name": name,
+                "rows": rows,
+                "dim": schema.dim,
+                "metric": schema.metric,
+                "model": schema.model,
+            }
+
+        return await of_each_table(vectors, None, look, "looking")
 
 
 async def _info(store: str | None, table: str | None, config: str | None) -> dict[str, Any]:
-    async with opened(store, config) as vectors:
-        names = await vectors.tables() if table is None else [table]
+    async with opened(store, config, reading=True) as vectors:
+        named = None if table is None else [table]
         return {
             "target": vectors.target,
             "backend": vectors.backend_name,
             "abilities": [name for name in _ABILITIES if vectors.supports(name)],
-            "tables": [await _table(vectors, name) for name in names],
+            "tables": await of_each_table(vectors, named, partial(_table, vectors), "looking"),
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -16,20 +16,21 @@ from ..connect import Opening
 from ..errors import ConfigError
 from .output import counted, err, out, print_json, print_rows, progress
 from .run import failing_clearly, run
-from .stores import AsJson, Config, source_of
+from .stores import AsJson, Config, expanded, source_of
 
 if TYPE_CHECKING:
     from ..schema import Schema
-    from ..sources import ForeignTable
+    from ..sources import ForeignTable, Skipped
     from ..transfer import Input, Load, Loaded, Loading, RejectsFile
 
 _METRICS = ("cosine", "l2", "dot")
+_REASONS_SHOWN = 10
 
 
 @failing_clearly
 def import_(
     file: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="FILE",
             help="Parquet, Arrow IPC, JSON Lines, NumPy (.npy with .jsonl beside it), or a SQLite "
@@ -70,7 +71,7 @@ def import_(
         ),
     ] = None,
     schema: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
             help="A schema in JSON for a table that is created.",
@@ -107,45 +108,62 @@ def import_(
         bool, typer.Option("--upsert", help="Replace rows of the same ids instead of refusing.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Keep nothing unless every row can be taken.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Check every row first, and keep none if one cannot be taken. The checked rows of "
+            "an existing table are then moved into it; with --upsert, a failure of the move leaves "
+            "the rows that were moved.",
+        ),
     ] = False,
     rejects: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
             help="Where the rows that cannot be taken are listed; by default FILE.rejects.jsonl.",
             show_default=False,
         ),
     ] = None,
+    allow_rejects: Annotated[
+        bool,
+        typer.Option(
+            "--allow-rejects",
+            help="Exit with 0 although rows, columns or tables of the file were not taken.",
+        ),
+    ] = False,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Import a file, or the tables of a database that another program wrote.
 
-    Rows that cannot be taken are listed with the reason, and the rest goes on.
+    Rows that cannot be taken are listed with the reason, and the rest goes on. The exit code is 1
+    where anything with vectors was not taken, unless --allow-rejects is given.
     """
     from ..sources import Hints
     from ..transfer import Loading, RejectsFile
 
     if metric not in (None, *_METRICS):
         raise typer.BadParameter(f"--metric is one of {', '.join(_METRICS)}")
-    told = None if schema is None else _schema_in(schema)
+    path = expanded(file)
+    told = None if schema is None else _schema_in(expanded(schema))
     hints = Hints(table, id_column, vector_column, model_column, dtype)
-    with closing(_open(file, form, hints, told)) as source:
+    with closing(_open(path, form, hints, told)) as source:
         found = source.tables()
         if list_:
             _show_found(source, found, json=json)
             return
+        skipped = source.skipped()
         loads = _loads(source, found, table, as_, told, metric, model)
         # Beside the file, unless that is a place where nothing can be written.
-        folder = file.parent if os.access(file.parent, os.W_OK) else Path()
-        listed = rejects or folder / f"{file.name}.rejects.jsonl"
-        if listed.absolute() == file.absolute():
+        folder = path.parent if os.access(path.parent, os.W_OK) else Path()
+        beside = folder / f"{path.name}.rejects.jsonl"
+        listed = beside if rejects is None else expanded(rejects)
+        if listed.absolute() == path.absolute():
             raise typer.BadParameter("--rejects would replace the file itself")
         if source.is_database:
             err().print(
-                f"{file} is opened read-only and stays as it is; "
-                f"aiovec backup {file} COPY copies it first"
+                f"{path} is opened read-only and stays as it is; "
+                f"aiovec backup {path} COPY copies it first"
             )
         began = time.perf_counter()
         notes = RejectsFile(listed)
@@ -153,19 +171,24 @@ def import_(
             _import(store, config, source, loads, notes, Loading(upsert=upsert, strict=strict))
         )
         seconds = time.perf_counter() - began
+    whole = all(one.whole for one in done) and not skipped
     if json:
         print_json(
             {
-                "file": str(file),
+                "file": str(path),
                 "format": source.form,
                 "store": target,
                 "seconds": round(seconds, 6),
+                "complete": whole,
                 "rejects": str(listed) if notes.count else None,
-                "tables": [_facts(one) for one in done],
+                "tables": [_facts(one, source.place) for one in done],
+                "skipped": [_skipped_facts(one) for one in skipped],
             }
         )
-        return
-    _show(done, notes, seconds)
+    else:
+        _show(done, skipped, notes, seconds)
+    if not whole and not allow_rejects:
+        raise typer.Exit(1)
 
 
 def _schema_in(path: Path) -> Schema:
@@ -217,7 +240,15 @@ async def _import(
     async with Opening(opening) as vectors:
         with progress("rows") as bar:
             how.seen = _shown_on(bar, loads)
-            return vectors.target, await load(vectors, source, loads, rejects, how)
+            done = await load(vectors, source, loads, rejects, how)
+        # Indexes and compaction, however long they take: a script has nobody who does it later.
+        with progress("tables") as bar:
+            filled = [one.table for one in done if one.rows]
+            task = bar.add_task("indexing and optimizing", total=len(filled))
+            for table in filled:
+                await vectors.optimize(table)
+                bar.advance(task)
+        return vectors.target, done
 
 
 def _shown_on(bar: Any, loads: list[Load]) -> Callable[[Load, int], None]:
@@ -229,6 +260,7 @@ def _shown_on(bar: Any, loads: list[Load]) -> Callable[[Load, int], None]:
 
 
 def _show_found(source: Input, found: list[ForeignTable], *, json: bool) -> None:
+    skipped = source.skipped()
     if json:
         print_json(
             {
@@ -242,9 +274,11 @@ def _show_found(source: Input, found: list[ForeignTable], *, json: bool) -> None
                         "rows": one.rows,
                         "schema": one.schema.to_dict(),
                         "notes": list(one.notes),
+                        "omitted": list(one.omitted),
                     }
                     for one in found
                 ],
+                "skipped": [_skipped_facts(one) for one in skipped],
             }
         )
         return
@@ -260,18 +294,30 @@ def _show_found(source: Input, found: list[ForeignTable], *, json: bool) -> None
         right=["rows", "dim"],
     )  # fmt: skip
     for one in found:
-        for note in one.notes:
-            err().print(f"{one.name}: {note}")
+        _show_notes(one.name, one.notes, one.omitted)
+    for other in skipped:
+        err().print(f"{other.origin}: not taken: {other.reason}")
 
 
-def _facts(one: Loaded) -> dict[str, Any]:
+def _facts(one: Loaded, place: str) -> dict[str, Any]:
     return {
         "name": one.table,
         "origin": one.origin,
         "layout": one.layout,
         "created": one.created,
         "rows": one.rows,
+        "replaced": one.replaced,
         "rejected": one.rejected,
+        "missing": one.missing,
+        "reasons": [
+            {
+                "reason": reason.text,
+                "rows": reason.rows,
+                "examples": [{place: row.row, "id": row.id} for row in reason.examples],
+            }
+            for reason in one.reasons
+        ],
+        "omitted": list(one.omitted),
         "dim": one.schema.dim,
         "metric": one.schema.metric,
         "model": one.schema.model,
@@ -279,12 +325,40 @@ def _facts(one: Loaded) -> dict[str, Any]:
     }
 
 
-def _show(done: list[Loaded], rejects: RejectsFile, seconds: float) -> None:
+def _skipped_facts(one: Skipped) -> dict[str, Any]:
+    return {"origin": one.origin, "rows": one.rows, "reason": one.reason}
+
+
+def _show_notes(table: str, notes: Sequence[str], omitted: Sequence[str]) -> None:
+    for note in notes:
+        err().print(f"{table}: {note}")
+    for what in omitted:
+        err().print(f"{table}: not taken: {what}")
+
+
+def _show(
+    done: list[Loaded], skipped: Sequence[Skipped], rejects: RejectsFile, seconds: float
+) -> None:
     for one in done:
         into = f"the new table {one.table}" if one.created else one.table
-        out().print(f"imported {counted(one.rows)} from {one.origin} ({one.layout}) into {into}")
-        for note in one.notes:
-            err().print(f"{one.table}: {note}")
+        replaced = f", {one.replaced:,} of which replaced another" if one.replaced else ""
+        out().print(
+            f"imported {counted(one.rows)} from {one.origin} ({one.layout}) into {into}{replaced}"
+        )
+        _show_notes(one.table, one.notes, one.omitted)
+        for reason in one.reasons[:_REASONS_SHOWN]:
+            first = reason.examples[0]
+            which = first.id if first.id is not None else first.row
+            example = "" if which is None else f", such as {which}"
+            err().print(f"{one.table}: not taken: {counted(reason.rows)}{example}: {reason.text}")
+        more = len(one.reasons) - _REASONS_SHOWN
+        if more > 0:
+            err().print(f"{one.table}: and {more} more reasons")
+        if one.missing:
+            err().print(f"{one.table}: not taken: {counted(one.missing)} that cannot be read")
+    for other in skipped:
+        rows = "" if other.rows is None else f" ({counted(other.rows)})"
+        err().print(f"{other.origin}{rows}: not taken: {other.reason}")
     out().print(f"done in {seconds:.2f} s")
     if rejects.count:
         out().print(f"not taken: {counted(rejects.count)}; {rejects.path} tells why for each")

@@ -14,6 +14,8 @@ from .output import out, print_facts, print_json, progress
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, opened, store_and
 
+_DIGITS = 18  # of the largest option: every backend takes 64 bits at most
+
 
 @failing_clearly
 def index(
@@ -105,10 +107,12 @@ def _parameter(name: str, value: object) -> str:
 
 def _option(text: str) -> tuple[str, int]:
     name, equals, value = text.partition("=")
-    if not equals or not value.isdecimal():
-        raise typer.BadParameter(f"{text!r} is no NAME=NUMBER", param_hint="--option")
-    if name == "recall":
-        raise typer.BadParameter("recall is an option of its own: --recall")
+    if not name or not equals or not value.isdecimal() or len(value) > _DIGITS:
+        raise typer.BadParameter(f"{text!r:.60} is no NAME=NUMBER", param_hint="--option")
+    if name in ("kind", "recall"):
+        raise typer.BadParameter(f"{name} is an option of its own: --{name}")
+    if name in ("table", "wait"):
+        raise typer.BadParameter(f"{name} is no option of an index", param_hint="--option")
     return name, int(value)
 
 

@@ -29,14 +29,34 @@ def settle_streams() -> None:
             reconfigure(errors="replace")
 
 
+class _Console(Console):
+    """A console that prints each string as one line, and nothing that drives the terminal."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_harmless, objects), **options)
+
+
 def out() -> Console:
     """Standard output. Made when it is needed, so that a redirected stream counts."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Console()
 
 
 def err() -> Console:
     """Standard error."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Console(stderr=True)
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, Text):
+        # A styled text may have several lines. As many characters as before keep its styles.
+        value = value.copy()
+        value.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value.plain)
+    return value
 
 
 def one_line(value: object) -> str:
@@ -58,7 +78,8 @@ def print_json(value: Any) -> None:
     """A value as JSON, each item of its outermost levels on a line of its own."""
     unicode_out = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     text = json.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
-    sys.stdout.write(text + "\n")
+    # JSON escapes C0 by itself. DEL and C1 drive a terminal too, and only strings can hold them.
+    sys.stdout.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_rows(

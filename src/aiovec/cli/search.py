@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from ..errors import InvalidArgumentError
 from ..records import Hit
 from .output import err, print_json, print_rows
 from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, opened, store_and
+from .stores import AsJson, Config, Store, expanded, opened, store_and
 
 
 @failing_clearly
@@ -73,7 +72,7 @@ def search(
 
 def _read_vector(given: str) -> list[float]:
     try:
-        text = Path(given[1:]).read_text("utf-8-sig") if given.startswith("@") else given
+        text = expanded(given[1:]).read_text("utf-8-sig") if given.startswith("@") else given
         vector = jsonlib.loads(text)
     except (OSError, ValueError, RecursionError) as exc:
         raise typer.BadParameter(f"--vector cannot be read: {exc}") from exc
@@ -94,7 +93,7 @@ async def _search(
     limit: int,
     select: list[str] | None,
 ) -> tuple[list[Hit], float]:
-    async with opened(store, config) as vectors:
+    async with opened(store, config, reading=True) as vectors:
         wanted = limit
         if like is not None:
             rows = await vectors.get(table, like)

@@ -1,10 +1,9 @@
-"""``aiovec optimize`` and ``aiovec backup``."""
+"""``aiovec optimize``, ``aiovec backup`` and ``aiovec restore``."""
 
 from __future__ import annotations
 
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from ..errors import ConfigError, CorruptStoreError
 from ..sources import Hints, source_for
 from .output import out, print_json, progress
 from .run import failing_clearly, run
-from .stores import AsJson, Config, Store, opened, store_and
+from .stores import AsJson, Config, Store, expanded, of_each_table, opened, source_of, store_and
 
 
 @failing_clearly
@@ -71,9 +70,44 @@ def backup(
         out().print(f"copied {target} to {path} in {seconds:.2f} s")
 
 
+@failing_clearly
+def restore(
+    backup: Annotated[
+        str, typer.Argument(metavar="BACKUP", help="What aiovec backup wrote.", show_default=False)
+    ],
+    store: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="The store to put it in the place of. Without it: the TOML file's.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Delete what is at TARGET now; else it is kept under another name."
+        ),
+    ] = False,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Put a backup in the place of a store that nobody uses, after checking it."""
+    from ..restoring import restore as restored
+
+    kept = run(restored(backup, store, config=config, overwrite=overwrite))
+    target = source_of(store, config).place()[1]
+    if json:
+        print_json({"backup": backup, "store": target, "kept": None if kept is None else str(kept)})
+        return
+    out().print(f"restored {target} from {backup}")
+    if kept is not None:
+        out().print(f"the store that was there is now {kept}")
+
+
 def _copied_foreign(store: str, path: str) -> bool:
     """Copy a database that another program wrote; False where it is none that is known."""
-    file = Path(store).expanduser()
+    file = expanded(store)
     kind = source_for(file) if file.is_file() else None
     if kind is None:
         return False
@@ -83,7 +117,7 @@ def _copied_foreign(store: str, path: str) -> bool:
         return False
     with closing(source), progress("") as bar:
         bar.add_task("copying", total=None)
-        source.backup(Path(path).expanduser())
+        source.backup(expanded(path))
     return True
 
 
@@ -91,30 +125,25 @@ async def _optimize(
     store: str | None, tables: list[str] | None, config: str | None
 ) -> list[dict[str, Any]]:
     async with opened(store, config) as vectors:
-        names = tables or await vectors.tables()
-        done = []
-        with progress("tables") as bar:
-            task = bar.add_task("optimizing", total=len(names))
-            for name in names:
-                before = (await vectors.stats(name)).bytes
-                began = time.perf_counter()
-                await vectors.optimize(name)
-                seconds = time.perf_counter() - began
-                after = (await vectors.stats(name)).bytes
-                bar.advance(task)
-                done.append(
-                    {
-                        "name": name,
-                        "seconds": round(seconds, 6),
-                        "bytes_before": before,
-                        "bytes": after,
-                    }
-                )
-        return done
+
+        async def optimized(name: str) -> dict[str, Any]:
+            before = (await vectors.stats(name)).bytes
+            began = time.perf_counter()
+            await vectors.optimize(name)
+            seconds = time.perf_counter() - began
+            after = (await vectors.stats(name)).bytes
+            return {
+                "name": name,
+                "seconds": round(seconds, 6),
+                "bytes_before": before,
+                "bytes": after,
+            }
+
+        return await of_each_table(vectors, tables, optimized, "optimizing")
 
 
 async def _backup(store: str | None, config: str | None, path: str) -> tuple[str, float]:
-    async with opened(store, config) as vectors:
+    async with opened(store, config, reading=True) as vectors:
         began = time.perf_counter()
         with progress("") as bar:
             bar.add_task("copying", total=None)

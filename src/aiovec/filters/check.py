@@ -49,8 +49,9 @@ def bind(where: object, schema: Schema) -> Expr | None:
 
     ``where`` is an expression of ``F``, filter text, or a tree. In the tree that comes back every
     name is known, every literal has exactly its field's type (on a payload key: its own), and
-    conditions that mean the same have one form: an IN holds two or more values, a LIKE has a
-    wildcard before its end. Raises FilterError, with the position where ``where`` is text.
+    conditions that mean the same have one form: an IN holds two or more values, on a payload key of
+    one type, and a LIKE has a wildcard before its end. Raises FilterError, with the position where
+    ``where`` is text.
     """
     if where is None:
         return None
@@ -116,13 +117,14 @@ class _Binder:
                 fitting = float(value) if int(float(value)) == value else None
             if fitting is not None:
                 kept.setdefault((type(fitting), fitting), fitting)
-        match list(kept.values()):
-            case []:
-                return _never(ref, kind)
-            case [value]:
-                return Compare(ref, "=", value)
-            case several:
-                return In(ref, tuple(several))
+        if not kept:
+            return _never(ref, kind)
+        # IN is the OR of its equalities. On a payload key, those with a literal of another type
+        # than the value are null, so literals of each type stand apart.
+        alike: dict[str, list[Value]] = {}
+        for value in kept.values():
+            alike.setdefault(_type_of(value), []).append(value)
+        return any_of([_one_of(ref, several) for several in alike.values()])
 
     def _contains(self, leaf: Expr, ref: Ref, value: Value) -> Expr:
         kind = self._kind(leaf, ref)
@@ -264,6 +266,17 @@ def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
             return Compare(ref, "<=", low)
         case ">" | ">=":
             return Compare(ref, ">=", high)
+
+
+def _type_of(value: Value) -> str:
+    """What tells whether a payload's value compares with this one."""
+    if isinstance(value, bool):
+        return "bool"
+    return "number" if isinstance(value, (int, float)) else type(value).__name__
+
+
+def _one_of(ref: Ref, values: list[Value]) -> Expr:
+    return In(ref, tuple(values)) if len(values) > 1 else Compare(ref, "=", values[0])
 
 
 def _simplest_like(ref: Ref, pattern: str) -> Expr:

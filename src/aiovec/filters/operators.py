@@ -70,7 +70,7 @@ class FieldRef(Combinable):
         """Equal to one of ``values``; FALSE where there are none."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise FilterError(f"in_ takes a list of values, not {text.shown(values)}")
-        checked = tuple(text.checked_value(value) for value in values)
+        checked = text.checked_values(values)
         check_literals(len(checked))
         return In(self._ref, checked) if checked else Const(False)
 

@@ -272,8 +272,12 @@ class _Parser:
         token = self.tokens.next
         if not (token.starts_name or (any_word and token.kind == "name")):
             self.tokens.fail("a key of the payload" if any_word else "a field")
+        try:
+            name = words.checked_text(token.value)
+        except FilterError as exc:
+            self._fail_at(token.position, exc, "a name of valid Unicode")
         self.tokens.advance()
-        return token.value
+        return name
 
     def _text(self) -> str:
         if self.tokens.next.kind != "text":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from numbers import Integral, Real
 
+from .. import errors
 from ..errors import FilterError
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
@@ -52,8 +53,7 @@ def literal(value: str | int | float | bool | datetime) -> str:
 
 def shown(value: object) -> str:
     """A value for an error message, cut short."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return errors.shown(value, 80)
 
 
 def checked_value(value: object) -> str | int | float | bool | datetime:
@@ -85,6 +85,17 @@ def checked_value(value: object) -> str | int | float | bool | datetime:
         f"{shown(value)} cannot be a literal; use str, int, float, bool or a datetime with a "
         "time zone"
     )
+
+
+def checked_values(values: Iterable[object]) -> tuple[str | int | float | bool | datetime, ...]:
+    """Python values as literals; many of one plain type, as ids are, are checked at once."""
+    listed = values if isinstance(values, (list, tuple)) else list(values)
+    kinds = set(map(type, listed))
+    if kinds == {str} and all(map(str.isascii, listed)):
+        return tuple(listed)
+    if kinds == {int} and min(listed) >= MIN_INT and max(listed) <= MAX_INT:
+        return tuple(listed)
+    return tuple(map(checked_value, listed))
 
 
 def checked_text(value: object) -> str:

@@ -69,8 +69,8 @@ class VectorStore:
     def __enter__(self) -> VectorStore:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *error: Any) -> None:
+        self._store.__exit__(*error)
 
     def __repr__(self) -> str:
         return f"<sync.VectorStore {self._store.target}>"

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, wait
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..errors import StoreClosedError
+from ..threads import FORKED, start
 
 _T = TypeVar("_T")
 
@@ -34,10 +36,12 @@ class Portal:
         self._lock = threading.Lock()
         self._stopped = False
         self._loop = asyncio.new_event_loop()
+        # What threads iterate. Others are generators within these, which close with them.
+        self.iterated: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
         self._thread = threading.Thread(
-            target=_serve, args=(self._loop,), name="aiovec-sync", daemon=True
+            target=_serve, args=(self._loop, self.iterated), name="aiovec-sync", daemon=True
         )
-        self._thread.start()
+        start(self._thread)
 
     @property
     def stopped(self) -> bool:
@@ -99,9 +103,7 @@ class Portal:
 
     def _check(self) -> None:
         if self.forked:  # before the lock, which another thread may have held at the fork
-            raise StoreClosedError(
-                self.target, "it was opened before a fork; open it again in this process"
-            )
+            raise StoreClosedError(self.target, FORKED)
 
     def _start(self, running: _Running[_T]) -> None:
         with self._lock:
@@ -147,7 +149,9 @@ class _Running(Generic[_T]):
             self.done.set_exception(asyncio.CancelledError())
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(
+    loop: asyncio.AbstractEventLoop, iterated: weakref.WeakSet[AsyncGenerator[Any, None]]
+) -> None:
     try:
         loop.run_forever()
     finally:
@@ -157,6 +161,8 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
                 task.cancel()
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks))
+            for generator in list(iterated):
+                loop.run_until_complete(generator.aclose())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:

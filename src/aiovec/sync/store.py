@@ -11,9 +11,9 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 from ..connect import PathText
 from ..connect import connect as connect_async
 from ..errors import StoreClosedError
+from ..redaction import redacted
 from ..store import VectorStore as AsyncStore
 from ..table import Table as AsyncTable
-from ..targets import redacted
 from .portal import Portal
 
 _A = TypeVar("_A")
@@ -70,6 +70,8 @@ def _iterated(face: _Blocking[_A], items: AsyncIterator[_R]) -> Generator[_R, No
         if isinstance(items, AsyncGenerator):
             await items.aclose()
 
+    if isinstance(items, AsyncGenerator):
+        portal.iterated.add(items)
     try:
         while (item := portal.run(advance)) is not None:
             yield item[0]
@@ -80,7 +82,11 @@ def _iterated(face: _Blocking[_A], items: AsyncIterator[_R]) -> Generator[_R, No
 
 
 def _read(argument: object) -> object:
-    return list(argument) if isinstance(argument, Iterator) else argument
+    if isinstance(argument, Iterator):
+        return list(argument)
+    if type(argument) is dict and any(isinstance(value, Iterator) for value in argument.values()):
+        return {name: _read(column) for name, column in argument.items()}  # columns of rows
+    return argument
 
 
 class Table(_Blocking[AsyncTable]):
@@ -140,14 +146,19 @@ class Store(_Blocking[AsyncStore]):
         """The name of the backend in use now."""
         return self._awaited.backend_name
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading only."""
+        return self._awaited.read_only
+
     def __repr__(self) -> str:
         return f"<sync.Store {self.target}>"
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        self._end(lambda: self._awaited.__aexit__(kind))
 
     def close(self) -> None:
         """Wait for the writes that were accepted, then let go of everything.
@@ -155,11 +166,14 @@ class Store(_Blocking[AsyncStore]):
         May be called twice, and from any thread. In a forked child it does nothing: the store
         belongs to the parent.
         """
+        self._end(self._awaited.close)
+
+    def _end(self, close: Callable[[], Awaitable[None]]) -> None:
         self._finalizer.detach()
         if self._portal.forked or self._portal.stopped:
             return
         try:
-            self._portal.run(self._awaited.close)
+            self._portal.run(close)
         except StoreClosedError:  # by another thread, at the same time
             return
         self._portal.stop()
@@ -216,12 +230,14 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
     warnings.warn(f"{store!r} was never closed", ResourceWarning, stacklevel=2)
 
 
-def connect(target: PathText | None = None, *, config: PathText | None = None) -> Store:
+def connect(
+    target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
+) -> Store:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``."""
     portal = Portal(redacted(str(target if target is not None else config or "")))
 
     async def opened() -> AsyncStore:
-        return await connect_async(target, config=config)
+        return await connect_async(target, config=config, read_only=read_only)
 
     try:
         store = portal.run(opened)

@@ -17,11 +17,17 @@ from ..backend import Backend
 from ..schema import Schema
 from ..settings import RetrievalSettings
 from ..store import VectorStore
+from .loop_time import LoopTime, watched_loop
 from .values import DIM, SMALL, small_rows
 
 ABILITIES = (
-    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "power-loss",
+    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "read-only",
+    "restore", "power-loss",
 )  # fmt: skip
+
+
+LOOP_TIME = "loop time"
+"""What a backend declares whose calls may hold the event loop."""
 
 
 async def open_store(backend: Backend, *, dim: int = DIM) -> VectorStore:
@@ -82,6 +88,15 @@ class ContractBase(ABC):
     async def open(self, path: Path, *, dim: int = DIM) -> VectorStore:
         """A store of its own over a new backend for ``path``. The caller closes it."""
         return await open_store(self.make_backend(path), dim=dim)
+
+    @pytest.fixture(autouse=True)
+    def loop_time(self) -> Iterator[LoopTime]:
+        """Fail a test in which a callback of the event loop took too long."""
+        with watched_loop() as found:
+            yield found
+        if LOOP_TIME in self.deviations:
+            return
+        found.check()
 
     @pytest_asyncio.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[VectorStore]:

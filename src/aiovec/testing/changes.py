@@ -121,7 +121,7 @@ class ChangesContract(ContractBase):
         assert seen == [0]
         writes: tuple[Call, ...] = (
             lambda: store.insert("notes", small_rows(3)),
-            lambda: store.update("notes", {"year": 5}),
+            lambda: store.update("notes", {"year": 5}, where="TRUE"),
             lambda: store.delete("notes", "r0002"),
             lambda: store.delete_where("notes", "TRUE"),
             lambda: store.insert("notes", small_rows(1)),

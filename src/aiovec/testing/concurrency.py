@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import pyarrow as pa
 import pytest
 
 from ..errors import DuplicateIdError, InvalidRowError
+from ..records import Hit
 from ..schema import Field, Schema
 from ..store import VectorStore
 from .base import ContractBase, case
@@ -47,6 +50,61 @@ class ConcurrencyContract(ContractBase):
         finally:
             for taker in takers:
                 limiter.release_on_behalf_of(taker)
+
+    async def test_slow_reranking_holds_no_other_call(self, store: VectorStore) -> None:
+        """An app's own functions may wait for anything, also for calls of the store."""
+        await self.table(store, SMALL, small_rows(10))
+        over = threading.Event()
+        begun: list[int] = []
+        all_begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def slow(hits: list[Hit]) -> list[Hit]:
+            begun.append(len(hits))
+            if len(begun) == 4:
+                loop.call_soon_threadsafe(all_begun.set)
+            over.wait(60)
+            return hits
+
+        waiting = [
+            asyncio.ensure_future(store.search("notes", [1.0] * DIM, rerank=slow)) for _ in range(8)
+        ]
+        try:
+            async with asyncio.timeout(30):
+                await all_begun.wait()
+                batch = pa.RecordBatch.from_pylist(
+                    [{"id": "new", "embedding": [1.0] * DIM}],
+                    pa.schema({"id": pa.utf8(), "embedding": pa.list_(pa.float32())}),
+                )
+                reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
+                assert await store.upsert("notes", reader) == 1
+                assert await store.count("notes") == 11
+                assert ids_of(await store.get("notes", "new")) == ["new"]
+                assert len(await store.search("notes", [1.0] * DIM, limit=3)) == 3
+                for name, call in CALLS.items():
+                    if name not in ("insert", "drop_table"):
+                        with case(name):
+                            await call(store, "notes")
+        finally:
+            over.set()
+            found = await asyncio.gather(*waiting)
+        assert [len(hits) for hits in found] == [10] * 8
+
+    async def test_a_function_that_reranks_may_search_and_rerank(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(10))
+        loop = asyncio.get_running_loop()
+        together = threading.Barrier(4)
+
+        def nested(hits: list[Hit]) -> list[Hit]:
+            together.wait(30)
+            within = store.search("notes", [1.0] * DIM, rerank=lambda hits: hits[::-1])
+            return asyncio.run_coroutine_threadsafe(within, loop).result(30)[::-1]
+
+        async with asyncio.timeout(60):
+            plain = await store.search("notes", [1.0] * DIM)
+            found = await asyncio.gather(
+                *(store.search("notes", [1.0] * DIM, rerank=nested) for _ in range(4))
+            )
+        assert [ids_of(hits) for hits in found] == [ids_of(plain)] * 4
 
     async def test_of_inserts_of_an_id_one_wins(self, store: VectorStore) -> None:
         await store.create_table("notes", SMALL)
@@ -132,6 +190,7 @@ class ConcurrencyContract(ContractBase):
                     {"id": f"{n}-{i}", "embedding": [1.0, n, i, 1], "year": n} for i in range(20)
                 ]
                 await store.insert("notes", rows)
+                await asyncio.sleep(0)  # for the readers, as above
                 await store.update("notes", {"year": -n}, where=f"year = {n}")
                 if n % 5 == 4:
                     assert await store.delete_where("notes", f"year = {-n}") == 20

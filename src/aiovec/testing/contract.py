@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .base import ABILITIES, ContractBase
+from .base import ABILITIES, LOOP_TIME, ContractBase
 from .cancellation import CancellationContract
 from .changes import ChangesContract
 from .concurrency import ConcurrencyContract
 from .exporting import ExportingContract
 from .filtering import FilteringContract
+from .large_calls import LargeCallsContract
 from .life import LifeContract
+from .loops import LoopsContract
 from .machine import run_machine
 from .models import ModelsContract
+from .moving import MovingContract
 from .names import NamesContract
 from .reading import ReadingContract
 from .row_forms import RowFormsContract
@@ -23,6 +26,7 @@ from .writing import WritingContract
 
 class BackendContract(
     LifeContract,
+    LoopsContract,
     TablesContract,
     NamesContract,
     WritingContract,
@@ -33,8 +37,10 @@ class BackendContract(
     FilteringContract,
     ExportingContract,
     ConcurrencyContract,
+    LargeCallsContract,
     CancellationContract,
     ChangesContract,
+    MovingContract,
     ContractBase,
 ):
     """Every test that a backend owes. Give ``make_backend`` and run it with pytest::
@@ -50,7 +56,7 @@ class BackendContract(
     """
 
     def test_deviations_name_what_there_is(self) -> None:
-        known = {*ABILITIES, *(name for name in dir(self) if name.startswith("test_"))}
+        known = {*ABILITIES, LOOP_TIME, *(name for name in dir(self) if name.startswith("test_"))}
         assert not set(self.deviations) - known
         assert all(reason.strip() for reason in self.deviations.values())
 

@@ -120,7 +120,9 @@ class _Evaluation:
 
     def _in_payload(self, value: object, literals: tuple[Value, ...]) -> bool | None:
         comparable = [literal for literal in literals if _same_type(value, literal)]
-        return value in comparable if comparable else None
+        if value in comparable:
+            return True
+        return False if len(comparable) == len(literals) else None
 
     def _match(self, ref: Ref, regex: str) -> pa.BooleanArray:
         """Whether the whole text matches; RE2 counts code points, as LIKE does."""

@@ -152,7 +152,7 @@ class ExportingContract(ContractBase):
             batches.append(batch)
             step = len(batches)
             await store.insert("notes", small_rows(20, start=1000 * step))
-            await store.update("notes", {"name": "changed", "year": -1})
+            await store.update("notes", {"name": "changed", "year": -1}, where="TRUE")
             await store.upsert("notes", [{"id": f"r{step:04}", "embedding": [9.0] * DIM}])
             await store.delete("notes", [f"r{500 - 30 * step + n:04}" for n in range(10)])
         table = pa.Table.from_batches([b.replace_schema_metadata(None) for b in batches])

@@ -2,21 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from ..errors import InvalidArgumentError, InvalidNameError
-from ..filters import F
+from ..filters import Expr, F
+from ..filters.operators import FieldRef
+from ..filters.tree import all_of, any_of
 from ..schema import Field, Schema
 from ..store import VectorStore
-from .base import ContractBase
+from .base import ContractBase, case
 from .values import DIM, HOSTILE_NAMES, assert_same_rows, ids_of, vectors
 
 REFUSED = (
     "", "1a", "_a", "a b", "a.b", "a-b", "a\0", 'a"', "a'", "é", "a" * 64, "a;", "*", "id", "ID",
     "payload", "Payload", "embedding", "Embedding", None, 1,
+    "_rowid", "_rowid_", "_rowaddr", "_distance", "_score", "_relevance_score", "_seq",
 )  # fmt: skip
+
+# For each kind of field three values, of which the rows have one or null, and conditions.
+_BY_KIND: dict[str, tuple[Any, tuple[Any, ...], list[Callable[[FieldRef], Expr]]]] = {
+    "text": (
+        str,
+        ("a", "ab%", ""),
+        [
+            lambda field: field == "a",
+            lambda field: field != "a",
+            lambda field: field < "ab",
+            lambda field: field.in_(["a", ""]),
+            lambda field: field.like("%b_"),
+            lambda field: field.like("a%"),
+            lambda field: field.startswith("ab"),
+        ],
+    ),
+    "int": (
+        int,
+        (1, -2, 2**53 + 1),
+        [
+            lambda field: field == 2**53 + 1,
+            lambda field: field >= 1,
+            lambda field: field.in_([1, -2]),
+            lambda field: field.between(-2, 0),
+        ],
+    ),
+    "float": (
+        float,
+        (0.5, -1e300, 0.0),
+        [lambda field: field == 0.5, lambda field: field <= 0, lambda field: field.in_([0.5, 0.0])],
+    ),
+    "bool": (bool, (True, False, True), [lambda field: field == True]),  # noqa: E712
+    "datetime": (
+        datetime,
+        tuple(datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)),
+        [lambda field: field > datetime(2024, 1, 1, tzinfo=UTC)],
+    ),
+    "list[text]": (
+        list[str],
+        (["a", "b"], [], ["b"]),
+        [lambda field: field.contains("a"), lambda field: field.contains("b")],
+    ),
+}
+
+
+# Keys of the payload, which may be anything.
+_KEYS = ("rowid", "_rowid_", "_distance", "key", "value", "payload", "$.a", 'a"b', "a.b")
+
+
+def _opposite(meant: Callable[[FieldRef], Expr]) -> Callable[[FieldRef], Expr]:
+    return lambda field: ~meant(field)
 
 
 class NamesContract(ContractBase):
@@ -49,6 +105,61 @@ class NamesContract(ContractBase):
         assert_same_rows(await store.get("notes", ids), rows, schema)
         async for batch in store.export("notes"):
             assert batch.schema.names == schema.to_arrow().names
+
+    @pytest.mark.parametrize("kind", _BY_KIND)
+    async def test_such_fields_in_every_condition(self, store: VectorStore, kind: str) -> None:
+        """A5: a condition on each means the field, not what the engine calls by that name."""
+        declared, values, conditions = _BY_KIND[kind]
+        names = [*HOSTILE_NAMES, "plain"]
+        schema = Schema(DIM, fields=dict.fromkeys(names, declared))
+        rows = [
+            {
+                "id": f"r{n}",
+                "embedding": vector,
+                **dict.fromkeys(names, value),
+                # Dates do not go into a payload.
+                **({} if kind == "datetime" else {"deep": dict.fromkeys(_KEYS, value)}),
+            }
+            for n, (vector, value) in enumerate(zip(vectors(4), [*values, None], strict=True))
+        ]
+        await self.table(store, schema, rows)
+        tried = [*conditions, FieldRef.is_null]
+        for number, condition in enumerate([*tried, *map(_opposite, tried)]):
+            with case(number):
+                wanted = ids_of(await store.find("notes", condition(F.plain)))
+                fields = [F[name] for name in HOSTILE_NAMES]
+                if kind != "datetime":
+                    fields += [F.payload["deep"][name] for name in _KEYS]
+                for where in (
+                    all_of(map(condition, fields)),
+                    any_of(map(condition, fields)),
+                ):
+                    if ids_of(await store.find("notes", where)) == wanted:
+                        continue
+                    for field in fields:  # which of them it is
+                        found = ids_of(await store.find("notes", condition(field)))
+                        assert found == wanted, f"{condition(field)} selects other rows"
+                    raise AssertionError(f"all at once select other rows than {wanted}")
+
+    async def test_deleting_by_such_a_list(self, store: VectorStore) -> None:
+        """A5: NOT CONTAINS deletes the rows without the item, and no other."""
+        names = ("oid", "rowid", "json", "root", "id_", "value")
+        schema = Schema(DIM, fields=dict.fromkeys(names, list[str]))
+        for name in names:
+            rows = [
+                {"id": f"r{n}", "embedding": vector, name: tags}
+                for n, (vector, tags) in enumerate(
+                    zip(vectors(4), (["a"], ["b"], [], None), strict=True)
+                )
+            ]
+            await store.create_table(f"notes_{name}", schema)
+            await store.insert(f"notes_{name}", rows)
+            query = vectors(1)[0]
+            hits = await store.search(f"notes_{name}", query, where=F[name].contains("a"))
+            assert ids_of(hits) == ["r0"], name
+            assert await store.update(f"notes_{name}", {"n": 1}, where=F[name].contains("b")) == 1
+            assert await store.delete_where(f"notes_{name}", f"NOT {name} CONTAINS 'a'") == 2
+            assert ids_of(await store.find(f"notes_{name}")) == ["r0", "r3"], name
 
     @pytest.mark.parametrize("kind", ["index", "partition", "text", "added"])
     async def test_such_fields_with_options(self, store: VectorStore, kind: str) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
+    InvalidArgumentError,
     InvalidNameError,
     InvalidRowError,
     InvalidVectorError,
@@ -33,6 +34,7 @@ from ..filters.tree import Combinable
 from ..records import Hit
 from ..schema import Field, Schema
 from .evaluate import evaluate
+from .loop_time import own_work
 from .values import assert_same_fields
 
 Where = Combinable | str | None
@@ -117,6 +119,7 @@ class Oracle:
 
     # Writing
 
+    @own_work()
     def insert(
         self, table: str, rows: Sequence[Mapping[str, Any]], *, model: str | None = None
     ) -> int:
@@ -131,6 +134,7 @@ class Oracle:
         there.rows |= {row.id: row for row in added}
         return len(added)
 
+    @own_work()
     def upsert(
         self, table: str, rows: Sequence[Mapping[str, Any]], *, model: str | None = None
     ) -> int:
@@ -139,6 +143,7 @@ class Oracle:
         there.rows |= added
         return len(added)
 
+    @own_work()
     def update(
         self,
         table: str,
@@ -147,6 +152,10 @@ class Oracle:
         ids: Iterable[str] | None = None,
         where: Where = None,
     ) -> int:
+        if ids is None and where is None:
+            raise InvalidArgumentError(
+                "ids or where", None, "given; to update every row pass where='TRUE'"
+            )
         there = self._table(table)
         schema = there.schema
         values = {
@@ -169,6 +178,7 @@ class Oracle:
         wanted = {ids} if isinstance(ids, str) else set(ids)
         return sum(there.rows.pop(id, None) is not None for id in wanted)
 
+    @own_work()
     def delete_where(self, table: str, where: Combinable | str) -> int:
         there = self._table(table)
         selected = self._selected(there, where)
@@ -183,6 +193,7 @@ class Oracle:
         wanted = [ids] if isinstance(ids, str) else list(ids)
         return [there.rows[id] for id in wanted if id in there.rows]
 
+    @own_work()
     def find(
         self,
         table: str,
@@ -204,6 +215,7 @@ class Oracle:
             rows = there + [row for row in rows if row.fields[order_by] is None]
         return rows[offset : offset + limit]
 
+    @own_work()
     def search(
         self,
         table: str,
@@ -220,9 +232,11 @@ class Oracle:
         hits.sort(key=lambda hit: (hit.distance, hit.row.id))
         return OracleHits(hits, limit)
 
+    @own_work()
     def count(self, table: str, where: Where = None) -> int:
         return len(self._selected(self._table(table), where))
 
+    @own_work()
     def rows(self, table: str, where: Where = None) -> dict[str, OracleRow]:
         """What an export gives, in no order."""
         return {row.id: row for row in self._selected(self._table(table), where)}
@@ -255,6 +269,7 @@ class Oracle:
         return [row for row, is_in in zip(rows, chosen.to_pylist(), strict=True) if is_in]
 
 
+@own_work()
 def arrow_table(
     rows: Sequence[Mapping[str, Any]],
     schema: Schema,
@@ -375,6 +390,7 @@ def _hit(metric: str, query: npt.NDArray[np.float64], row: OracleRow) -> OracleH
     return OracleHit(row, -product, product, max(norms, 1.0))
 
 
+@own_work()
 def assert_same_hits(hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: float = 1e-5) -> None:
     """``hits`` are a right answer: as near as the oracle's nearest, best first, equal ones by id.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from ..errors import InvalidArgumentError, InvalidNameError
 from ..filters import F
 from ..records import Record
-from ..schema import Schema
+from ..schema import Field, Schema
 from ..store import VectorStore
-from .base import ContractBase
+from .base import ContractBase, case
+from .loop_time import own_work
 from .values import (
     DIM,
     EPOCH,
@@ -60,9 +62,13 @@ class ReadingContract(ContractBase):
     async def test_get_of_many_ids(self, store: VectorStore) -> None:
         rows = small_rows(2_000)
         await self.table(store, SMALL, rows)
-        ids = [row["id"] for row in reversed(rows)]
-        found = await store.get("notes", [*ids, *(f"absent {n}" for n in range(40_000))])
-        assert ids_of(found) == ids
+        with own_work():
+            ids = [row["id"] for row in reversed(rows)]
+            asked = [*ids, *(f"absent {n}" for n in range(40_000))]
+        found = await store.get("notes", asked)
+        with own_work():
+            assert ids_of(found) == ids
+            del rows, found, asked
 
     async def test_a_record_tells_its_row(self, store: VectorStore) -> None:
         schema = Schema(DIM, vector="vec", fields={"year": int})
@@ -133,6 +139,62 @@ class ReadingContract(ContractBase):
         found = await store.find("notes", order_by=name, select=[name])
         assert [record[name] for record in found] == [v for v in values for _ in "ab"]
 
+    async def test_find_orders_selects_and_filters_in_every_combination(
+        self, store: VectorStore
+    ) -> None:
+        """B15: an order by a field that is not selected, with and without a filter."""
+        fields: dict[str, type | Field] = {
+            "year": int,
+            "rank": Field(int, index="btree"),
+            "lang": Field(str, index="bitmap"),
+        }
+        schema = Schema(dim=DIM, fields=fields)
+        rows: list[dict[str, Any]] = [
+            {
+                "id": f"r{n:03}", "embedding": [1.0 + n, 1.0, 0.0, 2.0], "year": n * 7 % 5,
+                "rank": n * 3 % 8 or None, "lang": "deen"[n % 2 * 2 :][:2], "extra": n,
+            }
+            for n in range(40)
+        ]  # fmt: skip
+        await store.create_table("notes", schema)
+        await store.insert("notes", rows[:25])
+        await store.insert("notes", rows[25:])
+        filters = {
+            None: rows,
+            "year > 1": [row for row in rows if row["year"] > 1],
+            "lang = 'de'": [row for row in rows if row["lang"] == "de"],
+            "rank = 6 OR rank IS NULL": [row for row in rows if row["rank"] in (6, None)],
+            "payload.extra < 9": rows[:9],
+            "year > 99": [],
+        }
+        selections: tuple[list[str] | None, ...] = (
+            None, [], ["id"], ["year"], ["rank"], ["lang"], ["embedding"], ["payload"],
+            ["rank", "lang"], ["payload.extra", "embedding", "year"],
+        )  # fmt: skip
+        pages = itertools.cycle(((100, 0), (3, 0), (5, 4), (100, 38), (1, 99), (2, 7), (9, 1)))
+        for (where, wanted), order, descending in itertools.product(
+            filters.items(), (None, "id", "year", "rank", "lang"), (False, True)
+        ):
+            key = order or "id"
+            there = [row for row in wanted if row[key] is not None]
+            there.sort(key=lambda row: row["id"])
+            there.sort(key=lambda row: row[key], reverse=descending)
+            ranked = there + [row for row in wanted if row[key] is None]
+            for select, (limit, offset) in zip(selections, pages, strict=False):
+                case = (where, order, descending, select, limit, offset)
+                found = await store.find(
+                    "notes", where, order_by=order, descending=descending, limit=limit,
+                    offset=offset, select=select,
+                )  # fmt: skip
+                page = ranked[offset : offset + limit]
+                assert ids_of(found) == [row["id"] for row in page], case
+                for record, row in zip(found, page, strict=True):
+                    assert all(record[name] == row[name] for name in record.fields), case
+                    asked = select is not None and "embedding" in select
+                    assert (record.vector is not None) is asked, case
+                    if record.vector is not None:
+                        assert record.vector.tolist() == row["embedding"], case
+
     async def test_find_orders_only_by_what_has_an_order(self, notes: VectorStore) -> None:
         await notes.add_field("notes", "tags", list[str])
         for name in ("tags", "embedding", "payload", "payload.x", "absent", "NAME", ""):
@@ -166,6 +228,42 @@ class ReadingContract(ContractBase):
         assert await third("payload.kind") == ({"kind"}, False)
         assert await third("payload.kind", "payload.absent", "live") == ({"kind", "live"}, False)
         assert await third("payload", "payload.kind") == ({"kind", "nested"}, False)
+
+    async def test_a_path_selects_what_it_means_in_filters(self, store: VectorStore) -> None:
+        """19c: with dots, ``select`` meant the flat key and a filter the nested one."""
+        payload = {
+            "a": {"b": 1, "c": {"d": None, "e": 2}}, "a.b": 3, 'say "x"': 4, "odd key": 5, "l": [1],
+        }  # fmt: skip
+        await self.table(store, SMALL, [{"id": "x", "embedding": [1.0] * DIM, **payload}])
+        for select, expected, where in (
+            (["payload.a.b"], {"a": {"b": 1}}, "payload.a.b = 1"),
+            (["payload.a.c.e", "payload.a.b"], {"a": {"b": 1, "c": {"e": 2}}}, "payload.a.c.e = 2"),
+            (["payload.a.c"], {"a": {"c": {"d": None, "e": 2}}}, "payload.a.c.e = 2"),
+            (["payload.a.c.d"], {"a": {"c": {"d": None}}}, "payload.a.c.d IS NULL"),
+            (["payload.a", "payload.a.b"], {"a": payload["a"]}, "payload.a.b = 1"),
+            (["payload.a.b", "payload.a"], {"a": payload["a"]}, "payload.a.b = 1"),
+            (['payload."a.b"'], {"a.b": 3}, 'payload."a.b" = 3'),
+            (['payload."say ""x"""'], {'say "x"': 4}, 'payload."say ""x""" = 4'),
+            (["payload.odd key"], {"odd key": 5}, F["payload.odd key"] == 5),
+            (['payload."a"."b"'], {"a": {"b": 1}}, 'payload."a"."b" = 1'),
+            (["payload.l.x"], {}, "payload.l.x IS NULL"),
+            (["payload.absent.x", "payload.a.b.c"], {}, "payload.a.b.c IS NULL"),
+        ):
+            with case(select):
+                (record,) = await store.find("notes", where, select=select)
+                assert record.fields == expected
+                (hit,) = await store.search("notes", [1.0] * DIM, where=where, select=select)
+                assert hit.fields == expected
+        for wrong in (
+            "payload.",
+            "payload..a",
+            "payload.a.",
+            'payload."a',
+            'payload."a"b',
+            "payloa",
+        ):
+            with case(wrong), pytest.raises(InvalidNameError):
+                await store.find("notes", select=[wrong])
         for name in ("absent", "kind", "payloads", "NAME", "", "*"):
             with pytest.raises(InvalidNameError) as caught:
                 await store.find("notes", select=["year", name])

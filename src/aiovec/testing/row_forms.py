@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import array
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,9 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ..errors import DuplicateIdError, InvalidRowError
+from ..errors import (
+    DuplicateIdError,
+    FilterError,
+    InvalidArgumentError,
+    InvalidNameError,
+    InvalidRowError,
+    InvalidVectorError,
+)
+from ..filters import F
 from ..records import Record
-from ..schema import Schema
+from ..schema import Field, Schema
 from ..store import VectorStore
 from .base import ContractBase, case
 from .oracle import arrow_table
@@ -41,6 +50,32 @@ class _Stream:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self._table.__arrow_c_stream__(requested_schema)
+
+
+class _OneStream(_Stream):
+    """The same, of which only the first stream has rows, as with a query's result."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        table, self._table = self._table, self._table.slice(0, 0)
+        return table.__arrow_c_stream__(requested_schema)
+
+
+class _Cursor:
+    """An iterable that is no iterator and can be read only once, as a database's cursor."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._left = iter(rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._left
+
+
+async def _listed(count: Awaitable[int]) -> list[None]:
+    return [None] * await count
+
+
+async def _all_of(batches: AsyncIterator[pa.RecordBatch]) -> list[Any]:
+    return [row async for batch in batches for row in batch.to_pylist()]
 
 
 def _records(rows: Rows) -> list[Record]:
@@ -164,6 +199,111 @@ class RowFormsContract(ContractBase):
                 many = await store.search_many("notes", [form(base), form(-base)], limit=1)
                 assert [hits[0].distance for hits in many] == [0.0, 0.0]
                 assert await store.delete("notes", ["x", "y"]) == 2
+
+    async def test_lone_surrogates_are_refused(self, notes: VectorStore) -> None:
+        """A6: such text has no UTF-8. It raised UnicodeEncodeError, or was told as damage."""
+        bad = "x\ud800"
+        row = {"id": "new", "embedding": [1.0] * DIM}
+        before = await notes.find("notes")
+        rows: dict[str, Any] = {
+            "an id": [{**row, "id": bad}],
+            "a field": [{**row, "name": bad}],
+            "a payload's text": [{**row, "p": bad}],
+            "a payload's key": [{**row, bad: 1}],
+            "an item": [{**row, "p": [[bad]]}],
+            "a key within": [{**row, "p": {"q": {bad: 1}}}],
+            "columns": {**{name: [value] for name, value in row.items()}, "p": [{"q": bad}]},
+            "JSON": pa.table({"id": ["new"], "embedding": [[1.0] * DIM],
+                              "payload": ['{"a":"\\ud800"}']}),
+        }  # fmt: skip
+        for name, wrong in rows.items():
+            with case(name), pytest.raises(InvalidRowError):
+                await notes.upsert("notes", wrong)
+        for fields in ({"name": bad}, {"p": bad}, {bad: 1}, {"p": [bad]}):
+            with case(fields), pytest.raises(InvalidRowError):
+                await notes.update("notes", fields, where="TRUE")
+        filters: tuple[Callable[[], Any], ...] = (
+            lambda: F.name == bad,
+            lambda: F.name.in_(["a", bad]),
+            lambda: F.name.like(f"{bad}%"),
+            lambda: F.name.startswith(bad),
+            lambda: F[f"payload.{bad}"] == 1,
+            lambda: F.payload[bad] == 1,
+            lambda: F["payload.p"].contains(bad),
+            lambda: f"name = '{bad}'",
+            lambda: f"name LIKE '{bad}_x'",
+            lambda: f"name IN ('a', '{bad}')",
+            lambda: f'payload."{bad}" = 1',
+            lambda: f'payload."{bad}" IS NULL',
+            lambda: f"payload.p CONTAINS '{bad}'",
+        )
+        for number, where in enumerate(filters):
+            for method in (notes.find, notes.count, notes.delete_where):
+                with case(number), pytest.raises(FilterError):
+                    await method("notes", where())
+        arguments: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: notes.get("notes", bad),
+            lambda: notes.delete("notes", ["a", bad]),
+            lambda: notes.update("notes", {"name": "x"}, ids=[bad]),
+            lambda: notes.find("notes", order_by=bad),
+            lambda: notes.find("notes", select=[bad]),
+            lambda: notes.find("notes", select=[f"payload.{bad}"]),
+            lambda: notes.add_field("notes", bad, Field(str)),
+            lambda: notes.find(bad),
+            lambda: notes.create_table(bad),
+            lambda: notes.drop_table(bad, missing_ok=True),
+        )
+        for number, call in enumerate(arguments):
+            with case(number), pytest.raises((InvalidArgumentError, InvalidNameError)):
+                await call()
+        with pytest.raises(InvalidArgumentError):
+            Schema(DIM, model=bad)
+        assert await notes.find("notes") == before
+
+    async def test_what_can_be_read_once_is_read_once(self, tmp_path: Path) -> None:
+        """A7: a call that begins anew, since the table was altered elsewhere, loses nothing."""
+        self.need_persistence()
+        rows = rows_of_every_kind(6)
+        ids = [row["id"] for row in rows]
+        queries = [row["embedding"] for row in rows]
+        async with await self.open(tmp_path) as store, await self.open(tmp_path) as other:
+            await store.create_table("notes", EVERY_KIND)
+            forms: dict[str, Callable[[Rows], Any]] = {
+                **{name: form for name, form in FORMS.items() if "iterator" in name},
+                "reader": FORMS["reader"],
+                "a cursor": _Cursor,
+                "a stream that ends": lambda rows: _OneStream(_arrow(rows)),
+                "columns of iterators": lambda rows: {
+                    name: iter(column) for name, column in _columns(rows).items()
+                },
+                "an iterator of streams": lambda rows: iter([_OneStream(_arrow(rows))]),
+            }
+            for number, (name, form) in enumerate(forms.items()):
+                with case(name):
+                    await store.delete("notes", iter(ids))
+                    await other.add_field("notes", f"new{number}", Field(str))
+                    assert await store.insert("notes", form(rows)) == 6
+                    assert await store.count("notes") == 6
+            reads: dict[str, Callable[[], Awaitable[Any]]] = {
+                "search_many": lambda: store.search_many("notes", iter(queries), limit=1),
+                "search_many's select": lambda: store.search_many(
+                    "notes", queries, limit=1, select=iter(["name"])
+                ),
+                "search's select": lambda: store.search("notes", queries[0], select=iter(["name"])),
+                "find's select": lambda: store.find("notes", select=iter(["name"])),
+                "an IN": lambda: store.find("notes", F.id.in_(iter(ids))),
+                "get": lambda: store.get("notes", iter(ids)),
+                "update": lambda: _listed(store.update("notes", {"year": 7}, ids=iter(ids))),
+                "export's select": lambda: _all_of(store.export("notes", select=iter(["name"]))),
+                "delete": lambda: _listed(store.delete("notes", iter(ids))),
+            }
+            for number, (name, read) in enumerate(reads.items()):
+                with case(name):
+                    await other.add_field("notes", f"more{number}", Field(str))
+                    found = await read()
+                    assert len(found) == 6
+                    if name == "find's select":
+                        assert set(found[0].fields) == {"name"}
 
     async def test_arrow_columns_of_near_types(self, store: VectorStore) -> None:
         await store.create_table("notes", EVERY_KIND)
@@ -305,3 +445,19 @@ class RowFormsContract(ContractBase):
         for record, vector in zip(found, vectors(3), strict=True):
             assert record.vector is not None
             assert np.array_equal(record.vector, vector)
+
+    async def test_masked_vectors_are_refused(self, notes: VectorStore) -> None:
+        masked = np.ma.masked_array(
+            np.ones((2, DIM)), mask=[[False] * DIM, [False, True, False, False]]
+        )
+        forms: list[Any] = [
+            {"id": ["x", "y"], "embedding": masked},
+            [{"id": id, "embedding": masked[n]} for n, id in enumerate("xy")],
+        ]
+        for rows in forms:
+            with pytest.raises(InvalidVectorError, match="masked") as caught:
+                await notes.insert("notes", rows)
+            assert caught.value.row == 1
+        with pytest.raises(InvalidVectorError, match="masked"):
+            await notes.search("notes", masked[1])
+        assert await notes.insert("notes", {"id": ["x"], "embedding": masked[:1]}) == 1

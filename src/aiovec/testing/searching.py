@@ -34,9 +34,16 @@ BAD_VECTORS: dict[str, tuple[Any, type[Exception]]] = {
     "text": ("abcd", InvalidVectorError),
     "list of text": (["a"] * DIM, InvalidVectorError),
     "null": (None, InvalidVectorError),
+    "booleans": ([True, False, True, True], InvalidVectorError),
+    "a boolean among numbers": ([1.5, True, 0, 2], InvalidVectorError),
+    "an array of booleans": (np.array([True] * DIM), InvalidVectorError),
     "nested": ([[1.0, 2, 3, 4]], InvalidVectorError),
     "a number": (1.0, InvalidVectorError),
 }
+
+
+def _unit(vector: Any) -> Any:
+    return np.asarray(vector, dtype=np.float64) / np.linalg.norm(vector)
 
 
 class SearchingContract(ContractBase):
@@ -248,9 +255,14 @@ class SearchingContract(ContractBase):
             hit["absent"]
         shown = hit.to_dict()
         assert shown == {
-            "id": "r0002", "score": hit.score, "distance": hit.distance,
-            "fields": dict(hit.fields),
-        }  # fmt: skip
+            "id": "r0002",
+            "_score": hit.score,
+            "_distance": hit.distance,
+            **hit.fields,
+        }
+        assert dict(hit) == {"id": "r0002", **hit.fields}
+        (hit,) = await store.search("notes", rows[2]["embedding"], limit=1, include_vector=True)
+        assert hit.to_dict() == {**shown, EVERY_KIND.vector: rows[2]["embedding"].tolist()}
 
     async def test_search_selects(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(5)
@@ -363,6 +375,31 @@ class SearchingContract(ContractBase):
                 await store.search("notes", query, diversity=wrong)
             assert caught.value.argument == "diversity"
 
+    async def test_diversity_chooses_by_the_published_formula(self, store: VectorStore) -> None:
+        """19c: it is maximal marginal relevance over the nearest, for every metric."""
+        rng = np.random.default_rng(5)
+        matrix = rng.standard_normal((60, DIM)).astype(np.float32)
+        query = rng.standard_normal(DIM).astype(np.float32)
+        for metric in METRICS:
+            rows = {"id": [f"r{n:02}" for n in range(60)], "embedding": matrix}
+            await store.create_table(metric, Schema(DIM, metric=metric))
+            await store.insert(metric, rows)
+            pool = await store.search(metric, query, limit=20, include_vector=True)
+            unit = [_unit(hit.vector) for hit in pool]
+            near = [float(vector @ _unit(query)) for vector in unit]
+            for diversity in (0.3, 0.5, 1.0):
+                picked: list[int] = []
+                while len(picked) < 5:
+                    worth = {
+                        i: near[i] if not picked else (1 - diversity) * near[i]
+                        - diversity * max(float(unit[i] @ unit[j]) for j in picked)
+                        for i in range(20) if i not in picked
+                    }  # fmt: skip
+                    picked.append(max(worth, key=lambda i, worth=worth: worth[i]))  # type: ignore[misc]  # the loop's value
+                hits = await store.search(metric, query, limit=5, diversity=diversity)
+                with case((metric, diversity)):
+                    assert ids_of(hits) == [pool[i].id for i in picked]
+
     async def test_rerank_gives_new_scores_or_a_new_order(self, store: VectorStore) -> None:
         await self.table(store, SMALL, small_rows(40))
         query = vectors(1, seed=3)[0]
@@ -394,3 +431,71 @@ class SearchingContract(ContractBase):
         with pytest.raises(InvalidArgumentError) as caught:
             await store.search("notes", query, limit=5, rerank=broken)
         assert caught.value.argument == "rerank"
+
+    async def test_copies_that_a_function_gives_are_as_diverse(self, notes: VectorStore) -> None:
+        """A copy of a hit may lack the vector that diversity is computed from."""
+        query = vectors(1, seed=3)[0]
+
+        def copies(hits: list[Hit]) -> list[Hit]:
+            return [Hit(hit.id, hit.score, hit.distance, hit.fields) for hit in hits]
+
+        found = [
+            await notes.search("notes", query, limit=3, diversity=0.5, rerank=rerank)
+            for rerank in (copies, lambda hits: hits)
+        ]
+        assert ids_of(found[0]) == ids_of(found[1])
+        assert len(found[0]) == 3
+
+    async def test_what_a_function_that_reranks_raises_comes_out(self, notes: VectorStore) -> None:
+        def broken(hits: list[Hit]) -> list[Hit]:
+            raise KeyError("mine")
+
+        for _ in range(6):
+            with pytest.raises(KeyError, match="mine"):
+                await notes.search("notes", [1.0] * DIM, rerank=broken)
+
+    async def test_a_function_that_reranks_answers_with_the_hits_or_scores(
+        self, notes: VectorStore
+    ) -> None:
+        query = [1.0] * DIM
+
+        def scores(*values: Any) -> Any:
+            return lambda hits: [*values, *range(len(hits) - len(values))]
+
+        wrong: dict[str, Any] = {
+            "no function": 5,
+            "None": lambda hits: None,
+            "a number": lambda hits: 5,
+            "an array without a length": lambda hits: np.array(1.0),
+            "nothing": lambda hits: [],
+            "too few": lambda hits: [1.0],
+            "a text": lambda hits: "1" * len(hits),
+            "a mapping": lambda hits: {hit.id: 1.0 for hit in hits},
+            "a set": lambda hits: set(range(len(hits))),
+            "NaN": scores(1.0, float("nan")),
+            "infinity": scores(float("inf")),
+            "a text among scores": scores("1"),
+            "None among scores": scores(None),
+            "an enormous number": scores(10**400),
+            "a hit among scores": lambda hits: [hits[0], *range(len(hits) - 1)],
+            "a hit twice": lambda hits: hits[:1] * 5,
+            "a hit from elsewhere": lambda hits: [*hits, Hit("ghost", 1.0, None)],
+            "a copy of no score": lambda hits: [hits[0].__replace__(score=float("nan"))],
+        }
+        for name, rerank in wrong.items():
+            with case(name):
+                with pytest.raises(InvalidArgumentError) as caught:
+                    await notes.search("notes", query, limit=5, rerank=rerank)
+                assert caught.value.argument == "rerank"
+        plain = await notes.search("notes", query, limit=10)
+        right: dict[str, Any] = {
+            "an array": lambda hits: np.arange(len(hits), 0, -1),
+            "a generator": lambda hits: (-n for n, _ in enumerate(hits)),
+            "some": lambda hits: hits[:5],
+            "copies": lambda hits: [hit.__replace__(score=0.5) for hit in hits],
+            "a tuple": tuple,
+        }
+        for name, rerank in right.items():
+            with case(name):
+                found = await notes.search("notes", query, limit=5, rerank=rerank)
+                assert ids_of(found) == ids_of(plain)[:5]

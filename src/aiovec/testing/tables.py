@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ..errors import (
     InvalidArgumentError,
     InvalidNameError,
+    InvalidRowError,
     ModelMismatchError,
     SchemaMismatchError,
     TableExistsError,
@@ -76,7 +79,7 @@ CALLS: dict[str, On] = {
     "insert": lambda s, t: s.insert(t, small_rows(1)),
     "insert nothing": lambda s, t: s.insert(t, []),
     "upsert": lambda s, t: s.upsert(t, small_rows(1)),
-    "update": lambda s, t: s.update(t, {"year": 1}),
+    "update": lambda s, t: s.update(t, {"year": 1}, where="TRUE"),
     "delete": lambda s, t: s.delete(t, "r0000"),
     "delete nothing": lambda s, t: s.delete(t, []),
     "delete_where": lambda s, t: s.delete_where(t, "TRUE"),
@@ -345,3 +348,43 @@ class TablesContract(ContractBase):
         await table.drop()
         await table.create(Schema(2))
         assert await table.count() == 0
+
+    async def test_arguments_of_any_other_type_are_refused(
+        self, notes: VectorStore, tmp_path: Path
+    ) -> None:
+        """Whatever is passed in, the error is one of this package."""
+        one: Any = np.array(1)
+        two: Any = np.array([1, 2])
+        query = [1.0] * DIM
+        odd: Any
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "get": lambda: notes.get("notes", one),
+            "delete": lambda: notes.delete("notes", one),
+            "update": lambda: notes.update("notes", {"year": 1}, ids=one),
+            "insert": lambda: notes.insert("notes", one),
+            "a column": lambda: notes.insert("notes", {"id": one, "embedding": [query]}),
+            "search_many": lambda: notes.search_many("notes", one),
+            "select": lambda: notes.find("notes", select=one),
+            "select of search": lambda: notes.search("notes", query, select=one),
+            "select of export": lambda: anext(notes.export("notes", select=one)),
+            "order_by": lambda: notes.find("notes", order_by=two),
+            "descending": lambda: notes.find("notes", descending=two),
+            "exact": lambda: notes.search("notes", query, exact=two),
+            "include_vector": lambda: notes.search("notes", query, include_vector=two),
+            "a field": lambda: notes.add_field("notes", "odd", two),
+        }
+        for odd in ("x", [], b"x", Decimal(1), two):
+            calls[f"diversity {odd!r}"] = lambda odd=odd: notes.search(  # type: ignore[misc]  # the loop's value
+                "notes", query, diversity=odd
+            )
+        if notes.supports("backup"):
+            for odd in (None, 5, b"x", "a\0b", "x" * 300, "~nosuch/x.db"):
+                calls[f"backup {odd!r:.20}"] = lambda odd=odd: notes.backup(odd)  # type: ignore[misc]  # the loop's value
+        for name, call in calls.items():
+            with case(name), pytest.raises((InvalidArgumentError, InvalidRowError)):
+                await call()
+        wrong: Any = []
+        with pytest.raises(InvalidArgumentError):
+            notes.supports(wrong)
+        batches = [batch async for batch in notes.export("notes", batch_size=2**63)]
+        assert sum(batch.num_rows for batch in batches) == 10

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ..columns import python_values
 from ..records import Hit, Record
 from ..schema import Schema
+from .loop_time import own_work
 
 DIM = 4
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -129,7 +130,23 @@ HOSTILE_NAMES = (
     "data",
     "key",
     "value",
+    "type",
     "atom",
+    "parent",
+    "fullkey",
+    "path",
+    "json",
+    "root",
+    "ids",
+    "r",
+    "item",
+    "j",
+    "count",
+    "length",
+    "case",
+    "cast",
+    "element",
+    "rowaddr",
     "seq",
     "main",
     "excluded",
@@ -144,6 +161,7 @@ def vectors(count: int, dim: int = DIM, *, seed: int = 7) -> npt.NDArray[np.floa
     return drawn.astype(np.float32)
 
 
+@own_work()
 def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
     """Rows for ``EVERY_KIND``, every fifth field of them null, with keys for the payload."""
     made = []
@@ -167,6 +185,7 @@ def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
     return made
 
 
+@own_work()
 def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> list[dict[str, Any]]:
     """Rows for ``SMALL`` with the ids ``r0000`` and on."""
     return [
@@ -175,6 +194,7 @@ def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> l
     ]
 
 
+@own_work()
 def python_rows(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     """Arrow rows as mappings. No time zone is looked up, which would block an event loop."""
     columns = [python_values(column) for column in rows.columns]
@@ -218,6 +238,7 @@ def assert_same_fields(
         )
 
 
+@own_work()
 def assert_same_rows(
     found: Sequence[Record], expected: Sequence[Mapping[str, Any]], schema: Schema
 ) -> None:

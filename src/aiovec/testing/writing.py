@@ -21,6 +21,7 @@ from ..filters import F
 from ..schema import Field, Schema
 from ..store import VectorStore
 from .base import ContractBase, case
+from .loop_time import own_work
 from .values import (
     DIM,
     EVERY_KIND,
@@ -229,7 +230,7 @@ class WritingContract(ContractBase):
             await store.insert("notes", [{"id": "z", "embedding": GOOD, "b": 1}])
         assert (caught.value.row, caught.value.id, caught.value.field) == (0, "z", "b")
         with pytest.raises(InvalidRowError) as caught:
-            await store.update("notes", {"b": 1})
+            await store.update("notes", {"b": 1}, where="TRUE")
         assert caught.value.field == "b"
         assert ids_of(await store.find("notes")) == ["x"]
 
@@ -298,7 +299,7 @@ class WritingContract(ContractBase):
                     await store.insert("notes", [{**good, "id": "w"}, row])
                 assert (caught.value.row, caught.value.id, caught.value.field) == (1, "x", name)
             with pytest.raises(InvalidRowError) as caught:
-                await store.update("notes", {name: None})
+                await store.update("notes", {name: None}, where="TRUE")
             assert caught.value.field == name
         assert_same_rows(await store.get("notes", ["good", "w", "x"]), [good], schema)
 
@@ -396,8 +397,21 @@ class WritingContract(ContractBase):
         assert await changed("c") == ["r0008"]
         assert await notes.update("notes", {"name": "d"}, where="FALSE") == 0
         assert await notes.update("notes", {"name": "e"}, ids=iter(["absent"])) == 0
-        assert await notes.update("notes", {"name": "f"}) == 10
+        assert await notes.update("notes", {"name": "f"}, where="TRUE") == 10
         assert len(await changed("f")) == 10
+
+    async def test_every_row_is_meant_only_where_that_is_said(self, notes: VectorStore) -> None:
+        """B23: a forgotten ``where`` changes nothing."""
+        before = await notes.find("notes")
+        everything: Any = None
+        with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+            await notes.update("notes", {"name": "x"})
+        with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+            await notes.table("notes").update({"name": "x"}, ids=None, where=None)
+        with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+            await notes.delete_where("notes", everything)
+        assert await notes.update("notes", {"name": "x"}, ids=[]) == 0
+        assert await notes.find("notes") == before
 
     async def test_update_reads_its_filter_before_it_writes(self, notes: VectorStore) -> None:
         assert await notes.update("notes", {"year": 100}, where="year < 5") == 5
@@ -416,7 +430,7 @@ class WritingContract(ContractBase):
                 "big": 2**63 - 1,
             },
         )  # fmt: skip
-        assert await notes.update("notes", {"all": True}) == 10
+        assert await notes.update("notes", {"all": True}, where="TRUE") == 10
         assert await notes.count("notes", "payload.all = TRUE") == 10
 
     async def test_update_moves_a_row_between_partitions(self, store: VectorStore) -> None:
@@ -440,7 +454,7 @@ class WritingContract(ContractBase):
 
     async def test_update_keeps_vectors(self, notes: VectorStore) -> None:
         vector = small_rows(10)[4]["embedding"]
-        await notes.update("notes", {"name": "x", "year": None, "p": 1})
+        await notes.update("notes", {"name": "x", "year": None, "p": 1}, where="TRUE")
         (hit,) = await notes.search("notes", vector, limit=1, include_vector=True)
         assert hit.id == "r0004"
         assert hit.vector is not None
@@ -456,12 +470,12 @@ class WritingContract(ContractBase):
             ({"embedding": GOOD}, "embedding"),
         ):
             with pytest.raises(InvalidRowError) as caught:
-                await notes.update("notes", change)
+                await notes.update("notes", change, where="TRUE")
             assert caught.value.field == field
         wrong: Any
         for wrong in ({}, None, [("name", "x")]):
             with pytest.raises(InvalidArgumentError):
-                await notes.update("notes", wrong)
+                await notes.update("notes", wrong, where="TRUE")
         assert await notes.find("notes") == before
 
     # Delete
@@ -476,7 +490,8 @@ class WritingContract(ContractBase):
 
     async def test_delete_of_many_ids(self, store: VectorStore) -> None:
         await self.table(store, SMALL, small_rows(2_500))
-        ids = [f"r{n:04}" for n in range(0, 40_000, 2)]
+        with own_work():
+            ids = [f"r{n:04}" for n in range(0, 40_000, 2)]
         assert await store.delete("notes", ids) == 1_250
         assert await store.count("notes") == 1_250
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .loading import Load, Loaded, Loading, load
 from .reading import Input, open_input
-from .rejects import RejectsFile
+from .rejects import Reason, RejectsFile
 from .saving import Saved, save
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Load",
     "Loaded",
     "Loading",
+    "Reason",
     "RejectsFile",
     "Saved",
     "load",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..arrow_data import is_list
 from ..errors import AiovecError, ConfigError, InvalidArgumentError
 from ..schema import Field, Schema, check_field_name
 from ..sources import Hints
@@ -15,9 +16,9 @@ _CARRIED = b"aiovec.schema"
 
 
 def suggested_schema(
-    found: pa.Schema, hints: Hints, first: Callable[[], pa.RecordBatch | None]
-) -> tuple[Schema, tuple[str, ...]]:
-    """The schema that the data carries, or the one that its columns suggest, with notes.
+    found: pa.Schema, hints: Hints, first: Callable[[], pa.Table | None]
+) -> tuple[Schema, tuple[str, ...], tuple[str, ...]]:
+    """The schema that the data carries or its columns suggest, notes, and what is not taken.
 
     What has no column type here (dates, structs, numbers in lists) and what has no legal name as
     a field is kept in the payload.
@@ -26,7 +27,7 @@ def suggested_schema(
     if carried is not None and hints.vector_column is None:
         schema = Schema.from_json(carried)
         if schema.vector in found.names:
-            return schema, ()
+            return schema, (), _omitted(f.name for f in found if _is_binary(f.type))
     vector = _vector_column(found, hints)
     kind = found.field(vector).type
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else _usual_length(vector, first())
@@ -49,9 +50,11 @@ def suggested_schema(
     notes = []
     if kept:
         notes.append(f"kept in the payload, having no type or name of a field: {', '.join(kept)}")
-    if dropped:
-        notes.append(f"not taken, being binary: {', '.join(dropped)}")
-    return Schema(dim, vector=_legal(vector), fields=fields), tuple(notes)
+    return Schema(dim, vector=_legal(vector), fields=fields), tuple(notes), _omitted(dropped)
+
+
+def _omitted(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"the column {name} (binary)" for name in names)
 
 
 def id_column_of(found: pa.Schema, hints: Hints) -> str:
@@ -85,7 +88,7 @@ def _vector_column(found: pa.Schema, hints: Hints) -> str:
     return name
 
 
-def _usual_length(vector: str, first: pa.RecordBatch | None) -> int:
+def _usual_length(vector: str, first: pa.Table | None) -> int:
     if first is None:
         raise ConfigError("there are no rows, so the vectors' length is not known; say --schema")
     lengths = pc.list_value_length(first.column(vector)).drop_null()
@@ -151,10 +154,7 @@ def _field_of(column: pa.Field) -> Field | None:
 
 
 def _is_vector(kind: pa.DataType) -> bool:
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    return is_list and bool(pa.types.is_floating(kind.value_type))
+    return is_list(kind) and bool(pa.types.is_floating(kind.value_type))
 
 
 def _is_binary(kind: pa.DataType) -> bool:

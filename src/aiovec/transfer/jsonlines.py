@@ -18,8 +18,9 @@ from ..columns import python_values
 from ..errors import AiovecError, ConfigError
 from ..schema import Schema
 from ..sources import Chunk, Hints, Reject
+from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
 from .formats import sidecar_of
-from .parts import PartFile, writing_to
+from .parts import PartFile, finish_together, writing_to
 
 _FEW = 100  # lines that are looked at where no schema is given
 # Numbers of vectors held at once: as Python's own they take eight times their room.
@@ -104,8 +105,7 @@ class JsonLinesWriter:
         with writing_to(self._path):
             self._file.close()
             self._sidecar.write()
-            self._sidecar.finish()
-            self._part.finish()
+            finish_together(self._part, self._sidecar.parts, self._sidecar.stale)
 
     def discard(self) -> None:
         with suppress(OSError):  # what is left to be written may not fit
@@ -115,24 +115,31 @@ class JsonLinesWriter:
 
 
 class SchemaFile:
-    """The schema beside a file whose format cannot carry it."""
+    """The schema beside a file whose format cannot carry it.
+
+    Without a schema, one that is there belongs to an older file and is ``stale``.
+    """
 
     def __init__(self, path: Path, schema: Schema | None) -> None:
         self._part = PartFile(path)
         self._schema = schema
 
     @property
+    def parts(self) -> list[PartFile]:
+        return [] if self._schema is None else [self._part]
+
+    @property
     def files(self) -> list[Path]:
-        return [] if self._schema is None else [self._part.path]
+        return [part.path for part in self.parts]
+
+    @property
+    def stale(self) -> list[Path]:
+        return [self._part.path] if self._schema is None else []
 
     def write(self) -> None:
         if self._schema is not None:
             text = json.dumps(self._schema.to_dict(), ensure_ascii=False, indent=2)
             self._part.part.write_text(f"{text}\n", encoding="utf-8")
-
-    def finish(self) -> None:
-        if self._schema is not None:
-            self._part.finish()
 
     def discard(self) -> None:
         self._part.discard()
@@ -151,6 +158,7 @@ class JsonLines:
     place = "line"
     rows: int | None = None
     notes: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
 
     def __init__(self, path: Path, hints: Hints, told: Schema | None) -> None:
         self._path = path
@@ -187,27 +195,50 @@ class JsonLines:
         rejects: list[Reject] = []
         self._file.seek(0)
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))
-        for line in objects_in(self._file):
-            if isinstance(line.value, Reject):
-                rejects.append(line.value)
-            else:
-                rows.append(self._row(line.value, schema))
-                places.append(line.number)
-            if len(rows) + len(rejects) >= size:
+        nbytes = 0
+        with reading(self._path) as here:
+            for line in objects_in(self._file):
+                here.at = f"line {line.number}"
+                if isinstance(line.value, Reject):
+                    rejects.append(line.value)
+                else:
+                    rows.append(self._row(line.value, schema))
+                    places.append(line.number)
+                nbytes += line.nbytes
+                if len(rows) + len(rejects) >= size or nbytes >= BYTES_AT_ONCE:
+                    yield Chunk(rows, places, rejects)
+                    rows, places, rejects, nbytes = [], [], [], 0
+            if rows or rejects:
                 yield Chunk(rows, places, rejects)
-                rows, places, rejects = [], [], []
-        if rows or rejects:
-            yield Chunk(rows, places, rejects)
 
     def _row(self, row: dict[str, Any], schema: Schema) -> dict[str, Any]:
-        if self._id != "id" and self._id in row:
-            row["id"] = row.pop(self._id)
-        if self._vector != schema.vector and self._vector in row:
-            row[schema.vector] = row.pop(self._vector)
+        renamed(row, self._id, "id")
+        renamed(row, self._vector, schema.vector)
         return with_text_id(row)
 
     def close(self) -> None:
         self._file.close()
+
+
+def renamed(row: dict[str, Any], old: str, new: str) -> None:
+    """Give a key its name here. What stood under that name goes on behind an underscore.
+
+    So a row without ``old`` has no ``new`` either: another value is not taken in its place.
+    """
+    if old == new:
+        return
+    set_aside(row, new)
+    if old in row:
+        row[new] = row.pop(old)
+
+
+def set_aside(row: dict[str, Any], name: str) -> None:
+    """Let what stands under a name go on behind an underscore."""
+    if name in row:
+        free = f"_{name}"
+        while free in row:
+            free = f"_{free}"
+        row[free] = row.pop(name)
 
 
 def with_text_id(row: dict[str, Any]) -> dict[str, Any]:
@@ -219,29 +250,69 @@ def with_text_id(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class Line:
-    """A line's number, from 1 as editors count, and its object or why it has none."""
+    """A line's number, from 1 as editors count, its object or why it has none, and its bytes."""
 
-    __slots__ = ("number", "value")
+    __slots__ = ("nbytes", "number", "value")
 
-    def __init__(self, number: int, value: dict[str, Any] | Reject) -> None:
+    def __init__(self, number: int, value: dict[str, Any] | Reject, nbytes: int = 0) -> None:
         self.number = number
         self.value = value
+        self.nbytes = nbytes
+
+
+class _RepeatedKeyError(ValueError):
+    """An object with a key twice, of which only one value could be kept."""
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RepeatedKeyError(f"the key {key!r:.60} stands twice in an object")
+            seen.add(key)
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once_each)
+
+
+def lines_in(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file with their numbers; None for one too long. Empty ones are passed over."""
+    number = 0
+    while text := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if number == 1:
+            text = text.removeprefix(b"\xef\xbb\xbf")
+        if len(text) > LONGEST_LINE:
+            while text and not text.endswith(b"\n"):
+                text = file.readline(LONGEST_LINE)
+            yield number, None
+        elif text and not text.isspace():
+            yield number, text
 
 
 def objects_in(file: IO[bytes]) -> Iterator[Line]:
     """The objects of a file, a line for each. Empty lines are passed over."""
-    for number, text in enumerate(file, 1):
-        if number == 1:
-            text = text.removeprefix(b"\xef\xbb\xbf")
-        if text.isspace():
+    for number, text in lines_in(file):
+        if text is None:
+            reason = f"the line is longer than {LONGEST_LINE:,} bytes"
+            yield Line(number, Reject(number, None, reason))
             continue
         try:
-            value = json.loads(text.decode())
-        except (ValueError, RecursionError) as exc:
+            value = _JSON.decode(text.decode())
+        except RecursionError:
+            yield Line(number, Reject(number, None, "no JSON: it is nested too deeply"))
+            continue
+        except _RepeatedKeyError as exc:
+            yield Line(number, Reject(number, None, str(exc)))
+            continue
+        except ValueError as exc:
             yield Line(number, Reject(number, None, f"no JSON: {exc}"))
             continue
         if isinstance(value, dict):
-            yield Line(number, value)
+            yield Line(number, value, len(text))
         else:
             yield Line(number, Reject(number, None, "no JSON object"))
 
@@ -255,7 +326,13 @@ def sidecar_schema(path: Path) -> Schema | None:
 def schema_in(path: Path) -> Schema:
     """The schema that a file of JSON tells."""
     try:
+        if path.stat().st_size > LARGEST_SCHEMA:
+            raise ConfigError(f"{path} is too large for a schema", file=str(path))
         return Schema.from_json(path.read_text("utf-8-sig"))
+    except RecursionError as exc:
+        raise ConfigError(
+            f"{path} holds no schema: it is nested too deeply", file=str(path)
+        ) from exc
     except OSError as exc:
         raise ConfigError(
             f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)

@@ -23,8 +23,10 @@ from ..pool import in_thread
 from ..schema import Schema
 from ..sources import Chunk, ForeignTable, Reject
 from ..store import VectorStore
+from .foreign import reading
+from .parts import check_apart
 from .reading import Input
-from .rejects import RejectsFile
+from .rejects import Reason, RejectsFile
 from .sifting import Sifted, sift, without_ids
 
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
@@ -50,7 +52,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of it."""
+    """What came of it.
+
+    Each row that the source counts was taken (``rows``), listed as a reject (``rejected``), or
+    could not be read (``missing``). ``replaced`` of the rows that were taken replaced one of the
+    same id; ``reasons`` are those of the rejects. ``omitted`` are the columns that were not taken.
+    """
 
     table: str
     origin: str
@@ -60,6 +67,15 @@ class Loaded:
     rejected: int
     schema: Schema
     notes: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
+    replaced: int = 0
+    missing: int = 0
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the table was taken."""
+        return not (self.rejected or self.missing or self.omitted)
 
 
 @dataclass(slots=True)
@@ -81,6 +97,8 @@ class _Placed:
     created: bool
     rows: int = 0
     rejected: int = 0
+    replaced: int = 0
+    missing: int = 0
 
     @property
     def is_staged(self) -> bool:
@@ -98,9 +116,12 @@ async def load(
 
     With ``strict`` nothing of any table is kept where a row cannot be taken: rows for a table that
     is there already are gathered in one beside it first, and moved when all are known to be good.
+    A failure of the move deletes the table's moved rows again; with ``upsert`` they stay, because
+    they may have replaced others. Tables that were moved before keep their rows.
     A table that was made here, and that no row came into, is dropped again.
     """
     placed: list[_Placed] = []
+    await in_thread(check_apart, store, [rejects.path])
     await in_thread(rejects.open)
     try:
         try:
@@ -118,7 +139,8 @@ async def load(
     return [
         Loaded(
             p.load.table, p.load.source.origin, p.load.source.layout, p.created, p.rows,
-            p.rejected, p.schema, p.load.source.notes,
+            p.rejected, p.schema, p.load.source.notes, p.load.source.omitted, p.replaced,
+            p.missing, tuple(rejects.reasons(p.load.table)),
         )
         for p in placed
     ]  # fmt: skip
@@ -173,6 +195,7 @@ async def _fill(
 ) -> None:
     """Load one table: the next chunk is read and checked while the last one is written."""
     schema = placed.schema
+    before = await store.count(placed.load.table) if how.upsert else 0
     size = min(max(_BYTES_AT_ONCE // (4 * schema.dim), _ROWS_AT_ONCE[0]), _ROWS_AT_ONCE[-1])
     read = 0
     async with contextlib.aclosing(_sifted(source, placed, how, size)) as sifted:
@@ -187,8 +210,10 @@ async def _fill(
                 placed.rejected += len(done.rejects)
                 await in_thread(rejects.write, placed.load.table, source.place, done.rejects)
             how.seen(placed.load, read)
-    if placed.created and how.upsert and not how.strict:
-        placed.rows = await store.count(placed.place)  # an id may have come more than once
+    if placed.load.source.rows is not None:
+        placed.missing = max(0, placed.load.source.rows - read)
+    if how.upsert and not placed.is_staged:
+        placed.replaced = placed.rows - (await store.count(placed.place) - before)
 
 
 async def _sifted(
@@ -196,7 +221,11 @@ async def _sifted(
 ) -> AsyncGenerator[Sifted, None]:
     def following(chunks: Iterator[Chunk]) -> Sifted | None:
         chunk = next(chunks, None)
-        return None if chunk is None else sift(chunk, placed.schema, last_counts=how.upsert)
+        if chunk is None:
+            return None
+        at = f"{source.place} {chunk.places[0]}" if len(chunk.places) else ""
+        with reading(source.path, at):
+            return sift(chunk, placed.schema, last_counts=how.upsert)
 
     chunks = source.chunks(placed.load.source, placed.schema, size)
     coming = asyncio.ensure_future(in_thread(following, chunks))
@@ -262,6 +291,7 @@ async def _reject_known(store: VectorStore, one: _Placed, rejects: RejectsFile, 
 async def _move(store: VectorStore, one: _Placed, how: Loading) -> None:
     """Bring the gathered rows into their table. Another writer can still be faster with an id."""
     moved = 0
+    before = await store.count(one.load.table) if how.upsert else 0
     try:
         async for batch in store.export(one.place, batch_size=4000):
             if how.upsert:
@@ -273,7 +303,8 @@ async def _move(store: VectorStore, one: _Placed, how: Loading) -> None:
         if not how.upsert:
             await _take_back(store, one, moved)
         raise
-    one.rows = moved
+    if how.upsert:
+        one.replaced = one.rows - (await store.count(one.load.table) - before)
     await store.drop_table(one.place, missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,16 +16,20 @@ import pyarrow as pa
 from ..errors import ConfigError, DimensionMismatchError
 from ..schema import Schema
 from ..sources import Chunk, Hints, Reject
+from .foreign import BYTES_AT_ONCE, reading
 from .formats import records_of, sidecar_of
 from .jsonlines import (
     SchemaFile,
+    lines_in,
     matrix_of_batch,
     objects_in,
+    renamed,
     rows_of,
+    set_aside,
     sidecar_schema,
     with_text_id,
 )
-from .parts import PartFile, writing_to
+from .parts import PartFile, finish_together, writing_to
 
 # The header is written again when the number of rows is known, so it has a fixed length.
 _HEADER_BYTES = 128
@@ -35,6 +40,7 @@ class NumpyFiles:
 
     place = "row"
     notes: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
 
     def __init__(self, path: Path, hints: Hints, told: Schema | None) -> None:
         records = records_of(path)
@@ -44,10 +50,16 @@ class NumpyFiles:
                 f"vector of {path.name}",
                 file=str(records),
             )
-        try:
+        with path.open("rb") as file:
+            archive = file.read(2) == b"PK"
+        if archive:
+            raise ConfigError(
+                f"{path} is an .npz archive; write the array with the vectors by numpy.save",
+                file=str(path),
+            )
+        with reading(path, "its header"):
+            _check_shape(path)
             self._vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as exc:
-            raise ConfigError(f"{path} cannot be read: {exc}", file=str(path)) from exc
         if self._vectors.ndim != 2 or self._vectors.dtype.kind not in "fiu":
             raise ConfigError(
                 f"{path} holds {self._vectors.dtype} of shape {self._vectors.shape}; vectors are "
@@ -60,7 +72,26 @@ class NumpyFiles:
         self.schema = told or sidecar_schema(path) or Schema(
             dim, vector=hints.vector_column or "embedding"
         )  # fmt: skip
+        self._path = path
         self._file = records.open("rb")
+        try:
+            with reading(records):
+                self._check_count(records)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_count(self, records: Path) -> None:
+        """Refuse a pair of different lengths: a vector belongs to the record of its position."""
+        count = sum(1 for _ in lines_in(self._file))
+        self._file.seek(0)
+        if count != len(self._vectors):
+            raise ConfigError(
+                f"{records} has {count:,} records and {self._path.name} has "
+                f"{len(self._vectors):,} vectors; each vector needs the record of its position. "
+                "Write both files again",
+                file=str(records),
+            )
 
     def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
         if self._vectors.shape[1] != schema.dim:
@@ -68,24 +99,23 @@ class NumpyFiles:
         rows: list[dict[str, Any]] = []
         places: list[int | str] = []
         rejects: list[Reject] = []
-        number = -1
-        for number, line in enumerate(objects_in(self._file)):
-            if isinstance(line.value, Reject):
-                rejects.append(Reject(number, None, line.value.reason))
-            elif number >= len(self._vectors):
-                rejects.append(Reject(number, None, "there is no vector for this record"))
-            else:
-                row = line.value
-                if self._id != "id" and self._id in row:
-                    row["id"] = row.pop(self._id)
-                rows.append(with_text_id(row))
-                places.append(number)
-            if len(rows) + len(rejects) >= size:
-                yield self._chunk(rows, places, rejects, schema)
-                rows, places, rejects = [], [], []
-        over = range(number + 1, len(self._vectors))
-        rejects += [Reject(i, None, "there is no record for this vector") for i in over]
-        yield self._chunk(rows, places, rejects, schema)
+        nbytes = 0
+        with reading(self._path) as here:
+            for number, line in enumerate(objects_in(self._file)):
+                here.at = f"row {number}"
+                if isinstance(line.value, Reject):
+                    rejects.append(Reject(number, None, line.value.reason))
+                else:
+                    row = line.value
+                    renamed(row, self._id, "id")
+                    set_aside(row, schema.vector)
+                    rows.append(with_text_id(row))
+                    places.append(number)
+                nbytes += line.nbytes
+                if len(rows) + len(rejects) >= size or nbytes >= BYTES_AT_ONCE:
+                    yield self._chunk(rows, places, rejects, schema)
+                    rows, places, rejects, nbytes = [], [], [], 0
+            yield self._chunk(rows, places, rejects, schema)
 
     def _chunk(
         self,
@@ -104,6 +134,26 @@ class NumpyFiles:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _check_shape(path: Path) -> None:
+    """Refuse a shape that does not fit the file, before NumPy reckons with it."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    with path.open("rb") as file:
+        reader = readers.get(np.lib.format.read_magic(file))
+        if reader is None:
+            return
+        shape, _, dtype = reader(file)
+        there = path.stat().st_size - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > there:
+        raise ConfigError(
+            f"{path} says that it has the shape {shape}, which its {there:,} bytes cannot hold; it "
+            "is cut or damaged. Write it again by numpy.save",
+            file=str(path),
+        )
 
 
 class NumpyWriter:
@@ -150,9 +200,8 @@ class NumpyWriter:
             self._vectors.close()
             self._records.close()
             self._sidecar.write()
-            self._sidecar.finish()
-            for part in self._parts:  # the vectors last: they are what the user named
-                part.finish()
+            records, vectors = self._parts
+            finish_together(vectors, [records, *self._sidecar.parts], self._sidecar.stale)
 
     def discard(self) -> None:
         for file in (self._vectors, self._records):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import AiovecError, ConfigError
 from ..schema import Schema
-from ..sources import Chunk, ForeignTable, Hints, Source, legal_table_name, source_for
-from .formats import format_to_read, head_of
+from ..sources import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Skipped,
+    Source,
+    legal_table_name,
+    source_for,
+)
+from .foreign import reading
+from .formats import check_format, format_to_read
 
 
 class Rows(Protocol):
@@ -19,6 +28,7 @@ class Rows(Protocol):
     schema: Schema
     rows: int | None
     notes: tuple[str, ...]
+    omitted: tuple[str, ...]
 
     def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]: ...
     def close(self) -> None: ...
@@ -50,22 +60,33 @@ class Input:
     def tables(self) -> list[ForeignTable]:
         """The tables that can be loaded."""
         if self._source is not None:
-            return self._source.tables()
+            with reading(self.path):
+                return self._source.tables()
         if self._rows is None:
             return []
         name = legal_table_name(self.path.stem)
         return [
             ForeignTable(
                 name, self.path.name, self.form, self._rows.rows, self._rows.schema,
-                self._rows.notes,
+                self._rows.notes, self._rows.omitted,
             )
         ]  # fmt: skip
+
+    def skipped(self) -> Sequence[Skipped]:
+        """The tables with vectors that cannot be loaded, once ``tables`` was called."""
+        return () if self._source is None else self._source.skipped()
 
     def chunks(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         """The table's rows, for a table of this schema."""
         if self._source is not None:
-            return self._source.read(table, schema, size)
+            return self._of_source(self._source, table, schema, size)
         return iter(()) if self._rows is None else self._rows.chunks(schema, size)
+
+    def _of_source(
+        self, source: Source, table: ForeignTable, schema: Schema, size: int
+    ) -> Iterator[Chunk]:
+        with reading(self.path, f"the table {table.origin}"):
+            yield from source.read(table, schema, size)
 
     def backup(self, path: Path) -> None:
         """Copy a database."""
@@ -91,14 +112,28 @@ def open_input(
     ``schema`` is that of the table the rows shall go to, where it is known already.
     """
     hints = hints or Hints()
-    head_of(path)  # says so where it is not there
-    if form is None:
-        kind = source_for(path)
-        if kind is not None:
+    _check_there(path)
+    # Before anything else opens the file: see ``Source.recognise``.
+    kind = source_for(path)
+    if kind is not None:
+        if form is not None and check_format(form):
+            raise ConfigError(f"{path} is a database, not a file of rows; leave out --format")
+        with reading(path):
             return Input(path, "database", None, kind(path, hints))
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder; import takes a file. A LanceDB folder is moved by aiovec migrate"
+        )
     found = format_to_read(path, form)
-    try:
+    with reading(path):
         return Input(path, found, _open(path, found, hints, schema), None)
+
+
+def _check_there(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"there is no file {path}") from exc
     except OSError as exc:
         raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,8 @@ from ..pool import in_thread
 from ..schema import Schema
 from ..selection import select_columns
 from ..store import VectorStore, Where
-from .formats import format_to_write
-
-_CARRIED = b"aiovec.schema"
+from .formats import format_to_write, records_of, sidecar_of
+from .parts import check_apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ async def save(
     chosen = format_to_write(path, form)
     full = await store.schema(table)
     schema, told = exported_schema(full, select)
+    await in_thread(check_apart, store, [path, sidecar_of(path), records_of(path)])
     writer: Writer = await in_thread(_open, path, chosen, schema, told, overwrite)
     rows = 0
     try:
@@ -112,8 +113,6 @@ def _open(path: Path, form: str, schema: pa.Schema, told: Schema | None, overwri
 
         _check_free([path], overwrite)
         return ArrowFileWriter(path, form, schema)
-    from .formats import records_of, sidecar_of
-
     _check_free(
         [path, sidecar_of(path), *([records_of(path)] if form == "numpy" else [])], overwrite
     )
@@ -122,10 +121,16 @@ def _open(path: Path, form: str, schema: pa.Schema, told: Schema | None, overwri
 
 
 def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
+    # Some file systems take names of another case for the same.
+    if len({str(path).casefold() for path in paths}) < len(paths):
+        raise ConfigError(
+            f"{paths[0]} would be written twice, as the vectors and as their records; name a file "
+            "that ends with .npy"
+        )
     for path in paths:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder")
-        if path.exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise ConfigError(f"{path} is there already; --overwrite replaces it")
 
 

@@ -16,12 +16,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import AiovecError, DimensionMismatchError, InvalidRowError, InvalidVectorError
+from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
 from ..rows import repeated_ids, to_table
 from ..schema import Schema
 from ..sources import Chunk, Reject
 
-_FAULTS = (InvalidRowError, InvalidVectorError, DimensionMismatchError)
+# The last ones are what Arrow and Python stumble over in values that are made to do harm.
+_FAULTS = (
+    InvalidRowError, InvalidVectorError, DimensionMismatchError, pa.ArrowException, OverflowError,
+    RecursionError, UnicodeError,
+)  # fmt: skip
 _Mask = npt.NDArray[np.bool_]
 
 
@@ -56,7 +60,7 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
     return Sifted(table, places, rejects)
 
 
-def reason_of(error: AiovecError) -> str:
+def reason_of(error: Exception) -> str:
     """What is wrong with a row, without where it stood in a chunk that the user never sees."""
     if isinstance(error, InvalidVectorError):
         return f"the vector {error.reason}"
@@ -64,6 +68,8 @@ def reason_of(error: AiovecError) -> str:
         return f"the vector has {error.given} dimensions, not {error.expected}"
     if isinstance(error, InvalidRowError):
         return error.reason if error.field is None else f"field {error.field!r}: {error.reason}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     return str(error)
 
 
@@ -210,7 +216,7 @@ def _faults_of_matrix(matrix: npt.NDArray[Any], schema: Schema) -> dict[int, str
         too_large = ", too large for float32" if np.isfinite(value) else ""
         faults[i] = f"the vector has {value} in it{too_large}"
     if schema.metric == "cosine":
-        for i in np.flatnonzero(~stored.any(axis=1)).tolist():
+        for i in np.flatnonzero((stored == 0).all(axis=1)).tolist():
             faults[i] = "the vector is zero, so it has no cosine"
     return faults
 

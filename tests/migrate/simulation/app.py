@@ -3,18 +3,21 @@ through a store that follows the TOML, and that keep a record of what was acknow
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
 from aiovec.backend import Columns, StaleTableError, TableHandle
-from aiovec.errors import StoreMovedError
+from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
+from aiovec.moving import MoveMark
 from aiovec.schema import Schema
 
-from .backend import ModelBackend
+from .backend import MovingBackend
 from .disk import Row
 from .world import CONFIG, World
 
@@ -23,7 +26,7 @@ EVERYTHING = Columns(("version", "text"), payload=True, vector=True)
 # How old a look at the TOML may be, as in a real store.
 _LOOK_EVERY = 1.0
 
-Work = Callable[[ModelBackend, TableHandle], Awaitable[Any]]
+Work = Callable[[MovingBackend, TableHandle], Awaitable[Any]]
 
 
 def make_row(id: str, version: int, chance: random.Random) -> Row:
@@ -46,13 +49,16 @@ def comparable(row: Row) -> Row:
 
 
 class Follower:
-    """A store opened from the TOML, as ``aiovec.engine.Follower`` does it."""
+    """A store opened from the TOML, as ``aiovec.engine.Follower`` does it: calls that come while
+    it looks wait for that, and what leads elsewhere is the mark in the store in use."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self._go_to(world.named)
         self._stamp = world.stamp
         self._next_look = world.loop.time() + _LOOK_EVERY
+        self._looking: asyncio.Task[None] | None = None
+        self._switching = asyncio.Lock()
 
     def _go_to(self, name: str) -> None:
         self.name = name
@@ -61,30 +67,78 @@ class Follower:
 
     async def call(self, table: str, work: Work) -> Any:
         for _ in range(20):
-            self._look()
-            backend = self.backend
+            await self._look()
+            backend, handles = self.backend, self._handles
             try:
-                if table not in self._handles:
-                    self._handles[table] = await backend.open_table(table)
-                return await work(backend, self._handles[table])
+                if table not in handles:
+                    handles[table] = await backend.open_table(table)
+                return await work(backend, handles[table])
             except StaleTableError:
-                self._handles.clear()
-            except StoreMovedError as error:
-                if error.config != CONFIG:
-                    raise
-                self.world.tell(f"is sent on from {self.name} to {error.backend}")
-                self._go_to(error.backend)
+                handles.clear()
+            except StoreMovedError:
+                await self._follow(backend)
         raise AssertionError("it is sent to and fro")
 
-    def _look(self) -> None:
-        if self.world.loop.time() < self._next_look:
-            return
-        self._next_look = self.world.loop.time() + _LOOK_EVERY
-        if self._stamp != self.world.stamp:
-            self._stamp = self.world.stamp
-            if self.name != self.world.named:
-                self.world.tell(f"follows the TOML from {self.name} to {self.world.named}")
-                self._go_to(self.world.named)
+    async def create(self, table: str) -> None:
+        for _ in range(20):
+            await self._look()
+            backend = self.backend
+            try:
+                return await backend.create_table(table, SCHEMA)
+            except StoreMovedError:
+                await self._follow(backend)
+        raise AssertionError("it is sent to and fro")
+
+    async def drop(self, table: str) -> None:
+        for _ in range(20):
+            await self._look()
+            backend = self.backend
+            try:
+                return await backend.drop_table(table)
+            except StoreMovedError:
+                await self._follow(backend)
+        raise AssertionError("it is sent to and fro")
+
+    async def _look(self) -> None:
+        if self._looking is None:
+            if self.world.loop.time() < self._next_look:
+                return
+            self._looking = asyncio.ensure_future(self._look_now())
+        await asyncio.shield(self._looking)
+
+    async def _look_now(self) -> None:
+        try:
+            async with self._switching:
+                await self.world.time_passes(much=True)
+                if self._stamp != self.world.stamp:
+                    named, self._stamp = self.world.named, self.world.stamp
+                    if self.name != named:
+                        self.world.tell(f"follows the TOML from {self.name} to {named}")
+                        mark = await self.backend.move_mark()
+                        leads = mark is not None and mark.left and mark.backend == named
+                        await self._use(named, mark if leads else None)
+        finally:
+            self._looking = None
+            self._next_look = self.world.loop.time() + _LOOK_EVERY
+
+    async def _follow(self, left: MovingBackend) -> None:
+        async with self._switching:
+            if self.backend is not left:
+                return
+            mark = await left.move_mark()
+            if mark is None or not mark.left:
+                return
+            assert mark.config == CONFIG
+            self.world.tell(f"is sent on from {self.name} to {mark.backend}")
+            await self._use(mark.backend, mark)
+
+    async def _use(self, name: str, mark: MoveMark | None) -> None:
+        backend = self.world.connect(name)
+        await self.world.time_passes(much=True)
+        if mark is not None:
+            await backend.arrive(mark.run, mark.generation)
+        self._go_to(name)
+        self.backend = backend
 
 
 class Worker:
@@ -101,6 +155,9 @@ class Worker:
         self.over = False
         self.rests = self.chance.choice([0.0, 0.05, 0.5])
         self.long_rests = self.chance.random() < 0.5
+        self.restarts = self.chance.choice([0.0, 0.1])
+        self.tables_made = 0
+        self.own_tables: set[str] = set()
 
     def new_ids(self, count: int) -> list[str]:
         self.made += count
@@ -111,12 +168,23 @@ class Worker:
         await self.world.sleep(self.chance.choice([0.0, 3.0, 15.0]) * self.chance.random())
         follower = Follower(self.world)
         while not self.over and self.calls < calls:
-            table = self.chance.choice(list(self.rows))
-            await self.write(follower, table)
-            if self.chance.random() < 0.3 and not self.world.unsettled:
-                await self.read(follower, table)
+            if self.chance.random() < self.restarts:
+                follower = Follower(self.world)
+            kind = self.chance.random()
+            if kind < 0.03:
+                await self.make_table(follower)
+            elif kind < 0.05:
+                await self.drop_table(follower)
+            elif kind < 0.2:
+                await self.write_at_once(follower)
+            else:
+                table = self.chance.choice(list(self.rows))
+                await self.write(follower, table)
+                if self.chance.random() < 0.4:
+                    await self.read(follower, table)
             if self.long_rests and self.chance.random() < 0.1:
                 await self.rest(self.chance.random() * 40)
+                await self.write_at_once(follower)
             elif self.rests:
                 await self.rest(self.chance.random() * self.rests)
 
@@ -125,11 +193,40 @@ class Worker:
         while not self.over and self.world.loop.time() < end:
             await self.world.sleep(min(1.0, end - self.world.loop.time()))
 
+    async def make_table(self, follower: Follower) -> None:
+        """A table of its own; refused while a migration is open."""
+        self.tables_made += 1
+        name = f"{self.name}-t{self.tables_made}"
+        with suppress(MigrationError, StoreBusyError):
+            await follower.create(name)
+            self.rows[name] = {}
+            self.own_tables.add(name)
+            self.world.tell(f"{self.name} has made {name}")
+
+    async def drop_table(self, follower: Follower) -> None:
+        if not self.own_tables:
+            return
+        name = self.chance.choice(sorted(self.own_tables))
+        with suppress(MigrationError, StoreBusyError):
+            await follower.drop(name)
+            del self.rows[name]
+            self.own_tables.discard(name)
+            self.world.tell(f"{self.name} has dropped {name}")
+
+    async def write_at_once(self, follower: Follower) -> None:
+        """Some calls at once, as an app does that wakes up."""
+        calls = []
+        for _ in range(self.chance.randint(2, 4)):
+            table = self.chance.choice(list(self.rows))
+            new = [make_row(id, 1, self.chance) for id in self.new_ids(1)]
+            calls.append(self._put(follower, table, new, insert=True))
+        await asyncio.gather(*calls)
+
     async def write(self, follower: Follower, table: str) -> None:
         there = self.rows[table]
         some = self.chance.sample(sorted(there), min(len(there), self.chance.randint(1, 3)))
         kind = self.chance.random()
-        if kind < 0.35 or not some or self.world.unsettled:
+        if kind < 0.35 or not some:
             new = [make_row(id, 1, self.chance) for id in self.new_ids(self.chance.randint(1, 3))]
             await self._put(follower, table, new, insert=True)
         elif kind < 0.6:
@@ -152,7 +249,7 @@ class Worker:
     async def _put(self, follower: Follower, table: str, rows: list[Row], *, insert: bool) -> None:
         given = as_table(rows)
 
-        async def put(backend: ModelBackend, handle: TableHandle) -> None:
+        async def put(backend: MovingBackend, handle: TableHandle) -> None:
             await (backend.insert if insert else backend.upsert)(handle, given)
 
         await self._told(follower, table, put)
@@ -175,27 +272,29 @@ class Worker:
         self.rows[table][row["id"]] = {**row, **values, "payload": payload}
 
     async def _told(self, follower: Follower, table: str, work: Work) -> Any:
-        async def measured(backend: ModelBackend, handle: TableHandle) -> Any:
+        async def measured(backend: MovingBackend, handle: TableHandle) -> Any:
             try:
                 return await work(backend, handle)
             finally:
                 self.longest_wait = max(self.longest_wait, backend.waited)
 
-        answer = await follower.call(table, measured)
-        self.calls += 1
-        return answer
+        while True:
+            try:
+                answer = await follower.call(table, measured)
+            except StoreBusyError:
+                continue  # nothing was done
+            self.calls += 1
+            return answer
 
     async def read(self, follower: Follower, table: str) -> None:
         """It reads what it wrote, wherever that is by now."""
         ids = [f"{self.name}-{n}" for n in range(self.made)]
 
-        async def get(backend: ModelBackend, handle: TableHandle) -> Any:
+        async def get(backend: MovingBackend, handle: TableHandle) -> Any:
             return await backend.get(handle, ids, EVERYTHING)
 
         found = await follower.call(table, get)
         told = {id: n for n, id in enumerate(found.ids)}
-        if self.world.unsettled:
-            return
         there = self.rows[table]
         assert told.keys() == there.keys(), (
             f"{self.name} reads in {follower.name} what it did not write, or misses what it wrote: "

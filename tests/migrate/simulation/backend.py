@@ -1,5 +1,6 @@
-"""Model backends: one as SQLite is, with a change feed and a mark for migrations, and one as
-LanceDB is, with versions, bulk loads and indexes. Many processes hold one each on one disk.
+"""Model backends: one as SQLite is, with a change feed, and one as LanceDB is, with versions, bulk
+loads, indexes, a lock for each table and notes of what changes during a migration. Many processes
+hold one each on one disk.
 
 They are as strict as the contract allows them to be, and as disorderly: pages of changes and
 batches of an export are shorter than asked for, an export has its rows in no order that tells
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,7 +27,6 @@ from aiovec.backend import (
     Columns,
     Found,
     IndexInfo,
-    MoveMark,
     Moves,
     Rows,
     Snapshots,
@@ -37,16 +38,16 @@ from aiovec.backend import (
 )
 from aiovec.errors import (
     DuplicateIdError,
-    MigrationError,
-    StoreMovedError,
+    StoreBusyError,
     TableExistsError,
     TableNotFoundError,
 )
 from aiovec.filters import Expr
+from aiovec.moving import PAUSED, MoveMark, MoveRecord
 from aiovec.schema import Field, Schema
 from aiovec.testing import evaluate, python_rows
 
-from .disk import Disk, ModelTable, Row, place_of
+from .disk import Disk, ModelLock, ModelTable, Row, place_of
 from .loop import current_process
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class ModelBackend(Backend):
         self.run: str | None = None
         """The run that this object acts for."""
         self.waited = 0.0
-        """How long its last write was held by a pause."""
+        """How long one pause has held its last write at most."""
 
     @property
     def target(self) -> str:
@@ -79,19 +80,56 @@ class ModelBackend(Backend):
         await self._after(name)
         return answer
 
-    async def _write(self, name: str, act: Callable[[], Any]) -> Any:
+    async def _write(
+        self, name: str, act: Callable[[], Any], table: str, touched: Callable[[], list[str]] = list
+    ) -> Any:
+        """A write: ``act`` commits it, in one step in which nothing else happens."""
         await self._before(name)
-        await self._turn()
-        key = object()
-        self.disk.under_way[key] = current_process()
-        try:
-            await self.world.time_passes(much=True)
-            current_process().check_alive()
-            answer = act()
-        finally:
-            self.disk.under_way.pop(key, None)
+        self.waited = 0.0
+        answer = await self._commit(act, table, touched, schema=name in _OF_SCHEMA)
         await self._after(name)
         return answer
+
+    async def _commit(
+        self,
+        act: Callable[[], Any],
+        table: str,
+        touched: Callable[[], list[str]],
+        *,
+        schema: bool,
+    ) -> Any:
+        raise NotImplementedError
+
+    def held_by(self) -> MoveMark | None:
+        """The mark that this object has to heed."""
+        mark = self.disk.mark
+        return None if mark is None or mark.run == self.run else mark
+
+    def may_write(self, *, schema: bool) -> bool:
+        """Whether a write may be committed now; False where it has to wait."""
+        mark = self.held_by()
+        if mark is None:
+            return True
+        if mark.left:
+            raise mark.moved_error(self.target)
+        if mark.state == PAUSED:
+            return False
+        if schema:
+            raise mark.frozen_error()
+        return True
+
+    async def wait_out(self) -> None:
+        """Wait while writers wait, and end a pause that lasts too long."""
+        loop = self.world.loop
+        began = loop.time()
+        paused = self.disk.mark
+        while paused is not None and paused.state == PAUSED and self.disk.mark == paused:
+            if loop.time() - began >= paused.limit:
+                self.world.tell(f"{current_process().name} ends the pause")
+                self.disk.change(partial(MoveRecord.end_pause, pause=paused.pause))
+                break
+            await self.world.sleep(paused.limit / LOOKS)
+        self.waited = max(self.waited, loop.time() - began)
 
     async def _before(self, name: str) -> None:
         current_process().check_alive()
@@ -105,14 +143,10 @@ class ModelBackend(Backend):
             await self.world.faults.after(self, name)
         await self.world.time_passes()
 
-    async def _turn(self) -> None:
-        """Wait while writers wait."""
-        self._check_moved()
-
     def _check_moved(self) -> None:
-        """Nothing here moves away."""
-
-    def _check_schema_free(self) -> None: ...
+        mark = self.held_by()
+        if mark is not None and mark.left:
+            raise mark.moved_error(self.target)
 
     # Life
 
@@ -143,32 +177,32 @@ class ModelBackend(Backend):
 
     async def create_table(self, name: str, schema: Schema) -> None:
         def act() -> None:
-            self._check_schema_free()
             if name in self.disk.tables:
                 raise TableExistsError(name)
             self.disk.tables[name] = ModelTable(schema, object())
             self.world.tell(f"{self.disk.name}: table {name} is made")
 
-        await self._write("create_table", act)
+        if name in self.disk.tables:
+            self._check_moved()
+            raise TableExistsError(name)
+        await self._write("create_table", act, name)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         def act() -> None:
-            self._check_schema_free()
             there = self._of(table)
             there.schema = there.schema.with_field(name, field)
             there.token = object()
             there.rows = {id: {**row, name: None} for id, row in there.rows.items()}
 
-        await self._write("add_field", act)
+        await self._write("add_field", act, table.name)
 
     async def drop_table(self, name: str) -> None:
         def act() -> None:
-            self._check_schema_free()
             self._handle(name)
             del self.disk.tables[name]
             self.world.tell(f"{self.disk.name}: table {name} is dropped")
 
-        await self._write("drop_table", act)
+        await self._write("drop_table", act, name)
 
     # Writing
 
@@ -182,7 +216,7 @@ class ModelBackend(Backend):
             there.put(new.values())
             self._tell("insert", table, new)
 
-        await self._write("insert", act)
+        await self._write("insert", act, table.name, lambda: list(new))
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
         new = {row["id"]: row for row in python_rows(rows)}
@@ -191,7 +225,7 @@ class ModelBackend(Backend):
             self._of(table).put(new.values())
             self._tell("upsert", table, new)
 
-        await self._write("upsert", act)
+        await self._write("upsert", act, table.name, lambda: list(new))
 
     async def update(
         self,
@@ -214,7 +248,8 @@ class ModelBackend(Backend):
             self._tell("update", table, [row["id"] for row in changed])
             return len(changed)
 
-        count: int = await self._write("update", act)
+        touched = lambda: [row["id"] for row in self._selected(table, where, ids)]  # noqa: E731
+        count: int = await self._write("update", act, table.name, touched)
         return count
 
     async def delete(
@@ -225,7 +260,8 @@ class ModelBackend(Backend):
             self._tell("delete", table, selected)
             return self._of(table).remove(selected)
 
-        count: int = await self._write("delete", act)
+        touched = lambda: [row["id"] for row in self._selected(table, where, ids)]  # noqa: E731
+        count: int = await self._write("delete", act, table.name, touched)
         return count
 
     # Reading
@@ -326,40 +362,54 @@ class ModelBackend(Backend):
 
 # Looks within a pause's limit whether it is over.
 LOOKS = 20
+# Seconds that a write waits for its turn, and after which a lock in a bucket is taken over.
+BUSY, TERM = 30.0, 15.0
+_OF_SCHEMA = frozenset({"create_table", "add_field", "drop_table"})
 
 
-class FileBackend(ModelBackend, ChangeFeed, Moves):
+class MovingBackend(ModelBackend, Moves):
+    """The mark, alike on both kinds."""
+
+    async def move_record(self) -> MoveRecord:
+        await self._before("move_record")
+        return self.disk.record
+
+    async def change_move(
+        self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
+    ) -> tuple[MoveRecord, MoveRecord]:
+        await self._before("change_move")
+        both = self.disk.change(change)
+        mark = both[1].mark
+        state = "free" if mark is None else f"{mark.state} {mark.generation}"
+        self.world.tell(f"{self.disk.name}: is {state}")
+        await self._after("change_move")
+        return both
+
+    def act_for(self, run: str | None) -> None:
+        self.run = run
+
+
+class FileBackend(MovingBackend, ChangeFeed):
     name: ClassVar[str] = "sqlite"
 
-    def _acting(self) -> bool:
-        mark = self.disk.mark
-        return mark is not None and mark.run == self.run
+    async def _commit(
+        self,
+        act: Callable[[], Any],
+        table: str,
+        touched: Callable[[], list[str]],
+        *,
+        schema: bool,
+    ) -> Any:
+        """The look at the mark and the commit are one transaction."""
+        while True:
+            await self.world.time_passes(much=True)
+            current_process().check_alive()
+            if self.may_write(schema=schema):
+                return act()
+            await self.wait_out()
 
-    def _check_moved(self) -> None:
-        mark = self.disk.mark
-        if mark is not None and mark.state == "moved" and not self._acting():
-            raise StoreMovedError(
-                self.target, mark.moved_to, backend=mark.backend, config=mark.config
-            )
-
-    def _check_schema_free(self) -> None:
-        if self.disk.mark is not None:
-            raise MigrationError(f"the run {self.disk.mark.run} is moving {self.disk.name}")
-
-    async def _turn(self) -> None:
-        loop = self.world.loop
-        began = loop.time()
-        seen: dict[int, float] = {}
-        while self.disk.state() == "paused" and not self._acting():
-            pause, limit = self.disk.pause, self.disk.limit
-            since = seen.setdefault(pause, loop.time())
-            if loop.time() - since >= limit:
-                self.world.tell(f"{current_process().name} ends the pause")
-                self.disk.end_pause(pause)
-                break
-            await self.world.sleep(limit / LOOKS)
-        self.waited = loop.time() - began
-        self._check_moved()
+    async def flush_writers(self, limit: float) -> None:
+        await self.world.time_passes()
 
     # Changes
 
@@ -387,49 +437,112 @@ class FileBackend(ModelBackend, ChangeFeed, Moves):
         page: Changes = await self._call("changes", act)
         return page
 
-    # Moves
 
-    async def move_mark(self) -> MoveMark | None:
-        await self._before("move_mark")
-        return self.disk.mark
+class LakeBackend(MovingBackend, BulkLoads, VectorIndexes, Snapshots):
+    """A lock for each table, and notes of what changes while a mark is open. In a bucket a lock
+    can be taken over from a process that stands still, whose commit then fails."""
 
-    async def begin_move(self, run: str, *, backend: str = "", config: str = "") -> None:
-        await self._mark("begin_move", lambda: self.disk.begin_move(run))
-        self.run = run
-
-    async def pause_writers(self, run: str, limit: float) -> None:
-        await self._mark("pause_writers", lambda: self.disk.pause_writers(run, limit))
-        held = set(self.disk.under_way)
-        while held & set(self.disk.under_way):
-            await self.world.sleep(0.001)
-        current_process().check_alive()
-
-    async def resume_writers(self, run: str) -> bool:
-        ended: bool = await self._mark("resume_writers", lambda: self.disk.resume_writers(run))
-        return ended
-
-    async def set_moved(
-        self, run: str, moved_to: str, *, backend: str = "", config: str = ""
-    ) -> bool:
-        moved: bool = await self._mark(
-            "set_moved", lambda: self.disk.set_moved(run, moved_to, backend, config)
-        )
-        return moved
-
-    async def end_move(self, run: str) -> None:
-        await self._mark("end_move", lambda: self.disk.end_move(run))
-
-    async def _mark(self, name: str, act: Callable[[], Any]) -> Any:
-        await self._before(name)
-        answer = act()
-        state = self.disk.state() or "free"
-        self.world.tell(f"{self.disk.name}: {name} -> {answer}, it is {state}")
-        await self._after(name)
-        return answer
-
-
-class LakeBackend(ModelBackend, BulkLoads, VectorIndexes, Snapshots):
     name: ClassVar[str] = "lancedb"
+
+    async def _take(self, table: str, limit: float) -> int:
+        """Take the table's lock; its term."""
+        loop = self.world.loop
+        me = current_process()
+        until = loop.time() + limit
+        lock = self.disk.locks.setdefault(table, ModelLock())
+        while lock.holder is not None:
+            if self.disk.kind == "bucket" and loop.time() - lock.since > TERM:
+                self.world.tell(f"{me.name} takes over the lock of {table}")
+                lock.term += 1  # and fences: what was begun before cannot be committed any more
+                break
+            if loop.time() > until:
+                raise StoreBusyError(f"{table} is locked", limit)
+            await self.world.sleep(0.003 + 0.02 * self.world.chance.random())
+        lock.holder, lock.since = me, loop.time()
+        return lock.term
+
+    def _give(self, table: str, term: int) -> None:
+        lock = self.disk.locks[table]
+        if lock.holder is current_process() and lock.term == term:
+            lock.holder = None
+
+    async def _commit(
+        self,
+        act: Callable[[], Any],
+        table: str,
+        touched: Callable[[], list[str]],
+        *,
+        schema: bool,
+    ) -> Any:
+        while True:
+            term = await self._take(table, BUSY)
+            try:
+                if self.may_write(schema=schema):
+                    mark = self.held_by()
+                    if mark is not None:
+                        await self._time_under_lock(table, term)
+                        # Under the lock, and so still true when it is committed.
+                        self.disk.notes.setdefault((mark.run, table), []).append(touched())
+                    await self._time_under_lock(table, term)
+                    current_process().check_alive()
+                    lock = self.disk.locks[table]
+                    if lock.term == term or not lock.fenced:
+                        return act()
+                    self.world.tell(f"{current_process().name}: its commit was fenced off")
+                    continue
+            finally:
+                if current_process().alive:
+                    self._give(table, term)
+            await self.wait_out()
+
+    async def _time_under_lock(self, table: str, term: int) -> None:
+        began = self.world.loop.time()
+        await self.world.time_passes(much=True)
+        lock, now = self.disk.locks[table], self.world.loop.time()
+        if lock.term == term and now - began < TERM:
+            lock.since = now  # it was written anew meanwhile, unless the process stood still
+
+    async def flush_writers(self, limit: float) -> None:
+        for table in sorted({*self.disk.tables, *self.disk.locks}):
+            await self._before("flush")
+            term = await self._take(table, limit)
+            try:
+                await self.world.time_passes()
+            finally:
+                if current_process().alive:
+                    self._give(table, term)
+
+    async def _newest(self, table: TableHandle) -> list[list[str]]:
+        await self._before("newest")
+        term = await self._take(table.name, BUSY)
+        try:
+            await self.world.time_passes()
+            self._of(table)
+            return list(self.disk.notes.get((self.run or "", table.name), []))
+        finally:
+            if current_process().alive:
+                self._give(table.name, term)
+
+    async def change_number(self, table: TableHandle) -> int:
+        return len(await self._newest(table))
+
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        notes = await self._newest(table)
+        if since > len(notes):
+            raise ChangesPrunedError(len(notes))
+        until = min(len(notes), since + self.world.chance.randint(1, 5))
+        ids = list(dict.fromkeys(id for note in notes[since:until] for id in note))
+        await self.world.time_passes(much=True)
+
+        def act() -> Changes:
+            there = self._of(table)
+            kept = [there.rows[id] for id in ids if id in there.rows]
+            rows = pa.Table.from_pylist(kept, schema=there.schema.to_arrow())
+            gone = [id for id in ids if id not in there.rows]
+            return Changes(until, rows, gone, until == len(notes))
+
+        page: Changes = await self._call("changes", act)
+        return page
 
     def bulk_load(self, table: TableHandle) -> BulkLoad:
         return _Load(self, table)
@@ -448,7 +561,9 @@ class LakeBackend(ModelBackend, BulkLoads, VectorIndexes, Snapshots):
             self._tell("load", table, sorted(new))
             return known | new
 
-        known: set[str] = await self._write("add", act)
+        known: set[str] = await self._write(
+            "add", act, table.name, lambda: [row["id"] for row in rows]
+        )
         return known
 
     async def create_index(
@@ -505,4 +620,8 @@ def _nearest(schema: Schema, rows: list[Row], query: VectorQuery) -> Found:
     return Found(found, [measures[n] for n in order])
 
 
-BACKENDS: dict[str, type[ModelBackend]] = {"sqlite": FileBackend, "lancedb": LakeBackend}
+BACKENDS: dict[str, type[MovingBackend]] = {
+    "sqlite": FileBackend,
+    "lancedb": LakeBackend,
+    "bucket": LakeBackend,
+}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +31,7 @@ _MOST_TIME = 24 * 3600.0
 
 
 _COPYING = "planned marked table:noted table:created copy:read copy:written copy:journalled"
-_TURNING = "ready paused checked moved flipped still synced looked"
+_TURNING = "ready paused checked moved arrived flipped"
 STEPS = {
     "run": [
         *_COPYING.split(), "catch-up:deleted", "catch-up:applied", "catch-up:journalled",
@@ -39,7 +39,9 @@ STEPS = {
         "released", *(f"cut-over:{name}" for name in _TURNING.split()),
     ],
     "rollback": [
-        "phase:rolling-back", "phase:rolled-back", "rollback:released", "verify:compared",
+        "phase:rolling-back", "phase:rolled-back", "rollback:marked",
+        "rollback:dropped", "rollback:created", "rollback:released",
+        "verify:compared",
         *(f"cut-over:{name}" for name in _TURNING.split()),
     ],
     "finish": ["finish:released"],
@@ -64,6 +66,8 @@ class Scenario:
     workers: int
     calls: int
     """After how many calls a worker of the app comes to rest."""
+    stalls: int
+    """How many calls of the app stand still for a long time."""
     kills: int
     faults: int
     fault_rate: float
@@ -76,16 +80,17 @@ class Scenario:
     @classmethod
     def of(cls, seed: int) -> Scenario:
         chance = random.Random(f"scenario {seed}")
-        source = chance.choice(["sqlite"] * 4 + ["lancedb"])
+        source = chance.choice(["sqlite", "sqlite", "lancedb", "lancedb", "bucket"])
         switch = chance.random() < 0.85
-        follow_up = [("finish",), ("rollback",), ("rollback", "finish"), ()] if switch else [()]
-        commands = chance.choice([("run", *more) for more in follow_up] * 3 + [("abort",)])
-        # One TOML names one backend of each kind, so a switch leads to another kind. A store that
-        # is as strict as SQLite in place of both is harder, so it is allowed here.
-        target = "sqlite" if source == "lancedb" and switch else None
+        again = ("rollback", "abort", "run")
+        follow_up = [
+            ("finish",), ("rollback",), ("rollback", "finish"), (), again,
+            (*again, "rollback", "finish"),
+        ] if switch else [()]  # fmt: skip
+        commands = chance.choice([("run", *more) for more in follow_up] * 3 + [("abort",)] * 2)
         return cls(
             source=source,
-            target=target or chance.choice(["lancedb", "lancedb", "sqlite"]),
+            target=chance.choice(["lancedb", "lancedb", "sqlite", "bucket"]),
             options=Options(
                 batch_size=chance.choice([1, 3, 7, 1000]),
                 switch=switch,
@@ -98,6 +103,7 @@ class Scenario:
             rows=chance.choice([0, 5, 30]),
             workers=chance.randint(0, 3),
             calls=chance.choice([5, 30, 100]),
+            stalls=chance.choice([0, 0, 1, 5]),
             kills=chance.choice([0, 1, 3]),
             faults=chance.choice([0, 0, 1, 4]),
             fault_rate=chance.choice([0.01, 0.1]),
@@ -115,12 +121,18 @@ class Course:
         self.scenario = scenario = Scenario.of(seed)
         self.loop = SimulatedLoop(seed)
         self.world = World(seed, self.loop, {"old": scenario.source, "new": scenario.target})
+        if self.world.slowness > 0.1:
+            # A user whose stores are so slow gives them the time.
+            options = replace(scenario.options, pause_limit=max(5.0, scenario.options.pause_limit))
+            self.scenario = replace(scenario, options=options)
         self.chance = random.Random(f"course {seed}")
         self.kills_left = scenario.kills
         self.lives: list[Process] = []
         self.workers: list[Worker] = []
         self.untouched: dict[str, dict[str, Row]] = {}
         self.rolled_back = False
+        self.kept: set[str] = set()
+        """Tables that a rollback found to be missing, and kept where they were."""
         self.began = False
         self.too_late = False
         """It could not be aborted any more."""
@@ -145,6 +157,7 @@ class Course:
         self.world.faults = Faults(
             self.world, self.chance, self.scenario.faults, self.scenario.fault_rate
         )
+        self.world.stalls = self.scenario.stalls
         processes = [Process(worker.name) for worker in self.workers]
         working = [
             self.loop.start(process, worker.run(self.scenario.calls))
@@ -202,7 +215,6 @@ class Course:
         work = getattr(self, f"_{command}")
         for _ in range(_MOST_LIVES):
             if await self._live(command, work):
-                self.world.unsettled = False
                 return
             await self.world.sleep(self.scenario.hurry * self.chance.random())
             if self.loop.time() > _MOST_TIME:
@@ -250,6 +262,8 @@ class Course:
                     await self.loop.create_future()  # for ever
 
         def listen(event: Event) -> None:
+            if event.kind == "warning" and event.table and "is missing in" in event.text:
+                self.kept.add(event.table)
             if event.kind != "progress":
                 world.tell(f"event {event.to_dict()}")
 
@@ -277,6 +291,7 @@ class Course:
 
     async def _run(self, migration: Migration) -> None:
         await migration.run()
+        self.rolled_back = False
 
     async def _finish(self, migration: Migration) -> None:
         if self.world.journal.run is not None:  # else it was done before it was killed
@@ -288,6 +303,11 @@ class Course:
 
     async def _abort(self, migration: Migration) -> None:
         """Some of a run, and then the end of it; all of it where it is too late."""
+        if self.rolled_back:
+            if self.world.journal.run is not None:  # else it was done before it was killed
+                await migration.abort()
+            self.dropped = True
+            return
         if not self.began:
             self.began = True
             running = asyncio.ensure_future(migration.run())
@@ -309,15 +329,20 @@ class Course:
         world, scenario = self.world, self.scenario
         if self.loop.abandoned:
             raise SimulationError(f"left without being closed: {self.loop.abandoned}")
-        aborted = "abort" in scenario.commands and not self.too_late
+        aborted = scenario.commands == ("abort",) and not self.too_late
         switched = scenario.options.switch and not aborted and not self.rolled_back
         named = "new" if switched else "old"
         if world.named != named:
             raise SimulationError(f"the TOML names {world.named}, not {named}")
         self._check_rows(named)
-        over = aborted or scenario.commands[-1:] == ("finish",) or not scenario.options.switch
-        if over and world.disks["old"].mark is not None:
-            raise SimulationError(f"the source is still marked: {world.disks['old'].mark}")
+        if world.disks[named].mark is not None:
+            raise SimulationError(f"what is in use is marked: {world.disks[named].mark}")
+        other = world.disks["old" if switched else "new"].mark
+        left = switched or self.rolled_back
+        if left and (other is None or not other.left):
+            raise SimulationError(f"what was left has no mark that says so: {other}")
+        if left and scenario.commands[-1] == "finish" and other.state != "finished":
+            raise SimulationError(f"the run is over, and what was left says {other}")
         for worker in self.workers:
             # A look may come right before the limit.
             most = scenario.options.pause_limit * (1 + 1 / LOOKS) + 2 * world.slowness
@@ -325,13 +350,19 @@ class Course:
                 raise SimulationError(f"{worker.name} waited for {worker.longest_wait} s")
 
     def _check_rows(self, named: str) -> None:
-        for table, untouched in self.untouched.items():
+        tables = {name for worker in self.workers for name in worker.rows} | {*self.untouched}
+        if tables != self.world.disks[named].tables.keys() - (self.kept - tables):
+            raise SimulationError(
+                f"the tables are {sorted(self.world.disks[named].tables)}, not {sorted(tables)}"
+            )
+        for table in tables:
+            untouched = self.untouched.get(table, {})
             there = self.world.disks[named].tables[table]
             if there.twice:
                 raise SimulationError(f"ids stand twice in {table}: {sorted(there.twice)}")
             wanted = dict(untouched)
             for worker in self.workers:
-                wanted |= worker.rows[table]
+                wanted |= worker.rows.get(table, {})
             missing = sorted(wanted.keys() - there.rows.keys())
             extra = sorted(there.rows.keys() - wanted.keys())
             other = sorted(

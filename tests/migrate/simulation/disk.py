@@ -1,4 +1,4 @@
-"""What a model store has on its disk: tables, the mark of a migration, and the writes under way.
+"""What a model store has on its disk: tables, the mark of a migration, locks and notes.
 
 Backends of many processes look at one ``Disk``. Each of its methods is one step that nothing
 interrupts, as a commit is.
@@ -7,12 +7,11 @@ interrupts, as a commit is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from aiovec.backend import MoveMark
-from aiovec.errors import MigrationError
+from aiovec.moving import MoveMark, MoveRecord
 from aiovec.schema import Schema
 
 from .loop import Process
@@ -62,68 +61,44 @@ def place_of(id: str) -> int:
     return zlib.crc32(id.encode())
 
 
+@dataclass
+class ModelLock:
+    """The lock of one table of a lake. ``term`` counts how often it was taken over."""
+
+    holder: Process | None = None
+    since: float = 0.0
+    term: int = 0
+    fenced: ClassVar[bool] = True
+    """Whether a commit that was begun before the lock was taken over fails."""
+
+
 class Disk:
     def __init__(self, name: str, kind: str) -> None:
         self.name = name
         self.kind = kind
         self.tables: dict[str, ModelTable] = {}
-        self.mark: MoveMark | None = None
-        self.pause = 0
-        """Counts the pauses, so that a waiting writer tells this one from the next."""
-        self.limit = 0.0
-        self.under_way: dict[object, Process] = {}
-        """The writes that have begun and are not committed, each with its process."""
+        self.record = MoveRecord()
+        self.locks: dict[str, ModelLock] = {}
+        """Of a lake: one for each name of a table that was ever locked."""
+        self.notes: dict[tuple[str, str], list[list[str]]] = {}
+        """Of a lake: the ids that were noted, by run and table."""
 
-    # The mark
+    @property
+    def mark(self) -> MoveMark | None:
+        return self.record.mark
 
-    def state(self) -> str:
-        return "" if self.mark is None else self.mark.state
-
-    def _own_mark(self, run: str) -> MoveMark:
-        if self.mark is None:
-            raise MigrationError(f"no migration of {self.name} is open")
-        if self.mark.run != run:
-            raise MigrationError(f"{self.name} is being moved by the run {self.mark.run}")
-        return self.mark
-
-    def begin_move(self, run: str) -> None:
-        if self.mark is None:
-            self.mark = MoveMark(run, "open")
-        self._own_mark(run)
-
-    def pause_writers(self, run: str, limit: float) -> None:
-        mark = self._own_mark(run)
-        if mark.state == "moved":
-            raise MigrationError(f"{self.name} has moved already")
-        self.mark = replace(mark, state="paused")
-        self.pause += 1
-        self.limit = limit
-
-    def resume_writers(self, run: str) -> bool:
-        mark = self._own_mark(run)
-        if mark.state != "paused":
-            return False
-        self.mark = replace(mark, state="open")
-        return True
-
-    def end_pause(self, pause: int) -> None:
-        """What a writer does that has waited for the limit."""
-        if self.mark is not None and self.mark.state == "paused" and self.pause == pause:
-            self.mark = replace(self.mark, state="open")
-
-    def set_moved(self, run: str, moved_to: str, backend: str, config: str) -> bool:
-        mark = self._own_mark(run)
-        if mark.state == "open":
-            return False
-        if mark.state == "paused":
-            self.mark = MoveMark(run, "moved", moved_to, backend, config)
-        return True
-
-    def end_move(self, run: str) -> None:
-        if self.mark is not None:
-            self._own_mark(run)
-            self.mark = None
+    def change(self, change: Callable[[MoveRecord], MoveRecord]) -> tuple[MoveRecord, MoveRecord]:
+        before = self.record
+        self.record = change(before)
+        left = self.record.mark is not None and self.record.mark.left
+        if left and not (before.mark and before.mark.left):
+            # No handle is good any more.
+            for table in self.tables.values():
+                table.token = object()
+        return before, self.record
 
     def killed(self, process: Process) -> None:
-        """The writes that a killed process had begun are rolled back."""
-        self.under_way = {key: who for key, who in self.under_way.items() if who is not process}
+        """The locks that a killed process held are free, unless they are objects in a bucket."""
+        for lock in self.locks.values():
+            if lock.holder is process and self.kind != "bucket":
+                lock.holder = None

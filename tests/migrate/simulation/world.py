@@ -13,7 +13,7 @@ from aiovec.errors import MigrationError
 from aiovec_migrate import RunState, TableState
 from aiovec_migrate.journal import Journal
 
-from .backend import BACKENDS, ModelBackend
+from .backend import BACKENDS, MovingBackend
 from .disk import Disk
 from .faults import Faults
 from .loop import Process, SimulatedLoop, current_process
@@ -45,13 +45,8 @@ class World:
         """What the TOML names."""
         self.stamp = 0
         """Counts how often the TOML was written."""
-        self.unsettled = False
-        """The TOML was flipped away from a store that has no mark, and the command is not over.
-
-        Stores follow within a second, and nothing sends them on, so what they write meanwhile may
-        come into either store. It must not be lost, but who changes or reads a row in the one that
-        he wrote in the other may find that it is not there yet.
-        """
+        self.stalls = 0
+        """How many calls of the app may still stand still for a long time."""
         self.trace: list[str] = []
 
     def tell(self, text: str) -> None:
@@ -60,19 +55,27 @@ class World:
     async def time_passes(self, *, much: bool = False) -> None:
         """Others may run, and now and then for a while."""
         kind = self.chance.random()
-        if much and kind < 0.1:
+        if much and self.stalls and self.chance.random() < 0.1 and self.is_app():
+            self.stalls -= 1
+            seconds = self.chance.choice([1.0, 6.0, 20.0, 60.0]) * (0.5 + self.chance.random())
+            self.tell(f"stalls for {seconds:.1f} s")
+            await asyncio.sleep(seconds)
+        elif much and kind < 0.1:
             await asyncio.sleep(self.chance.random() * 10 * self.slowness)
         elif kind < 0.15:
             await asyncio.sleep(self.chance.random() * self.slowness)
         elif kind < 0.6:
             await asyncio.sleep(0)
 
+    def is_app(self) -> bool:
+        return current_process().name.startswith("w")
+
     async def sleep(self, seconds: float) -> None:
         current_process().check_alive()
         await asyncio.sleep(seconds)
         current_process().check_alive()
 
-    def connect(self, name: str, *, faulty: bool = False) -> ModelBackend:
+    def connect(self, name: str, *, faulty: bool = False) -> MovingBackend:
         disk = self.disks[name]
         return BACKENDS[disk.kind](disk, self, faulty=faulty)
 
@@ -158,16 +161,11 @@ class ModelToml:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def backend(self) -> str:
-        await self.world.time_passes()
-        return self.world.named
-
     async def flip(self, backend: str) -> None:
         await self.world.time_passes()
         current_process().check_alive()
         self.world.faults.flip()
         if self.world.named != backend:
-            self.world.unsettled |= self.world.disks[self.world.named].kind == "lancedb"
             self.world.named = backend
             self.world.stamp += 1
         self.world.tell(f"the TOML names {backend}")

@@ -32,6 +32,7 @@ import aiovec
 from aiovec import F, Field, Schema, StoreClosedError, VectorStore
 from aiovec.backend import Columns, Found, TableHandle, VectorQuery
 from aiovec.schema import Metric
+from aiovec.threads import idle_threads
 from aiovec_sqlite.resident import copies, reading, segments
 from aiovec_sqlite.resident.pipeline import Call, Pipeline
 
@@ -491,7 +492,7 @@ async def test_a_pipeline_that_closes_answers_all_who_wait() -> None:
         await free.wait()
         return [[] for _ in calls]
 
-    pipeline = Pipeline(answer, 1)
+    pipeline = Pipeline(answer, 1, busy_timeout=60)
     table = TableHandle("t", schema(), 1)
     query = VectorQuery(np.ones(DIM, np.float32), 1, None, Columns(()))
     calls = [asyncio.ensure_future(pipeline.search(table, [query])) for _ in range(40)]
@@ -524,7 +525,8 @@ def open_things() -> tuple[int, int]:
     process = psutil.Process()
     files = process.num_handles() if sys.platform == "win32" else process.num_fds()
     # Not those in which a loop's library runs single functions, which it keeps for others.
-    return sum(thread.name.startswith("aiovec") for thread in threading.enumerate()), files
+    threads = sum(thread.name.startswith("aiovec") for thread in threading.enumerate())
+    return threads - idle_threads(), files
 
 
 async def no_more_than(before: tuple[int, int]) -> None:

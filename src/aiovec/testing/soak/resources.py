@@ -10,8 +10,10 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it ships without types
 
-# Threads in which a loop's library runs single functions: it keeps some for the next ones, so
-# their number tells what ran last.
+from ...threads import idle_threads
+
+# Threads in which a loop's library runs single functions: it keeps some for the next ones, as the
+# stores do, so their number tells what ran last.
 _POOLED = ("AnyIO", "asyncio_", "ThreadPoolExecutor")
 
 
@@ -26,6 +28,7 @@ class Resources:
         gc.collect()
         process: Any = psutil.Process()
         pooled = sum(thread.name.startswith(_POOLED) for thread in threading.enumerate())
+        pooled += idle_threads()
         with process.oneshot():
             files = process.num_handles() if sys.platform == "win32" else process.num_fds()
             return cls(process.memory_info().rss, process.num_threads() - pooled, files)

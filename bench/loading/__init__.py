@@ -1,0 +1,1 @@
+"""A store under the load of many tasks, in a process of its own."""

@@ -1,0 +1,175 @@
+"""Who may go on at once: a bound on calls, on bytes, or on both, in the order of asking.
+
+The one way in which a store bounds what its calls take together: memory is taken after a share of
+it was given, and a call that waits longer than it may gets StoreBusyError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from types import TracebackType
+
+from .loops import PerLoop
+from .patience import Patience
+
+# Bytes of the rows of all writing calls that are under way: enough for the largest groups that are
+# committed together. One call with more rows runs alone.
+_WRITTEN_AT_ONCE = 64 * 2**20
+
+
+class _State:
+    """The shares of one event loop's calls."""
+
+    __slots__ = ("calls", "used", "waiting")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.used = 0
+        self.waiting: deque[_Asking] = deque()
+
+
+class _Asking:
+    __slots__ = ("size", "turn")
+
+    def __init__(self, size: int, turn: asyncio.Future[None]) -> None:
+        self.size = size
+        self.turn = turn
+
+    def give_up(self, error: Exception) -> None:
+        if not self.turn.done():
+            self.turn.set_exception(error)
+
+
+class Admission:
+    """Shares of at most ``calls`` places and ``memory`` bytes; None is no bound.
+
+    Who asks first is served first; who asks for more memory than all of it runs alone. ``reason``
+    tells why there was no turn.
+    """
+
+    def __init__(self, reason: str, *, calls: int | None = None, memory: int | None = None) -> None:
+        self.reason = reason
+        self.calls = calls
+        self.memory = memory
+        self._state: PerLoop[_State] = PerLoop(_State)
+
+    @property
+    def used(self) -> int:
+        """The bytes that are taken now."""
+        return self._state().used
+
+    @property
+    def waiting(self) -> int:
+        """Who waits for a share."""
+        return len(self._state().waiting)
+
+    def free(self, size: int = 0) -> bool:
+        """Whether a share of this size would come without a wait."""
+        state = self._state()
+        return not state.waiting and self._fits(state, self._bounded(size))
+
+    def share(self, size: int = 0, patience: Patience | None = None) -> Share:
+        """A place and ``size`` bytes, to be held by ``async with``."""
+        return Share(self, size, patience)
+
+    def close(self, error: Exception) -> None:
+        """Have those that wait end with the error."""
+        state = self._state()
+        while state.waiting:
+            state.waiting.popleft().give_up(error)
+
+    def _bounded(self, size: int) -> int:
+        return size if self.memory is None else min(size, self.memory)
+
+    def _fits(self, state: _State, size: int) -> bool:
+        return (self.calls is None or state.calls < self.calls) and (
+            self.memory is None or not size or state.used + size <= self.memory
+        )
+
+    async def _take(self, size: int, patience: Patience | None) -> tuple[_State, int]:
+        state = self._state()
+        size = self._bounded(size)
+        free = not size and self.calls is None
+        if not free and (state.waiting or not self._fits(state, size)):
+            await self._wait(state, size, patience)
+        else:
+            state.calls += 1
+            state.used += size
+        return state, size
+
+    async def _wait(self, state: _State, size: int, patience: Patience | None) -> None:
+        asking = _Asking(size, asyncio.get_running_loop().create_future())
+        state.waiting.append(asking)
+        try:
+            if patience is None:
+                await asking.turn
+            else:
+                with patience.when_over(lambda: asking.give_up(patience.error(self.reason))):
+                    await asking.turn
+        except BaseException:
+            turn = asking.turn
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # It came, and the caller was cancelled at the same moment.
+                self._give_back(state, size)
+            elif asking in state.waiting:
+                state.waiting.remove(asking)
+                self._admit(state)
+            raise
+
+    def _give_back(self, state: _State, size: int) -> None:
+        state.calls -= 1
+        state.used -= size
+        self._admit(state)
+
+    def _admit(self, state: _State) -> None:
+        while state.waiting and self._fits(state, state.waiting[0].size):
+            asking = state.waiting.popleft()
+            # The loop may be closed, when what it left behind is collected.
+            if not asking.turn.done() and not asking.turn.get_loop().is_closed():
+                state.calls += 1
+                state.used += asking.size
+                asking.turn.set_result(None)
+
+
+class Share:
+    """A place among the calls that go on, and bytes for it."""
+
+    __slots__ = ("_admission", "_patience", "_size", "_state")
+
+    def __init__(self, admission: Admission, size: int, patience: Patience | None) -> None:
+        self._admission = admission
+        self._patience = patience
+        self._size = size
+        self._state: _State | None = None
+
+    def resize(self, size: int) -> None:
+        """Count so many bytes from now on, which turned out to be taken. Waits for none."""
+        if self._state is not None:
+            size = self._admission._bounded(size)
+            self._state.used += size - self._size
+            self._size = size
+            self._admission._admit(self._state)
+
+    async def __aenter__(self) -> Share:
+        self._state, self._size = await self._admission._take(self._size, self._patience)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Leave, once; the next ones get their turn."""
+        state, self._state = self._state, None
+        if state is not None:
+            self._admission._give_back(state, self._size)
+
+
+def write_admission(calls: int) -> Admission:
+    """For the writing calls of a store: at most so many, and so many bytes of rows, at once."""
+    return Admission("too many writes are waiting", calls=calls, memory=_WRITTEN_AT_ONCE)

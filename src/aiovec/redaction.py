@@ -1,0 +1,140 @@
+"""Secrets out of whatever is shown: targets, messages, errors with their causes, settings.
+
+Users put secrets into the user or the query of a URL, into options such as ``storage_options``, and
+into environment variables. None of them may reach a message, a log, a report or a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+MASK = "***"
+
+# At least two letters, for C:// is a drive of Windows.
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>`]+")
+
+_NAME = re.compile(
+    r"secret|token|passw|passphrase|api[-_]?key|access[-_]?key|account[-_]?key|private[-_]?key"
+    r"|\bkey\b|_key\b|credential|signature|\bsig\b|\bsas\b|sas_|auth",
+    re.IGNORECASE,
+)
+# What authorises by standing in an address or in an echoed header.
+_PAIR = re.compile(
+    r"((?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|[\w-]*token|[\w-]*api[-_]?key"
+    r"|[\w-]*access[-_]key(?:[-_]id)?|[\w-]*account[-_]key|[\w-]*secret(?:[-_]\w+)*|password"
+    r"|x-api-key|authorization)[\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+",
+    re.IGNORECASE,
+)
+# What a server repeats of a request that it could not verify.
+_ECHO = re.compile(r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*")
+
+# Options that say where and how, which a message may need.
+_HARMLESS = re.compile(
+    r"region|endpoint|host|timeout|allow_|http|pool|proxy|user_agent|retr|bucket|account_name"
+    r"|virtual|skip_|unsigned|copy_|conditional|concurrency|size|interval"
+)
+# Shorter values would hide ordinary words.
+_SHORTEST = 6
+
+
+def redacted(text: str) -> str:
+    """A target without the secrets that a URL may carry: its user, its query, its fragment."""
+    url = URL.match(text)
+    if url is None:
+        return text
+    rest = url[2]
+    authority = rest.partition("/")[0]
+    # A password may hold a slash, a question mark or an @ that nobody encoded. So where a colon
+    # may begin one, all up to the last @ is hidden, even if that hides a part of the path too.
+    searched = rest if ":" in authority else authority
+    if "@" in searched:
+        rest = MASK + rest[searched.rindex("@") :]
+    for mark in "?#":
+        head, found, _ = rest.partition(mark)
+        rest = f"{head}{mark}{MASK}" if found else rest
+    return f"{url[1]}://{rest}"
+
+
+def names_secret(name: str) -> bool:
+    """Whether an option or a variable of this name holds a secret."""
+    return _NAME.search(name) is not None
+
+
+def secrets_in(target: str, options: Mapping[str, str] | None = None) -> frozenset[str]:
+    """The secrets that a URL and its options hold, as they may come back in a message."""
+    found = _secrets_of_url(target)
+    for name, value in (options or {}).items():
+        found |= _secrets_of_url(value)
+        if names_secret(name) or not _HARMLESS.search(name.lower()):
+            found.add(value)
+    return frozenset(found)
+
+
+def _secrets_of_url(text: str) -> set[str]:
+    url = URL.match(text)
+    if url is None:
+        return set()
+    found: set[str] = set()
+    user, at, _ = url[2].rpartition("@")
+    if at and redacted(text) != text:
+        found |= {user, *user.split(":", 1)[1:]}
+    for mark in "?#":
+        query = url[2].partition(mark)[2]
+        found |= {query, *(pair.partition("=")[2] for pair in re.split("[&#?]", query))}
+    return {secret for secret in found | {unquote(s) for s in found} if secret}
+
+
+def without_secrets(text: str, known: Iterable[str] = ()) -> str:
+    """A message without the secrets that it repeats: known ones, those of the environment, and
+    what stands where a URL or a header has one."""
+    values = {*known, *_in_environment()}
+    for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    text = _URL_IN_TEXT.sub(lambda found: redacted(found[0]), text)
+    return _ECHO.sub(rf"<\1>{MASK}", _PAIR.sub(rf"\1{MASK}", text))
+
+
+def _in_environment() -> Iterable[str]:
+    return (value for name, value in os.environ.items() if names_secret(name))
+
+
+def cleaned(error: BaseException, known: Iterable[str] = ()) -> None:
+    """Take the secrets out of an error, its causes and its notes, in place."""
+    secrets = tuple(known)
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        one.args = tuple(_cleaned_value(arg, secrets) for arg in one.args)
+        for name in ("strerror", "filename", "filename2"):
+            if isinstance(one, OSError) and isinstance(getattr(one, name), str):
+                setattr(one, name, without_secrets(getattr(one, name), secrets))
+        notes = getattr(one, "__notes__", None)
+        if notes:
+            one.__notes__ = [without_secrets(str(note), secrets) for note in notes]
+
+
+def _cleaned_value(value: Any, known: Iterable[str]) -> Any:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return without_secrets(value, known) if isinstance(value, str) else value
+
+
+def shown_value(name: str, value: Any) -> Any:
+    """An option's value for a ``repr``: hidden where its name says so, else without a user."""
+    if isinstance(value, Mapping):
+        return {key: shown_value(str(key), item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shown_value(name, item) for item in value]
+    if value is not None and not isinstance(value, bool) and names_secret(name):
+        return MASK
+    return redacted(value) if isinstance(value, str) else value

@@ -1,0 +1,116 @@
+"""What no call may do on the event loop, where the contract suite would take too long for it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aiovec
+from aiovec import AiovecError, Hit, InvalidArgumentError, Schema
+from aiovec.arguments import read_all
+from aiovec.pool import in_thread
+from aiovec.ranking import diversify
+from aiovec.testing.loop_time import own_work, watched_loop
+
+
+async def test_very_many_queries() -> None:
+    with own_work():
+        queries = np.random.default_rng(1).normal(size=(20_000, 4))
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", Schema(4))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 0, 0, 0]}])
+        with watched_loop() as found:
+            hits = await store.search_many("notes", queries)
+        assert [len(of_one) for of_one in hits] == [1] * len(queries)
+    assert not found.slow, "\n".join(found.slow)
+
+
+async def test_an_iterable_is_read_with_pauses_whatever_an_item_costs() -> None:
+    others = 0
+
+    async def count() -> None:
+        nonlocal others
+        while True:
+            await asyncio.sleep(0)
+            others += 1
+
+    def slow() -> Iterator[int]:
+        for n in range(10):
+            sum(range(300_000))
+            yield n
+
+    counting = asyncio.ensure_future(count())
+    assert await read_all(slow()) == list(range(10))
+    counting.cancel()
+    assert others >= 5
+
+
+async def test_work_that_looks_ends_when_its_caller_is_cancelled() -> None:
+    stopped: list[bool] = []
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        while not stopped:
+            pass
+
+    task = asyncio.ensure_future(in_thread(work, stop=lambda: stopped.append(True)))
+    async with asyncio.timeout(60):
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def test_diversity_that_nobody_waits_for_ends() -> None:
+    vectors = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+    hits = [Hit(str(n), -n, None, {}, vector) for n, vector in enumerate(vectors)]
+    assert len(diversify(hits, None, 0.5, 20)) == 20
+    assert len(diversify(hits, None, 0.5, 20, [True])) == 1
+
+
+class Unreadable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words for it")
+
+
+LOOPY: list[Any] = []
+LOOPY.append(LOOPY)
+
+
+async def test_a_selection_that_never_ends_is_refused() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", Schema(2))
+        with pytest.raises(InvalidArgumentError, match="at most 10,000 names"):
+            await store.find("notes", select=map(str, itertools.count()))
+
+
+@pytest.mark.parametrize(
+    "value", [-(10**5000), Unreadable(), LOOPY], ids=["a number", "an object", "a list in itself"]
+)
+async def test_values_that_python_cannot_write_out_are_refused_too(value: Any) -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", Schema(2))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 0]}])
+        for call in (
+            store.search("notes", [1, 0], limit=value),
+            store.search("notes", [1, 0], diversity=value),
+            store.search("notes", [1, 0], rerank=lambda _: [value, value]),
+            store.search("notes", [1, 0], select=[value]),
+            store.find("notes", offset=value),
+            store.find("notes", order_by=value),
+            store.find("notes", where=value),
+            store.get("notes", [value]),
+            store.delete("notes", [value]),
+            store.count(value),
+        ):
+            with pytest.raises(AiovecError):
+                await call
+        with pytest.raises(AiovecError):
+            store.table(value)

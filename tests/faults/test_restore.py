@@ -1,0 +1,347 @@
+"""B4: a backup that is put in the place of a store, by ``aiovec.restore`` and by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+from asyncio import to_thread
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Run
+from tests.cli.conftest import run as run  # a fixture
+from tests.sqlite.support import check_file, names_in, opened, python
+
+import aiovec
+from aiovec import (
+    AiovecError,
+    ConfigError,
+    CorruptStoreError,
+    InvalidArgumentError,
+    Schema,
+    StoreBusyError,
+    StoreReplacedError,
+    UnsupportedError,
+)
+
+SCHEMA = Schema(4, fields={"source_id": str})
+
+
+def rows(*ids: str) -> list[dict[str, Any]]:
+    return [{"id": id, "embedding": [1.0, 2.0, 3.0, 4.0], "source_id": "x" * 500} for id in ids]
+
+
+async def backed_up(path: Path) -> Path:
+    """A store of a and b with a backup of it, and c written since; closed."""
+    async with aiovec.connect(path) as store:
+        await store.create_table("t", SCHEMA)
+        await store.insert("t", rows("a", "b"))
+        backup = path.with_name("backup.db")
+        await store.backup(backup)
+        await store.insert("t", rows("c"))
+    return backup
+
+
+async def ids_in(target: Path | str) -> list[str]:
+    async with aiovec.connect(target) as store:
+        return [record.id for record in await store.find("t", limit=10**6)]
+
+
+KILLED = """
+import asyncio, os, signal, sys
+import aiovec
+async def main():
+    store = await aiovec.connect(sys.argv[1])
+    for n in range(200):
+        await store.upsert("t", [
+            {"id": f"n{n}-{i}", "embedding": [n, 2, 3, 4], "source_id": "y" * 800}
+            for i in range(20)])
+    await store.delete("t", [f"n{n}-{i}" for n in range(0, 200, 2) for i in range(20)])
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+def leave_wal(path: Path) -> None:
+    """Write to the store in a process that is killed, so that its WAL stays."""
+    process = python("-c", KILLED, str(path))
+    assert process.wait(120) == -signal.SIGKILL
+    assert path.with_name(f"{path.name}-wal").stat().st_size
+
+
+async def test_over_a_store(tmp_path: Path) -> None:
+    """B4: the backup's rows are there, the old store is kept, no file of it stays beside."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    kept = await aiovec.restore(backup, path)
+    assert kept is not None
+    assert await ids_in(path) == ["a", "b"]
+    assert await ids_in(kept) == ["a", "b", "c"]
+    assert await names_in(tmp_path) == sorted(["backup.db", "notes.db", kept.name])
+    assert await aiovec.restore(backup, path, overwrite=True) is None
+    assert await names_in(tmp_path) == sorted(["backup.db", "notes.db", kept.name])
+    async with opened(path) as store:
+        await store.insert("t", rows("d"))
+    assert await to_thread(check_file, path) == {"t": 3}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+async def test_over_a_store_whose_process_was_killed(tmp_path: Path) -> None:
+    """B4: its WAL goes, after its rows went to the old file."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    await to_thread(leave_wal, path)
+    kept = await aiovec.restore(backup, path)
+    assert await names_in(tmp_path) == sorted(["backup.db", "notes.db", kept.name])
+    assert await ids_in(path) == ["a", "b"]
+    assert await to_thread(check_file, path) == {"t": 2}
+    assert await to_thread(check_file, kept) == {"t": 2003}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_backup_copied_by_hand_beside_a_stale_wal(tmp_path: Path, read_only: bool) -> None:
+    """B4: it opened, showed old rows and then was malformed. Now it is refused with the cure."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    await to_thread(leave_wal, path)
+    await to_thread(shutil.copy, backup, path)
+    before = await names_in(tmp_path)
+    for _ in range(2):
+        with pytest.raises(CorruptStoreError, match=r"notes\.db-wal.*aiovec restore"):
+            await aiovec.connect(path, read_only=read_only)
+    assert set(before) <= set(await names_in(tmp_path))
+    await aiovec.restore(backup, path)
+    assert await ids_in(path) == ["a", "b"]
+    assert await to_thread(check_file, path) == {"t": 2}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+async def test_the_wal_of_a_restored_store_is_its_own(tmp_path: Path) -> None:
+    """B4: what was written to it before a kill is there."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    await aiovec.restore(backup, path)
+    await to_thread(leave_wal, path)
+    assert len(await ids_in(path)) == 2002
+
+
+async def test_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    for target in (tmp_path / "new.db", tmp_path / "folder" / "deep" / "new.db"):
+        assert await aiovec.restore(backup, target) is None
+        assert await ids_in(target) == ["a", "b"]
+
+
+OTHER_WAYS_TO_USE_IT = ["a store here", "a reader here", "another process", "another library"]
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS_TO_USE_IT)
+async def test_while_it_is_in_use(tmp_path: Path, way: str) -> None:
+    """B4: refused, and everything is as it was."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+
+    async def refused() -> None:
+        before = await names_in(tmp_path)
+        for overwrite in (False, True):
+            with pytest.raises(StoreBusyError, match="in use"):
+                await aiovec.restore(backup, path, overwrite=overwrite)
+        assert await names_in(tmp_path) == before
+
+    if way == "a store here":
+        async with aiovec.connect(path) as store:
+            await refused()
+            await store.insert("t", rows("d"))
+    elif way == "a reader here":
+        async with aiovec.connect(path, read_only=True) as store:
+            await store.count("t")
+            await refused()
+            assert await store.count("t") == 3
+    else:
+        code = (
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]);"
+            "db.execute('SELECT * FROM aiovec_state').fetchall(); print('ready', flush=True);"
+            "sys.stdin.read()"
+            if way == "another library"
+            else "import sys; from aiovec import sync; store = sync.connect(sys.argv[1]);"
+            "print('ready', flush=True); sys.stdin.read(); store.close()"
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, str(path), stdin=-1, stdout=-1
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+        await refused()
+        await process.communicate(b"")
+    assert len(await ids_in(path)) == (4 if way == "a store here" else 3)
+
+
+async def test_backups_that_are_none(tmp_path: Path) -> None:
+    """B4: the backup is checked before anything is changed."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    torn = Path(await to_thread(shutil.copy, backup, tmp_path / "torn.db"))
+    await to_thread(_tear, torn)
+    text = tmp_path / "text.db"
+    await to_thread(text.write_text, "no database " * 50)
+    foreign = tmp_path / "foreign.db"
+    await to_thread(_foreign, foreign)
+    before = await names_in(tmp_path)
+    for wrong in (torn, text, foreign):
+        with pytest.raises(CorruptStoreError) as caught:
+            await aiovec.restore(wrong, path)
+        assert caught.value.target == str(wrong)
+    with pytest.raises(ConfigError, match="there is no backup"):
+        await aiovec.restore(tmp_path / "absent.db", path)
+    with pytest.raises(InvalidArgumentError):
+        await aiovec.restore(path, path)
+    with pytest.raises(UnsupportedError):
+        await aiovec.restore(backup, ":memory:")
+    assert await names_in(tmp_path) == before
+    assert await ids_in(path) == ["a", "b", "c"]
+
+
+def _tear(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(os.stat(path).st_size // 2)
+        file.write(b"\xa5" * 40_000)
+
+
+def _foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+
+
+async def test_targets_that_are_no_store(tmp_path: Path) -> None:
+    """B4: a mistyped target is not replaced, unless that is asked for."""
+    backup = await backed_up(tmp_path / "notes.db")
+    text, foreign = tmp_path / "text.db", tmp_path / "foreign.db"
+    await to_thread(text.write_text, "something else " * 50)
+    await to_thread(_foreign, foreign)
+    for target in (text, foreign):
+        with pytest.raises(CorruptStoreError, match="overwrite=True"):
+            await aiovec.restore(backup, target)
+        await aiovec.restore(backup, target, overwrite=True)
+        assert await ids_in(target) == ["a", "b"]
+
+
+async def test_over_a_damaged_store(tmp_path: Path) -> None:
+    """B4: that is what backups are for."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    await to_thread(_tear, path)
+    kept = await aiovec.restore(backup, path)
+    assert kept is not None
+    assert await ids_in(path) == ["a", "b"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+async def test_a_restore_that_fails_leaves_the_store_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left the file with two names, and such a file is not opened."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    before = await names_in(tmp_path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail_once(os.replace))
+        with pytest.raises(AiovecError, match="cannot be written: Input/output error"):
+            await aiovec.restore(backup, path)
+    assert await names_in(tmp_path) == before
+    assert await ids_in(path) == ["a", "b", "c"]
+
+
+def fail_once(plain: Callable[..., None]) -> Callable[..., None]:
+    left = [1]
+
+    def call(*args: Any) -> None:
+        if left:
+            left.pop()
+            raise OSError(errno.EIO, "Input/output error")
+        plain(*args)
+
+    return call
+
+
+async def test_what_killed_processes_have_left_is_removed(tmp_path: Path) -> None:
+    """Each may be as large as the store."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    old, new = tmp_path / ".notes.db.0123456789ab.partial", tmp_path / ".notes.db.ab.partial"
+    for file in (old, new, tmp_path / ".copy.db.1-2.partial", tmp_path / ".other.db.1-2.partial"):
+        file.write_bytes(b"x")
+        if file != new:
+            os.utime(file, (1e9, 1e9))
+    await aiovec.restore(backup, path, overwrite=True)
+    async with aiovec.connect(path) as store:
+        await store.backup(tmp_path / "copy.db")
+    left = [name for name in await names_in(tmp_path) if name.endswith(".partial")]
+    assert left == [".notes.db.ab.partial", ".other.db.1-2.partial"]
+
+
+async def test_through_a_link(tmp_path: Path) -> None:
+    """The link stays, and what it leads to is replaced."""
+    real = tmp_path / "elsewhere"
+    await to_thread(real.mkdir)
+    backup = await backed_up(real / "notes.db")
+    link = tmp_path / "notes.db"
+    await to_thread(os.symlink, real / "notes.db", link)
+    await aiovec.restore(backup, link, overwrite=True)
+    assert await to_thread(link.is_symlink)
+    assert await ids_in(link) == ["a", "b"]
+
+
+def test_the_command(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "notes.db"
+    backup = asyncio.run(backed_up(path))
+    done = run("restore", backup, path)
+    assert done.code == 0
+    assert "before-restore" in done.out
+    assert asyncio.run(ids_in(path)) == ["a", "b"]
+    assert run("restore", tmp_path / "absent.db", path).code == 1
+    assert run("restore", backup, path, "--overwrite", "--json").code == 0
+
+
+async def test_a_folder_of_lancedb(tmp_path: Path) -> None:
+    """B4: a folder is replaced likewise; stores that have it open notice."""
+    pytest.importorskip("lancedb")
+    folder, backup = tmp_path / "notes", tmp_path / "backup"
+    target = f"lancedb://{folder}"
+    async with aiovec.connect(target) as store:
+        await store.create_table("t", SCHEMA)
+        await store.insert("t", rows("a", "b"))
+        await store.backup(backup)
+        await store.insert("t", rows("c"))
+        async with asyncio.timeout(60):
+            exporting = store.export("t", batch_size=1)
+            await anext(exporting)
+            with pytest.raises(StoreBusyError, match="in use"):
+                await aiovec.restore(backup, target)
+            await exporting.aclose()
+        kept = await aiovec.restore(backup, target)
+        with pytest.raises(StoreReplacedError):
+            await store.insert("t", rows("d"))
+    assert kept is not None
+    assert await ids_in(target) == ["a", "b"]
+    assert await ids_in(f"lancedb://{kept}") == ["a", "b", "c"]
+    assert await names_in(tmp_path) == sorted(["backup", kept.name, "notes"])
+    assert await aiovec.restore(backup, target, overwrite=True) is None
+    (data,) = await to_thread(lambda: list(backup.glob("t.lance/data/*")))
+    await to_thread(os.truncate, data, 100)
+    with pytest.raises(AiovecError):
+        await aiovec.restore(backup, target)
+    with pytest.raises(CorruptStoreError, match="no backup"):
+        await aiovec.restore(kept / "t.lance", target)
+    assert await names_in(tmp_path) == sorted(["backup", kept.name, "notes"])
+    assert await ids_in(target) == ["a", "b"]

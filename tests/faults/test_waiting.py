@@ -1,0 +1,219 @@
+"""Calls that wait: for how long they may, and how little memory they take meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aiovec import Schema, StoreBusyError, VectorStore
+from aiovec.backend import Backend
+from aiovec.settings import LancedbSettings, RetrievalSettings, SqliteSettings
+from aiovec_lancedb import LancedbBackend
+from aiovec_sqlite import SqliteBackend
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKENDS = ["sqlite", "lancedb"]
+MIB = 2**20
+# Seconds that a call may wait in these tests. A call that fails may tell it later by what the
+# event loop lags on a busy machine, far less than what the calls take together.
+PATIENCE, LAG = 0.3, 1.5
+
+
+@asynccontextmanager
+async def opened(kind: str, path: Path, **settings: Any) -> AsyncIterator[VectorStore]:
+    backend: Backend
+    if kind == "sqlite":
+        backend = SqliteBackend(str(path / "s.db"), SqliteSettings(**settings))
+    else:
+        backend = LancedbBackend(str(path / "s"), LancedbSettings(**settings))
+    await backend.open()
+    async with VectorStore(backend, RetrievalSettings()) as store:
+        yield store
+
+
+async def timed(call: Awaitable[object]) -> tuple[float, object]:
+    began = time.monotonic()
+    outcome: object
+    try:
+        outcome = await call
+    except StoreBusyError as exc:
+        outcome = exc
+    return time.monotonic() - began, outcome
+
+
+async def crowd(make: Callable[[int], Awaitable[object]], count: int) -> list[tuple[float, object]]:
+    return await asyncio.gather(*(timed(make(n)) for n in range(count)))
+
+
+def check(outcomes: list[tuple[float, object]]) -> int:
+    """Those who waited too long were told so, in time; how many they are."""
+    late = [(took, error) for took, error in outcomes if isinstance(error, StoreBusyError)]
+    for took, error in late:
+        assert error.waited >= PATIENCE
+        assert took < PATIENCE + LAG, error
+    return len(late)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+async def test_writes_behind_others_of_this_process(tmp_path: Path, kind: str) -> None:
+    """B3: ``busy_timeout`` holds whoever stands before a call, and it did nothing then."""
+    rows, dim = 4000, 96
+    vectors = np.random.default_rng(1).standard_normal((rows, dim), dtype=np.float32)
+    async with opened(kind, tmp_path, busy_timeout=PATIENCE) as store:
+        await store.create_table("notes", Schema(dim, fields={"call": int}))
+
+        def write(n: int) -> Awaitable[object]:
+            ids = [f"{n}-{i}" for i in range(rows)]
+            return store.insert("notes", {"id": ids, "embedding": vectors, "call": [n] * rows})
+
+        outcomes = await crowd(write, 60)
+        assert check(outcomes) > 0
+        for n, (_, outcome) in enumerate(outcomes):
+            found = await store.count("notes", f"call = {n}")
+            assert found == (0 if isinstance(outcome, StoreBusyError) else rows)
+        # Whoever comes when all is quiet again has to wait for nobody.
+        assert await store.insert("notes", [{"id": "last", "embedding": vectors[0]}]) == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite from memory", "sqlite from the file", "lancedb"])
+async def test_searches_behind_others_of_this_process(tmp_path: Path, kind: str) -> None:
+    """B3: reads too."""
+    rows, dim = 20_000, 128
+    vectors = np.random.default_rng(1).standard_normal((rows, dim), dtype=np.float32)
+    settings: dict[str, Any] = {"busy_timeout": PATIENCE}
+    if kind == "sqlite from the file":
+        settings |= {"scan": "disk", "readers": 1}
+    elif kind == "lancedb":
+        settings |= {"search_memory": "8 MiB", "index": "none"}
+    async with opened(kind.split()[0], tmp_path, **settings) as store:
+        await store.create_table("notes", Schema(dim))
+        for start in range(0, rows, 2000):
+            ids = [f"{i}" for i in range(start, start + 2000)]
+            await store.insert("notes", {"id": ids, "embedding": vectors[start : start + 2000]})
+        if kind == "sqlite from memory":
+            while (await store.stats("notes")).details["searched"] != "in memory":
+                await store.search("notes", vectors[0])
+                await asyncio.sleep(0.05)
+        outcomes = await crowd(
+            lambda n: store.search_many("notes", vectors[n * 100 : n * 100 + 100], limit=500), 200
+        )
+        assert check(outcomes) > 0
+        for n, (_, found) in enumerate(outcomes):
+            if isinstance(found, list):
+                assert [hits[0].id for hits in found] == [f"{n * 100 + i}" for i in range(100)]
+        assert len(await store.search("notes", vectors[0], limit=3)) == 3
+
+
+# Starts calls that insert 2 MB each, while somebody else holds the lock, and prints by how much the
+# process grew meanwhile. Their input is there before.
+MEASURE = """
+import asyncio, json, sys, threading, time
+from pathlib import Path
+import numpy as np
+import psutil
+from aiovec import Schema
+from tests.faults.test_waiting import HOLD, opened
+
+async def main():
+    kind, path, calls = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    dim = 512
+    rows = np.random.default_rng(1).standard_normal((1024, dim))  # of float64, so not as it is kept
+    inputs = [
+        {"id": [f"{n}-{i}" for i in range(len(rows))], "embedding": rows, "text": ["x"] * len(rows)}
+        for n in range(calls)
+    ]
+    process = psutil.Process()
+    async with opened(kind, path, write_queue=2, busy_timeout=600) as store:
+        await store.create_table("notes", Schema(dim, fields={"text": str}))
+        for n in range(2):
+            await store.upsert("notes", inputs[n])
+        lock = path / ("s.db" if kind == "sqlite" else "s/.aiovec/notes.lock")
+        holder = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HOLD, kind, str(lock),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        assert await holder.stdout.readline() == b"held\\n"
+        before = process.memory_info().rss
+        most = before
+        tasks = [asyncio.ensure_future(store.upsert("notes", one)) for one in inputs]
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(0.02)
+        waiting = sum(not task.done() for task in tasks)
+        for task in tasks[3:]:
+            task.cancel()
+        holder.stdin.close()
+        await holder.wait()
+        outcomes = await asyncio.gather(*tasks[:3])
+        await asyncio.wait(tasks)
+    print(json.dumps([most - before, waiting, outcomes]))
+
+asyncio.run(main())
+"""
+
+# Holds the lock of a file, or of a table of LanceDB, until its input is closed.
+HOLD = """
+import sys
+kind, path = sys.argv[1:]
+if kind == "sqlite":
+    import sqlite3
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+else:
+    import os
+    from aiovec_lancedb.locks import LockedFile
+    from pathlib import Path
+    held = LockedFile.at(Path(path))
+    assert held is not None
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+async def test_calls_that_wait_take_no_memory(tmp_path: Path, kind: str) -> None:
+    """B1: 300 calls of 2 MB behind a queue of 2. Rows are looked at when a place is there."""
+    calls = 300
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MEASURE, kind, str(tmp_path), str(calls), cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    told, errors = await asyncio.wait_for(process.communicate(), 240)
+    assert process.returncode == 0, errors.decode()
+    grown, waiting, outcomes = json.loads(told)
+    assert waiting == calls  # somebody else had the lock
+    assert outcomes == [1024] * 3
+    assert grown < 64 * MIB
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+async def test_large_calls_wait_for_the_memory_of_others(tmp_path: Path, kind: str) -> None:
+    """B1: so they do where the queue has places, and one that is larger than all runs alone."""
+    vectors = np.zeros((9000, 1024))
+    vectors[:, 0] = 1
+    async with opened(kind, tmp_path) as store:
+        await store.create_table("notes", Schema(1024))
+        calls = [
+            store.insert("notes", {"id": [f"{n}-{i}" for i in range(size)], "embedding": part})
+            for n, size in enumerate([20_000 // 4, 9000, 10, 9000])
+            for part in [vectors[:size]]
+        ]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        most = 0
+        backend: Any = store._follower.engine.backend
+        while not all(task.done() for task in tasks):
+            most = max(most, backend._writing.used)
+            await asyncio.sleep(0.001)
+        assert [await task for task in tasks] == [5000, 9000, 10, 9000]
+        assert 0 < most <= backend._writing.memory
+        assert await store.count("notes") == 23_010

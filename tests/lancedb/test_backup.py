@@ -1,0 +1,128 @@
+"""Backups that do not come to their end leave nothing that is in the way of the next."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from aiovec import AiovecError
+from aiovec.settings import LancedbSettings
+from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.layout import is_moving
+
+from .support import ROOT, SMALL, ids_in, numbered, opened
+
+BACKUP = """
+import asyncio, sys
+from tests.lancedb.support import opened
+
+async def main():
+    async with opened(sys.argv[1]) as store:
+        await store.backup(sys.argv[2])
+        print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
+    """B19: by asyncio once and twice, and by a scope of anyio."""
+    async with opened(tmp_path / "s") as store:
+        for name in ("notes", "other"):
+            await store.create_table(name, SMALL)
+            await store.insert(name, numbered(2000))
+        for n in range(12):
+            task = asyncio.ensure_future(store.backup(tmp_path / "copy"))
+            await asyncio.sleep(0.003 * n)
+            task.cancel()
+            if n % 2:
+                await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.wait({task})
+            if task.cancelled():
+                assert await asyncio.to_thread(listed, tmp_path) == ["s"]
+            else:
+                await asyncio.to_thread((tmp_path / "copy").rename, tmp_path / f"copy{n}")
+                break
+        with anyio.move_on_after(0.002):
+            await store.backup(tmp_path / "last")
+        if "last" not in await asyncio.to_thread(listed, tmp_path):
+            await store.backup(tmp_path / "last")
+        names = await asyncio.to_thread(listed, tmp_path)
+        assert not [name for name in names if "partial" in name]
+    async with opened(tmp_path / "last") as store:
+        assert await store.tables() == ["notes", "other"]
+        assert len(await ids_in(store)) == 2000
+
+
+async def test_a_killed_backup_is_in_nobodys_way(tmp_path: Path) -> None:
+    """B19: whatever process it was of."""
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(5000))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", BACKUP, str(tmp_path / "s"), str(tmp_path / "copy"), cwd=ROOT
+    )
+    async with asyncio.timeout(60):
+        while len(await asyncio.to_thread(listed, tmp_path)) == 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    process.kill()
+    await process.wait()
+    async with opened(tmp_path / "s") as store:
+        copy = tmp_path / (
+            "copy2" if await asyncio.to_thread((tmp_path / "copy").exists) else "copy"
+        )
+        await store.backup(copy)
+    async with opened(copy) as store:
+        assert len(await ids_in(store)) == 5000
+
+
+async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """B19: a table that is damaged, and a place that cannot be written."""
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(100))
+        await asyncio.to_thread((tmp_path / "file").touch)
+        for path in (tmp_path / "file" / "copy", tmp_path / "file", tmp_path / "s"):
+            with pytest.raises(AiovecError, match=r"Not a directory|exists already"):
+                await store.backup(path)
+        [data] = await asyncio.to_thread(lambda: list(tmp_path.glob("s/notes.lance/data/*")))
+        await asyncio.to_thread(data.unlink)
+    async with opened(tmp_path / "s") as store:
+        with pytest.raises(AiovecError):
+            await store.backup(tmp_path / "copy")
+    assert await asyncio.to_thread(listed, tmp_path) == ["file", "s"]
+
+
+async def test_a_backup_during_a_migration_carries_no_sign_of_it(tmp_path: Path) -> None:
+    """C9: by the sign every read of the copy would look for a mark."""
+    moves, copy = (
+        LancedbBackend(str(tmp_path / name), LancedbSettings()) for name in ("s", "copy")
+    )
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(10))
+        await moves.open()
+        await moves.begin_move("r1")
+        _, before = await moves._session.open_any("notes")
+        await store.backup(tmp_path / "copy")
+        await moves.close()
+    await copy.open()
+    _, after = await copy._session.open_any("notes")
+    await copy.close()
+    assert is_moving(before)
+    assert not is_moving(after)
+    assert after.equals(before)
+    assert after.metadata == before.metadata
+    async with opened(tmp_path / "copy") as store:
+        assert len(await ids_in(store)) == 10
+        await store.insert("notes", numbered(10, 10))

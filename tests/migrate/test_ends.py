@@ -1,0 +1,268 @@
+"""Every state in which a migrator can stop has one command that ends it. The journal names that
+command, and without the journal the marks are enough."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sqlite.support import State, backend_of
+
+import aiovec
+import aiovec_migrate
+from aiovec import CorruptStoreError, MigrationError, StoreMovedError, UnsupportedError
+from aiovec.backend import moves_of
+from aiovec.moving import MoveRecord
+from aiovec_migrate import Options
+
+from .support import Contents, contents_at, differences, fill, row, some_rows, write_toml
+from .test_resume import Stop, StoppedError
+
+SWITCH = Options(switch=True, batch_size=50, index=False)
+WAYS = {"there": ("sqlite", "lancedb"), "back": ("lancedb", "sqlite")}
+STEPS = {
+    "run": [
+        "planned", "marked", "table:noted", "table:created", "copy:written", "copy:journalled",
+        "indexed", "verify:compared", "phase:cutting-over", "cut-over:ready", "cut-over:paused",
+        "cut-over:checked", "cut-over:moved", "cut-over:arrived", "phase:moved",
+        "cut-over:flipped", "phase:done",
+    ],
+    "rollback": [
+        "phase:rolling-back", "rollback:marked", "verify:compared", "cut-over:paused",
+        "cut-over:moved", "cut-over:arrived", "cut-over:flipped", "rollback:released",
+        "phase:rolled-back",
+    ],
+    "finish": ["finish:released"],
+    "abort": ["phase:aborting", "abort:released", "abort:dropped"],
+}  # fmt: skip
+CASES = [(command, step) for command, steps in STEPS.items() for step in steps]
+
+
+def cases() -> list[Any]:
+    """Each step in one of the directions; in the other one with the long tests."""
+    found = []
+    for number, (command, step) in enumerate(CASES):
+        for turn, way in enumerate(WAYS):
+            marks = [] if number % 2 == turn else [pytest.mark.long]
+            found.append(pytest.param(way, command, step, marks=marks, id=f"{way}-{step}"))
+    return found
+
+
+async def a_store(folder: Path, backend: str) -> Path:
+    config = await asyncio.to_thread(write_toml, folder, backend)
+    async with aiovec.connect(config=config) as store:
+        await fill(store, {"notes": 60})
+    return config
+
+
+async def call(command: str, config: Path, **more: Any) -> Any:
+    if command == "run":
+        return await aiovec_migrate.run(config=config, options=SWITCH, **more)
+    return await getattr(aiovec_migrate, command)(config=config, **more)
+
+
+def place_of(config: Path, backend: str) -> str:
+    if backend == "sqlite":
+        return str(config.with_name("notes.db"))
+    return f"lancedb://{config.with_name('notes.lance')}"
+
+
+async def check_use(config: Path, used: str, wanted: Any) -> None:
+    """One store is in use, with all rows, and the other one sends everybody there."""
+    assert differences(wanted, await contents_at(config=config)) == []
+    async with aiovec.connect(config=config) as store:
+        await store.upsert("notes", [row("last", State(1, 1), "app")])
+        assert store.backend_name == used
+
+
+@pytest.mark.parametrize(("way", "command", "step"), cases())
+async def test_the_named_command_ends_it(tmp_path: Path, way: str, command: str, step: str) -> None:
+    """C6, C9: also where rows came meanwhile, which a resume has to carry."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    if command != "run":
+        await aiovec_migrate.run(None, target, config=config, options=SWITCH)
+    if command == "abort":
+        await aiovec_migrate.rollback(config=config)
+    first = {"target": target} if command == "run" else {}
+    with pytest.raises(StoppedError):
+        await call(command, config, step=Stop(step), **first)
+    async with aiovec.connect(config=config) as store:
+        # Nobody waits for the migrator, and what is written now counts.
+        async with asyncio.timeout(SWITCH.pause_limit * 4):
+            await store.insert("notes", some_rows("between", 3, "notes"))
+        wanted = await contents_at(config=config)
+        state = await aiovec_migrate.status(config=config)
+        assert state is not None
+        await call(state.next_command, config)
+        assert await store.count("notes") == len(wanted["notes"][1])
+    used = {"run": target, "rollback": source, "finish": target, "abort": source}[command]
+    await check_use(config, used, wanted)
+
+
+async def stopped_without_a_journal(tmp_path: Path, way: str, step: str) -> tuple[Path, Contents]:
+    """The TOML, and what the store held, behind a run that stopped and whose journal is gone."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    wanted = await contents_at(config=config)
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.run(None, target, config=config, options=SWITCH, step=Stop(step))
+    await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
+    return config, wanted
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", ["table:noted", "cut-over:paused"])
+async def test_without_the_journal_the_marks_are_enough_to_abort(
+    tmp_path: Path, way: str, step: str
+) -> None:
+    """C9"""
+    source, _ = WAYS[way]
+    config, wanted = await stopped_without_a_journal(tmp_path, way, step)
+    await aiovec_migrate.abort(config=config)
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("young", aiovec.Schema(2))
+        await store.drop_table("young")
+    await check_use(config, source, wanted)
+    with pytest.raises(MigrationError, match="no mark"):
+        await aiovec_migrate.abort(config=config)
+    with pytest.raises(MigrationError, match="no mark"):
+        await aiovec_migrate.abort(place_of(config, source), journal=tmp_path / "none.db")
+
+
+@pytest.mark.parametrize("command", ["abort", "finish"])
+async def test_a_damaged_journal_is_one_to_be_removed(tmp_path: Path, command: str) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    wanted = await contents_at(config=config)
+    step = Stop("table:noted" if command == "abort" else "phase:done")
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH, step=step)
+    journal = tmp_path / ".aiovec" / "migration.db"
+    await asyncio.to_thread(journal.write_bytes, b"this is no journal" * 100)
+    with pytest.raises(CorruptStoreError, match=f"Remove that file.*{command}"):
+        await call(command, config)
+    await asyncio.to_thread(journal.unlink)
+    await call(command, config)
+    await check_use(config, "sqlite" if command == "abort" else "lancedb", wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", ["cut-over:moved", "phase:done"])
+async def test_without_the_journal_the_marks_are_enough_to_finish(
+    tmp_path: Path, way: str, step: str
+) -> None:
+    """C9, behind the switch; C11: and who opens the old store is told the new place."""
+    source, target = WAYS[way]
+    config, wanted = await stopped_without_a_journal(tmp_path, way, step)
+    with pytest.raises(MigrationError, match=r"too late .* `aiovec migrate finish`"):
+        await aiovec_migrate.abort(config=config)
+    await aiovec_migrate.finish(config=config)
+    await check_use(config, target, wanted)
+    async with aiovec.connect(place_of(config, source)) as old:
+        with pytest.raises(StoreMovedError):
+            await old.insert("notes", some_rows("stray", 1, "notes"))
+    await aiovec_migrate.forget(place_of(config, source))
+    async with aiovec.connect(place_of(config, source)) as old:
+        assert await old.count("notes") == len(wanted["notes"][1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_copy_that_is_done_but_for_its_journal_gets_no_switch(
+    tmp_path: Path, way: str
+) -> None:
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    wanted = await contents_at(config=config)
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.run(None, target, config=config, step=Stop("released"))
+    with pytest.raises(MigrationError, match=r"done, without a switch.* migrate finish"):
+        await aiovec_migrate.run(config=config, options=SWITCH)
+    state = await aiovec_migrate.status(config=config)
+    assert state is not None
+    assert state.next_command == "finish"
+    await aiovec_migrate.finish(config=config)
+    await check_use(config, source, wanted)
+
+
+async def test_there_and_back_and_there_again_with_one_store_open(tmp_path: Path) -> None:
+    """Reads see what was written before, whichever store is in use (C14), and tables that come and
+    go do so in both (C5)."""
+    config = await a_store(tmp_path, "sqlite")
+    async with aiovec.connect(config=config) as store:
+        written: set[str] = set()
+        paused = False
+
+        async def write(step: str) -> None:
+            nonlocal paused
+            paused = step == "cut-over:paused" or (paused and step != "cut-over:moved")
+            if paused:
+                return  # it would wait for the end of the pause, which waits for this
+            id = f"at {len(written)}"
+            await store.insert("notes", [row(id, State(1, 1), "app")])
+            written.add(id)
+            found = {record.id for record in await store.get("notes", sorted(written))}
+            assert found == written, f"at {step} misses {written - found}"
+
+        for number in range(2):
+            await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH, step=write)
+            assert store.backend_name == "lancedb"
+            await store.create_table(f"young{number}", aiovec.Schema(2))
+            await aiovec_migrate.rollback(config=config, step=write)
+            assert store.backend_name == "sqlite"
+            assert f"young{number}" in await store.tables()
+            await aiovec_migrate.abort(config=config, step=write)
+        await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH, step=write)
+        await store.drop_table("young0")
+        await aiovec_migrate.rollback(config=config, step=write)
+        assert await store.tables() == ["notes", "young1"]
+        await aiovec_migrate.finish(config=config, step=write)
+        assert {record.id for record in await store.get("notes", sorted(written))} == written
+    async with aiovec.connect(place_of(config, "lancedb")) as left:
+        with pytest.raises(StoreMovedError, match=r"notes\.db"):
+            await left.count("notes")
+    with pytest.raises(MigrationError, match="migrate forget"):
+        await aiovec_migrate.run(
+            place_of(config, "lancedb"), str(tmp_path / "c.db"), journal=tmp_path / "j.db"
+        )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", ["cut-over:moved", "phase:done"])
+async def test_a_read_only_store_follows_and_leaves_no_mark(
+    tmp_path: Path, way: str, step: str
+) -> None:
+    """Also where the migrator died before it could put the new store into use: what a store that
+    writes would do then is left to one, and reads go on."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    wanted = await contents_at(config=config)
+    async with (
+        aiovec.connect(config=config, read_only=True) as store,
+        aiovec.connect(place_of(config, source), read_only=True) as by_path,
+    ):
+        assert await store.count("notes") == await by_path.count("notes")
+        with pytest.raises(StoppedError):
+            await aiovec_migrate.run(None, target, config=config, options=SWITCH, step=Stop(step))
+        before = await record_at(place_of(config, target))
+        assert await store.count("notes") == len(wanted["notes"][1])
+        assert store.backend_name == target
+        assert store.read_only
+        with pytest.raises(UnsupportedError, match="read_only=True"):
+            await store.delete("notes", "r/1")
+        for call in (by_path.count("notes"), by_path.get("notes", ["r/1"]), by_path.tables()):
+            with pytest.raises(StoreMovedError):
+                await call
+        assert await record_at(place_of(config, target)) == before
+    await aiovec_migrate.run(None, target, config=config, options=SWITCH)
+    await check_use(config, target, wanted)
+
+
+async def record_at(place: str) -> MoveRecord:
+    """What is on the disk about migrations."""
+    async with aiovec.connect(place, read_only=True) as store:
+        moves = moves_of(backend_of(store))
+        assert moves is not None
+        return await moves.move_record()

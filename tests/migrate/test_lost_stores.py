@@ -1,0 +1,359 @@
+"""What a store has lost, somebody else's tables in the target, and calls that name the wrong store:
+no command makes it worse, and each state has one that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.sqlite.support import backend_of
+
+import aiovec
+import aiovec_migrate
+from aiovec import ConfigError, CorruptStoreError, MigrationError
+from aiovec.backend import moves_of
+from aiovec_migrate import Event, Options
+
+from .support import contents, contents_at, differences, fill, write_toml
+from .test_resume import Stop, StoppedError, remove
+
+SWITCH = Options(switch=True, index=False)
+
+
+async def switched(folder: Path) -> Path:
+    """A TOML whose stores have moved from SQLite to LanceDB."""
+    config = await asyncio.to_thread(write_toml, folder, "sqlite")
+    async with aiovec.connect(config=config) as store:
+        await fill(store, {"notes": 60, "others": 20})
+    await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH)
+    return config
+
+
+async def test_a_rollback_keeps_the_copies_of_tables_that_the_new_store_has_lost(
+    tmp_path: Path,
+) -> None:
+    config = await switched(tmp_path)
+    wanted = await contents_at(config=config)
+    await asyncio.to_thread(shutil.rmtree, tmp_path / "notes.lance" / "notes.lance")
+    told: list[Event] = []
+    await aiovec_migrate.rollback(config=config, listener=told.append)
+    assert differences(wanted, await contents_at(config=config)) == []
+    [warning] = [event.text for event in told if event.kind == "warning"]
+    assert "'notes' is missing in" in warning
+    assert f"{len(wanted['notes'][1])} rows of before the switch stay in" in warning
+    await aiovec_migrate.abort(config=config)
+    assert differences(wanted, await contents_at(config=config)) == []
+
+
+async def test_a_table_made_anew_replaces_the_old_one_only_where_it_can_be_read(
+    tmp_path: Path,
+) -> None:
+    config = await switched(tmp_path)
+    wanted = await contents_at(config=config)
+    async with aiovec.connect(config=config) as store:
+        await store.drop_table("notes")
+        await store.create_table("notes", aiovec.Schema(2))
+        await store.insert("notes", [{"id": "one", "embedding": [1.0, 2.0]}])
+    data = tmp_path / "notes.lance" / "notes.lance" / "data"
+    kept = tmp_path / "kept"
+    await asyncio.to_thread(shutil.move, data, kept)
+    with pytest.raises(CorruptStoreError):
+        await aiovec_migrate.rollback(config=config)
+    async with aiovec.connect(tmp_path / "notes.db", read_only=True) as old:
+        moves = moves_of(backend_of(old))
+        assert moves is not None
+        mark = await moves.move_mark()
+        assert mark is not None
+        moves.act_for(mark.run)
+        assert differences(wanted, await contents(old)) == []
+    await asyncio.to_thread(shutil.move, kept, data)
+    await aiovec_migrate.rollback(config=config)
+    found = await contents_at(config=config)
+    assert list(found["notes"][1]) == ["one"]
+
+
+# Somebody else's tables in the target
+
+
+async def two_sources(folder: Path) -> tuple[Path, Path, str]:
+    """The TOMLs of two stores with a table of one name, and a target for both."""
+    configs = []
+    for name, rows in (("one", 200), ("other", 20)):
+        (folder / name).mkdir()
+        config = await asyncio.to_thread(write_toml, folder / name, "sqlite")
+        async with aiovec.connect(config=config) as store:
+            await fill(store, {"notes": rows})
+        configs.append(config)
+    return configs[0], configs[1], f"lancedb://{folder / 'both.lance'}"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_an_abort_leaves_a_table_that_another_run_made_meanwhile(
+    tmp_path: Path, killed: bool
+) -> None:
+    one, other, target = await two_sources(tmp_path)
+    wanted = await contents_at(config=one)
+
+    async def meanwhile(step: str) -> None:
+        if step == "table:noted":
+            await aiovec_migrate.run("sqlite", target, config=one)
+            if killed:
+                raise StoppedError(step)
+
+    with pytest.raises(StoppedError if killed else MigrationError):
+        await aiovec_migrate.run("sqlite", target, config=other, step=meanwhile)
+    for _ in range(2):
+        with pytest.raises(MigrationError, match="somebody else made the table 'notes'"):
+            await aiovec_migrate.run("sqlite", target, config=other)
+    told: list[Event] = []
+    await aiovec_migrate.abort(config=other, listener=told.append)
+    assert [event.table for event in told if event.kind == "warning"] == ["notes"]
+    assert differences(wanted, await contents_at(target)) == []
+    assert await aiovec_migrate.status(config=other) is None
+
+
+@pytest.mark.parametrize("made", [False, True])
+async def test_an_abort_that_comes_at_once_leaves_it_too(tmp_path: Path, made: bool) -> None:
+    """Without another try of the run, and where the table was there before, and empty."""
+    one, other, target = await two_sources(tmp_path)
+    wanted = await contents_at(config=one)
+    if not made:
+        async with aiovec.connect(target) as store:
+            await fill(store, {"notes": 0})
+
+    async def meanwhile(step: str) -> None:
+        if step == "table:noted":
+            await aiovec_migrate.run("sqlite", target, config=one)
+            raise StoppedError(step)
+
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.run("sqlite", target, config=other, step=meanwhile)
+    await aiovec_migrate.abort(config=other)
+    assert differences(wanted, await contents_at(target)) == []
+
+
+@pytest.mark.parametrize("step", ["table:noted", "table:created", "copy:written"])
+@pytest.mark.parametrize("made", [False, True])
+async def test_an_abort_removes_what_is_its_own(tmp_path: Path, step: str, made: bool) -> None:
+    one, _, target = await two_sources(tmp_path)
+    if not made:
+        async with aiovec.connect(target) as store:
+            await fill(store, {"notes": 0})
+        step = step.replace("created", "noted")
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.run("sqlite", target, config=one, step=Stop(step))
+    await aiovec_migrate.abort(config=one)
+    async with aiovec.connect(target) as store:
+        assert await store.tables() == ([] if made else ["notes"])
+        assert made or await store.count("notes") == 0
+
+
+# A rollback that cannot be
+
+
+async def check_in_use(config: Path) -> None:
+    """The new store is in use, and no mark holds it."""
+    async with aiovec.connect(config=config) as store:
+        assert store.backend_name == "lancedb"
+        await store.create_table("young", aiovec.Schema(2))
+        await store.drop_table("young")
+
+
+async def phase_of(config: Path) -> str:
+    state = await aiovec_migrate.status(config=config)
+    assert state is not None
+    return state.phase
+
+
+async def test_a_rollback_from_a_damaged_table_is_refused_before_it_begins(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    data = tmp_path / "notes.lance" / "others.lance" / "data"
+    await asyncio.to_thread(shutil.move, data, tmp_path / "kept")
+    with pytest.raises(CorruptStoreError):
+        await aiovec_migrate.rollback(config=config)
+    assert await phase_of(config) == "done"
+    await check_in_use(config)
+    await asyncio.to_thread(shutil.move, tmp_path / "kept", data)
+    await aiovec_migrate.rollback(config=config)
+
+
+async def test_a_rollback_that_fails_midway_is_called_off(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    wanted = await contents_at(config=config)
+    data = tmp_path / "notes.lance" / "others.lance" / "data"
+
+    async def damage(step: str) -> None:
+        if step == "phase:rolling-back":
+            await asyncio.to_thread(shutil.move, data, tmp_path / "kept")
+
+    with pytest.raises(CorruptStoreError):
+        await aiovec_migrate.rollback(config=config, step=damage)
+    for command in (aiovec_migrate.finish, aiovec_migrate.run):
+        with pytest.raises(MigrationError, match=r"migrate rollback.*call it off.*migrate abort"):
+            await command(config=config)
+    state = await aiovec_migrate.abort(config=config)
+    assert state is not None
+    assert (state.phase, state.switched) == ("done", True)
+    await check_in_use(config)
+    await asyncio.to_thread(shutil.move, tmp_path / "kept", data)
+    await aiovec_migrate.rollback(config=config)
+    assert differences(wanted, await contents_at(tmp_path / "notes.db")) == []
+
+
+@pytest.mark.parametrize("step", ["phase:rolling-back", "rollback:marked", "cut-over:paused"])
+async def test_a_rollback_that_was_called_off_loses_nothing(tmp_path: Path, step: str) -> None:
+    config = await switched(tmp_path)
+    async with aiovec.connect(config=config) as store:
+        await store.delete("notes", ["r/20"])
+        with pytest.raises(StoppedError):
+            await aiovec_migrate.rollback(config=config, step=Stop(step))
+        await aiovec_migrate.abort(config=config)
+        await store.delete("notes", ["r/21"])
+        wanted = await contents_at(config=config)
+        await check_in_use(config)
+        await aiovec_migrate.rollback(config=config)
+        assert await store.count("notes") == len(wanted["notes"][1])
+        assert store.backend_name == "sqlite"
+    assert differences(wanted, await contents_at(tmp_path / "notes.db")) == []
+
+
+async def test_a_rollback_that_has_turned_is_not_called_off(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.rollback(config=config, step=Stop("cut-over:moved"))
+    with pytest.raises(MigrationError, match="last steps: complete that"):
+        await aiovec_migrate.abort(config=config)
+    await aiovec_migrate.rollback(config=config)
+
+
+async def test_an_old_store_that_is_gone_is_not_made_by_a_rollback(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    await asyncio.to_thread(remove, tmp_path, "notes.db")
+    with pytest.raises(ConfigError, match=r"no store at .*notes\.db"):
+        await aiovec_migrate.rollback(config=config)
+    assert await phase_of(config) == "done"
+    await check_in_use(config)
+    await aiovec_migrate.finish(config=config)
+    assert await aiovec_migrate.status(config=config) is None
+    assert not (tmp_path / "notes.db").exists()
+
+
+async def test_an_old_store_that_goes_midway_is_not_made_by_an_abort(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.rollback(config=config, step=Stop("rollback:marked"))
+    await asyncio.to_thread(remove, tmp_path, "notes.db")
+    await aiovec_migrate.abort(config=config)
+    await check_in_use(config)
+    await aiovec_migrate.finish(config=config)
+    assert not (tmp_path / "notes.db").exists()
+
+
+async def test_a_new_store_that_is_gone_leaves_the_old_one(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    wanted = await contents_at(config=config)
+    await asyncio.to_thread(shutil.rmtree, tmp_path / "notes.lance")
+    with pytest.raises(ConfigError, match="no store at"):
+        await aiovec_migrate.rollback(config=config)
+    await aiovec_migrate.finish(config=config)
+    assert not (tmp_path / "notes.lance").exists()
+    await aiovec_migrate.forget(tmp_path / "notes.db")
+    assert differences(wanted, await contents_at(tmp_path / "notes.db")) == []
+
+
+async def test_a_store_in_use_that_was_restored_is_refused_before_it_begins(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    async with aiovec.connect(config=config) as store:
+        await store.backup(tmp_path / "backup")
+    await aiovec.restore(tmp_path / "backup", config=config)
+    with pytest.raises(MigrationError, match="restored or emptied since"):
+        await aiovec_migrate.rollback(config=config)
+    assert await phase_of(config) == "done"
+    await check_in_use(config)
+    await aiovec_migrate.finish(config=config)
+
+
+async def test_an_abort_keeps_the_copies_of_a_source_that_is_gone(tmp_path: Path) -> None:
+    config = await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    async with aiovec.connect(config=config) as store:
+        await fill(store, {"notes": 60})
+    wanted = await contents_at(config=config)
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.run(
+            None, "lancedb", config=config, options=SWITCH, step=Stop("phase:verifying")
+        )
+    await asyncio.to_thread(remove, tmp_path, "notes.db")
+    await aiovec_migrate.abort(config=config)
+    assert differences(wanted, await contents_at(f"lancedb://{tmp_path / 'notes.lance'}")) == []
+
+
+@pytest.mark.parametrize("step", ["cut-over:moved", "cut-over:arrived", "phase:moved"])
+@pytest.mark.parametrize("how", ["backup", "copy"])
+async def test_a_source_that_was_restored_since_the_switch_gives_the_target_to_nobody(
+    tmp_path: Path, step: str, how: str
+) -> None:
+    """A backup carries no mark, and a copy that of a run that has not switched."""
+    config = await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    kept = tmp_path / "kept"
+    async with aiovec.connect(config=config) as store:
+        await fill(store, {"notes": 60})
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.run(
+            None, "lancedb", config=config, options=SWITCH, step=Stop("cut-over:ready")
+        )
+    if how == "copy":
+        await asyncio.to_thread(shutil.copy, tmp_path / "notes.db", kept)
+    async with aiovec.connect(config=config) as store:
+        if how == "backup":
+            await store.backup(kept)
+        with pytest.raises(StoppedError):
+            await aiovec_migrate.run(config=config, options=SWITCH, step=Stop(step))
+        await store.delete("notes", ["r/20"])
+        wanted = await contents(store)
+        assert store.backend_name == "lancedb"
+    if how == "backup":
+        await aiovec.restore(kept, tmp_path / "notes.db", overwrite=True)
+    else:
+        await asyncio.to_thread(remove, tmp_path, "notes.db")
+        await asyncio.to_thread(shutil.copy, kept, tmp_path / "notes.db")
+    same = {"options": SWITCH}
+    commands: tuple[tuple[Callable[..., Awaitable[object]], str], ...] = (
+        (aiovec_migrate.run, r"replaced or restored; stores were led to .*migrate finish"),
+        (aiovec_migrate.abort, r"too late.*restored.*migrate finish"),
+        (aiovec_migrate.rollback, "migrate run"),
+    )
+    for command, told in commands:
+        with pytest.raises(MigrationError, match=told):
+            await command(config=config, **same if command is aiovec_migrate.run else {})
+    warnings: list[Event] = []
+    await aiovec_migrate.finish(config=config, listener=warnings.append)
+    assert [event.kind for event in warnings] == ["warning"]
+    assert await aiovec_migrate.status(config=config) is None
+    place = f"lancedb://{tmp_path / 'notes.lance'}"
+    assert differences(wanted, await contents_at(place)) == []
+
+
+# Calls that name a store
+
+
+@pytest.mark.parametrize("command", [aiovec_migrate.abort, aiovec_migrate.finish])
+async def test_a_run_is_not_ended_in_the_name_of_another_store(
+    tmp_path: Path, command: Callable[..., Awaitable[object]]
+) -> None:
+    config = await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    for place in (tmp_path / "notes.db", tmp_path / "other.db"):
+        async with aiovec.connect(place) as store:
+            await fill(store, {"notes": 20})
+    step = Stop("copy:journalled" if command is aiovec_migrate.abort else "")
+    with suppress(StoppedError):
+        await aiovec_migrate.run("sqlite", "lancedb", config=config, step=step)
+    before = await phase_of(config)
+    with pytest.raises(MigrationError, match=r"other\.db has no part.*notes\.db.*notes\.lance"):
+        await command(tmp_path / "other.db", config=config)
+    assert await phase_of(config) == before
+    await command(tmp_path / "notes.db", config=config)
+    assert await aiovec_migrate.status(config=config) is None

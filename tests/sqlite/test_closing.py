@@ -1,0 +1,24 @@
+"""Calls that meet the close of their store."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiovec
+from aiovec import Schema, StoreClosedError
+
+
+async def test_reads_whose_connections_are_being_opened(tmp_path: Path) -> None:
+    """Closing interrupts the opening too; the calls are told what any other is told."""
+    path = tmp_path / "notes.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", Schema(2))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 2]}])
+    for turn in range(40):
+        store = await aiovec.connect(path)
+        reads = [asyncio.ensure_future(store.count("notes")) for _ in range(8)]
+        await asyncio.sleep(turn * 0.0002)
+        await store.close()
+        for outcome in await asyncio.gather(*reads, return_exceptions=True):
+            assert outcome == 1 or isinstance(outcome, StoreClosedError), repr(outcome)

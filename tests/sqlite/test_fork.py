@@ -1,0 +1,121 @@
+"""A process that is forked while a store is open: the child gets an error, never a hang (B9)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from .support import run_code
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+# Forks while reads, a write and an export are under way, and prints what each call in the child
+# came to. The child ends as an ordinary Python does, with all that it inherited collected. One
+# that hangs is ended by the alarm.
+FORK = """
+import asyncio, gc, json, os, signal, sys, warnings
+import aiovec
+from aiovec import AiovecError, Schema, StoreClosedError
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of the fork as such
+warnings.filterwarnings("error", category=ResourceWarning)
+told, tell = os.pipe()
+
+def rows(count, start=0):
+    return [{"id": f"r{n}", "embedding": [1.0, n, 2.0, 3.0]} for n in range(start, start + count)]
+
+async def export(store):
+    return [batch async for batch in store.export("notes")]
+
+async def in_child(store):
+    calls = {
+        "search": lambda: store.search("notes", [1, 2, 3, 4], limit=2),
+        "insert": lambda: store.insert("notes", rows(1, 900)),
+        "get": lambda: store.get("notes", "r1"),
+        "export": lambda: export(store),
+        "tables": store.tables,
+        "optimize": lambda: store.optimize("notes"),
+    }
+    came = {}
+    for name, call in calls.items():
+        try:
+            await call()
+            came[name] = "done"
+        except StoreClosedError as exc:
+            came[name] = str(exc)
+    await store.close()
+    try:
+        await aiovec.connect(sys.argv[1])
+    except AiovecError as exc:
+        came["own"] = str(exc)
+    async with aiovec.connect(sys.argv[1] + ".other") as own:
+        await own.create_table("notes", Schema(4))
+        came["other"] = await own.insert("notes", rows(1))
+    return came
+
+async def main():
+    store = await aiovec.connect(sys.argv[1])
+    await store.create_table("notes", Schema(4))
+    await store.insert("notes", rows(500))
+    await store.search("notes", [1, 2, 3, 4], limit=2)
+    exporting = store.export("notes", batch_size=10)
+    await anext(exporting)
+    under_way = [
+        asyncio.ensure_future(call)
+        for call in (
+            store.count("notes"),
+            store.find("notes", limit=500),
+            store.insert("notes", rows(5, 600)),
+        )
+    ]
+    await asyncio.sleep(0.002)  # they have begun
+    child = os.fork()
+    if child == 0:
+        return store, under_way, exporting
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    os.close(tell)
+    came = json.loads(os.read(told, 100_000).decode() or "{}")
+    left = sum([len(batch) async for batch in exporting])
+    await asyncio.gather(*under_way)
+    await store.insert("notes", rows(1, 800))
+    count = await store.count("notes")
+    await store.close()
+    print(json.dumps([status, came, left, count]))
+
+loop = asyncio.new_event_loop()
+inherited = loop.run_until_complete(main())
+if inherited is not None:
+    signal.alarm(60)
+    asyncio.events._set_running_loop(None)
+    came = asyncio.run(in_child(inherited[0]))
+    os.write(tell, json.dumps(came).encode())
+    os.close(tell)
+    for task in inherited[1]:
+        task._log_destroy_pending = False
+    del inherited
+    gc.collect()
+    sys.exit(0)
+loop.close()
+"""
+
+
+def test_a_fork_while_calls_run(tmp_path: Path) -> None:
+    done = run_code(FORK, str(tmp_path / "notes.db"))
+    assert done.returncode == 0, done.stderr
+    status, came, left, count = json.loads(done.stdout)
+    assert status == 0, f"the child did not end well: {came} {done.stderr}"
+    assert came.pop("other") == 1
+    # SQLite's count of locks was copied by the fork, and the locks were not.
+    assert "was open when this process was forked" in came.pop("own")
+    assert set(came) == {"search", "insert", "get", "export", "tables", "optimize"}
+    for call, told in came.items():
+        assert "before this process was forked" in told, f"{call}: {told}"
+    assert left == 490  # of the snapshot before the write under way
+    assert count == 500 + 5 + 1
+    with closing(sqlite3.connect(tmp_path / "notes.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

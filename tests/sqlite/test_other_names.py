@@ -1,0 +1,56 @@
+"""Names of files that SQLite loses rows by: a second one of a store, or one of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import aiovec
+from aiovec import AiovecError, ConfigError, InvalidArgumentError, Schema
+from aiovec.targets import BESIDE
+
+ROWS = [{"id": "a", "embedding": [1, 2, 3, 4]}]
+
+
+async def test_a_store_with_a_hard_link_is_refused(tmp_path: Path) -> None:
+    """Two processes that used one name each lost what one of them had written."""
+    async with aiovec.connect(tmp_path / "a.db") as store:
+        await store.create_table("notes", Schema(4))
+        await store.insert("notes", ROWS)
+    (tmp_path / "b.db").hardlink_to(tmp_path / "a.db")
+    for name, other in (("a.db", "b.db"), ("b.db", "a.db")):
+        with pytest.raises(AiovecError, match=rf"{name} has another name \({other}\)"):
+            await aiovec.connect(tmp_path / name)
+    (tmp_path / "b.db").unlink()
+    async with aiovec.connect(tmp_path / "a.db") as store:
+        assert await store.count("notes") == 1
+
+
+@pytest.mark.parametrize("end", BESIDE)
+async def test_names_that_sqlite_keeps_for_itself(tmp_path: Path, end: str) -> None:
+    """A backup of such a name was removed when the store beside it was opened."""
+    async with aiovec.connect(tmp_path / "a.db") as store:
+        await store.create_table("notes", Schema(4))
+        with pytest.raises(ConfigError, match="SQLite uses for a part of the database"):
+            await store.backup(tmp_path / f"a.db{end}x{end}")
+        with pytest.raises(AiovecError):
+            await store.backup(tmp_path / f"a.db{end}")
+    with pytest.raises(ConfigError, match=f"does not end in {end}"):
+        await aiovec.connect(tmp_path / f"a.db{end}")
+    assert os.listdir(tmp_path) == ["a.db"]
+
+
+async def test_places_where_nothing_can_lie(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    async with aiovec.connect(":memory:") as store:
+        with pytest.raises(InvalidArgumentError, match="a folder that exists"):
+            await store.backup(tmp_path / "absent" / "copy.db")
+        (tmp_path / "link.db").symlink_to("absent.db")
+        with pytest.raises(InvalidArgumentError, match="not exist yet"):
+            await store.backup(tmp_path / "link.db")
+    with pytest.raises(ConfigError, match="a file, and no folder, lies above it"):
+        await aiovec.connect(tmp_path / "file" / "notes.db")
+    with pytest.raises(ConfigError, match="a user that does not exist"):
+        await aiovec.connect("~no-such-user/notes.db")
