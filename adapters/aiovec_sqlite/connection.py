@@ -8,6 +8,7 @@ import ctypes
 import os
 import sqlite3
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -228,6 +229,7 @@ def _serve(queue: Any) -> None:
         try:
             result = work()
         except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+            _let_go(exc)
             error = exc
         if waiting is not None:
             with suppress(RuntimeError):  # the loop is closed
@@ -236,6 +238,21 @@ def _serve(queue: Any) -> None:
             return
         # Until the next work comes nothing of this one is kept.
         del waiting, work, result, error
+
+
+def _let_go(error: BaseException) -> None:
+    """Have the frames of an error, and of those behind it, hold nothing any more.
+
+    A cursor in one would be reset where the error is dropped, on another thread: that waits for
+    the statement which runs here, and it crashes where this thread is just closing.
+    """
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        behind = (one.__cause__, one.__context__)
+        left += [exc for exc in behind if exc is not None and id(exc) not in seen]
 
 
 def _settle(waiting: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

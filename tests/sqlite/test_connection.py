@@ -1,0 +1,79 @@
+"""A connection on its own thread: what is used there is let go of there."""
+
+import gc
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from aiovec_sqlite.connection import Connection, Ticket
+from aiovec_sqlite.driver import connect
+
+
+class RefusedError(Exception):
+    pass
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def _rows(db: sqlite3.Connection, kept: list[Any]) -> Iterator[Any]:
+    cursor = db.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+    )
+    kept.append(weakref.ref(cursor))
+    yield from cursor
+
+
+def _deep(db: sqlite3.Connection, kept: list[Any]) -> None:
+    rows = _rows(db, kept)
+    for (row,) in rows:
+        if row == 3:
+            raise RefusedError
+
+
+@pytest.mark.usefixtures("no_gc")
+@pytest.mark.parametrize("cancellable", [False, True])
+async def test_an_error_holds_no_cursor_of_the_thread(cancellable: bool) -> None:
+    """It would be reset on the thread that drops the error, beside what runs on this one."""
+    connection = await Connection(lambda: connect(":memory:"), "t")
+    kept: list[Any] = []
+
+    def work(db: sqlite3.Connection, _: Ticket | None = None) -> None:
+        started = db.execute("SELECT 1 UNION ALL SELECT 2")
+        kept.append(weakref.ref(started))
+        try:
+            try:
+                _deep(db, kept)
+            except RefusedError:
+                second = db.execute("SELECT 1 UNION ALL SELECT 2")
+                kept.append(weakref.ref(second))
+                raise LookupError("in its place")  # noqa: B904 - so that it has a context alone
+        except LookupError as exc:
+            raise ValueError("at last") from exc
+
+    with pytest.raises(ValueError, match="at last") as raised:
+        await (
+            connection.run_cancellable(work, lambda: None) if cancellable else connection.run(work)
+        )
+    assert isinstance(raised.value.__cause__, LookupError)
+    assert isinstance(raised.value.__cause__.__context__, RefusedError)
+    assert len(kept) == 3
+    assert [ref() for ref in kept] == [None] * 3
+    await connection.close()
+    assert not any(t.name == "t" for t in threading.enumerate() if t.is_alive())
+
+
+async def test_an_error_still_tells_where_it_was_raised() -> None:
+    connection = await Connection(lambda: connect(":memory:"), "t")
+    with pytest.raises(Exception, match="no such table") as raised:
+        await connection.run(lambda db: db.execute("SELECT * FROM missing"))
+    assert any(entry.name == "_serve" for entry in raised.traceback)
+    await connection.close()
