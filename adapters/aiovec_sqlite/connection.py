@@ -36,11 +36,14 @@ class CancelledWorkError(Exception):
 class Ticket:
     """Tells the work on a thread that its caller has gone, and others that it is over."""
 
-    __slots__ = ("cancelled", "over")
+    __slots__ = ("cancelled", "over", "whole")
 
-    def __init__(self) -> None:
+    def __init__(self, whole: threading.Lock | None = None) -> None:
         self.cancelled = False
         self.over = False
+        # Held by what must not be interrupted. sqlite-vec crashes where it is while it prepares the
+        # statements by which it finds a row, which it does when it looks for a connection's first.
+        self.whole = whole or threading.Lock()
 
     def check(self) -> None:
         """Raise CancelledWorkError where nobody waits for the outcome any more."""
@@ -61,7 +64,8 @@ class Connection(aiosqlite.Connection):
         super().__init__(connector, iter_chunk_size=64)
         self._process = os.getpid()
         self._file = ""
-        self._ticket = Ticket()
+        self._whole = threading.Lock()
+        self._ticket = Ticket(self._whole)
         self._closing = False
         self._closed: concurrent.futures.Future[None] = concurrent.futures.Future()
         # aiosqlite's own thread ends where the loop is closed that waits for an answer. And a
@@ -140,11 +144,22 @@ class Connection(aiosqlite.Connection):
     # Work
 
     def interrupt_now(self) -> None:
-        """Interrupt what runs, if anything does and the connection is not closed meanwhile."""
+        """Interrupt what runs, if anything does that may be, and unless it is closed meanwhile."""
+        self._interrupt(None)
+
+    def _interrupt(self, ticket: Ticket | None) -> None:
+        """Interrupt what runs, or this ticket's work and no other."""
         connection = self._connection
-        if connection is not None and os.getpid() == self._process:
-            with suppress(load_driver().Error):
-                connection.interrupt()
+        if connection is None or os.getpid() != self._process:
+            return
+        # Who waits for the end of what runs comes here again.
+        if self._whole.acquire(blocking=False):
+            try:
+                if ticket is None or not ticket.over:
+                    with suppress(load_driver().Error):
+                        connection.interrupt()
+            finally:
+                self._whole.release()
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the work on the connection's thread. Being cancelled does not stop it."""
@@ -167,7 +182,7 @@ class Connection(aiosqlite.Connection):
         ``finished`` is called on the event loop when the thread is free again.
         """
         loop = asyncio.get_running_loop()
-        self._ticket = ticket = Ticket()
+        self._ticket = ticket = Ticket(self._whole)
         # The thread and the caller pop one each; the second of them finds True.
         ends = [True, False]
 
@@ -176,7 +191,8 @@ class Connection(aiosqlite.Connection):
                 ticket.check()
                 return self._with_connection(lambda db: work(db, ticket))
             finally:
-                ticket.over = True
+                with ticket.whole:  # an interrupt that comes later would meet the next work
+                    ticket.over = True
                 if ends.pop():
                     with suppress(RuntimeError):  # the loop is closed
                         loop.call_soon_threadsafe(finished)
@@ -198,7 +214,7 @@ class Connection(aiosqlite.Connection):
 
     def _interrupt_until_over(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
         if not ticket.over:
-            self.interrupt_now()
+            self._interrupt(ticket)
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:

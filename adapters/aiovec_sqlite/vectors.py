@@ -84,9 +84,10 @@ class _Reader(Generic[_Number]):
             size = next((size for size in _TOGETHER if size <= left), _TOGETHER[-1])
             some = wanted[start : start + size]
             some += some[-1:] * (size - len(some))
-            (blob,) = self._db.execute(self._joined[size], some).fetchone()
+            with ticket.whole:
+                (blob,) = self._db.execute(self._joined[size], some).fetchone()
             if blob is None or len(blob) != size * self._bytes:
-                raise self._missing(wanted)
+                raise self._missing(wanted, ticket)
             joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self._width)
             vectors[start : start + size] = joined[:left]
             start += size
@@ -108,7 +109,7 @@ class _Reader(Generic[_Number]):
             block = rowids[start : start + _BLOCK]
             found = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchall()
             if len(found) != len(block):
-                raise self._missing(rowids.tolist())
+                raise self._missing(rowids.tolist(), ticket)
             for column in zip(*found, strict=True):
                 check_stored(column, int, f"the places of the vectors of {self._table.name!r}")
             places = np.array(found, dtype=np.int64)
@@ -126,13 +127,14 @@ class _Reader(Generic[_Number]):
                 vectors[start + single] = self._read_by_rowid(block[single], ticket)
         return vectors
 
-    def _missing(self, rowids: Sequence[int]) -> DamageError:
+    def _missing(self, rowids: Sequence[int], ticket: Ticket) -> DamageError:
         """The error for rows of which at least one has no vector."""
-        (count,) = self._db.execute(
+        sql = (
             "SELECT count(*) FROM json_each(?) AS j WHERE NOT EXISTS "
-            f"(SELECT 1 FROM {self._table.vec} AS v WHERE v.rowid = j.value)",
-            (json.dumps(list(rowids)),),
-        ).fetchone()
+            f"(SELECT 1 FROM {self._table.vec} AS v WHERE v.rowid = j.value)"
+        )
+        with ticket.whole:
+            (count,) = self._db.execute(sql, (json.dumps(list(rowids)),)).fetchone()
         fault = f"{count} rows have no vector" if count else "a vector is cut short"
         return DamageError(f"table {self._table.name!r}: {fault}")
 

@@ -2,9 +2,12 @@
 
 import gc
 import sqlite3
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +80,48 @@ async def test_an_error_still_tells_where_it_was_raised() -> None:
         await connection.run(lambda db: db.execute("SELECT * FROM missing"))
     assert any(entry.name == "_serve" for entry in raised.traceback)
     await connection.close()
+
+
+_INTERRUPTED = """
+import asyncio, sys
+import aiovec
+from aiovec_sqlite.connection import CancelledWorkError, Connection
+
+opened = Connection._open_here
+
+def open_here(self):
+    opened(self)
+    # As where a caller is cancelled while this reads the first vector of the connection.
+    db, reads = self._connection, []
+    db.set_trace_callback(lambda sql: reads.append(sql.startswith("SELECT CAST(")))
+    db.set_progress_handler(lambda: self.interrupt_now() if reads[-1:] == [True] else None, 1)
+
+async def main(target):
+    rows = [{"id": str(n), "embedding": [float(n + 1)] * 8, "n": n} for n in range(400)]
+    async with await aiovec.connect(target) as store:
+        await store.create_table("t", aiovec.Schema(dim=8, fields={"n": int}))
+        await store.insert("t", rows)
+    Connection._open_here = open_here
+    async with await aiovec.connect(target) as store:
+        for call in (
+            lambda: store.get("t", ["7", "8"]),
+            lambda: store.search("t", [1.0] * 8, limit=5, exact=True),
+            lambda: store.find("t", limit=99, select=["embedding"]),
+        ):
+            try:
+                print(len(await call()))
+            except (aiovec.AiovecError, CancelledWorkError) as exc:
+                print(repr(exc))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_what_sqlite_vec_prepares_is_not_interrupted(tmp_path: Path) -> None:
+    """It crashes where it is: a search cancelled at the wrong moment ended the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "store.db")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "5", "99"]

@@ -111,8 +111,13 @@ class LoopsContract(ContractBase):
         await store.optimize("notes")
 
     @pytest.mark.parametrize("after", [0.0, 0.002, 0.02])
-    def test_a_loop_that_ends_while_calls_run(self, tmp_path: Path, after: float) -> None:
-        """As ``asyncio.run`` ends one: every task is cancelled, those of the store too."""
+    def test_a_loop_that_ends_while_calls_run(
+        self, tmp_path: Path, after: float, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As ``asyncio.run`` ends one: every task is cancelled, those of the store too.
+
+        And none is left behind: asyncio would complain of it on the user's standard error.
+        """
         store = self.opened(tmp_path)
         for turn in range(3):
 
@@ -124,6 +129,8 @@ class LoopsContract(ContractBase):
             in_a_loop(lambda turn=turn: self._works(store, turn))  # type: ignore[misc]
         in_a_loop(lambda: leave(3))
         in_a_loop(store.close)
+        gc.collect()
+        assert [line for line in caplog.messages if "pending" in line] == []
 
     def test_a_loop_that_is_closed_without_an_end(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
