@@ -85,7 +85,7 @@ class _Reader(Generic[_Number]):
             some = wanted[start : start + size]
             some += some[-1:] * (size - len(some))
             with ticket.whole:
-                (blob,) = self._db.execute(self._joined[size], some).fetchone()
+                blob, _ = self._db.execute(self._joined[size], some).fetchone()
             if blob is None or len(blob) != size * self._bytes:
                 raise self._missing(wanted, ticket)
             joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self._width)
@@ -97,7 +97,11 @@ class _Reader(Generic[_Number]):
     def _joined(self) -> dict[int, str]:
         # ``rowid IN (…)`` would scan the whole table.
         one = f"(SELECT {self._column} FROM {self._table.vec} WHERE rowid = ?)"
-        return {size: f"SELECT CAST({_concatenated(one, size)} AS BLOB)" for size in _TOGETHER}
+        checked = f"({_places(self._table)})"
+        return {
+            size: f"SELECT CAST({_concatenated(one, size)} AS BLOB), {checked}"
+            for size in _TOGETHER
+        }
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
         vectors = np.empty((len(rowids), self._width), dtype=self._kind)
@@ -133,6 +137,7 @@ class _Reader(Generic[_Number]):
             "SELECT count(*) FROM json_each(?) AS j WHERE NOT EXISTS "
             f"(SELECT 1 FROM {self._table.vec} AS v WHERE v.rowid = j.value)"
         )
+        check_places(self._db, self._table)
         with ticket.whole:
             (count,) = self._db.execute(sql, (json.dumps(list(rowids)),)).fetchone()
         fault = f"{count} rows have no vector" if count else "a vector is cut short"
@@ -218,6 +223,16 @@ def _concatenated(one: str, count: int) -> str:
         return one
     half = _concatenated(one, count // 2)
     return f"({half} || {half})"
+
+
+def check_places(db: sqlite3.Connection, table: TableLayout) -> None:
+    """Raise what SQLite says where vec0 cannot find a row: vec0 itself crashes there."""
+    db.execute(_places(table))
+
+
+def _places(table: TableLayout) -> str:
+    """SQL that finds nothing, and can be prepared just where the statement of vec0 can be."""
+    return f"SELECT id + chunk_id + chunk_offset FROM {table.shadow('rowids')} LIMIT 0"
 
 
 def _has_known_chunks(db: sqlite3.Connection, table: TableLayout, chunks: str) -> bool:

@@ -26,6 +26,7 @@ from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .transaction import JoinableWork, Transaction
 from .values import row_columns, to_sql, vectors_of
+from .vectors import check_places
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -141,6 +142,7 @@ def _replace(
     rowids: Sequence[int],
 ) -> None:
     first = tx.take(rows.num_rows)
+    check_places(tx.db, table)
     sets = ", ".join(f"{column} = ?" for column in (*table.row_columns, "_seq"))
     change_row = f"UPDATE {table.rows} SET {sets} WHERE _rowid = ?"
     drop_vector = f"DELETE FROM {table.vec} WHERE rowid = ?"
@@ -253,6 +255,7 @@ def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> 
     """Take vectors out of vec0 and put them in again, where their rows' partition keys say."""
     names = "".join(f", r.{quoted(name)}" for name in table.partitions)
     listed = json.dumps(list(rowids))
+    check_places(tx.db, table)
     rows = tx.db.execute(
         f"SELECT v.rowid, v.vector{names} FROM json_each(?) AS j "
         f"CROSS JOIN {table.vec} AS v ON v.rowid = j.value "
@@ -281,6 +284,7 @@ def delete(
     rowids = selected(tx, table, ids, where)
     tx.expect(len(rowids))
     first = tx.take(len(rowids))
+    check_places(tx.db, table)
     for start in range(0, len(rowids), _BLOCK):
         tx.check()
         block = rowids[start : start + _BLOCK]

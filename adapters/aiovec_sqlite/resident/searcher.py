@@ -259,7 +259,7 @@ class ResidentSearch:
         finally:
             ticket.cancelled = True
             try:
-                await asyncio.shield(connection.close())
+                await connection.close()
             finally:
                 resident.reserved = 0
                 self._loading.discard(resident)
@@ -404,7 +404,7 @@ class ResidentSearch:
                 await connection.run(lambda db: in_snapshot(db, lambda: run(db)))
             finally:
                 ticket.cancelled = True
-                await asyncio.shield(connection.close())
+                await connection.close()
 
 
 def _needs_vectors(query: VectorQuery) -> bool:
