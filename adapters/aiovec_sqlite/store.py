@@ -49,7 +49,7 @@ from aiovec.telemetry import Place
 from . import changes, moves, reads, restoring, search, tables, upkeep, writes
 from .connection import CancelledWorkError, Connection, Ticket
 from .driver import connect
-from .errors import translated
+from .errors import failures, translated
 from .exporting import OwnCopy, bound_wal
 from .identity import OpenFile
 from .opening import check_store_to_read, open_memory, open_read_only, open_reader, open_writer
@@ -201,6 +201,10 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
         if self._readers is not None:
             await self._readers.close()
         if self._connection is not None:
+            if self._target != MEMORY and not self.read_only:
+                # The last one to close does it too, and the driver holds the GIL meanwhile.
+                with suppress(*failures(), ValueError):
+                    await self._connection.run(lambda db: upkeep.checkpoint(db, Ticket()))
             await self._connection.close()
 
     async def ping(self) -> None:
