@@ -17,6 +17,8 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from aiovec.measuring import is_extreme
+
 from .connection import Ticket
 from .errors import DamageError
 from .layout import TableLayout
@@ -223,6 +225,16 @@ def _concatenated(one: str, count: int) -> str:
         return one
     half = _concatenated(one, count // 2)
     return f"({half} || {half})"
+
+
+def ordinary(vectors: Float32Array) -> Float32Array:
+    """The vectors of a table that is not marked extreme; DamageError where one of them is.
+
+    Of such a one no codes can be made, and one would spoil the bound for all rows.
+    """
+    if is_extreme(vectors):
+        raise DamageError("a vector is not finite, or extreme where none should be")
+    return vectors
 
 
 def check_places(db: sqlite3.Connection, table: TableLayout) -> None:

@@ -21,7 +21,7 @@ from aiovec.schema import Metric
 
 from ..connection import Ticket
 from ..layout import TableLayout
-from ..vectors import BitReader, VectorReader
+from ..vectors import BitReader, VectorReader, ordinary
 from .codes import CodeArray, Float32Array, RowCodes
 from .segments import Int64Array, Segment
 from .workspace import Workspace
@@ -59,7 +59,7 @@ class SignReader:
         nothing = np.zeros(len(rowids), dtype=np.float32)
         if self._vectors is None:
             return RowCodes(bits, nothing + 1, nothing, nothing)
-        vectors = self._vectors.read(rowids, ticket)
+        vectors = ordinary(self._vectors.read(rowids, ticket))
         squares: Float32Array = np.einsum("ij,ij->i", vectors, vectors)
         sizes: Float32Array = np.abs(vectors).sum(axis=1)
         # So that on the average the product with the signs is that with the vector.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.resident.support import answered, in_memory, ready
-from tests.sqlite.support import opened
+from tests.sqlite.resident.support import answered, in_memory, ready, until
+from tests.sqlite.support import opened, sql
 from tests.sqlite.test_nearest import METRICS, check, true_distances
 
 from aiovec import Schema
@@ -115,3 +115,28 @@ async def test_optimize_brings_the_copy_back(tmp_path: Path) -> None:
         await ready(store, "t")
         assert len(await store.search("t", rows[0]["embedding"], limit=100)) == 51
         assert answered(store, "t") == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"scan": "bit"}], ids=str)
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+async def test_a_table_that_damage_no_longer_marks(
+    tmp_path: Path, metric: Metric, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is searched from the file; its codes overflowed, of which NumPy warned the app."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.db"
+    usual = rng.uniform(0.5, 1, (200, DIM)).astype(np.float32)
+    huge = np.full((1, DIM), -3e38, dtype=np.float32)
+    async with opened(path, **settings) as store:
+        await store.create_table("t", Schema(DIM, metric=metric, quantized="bit"))
+        ids = [f"r{n:03}" for n in range(201)]
+        await store.insert("t", {"id": ids, "embedding": np.concatenate([usual, huge])})
+    with sql(path) as db:
+        db.execute("UPDATE aiovec_tables SET extreme = 0")
+    caplog.set_level(logging.WARNING, "aiovec")
+    async with opened(path, **settings) as store:
+        for _ in range(2):
+            hits = await store.search("t", usual[7], limit=200)
+            assert sorted(hit.id for hit in hits) == ids[:200]
+            await until(lambda: "extreme where none should be" in caplog.text)
+        assert not in_memory(store, "t")
