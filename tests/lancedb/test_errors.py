@@ -170,6 +170,60 @@ async def test_a_table_whose_files_go_one_after_another(
         await dropping
 
 
+CHURN = """
+import asyncio, sys, time
+import aiovec
+
+async def main(target):
+    async with aiovec.connect(target) as store:
+        print("ready", flush=True)
+        ends = time.monotonic() + 3
+        while time.monotonic() < ends:
+            await store.create_table("t", aiovec.Schema(4), exist_ok=True)
+            await store.insert("t", [{"id": "a", "embedding": [1, 2, 3, 4]}])
+            await store.drop_table("t")
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_table_that_another_process_makes_anew_again_and_again(tmp_path: Path) -> None:
+    """It was told as damage: gone when it was opened, and there again when it was looked for."""
+    churning = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CHURN, f"lancedb://{tmp_path / 's'}", stdout=asyncio.subprocess.PIPE
+    )
+    assert churning.stdout is not None
+    assert await churning.stdout.readline() == b"ready\n"
+    seen = set()
+    async with opened(tmp_path / "s") as store:
+        while churning.returncode is None:
+            try:
+                seen.add(await store.count("t"))
+            except TableNotFoundError:
+                seen.add(-1)
+    assert await churning.wait() == 0
+    assert seen == {-1, 0, 1}
+
+
+async def test_what_drops_leave_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    await _filled(place)
+    left = place / f".notes.{'0123456789abcdef' * 2}.dropped"
+    mine = [place / ".photos.dropped", place / f".Photos.{'0' * 32}.dropped", place / "0.dropped"]
+    for folder in (left, *mine, tmp_path / "elsewhere"):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    if os.name != "nt":  # links need a privilege there
+        link = place / f".link.{'f' * 32}.dropped"
+        link.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    async with opened(place) as store:
+        assert await store.tables() == ["notes"]
+        assert await store.count("notes") == 300
+    assert not left.exists()
+    for folder in (*mine, tmp_path / "elsewhere"):
+        assert (folder / "file").read_text() == "x"
+
+
 async def test_places_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", "s3://", "az://container/path"):
