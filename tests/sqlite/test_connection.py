@@ -125,3 +125,43 @@ def test_what_sqlite_vec_prepares_is_not_interrupted(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2", "5", "99"]
+
+
+_ENDING_LOOPS = """
+import asyncio, random, sys
+import numpy as np
+import aiovec
+
+async def calls(path, turn, seed):
+    chance = random.Random(f"{seed}-{turn}")
+    store = await aiovec.connect(path)
+    if turn == 0:
+        await store.create_table("t", aiovec.Schema(8, fields={"n": int}))
+    vectors = np.random.default_rng(turn).standard_normal((400, 8), dtype=np.float32)
+    await store.upsert("t", {"id": [str(n) for n in range(turn, turn + 400)],
+                             "embedding": vectors, "n": [turn] * 400})
+    async def export():
+        async for _ in store.export("t", batch_size=10):
+            await asyncio.sleep(0)
+    left = [asyncio.ensure_future(call) for call in (
+        *(store.search("t", vector) for vector in vectors[:6]),
+        *(store.get("t", [str(turn + n)]) for n in range(4)), export(), export(),
+    )]
+    await asyncio.sleep(chance.choice([0, 0.02 * chance.random()]))
+    left.clear()
+
+for turn in range(250):
+    asyncio.run(calls(sys.argv[1], turn, sys.argv[2]))
+print("whole")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4))
+def test_many_loops_that_end(tmp_path: Path, seed: int) -> None:
+    """Every call is cancelled, most of them at the first look of a new connection."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDING_LOOPS, str(tmp_path / "store.db"), str(seed)],
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "whole\n", "")
