@@ -29,6 +29,7 @@ from aiovec.backend import (
     VectorQuery,
 )
 from aiovec.errors import (
+    AiovecError,
     ConfigError,
     StoreClosedError,
     StoreMovedError,
@@ -202,10 +203,14 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
             await self._readers.close()
         if self._connection is not None:
             if self._target != MEMORY and not self.read_only:
-                # The last one to close does it too, and the driver holds the GIL meanwhile.
-                with suppress(*failures(), ValueError):
-                    await self._connection.run(lambda db: upkeep.checkpoint(db, Ticket()))
+                with suppress(AiovecError, *failures(), ValueError):
+                    await self._connection.run(self._bring_in_wal)
             await self._connection.close()
+
+    def _bring_in_wal(self, db: sqlite3.Connection) -> None:
+        """As SQLite does where the last one closes; the driver would hold the GIL meanwhile."""
+        self._check_file()  # that of a file which was replaced stays as it is
+        upkeep.checkpoint(db, Ticket())
 
     async def ping(self) -> None:
         await self._read(lambda db, _: moves.check_here(db, self._target, self._run))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from tests.sqlite.support import sql
+
 import aiovec
 from aiovec import Schema, StoreClosedError
 
@@ -22,3 +24,19 @@ async def test_reads_whose_connections_are_being_opened(tmp_path: Path) -> None:
         await store.close()
         for outcome in await asyncio.gather(*reads, return_exceptions=True):
             assert outcome == 1 or isinstance(outcome, StoreClosedError), repr(outcome)
+
+
+async def test_a_close_brings_the_wal_in(tmp_path: Path) -> None:
+    """The driver would do it with the GIL held, where nobody else has the file open."""
+    path = tmp_path / "notes.db"
+    store = await aiovec.connect(path)
+    await store.create_table("t", Schema(4))
+    with sql(path) as db:  # keeps what lies beside the file
+        db.execute("SELECT count(*) FROM aiovec_tables").fetchone()
+        await store.insert("t", [{"id": "a", "embedding": [1, 2, 3, 4]}])
+        wal = path.with_name("notes.db-wal")
+        assert wal.stat().st_size > 0
+        await store.close()
+        assert wal.stat().st_size == 0
+    async with aiovec.connect(path) as again:
+        assert await again.count("t") == 1
