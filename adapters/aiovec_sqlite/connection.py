@@ -245,7 +245,7 @@ def _serve(queue: Any) -> None:
         try:
             result = work()
         except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
-            _let_go(exc)
+            let_go(exc)
             error = exc
         if waiting is not None:
             with suppress(RuntimeError):  # the loop is closed
@@ -256,7 +256,7 @@ def _serve(queue: Any) -> None:
         del waiting, work, result, error
 
 
-def _let_go(error: BaseException) -> None:
+def let_go(error: BaseException) -> None:
     """Have the frames of an error, and of those behind it, hold nothing any more.
 
     A cursor in one would be reset where the error is dropped, on another thread: that waits for

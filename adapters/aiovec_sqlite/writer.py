@@ -26,7 +26,7 @@ from aiovec.moving import PAUSED, MoveMark
 from aiovec.patience import Patience, Pauses
 from aiovec.threads import wait_out
 
-from .connection import CancelledWorkError, Connection, Ticket
+from .connection import CancelledWorkError, Connection, Ticket, let_go
 from .driver import load_driver
 from .errors import failures, is_busy, may_pass, translate
 from .layout import change_number
@@ -89,6 +89,8 @@ class _Job(Ticket):
         self.over = False
 
     def end(self, error: BaseException | None) -> None:
+        if error is not None:
+            let_go(error)
         self.error = error
         self.over = True
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sqlite.support import backend_of, opened
 
 from aiovec_sqlite.connection import Connection, Ticket
 from aiovec_sqlite.driver import connect
+from aiovec_sqlite.transaction import Transaction
 
 
 class RefusedError(Exception):
@@ -70,6 +72,22 @@ async def test_an_error_holds_no_cursor_of_the_thread(cancellable: bool) -> None
     assert len(kept) == 3
     assert [ref() for ref in kept] == [None] * 3
     await connection.close()
+
+
+@pytest.mark.usefixtures("no_gc")
+async def test_nor_does_an_error_of_a_write(tmp_path: Path) -> None:
+    kept: list[Any] = []
+
+    def work(tx: Transaction) -> None:
+        started = tx.db.execute("SELECT 1 UNION ALL SELECT 2")
+        kept.append(weakref.ref(started))
+        _deep(tx.db, kept)
+
+    async with opened(tmp_path / "notes.db") as store:
+        with pytest.raises(RefusedError) as raised:
+            await backend_of(store)._write(work)
+        assert [ref() for ref in kept] == [None] * 2
+    del raised
 
 
 async def test_an_error_still_tells_where_it_was_raised() -> None:
