@@ -38,17 +38,37 @@ async def in_idle_thread(work: Callable[[], _T]) -> _T:
     """Return the result of a function that runs in a thread which waits for work, or in a new one.
 
     The caller bounds how many run at once. When cancelled it returns at once, and the function
-    runs on unheard.
+    runs on unheard. Where no thread can be started, it waits for one that is busy.
     """
     job, done = _job_of(work)
+    if not _to_idle(job):
+        thread = _Thread()
+        try:
+            start(thread)
+        except AiovecError:
+            if not _alive:
+                raise
+            _left.append(job)
+            _to_idle(_nothing)  # one that is idle since then would not have looked
+        else:
+            _alive.add(thread)
+            _busy.add(thread)
+            thread.jobs.put(job)
+    return await done
+
+
+def _to_idle(job: Callable[[], None]) -> bool:
+    """Give the job to a thread that waits for one, if any does."""
     try:
         thread = _idle.pop()
     except IndexError:
-        thread = _Thread()
-        start(thread)
+        return False
     _busy.add(thread)
     thread.jobs.put(job)
-    return await done
+    return True
+
+
+def _nothing() -> None: ...
 
 
 def start(thread: threading.Thread) -> None:
@@ -105,16 +125,25 @@ class _Thread(threading.Thread):
             job = self.jobs.get()
             job()
             del job  # what it refers to must not wait for the next one
+            while _left:
+                with contextlib.suppress(IndexError):  # another one took it
+                    _left.popleft()()
             _busy.discard(self)
             if len(_idle) >= _MOST_IDLE:
+                _alive.discard(self)
                 return
             _idle.append(self)
+            if _left:  # since it looked
+                _to_idle(_nothing)
 
 
 # After many calls at once so many threads stay; more end, and are begun anew when needed.
 _MOST_IDLE = 64
 _idle: deque[_Thread] = deque()
 _busy: set[_Thread] = set()
+_alive: set[_Thread] = set()
+# For the next one that is free, since none could be started.
+_left: deque[Callable[[], None]] = deque()
 # Seconds that the end of the process waits for work that nobody waits for any more: native code
 # that meets the end of the interpreter in another thread may end it with a crash.
 _LAST_WAIT = 10.0
@@ -133,8 +162,8 @@ def _wait_for_threads() -> None:
 
 def _forget_threads() -> None:
     """In a process that was forked they do not run."""
-    _idle.clear()
-    _busy.clear()
+    for threads in (_idle, _busy, _alive, _left):
+        threads.clear()
 
 
 atexit.register(_wait_for_threads)

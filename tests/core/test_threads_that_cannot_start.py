@@ -1,0 +1,57 @@
+"""Work goes on where Python starts no thread: as the process ends, or at the system's limit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from aiovec import AiovecError
+from aiovec.threads import in_idle_thread
+
+
+async def _some(count: int) -> None:
+    """Have so many threads wait for work."""
+    together = threading.Barrier(count)
+    await asyncio.gather(*(in_idle_thread(lambda: together.wait(30)) for _ in range(count)))
+
+
+def _refuse(*_: Any) -> None:
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+async def test_calls_at_once_wait_for_the_threads_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await _some(2)
+    monkeypatch.setattr(threading.Thread, "start", _refuse)
+    chance = random.Random(0)
+    begun: list[int] = []
+
+    def work(number: int, pause: float) -> int:
+        begun.append(threading.get_ident())
+        time.sleep(pause)
+        return number
+
+    async with asyncio.timeout(60):
+        for calls in (1, 2, 3, 40, 400):
+            pauses = [chance.choice([0, 0, 0.001 * chance.random()]) for _ in range(calls)]
+            coming = [in_idle_thread(lambda n=n, p=p: work(n, p)) for n, p in enumerate(pauses)]
+            assert await asyncio.gather(*coming) == list(range(calls))
+        # The thread that answered may not be idle yet when the next call comes.
+        for number in range(2_000):
+            assert await in_idle_thread(lambda n=number: work(n, 0)) == number
+
+
+async def test_an_error_where_there_is_no_thread_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiovec import threads
+
+    for name in ("_idle", "_busy", "_alive"):
+        monkeypatch.setattr(threads, name, type(getattr(threads, name))())
+    monkeypatch.setattr(threading.Thread, "start", _refuse)
+    with pytest.raises(AiovecError, match="needs a thread, and Python starts none"):
+        await in_idle_thread(lambda: None)
