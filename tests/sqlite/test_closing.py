@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from tests.sqlite.support import sql
+import pytest
+from tests.sqlite.support import open_store, sql
 
 import aiovec
 from aiovec import Schema, StoreClosedError
@@ -40,3 +43,39 @@ async def test_a_close_brings_the_wal_in(tmp_path: Path) -> None:
         assert wal.stat().st_size == 0
     async with aiovec.connect(path) as again:
         assert await again.count("t") == 1
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"])
+async def test_a_close_waits_for_nobody_who_reads_or_writes(tmp_path: Path, begin: str) -> None:
+    """Bringing the WAL in is left to whoever closes last."""
+    path = tmp_path / "notes.db"
+    store = await open_store(path, busy_timeout=300.0)
+    await store.create_table("t", Schema(4))
+    await store.insert("t", [{"id": "a", "embedding": [1, 2, 3, 4]}])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(begin)
+        other.execute("SELECT count(*) FROM aiovec_tables").fetchone()
+        async with asyncio.timeout(60):
+            await store.close()
+        other.execute("ROLLBACK")
+    async with aiovec.connect(path) as again:
+        assert await again.count("t") == 1
+
+
+async def test_a_close_cancelled_twice_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("t", Schema(4))
+    for steps in range(16):
+        store = await aiovec.connect(path)
+        await store.insert("t", [{"id": f"{steps}", "embedding": [1, 2, 3, 4]}])
+        task = asyncio.ensure_future(store.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await store.close()
+    async with aiovec.connect(path) as store:
+        assert await store.count("t") == 16
