@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import (
+from aiovec._core.contract import (
     Backend,
     Columns,
     Found,
@@ -23,9 +23,9 @@ from aiovec.backend import (
     TableStats,
     VectorQuery,
 )
+from aiovec._core.schema import Field, Schema
+from aiovec._filters import Expr
 from aiovec.errors import DuplicateIdError, StoreClosedError, TableExistsError, TableNotFoundError
-from aiovec.filters import Expr
-from aiovec.schema import Field, Schema
 from aiovec.testing import evaluate, python_rows
 
 Row = dict[str, Any]

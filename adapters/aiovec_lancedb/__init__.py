@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aiovec.backend import Backend
-    from aiovec.settings import RetrievalSettings
+    from aiovec.backend import Backend, RetrievalSettings
 
     from .store import LancedbBackend
 else:

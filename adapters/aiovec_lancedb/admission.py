@@ -7,8 +7,7 @@ hundred copies (``python -m bench lancedb``).
 
 from __future__ import annotations
 
-from aiovec import admission
-from aiovec.patience import Patience
+from aiovec.backend import Admission, Patience, Share
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -57,7 +56,7 @@ def _result_bytes(rows: int, dim: int, row: int = _ROW_BYTES) -> int:
     return rows * (dim * 4 + max(row, _ROW_BYTES)) * _COPIES
 
 
-class Admission(admission.Admission):
+class ReadAdmission(Admission):
     """Shares of the memory that reads may take."""
 
     def __init__(self, memory: int = 0) -> None:
@@ -71,5 +70,5 @@ class Admission(admission.Admission):
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)
 
-    def share(self, size: int = 0, patience: Patience | None = None) -> admission.Share:
+    def share(self, size: int = 0, patience: Patience | None = None) -> Share:
         return super().share(0 if size < _FREE else size, patience)

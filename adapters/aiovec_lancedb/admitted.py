@@ -16,14 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aiovec.admission import Share
-from aiovec.backend import Columns, StaleTableError, TableHandle, VectorQuery
+from aiovec.backend import (
+    Columns,
+    Patience,
+    Share,
+    StaleTableError,
+    TableHandle,
+    VectorQuery,
+    in_thread,
+    is_over,
+)
 from aiovec.errors import AiovecError, CorruptStoreError
-from aiovec.loops import is_over
-from aiovec.patience import Patience
-from aiovec.pool import in_thread
 
-from .admission import Admission, changed_bytes, result_bytes, scan_bytes
+from .admission import ReadAdmission, changed_bytes, result_bytes, scan_bytes
 from .freshness import Mark, mark_of
 from .infos import unindexed_rows
 from .session import Opened, Session
@@ -60,7 +65,7 @@ class Reader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
     def __init__(
-        self, session: Session, admission: Admission, folder: Path | None, busy_timeout: float
+        self, session: Session, admission: ReadAdmission, folder: Path | None, busy_timeout: float
     ) -> None:
         self._session = session
         self._admission = admission

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from aiovec.errors import (
-    AiovecError,
-    CorruptStoreError,
-    InvalidArgumentError,
-    StoreBusyError,
-)
-from aiovec.pool import in_thread
-from aiovec.threads import to_its_end
+from aiovec.backend import in_thread, to_its_end
+from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
-from .admission import Admission, stream_bytes
+from .admission import ReadAdmission, stream_bytes
 from .driver import lancedb
 from .errors import translated
 from .layout import at_rest
@@ -35,7 +29,7 @@ if TYPE_CHECKING:
 _BYTES = 64 * 2**20
 
 
-async def backup(session: Session, path: Path, pins: Pins, admission: Admission) -> None:
+async def backup(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
     StoreMovedError where a migration has moved the store: its rows are old.

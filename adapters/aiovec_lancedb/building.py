@@ -7,10 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import StaleTableError, TableHandle
+from aiovec.backend import StaleTableError, TableHandle, in_thread, size_text, total_memory
 from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
-from aiovec.memory import size_text, total_memory
-from aiovec.pool import in_thread
 
 from . import kinds, recall
 from .driver import indexing
@@ -22,7 +20,7 @@ from .session import Opened, Session
 from .writer import Touched, Work
 
 if TYPE_CHECKING:
-    from aiovec.settings import LancedbSettings
+    from aiovec.backend import LancedbSettings
 
 Telling = Callable[[str], AbstractContextManager[None]]
 """Says what is done, as long as it is done."""

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import BulkLoad, TableHandle
+from aiovec.backend import BulkLoad, TableHandle, off_loop
 from aiovec.errors import DuplicateIdError
-from aiovec.pool import off_loop
 
 from . import extremes
 from .rows import effort_of

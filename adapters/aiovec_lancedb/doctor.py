@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import StaleTableError
-from aiovec.doctor import Finding, room_at, version_of
+from aiovec.backend import Finding, LancedbSettings, StaleTableError, room_at, version_of
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
-from aiovec.settings import LancedbSettings
 
 from .place import KEY_VARIABLE, Place
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from aiovec.backend import cleaned, without_secrets
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -22,7 +23,6 @@ from aiovec.errors import (
     StoreFullError,
     UnsupportedError,
 )
-from aiovec.redaction import cleaned, without_secrets
 
 from . import network
 

@@ -15,12 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns
+from aiovec.backend import Columns, Expr, in_thread, off_loop
 from aiovec.errors import InvalidArgumentError
-from aiovec.filters import Expr
-from aiovec.pool import in_thread, off_loop
 
-from .admission import Admission, result_bytes
+from .admission import ReadAdmission, result_bytes
 from .filters import id_range_to_sql
 from .layout import column_names
 from .reads import condition_of, filtered
@@ -54,7 +52,7 @@ class Export:
     columns: Columns
     after: bytes | None
     batch_size: int
-    admission: Admission
+    admission: ReadAdmission
 
     async def batches(self) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         schema = self._schema()

@@ -13,9 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, TableHandle
-from aiovec.measuring import is_extreme
-from aiovec.pool import in_thread
+from aiovec.backend import Columns, TableHandle, in_thread, is_extreme
 
 from .effort import KEY
 from .infos import vector_index

@@ -13,10 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aiovec.errors import FilterError
-from aiovec.filters import bind
-from aiovec.filters.terms import NEGATED_OPERATOR, Word, merged, terms_of, word_of
-from aiovec.filters.tree import (
+from aiovec.backend import (
+    NEGATED_OPERATOR,
     And,
     Compare,
     Const,
@@ -28,10 +26,16 @@ from aiovec.filters.tree import (
     Not,
     Or,
     Ref,
+    Schema,
     StartsWith,
     Value,
+    Word,
+    bind,
+    merged,
+    terms_of,
+    word_of,
 )
-from aiovec.schema import Schema
+from aiovec.errors import FilterError
 
 from .literals import like_pattern, listed, literal, name, text
 from .payload import PayloadValue
@@ -46,7 +50,7 @@ _NUMBERS = Schema(1, fields={"i": int, "f": float})
 
 
 def to_sql(expr: Expr) -> str:
-    """The condition for a tree that ``aiovec.filters.bind`` gave.
+    """The condition for a tree that ``aiovec._filters.bind`` gave.
 
     Raises FilterError where the tree nests deeper than Lance's parser goes.
     """

@@ -7,9 +7,7 @@ from contextlib import suppress
 
 import anyio
 
-from aiovec.loops import PerLoop
-from aiovec.pool import in_thread
-from aiovec.threads import in_idle_thread
+from aiovec.backend import PerLoop, in_idle_thread, in_thread
 
 from .locks import WriteLock
 

@@ -22,7 +22,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from aiovec.backend import StaleTableError, TableHandle
+from aiovec.backend import (
+    PerLoop,
+    StaleTableError,
+    TableHandle,
+    in_thread,
+    is_over,
+    one_call,
+    thread_limiter,
+)
 from aiovec.errors import (
     AiovecError,
     StoreBusyError,
@@ -30,11 +38,8 @@ from aiovec.errors import (
     StoreMovedError,
     TableNotFoundError,
 )
-from aiovec.loops import PerLoop, is_over
-from aiovec.patience import call
-from aiovec.pool import in_thread, limiter
 
-from .admission import Admission, scan_bytes
+from .admission import ReadAdmission, scan_bytes
 from .errors import is_read_only
 from .holding import TaskLock
 from .infos import unindexed_rows
@@ -135,7 +140,7 @@ class Housekeeper:
     pins: Pins
     write: Callable[[str, Work], Awaitable[Any]]
     lock_of: Callable[[str], WriteLock]
-    admission: Admission
+    admission: ReadAdmission
     log: Log
     busy_timeout: float
     look_at_indexes: Callable[[TableHandle], Awaitable[None]]
@@ -340,7 +345,7 @@ class Housekeeper:
                     return await self._tidy(handle, shape, alone=False, now=True)
                 except (StoreBusyError, TimeoutError):
                     continue
-            with call():  # what was in vain is no time that it waited for others
+            with one_call():  # what was in vain is no time that it waited for others
                 await self._tidy(handle, shape, alone=True, now=True)
 
     async def _index_fields(self, handle: TableHandle) -> None:
@@ -394,7 +399,7 @@ class Housekeeper:
         lock = self._locks.get(table)
         if lock is None:
             lock = self._locks[table] = TaskLock(self.lock_of(f"{table}.upkeep"))
-        taken = await lock.take(0.0, limiter())
+        taken = await lock.take(0.0, thread_limiter())
         if taken:
             self._held().add(table)
         return taken

@@ -18,10 +18,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import IndexInfo, StaleTableError, TableHandle
+from aiovec.backend import IndexInfo, PerLoop, StaleTableError, TableHandle, wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
-from aiovec.loops import PerLoop
-from aiovec.threads import wait_out
 
 from . import extremes, kinds
 from .building import Build, Builder, Drop, Note, Telling, current, reopened
@@ -31,7 +29,7 @@ from .session import Opened, Session
 from .writer import Work
 
 if TYPE_CHECKING:
-    from aiovec.settings import LancedbSettings
+    from aiovec.backend import LancedbSettings
 
 # A table is measured again when it has grown by this, and its index built anew by "auto" when its
 # partitions were made for a table so much smaller.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aiovec.backend import Schema
 from aiovec.errors import InvalidArgumentError
-from aiovec.schema import Schema
 
 from .driver import indexing
 

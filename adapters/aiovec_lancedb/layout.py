@@ -14,9 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, TableHandle
+from aiovec.backend import Columns, Field, Schema, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
-from aiovec.schema import Field, Schema
 
 from .effort import KEY, Tuned, tuned_of
 

@@ -42,9 +42,8 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
+from aiovec.backend import cleaned, secrets_in, start_thread
 from aiovec.errors import AiovecError
-from aiovec.redaction import cleaned, secrets_in
-from aiovec.threads import start
 
 from .errors import translate
 from .locks import WriteLock
@@ -205,7 +204,7 @@ class LeasedLock(WriteLock):
             target=self._keep, args=(tag, over), name="aiovec lock", daemon=True
         )
         try:
-            start(keeper)
+            start_thread(keeper)
         except AiovecError:
             with suppress(*_FAILURES):  # it is free for others when its term is over
                 self._written(tag, free=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from aiovec.schema import Kind
+from aiovec.backend import Kind
 
 _LEAST_INT = -(2**63)
 
@@ -38,7 +38,7 @@ def text(value: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value of a column's exact type, as ``aiovec.filters.bind`` gives it."""
+    """A value of a column's exact type, as ``aiovec._filters.bind`` gives it."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, str):

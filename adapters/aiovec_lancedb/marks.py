@@ -20,10 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiovec.backend import MoveMark, check_table_name, flush_folder
 from aiovec.errors import InvalidNameError, StoreBusyError
-from aiovec.files import flush_folder
-from aiovec.moving import MoveMark
-from aiovec.schema import check_table_name
 
 from .locks import LockedFile
 

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from aiovec.backend import Changes, ChangesPrunedError, Columns, StaleTableError, TableHandle
+from aiovec.backend import (
+    PAUSED,
+    Changes,
+    ChangesPrunedError,
+    Columns,
+    MoveMark,
+    MoveRecord,
+    StaleTableError,
+    TableHandle,
+    in_thread,
+    off_loop,
+    unreadable_mark,
+)
 from aiovec.errors import CorruptStoreError, UnsupportedError
-from aiovec.moving import PAUSED, MoveMark, MoveRecord, unreadable_mark
-from aiovec.pool import in_thread, off_loop
 
 from .errors import translated
 from .layout import MOVING, is_moving

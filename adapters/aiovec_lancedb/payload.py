@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from aiovec.filters.tree import Value
+from aiovec.backend import Value
 
 from .literals import like_pattern, text
 

@@ -18,9 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from aiovec.backend import TableHandle
-from aiovec.pool import in_thread
-from aiovec.threads import to_its_end
+from aiovec.backend import TableHandle, in_thread, to_its_end
 
 from .errors import READ_ONLY, translate
 from .locks import LockedFile

@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiovec.backend import MASK, is_url, redacted, secrets_in
 from aiovec.errors import ConfigError
-from aiovec.redaction import MASK, redacted, secrets_in
-from aiovec.targets import is_url
 
 if TYPE_CHECKING:
-    from aiovec.settings import LancedbSettings
+    from aiovec.backend import LancedbSettings
 
 MEMORY = "memory://"
 MANAGED = "db://"

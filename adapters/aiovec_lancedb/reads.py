@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, Rows
-from aiovec.filters import Expr
-from aiovec.pool import off_loop
+from aiovec.backend import Columns, Expr, Rows, off_loop
 
 from .driver import ColumnOrdering
 from .filters import ids_to_sql, to_sql

@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.pool import in_thread, off_loop
-from aiovec.schema import Metric
+from aiovec.backend import Metric, in_thread, off_loop
 
 from .effort import LIMITS, MARGIN, Effort, Rung
 from .kinds import KINDS

@@ -9,9 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns, Rows
-from aiovec.columns import python_values
-from aiovec.schema import Schema
+from aiovec.backend import Columns, Rows, Schema, python_values
 
 from .layout import PAYLOAD
 

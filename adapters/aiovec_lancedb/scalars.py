@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aiovec.backend import Field
 from aiovec.errors import AiovecError
-from aiovec.schema import Field
 
 from .driver import indexing
 from .session import Session

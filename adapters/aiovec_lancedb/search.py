@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Found, VectorQuery
-from aiovec.measuring import distances, is_extreme, nearest_first
-from aiovec.pool import off_loop
+from aiovec.backend import Found, VectorQuery, distances, is_extreme, nearest_first, off_loop
 
 from .admitted import NeedsEveryRow
 from .effort import MARGIN, Effort

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from aiovec.backend import StaleTableError, TableHandle
+from aiovec.backend import (
+    Schema,
+    StaleTableError,
+    TableHandle,
+    check_table_name,
+    default_budget,
+    in_thread,
+    look_at,
+)
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -27,10 +35,6 @@ from aiovec.errors import (
     StoreReplacedError,
     TableNotFoundError,
 )
-from aiovec.files import look_at
-from aiovec.memory import default_budget
-from aiovec.pool import in_thread
-from aiovec.schema import Schema, check_table_name
 
 from .driver import first_process, lancedb, without_blobs
 from .effort import Tuned
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from lancedb import AsyncConnection
     from lancedb.table import AsyncTable
 
-    from aiovec.settings import LancedbSettings
+    from aiovec.backend import LancedbSettings
 
 _T = TypeVar("_T")
 _PAGE = 1000

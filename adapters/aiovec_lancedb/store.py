@@ -10,24 +10,34 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.admission import Share, write_admission
 from aiovec.backend import (
+    OPEN,
     Backend,
     Backups,
     BulkLoads,
     Changes,
     Columns,
+    Expr,
+    Field,
     Found,
     IndexInfo,
+    MoveRecord,
     Moves,
+    Patience,
+    Pauses,
     ReadOnly,
     Restores,
     Rows,
+    Schema,
+    Share,
     Snapshots,
     TableHandle,
     TableStats,
     VectorIndexes,
     VectorQuery,
+    default_budget,
+    in_thread,
+    write_admission,
 )
 from aiovec.errors import (
     AiovecError,
@@ -36,15 +46,9 @@ from aiovec.errors import (
     StoreClosedError,
     UnsupportedError,
 )
-from aiovec.filters import Expr
-from aiovec.memory import default_budget
-from aiovec.moving import OPEN, MoveRecord
-from aiovec.patience import Patience, Pauses
-from aiovec.pool import in_thread
-from aiovec.schema import Field, Schema
 
 from . import backups, infos, kinds, moves, reads, search, tables, upkeep, writes
-from .admission import Admission
+from .admission import ReadAdmission
 from .admitted import Reader
 from .bulk import Load
 from .export import Export
@@ -62,7 +66,7 @@ from .writer import Work, Writers
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from aiovec.settings import LancedbSettings
+    from aiovec.backend import LancedbSettings
 
 
 class LancedbBackend(
@@ -78,7 +82,7 @@ class LancedbBackend(
     def __init__(self, target: str | Path, settings: LancedbSettings) -> None:
         self._place = Place(str(target))
         self._settings = settings
-        self._admission = Admission()
+        self._admission = ReadAdmission()
         self._trimmer = Trimmer(lambda: self._session.busy or self._admission.used > 0)
         self._session = Session(self._place, settings, self._trimmer.used)
         self._reader = Reader(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.backend import StaleTableError, TableHandle
+from aiovec.backend import Field, MoveMark, Schema, StaleTableError, TableHandle, in_thread
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -22,11 +22,8 @@ from aiovec.errors import (
     TableExistsError,
     TableNotFoundError,
 )
-from aiovec.moving import MoveMark
-from aiovec.pool import in_thread
-from aiovec.schema import Field, Schema
 
-from .admission import Admission, stream_bytes
+from .admission import ReadAdmission, stream_bytes
 from .errors import NoSuchTableError, TableThereError
 from .layout import added_column, incarnation_in, new_table
 from .scalars import index_fields
@@ -207,7 +204,7 @@ class Restore(Work):
 
 
 async def check_whole(
-    session: Session, handle: TableHandle, version: int, admission: Admission
+    session: Session, handle: TableHandle, version: int, admission: ReadAdmission
 ) -> None:
     """Read all of a version. InvalidArgumentError where that cannot be done.
 

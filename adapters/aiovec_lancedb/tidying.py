@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from aiovec.backend import TableHandle
+from aiovec.backend import TableHandle, in_thread
 from aiovec.errors import CorruptStoreError
-from aiovec.pool import in_thread
 
 from .scalars import filled_anew
 from .session import Opened, Session

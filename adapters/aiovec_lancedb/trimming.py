@@ -14,8 +14,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from aiovec.memory import give_back, resident_memory
-from aiovec.pool import in_thread
+from aiovec.backend import give_back, in_thread, resident_memory
 
 # Seconds from a call to the look whether there is something to give back.
 _AFTER = 1.0

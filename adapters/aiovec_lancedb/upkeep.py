@@ -15,7 +15,7 @@ from .session import Opened, Session
 from .tidying import Retention, versions_of
 
 if TYPE_CHECKING:
-    from aiovec.settings import LancedbSettings
+    from aiovec.backend import LancedbSettings
 
 
 # How long, at most, a version that was replaced is kept for those who may still be reading it,

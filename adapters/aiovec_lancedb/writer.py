@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
-from aiovec.backend import StaleTableError
+from aiovec.backend import (
+    OPEN,
+    PAUSED,
+    MoveMark,
+    Patience,
+    Pauses,
+    PerLoop,
+    StaleTableError,
+    Unstoppable,
+    in_thread,
+    wait_out,
+)
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -24,11 +35,6 @@ from aiovec.errors import (
     StoreClosedError,
     StoreReplacedError,
 )
-from aiovec.loops import PerLoop
-from aiovec.moving import OPEN, PAUSED, MoveMark
-from aiovec.patience import Patience, Pauses
-from aiovec.pool import in_thread
-from aiovec.threads import Unstoppable, wait_out
 
 from .errors import ConflictError
 from .holding import TaskLock

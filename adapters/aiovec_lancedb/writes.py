@@ -16,12 +16,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import TableHandle
+from aiovec.backend import Expr, Schema, TableHandle, in_thread, is_extreme, off_loop
 from aiovec.errors import DuplicateIdError
-from aiovec.filters import Expr
-from aiovec.measuring import is_extreme
-from aiovec.pool import in_thread, off_loop
-from aiovec.schema import Schema
 
 from . import extremes, literals
 from .filters import id_range_to_sql, ids_to_sql

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from .store import SqliteBackend
 
 if TYPE_CHECKING:
-    from aiovec.backend import Backend
-    from aiovec.settings import RetrievalSettings
+    from aiovec.backend import Backend, RetrievalSettings
 
 
 def create(target: str, settings: RetrievalSettings) -> Backend:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
+from aiovec.backend import FORKED, start_thread, wait_out
 from aiovec.errors import AiovecError, StoreClosedError
-from aiovec.threads import FORKED, start, wait_out
 
 from .driver import load_driver
 
@@ -74,7 +74,7 @@ class Connection(aiosqlite.Connection):
         _OPEN.add(self)
 
     def __await__(self) -> Generator[Any, None, Connection]:
-        start(self._thread)
+        start_thread(self._thread)
         return self._open().__await__()
 
     async def _open(self) -> Connection:

@@ -15,10 +15,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from aiovec.backend import BESIDE, in_thread, remove_abandoned
 from aiovec.errors import AiovecError, StoreClosedError
-from aiovec.files import remove_abandoned
-from aiovec.pool import in_thread
-from aiovec.targets import BESIDE
 
 from .connection import Ticket
 from .driver import connect

@@ -15,9 +15,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from aiovec.errors import FilterError
-from aiovec.filters.terms import NEGATED_OPERATOR, Word, merged, terms_of, word_of
-from aiovec.filters.tree import (
+from aiovec.backend import (
+    NEGATED_OPERATOR,
     And,
     Compare,
     Const,
@@ -29,10 +28,15 @@ from aiovec.filters.tree import (
     Not,
     Or,
     Ref,
+    Schema,
     StartsWith,
     Value,
+    Word,
+    merged,
+    terms_of,
+    word_of,
 )
-from aiovec.schema import Schema
+from aiovec.errors import FilterError
 
 from . import like
 from .like import register
@@ -56,7 +60,7 @@ _IS_TEXT = "= 'text'"
 
 
 def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
-    """The condition and its parameters for a tree that ``aiovec.filters.bind`` gave.
+    """The condition and its parameters for a tree that ``aiovec._filters.bind`` gave.
 
     The statement that it stands in must read the table as ``r``: a field may have the name of a
     column of ``json_each``, hidden ones (``rowid``, ``oid``, ``json``, ``root``) included, so every

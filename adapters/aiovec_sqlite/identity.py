@@ -6,8 +6,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiovec.backend import look_at
 from aiovec.errors import StoreReplacedError
-from aiovec.files import look_at
 
 _Inode = tuple[int, int]
 _State = tuple[int, int]

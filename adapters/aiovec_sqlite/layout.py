@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from aiovec.backend import StaleTableError, TableHandle
+from aiovec.backend import Field, Schema, StaleTableError, TableHandle, check_table_name
 from aiovec.errors import AiovecError, CorruptStoreError
-from aiovec.schema import Field, Schema, check_table_name
 
 from .errors import DamageError
 from .header import read_header

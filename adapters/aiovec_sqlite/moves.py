@@ -11,8 +11,8 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
+from aiovec.backend import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
 from aiovec.errors import CorruptStoreError
-from aiovec.moving import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
 
 from .transaction import Transaction
 

@@ -29,7 +29,7 @@ from .layout import check_header, create_store, has_wal, newest_change, read_tab
 from .stored import stored
 
 if TYPE_CHECKING:
-    from aiovec.settings import SqliteSettings
+    from aiovec.backend import SqliteSettings
 
 _RETRY = 0.01
 _LOOKS, _BETWEEN_LOOKS = 20, 0.05

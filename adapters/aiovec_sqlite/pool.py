@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from aiovec.admission import Admission, Share
+from aiovec.backend import Admission, Patience, PerLoop, Share
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
-from aiovec.loops import PerLoop
-from aiovec.patience import Patience
 
 from .connection import CancelledWorkError, Connection, Ticket
 from .errors import failures, may_pass, translate, translated

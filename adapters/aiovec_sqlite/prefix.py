@@ -7,8 +7,7 @@ import sqlite3
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import VectorQuery
-from aiovec.schema import Metric
+from aiovec.backend import Metric, VectorQuery
 
 from .connection import Ticket
 from .layout import TableLayout

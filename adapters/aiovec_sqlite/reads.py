@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Columns, Rows, TableHandle
+from aiovec.backend import Columns, Expr, Rows, TableHandle
 from aiovec.errors import InvalidArgumentError
-from aiovec.filters import Expr
 
 from .connection import Ticket
 from .errors import DamageError

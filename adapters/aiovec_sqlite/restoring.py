@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from aiovec.backend import BESIDE, SqliteSettings, flush_folder, remove_abandoned
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
-from aiovec.files import flush_folder, remove_abandoned
-from aiovec.settings import SqliteSettings
-from aiovec.targets import BESIDE
 
 from .driver import connect, load_driver
 from .errors import failures, is_busy, translated

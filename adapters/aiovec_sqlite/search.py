@@ -12,10 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import Found, TableHandle, VectorQuery
-from aiovec.measuring import distances, is_extreme, nearest_first
-from aiovec.pool import off_loop
-from aiovec.schema import Schema
+from aiovec.backend import (
+    Found,
+    Schema,
+    TableHandle,
+    VectorQuery,
+    distances,
+    is_extreme,
+    nearest_first,
+    off_loop,
+)
 
 from .connection import Ticket
 from .errors import DamageError

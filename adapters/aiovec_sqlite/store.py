@@ -12,21 +12,33 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from aiovec.admission import Admission, Share, write_admission
 from aiovec.backend import (
+    BESIDE,
+    Admission,
     Backend,
     Backups,
     ChangeFeed,
     Changes,
     Columns,
+    Expr,
+    Field,
     Found,
+    MoveRecord,
     Moves,
+    Patience,
+    PerLoop,
+    Place,
     ReadOnly,
     Restores,
     Rows,
+    Schema,
+    Share,
     TableHandle,
     TableStats,
     VectorQuery,
+    default_budget,
+    in_thread,
+    write_admission,
 )
 from aiovec.errors import (
     AiovecError,
@@ -37,15 +49,6 @@ from aiovec.errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from aiovec.filters import Expr
-from aiovec.loops import PerLoop
-from aiovec.memory import default_budget
-from aiovec.moving import MoveRecord
-from aiovec.patience import Patience
-from aiovec.pool import in_thread
-from aiovec.schema import Field, Schema
-from aiovec.targets import BESIDE
-from aiovec.telemetry import Place
 
 from . import changes, moves, reads, restoring, search, tables, upkeep, writes
 from .connection import CancelledWorkError, Connection, Ticket
@@ -62,7 +65,7 @@ from .writer import Writer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from aiovec.settings import SqliteSettings
+    from aiovec.backend import SqliteSettings
 
 _T = TypeVar("_T")
 

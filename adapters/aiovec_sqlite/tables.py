@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from aiovec.backend import TableHandle
+from aiovec.backend import Field, Schema, TableHandle
 from aiovec.errors import TableExistsError, TableNotFoundError
-from aiovec.schema import Field, Schema
 
 from .layout import TableLayout, column_definition, current_table, read_table
 from .stored import check_stored

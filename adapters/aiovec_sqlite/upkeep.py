@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from aiovec.backend import TableHandle, TableStats
+from aiovec.backend import (
+    TableHandle,
+    TableStats,
+    check_free_name,
+    flush_folder,
+    is_extreme,
+    remove_abandoned,
+)
 from aiovec.errors import InvalidArgumentError
-from aiovec.files import flush_folder, remove_abandoned
-from aiovec.measuring import is_extreme
-from aiovec.targets import check_free_name
 
 from .connection import Ticket
 from .driver import connect

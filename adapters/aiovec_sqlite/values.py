@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.schema import Field, Kind, Schema
+from aiovec.backend import Field, Kind, Schema
 
 from .errors import DamageError
 from .stored import check_stored

@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.measuring import is_extreme
+from aiovec.backend import is_extreme
 
 from .connection import Ticket
 from .errors import DamageError

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from aiovec.backend import PAUSED, MoveMark, Patience, Pauses, PerLoop, wait_out
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -21,10 +22,6 @@ from aiovec.errors import (
     StoreFullError,
     StoreReplacedError,
 )
-from aiovec.loops import PerLoop
-from aiovec.moving import PAUSED, MoveMark
-from aiovec.patience import Patience, Pauses
-from aiovec.threads import wait_out
 
 from .connection import CancelledWorkError, Connection, Ticket, let_go
 from .driver import load_driver

@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import TableHandle
+from aiovec.backend import Expr, TableHandle, is_extreme
 from aiovec.errors import DuplicateIdError
-from aiovec.filters import Expr
-from aiovec.measuring import is_extreme
 
 from .driver import load_driver
 from .filters import to_sql as filter_to_sql

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 import aiovec
-from aiovec.rows import to_table
+from aiovec._input.rows import to_table
 
 from ..measure import Check, Result, interleaved, medians
 from ..options import Options

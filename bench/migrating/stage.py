@@ -18,8 +18,8 @@ import pyarrow as pa
 
 import aiovec
 import aiovec_migrate
-from aiovec.backend import Backend, BulkLoads, Columns
-from aiovec.connect import Source
+from aiovec._core.connect import Source
+from aiovec._core.contract import Backend, BulkLoads, Columns
 from aiovec_migrate import Event, Options
 
 from ..lance.memory import Peak
@@ -32,7 +32,13 @@ _WRITTEN = {"lancedb": 10_000, "sqlite": 4_000}
 
 def main() -> None:
     # Memory is compared between processes, so all of them have loaded the same.
-    for module in ("aiovec.store", "aiovec.rows", "pyarrow.compute", "lancedb", "aiovec_lancedb"):
+    for module in (
+        "aiovec._core.store",
+        "aiovec._input.rows",
+        "pyarrow.compute",
+        "lancedb",
+        "aiovec_lancedb",
+    ):
         importlib.import_module(module)
     stage: Callable[..., Any] = {
         "make": make, "opened": opened, "read": read, "fill": fill, "migrate": migrate,

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import moves_of
+from aiovec.backend import moves_of, to_its_end
 from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, TableNotFoundError
-from aiovec.threads import to_its_end
 
 from .comparing import NoLeaveError
 from .ending import End, end_run, finish_run

@@ -13,10 +13,10 @@ from typing import Annotated, ParamSpec
 
 import typer
 
-from aiovec.cli.output import out, print_json, say_error
-from aiovec.cli.run import failing_clearly
-from aiovec.cli.run import run as run_to_its_end
-from aiovec.cli.stores import AsJson, Config
+from aiovec._cli.output import out, print_json, say_error
+from aiovec._cli.run import failing_clearly
+from aiovec._cli.run import run as run_to_its_end
+from aiovec._cli.stores import AsJson, Config
 
 from .arguments import (
     BATCH_SIZE,

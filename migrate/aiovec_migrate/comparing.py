@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Backend, Columns, StaleTableError
+from aiovec.backend import Backend, Columns, Schema, StaleTableError
 from aiovec.errors import MigrationError
-from aiovec.schema import Schema
 
 from .digests import LIMITS, Digest, Limits, among, in_parts, unlike
 from .hashing import Hasher, UInt64Array

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from aiovec.backend import moves_of
+from aiovec.backend import MOVED, MoveMark, moves_of
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
-from aiovec.moving import MOVED, MoveMark
 
 from .comparing import differing_ids
 from .model import Phase, TableState

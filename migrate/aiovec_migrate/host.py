@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from aiovec.pool import in_thread
+from aiovec.backend import in_thread
 
 _T = TypeVar("_T")
 

@@ -11,18 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.connect import CONFIG_FILE, CONFIG_VARIABLE, Source
+from aiovec.backend import (
+    CONFIG_FILE,
+    CONFIG_VARIABLE,
+    MEMORY,
+    Origin,
+    backend_names,
+    create_backend,
+    is_url,
+    load_settings,
+    redacted,
+)
 from aiovec.errors import ConfigError, MigrationError
-from aiovec.plugins import backend_names, create_backend
-from aiovec.redaction import redacted
-from aiovec.settings import load
-from aiovec.targets import MEMORY, is_url
 
 from .places import PathText
 
 if TYPE_CHECKING:
-    from aiovec.backend import Backend
-    from aiovec.settings import RetrievalSettings
+    from aiovec.backend import Backend, RetrievalSettings
 
 _IN_MEMORY = {"sqlite": MEMORY, "lancedb": "memory://"}
 
@@ -78,9 +83,9 @@ def locate(text: PathText | None, config: PathText | None) -> Located:
     if not named and isinstance(text, str):
         _check_meant(text)
     if named:
-        source = Source(None, config, backend=None if text is None else str(text))
+        source = Origin(None, config, backend=None if text is None else str(text))
     else:
-        source = Source(text, config)
+        source = Origin(text, config)
     name, told = source.place()
     if told == MEMORY or told.lower().startswith("memory://"):
         raise MigrationError("a store in memory cannot be migrated: no other process sees it")
@@ -90,7 +95,7 @@ def locate(text: PathText | None, config: PathText | None) -> Located:
             "configure the store in the TOML file and name its backend, such as lancedb"
         )
     file = config_file(config) if named or config is not None else None
-    settings = load(file).settings.retrieval
+    settings = load_settings(file).settings.retrieval
     configured = "" if not named else settings.backend if text is None else str(text)
     return Located(name, told, configured, settings)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiovec.cli.output import out, print_rows
+from aiovec._cli.output import out, print_rows
 from aiovec.errors import AiovecError
 
 from .model import Phase, RunState, TableState

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiovec.backend import (
+    FINISHED,
     Backend,
+    IsNull,
+    MoveRecord,
     ReadOnly,
+    Ref,
+    Schema,
     Snapshots,
     TableHandle,
     TableStats,
     TextSearch,
     VectorIndexes,
     moves_of,
+    to_its_end,
 )
 from aiovec.errors import AiovecError, ConfigError, MigrationError
-from aiovec.filters.tree import IsNull, Ref
-from aiovec.moving import FINISHED, MoveRecord
-from aiovec.schema import Schema
-from aiovec.threads import to_its_end
 
 from . import tomlfile
 from .host import Host, RealHost

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from aiovec.backend import VectorIndexes, moves_of
+from aiovec.backend import Schema, VectorIndexes, moves_of
 from aiovec.errors import MigrationError, TableExistsError
-from aiovec.schema import Schema
 
 from .catchup import Pursuit
 from .model import Phase, TableState

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from aiovec.backend import Schema
 from aiovec.errors import AiovecError, InvalidArgumentError, InvalidVectorError, MigrationError
-from aiovec.schema import Schema
 
 from .host import Host, RealHost
 from .runner import Transform

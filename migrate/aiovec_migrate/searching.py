@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Columns, Found, Rows, VectorQuery
-from aiovec.ranking import order_of
-from aiovec.schema import Schema
+from aiovec.backend import Columns, Found, Rows, Schema, VectorQuery, order_of
 
 from .comparing import Sides
 from .sides import Side, both

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
-from aiovec.cli.output import err, one_line
+from aiovec._cli.output import err, one_line
 
 from .events import Event
 from .plans import duration

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Backend, Columns, Rows, TableHandle
-from aiovec.schema import Schema
+from aiovec.backend import Backend, Columns, Rows, Schema, TableHandle
 
 from .digests import Digest, Kept, Limits, among, bucket_of
 from .hashing import BoolArray, Hasher, Hashes, UInt64Array

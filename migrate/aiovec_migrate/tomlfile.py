@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiovec.backend import flush_folder
 from aiovec.errors import ConfigError, MigrationError
-from aiovec.files import flush_folder
 
 from .host import Host
 from .tomlscan import Entry, Header, scan
@@ -225,7 +225,7 @@ def _backend_of(file: Path, document: Mapping[str, Any]) -> str:
 
 
 def _default() -> str:
-    from aiovec.settings import RetrievalSettings
+    from aiovec.backend import RetrievalSettings
 
     return str(RetrievalSettings.model_fields[KEY].default)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from functools import partial
 
-from aiovec.backend import Backend, TableHandle, moves_of
+from aiovec.backend import Backend, Schema, TableHandle, moves_of
 from aiovec.errors import AiovecError, MigrationError
-from aiovec.schema import Schema
 
 from .catchup import Pursuit
 from .checking import check_all

@@ -7,10 +7,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from aiovec.backend import Backend, Columns, Moves, StaleTableError, TableHandle, moves_of
+from aiovec.backend import (
+    Backend,
+    Columns,
+    Destination,
+    MoveMark,
+    Moves,
+    Schema,
+    StaleTableError,
+    TableHandle,
+    moves_of,
+)
 from aiovec.errors import MigrationError, TableNotFoundError
-from aiovec.moving import Destination, MoveMark
-from aiovec.schema import Schema
 
 from .events import Event, Kind, Listener
 from .host import Host, Step

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .backend import IndexInfo, TableStats, Tuning
-from .connect import connect
+from ._core.connect import connect
+from ._core.contract import IndexInfo, TableStats, Tuning
+from ._core.records import Hit, Record
+from ._core.restoring import restore
+from ._core.schema import Field, Schema
+from ._filters import F
 from .errors import (
     AiovecError,
     BackendNotInstalledError,
@@ -32,15 +36,11 @@ from .errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .filters import F
-from .records import Hit, Record
-from .restoring import restore
-from .schema import Field, Schema
 
 if TYPE_CHECKING:
-    from .ranking import RRF, Weighted
-    from .store import VectorStore
-    from .table import Table
+    from ._core.ranking import RRF, Weighted
+    from ._core.store import VectorStore
+    from ._core.table import Table
 else:
     # connect() loads these off the event loop; before that, whoever asks for one does.
     _LATER = {"RRF": "ranking", "Weighted": "ranking", "VectorStore": "store", "Table": "table"}

@@ -19,9 +19,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-from .connect import PathText, connect
+from ._core.connect import PathText, connect
+from ._core.store import VectorStore  # here at run time too: Litestar resolves the annotations
 from .errors import ConfigError
-from .store import VectorStore  # here at run time too: Litestar resolves the annotations
 
 KEY = "aiovec_store"
 """Under which name the store stands in the state of the app and of each request."""

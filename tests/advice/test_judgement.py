@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from aiovec.advice import (
+from aiovec._core.advice import (
     Advice,
     Growth,
     Scan,
@@ -21,8 +21,8 @@ from aiovec.advice import (
     mean_growth,
     times_of,
 )
-from aiovec.backend import TableStats
-from aiovec.settings import AdviseSettings
+from aiovec._core.contract import TableStats
+from aiovec._settings.load import AdviseSettings
 
 LIMITS = AdviseSettings()
 GIB = 2**30

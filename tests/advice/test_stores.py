@@ -15,9 +15,9 @@ import pytest
 
 import aiovec
 from aiovec import Schema, VectorStore
-from aiovec.advising import Advisor
-from aiovec.backend import TableHandle, TableStats
-from aiovec.settings import AdviseSettings, RetrievalSettings
+from aiovec._core.advising import Advisor
+from aiovec._core.contract import TableHandle, TableStats
+from aiovec._settings.load import AdviseSettings, RetrievalSettings
 from aiovec_sqlite.store import SqliteBackend
 
 ROWS = [{"id": str(n), "embedding": [n, 1.0]} for n in range(20)]

@@ -13,7 +13,7 @@ import pytest
 
 import aiovec
 from aiovec import Field, Schema
-from aiovec.cli import main
+from aiovec._cli import main
 
 SCHEMA = Schema(
     3, model="test-model", fields={"lang": Field(str, index="bitmap"), "year": int, "body": str}

@@ -89,7 +89,7 @@ def test_python_m_aiovec_is_the_same_command() -> None:
 def test_importing_aiovec_does_not_import_what_only_the_command_needs() -> None:
     script = (
         "import sys, aiovec\n"
-        "heavy = {'typer', 'rich', 'pyarrow', 'pydantic', 'aiovec.cli', 'aiovec.demo'}\n"
+        "heavy = {'typer', 'rich', 'pyarrow', 'pydantic', 'aiovec._cli', 'aiovec._demo'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)\n"
     )
     finished = subprocess.run(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import aiovec
-from aiovec.demo import HashingEmbedder
+from aiovec._demo import HashingEmbedder
 
 from .conftest import Run
 from .test_command import on_a_terminal, posix_only
@@ -131,7 +131,7 @@ def test_without_lancedb_it_says_what_to_install(folder: Path) -> None:
         "import sys\n"
         "sys.modules['lancedb'] = None\n"
         "sys.argv = ['aiovec', 'demo', *sys.argv[1:]]\n"
-        "from aiovec.cli import main\n"
+        "from aiovec._cli import main\n"
         "main()\n"
     )
 

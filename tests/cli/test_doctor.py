@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import aiovec
-from aiovec.doctor import Finding
+from aiovec._core.doctor import Finding
 from aiovec_sqlite.doctor import findings
 
 from .conftest import Finished, Run
@@ -172,7 +172,7 @@ def doctor_without(*modules: str) -> Finished:
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({modules!r}))\n"
         "sys.argv = ['aiovec', 'doctor', '--json']\n"
-        "from aiovec.cli import main\n"
+        "from aiovec._cli import main\n"
         "main()\n"
     )
     finished = subprocess.run(

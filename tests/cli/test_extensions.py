@@ -98,7 +98,7 @@ def test_a_command_that_nobody_brings_is_wrong_usage(site: Path) -> None:
 def test_the_list_of_commands_loads_no_driver_and_no_arrow() -> None:
     script = (
         "import sys\n"
-        "from aiovec.cli.app import app\n"
+        "from aiovec._cli.app import app\n"
         "before = set(sys.modules)\n"
         "sys.argv = ['aiovec', '--help']\n"
         "try:\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiovec import VectorStore
-from aiovec.cli.facts import shown_for_people
+from aiovec._cli.facts import shown_for_people
 
 from .conftest import ROWS, SCHEMA, Run
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from aiovec.settings import RetrievalSettings, json_schema, load
+from aiovec._settings.load import RetrievalSettings, json_schema, load_settings
 
 CONFIG = Path(__file__).parents[2] / "config"
 SAMPLE = CONFIG / "aiovec.toml"
@@ -70,7 +70,7 @@ def test_the_sample_explains_every_key(path: tuple[str, ...]) -> None:
 
 
 def test_the_sample_loads() -> None:
-    loaded = load(SAMPLE).settings.retrieval
+    loaded = load_settings(SAMPLE).settings.retrieval
     assert loaded.sqlite_path == str(CONFIG / "aiovec.db")
     assert loaded.lancedb_url == str(CONFIG / "aiovec.lance")
     kept = {"sqlite_path", "lancedb_url"}
@@ -79,11 +79,11 @@ def test_the_sample_loads() -> None:
 
 def test_the_json_schema_is_current() -> None:
     written = subprocess.run(
-        [sys.executable, "-m", "aiovec.settings"], capture_output=True, check=True, text=True
+        [sys.executable, "-m", "aiovec._settings.load"], capture_output=True, check=True, text=True
     ).stdout
     assert json.loads(written) == json_schema()
     assert SCHEMA.read_text(encoding="utf-8") == written, (
-        "run: python -m aiovec.settings > config/aiovec.schema.json"
+        "run: python -m aiovec._settings.load > config/aiovec.schema.json"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.connect.toy import install
 
 from aiovec import ConfigError
-from aiovec.settings import RetrievalSettings, Settings, load, stamp_of
+from aiovec._settings.load import RetrievalSettings, Settings, load_settings, stamp_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +32,12 @@ def toml(tmp_path: Path) -> Any:
 
 def fault(file: Path | None) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        load(file)
+        load_settings(file)
     return caught.value
 
 
 def test_an_empty_file_means_the_defaults(toml: Any, tmp_path: Path) -> None:
-    loaded = load(toml(""))
+    loaded = load_settings(toml(""))
     expected = RetrievalSettings().model_copy(
         update={
             "sqlite_path": str(tmp_path / "aiovec.db"),
@@ -49,7 +49,7 @@ def test_an_empty_file_means_the_defaults(toml: Any, tmp_path: Path) -> None:
 
 
 def test_values_of_the_file(toml: Any) -> None:
-    retrieval = load(
+    retrieval = load_settings(
         toml(
             """
             [retrieval]
@@ -74,7 +74,7 @@ def test_the_environment_overrides(toml: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AIOVEC_RETRIEVAL__BACKEND", "lancedb")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE__READERS", "8")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__DIM", "")  # empty counts as unset
-    retrieval = load(file).settings.retrieval
+    retrieval = load_settings(file).settings.retrieval
     assert retrieval.backend == "lancedb"
     assert (retrieval.sqlite.readers, retrieval.sqlite.chunk_size) == (8, 64)
     assert retrieval.dim == 768
@@ -84,7 +84,7 @@ def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE__DURABILITY", "normal")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE_PATH", "here.db")
-    loaded = load(None)
+    loaded = load_settings(None)
     assert loaded.settings.retrieval.sqlite.durability == "normal"
     assert loaded.settings.retrieval.sqlite_path == str(tmp_path / "here.db")
     assert loaded.file is loaded.stamp is None
@@ -94,7 +94,7 @@ def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_section_as_json_in_the_environment(toml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE", '{"readers": 3, "cache_mb": 8}')
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE__READERS", "5")
-    sqlite = load(toml("[retrieval.sqlite]\nchunk_size = 8")).settings.retrieval.sqlite
+    sqlite = load_settings(toml("[retrieval.sqlite]\nchunk_size = 8")).settings.retrieval.sqlite
     assert (sqlite.readers, sqlite.cache_mb, sqlite.chunk_size) == (5, 8, 8)
 
 
@@ -121,7 +121,7 @@ def test_a_misspelt_variable_is_no_silence(
     monkeypatch.setenv(name, "SECRET")
     for config in (None, toml("")):
         with pytest.raises(ConfigError) as caught:
-            load(config)
+            load_settings(config)
         assert caught.value.accepted == right
         assert right in str(caught.value)
         assert str(caught.value.key).upper() == name.upper()
@@ -135,7 +135,7 @@ def test_variables_of_others_are_let_be(monkeypatch: pytest.MonkeyPatch) -> None
     ):  # fmt: skip
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AIOVEC_RETRIEVAL_BACKEND", "")
-    load(None)
+    load_settings(None)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_relative_paths_count_from_the_files_folder(
     path: str, expected: str, toml: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path.parent)
-    retrieval = load(toml(f"[retrieval]\nsqlite_path = '{path}'\nlancedb_url = '{path}'"))
+    retrieval = load_settings(toml(f"[retrieval]\nsqlite_path = '{path}'\nlancedb_url = '{path}'"))
     wanted = expected.format(
         folder=tmp_path, parent=tmp_path.parent, home=os.path.expanduser("~")
     ).replace("/", os.sep)
@@ -165,13 +165,16 @@ def test_the_file_itself_may_be_named_relatively(
 ) -> None:
     toml("")
     monkeypatch.chdir(tmp_path.parent)
-    loaded = load(Path(tmp_path.name) / "aiovec.toml")
+    loaded = load_settings(Path(tmp_path.name) / "aiovec.toml")
     assert loaded.settings.retrieval.sqlite_path == str(tmp_path / "aiovec.db")
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/notes", "db://notes", "http://127.0.0.1:4002"])
 def test_urls_stay_as_they_are(url: str, toml: Any) -> None:
-    assert load(toml(f"[retrieval]\nlancedb_url = '{url}'")).settings.retrieval.lancedb_url == url
+    assert (
+        load_settings(toml(f"[retrieval]\nlancedb_url = '{url}'")).settings.retrieval.lancedb_url
+        == url
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_what_is_not_toml(text: str | bytes, words: str, toml: Any) -> None:
 
 
 def test_a_byte_order_mark_is_no_fault(toml: Any) -> None:
-    assert load(toml(b"\xef\xbb\xbf[retrieval]\ndim = 5\n")).settings.retrieval.dim == 5
+    assert load_settings(toml(b"\xef\xbb\xbf[retrieval]\ndim = 5\n")).settings.retrieval.dim == 5
 
 
 @pytest.mark.parametrize("name", [".", "missing.toml", "aiovec.toml/inside", "nul\0.toml"])
@@ -288,7 +291,7 @@ def test_sections_of_other_backends(
     assert "toy" in str(fault(file))
     install(monkeypatch, tmp_path / "site", toy="Toy")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__TOY__COLOUR", "red")
-    retrieval = load(file).settings.retrieval
+    retrieval = load_settings(file).settings.retrieval
     assert retrieval.backend == "toy"
     assert retrieval.section("toy") == {"url": "toy://x", "size": {"a": 1}, "colour": "red"}
     assert retrieval.section("sqlite")["readers"] == 4
@@ -306,7 +309,7 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_the_stamp_tells_every_change(toml: Any, tmp_path: Path) -> None:
     file = toml("[retrieval]\ndim = 5")
-    stamp = load(file).stamp
+    stamp = load_settings(file).stamp
     assert stamp == stamp_of(file)
     other = tmp_path / "other"
     other.write_text("[retrieval]\ndim = 6")

@@ -24,7 +24,7 @@ from aiovec import (
     VectorStore,
     connect,
 )
-from aiovec.connect import Source
+from aiovec._core.connect import Origin
 
 
 @pytest.fixture(autouse=True)
@@ -169,8 +169,8 @@ async def test_a_target_beside_a_file_takes_its_settings(made: list[Toy], tmp_pa
         assert made[0].target == str(tmp_path / "notes.db")
         assert made[0].settings.sqlite.readers == 9
         assert store.target == made[0].target
-    assert not Source("notes.db", file).follows
-    assert Source(None, file).follows
+    assert not Origin("notes.db", file).follows
+    assert Origin(None, file).follows
 
 
 @pytest.mark.parametrize(
@@ -323,10 +323,10 @@ async def _open(target: str) -> VectorStore:
 
 
 @pytest.fixture
-def followed(made: list[Toy], tmp_path: Path) -> tuple[Source, Path]:
+def followed(made: list[Toy], tmp_path: Path) -> tuple[Origin, Path]:
     file = tmp_path / "aiovec.toml"
     file.write_text('[retrieval]\nbackend = "toy"\n[retrieval.toy]\nurl = "toy://1"')
-    source = Source(None, file)
+    source = Origin(None, file)
     assert source.resolve_first().backend is made[0]
     return source, file
 
@@ -337,13 +337,13 @@ def _replace(file: Path, text: str) -> None:
     beside.replace(file)
 
 
-def test_an_unchanged_file_has_not_changed(followed: tuple[Source, Path]) -> None:
+def test_an_unchanged_file_has_not_changed(followed: tuple[Origin, Path]) -> None:
     source, _ = followed
     assert not source.changed()
     assert source.resolve() is None
 
 
-def test_a_switched_file(followed: tuple[Source, Path], made: list[Toy]) -> None:
+def test_a_switched_file(followed: tuple[Origin, Path], made: list[Toy]) -> None:
     source, file = followed
     _replace(file, '[retrieval]\nbackend = "other"\n[retrieval.other]\nurl = "other://2"')
     assert source.changed()
@@ -357,7 +357,7 @@ def test_a_switched_file(followed: tuple[Source, Path], made: list[Toy]) -> None
     assert source.resolve() is None
 
 
-def test_the_same_place_in_other_words(followed: tuple[Source, Path], made: list[Toy]) -> None:
+def test_the_same_place_in_other_words(followed: tuple[Origin, Path], made: list[Toy]) -> None:
     source, file = followed
     _replace(
         file,
@@ -371,7 +371,7 @@ def test_the_same_place_in_other_words(followed: tuple[Source, Path], made: list
     assert len(made) == 1
 
 
-def test_the_same_place_with_other_settings(followed: tuple[Source, Path]) -> None:
+def test_the_same_place_with_other_settings(followed: tuple[Origin, Path]) -> None:
     source, file = followed
     _replace(file, '[retrieval]\nbackend = "toy"\n[retrieval.toy]\nurl = "toy://1"\nsize = 3')
     resolved = source.resolve()
@@ -379,7 +379,7 @@ def test_the_same_place_with_other_settings(followed: tuple[Source, Path]) -> No
     assert resolved.settings.section("toy")["size"] == 3
 
 
-def test_settings_of_another_backend_do_not_matter(followed: tuple[Source, Path]) -> None:
+def test_settings_of_another_backend_do_not_matter(followed: tuple[Origin, Path]) -> None:
     source, file = followed
     _replace(file, file.read_text() + "\n[retrieval.sqlite]\nreaders = 9")
     assert source.changed()
@@ -387,7 +387,7 @@ def test_settings_of_another_backend_do_not_matter(followed: tuple[Source, Path]
 
 
 @pytest.mark.parametrize("text", [None, "[retrieval", '[retrieval]\nbackend = "nosuch"'])
-def test_a_file_that_was_broken(text: str | None, followed: tuple[Source, Path]) -> None:
+def test_a_file_that_was_broken(text: str | None, followed: tuple[Origin, Path]) -> None:
     source, file = followed
     good = file.read_text()
     file.unlink()
@@ -405,7 +405,7 @@ def test_a_file_that_was_broken(text: str | None, followed: tuple[Source, Path])
 
 
 def test_a_backend_that_could_not_be_opened_is_tried_again(
-    followed: tuple[Source, Path], made: list[Toy]
+    followed: tuple[Origin, Path], made: list[Toy]
 ) -> None:
     source, file = followed
     good = file.read_text()
@@ -421,7 +421,7 @@ def test_the_current_folder_may_change(
     made: list[Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "aiovec.toml").write_text("")
-    source = Source(None, None)
+    source = Origin(None, None)
     source.resolve_first()
     monkeypatch.chdir(tmp_path.parent)
     assert not source.changed()
@@ -488,7 +488,7 @@ def test_importing_and_connecting_is_light() -> None:
         "import sys, aiovec\n"
         "aiovec.connect('x.db')\n"
         "heavy = {'pyarrow', 'pydantic', 'typer', 'rich', 'aiosqlite', 'sqlite3', 'fastapi',\n"
-        "         'starlette', 'aiovec.settings', 'importlib.metadata'}\n"
+        "         'starlette', 'aiovec._settings.load', 'importlib.metadata'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -498,7 +498,7 @@ def test_importing_and_connecting_is_light() -> None:
 def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
     program = (
         "import asyncio, time\n"
-        "from aiovec.threads import in_daemon_thread\n"
+        "from aiovec._core.threads import in_daemon_thread\n"
         "async def main():\n"
         "    task = asyncio.ensure_future(in_daemon_thread(lambda: time.sleep(3600)))\n"
         "    await asyncio.sleep(0.05)\n"

@@ -15,8 +15,8 @@ from tests.connect import toy
 
 import aiovec
 from aiovec import Schema, StoreBusyError, StoreClosedError, StoreMovedError
-from aiovec.moving import Destination
-from aiovec.settings import RetrievalSettings
+from aiovec._core.moving import Destination
+from aiovec._settings.load import RetrievalSettings
 from aiovec.testing.cancellation import STOPS, stopped_at
 from aiovec_sqlite import create
 

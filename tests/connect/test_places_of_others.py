@@ -15,7 +15,7 @@ from tests.sqlite.support import check_file, names_in
 import aiovec
 import aiovec_migrate
 from aiovec import AiovecError, ConfigError, Schema
-from aiovec.transfer import save
+from aiovec._transfer import save
 
 
 async def filled(target: str | Path) -> None:

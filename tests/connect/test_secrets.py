@@ -20,10 +20,17 @@ import pytest
 from tests.cli.conftest import run as run
 
 import aiovec
-from aiovec.connect import Source, _Identity
-from aiovec.redaction import MASK, cleaned, redacted, secrets_in, shown_value, without_secrets
-from aiovec.settings import LancedbSettings, RetrievalSettings, Settings, load
-from aiovec.telemetry import Place
+from aiovec._core.connect import Origin, _Identity
+from aiovec._core.redaction import (
+    MASK,
+    cleaned,
+    redacted,
+    secrets_in,
+    shown_value,
+    without_secrets,
+)
+from aiovec._settings.load import LancedbSettings, RetrievalSettings, Settings, load_settings
+from aiovec._telemetry.events import Place
 
 SECRET = "hush"  # the beginning of each planted one
 TOML = f"""
@@ -219,9 +226,9 @@ def test_what_settings_and_their_makers_show(tmp_path: Path, monkeypatch: Any) -
     """B7."""
     file = tmp_path / "aiovec.toml"
     file.write_text(TOML, "utf-8")
-    loaded = load(file)
+    loaded = load_settings(file)
     retrieval = loaded.settings.retrieval
-    source = Source(None, file)
+    source = Origin(None, file)
     resolved = source.resolve_first()
     for one in (
         loaded, loaded.settings, retrieval, retrieval.lancedb, source, resolved, resolved.backend,

@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from aiovec import ConfigError
-from aiovec.redaction import redacted
-from aiovec.targets import (
-    is_url,
-    local_path,
-    make_folder_of,
-    split_target,
-    sqlite_file,
-)
+from aiovec._core.redaction import redacted
+from aiovec._locate import is_url, local_path, make_folder_of, split_target, sqlite_file
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from aiovec.backend import Backend
-from aiovec.settings import RetrievalSettings
+from aiovec._core.contract import Backend
+from aiovec._settings.load import RetrievalSettings
 
 
 def _unused(*_: Any, **__: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aiovec.backend import Backend
-from aiovec.settings import LancedbSettings
+from aiovec._core.contract import Backend
+from aiovec._settings.load import LancedbSettings
 from aiovec.testing import BackendContract
 from aiovec_lancedb import LancedbBackend
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 import pytest
 from tests.lancedb.buckets import BUCKET, Bucket, s3_server
 
-from aiovec.backend import Backend
-from aiovec.settings import LancedbSettings
+from aiovec._core.contract import Backend
+from aiovec._settings.load import LancedbSettings
 from aiovec.testing import BackendContract
 from aiovec_lancedb import LancedbBackend
 

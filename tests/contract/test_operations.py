@@ -8,7 +8,7 @@ import pytest
 
 import aiovec
 from aiovec import VectorStore
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 
 from .operations import Course

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aiovec.backend import Backend
-from aiovec.settings import SqliteSettings
+from aiovec._core.contract import Backend
+from aiovec._settings.load import SqliteSettings
 from aiovec.testing import BackendContract
 from aiovec_sqlite import SqliteBackend
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 from tests.toy_backend import ToyBackend
 
-from aiovec.backend import Backend
-from aiovec.settings import LancedbSettings, SqliteSettings
+from aiovec._core.contract import Backend
+from aiovec._settings.load import LancedbSettings, SqliteSettings
 from aiovec.testing import run_machine
 from aiovec.testing.machine import default_settings
 from aiovec_lancedb import LancedbBackend

@@ -11,7 +11,7 @@ import pytest
 from tests.toy_backend import ToyBackend
 
 from aiovec import AiovecError, Schema
-from aiovec.backend import Backend, Found, TableHandle, VectorQuery
+from aiovec._core.contract import Backend, Found, TableHandle, VectorQuery
 from aiovec.testing import BackendContract
 from aiovec.testing.base import open_store
 from aiovec.testing.values import DIM, small_rows

@@ -12,9 +12,9 @@ import pytest
 
 import aiovec
 from aiovec import AiovecError, Hit, InvalidArgumentError, Schema
-from aiovec.arguments import read_all
-from aiovec.pool import in_thread
-from aiovec.ranking import diversify
+from aiovec._core.pool import in_thread
+from aiovec._core.ranking import diversify
+from aiovec._input.arguments import read_all
 from aiovec.testing.loop_time import own_work, watched_loop
 
 

@@ -12,12 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aiovec.testing.loop_time import (
-    HeldLoopError,
-    begin_at_once,
-    own_work,
-    watched_loop,
-)
+from aiovec.testing.loop_time import HeldLoopError, begin_at_once, own_work, watched_loop
 
 LIMIT = 0.1
 

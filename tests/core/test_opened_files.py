@@ -24,21 +24,21 @@ CALLS = {
 METHODS = {"read_bytes", "read_text", "write_bytes", "write_text", "touch"}
 PATHS = ("path", "file", "part", "partial", "records", "folder")
 
-_ROWS = "open_input first asks aiovec.sources whether a file is a database"
+_ROWS = "open_input first asks aiovec._transfer.sources whether a file is a database"
 _LOCKS = "files of LanceDB's own folder, of which none is a database"
 ALLOWED = {
-    "src/aiovec/cli/search.py": "a vector that the user named as @file",
-    "src/aiovec/demo/passages.py": "the standard library's sources",
-    "src/aiovec/files.py": "a folder",
-    "src/aiovec/memory.py": "the control group's limits",
-    "src/aiovec/settings.py": "the TOML file",
-    "src/aiovec/transfer/arrow_files.py": _ROWS,
-    "src/aiovec/transfer/formats.py": _ROWS,
-    "src/aiovec/transfer/jsonlines.py": _ROWS,
-    "src/aiovec/transfer/numpy_files.py": _ROWS,
-    "src/aiovec/transfer/parquet_limits.py": _ROWS,
-    "src/aiovec/transfer/parts.py": "a part file, under a name of its own until it is complete",
-    "src/aiovec/transfer/rejects.py": "a part file, as above",
+    "src/aiovec/_cli/search.py": "a vector that the user named as @file",
+    "src/aiovec/_demo/passages.py": "the standard library's sources",
+    "src/aiovec/_core/files.py": "a folder",
+    "src/aiovec/_core/memory.py": "the control group's limits",
+    "src/aiovec/_settings/load.py": "the TOML file",
+    "src/aiovec/_transfer/arrow_files.py": _ROWS,
+    "src/aiovec/_transfer/formats.py": _ROWS,
+    "src/aiovec/_transfer/jsonlines.py": _ROWS,
+    "src/aiovec/_transfer/numpy_files.py": _ROWS,
+    "src/aiovec/_transfer/parquet_limits.py": _ROWS,
+    "src/aiovec/_transfer/parts.py": "a part file, under a name of its own until it is complete",
+    "src/aiovec/_transfer/rejects.py": "a part file, as above",
     "adapters/aiovec_lancedb/locks.py": _LOCKS,
     "adapters/aiovec_lancedb/marks.py": _LOCKS,
     "adapters/aiovec_lancedb/upkeep.py": _LOCKS,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiovec import RRF, Hit, InvalidArgumentError, Weighted
-from aiovec.ranking import best_first, diversify, fuse, order_of, score_of
-from aiovec.schema import Metric
+from aiovec._core.ranking import best_first, diversify, fuse, order_of, score_of
+from aiovec._core.schema import Metric
 
 
 def hits(**scores: float) -> list[Hit]:

@@ -19,7 +19,7 @@ from aiovec import (
     InvalidVectorError,
     Schema,
 )
-from aiovec.rows import check_ids, last_of_each_id, repeated_ids, to_table
+from aiovec._input.rows import check_ids, last_of_each_id, repeated_ids, to_table
 from aiovec.testing import Oracle, python_rows, strategies
 from aiovec.testing.oracle import arrow_table
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiovec import AiovecError
-from aiovec.threads import in_idle_thread
+from aiovec._core.threads import in_idle_thread
 
 
 async def _some(count: int) -> None:
@@ -48,7 +48,7 @@ async def test_calls_at_once_wait_for_the_threads_that_there_are(
 
 
 async def test_an_error_where_there_is_no_thread_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiovec import threads
+    from aiovec._core import threads
 
     for name in ("_idle", "_busy", "_alive"):
         monkeypatch.setattr(threads, name, type(getattr(threads, name))())

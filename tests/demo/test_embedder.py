@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiovec.demo import HashingEmbedder
+from aiovec._demo import HashingEmbedder
 
 EMBEDDER = HashingEmbedder()
 
@@ -80,7 +80,7 @@ def test_a_repeated_word_counts_more_but_not_as_often_as_it_stands() -> None:
 def test_the_vector_is_the_same_in_a_process_with_other_hash_seeds() -> None:
     # Python salts hash() in every process; these vectors are stored and must not depend on it.
     script = (
-        "import sys; from aiovec.demo import HashingEmbedder;"
+        "import sys; from aiovec._demo import HashingEmbedder;"
         "sys.stdout.write(HashingEmbedder().embed('compress a file with gzip').tobytes().hex())"
     )
     seen = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aiovec.demo import Passage, stdlib_passages
+from aiovec._demo import Passage, stdlib_passages
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_tests_applications_and_private_things_are_left_out(passages: list[Passa
 def test_nothing_is_imported() -> None:
     # antigravity opens a browser when it is imported, this prints a poem.
     script = (
-        "import sys; from aiovec.demo import stdlib_passages;"
+        "import sys; from aiovec._demo import stdlib_passages;"
         "names = {p.module for p in stdlib_passages()};"
         "sys.exit(not ('tkinter' in names and 'tkinter' not in sys.modules"
         " and 'turtle' not in sys.modules and 'this' not in sys.modules))"

@@ -40,7 +40,7 @@ def commands(block: str) -> list[list[str]]:
 
 def aiovec_command(*arguments: str) -> str:
     """What the command prints; it runs on an event loop of its own."""
-    from aiovec.cli.app import app
+    from aiovec._cli.app import app
 
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, f"{arguments}: {done.output}"

@@ -13,7 +13,7 @@ import pytest
 
 import aiovec
 from aiovec import F, Schema
-from aiovec.filters import bind
+from aiovec._filters import bind
 
 from .blocks import ROOT, blocks
 

@@ -113,11 +113,11 @@ def test_every_command_says_what_the_page_shows(old: Path) -> None:
 
 
 def test_the_page_names_every_format_and_option() -> None:
-    from aiovec.transfer import formats
+    from aiovec._transfer import formats
 
     page = (ROOT / PAGE).read_text(encoding="utf-8")
     for suffix in formats._SUFFIXES:
         assert f"`{suffix}`" in page
-    source = (ROOT / "src/aiovec/cli/importing.py").read_text(encoding="utf-8")
+    source = (ROOT / "src/aiovec/_cli/importing.py").read_text(encoding="utf-8")
     for option in re.findall(r'"(--[a-z-]+)"', source):
         assert option in page, option

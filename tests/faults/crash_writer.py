@@ -21,8 +21,8 @@ from typing import Any
 from tests.sqlite.support import DIM, State, vector
 
 from aiovec import Field, Schema, VectorStore, connect
-from aiovec.sources import Hints
-from aiovec.transfer import Load, Loading, RejectsFile, load, open_input
+from aiovec._transfer import Load, Loading, RejectsFile, load, open_input
+from aiovec._transfer.sources import Hints
 
 
 def say(*facts: Any) -> None:

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from aiovec.settings import SqliteSettings
+from aiovec._settings.load import SqliteSettings
 from aiovec_sqlite.opening import open_writer
 
 

@@ -27,7 +27,7 @@ from tests.sqlite.support import (
 
 import aiovec
 from aiovec import Schema, StoreClosedError, VectorStore
-from aiovec.threads import idle_threads
+from aiovec._core.threads import idle_threads
 
 
 class Victim:

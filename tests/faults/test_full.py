@@ -113,7 +113,7 @@ def test_file_size_limit(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file-size limit for a process")
 def test_no_room_for_the_store_itself(tmp_path: Path) -> None:
     done = run_code(
-        "import asyncio, resource, sys, aiovec, aiovec.store, aiovec.rows\n"
+        "import asyncio, resource, sys, aiovec, aiovec._core.store, aiovec._input.rows\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
         "try: asyncio.run(aiovec.connect(sys.argv[1])._open())\n"
         "except aiovec.StoreFullError: print('full')",

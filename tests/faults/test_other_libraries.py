@@ -38,7 +38,7 @@ TOUCHES = {
         "with sync.connect(path) as other: other.count('t')"
     ),
     "doctor": "aiovec_sqlite.doctor.findings(path)",
-    "sources": "aiovec.sources.source_for(Path(path))",
+    "sources": "aiovec._transfer.sources.source_for(Path(path))",
     "a refused import": (
         "for form in (None, 'jsonl', 'parquet', 'numpy'):\n"
         "        try: open_input(Path(path), form=form)\n"
@@ -56,10 +56,10 @@ TOUCHES = {
 VICTIM = """
 import asyncio, os, sys
 from pathlib import Path
-import aiovec, aiovec.sources, aiovec_sqlite.doctor, aiovec_migrate
+import aiovec, aiovec._transfer.sources, aiovec_sqlite.doctor, aiovec_migrate
 from aiovec import sync
-from aiovec.transfer import save
-from aiovec.transfer.reading import open_input
+from aiovec._transfer import save
+from aiovec._transfer.reading import open_input
 
 async def touch(store, path):
     {touch}

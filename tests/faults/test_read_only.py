@@ -27,7 +27,7 @@ from aiovec import (
     VectorStore,
     sync,
 )
-from aiovec.connect import Opening, Source
+from aiovec._core.connect import Opening, Source
 
 BACKENDS = ["sqlite", "lancedb"]
 QUERY = [1.0, 2.0, 3.0, 4.0]
@@ -272,8 +272,8 @@ async def test_a_backend_that_cannot_promise_it(monkeypatch: pytest.MonkeyPatch)
     """B6: it is refused, rather than trusted to write nothing."""
     from tests.toy_backend import ToyBackend
 
-    from aiovec import plugins
-    from aiovec.settings import RetrievalSettings
+    from aiovec import _plugins as plugins
+    from aiovec._settings.load import RetrievalSettings
 
     class Entry:
         value = "toy"

@@ -192,7 +192,7 @@ async def test_a_file_below_a_file(tmp_path: Path) -> None:
 READ_AS_NOBODY = """
 import asyncio, os, sys
 import aiovec
-from aiovec.settings import SqliteSettings
+from aiovec._settings.load import SqliteSettings
 from aiovec_sqlite import SqliteBackend
 async def main():
     async with aiovec.connect(sys.argv[2]) as store:  # so that all is loaded
@@ -363,7 +363,7 @@ async def test_a_link_to_a_store(tmp_path: Path) -> None:
 
 CREATE = """
 import asyncio, sys
-import aiovec, aiovec.store, aiovec.rows, aiovec_sqlite.store
+import aiovec, aiovec._core.store, aiovec._input.rows, aiovec_sqlite.store
 async def main():
     print("ready", flush=True)
     for path in sys.stdin.read().split("\\n"):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from aiovec import Schema, StoreBusyError, VectorStore
-from aiovec.backend import Backend
-from aiovec.settings import LancedbSettings, RetrievalSettings, SqliteSettings
+from aiovec._core.contract import Backend
+from aiovec._settings.load import LancedbSettings, RetrievalSettings, SqliteSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_sqlite import SqliteBackend
 

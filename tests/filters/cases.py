@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from aiovec.filters.tree import (
+from aiovec._core.schema import Field, Schema
+from aiovec._filters.tree import (
     Compare,
     Const,
     Contains,
@@ -25,7 +26,6 @@ from aiovec.filters.tree import (
     any_of,
     negated,
 )
-from aiovec.schema import Field, Schema
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiovec.filters import bind
-from aiovec.filters.tree import Compare, Expr, In, Like, Ref, negated
-from aiovec.schema import Schema
+from aiovec._core.schema import Schema
+from aiovec._filters import bind
+from aiovec._filters.tree import Compare, Expr, In, Like, Ref, negated
 from aiovec.testing.evaluate import evaluate
 
 from . import cases

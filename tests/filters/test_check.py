@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiovec import Field, FilterError, Schema
-from aiovec.filters import Expr, F, bind
-from aiovec.filters.tree import MAX_NAMES, Compare, In, Ref
+from aiovec._filters import Expr, F, bind
+from aiovec._filters.tree import MAX_NAMES, Compare, In, Ref
 
 from . import cases
 

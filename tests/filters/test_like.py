@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiovec.filters import Expr, F, bind
+from aiovec._filters import Expr, F, bind
 from aiovec_sqlite.like import matches
 
 from .cases import SCHEMA

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiovec import FilterError
-from aiovec.filters import F
-from aiovec.filters.tree import Compare, Const, Expr, Ref, all_of, any_of, condition, negated
+from aiovec._filters import F
+from aiovec._filters.tree import Compare, Const, Expr, Ref, all_of, any_of, condition, negated
 
 from . import cases
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aiovec import Field, FilterError, Schema
-from aiovec.filters import Expr, F, bind
-from aiovec.filters.tree import MAX_DEPTH, MAX_NAMES, all_of, any_of, negated
+from aiovec._filters import Expr, F, bind
+from aiovec._filters.tree import MAX_DEPTH, MAX_NAMES, all_of, any_of, negated
 from aiovec.testing.evaluate import evaluate
 from aiovec_sqlite.filters import MAX_PARAMETERS, fixed_values, to_sql
 from aiovec_sqlite.like import matches

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiovec import FilterError
-from aiovec.filters import F, bind, parse
-from aiovec.filters.tree import (
+from aiovec._filters import F, bind, parse
+from aiovec._filters.tree import (
     MAX_DEPTH,
     MAX_LITERALS,
     And,

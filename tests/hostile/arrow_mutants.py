@@ -22,9 +22,9 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 import aiovec
-from aiovec.transfer.loading import Load, Loading, load
-from aiovec.transfer.reading import open_input
-from aiovec.transfer.rejects import RejectsFile
+from aiovec._transfer.loading import Load, Loading, load
+from aiovec._transfer.reading import open_input
+from aiovec._transfer.rejects import RejectsFile
 
 ROWS = 12
 DIM = 4

@@ -18,8 +18,8 @@ from tests.transfer.support import bring, rejected
 
 import aiovec
 from aiovec import InvalidRowError, Schema, VectorStore
-from aiovec.arrow_data import check_array, damaged_rows, take_sound
-from aiovec.rows import bytes_of, effort_of, to_table
+from aiovec._arrow import check_array, damaged_rows, take_sound
+from aiovec._input.rows import bytes_of, effort_of, to_table
 
 MUTANTS = Path(__file__).with_name("arrow_mutants.py")
 SCHEMA = Schema(2, fields={"name": str, "tags": list[str], "year": int})

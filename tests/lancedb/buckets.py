@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aiovec.settings import LancedbSettings
+from aiovec._settings.load import LancedbSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "notes-bucket"

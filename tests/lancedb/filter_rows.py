@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from tests.filters.cases import arrow_table
 
-from aiovec.filters.tree import Expr
+from aiovec._filters.tree import Expr
 from aiovec_lancedb.driver import lancedb
 from aiovec_lancedb.filters import to_sql
 

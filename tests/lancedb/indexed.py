@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec import Hit, Schema, VectorStore
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 
 DIM = 32

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiovec import Schema, VectorStore
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 
 ROOT = Path(__file__).resolve().parents[2]

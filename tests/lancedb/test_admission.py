@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from aiovec import Schema, StoreClosedError, VectorStore
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.admission import Admission, scan_bytes
+from aiovec_lancedb.admission import ReadAdmission, scan_bytes
 
 from .support import SMALL, ids_in, numbered, opened, run_code
 
@@ -151,7 +151,7 @@ async def test_a_closed_store_lets_nobody_wait(tmp_path: Path) -> None:
 class Turns:
     """Tasks that hold shares until they are told to end."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: ReadAdmission) -> None:
         self.admission = admission
         self.holding: list[str] = []
         self._over: dict[str, asyncio.Event] = {}
@@ -189,7 +189,7 @@ class Turns:
 
 @pytest.fixture
 async def turns() -> AsyncIterator[Turns]:
-    turns = Turns(Admission(200 * MIB))
+    turns = Turns(ReadAdmission(200 * MIB))
     async with AsyncExitStack() as stack:
         yield turns
         for name in list(turns._tasks):

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from aiovec import AiovecError
-from aiovec.settings import LancedbSettings
+from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.layout import is_moving
 

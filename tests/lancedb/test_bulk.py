@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from aiovec.backend import BulkLoad, Columns
+from aiovec._core.contract import BulkLoad, Columns
+from aiovec._core.schema import Schema
+from aiovec._settings.load import RetrievalSettings
 from aiovec.errors import DuplicateIdError
-from aiovec.schema import Schema
-from aiovec.settings import RetrievalSettings
 from aiovec_lancedb import bulk, create
 from aiovec_lancedb.bulk import Hashes, SeenIds
 from aiovec_lancedb.store import LancedbBackend

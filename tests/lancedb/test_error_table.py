@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from aiovec import AiovecError, FilterError, StoreBusyError, StoreClosedError
-from aiovec.redaction import without_secrets
-from aiovec.settings import LancedbSettings
+from aiovec._core.redaction import without_secrets
+from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.driver import lancedb
 from aiovec_lancedb.errors import translated

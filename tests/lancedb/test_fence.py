@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from aiovec import Schema, UnsupportedError
-from aiovec.backend import Columns
+from aiovec._core.contract import Columns
+from aiovec._core.moving import Destination
+from aiovec._input.rows import to_table
+from aiovec._settings.load import LancedbSettings
 from aiovec.errors import AiovecError, CorruptStoreError, StoreBusyError, StoreMovedError
-from aiovec.moving import Destination
-from aiovec.rows import to_table
-from aiovec.settings import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks import FOLDER
 
@@ -39,9 +39,9 @@ WRITER = """
 import asyncio, json, os, signal, sys
 import lancedb
 from aiovec.errors import AiovecError
-from aiovec.settings import LancedbSettings
+from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend, lease, writer, writes
-from aiovec.rows import to_table
+from aiovec._input.rows import to_table
 from tests.lancedb.test_fence import SCHEMA
 
 url, options, moment, act = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.filters import cases
 from tests.filters.cases import SCHEMA, arrow_table
 
-from aiovec.filters import F, bind
-from aiovec.filters.tree import MAX_DEPTH, Expr, Like, Ref, all_of, any_of, negated
+from aiovec._filters import F, bind
+from aiovec._filters.tree import MAX_DEPTH, Expr, Like, Ref, all_of, any_of, negated
 from aiovec.testing.evaluate import evaluate
 
 from .filter_rows import LancedbRows

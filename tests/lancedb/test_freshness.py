@@ -13,7 +13,7 @@ import pytest
 from lancedb.table import AsyncTable
 
 from aiovec import ModelMismatchError, Schema, TableNotFoundError, Tuning, VectorStore
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend, freshness
 from aiovec_lancedb.admission import scan_bytes
 from aiovec_lancedb.freshness import mark_of

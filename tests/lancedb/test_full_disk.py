@@ -104,8 +104,8 @@ async def test_full_disk_at_opening_and_backup(small_disk: Path) -> None:
 AS_NOBODY = """
 import asyncio, os, pathlib, sys
 import aiovec
-from aiovec.settings import LancedbSettings, RetrievalSettings
-from aiovec.store import VectorStore
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._core.store import VectorStore
 from aiovec_lancedb import LancedbBackend
 
 async def main(place, other, copy):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from aiovec import DuplicateIdError, Schema, VectorStore
-from aiovec.settings import LancedbSettings
+from aiovec._settings.load import LancedbSettings
 from aiovec.testing import python_rows
 from aiovec.testing.loop_time import own_work, watched_loop
 from aiovec_lancedb import LancedbBackend

@@ -12,8 +12,8 @@ import pytest
 
 import aiovec_lancedb.indexing
 from aiovec import DuplicateIdError, InvalidArgumentError, Schema, VectorStore
-from aiovec.rows import to_table
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._input.rows import to_table
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 
 from .indexed import store_at, until

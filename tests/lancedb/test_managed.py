@@ -20,7 +20,7 @@ from aiovec import (
     TableNotFoundError,
     UnsupportedError,
 )
-from aiovec.settings import LancedbSettings
+from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.errors import translated
 

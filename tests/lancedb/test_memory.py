@@ -20,7 +20,7 @@ BURST = """
 import asyncio, json, sys
 import numpy as np
 from aiovec import Schema
-from aiovec.memory import resident_memory
+from aiovec._core.memory import resident_memory
 from tests.lancedb.support import opened
 
 def held():
@@ -74,7 +74,7 @@ async def test_memory_is_given_back_behind_a_burst(tmp_path: Path) -> None:
 # Prints the bytes of the payloads, and how much more memory an update of all of them took.
 UPDATE = """
 import asyncio, json, sys, threading, time
-from aiovec.memory import resident_memory
+from aiovec._core.memory import resident_memory
 from tests.lancedb.support import SMALL, numbered, opened
 
 async def main():

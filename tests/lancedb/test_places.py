@@ -9,7 +9,7 @@ import pytest
 
 import aiovec
 from aiovec import ConfigError, Schema
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend, create
 from aiovec_lancedb.place import Place
 

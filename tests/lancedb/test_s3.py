@@ -26,7 +26,7 @@ from tests.sqlite.support import FIELDS, State, python
 
 import aiovec
 from aiovec import AiovecError, DuplicateIdError, Schema, StoreBusyError, VectorStore
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend, lease
 
 from . import racing

@@ -14,7 +14,7 @@ import pytest
 
 import aiovec
 from aiovec import Field, Schema
-from aiovec.store import VectorStore
+from aiovec._core.store import VectorStore
 from aiovec_lancedb import tables
 from aiovec_lancedb.scalars import index_fields
 
@@ -164,7 +164,7 @@ async def test_aiovec_import_waits_for_the_index(
     vectors = np.random.default_rng(0).normal(size=(6000, 4)).tolist()
     lines = [json.dumps({"id": f"r{n}", "embedding": v}) for n, v in enumerate(vectors)]
     await asyncio.to_thread((tmp_path / "notes.jsonl").write_text, "\n".join(lines))
-    code = "import sys; from aiovec.cli import main; sys.argv.insert(1, 'import'); main()"
+    code = "import sys; from aiovec._cli import main; sys.argv.insert(1, 'import'); main()"
     await run_code(code, str(tmp_path / "notes.jsonl"), f"lancedb://{tmp_path / 's'}")
     async with opened(tmp_path / "s", index="none", close_timeout=0) as store:
         assert "embedding" in await kinds(store)

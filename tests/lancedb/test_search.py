@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from aiovec import Schema
-from aiovec.measuring import distances
-from aiovec.schema import Metric
+from aiovec._core.measuring import distances
+from aiovec._core.schema import Metric
 from aiovec_lancedb import search
 
 from .support import opened

@@ -14,8 +14,8 @@ import pytest
 import aiovec
 import aiovec_lancedb.indexing
 from aiovec import F, Tuning, VectorStore
-from aiovec.rows import to_table
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._input.rows import to_table
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend, recall, search
 from aiovec_lancedb.effort import Effort, Rung, Tuned, tuned_of
 

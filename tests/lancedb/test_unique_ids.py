@@ -18,7 +18,7 @@ from tests.sqlite.support import FIELDS, python
 
 import aiovec
 from aiovec import DuplicateIdError, Schema, StoreBusyError, VectorStore
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks import FOLDER, WriteLock
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiovec import Field, Schema, VectorStore, pool
-from aiovec.settings import LancedbSettings, RetrievalSettings
+from aiovec import Field, Schema, VectorStore
+from aiovec._core import pool
+from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend, housekeeping
 from aiovec_lancedb.housekeeping import Shape
 from aiovec_lancedb.pins import Pins
@@ -254,7 +255,7 @@ async def test_an_abandoned_export_keeps_nothing(tmp_path: Path) -> None:
 
 async def test_a_version_is_given_back_whenever_its_reader_is_cancelled(tmp_path: Path) -> None:
     pins = Pins("a place of this test", tmp_path)
-    threads = pool.limiter()
+    threads = pool.thread_limiter()
     busy = [object() for _ in range(int(threads.available_tokens))]
     reading, done = asyncio.Event(), asyncio.Event()
 

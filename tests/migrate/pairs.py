@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from aiovec import Schema
-from aiovec.backend import Backend, Columns
-from aiovec.rows import to_table
-from aiovec.settings import LancedbSettings, SqliteSettings
+from aiovec._core.contract import Backend, Columns
+from aiovec._input.rows import to_table
+from aiovec._settings.load import LancedbSettings, SqliteSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_sqlite import SqliteBackend
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.migrate.pairs import PAIRS, Pair, all_rows, delete, pair_of, upsert
 
 from aiovec import Field, MigrationError, Schema, StoreClosedError, TableNotFoundError
-from aiovec.backend import ChangeFeed
-from aiovec.rows import to_table
+from aiovec._core.contract import ChangeFeed
+from aiovec._input.rows import to_table
 from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
 from aiovec_migrate.comparing import (
     Sides,

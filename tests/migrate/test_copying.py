@@ -13,8 +13,8 @@ import pytest
 
 import aiovec
 import aiovec_migrate
-from aiovec.connect import Source
-from aiovec.rows import to_table
+from aiovec._core.connect import Origin
+from aiovec._input.rows import to_table
 from aiovec_migrate import catchup, copying
 from aiovec_migrate.copying import Buffer, Filler
 from aiovec_migrate.work import OpenTable
@@ -109,7 +109,7 @@ async def test_batches_are_merged_and_none_is_too_large_to_pass() -> None:
 
 @asynccontextmanager
 async def filler(target: str, *, again: bool) -> AsyncIterator[tuple[Filler, Any, OpenTable]]:
-    resolved = await asyncio.to_thread(Source(target, None).resolve_first)
+    resolved = await asyncio.to_thread(Origin(target, None).resolve_first)
     backend = resolved.backend
     await backend.open()
     try:

@@ -14,8 +14,8 @@ from tests.sqlite.support import State, backend_of
 import aiovec
 import aiovec_migrate
 from aiovec import CorruptStoreError, MigrationError, StoreMovedError, UnsupportedError
-from aiovec.backend import moves_of
-from aiovec.moving import MoveRecord
+from aiovec._core.contract import moves_of
+from aiovec._core.moving import MoveRecord
 from aiovec_migrate import Options
 
 from .support import Contents, contents_at, differences, fill, row, some_rows, write_toml

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aiovec import Schema
-from aiovec.rows import to_table
+from aiovec._input.rows import to_table
 from aiovec.testing import strategies as drawn
 from aiovec.testing.values import EVERY_KIND, HOSTILE_TEXTS, rows_of_every_kind
 from aiovec_migrate.hashing import Hasher, UInt64Array

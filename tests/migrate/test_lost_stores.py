@@ -15,7 +15,7 @@ from tests.sqlite.support import backend_of
 import aiovec
 import aiovec_migrate
 from aiovec import ConfigError, CorruptStoreError, MigrationError
-from aiovec.backend import moves_of
+from aiovec._core.contract import moves_of
 from aiovec_migrate import Event, Options
 
 from .support import contents, contents_at, differences, fill, write_toml

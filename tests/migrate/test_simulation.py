@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aiovec.backend import TableHandle
+from aiovec._core.contract import TableHandle
 from aiovec_migrate import RunState, TableState, copying
 from aiovec_migrate.journal import Journal
 

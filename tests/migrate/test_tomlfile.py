@@ -448,9 +448,9 @@ async def test_a_store_sees_the_flip_made_off_the_loop(without_key: Path) -> Non
 
 
 def _configured(file: Path) -> str:
-    from aiovec.settings import load
+    from aiovec._settings.load import load_settings
 
-    return load(file).settings.retrieval.backend
+    return load_settings(file).settings.retrieval.backend
 
 
 VARIABLES = [

@@ -13,7 +13,7 @@ import pytest
 from tests.migrate.pairs import PAIRS, Pair, delete, pair_of, upsert
 
 from aiovec import Field, MigrationError, Schema
-from aiovec.backend import Found, Rows, VectorIndexes
+from aiovec._core.contract import Found, Rows, VectorIndexes
 from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
 from aiovec_migrate.comparing import Sides
 from aiovec_migrate.digests import LIMITS

@@ -115,7 +115,7 @@ def test_the_metadata(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "Version 2.0, January 2004" in license_text
-    assert "aiovec = aiovec.cli:main" in entry_points
+    assert "aiovec = aiovec._cli:main" in entry_points
     for backend in ("lancedb", "sqlite"):
         assert f"{backend} = aiovec_{backend}:create" in entry_points
         assert f"{backend} = aiovec_{backend}.doctor:findings" in entry_points

@@ -20,7 +20,7 @@ import numpy as np
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend import Backend, ChangeFeed
+from aiovec._core.contract import Backend, ChangeFeed
 from aiovec_sqlite.driver import connect as raw_connect
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from tests.sqlite.resident.support import answered, ready
 from tests.sqlite.support import all_changes, open_store, sql, whole_table
 
 from aiovec import CorruptStoreError, Field, Hit, Schema, Tuning, VectorStore
-from aiovec.schema import Metric
+from aiovec._core.schema import Metric
 
 DIM = 16
 TENANTS = "abcd"

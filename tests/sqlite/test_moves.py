@@ -13,7 +13,7 @@ import pytest
 
 import aiovec
 from aiovec import CorruptStoreError, Schema, StoreMovedError
-from aiovec.settings import RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_sqlite import create
 from aiovec_sqlite.driver import connect
 

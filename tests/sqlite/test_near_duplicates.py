@@ -17,8 +17,8 @@ from tests.sqlite.resident.support import answered, as_told, ready
 from tests.sqlite.support import opened
 
 from aiovec import Schema
-from aiovec.measuring import distances
-from aiovec.schema import Metric
+from aiovec._core.measuring import distances
+from aiovec._core.schema import Metric
 
 METRICS: list[Metric] = ["cosine", "l2", "dot"]
 # What EXACT_SEARCH.md promises: the error in parts of the distance, the least angle, and the error

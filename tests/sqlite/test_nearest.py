@@ -12,7 +12,7 @@ from tests.sqlite.resident.support import answered, ready
 from tests.sqlite.support import opened
 
 from aiovec import Field, Hit, Schema, VectorStore
-from aiovec.schema import Metric
+from aiovec._core.schema import Metric
 from aiovec_sqlite import search
 
 DIM = 8

@@ -18,10 +18,10 @@ import pytest
 
 import aiovec
 from aiovec import ConfigError, CorruptStoreError, Field, Schema
-from aiovec.schema import check_table_name
-from aiovec.sources import Hints, legal_table_name, source_for
+from aiovec._core.schema import check_table_name
+from aiovec._transfer import Load, Loaded, Loading, RejectsFile, load, open_input
+from aiovec._transfer.sources import Hints, legal_table_name, source_for
 from aiovec.sync import VectorStore as Collections
-from aiovec.transfer import Load, Loaded, Loading, RejectsFile, load, open_input
 from aiovec_sqlite.driver import connect, load_driver
 from aiovec_sqlite.sources import SqliteSource
 from aiovec_sqlite.sources.blobs import readings

@@ -21,7 +21,7 @@ from tests.sqlite.support import (
 )
 
 from aiovec import AiovecError, InvalidArgumentError, Schema, VectorStore
-from aiovec.backend import ChangesPrunedError
+from aiovec._core.contract import ChangesPrunedError
 
 
 def rows(prefix: str, count: int, version: int = 1, owner: str = "me") -> list[dict[str, object]]:

@@ -25,14 +25,7 @@ from aiovec import (
     StoreClosedError,
     TableNotFoundError,
 )
-from aiovec.sync import (
-    FieldCondition,
-    Filter,
-    VectorFilter,
-    VectorStore,
-    connect,
-    to_uuid,
-)
+from aiovec.sync import FieldCondition, Filter, VectorFilter, VectorStore, connect, to_uuid
 
 
 @pytest.fixture

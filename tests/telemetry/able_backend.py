@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.toy_backend import ToyBackend
 
-from aiovec.backend import (
+from aiovec._core.contract import (
     Backups,
     Columns,
     Found,

@@ -48,7 +48,7 @@ sys.meta_path.insert(0, Hidden())
 print(asyncio.run(tour(sys.argv[1])) > 0)
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 from contextlib import nullcontext
-from aiovec.telemetry import Operation, Place, watch, watch_searches
+from aiovec._telemetry.events import Operation, Place, watch, watch_searches
 assert isinstance(watch(Operation("count"), Place("sqlite", "x")), nullcontext)
 assert watch_searches(Place("sqlite", "x"), "notes") is None
 """

@@ -28,7 +28,7 @@ from aiovec import (
     TableNotFoundError,
     VectorStore,
 )
-from aiovec.settings import RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 
 ROWS: list[dict[str, Any]] = [
     {"id": f"r{number}", "embedding": [number + 1, 1, 0], "year": 2020 + number}

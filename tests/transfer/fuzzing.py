@@ -23,10 +23,10 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from aiovec import AiovecError
-from aiovec.sources import Hints
-from aiovec.transfer import open_input
-from aiovec.transfer.foreign import reading
-from aiovec.transfer.sifting import sift
+from aiovec._transfer import open_input
+from aiovec._transfer.foreign import reading
+from aiovec._transfer.sifting import sift
+from aiovec._transfer.sources import Hints
 from aiovec_sqlite.driver import connect
 
 DIM = 4

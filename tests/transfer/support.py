@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aiovec import Schema, VectorStore
-from aiovec.sources import Hints
-from aiovec.transfer import Load, Loaded, Loading, RejectsFile, load, open_input
+from aiovec._transfer import Load, Loaded, Loading, RejectsFile, load, open_input
+from aiovec._transfer.sources import Hints
 
 REJECTS = "rejects.jsonl"
 

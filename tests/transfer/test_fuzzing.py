@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aiovec import ConfigError
-from aiovec.transfer import open_input
+from aiovec._transfer import open_input
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -28,12 +28,12 @@ from aiovec import (
     SchemaMismatchError,
     VectorStore,
 )
-from aiovec.sources import Chunk, Hints, Reject
-from aiovec.transfer import save
-from aiovec.transfer import sifting as sifting_module
-from aiovec.transfer.jsonlines import objects_in
-from aiovec.transfer.parts import PartFile
-from aiovec.transfer.sifting import sift
+from aiovec._transfer import save
+from aiovec._transfer import sifting as sifting_module
+from aiovec._transfer.jsonlines import objects_in
+from aiovec._transfer.parts import PartFile
+from aiovec._transfer.sifting import sift
+from aiovec._transfer.sources import Chunk, Hints, Reject
 
 from .support import bring, rejected
 
@@ -135,7 +135,7 @@ async def test_bad_rows_of_parquet(store: VectorStore, tmp_path: Path) -> None:
 async def test_ids_that_come_twice_in_different_batches(
     store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aiovec.transfer import loading
+    from aiovec._transfer import loading
 
     monkeypatch.setattr(loading, "_ROWS_AT_ONCE", range(2, 3))
     path = lines(tmp_path / "notes.jsonl", good("a", "b", "c", "a", "d", "c", "c"))
@@ -541,7 +541,7 @@ async def test_numpy_vectors_do_not_replace_their_records(
 async def test_a_cancelled_import_leaves_whole_batches_and_a_usable_store(
     store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aiovec.transfer import loading
+    from aiovec._transfer import loading
 
     monkeypatch.setattr(loading, "_ROWS_AT_ONCE", range(100, 101))
     path = lines(tmp_path / "notes.jsonl", good(*map(str, range(5000))))

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import aiovec
 from aiovec import Field, Schema
+from aiovec._transfer import save
 from aiovec.testing.strategies import good_rows, schemas
 from aiovec.testing.values import EVERY_KIND, HOSTILE_IDS, rows_of_every_kind
-from aiovec.transfer import save
 
 from .support import bring
 

@@ -9,8 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from aiovec.backend import Found, VectorQuery
-from aiovec.schema import Metric
+from aiovec.backend import Found, Metric, VectorQuery
 
 from ..connection import Ticket
 from ..filters import fixed_values, only_fixes

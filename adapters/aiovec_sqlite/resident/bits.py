@@ -17,7 +17,7 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.schema import Metric
+from aiovec.backend import Metric
 
 from ..connection import Ticket
 from ..layout import TableLayout

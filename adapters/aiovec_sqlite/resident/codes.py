@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.schema import Metric
+from aiovec.backend import Metric
 
 Int8Array = npt.NDArray[np.int8]
 CodeArray = npt.NDArray[np.int8 | np.uint8]

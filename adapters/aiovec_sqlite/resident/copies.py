@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aiovec.memory import give_back
+from aiovec.backend import give_back
 
 from ..connection import Ticket
 from ..layout import TableLayout, floor_of, newest_change

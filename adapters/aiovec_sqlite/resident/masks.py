@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.filters import Expr
+from aiovec.backend import Expr
 
 from ..layout import TableLayout
 from ..reads import condition_of, rowids_where, selected_rowids

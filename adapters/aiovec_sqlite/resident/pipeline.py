@@ -8,11 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from aiovec.admission import Admission
-from aiovec.backend import Found, TableHandle, VectorQuery
+from aiovec.backend import Admission, Found, Patience, PerLoop, TableHandle, VectorQuery
 from aiovec.errors import StoreBusyError
-from aiovec.loops import PerLoop
-from aiovec.patience import Patience
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
 # of them wait longer (``python -m bench search``).

@@ -10,7 +10,7 @@ from typing import Any
 import numkong
 import numpy as np
 
-from aiovec.schema import Metric
+from aiovec.backend import Metric
 
 from .codes import Float32Array, encode_queries
 from .segments import Segment, State

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.schema import Metric
+from aiovec.backend import Metric
 
 from ..connection import Ticket
 from ..layout import TableLayout

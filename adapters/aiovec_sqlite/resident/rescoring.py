@@ -7,14 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiovec.backend import VectorQuery
-from aiovec.measuring import (
-    Float32Array,
-    Float64Array,
-    distances,
-    nearest_first,
-)
-from aiovec.schema import Metric
+from aiovec.backend import Float32Array, Float64Array, Metric, VectorQuery, distances, nearest_first
 
 from ..connection import Ticket
 from ..vectors import VectorReader

@@ -18,7 +18,7 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.schema import Metric
+from aiovec.backend import Metric
 
 from .codes import Float32Array, QueryCodes, rounding
 from .segments import Int64Array, Segment, State

@@ -14,11 +14,19 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from aiovec.admission import Admission
-from aiovec.backend import Found, StaleTableError, TableHandle, VectorQuery
-from aiovec.loops import Background, PerLoop, is_over
-from aiovec.pool import in_thread
-from aiovec.telemetry import Place, watch_memory
+from aiovec.backend import (
+    Admission,
+    Background,
+    Found,
+    PerLoop,
+    Place,
+    StaleTableError,
+    TableHandle,
+    VectorQuery,
+    in_thread,
+    is_over,
+    watch_memory,
+)
 
 from ..connection import Connection, Ticket
 from ..errors import failures

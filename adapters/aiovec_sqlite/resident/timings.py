@@ -6,7 +6,7 @@ import threading
 import time
 from types import TracebackType
 
-from aiovec.telemetry import Place, watch_searches
+from aiovec.backend import Place, watch_searches
 
 STAGES = ("queue", "fresh", "filter", "scan", "rescore", "fetch")
 

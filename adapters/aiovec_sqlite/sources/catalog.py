@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from aiovec.backend import Field, check_field_name
 from aiovec.errors import AiovecError
-from aiovec.schema import Field, check_field_name
 
 from ..layout import quoted
 from .declared import Vec0, module_of, vec0_of

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aiovec.schema import Metric, Schema
-from aiovec.sources import Chunk, ForeignTable, Reject, legal_table_name
+from aiovec.backend import Chunk, ForeignTable, Metric, Reject, Schema, legal_table_name
 
 from ..layout import quoted
 from .blobs import matrix_of

@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aiovec.schema import Field
+from aiovec.backend import Field
 
 from ..layout import quoted
 from .catalog import Column, field_of

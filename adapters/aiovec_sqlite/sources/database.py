@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from aiovec.backend import Chunk, ForeignTable, Hints, Schema, Skipped, Source
 from aiovec.errors import AiovecError, ConfigError
-from aiovec.schema import Schema
-from aiovec.sources import Chunk, ForeignTable, Hints, Skipped, Source
 
 from ..driver import load_driver
 from ..errors import ERROR, code_of, failures, translate

@@ -9,9 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from aiovec.backend import (
+    MAX_DIM,
+    Chunk,
+    ForeignTable,
+    Hints,
+    Metric,
+    Reject,
+    Schema,
+    Skipped,
+    legal_table_name,
+)
 from aiovec.errors import AiovecError, ConfigError
-from aiovec.schema import MAX_DIM, Metric, Schema
-from aiovec.sources import Chunk, ForeignTable, Hints, Reject, Skipped, legal_table_name
 
 from ..errors import failures
 from ..layout import quoted

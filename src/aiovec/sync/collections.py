@@ -13,7 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..connect import PathText
+from .._core.connect import PathText
+from .._core.schema import Schema
+from .._filters import F
+from .._filters.tree import Expr, all_of
 from ..errors import (
     InvalidArgumentError,
     InvalidRowError,
@@ -21,9 +24,6 @@ from ..errors import (
     SchemaMismatchError,
     TableNotFoundError,
 )
-from ..filters import F
-from ..filters.tree import Expr, all_of
-from ..schema import Schema
 from .store import connect
 
 _VECTOR = "vector"

@@ -15,8 +15,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
+from .._core.threads import FORKED, start_thread
 from ..errors import StoreClosedError
-from ..threads import FORKED, start
 
 _T = TypeVar("_T")
 
@@ -41,7 +41,7 @@ class Portal:
         self._thread = threading.Thread(
             target=_serve, args=(self._loop, self.iterated), name="aiovec-sync", daemon=True
         )
-        start(self._thread)
+        start_thread(self._thread)
 
     @property
     def stopped(self) -> bool:

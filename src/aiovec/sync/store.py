@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
-from ..connect import PathText
-from ..connect import connect as connect_async
+from .._core.connect import PathText
+from .._core.connect import connect as connect_async
+from .._core.redaction import redacted
+from .._core.store import VectorStore as AsyncStore
+from .._core.table import Table as AsyncTable
 from ..errors import StoreClosedError
-from ..redaction import redacted
-from ..store import VectorStore as AsyncStore
-from ..table import Table as AsyncTable
 from .portal import Portal
 
 _A = TypeVar("_A")

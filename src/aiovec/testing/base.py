@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import pytest
 import pytest_asyncio
 
-from .. import rows as _rows  # noqa: F401 - imported here, before a loop runs, as connect does
-from ..backend import Backend
-from ..schema import Schema
-from ..settings import RetrievalSettings
-from ..store import VectorStore
+from .._core.contract import Backend
+from .._core.schema import Schema
+from .._core.store import VectorStore
+from .._input import rows as _rows  # noqa: F401 - imported here, before a loop runs, as connect does
+from .._settings.load import RetrievalSettings
 from .loop_time import LoopTime, watched_loop
 from .values import DIM, SMALL, small_rows
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ..records import Hit
-from ..store import VectorStore
+from .._core.records import Hit
+from .._core.store import VectorStore
 from .base import ContractBase, case
 from .values import DIM, SMALL, ids_of, small_rows, vectors
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ..backend import Backend, ChangeFeed, ChangesPrunedError
-from ..settings import RetrievalSettings
-from ..store import VectorStore
+from .._core.contract import Backend, ChangeFeed, ChangesPrunedError
+from .._core.store import VectorStore
+from .._settings.load import RetrievalSettings
 from .base import ContractBase
 from .values import DIM, EVERY_KIND, SMALL, python_rows, rows_of_every_kind, small_rows
 

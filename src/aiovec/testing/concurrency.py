@@ -11,10 +11,10 @@ import anyio.to_thread
 import pyarrow as pa
 import pytest
 
+from .._core.records import Hit
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
 from ..errors import DuplicateIdError, InvalidRowError
-from ..records import Hit
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .tables import CALLS
 from .values import DIM, SMALL, ids_of, small_rows, vectors

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..filters.tree import (
+from .._core.schema import Schema
+from .._filters.tree import (
     And,
     Compare,
     Const,
@@ -25,7 +26,6 @@ from ..filters.tree import (
     StartsWith,
     Value,
 )
-from ..schema import Schema
 
 _ON_ARROW: dict[str, Callable[[Any, Any], Any]] = {
     "=": pc.equal,

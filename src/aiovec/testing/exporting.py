@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
 from ..errors import AiovecError, FilterError, InvalidArgumentError, InvalidNameError
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase
 from .oracle import arrow_table
 from .values import (

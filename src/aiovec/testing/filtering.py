@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
+from .._filters import F
 from ..errors import FilterError
-from ..filters import F
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .values import DIM, ids_of, vectors
 

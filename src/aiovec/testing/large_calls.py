@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .._core.schema import Schema
+from .._core.store import VectorStore
+from .._filters import F
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
-from ..filters import F
-from ..schema import Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .loop_time import own_work
 from .values import DIM

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ..backend import Backups, TableStats
+from .._core.contract import Backups, TableStats
+from .._core.store import VectorStore
+from .._settings.load import RetrievalSettings
 from ..errors import AiovecError, StoreClosedError, UnsupportedError
-from ..settings import RetrievalSettings
-from ..store import VectorStore
 from .base import ABILITIES, ContractBase, case
 from .tables import CALLS
 from .values import SMALL, assert_same_rows, ids_of, small_rows, vectors

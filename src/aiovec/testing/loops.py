@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from .._core.store import VectorStore
 from ..errors import AiovecError
-from ..store import VectorStore
 from .base import ContractBase
 from .values import DIM, SMALL, small_rows, vectors
 

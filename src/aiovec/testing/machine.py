@@ -15,20 +15,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from ..backend import Backend
+from .._core.contract import Backend
+from .._core.records import Record
+from .._core.schema import Schema
+from .._core.store import VectorStore
+from .._settings.load import RetrievalSettings
 from ..errors import AiovecError, DuplicateIdError, TableNotFoundError
-from ..records import Record
-from ..schema import Schema
-from ..settings import RetrievalSettings
-from ..store import VectorStore
 from . import strategies as draws
-from .oracle import (
-    Oracle,
-    OracleRow,
-    arrow_table,
-    assert_same_hit_fields,
-    assert_same_hits,
-)
+from .oracle import Oracle, OracleRow, arrow_table, assert_same_hit_fields, assert_same_hits
 from .values import assert_same_fields, python_rows
 
 MakeBackend = Callable[[Path], Backend]

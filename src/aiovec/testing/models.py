@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from .._core.schema import Schema
+from .._core.store import VectorStore
 from ..errors import ModelMismatchError
-from ..schema import Schema
-from ..store import VectorStore
 from .base import ContractBase
 from .values import DIM, small_rows, vectors
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ..backend import Backend, Moves, TableHandle
+from .._core.contract import Backend, Moves, TableHandle
+from .._core.moving import Destination, MoveRecord
+from .._core.schema import Schema
+from .._core.store import VectorStore
+from .._input.rows import to_table
 from ..errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
-from ..moving import Destination, MoveRecord
-from ..rows import to_table
-from ..schema import Schema
-from ..store import VectorStore
 from .base import ContractBase
 from .values import python_rows
 

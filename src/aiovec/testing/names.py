@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
+from .._filters import Expr, F
+from .._filters.operators import FieldRef
+from .._filters.tree import all_of, any_of
 from ..errors import InvalidArgumentError, InvalidNameError
-from ..filters import Expr, F
-from ..filters.operators import FieldRef
-from ..filters.tree import all_of, any_of
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .values import DIM, HOSTILE_NAMES, assert_same_rows, ids_of, vectors
 

@@ -17,6 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .._core.records import Hit
+from .._core.schema import Field, Schema
+from .._filters import bind
+from .._filters.tree import Combinable
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -29,10 +33,6 @@ from ..errors import (
     TableExistsError,
     TableNotFoundError,
 )
-from ..filters import bind
-from ..filters.tree import Combinable
-from ..records import Hit
-from ..schema import Field, Schema
 from .evaluate import evaluate
 from .loop_time import own_work
 from .values import assert_same_fields

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .._core.records import Record
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
+from .._filters import F
 from ..errors import InvalidArgumentError, InvalidNameError
-from ..filters import F
-from ..records import Record
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .loop_time import own_work
 from .values import (

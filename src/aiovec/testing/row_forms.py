@@ -14,6 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from .._core.records import Record
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
+from .._filters import F
 from ..errors import (
     DuplicateIdError,
     FilterError,
@@ -22,10 +26,6 @@ from ..errors import (
     InvalidRowError,
     InvalidVectorError,
 )
-from ..filters import F
-from ..records import Record
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .oracle import arrow_table
 from .values import (

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..backend import Tuning
+from .._core.contract import Tuning
+from .._core.records import Hit
+from .._core.schema import Field, Metric, Schema
+from .._core.store import VectorStore
+from .._filters import F
 from ..errors import (
     DimensionMismatchError,
     InvalidArgumentError,
     InvalidNameError,
     InvalidVectorError,
 )
-from ..filters import F
-from ..records import Hit
-from ..schema import Field, Metric, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .oracle import Oracle, assert_same_hit_fields, assert_same_hits
 from .values import DIM, EVERY_KIND, SMALL, ids_of, rows_of_every_kind, small_rows, vectors

@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..filters import Expr, F
-from ..schema import Field, Index, Kind, Metric, Schema
+from .._core.schema import Field, Index, Kind, Metric, Schema
+from .._filters import Expr, F
 from .values import EPOCH, HOSTILE_TEXTS
 
 Strategy = st.SearchStrategy

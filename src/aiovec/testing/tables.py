@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
 from ..errors import (
     InvalidArgumentError,
     InvalidNameError,
@@ -21,8 +23,6 @@ from ..errors import (
     TableExistsError,
     TableNotFoundError,
 )
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .values import DIM, EVERY_KIND, SMALL, assert_same_rows, ids_of, small_rows, vectors
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..columns import python_values
-from ..records import Hit, Record
-from ..schema import Schema
+from .._core.records import Hit, Record
+from .._core.schema import Schema
+from .._input.columns import python_values
 from .loop_time import own_work
 
 DIM = 4

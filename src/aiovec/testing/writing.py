@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
+from .._filters import F
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -17,9 +20,6 @@ from ..errors import (
     InvalidRowError,
     InvalidVectorError,
 )
-from ..filters import F
-from ..schema import Field, Schema
-from ..store import VectorStore
 from .base import ContractBase, case
 from .loop_time import own_work
 from .values import (

@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, StaleTableError, TableHandle
+from aiovec._core.contract import Columns, StaleTableError, TableHandle
+from aiovec._core.moving import MoveMark
+from aiovec._core.schema import Schema
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
-from aiovec.moving import MoveMark
-from aiovec.schema import Schema
 
 from .backend import MovingBackend
 from .disk import Row
@@ -49,8 +49,8 @@ def comparable(row: Row) -> Row:
 
 
 class Follower:
-    """A store opened from the TOML, as ``aiovec.engine.Follower`` does it: calls that come while
-    it looks wait for that, and what leads elsewhere is the mark in the store in use."""
+    """A store opened from the TOML, as ``aiovec._core.engine.Follower`` does it: calls that
+    come while it looks wait for that, and what leads elsewhere is the mark in the store in use."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import (
+from aiovec._core.contract import (
     Backend,
     BulkLoad,
     BulkLoads,
@@ -36,15 +36,10 @@ from aiovec.backend import (
     VectorIndexes,
     VectorQuery,
 )
-from aiovec.errors import (
-    DuplicateIdError,
-    StoreBusyError,
-    TableExistsError,
-    TableNotFoundError,
-)
-from aiovec.filters import Expr
-from aiovec.moving import PAUSED, MoveMark, MoveRecord
-from aiovec.schema import Field, Schema
+from aiovec._core.moving import PAUSED, MoveMark, MoveRecord
+from aiovec._core.schema import Field, Schema
+from aiovec._filters import Expr
+from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
 from aiovec.testing import evaluate, python_rows
 
 from .disk import Disk, ModelLock, ModelTable, Row, place_of

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from aiovec.backend import TableHandle
+from aiovec._core.contract import TableHandle
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Migration, Options, copying, runner
 from aiovec_migrate.journal import Journal

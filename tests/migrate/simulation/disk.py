@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from aiovec.moving import MoveMark, MoveRecord
-from aiovec.schema import Schema
+from aiovec._core.moving import MoveMark, MoveRecord
+from aiovec._core.schema import Schema
 
 from .loop import Process
 

@@ -15,7 +15,7 @@ from tests.sqlite.resident.test_prefix import check_true, columns, true_distance
 from tests.sqlite.support import backend_of, open_store, opened, python
 
 from aiovec import Field, Schema, Tuning, VectorStore
-from aiovec.schema import Metric
+from aiovec._core.schema import Metric
 from aiovec_sqlite.resident import bits, copies, partitions, segments
 from aiovec_sqlite.resident.bits import SignValues
 from aiovec_sqlite.resident.codes import RowCodes

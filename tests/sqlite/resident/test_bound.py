@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiovec.measuring import distances
-from aiovec.schema import Metric
+from aiovec._core.measuring import distances
+from aiovec._core.schema import Metric
 from aiovec_sqlite.resident import scan, segments
 from aiovec_sqlite.resident.codes import (
     QueryCodes,

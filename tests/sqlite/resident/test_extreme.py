@@ -13,7 +13,7 @@ from tests.sqlite.support import opened, sql
 from tests.sqlite.test_nearest import METRICS, check, true_distances
 
 from aiovec import Schema
-from aiovec.schema import Metric
+from aiovec._core.schema import Metric
 
 DIM = 16
 # From float32's least denormal to its largest power of ten, and the border of what codes can rank.

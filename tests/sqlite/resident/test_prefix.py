@@ -15,7 +15,7 @@ from tests.sqlite.support import opened
 
 import aiovec
 from aiovec import Field, Hit, InvalidArgumentError, Schema, Tuning, VectorStore
-from aiovec.schema import Metric
+from aiovec._core.schema import Metric
 from aiovec_sqlite.resident import copies, partitions, segments
 
 DIM, PREFIX = 32, 8

@@ -17,7 +17,7 @@ from tests.sqlite.resident.support import answered, in_memory, resident_of, rows
 from tests.sqlite.support import backend_of, opened
 
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend import TableHandle
+from aiovec._core.contract import TableHandle
 from aiovec_sqlite.connection import Connection
 from aiovec_sqlite.driver import connect as raw_connect
 from aiovec_sqlite.opening import open_reader

@@ -30,9 +30,9 @@ from tests.sqlite.support import backend_of, opened, python
 
 import aiovec
 from aiovec import F, Field, Schema, StoreClosedError, VectorStore
-from aiovec.backend import Columns, Found, TableHandle, VectorQuery
-from aiovec.schema import Metric
-from aiovec.threads import idle_threads
+from aiovec._core.contract import Columns, Found, TableHandle, VectorQuery
+from aiovec._core.schema import Metric
+from aiovec._core.threads import idle_threads
 from aiovec_sqlite.resident import copies, reading, segments
 from aiovec_sqlite.resident.pipeline import Call, Pipeline
 

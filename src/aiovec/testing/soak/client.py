@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..._core.records import Hit
+from ..._core.store import VectorStore
+from ..._filters import F
 from ...errors import DuplicateIdError
-from ...filters import F
-from ...records import Hit
-from ...store import VectorStore
 from ..oracle import Oracle, assert_same_hit_fields, assert_same_hits
 from .questions import FILTERS, Selects, every_row, own_filters
 from .world import (

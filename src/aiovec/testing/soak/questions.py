@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ...filters import F
-from ...filters.tree import Combinable
+from ..._filters import F
+from ..._filters.tree import Combinable
 from .world import BASE, State, owner_of
 
 Selects = Callable[[str, State], bool]

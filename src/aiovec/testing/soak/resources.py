@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it ships without types
 
-from ...threads import idle_threads
+from ..._core.threads import idle_threads
 
 # Threads in which a loop's library runs single functions: it keeps some for the next ones, as the
 # stores do, so their number tells what ran last.

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ... import connect
-from ...schema import Schema
-from ...store import VectorStore
+from ..._core.schema import Schema
+from ..._core.store import VectorStore
 from .client import Client
 from .neighbour import Neighbour
 from .resources import Resources, growth

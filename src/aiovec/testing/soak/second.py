@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ... import connect
-from ...schema import Schema
-from ...store import VectorStore
+from ..._core.schema import Schema
+from ..._core.store import VectorStore
 from .client import Client
 from .resources import Resources
 from .world import State, World, row_of

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...filters import F
-from ...store import VectorStore
+from ..._core.store import VectorStore
+from ..._filters import F
 from ..oracle import Oracle, assert_same_hit_fields, assert_same_hits
 from .world import BASE, TOLERANCE, State, World, row_of, vector_of
 

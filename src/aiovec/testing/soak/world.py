@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...records import Hit, Record
-from ...schema import Field, Metric, Schema
+from ..._core.records import Hit, Record
+from ..._core.schema import Field, Metric, Schema
 
 if TYPE_CHECKING:
     from .client import Client

@@ -1,0 +1,270 @@
+"""``aiovec demo``: what the library does, shown on text that every machine has."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from importlib.util import find_spec
+from itertools import islice
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.text import Text
+
+from .._core.connect import connect
+from .._core.contract import TableStats
+from .._core.records import Hit
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
+from .._demo import HashingEmbedder, Passage, stdlib_passages
+from .._locate import MEMORY, is_url
+from .._plugins import EXTRAS
+from ..errors import AiovecError, TableNotFoundError
+from .output import one_line, out, progress
+from .run import failing_clearly, run
+
+
+class DemoBackend(StrEnum):
+    sqlite = "sqlite"
+    lancedb = "lancedb"
+
+
+DEFAULT_PATHS: Mapping[DemoBackend, str] = MappingProxyType(
+    {DemoBackend.sqlite: "aiovec-demo.db", DemoBackend.lancedb: "aiovec-demo.lance"}
+)
+TABLE = "stdlib"
+
+# Enough rows for the vectors to be made and written in bulk, few enough for the bar to move.
+_BATCH = 500
+_SHOWN = 3
+_LANCE_MEMORY = "memory://"
+_LONGEST_TEXT = 90
+
+_QUERIES = (
+    "compress a file with gzip",
+    "temporary directory that is removed afterwards",
+    "wait until several tasks are done",
+)
+_FILTERED_QUERY = "wait until several tasks are done"
+_FILTER = "kind = 'class' AND module STARTSWITH 'asyncio'"
+
+SCHEMA = Schema(
+    HashingEmbedder.dim,
+    model=HashingEmbedder.model,
+    fields={
+        "module": Field(str, index="btree"),
+        "kind": Field(str, index="bitmap"),
+        "line": int,
+        "length": int,
+        "text": str,
+        "read": bool,
+    },
+)
+
+
+@failing_clearly
+def demo(
+    backend: Annotated[
+        DemoBackend, typer.Option(help="Which backend stores; the rest is the same.")
+    ] = DemoBackend.sqlite,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where the demo's store lies: aiovec-demo.db, or the folder aiovec-demo.lance.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Store some thousand docstrings of Python's standard library, and search them.
+
+    Takes some seconds. Running it again begins anew.
+    """
+    place = DEFAULT_PATHS[backend] if path is None else path
+    if backend is DemoBackend.lancedb and not is_url(place):
+        place = f"lancedb://{place}"
+    run(_Tour(place).take())
+
+
+class _Tour:
+    """The steps of the demo, each of which says what it does and how long it took."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._console = out()
+        self._embedder = HashingEmbedder()
+
+    async def take(self) -> None:
+        began = time.perf_counter()
+        async with connect(self._target) as store:
+            await _make_table(store)
+            passages = await self._read()
+            await self._store(store, passages)
+            for query in _QUERIES:
+                self._title(f'Search: "{query}"')
+                hits = await self._search(store, query)
+            self._title(f'Filter: "{_FILTERED_QUERY}" where {_FILTER}')
+            found = await self._search(store, _FILTERED_QUERY, where=_FILTER) or hits
+            await self._change(store, found)
+            stats = await store.stats(TABLE)
+            self._whats_next(store, stats, found)
+        self._console.print()
+        self._say(f"demo: done in {time.perf_counter() - began:.1f} s", "bold green")
+
+    async def _read(self) -> list[Passage]:
+        self._title(f"Text: the docstrings of Python {platform.python_version()}'s own library")
+        began = time.perf_counter()
+        passages: list[Passage] = []
+        reading = stdlib_passages()
+        with progress("passages") as bar:
+            task = bar.add_task("reading", total=None)
+            while part := await asyncio.to_thread(_take, reading):
+                passages += part
+                bar.update(task, completed=len(passages))
+        if not passages:
+            raise AiovecError("this Python came without the sources of its standard library")
+        kinds = [passage.kind for passage in passages]
+        counted = ", ".join(f"{kinds.count(k):,} {k}" for k in ("module", "class", "function"))
+        self._done(f"{len(passages):,} passages ({counted})", began)
+        return passages
+
+    async def _store(self, store: VectorStore, passages: Sequence[Passage]) -> None:
+        self._title(f"Embed with {HashingEmbedder.model} ({HashingEmbedder.dim} dimensions), store")
+        embedding = writing = 0.0
+        with progress("passages") as bar:
+            task = bar.add_task("embedding and storing", total=len(passages))
+            for start in range(0, len(passages), _BATCH):
+                part = passages[start : start + _BATCH]
+                began = time.perf_counter()
+                columns = await asyncio.to_thread(_columns, part, self._embedder)
+                embedded = time.perf_counter()
+                await store.insert(TABLE, columns, model=HashingEmbedder.model)
+                embedding += embedded - began
+                writing += time.perf_counter() - embedded
+                bar.advance(task, len(part))
+        kept = "safe on the disk" if store.supports("power-loss") else "a commit"
+        self._say(
+            f"  embedded in {embedding:.2f} s, stored in {writing:.2f} s "
+            f"({len(passages) / writing:,.0f} rows/s, each batch {kept})"
+        )
+
+    async def _search(
+        self, store: VectorStore, query: str, *, where: str | None = None
+    ) -> list[Hit]:
+        vector = self._embedder.embed(query)
+        began = time.perf_counter()
+        hits = await store.search(
+            TABLE, vector, limit=_SHOWN, where=where, model=HashingEmbedder.model
+        )
+        seconds = time.perf_counter() - began
+        for hit in hits:
+            text = one_line(hit["text"])
+            if len(text) > _LONGEST_TEXT:
+                text = text[: _LONGEST_TEXT - 1] + "…"
+            self._console.print(
+                Text.assemble("  ", (f"{hit.score:.3f}", "cyan"), "  ", (hit.id, "bold")),
+            )
+            self._console.print(Text(f"         {text}", "dim"))
+        self._say(f"  {len(hits)} hits in {seconds * 1000:.1f} ms", "green")
+        return hits
+
+    async def _change(self, store: VectorStore, found: Sequence[Hit]) -> None:
+        best = found[0].id
+        self._title(f"Update: mark {best} as read; its vector stays")
+        began = time.perf_counter()
+        changed = await store.update(TABLE, {"read": True}, ids=best)
+        count = await store.count(TABLE, "read")
+        self._done(f"{changed} row changed; {count} row where read", began)
+
+        versions = await store.versions(TABLE) if store.supports("snapshots") else []
+        self._title(f"Delete: {best}, then the same search again")
+        began = time.perf_counter()
+        deleted = await store.delete(TABLE, best)
+        self._done(f"{deleted} row deleted", began)
+        await self._search(store, _FILTERED_QUERY, where=_FILTER)
+        if versions:
+            before = versions[-1]["version"]
+            self._title(f"Restore: version {before} of the table, before the deletion")
+            began = time.perf_counter()
+            await store.restore(TABLE, before)
+            self._done(f"{len(await store.get(TABLE, best))} row is there again", began)
+
+    def _whats_next(self, store: VectorStore, stats: TableStats, found: Sequence[Hit]) -> None:
+        self._title("What is there now")
+        self._say(f"  {store.target}: {stats.rows:,} rows, {stats.bytes:,} bytes")
+        if store.target in (MEMORY, _LANCE_MEMORY):
+            return
+        named = _quoted(self._target)
+        self._title("What to type next")
+        commands = [
+            f"aiovec info {named}",
+            f"aiovec search {named} {TABLE} --like {found[-1].id} --select kind,text",
+            f"aiovec search {named} {TABLE} --like gzip.GzipFile --where \"kind = 'module'\"",
+            f"aiovec doctor {named}",
+        ]
+        if store.backend_name == DemoBackend.sqlite:
+            if find_spec("lancedb") is None:
+                commands.append(f'pip install "{EXTRAS["lancedb"]}"')
+            commands.append("aiovec demo --backend lancedb")
+        for command in commands:
+            self._say(f"  {command}", "cyan")
+
+    def _title(self, text: str) -> None:
+        self._console.print()
+        self._console.print(Text(text, "bold"))
+
+    def _done(self, what: str, began: float) -> None:
+        self._say(f"  {what} in {_time(time.perf_counter() - began)}", "green")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style))
+
+
+async def _make_table(store: VectorStore) -> None:
+    """An empty table. One of that name which is not the demo's stays as it is."""
+    try:
+        there = await store.schema(TABLE)
+    except TableNotFoundError:
+        there = None
+    if there is not None:
+        if there.model != HashingEmbedder.model:
+            raise AiovecError(
+                f"{store.target} has a table {TABLE!r} that is not the demo's; name another --path"
+            )
+        await store.drop_table(TABLE)
+    await store.create_table(TABLE, SCHEMA)
+
+
+def _take(passages: Iterator[Passage]) -> list[Passage]:
+    return list(islice(passages, _BATCH))
+
+
+def _quoted(path: str) -> str:
+    """The path as this system's shell takes it."""
+    return subprocess.list2cmdline([path]) if os.name == "nt" else shlex.quote(path)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _columns(passages: Sequence[Passage], embedder: HashingEmbedder) -> dict[str, Any]:
+    texts = [f"{passage.name}\n{passage.text}" for passage in passages]
+    return {
+        "id": [passage.name for passage in passages],
+        SCHEMA.vector: embedder.embed_many(texts),
+        "module": [passage.module for passage in passages],
+        "kind": [passage.kind for passage in passages],
+        "line": np.array([passage.line for passage in passages]),
+        "length": np.array([passage.length for passage in passages]),
+        "text": [passage.text for passage in passages],
+        "read": np.zeros(len(passages), dtype=bool),
+    }

@@ -1,0 +1,89 @@
+"""Commands that other packages bring, by the entry-point group ``aiovec.commands``.
+
+An entry point names a ``typer.Typer``. Its module is imported when its command, or the list of all
+commands, is asked for, so it should import little itself. One that is broken says so in one line
+where it is used, and hides nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from .._core.redaction import without_secrets
+from .._plugins import installed
+from .output import one_line, say_error
+
+if TYPE_CHECKING:
+    from importlib import metadata
+
+GROUP = "aiovec.commands"
+
+
+class Commands(TyperGroup):
+    """Our own commands, and behind them those that are installed beside."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _quietly():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _quietly():
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in installed(GROUP) if name not in own)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        entry_point = installed(GROUP).get(cmd_name)
+        return None if entry_point is None else _loaded(entry_point)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Take the secrets out of a complaint about the arguments, which repeats them."""
+    try:
+        yield
+    except Exception as exc:
+        message = getattr(exc, "message", None)
+        if isinstance(message, str) and hasattr(exc, "format_message"):
+            exc.message = without_secrets(message)  # type: ignore[attr-defined]
+        raise
+
+
+def _loaded(entry_point: metadata.EntryPoint) -> Any:
+    try:
+        app = entry_point.load()
+        if not isinstance(app, typer.Typer):
+            raise TypeError(f"it is {type(app).__name__}, not a typer.Typer")
+        command = get_command(app)
+    except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
+        reason = one_line(f"{type(exc).__name__}: {exc}")
+        command = _broken(f"the command {entry_point.name!r} ({entry_point.value}) {reason}")
+    command.name = entry_point.name
+    return command
+
+
+def _broken(reason: str) -> Any:
+    """A command that says why it cannot be used, whatever it is given."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command(
+        help=f"Cannot be used: {reason}",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def say() -> None:
+        say_error(f"{reason}; reinstall the package that brings it")
+        raise typer.Exit(1)
+
+    return get_command(app)

@@ -1,0 +1,116 @@
+"""``aiovec search``: the rows nearest to a vector, or to a row that is stored."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from typing import Annotated, Any
+
+import typer
+
+from .._core.records import Hit
+from ..errors import InvalidArgumentError
+from .output import err, print_json, print_rows
+from .run import failing_clearly, run
+from .stores import AsJson, Config, Store, expanded, opened, store_and
+
+
+@failing_clearly
+def search(
+    first: Store = None,
+    second: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TABLE", help="The table; one argument alone is it.", show_default=False
+        ),
+    ] = None,
+    vector: Annotated[
+        str | None,
+        typer.Option(
+            help="The vector as a JSON array, or @FILE that holds one.",
+            metavar="JSON|@FILE",
+            show_default=False,
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Search with the vector of this row.", show_default=False),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILTER",
+            help="Only rows that the filter selects: \"year >= 2024 AND lang = 'en'\".",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELDS", help="Fields to show, with commas or repeated.", show_default=False
+        ),
+    ] = None,
+    config: Config = None,
+    json: AsJson = False,
+) -> None:
+    """Show the rows nearest to a vector, or to a stored row, best first."""
+    store, table = store_and(first, second, "a TABLE")
+    if (vector is None) == (like is None):
+        raise typer.BadParameter("give one of --vector and --like")
+    query = None if vector is None else _read_vector(vector)
+    fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
+    hits, seconds = run(_search(store, config, table, query, like, where, limit, fields))
+    if json:
+        print_json({"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)})
+        return
+    _show(hits)
+    console = err()
+    if console.is_terminal:
+        console.print(f"{len(hits)} hits in {seconds * 1000:.1f} ms")
+
+
+def _read_vector(given: str) -> list[float]:
+    try:
+        text = expanded(given[1:]).read_text("utf-8-sig") if given.startswith("@") else given
+        vector = jsonlib.loads(text)
+    except (OSError, ValueError, RecursionError) as exc:
+        raise typer.BadParameter(f"--vector cannot be read: {exc}") from exc
+    if not isinstance(vector, list) or not all(
+        isinstance(number, (int, float)) and not isinstance(number, bool) for number in vector
+    ):
+        raise typer.BadParameter("--vector must be a JSON array of numbers")
+    return vector
+
+
+async def _search(
+    store: str | None,
+    config: str | None,
+    table: str,
+    vector: Any,
+    like: str | None,
+    where: str | None,
+    limit: int,
+    select: list[str] | None,
+) -> tuple[list[Hit], float]:
+    async with opened(store, config, reading=True) as vectors:
+        wanted = limit
+        if like is not None:
+            rows = await vectors.get(table, like)
+            if not rows:
+                raise InvalidArgumentError("--like", like, f"the id of a row in table {table!r}")
+            vector = rows[0].vector
+            wanted += 1  # the row itself is found too, and left out below
+        began = time.perf_counter()
+        hits = await vectors.search(table, vector, where=where, limit=wanted, select=select)
+        seconds = time.perf_counter() - began
+    return [hit for hit in hits if hit.id != like][:limit], seconds
+
+
+def _show(hits: list[Hit]) -> None:
+    names = list(dict.fromkeys(name for hit in hits for name in hit.fields))
+    print_rows(
+        ["score", "id", *names],
+        [[f"{hit.score:.4f}", hit.id, *(hit.fields.get(n, "") for n in names)] for hit in hits],
+        right=["score"],
+    )

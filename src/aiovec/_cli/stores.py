@@ -1,0 +1,120 @@
+"""Which store a command means, and how it is opened."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from .._core.connect import Opening, Origin
+from .._core.store import VectorStore
+from .._locate import MEMORY, is_url
+from .._plugins import backend_names
+from ..errors import ConfigError, TableNotFoundError
+from .output import progress
+
+_T = TypeVar("_T")
+
+Store = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STORE",
+        help="A target such as notes.db or, with --config, the name of a backend.",
+        show_default=False,
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The TOML file. Without it: $AIOVEC_CONFIG, else ./aiovec.toml.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
+
+
+def store_and(first: str | None, second: str | None, last: str) -> tuple[str | None, str]:
+    """What ``[STORE] LAST`` means: one argument alone is LAST."""
+    if first is None:
+        raise typer.BadParameter(f"give {last}, and before it a STORE if you like")
+    return (None, first) if second is None else (first, second)
+
+
+def expanded(path: str) -> Path:
+    """The path of a file, with ``~`` expanded. ConfigError where there is no such home folder."""
+    found = os.path.expanduser(path)
+    if found.startswith("~") and found == path:
+        raise ConfigError(
+            f"{path} begins with the home folder of a user that does not exist; write ./{path} "
+            "for a path here",
+            accepted="a path",
+        )
+    return Path(found)
+
+
+def source_of(store: str | None, config: str | None, *, read_only: bool = False) -> Origin:
+    """Where the store that a command names comes from."""
+    if store is not None and config is not None and store in backend_names():
+        return Origin(None, config, backend=store, read_only=read_only)
+    return Origin(store, config, read_only=read_only)
+
+
+@asynccontextmanager
+async def opened(
+    store: str | None, config: str | None, *, reading: bool = False
+) -> AsyncIterator[VectorStore]:
+    """The store that a command names, which must be there.
+
+    A command that is only ``reading`` works where nothing can be written, too.
+    """
+    source = await asyncio.to_thread(_existing, store, config, reading)
+    async with Opening(source) as opened_store:
+        yield opened_store
+
+
+async def of_each_table(
+    vectors: VectorStore,
+    named: Sequence[str] | None,
+    look: Callable[[str], Awaitable[_T]],
+    title: str,
+) -> list[_T]:
+    """What a look tells of each of the named tables, or of all; ``title`` is what the bar says.
+
+    One of all that another process drops meanwhile is left out.
+    """
+    names = named or await vectors.tables()
+    found = []
+    with progress("tables") as bar:
+        task = bar.add_task(title, total=len(names))
+        for name in names:
+            try:
+                found.append(await look(name))
+            except TableNotFoundError:
+                if named:
+                    raise
+            bar.advance(task)
+    return found
+
+
+def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
+    """The source of a store that is there. Opening would make one where a name is mistyped."""
+    source = source_of(store, config)
+    backend, target = source.place()
+    on_disk = backend in ("sqlite", "lancedb") and target != MEMORY and not is_url(target)
+    if on_disk and not os.path.exists(target):
+        raise ConfigError(f"there is no store at {target}", key="target", accepted="a store's path")
+    if reading and on_disk and not _is_writable(target):
+        return source_of(store, config, read_only=True)
+    return source
+
+
+def _is_writable(target: str) -> bool:
+    folder = target if os.path.isdir(target) else os.path.dirname(os.path.realpath(target))
+    return os.access(target, os.W_OK) and os.access(folder, os.W_OK)

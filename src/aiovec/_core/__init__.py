@@ -1,0 +1,1 @@
+"""What every store does, whatever backend lies under it."""

@@ -1,0 +1,364 @@
+"""From a target or a TOML file to an open store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._locate import SCHEMES, local_path, make_folder_of, split_target, sqlite_file
+from .._plugins import backend_names, claimed, create_backend, other_backends
+from ..errors import AiovecError, ConfigError
+from .redaction import redacted
+from .threads import in_daemon_thread, to_its_end
+
+if TYPE_CHECKING:
+    from .._settings.load import LoadedSettings, RetrievalSettings, Stamp
+    from .contract import Backend
+    from .store import VectorStore
+
+CONFIG_VARIABLE = "AIOVEC_CONFIG"
+CONFIG_FILE = "aiovec.toml"
+
+PathText = str | os.PathLike[str]
+
+# The variables that say which backend is used, whatever the TOML file says.
+_CHOOSING = frozenset({"AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL"})
+
+# What a store imports at its first calls. Loaded with the backend, off the event loop.
+_HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._core.store", "aiovec._core.table")
+
+
+def connect(
+    target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
+) -> Opening:
+    """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
+
+    ``target`` is a SQLite file or directory, ``":memory:"``, or a URL: ``sqlite:///path``,
+    ``lancedb:///path``, ``s3://…``, ``gs://…``, ``az://…``, ``db://…``, ``http://…``, or one whose
+    scheme is the name of another installed backend.
+
+    ``config`` is a TOML file. Alone, its ``[retrieval]`` says what to open, and the store follows
+    it when it is switched to another backend. Beside a target it gives the settings only. With
+    neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
+
+    With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
+    process cannot write; a call that writes raises UnsupportedError.
+
+    Nothing is read and nothing is imported until the result is awaited or entered. That raises
+    ConfigError for a target or a file that cannot be used, BackendNotInstalledError for a backend
+    whose package is missing, and what the backend itself has to say.
+    """
+    return Opening(Origin(target, config, read_only=read_only))
+
+
+class Opening:
+    """A store that is about to be opened, once: await it, or enter it."""
+
+    def __init__(self, source: Origin) -> None:
+        self._source = source
+        self._used = False
+        self._store: VectorStore | None = None
+
+    def __await__(self) -> Generator[None, None, VectorStore]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> VectorStore:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._store is not None:
+            await self._store.__aexit__(kind)
+
+    async def _open(self) -> VectorStore:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise AiovecError(
+                "a store runs on an event loop of asyncio, and none runs here; under trio, or "
+                "without async, use aiovec.sync in a thread"
+            ) from None
+        if self._used:
+            raise RuntimeError("one connect() opens one store; call connect() again for another")
+        self._used = True
+        resolved = await in_daemon_thread(self._source.resolve_first)
+        from .store import VectorStore
+
+        try:
+            await resolved.backend.open()
+        except BaseException as exc:
+            try:
+                await to_its_end(resolved.backend.close())
+            except Exception as unclosed:  # noqa: BLE001 - the first failure is the one to tell
+                exc.add_note(f"closing it failed too: {unclosed!r}")
+            raise
+        source = self._source if self._source.follows else None
+        return VectorStore(resolved.backend, resolved.settings, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """Equal ones are the same place, used in the same way."""
+
+    name: str
+    target: str = field(repr=False)  # may hold secrets, as the next
+    section: str = field(repr=False)
+    configured: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a target or a TOML file came to: a backend that is not open yet."""
+
+    identity: _Identity
+    settings: RetrievalSettings
+    backend: Backend
+    stamp: Stamp | None
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def target(self) -> str:
+        return self.identity.target
+
+    @property
+    def configured(self) -> str:
+        """The backend's name in the TOML file, empty where a target was named."""
+        return self.identity.configured
+
+
+class Origin:
+    """Where a store comes from. Every method does I/O and belongs into a thread.
+
+    ``backend`` names one that the TOML file configures, in place of the one that it says.
+    """
+
+    def __init__(
+        self,
+        target: PathText | None,
+        config: PathText | None,
+        *,
+        backend: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        if not isinstance(read_only, bool):
+            raise ConfigError(
+                f"read_only must be True or False, not {read_only!r}", key="read_only"
+            )
+        self._read_only = read_only
+        self._target = target
+        self._config = config
+        self._backend = backend
+        self._file: Path | None = None
+        self._stamp: Stamp | None = None
+        self._identity: _Identity | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the store has to follow a TOML file: unless its user named the place."""
+        return self._target is None and self._backend is None
+
+    def place(self) -> tuple[str, str]:
+        """The backend's name and what it would be told. Nothing is made or opened."""
+        _, identity = self._read()
+        return identity.name, identity.target
+
+    def settings(self) -> RetrievalSettings:
+        """The settings that are in force. Nothing is made or opened."""
+        loaded, _ = self._read()
+        return loaded.settings.retrieval
+
+    def changed(self) -> bool:
+        """Whether the TOML file is another than the one that was read last. Costs one look."""
+        if not self.follows or self._file is None:
+            return False
+        from .._settings.load import stamp_of
+
+        return stamp_of(self._file) != self._stamp
+
+    def resolve_first(self) -> Resolved:
+        """What the target or the TOML file names, with all loaded that its store will need."""
+        for module in _HEAVY:
+            importlib.import_module(module)
+        # anyio loads this at its first use, which would be on the event loop. It is not public, so
+        # where it is called otherwise that first use is just a little slow.
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("anyio._backends._asyncio")
+        resolved = self._create(*self._read())
+        self.settle(resolved)
+        return resolved
+
+    def resolve(self) -> Resolved | None:
+        """What the TOML file names now; None where that is the same place, used in the same way.
+
+        Until ``settle`` is called with it, ``changed`` stays true, so that it is tried again.
+        """
+        loaded, identity = self._read()
+        if identity == self._identity:
+            self._stamp = loaded.stamp
+            return None
+        return self._create(loaded, identity)
+
+    def resolve_moved(self, backend: str, config: str) -> Resolved | None:
+        """Where a store has moved that its users reach by the TOML file ``config``.
+
+        None where this is another file, or where an environment variable keeps its users where
+        they are: then they have to be told.
+        """
+        if not self._is_led_by(backend, config):
+            return None
+        loaded, identity = self._read(backend)
+        return None if identity == self._identity else self._create(loaded, identity)
+
+    def foresee(self, backend: str, config: str) -> Backend | None:
+        """The backend to which a migration is about to lead. Nothing is changed by the question."""
+        if not self._is_led_by(backend, config):
+            return None
+        loaded, identity = self._read(backend)
+        if identity == self._identity:
+            return None
+        return _backend_of(identity, loaded, self._read_only)
+
+    def _is_led_by(self, backend: str, config: str) -> bool:
+        if not (self.follows and backend and self._file and config):
+            return False
+        pinned = {name.upper() for name in os.environ} & _CHOOSING
+        return not pinned and os.path.realpath(self._file) == os.path.realpath(config)
+
+    def settle(self, resolved: Resolved) -> None:
+        """The store is there now."""
+        self._stamp, self._identity = resolved.stamp, resolved.identity
+
+    def _read(self, backend: str | None = None) -> tuple[LoadedSettings, _Identity]:
+        from .._settings.load import load_settings
+
+        if self._file is None:
+            # Once, so that a change of the current folder does not lead elsewhere.
+            self._file = self._config_file()
+        loaded = load_settings(self._file)
+        retrieval = loaded.settings.retrieval
+        wanted = ""
+        if self._target is None:
+            wanted = backend or self._backend or retrieval.backend
+            name, target = _configured(wanted, retrieval, self._file)
+        else:
+            name, target = _named(self._target)
+        section = json.dumps(retrieval.section(name), sort_keys=True, default=str)
+        return loaded, _Identity(name, target, section, wanted)
+
+    def _create(self, loaded: LoadedSettings, identity: _Identity) -> Resolved:
+        backend = _backend_of(identity, loaded, self._read_only)
+        return Resolved(identity, loaded.settings.retrieval, backend, loaded.stamp)
+
+    def _config_file(self) -> Path | None:
+        """The TOML file as an absolute path; None where the target needs none."""
+        if self._config is not None:
+            return Path(local_path(_text_of(self._config, "config")))
+        if self._target is not None:
+            return None
+        named = os.environ.get(CONFIG_VARIABLE)
+        file = Path(local_path(named or CONFIG_FILE))
+        if named:
+            if not file.exists():
+                raise ConfigError(
+                    f"{file}: {CONFIG_VARIABLE} names this file, but there is none",
+                    file=str(file),
+                    key=CONFIG_VARIABLE,
+                    accepted="a TOML file",
+                )
+        elif not file.exists():
+            raise ConfigError(
+                "nothing says what to open: pass a target, as in connect('notes.db'), or "
+                f"config='{CONFIG_FILE}', or set {CONFIG_VARIABLE}, or put {CONFIG_FILE} into the "
+                f"current folder ({file.parent})",
+                accepted=f"a target, config=, {CONFIG_VARIABLE} or ./{CONFIG_FILE}",
+            )
+        return file
+
+
+def _text_of(path: object, argument: str) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(
+            f"{argument} must be a path or text, not {type(path).__name__}", key=argument
+        )
+    text = os.fsdecode(path)
+    if not text:
+        raise ConfigError(f"{argument} is empty", key=argument)
+    return text
+
+
+def _named(target: PathText) -> tuple[str, str]:
+    """The backend, and what it is told, for a target that a user gave."""
+    text = _text_of(target, "target")
+    if not isinstance(target, str):
+        return "sqlite", _sqlite_file(local_path(text))
+    name, told = split_target(text)
+    if name == "sqlite":
+        return name, _sqlite_file(local_path(told))
+    scheme = text.partition("://")[0].lower()
+    if name not in backend_names():
+        known = [*SCHEMES, *other_backends()]
+        accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
+        raise ConfigError(
+            f"{redacted(text)}: {scheme}:// means no backend here; a target is {accepted}",
+            key="target",
+            accepted=accepted,
+        )
+    return name, local_path(told)
+
+
+def _sqlite_file(path: str) -> str:
+    """The file that a path means; ConfigError where it is a folder of another backend's store."""
+    file = sqlite_file(path)
+    if os.path.isdir(path) and not os.path.exists(file):
+        other = claimed(Path(path))
+        if other is not None:
+            name, target = other
+            raise ConfigError(
+                f"{path} is a store of the {name} backend; open it as {target}",
+                key="target",
+                accepted=target,
+            )
+    return file
+
+
+def _configured(name: str, retrieval: RetrievalSettings, file: Path | None) -> tuple[str, str]:
+    """The backend of this name, and what it is told, for the settings in force."""
+    base = None if file is None else file.parent
+    if name == "sqlite":
+        # A path, which may be written as a target is.
+        meant, told = split_target(retrieval.sqlite_path)
+        if meant != "sqlite":
+            raise ConfigError(
+                f"{file}: retrieval.sqlite_path must be a path, "
+                f"not {redacted(retrieval.sqlite_path)!r}",
+                file=str(file),
+                key="retrieval.sqlite_path",
+                accepted="a path",
+            )
+        return name, _sqlite_file(local_path(told, base))
+    if name == "lancedb":
+        meant, told = split_target(retrieval.lancedb_url)
+        # The address of a server is reached by the client, whatever stores behind it.
+        return ("remote" if meant == "remote" else name), local_path(told, base)
+    if name == "remote":
+        return name, retrieval.remote_url
+    return name, str(retrieval.section(name).get("url", ""))
+
+
+def _backend_of(identity: _Identity, loaded: LoadedSettings, read_only: bool) -> Backend:
+    """The backend of a place, not open yet; a SQLite file's folder is made where it is missing."""
+    if identity.name == "sqlite" and not read_only:
+        make_folder_of(identity.target)
+    return create_backend(
+        identity.name, identity.target, loaded.settings.retrieval, read_only=read_only
+    )

@@ -1,0 +1,63 @@
+"""Names in a folder: what they lead to, made to last, and those that killed processes have left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import AiovecError
+
+# What systems say that flush no folder: Windows opens none, some network drives take no flush.
+_UNABLE = {
+    errno.EACCES,
+    errno.EBADF,
+    errno.EINVAL,
+    errno.EPERM,
+    *(getattr(errno, name) for name in ("ENOTSUP", "EOPNOTSUPP") if hasattr(errno, name)),
+}
+
+
+# What the system says of a name that leads to nothing. Not every one has every code.
+_GONE = {getattr(errno, name, None) for name in ("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")}
+# Seconds for which nobody writes to a file that is being made.
+_ABANDONED = 3600.0
+
+
+def look_at(path: str | Path) -> os.stat_result | None:
+    """What a name leads to; None where to nothing. AiovecError where the system does not tell."""
+    try:
+        return os.stat(path)
+    except OSError as exc:
+        if exc.errno in _GONE:
+            return None
+        raise AiovecError(
+            f"whether {path} is still what the store has open cannot be seen ({exc.strerror}); "
+            "nothing of this call was done, try again"
+        ) from exc
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can. Waits for the disk."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        if exc.errno not in _UNABLE:
+            raise
+
+
+def remove_abandoned(folder: Path, begin: str, end: str) -> None:
+    """Remove the unfinished files of these names that no process can still be writing."""
+    until = time.time() - _ABANDONED
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(begin) and entry.name.endswith(end):
+                with suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime < until:
+                        os.unlink(entry.path)

@@ -1,0 +1,269 @@
+"""The mark that a migration leaves in a store, and what may become of it.
+
+Exactly one of the stores of a migration is in use, and the marks say which: a store whose mark says
+"moved" or "finished" answers nobody but the migration itself. A mark is one small record that is
+changed as a whole. Adapters keep it where a write can read it under the lock, or in the
+transaction, that commits the write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from ..errors import MigrationError, StoreMovedError
+
+OPEN = "open"
+"""Rows are being copied. Rows change as always; schemas do not."""
+PAUSED = "paused"
+"""Writers wait."""
+MOVED = "moved"
+"""Another place is in use. The migration may still be rolled back."""
+FINISHED = "finished"
+"""Another place is in use, and the migration is over."""
+_STATES = (OPEN, PAUSED, MOVED, FINISHED)
+
+MAX_PAUSE = 3600.0
+"""Seconds that a pause may last at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a migration leads.
+
+    ``moved_to`` is the new place as a user would name it, and ``target`` as its backend does.
+    ``backend`` is its name in the TOML file ``config``, whose stores go on there by themselves;
+    both are empty where the run changes no TOML. ``source`` is the store that is left, and
+    ``journal`` the file that tells how far the run is.
+    """
+
+    moved_to: str = ""
+    backend: str = ""
+    config: str = ""
+    target: str = ""
+    source: str = ""
+    journal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveMark:
+    """What a store knows of the migration that leads away from it.
+
+    ``generation`` rises with every cut-over, there and back; it is 0 before the first. ``pause``
+    distinguishes one pause from the next, and ``limit`` is how long a pause may last, in seconds.
+    ``begun`` distinguishes this mark from others of the same run. The other fields are those of
+    ``Destination``.
+    """
+
+    run: str
+    state: str = OPEN
+    moved_to: str = ""
+    backend: str = ""
+    config: str = ""
+    target: str = ""
+    source: str = ""
+    journal: str = ""
+    generation: int = 0
+    pause: str = ""
+    limit: float = 0.0
+    begun: str = ""
+
+    @property
+    def left(self) -> bool:
+        """Whether another place is in use."""
+        return self.state in (MOVED, FINISHED)
+
+    def moved_error(self, target: str) -> StoreMovedError:
+        return StoreMovedError(
+            target,
+            self.moved_to,
+            backend=self.backend,
+            config=self.config,
+            generation=self.generation,
+        )
+
+    def frozen_error(self) -> MigrationError:
+        """Why a change of schema is refused."""
+        return MigrationError(
+            f"a migration is open (run {self.run}), and until it ends no table can be created, "
+            "altered or dropped; `aiovec migrate status` tells how far it is, "
+            "`aiovec migrate abort` ends it"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRecord:
+    """All that a store keeps about migrations.
+
+    ``generation`` is that of the last cut-over into or out of the store, and ``run`` the migration
+    that did it. Both outlive the mark.
+    """
+
+    mark: MoveMark | None = None
+    generation: int = 0
+    run: str = ""
+
+    # What a run does. Each returns the record as it shall be.
+
+    def begin(self, run: str, destination: Destination, begun: str) -> MoveRecord:
+        if self.mark is None:
+            mark = MoveMark(run, begun=begun, **asdict(destination))
+            return replace(self, mark=mark)
+        mark = self._own(run)
+        if mark.left or destination == Destination():
+            return self
+        return replace(self, mark=replace(mark, **asdict(destination)))
+
+    def pause(self, run: str, limit: float, pause: str) -> MoveRecord:
+        mark = self._own(run)
+        if mark.left:
+            raise MigrationError(f"the run {run} has moved the store already")
+        return replace(self, mark=replace(mark, state=PAUSED, pause=pause, limit=limit))
+
+    def resume(self, run: str) -> MoveRecord:
+        return self.end_pause(self._own(run).pause)
+
+    def end_pause(self, pause: str) -> MoveRecord:
+        """The record without this pause; the same one where that pause is over."""
+        mark = self.mark
+        if mark is None or mark.state != PAUSED or mark.pause != pause:
+            return self
+        return replace(self, mark=replace(mark, state=OPEN))
+
+    def move(self, run: str, generation: int) -> MoveRecord:
+        """The record of a store that was left; the same one where the pause has ended."""
+        mark = self._own(run)
+        if mark.state != PAUSED:
+            return self
+        return MoveRecord(replace(mark, state=MOVED, generation=generation), generation, run)
+
+    def arrive(self, run: str, generation: int) -> MoveRecord:
+        """The record of a store to which the run has led, in this generation.
+
+        A mark that leads away from it is older and of no use any more.
+        """
+        if self.mark is None:
+            if self.generation >= generation:
+                return self
+            return MoveRecord(None, generation, run)
+        if self.mark.run != run or not self.mark.left or self.mark.generation >= generation:
+            return self
+        return MoveRecord(None, generation, run)
+
+    def reenter(self, run: str, source: str) -> MoveRecord:
+        """Let a run write into a store that an earlier one has left for ``source``."""
+        mark = self.mark
+        if mark is None or mark.run == run:
+            return self
+        if mark.state != FINISHED or mark.target != source:
+            raise MigrationError(
+                f"the target carries the mark of another migration, run {mark.run}: {_said(mark)}"
+            )
+        return replace(self, mark=replace(mark, run=run, state=MOVED))
+
+    def end(self, run: str) -> MoveRecord:
+        """The record without the mark; a store that was left keeps it, as finished."""
+        if self.mark is None:
+            return self
+        mark = self._own(run)
+        return replace(self, mark=replace(mark, state=FINISHED) if mark.left else None)
+
+    def forget(self) -> MoveRecord:
+        if self.mark is not None and self.mark.state != FINISHED:
+            raise MigrationError(
+                f"the migration {self.mark.run} is not over; end it first: {_said(self.mark)}"
+            )
+        return replace(self, mark=None)
+
+    def _own(self, run: str) -> MoveMark:
+        if self.mark is None:
+            raise MigrationError(f"the store knows of no open migration, so not of the run {run}")
+        if self.mark.run != run:
+            raise MigrationError(
+                f"another migration of this store is known: run {self.mark.run}; "
+                + _said(self.mark)
+            )
+        return self.mark
+
+    # As text
+
+    def to_json(self) -> str:
+        mark = None if self.mark is None else asdict(self.mark)
+        return json.dumps({"generation": self.generation, "run": self.run, "mark": mark})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> MoveRecord:
+        """The record; ValueError with the reason where the text is none."""
+        known = _mapping(json.loads(text))
+        mark = known.get("mark")
+        return cls(
+            None if mark is None else mark_of(mark),
+            _number(known.get("generation", 0)),
+            _text("run", known.get("run", "")),
+        )
+
+
+def mark_of(found: object) -> MoveMark:
+    """The mark of these values, each of them checked; ValueError with the reason.
+
+    A mark of an earlier version has no generation, and its other new fields are empty.
+    """
+    values = _mapping(found)
+    names = {field.name for field in fields(MoveMark)}
+    known = {name: value for name, value in values.items() if name in names}
+    state = known.get("state", OPEN)
+    if state not in _STATES:
+        raise ValueError(f"its state is {state!r}, not one of {', '.join(_STATES)}")
+    if not known.get("run"):
+        raise ValueError("it names no run")
+    limit = known.pop("limit", 0.0)
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+        raise ValueError(f"its limit is {limit!r}, not a number of seconds")
+    if not 0 <= limit <= MAX_PAUSE:
+        raise ValueError(f"its limit is {limit!r}, not a number of seconds up to {MAX_PAUSE:g}")
+    generation = _number(known.pop("generation", 0))
+    texts = {name: _text(name, value) for name, value in known.items()}
+    return MoveMark(**texts, generation=generation, limit=float(limit))
+
+
+def unreadable_mark(reason: object) -> str:
+    """What is wrong with a store whose mark cannot be read."""
+    return (
+        f"the mark of a migration in it cannot be read ({reason}); if no migration of this store "
+        "is under way, remove the mark: aiovec migrate forget"
+    )
+
+
+def _said(mark: MoveMark) -> str:
+    """What its user can do about a mark."""
+    if mark.state == FINISHED:
+        return (
+            f"the store has moved to {mark.moved_to}; to use it again as a store of its own, "
+            "remove that mark: aiovec migrate forget"
+        )
+    if mark.state == MOVED:
+        return (
+            f"the store has moved to {mark.moved_to}; go on with that run (aiovec migrate "
+            "rollback) or end it (aiovec migrate finish)"
+        )
+    return "go on with it (aiovec migrate run), or end it (aiovec migrate abort)"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} in place of an object")
+    return value
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"its generation is {value!r}, not a whole number")
+    return value
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"its {name} is {value!r}, not text")
+    return value

@@ -1,0 +1,919 @@
+"""VectorStore: the one class users hold, whatever the backend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import time
+import warnings
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+    Sized,
+)
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from .._filters import Expr, bind
+from .._filters.tree import Combinable
+from .._input.arguments import (
+    ability_of,
+    check_count,
+    check_flag,
+    check_model,
+    is_iterable,
+    order_field,
+)
+from .._input.selection import Selection, selected_names, selection_of
+from .._telemetry.events import Operation, watch, watch_batches
+from ..errors import (
+    DuplicateIdError,
+    InvalidArgumentError,
+    ModelMismatchError,
+    SchemaMismatchError,
+    StoreClosedError,
+    TableExistsError,
+    TableNotFoundError,
+    UnsupportedError,
+)
+from .advising import Advisor
+from .contract import (
+    Backend,
+    Backups,
+    IndexInfo,
+    ReadOnly,
+    Snapshots,
+    StaleTableError,
+    TableHandle,
+    TableStats,
+    TextQuery,
+    TextSearch,
+    Tuning,
+    VectorIndexes,
+)
+from .engine import Engine, Follower
+from .loops import OneLoop, PerLoop
+from .patience import one_call
+from .pool import in_thread, off_loop
+from .ranking import POOL, RRF, Fusion, Rerank, check_fusion, fuse
+from .records import Hit, Record
+from .schema import Field, Schema, check_field_name, check_table_name
+from .searching import SearchOptions, text_hits
+from .threads import FORKED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .._settings.load import RetrievalSettings
+    from .connect import Origin
+    from .table import Table
+
+_T = TypeVar("_T")
+
+Where = Combinable | str | None
+"""What ``where`` takes: a condition made with ``F``, its text, or None for every row."""
+
+# So much filter text takes as long to parse as one value takes to check.
+_CHARACTERS_A_VALUE = 2
+# Rows of an exported batch: more than fit into one, and a number that every backend can take.
+_LARGEST_BATCH = 2**31 - 1
+# What a store that was opened for reading only refuses. "create_table" may find that all is there.
+_WRITES = frozenset(
+    {
+        "add_field", "drop_table", "insert", "upsert", "update", "delete", "delete_where",
+        "optimize", "create_index", "drop_index", "restore",
+    }
+)  # fmt: skip
+
+
+class VectorStore:
+    """Tables of vectors that can be awaited. Made by ``aiovec.connect``.
+
+    What holds for every method:
+
+    - It checks its arguments first; bad ones raise an ``AiovecError`` and change nothing.
+    - A write is atomic: all of it or none. When it returns, it survives ``kill -9``, and every
+      search that starts later, in any process, sees it.
+    - A cancelled call is wholly done or not at all, and the store stays usable.
+    - It never blocks the event loop, and calls may overlap in any number.
+    - It raises ``StoreClosedError`` after ``close``, ``TableNotFoundError`` where the table is
+      missing, and no error but those of ``aiovec.errors``.
+    """
+
+    def __init__(
+        self, backend: Backend, settings: RetrievalSettings, source: Origin | None = None
+    ) -> None:
+        self._threads = PerLoop(lambda: anyio.CapacityLimiter(4))
+        # What an app's own code takes as long as it likes for: nothing else waits for these.
+        self._rerank_threads = PerLoop(lambda: anyio.CapacityLimiter(4))
+        self._reader_threads = PerLoop(lambda: anyio.CapacityLimiter(4))
+        self._follower = Follower(Engine(backend, settings), source, self._threads)
+        self._process = os.getpid()
+        self._loop = OneLoop()
+        self._advisor = Advisor(self._in_thread)
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+        # Whoever closes it waits for nothing that can be done later.
+        self._hurried = False
+
+    # Life
+
+    @property
+    def target(self) -> str:
+        """Where the store lies."""
+        return self._follower.engine.backend.target
+
+    @property
+    def backend_name(self) -> str:
+        """The name of the backend in use now."""
+        return self._follower.engine.backend.name
+
+    def __repr__(self) -> str:
+        state = "closed " if self._closing is not None else ""
+        return f"<{state}VectorStore {self.target}>"
+
+    async def __aenter__(self) -> VectorStore:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        self._hurried = kind is not None
+        await self.close()
+
+    async def close(self) -> None:
+        """Wait for the writes that were accepted, then let go of everything.
+
+        May be called twice. Reads that are under way end with StoreClosedError, as later calls do.
+        Being cancelled does not stop the closing.
+
+        A backend may first do the upkeep that is due: on LanceDB an index for a table that was
+        loaded, for ``close_timeout`` seconds at most. It does not where the block of the store ends
+        with an exception, or where this call is cancelled.
+        """
+        if os.getpid() != self._process:
+            return  # what is under way belongs to the parent
+        task = asyncio.current_task()
+        self._hurried |= task is not None and task.cancelling() > 0
+        # A loop that ended while the store was being closed, or a failure, is followed by another
+        # try.
+        again = self._loop.enter(self.target) and not self._closed
+        if again or self._closing is None or (self._closing.done() and not self._closed):
+            self._closing = asyncio.ensure_future(self._close())
+        if self._closed:
+            return
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            self._hurried = True
+            self._follower.hurry()
+            raise
+
+    async def _close(self) -> None:
+        await self._advisor.stop()
+        await self._follower.close(finish=not self._hurried)
+        self._closed = True
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_closing", self) is None and os.getpid() == self._process:
+            _warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+    def supports(self, ability: str) -> bool:
+        """Whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
+        "snapshots", "backup", "moves", "read-only", "restore" or "power-loss"."""
+        if not isinstance(ability, str):
+            raise InvalidArgumentError("ability", ability, "the name of an ability")
+        return self._follower.engine.backend.supports(ability)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading only."""
+        backend = self._follower.engine.backend
+        return isinstance(backend, ReadOnly) and backend.read_only
+
+    def _owns(self, path: Path) -> bool:
+        """Whether a path is a part of the store. Reads the disk."""
+        return self._follower.engine.backend.owns(path)
+
+    def _check_writable(self, call: str) -> None:
+        if self.read_only:
+            raise UnsupportedError(
+                call, self.backend_name, f"{self.target} was opened with read_only=True"
+            )
+
+    async def ping(self) -> None:
+        """Reach the store, or raise why not."""
+        await self._call(Operation("ping"), lambda engine: engine.backend.ping())
+
+    def table(self, name: str) -> Table:
+        """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
+        from .table import Table
+
+        return Table(self, check_table_name(name))
+
+    # Tables
+
+    async def create_table(
+        self, table: str, schema: Schema | None = None, *, exist_ok: bool = False
+    ) -> None:
+        """Create a table; without a schema, ``Schema.context_vectors`` of the configured ``dim``.
+
+        Of several callers at once one creates it. Where it exists: TableExistsError, or with
+        ``exist_ok`` nothing, unless the schema is another: ModelMismatchError where only the
+        model differs, else SchemaMismatchError.
+        """
+        check_table_name(table)
+        if schema is not None and not isinstance(schema, Schema):
+            raise InvalidArgumentError("schema", schema, "an aiovec.Schema or None")
+
+        async def create(engine: Engine) -> None:
+            wanted = schema or Schema.context_vectors(engine.settings.dim)
+            try:
+                if self.read_only:
+                    # As a no-op it is for an app that begins with it.
+                    if not exist_ok or table not in await engine.backend.tables():
+                        self._check_writable("create_table")
+                    raise TableExistsError(table)
+                await engine.backend.create_table(table, wanted)
+            except TableExistsError:
+                if not exist_ok:
+                    raise
+                try:
+                    there = (await engine.open_table(table, fresh=True)).schema
+                except TableNotFoundError:
+                    raise StaleTableError(table) from None  # dropped meanwhile: once more
+                differences = there.differences(wanted)
+                if differences and not there.differences(_with_model(wanted, there.model)):
+                    raise ModelMismatchError(table, there.model, wanted.model) from None
+                if differences:
+                    raise SchemaMismatchError(table, differences) from None
+
+        await self._call(Operation("create_table", table), create)
+
+    async def add_field(self, table: str, name: str, field: Field | type[Any]) -> None:
+        """Add a field, which is null in the rows there are; its index is built before it returns.
+
+        A field that cannot be null, or that is a partition key, has to be there from the start.
+        """
+        check_field_name(name)
+        added = field if isinstance(field, Field) else Field(field)
+        if not added.nullable or added.partition:
+            raise InvalidArgumentError(
+                "field", added, "nullable and no partition key, since rows may be there already"
+            )
+
+        async def add(engine: Engine, handle: TableHandle) -> None:
+            handle.schema.with_field(name, added)  # raises InvalidNameError where it cannot be
+            await engine.backend.add_field(handle, name, added)
+            engine.forget(table)
+
+        await self._on_table(Operation("add_field", table), add)
+
+    async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
+        """Drop the table and all its rows."""
+        check_table_name(table)
+
+        async def drop(engine: Engine) -> None:
+            engine.forget(table)
+            try:
+                await engine.backend.drop_table(table)
+            except TableNotFoundError:
+                if not missing_ok:
+                    raise
+
+        await self._call(Operation("drop_table", table), drop)
+
+    async def tables(self) -> list[str]:
+        """The names of the tables, sorted."""
+        return await self._call(Operation("tables"), lambda engine: engine.backend.tables())
+
+    async def schema(self, table: str) -> Schema:
+        """The table's schema as it is now."""
+        check_table_name(table)
+
+        async def read(engine: Engine) -> Schema:
+            return (await engine.open_table(table, fresh=True)).schema
+
+        return await self._call(Operation("schema", table), read)
+
+    # Writing
+
+    async def insert(self, table: str, rows: Any, *, model: str | None = None) -> int:
+        """Add rows; how many.
+
+        ``rows`` are an Arrow batch or table, an (async) iterable of those, of mappings or of
+        ``Record``s, or a mapping of columns. An iterable is read to its end before the write
+        begins. An id that exists, or that stands twice in ``rows``, raises DuplicateIdError, and
+        nothing of the call is kept.
+        """
+        return await self._write(table, rows, model, replace=False)
+
+    async def upsert(self, table: str, rows: Any, *, model: str | None = None) -> int:
+        """Add rows, or replace whole rows of the same ids; how many ids.
+
+        ``rows`` as in ``insert``; where an id stands twice, the last row counts.
+        """
+        return await self._write(table, rows, model, replace=True)
+
+    async def _write(self, table: str, rows: Any, model: str | None, *, replace: bool) -> int:
+        self._check_writable("upsert" if replace else "insert")
+        from .._input.rows import (
+            bytes_of,
+            collect,
+            effort_of,
+            last_of_each_id,
+            repeated_ids,
+            to_table,
+        )
+
+        held = [await collect(rows, self._read_in_thread)]
+        effort = effort_of(held[0])
+        columns = len(held[0]) if isinstance(rows, Mapping) else 0
+        operation = Operation("upsert" if replace else "insert", table)
+
+        def check(schema: Schema) -> pa.Table:
+            batch = to_table(held[0], schema)
+            if replace:
+                return last_of_each_id(batch)
+            repeated = repeated_ids(batch)
+            if repeated:
+                raise DuplicateIdError(table, repeated, within_call=True)
+            return batch
+
+        async def write(engine: Engine, handle: TableHandle) -> int:
+            check_model(handle, model)
+            schema, backend = handle.schema, engine.backend
+            # Before the rows are turned into what is written, which takes memory.
+            size = await off_loop(columns, bytes_of, held[0], schema)
+            async with backend.writing(size) as share:
+                batch = await off_loop(effort, check, schema)
+                operation.batch = count = int(batch.num_rows)
+                if share is not None:
+                    share.resize(int(batch.nbytes))
+                if count:
+                    await (backend.upsert if replace else backend.insert)(handle, batch)
+            operation.affected = count
+            return count
+
+        try:
+            return await self._on_table(operation, write)
+        finally:
+            # Rows that an iterable gave are nobody else's, and freeing them takes its time.
+            await off_loop(effort, held.clear)
+
+    async def update(
+        self,
+        table: str,
+        fields: Mapping[str, Any],
+        *,
+        ids: str | Iterable[str] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Set fields, and keys of the payload, and keep vectors; how many rows.
+
+        ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
+        ``where="TRUE"``.
+        """
+        from .._input.rows import check_patch, distinct_ids, effort_of
+
+        if ids is None and where is None:
+            raise InvalidArgumentError(
+                "ids or where", None, "given; to update every row pass where='TRUE'"
+            )
+        if isinstance(fields, Mapping):
+            fields = dict(fields)  # its owner may change it while the call waits
+        wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
+        operation = Operation("update", table, filtered=where is not None)
+        operation.batch = None if wanted is None else len(wanted)
+
+        async def update(engine: Engine, handle: TableHandle) -> int:
+            values, payload = await off_loop(effort_of(fields), check_patch, fields, handle.schema)
+            condition = await self._bind(where, handle.schema)
+            if wanted is not None and not wanted:
+                return 0
+            operation.affected = await engine.backend.update(
+                handle, values, payload, ids=wanted, where=condition
+            )
+            return operation.affected
+
+        return await self._on_table(operation, update)
+
+    async def delete(self, table: str, ids: str | Iterable[str]) -> int:
+        """Delete the rows with these ids; how many were there."""
+        from .._input.rows import distinct_ids
+
+        wanted = await self._checked_ids(ids, distinct_ids)
+        operation = Operation("delete", table)
+        operation.batch = len(wanted)
+
+        async def delete(engine: Engine, handle: TableHandle) -> int:
+            if not wanted:
+                return 0
+            operation.affected = await engine.backend.delete(handle, ids=wanted, where=None)
+            return operation.affected
+
+        return await self._on_table(operation, delete)
+
+    async def delete_where(self, table: str, where: Combinable | str) -> int:
+        """Delete the rows that the filter selects; how many there were."""
+        if where is None:
+            raise InvalidArgumentError("where", where, "a filter; to delete every row pass 'TRUE'")
+        operation = Operation("delete_where", table, filtered=True)
+
+        async def delete(engine: Engine, handle: TableHandle) -> int:
+            condition = await self._bind(where, handle.schema)
+            operation.affected = await engine.backend.delete(handle, ids=None, where=condition)
+            return operation.affected
+
+        return await self._on_table(operation, delete)
+
+    # Reading
+
+    async def get(self, table: str, ids: str | Iterable[str]) -> list[Record]:
+        """The rows with these ids, with their vectors, in the order asked; absent ones left out."""
+        from .._input.rows import check_ids, distinct_ids
+
+        asked = await self._checked_ids(ids, check_ids)
+        operation = Operation("get", table)
+        operation.batch = len(asked)
+
+        async def get(engine: Engine, handle: TableHandle) -> list[Record]:
+            if not asked:
+                return []
+            chosen = Selection.everything(handle.schema)
+            distinct = await off_loop(len(asked), distinct_ids, asked)
+            rows = await engine.backend.get(handle, distinct, chosen.columns)
+
+            def records() -> list[Record]:
+                found = {record.id: record for record in chosen.records(rows)}
+                operation.returned = len(found)
+                return [found[id] for id in asked if id in found]
+
+            return await off_loop(chosen.effort(rows) + len(asked), records)
+
+        return await self._on_table(operation, get)
+
+    async def find(
+        self,
+        table: str,
+        where: Where = None,
+        *,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int = 100,
+        offset: int = 0,
+        select: Iterable[str] | None = None,
+    ) -> list[Record]:
+        """Rows without a vector search, in the order of a field or, by default, of the id.
+
+        Nulls come last, equal ones by id. ``vector`` is None unless its name is selected.
+        """
+        check_count("limit", limit)
+        check_count("offset", offset, least=0)
+        falling = check_flag("descending", descending)
+        names = selected_names(select)
+        operation = Operation("find", table, limit=limit, filtered=where is not None)
+
+        async def find(engine: Engine, handle: TableHandle) -> list[Record]:
+            schema = handle.schema
+            chosen = await selection_of(schema, names)
+            field = order_field(schema, order_by)
+            rows = await engine.backend.find(
+                handle,
+                where=await self._bind(where, schema),
+                order_by=field,
+                descending=falling,
+                limit=limit,
+                offset=offset,
+                columns=chosen.columns,
+            )
+            operation.returned = len(rows.ids)
+            return await off_loop(chosen.effort(rows), chosen.records, rows)
+
+        return await self._on_table(operation, find)
+
+    async def count(self, table: str, where: Where = None) -> int:
+        """How many rows there are, or the filter selects."""
+
+        async def count(engine: Engine, handle: TableHandle) -> int:
+            return await engine.backend.count(handle, await self._bind(where, handle.schema))
+
+        return await self._on_table(Operation("count", table, filtered=where is not None), count)
+
+    def export(
+        self,
+        table: str,
+        *,
+        batch_size: int = 1000,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        after: bytes | None = None,
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """Every row of one consistent snapshot, as Arrow batches, in constant memory.
+
+        Writes go on meanwhile and are not seen. Each batch carries its cursor in
+        ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` goes on behind it in a new
+        snapshot. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
+        holds its snapshot until it is collected.
+        """
+        return self._export(table, batch_size, where, select, after)
+
+    async def _export(
+        self,
+        table: str,
+        batch_size: int,
+        where: Where,
+        select: Iterable[str] | None,
+        after: bytes | None,
+    ) -> AsyncIterator[pa.RecordBatch]:
+        check_table_name(table)
+        check_count("batch_size", batch_size)
+        batch_size = min(batch_size, _LARGEST_BATCH)
+        self._enter()
+        if after is not None and not isinstance(after, bytes):
+            raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
+        names = selected_names(select)
+        operation = Operation("export", table, filtered=where is not None)
+        batches = self._batches(operation, table, batch_size, where, names, after)
+        async with contextlib.aclosing(
+            watch_batches(operation, self._follower.engine.place, batches)
+        ) as watched:
+            async for batch in watched:
+                yield batch
+
+    async def _batches(
+        self,
+        operation: Operation,
+        table: str,
+        batch_size: int,
+        where: Where,
+        names: Sequence[str] | None,
+        after: bytes | None,
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        operation.returned = 0
+        for attempt in self._follower.attempts():
+            async with attempt as engine:
+                operation.place = engine.place
+                handle = await engine.open_table(table)
+                chosen = (
+                    Selection.everything(handle.schema)
+                    if names is None
+                    else await selection_of(handle.schema, names, whole_payload=True)
+                )
+                batches = engine.backend.export(
+                    handle,
+                    where=await self._bind(where, handle.schema),
+                    columns=chosen.columns,
+                    after=after,
+                    batch_size=batch_size,
+                )
+                try:
+                    async for batch, cursor in batches:
+                        # Once a batch is out, a repeated attempt would give rows twice.
+                        attempt.commit()
+                        operation.returned += int(batch.num_rows)
+                        metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
+                        yield batch.replace_schema_metadata(metadata)
+                finally:
+                    await batches.aclose()
+                return
+
+    # Searching
+
+    async def search(
+        self,
+        table: str,
+        vector: Any,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        model: str | None = None,
+        include_vector: bool = False,
+        exact: bool = False,
+        tuning: Tuning | None = None,
+        diversity: float | None = None,
+        rerank: Rerank | None = None,
+    ) -> list[Hit]:
+        """The rows nearest to ``vector``, best first, equal ones by id.
+
+        A filter selects before the nearest are taken: with enough matching rows there are always
+        ``limit`` hits. ``model`` names the model that made the vector; another than the table's
+        raises ModelMismatchError. ``diversity`` from 0 to 1 trades nearness for variety among four
+        times as many rows: maximal marginal relevance with ``lambda`` as ``1 - diversity``;
+        ``rerank`` gets four times as many hits and gives their new scores, or
+        hits in a new order (a plain function runs in a thread).
+        """
+        from .._input.rows import effort_of_query
+        from .._input.vectors import query_vector
+
+        found = await self._search(
+            "search", table, lambda schema: [query_vector(vector, schema)],
+            effort_of_query(vector),
+            SearchOptions(
+                limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
+                include_vector=include_vector, diversity=diversity, rerank=rerank,
+            ),
+        )  # fmt: skip
+        return found[0]
+
+    async def search_many(
+        self,
+        table: str,
+        vectors: Any,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        model: str | None = None,
+        include_vector: bool = False,
+        exact: bool = False,
+        tuning: Tuning | None = None,
+        diversity: float | None = None,
+        rerank: Rerank | None = None,
+    ) -> list[list[Hit]]:
+        """``search`` for several vectors at once, all on the same state of the table."""
+        from .._input.rows import effort_of
+        from .._input.vectors import collect_vectors, query_vectors
+
+        collected = await collect_vectors(vectors, self._read_in_thread)
+        return await self._search(
+            "search_many", table, lambda schema: query_vectors(collected, schema),
+            effort_of(collected),
+            SearchOptions(
+                limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
+                include_vector=include_vector, diversity=diversity, rerank=rerank,
+            ),
+        )  # fmt: skip
+
+    async def _search(
+        self,
+        name: str,
+        table: str,
+        queries: Callable[[Schema], Sequence[Any]],
+        effort: int,
+        options: SearchOptions,
+    ) -> list[list[Hit]]:
+        operation = Operation(
+            name,
+            table,
+            limit=options.limit,
+            filtered=options.where is not None,
+            exact=options.exact,
+        )
+
+        async def search(
+            engine: Engine, handle: TableHandle
+        ) -> tuple[list[list[Hit]], Sequence[Any]]:
+            check_model(handle, options.model)
+            where = await self._bind(options.where, handle.schema)
+            vectors = await off_loop(effort, queries, handle.schema)
+            operation.batch = len(vectors)
+            began = time.perf_counter()
+            hits = await options.run(engine.backend, handle, vectors, where)
+            if vectors:
+                seconds = (time.perf_counter() - began) / len(vectors)
+                self._advisor.searched(engine, handle, seconds)
+            operation.returned = sum(map(len, hits))
+            return hits, vectors
+
+        found = await self._on_table(operation, search)
+        return await options.finish(*found, self._rerank_threads)
+
+    async def search_text(
+        self,
+        table: str,
+        query: str,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        any: bool = False,
+        highlight: bool = False,
+    ) -> list[Hit]:
+        """The best rows by keywords (BM25) in the fields with ``text=True``.
+
+        Every word has to be there, or with ``any`` at least one.
+        """
+        check_count("limit", limit)
+        if not isinstance(query, str):
+            raise InvalidArgumentError("query", query, "text")
+        names = selected_names(select)
+        operation = Operation("search_text", table, limit=limit, filtered=where is not None)
+
+        async def search(engine: Engine, handle: TableHandle) -> list[Hit]:
+            backend = ability_of(engine.backend, TextSearch, "text")
+            chosen = await selection_of(handle.schema, names)
+            asked = TextQuery(
+                query, limit, await self._bind(where, handle.schema), chosen.columns, any, highlight
+            )
+            hits = text_hits(await backend.search_text(handle, asked), chosen, limit)
+            operation.returned = len(hits)
+            return hits
+
+        return await self._on_table(operation, search)
+
+    async def search_hybrid(
+        self,
+        table: str,
+        query: str,
+        vector: Any,
+        *,
+        fusion: Fusion = RRF(),  # noqa: B008 - immutable
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        model: str | None = None,
+        include_vector: bool = False,
+        exact: bool = False,
+        tuning: Tuning | None = None,
+        any: bool = True,
+        highlight: bool = False,
+    ) -> list[Hit]:
+        """Keywords and vector together: both searches' best, fused into one list."""
+        check_table_name(table)
+        check_fusion(fusion)
+        check_count("limit", limit)
+        exact = check_flag("exact", exact)
+        self._enter()
+        ability_of(self._follower.engine.backend, TextSearch, "text")
+        names = selected_names(select)
+        pool = limit * POOL
+        operation = Operation(
+            "search_hybrid", table, limit=limit, filtered=where is not None, exact=exact
+        )
+        with watch(operation, self._follower.engine.place):
+            by_vector, by_text = await asyncio.gather(
+                self.search(
+                    table, vector, limit=pool, where=where, select=names, model=model,
+                    include_vector=include_vector, exact=exact, tuning=tuning,
+                ),
+                self.search_text(
+                    table, query, limit=pool, where=where, select=names, any=any,
+                    highlight=highlight,
+                ),
+            )  # fmt: skip
+            hits = fuse(by_vector, by_text, fusion, limit)
+            operation.returned = len(hits)
+            return hits
+
+    # Upkeep
+
+    async def stats(self, table: str) -> TableStats:
+        """What the table holds and costs."""
+        return await self._on_table(
+            Operation("stats", table), lambda engine, handle: engine.backend.stats(handle)
+        )
+
+    async def optimize(self, table: str) -> None:
+        """Do now what keeps the table small and fast. Reads and writes go on."""
+        await self._on_table(
+            Operation("optimize", table), lambda engine, handle: engine.backend.optimize(handle)
+        )
+
+    async def create_index(
+        self, /, table: str, kind: str = "auto", *, wait: bool = True, **options: Any
+    ) -> None:
+        """Build an approximate index over the vectors, and measure what it finds.
+
+        ``kind`` and further options are the backend's; ``recall`` is the part of the true nearest
+        that searches of this table shall find. Without ``wait`` the build goes on in the
+        background, until the store is closed. A cancelled build leaves the table as it was.
+        """
+
+        async def create(engine: Engine, handle: TableHandle) -> None:
+            indexes = ability_of(engine.backend, VectorIndexes, "indexes")
+            await indexes.create_index(handle, kind, wait=wait, options=options)
+
+        await self._on_table(Operation("create_index", table), create)
+
+    async def indexes(self, table: str) -> list[IndexInfo]:
+        """The indexes over the vectors."""
+
+        async def indexes(engine: Engine, handle: TableHandle) -> list[IndexInfo]:
+            return await ability_of(engine.backend, VectorIndexes, "indexes").indexes(handle)
+
+        return await self._on_table(Operation("indexes", table), indexes)
+
+    async def drop_index(self, table: str, name: str) -> None:
+        """Drop an index."""
+
+        async def drop(engine: Engine, handle: TableHandle) -> None:
+            await ability_of(engine.backend, VectorIndexes, "indexes").drop_index(handle, name)
+
+        await self._on_table(Operation("drop_index", table), drop)
+
+    async def versions(self, table: str) -> list[Mapping[str, Any]]:
+        """The earlier versions that are kept."""
+
+        async def versions(engine: Engine, handle: TableHandle) -> list[Mapping[str, Any]]:
+            return await ability_of(engine.backend, Snapshots, "snapshots").versions(handle)
+
+        return await self._on_table(Operation("versions", table), versions)
+
+    async def restore(self, table: str, version: int) -> None:
+        """Make an earlier version the present one."""
+
+        async def restore(engine: Engine, handle: TableHandle) -> None:
+            await ability_of(engine.backend, Snapshots, "snapshots").restore(handle, version)
+
+        await self._on_table(Operation("restore", table), restore)
+
+    async def backup(self, path: str | Path) -> None:
+        """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
+
+        async def backup(engine: Engine) -> None:
+            target = await self._in_thread(_absolute, path)
+            await ability_of(engine.backend, Backups, "backup").backup(target)
+
+        await self._call(Operation("backup"), backup)
+
+    # Inside
+
+    def _enter(self) -> None:
+        """Let a call begin: in the process that opened the store, on one loop at a time."""
+        if os.getpid() != self._process:
+            raise StoreClosedError(self.target, FORKED)
+        if self._closing is not None:
+            raise StoreClosedError(self.target)
+        self._loop.enter(self.target)
+
+    async def _call(self, operation: Operation, act: Callable[[Engine], Awaitable[_T]]) -> _T:
+        """Run ``act`` on the backend in use, again where the table or the backend changed."""
+        self._enter()
+        if operation.name in _WRITES:
+            self._check_writable(operation.name)
+        with one_call(), watch(operation, self._follower.engine.place):
+            for attempt in self._follower.attempts():
+                async with attempt as engine:
+                    operation.place = engine.place
+                    return await act(engine)
+        raise StoreClosedError(self.target)  # never reached: the last attempt raises
+
+    async def _on_table(
+        self, operation: Operation, act: Callable[[Engine, TableHandle], Awaitable[_T]]
+    ) -> _T:
+        table = check_table_name(operation.table)
+
+        async def with_handle(engine: Engine) -> _T:
+            return await act(engine, await engine.open_table(table))
+
+        return await self._call(operation, with_handle)
+
+    async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
+        """The ids that a user passed in, read once, as ``check`` gives them."""
+        from .._input.rows import collect_ids
+
+        listed = await collect_ids(ids)
+        return await off_loop(
+            len(listed) if isinstance(listed, Sized) and is_iterable(listed) else 0, check, listed
+        )
+
+    async def _bind(self, where: Where, schema: Schema) -> Expr | None:
+        return await off_loop(_effort_of(where), bind, where, schema)
+
+    async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
+        return await in_thread(work, *args, limit=self._threads())
+
+    async def _read_in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Read what a user passed in, which may wait for anything."""
+        return await in_thread(work, *args, limit=self._reader_threads())
+
+
+def _absolute(path: str | Path) -> Path:
+    """The path in full, or InvalidArgumentError. Reads the disk."""
+    if not isinstance(path, (str, Path)):
+        raise InvalidArgumentError("path", path, "a text or a pathlib.Path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError("path", path, "valid Unicode") from exc
+    if "\0" in str(path):
+        raise InvalidArgumentError("path", path, "without NUL")
+    try:
+        target = Path(path).expanduser().absolute()
+        target.lstat()
+    except RuntimeError as exc:
+        raise InvalidArgumentError("path", path, f"one that leads somewhere ({exc})") from exc
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            raise InvalidArgumentError("path", path, "no longer than the disk allows") from exc
+    return target
+
+
+def _effort_of(where: Where) -> int:
+    """How many values it takes to check a filter, for ``off_loop``."""
+    if isinstance(where, str):
+        return len(where) // _CHARACTERS_A_VALUE
+    return 4 * where.literals if isinstance(where, Expr) else 0
+
+
+def _with_model(schema: Schema, model: str | None) -> Schema:
+    return Schema.from_json({**schema.to_dict(), "model": model})

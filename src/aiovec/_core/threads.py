@@ -1,0 +1,286 @@
+"""Work off the event loop before anything is imported that could do it, and work to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+from ..errors import AiovecError
+
+_T = TypeVar("_T")
+
+FORKED = "it was opened before this process was forked; open a store in each process"
+"""Why a store is of no use in a forked child: the threads that serve it are not there."""
+
+
+async def in_daemon_thread(work: Callable[[], _T]) -> _T:
+    """Return the result of a function that runs in a thread of its own.
+
+    For what is rare and slow, such as the first import of a driver: it takes no thread from a
+    pool that may be exhausted, needs no module that is not loaded yet (anyio loads its backend on
+    the event loop at first use), and does not keep the process from ending. When cancelled it
+    returns at once, and the function runs on unheard.
+    """
+    job, done = _job_of(work)
+    start_thread(threading.Thread(target=job, name="aiovec-open", daemon=True))
+    return await done
+
+
+async def in_idle_thread(work: Callable[[], _T]) -> _T:
+    """Return the result of a function that runs in a thread which waits for work, or in a new one.
+
+    The caller bounds how many run at once. When cancelled it returns at once, and the function
+    runs on unheard. Where no thread can be started, it waits for one that is busy.
+    """
+    job, done = _job_of(work)
+    if not _to_idle(job):
+        thread = _Thread()
+        try:
+            start_thread(thread)
+        except AiovecError:
+            if not _alive:
+                raise
+            _left.append(job)
+            _to_idle(_nothing)  # one that is idle since then would not have looked
+        else:
+            _alive.add(thread)
+            _busy.add(thread)
+            thread.jobs.put(job)
+    return await done
+
+
+def _to_idle(job: Callable[[], None]) -> bool:
+    """Give the job to a thread that waits for one, if any does."""
+    try:
+        thread = _idle.pop()
+    except IndexError:
+        return False
+    _busy.add(thread)
+    thread.jobs.put(job)
+    return True
+
+
+def _nothing() -> None: ...
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start it; AiovecError where the system has no more of them, or the process is ending."""
+    try:
+        thread.start()
+    except RuntimeError as exc:
+        raise AiovecError(f"the store needs a thread, and Python starts none: {exc}") from exc
+
+
+def _job_of(work: Callable[[], _T]) -> tuple[Callable[[], None], asyncio.Future[_T]]:
+    """Return what a thread calls, and the future that it settles on the running event loop."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_T] = loop.create_future()
+
+    def settle(result: _T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # without an error it is the result
+
+    def run() -> None:
+        result: _T | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except StopIteration as exc:  # a future takes none, and a coroutine makes the same of it
+            error = RuntimeError("a function that was called in a thread raised StopIteration")
+            error.__cause__ = exc
+        except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+            error = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    return run, done
+
+
+class _Thread(threading.Thread):
+    """Does one job after another, for any event loop of the process.
+
+    A daemon: a process ends whichever loops it closed with calls in them, which keep threads of
+    anyio waiting for ever, and can still use a store in its ``atexit`` functions, when threads of
+    ``concurrent.futures`` take no more work.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="aiovec", daemon=True)
+        self.jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        while True:
+            job = self.jobs.get()
+            job()
+            del job  # what it refers to must not wait for the next one
+            while _left:
+                with contextlib.suppress(IndexError):  # another one took it
+                    _left.popleft()()
+            _busy.discard(self)
+            if len(_idle) >= _MOST_IDLE:
+                _alive.discard(self)
+                return
+            _idle.append(self)
+            if _left:  # since it looked
+                _to_idle(_nothing)
+
+
+# After many calls at once so many threads stay; more end, and are begun anew when needed.
+_MOST_IDLE = 64
+_idle: deque[_Thread] = deque()
+_busy: set[_Thread] = set()
+_alive: set[_Thread] = set()
+# For the next one that is free, since none could be started.
+_left: deque[Callable[[], None]] = deque()
+# Seconds that the end of the process waits for work that nobody waits for any more: native code
+# that meets the end of the interpreter in another thread may end it with a crash.
+_LAST_WAIT = 10.0
+
+
+def idle_threads() -> int:
+    """How many threads are kept for the next work."""
+    return len(_idle)
+
+
+def _wait_for_threads() -> None:
+    until = time.monotonic() + _LAST_WAIT
+    while _busy and time.monotonic() < until:
+        time.sleep(0.005)
+
+
+def _forget_threads() -> None:
+    """In a process that was forked they do not run."""
+    for threads in (_idle, _busy, _alive, _left):
+        threads.clear()
+
+
+atexit.register(_wait_for_threads)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until the future is done, whatever cancels the caller meanwhile, and however often.
+
+    Gives the first cancellation, which the caller has to raise. One of a scope of anyio's is held
+    back instead, and comes with the caller's next await.
+    """
+    import anyio  # not loaded by ``import aiovec``
+
+    first: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as exc:
+                first = first or exc
+    return first
+
+
+async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that is not cancelled when its caller is.
+
+    The cancellation comes through when the work has ended.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = await wait_out(task)
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # so that it does not count as never retrieved
+        raise cancelled
+    return task.result()
+
+
+class Unstoppable(Awaitable[_T]):
+    """A coroutine to await that no cancellation of its task reaches; the first comes at its end.
+
+    It runs in the task that awaits it. A task of its own would be cancelled as well where a loop
+    is about to end, and whatever that awaits with it.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, _T]) -> None:
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        steps = self._work.__await__()
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                waited_for = next(steps)
+            except StopIteration as stop:
+                if cancelled is not None:
+                    raise cancelled from None
+                return stop.value  # type: ignore[no-any-return]
+            except BaseException as exc:
+                if cancelled is not None:
+                    raise cancelled from exc
+                raise
+            if waited_for is None:  # asyncio.sleep(0)
+                try:
+                    yield None
+                except asyncio.CancelledError as exc:
+                    cancelled = cancelled or exc
+                continue
+            waited_for._asyncio_future_blocking = False
+            while not waited_for.done():
+                try:
+                    yield from asyncio.wait([waited_for]).__await__()
+                except asyncio.CancelledError as exc:
+                    cancelled = cancelled or exc
+
+
+class NeverBegunError(Exception):
+    """Raised in a thread in place of work whose caller has gone. Never reaches a user."""
+
+
+class ThreadWork(Generic[_T]):
+    """Work for a thread, and who waits for its end where its caller is cancelled.
+
+    Popping from a list is one step for all threads, so no lock is taken on the event loop.
+    """
+
+    __slots__ = ("_ends", "_loop", "_over", "_start", "_work")
+
+    def __init__(self, work: Callable[[], _T]) -> None:
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        # Whoever pops this begins: the thread the work, or the cancelled caller its leaving.
+        self._start = [True]
+        # The thread and the cancelled caller pop one each; the second of them finds True.
+        self._ends = [True, False]
+        self._over: asyncio.Future[None] | None = None
+
+    def __call__(self) -> _T:
+        """Do the work, in the thread; NeverBegunError where the caller was cancelled before."""
+        if not self._pop_start():
+            raise NeverBegunError
+        try:
+            return self._work()
+        finally:
+            if self._ends.pop() and self._over is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    self._loop.call_soon_threadsafe(self._over.set_result, None)
+
+    async def leave(self) -> None:
+        """The caller was cancelled: let the work never begin, or wait until it has ended."""
+        self._over = self._loop.create_future()
+        if not self._pop_start() and not self._ends.pop():
+            await wait_out(self._over)
+
+    def _pop_start(self) -> bool:
+        try:
+            return self._start.pop()
+        except IndexError:
+            return False

@@ -1,0 +1,1 @@
+"""Rows, vectors and arguments as they come in, checked once."""

@@ -1,0 +1,105 @@
+"""Checks of arguments that several methods share."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Any, TypeVar
+
+from .._core.contract import Backend, TableHandle, Tuning
+from .._core.schema import Schema
+from ..errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
+
+_T = TypeVar("_T")
+
+# Seconds between the pauses of a reading.
+_LONGEST_READ = 0.002
+
+
+def check_count(argument: str, value: object, *, least: int = 1) -> None:
+    """A whole number of at least ``least``, or InvalidArgumentError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(argument, value, f"a whole number of at least {least}")
+
+
+def check_flag(argument: str, value: object) -> bool:
+    """Whether it is true, or InvalidArgumentError where it is neither, as an array is not."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError) as exc:
+        raise InvalidArgumentError(argument, value, "True or False") from exc
+
+
+def is_iterable(value: object) -> bool:
+    """Whether it can be read item by item; an array without a length only looks so."""
+    return isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+
+
+async def read_all(items: Iterable[Any] | AsyncIterable[Any]) -> list[Any]:
+    """What a user's iterable gives, read once, to its end.
+
+    On the event loop, where its maker expects it to run, with pauses for other tasks.
+    """
+    found = []
+    until = time.monotonic() + _LONGEST_READ
+    async for item in items if isinstance(items, AsyncIterable) else _each(items):
+        found.append(item)
+        if time.monotonic() > until:
+            await asyncio.sleep(0)
+            until = time.monotonic() + _LONGEST_READ
+    return found
+
+
+async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+def check_tuning(tuning: Tuning, dim: int) -> None:
+    """What an approximate search may be told on vectors of this length."""
+    for name in ("nprobes", "ef", "refine"):
+        effort = getattr(tuning, name)
+        if effort is not None:
+            check_count(f"tuning.{name}", effort)
+    recall = tuning.recall
+    if recall is not None and (
+        isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1
+    ):
+        raise InvalidArgumentError("tuning.recall", recall, "a number above 0 and up to 1")
+    dims, oversample = tuning.dims, tuning.oversample
+    if dims is not None and (
+        isinstance(dims, bool) or not isinstance(dims, int) or not 1 <= dims <= dim
+    ):
+        raise InvalidArgumentError("tuning.dims", dims, f"a whole number from 1 to {dim}")
+    if oversample is not None and (
+        isinstance(oversample, bool)
+        or not isinstance(oversample, (int, float))
+        or not 1 <= oversample < math.inf
+    ):
+        raise InvalidArgumentError("tuning.oversample", oversample, "a number of at least 1")
+
+
+def check_model(handle: TableHandle, model: str | None) -> None:
+    """No vectors of one model for a table of another; a table without a model takes any."""
+    expected = handle.schema.model
+    if model is not None and expected is not None and model != expected:
+        raise ModelMismatchError(handle.name, expected, model)
+
+
+def order_field(schema: Schema, order_by: str | None) -> str:
+    """The field to order by, "id" where none is named."""
+    if order_by is None or (isinstance(order_by, str) and order_by == "id"):
+        return "id"
+    able = [name for name, field in schema.fields.items() if field.kind != "list[text]"]
+    if not isinstance(order_by, str) or order_by not in able:
+        raise InvalidArgumentError("order_by", order_by, "one of " + ", ".join(["id", *able]))
+    return order_by
+
+
+def ability_of(backend: Backend, interface: type[_T], ability: str) -> _T:
+    """The backend as what has this ability, or UnsupportedError."""
+    if not isinstance(backend, interface):
+        raise UnsupportedError(ability, backend.name)
+    return backend

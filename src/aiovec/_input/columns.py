@@ -1,0 +1,291 @@
+"""One field's values, whatever they came as, checked and turned into an Arrow array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .._arrow import check_weight
+from .._core.schema import MAX_ID_BYTES, Field
+from ..errors import InvalidRowError
+
+Place = Callable[[int], tuple[int | None, str | None]]
+"""Gives, for a position in a column, the row's number and id for an error."""
+
+_INT64 = range(-(2**63), 2**63)
+_FEW = 16
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECONDS = pa.timestamp("us", tz="UTC")
+_FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
+
+
+def encodable(text: str, error: Callable[[], Exception]) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise error() from exc
+
+
+def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The column's values as Python's own.
+
+    Arrow's ``to_pylist`` looks the zone of a datetime up in the machine's time zone database,
+    which means reading files, and which not every machine has.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        numbers = column.cast(_MICROSECONDS, safe=False).cast(pa.int64()).to_pylist()
+        return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
+    return cast("list[Any]", column.to_pylist())
+
+
+def foreign_values(column: pa.Array, name: str) -> list[Any]:
+    """The values of a column of ``arrow_data.plain`` as Python's own, or InvalidRowError."""
+    check_weight(column, name)
+    try:
+        return python_values(column)
+    except (pa.ArrowException, ValueError, OverflowError, LookupError, ImportError) as exc:
+        raise InvalidRowError(
+            f"the values of {column.type} cannot be read: {exc}", field=name
+        ) from exc
+
+
+def id_column(ids: Any, place: Place) -> pa.Array:
+    if isinstance(ids, pa.Array):
+        if not pa.types.is_string(ids.type) and len(ids):
+            raise InvalidRowError(f"ids are text, not {ids.type}", row=place(0)[0], field="id")
+        column = ids.cast(pa.utf8())
+    else:
+        for row, id in enumerate(ids):
+            if not isinstance(id, str):
+                raise InvalidRowError(
+                    f"an id is text, not {type(id).__name__}", row=place(row)[0], field="id"
+                )
+        column = text_array("id", ids, place)
+        # For a few rows Arrow's compute functions cost more than all the rest.
+        if len(ids) <= _FEW and all(map(_is_plain_id, ids)):
+            return column
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise InvalidRowError("every row needs an id", row=place(row)[0], field="id")
+    lengths = pc.binary_length(column)
+    bad = pc.or_(
+        pc.or_(pc.less(lengths, 1), pc.greater(lengths, MAX_ID_BYTES)),
+        pc.match_substring(column, "\0"),
+    )
+    if len(column) and pc.any(bad).as_py():
+        row = bad.index(True).as_py()
+        number, id_ = place(row)
+        raise InvalidRowError(
+            f"an id is text of 1 to {MAX_ID_BYTES} bytes without NUL",
+            row=number,
+            id=id_,
+            field="id",
+        )
+    return column
+
+
+def _is_plain_id(id: str) -> bool:
+    return id.isascii() and 0 < len(id) <= MAX_ID_BYTES and "\0" not in id
+
+
+def text_array(name: str, values: Sequence[Any], place: Place) -> pa.Array:
+    try:
+        return pa.array(values, type=pa.utf8())
+    except (UnicodeEncodeError, pa.ArrowException, TypeError) as exc:
+        for row, value in enumerate(values):
+            if isinstance(value, str):
+                number, id = place(row)
+                encodable(
+                    value,
+                    lambda number=number, id=id: InvalidRowError(  # type: ignore[misc]  # defaults bind the loop's values
+                        "the text is not valid Unicode (a lone surrogate)",
+                        row=number, id=id, field=name,
+                    ),
+                )  # fmt: skip
+        raise InvalidRowError(str(exc), field=name) from exc
+
+
+_ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
+    "text": ((str,), "text"),
+    "int": ((int, np.integer), "a whole number"),
+    "float": ((float, int, np.floating, np.integer), "a number"),
+    "bool": ((bool, np.bool_), "True or False"),
+    "datetime": ((datetime, str), "a datetime with a time zone"),
+    "list[text]": ((list, tuple), "a list of text"),
+}
+
+
+def field_column(name: str, field: Field, values: Any, place: Place) -> pa.Array:
+    """One field's values as an Arrow array of exactly the field's type."""
+    if isinstance(values, pa.Array):
+        column = _arrow_column(name, field, values, place)
+    else:
+        column = _python_column(name, field, values, place)
+    if not field.nullable and column.null_count:
+        number, id = place(column.is_null().index(True).as_py())
+        raise InvalidRowError("must not be null", row=number, id=id, field=name)
+    if field.kind == "float":
+        nan = pc.is_nan(column)
+        if pc.any(nan).as_py():
+            number, id = place(nan.index(True).as_py())
+            raise InvalidRowError("NaN is no value; use None", row=number, id=id, field=name)
+    return column
+
+
+def _python_column(name: str, field: Field, values: Sequence[Any], place: Place) -> pa.Array:
+    accepted, words = _ACCEPTED[field.kind]
+
+    def refuse(row: int, reason: str) -> InvalidRowError:
+        number, id = place(row)
+        return InvalidRowError(reason, row=number, id=id, field=name)
+
+    # Types are looked at as a set first: one pass in C for a column that is right.
+    plain = {*accepted, type(None)}
+    if not set(map(type, values)) <= plain:
+        for row, value in enumerate(values):
+            is_flag = isinstance(value, (bool, np.bool_))
+            if value is None or (isinstance(value, accepted) and is_flag == (field.kind == "bool")):
+                continue
+            raise refuse(row, f"must be {words}, not {value!r:.60} ({type(value).__name__})")
+    if field.kind == "text":
+        return text_array(name, values, place)
+    if field.kind == "int":
+        try:
+            return pa.array(values, type=pa.int64())
+        except (OverflowError, pa.ArrowException) as exc:
+            row = next(r for r, v in enumerate(values) if v is not None and int(v) not in _INT64)
+            raise refuse(row, "is beyond 64 bits") from exc
+    if field.kind == "float":
+        try:
+            values = [None if v is None else float(v) for v in values]
+        except OverflowError as exc:
+            raise InvalidRowError("an integer is too large for a float", field=name) from exc
+        return pa.array(values, type=pa.float64(), from_pandas=False)
+    if field.kind == "bool":
+        return pa.array([None if v is None else bool(v) for v in values], type=pa.bool_())
+    if field.kind == "datetime":
+        moments = [
+            None if v is None else _moment(v, lambda reason, row=row: refuse(row, reason))  # type: ignore[misc]  # defaults bind the loop's values
+            for row, v in enumerate(values)
+        ]
+        return pa.array(moments, type=pa.timestamp("us", tz="UTC"))
+    for row, items in enumerate(values):
+        if items is not None and not all(isinstance(item, str) for item in items):
+            raise refuse(row, "must be a list of text")
+    try:
+        return pa.array(values, type=pa.list_(pa.utf8()))
+    except (UnicodeEncodeError, pa.ArrowException) as exc:
+        for row, items in enumerate(values):
+            for item in items or ():
+                encodable(item, lambda row=row: refuse(row, "the text is not valid Unicode"))  # type: ignore[misc]  # defaults bind the loop's values
+        raise InvalidRowError(str(exc), field=name) from exc
+
+
+def _moment(value: Any, refuse: Callable[[str], InvalidRowError]) -> datetime:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as exc:
+            raise refuse(f"must be a datetime or RFC 3339 text, not {value!r:.60}") from exc
+    if value != value:  # what pandas calls NaT
+        raise refuse("not a time is no value; use None")
+    if value.utcoffset() is None:
+        raise refuse("a datetime needs a time zone; use datetime.now(UTC)")
+    try:
+        return cast("datetime", value.astimezone(UTC))
+    except OverflowError as exc:
+        raise refuse("the datetime is out of range in UTC") from exc
+
+
+def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa.Array:
+    """A column of ``arrow_data.plain`` in the field's type."""
+    wanted = field.arrow_type()
+    given = values.type
+    if given == wanted:
+        column = values
+    elif not _converts(field, given):
+        raise InvalidRowError(_unfit(field, given), row=place(0)[0], field=name)
+    else:
+        # Finer than a microsecond is cut off; anything else that would change is refused.
+        safe = not (pa.types.is_timestamp(given) and given.unit == "ns")
+        try:
+            column = values.cast(wanted, safe=safe)
+        except pa.ArrowException as exc:
+            row = _first_that_fails(values, lambda part: part.cast(wanted, safe=safe))
+            number, id = place(row)
+            value = _shown(values, row)
+            raise InvalidRowError(
+                f"must be {_ACCEPTED[field.kind][1]}, and {value} is none that fits {wanted}",
+                row=number, id=id, field=name,
+            ) from exc  # fmt: skip
+    if field.kind == "datetime" and len(column):
+        # Arrow's range is wider than that of Python's datetimes.
+        outside = pc.or_(
+            pc.less(column, pa.scalar(_FIRST_MOMENT, _MICROSECONDS)),
+            pc.greater(column, pa.scalar(_LAST_MOMENT, _MICROSECONDS)),
+        )
+        if pc.any(outside).as_py():
+            number, id = place(outside.index(True).as_py())
+            raise InvalidRowError(
+                "the datetime is before the year 1 or after 9999", row=number, id=id, field=name
+            )
+    if field.kind == "list[text]" and column.flatten().null_count:
+        for row, items in enumerate(column.to_pylist()):
+            if items is not None and None in items:
+                number, id = place(row)
+                raise InvalidRowError("must be a list of text", row=number, id=id, field=name)
+    return column
+
+
+def _converts(field: Field, given: pa.DataType) -> bool:
+    """Whether values of an Arrow type can be those of a field, if they are in its range."""
+    if pa.types.is_null(given):
+        return True
+    match field.kind:
+        case "int" | "float":
+            # Frames keep whole numbers with gaps as floats; a fraction does not fit an int field.
+            return bool(pa.types.is_integer(given) or pa.types.is_floating(given))
+        case "datetime":
+            return bool(pa.types.is_timestamp(given)) and given.tz is not None
+        case "list[text]":
+            return bool(pa.types.is_list(given)) and (
+                pa.types.is_string(given.value_type) or pa.types.is_null(given.value_type)
+            )
+    return False
+
+
+def _unfit(field: Field, given: pa.DataType) -> str:
+    if field.kind == "datetime" and pa.types.is_timestamp(given):
+        return "the column's datetimes have no time zone"
+    reason = f"the column is {given}, the field {field.kind}"
+    if pa.types.is_decimal(given) and field.kind in ("int", "float"):
+        reason += "; convert decimals to floats or whole numbers first, as they may lose digits"
+    return reason
+
+
+def _first_that_fails(values: pa.Array, convert: Callable[[pa.Array], object]) -> int:
+    """The first row that a conversion refuses; one of them does."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            convert(values.slice(low, middle - low))
+        except pa.ArrowException:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def _shown(values: pa.Array, row: int) -> str:
+    """A value for an error."""
+    if pa.types.is_timestamp(values.type):  # Python may have no such datetime, or no such zone
+        return f"{values.slice(row, 1).cast(pa.int64())[0]} {values.type.unit} since 1970"
+    return f"{values[row]!s:.60}"

@@ -1,0 +1,115 @@
+"""Rows and columns in other libraries' types: models, dataclasses, pandas, Polars.
+
+None of these libraries is imported here: who passes such an object has done that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .._arrow import array_of
+from .._core.records import Hit, Record
+from ..errors import InvalidRowError
+
+
+def as_row(item: Any, vector: str = "", row: int | None = None) -> Mapping[str, Any] | None:
+    """One row as a flat mapping, or None where it is none.
+
+    A pydantic model gives its fields by their names in Python, whatever their aliases.
+    """
+    if isinstance(item, (Record, Hit)):
+        return {**item.fields, "id": item.id, vector: item.vector}
+    if isinstance(item, Mapping):
+        return item
+    kind = type(item)
+    if hasattr(kind, "model_fields") and callable(getattr(kind, "model_dump", None)):
+        try:
+            dumped = item.model_dump(by_alias=False)
+        except ValueError as exc:  # what pydantic raises
+            raise InvalidRowError(f"the model cannot be dumped: {exc}", row=row) from exc
+        return dumped if isinstance(dumped, Mapping) else None
+    if is_dataclass(kind):
+        return {field.name: _dumped(getattr(item, field.name)) for field in fields(item)}
+    if isinstance(item, tuple) and hasattr(kind, "_fields") and hasattr(kind, "_asdict"):
+        return dict(zip(kind._fields, item, strict=False))
+    return None
+
+
+def _dumped(value: Any) -> Any:
+    """A value of a dataclass with the dataclasses in it as dicts, and arrays left alone."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if type(value) is list and any(map(is_dataclass, value)):
+        return [_dumped(item) for item in value]
+    if type(value) is dict and any(map(is_dataclass, value.values())):
+        return {key: _dumped(item) for key, item in value.items()}
+    return value
+
+
+def _is_of(value: object, library: str, name: str) -> bool:
+    """Whether a value is an instance of a class of a library, which need not be installed."""
+    kind = getattr(sys.modules.get(library), name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def is_frame(rows: object) -> bool:
+    """Whether this is a pandas frame. Polars' frames are Arrow data."""
+    return _is_of(rows, "pandas", "DataFrame")
+
+
+def columns_of_frame(frame: Any) -> dict[str, Any]:
+    """A pandas frame's columns by name. Levels of its index that have a name are columns too."""
+    named = [name for name in frame.index.names if name is not None]
+    columns: dict[str, Any] = {
+        name: frame.index.get_level_values(name) for name in named if name not in frame.columns
+    }
+    for position, name in enumerate(frame.columns):
+        if name in columns:
+            raise InvalidRowError(f"a column's name stands twice in {list(frame.columns)!r:.200}")
+        columns[name] = frame.iloc[:, position]
+    for name in columns:
+        if not isinstance(name, str):
+            raise InvalidRowError(f"the name of a column is text, not {name!r:.60}")
+    return columns
+
+
+def is_typed(column: object) -> bool:
+    """Whether a column is another library's array, which knows the type of its values."""
+    return _is_series(column) or (
+        not isinstance(column, (pa.Array, pa.ChunkedArray, np.ndarray))
+        and (hasattr(column, "__arrow_c_stream__") or hasattr(column, "__arrow_c_array__"))
+    )
+
+
+def _is_series(column: object) -> bool:
+    return _is_of(column, "pandas", "Series") or _is_of(column, "pandas", "Index")
+
+
+def _inferred(column: Any) -> str:
+    return str(sys.modules["pandas"].api.types.infer_dtype(column, skipna=True))
+
+
+def array_of_typed(column: Any, name: str) -> Any:
+    """Such a column as an Arrow array or, where pandas keeps any objects, as a list.
+
+    What pandas counts as missing is null.
+    """
+    if not _is_series(column):
+        return array_of(column, name)
+    if column.dtype == object and _inferred(column) != "floating":
+        missing = column.isna()
+        return [None if gap else value for value, gap in zip(column, missing, strict=True)]
+    try:
+        if type(column.dtype).__name__ == "SparseDtype":
+            column = column.sparse.to_dense()
+        return pa.Array.from_pandas(column)
+    except (pa.ArrowException, TypeError, ValueError, NotImplementedError, AttributeError) as exc:
+        raise InvalidRowError(
+            f"the column of {column.dtype} cannot be read: {exc}", field=name
+        ) from exc

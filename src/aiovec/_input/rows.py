@@ -1,0 +1,437 @@
+"""Whatever a user passes in as rows, checked once and turned into one Arrow table.
+
+Imported when a store opens, off the event loop: it brings pyarrow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from datetime import datetime
+from functools import partial
+from itertools import chain, islice
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .._arrow import check_array, check_id_weight, check_table, is_arrow, names_of, plain, table_of
+from .._core.pool import LITTLE
+from .._core.records import Record
+from .._core.schema import Schema
+from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
+from .arguments import is_iterable, read_all
+from .columns import Place, encodable, field_column, foreign_values, id_column, python_values
+from .foreign_rows import array_of_typed, as_row, columns_of_frame, is_frame, is_typed
+from .payload import arrow_payload, payload_column
+from .vectors import Float32Array, arrow_matrix, matrix_of
+
+# The first conversion looks for pandas and, where it is installed, imports it: now, off the loop.
+pa.array([0])
+
+_PAUSE_EVERY = 256
+_SINGLE = frozenset((int, float, bool, type(None), datetime))
+_NUMBERS = frozenset((int, float))
+# For ``off_loop``, what takes as long as one value does: numbers that NumPy reads, text, bytes of
+# Arrow's buffers.
+_NUMBERS_A_VALUE = 16
+_CHARACTERS_A_VALUE = 256
+_BUFFER_A_VALUE = 64
+# What a value that is no vector takes, as far as that can be told before it is looked at.
+_BYTES_A_VALUE = 32
+
+
+async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
+    """Read rows of any form to their end, once, into one that can be read again and again.
+
+    That is an Arrow table or batch, a list or tuple of rows or of tables, or a mapping of columns.
+    An Arrow reader may wait for a disk, so it is read in a thread.
+    """
+    if isinstance(rows, (pa.RecordBatch, pa.Table)) or is_frame(rows):
+        return rows
+    if is_arrow(rows):
+        return await in_thread(table_of, rows)
+    if isinstance(rows, Record):
+        raise InvalidRowError("pass a list of records, not a single one")
+    if isinstance(rows, Mapping):
+        return await _collect_columns(rows)
+    if isinstance(rows, AsyncIterable):
+        items = await read_all(rows)
+    elif isinstance(rows, (str, bytes)) or not is_iterable(rows) or as_row(rows):
+        raise InvalidRowError(
+            "rows are an Arrow batch or table, a frame, an iterable of those, of mappings or of "
+            f"records, or a mapping of columns, not {type(rows).__name__}"
+        )
+    elif isinstance(rows, (list, tuple)):
+        items = list(rows)  # its owner may change it while the call waits
+    else:
+        items = await read_all(rows)
+    if items and is_arrow(items[0]) and not all(map(_can_be_read_again, items)):
+        return [await in_thread(table_of, item) if is_arrow(item) else item for item in items]
+    return items
+
+
+def _can_be_read_again(item: Any) -> bool:
+    return isinstance(item, (pa.RecordBatch, pa.Table)) or is_frame(item)
+
+
+async def _collect_columns(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that can be read again, with pauses for other tasks."""
+    found = {}
+    for name, column in dict(rows).items():  # its owner may change it in a pause
+        found[name] = await _collect_column(column)
+        if not len(found) % _PAUSE_EVERY:
+            await asyncio.sleep(0)
+    return found
+
+
+async def _collect_column(column: Any) -> Any:
+    """A column that can be read again."""
+    if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
+        return column  # to be refused by name
+    if isinstance(column, (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray)) or is_typed(column):
+        return column
+    return await read_all(column)
+
+
+async def collect_ids(ids: Any) -> Any:
+    """Ids that can be read again; what they are is not checked yet."""
+    return await read_all(ids) if isinstance(ids, Iterator) else ids
+
+
+def effort_of(given: Any) -> int:
+    """How many values it takes to check what a user passed in, for ``off_loop``.
+
+    It stops counting where that is more than ``off_loop`` does on the event loop. What it does not
+    know may hold anything, so it counts as much.
+    """
+    effort = 0
+    waiting = [given]
+    while waiting and effort <= LITTLE:
+        item = waiting.pop()
+        kind = type(item)
+        effort += 1
+        if kind in _SINGLE:
+            continue
+        if kind is str:
+            effort += len(item) // _CHARACTERS_A_VALUE
+        elif isinstance(item, (list, tuple)):
+            if len(item) <= _NUMBERS_A_VALUE * LITTLE and set(map(type, item)) <= _NUMBERS:
+                effort += len(item) // _NUMBERS_A_VALUE
+            else:
+                effort += len(item)
+                waiting += item[:LITTLE]
+        elif isinstance(item, np.ndarray) and item.dtype != object:
+            effort += item.size // _NUMBERS_A_VALUE
+        elif isinstance(item, dict):
+            effort += len(item)
+            waiting += islice(chain.from_iterable(item.items()), LITTLE)
+        elif isinstance(item, Record):
+            waiting += (item.vector, item.fields)
+        elif isinstance(item, (pa.RecordBatch, pa.Table)):
+            # Its lengths are not checked yet, so what they say is not followed.
+            effort += item.num_rows * item.num_columns
+            effort += item.get_total_buffer_size() // _BUFFER_A_VALUE
+        else:
+            effort += LITTLE
+    return effort
+
+
+def effort_of_query(vector: Any) -> int:
+    """How many values it takes to check one query, once it is known not to be too long."""
+    return effort_of(vector) if isinstance(vector, (list, tuple, np.ndarray)) else 0
+
+
+def bytes_of(rows: Any, schema: Schema) -> int:
+    """About what ``to_table`` will take for the rows; too little where they hold long texts."""
+    count = 0
+    if isinstance(rows, (pa.RecordBatch, pa.Table)):
+        count = rows.num_rows
+    elif isinstance(rows, (list, tuple)) and rows and hasattr(rows[0], "num_rows"):
+        count = sum(getattr(item, "num_rows", 0) for item in rows)
+    elif isinstance(rows, Mapping):
+        count = max((len(column) for column in rows.values() if _has_length(column)), default=0)
+    elif hasattr(rows, "__len__"):
+        count = len(rows)
+    return count * (4 * schema.dim + _BYTES_A_VALUE * (2 + len(schema.fields)))
+
+
+def _has_length(column: Any) -> bool:
+    return hasattr(column, "__len__") and is_iterable(column)
+
+
+def to_table(rows: Any, schema: Schema) -> pa.Table:
+    """The rows, as ``collect`` gives them, in the layout of ``schema.to_arrow()``, all checked.
+
+    Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number.
+    Ids may still stand twice.
+    """
+    if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
+        return _from_mappings(rows, schema)
+    if isinstance(rows, (list, tuple)):
+        tables = []
+        done = 0
+        for item in rows:
+            if not is_arrow(item):
+                raise InvalidRowError("Arrow batches and other rows are mixed", row=done)
+            tables.append(_from_whole(item, schema, done))
+            done += tables[-1].num_rows
+        return pa.concat_tables(tables)
+    return _from_whole(rows, schema)
+
+
+def _from_whole(rows: Any, schema: Schema, first_row: int = 0) -> pa.Table:
+    if is_frame(rows):
+        return _from_columns(columns_of_frame(rows), schema, first_row)
+    if isinstance(rows, Mapping):
+        return _from_columns(rows, schema, first_row)
+    return _from_arrow(table_of(rows), schema, first_row)
+
+
+def last_of_each_id(table: pa.Table) -> pa.Table:
+    """The same rows without those whose id comes again later."""
+    ids = table.column("id").to_pylist()
+    last = dict(zip(ids, range(len(ids)), strict=True))
+    return table if len(last) == len(ids) else table.take(sorted(last.values()))
+
+
+def repeated_ids(table: pa.Table) -> list[str]:
+    """The ids that stand in the table more than once."""
+    column = table.column("id")
+    if table.num_rows < 2 or pc.count_distinct(column).as_py() == table.num_rows:
+        return []
+    counts = column.value_counts()
+    repeated = pc.greater(counts.field("counts"), 1)
+    return cast("list[str]", counts.field("values").filter(repeated).to_pylist())
+
+
+def check_ids(ids: Any) -> list[str]:
+    """Ids to look for: one text or an iterable of texts, in the order given."""
+    if isinstance(ids, str):
+        ids = [ids]
+    if isinstance(ids, (pa.Array, pa.ChunkedArray)):
+        check_array(ids, "ids")
+        ids = plain(ids, "ids").to_pylist()
+    if isinstance(ids, (bytes, Mapping)) or not is_iterable(ids):
+        raise InvalidArgumentError("ids", ids, "a text or an iterable of texts")
+    listed = list(ids)
+    if not set(map(type, listed)) <= {str}:
+        for n, text in enumerate(listed):
+            if not isinstance(text, str):
+                raise InvalidArgumentError("ids", text, "texts")
+            listed[n] = str.__str__(text)
+    for text in listed:
+        if not text.isascii():
+            encodable(text, partial(InvalidArgumentError, "ids", text, "valid Unicode"))
+    return listed
+
+
+def distinct_ids(ids: Any) -> list[str]:
+    """The same, each id once."""
+    return list(dict.fromkeys(check_ids(ids)))
+
+
+def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The declared fields and the payload's keys that an update sets, each value checked."""
+    if not isinstance(fields, Mapping) or not fields:
+        raise InvalidArgumentError("fields", fields, "a mapping with at least one field")
+    values: dict[str, Any] = {}
+    payload: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "id" or name == schema.vector:
+            raise InvalidRowError("update sets fields, not the id or the vector", field=name)
+        if name in schema.fields:
+            column = field_column(name, schema.fields[name], [value], lambda _: (None, None))
+            (values[name],) = python_values(column)
+        else:
+            payload[name] = value
+    if payload:
+        payload_column([payload], schema, lambda _: (None, None))
+    return values, payload
+
+
+# The forms that rows come in
+
+
+def _place_by(ids: Sequence[Any], first_row: int = 0) -> Place:
+    def place(row: int) -> tuple[int, str | None]:
+        id = ids[row] if row < len(ids) else None
+        return first_row + row, id if isinstance(id, str) else None
+
+    return place
+
+
+def _from_mappings(items: Sequence[Any], schema: Schema) -> pa.Table:
+    mappings: list[Mapping[str, Any]] = []
+    for row, item in enumerate(items):
+        found = as_row(item, schema.vector, row)
+        if found is None:
+            raise InvalidRowError(
+                "a row is a mapping, a record, a pydantic model, a dataclass or a named tuple, "
+                f"not {type(item).__name__}", row=row,
+            )  # fmt: skip
+        mappings.append(found)
+    missing = object()
+    ids = [m.get("id", missing) for m in mappings]
+    place = _place_by(ids)
+    for row, m in enumerate(mappings):
+        if ids[row] is missing:
+            raise InvalidRowError("every row needs an id", row=row, field="id")
+        if m.get(schema.vector) is None:
+            raise InvalidVectorError(
+                f"is missing (key {schema.vector!r})", row=row, id=place(row)[1]
+            )
+    columns: dict[str, Any] = {name: [m.get(name) for m in mappings] for name in schema.fields}
+    known = {"id", schema.vector, *schema.fields}
+    extra = [
+        {key: value for key, value in m.items() if key not in known}
+        if not m.keys() <= known
+        else None
+        for m in mappings
+    ]
+    vectors = matrix_of([m[schema.vector] for m in mappings], schema, place)
+    return _assemble(ids, vectors, columns, payload_column(extra, schema, place), schema, place)
+
+
+def _from_columns(columns: Mapping[str, Any], schema: Schema, first_row: int = 0) -> pa.Table:
+    for name in ("id", schema.vector):
+        if name not in columns:
+            raise InvalidRowError(
+                f"the columns have no {name!r}; they are: {', '.join(map(repr, columns))}"
+            )
+    read = {name: _column(name, column, schema) for name, column in columns.items()}
+    id_values = read.pop("id")
+    ids: Sequence[Any] = _LazyIds(id_values) if isinstance(id_values, pa.Array) else id_values
+    place = _place_by(ids, first_row)
+    if isinstance(id_values, pa.Array):
+        _check_texts(id_values, first_row)
+    for name, column in read.items():
+        if len(column) != len(ids):
+            raise InvalidRowError(
+                f"the column has {len(column)} values, the ids are {len(ids)}", field=name
+            )
+    given = read.pop(schema.vector)
+    if isinstance(given, pa.Array):
+        vectors = arrow_matrix(given, schema, place)
+    else:
+        vectors = matrix_of(given, schema, place)
+    extra_names = [name for name in read if name not in schema.fields]
+    extra: list[Mapping[str, Any] | None] = [None] * len(ids)
+    if extra_names:
+        keyed = (_values(name, read[name]) for name in extra_names)
+        extra = [dict(zip(extra_names, values, strict=True)) for values in zip(*keyed, strict=True)]
+    nothing = [None] * len(ids)
+    known = {name: read.get(name, nothing) for name in schema.fields}
+    payload = payload_column(extra, schema, place)
+    return _assemble(id_values, vectors, known, payload, schema, place)
+
+
+def _check_texts(ids: pa.Array, first_row: int) -> None:
+    """Refuse ids that are no text, before anything else.
+
+    The bytes of text bound how many rows there can be; a column of nulls has any length.
+    """
+    if not pa.types.is_string(ids.type) and len(ids):
+        raise InvalidRowError(f"ids are text, not {ids.type}", row=first_row, field="id")
+
+
+def _column(name: str, column: Any, schema: Schema) -> Any:
+    """A column as a list of Python values, as a plain Arrow array, or for vectors an ndarray."""
+    if is_typed(column):
+        column = array_of_typed(column, name)
+    if isinstance(column, np.ndarray) and column.ndim:
+        if name == schema.vector and column.dtype != object:
+            return column
+        column = pa.array(column) if column.dtype.kind == "M" else column.tolist()
+    if isinstance(column, (pa.Array, pa.ChunkedArray)):
+        check_array(column, name)
+        return plain(column, name)
+    if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
+        raise InvalidRowError(
+            "a mapping is taken as columns, each a list of the rows' values; pass a single row "
+            "as a list of one mapping",
+            field=name,
+        )
+    return column if isinstance(column, list) else list(column)
+
+
+def _values(name: str, column: Any) -> list[Any]:
+    return foreign_values(column, name) if isinstance(column, pa.Array) else list(column)
+
+
+def _from_arrow(table: pa.Table, schema: Schema, first_row: int = 0) -> pa.Table:
+    check_table(table, first_row)
+    names = names_of(table)
+    for name in ("id", schema.vector):
+        if name not in names:
+            raise InvalidRowError(f"there is no column {name!r} among {names}")
+    if len(set(names)) != len(names):
+        raise InvalidRowError(f"a column's name stands twice in {names}")
+    check_id_weight(table.column("id"), "id")
+    id_column = plain(table.column("id"), "id")
+    _check_texts(id_column, first_row)
+    place = _place_by(_LazyIds(id_column), first_row)
+    vectors = arrow_matrix(plain(table.column(schema.vector), schema.vector), schema, place)
+    columns: dict[str, Any] = {
+        name: plain(table.column(name), name) if name in names else pa.nulls(len(table))
+        for name in schema.fields
+    }
+    extra_names = [n for n in names if n not in {"id", schema.vector, "payload", *schema.fields}]
+    payload: pa.Array | list[Any]
+    if "payload" in names and not extra_names:
+        payload = arrow_payload(plain(table.column("payload"), "payload"), schema, place)
+    else:
+        extra: list[dict[str, Any] | None] = [None] * len(table)
+        if "payload" in names:
+            carried = arrow_payload(plain(table.column("payload"), "payload"), schema, place)
+            extra = [None if text is None else json.loads(text) for text in carried.to_pylist()]
+        if extra_names:
+            keys = [foreign_values(plain(table.column(n), n), n) for n in extra_names]
+            for row, values in enumerate(zip(*keys, strict=True)):
+                keyed = dict(zip(extra_names, values, strict=True))
+                extra[row] = {**(extra[row] or {}), **keyed}
+        payload = payload_column(extra, schema, place)
+    return _assemble(id_column, vectors, columns, payload, schema, place)
+
+
+class _LazyIds(Sequence[Any]):
+    """Ids of an Arrow column, read only where an error names one."""
+
+    def __init__(self, column: pa.Array) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._column[row].as_py()
+
+
+def _assemble(
+    ids: Any,
+    vectors: Float32Array,
+    columns: Mapping[str, Any],
+    payload: pa.Array | None,
+    schema: Schema,
+    place: Place,
+) -> pa.Table:
+    count = len(vectors)
+    flat = pa.array(vectors.reshape(-1), type=pa.float32())
+    arrays = [
+        id_column(ids, place),
+        pa.FixedSizeListArray.from_arrays(flat, schema.dim),
+        *(field_column(name, field, columns[name], place) for name, field in schema.fields.items()),
+    ]
+    if schema.payload:
+        text = payload if payload is not None else pa.nulls(count, pa.utf8())
+        arrays.append(pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), text))
+    return pa.Table.from_arrays(arrays, schema=schema.to_arrow())

@@ -1,0 +1,232 @@
+"""Which parts of a row a call returns, and how they become a record's fields."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from .._core.contract import Columns, Rows
+from .._core.pool import LITTLE, off_loop
+from .._core.records import Record
+from .._core.schema import Schema
+from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
+from .arguments import is_iterable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_PAYLOAD = "payload"
+# So much JSON takes as long to decode as one value of a record takes to copy.
+_CHARACTERS_A_VALUE = 64
+# So much of a selected path takes as long to take apart: a key and its dot or two.
+_NAME_A_VALUE = 4
+# Names in a selection, with each key of a path counted: more would take the event loop milliseconds
+# to free alone.
+_MOST_NAMES = 10_000
+
+_Keys = dict[str, "_Keys | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the backend reads (``columns``) and what of it the user gets.
+
+    ``keys`` are the payload's keys that are wanted, each with those wanted within it or None for
+    its whole value; None for all of the payload.
+    """
+
+    columns: Columns
+    vector_name: str
+    keys: _Keys | None = None
+    shows_vector: bool = False
+
+    @classmethod
+    def everything(cls, schema: Schema) -> Selection:
+        columns = Columns(tuple(schema.fields), payload=schema.payload, vector=True)
+        return cls(columns, schema.vector, shows_vector=True)
+
+    def fields_of(self, rows: Rows, i: int) -> dict[str, Any]:
+        """One row's fields, flat. A declared field wins over a payload's key of the same name."""
+        fields = {name: values[i] for name, values in rows.fields.items()}
+        text = rows.payloads[i] if rows.payloads is not None else None
+        if text is None:
+            return fields
+        try:
+            payload = json.loads(text)
+            if not isinstance(payload, dict):
+                raise TypeError(f"a {type(payload).__name__}")
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise CorruptStoreError(
+                f"row {rows.ids[i]!r}", "its payload is no JSON object; restore it from a backup"
+            ) from exc
+        if self.keys is not None:
+            payload = _part(payload, self.keys)
+        return {**fields, **payload, **fields}
+
+    def vector_of(self, rows: Rows, i: int) -> npt.NDArray[np.float32] | None:
+        return rows.vectors[i] if self.shows_vector and rows.vectors is not None else None
+
+    def effort(self, rows: Rows) -> int:
+        """How many values it takes to turn the rows into records, for ``off_loop``."""
+        effort = len(rows.ids) * (len(rows.fields) + 4)
+        if rows.payloads is not None:
+            effort += sum(len(text) for text in rows.payloads if text) // _CHARACTERS_A_VALUE
+        return effort
+
+    def records(self, rows: Rows) -> list[Record]:
+        return [
+            Record(id, self.vector_of(rows, i), self.fields_of(rows, i), self.vector_name)
+            for i, id in enumerate(rows.ids)
+        ]
+
+
+def selected_names(select: Iterable[str] | None) -> list[str] | None:
+    """The names in ``select``, read once: a call may begin again when a table was altered."""
+    if select is None:
+        return None
+    if isinstance(select, str):
+        return [select]
+    if not is_iterable(select):
+        raise InvalidArgumentError("select", select, "an iterable of names, a name or None")
+    names = list(islice(select, _MOST_NAMES + 1))
+    if len(names) > _MOST_NAMES:
+        raise _too_many(len(select) if isinstance(select, Sized) else len(names))
+    return names
+
+
+def select_columns(
+    schema: Schema,
+    select: Sequence[str] | None,
+    *,
+    include_vector: bool = False,
+    needs_vector: bool = False,
+    whole_payload: bool = False,
+) -> Selection:
+    """The selection for ``select``: fields, the vector's name, "payload" or "payload.<key>".
+
+    Dots lead into nested objects, as in filters, and ``payload."a.b"`` is the key ``a.b``. None
+    selects every field and the payload. ``needs_vector`` reads the vector for the caller's own
+    use; ``whole_payload`` allows no single keys. It holds at most ``_MOST_NAMES`` names and keys.
+    """
+    if select is None:
+        columns = Columns(
+            tuple(schema.fields), payload=schema.payload, vector=include_vector or needs_vector
+        )
+        return Selection(columns, schema.vector, shows_vector=include_vector)
+    fields: list[str] = []
+    keys: _Keys = {}
+    payload = False
+    vector = include_vector
+    room = _MOST_NAMES
+    for name in select:
+        if not isinstance(name, str):
+            raise _unknown(name, schema, whole_payload)
+        if name in schema.fields:
+            fields.append(name)
+        elif name == schema.vector:
+            vector = True
+        elif name == _PAYLOAD and schema.payload:
+            payload = True
+        elif name.startswith(f"{_PAYLOAD}.") and schema.payload and not whole_payload:
+            path = _path_of(name, room)
+            room -= len(path)
+            _add_path(keys, path)
+        elif name != "id":
+            raise _unknown(name, schema, whole_payload)
+    columns = Columns(
+        tuple(dict.fromkeys(fields)),
+        payload=payload or bool(keys),
+        vector=vector or needs_vector,
+    )
+    wanted = None if payload or not keys else keys
+    return Selection(columns, schema.vector, wanted, shows_vector=vector)
+
+
+async def selection_of(
+    schema: Schema,
+    select: Sequence[str] | None,
+    *,
+    include_vector: bool = False,
+    needs_vector: bool = False,
+    whole_payload: bool = False,
+) -> Selection:
+    """``select_columns``, in a thread where there is much to look at."""
+
+    def chosen() -> Selection:
+        return select_columns(
+            schema, select, include_vector=include_vector, needs_vector=needs_vector,
+            whole_payload=whole_payload,
+        )  # fmt: skip
+
+    effort = len(select or ())
+    if select is not None and effort <= LITTLE:
+        effort += sum(len(name) for name in select if isinstance(name, str)) // _NAME_A_VALUE
+    return await off_loop(effort, chosen)
+
+
+# A piece of a path: what stands in double quotes, or anything up to the next dot.
+_PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")+)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
+
+
+def _path_of(name: str, most: int) -> list[str]:
+    """The payload's key and those within it that ``payload.<key>.<key>`` names, at most so many."""
+    path: list[str] = []
+    place = len(_PAYLOAD)
+    while place < len(name):
+        if len(path) == most:
+            raise _too_many(name)
+        found = _PIECE.match(name, place + 1)
+        if found is None:
+            raise InvalidNameError(
+                name, "selected column",
+                "each key of the payload stands behind a dot, in double quotes if it has a dot or "
+                "a quote in it",
+            )  # fmt: skip
+        quoted = found["quoted"]
+        path.append(found["plain"] if quoted is None else quoted.replace('""', '"'))
+        place = found.end()
+    try:
+        name.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidNameError(name, "selected column", "it must be valid Unicode") from exc
+    return path
+
+
+def _add_path(keys: _Keys, path: list[str]) -> None:
+    *outer, last = path
+    for key in outer:
+        within = keys.setdefault(key, {})
+        if within is None:  # all of it is wanted already
+            return
+        keys = within
+    keys[last] = None
+
+
+def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
+    """The wanted keys of an object; one within something that is no object is absent."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if key not in keys:
+            continue
+        within = keys[key]
+        if within is None:
+            found[key] = item
+        elif isinstance(item, dict) and (part := _part(item, within)):
+            found[key] = part
+    return found
+
+
+def _too_many(found: object) -> InvalidArgumentError:
+    return InvalidArgumentError("select", found, f"at most {_MOST_NAMES:,} names and keys of paths")
+
+
+def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameError:
+    able = ["id", schema.vector, *schema.fields]
+    if schema.payload:
+        able.append(_PAYLOAD if whole_payload else "payload, payload.<key>")
+    return InvalidNameError(name, "selected column", f"there are {', '.join(able)}")

@@ -1,0 +1,1 @@
+"""The settings: their models, how they are loaded, and what an error of theirs says."""

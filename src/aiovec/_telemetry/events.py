@@ -1,0 +1,109 @@
+"""What the library tells of its work, where OpenTelemetry's API is installed; else nothing.
+
+Told are names, counts and times: never a row, an id, a vector, a filter or an error's message.
+
+``VectorStore`` imports this module, and ``connect`` imports ``VectorStore`` in a thread. So
+OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from .._core.redaction import redacted
+
+if TYPE_CHECKING:
+    from .observer import Observer, SearchObserver
+
+_T = TypeVar("_T")
+
+Attributes = Mapping[str, str | int | float | bool]
+
+
+class Place:
+    """A backend as it is named to observers."""
+
+    __slots__ = ("attributes",)
+
+    def __init__(self, backend: str, target: str) -> None:
+        self.attributes: Attributes = {
+            "db.system.name": backend,
+            # A backend of others may leave a secret in its target, and a path may be no text.
+            "db.namespace": redacted(target).encode("utf-8", "replace").decode("utf-8"),
+        }
+
+
+class Operation:
+    """One call of a user. What is None is not told."""
+
+    __slots__ = (
+        "affected", "batch", "exact", "filtered", "limit", "name", "place", "returned", "table",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        table: str | None = None,
+        *,
+        limit: int | None = None,
+        filtered: bool | None = None,
+        exact: bool | None = None,
+    ) -> None:
+        self.name = name
+        self.table = table
+        self.limit = limit
+        self.filtered = filtered
+        self.exact = exact
+        self.place: Place | None = None
+        """Where it went; the store may have followed its TOML meanwhile."""
+        self.batch: int | None = None
+        """How many rows, ids or vectors it was given."""
+        self.returned: int | None = None
+        """How many rows came back."""
+        self.affected: int | None = None
+        """How many rows it wrote or deleted."""
+
+
+class MemorySource(Protocol):
+    """What holds copies of tables in memory."""
+
+    def memory_by_table(self) -> Iterable[tuple[str, int]]:
+        """Each table with the bytes of its copy. Called by any thread."""
+
+
+def watch(operation: Operation, place: Place) -> AbstractContextManager[object, None]:
+    """Tell of what is done within: a span that is the current one, and its metrics."""
+    return _UNSEEN if _OBSERVER is None else _OBSERVER.watch(operation, place)
+
+
+def watch_batches(
+    operation: Operation, place: Place, batches: AsyncGenerator[_T, None]
+) -> AsyncGenerator[_T, None]:
+    """The same batches, in a span that lasts until they end and is current within them only."""
+    return batches if _OBSERVER is None else _OBSERVER.watch_batches(operation, place, batches)
+
+
+def watch_searches(place: Place, table: str) -> SearchObserver | None:
+    """Who is told of the stages of one table's searches, if anybody is."""
+    return None if _OBSERVER is None else _OBSERVER.of_searches(place, table)
+
+
+def watch_memory(place: Place, source: MemorySource) -> None:
+    """Tell of the source's bytes whenever metrics are collected, for as long as it lives."""
+    if _OBSERVER is not None:
+        _OBSERVER.watch_memory(place, source)
+
+
+def _observer() -> Observer | None:
+    try:
+        from .observer import Observer
+
+        return Observer()
+    except (ImportError, AttributeError, TypeError):
+        return None  # not installed, or older than the one that the extra "otel" asks for
+
+
+_UNSEEN = nullcontext()
+_OBSERVER = _observer()

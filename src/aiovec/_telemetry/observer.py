@@ -1,0 +1,264 @@
+"""Spans and metrics by OpenTelemetry's conventions for database clients.
+
+The only module that imports OpenTelemetry, and only its API: what becomes of spans and metrics is
+up to the app. Both follow a provider that the app sets later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opentelemetry import context, metrics, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from .events import Attributes, MemorySource, Operation, Place
+
+_T = TypeVar("_T")
+
+# As the conventions say for ``db.client.operation.duration``.
+_DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+# Stages are shorter than calls by far.
+_STAGE_DURATIONS = (
+    0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
+    0.5, 1,
+)  # fmt: skip
+_ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+# More does not go into a span.
+_LARGEST = 2**63 - 1
+
+# A context that is not empty, since an empty one would count as none.
+_NO_CALLER = trace.set_span_in_context(trace.INVALID_SPAN, context.Context())
+
+
+class Observer:
+    """Makes the spans and holds the instruments, of which there is one set for each process."""
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("aiovec", __version__)
+        meter = metrics.get_meter("aiovec", __version__)
+        self.durations = meter.create_histogram(
+            "db.client.operation.duration",
+            unit="s",
+            description="Duration of database client operations.",
+            explicit_bucket_boundaries_advisory=_DURATIONS,
+        )
+        self.returned_rows = meter.create_histogram(
+            "db.client.response.returned_rows",
+            unit="{row}",
+            description="The actual number of records returned by the database operation.",
+            explicit_bucket_boundaries_advisory=_ROWS,
+        )
+        self.stages = meter.create_histogram(
+            "aiovec.search.stage.duration",
+            unit="s",
+            description="What a batch of searches spent in a stage, and each search in the queue.",
+            explicit_bucket_boundaries_advisory=_STAGE_DURATIONS,
+        )
+        self.candidates = meter.create_histogram(
+            "aiovec.search.candidates",
+            unit="{row}",
+            description="Rows scored with their stored vectors, for each search of a batch.",
+            explicit_bucket_boundaries_advisory=_ROWS,
+        )
+        self.batch_sizes = meter.create_histogram(
+            "aiovec.search.batch.size",
+            unit="{search}",
+            description="Searches that were answered together.",
+            explicit_bucket_boundaries_advisory=_BATCHES,
+        )
+        meter.create_observable_up_down_counter(
+            "aiovec.search.memory.usage",
+            callbacks=[self._observe_memory],
+            unit="By",
+            description="Bytes of the copies that searches scan.",
+        )
+        # By their ids, since they need not be hashable.
+        self._memories: dict[int, tuple[Place, weakref.ref[MemorySource]]] = {}
+
+    def watch(self, operation: Operation, place: Place) -> Watch:
+        return Watch(self, self._tracer, operation, place)
+
+    async def watch_batches(
+        self, operation: Operation, place: Place, batches: AsyncGenerator[_T, None]
+    ) -> AsyncGenerator[_T, None]:
+        span = Watch(self, self._tracer, operation, place)
+        span.start()
+        error: BaseException | None = None
+        try:
+            while True:
+                # Never across a yield: what the consumer does is no part of the export, and it
+                # may go on in another task.
+                span.attach()
+                try:
+                    batch = await anext(batches)
+                except StopAsyncIteration:
+                    return
+                except BaseException as exc:
+                    error = exc
+                    raise
+                finally:
+                    span.detach()
+                yield batch
+        finally:
+            try:
+                await batches.aclose()
+            finally:
+                span.end(error)
+
+    def of_searches(self, place: Place, table: str) -> SearchObserver:
+        return SearchObserver(self, {**place.attributes, "db.collection.name": table})
+
+    def watch_memory(self, place: Place, source: MemorySource) -> None:
+        key = id(source)
+        gone = weakref.ref(source, lambda _: self._memories.pop(key, None))
+        self._memories[key] = (place, gone)
+
+    def _observe_memory(self, _: CallbackOptions) -> Iterable[Observation]:
+        return list(self._memory())
+
+    def _memory(self) -> Iterator[Observation]:
+        for place, reference in list(self._memories.values()):
+            source = reference()
+            if source is not None:
+                for table, nbytes in source.memory_by_table():
+                    yield Observation(nbytes, {**place.attributes, "db.collection.name": table})
+
+
+class Watch:
+    """The span of one operation. As a context manager it is the current span within."""
+
+    __slots__ = (
+        "_attributes", "_began", "_context", "_observer", "_operation", "_place", "_span",
+        "_task", "_token", "_tracer",
+    )  # fmt: skip
+
+    def __init__(
+        self, observer: Observer, tracer: trace.Tracer, operation: Operation, place: Place
+    ) -> None:
+        self._observer = observer
+        self._tracer = tracer
+        self._operation = operation
+        self._place = place
+
+    def __enter__(self) -> None:
+        self.start()
+        self.attach()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+        self.end(error)
+
+    def start(self) -> None:
+        operation = self._operation
+        attributes = self._attributes = dict(self._place.attributes)
+        attributes["db.operation.name"] = name = operation.name
+        if operation.table is not None:
+            attributes["db.collection.name"] = operation.table
+            name = f"{name} {operation.table}"
+        self._span = self._tracer.start_span(
+            name,
+            kind=trace.SpanKind.CLIENT,
+            attributes={**attributes, **_asked(operation)},
+        )
+        self._context = trace.set_span_in_context(self._span)
+        # Behind the span's own start, so that a call never took longer than its span tells.
+        self._began = time.perf_counter()
+
+    def attach(self) -> None:
+        self._task = _task()
+        self._token = context.attach(self._context)
+
+    def detach(self) -> None:
+        # A call is collected elsewhere when its loop was closed under it; its context is gone.
+        if self._task is _task():
+            context.detach(self._token)
+
+    def end(self, error: BaseException | None) -> None:
+        took = time.perf_counter() - self._began
+        operation, attributes, span = self._operation, self._attributes, self._span
+        late: dict[str, str | int | float | bool] = {}
+        if operation.place is not None and operation.place is not self._place:
+            late.update(operation.place.attributes)
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            late["aiovec.cancelled"] = True
+        elif error is not None:
+            # Its class alone: a message may name ids and quote filters.
+            late["error.type"] = type(error).__qualname__
+            span.set_status(trace.StatusCode.ERROR)
+        attributes.update(late)
+        self._observer.durations.record(took, attributes, self._context)
+        if operation.returned is not None:
+            self._observer.returned_rows.record(operation.returned, attributes, self._context)
+        if span.is_recording():
+            span.set_attributes({**late, **_came_of(operation)})
+        span.end()
+
+
+class SearchObserver:
+    """Is told of one table's searches by the threads that answer them.
+
+    A batch belongs to several callers, so nothing is linked to the span of one.
+    """
+
+    __slots__ = ("_attributes", "_observer", "_of_stages")
+
+    def __init__(self, observer: Observer, attributes: Attributes) -> None:
+        self._observer = observer
+        self._attributes = attributes
+        self._of_stages: dict[str, Attributes] = {}
+
+    def add_stage(self, name: str, seconds: float) -> None:
+        attributes = self._of_stages.get(name)
+        if attributes is None:
+            attributes = {**self._attributes, "aiovec.search.stage": name}
+            self._of_stages[name] = attributes
+        self._observer.stages.record(seconds, attributes, _NO_CALLER)
+
+    def add_batch(self, searches: int, candidates: int) -> None:
+        self._observer.batch_sizes.record(searches, self._attributes, _NO_CALLER)
+        self._observer.candidates.record(candidates / searches, self._attributes, _NO_CALLER)
+
+
+def _task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop is running
+        return None
+
+
+def _asked(operation: Operation) -> dict[str, int | bool]:
+    """What is known from the start, so that a sampler sees it."""
+    found: dict[str, int | bool] = {}
+    if operation.limit is not None:
+        found["aiovec.limit"] = min(operation.limit, _LARGEST)
+    if operation.exact is not None:
+        found["aiovec.exact"] = operation.exact
+    if operation.filtered is not None:
+        found["aiovec.filtered"] = operation.filtered
+    return found
+
+
+def _came_of(operation: Operation) -> dict[str, int]:
+    found: dict[str, int] = {}
+    if operation.batch is not None and operation.batch > 1:  # one is no batch by the conventions
+        found["db.operation.batch.size"] = operation.batch
+    if operation.returned is not None:
+        found["db.response.returned_rows"] = operation.returned
+    if operation.affected is not None:
+        found["aiovec.affected_rows"] = operation.affected
+    return found

@@ -1,0 +1,282 @@
+"""Parquet and Arrow IPC, read and written a piece at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc as ipc
+import pyarrow.parquet as pq
+
+from .._arrow import (
+    check_array,
+    check_id_weight,
+    damaged_rows,
+    is_text,
+    names_of,
+    plain,
+    take_sound,
+)
+from .._core.schema import Schema
+from ..errors import ConfigError, InvalidRowError
+from .arrow_rows import Fitting, suggested_schema
+from .foreign import BYTES_AT_ONCE, reading
+from .parquet_limits import check_limits
+from .parts import PartFile, writing_to
+from .sources import Chunk, Hints, Reject
+
+# A row group is gathered up to this size: large enough to read fast, small enough to hold.
+_ROW_GROUP_BYTES = 32 * 1024 * 1024
+# Of each column's chunk this much is read ahead, not all of it.
+_BUFFER_BYTES = 1024 * 1024
+# A file that unpacks to more than this, and to so many times its size, is no data.
+_LEAST_ROOM = 256 * 1024 * 1024
+_RATIO = 1_000
+
+
+class ArrowFile:
+    """The rows of a Parquet or Arrow IPC file."""
+
+    place = "row"
+
+    def __init__(self, path: Path, form: str, hints: Hints, told: Schema | None) -> None:
+        self._path = path
+        self._hints = hints
+        self._file = pa.OSFile(str(path), "rb")
+        try:
+            with reading(path):
+                self._open(form)
+                if told is not None and hints.vector_column is None:
+                    there = told.vector in self._schema.names
+                    self._hints = replace(hints, vector_column=told.vector if there else None)
+                self.schema, self.notes, self.omitted = suggested_schema(
+                    self._schema, self._hints, self._first
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, form: str) -> None:
+        self.rows: int | None = None
+        self._batches: Callable[[int], Iterable[pa.RecordBatch]]
+        if form == "parquet":
+            at_once = check_limits(self._path)
+            metadata = pq.ParquetFile(self._file, pre_buffer=False).metadata
+            self._schema = metadata.schema.to_arrow_schema()
+            texts = [field.name for field in self._schema if is_text(field.type)]
+            parquet = pq.ParquetFile(
+                self._file, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES,
+                read_dictionary=texts,
+            )  # fmt: skip
+            self.rows = metadata.num_rows
+            # Beside the batch itself only the row group's own pages are held.
+            self._batches = lambda size: parquet.iter_batches(batch_size=min(size, at_once))
+        elif form == "arrow":
+            whole = ipc.open_file(self._file)
+            self._schema = whole.schema
+            self._batches = lambda _: (whole.get_batch(i) for i in range(whole.num_record_batches))
+        else:
+            stream = ipc.open_stream(self._file)
+            self._schema = stream.schema
+            self._batches = lambda _: stream
+        names = self._schema.names
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ConfigError(
+                f"{self._path} has several columns of one name ({', '.join(map(repr, twice))}), "
+                "which cannot be told apart; write it again with names of their own",
+                file=str(self._path),
+            )
+        self._held: _Sound | None = None
+        self._left: Iterator[_Sound] | None = None
+
+    def _first(self) -> pa.Table | None:
+        """The sound rows of the first batch, which is kept: a stream cannot go back."""
+        if self._left is None:
+            self._left = self._sound_batches(1000)
+            self._held = next(self._left, None)
+        return None if self._held is None else self._held.rows
+
+    def _sound_batches(self, size: int) -> Iterator[_Sound]:
+        room = max(_LEAST_ROOM, _RATIO * self._path.stat().st_size)
+        for batch in self._batches(size):
+            sizes = _repeated_sizes(batch)
+            # Not nbytes, which follows offsets that nobody has validated yet.
+            room -= max(batch.get_total_buffer_size(), int(sizes.sum()))
+            if room < 0:
+                raise ConfigError(
+                    f"{self._path} unpacks to more than {_RATIO:,} times its size; it is made to "
+                    "fill the memory. Write it again, without texts that repeat in every row",
+                    file=str(self._path),
+                )
+            for part in _bounded(batch, sizes):
+                yield _sound(part, self._hints.id_column or "id")
+
+    def _all(self, size: int) -> Iterator[_Sound]:
+        if self._left is None:
+            self._left = self._sound_batches(size)
+        if self._held is not None:
+            held, self._held = self._held, None
+            yield held
+        yield from self._left
+
+    def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
+        fitting = Fitting(self._schema, schema, self.schema, self._hints)
+        row = 0
+        with reading(self._path, "row 0") as here:
+            for batch in self._all(size):
+                table = fitting.of(batch.rows)
+                if batch.faults:
+                    faults = batch.faults.items()
+                    rejects = [Reject(row + place, id, why) for place, (id, why) in faults]
+                    yield Chunk(table.slice(0, 0), [], rejects)
+                for start in range(0, table.num_rows, size):
+                    part = table.slice(start, size)
+                    yield Chunk(part, [row + place for place in batch.places[start : start + size]])
+                row += len(batch.places) + len(batch.faults)
+                here.at = f"row {row}"
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """A batch's rows without damage and where each stood in it; of the others id and fault."""
+
+    rows: pa.Table
+    places: Sequence[int]
+    faults: Mapping[int, tuple[str | None, str]]
+
+
+def _repeated_sizes(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """The bytes that each row's texts take when a dictionary no longer shares them."""
+    sizes = np.zeros(batch.num_rows, dtype=np.int64)
+    for column in batch.columns:
+        if not (pa.types.is_dictionary(column.type) and is_text(column.type.value_type)):
+            continue
+        if damaged_rows(pa.RecordBatch.from_arrays([column], ["c"])):
+            continue
+        lengths = pc.binary_length(column.dictionary.cast(pa.large_utf8()))
+        taken = pc.fill_null(lengths.take(column.indices), 0)
+        sizes += taken.to_numpy(zero_copy_only=False).astype(np.int64)
+    return sizes
+
+
+def _bounded(batch: pa.RecordBatch, sizes: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+    """The batch in parts, so that texts which a dictionary repeats take a bounded room."""
+    start, total = 0, 0
+    for row, size in enumerate(sizes.tolist() if int(sizes.sum()) > BYTES_AT_ONCE else ()):
+        total += size
+        if total > BYTES_AT_ONCE and row > start:
+            yield batch.slice(start, row - start)
+            start, total = row, size
+    yield batch.slice(start)
+
+
+def _sound(batch: pa.RecordBatch, id_column: str) -> _Sound:
+    """Validate a batch. Nothing else reads it before."""
+    names = names_of(batch)
+    if len(set(names)) != len(names):
+        raise InvalidRowError(f"a column's name stands twice in {names}")
+    faults = damaged_rows(batch)
+    if id_column in names:
+        check_id_weight(batch.column(id_column), id_column)
+    if not faults:
+        columns = {name: plain(batch.column(name), name) for name in names}
+        return _Sound(pa.table(columns), range(batch.num_rows), {})
+    places = [row for row in range(batch.num_rows) if row not in faults]
+    columns = {}
+    for name in names:
+        taken = take_sound(batch.column(name), places)
+        check_array(taken, name)
+        columns[name] = plain(taken, name)
+    ids: dict[int, str | None] = dict.fromkeys(faults)
+    if id_column in names and not damaged_rows(batch.select([id_column])):
+        for row in faults:
+            id = batch.column(id_column)[row].as_py()
+            ids[row] = id if isinstance(id, str) else None
+    return _Sound(
+        pa.table(columns), places, {row: (ids[row], faults[row]) for row in sorted(faults)}
+    )
+
+
+class _Sink(Protocol):
+    def write_table(self, table: pa.Table) -> None: ...
+    def close(self) -> None: ...
+
+
+class ArrowFileWriter:
+    """Writes a Parquet or Arrow IPC file."""
+
+    def __init__(self, path: Path, form: str, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._part = PartFile(path)
+        self._waiting: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._sink: Any = None
+        with writing_to(path):
+            self._file = pa.OSFile(str(self._part.part), "wb")
+            try:
+                self._sink = self._sink_of(form)
+            except BaseException:
+                self.discard()
+                raise
+
+    @property
+    def files(self) -> list[Path]:
+        return [self._path]
+
+    def _sink_of(self, form: str) -> _Sink:
+        sink: _Sink
+        if form == "parquet":
+            texts = [field.name for field in self._schema if _repeats(field.type)]
+            sink = pq.ParquetWriter(
+                self._file, self._schema, compression="zstd", use_dictionary=texts
+            )
+        elif form == "arrow":
+            sink = ipc.new_file(self._file, self._schema)
+        else:
+            sink = ipc.new_stream(self._file, self._schema)
+        return sink
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._waiting.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            with writing_to(self._path):
+                self._sink.write_table(pa.Table.from_batches(self._waiting, self._schema))
+            self._waiting, self._bytes = [], 0
+
+    def finish(self) -> None:
+        self._flush()
+        with writing_to(self._path):
+            self._sink.close()
+            self._file.close()
+            self._part.finish()
+
+    def discard(self) -> None:
+        self._waiting.clear()
+        with suppress(OSError, ValueError, pa.ArrowException):
+            if self._sink is not None:
+                self._sink.close()  # left open, it would write when it is collected
+        with suppress(OSError):
+            self._file.close()
+        self._part.discard()
+
+
+def _repeats(kind: pa.DataType) -> bool:
+    """Whether a dictionary may pay. Of vectors' numbers it never does."""
+    return bool(pa.types.is_string(kind))

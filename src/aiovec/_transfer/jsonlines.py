@@ -1,0 +1,349 @@
+"""JSON Lines: each row the flat mapping that ``insert`` takes, datetimes in RFC 3339."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .._core.schema import Schema
+from .._input.columns import python_values
+from ..errors import AiovecError, ConfigError
+from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
+from .formats import sidecar_of
+from .parts import PartFile, finish_together, writing_to
+from .sources import Chunk, Hints, Reject
+
+_FEW = 100  # lines that are looked at where no schema is given
+# Numbers of vectors held at once: as Python's own they take eight times their room.
+_NUMBERS_AT_ONCE = 1_000_000
+_USUAL_VECTORS = ("embedding", "vector")
+
+
+def rows_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[dict[str, Any]]:
+    """A batch's rows as flat mappings of JSON values, without the vector."""
+    columns = {
+        name: _json_values(batch.column(name))
+        for name in batch.schema.names
+        if name not in ("payload", vector)
+    }
+    payloads: list[str | None] = [None] * batch.num_rows
+    if "payload" in batch.schema.names:
+        column = batch.column("payload")
+        storage = column.storage if isinstance(column, pa.ExtensionArray) else column
+        payloads = storage.to_pylist()
+    names = tuple(columns)
+    for values, payload in zip(zip(*columns.values(), strict=True), payloads, strict=True):
+        row = dict(zip(names, values, strict=True))
+        # A declared field wins over a key of its name, as everywhere.
+        yield {**row, **json.loads(payload), **row} if payload else row
+
+
+def vectors_as_json(matrix: npt.NDArray[np.float32]) -> list[str]:
+    """Each vector as a JSON array that reads back to the same bits, as short as may be."""
+    flat = pa.array(matrix.reshape(-1), type=pa.float32())
+    texts = flat.cast(pa.utf8())
+    # JSON's -0 is a whole number, and a shortest text may fall on the wrong side when it is read
+    # by way of float64. Both are rare, and then every digit is written.
+    back = texts.cast(pa.float64()).to_numpy().astype(np.float32)
+    negative_zero = bool(((matrix == 0) & np.signbit(matrix)).any())
+    if negative_zero or not np.array_equal(back, matrix.reshape(-1)):
+        return [json.dumps(row) for row in matrix.tolist()]
+    words = texts.to_pylist()
+    dim = matrix.shape[1]
+    return [f"[{', '.join(words[i : i + dim])}]" for i in range(0, len(words), dim)]
+
+
+def _json_values(column: pa.Array) -> list[Any]:
+    values = python_values(column)
+    if pa.types.is_timestamp(column.type):
+        return [None if v is None else _rfc3339(v) for v in values]
+    return values
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+class JsonLinesWriter:
+    """Writes rows, and beside them the schema, which JSON Lines cannot carry."""
+
+    def __init__(self, path: Path, schema: pa.Schema, told: Schema | None) -> None:
+        self._path = path
+        self._vector = told.vector if told is not None else None
+        self._part = PartFile(path)
+        self._sidecar = SchemaFile(sidecar_of(path), told)
+        with writing_to(path):
+            self._file = self._part.part.open("w", encoding="utf-8", newline="\n")
+
+    @property
+    def files(self) -> list[Path]:
+        return [self._path, *self._sidecar.files]
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(batch, self._vector)]
+        if self._vector is not None:
+            name = json.dumps(self._vector)
+            vectors = vectors_as_json(matrix_of_batch(batch, self._vector))
+            # Every line is an object with an id, so there is a brace to put the vector before.
+            lines = [
+                f"{line[:-1]}, {name}: {vector}}}"
+                for line, vector in zip(lines, vectors, strict=True)
+            ]
+        with writing_to(self._path):
+            self._file.writelines(f"{line}\n" for line in lines)
+
+    def finish(self) -> None:
+        with writing_to(self._path):
+            self._file.close()
+            self._sidecar.write()
+            finish_together(self._part, self._sidecar.parts, self._sidecar.stale)
+
+    def discard(self) -> None:
+        with suppress(OSError):  # what is left to be written may not fit
+            self._file.close()
+        self._part.discard()
+        self._sidecar.discard()
+
+
+class SchemaFile:
+    """The schema beside a file whose format cannot carry it.
+
+    Without a schema, one that is there belongs to an older file and is ``stale``.
+    """
+
+    def __init__(self, path: Path, schema: Schema | None) -> None:
+        self._part = PartFile(path)
+        self._schema = schema
+
+    @property
+    def parts(self) -> list[PartFile]:
+        return [] if self._schema is None else [self._part]
+
+    @property
+    def files(self) -> list[Path]:
+        return [part.path for part in self.parts]
+
+    @property
+    def stale(self) -> list[Path]:
+        return [self._part.path] if self._schema is None else []
+
+    def write(self) -> None:
+        if self._schema is not None:
+            text = json.dumps(self._schema.to_dict(), ensure_ascii=False, indent=2)
+            self._part.part.write_text(f"{text}\n", encoding="utf-8")
+
+    def discard(self) -> None:
+        self._part.discard()
+
+
+def matrix_of_batch(batch: pa.RecordBatch, vector: str) -> npt.NDArray[np.float32]:
+    column = batch.column(vector)
+    flat = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+    matrix: npt.NDArray[np.float32] = flat.reshape(batch.num_rows, -1)
+    return matrix
+
+
+class JsonLines:
+    """The rows of a JSON Lines file."""
+
+    place = "line"
+    rows: int | None = None
+    notes: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, hints: Hints, told: Schema | None) -> None:
+        self._path = path
+        self._id = hints.id_column or "id"
+        self._file = path.open("rb")
+        try:
+            self.schema = told or sidecar_schema(path) or self._suggested(hints)
+            self._vector = hints.vector_column or self.schema.vector
+        except BaseException:
+            self.close()
+            raise
+
+    def _suggested(self, hints: Hints) -> Schema:
+        """The vector's name and length; every other key goes to the payload, as it is."""
+        for _, row in zip(range(_FEW), objects_in(self._file), strict=False):
+            if isinstance(row.value, Reject):
+                continue
+            able = [key for key, value in row.value.items() if _looks_like_vector(value)]
+            for name in [hints.vector_column] if hints.vector_column else _USUAL_VECTORS:
+                if name in able:
+                    able = [name]
+            if len(able) == 1 and hints.vector_column in (None, able[0]):
+                self._file.seek(0)
+                return Schema(len(row.value[able[0]]), vector=able[0])
+        raise ConfigError(
+            f"no vector was found in the first lines of {self._path}; name its key by "
+            "--vector-column, or give a --schema",
+            file=str(self._path), key="--vector-column",
+        )  # fmt: skip
+
+    def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
+        rows: list[dict[str, Any]] = []
+        places: list[int | str] = []
+        rejects: list[Reject] = []
+        self._file.seek(0)
+        size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))
+        nbytes = 0
+        with reading(self._path) as here:
+            for line in objects_in(self._file):
+                here.at = f"line {line.number}"
+                if isinstance(line.value, Reject):
+                    rejects.append(line.value)
+                else:
+                    rows.append(self._row(line.value, schema))
+                    places.append(line.number)
+                nbytes += line.nbytes
+                if len(rows) + len(rejects) >= size or nbytes >= BYTES_AT_ONCE:
+                    yield Chunk(rows, places, rejects)
+                    rows, places, rejects, nbytes = [], [], [], 0
+            if rows or rejects:
+                yield Chunk(rows, places, rejects)
+
+    def _row(self, row: dict[str, Any], schema: Schema) -> dict[str, Any]:
+        renamed(row, self._id, "id")
+        renamed(row, self._vector, schema.vector)
+        return with_text_id(row)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def renamed(row: dict[str, Any], old: str, new: str) -> None:
+    """Give a key its name here. What stood under that name goes on behind an underscore.
+
+    So a row without ``old`` has no ``new`` either: another value is not taken in its place.
+    """
+    if old == new:
+        return
+    set_aside(row, new)
+    if old in row:
+        row[new] = row.pop(old)
+
+
+def set_aside(row: dict[str, Any], name: str) -> None:
+    """Let what stands under a name go on behind an underscore."""
+    if name in row:
+        free = f"_{name}"
+        while free in row:
+            free = f"_{free}"
+        row[free] = row.pop(name)
+
+
+def with_text_id(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, its id as text where it is a whole number."""
+    id = row.get("id")
+    if isinstance(id, int) and not isinstance(id, bool):
+        row["id"] = str(id)
+    return row
+
+
+class Line:
+    """A line's number, from 1 as editors count, its object or why it has none, and its bytes."""
+
+    __slots__ = ("nbytes", "number", "value")
+
+    def __init__(self, number: int, value: dict[str, Any] | Reject, nbytes: int = 0) -> None:
+        self.number = number
+        self.value = value
+        self.nbytes = nbytes
+
+
+class _RepeatedKeyError(ValueError):
+    """An object with a key twice, of which only one value could be kept."""
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RepeatedKeyError(f"the key {key!r:.60} stands twice in an object")
+            seen.add(key)
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once_each)
+
+
+def lines_in(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file with their numbers; None for one too long. Empty ones are passed over."""
+    number = 0
+    while text := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if number == 1:
+            text = text.removeprefix(b"\xef\xbb\xbf")
+        if len(text) > LONGEST_LINE:
+            while text and not text.endswith(b"\n"):
+                text = file.readline(LONGEST_LINE)
+            yield number, None
+        elif text and not text.isspace():
+            yield number, text
+
+
+def objects_in(file: IO[bytes]) -> Iterator[Line]:
+    """The objects of a file, a line for each. Empty lines are passed over."""
+    for number, text in lines_in(file):
+        if text is None:
+            reason = f"the line is longer than {LONGEST_LINE:,} bytes"
+            yield Line(number, Reject(number, None, reason))
+            continue
+        try:
+            value = _JSON.decode(text.decode())
+        except RecursionError:
+            yield Line(number, Reject(number, None, "no JSON: it is nested too deeply"))
+            continue
+        except _RepeatedKeyError as exc:
+            yield Line(number, Reject(number, None, str(exc)))
+            continue
+        except ValueError as exc:
+            yield Line(number, Reject(number, None, f"no JSON: {exc}"))
+            continue
+        if isinstance(value, dict):
+            yield Line(number, value, len(text))
+        else:
+            yield Line(number, Reject(number, None, "no JSON object"))
+
+
+def sidecar_schema(path: Path) -> Schema | None:
+    """The schema beside a file, if it is there."""
+    sidecar = sidecar_of(path)
+    return schema_in(sidecar) if sidecar.is_file() else None
+
+
+def schema_in(path: Path) -> Schema:
+    """The schema that a file of JSON tells."""
+    try:
+        if path.stat().st_size > LARGEST_SCHEMA:
+            raise ConfigError(f"{path} is too large for a schema", file=str(path))
+        return Schema.from_json(path.read_text("utf-8-sig"))
+    except RecursionError as exc:
+        raise ConfigError(
+            f"{path} holds no schema: it is nested too deeply", file=str(path)
+        ) from exc
+    except OSError as exc:
+        raise ConfigError(
+            f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)
+        ) from exc
+    except (AiovecError, ValueError, TypeError) as exc:
+        raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc
+
+
+def _looks_like_vector(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    )

@@ -1,0 +1,346 @@
+"""Tables of a file or a database into a store, by the door that every row goes through."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .._core.pool import in_thread
+from .._core.schema import Schema
+from .._core.store import VectorStore
+from .._filters import F
+from ..errors import (
+    AiovecError,
+    ConfigError,
+    DimensionMismatchError,
+    DuplicateIdError,
+    InvalidRowError,
+    ModelMismatchError,
+    TableNotFoundError,
+)
+from .foreign import reading
+from .parts import check_apart
+from .reading import Input
+from .rejects import Reason, RejectsFile
+from .sifting import Sifted, sift, without_ids
+from .sources import Chunk, ForeignTable, Reject
+
+# One write of this much: large enough for any backend to be fast, small enough to hold twice.
+_BYTES_AT_ONCE = 16 * 1024 * 1024
+_ROWS_AT_ONCE = range(64, 10_001)
+_IDS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A table to load, and the table of the store that it goes to.
+
+    ``schema`` is one that the user gave; ``metric`` and ``model`` stand for what the source does
+    not say.
+    """
+
+    source: ForeignTable
+    table: str
+    schema: Schema | None = None
+    metric: Literal["cosine", "l2", "dot"] | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of it.
+
+    Each row that the source counts was taken (``rows``), listed as a reject (``rejected``), or
+    could not be read (``missing``). ``replaced`` of the rows that were taken replaced one of the
+    same id; ``reasons`` are those of the rejects. ``omitted`` are the columns that were not taken.
+    """
+
+    table: str
+    origin: str
+    layout: str
+    created: bool
+    rows: int
+    rejected: int
+    schema: Schema
+    notes: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
+    replaced: int = 0
+    missing: int = 0
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the table was taken."""
+        return not (self.rejected or self.missing or self.omitted)
+
+
+@dataclass(slots=True)
+class Loading:
+    """How to load: ``seen`` is told how many rows were read, of which table."""
+
+    upsert: bool = False
+    strict: bool = False
+    seen: Callable[[Load, int], None] = field(default=lambda load, rows: None)
+
+
+@dataclass(slots=True)
+class _Placed:
+    """A table that is being loaded: ``place`` is where its rows are until all are there."""
+
+    load: Load
+    schema: Schema
+    place: str
+    created: bool
+    rows: int = 0
+    rejected: int = 0
+    replaced: int = 0
+    missing: int = 0
+
+    @property
+    def is_staged(self) -> bool:
+        return self.place != self.load.table
+
+
+async def load(
+    store: VectorStore,
+    source: Input,
+    loads: Sequence[Load],
+    rejects: RejectsFile,
+    how: Loading,
+) -> list[Loaded]:
+    """Load tables; what cannot be taken goes to the rejects, and the rest goes on.
+
+    With ``strict`` nothing of any table is kept where a row cannot be taken: rows for a table that
+    is there already are gathered in one beside it first, and moved when all are known to be good.
+    A failure of the move deletes the table's moved rows again; with ``upsert`` they stay, because
+    they may have replaced others. Tables that were moved before keep their rows.
+    A table that was made here, and that no row came into, is dropped again.
+    """
+    placed: list[_Placed] = []
+    await in_thread(check_apart, store, [rejects.path])
+    await in_thread(rejects.open)
+    try:
+        try:
+            for one in loads:
+                placed.append(await _place(store, one, how))
+                await _fill(store, source, placed[-1], rejects, how)
+            if how.strict:
+                await _settle(store, placed, rejects, how, source.place)
+        except BaseException:
+            await _undo(store, placed, everything=how.strict)
+            raise
+        await _check_taken(store, placed, rejects)
+    finally:
+        await in_thread(rejects.close)
+    return [
+        Loaded(
+            p.load.table, p.load.source.origin, p.load.source.layout, p.created, p.rows,
+            p.rejected, p.schema, p.load.source.notes, p.load.source.omitted, p.replaced,
+            p.missing, tuple(rejects.reasons(p.load.table)),
+        )
+        for p in placed
+    ]  # fmt: skip
+
+
+async def _place(store: VectorStore, one: Load, how: Loading) -> _Placed:
+    """The table that the rows go to first, created where it has to be."""
+    wanted = _wanted(one)
+    try:
+        there = await store.schema(one.table)
+    except TableNotFoundError:
+        await store.create_table(one.table, wanted)
+        return _Placed(one, wanted, one.table, created=True)
+    given = one.schema
+    if given is not None:  # what the user said has to be so; what a file suggests has not
+        await store.create_table(one.table, given, exist_ok=True)
+    if wanted.model is not None and there.model is not None and wanted.model != there.model:
+        raise ModelMismatchError(one.table, there.model, wanted.model)
+    if wanted.dim != there.dim:
+        raise DimensionMismatchError(there.dim, wanted.dim)
+    if one.metric is not None and one.metric != there.metric:
+        raise ConfigError(
+            f"the table {one.table!r} is there with the metric {there.metric!r}", key="--metric"
+        )
+    if not how.strict:
+        return _Placed(one, there, one.table, created=False)
+    beside = f"{one.table[:40].rstrip('-_')}-import-{uuid.uuid4().hex[:8]}"
+    # Its rows are only gathered there, so nothing of it need be indexed.
+    await store.create_table(beside, there)
+    return _Placed(one, there, beside, created=False)
+
+
+def _wanted(one: Load) -> Schema:
+    """The schema of a table that is made for these rows."""
+    schema = one.schema or one.source.schema
+    if one.metric is not None:
+        schema = replace_in(schema, metric=one.metric)
+    if one.model is not None:
+        if schema.model is not None and schema.model != one.model:
+            raise ModelMismatchError(one.table, schema.model, one.model)
+        schema = replace_in(schema, model=one.model)
+    return schema
+
+
+def replace_in(schema: Schema, **options: Any) -> Schema:
+    """The schema with other options."""
+    return Schema.from_json({**schema.to_dict(), **options})
+
+
+async def _fill(
+    store: VectorStore, source: Input, placed: _Placed, rejects: RejectsFile, how: Loading
+) -> None:
+    """Load one table: the next chunk is read and checked while the last one is written."""
+    schema = placed.schema
+    before = await store.count(placed.load.table) if how.upsert else 0
+    size = min(max(_BYTES_AT_ONCE // (4 * schema.dim), _ROWS_AT_ONCE[0]), _ROWS_AT_ONCE[-1])
+    read = 0
+    async with contextlib.aclosing(_sifted(source, placed, how, size)) as sifted:
+        async for part in sifted:
+            read += part.rows.num_rows + len(part.rejects)
+            if how.strict and placed.rejected:  # nothing will be kept: only look for more
+                done = part
+            else:
+                done = await _write(store, placed, part, how)
+                placed.rows += done.rows.num_rows
+            if done.rejects:
+                placed.rejected += len(done.rejects)
+                await in_thread(rejects.write, placed.load.table, source.place, done.rejects)
+            how.seen(placed.load, read)
+    if placed.load.source.rows is not None:
+        placed.missing = max(0, placed.load.source.rows - read)
+    if how.upsert and not placed.is_staged:
+        placed.replaced = placed.rows - (await store.count(placed.place) - before)
+
+
+async def _sifted(
+    source: Input, placed: _Placed, how: Loading, size: int
+) -> AsyncGenerator[Sifted, None]:
+    def following(chunks: Iterator[Chunk]) -> Sifted | None:
+        chunk = next(chunks, None)
+        if chunk is None:
+            return None
+        at = f"{source.place} {chunk.places[0]}" if len(chunk.places) else ""
+        with reading(source.path, at):
+            return sift(chunk, placed.schema, last_counts=how.upsert)
+
+    chunks = source.chunks(placed.load.source, placed.schema, size)
+    coming = asyncio.ensure_future(in_thread(following, chunks))
+    try:
+        while (part := await coming) is not None:
+            coming = asyncio.ensure_future(in_thread(following, chunks))
+            yield part
+    finally:
+        coming.cancel()
+        with contextlib.suppress(asyncio.CancelledError, AiovecError):
+            await coming  # the thread must be out of the iterator before it is closed
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            await in_thread(close)
+
+
+async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading) -> Sifted:
+    """Write rows; what the table has already becomes a reject."""
+    if how.upsert:
+        if part.rows.num_rows:
+            await store.upsert(placed.place, part.rows)
+        return part
+    fresh = placed.created or placed.is_staged
+    reason = "the id came before in the same source" if fresh else "the id is there already"
+    while part.rows.num_rows:
+        try:
+            await store.insert(placed.place, part.rows)
+        except DuplicateIdError as exc:
+            part = await in_thread(without_ids, part, set(exc.ids), reason)
+        else:
+            break
+    return part
+
+
+# With --strict
+
+
+async def _settle(
+    store: VectorStore, placed: list[_Placed], rejects: RejectsFile, how: Loading, place: str
+) -> None:
+    """Keep everything, or nothing."""
+    for one in placed:
+        if one.is_staged and not how.upsert and not one.rejected:
+            await _reject_known(store, one, rejects, place)
+    bad = sum(one.rejected for one in placed)
+    if bad:
+        raise InvalidRowError(
+            f"{bad:,} of them cannot be taken, so nothing was kept; {rejects.path} lists each"
+        )
+    for one in placed:
+        if one.is_staged:
+            await _move(store, one, how)
+
+
+async def _reject_known(store: VectorStore, one: _Placed, rejects: RejectsFile, place: str) -> None:
+    async for ids in _ids_of(store, one.place):
+        there = await store.find(one.load.table, F.id.in_(ids), select=["id"], limit=len(ids))
+        found = [Reject(None, record.id, "the id is there already") for record in there]
+        one.rejected += len(found)
+        await in_thread(rejects.write, one.load.table, place, found)
+
+
+async def _move(store: VectorStore, one: _Placed, how: Loading) -> None:
+    """Bring the gathered rows into their table. Another writer can still be faster with an id."""
+    moved = 0
+    before = await store.count(one.load.table) if how.upsert else 0
+    try:
+        async for batch in store.export(one.place, batch_size=4000):
+            if how.upsert:
+                await store.upsert(one.load.table, batch)
+            else:
+                await store.insert(one.load.table, batch)
+            moved += batch.num_rows
+    except BaseException:
+        if not how.upsert:
+            await _take_back(store, one, moved)
+        raise
+    if how.upsert:
+        one.replaced = one.rows - (await store.count(one.load.table) - before)
+    await store.drop_table(one.place, missing_ok=True)
+
+
+async def _take_back(store: VectorStore, one: _Placed, moved: int) -> None:
+    """Delete what was moved: the first rows of the gathered ones, which nobody else writes."""
+    async with contextlib.aclosing(_ids_of(store, one.place)) as batches:
+        async for ids in batches:
+            if moved <= 0:
+                break
+            await store.delete(one.load.table, ids[:moved])
+            moved -= len(ids)
+
+
+async def _ids_of(store: VectorStore, table: str) -> AsyncGenerator[list[str], None]:
+    async for batch in store.export(table, batch_size=_IDS_AT_ONCE, select=["id"]):
+        yield batch.column("id").to_pylist()
+
+
+async def _undo(store: VectorStore, placed: list[_Placed], *, everything: bool) -> None:
+    """After a failure: drop what was made here, unless rows were kept that may be wanted."""
+    for one in placed:
+        if one.is_staged or (one.created and (everything or not one.rows)):
+            with contextlib.suppress(AiovecError):  # the failure itself is told
+                await store.drop_table(one.place, missing_ok=True)
+
+
+async def _check_taken(store: VectorStore, placed: list[_Placed], rejects: RejectsFile) -> None:
+    """Where not one row could be taken, something else is wrong than the rows."""
+    if any(one.rows for one in placed) or not any(one.rejected for one in placed):
+        for one in placed:
+            if one.created and not one.rows and one.rejected:
+                await store.drop_table(one.place, missing_ok=True)
+        return
+    await _undo(store, placed, everything=False)
+    first = rejects.first
+    raise InvalidRowError(
+        f"not one of {sum(one.rejected for one in placed):,} could be taken; the first: "
+        f"{first.reason if first else 'unknown'}; {rejects.path} lists each"
+    )

@@ -1,0 +1,92 @@
+"""Files that appear under their name when they are complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._core.files import flush_folder
+from .._locate import BESIDE
+from ..errors import AiovecError, ConfigError, StoreFullError
+from .sources import source_for
+
+if TYPE_CHECKING:
+    from .._core.store import VectorStore
+
+# Not every system has every code.
+_FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")} - {None}
+
+
+class PartFile:
+    """A file that is written beside its name, and renamed when it is done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
+
+    def flush(self) -> None:
+        """Bring what was written to the disk."""
+        with open(self.part, "rb+") as file:
+            os.fsync(file.fileno())
+
+    def finish(self) -> None:
+        """Bring what was written to the disk, then give it its name."""
+        self.flush()
+        os.replace(self.part, self.path)
+        flush_folder(self.path.parent)
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            self.part.unlink()
+
+
+def finish_together(named: PartFile, beside: Sequence[PartFile], stale: Iterable[Path]) -> None:
+    """Give a file and those ``beside`` it their names; delete those that are ``stale``.
+
+    An older file of the name is deleted first, and the new one is renamed last. If the process is
+    killed in between, the named file is missing, and no old file stands beside a new one.
+    """
+    for part in (*beside, named):
+        part.flush()
+    gone = [path for path in stale if os.path.lexists(path)]
+    if beside or gone:
+        for path in (named.path, *gone):
+            path.unlink(missing_ok=True)
+        flush_folder(named.path.parent)
+    for part in (*beside, named):
+        part.finish()
+
+
+def check_apart(store: VectorStore, paths: Iterable[Path]) -> None:
+    """Raise ConfigError where a file would take the place of a store or another database."""
+    for path in paths:
+        if store._owns(path):
+            raise ConfigError(f"{path} belongs to the store itself; name another file")
+        for file in _databases_of(path):
+            if file.is_file() and source_for(file) is not None:
+                what = "is a database" if file == path else f"belongs to the database {file}"
+                raise ConfigError(f"{path} {what}, so it is not replaced; name another file")
+
+
+def _databases_of(path: Path) -> Iterator[Path]:
+    """Yield the file itself, and the one whose WAL, shared memory or journal it would be."""
+    yield path
+    for end in BESIDE:
+        if path.name.endswith(end) and path.name != end:
+            yield path.with_name(path.name.removesuffix(end))
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Let a failure to write name the file."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _FULL:
+            raise StoreFullError(str(path), exc.strerror or str(exc)) from exc
+        raise AiovecError(f"{path} cannot be written: {exc.strerror or exc}") from exc

@@ -1,0 +1,146 @@
+"""A file or a database, whatever it is, as tables to load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from .._core.schema import Schema
+from ..errors import AiovecError, ConfigError
+from .foreign import reading
+from .formats import check_format, format_to_read
+from .sources import Chunk, ForeignTable, Hints, Skipped, Source, legal_table_name, source_for
+
+
+class Rows(Protocol):
+    """What reads one file."""
+
+    place: str
+    schema: Schema
+    rows: int | None
+    notes: tuple[str, ...]
+    omitted: tuple[str, ...]
+
+    def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]: ...
+    def close(self) -> None: ...
+
+
+class Input:
+    """What ``aiovec import`` reads: a file with one table, or somebody's database with several.
+
+    ``form`` is the file's format, or "database". Blocking, as what it reads with is.
+    """
+
+    def __init__(self, path: Path, form: str, rows: Rows | None, source: Source | None) -> None:
+        self.path = path
+        self.form = form
+        self._rows = rows
+        self._source = source
+
+    @property
+    def is_database(self) -> bool:
+        return self._source is not None
+
+    @property
+    def place(self) -> str:
+        """The word for where a row stands in it."""
+        if self._source is not None:
+            return self._source.place
+        return "row" if self._rows is None else self._rows.place
+
+    def tables(self) -> list[ForeignTable]:
+        """The tables that can be loaded."""
+        if self._source is not None:
+            with reading(self.path):
+                return self._source.tables()
+        if self._rows is None:
+            return []
+        name = legal_table_name(self.path.stem)
+        return [
+            ForeignTable(
+                name, self.path.name, self.form, self._rows.rows, self._rows.schema,
+                self._rows.notes, self._rows.omitted,
+            )
+        ]  # fmt: skip
+
+    def skipped(self) -> Sequence[Skipped]:
+        """The tables with vectors that cannot be loaded, once ``tables`` was called."""
+        return () if self._source is None else self._source.skipped()
+
+    def chunks(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        """The table's rows, for a table of this schema."""
+        if self._source is not None:
+            return self._of_source(self._source, table, schema, size)
+        return iter(()) if self._rows is None else self._rows.chunks(schema, size)
+
+    def _of_source(
+        self, source: Source, table: ForeignTable, schema: Schema, size: int
+    ) -> Iterator[Chunk]:
+        with reading(self.path, f"the table {table.origin}"):
+            yield from source.read(table, schema, size)
+
+    def backup(self, path: Path) -> None:
+        """Copy a database."""
+        if self._source is None:
+            raise ConfigError(f"{self.path} is no database; copy the file")
+        self._source.backup(path)
+
+    def close(self) -> None:
+        for reader in (self._rows, self._source):
+            if reader is not None:
+                reader.close()
+
+
+def open_input(
+    path: Path,
+    *,
+    form: str | None = None,
+    hints: Hints | None = None,
+    schema: Schema | None = None,
+) -> Input:
+    """Open a file by its format, or a database by the source that recognises it.
+
+    ``schema`` is that of the table the rows shall go to, where it is known already.
+    """
+    hints = hints or Hints()
+    _check_there(path)
+    # Before anything else opens the file: see ``Source.recognise``.
+    kind = source_for(path)
+    if kind is not None:
+        if form is not None and check_format(form):
+            raise ConfigError(f"{path} is a database, not a file of rows; leave out --format")
+        with reading(path):
+            return Input(path, "database", None, kind(path, hints))
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder; import takes a file. A LanceDB folder is moved by aiovec migrate"
+        )
+    found = format_to_read(path, form)
+    with reading(path):
+        return Input(path, found, _open(path, found, hints, schema), None)
+
+
+def _check_there(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"there is no file {path}") from exc
+    except OSError as exc:
+        raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _open(path: Path, form: str, hints: Hints, schema: Schema | None) -> Rows:
+    if hints.dtype is not None:
+        raise ConfigError("--dtype is for databases; a file tells its own types", key="--dtype")
+    if form == "jsonl":
+        from .jsonlines import JsonLines
+
+        return JsonLines(path, hints, schema)
+    if form == "numpy":
+        from .numpy_files import NumpyFiles
+
+        return NumpyFiles(path, hints, schema)
+    from .arrow_files import ArrowFile
+
+    return ArrowFile(path, form, hints, schema)

@@ -1,0 +1,113 @@
+"""The rows that could not be taken, one line of JSON for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ..errors import ConfigError
+from .parts import PartFile, writing_to
+from .sources import Reject
+
+# A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
+_REASONS = 50
+_EXAMPLES = 3
+_LONGEST_LINE = 2**26
+OTHER_REASONS = "other reasons"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why rows of a table were not taken, how many, and the first few of them."""
+
+    text: str
+    rows: int
+    examples: tuple[Reject, ...]
+
+
+class RejectsFile:
+    """Appears under its name at the end, and only where there are rejects.
+
+    ``first`` is the first of them, for a message.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self.first: Reject | None = None
+        self._reasons: dict[str, dict[str, tuple[int, tuple[Reject, ...]]]] = {}
+        self._part = PartFile(path)
+        self._file: IO[str] | None = None
+
+    def open(self) -> None:
+        """Fails here, before the first row, where the file cannot be written.
+
+        ConfigError where it would replace anything but an earlier list of rejects.
+        """
+        if os.path.lexists(self.path) and not _is_list(self.path):
+            raise ConfigError(
+                f"{self.path} exists and is no list of rejects, so it is not replaced; "
+                "name another file"
+            )
+        with writing_to(self.path):
+            self._file = self._part.part.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
+        with writing_to(self.path):
+            for reject in rejects:
+                self.first = self.first or reject
+                self.count += 1
+                self._note(table, reject)
+                if self._file is not None:
+                    entry = {"table": table, place: reject.row, "id": reject.id,
+                             "reason": reject.reason}  # fmt: skip
+                    self._file.write(_as_text(json.dumps(entry, ensure_ascii=False)) + "\n")
+
+    def _note(self, table: str, reject: Reject) -> None:
+        reasons = self._reasons.setdefault(table, {})
+        text = reject.reason if reject.reason in reasons else _as_text(reject.reason)
+        if text not in reasons and len(reasons) >= _REASONS:
+            text = OTHER_REASONS
+        rows, examples = reasons.get(text, (0, ()))
+        if len(examples) < _EXAMPLES:
+            examples = (*examples, reject)
+        reasons[text] = rows + 1, examples
+
+    def reasons(self, table: str) -> list[Reason]:
+        """Why rows of a table were not taken, the most frequent reason first."""
+        found = [Reason(text, *noted) for text, noted in self._reasons.get(table, {}).items()]
+        return sorted(found, key=lambda reason: -reason.rows)
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        with writing_to(self.path):
+            file.close()
+            if self.count:
+                self._part.finish()
+            else:
+                self._part.discard()
+
+
+def _is_list(path: Path) -> bool:
+    """Return whether a file is empty or begins with a line that ``RejectsFile`` wrote."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_LINE)
+        return not line or {"table", "id", "reason"} <= json.loads(line).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _as_text(text: str) -> str:
+    """Without lone surrogates, which an id of bytes that are no text may hold."""
+    return text.encode("utf-8", "replace").decode()

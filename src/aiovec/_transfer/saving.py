@@ -1,0 +1,141 @@
+"""A table, or a part of it, into a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from .._core.pool import in_thread
+from .._core.schema import Schema
+from .._core.store import VectorStore, Where
+from .._input.selection import select_columns
+from ..errors import ConfigError
+from .formats import format_to_write, records_of, sidecar_of
+from .parts import check_apart
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What was written, and where: the file that was named comes first."""
+
+    rows: int
+    format: str
+    files: tuple[Path, ...]
+
+
+class Writer(Protocol):
+    """What writes one format. Nothing stands under its name before ``finish``."""
+
+    @property
+    def files(self) -> list[Path]: ...
+    def write(self, batch: pa.RecordBatch) -> None: ...
+    def finish(self) -> None: ...
+    def discard(self) -> None: ...
+
+
+async def save(
+    store: VectorStore,
+    table: str,
+    path: Path,
+    *,
+    form: str | None = None,
+    where: Where = None,
+    select: Sequence[str] | None = None,
+    overwrite: bool = False,
+    seen: Callable[[int], None] = lambda rows: None,
+) -> Saved:
+    """Write the rows of one snapshot to a file, in constant memory."""
+    chosen = format_to_write(path, form)
+    full = await store.schema(table)
+    schema, told = exported_schema(full, select)
+    await in_thread(check_apart, store, [path, sidecar_of(path), records_of(path)])
+    writer: Writer = await in_thread(_open, path, chosen, schema, told, overwrite)
+    rows = 0
+    try:
+        size = min(max(4 * 1024 * 1024 // (4 * full.dim), 64), 4000)
+        batches: Any = store.export(table, batch_size=size, where=where, select=select)
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                await in_thread(writer.write, _as(batch, schema))
+                rows += batch.num_rows
+                seen(rows)
+        files = tuple(writer.files)
+        await in_thread(writer.finish)
+    except BaseException:
+        await _shielded(writer.discard)
+        raise
+    return Saved(rows, chosen, files)
+
+
+def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
+    """The columns of the file, and the schema it carries: none without the vectors.
+
+    Of a selection it is the schema of a table that holds just that.
+    """
+    if select is None:
+        return full.to_arrow(), full
+    columns = select_columns(full, select, whole_payload=True).columns
+    names = {"id", *columns.fields, *([full.vector] if columns.vector else []),
+             *(["payload"] if columns.payload else [])}  # fmt: skip
+    told = Schema.from_json(
+        {
+            **full.to_dict(),
+            "fields": {n: f.to_dict() for n, f in full.fields.items() if n in names},
+            "payload": columns.payload,
+        }
+    )
+    if columns.vector:
+        return told.to_arrow(), told
+    return pa.schema([f for f in full.to_arrow() if f.name in names]), None
+
+
+def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch under the file's own metadata, without the cursor of the export."""
+    return pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
+
+
+def _open(path: Path, form: str, schema: pa.Schema, told: Schema | None, overwrite: bool) -> Writer:
+    writer: Writer
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent}")
+    if form == "jsonl":
+        from .jsonlines import JsonLinesWriter as OneWriter
+    elif form == "numpy":
+        from .numpy_files import NumpyWriter as OneWriter  # type: ignore[assignment]
+    else:
+        from .arrow_files import ArrowFileWriter
+
+        _check_free([path], overwrite)
+        return ArrowFileWriter(path, form, schema)
+    _check_free(
+        [path, sidecar_of(path), *([records_of(path)] if form == "numpy" else [])], overwrite
+    )
+    writer = OneWriter(path, schema, told)
+    return writer
+
+
+def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
+    # Some file systems take names of another case for the same.
+    if len({str(path).casefold() for path in paths}) < len(paths):
+        raise ConfigError(
+            f"{paths[0]} would be written twice, as the vectors and as their records; name a file "
+            "that ends with .npy"
+        )
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder")
+        if os.path.lexists(path) and not overwrite:
+            raise ConfigError(f"{path} is there already; --overwrite replaces it")
+
+
+async def _shielded(work: Callable[[], None]) -> None:
+    import anyio
+
+    with anyio.CancelScope(shield=True):
+        await in_thread(work)

@@ -1,0 +1,159 @@
+"""Other people's databases of vectors, found through the entry-point group ``aiovec.sources``.
+
+What a group's entry names is a subclass of ``Source``. It works without an event loop; whoever
+uses it runs each call in a thread. It opens what it reads for reading only, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._core.schema import Schema
+from .._plugins import installed
+from ..errors import ConfigError
+
+GROUP = "aiovec.sources"
+
+_LONGEST_NAME = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that cannot be taken: where it stands in its source, its id if it has one, and why."""
+
+    row: int | str | None
+    id: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some rows as ``insert`` takes them: Arrow, a list of mappings, or columns.
+
+    ``places`` tells for each where it stands in its source. ``rejects`` are rows between them that
+    are no rows at all; whether the others can be taken is for the importer to find out.
+    """
+
+    rows: Any
+    places: Sequence[int | str]
+    rejects: Sequence[Reject] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignTable:
+    """A table that a source offers.
+
+    ``name`` is a legal name for it here, ``origin`` what it is called there, ``layout`` how it
+    lies there, in words. ``rows`` is None where counting them takes long. ``notes`` say what of it
+    is taken otherwise than one may expect, ``omitted`` which columns with values are not taken, and
+    why. ``part`` is the source's own.
+    """
+
+    name: str
+    origin: str
+    layout: str
+    rows: int | None
+    schema: Schema
+    notes: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
+    part: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A table with vectors that is not offered: its name, its rows (None: not counted), and why."""
+
+    origin: str
+    rows: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What a user said about a source; None is for the source to find out."""
+
+    table: str | None = None
+    id_column: str | None = None
+    vector_column: str | None = None
+    model_column: str | None = None
+    dtype: str | None = None
+
+
+class Source(ABC):
+    """A database that somebody else's program wrote, open for reading.
+
+    ``place`` is the word for where a row stands in it, such as "rowid".
+    """
+
+    place: str = "row"
+
+    @classmethod
+    @abstractmethod
+    def recognise(cls, path: Path) -> bool:
+        """Whether the file is of this kind. Looks at its beginning only.
+
+        A file of a database is not opened but by the database's own library: closing it would drop
+        the locks that this process holds on it.
+        """
+
+    @abstractmethod
+    def __init__(self, path: Path, hints: Hints) -> None:
+        """Open the file, or raise an AiovecError."""
+
+    @abstractmethod
+    def tables(self) -> list[ForeignTable]:
+        """What can be taken, as the hints say. ConfigError, with the reason, if nothing can."""
+
+    def skipped(self) -> Sequence[Skipped]:
+        """The tables that ``tables`` found and did not return, once it was called."""
+        return ()
+
+    @abstractmethod
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        """The rows of a table, up to ``size`` at once, their vector named as in ``schema``."""
+
+    @abstractmethod
+    def backup(self, path: Path) -> None:
+        """Copy the whole database to a path that does not exist yet."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+
+
+def source_for(path: Path) -> type[Source] | None:
+    """The kind of source that recognises a file, or None."""
+    for entry_point in installed(GROUP).values():
+        try:
+            kind = entry_point.load()
+        except (ImportError, AttributeError) as exc:
+            raise ConfigError(
+                f"the source {entry_point.name!r} ({entry_point.value}) is unusable: {exc}"
+            ) from exc
+        if not isinstance(kind, type) or not issubclass(kind, Source):
+            raise ConfigError(
+                f"the source {entry_point.name!r} ({entry_point.value}) is unusable: it is no "
+                "subclass of aiovec._transfer.sources.Source"
+            )
+        if kind.recognise(path):
+            return kind
+    return None
+
+
+def legal_table_name(text: str, taken: Iterable[str] = ()) -> str:
+    """A name for a table as much like a text as the rules allow, and none of those taken."""
+    name = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")
+    if not name or not name[0].isalpha():
+        name = f"t-{name}".rstrip("-")
+    name = name[:_LONGEST_NAME].rstrip("-_")
+    used = set(taken)
+    free, number = name, 2
+    while free in used:
+        end = f"-{number}"
+        free, number = name[: _LONGEST_NAME - len(end)] + end, number + 1
+    return free
