@@ -43,7 +43,12 @@ if TYPE_CHECKING:
     from ._core.table import Table
 else:
     # connect() loads these off the event loop; before that, whoever asks for one does.
-    _LATER = {"RRF": "ranking", "Weighted": "ranking", "VectorStore": "store", "Table": "table"}
+    _LATER = {
+        "RRF": "_core.ranking",
+        "Weighted": "_core.ranking",
+        "VectorStore": "_core.store",
+        "Table": "_core.table",
+    }
 
     def __getattr__(name):
         if name not in _LATER:
