@@ -14,7 +14,7 @@ import pyarrow as pa
 from aiovec.backend import BulkLoad, TableHandle, off_loop
 from aiovec.errors import DuplicateIdError
 
-from . import extremes
+from .index import extremes
 from .rows import effort_of
 from .session import Opened, Session
 from .writer import Touched, Work

@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 from aiovec.backend import Columns, Expr, in_thread, off_loop
 from aiovec.errors import InvalidArgumentError
 
-from .admission import ReadAdmission, result_bytes
-from .filters import id_range_to_sql
 from .layout import column_names
+from .memory import ReadAdmission, result_bytes
 from .reads import condition_of, filtered
 from .rows import effort_of
 from .session import Opened, Session
+from .sql.filters import id_range_to_sql
 
 # Ids that are sorted at once, about.
 _IDS = 500_000

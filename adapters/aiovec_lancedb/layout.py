@@ -17,7 +17,7 @@ import pyarrow as pa
 from aiovec.backend import Columns, Field, Schema, TableHandle
 from aiovec.errors import AiovecError, CorruptStoreError
 
-from .effort import KEY, Tuned, tuned_of
+from .index.effort import KEY, Tuned, tuned_of
 
 _SCHEMA = b"aiovec.schema"
 _INCARNATION = b"aiovec.table"

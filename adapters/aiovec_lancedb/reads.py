@@ -1,21 +1,52 @@
-"""Reading rows: by id, by filter, how many."""
+"""Read rows by id or by filter, on the newest version of a table and with a share of the memory.
+
+Opening a table costs several hops to Lance's threads, so the version that was the newest is kept. A
+read begins on it while a look at the table tells whether it still is. Where it is not, the read is
+done again on the version that the look found. Either way it reads a version that was the newest
+after the call began, and so sees every write that was acknowledged before.
+
+On a folder the look is one at the names in the folder of versions, which Lance asks for the newest
+version too, so it misses nothing that Lance would see. It costs a third of opening the table anew,
+and when in doubt it knows nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, Expr, Rows, off_loop
+from aiovec.backend import (
+    Columns,
+    Expr,
+    Patience,
+    Rows,
+    Share,
+    StaleTableError,
+    TableHandle,
+    VectorQuery,
+    in_thread,
+    is_over,
+    off_loop,
+)
+from aiovec.errors import AiovecError, CorruptStoreError
 
 from .driver import ColumnOrdering
-from .filters import ids_to_sql, to_sql
+from .index.info import unindexed_rows
 from .layout import column_names
+from .memory import ReadAdmission, changed_bytes, result_bytes, scan_bytes
 from .rows import effort_of, rows_of
 from .session import Opened, Session
+from .sql.filters import ids_to_sql, to_sql
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncStandardQuery
@@ -114,3 +145,284 @@ async def find(
 
 async def count(session: Session, table: Opened, where: Expr | None) -> int:
     return int(await session.run(table.lance.count_rows(await condition_of(where))))
+
+
+# Of a version's manifest: its number taken from the largest that 64 bits hold, so the newest one
+# comes first. Tables of old versions of Lance had other names.
+_NAME = re.compile(r"[0-9]{20}\.manifest\Z")
+# A file younger than this many nanoseconds may be replaced by another with the same times: those
+# of a file come from a clock that moves on every few milliseconds.
+_TOO_YOUNG = 100_000_000
+
+
+class Mark(NamedTuple):
+    """What tells the manifest of the newest version from every other file, also from one of this
+    name in a table that was dropped and made anew."""
+
+    name: str
+    file: int
+    size: int
+    changed: tuple[int, int]
+
+
+def mark_of(folder: Path, table: str) -> Mark | None:
+    """The newest version's mark; None where there is no telling. Reads the disk."""
+    versions = folder / f"{table}.lance" / "_versions"
+    try:
+        name = min(os.listdir(versions))
+        if not _NAME.match(name):
+            return None  # a file on its way, say
+        seen = os.stat(versions / name)
+    except (OSError, ValueError):
+        return None
+    if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) < _TOO_YOUNG:
+        return None
+    return Mark(name, seen.st_ino, seen.st_size, (seen.st_mtime_ns, seen.st_ctime_ns))
+
+
+_T = TypeVar("_T")
+
+# Reads of no more rows than this are not counted, unless these are large.
+_FEW, _FEW_BYTES = 1000, 2 * 2**20
+# Seconds for which the size of a table's rows is taken as known.
+_SIZES_FOR = 10.0
+# Tables of which a version is kept.
+_MOST_KEPT = 64
+
+
+class NeedsEveryRow(Exception):  # noqa: N818 - it reports no error
+    """A search turned out to read the whole table, for which it had no share of the memory."""
+
+
+@dataclass(slots=True)
+class _View:
+    """A version of a table, and what was asked about it."""
+
+    table: Opened
+    token: object
+    version: int
+    rows: int | None = None
+    unindexed: int | None = None
+    steady: bool = False
+    """Whether it was still the newest when it was looked for again: so it may be next time."""
+    mark: Mark | None = None
+
+
+class Reader:
+    """Opens the tables of one store, with a share of the memory for what is read."""
+
+    def __init__(
+        self, session: Session, admission: ReadAdmission, folder: Path | None, busy_timeout: float
+    ) -> None:
+        self._session = session
+        self._admission = admission
+        self._busy_timeout = busy_timeout
+        self._folder = folder
+        self._kept: dict[str, _View] = {}
+        # Of tables: until when it counts, and the bytes of a row beside its vector.
+        self._row_sizes: dict[str, tuple[float, int]] = {}
+
+    def wrote(self, table: str) -> None:
+        """This store changed the table, so what was kept of it is old."""
+        self._kept.pop(table, None)
+
+    async def search(
+        self,
+        handle: TableHandle,
+        queries: Sequence[VectorQuery],
+        act: Callable[[Opened, bool], Awaitable[_T]],
+    ) -> _T:
+        """For queries that are answered one after another.
+
+        ``act`` gets the table, and whether it may read all of it. If it has to and may not, it
+        raises NeedsEveryRow and is called again when it may.
+        """
+        limit = max((query.limit for query in queries), default=0)
+
+        async def run(whole: bool) -> _T:
+            async def size(view: _View) -> int:
+                everything = whole or view.table.extreme
+                rows = await (self._rows(view) if everything else self._scanned(view))
+                return scan_bytes(rows, view.table.schema.dim, limit)
+
+            return await self._run(handle, size, lambda table: act(table, whole or table.extreme))
+
+        try:
+            return await run(any(query.exact for query in queries))
+        except NeedsEveryRow:
+            return await run(True)
+
+    async def rows(
+        self,
+        handle: TableHandle,
+        most: int,
+        columns: Columns,
+        act: Callable[[Opened], Awaitable[_T]],
+    ) -> _T:
+        """For a read that finds so many rows at most."""
+
+        wide = columns.payload or bool(columns.fields)
+
+        async def size(view: _View) -> int:
+            row = await self._row_bytes(view) if wide else 0
+            if most <= _FEW:
+                return most * row if most * row > _FEW_BYTES else 0
+            dim = view.table.schema.dim if columns.vector else 0
+            return result_bytes(await self._rows(view), most, dim, row)
+
+        return await self._run(handle, size, act)
+
+    async def changing(self, handle: TableHandle, most: int | None) -> Share:
+        """A share of the memory for changing payloads, of so many rows at most or of any."""
+        opened = await self._session.opened(handle)
+        view = _View(opened, handle.token, 0)
+        rows = await self._rows(view)
+        found = rows if most is None else min(rows, most)
+        size = changed_bytes(found, await self._row_bytes(view))
+        return self._admission.share(size, Patience(self._busy_timeout))
+
+    async def _run(
+        self,
+        handle: TableHandle,
+        size_of: Callable[[_View], Awaitable[int]],
+        act: Callable[[Opened], Awaitable[_T]],
+    ) -> _T:
+        kept = self._kept.get(handle.name)
+        if kept is not None and kept.steady and kept.token == handle.token:
+            try:
+                size = await size_of(kept)
+                if self._admission.free(size):
+                    async with self._admission.share(size):
+                        done, found = await self._while_looking(handle, kept, act)
+                    if done:
+                        return found[0]
+            except CorruptStoreError:
+                # Of a version whose files are gone; or it is worth a second look anyway.
+                self.wrote(handle.name)
+        async with self._opened(handle, size_of) as view:
+            return await act(view.table)
+
+    async def _while_looking(
+        self, handle: TableHandle, kept: _View, act: Callable[[Opened], Awaitable[_T]]
+    ) -> tuple[bool, list[_T]]:
+        """What ``act`` gives for the kept version, and whether that is still the newest."""
+        self._session.check()
+        looking = asyncio.ensure_future(self._look(handle, kept))
+        looking.add_done_callback(_heard)
+        failed: AiovecError | None = None
+        found: list[_T] = []
+        try:
+            try:
+                found.append(await act(kept.table))
+            except AiovecError as exc:
+                failed = exc
+            newest = await looking
+        finally:
+            if not is_over(looking):
+                looking.cancel()
+        if newest is not kept:
+            self._keep(newest)
+            return False, []
+        if failed is not None:
+            raise failed
+        return True, found
+
+    @asynccontextmanager
+    async def _opened(
+        self, handle: TableHandle, size_of: Callable[[_View], Awaitable[int]]
+    ) -> AsyncIterator[_View]:
+        async with self._read(handle) as view:
+            size = await size_of(view)
+            if self._admission.free(size):
+                async with self._admission.share(size):
+                    yield view
+                return
+        # What is opened before the wait would be old behind it.
+        patience = Patience(self._busy_timeout)
+        async with self._admission.share(size, patience), self._read(handle) as view:
+            yield view
+
+    @asynccontextmanager
+    async def _read(self, handle: TableHandle) -> AsyncIterator[_View]:
+        """The table for a read that is repeated where its version is removed meanwhile."""
+        async with self._session.reading(handle) as opened:
+            view = self._keep(_View(opened, handle.token, await self._version(opened)))
+            try:
+                yield view
+            except CorruptStoreError:
+                self.wrote(handle.name)
+                present = await self._session.opened(handle)
+                if await self._version(present) == view.version:
+                    raise
+                raise StaleTableError(handle.name) from None
+
+    async def _look(self, handle: TableHandle, kept: _View) -> _View:
+        """The newest version: ``kept`` where it still is that one."""
+        mark = await self._mark(handle.name)
+        if mark is not None and mark == kept.mark:
+            if kept.table.moving:
+                await self._session.check_here()
+            return kept
+        opened = await self._session.opened(handle)
+        newest = _View(opened, handle.token, await self._version(opened))
+        if newest.version != kept.version:
+            return newest
+        # It was so before the table was opened. If it belonged to another version, or to another
+        # table of this name, the next one differs from it.
+        kept.mark = mark
+        return kept
+
+    async def _mark(self, table: str) -> Mark | None:
+        if self._folder is None:
+            return None
+        return await in_thread(mark_of, self._folder, table)
+
+    def _keep(self, newest: _View) -> _View:
+        """The same, or what was kept where it is of this version."""
+        name = newest.table.name
+        kept = self._kept.get(name)
+        if kept is not None and (kept.version, kept.token) == (newest.version, newest.token):
+            kept.steady = True
+            return kept
+        if name not in self._kept and len(self._kept) >= _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[name] = newest
+        return newest
+
+    async def _version(self, table: Opened) -> int:
+        return int(await self._session.run(table.lance.version()))
+
+    async def _rows(self, view: _View) -> int:
+        if view.rows is None:
+            view.rows = int(await self._session.run(view.table.lance.count_rows()))
+        return view.rows
+
+    async def _row_bytes(self, view: _View) -> int:
+        """The bytes of a row beside its vector, on the average of the table's files."""
+        if self._session.managed:  # it would be one more request
+            return 0
+        now = time.monotonic()
+        known = self._row_sizes.get(view.table.name)
+        if known is None or known[0] < now:
+            if len(self._row_sizes) >= _MOST_KEPT:
+                self._row_sizes.clear()
+            stats: Any = await self._session.run(view.table.lance.stats())
+            vectors = int(stats["num_rows"]) * view.table.schema.dim * 4
+            beside = max(0, int(stats["total_bytes"]) - vectors)
+            known = now + _SIZES_FOR, beside // max(1, int(stats["num_rows"]))
+            self._row_sizes[view.table.name] = known
+        return known[1]
+
+    async def _scanned(self, view: _View) -> int:
+        """The rows that no index on the vector covers."""
+        if view.unindexed is None:
+            uncovered = await unindexed_rows(self._session, view.table)
+            found = uncovered.get(view.table.schema.vector)
+            view.unindexed = await self._rows(view) if found is None else found
+        return view.unindexed
+
+
+def _heard(looking: asyncio.Future[_View]) -> None:
+    """A look whose outcome nobody awaits any more says nothing."""
+    if not looking.cancelled():
+        looking.exception()

@@ -37,8 +37,8 @@ from aiovec.errors import (
 )
 
 from .driver import first_process, lancedb, without_blobs
-from .effort import Tuned
 from .errors import ConflictError, NoSuchTableError, translated
+from .index.effort import Tuned
 from .layout import handle_of, incarnation_of, is_extreme, is_moving, token_of, tuned_in
 from .place import Place
 

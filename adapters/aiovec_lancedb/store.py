@@ -47,20 +47,30 @@ from aiovec.errors import (
     UnsupportedError,
 )
 
-from . import backups, infos, kinds, moves, reads, search, tables, upkeep, writes
-from .admission import ReadAdmission
-from .admitted import Reader
+from . import (
+    reads,
+    search,
+    tables,
+    writes,
+)
+from .backup import copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .export import Export
-from .housekeeping import LOG, Housekeeper
-from .indexing import Indexing
-from .locks import FOLDER, WriteLock
-from .marks import FolderMarks, Marks
-from .pins import Pins
+from .index import (
+    info,
+    kinds,
+)
+from .index.schedule import Indexing
+from .locks import moves
+from .locks.local import FOLDER, WriteLock
+from .locks.moves import FolderMarks, Marks
+from .memory import ReadAdmission, Trimmer
 from .place import Place
-from .planning import Planner
+from .reads import Reader
+from .search import Planner
 from .session import Opened, Session
-from .trimming import Trimmer
+from .upkeep.retention import Pins, retention_of
+from .upkeep.schedule import LOG, Housekeeper, Log
 from .writer import Work, Writers
 
 if TYPE_CHECKING:
@@ -130,12 +140,12 @@ class LancedbBackend(
         if not self._place.managed:  # there the service does it
             self._housekeeper = Housekeeper(
                 self._session,
-                upkeep.retention(self._settings, on_folder=self._own_folder is not None),
+                retention_of(self._settings, on_folder=self._own_folder is not None),
                 self._pins,
                 self._writers.run,
                 lock_of,
                 self._admission,
-                upkeep.Log(self._own_folder),
+                Log(self._own_folder),
                 self._settings.busy_timeout,
                 self._indexing.look,
             )
@@ -167,11 +177,11 @@ class LancedbBackend(
         if self._place.managed or self._place.in_memory or not self._settings.bucket_lock:
             return lambda table: WriteLock(f"{key}\n{table}", None)
         try:
-            from . import lease
+            from .locks import bucket as bucket_lock
         except ImportError as exc:
             raise BackendNotInstalledError(self.name, "aiovec[lancedb]") from exc
-        bucket = lease.Bucket(key, self.target, self._settings.storage_options)
-        return lambda table: lease.LeasedLock(f"{key}\n{table}", bucket, table)
+        bucket = bucket_lock.Bucket(key, self.target, self._settings.storage_options)
+        return lambda table: bucket_lock.LeasedLock(f"{key}\n{table}", bucket, table)
 
     async def finish(self) -> None:
         seconds = self._settings.close_timeout
@@ -195,8 +205,7 @@ class LancedbBackend(
 
     def _bucket_marks(self) -> Marks:
         """Imports, so it runs in a thread."""
-        from .bucket_marks import BucketMarks
-        from .lease import Bucket
+        from .locks.bucket import Bucket, BucketMarks
 
         return BucketMarks(Bucket(self._place.key, self.target, self._settings.storage_options))
 
@@ -378,10 +387,10 @@ class LancedbBackend(
 
     async def stats(self, table: TableHandle) -> TableStats:
         async with self._session.reading(table) as opened:
-            found = await infos.with_index(
+            found = await info.with_index(
                 self._session,
                 opened,
-                await upkeep.stats(self._session, opened, self.name),
+                await tables.stats(self._session, opened, self.name),
                 target_of=self._planner.target_of,
                 doing=self._indexing.doing(table.name),
                 failure=self._indexing.failure(table.name),
@@ -416,7 +425,7 @@ class LancedbBackend(
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
-            return await upkeep.versions(self._session, opened)
+            return await tables.versions(self._session, opened)
 
     async def restore(self, table: TableHandle, version: int) -> None:
         async with self._open_pins().held(table.name, version):
@@ -425,7 +434,7 @@ class LancedbBackend(
         self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:
-        await backups.backup(self._session, path, self._open_pins(), self._admission)
+        await write_backup(self._session, path, self._open_pins(), self._admission)
 
     # Moving away
 
@@ -489,14 +498,12 @@ class LancedbBackend(
         if folder is None:
             hint = "it needs a folder; copy the backup with the tools of the storage"
             raise UnsupportedError("restore", self.name, hint)
-        copy, target = await in_thread(
-            partial(backups.take_place, backup, folder, overwrite=overwrite)
-        )
+        copy, target = await in_thread(partial(copy_beside, backup, folder, overwrite=overwrite))
         try:
             await self._check_copy(copy)
-            return await in_thread(partial(backups.replace, copy, target, overwrite=overwrite))
+            return await in_thread(partial(put_in_place, copy, target, overwrite=overwrite))
         finally:
-            await in_thread(backups.remove, copy)
+            await in_thread(remove_folder, copy)
 
     async def _check_copy(self, folder: Path) -> None:
         """Read every row of a copy, so that no damaged file comes in the place of the store."""

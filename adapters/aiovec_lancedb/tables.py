@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiovec.backend import Field, MoveMark, Schema, StaleTableError, TableHandle, in_thread
+from aiovec.backend import (
+    Field,
+    MoveMark,
+    Schema,
+    StaleTableError,
+    TableHandle,
+    TableStats,
+    in_thread,
+)
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -23,12 +31,12 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from .admission import ReadAdmission, stream_bytes
 from .errors import NoSuchTableError, TableThereError
+from .index.fields import index_fields
 from .layout import added_column, incarnation_in, new_table
-from .scalars import index_fields
+from .memory import ReadAdmission, stream_bytes
 from .session import Opened, Session
-from .tidying import versions_of
+from .upkeep.retention import versions_of
 from .writer import Touched, Work
 
 if TYPE_CHECKING:
@@ -249,3 +257,30 @@ async def _index_now_or_later(session: Session, lance: Any, fields: Mapping[str,
     """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
     with suppress(AiovecError):
         await index_fields(session, lance, fields)
+
+
+async def stats(session: Session, table: Opened, backend: str) -> TableStats:
+    # A mapping, whatever its annotation says.
+    found: Any = await session.run(table.lance.stats())
+    versions = await versions_of(session, table)
+    return TableStats(
+        table=table.name,
+        backend=backend,
+        rows=int(found["num_rows"]),
+        bytes=int(found["total_bytes"]),
+        index="none",
+        unindexed_rows=int(found["num_rows"]),
+        scan_memory=0,
+        last_optimize=None,
+        details={
+            "fragments": int(found["fragment_stats"]["num_fragments"]),
+            "versions": len(versions),
+        },
+    )
+
+
+async def versions(session: Session, table: Opened) -> list[Mapping[str, Any]]:
+    """Every version that is kept, the oldest first, with the time of its commit."""
+    return [
+        {"version": one.number, "created": one.created} for one in await versions_of(session, table)
+    ]

@@ -37,13 +37,12 @@ from aiovec.errors import (
 )
 
 from .errors import ConflictError
-from .holding import TaskLock
-from .locks import WriteLock
+from .locks.local import TaskLock, WriteLock
 from .session import CONFIRM, Session
 from .written import DataFiles
 
 if TYPE_CHECKING:
-    from .moves import Fence
+    from .locks.moves import Fence
 
 # Calls and rows in one commit. More would make the first of them wait long for the last.
 _MOST_CALLS = 512

@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 from aiovec.backend import Expr, Schema, TableHandle, in_thread, is_extreme, off_loop
 from aiovec.errors import DuplicateIdError
 
-from . import extremes, literals
-from .filters import id_range_to_sql, ids_to_sql
+from .index import extremes
 from .layout import PAYLOAD
 from .reads import condition_of, filtered
 from .rows import effort_of, matrix_of, payload_array, stored_form, texts_of
 from .session import Opened, Session
+from .sql import values as sql
+from .sql.filters import id_range_to_sql, ids_to_sql
 from .writer import ALONE, Touched, Work
 
 # Ids of an upsert up to which it pays to see whether any of them exists.
@@ -285,7 +286,7 @@ class Update(Work):
             return [await self._merge(session, table, condition)]
         fields = table.schema.fields
         values = {
-            name: literals.assigned(_stored(value), fields[name].kind)
+            name: sql.assigned(_stored(value), fields[name].kind)
             for name, value in self.values.items()
         }
         result = await session.run(table.lance.update(updates_sql=values, where=condition))

@@ -171,7 +171,7 @@ if kind == "sqlite":
     db.execute("BEGIN IMMEDIATE")
 else:
     import os
-    from aiovec_lancedb.locks import LockedFile
+    from aiovec_lancedb.locks.local import LockedFile
     from pathlib import Path
     held = LockedFile.at(Path(path))
     assert held is not None

@@ -10,7 +10,7 @@ from tests.filters.cases import arrow_table
 
 from aiovec._filters.tree import Expr
 from aiovec_lancedb.driver import lancedb
-from aiovec_lancedb.filters import to_sql
+from aiovec_lancedb.sql.filters import to_sql
 
 
 class LancedbRows:

@@ -15,7 +15,7 @@ import pytest
 from aiovec import Schema, StoreClosedError, VectorStore
 from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.admission import ReadAdmission, scan_bytes
+from aiovec_lancedb.memory import ReadAdmission, scan_bytes
 
 from .support import SMALL, ids_in, numbered, opened, run_code
 

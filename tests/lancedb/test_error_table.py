@@ -14,8 +14,7 @@ from aiovec._core.redaction import without_secrets
 from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.driver import lancedb
-from aiovec_lancedb.errors import translated
-from aiovec_lancedb.network import failure
+from aiovec_lancedb.errors import failure, translated
 
 from .support import SMALL, numbered, opened
 

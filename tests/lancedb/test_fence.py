@@ -22,7 +22,7 @@ from aiovec._input.rows import to_table
 from aiovec._settings.load import LancedbSettings
 from aiovec.errors import AiovecError, CorruptStoreError, StoreBusyError, StoreMovedError
 from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.locks import FOLDER
+from aiovec_lancedb.locks.local import FOLDER
 
 from .buckets import s3_server
 from .support import ROOT
@@ -40,13 +40,14 @@ import asyncio, json, os, signal, sys
 import lancedb
 from aiovec.errors import AiovecError
 from aiovec._settings.load import LancedbSettings
-from aiovec_lancedb import LancedbBackend, lease, writer, writes
+from aiovec_lancedb import LancedbBackend, writer, writes
+from aiovec_lancedb.locks import bucket
 from aiovec._input.rows import to_table
 from tests.lancedb.test_fence import SCHEMA
 
 url, options, moment, act = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
-plain = lease.LeasedLock
-lease.LeasedLock = lambda *given: plain(*given, term=1.0)
+plain = bucket.LeasedLock
+bucket.LeasedLock = lambda *given: plain(*given, term=1.0)
 stopped = False
 
 def stop():

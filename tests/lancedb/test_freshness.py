@@ -14,9 +14,9 @@ from lancedb.table import AsyncTable
 
 from aiovec import ModelMismatchError, Schema, TableNotFoundError, Tuning, VectorStore
 from aiovec._settings.load import LancedbSettings, RetrievalSettings
-from aiovec_lancedb import LancedbBackend, freshness
-from aiovec_lancedb.admission import scan_bytes
-from aiovec_lancedb.freshness import mark_of
+from aiovec_lancedb import LancedbBackend, reads
+from aiovec_lancedb.memory import scan_bytes
+from aiovec_lancedb.reads import mark_of
 
 from .indexed import DIM, QUESTIONS, ROWS, SCHEMA
 from .indexed import rows as vectors
@@ -40,7 +40,7 @@ async def two(
 ) -> AsyncIterator[tuple[VectorStore, VectorStore]]:
     """One that reads and one that writes; the marks of files are used at once, or hardly ever."""
     if request.param == "young files too":
-        monkeypatch.setattr(freshness, "_TOO_YOUNG", -1)
+        monkeypatch.setattr(reads, "_TOO_YOUNG", -1)
     async with opened(tmp_path / "s") as reader, opened(tmp_path / "s") as writer:
         await writer.create_table("notes", SMALL)
         yield reader, writer

@@ -10,7 +10,7 @@ import lancedb
 import numpy as np
 import pytest
 
-import aiovec_lancedb.indexing
+import aiovec_lancedb.index.schedule
 from aiovec import DuplicateIdError, InvalidArgumentError, Schema, VectorStore
 from aiovec._input.rows import to_table
 from aiovec._settings.load import LancedbSettings, RetrievalSettings

@@ -14,8 +14,8 @@ import pytest
 
 import aiovec
 from aiovec import F, IndexInfo, Tuning, VectorStore
-from aiovec_lancedb import recall
 from aiovec_lancedb.driver import indexing
+from aiovec_lancedb.index import recall
 
 from .indexed import DIM, QUESTIONS, ROWS, VECTORS, filled, found_share, rows, store_at, until
 from .support import run_code
@@ -120,8 +120,9 @@ async def test_an_index_of_an_earlier_release_is_built_anew(tmp_path: Path) -> N
 _STEPS = ("note", "index", "measure")
 _BUILD = """
 import asyncio, os, signal, sys, aiovec
-from aiovec_lancedb import building, recall
-from aiovec_lancedb.indexing import Indexing
+from aiovec_lancedb.index import build
+from aiovec_lancedb.index import recall
+from aiovec_lancedb.index.schedule import Indexing
 
 step, target = sys.argv[2], sys.argv[1]
 
@@ -135,9 +136,9 @@ def dying(real, before):
     return act
 
 if step == "note":  # what is intended is noted, nothing built
-    building.Builder._index = dying(building.Builder._index, before=True)
+    build.Builder._index = dying(build.Builder._index, before=True)
 elif step == "index":  # it is built, and nothing noted
-    building.Builder._index = dying(building.Builder._index, before=False)
+    build.Builder._index = dying(build.Builder._index, before=False)
 else:
     recall.measure = dying(recall.measure, before=False)
 
@@ -281,7 +282,7 @@ async def test_an_extreme_row_that_comes_meanwhile_is_not_overlooked(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B18: written while the table is looked through for such rows."""
-    from aiovec_lancedb import extremes
+    from aiovec_lancedb.index import extremes
 
     await filled(store)
     await store.insert("notes", {"id": ["big"], "embedding": [[1e30] * DIM]})

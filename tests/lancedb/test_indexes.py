@@ -14,8 +14,8 @@ import pytest
 
 import aiovec
 from aiovec import F, Field, Schema, VectorStore
-from aiovec_lancedb.building import Builder
-from aiovec_lancedb.kinds import KINDS
+from aiovec_lancedb.index.build import Builder
+from aiovec_lancedb.index.kinds import KINDS
 
 from .indexed import (
     DIM,

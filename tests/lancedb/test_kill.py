@@ -18,7 +18,7 @@ from tests.sqlite.support import SCHEMAS, State, python, vector
 
 import aiovec
 from aiovec import Field, Schema, TableNotFoundError, VectorStore
-from aiovec_lancedb.lease import TERM
+from aiovec_lancedb.locks.bucket import TERM
 
 from .buckets import s3_server
 from .support import opened

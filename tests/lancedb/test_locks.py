@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from aiovec import DuplicateIdError
-from aiovec_lancedb.locks import FOLDER, LockedFile, WriteLock
+from aiovec_lancedb.locks.local import FOLDER, LockedFile, WriteLock
 
 from .support import ROOT, SMALL, ids_in, numbered, opened, run_code
 
 # Holds a lock, and forks a child that lives on.
 HOLD = """
 import os, pathlib, sys, time
-from aiovec_lancedb.locks import WriteLock
+from aiovec_lancedb.locks.local import WriteLock
 
 lock = WriteLock("a place of this test", pathlib.Path(sys.argv[1]))
 assert lock.acquire(5)
@@ -59,7 +59,7 @@ async def test_a_forked_child_that_lets_go_takes_nothing_from_its_parent(tmp_pat
     """The number of a file that the child closed may be that of another one by then."""
     code = """
 import os, pathlib, sys
-from aiovec_lancedb.locks import LockedFile
+from aiovec_lancedb.locks.local import LockedFile
 
 held = LockedFile.at(pathlib.Path(sys.argv[1], "a.lock"))
 child = os.fork()

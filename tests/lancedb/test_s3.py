@@ -27,7 +27,8 @@ from tests.sqlite.support import FIELDS, State, python
 import aiovec
 from aiovec import AiovecError, DuplicateIdError, Schema, StoreBusyError, VectorStore
 from aiovec._settings.load import LancedbSettings, RetrievalSettings
-from aiovec_lancedb import LancedbBackend, lease
+from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.locks import bucket as bucket_lock
 
 from . import racing
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
@@ -197,10 +198,12 @@ async def test_tasks_and_stores_of_one_process(bucket: Bucket) -> None:
 # The lock object
 
 
-def lock_of(bucket: Bucket, url: str, **options: Any) -> lease.LeasedLock:
-    place = lease.Bucket(url, url, bucket.options)
+def lock_of(bucket: Bucket, url: str, **options: Any) -> bucket_lock.LeasedLock:
+    place = bucket_lock.Bucket(url, url, bucket.options)
     # A key of its own, so that only the object keeps two of them apart.
-    return lease.LeasedLock(f"lock {id(options)} {time.monotonic_ns()}", place, "notes", **options)
+    return bucket_lock.LeasedLock(
+        f"lock {id(options)} {time.monotonic_ns()}", place, "notes", **options
+    )
 
 
 def test_the_lock_excludes(bucket: Bucket) -> None:
@@ -239,7 +242,7 @@ def test_a_lock_left_behind_is_taken_over(bucket: Bucket) -> None:
 )  # fmt: skip
 def test_a_lock_object_of_any_text_is_taken_over(bucket: Bucket, text: str) -> None:
     url = bucket.new_url()
-    store = lease.Bucket(url, url, bucket.options).store()
+    store = bucket_lock.Bucket(url, url, bucket.options).store()
     obstore.put(store, LOCK, text.encode())
     lock = lock_of(bucket, url, term=0.4)
     assert not lock.acquire(0), "its own term counts in place of one that cannot be"
@@ -285,7 +288,7 @@ def test_a_holder_that_lost_its_lock_says_so(
     url = bucket.new_url()
     holder = lock_of(bucket, url, term=0.8)
     assert holder.acquire(5)
-    obstore.delete(lease.Bucket(url, url, bucket.options).store(), ".aiovec/notes.lock")
+    obstore.delete(bucket_lock.Bucket(url, url, bucket.options).store(), ".aiovec/notes.lock")
     other = lock_of(bucket, url)
     assert other.acquire(5)
     with caplog.at_level(logging.ERROR, "aiovec.lancedb"):
@@ -329,8 +332,8 @@ def test_who_writes_without_a_pause_gives_way(bucket: Bucket) -> None:
 
 KILLED = """
 import sys, time
-from aiovec_lancedb import lease
-lock = lease.LeasedLock("x", lease.Bucket(sys.argv[1], sys.argv[1], {}), "notes", term=1.5)
+from aiovec_lancedb.locks import bucket
+lock = bucket.LeasedLock("x", bucket.Bucket(sys.argv[1], sys.argv[1], {}), "notes", term=1.5)
 assert lock.acquire(10)
 print("held", flush=True)
 time.sleep(60)
@@ -398,7 +401,7 @@ async def test_a_process_that_exits_without_a_close_leaves_no_lock(
     for _ in range(1 if how == "hangs" else 2):
         await run_code(UNCLOSED, url, how)
         found = await asyncio.to_thread(
-            lambda: obstore.get(lease.Bucket(url, url, bucket.options).store(), LOCK).bytes()
+            lambda: obstore.get(bucket_lock.Bucket(url, url, bucket.options).store(), LOCK).bytes()
         )
         assert json.loads(bytes(found))["free"] is True
         async with opened(bucket, url) as store:
@@ -563,11 +566,11 @@ def test_options_of_the_lock(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) ->
     url = bucket.new_url()
     others = {"AWS_ALLOW_HTTP": "true", "new_table_enable_stable_row_ids": "false", "Timeout": "9s"}
     options = {k: v for k, v in bucket.options.items() if k != "allow_http"} | others
-    lock = lease.LeasedLock("options", lease.Bucket(url, url, options), "notes")
+    lock = bucket_lock.LeasedLock("options", bucket_lock.Bucket(url, url, options), "notes")
     assert lock.acquire(5)
     lock.release()
     lock.close()
-    assert SECRET not in repr(lease.Bucket(url, url, options))
+    assert SECRET not in repr(bucket_lock.Bucket(url, url, options))
 
 
 async def test_a_store_without_conditional_writes(bucket: Bucket) -> None:
@@ -575,7 +578,7 @@ async def test_a_store_without_conditional_writes(bucket: Bucket) -> None:
     url = bucket.new_url()
     with failing(501) as endpoint:
         options = {**bucket.options, "aws_endpoint": endpoint}
-        lock = lease.LeasedLock("none", lease.Bucket(url, url, options), "notes")
+        lock = bucket_lock.LeasedLock("none", bucket_lock.Bucket(url, url, options), "notes")
         with pytest.raises(AiovecError, match="cannot do what is needed"):
             await asyncio.to_thread(lock.acquire, 5)
 

@@ -16,7 +16,7 @@ import aiovec
 from aiovec import Field, Schema
 from aiovec._core.store import VectorStore
 from aiovec_lancedb import tables
-from aiovec_lancedb.scalars import index_fields
+from aiovec_lancedb.index.fields import index_fields
 
 from .support import ROOT, SMALL, numbered, opened, run_code
 

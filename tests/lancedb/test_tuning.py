@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import aiovec
-import aiovec_lancedb.indexing
+import aiovec_lancedb.index.schedule
 from aiovec import F, Tuning, VectorStore
 from aiovec._input.rows import to_table
 from aiovec._settings.load import LancedbSettings, RetrievalSettings
-from aiovec_lancedb import LancedbBackend, recall, search
-from aiovec_lancedb.effort import Effort, Rung, Tuned, tuned_of
+from aiovec_lancedb import LancedbBackend, search
+from aiovec_lancedb.index import recall
+from aiovec_lancedb.index.effort import Effort, Rung, Tuned, tuned_of
 
 from .indexed import (
     QUESTIONS,

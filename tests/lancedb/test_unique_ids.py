@@ -20,7 +20,7 @@ import aiovec
 from aiovec import DuplicateIdError, Schema, StoreBusyError, VectorStore
 from aiovec._settings.load import LancedbSettings, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.locks import FOLDER, WriteLock
+from aiovec_lancedb.locks.local import FOLDER, WriteLock
 
 SCHEMA = Schema(4, fields={"owner": str})
 

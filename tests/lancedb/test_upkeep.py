@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from aiovec import Field, Schema, VectorStore
 from aiovec._core import pool
 from aiovec._settings.load import LancedbSettings, RetrievalSettings
-from aiovec_lancedb import LancedbBackend, housekeeping
-from aiovec_lancedb.housekeeping import Shape
-from aiovec_lancedb.pins import Pins
-from aiovec_lancedb.tidying import Retention, Tidying, Version
+from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.upkeep import schedule
+from aiovec_lancedb.upkeep.retention import Pins, Retention, Version
+from aiovec_lancedb.upkeep.schedule import Shape
+from aiovec_lancedb.upkeep.tidy import Tidying
 
 from .support import ROOT, SMALL, ids_in, numbered, opened
 
@@ -93,8 +94,8 @@ async def test_the_quiet_behind_a_look_is_looked_at_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the last look came at once behind the last write, or during a rest."""
-    monkeypatch.setattr(housekeeping, "_COMMITS", 1)
-    monkeypatch.setattr(housekeeping, "_QUIET", 0.3)
+    monkeypatch.setattr(schedule, "_COMMITS", 1)
+    monkeypatch.setattr(schedule, "_QUIET", 0.3)
     async with opened(tmp_path / "s") as store:
         await store.create_table("notes", SMALL)
         await insert_singly(store, 12)
@@ -129,11 +130,11 @@ async def test_ten_thousand_single_rows(tmp_path: Path, tasks: int) -> None:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upkeep at once, for very little, beside the writes, and without a rest."""
-    monkeypatch.setattr(housekeeping, "_COMMITS", 4)
-    monkeypatch.setattr(housekeeping, "_QUIET", 0.02)
-    monkeypatch.setattr(housekeeping, "_FILES", 1)
-    monkeypatch.setattr(housekeeping, "_SOON_DONE", -1)
-    monkeypatch.setattr(housekeeping, "_REST", 0.0)
+    monkeypatch.setattr(schedule, "_COMMITS", 4)
+    monkeypatch.setattr(schedule, "_QUIET", 0.02)
+    monkeypatch.setattr(schedule, "_FILES", 1)
+    monkeypatch.setattr(schedule, "_SOON_DONE", -1)
+    monkeypatch.setattr(schedule, "_REST", 0.0)
 
 
 @pytest.mark.usefixtures("eager")
@@ -309,9 +310,9 @@ async def test_one_process_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("eager")
 async def test_others_writes_are_no_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that wrote a little leaves a table alone in which another goes on writing."""
-    monkeypatch.setattr(housekeeping, "_COMMITS", 10_000)
-    monkeypatch.setattr(housekeeping, "_FILES", 10_000)
-    monkeypatch.setattr(housekeeping, "_QUIET", 0.5)
+    monkeypatch.setattr(schedule, "_COMMITS", 10_000)
+    monkeypatch.setattr(schedule, "_FILES", 10_000)
+    monkeypatch.setattr(schedule, "_QUIET", 0.5)
     async with opened(tmp_path / "s") as one, opened(tmp_path / "s") as two:
         await one.create_table("notes", SMALL)
         await insert_singly(one, 8)
@@ -337,11 +338,11 @@ async def test_a_table_rests_from_the_upkeep_of_any(
         await one.create_table("notes", SMALL)
         await one.insert("notes", numbered(100, start=1000))
         await one.optimize("notes")
-        monkeypatch.setattr(housekeeping, "_REST", 1e6)
+        monkeypatch.setattr(schedule, "_REST", 1e6)
         await insert_singly(two, 30)
         await asyncio.sleep(1)
         assert (await two.stats("notes")).details["fragments"] == 31
-        monkeypatch.setattr(housekeeping, "_REST", 0.0)
+        monkeypatch.setattr(schedule, "_REST", 0.0)
         await one.optimize("notes")
         assert (await two.stats("notes")).details["fragments"] == 1
 
@@ -394,8 +395,8 @@ async def test_dropped_while_it_is_tidied(tmp_path: Path) -> None:
 async def test_new_rows_come_into_the_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "_UNINDEXED", 50)
-    monkeypatch.setattr(housekeeping, "_UNINDEXED_SHARE", 0.0)
+    monkeypatch.setattr(schedule, "_UNINDEXED", 50)
+    monkeypatch.setattr(schedule, "_UNINDEXED_SHARE", 0.0)
     rng = np.random.default_rng(0)
 
     def columns(count: int, start: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from aiovec.backend import Schema
 from aiovec.errors import InvalidArgumentError
 
-from .driver import indexing
+from ..driver import indexing
 
 AUTO = "auto"
 NONE = "none"

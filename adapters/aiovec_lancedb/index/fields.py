@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from aiovec.backend import Field
 from aiovec.errors import AiovecError
 
-from .driver import indexing
-from .session import Session
+from ..driver import indexing
+from ..session import Session
 
 DROPPED = "aiovec.index.dropped"
 """On a field's column: its index was dropped, so upkeep makes no new one."""

@@ -37,8 +37,7 @@ from aiovec.backend import (
 )
 from aiovec.errors import FilterError
 
-from .literals import like_pattern, listed, literal, name, text
-from .payload import PayloadValue
+from .values import PayloadValue, like_pattern, listed, literal, name, text
 
 # Levels that a condition on a column and one on a payload key take, the latter for each key more.
 _COLUMN_DEPTH = 2

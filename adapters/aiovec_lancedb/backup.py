@@ -15,13 +15,13 @@ import pyarrow as pa
 from aiovec.backend import in_thread, to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
-from .admission import ReadAdmission, stream_bytes
 from .driver import lancedb
 from .errors import translated
 from .layout import at_rest
-from .locks import FOLDER, LockedFile
-from .pins import Pins
+from .locks.local import FOLDER, LockedFile
+from .memory import ReadAdmission, stream_bytes
 from .session import Session
+from .upkeep.retention import Pins
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _BYTES = 64 * 2**20
 
 
-async def backup(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
+async def write_backup(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
     StoreMovedError where a migration has moved the store: its rows are old.
@@ -50,7 +50,7 @@ async def backup(session: Session, path: Path, pins: Pins, admission: ReadAdmiss
                 await _copy(session, opened, partial, str(path))
         await in_thread(_finish, partial, path)
     except BaseException:
-        await to_its_end(in_thread(remove, partial))
+        await to_its_end(in_thread(remove_folder, partial))
         raise
 
 
@@ -95,11 +95,11 @@ def _finish(partial: Path, path: Path) -> None:
         partial.rename(path)
 
 
-def remove(partial: Path) -> None:
+def remove_folder(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def take_place(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
+def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
     """Copy a backup beside a store's folder; the copy, and the folder to put it in place of."""
     folder = folder.resolve()
     backup = backup.resolve()
@@ -120,7 +120,7 @@ def take_place(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, Pa
     return partial, folder
 
 
-def replace(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:
+def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:
     """Put the copy in the place of the folder; where the old one was kept."""
     with translated(str(folder)):
         if not folder.exists():
@@ -139,7 +139,7 @@ def replace(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:
             raise
     if not overwrite:
         return kept
-    remove(kept)
+    remove_folder(kept)
     return None
 
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiovec.backend import TableHandle, in_thread
-from aiovec.errors import CorruptStoreError
 
-from .scalars import filled_anew
-from .session import Opened, Session
-from .writer import Touched, Work
+from ..index.fields import filled_anew
+from ..session import Opened, Session
+from ..writer import Touched, Work
+from .retention import Retention, versions_of
 
 # A file of a table is left as it is when it has this many rows, unless many are deleted.
 FULL_FILE = 1_048_576
@@ -30,62 +30,9 @@ FULL_FILE = 1_048_576
 _NEVER = timedelta(days=36_500)
 # For calls that are to leave the newest version only, which Lance never removes. It warns of 0.
 _AT_ONCE = timedelta(milliseconds=1)
-# Pauses, in seconds, between tries to list versions of which some are vanishing.
-_LOOKS = (0.0, 0.02, 0.1, 0.5)
+
 # How long, in seconds, a call may take that has only versions to remove, one try after another.
 _REMOVALS = (0.03, 0.25, 1.0, 4.0)
-
-
-class Version(NamedTuple):
-    number: int
-    created: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """Which versions are kept: the newest, and each for which one of these holds.
-
-    It is, or is newer than, one that somebody reads for long. It was the newest until less than
-    ``grace`` ago, so that somebody may be reading it. Or it was the newest at some moment within
-    ``keep``, and is one of the ``most`` newest.
-    """
-
-    keep: timedelta
-    most: int
-    grace: timedelta
-
-    def first_kept(
-        self, versions: Sequence[Version], now: datetime, pinned: int | None
-    ) -> Version | None:
-        """The oldest of the versions to keep; None where that is the oldest there is.
-
-        ``versions`` come in their order, the oldest first.
-        """
-        first = len(versions) - 1
-        while first > 0:
-            one, replaced = versions[first - 1], now - versions[first].created
-            in_use = replaced < min(self.grace, self.keep) or (
-                pinned is not None and one.number >= pinned
-            )
-            wanted = replaced < self.keep and len(versions) - first < self.most
-            if not (in_use or wanted):
-                return versions[first]
-            first -= 1
-        return None
-
-
-async def versions_of(session: Session, table: Opened) -> list[Version]:
-    """Every version that is kept, the oldest first."""
-    for pause in (*_LOOKS, None):
-        try:
-            found = await session.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
-            break
-        except CorruptStoreError:
-            # It reads each version's manifest, and upkeep elsewhere may remove one before that.
-            if pause is None:
-                raise
-            await asyncio.sleep(pause)
-    return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
 
 
 @dataclass(frozen=True, slots=True)

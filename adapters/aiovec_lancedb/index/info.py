@@ -12,9 +12,9 @@ import numpy as np
 from aiovec.backend import IndexInfo, TableStats
 from aiovec.errors import AiovecError
 
+from ..session import Opened, Session
 from .effort import EVERY_PARTITION, LIMITS, Effort, Tuned
 from .kinds import Kind, kind_of_type
-from .session import Opened, Session
 
 _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS": "text"}
 # Details of the building that tell nothing of the index.

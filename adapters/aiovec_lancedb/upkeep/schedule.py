@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +21,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiovec.backend import (
     PerLoop,
@@ -39,18 +41,67 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from .admission import ReadAdmission, scan_bytes
-from .errors import is_read_only
-from .holding import TaskLock
-from .infos import unindexed_rows
-from .locks import WriteLock
-from .pins import Pins
-from .scalars import lacking
-from .session import Opened, Session
-from .tables import IndexFields
-from .tidying import FULL_FILE, Retention, Tidying, TidyingWork, versions_of
-from .upkeep import Log
-from .writer import Work
+from ..errors import is_read_only
+from ..index.fields import lacking
+from ..index.info import unindexed_rows
+from ..locks.local import TaskLock, WriteLock
+from ..memory import ReadAdmission, scan_bytes
+from ..session import Opened, Session
+from ..tables import IndexFields
+from ..writer import Work
+from .retention import Pins, Retention, versions_of
+from .tidy import FULL_FILE, Tidying, TidyingWork
+
+if TYPE_CHECKING:
+    pass
+
+
+class Tidied(NamedTuple):
+    """A tidying that is done: when it ended, and how many seconds it took."""
+
+    at: datetime
+    took: float
+
+
+class Log:
+    """When each table was last tidied: in a file beside the tables, or as long as the store."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[str, Tidied]] = {}
+
+    def note(self, handle: TableHandle, took: float) -> None:
+        """It is done now. Writes to the disk."""
+        tidied = Tidied(datetime.now(UTC), took)
+        if self._folder is None:
+            self._known[handle.name] = _incarnation(handle), tidied
+            return
+        path = self._folder / f"{handle.name}.optimized"
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        with suppress(OSError):  # the next one may write it
+            text = f"{_incarnation(handle)} {tidied.at.isoformat()} {took:.3f}"
+            partial.write_text(text, encoding="ascii")
+            partial.replace(path)
+
+    def last(self, handle: TableHandle) -> Tidied | None:
+        """Reads the disk."""
+        if self._folder is None:
+            of, tidied = self._known.get(handle.name, ("", None))
+            return tidied if of == _incarnation(handle) else None
+        try:
+            text = (self._folder / f"{handle.name}.optimized").read_text(encoding="ascii")
+            of, at, took = text.split(" ")
+            tidied = Tidied(datetime.fromisoformat(at), float(took))
+        except (OSError, ValueError):
+            return None
+        return tidied if of == _incarnation(handle) else None
+
+
+def _incarnation(handle: TableHandle) -> str:
+    """What tells the table from an earlier one of the same name."""
+    token: Any = handle.token
+    return str((token[0] or b"").decode())
+
 
 LOG = logging.getLogger("aiovec.lancedb")
 

@@ -1,8 +1,8 @@
-"""Versions that somebody reads for long: none of them may be removed.
+"""The versions that upkeep keeps: recent ones, and those that somebody reads for long.
 
-A pin holds in this process for every store on the same place, and on a folder for other processes
-too: by a locked file whose name tells the version. The system frees it when its process ends,
-however that ends. On object storage other machines' reads are not known.
+A pin keeps a version, in this process for every store on the same place, and on a folder for other
+processes too: by a locked file whose name tells the version. The system frees it when its process
+ends, however that ends. On object storage other machines' reads are not known.
 """
 
 from __future__ import annotations
@@ -12,19 +12,26 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiovec.backend import TableHandle, in_thread, to_its_end
+from aiovec.errors import CorruptStoreError
 
-from .errors import READ_ONLY, translate
-from .locks import LockedFile
-from .session import Opened, Session
+from ..errors import READ_ONLY, translate
+from ..locks.local import LockedFile
+from ..session import Opened, Session
 
-_FOLDER = "readers"
+if TYPE_CHECKING:
+    from aiovec.backend import LancedbSettings
+
+_READERS = "readers"
+
 _numbers = itertools.count()
 
 
@@ -51,7 +58,7 @@ class Pins:
 
     def __init__(self, key: str, folder: Path | None) -> None:
         self._key = key
-        self._folder = None if folder is None else folder / _FOLDER
+        self._folder = None if folder is None else folder / _READERS
 
     @asynccontextmanager
     async def reading(self, session: Session, handle: TableHandle) -> AsyncIterator[Opened]:
@@ -120,6 +127,7 @@ def _locked_file(folder: Path, version: int) -> _File | None:
             raise translate(exc, str(folder)) from exc
         if file is not None:
             return _File(file, path)
+
         # Another took it, just made and not yet locked, for one left behind.
 
 
@@ -148,3 +156,74 @@ def _in_use(folder: Path) -> Iterator[int]:
             yield int(version)
         else:
             _remove(_File(file, folder / name))
+
+
+# Pauses, in seconds, between tries to list versions of which some are vanishing.
+_LOOKS = (0.0, 0.02, 0.1, 0.5)
+
+
+class Version(NamedTuple):
+    number: int
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which versions are kept: the newest, and each for which one of these holds.
+
+    It is, or is newer than, one that somebody reads for long. It was the newest until less than
+    ``grace`` ago, so that somebody may be reading it. Or it was the newest at some moment within
+    ``keep``, and is one of the ``most`` newest.
+    """
+
+    keep: timedelta
+    most: int
+    grace: timedelta
+
+    def first_kept(
+        self, versions: Sequence[Version], now: datetime, pinned: int | None
+    ) -> Version | None:
+        """The oldest of the versions to keep; None where that is the oldest there is.
+
+        ``versions`` come in their order, the oldest first.
+        """
+        first = len(versions) - 1
+        while first > 0:
+            one, replaced = versions[first - 1], now - versions[first].created
+            in_use = replaced < min(self.grace, self.keep) or (
+                pinned is not None and one.number >= pinned
+            )
+            wanted = replaced < self.keep and len(versions) - first < self.most
+            if not (in_use or wanted):
+                return versions[first]
+            first -= 1
+        return None
+
+
+async def versions_of(session: Session, table: Opened) -> list[Version]:
+    """Every version that is kept, the oldest first."""
+    for pause in (*_LOOKS, None):
+        try:
+            found = await session.run(table.lance.list_versions())  # type: ignore[no-untyped-call]
+            break
+        except CorruptStoreError:
+            # It reads each version's manifest, and upkeep elsewhere may remove one before that.
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
+    return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
+
+
+# How long, at most, a version that was replaced is kept for those who may still be reading it,
+# whatever else tells that it may go. A read that takes longer is repeated, and an export pins its
+# version. Those of other machines cannot be seen.
+_GRACE_ON_A_FOLDER = timedelta(seconds=5)
+_GRACE = timedelta(hours=1)
+
+
+def retention_of(settings: LancedbSettings, *, on_folder: bool) -> Retention:
+    return Retention(
+        settings.kept_versions(),
+        settings.max_versions,
+        _GRACE_ON_A_FOLDER if on_folder else _GRACE,
+    )

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from aiovec.backend import StaleTableError, TableHandle, in_thread, size_text, total_memory
 from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
 
+from ..driver import indexing
+from ..layout import incarnation_of
+from ..session import Opened, Session
+from ..writer import Touched, Work
 from . import kinds, recall
-from .driver import indexing
 from .effort import KEY, LIMITS, Intent, Tuned
-from .infos import InUse, partitions_of, vector_index
-from .layout import incarnation_of
-from .scalars import DROPPED
-from .session import Opened, Session
-from .writer import Touched, Work
+from .fields import DROPPED
+from .info import InUse, partitions_of, vector_index
 
 if TYPE_CHECKING:
     from aiovec.backend import LancedbSettings

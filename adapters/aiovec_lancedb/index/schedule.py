@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from aiovec.backend import IndexInfo, PerLoop, StaleTableError, TableHandle, wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
+from ..session import Opened, Session
+from ..writer import Work
 from . import extremes, kinds
-from .building import Build, Builder, Drop, Note, Telling, current, reopened
+from .build import Build, Builder, Drop, Note, Telling, current, reopened
 from .effort import Tuned
-from .infos import InUse, has_id_index, infos_of, seen_index, vector_index
-from .session import Opened, Session
-from .writer import Work
+from .info import InUse, has_id_index, infos_of, seen_index, vector_index
 
 if TYPE_CHECKING:
     from aiovec.backend import LancedbSettings

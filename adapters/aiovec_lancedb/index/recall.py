@@ -22,10 +22,10 @@ import pyarrow as pa
 
 from aiovec.backend import Metric, in_thread, off_loop
 
+from ..rows import matrix_of
+from ..session import Opened, Session
 from .effort import LIMITS, MARGIN, Effort, Rung
 from .kinds import KINDS
-from .rows import matrix_of
-from .session import Opened, Session
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from aiovec.backend import Columns, TableHandle, in_thread, is_extreme
 
+from ..layout import EXTREME
+from ..reads import rows_by_id
+from ..rows import matrix_of
+from ..session import Opened, Session
+from ..writer import Touched, Work
 from .effort import KEY
-from .infos import vector_index
-from .layout import EXTREME
-from .reads import rows_by_id
-from .rows import matrix_of
-from .session import Opened, Session
-from .writer import Touched, Work
+from .info import vector_index
 
 _SCAN_BATCH = 4096
 
