@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .events import Event, Listener
-from .model import Identity, Options, Phase, RunState, TableState
+from .state import Event, Identity, Listener, Options, Phase, RunState, TableState
 
 if TYPE_CHECKING:
     from .api import abort, finish, forget, plan, rollback, run, status, sync, verify
-    from .runner import Migration, Outcome, Transform
+    from .migration import Migration, Outcome, Transform
 else:
     # They import Arrow, which ``aiovec --help`` must not wait for when it asks for the command.
     def __getattr__(name):
         if name not in __all__:  # a module of the package too, which Python finds by itself
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from . import api, runner
+        from . import api, migration
 
-        return getattr(api if hasattr(api, name) else runner, name)
+        return getattr(api if hasattr(api, name) else migration, name)
 
 
 __all__ = [

@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING
 from aiovec.backend import moves_of, to_its_end
 from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, TableNotFoundError
 
-from .comparing import NoLeaveError
-from .ending import End, end_run, finish_run
-from .events import Event, Listener, unheard
+from .ends import OpenTable, mark_of, shown_target
 from .host import Host, RealHost, Step, no_step
 from .journal import SqliteJournal, default_file
-from .locating import config_file, configured, configured_name, is_there, locate
-from .model import Options, RunState
-from .places import PathText, Place
-from .runner import Migration, Outcome, Transform
-from .tomlfile import TomlFile, backend_in
-from .work import OpenTable, mark_of, shown_target
+from .locate import PathText, Place, config_file, configured, configured_name, is_there, locate
+from .migration import Migration, Outcome, Transform
+from .roll_back import End, end_run, finish_run
+from .state import Event, Listener, Options, RunState, unheard
+from .toml import TomlFile, backend_in
+from .verifying.compare import NoLeaveError
 
 if TYPE_CHECKING:
-    from .comparing import Difference
-    from .plans import Plan
-    from .verifying import VerifyReport
+    from .planning.report import Plan
+    from .verifying.compare import Difference
+    from .verifying.report import VerifyReport
 
 
 # What a verification says of a target that is in use.
@@ -46,7 +44,7 @@ async def plan(
     host: Host | None = None,
 ) -> Plan:
     """What a run would do, and what would stop it. Writes nothing."""
-    from .planning import make_plan
+    from .planning.look import make_plan
 
     options = _with_model(options, transform)
     return await make_plan(
@@ -77,8 +75,8 @@ async def run(
 
     async def obstacles(run: str = "") -> Sequence[str]:
         """All of them before a run begins; those of its switch where it goes on."""
-        from .planning import make_plan
-        from .plans import OF_A_SWITCH
+        from .planning.look import make_plan
+        from .planning.report import OF_A_SWITCH
 
         look = await make_plan(
             source, target, config=config, options=options, transform=transform, host=host,
@@ -146,8 +144,8 @@ async def verify(
     journal, so no run goes on meanwhile. MigrationError where it would write over the store that is
     in use with the rows of one that was left, or where another migration of a store is open.
     """
-    from .verifying import VerifyOptions
-    from .verifying import verify as compare
+    from .verifying.report import VerifyOptions
+    from .verifying.report import verify as compare
 
     host = host or RealHost()
     async with _journal(config, journal, host, locked=repair) as (file, kept):
@@ -203,7 +201,7 @@ async def sync(
     that only it has are deleted. MigrationError where the target is the store in use, or where a
     migration of either store is open.
     """
-    from .comparing import sync as make_equal
+    from .verifying.compare import sync as make_equal
 
     host = host or RealHost()
     file = await host.in_thread(config_file, config)

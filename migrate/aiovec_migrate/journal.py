@@ -14,7 +14,7 @@ from typing import TypeVar
 from aiovec.errors import CorruptStoreError, MigrationError, StoreFullError
 
 from .host import Host
-from .model import RunState, TableState
+from .state import RunState, TableState
 
 _T = TypeVar("_T")
 

@@ -20,7 +20,8 @@ from aiovec import Field, MigrationError, Schema, StoreClosedError, TableNotFoun
 from aiovec._core.contract import ChangeFeed
 from aiovec._input.rows import to_table
 from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
-from aiovec_migrate.comparing import (
+from aiovec_migrate.host import RealHost
+from aiovec_migrate.verifying.compare import (
     Sides,
     altered_is_told,
     differing_ids,
@@ -28,9 +29,7 @@ from aiovec_migrate.comparing import (
     verify_changes,
     verify_ids,
 )
-from aiovec_migrate.digests import LIMITS, Digest, Limits, in_parts, unlike
-from aiovec_migrate.hashing import Hashes
-from aiovec_migrate.host import RealHost
+from aiovec_migrate.verifying.hashes import LIMITS, Digest, Hashes, Limits, in_parts, unlike
 
 # So little is kept that every step has to be taken, some of them often.
 TIGHT = Limits(buckets=8, kept=3, collected=10)

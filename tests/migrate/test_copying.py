@@ -15,9 +15,9 @@ import aiovec
 import aiovec_migrate
 from aiovec._core.connect import Origin
 from aiovec._input.rows import to_table
-from aiovec_migrate import catchup, copying
-from aiovec_migrate.copying import Buffer, Filler
-from aiovec_migrate.work import OpenTable
+from aiovec_migrate import catch_up, copy
+from aiovec_migrate.copy import Buffer, Filler
+from aiovec_migrate.ends import OpenTable
 from aiovec_sqlite import SqliteBackend
 
 
@@ -53,9 +53,9 @@ async def test_the_reader_waits_for_the_writer() -> None:
 async def test_large_rows_are_read_and_caught_up_with_a_few_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "_INSERT_BYTES", 2**20)
-    monkeypatch.setattr(catchup, "_PAGE_BYTES", 2**20)
-    monkeypatch.setattr(catchup, "_FEWEST", 10)
+    monkeypatch.setattr(copy, "_INSERT_BYTES", 2**20)
+    monkeypatch.setattr(catch_up, "_PAGE_BYTES", 2**20)
+    monkeypatch.setattr(catch_up, "_FEWEST", 10)
     rows = [{"id": f"r{n:03}", "embedding": [1.0, 2.0], "text": "x" * 50_000} for n in range(60)]
     pages: list[int | None] = []
     sizes: list[int] = []

@@ -14,7 +14,7 @@ from tests.sqlite.support import State
 import aiovec
 import aiovec_migrate
 from aiovec.errors import AiovecError, MigrationError, StoreMovedError
-from aiovec_migrate import Options, Phase, cutover
+from aiovec_migrate import Options, Phase, cut_over
 
 from .support import contents_at, differences, fill, row, some_rows, write_toml
 from .test_resume import Stop, StoppedError
@@ -101,7 +101,7 @@ async def test_open_stores_get_the_time_to_load_what_comes(
     async def note(step: str) -> None:
         at[step] = time.monotonic()
 
-    monkeypatch.setattr(cutover, "NOTICE", 3.0)
+    monkeypatch.setattr(cut_over, "NOTICE", 3.0)
     await switch(config, step=note)
     assert at["cut-over:ready"] - at["marked"] >= 2.9
     async with aiovec.connect(config=config) as store:

@@ -17,10 +17,10 @@ from aiovec import Field, Schema
 from aiovec._core.moving import Destination
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 from aiovec_lancedb import LancedbBackend
-from aiovec_migrate.locating import free_room, locate
-from aiovec_migrate.model import Options
-from aiovec_migrate.planning import make_plan
-from aiovec_migrate.plans import Plan, duration
+from aiovec_migrate.locate import free_room, locate
+from aiovec_migrate.planning.look import make_plan
+from aiovec_migrate.planning.report import Plan, duration
+from aiovec_migrate.state import Options
 
 from .support import as_nobody
 
@@ -248,7 +248,7 @@ def test_too_little_room(fill: Fill, tmp_path: Path, monkeypatch: pytest.MonkeyP
     needed = plan(source, target).needed
     for free, expected in ((needed - 1, ["room"]), (needed, [])):
         with monkeypatch.context() as patched:
-            patched.setattr("aiovec_migrate.planning.free_room", lambda _, free=free: free)
+            patched.setattr("aiovec_migrate.planning.look.free_room", lambda _, free=free: free)
             found = plan(source, target)
         assert kinds(found) == expected
         assert found.free == free
@@ -264,7 +264,7 @@ def _free(folder: Path) -> int:
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
 )
 def test_a_target_that_this_user_may_not_write(fill: Fill) -> None:
-    from aiovec_migrate.locating import unwritable
+    from aiovec_migrate.locate import unwritable
 
     with tempfile.TemporaryDirectory() as name:  # others may enter it, unlike tmp_path
         folder = Path(name)

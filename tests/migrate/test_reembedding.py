@@ -21,9 +21,9 @@ import aiovec_migrate
 from aiovec import Schema
 from aiovec.errors import InvalidArgumentError, InvalidVectorError, MigrationError
 from aiovec_migrate.host import RealHost
-from aiovec_migrate.model import Options, Phase
-from aiovec_migrate.planning import make_plan
-from aiovec_migrate.reembedding import Reembedding, load
+from aiovec_migrate.planning.look import make_plan
+from aiovec_migrate.reembed import Reembedding, load
+from aiovec_migrate.state import Options, Phase
 
 from .support import write_toml
 

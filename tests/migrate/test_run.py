@@ -12,7 +12,8 @@ import aiovec
 import aiovec_migrate
 from aiovec import F
 from aiovec.errors import MigrationError
-from aiovec_migrate import Event, Options, Phase, comparing
+from aiovec_migrate import Event, Options, Phase
+from aiovec_migrate.verifying import compare
 
 from .support import SCHEMAS, contents_at, differences, fill, row, some_rows, write_toml
 
@@ -159,7 +160,7 @@ async def test_rows_that_come_and_go_while_all_is_compared(
 ) -> None:
     """They differ, and when it is asked for their names they have none any more."""
     await source_in(tmp_path / "a.db", notes=200)
-    compared, named = comparing.Sides.compared, comparing.Sides.named
+    compared, named = compare.Sides.compared, compare.Sides.named
     rounds = 0
     async with aiovec.connect(tmp_path / "a.db") as store:
 
@@ -173,8 +174,8 @@ async def test_rows_that_come_and_go_while_all_is_compared(
             await store.delete_where("notes", F.id.startswith(f"late{rounds}/"))
             return await named(*args)
 
-        monkeypatch.setattr(comparing.Sides, "compared", come)
-        monkeypatch.setattr(comparing.Sides, "named", go)
+        monkeypatch.setattr(compare.Sides, "compared", come)
+        monkeypatch.setattr(compare.Sides, "named", go)
         await move(tmp_path / "a.db", lance(tmp_path), tmp_path / "j")
     assert rounds == 1
     found = await contents_at(lance(tmp_path))

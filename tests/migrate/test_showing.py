@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from aiovec_migrate.events import Event
-from aiovec_migrate.showing import Bar, Lines, Objects, Showing, line_of
+from aiovec_migrate.show import Bar, Lines, Objects, Showing, line_of
+from aiovec_migrate.state import Event
 
 EVENTS = [
     Event("phase", "copying"),

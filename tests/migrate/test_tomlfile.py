@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import aiovec
 from aiovec.errors import ConfigError, MigrationError
-from aiovec_migrate import tomlfile
+from aiovec_migrate import toml
 from aiovec_migrate.host import RealHost
-from aiovec_migrate.tomlfile import TomlFile, backend_in, check, edited, flip
+from aiovec_migrate.toml import TomlFile, backend_in, check, edited, flip
 
 from .support import as_nobody
 
@@ -333,7 +333,7 @@ def test_a_file_that_never_stands_still_is_left_alone(
 
 def _edit_meanwhile(file: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Let somebody edit the file after it was read and before it is replaced."""
-    plain, edits = tomlfile.edited, 0
+    plain, edits = toml.edited, 0
 
     def then(text: str, backend: str) -> str:
         nonlocal edits
@@ -343,7 +343,7 @@ def _edit_meanwhile(file: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> 
             file.write_bytes(file.read_bytes() + b"# edit %d\r\n" % edits)
         return result
 
-    monkeypatch.setattr(tomlfile, "edited", then)
+    monkeypatch.setattr(toml, "edited", then)
 
 
 def test_a_reader_never_sees_half_a_file(file: Path) -> None:
@@ -393,7 +393,7 @@ def test_a_place_of_the_key_that_is_not_understood_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = file.read_bytes()
-    monkeypatch.setattr(tomlfile, "scan", lambda text, *, inside: iter(()))
+    monkeypatch.setattr(toml, "scan", lambda text, *, inside: iter(()))
     with pytest.raises(MigrationError, match=r"By hand it is the line backend = \"lancedb\""):
         flip(file, "lancedb")
     assert file.read_bytes() == before
@@ -473,7 +473,7 @@ def test_a_variable_that_holds_stores_on_their_backend(
             monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = tomlfile.variable_that_holds()
+    found = toml.variable_that_holds()
     if held is not None and os.name == "nt":
         held = (held[0].upper(), held[1])  # Windows spells them so
     assert found == held

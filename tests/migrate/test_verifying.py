@@ -15,10 +15,11 @@ from tests.migrate.pairs import PAIRS, Pair, delete, pair_of, upsert
 from aiovec import Field, MigrationError, Schema
 from aiovec._core.contract import Found, Rows, VectorIndexes
 from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
-from aiovec_migrate.comparing import Sides
-from aiovec_migrate.digests import LIMITS
 from aiovec_migrate.host import RealHost
-from aiovec_migrate.searching import (
+from aiovec_migrate.verifying.compare import Sides
+from aiovec_migrate.verifying.hashes import LIMITS
+from aiovec_migrate.verifying.report import VerifyOptions, VerifyReport, verify
+from aiovec_migrate.verifying.searches import (
     Nearest,
     Sample,
     compared_searches,
@@ -29,7 +30,6 @@ from aiovec_migrate.searching import (
     sampled,
     spread,
 )
-from aiovec_migrate.verifying import VerifyOptions, VerifyReport, verify
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import aiovec_migrate
 from aiovec import AiovecError
-from aiovec_migrate import Options, cutover
+from aiovec_migrate import Options, cut_over
 
 
 def say(*facts: Any) -> None:
@@ -52,7 +52,7 @@ class Steps:
 
 async def main(command: str, config: str, told: dict[str, Any]) -> None:
     step = Steps(told.get("die", (None, 0)), told.get("stall", (None, 0, 0.0)))
-    cutover.NOTICE = told.get("notice", cutover.NOTICE)
+    cut_over.NOTICE = told.get("notice", cut_over.NOTICE)
     try:
         if command == "run":
             await aiovec_migrate.run(

@@ -14,9 +14,9 @@ import pytest
 
 from aiovec._core.contract import TableHandle
 from aiovec.errors import AiovecError, MigrationError
-from aiovec_migrate import Event, Migration, Options, copying, runner
+from aiovec_migrate import Event, Migration, Options, copy, migration
 from aiovec_migrate.journal import Journal
-from aiovec_migrate.places import Place
+from aiovec_migrate.locate import Place
 
 from .app import SCHEMA, Worker, as_table, comparable, make_row
 from .backend import LOOKS, ModelBackend
@@ -142,8 +142,8 @@ class Course:
         try:
             with pytest.MonkeyPatch.context() as patched:
                 for limit in ("_BULK_ROWS", "_INSERT_ROWS"):
-                    patched.setattr(copying, limit, self.scenario.written_at_once)
-                patched.setattr(runner, "uuid", self)  # whose runs have names that a seed gives
+                    patched.setattr(copy, limit, self.scenario.written_at_once)
+                patched.setattr(migration, "uuid", self)  # whose runs have names that a seed gives
                 self.loop.run_until_complete(self._main())
         except BaseException as error:
             error.add_note("\n".join([f"seed {self.seed}: {self.scenario}", *self.world.trace]))

@@ -26,10 +26,13 @@ from aiovec.backend import (
 )
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 
-from . import tomlfile
-from .host import Host, RealHost
-from .locating import (
+from .. import toml
+from ..ends import ALTERED, looked_at, shown_target
+from ..host import Host, RealHost
+from ..locate import (
     Located,
+    PathText,
+    Place,
     config_file,
     configured_name,
     free_room,
@@ -37,16 +40,15 @@ from .locating import (
     locate,
     unwritable,
 )
-from .model import ONE_WAY, Identity, Options
-from .places import PathText, Place
-from .plans import Obstacle, Plan, Problem, Rates, TablePlan
-from .probing import probe
-from .work import ALTERED, looked_at, shown_target
+from ..state import ONE_WAY, Identity, Options
+from .probe import probe
+from .report import Obstacle, Plan, Problem, Rates, TablePlan
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .runner import Transform
+    from ..migration import Transform
+
 
 # What the target takes for the rows with what lies beside them, the same where it keeps the version
 # before they were put in order, and what it takes for a moment while it builds an index.
@@ -192,7 +194,7 @@ class _Look:
                 "name the target by its backend",
             )
             return
-        present = tomlfile.backend_in(file)
+        present = toml.backend_in(file)
         if configured_name(here, file) != present:
             self._problem(
                 "not-present",
@@ -200,10 +202,10 @@ class _Look:
                 "lead stores away from rows that are not moved",
             )
         try:
-            tomlfile.check(file, backend)
+            toml.check(file, backend)
         except AiovecError as exc:
             self._problem("toml", str(exc))
-        if (held := tomlfile.variable_that_holds()) is not None:
+        if (held := toml.variable_that_holds()) is not None:
             variable, value = held
             self._notes.append(
                 f"the environment variable {variable} holds stores on {value!r}, whatever the TOML "

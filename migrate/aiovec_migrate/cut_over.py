@@ -16,10 +16,9 @@ from typing import Protocol
 from aiovec.backend import Moves, moves_of
 from aiovec.errors import AiovecError, MigrationError
 
-from .catchup import Pursuit
-from .checking import check_all
-from .model import Phase
-from .work import Work
+from .catch_up import Pursuit, check_all
+from .ends import Work
+from .state import Phase
 
 # The share of the pause limit after which a cut-over is called off: the writers that wait end
 # their pause by themselves at the limit.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from aiovec.errors import MigrationError
 
-from .model import Identity
+from ..state import Identity
 
 Obstacle = Literal[
     "dim",

@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from aiovec.backend import Columns, Found, Rows, Schema, VectorQuery, order_of
 
-from .comparing import Sides
-from .sides import Side, both
+from .compare import Side, Sides, both
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]

@@ -5,25 +5,244 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from aiovec.backend import moves_of
-from aiovec.errors import MigrationError
+from aiovec.backend import Schema, VectorIndexes, moves_of
+from aiovec.errors import MigrationError, TableExistsError
 
-from .catchup import Pursuit
-from .checking import check_all, come_to_rest
-from .copying import copy_table
-from .cutover import Toml, Turn
-from .ending import abort, finish
-from .events import Listener, unheard
-from .fitting import check_config, check_fits, check_source
+from .catch_up import Pursuit, check_all, come_to_rest
+from .copy import copy_table
+from .cut_over import Toml, Turn
+from .ends import ALTERED, OpenTable, Transform, Work, has_left, shown_target, unmark
 from .host import Host, RealHost, Step, no_step
 from .journal import Journal
-from .model import ONE_WAY, Options, Phase, RunState
-from .places import Place
-from .preparing import prepare, put_in_order
-from .turning_back import Rollback
-from .verifying import TableReport, VerifyReport
-from .work import Transform, Work, has_left, shown_target, unmark
+from .locate import Place
+from .roll_back import Rollback, abort, finish, has_switched
+from .state import ONE_WAY, Listener, Options, Phase, RunState, TableState, unheard
+from .verifying.report import TableReport, VerifyReport
+
+_HINT = "end that run (aiovec migrate abort or finish), or name another journal (--journal)"
+
+
+def check_fits(state: RunState, migration: Migration, *, ending: bool = False) -> None:
+    """MigrationError, with the reason, where the journal is of another migration."""
+    for what, known, given in (
+        ("source", state.source, migration.source.identity),
+        ("target", state.target, migration.target.identity),
+    ):
+        if known != given:
+            raise MigrationError(
+                f"the journal is of the migration {state.run}, whose {what} is {known}, not "
+                f"{given}; {_HINT}"
+            )
+    if ending:
+        return
+    options = migration.options
+    if state.phase is Phase.ABORTING:
+        raise MigrationError("the run is being aborted; complete that: aiovec migrate abort")
+    if state.phase is Phase.ROLLING_BACK:
+        raise MigrationError(
+            "the run is being rolled back; complete that (aiovec migrate rollback), or call it off "
+            "(aiovec migrate abort)"
+        )
+    if state.phase is Phase.ROLLED_BACK:
+        raise MigrationError(
+            "the run is rolled back; forget it (aiovec migrate finish), or drop its copies as well "
+            "(aiovec migrate abort)"
+        )
+    if state.options.tables != options.tables:
+        raise MigrationError(
+            f"the journal is of a migration of {_named(state.options.tables)}, not of "
+            f"{_named(options.tables)}; {_HINT}"
+        )
+    if state.options.reembed != options.reembed:
+        raise MigrationError(
+            f"the journal is of a migration {_model(state.options.reembed)}, not "
+            f"{_model(options.reembed)}; {_HINT}"
+        )
+    if state.phase is Phase.DONE and options.switch and not state.options.switch:
+        raise MigrationError(
+            "the run is done, without a switch; forget it (aiovec migrate finish) and begin one "
+            "with a switch into an empty target"
+        )
+    if state.options.switch and options.switch:
+        check_config(state, migration)
+
+
+def check_config(state: RunState, migration: Migration) -> None:
+    """MigrationError where the TOML at hand is not the one that the run switches."""
+    config = "" if migration.toml is None else migration.toml.path
+    if state.config != config:
+        raise MigrationError(
+            f"the journal is of a switch of {state.config}, not of {config or 'no TOML'}; name "
+            "that TOML (--config), or another journal (--journal)"
+        )
+
+
+async def check_source(work: Work) -> None:
+    """MigrationError where the source is not the one that the run began with."""
+    source, backend = work.leaving(), work.origin.backend
+    mark = await source.move_mark()
+    reason = ""
+    if mark is None:
+        reason = "it carries no mark of this run"
+    elif mark.run != work.run:
+        reason = f"it carries the mark of another run, {mark.run}"
+    else:
+        source.act_for(work.run)
+        for table in work.state.tables.values():
+            try:
+                number = await source.change_number(await backend.open_table(table.name))
+            except ALTERED:
+                reason = f"its table {table.name!r} is gone"
+                break
+            if table.since is not None and number < table.since:
+                reason = f"its table {table.name!r} is older than what was copied from it"
+                break
+    switched = await has_switched(work)
+    if switched and not reason:
+        reason = "it does not say that stores were led away from it"
+    if reason:
+        cure = (
+            f"stores were led to {work.goal}, so end the run (aiovec migrate finish), and name the "
+            "store that is to be used in the TOML"
+            if switched
+            else "end the run (aiovec migrate abort) and begin anew"
+        )
+        raise MigrationError(
+            f"{work.origin} is not the store that the run {work.run} began with: {reason}. It was "
+            f"replaced or restored; {cure}"
+        )
+
+
+def _named(tables: tuple[str, ...] | None) -> str:
+    return "all tables" if tables is None else "the tables " + ", ".join(tables)
+
+
+def _model(name: str) -> str:
+    return f"with {name}" if name else "without a change of model"
+
+
+async def prepare(work: Work) -> None:
+    """Have every table in the target, and know from which change on to catch up."""
+    state = work.state
+    source = work.origin.backend
+    names = state.options.tables or tuple(await source.tables())
+    there = set(await work.goal.backend.tables())
+    for name in names:
+        opened = await OpenTable.open(source, name)
+        schema = opened.schema
+        if work.transform is not None:
+            schema = work.transform.target_schema(schema)
+        table = state.tables.get(name)
+        if table is None:
+            table = TableState(name, schema.to_json())
+            table.made = name not in there
+            if not table.made:
+                await _check_empty(work, name, schema)
+            table.total = await opened.count()
+            feed = moves_of(source)
+            if feed is not None:
+                table.since = await opened.do(feed.change_number)
+            state.tables[name] = table
+            await work.save(table)
+            await work.step("table:noted")
+        elif table.schema != schema.to_json():
+            raise MigrationError(
+                f"the table {name!r} of the source has another schema than the run began "
+                "with, so it is another source; end the run: aiovec migrate abort"
+            )
+        await _create(work, table, schema, there)
+
+
+async def _check_empty(work: Work, name: str, schema: Schema) -> None:
+    found = await OpenTable.open(work.goal.backend, name)
+    differences = found.schema.differences(schema)
+    if differences:
+        raise MigrationError(
+            f"the target has a table {name!r} already, with another schema: "
+            + "; ".join(differences)
+        )
+    rows = await found.count()
+    if rows:
+        raise MigrationError(f"the target has a table {name!r} already, with {rows} rows")
+
+
+async def _create(work: Work, table: TableState, schema: Schema, there: set[str]) -> None:
+    if table.name not in there:
+        if table.rows or not (table.made or table.foreign):
+            raise MigrationError(
+                f"the table {table.name!r} is gone from the target, so it is another target "
+                f"than {work.state.target}; end the run: aiovec migrate abort"
+            )
+        if table.foreign:  # it is gone again
+            table.made, table.foreign = True, False
+            await work.save(table)
+        try:
+            await work.goal.backend.create_table(table.name, schema)
+        except TableExistsError as exc:
+            raise await _foreign(work, table) from exc
+        await _created(work, table)
+        await work.step("table:created")
+        return
+    if table.foreign:
+        raise await _foreign(work, table)
+    found = await OpenTable.open(work.goal.backend, table.name)
+    if table.made and not table.created:
+        # A run that was killed here had copied nothing.
+        if await found.count():
+            raise await _foreign(work, table)
+        await _created(work, table)
+    differences = found.schema.differences(schema)
+    if differences:
+        raise MigrationError(
+            f"the table {table.name!r} in the target has another schema than the run gave it: "
+            + "; ".join(differences)
+        )
+
+
+async def _created(work: Work, table: TableState) -> None:
+    table.created = True
+    await work.save(table)
+
+
+async def _foreign(work: Work, table: TableState) -> MigrationError:
+    """Write down that the table is somebody else's, for whoever goes on or aborts; the error."""
+    table.made, table.foreign = False, True
+    await work.save(table)
+    return MigrationError(
+        f"somebody else made the table {table.name!r} in the target just when this run was about "
+        "to; end the run, which leaves it alone: aiovec migrate abort"
+    )
+
+
+async def put_in_order(work: Work, pursuits: Sequence[Pursuit]) -> None:
+    """Have the target rewrite what came in parts, and build its indexes.
+
+    It would do so by itself a little later, and then in the way of the verification.
+    """
+    target = work.goal.backend
+    await work.enter(Phase.INDEXING)
+    for pursuit in pursuits:
+        table = pursuit.state
+        if table.indexed:
+            continue
+        if await pursuit.target.count():
+            await pursuit.target.do(target.optimize)
+            if work.state.options.index and isinstance(target, VectorIndexes):
+                await _index(pursuit.target, target)
+        table.indexed = True
+        await work.save(table)
+        await work.step("indexed")
+        work.tell("table", table=table.name)
+
+
+async def _index(table: OpenTable, backend: VectorIndexes) -> None:
+    """Build what "auto" takes, where the target has not done so by itself."""
+    there = await table.do(backend.indexes)
+    if not any(index.column == table.schema.vector for index in there):
+        await table.do(partial(backend.create_index, kind="auto", wait=True, options={}))
+
 
 __all__ = ["Migration", "Outcome", "Transform"]
 

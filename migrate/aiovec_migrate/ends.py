@@ -20,14 +20,14 @@ from aiovec.backend import (
 )
 from aiovec.errors import MigrationError, TableNotFoundError
 
-from .events import Event, Kind, Listener
 from .host import Host, Step
 from .journal import Journal
-from .model import Phase, RunState, TableState
-from .places import Place
+from .locate import Place
+from .state import Event, Kind, Listener, Phase, RunState, TableState
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 _T = TypeVar("_T")
 

@@ -26,10 +26,11 @@ from aiovec.backend import Schema
 from aiovec.errors import AiovecError, InvalidArgumentError, InvalidVectorError, MigrationError
 
 from .host import Host, RealHost
-from .runner import Transform
+from .migration import Transform
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 Embed = Callable[[list[str]], Any]
 """Takes texts and gives, or awaits, one vector for each, in their order.

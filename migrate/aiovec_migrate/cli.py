@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from typing import Annotated, ParamSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
@@ -18,35 +19,181 @@ from aiovec._cli.run import failing_clearly
 from aiovec._cli.run import run as run_to_its_end
 from aiovec._cli.stores import AsJson, Config
 
-from .arguments import (
-    BATCH_SIZE,
-    EMBED_BATCH,
-    EMBED_CALLS,
-    PAUSE_LIMIT,
-    BatchSize,
-    Dim,
-    EmbedBatch,
-    EmbedCalls,
-    Events,
-    From,
-    FromField,
-    Journal,
-    Marked,
-    Model,
-    NoIndex,
-    NoVerify,
-    OneWay,
-    PauseLimit,
-    Reembed,
-    Report,
-    Switch,
-    Tables,
-    To,
-    names,
-    options_of,
-    transform_of,
-)
-from .outcomes import counts, keep, options_that_name, report_of, show_status, state_dict, summary
+from .state import MAX_BATCH, Options
+
+if TYPE_CHECKING:
+    from .reembed import Reembedding
+
+
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STORE",
+        help="Where the rows are. Without it: the TOML's present backend.",
+        show_default=False,
+    ),
+]
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="STORE", help="Where they go.", show_default=False),
+]
+Marked = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STORE",
+        help="The store that carries the mark of the migration, where the journal is lost.",
+        show_default=False,
+    ),
+]
+Journal = Annotated[
+    str | None,
+    typer.Option(
+        "--journal",
+        metavar="FILE",
+        help="Where the run is written down. Without it: .aiovec/migration.db beside the TOML.",
+        show_default=False,
+    ),
+]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--table", metavar="TABLE", help="Only this table; may be given again.", show_default=False
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Rows that are read at once.")
+]
+Switch = Annotated[
+    bool,
+    typer.Option(
+        "--switch",
+        help="After verification, set `backend` in the TOML file so that running apps use the "
+        "target.",
+    ),
+]
+OneWay = Annotated[
+    bool,
+    typer.Option(
+        "--one-way", help="Allow a switch that cannot be rolled back, as one with --reembed."
+    ),
+]
+PauseLimit = Annotated[
+    float,
+    typer.Option(
+        "--pause-limit",
+        min=0.01,
+        max=3600,
+        metavar="SECONDS",
+        help="How long writers may wait at the switch.",
+    ),
+]
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", help="Leave out the comparison of every row.")
+]
+NoIndex = Annotated[bool, typer.Option("--no-index", help="Build no vector index in the target.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Keep the report of the verification: JSON if the name ends so, else text.",
+        show_default=False,
+    ),
+]
+Events = Annotated[
+    bool, typer.Option("--json", help="Print events as JSON, one a line; the result is the last.")
+]
+Reembed = Annotated[
+    str | None,
+    typer.Option(
+        "--reembed",
+        metavar="MODULE:CALLABLE",
+        help="Compute the vectors anew by this callable: list of texts in, list of vectors out.",
+        show_default=False,
+    ),
+]
+FromField = Annotated[
+    str | None,
+    typer.Option("--from-field", metavar="FIELD", help="The text it is given.", show_default=False),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Its name in the target.", show_default=False),
+]
+Dim = Annotated[
+    int | None,
+    typer.Option(
+        "--dim", min=1, help="The length of its vectors; the present one.", show_default=False
+    ),
+]
+EmbedBatch = Annotated[int, typer.Option("--embed-batch", min=1, help="Texts in one call of it.")]
+EmbedCalls = Annotated[int, typer.Option("--embed-calls", min=1, help="Calls of it at once.")]
+
+BATCH_SIZE, PAUSE_LIMIT, EMBED_BATCH, EMBED_CALLS = 1000, 5.0, 64, 4
+
+
+def names(tables: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(dict.fromkeys(tables)) if tables else None
+
+
+def options_of(
+    tables: list[str] | None,
+    batch_size: int,
+    switch: bool,
+    pause_limit: float,
+    no_verify: bool,
+    no_index: bool,
+    transform: Reembedding | None,
+    *,
+    one_way: bool = False,
+) -> Options:
+    if switch and tables:
+        raise typer.BadParameter(
+            "--switch moves all tables, for a store finds all of them in one backend; leave out "
+            "--table or --switch"
+        )
+    return Options(
+        tables=names(tables),
+        batch_size=batch_size,
+        switch=switch,
+        pause_limit=pause_limit,
+        verify=not no_verify,
+        index=not no_index,
+        reembed="" if transform is None else transform.name,
+        one_way=one_way,
+    )
+
+
+def transform_of(
+    path: str | None,
+    field: str | None,
+    model: str | None,
+    dim: int | None,
+    batch_size: int,
+    concurrency: int,
+) -> Reembedding | None:
+    if path is None:
+        if field is not None or model is not None or dim is not None:
+            raise typer.BadParameter("--from-field, --model and --dim go with --reembed")
+        return None
+    if field is None or not model:
+        raise typer.BadParameter("--reembed needs --from-field and --model")
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise typer.BadParameter("--reembed takes package.module:callable")
+    from . import reembed
+
+    return reembed.Reembedding(
+        reembed.load(path),
+        field=field,
+        model=model,
+        dim=dim,
+        name=path,
+        batch_size=batch_size,
+        concurrency=concurrency,
+    )
+
 
 _P = ParamSpec("_P")
 
@@ -158,10 +305,9 @@ def run_(
     chosen = options_of(
         table, batch_size, switch, pause_limit, no_verify, no_index, transform, one_way=one_way
     )
-    from . import api
-    from .showing import Showing, json_line
+    from . import api, show
 
-    with Showing(json=json) as listener:
+    with show.Showing(json=json) as listener:
         outcome = run_to_its_end(
             api.run(
                 source,
@@ -173,14 +319,14 @@ def run_(
                 listener=listener,
             )
         )
-    found = report_of(outcome)
-    keep(report, found)
+    found = show.report_of(outcome)
+    show.keep(report, found)
     if json:
-        result = {"equal": found.equal, "run": state_dict(outcome.state)}
-        out().file.write(json_line({"kind": "result", **result, "report": found.to_dict()}))
+        result = {"equal": found.equal, "run": show.state_dict(outcome.state)}
+        out().file.write(show.json_line({"kind": "result", **result, "report": found.to_dict()}))
     else:
-        options = options_that_name(config, journal)
-        for line in summary(outcome.state, found, begun=listener.heard, options=options):
+        options = show.options_that_name(config, journal)
+        for line in show.summary(outcome.state, found, begun=listener.heard, options=options):
             out().file.write(line + "\n")
     if outcome.state.options.verify and not found.equal:
         raise typer.Exit(1)
@@ -190,16 +336,16 @@ def run_(
 @failing_clearly
 def status_(config: Config = None, journal: Journal = None, json: AsJson = False) -> None:
     """Show how far the run of this journal is; from any terminal, while it goes on."""
-    from . import api
+    from . import api, show
 
     state = run_to_its_end(api.status(config=config, journal=journal))
     if json:
-        found = None if state is None else {**state_dict(state), "next": state.next_command}
+        found = None if state is None else {**show.state_dict(state), "next": state.next_command}
         print_json({"run": found})
     elif state is None:
         out().print("no migration is open here")
     else:
-        show_status(state, options=options_that_name(config, journal))
+        show.show_status(state, options=show.options_that_name(config, journal))
 
 
 @app.command("verify")
@@ -220,10 +366,9 @@ def verify_(
 
     Without stores: those of the journal's run. Exits with 1 where anything differs.
     """
-    from . import api
-    from .showing import Showing, json_line
+    from . import api, show
 
-    with Showing(json=json) as listener:
+    with show.Showing(json=json) as listener:
         found = run_to_its_end(
             api.verify(
                 source,
@@ -235,9 +380,9 @@ def verify_(
                 listener=listener,
             )
         )
-    keep(report, found)
+    show.keep(report, found)
     if json:
-        out().file.write(json_line({"kind": "result", **found.to_dict()}))
+        out().file.write(show.json_line({"kind": "result", **found.to_dict()}))
     else:
         out().file.write(found.to_text().rstrip("\n") + "\n")
     if not found.equal:
@@ -249,13 +394,12 @@ def verify_(
 @_going_on
 def rollback_(config: Config = None, journal: Journal = None, json: Events = False) -> None:
     """Undo a switch: carry back what was written since, and flip the TOML back."""
-    from . import api
-    from .showing import Showing, json_line
+    from . import api, show
 
-    with Showing(json=json) as listener:
+    with show.Showing(json=json) as listener:
         state = run_to_its_end(api.rollback(config=config, journal=journal, listener=listener))
     if json:
-        out().file.write(json_line({"kind": "result", "run": state_dict(state)}))
+        out().file.write(show.json_line({"kind": "result", "run": show.state_dict(state)}))
     else:
         out().print(f"migrate: rolled back; the stores are at {state.source} again")
 
@@ -278,10 +422,9 @@ def abort_(
     Where the journal is lost, the mark in the source is enough: name the source by --from. The
     target's tables then stay.
     """
-    from . import api
-    from .showing import Showing, json_line
+    from . import api, show
 
-    with Showing(json=json) as listener:
+    with show.Showing(json=json) as listener:
         state = run_to_its_end(
             api.abort(
                 source,
@@ -293,7 +436,7 @@ def abort_(
         )
     if json:
         phase = "aborted" if state is None else state.phase
-        out().file.write(json_line({"kind": "result", "phase": phase}))
+        out().file.write(show.json_line({"kind": "result", "phase": phase}))
     elif state is not None:
         out().print(f"migrate: the rollback was called off; the stores stay in {state.target}")
     else:
@@ -314,13 +457,12 @@ def finish_(
     The old store stays where it is, until you remove it yourself, and tells whoever opens it where
     it has moved: `aiovec migrate forget` makes it a store of its own again.
     """
-    from . import api
-    from .showing import Showing, json_line
+    from . import api, show
 
-    with Showing(json=json) as listener:
+    with show.Showing(json=json) as listener:
         run_to_its_end(api.finish(source, config=config, journal=journal, listener=listener))
     if json:
-        out().file.write(json_line({"kind": "result", "phase": "finished"}))
+        out().file.write(show.json_line({"kind": "result", "phase": "finished"}))
     else:
         out().print(
             "migrate: finished; the journal is removed, and the old store says where it has moved"
@@ -362,16 +504,15 @@ def sync_(
     """
     if source is None or target is None:
         raise typer.BadParameter("give both stores, by --from and --to")
-    from . import api
-    from .showing import Showing, json_line
+    from . import api, show
 
-    with Showing(json=json) as listener:
+    with show.Showing(json=json) as listener:
         found = run_to_its_end(
             api.sync(source, target, config=config, tables=names(table), listener=listener)
         )
     if json:
-        tables = {name: counts(difference) for name, difference in found.items()}
-        out().file.write(json_line({"kind": "result", "tables": tables}))
+        tables = {name: show.counts(difference) for name, difference in found.items()}
+        out().file.write(show.json_line({"kind": "result", "tables": tables}))
     else:
         for name, difference in found.items():
             out().print(

@@ -15,6 +15,7 @@ from aiovec.backend import (
     CONFIG_FILE,
     CONFIG_VARIABLE,
     MEMORY,
+    Backend,
     Origin,
     backend_names,
     create_backend,
@@ -24,10 +25,34 @@ from aiovec.backend import (
 )
 from aiovec.errors import ConfigError, MigrationError
 
-from .places import PathText
+from .state import Identity
 
 if TYPE_CHECKING:
     from aiovec.backend import Backend, RetrievalSettings
+
+
+PathText = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A store that a migration reads or writes.
+
+    ``configured`` is its name in the TOML, empty where it was named by a target. Of a store that is
+    ``missing`` the backend is not open, for that would make it.
+    """
+
+    backend: Backend
+    configured: str = ""
+    missing: bool = False
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.backend.name, self.backend.target)
+
+    def __str__(self) -> str:
+        return str(self.identity)
+
 
 _IN_MEMORY = {"sqlite": MEMORY, "lancedb": "memory://"}
 

@@ -9,19 +9,22 @@ from dataclasses import asdict, dataclass, replace
 from aiovec.backend import Backend, VectorIndexes
 from aiovec.errors import MigrationError, TableNotFoundError
 
-from .comparing import (
+from ..host import Host
+from .compare import (
     Difference,
     Leave,
     NoLeaveError,
+    Progress,
+    Side,
     Sides,
     Transform,
     altered_is_told,
     always,
+    both,
+    no_progress,
 )
-from .digests import LIMITS, Digest, Limits
-from .host import Host
-from .searching import Nearest, Sample, Searches, compared_searches, measured_recall, sampled
-from .sides import Progress, Side, both, no_progress
+from .hashes import LIMITS, Digest, Limits
+from .searches import Nearest, Sample, Searches, compared_searches, measured_recall, sampled
 
 # A report names its fields for those who read it later.
 _FORMAT = 1

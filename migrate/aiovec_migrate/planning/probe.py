@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from aiovec.backend import Backend, BulkLoads, Columns, TableHandle, to_its_end
 
-from .host import Host
-from .plans import Rates
+from ..host import Host
+from .report import Rates
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 # The probe ends at whichever comes first.
 _MOST_SECONDS = 1.0

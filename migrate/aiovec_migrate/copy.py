@@ -11,8 +11,8 @@ import pyarrow as pa
 from aiovec.backend import BulkLoad, BulkLoads, StaleTableError
 from aiovec.errors import DuplicateIdError, MigrationError
 
-from .model import TableState
-from .work import OpenTable, Work, everything, row_bytes
+from .ends import OpenTable, Work, everything, row_bytes
+from .state import TableState
 
 # What is written at once. A store that takes bulk loads makes a file of each write; one that does
 # not, a transaction, and those that outgrow its cache are slow.

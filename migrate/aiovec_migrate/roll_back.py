@@ -1,0 +1,402 @@
+"""The end of a run, before or behind its switch."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+
+from aiovec.backend import MOVED, Backend, MoveMark, Schema, TableHandle, moves_of
+from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
+
+from .catch_up import Pursuit, check_all
+from .cut_over import Toml, Turn
+from .ends import OpenTable, Work, everything, has_left, looked_at, mark_of, unmark
+from .locate import Place
+from .state import Phase, TableState
+from .verifying.compare import differing_ids
+
+
+class Rollback:
+    """A cut-over from the target, where the stores are, to the source, where they were."""
+
+    def __init__(self, work: Work, toml: Toml | None) -> None:
+        self._work = work
+        self._new = work.origin
+        self._old = work.goal
+        self._toml = toml
+
+    async def run(self) -> None:
+        work, state = self._work, self._work.state
+        toml = self._checked()
+        if state.phase is Phase.DONE:
+            # All that can refuse it comes before anything is written down.
+            await self._check_stores()
+            await self._check_tables()
+            for table in state.tables.values():
+                table.since = None
+                table.verified = False
+            state.phase = Phase.ROLLING_BACK
+            state.switched = False
+            await work.save(*state.tables.values())
+            work.tell("phase")
+            await work.step("phase:rolling-back")
+        if not await self._has_turned(toml):
+            await self._move(toml)
+        await work.step("rollback:released")
+        await work.enter(Phase.ROLLED_BACK)
+        work.tell("done", "the stores are back where they were")
+
+    def _checked(self) -> Toml:
+        state = self._work.state
+        if not state.options.switch:
+            raise MigrationError("only a migration that has switched can be rolled back")
+        if state.phase not in (Phase.DONE, Phase.ROLLING_BACK):
+            raise MigrationError(
+                f"the run is {state.phase}: complete it first (aiovec migrate run)"
+            )
+        if state.options.reembed:
+            raise MigrationError(
+                "the vectors are of another model now, so they cannot be carried back. If what "
+                "was written since the switch may be lost: end the run (aiovec migrate finish), "
+                "let the old store be in use again (aiovec migrate forget), and name its backend "
+                "in the TOML"
+            )
+        if self._toml is None:
+            raise MigrationError("a rollback flips a TOML: say which one (--config)")
+        return self._toml
+
+    async def _has_turned(self, toml: Toml) -> bool:
+        """Complete a turn back that was decided; False where none was."""
+        work = self._work
+        new = work.leaving()
+        mark = await new.move_mark()
+        if mark is None or mark.run != work.run or not mark.left:
+            return False
+        new.act_for(work.run)
+        await Turn(work, toml, self._old.configured, [], Phase.ROLLING_BACK).complete()
+        return True
+
+    async def _move(self, toml: Toml) -> None:
+        work = self._work
+        await self._check_stores()
+        await work.mark(toml.path)
+        await work.step("rollback:marked")
+        # A killed migrator may have left its writers in a pause.
+        await work.leaving().resume_writers(work.run)
+        await self._prepare()
+        pursuits = await self._pursuits()
+        for pursuit in pursuits:
+            await pursuit.catch_up()
+            if work.state.options.verify:
+                await check_all(pursuit)
+        await Turn(work, toml, self._old.configured, pursuits, Phase.ROLLING_BACK).turn()
+
+    async def _check_stores(self) -> None:
+        """MigrationError where one of the stores is not what the switch left."""
+        run = self._work.run
+        old = moves_of(self._old.backend)
+        mark = None if old is None else await old.move_mark()
+        record = await self._work.leaving().move_record()
+        for store, is_it in (
+            (self._old, mark is not None and mark.run == run and mark.left),
+            (self._new, record.run == run),
+        ):
+            if not is_it:
+                raise MigrationError(
+                    f"{store} is not the store that the run {run} has switched: it was replaced, "
+                    "restored or emptied since, so nothing is carried from it or into it. "
+                    "What ends the run, without a way back: aiovec migrate finish"
+                )
+        if record.mark is not None and record.mark.run != run:
+            raise MigrationError(
+                f"another migration, run {record.mark.run}, is open on {self._new}: end that first"
+            )
+
+    async def _check_tables(self) -> None:
+        """The error that a table of the store in use gives where it cannot be read at all."""
+        backend = self._new.backend
+        for name in await backend.tables():
+            await looked_at(backend, name, partial(_read, backend, whole=False))
+
+    async def _pursuits(self) -> list[Pursuit]:
+        return [await Pursuit.of(self._work, table) for table in self._work.state.tables.values()]
+
+    # Tables
+
+    async def _prepare(self) -> None:
+        """Make the source's tables those that the target has now. Their schemas stay until the end
+        of the run: its mark is set.
+
+        A table that the target does not have may have been dropped since the switch or lost, and
+        nothing tells which. So the source's stays where it has rows.
+        """
+        work, old, new = self._work, self._old.backend, self._new.backend
+        tables = work.state.tables
+        there, now = set(await old.tables()), await new.tables()
+        for name in [name for name in tables if name not in now]:
+            del tables[name]
+            if name in there:
+                await self._drop_or_keep(name)
+        for name in now:
+            opened = await OpenTable.open(new, name)
+            schema = opened.schema
+            if name not in tables:
+                tables[name] = TableState(name, schema.to_json(), copied=True)
+                await work.save(tables[name])
+            if name in there and not await self._fits(name, schema):
+                # What is dropped here is all that is left where the new one cannot be read.
+                await opened.do(partial(_read, new, whole=True))
+                await old.drop_table(name)
+                await work.step("rollback:dropped")
+                work.tell("note", "was made anew since the switch, so it is here too", table=name)
+                there.discard(name)
+            if name not in there:
+                await old.create_table(name, schema)
+                await work.step("rollback:created")
+
+    async def _drop_or_keep(self, name: str) -> None:
+        work, old = self._work, self._old.backend
+        rows = await (await OpenTable.open(old, name)).count()
+        if rows:
+            text = (
+                f"the table {name!r} is missing in {self._new}; its {rows:,} rows of before the "
+                f"switch stay in {self._old}: drop it there if that was meant"
+            )
+            work.tell("warning", text, table=name)
+            await work.step("rollback:kept")
+            return
+        await old.drop_table(name)
+        await work.step("rollback:dropped")
+        work.tell("note", "was dropped since the switch, so it goes here too", table=name)
+
+    async def _fits(self, name: str, schema: Schema) -> bool:
+        """Whether the source's table has the schema, once it has the fields that were added."""
+        old = self._old.backend
+        known = (await OpenTable.open(old, name)).schema
+        wanted = known
+        added = [field for field in schema.fields if field not in known.fields]
+        try:
+            for field in added:
+                wanted = wanted.with_field(field, schema.fields[field])
+        except AiovecError:
+            return False
+        if wanted.differences(schema):
+            return False
+        for field in added:
+            handle = (await OpenTable.open(old, name)).handle
+            await old.add_field(handle, field, schema.fields[field])
+        return True
+
+
+async def _read(backend: Backend, table: TableHandle, *, whole: bool) -> None:
+    """Read every row, or the first ones, for the error that those give which cannot be read."""
+    rows = backend.export(
+        table, where=None, columns=everything(table.schema), after=None, batch_size=1000
+    )
+    async with aclosing(rows):
+        async for _ in rows:
+            if not whole:
+                break
+
+
+async def abort(work: Work, *, keep_target: bool) -> bool:
+    """Release the source, which is as it was, and drop the tables made in the target.
+
+    After a rollback too: what was written to the target has been carried back. One that is under
+    way is called off, and the run goes on as it was before it; False then.
+    """
+    state = work.state
+    if state.phase is Phase.ROLLING_BACK:
+        await _call_off(work)
+        return False
+    if state.phase is Phase.DONE or await has_switched(work):
+        raise MigrationError(f"it is too late to abort: {await _ways_on(work)}")
+    await work.enter(Phase.ABORTING)
+    for place in (work.origin, work.goal):
+        await unmark(place, work.run)
+    await work.step("abort:released")
+    if work.origin.missing:
+        work.tell("warning", f"{work.origin} is not there, so what was copied to the target stays")
+    elif not keep_target and not work.goal.missing:
+        await _drop_tables(work)
+    await work.journal.remove()
+    work.tell("done", "the run was aborted; the source is as it was")
+    return True
+
+
+async def _call_off(work: Work) -> None:
+    """End a rollback that has not led stores back: those that are in use stay so."""
+    state, used = work.state, work.goal
+    if await has_left(used, work.run):
+        raise MigrationError(
+            "the run has been rolled back but for the last steps: complete that (aiovec migrate "
+            "rollback), then abort it or finish it"
+        )
+    await unmark(used, work.run)
+    await work.step("abort:released")
+    state.switched = True
+    await work.enter(Phase.DONE)
+    work.tell("done", f"the rollback was called off; the stores stay in {used}")
+
+
+async def has_switched(work: Work) -> bool:
+    """Whether stores were led to the target and not back.
+
+    Any one of the journal, the source and the target may tell: a migrator that was killed has not
+    written it down, and a source that was restored since knows nothing of it.
+    """
+    if work.state.phase in (Phase.ROLLED_BACK, Phase.ABORTING):
+        return False
+    if work.state.switched or await has_left(work.origin, work.run):
+        return True
+    target = None if work.goal.missing else moves_of(work.goal.backend)
+    return target is not None and (await target.move_record()).run == work.run
+
+
+async def _is_cut_off(work: Work) -> bool:
+    """Whether stores were led to the target, and the source does not say so any more."""
+    return await has_switched(work) and not await has_left(work.origin, work.run)
+
+
+async def _ways_on(work: Work) -> str:
+    """Where a run is that has switched or is done, and the commands for it."""
+    if await _is_cut_off(work):
+        return (
+            f"stores were led to {work.goal}, and {work.origin} was replaced, restored or removed "
+            "since; `aiovec migrate finish` ends the run, without a way back"
+        )
+    if work.state.phase is not Phase.DONE:
+        return f"stores have been led to {work.goal}; complete the run: `aiovec migrate run`"
+    back = "; `aiovec migrate rollback` leads back" if await has_switched(work) else ""
+    return f"the run is done{back}, `aiovec migrate finish` ends it"
+
+
+async def _drop_tables(work: Work) -> None:
+    target = work.goal.backend
+    there = set(await target.tables())
+    for table in work.state.tables.values():
+        if table.name not in there:
+            continue
+        if not await _is_own(work, table):
+            work.tell(
+                "warning",
+                f"the table {table.name!r} in {work.goal} has rows of somebody else, so it stays",
+                table=table.name,
+            )
+            continue
+        if table.made:
+            try:
+                await target.drop_table(table.name)
+            except TableNotFoundError:
+                continue
+        else:  # it was there, and empty
+            opened = await OpenTable.open(target, table.name)
+            await opened.do(lambda handle: target.delete(handle, ids=None, where=None))
+        await work.step("abort:dropped")
+
+
+async def _is_own(work: Work, table: TableState) -> bool:
+    """Whether all rows of the target's table came by this run, as far as that can be told."""
+    if table.foreign:
+        return False
+    if table.created or table.rows or table.copied:
+        return True
+    opened = await OpenTable.open(work.goal.backend, table.name)
+    if not await opened.count():
+        return True
+    if table.made:  # nothing was copied before its creation was written down
+        return False
+    # It was there and empty; a first batch may have come of which nothing was written down.
+    try:
+        found = await differing_ids(
+            work.origin.backend,
+            work.goal.backend,
+            table.name,
+            host=work.host,
+            ignore_vector=bool(work.state.options.reembed),
+            most=1,
+        )
+    except AiovecError:
+        return False
+    return not found.extra and not found.different
+
+
+async def finish(work: Work) -> None:
+    """Forget the run. A store that was left keeps its mark, which says where it has moved."""
+    state = work.state
+    if state.phase is Phase.ROLLING_BACK:
+        raise MigrationError(
+            "the run is being rolled back: complete that by `aiovec migrate rollback`, or call it "
+            "off by `aiovec migrate abort`"
+        )
+    if await _is_cut_off(work):
+        work.tell(
+            "warning",
+            f"{work.origin} does not say that stores were led to {work.goal}: make sure that "
+            f"{state.config} names the one that is to be used",
+        )
+    elif await has_switched(work) and not state.phase.over:
+        raise MigrationError(f"the run is not over: {await _ways_on(work)}")
+    elif not state.phase.over:
+        raise MigrationError(
+            f"the run is not over (it is {state.phase}): go on with it by `aiovec migrate "
+            f"{state.next_command}`, or end it by `aiovec migrate abort`"
+        )
+    for place in (work.origin, work.goal):
+        await unmark(place, work.run)
+    await work.step("finish:released")
+    await work.journal.remove()
+
+
+# By the marks alone, where the journal is lost
+
+
+End = Callable[[Sequence[Place]], Awaitable[None]]
+"""Ends a run in these stores, of which the one or the other may carry its mark."""
+
+_NO_RUN = "there is no journal of a migration here, and no mark of one in {stores}"
+
+
+async def end_run(places: Sequence[Place]) -> None:
+    """What ``abort`` does: the marks of runs that are open go."""
+    found = await _marked(places)
+    runs = {mark.run for _, mark in found if not mark.left}
+    if not runs:
+        left = next((mark for _, mark in found if mark.state == MOVED), None)
+        if left is not None:
+            raise MigrationError(
+                f"it is too late to abort: the run {left.run} has switched to {left.moved_to}; "
+                "`aiovec migrate finish` ends it"
+            )
+        raise MigrationError(_NO_RUN.format(stores=_listed(places)))
+    for place, mark in found:
+        if mark.run in runs:
+            await unmark(place, mark.run)
+
+
+async def finish_run(places: Sequence[Place]) -> None:
+    """What ``finish`` does: the store that was left says so for ever."""
+    found = [(place, mark) for place, mark in await _marked(places) if mark.state == MOVED]
+    if not found:
+        raise MigrationError(_NO_RUN.format(stores=_listed(places)))
+    newest = max(mark.generation for _, mark in found)
+    for place, mark in found:
+        moves = moves_of(place.backend)
+        if moves is not None:
+            # Of two stores of one run that were both left, the run led back into the older one.
+            await moves.arrive(mark.run, newest)
+            await unmark(place, mark.run)
+
+
+async def _marked(places: Sequence[Place]) -> list[tuple[Place, MoveMark]]:
+    found = []
+    for place in places:
+        mark = await mark_of(place)
+        if mark is not None:
+            found.append((place, mark))
+    return found
+
+
+def _listed(places: Sequence[Place]) -> str:
+    return ", ".join(map(str, places)) or "any store that could be meant"

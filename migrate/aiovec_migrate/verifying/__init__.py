@@ -1,0 +1,1 @@
+"""The comparison of two stores: every row, and what searches find."""
