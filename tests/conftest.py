@@ -83,6 +83,7 @@ ONCE = (
     "tests/sqlite/test_missing_rows.py",
     "tests/sqlite/test_nearest.py",
     "tests/transfer/",
+    "tests/typing/",
 )
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ._core.ranking import RRF, Weighted
     from ._core.store import VectorStore
     from ._core.table import Table
+    from ._input.types import JsonValue, Rows, Vector, Vectors, Where
 else:
     # connect() loads these off the event loop; before that, whoever asks for one does.
     _LATER = {
@@ -48,6 +49,11 @@ else:
         "Weighted": "_core.ranking",
         "VectorStore": "_core.store",
         "Table": "_core.table",
+        "JsonValue": "_input.types",
+        "Rows": "_input.types",
+        "Vector": "_input.types",
+        "Vectors": "_input.types",
+        "Where": "_input.types",
     }
 
     def __getattr__(name):
@@ -81,10 +87,12 @@ __all__ = [
     "InvalidNameError",
     "InvalidRowError",
     "InvalidVectorError",
+    "JsonValue",
     "MigrationError",
     "ModelMismatchError",
     "OutcomeUnknownError",
     "Record",
+    "Rows",
     "Schema",
     "SchemaMismatchError",
     "StoreBusyError",
@@ -98,8 +106,11 @@ __all__ = [
     "TableStats",
     "Tuning",
     "UnsupportedError",
+    "Vector",
     "VectorStore",
+    "Vectors",
     "Weighted",
+    "Where",
     "connect",
     "restore",
 ]

@@ -133,7 +133,7 @@ def model_column(columns: Sequence[Column], told: str | None) -> str | None:
 
 def field_of(column: Column, *, is_partition: bool = False) -> Field | None:
     """The field that a column becomes; None where it goes to the payload."""
-    if column.kind in ("blob", "other"):
+    if column.kind == "blob" or column.kind == "other":
         return None
     try:
         if check_field_name(column.name).lower() in ("id", "payload"):

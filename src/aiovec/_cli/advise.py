@@ -126,22 +126,23 @@ async def _advice_on(
 
 async def _probe(vectors: VectorStore, name: str, schema: Schema) -> list[float]:
     """What searches take, in seconds, from memory where the table has a place there."""
-    queries = await _stored(vectors, name, schema)
+    stored = await _stored(vectors, name, schema)
+    queries = [record.vector for record in stored if record.vector is not None]
     if not queries:
         return []
-    await vectors.search(name, queries[0].vector)
+    await vectors.search(name, queries[0])
     for _ in range(_MOST_POLLS):
         if not _is_loading(await vectors.stats(name)):
             break
         await asyncio.sleep(_POLL)
-    await vectors.search(name, queries[0].vector)
+    await vectors.search(name, queries[0])
     seconds: list[float] = []
     end = time.monotonic() + _PROBE_SECONDS
     for number, query in enumerate(queries):
         if number >= _FEWEST and time.monotonic() > end:
             break
         began = time.perf_counter()
-        await vectors.search(name, query.vector)
+        await vectors.search(name, query)
         seconds.append(time.perf_counter() - began)
     return seconds
 

@@ -27,7 +27,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from .._filters.tree import Expr
 from .moving import Destination, MoveMark, MoveRecord
@@ -188,6 +188,26 @@ class IndexInfo:
     rows_indexed: int
     rows_unindexed: int
     recall: float | None = None
+
+
+class IndexOptions(TypedDict, total=False):
+    """Options of an approximate index. An index takes those of its kind and refuses others.
+
+    ``recall`` is the part of the true nearest rows that searches of the table shall find. The rest
+    are whole numbers: ``num_partitions`` or ``target_partition_size`` rows each, ``sample_rate``
+    and ``max_iterations`` of their training, ``m`` links and ``ef_construction`` candidates of a
+    graph (kinds named ``hnsw``), ``num_sub_vectors`` and ``num_bits`` of codes (``pq`` and ``rq``).
+    """
+
+    recall: float | None
+    num_partitions: int
+    target_partition_size: int
+    max_iterations: int
+    sample_rate: int
+    m: int
+    ef_construction: int
+    num_sub_vectors: int
+    num_bits: int
 
 
 class Backend(ABC):

@@ -15,7 +15,9 @@ from ..errors import shown
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Vector = npt.NDArray[np.float32]
+    from .._input.types import Vector
+
+    Float32Array = npt.NDArray[np.float32]
 
 _R = TypeVar("_R", bound="_Row")
 
@@ -45,7 +47,7 @@ class _Row(Mapping[str, Any]):
 
     id: str
     fields: Mapping[str, Any]
-    vector: Vector | Any | None
+    vector: Float32Array | None
     vector_name: str
 
     def _set(self, **facts: Any) -> None:
@@ -120,7 +122,7 @@ class Record(_Row):
     def __init__(
         self,
         id: str,
-        vector: Vector | Any | None = None,
+        vector: Vector | None = None,
         fields: Mapping[str, Any] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:

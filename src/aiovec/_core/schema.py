@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import InvalidArgumentError, InvalidNameError
 
@@ -20,6 +20,8 @@ Kind = Literal["text", "int", "float", "bool", "datetime", "list[text]"]
 Metric = Literal["cosine", "l2", "dot"]
 Index = Literal["btree", "bitmap"]
 Analyzer = Literal["plain", "english", "ngram"]
+FieldType = type[object] | Kind
+"""A field's type: a Python type such as ``int`` or ``list[str]``, or its name in JSON."""
 
 # sqlite-vec's own limit; LanceDB has none, but a table must be able to move in both directions.
 MAX_DIM = 8192
@@ -82,7 +84,7 @@ class Field:
 
     def __init__(
         self,
-        type: Any,
+        type: FieldType,
         *,
         nullable: bool = True,
         index: Index | None = None,
@@ -148,7 +150,7 @@ class Field:
     def from_dict(cls, value: object) -> Field:
         """The inverse of to_dict."""
         if isinstance(value, str):
-            return cls(value)
+            return cls(cast("Kind", value))  # checked there
         if isinstance(value, Mapping) and "type" in value:
             options = {k: v for k, v in value.items() if k != "type"}
             unknown = sorted(set(options) - {"nullable", "index", "partition", "text"}, key=str)
@@ -196,7 +198,7 @@ class Schema:
         metric: Metric = "cosine",
         model: str | None = None,
         vector: str = "embedding",
-        fields: Mapping[str, Field | type[Any] | str] | None = None,
+        fields: Mapping[str, Field | FieldType] | None = None,
         payload: bool = True,
         analyzer: Analyzer = "plain",
         quantized: Literal["bit"] | None = None,
@@ -377,9 +379,7 @@ class Schema:
         )
 
 
-def _checked_fields(
-    vector: str, fields: Mapping[str, Field | type[Any] | str]
-) -> Mapping[str, Field]:
+def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:
     if not isinstance(fields, Mapping):
         raise InvalidArgumentError("fields", fields, "a mapping of names to types")
     if check_field_name(vector).lower() in ("id", "payload"):

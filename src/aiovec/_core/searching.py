@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
 from .._filters import Expr
 from .._input.arguments import check_count, check_flag, check_tuning
 from .._input.selection import Selection, selected_names, selection_of
+from .._input.types import Where
 from ..errors import AiovecError, InvalidArgumentError
 from .contract import Backend, Found, Rows, TableHandle, Tuning, VectorQuery
 from .pool import LITTLE, off_loop
@@ -26,9 +27,6 @@ from .ranking import (
 )
 from .records import Hit
 from .schema import Schema
-
-if TYPE_CHECKING:
-    from .store import Where
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from collections.abc import (
     Sized,
 )
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import anyio
 
@@ -34,6 +34,7 @@ from .._input.arguments import (
     order_field,
 )
 from .._input.selection import Selection, selected_names, selection_of
+from .._input.types import FieldValue, Rows, Vector, Vectors, Where
 from .._telemetry.events import Operation, watch, watch_batches
 from ..errors import (
     DuplicateIdError,
@@ -50,6 +51,7 @@ from .contract import (
     Backend,
     Backups,
     IndexInfo,
+    IndexOptions,
     ReadOnly,
     Snapshots,
     StaleTableError,
@@ -66,7 +68,7 @@ from .patience import one_call
 from .pool import in_thread, off_loop
 from .ranking import POOL, RRF, Fusion, Rerank, check_fusion, fuse
 from .records import Hit, Record
-from .schema import Field, Schema, check_field_name, check_table_name
+from .schema import Field, FieldType, Schema, check_field_name, check_table_name
 from .searching import SearchOptions, text_hits
 from .threads import FORKED
 
@@ -78,9 +80,6 @@ if TYPE_CHECKING:
     from .table import Table
 
 _T = TypeVar("_T")
-
-Where = Combinable | str | None
-"""What ``where`` takes: a condition made with ``F``, its text, or None for every row."""
 
 # So much filter text takes as long to parse as one value takes to check.
 _CHARACTERS_A_VALUE = 2
@@ -257,7 +256,7 @@ class VectorStore:
 
         await self._call(Operation("create_table", table), create)
 
-    async def add_field(self, table: str, name: str, field: Field | type[Any]) -> None:
+    async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field, which is null in the rows there are; its index is built before it returns.
 
         A field that cannot be null, or that is a partition key, has to be there from the start.
@@ -305,7 +304,7 @@ class VectorStore:
 
     # Writing
 
-    async def insert(self, table: str, rows: Any, *, model: str | None = None) -> int:
+    async def insert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
         """Add rows; how many.
 
         ``rows`` are an Arrow batch or table, an (async) iterable of those, of mappings or of
@@ -315,14 +314,14 @@ class VectorStore:
         """
         return await self._write(table, rows, model, replace=False)
 
-    async def upsert(self, table: str, rows: Any, *, model: str | None = None) -> int:
+    async def upsert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
         """Add rows, or replace whole rows of the same ids; how many ids.
 
         ``rows`` as in ``insert``; where an id stands twice, the last row counts.
         """
         return await self._write(table, rows, model, replace=True)
 
-    async def _write(self, table: str, rows: Any, model: str | None, *, replace: bool) -> int:
+    async def _write(self, table: str, rows: Rows, model: str | None, *, replace: bool) -> int:
         self._check_writable("upsert" if replace else "insert")
         from .._input.rows import (
             bytes_of,
@@ -371,7 +370,7 @@ class VectorStore:
     async def update(
         self,
         table: str,
-        fields: Mapping[str, Any],
+        fields: Mapping[str, FieldValue],
         *,
         ids: str | Iterable[str] | None = None,
         where: Where = None,
@@ -590,7 +589,7 @@ class VectorStore:
     async def search(
         self,
         table: str,
-        vector: Any,
+        vector: Vector,
         *,
         limit: int = 10,
         where: Where = None,
@@ -627,7 +626,7 @@ class VectorStore:
     async def search_many(
         self,
         table: str,
-        vectors: Any,
+        vectors: Vectors,
         *,
         limit: int = 10,
         where: Where = None,
@@ -724,7 +723,7 @@ class VectorStore:
         self,
         table: str,
         query: str,
-        vector: Any,
+        vector: Vector,
         *,
         fusion: Fusion = RRF(),  # noqa: B008 - immutable
         limit: int = 10,
@@ -779,12 +778,19 @@ class VectorStore:
         )
 
     async def create_index(
-        self, /, table: str, kind: str = "auto", *, wait: bool = True, **options: Any
+        self,
+        /,
+        table: str,
+        kind: str = "auto",
+        *,
+        wait: bool = True,
+        **options: Unpack[IndexOptions],
     ) -> None:
         """Build an approximate index over the vectors, and measure what it finds.
 
-        ``kind`` and further options are the backend's; ``recall`` is the part of the true nearest
-        that searches of this table shall find. Without ``wait`` the build goes on in the
+        ``kind`` and the options are the backend's; one that it does not know raises
+        InvalidArgumentError, which lists those that it does. ``recall`` is the part of the true
+        nearest that searches of this table shall find. Without ``wait`` the build goes on in the
         background, until the store is closed. A cancelled build leaves the table as it was.
         """
 

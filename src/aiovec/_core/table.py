@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, Unpack
 
-from .store import VectorStore, Where
+from .._input.types import Where
+from .contract import IndexOptions
+from .store import VectorStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +68,7 @@ class Table:
     restore = _bound(VectorStore.restore)
 
     async def create_index(
-        self, /, kind: str = "auto", *, wait: bool = True, **options: Any
+        self, /, kind: str = "auto", *, wait: bool = True, **options: Unpack[IndexOptions]
     ) -> None:
         """As ``VectorStore.create_index``."""
         await self.store.create_index(self.name, kind, wait=wait, **options)

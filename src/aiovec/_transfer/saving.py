@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from .._core.pool import in_thread
 from .._core.schema import Schema
-from .._core.store import VectorStore, Where
+from .._core.store import VectorStore
 from .._input.selection import select_columns
+from .._input.types import Where
 from ..errors import ConfigError
 from .formats import format_to_write, records_of, sidecar_of
 from .parts import check_apart

@@ -17,6 +17,7 @@ from .._core.connect import PathText
 from .._core.schema import Schema
 from .._filters import F
 from .._filters.tree import Expr, all_of
+from .._input.types import JsonValue, Vector
 from ..errors import (
     InvalidArgumentError,
     InvalidRowError,
@@ -101,8 +102,8 @@ class VectorStore:
         collection: str,
         *,
         id: str,
-        vector: Any,
-        payload: Mapping[str, Any] | None = None,
+        vector: Vector,
+        payload: Mapping[str, JsonValue] | None = None,
         model: str | None = None,
     ) -> None:
         """Add a point, or replace the one of this id."""
@@ -111,7 +112,7 @@ class VectorStore:
     def upsert_batch(
         self,
         collection: str,
-        points: Iterable[Mapping[str, Any]],
+        points: Iterable[Mapping[str, object]],
         *,
         model: str | None = None,
     ) -> int:
@@ -139,7 +140,7 @@ class VectorStore:
     def search(
         self,
         collection: str,
-        query_vector: Any,
+        query_vector: Vector,
         *,
         limit: int = 5,
         filter_: VectorFilter | None = None,
@@ -172,7 +173,7 @@ class VectorStore:
 def _row(
     id: object,
     vector: object,
-    payload: Mapping[str, Any] | None,
+    payload: object,
     number: int | None = None,
 ) -> dict[str, Any]:
     if payload is not None and not isinstance(payload, Mapping):

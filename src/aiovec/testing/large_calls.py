@@ -111,6 +111,7 @@ class LargeCallsContract(ContractBase):
             while rows:
                 yield rows.pop()
 
+        iterable: Any
         for insert, iterable in {
             store.insert: (rows.pop() for _ in range(16_000)), store.upsert: at_once(),
         }.items():  # fmt: skip

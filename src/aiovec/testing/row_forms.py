@@ -401,6 +401,7 @@ class RowFormsContract(ContractBase):
 
     async def test_what_is_no_rows_is_refused(self, notes: VectorStore) -> None:
         good = small_rows(1, start=50)[0]
+        wrong: Any
         for wrong in (
             None,
             7,

@@ -462,13 +462,14 @@ class WritingContract(ContractBase):
 
     async def test_a_bad_update_changes_nothing(self, notes: VectorStore) -> None:
         before = await notes.find("notes")
-        for change, field in (
+        changes: list[tuple[dict[str, Any], str]] = [
             ({"name": "ok", "year": "x"}, "year"),
             ({"name": 5}, "name"),
             ({"name": "ok", "extra": object()}, "extra"),
             ({"id": "other"}, "id"),
             ({"embedding": GOOD}, "embedding"),
-        ):
+        ]
+        for change, field in changes:
             with pytest.raises(InvalidRowError) as caught:
                 await notes.update("notes", change, where="TRUE")
             assert caught.value.field == field

@@ -1,0 +1,101 @@
+"""The types of what users pass in: rows, vectors, values and filters.
+
+Other libraries' objects are described by what is read of them, so none of these libraries is
+imported, and any object that offers the same is taken. A mapping's values are ``object`` in rows:
+mypy gives a dict of mixed values no narrower type, and every value is checked when it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from dataclasses import Field as _DataclassField
+from datetime import datetime
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .._filters.tree import Combinable
+
+
+class ArrowStream(Protocol):
+    """Tables of pyarrow and Polars, readers, and whatever else streams Arrow data."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None, /) -> Any: ...
+
+
+class ArrowArray(Protocol):
+    """Record batches and arrays of pyarrow, and whatever else hands out one piece of Arrow data."""
+
+    def __arrow_c_array__(self, requested_schema: Any = None, /) -> Any: ...
+
+
+class DataFrame(Protocol):
+    """A pandas frame. Its columns are the rows' fields, and so are named levels of its index."""
+
+    @property
+    def columns(self) -> Any: ...
+    @property
+    def index(self) -> Any: ...
+    @property
+    def iloc(self) -> Any: ...
+
+
+class Model(Protocol):
+    """A pydantic model. Its fields are taken by their names in Python, whatever their aliases."""
+
+    def model_dump(self, *, by_alias: bool = ...) -> Mapping[str, Any]: ...
+
+
+class Dataclass(Protocol):
+    """An object of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, _DataclassField[Any]]]
+
+
+class NamedTuple(Protocol):
+    """An object of a named tuple."""
+
+    def _asdict(self) -> Mapping[str, Any]: ...
+
+
+class HasArray(Protocol):
+    """Anything that NumPy can read as an array, such as a tensor."""
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
+JsonValue: TypeAlias = (
+    str | int | float | bool | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
+)
+"""A value of the JSON payload."""
+
+FieldValue: TypeAlias = JsonValue | datetime | np.integer[Any] | np.floating[Any] | np.bool_
+"""A value of a field or of the payload."""
+
+Row: TypeAlias = Mapping[str, object] | Model | Dataclass | NamedTuple
+"""One row: ``id``, the vector and the fields, flat. ``Record`` and ``Hit`` are such mappings."""
+
+Frame: TypeAlias = ArrowStream | ArrowArray | DataFrame
+"""Many rows in one object of pyarrow, Polars or pandas."""
+
+Rows: TypeAlias = Iterable[Row | Frame] | AsyncIterable[Row | Frame] | Frame | Mapping[str, object]
+"""Rows for ``insert`` and ``upsert``: an iterable of rows or frames, a frame, or columns."""
+
+Vector: TypeAlias = (
+    Sequence[float | np.floating[Any] | np.integer[Any]] | npt.NDArray[Any] | HasArray
+)
+"""One vector: a sequence or buffer of numbers, a NumPy array, a tensor."""
+
+Vectors: TypeAlias = (
+    Iterable[Vector]
+    | AsyncIterable[Vector]
+    | npt.NDArray[Any]
+    | HasArray
+    | ArrowStream
+    | ArrowArray
+)
+"""Many vectors: an iterable of them, a matrix, or a column of Arrow data."""
+
+Where: TypeAlias = Combinable | str | None
+"""A condition made with ``F``, its text, or None for every row."""

@@ -1,0 +1,37 @@
+"""The types of the public calls, by both checkers, and the same calls run."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import api
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CHECKERS = {
+    "mypy": ["mypy", "--strict", str(HERE / "api.py")],
+    "pyright": [
+        "basedpyright", "--project", str(HERE / "pyright.json"), "--pythonpath", sys.executable,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_a_checker_accepts_every_call_and_refuses_what_is_wrong(checker: str) -> None:
+    command = [sys.executable, "-m", *CHECKERS[checker]]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("target", ["notes.db", "notes.lance"])
+async def test_every_call_runs(target: str, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    await api.every_call(tmp_path / target)
+    await asyncio.to_thread(api.without_async, tmp_path / "blocking.db")
