@@ -79,7 +79,7 @@ ONCE = (
     "tests/migrate/test_resume.py",
     "tests/migrate/test_simulation.py",
     "tests/migrate/test_verifying.py",
-    "tests/sqlite/resident/test_memory.py",
+    "tests/sqlite/copies/test_memory.py",
     "tests/sqlite/test_missing_rows.py",
     "tests/sqlite/test_nearest.py",
     "tests/transfer/",

@@ -1,4 +1,4 @@
-"""What ``aiovec doctor`` tells about SQLite: the driver, its extension, and one file."""
+"""The findings of ``aiovec doctor`` about SQLite: the driver, its extension, and one file."""
 
 from __future__ import annotations
 

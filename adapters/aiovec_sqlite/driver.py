@@ -1,4 +1,4 @@
-"""Which SQLite this process uses, and how a connection with sqlite-vec comes about."""
+"""The SQLite of this process, and new connections with sqlite-vec loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from aiovec.errors import ExtensionUnavailableError
 
-from .filters import register
+from .sql.filters import register
 
 # STRICT tables came with 3.37, the JSON functions are always there since 3.38.
 OLDEST_SQLITE = (3, 38, 0)

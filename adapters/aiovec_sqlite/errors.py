@@ -1,4 +1,8 @@
-"""SQLite's errors become ours, in one table at the edge."""
+"""SQLite's errors become ours, in one table at the edge.
+
+What a file holds is checked as well before it is believed: SQLite keeps any type in any column once
+a disk or a program has damaged the file, so each value that is read back has its type looked at.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from aiovec.errors import (
     AiovecError,
@@ -191,3 +196,25 @@ def translated(target: str) -> Iterator[None]:
         yield
     except failures() as exc:
         raise translate(exc, target) from exc
+
+
+_T = TypeVar("_T")
+
+
+def stored(value: object, kind: type[_T], what: str) -> _T:
+    """The value, or DamageError where it is of another type. ``what`` names it in the error."""
+    if type(value) is not kind:
+        raise DamageError(f"{what} is {_told(value)}, not {kind.__name__}")
+    return value
+
+
+def check_stored(values: Iterable[object], kind: type, what: str, *, null: bool = False) -> None:
+    """Raise DamageError where a value of a column is of another type."""
+    allowed = {kind, type(None)} if null else {kind}
+    if not allowed.issuperset(map(type, values)):
+        wrong = next(value for value in values if type(value) not in allowed)
+        raise DamageError(f"{what} holds {_told(wrong)}, not {kind.__name__}")
+
+
+def _told(value: object) -> str:
+    return "NULL" if value is None else f"a {type(value).__name__}"

@@ -10,11 +10,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from aiovec.backend import PAUSED, MoveMark, MoveRecord, mark_of, unreadable_mark
 from aiovec.errors import CorruptStoreError
 
-from .transaction import Transaction
+if TYPE_CHECKING:
+    from .writer import Transaction
 
 _MARK, _GENERATION = "move", "moved"
 

@@ -1,24 +1,47 @@
-"""Reading rows: by id, by filter, all of them."""
+"""Reading rows: by id, by filter, all of them, and those that changed.
+
+The change feed: rows carry the number of their last change, deletes leave a tombstone.
+
+SQLite cannot cut the WAL while somebody reads an older state of the file. An export reads one for
+as long as its reader takes, which may be hours. So beyond some growth the export goes on in a copy.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import os
 import sqlite3
-from collections.abc import Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Columns, Expr, Rows, TableHandle
-from aiovec.errors import InvalidArgumentError
+from aiovec.backend import (
+    BESIDE,
+    Changes,
+    ChangesPrunedError,
+    Columns,
+    Expr,
+    Rows,
+    TableHandle,
+    in_thread,
+    remove_abandoned,
+)
+from aiovec.errors import AiovecError, InvalidArgumentError, StoreClosedError
 
 from .connection import Ticket
-from .errors import DamageError
-from .filters import to_sql as filter_to_sql
-from .layout import TableLayout, current_table, quoted
-from .values import check_rows, from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
+from .driver import connect
+from .errors import DamageError, check_stored
+from .layout import TableLayout, current_table, floor_of, quoted
+from .sql.filters import to_sql as filter_to_sql
+from .sql.values import check_rows, from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
 from .vectors import VectorReader
 
 Float32Array = npt.NDArray[np.float32]
@@ -263,3 +286,141 @@ def _rowid_of_cursor(cursor: bytes | None) -> int:
     if not cursor.isdigit() or len(cursor) > 19:
         raise InvalidArgumentError("after", cursor, "a cursor that a batch of this store carried")
     return int(cursor)
+
+
+def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
+    table = current_table(db, handle)
+    (newest_row,) = db.execute(f"SELECT max(_seq) FROM {table.rows}").fetchone()
+    (newest_delete,) = db.execute(
+        "SELECT max(seq) FROM aiovec_deleted WHERE name = ?", (table.name,)
+    ).fetchone()
+    numbers = (newest_row or 0, newest_delete or 0, floor_of(db, table))
+    check_stored(numbers, int, f"the change numbers of {table.name!r}")
+    return int(max(numbers))
+
+
+def changes(
+    db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, since: int, limit: int
+) -> Changes:
+    table = current_table(db, handle)
+    floor = floor_of(db, table)
+    # A reader that starts at 0 has no rows yet, so it misses nothing by the tombstones' absence.
+    if 0 < since < floor:
+        raise ChangesPrunedError(floor)
+    names = ["_seq", "_rowid", *table.row_columns]
+    # One more than asked for tells whether there is a further page.
+    rows = db.execute(
+        f"SELECT {', '.join(names)} FROM {table.rows} WHERE _seq > ? ORDER BY _seq LIMIT ?",
+        (since, limit + 1),
+    ).fetchall()
+    deleted = db.execute(
+        "SELECT seq, id FROM aiovec_deleted WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?",
+        (table.name, since, limit + 1),
+    ).fetchall()
+    numbers = [row[0] for row in (*rows, *deleted)]
+    check_stored(numbers, int, f"the change numbers of {table.name!r}")
+    check_stored([row[1] for row in deleted], str, f"the deleted ids of {table.name!r}")
+    numbers.sort()
+    complete = len(numbers) <= limit
+    number = (numbers[-1] if numbers else since) if complete else numbers[limit - 1]
+    return Changes(
+        number,
+        _as_table(db, ticket, table, [row for row in rows if row[0] <= number], len(names)),
+        [id for seq, id in deleted if seq <= number],
+        complete,
+    )
+
+
+def _as_table(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    rows: list[tuple[object, ...]],
+    width: int,
+) -> pa.Table:
+    _, rowids, ids, *values = transposed(rows, width)
+    vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
+    fields = table.schema.fields.values()
+    check_rows(ids, values, [field.kind for field in fields], payload=table.schema.payload)
+    arrays = [
+        pa.array(ids, type=pa.utf8()),
+        vectors_to_arrow(vectors),
+        *(to_arrow(column, field) for column, field in zip(values, fields, strict=False)),
+    ]
+    if table.schema.payload:
+        arrays.append(payload_to_arrow(values[-1]))
+    return pa.Table.from_arrays(arrays, schema=table.schema.to_arrow())
+
+
+LOG = logging.getLogger("aiovec.sqlite")
+
+# Four times what ``journal_size_limit`` leaves of it: a copy of the whole file is worth it then.
+MOST_WAL = 256 * 2**20
+# Seconds between looks at the WAL's size.
+LOOK_EVERY = 1.0
+_PAGES_AT_ONCE = 4096
+
+Run = Callable[[Callable[[sqlite3.Connection, Ticket], bool]], Awaitable[bool]]
+
+
+class OwnCopy:
+    """The copy of one export's snapshot, once there is one. Every method belongs into a thread."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._name = f".{os.path.basename(target)}.{uuid.uuid4().hex[:12]}.export"
+        self._db: sqlite3.Connection | None = None
+
+    @property
+    def _path(self) -> Path:
+        return Path(self._target).resolve().with_name(self._name)
+
+    def is_due(self) -> bool:
+        try:
+            return os.stat(f"{os.path.realpath(self._target)}-wal").st_size > MOST_WAL
+        except OSError:
+            return False
+
+    def move(self, walk: Export, db: sqlite3.Connection, ticket: Ticket) -> bool:
+        """Copy the snapshot that ``db`` reads, let the walk go on there, and let go of it."""
+        begin = f".{os.path.basename(self._target)}."
+        remove_abandoned(self._path.parent, begin, ".export")
+        copy = connect(str(self._path))  # beside the store, where there is room for as much
+        try:
+            copy.execute("PRAGMA synchronous = OFF")
+            db.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: ticket.check())
+            copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+            walk.go_on_in(copy)
+        except BaseException:
+            copy.close()
+            self._remove()
+            raise
+        self._db = copy
+        if os.name != "nt":  # which removes no file that is open
+            self._remove()
+        db.execute("ROLLBACK")
+        return True
+
+    def close(self) -> None:
+        """Let go of the copy, when the thread has ended."""
+        if self._db is not None:
+            self._db.close()
+            self._remove()
+
+    def _remove(self) -> None:
+        for end in ("", *BESIDE):
+            with suppress(OSError):
+                Path(f"{self._path}{end}").unlink()
+
+
+async def bound_wal(target: str, walk: Export, copy: OwnCopy, run: Run) -> None:
+    """Look at the WAL until it is too long, and have the export go on in a copy then."""
+    while not await in_thread(copy.is_due):  # noqa: ASYNC110 - nobody tells of its growth
+        await asyncio.sleep(LOOK_EVERY)
+    try:
+        await run(lambda db, ticket: copy.move(walk, db, ticket))
+    except StoreClosedError:
+        return
+    except AiovecError as exc:
+        text = "an open export keeps the WAL of %s growing until it ends; copying it failed: %s"
+        await in_thread(LOG.warning, text, target, exc)

@@ -1,11 +1,13 @@
 """The nearest rows: by sqlite-vec where it can rank them, by a streamed scan where it cannot.
 
-Both give candidates, a few more than are wanted. Their order and distances are then settled in
-float64 from the stored vectors, so that hits rank the same whatever found them.
+Both give candidates, a few more than are wanted, and so does a scan of a prefix of the vectors
+where the caller or the settings asked for one. The candidates' order and distances are then settled
+in float64 from the stored vectors, so that hits rank the same whatever found them.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from aiovec.backend import (
     Found,
+    Metric,
     Schema,
     TableHandle,
     VectorQuery,
@@ -25,16 +28,70 @@ from aiovec.backend import (
 
 from .connection import Ticket
 from .errors import DamageError
-from .filters import fixed_values
 from .layout import TableLayout, current_table, partition_value
-from .prefix import likeliest_by_prefix
 from .reads import by_rowids, condition_of, selected_rowids, transposed
-from .tuning import prefix_of
+from .sql.filters import fixed_values
 from .vectors import VectorReader
+
+# Rows measured with whole vectors, for each one wanted, where a prefix ranks the others
+# (``python -m bench search``).
+PREFIX_OVERSAMPLE = 4.0
+
+
+def prefix_of(query: VectorQuery, dim: int) -> int | None:
+    """How many components rank the rows; None where all of them do."""
+    dims = None if query.tuning is None else query.tuning.dims
+    return None if query.exact or dims is None or dims >= dim else dims
+
+
+def oversampled(query: VectorQuery, default: float, rows: int) -> int:
+    """How many of some rows are measured with whole vectors."""
+    told = None if query.tuning is None else query.tuning.oversample
+    factor = default if told is None else told
+    return min(rows, max(query.limit, math.ceil(query.limit * factor)))
+
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
+
+_BLOCK = 4096
+
+
+def likeliest_by_prefix(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    vectors: VectorReader,
+    query: VectorQuery,
+    dims: int,
+) -> Int64Array:
+    """The rows whose first ``dims`` components are nearest to the query's."""
+    selected = selected_rowids(db, table, query.where)
+    wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
+    if wanted == len(selected):
+        return selected
+    far = np.empty(len(selected), dtype=np.float64)
+    for start in range(0, len(selected), _BLOCK):
+        ticket.check()
+        block = slice(start, start + _BLOCK)
+        rows = vectors.read(selected[block], ticket)
+        far[block] = _distances(rows[:, :dims], query.vector[:dims], table.schema.metric)
+    return selected[np.argpartition(far, wanted - 1)[:wanted]]
+
+
+def _distances(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
+    """Distances that rank rows; a row of zeros has no direction and so a cosine of 0."""
+    wide, query = rows.astype(np.float64), point.astype(np.float64)
+    if metric == "l2":
+        squares: Float64Array = np.square(wide - query).sum(axis=1)
+        return squares
+    products: Float64Array = wide @ query
+    if metric == "cosine":
+        lengths = np.sqrt(np.square(wide).sum(axis=1))
+        products /= np.where(lengths > 0, lengths, 1.0)
+    return -products
+
 
 # sqlite-vec refuses a larger k.
 _LARGEST_K = 4096
@@ -45,7 +102,6 @@ _MARGIN = 16
 _SMALLEST_DISTANCE = 1e-17
 # Where a filter leaves no more rows than this, reading them is quicker than a scan of all.
 _FEW = 2000
-_BLOCK = 4096
 # Looking at one query takes as long as a record's so many values, for ``off_loop``.
 _EFFORT = 20
 

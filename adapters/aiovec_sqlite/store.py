@@ -50,17 +50,23 @@ from aiovec.errors import (
     UnsupportedError,
 )
 
-from . import changes, moves, reads, restoring, search, tables, upkeep, writes
+from . import backup as backups
+from . import moves, reads, search, tables, upkeep, writes
 from .connection import CancelledWorkError, Connection, Ticket
+from .copies import ResidentSearch
 from .driver import connect
 from .errors import failures, translated
-from .exporting import OwnCopy, bound_wal
-from .identity import OpenFile
-from .opening import check_store_to_read, open_memory, open_read_only, open_reader, open_writer
+from .opening import (
+    OpenFile,
+    check_store_to_read,
+    open_memory,
+    open_read_only,
+    open_reader,
+    open_writer,
+)
 from .pool import ReaderPool, SharedConnection, told
-from .resident import ResidentSearch
-from .transaction import Transaction
-from .writer import Writer
+from .reads import OwnCopy, bound_wal
+from .writer import Transaction, Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -411,10 +417,10 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
     # Changes
 
     async def change_number(self, table: TableHandle) -> int:
-        return await self._read(lambda db, _: changes.change_number(db, table))
+        return await self._read(lambda db, _: reads.change_number(db, table))
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        return await self._read(lambda db, ticket: changes.changes(db, ticket, table, since, limit))
+        return await self._read(lambda db, ticket: reads.changes(db, ticket, table, since, limit))
 
     # Moving away
 
@@ -469,7 +475,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
 
         def copy(db: sqlite3.Connection, ticket: Ticket) -> None:
             moves.check_here(db, self._target, self._run)
-            upkeep.backup(db, ticket, path)
+            backups.backup(db, ticket, path)
 
         if self._file is not None and await self._connection.run(self._is_replaced):
             # No other file has the acknowledged rows, and a new reader cannot reach this one.
@@ -491,7 +497,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
             raise UnsupportedError("restore", self.name, "a store in memory ends with its process")
         target = Path(self._target)
         return await in_thread(
-            partial(restoring.restore, backup, target, self._settings, overwrite=overwrite)
+            partial(backups.restore, backup, target, self._settings, overwrite=overwrite)
         )
 
     def _is_replaced(self, _: sqlite3.Connection) -> bool:

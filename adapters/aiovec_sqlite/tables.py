@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from aiovec.backend import Field, Schema, TableHandle
 from aiovec.errors import TableExistsError, TableNotFoundError
 
+from .errors import check_stored
 from .layout import TableLayout, column_definition, current_table, read_table
-from .stored import check_stored
-from .transaction import Transaction
+from .writer import Transaction
 
 Check = Callable[[Transaction], None]
 """Raises where a migration counts on the schemas. Asked only when something would change."""

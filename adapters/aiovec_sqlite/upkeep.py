@@ -1,35 +1,24 @@
-"""What a table costs, and what keeps it small."""
+"""The size of a table, and the work that keeps it small."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import uuid
-from contextlib import closing, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
 from aiovec.backend import (
     TableHandle,
     TableStats,
-    check_free_name,
-    flush_folder,
     is_extreme,
-    remove_abandoned,
 )
-from aiovec.errors import InvalidArgumentError
 
 from .connection import Ticket
-from .driver import connect
-from .errors import DamageError
+from .errors import DamageError, check_stored, stored
 from .layout import TableLayout, current_table, newest_change
-from .moves import forget_mark, has_mark
 from .reads import rowids_where
-from .stored import check_stored, stored
-from .transaction import Transaction
 from .vectors import VectorReader
+from .writer import Transaction
 from .writes import move_vectors, prune_deletes
 
 # A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.
@@ -195,49 +184,3 @@ def checkpoint(db: sqlite3.Connection, _: Ticket) -> None:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     finally:
         db.execute(f"PRAGMA busy_timeout = {timeout}")
-
-
-def _rename_new(partial: Path, path: Path) -> None:
-    """Give a file its name, unless another has taken it meanwhile."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise InvalidArgumentError("path", str(path), "one that does not exist yet") from None
-    except OSError:  # a file system without links
-        partial.rename(path)
-
-
-def _settle_copy(path: Path) -> None:
-    """Remove the mark of a migration, which leads away from the store, not from the copy.
-
-    And tell the copy from the store that it was made from, see ``opening.check_own_wal``.
-    """
-    with closing(connect(str(path))) as copy:
-        if has_mark(copy):
-            forget_mark(copy)
-        copy.execute(
-            "INSERT INTO aiovec_state VALUES ('copy', ?) "
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (uuid.uuid4().hex,),
-        )
-
-
-def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
-    """Write the state of this moment to a new file that is either whole or not there."""
-    if os.path.lexists(path):
-        raise InvalidArgumentError("path", str(path), "one that does not exist yet")
-    check_free_name(str(path))
-    if not path.parent.is_dir():
-        raise InvalidArgumentError("path", str(path), "a file in a folder that exists")
-    remove_abandoned(path.parent, f".{path.name}.", ".partial")
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{id(db)}.partial")
-    try:
-        db.execute("VACUUM INTO ?", (str(partial),))
-        _settle_copy(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        _rename_new(partial, path)
-        flush_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            partial.unlink()

@@ -20,9 +20,8 @@ import numpy.typing as npt
 from aiovec.backend import is_extreme
 
 from .connection import Ticket
-from .errors import DamageError
+from .errors import DamageError, check_stored
 from .layout import TableLayout
-from .stored import check_stored
 
 _Number = TypeVar("_Number", np.float32, np.uint8)
 

@@ -19,12 +19,12 @@ from aiovec.backend import Expr, TableHandle, is_extreme
 from aiovec.errors import DuplicateIdError
 
 from .driver import load_driver
-from .filters import to_sql as filter_to_sql
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
-from .transaction import JoinableWork, Transaction
-from .values import row_columns, to_sql, vectors_of
+from .sql.filters import to_sql as filter_to_sql
+from .sql.values import row_columns, to_sql, vectors_of
 from .vectors import check_places
+from .writer import JoinableWork, Transaction
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -1,7 +1,7 @@
 """A1: which modules of the product open files, and why none of them opens a database in use.
 
 Closing any descriptor of a database drops the locks that this process holds on it, so SQLite alone
-opens databases (``aiovec_sqlite/header.py``). A module that begins to open files fails here until
+opens databases (``aiovec_sqlite/layout.py``). A module that begins to open files fails here until
 it is listed with its reason.
 """
 
@@ -45,8 +45,7 @@ ALLOWED = {
     "adapters/aiovec_lancedb/written.py": "files of LanceDB's tables, of which none is a database",
     "adapters/aiovec_sqlite/errors.py": "a new file that tries whether there is room",
     "adapters/aiovec_lancedb/backup.py": _LOCKS,
-    "adapters/aiovec_sqlite/restoring.py": "a copy, under a name of its own",
-    "adapters/aiovec_sqlite/upkeep.py": "a backup, under a name of its own until it is complete",
+    "adapters/aiovec_sqlite/backup.py": "a copy, under a name of its own until it is complete",
     "migrate/aiovec_migrate/outcomes.py": "a report",
     "migrate/aiovec_migrate/tomlfile.py": "the TOML file",
 }

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from aiovec._filters.tree import Expr
-from aiovec_sqlite.filters import register, to_sql
+from aiovec_sqlite.sql.filters import register, to_sql
 
 from .cases import EPOCH, SCHEMA
 

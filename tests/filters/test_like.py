@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiovec._filters import Expr, F, bind
-from aiovec_sqlite.like import matches
+from aiovec_sqlite.sql.like import matches
 
 from .cases import SCHEMA
 from .sqlite_rows import open_with, truths

@@ -14,7 +14,7 @@ from tests.sqlite.support import backend_of, opened
 
 from aiovec_sqlite.connection import Connection, Ticket
 from aiovec_sqlite.driver import connect
-from aiovec_sqlite.transaction import Transaction
+from aiovec_sqlite.writer import Transaction
 
 
 class RefusedError(Exception):

@@ -13,7 +13,7 @@ import pytest
 from tests.sqlite.support import check_file, names_in, opened
 
 from aiovec import Schema, VectorStore
-from aiovec_sqlite import exporting
+from aiovec_sqlite import reads
 
 MIB = 2**20
 WRITES = 90
@@ -48,8 +48,8 @@ async def test_an_open_export_does_not_keep_the_wal_growing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: bool
 ) -> None:
     """B10: whether its reader rests or reads, it stays one snapshot, whole and in order."""
-    monkeypatch.setattr(exporting, "MOST_WAL", 8 * MIB)
-    monkeypatch.setattr(exporting, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(reads, "MOST_WAL", 8 * MIB)
+    monkeypatch.setattr(reads, "LOOK_EVERY", 0.02)
     path = tmp_path / "notes.db"
     async with opened(path) as store:
         await store.create_table("t", Schema(2, fields={"source_id": str}))
@@ -77,8 +77,8 @@ async def test_an_open_export_does_not_keep_the_wal_growing(
 
 async def test_an_export_left_in_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """B10: cancelled, left early, or its store closed: nothing of the copy stays."""
-    monkeypatch.setattr(exporting, "MOST_WAL", 0)
-    monkeypatch.setattr(exporting, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(reads, "MOST_WAL", 0)
+    monkeypatch.setattr(reads, "LOOK_EVERY", 0.01)
     path = tmp_path / "notes.db"
     async with opened(path) as store:
         await store.create_table("t", Schema(2, fields={"source_id": str}))

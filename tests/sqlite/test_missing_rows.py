@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.resident.support import answered, ready
+from tests.sqlite.copies.support import answered, ready
 from tests.sqlite.support import all_changes, open_store, sql, whole_table
 
 from aiovec import CorruptStoreError, Field, Hit, Schema, Tuning, VectorStore

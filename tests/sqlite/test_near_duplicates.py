@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sqlite.resident.support import answered, as_told, ready
+from tests.sqlite.copies.support import answered, as_told, ready
 from tests.sqlite.support import opened
 
 from aiovec import Schema

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.resident.support import answered, ready
+from tests.sqlite.copies.support import answered, ready
 from tests.sqlite.support import opened
 
 from aiovec import Field, Hit, Schema, VectorStore

@@ -25,8 +25,8 @@ from aiovec.sync import VectorStore as Collections
 from aiovec_sqlite.driver import connect, load_driver
 from aiovec_sqlite.sources import SqliteSource
 from aiovec_sqlite.sources.blobs import readings
+from aiovec_sqlite.sources.catalog import vec0_of
 from aiovec_sqlite.sources.database import open_read_only
-from aiovec_sqlite.sources.declared import vec0_of
 
 VECTORS = np.random.default_rng(11).normal(size=(12, 4)).astype(np.float32)
 

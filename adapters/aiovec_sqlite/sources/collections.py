@@ -12,9 +12,8 @@ from typing import Any
 from aiovec.backend import Chunk, ForeignTable, Metric, Reject, Schema, legal_table_name
 
 from ..layout import quoted
-from .blobs import matrix_of
+from .blobs import batches, matrix_of
 from .catalog import Catalog
-from .fetching import batches
 from .tables import as_id
 
 META = "_collection_meta"

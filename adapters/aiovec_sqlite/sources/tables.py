@@ -24,10 +24,19 @@ from aiovec.errors import AiovecError, ConfigError
 
 from ..errors import failures
 from ..layout import quoted
-from .blobs import DTYPES, JSON, Matrix, matrix_of, numbers_in, readings
-from .catalog import Catalog, Column, field_of, model_column
-from .columns import Kept, composed, free_names, kept_columns, merged, parsed
-from .fetching import batches, is_damage
+from .blobs import DTYPES, JSON, Matrix, batches, is_damage, matrix_of, numbers_in, readings
+from .catalog import (
+    Catalog,
+    Column,
+    Kept,
+    composed,
+    field_of,
+    free_names,
+    kept_columns,
+    merged,
+    model_column,
+    parsed,
+)
 
 _SAMPLE = 200
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "l2": "l2"}

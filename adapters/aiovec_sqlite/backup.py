@@ -1,0 +1,199 @@
+"""Backups: a copy of the store in a new file, and a backup put in the place of a store."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from aiovec.backend import BESIDE, SqliteSettings, check_free_name, flush_folder, remove_abandoned
+from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
+
+from .connection import Ticket
+from .driver import connect, load_driver
+from .errors import failures, is_busy, translated
+from .layout import APPLICATION_ID, check_header, read_header
+from .moves import forget_mark, has_mark
+from .opening import check_contents, connect_read_only
+
+_PAGES_AT_ONCE = 4096
+
+
+def _rename_new(partial: Path, path: Path) -> None:
+    """Give a file its name, unless another has taken it meanwhile."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise InvalidArgumentError("path", str(path), "one that does not exist yet") from None
+    except OSError:  # a file system without links
+        partial.rename(path)
+
+
+def _settle_copy(path: Path) -> None:
+    """Remove the mark of a migration, which leads away from the store, not from the copy.
+
+    And tell the copy from the store that it was made from, see ``opening.check_own_wal``.
+    """
+    with closing(connect(str(path))) as copy:
+        if has_mark(copy):
+            forget_mark(copy)
+        copy.execute(
+            "INSERT INTO aiovec_state VALUES ('copy', ?) "
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (uuid.uuid4().hex,),
+        )
+
+
+def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
+    """Write the state of this moment to a new file that is either whole or not there."""
+    if os.path.lexists(path):
+        raise InvalidArgumentError("path", str(path), "one that does not exist yet")
+    check_free_name(str(path))
+    if not path.parent.is_dir():
+        raise InvalidArgumentError("path", str(path), "a file in a folder that exists")
+    remove_abandoned(path.parent, f".{path.name}.", ".partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{id(db)}.partial")
+    try:
+        db.execute("VACUUM INTO ?", (str(partial),))
+        _settle_copy(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        _rename_new(partial, path)
+        flush_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def restore(
+    backup: Path, target: Path, settings: SqliteSettings, *, overwrite: bool
+) -> Path | None:
+    """Put a checked copy of ``backup`` in the place of ``target``; where the old file was kept."""
+    # What a link leads to is replaced, and SQLite keeps its further files beside that.
+    target = target.resolve()
+    if target.exists() and backup.exists() and os.path.samefile(backup, target):
+        raise InvalidArgumentError("backup", str(backup), "another file than the target")
+    if not check_header(backup):
+        raise CorruptStoreError(str(backup), "this is no backup: it is empty")
+    remove_abandoned(target.parent, f".{target.name}.", ".partial")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
+    kept: Path | None = None
+    try:
+        with translated(str(backup)):
+            _copy(backup, partial, settings.busy_timeout)
+        with _held_alone(target, overwrite=overwrite) as was_there:
+            kept = None if overwrite or not was_there else _keep(target)
+            for end in BESIDE:
+                Path(f"{target}{end}").unlink(missing_ok=True)
+            flush_folder(target.parent)
+            if os.name != "nt":
+                os.replace(partial, target)
+        if os.name == "nt":  # which replaces no file that is open
+            os.replace(partial, target)
+        flush_folder(target.parent)
+        return kept
+    except OSError as exc:
+        raise AiovecError(f"{target} cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        if kept is not None and partial.exists():
+            _take_back(kept, target)
+        for end in ("", *BESIDE):
+            with suppress(OSError):
+                Path(f"{partial}{end}").unlink()
+
+
+def _copy(backup: Path, partial: Path, timeout: float) -> None:
+    """Through SQLite, so that a WAL beside the backup is copied too."""
+    with (
+        closing(connect_read_only(backup, timeout)) as source,
+        closing(connect(str(partial))) as copy,
+    ):
+        copy.execute("PRAGMA synchronous = FULL")
+        source.backup(copy, pages=_PAGES_AT_ONCE)
+        copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+        faults = [row[0] for row in copy.execute("PRAGMA integrity_check(5)")]
+        if faults != ["ok"]:
+            raise CorruptStoreError(str(backup), f"the backup is damaged: {'; '.join(faults)}")
+        check_contents(copy)
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _held_alone(target: Path, *, overwrite: bool) -> Iterator[bool]:
+    """Keep every other connection, of any process, away from a file; whether there is one."""
+    if not target.exists() or not target.stat().st_size:
+        yield target.exists()
+        return
+    db = _alone(target, overwrite=overwrite)
+    try:
+        yield True
+    finally:
+        if db is not None:
+            db.close()
+
+
+def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
+    try:
+        header = read_header(target)
+        if header is not None and header.application_id != APPLICATION_ID and not overwrite:
+            raise CorruptStoreError(str(target), "this is a database of another application")
+    except CorruptStoreError as exc:
+        if not overwrite:
+            raise CorruptStoreError(
+                str(target), f"{exc.reason}; to replace it all the same, pass overwrite=True"
+            ) from exc
+    with translated(str(target)):
+        # The bare driver: tables of any extension may be in what is replaced.
+        db: sqlite3.Connection = load_driver().connect(str(target), timeout=0, isolation_level=None)
+    try:
+        # Of a database in WAL mode every connection holds a lock, also between transactions. This
+        # mode wants them all gone, and keeps the lock behind the transaction.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("BEGIN EXCLUSIVE")
+        db.execute("COMMIT")
+    except failures() as exc:
+        db.close()
+        if is_busy(exc):
+            raise StoreBusyError(
+                f"{target} is in use by this process or another one; close the store there", 0.0
+            ) from exc
+        return None  # it is damaged: nobody can open it, so nobody can be kept off
+    try:
+        # The old file is whole without its WAL then, and closing it removes no WAL of the new one.
+        db.execute("PRAGMA journal_mode = DELETE").fetchone()
+    except failures():
+        db.close()
+        return None
+    return db
+
+
+def _keep(target: Path) -> Path:
+    """Give the old file a further name. What is left of a WAL that is damaged goes with it."""
+    name = f"{target.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S')}"
+    kept = target.with_name(name)
+    for number in range(2, 1000):
+        try:
+            os.link(target, kept)
+            break
+        except FileExistsError:
+            kept = target.with_name(f"{name}-{number}")
+        except OSError:  # a file system without links: for a moment there is no store
+            target.rename(kept)
+            break
+    with suppress(FileNotFoundError):
+        os.rename(f"{target}-wal", f"{kept}-wal")
+    return kept
+
+
+def _take_back(kept: Path, target: Path) -> None:
+    """Let the old file be the store again, under one name: nothing has replaced it."""
+    with suppress(FileNotFoundError):
+        os.rename(f"{kept}-wal", f"{target}-wal")
+    os.replace(kept, target)
+    with suppress(FileNotFoundError):  # a rename between two names of one file does nothing
+        kept.unlink()

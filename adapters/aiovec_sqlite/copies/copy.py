@@ -1,0 +1,458 @@
+"""The resident copy of one table: loading it, keeping it fresh, and the rows a filter selects.
+
+Each segment of a scan costs some time, whatever its size. So in a partitioned table only the keys
+with many rows have segments of their own; the rows of small keys share segments, and a search in
+such a key has its rows looked up by the file's index and gathered. A key is in one state either
+large or small: all its rows lie in its own segments, or all in shared ones.
+
+A filter's mask is kept by segment while the filter is asked for again. Rows that were changed since
+stand behind the others, since a changed row is a new one for the copy; so only those have to be
+asked about again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.backend import Expr, give_back
+
+from ..connection import Ticket
+from ..errors import check_stored
+from ..layout import TableLayout, floor_of, newest_change, partition_value, quoted
+from ..reads import condition_of, rowids_where, selected_rowids
+from ..vectors import VectorReader, ordinary
+from .approximate import Recall, SignReader, measure
+from .codes import RowCodes, encode_rows
+from .segments import (
+    FULL,
+    SHARED,
+    Int64Array,
+    Segment,
+    State,
+    appended,
+    compacted,
+    gathered,
+    needs_compaction,
+    replaced,
+    sparse,
+    without,
+)
+
+# What a row takes beside its codes: scale, offset, error and rowid.
+BYTES_BESIDE = 20
+# Vectors encoded at once: what is computed on the way stays in the processor's cache, and is little
+# beside the copy.
+_BLOCK_BYTES = 384 * 1024
+# For fewer rows their chunks would not be read whole.
+_FEWEST = 256
+
+
+class RowReader(Protocol):
+    """Reads one table's rows within one snapshot."""
+
+    width: int
+    """How many numbers a row's codes are."""
+    together: int
+    """How many rows should be read at once."""
+
+    def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
+        """The codes of rows that exist, in the order of ``rowids``."""
+        ...
+
+
+class Int8Reader:
+    """The codes of the exact scan."""
+
+    def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
+        self.width = table.schema.dim
+        self.together = max(_FEWEST, _BLOCK_BYTES // (4 * table.schema.dim))
+        self._vectors = VectorReader(db, table)
+        self._metric = table.schema.metric
+
+    def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
+        return encode_rows(ordinary(self._vectors.read(rowids, ticket)), self._metric)
+
+
+def bytes_of_row(dim: int, *, bits: bool) -> int:
+    """What a row of so many dimensions takes in a copy."""
+    return (dim // 8 if bits else dim) + BYTES_BESIDE
+
+
+def row_reader(db: sqlite3.Connection, table: TableLayout, *, bits: bool) -> RowReader:
+    """Reads rows as signs, or as the codes of the exact scan."""
+    return SignReader(db, table) if bits else Int8Reader(db, table)
+
+
+# Rows from which on a key has its own segments. A scan of fewer takes hardly longer than what each
+# segment costs (``python -m bench search``).
+OWN = 4096
+
+
+def key_of(values: Sequence[object]) -> Hashable:
+    return tuple(map(partition_value, values))
+
+
+def key_columns(table: TableLayout) -> list[str]:
+    """The partition fields as columns of ``r``."""
+    return [f"r.{quoted(name)}" for name in table.partitions]
+
+
+def by_segments(
+    rows: Sequence[tuple[Any, ...]], own: Collection[Hashable]
+) -> list[tuple[Hashable, Int64Array]]:
+    """The rowids of rows by the key of the segments they belong to; ``own`` are the large keys."""
+    if not rows:
+        return []
+    if len(rows[0]) == 1 or not own:
+        return [(SHARED, np.array([row[0] for row in rows], dtype=np.int64))]
+    found: dict[Hashable, list[int]] = {}
+    for rowid, *values in rows:
+        key = key_of(values)
+        found.setdefault(key if key in own else SHARED, []).append(rowid)
+    return [(key, np.array(rowids, dtype=np.int64)) for key, rowids in found.items()]
+
+
+def large_keys(db: sqlite3.Connection, table: TableLayout) -> dict[Hashable, tuple[Any, ...]]:
+    """The keys with many rows, and what their rows' columns hold."""
+    if not table.partitions:
+        return {}
+    columns = ", ".join(key_columns(table))
+    found = db.execute(
+        f"SELECT {columns} FROM {table.rows} AS r GROUP BY {columns} HAVING count(*) >= ?", (OWN,)
+    ).fetchall()
+    return {key_of(values): tuple(values) for values in found}
+
+
+def rowids_of_key(
+    db: sqlite3.Connection, table: TableLayout, values: Sequence[object]
+) -> Int64Array:
+    condition = " AND ".join(f"{column} IS ?" for column in key_columns(table))
+    return rowids_where(db, table, condition, values)
+
+
+def moved(state: State, key: Hashable, rowids: Int64Array) -> State:
+    """The state with these rows, which lie in shared segments, in segments of their key."""
+    shared = state.of_key(SHARED)
+    masks = [
+        part.among(rowids, 0) & (part.offset[: part.count] > -np.inf) for part in shared.segments
+    ]
+    fresh: list[Segment] = []
+    for part in gathered(shared, masks).segments:
+        order = np.argsort(part.rowids)
+        fresh = appended(fresh, key, part.rowids[order], part.rows(order), part.codes.shape[1])
+    rest = without(shared.segments, rowids)
+    others = [part for part in state.segments if part.key != SHARED]
+    return State(state.change, (*rest, *others, *fresh))
+
+
+def shared_rows(state: State) -> int:
+    """How many rows share segments with others."""
+    return sum(part.count - part.dead for part in state.segments if part.key == SHARED)
+
+
+BoolArray = npt.NDArray[np.bool_]
+
+_MOST_MASKS = 64
+# More rows than this are not asked about by a list of their rowids.
+_MOST_LISTED = 4096
+# About what a literal of a filter takes in memory: a short text and its place in a tuple.
+_LITERAL = 80
+
+
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """One filter's mask by segment's mark, and the newest state that was asked for it.
+
+    It tells nothing about older states: what has changed since was asked about as it is now.
+    """
+
+    change: int
+    parts: dict[object, BoolArray]
+    literals: int
+    """How many the filter has, which is kept with its mask."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values()) + self.literals * _LITERAL
+
+
+class Masks:
+    """The masks of one copy's filters; the least recently used ones go first."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[Expr, _Mask] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        with self._lock:
+            return sum(mask.nbytes for mask in self._kept.values())
+
+    def of(
+        self, db: sqlite3.Connection, table: TableLayout, state: State, where: Expr
+    ) -> list[BoolArray]:
+        """For each segment of the state which of its rows the filter selects.
+
+        The state must be that of the connection's snapshot.
+        """
+        with self._lock:
+            kept = self._kept.get(where)
+        fits = kept is not None and kept.change <= state.change
+        known = dict(kept.parts) if kept is not None and fits else {}
+        missing = [
+            (segment, known.get(segment.mark))
+            for segment in state.segments
+            if len(known.get(segment.mark, ())) < segment.count
+        ]
+        if missing:
+            self._ask(db, table, where, known, missing)
+            if fits or kept is None:
+                parts = {segment.mark: known[segment.mark] for segment in state.segments}
+                self._keep(where, _Mask(state.change, parts, where.literals))
+        else:
+            with self._lock:
+                if where in self._kept:
+                    self._kept.move_to_end(where)
+        return [known[segment.mark][: segment.count] for segment in state.segments]
+
+    def _ask(
+        self,
+        db: sqlite3.Connection,
+        table: TableLayout,
+        where: Expr,
+        known: dict[object, BoolArray],
+        missing: Sequence[tuple[Segment, BoolArray | None]],
+    ) -> None:
+        unknown = [
+            segment.rowids[0 if done is None else len(done) : segment.count]
+            for segment, done in missing
+        ]
+        selected = _selected(db, table, where, np.concatenate(unknown))
+        for segment, done in missing:
+            part = segment.among(selected, 0 if done is None else len(done))
+            known[segment.mark] = part if done is None else np.concatenate([done, part])
+
+    def _keep(self, where: Expr, mask: _Mask) -> None:
+        with self._lock:
+            kept = self._kept.get(where)
+            if kept is not None and kept.change > mask.change:
+                return
+            self._kept[where] = mask
+            self._kept.move_to_end(where)
+            size = sum(kept.nbytes for kept in self._kept.values())
+            while len(self._kept) > 1 and (
+                len(self._kept) > _MOST_MASKS or size > self._most_bytes
+            ):
+                _, gone = self._kept.popitem(last=False)
+                size -= gone.nbytes
+
+
+def _selected(
+    db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
+) -> Int64Array:
+    """The rowids that a filter selects, at least those ``among`` the given ones."""
+    if len(among) > _MOST_LISTED:
+        return selected_rowids(db, table, where)
+    condition, values = condition_of(where, table)
+    listed = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
+    return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])
+
+
+# More changes than this are not brought in while a search waits.
+_MOST_CHANGES = 4096
+# The loader's page cache: the inner pages of the trees that it walks.
+_CACHE_KB = 512
+
+
+class OlderSnapshotError(Exception):
+    """The copy is ahead of the reader's snapshot, which has to be taken anew."""
+
+
+class ResidentCopy:
+    """One table's codes, at the change number of some snapshot of the file."""
+
+    def __init__(self, table: TableLayout, *, bits: bool = False) -> None:
+        self.table = table
+        self.bits = bits
+        self.recall: Recall | None = None
+        self.state: State | None = None
+        # Rows in shared segments when it was last looked which keys are large.
+        self._looked_at = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        state = self.state  # another thread may replace it meanwhile
+        return 0 if state is None else state.nbytes
+
+    def start(self, state: State) -> None:
+        """Begin with what was loaded."""
+        self._looked_at = shared_rows(state)
+        self.state = state
+
+    def advance(self, db: sqlite3.Connection, ticket: Ticket) -> State | None:
+        """The state at the connection's snapshot; None where it has fallen behind too far."""
+        change = newest_change(db)
+        state = self.state  # another thread may replace it meanwhile
+        if state is not None and state.change == change:
+            return state
+        with self._lock:
+            return self._advance(db, ticket, change)
+
+    def _advance(self, db: sqlite3.Connection, ticket: Ticket, change: int) -> State | None:
+        state = self.state
+        if state is None or state.change == change:
+            return state
+        if state.change > change:
+            raise OlderSnapshotError
+        self.state = self._advanced(db, ticket, state, change)
+        return self.state
+
+    def _advanced(
+        self, db: sqlite3.Connection, ticket: Ticket, state: State, change: int
+    ) -> State | None:
+        table = self.table
+        if state.change < floor_of(db, table):
+            return None
+        rows = db.execute(
+            f"SELECT {_row_columns(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
+            (state.change, _MOST_CHANGES + 1),
+        ).fetchall()
+        deleted = db.execute(
+            "SELECT row FROM aiovec_deleted WHERE name = ? AND seq > ? LIMIT ?",
+            (table.name, state.change, _MOST_CHANGES + 1),
+        ).fetchall()
+        if len(rows) + len(deleted) > _MOST_CHANGES:
+            return None
+        if not rows and not deleted:  # another table changed
+            return State(change, state.segments)
+        check_stored([row[0] for row in deleted], int, f"the deleted rows of {table.name!r}")
+        changed = np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
+        segments = without(state.segments, changed)
+        reader = row_reader(db, table, bits=self.bits)
+        segments = add_rows(segments, reader, rows, state.keys, ticket)
+        return State(change, tuple(segments))
+
+    def compact(self) -> None:
+        """Give back the room of rows that are gone. Safe at any time, in any thread."""
+        state = self.state
+        if state is None or not needs_compaction(state):
+            return
+        parts = sparse(state)
+        fresh = compacted(parts)
+        with self._lock:
+            # Writes may have been brought in meanwhile.
+            if self.state is not None and (after := replaced(self.state, parts, fresh)):
+                self.state = after
+
+    def may_regroup(self) -> bool:
+        """Whether so many rows came to shared segments that a key may have grown large."""
+        state = self.state
+        if state is None or not self.table.partitions:
+            return False
+        return shared_rows(state) >= self._looked_at + max(OWN, self._looked_at // 8)
+
+    def regroup(self, db: sqlite3.Connection, ticket: Ticket) -> None:
+        """Give the keys that have grown large segments of their own, within one snapshot."""
+        change = newest_change(db)
+        for key, values in large_keys(db, self.table).items():
+            # What is moved must be what the state has, so no write may be brought in meanwhile.
+            with self._lock:
+                state = self._advance(db, ticket, change)
+                if state is None:
+                    return
+                if key not in state.keys:
+                    self.state = moved(state, key, rowids_of_key(db, self.table, values))
+        if (state := self.state) is not None:
+            self._looked_at = shared_rows(state)
+
+    def may_measure(self) -> bool:
+        """Whether it is not known how much a search by bits finds, or not for so many rows."""
+        state, recall = self.state, self.recall
+        if state is None or not self.bits:
+            return False
+        return state.rows > 1 if recall is None else 2 * state.rows >= 3 * recall.rows
+
+    def measure(self, db: sqlite3.Connection, ticket: Ticket) -> None:
+        """Measure how much a search by bits finds, within one snapshot."""
+        state = self.advance(db, ticket)
+        if state is not None:
+            self.recall = measure(db, ticket, self.table, state)
+
+
+class Loader:
+    """Reads a table into a copy, a step at a time, within one snapshot."""
+
+    def __init__(self, db: sqlite3.Connection, table: TableLayout, *, bits: bool = False) -> None:
+        self.copy = ResidentCopy(table, bits=bits)
+        # It reads each page once, and needs none again.
+        db.execute(f"PRAGMA cache_size = {-_CACHE_KB}")
+        self._db = db
+        self._table = table
+        self._change = newest_change(db)
+        VectorReader(db, table).check_rows()
+        self._reader = row_reader(db, table, bits=bits)
+        self._own = large_keys(db, table)
+        (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
+        self.expected_bytes: int = rows * bytes_of_row(table.schema.dim, bits=bits)
+        self._last = 0
+        self._segments: list[Segment] = []
+
+    def step(self, ticket: Ticket) -> bool:
+        """Read the next rows; False when the copy is ready."""
+        rows = self._db.execute(
+            f"SELECT {_row_columns(self._table)} FROM {self._table.rows} AS r "
+            f"WHERE r._rowid > ? ORDER BY r._rowid LIMIT {FULL}",
+            (self._last,),
+        ).fetchall()
+        if rows:
+            self._last = rows[-1][0]
+            self._segments = add_rows(self._segments, self._reader, rows, self._own, ticket)
+        if len(rows) == FULL:
+            return True
+        self._trim()
+        self.copy.start(State(self._change, tuple(self._segments)))
+        self._db.execute("PRAGMA shrink_memory")
+        give_back()
+        return False
+
+    def _trim(self) -> None:
+        """Give back the room of segments that grew step by step, one after the other."""
+        for place, segment in enumerate(self._segments):
+            if len(segment.rowids) > segment.count:
+                self._segments[place] = segment.with_room(segment.count)
+
+
+def add_rows(
+    segments: Sequence[Segment],
+    reader: RowReader,
+    rows: Sequence[tuple[Any, ...]],
+    own: Collection[Hashable],
+    ticket: Ticket,
+) -> list[Segment]:
+    """The segments with these rows, of which rowid and partition are given.
+
+    ``own`` are the keys that have segments of their own.
+    """
+    grown = list(segments)
+    for key, rowids in by_segments(rows, own):
+        for start in range(0, len(rowids), reader.together):
+            ticket.check()
+            block = rowids[start : start + reader.together]
+            codes = reader.read(block, ticket)
+            grown = appended(grown, key, block, codes, reader.width, coming=len(rowids) - start)
+    return grown
+
+
+def _row_columns(table: TableLayout) -> str:
+    return ", ".join(["r._rowid", *key_columns(table)])

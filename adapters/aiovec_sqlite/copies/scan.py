@@ -1,0 +1,440 @@
+"""Candidates of many queries at once: every row that the codes' bound cannot exclude.
+
+A first segment gives each query a value that enough rows reach. Rows that reach it in any segment,
+give or take the bound, are collected: some hundred of a hundred thousand. Their own bounds then
+leave the candidates. Scans share arrays that are used again, and a thread that helps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import numkong
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.backend import Metric
+
+from .codes import Float32Array, QueryCodes, rounding
+from .segments import Int64Array, Segment, State
+
+
+class _Arrays:
+    """One thread's arrays, as large as its largest scan."""
+
+    products: Any = None
+    values: Float32Array | None = None
+    reached: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.products, self.values, self.reached)
+        return sum(np.asarray(one).nbytes for one in arrays if one is not None)
+
+    def clear(self) -> None:
+        self.products = self.values = self.reached = None
+
+
+class Workspace:
+    """Arrays for each thread, and a helper for a search that has the machine for itself.
+
+    Memory that is new to the process costs more than what a scan does with it, so every thread
+    keeps its arrays (``python -m bench search``).
+    """
+
+    def __init__(self, *, helpers: int) -> None:
+        self._threads = threading.local()
+        # Those of threads that have ended go with their threads.
+        self._every: WeakSet[_Arrays] = WeakSet()
+        self._lock = threading.Lock()
+        self.helper: Executor | None = (
+            ThreadPoolExecutor(helpers, "aiovec-scan") if helpers else None
+        )
+
+    @property
+    def nbytes(self) -> int:
+        with self._lock:
+            return sum(arrays.nbytes for arrays in self._every)
+
+    def clear(self) -> None:
+        """Give the arrays back; a scan that uses some keeps them to its end."""
+        with self._lock:
+            for arrays in self._every:
+                arrays.clear()
+
+    @property
+    def _arrays(self) -> _Arrays:
+        arrays: _Arrays | None = getattr(self._threads, "arrays", None)
+        if arrays is None:
+            arrays = self._threads.arrays = _Arrays()
+            with self._lock:
+                self._every.add(arrays)
+        return arrays
+
+    def products(self, rows: int, columns: int) -> Any:
+        """Room for the integer products of a segment."""
+        arrays = self._arrays
+        found = arrays.products
+        if found is None or found.shape[1] != columns or found.shape[0] < rows:
+            found = arrays.products = numkong.empty((rows, columns), dtype="int32")
+        return found if found.shape[0] == rows else found[:rows]
+
+    def values(self, rows: int, columns: int) -> Float32Array:
+        arrays = self._arrays
+        found = arrays.values
+        if found is None or found.size < rows * columns:
+            found = arrays.values = np.empty(rows * columns, dtype=np.float32)
+        return found.reshape(-1)[: rows * columns].reshape(rows, columns)
+
+    def reached(self, rows: int, columns: int) -> npt.NDArray[np.bool_]:
+        arrays = self._arrays
+        found = arrays.reached
+        if found is None or found.size < rows * columns:
+            found = arrays.reached = np.empty(rows * columns, dtype=np.bool_)
+        return found.reshape(-1)[: rows * columns].reshape(rows, columns)
+
+    def close(self) -> None:
+        if self.helper is not None:
+            self.helper.shutdown(wait=False)
+
+
+BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
+_Float = TypeVar("_Float", np.float32, np.float64)
+
+# A threshold from the maxima of groups is a little low, and needs no sorting of all values.
+_GROUP = 64
+# Collected rows, for each wanted one, from which on the threshold is raised on the way.
+_MANY = 64
+# Queries of a batch that is small enough to be shared with a helper.
+_FEW_QUERIES = 4
+# Rows that a batch looks through at once. The fewer they are, the more often it hands the
+# interpreter to other threads, and waits to get it back; of many the values leave the processor's
+# cache (``bench search``).
+_TOGETHER = 32_768
+# Values lie above minus this, in units of the query's scale, and so within float32.
+_FARTHEST = 1e37
+_LOWEST = -1e38
+# Rows whose values are compared with the thresholds in one run of the processor's loop.
+_RUN = 512
+# The kernel takes as long for fewer queries than a multiple of this.
+_WIDTH = 4
+
+
+@dataclass(slots=True)
+class Asked:
+    """A query, how many rows it wants, and which rows of each segment it may find (None: all)."""
+
+    query: QueryCodes
+    wanted: int
+    masks: Sequence[BoolArray] | None = None
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows that were collected, for all queries: which query's, and their facts."""
+
+    columns: Int64Array
+    rowids: Int64Array
+    value: Float64Array
+    miss: Float64Array
+
+    def take(self, which: Any) -> _Part:
+        return _Part(self.columns[which], self.rowids[which], self.value[which], self.miss[which])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows that may be among a query's nearest, the likeliest first."""
+
+    rowids: Int64Array
+    most: Float64Array
+    """The most that their true values can be."""
+
+
+def candidates(
+    state: State, asked: Sequence[Asked], metric: Metric, workspace: Workspace, *, alone: bool
+) -> list[Candidates]:
+    """For each query all rows that may be among its nearest, and some more.
+
+    ``alone`` tells that a second core has nothing else to do.
+    """
+    helper = workspace.helper if alone and len(asked) <= _FEW_QUERIES else None
+    scan = _Scan(asked, metric, workspace)
+    for block, products in _products(_blocks(state.segments, scan.most_rows), scan, helper):
+        scan.add(block, products)
+    return scan.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Segments that are looked through together: their numbers, themselves, and their facts."""
+
+    numbers: Sequence[int]
+    parts: Sequence[Segment]
+    whole: Segment
+    """Has no codes of its own."""
+
+    @classmethod
+    def of(cls, numbered: Sequence[tuple[int, Segment]]) -> _Block:
+        numbers, parts = zip(*numbered, strict=True)
+        if len(parts) == 1:
+            return cls(numbers, parts, parts[0])
+
+        def joined(name: str) -> Any:
+            return np.concatenate([getattr(part, name)[: part.count] for part in parts])
+
+        first: Segment = parts[0]
+        whole = replace(
+            first,
+            count=sum(part.count for part in parts),
+            dead=sum(part.dead for part in parts),
+            codes=first.codes[:0],
+            scale=joined("scale"),
+            offset=joined("offset"),
+            error=joined("error"),
+            rowids=joined("rowids"),
+            most_error=max(part.most_error for part in parts),
+            most_reach=max(part.most_reach for part in parts),
+            most_offset=max(part.most_offset for part in parts),
+        )
+        return cls(numbers, parts, whole)
+
+    def mask(self, masks: Sequence[BoolArray]) -> BoolArray:
+        """Of the masks of all segments what is for these."""
+        mine = [
+            masks[number][: part.count]
+            for number, part in zip(self.numbers, self.parts, strict=True)
+        ]
+        return mine[0] if len(mine) == 1 else np.concatenate(mine)
+
+
+def _blocks(segments: Sequence[Segment], most_rows: int) -> Iterator[_Block]:
+    """The segments that have rows, some at a time."""
+    some: list[tuple[int, Segment]] = []
+    for number, segment in enumerate(segments):
+        if segment.count == segment.dead:
+            continue
+        if some and sum(part.count for _, part in some) + segment.count > most_rows:
+            yield _Block.of(some)
+            some = []
+        some.append((number, segment))
+    if some:
+        yield _Block.of(some)
+
+
+def _products(
+    blocks: Iterable[_Block], scan: _Scan, helper: Executor | None
+) -> Iterator[tuple[_Block, Any]]:
+    """Each block's integer products with all queries, one column a query."""
+    # Each takes the next one when it is free: the caller has more to do with each than its helper.
+    waiting = deque(blocks)
+
+    def taken() -> Iterator[_Block]:
+        with suppress(IndexError):
+            while True:
+                yield waiting.popleft()
+
+    def help_out() -> list[tuple[_Block, Any]]:
+        return [(block, scan.products(block, keep=True)) for block in taken()]
+
+    helping = None if helper is None or len(waiting) < 2 else helper.submit(help_out)
+    for block in taken():
+        yield block, scan.products(block)
+    if helping is not None:
+        yield from helping.result()
+
+
+class _Scan:
+    """One pass over a copy for a batch of queries."""
+
+    def __init__(self, asked: Sequence[Asked], metric: Metric, workspace: Workspace) -> None:
+        self._asked = asked
+        self._workspace = workspace
+        self._metric = metric
+        self._share = rounding(len(asked[0].query.codes))
+        self._scales: Float64Array = np.array([one.query.scale for one in asked])
+        self._lengths = np.array([one.query.length for one in asked])
+        self._slacks = np.array([one.query.slack for one in asked])
+        self._blurs = np.array([one.query.blur for one in asked])
+        self._wanted = [one.wanted for one in asked]
+        # At least as many rows as are wanted truly reach this.
+        self._floors = np.full(len(asked), -np.inf)
+        self._parts: list[_Part] = []
+        self._collected = 0
+        self._codes = np.stack([one.query.codes for one in asked])
+        self._width = len(asked) + -len(asked) % _WIDTH if len(asked) > 1 else 1
+        self._padding = self._width - len(asked)
+        self._packed = None
+        if self._width > 1:
+            self._packed = numkong.dots_pack(np.pad(self._codes, ((0, self._padding), (0, 0))))
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows to look through at once."""
+        return _TOGETHER if self._packed is not None else 0
+
+    def products(self, block: _Block, *, keep: bool = False) -> Any:
+        """The integer products of a block's rows with all queries, and a column or so more.
+
+        They are overwritten by the thread's next ones, unless they are to ``keep``.
+        """
+        if self._packed is None:
+            (part,) = block.parts
+            return numkong.cdist(part.codes[: part.count], self._codes, "dot", out_dtype="float32")
+        rows = block.whole.count
+        room: Any
+        if keep:
+            room = numkong.empty((rows, self._width), dtype="int32")
+        else:
+            room = self._workspace.products(rows, self._width)
+        first = 0
+        for part in block.parts:
+            last = first + part.count
+            numkong.dots_packed(part.codes[: part.count], self._packed, out=room[first:last])
+            first = last
+        return room
+
+    def add(self, block: _Block, products: Any) -> None:
+        """Collect the rows of a block that may be wanted."""
+        segment = block.whole
+        values = self._values(block, products)
+        most = self._most_miss(segment)
+        new = np.isneginf(self._floors)
+        if new.any():
+            if segment.dead:
+                values[np.flatnonzero(np.isneginf(segment.offset[: segment.count]))] = -np.inf
+            self._floors[new] = _reached(values, self._wanted, new) * self._scales[new] - most[new]
+        lowest = np.maximum((self._floors - most) / self._scales, _LOWEST).astype(np.float32)
+        lowest = np.nextafter(lowest, np.float32(-np.inf))
+        rows, columns = self._where_reached(values, self._padded(lowest, np.inf))
+        value = values[rows, columns].astype(np.float64) * self._scales[columns]
+        if segment.dead or any(one.masks is not None for one in self._asked):
+            there = np.flatnonzero((value > -np.inf) & (segment.offset[rows] > -np.inf))
+            rows, columns, value = rows[there], columns[there], value[there]
+        if not len(rows):
+            return
+        miss = self._misses(segment, rows, columns)
+        self._parts.append(_Part(columns, segment.rowids[rows], value, miss))
+        self._collected += len(rows)
+        if self._collected > _MANY * sum(self._wanted) + 4096:
+            self._settle()
+
+    def finish(self) -> list[Candidates]:
+        part = self._settle()
+        if part is None:
+            return [Candidates(np.empty(0, np.int64), np.empty(0)) for _ in self._asked]
+        part = part.take(np.lexsort((-part.value, part.columns)))
+        most = part.value + part.miss
+        return [Candidates(part.rowids[mine], most[mine]) for mine in self._by_query(part)]
+
+    def _values(self, block: _Block, products: Any) -> Float32Array:
+        """The rows' values by codes, in units of the query's scale, in the place of the products.
+
+        Minus infinity is no row, and one that is gone may have any value.
+        """
+        segment, count = block.whole, block.whole.count
+        found = np.asarray(products).reshape(-1)
+        # Twice the memory would not stay in the processor's cache.
+        values: Float32Array = found.view(np.float32)
+        if found.dtype != np.float32:
+            np.copyto(values, found, casting="unsafe")
+        values = values.reshape(count, self._width)
+        values *= segment.scale[:count, None]
+        if self._metric == "l2":
+            scales = self._padded(self._scales, 1.0)
+            if segment.most_offset > _FARTHEST * self._scales.min():
+                # A huge row and a tiny query. All that is farther counts as equally far, which
+                # keeps the bound: no two values part by that.
+                exact = values + segment.offset[:count, None] / scales
+                values[:] = np.where(np.isneginf(exact), exact, np.maximum(exact, -_FARTHEST))
+            else:
+                offsets: Float32Array = segment.offset[:count, None] / np.float32(scales)
+                values += offsets
+        for column, one in enumerate(self._asked):
+            if one.masks is not None:
+                values[~block.mask(one.masks), column] = -np.inf
+        return values
+
+    def _padded(self, numbers: npt.NDArray[_Float], value: float) -> npt.NDArray[_Float]:
+        """A number for each query, and this one for each column beyond."""
+        if not self._padding:
+            return numbers
+        return np.concatenate([numbers, np.full(self._padding, value, dtype=numbers.dtype)])
+
+    def _where_reached(
+        self, values: Float32Array, lowest: Float32Array
+    ) -> tuple[Int64Array, Int64Array]:
+        """Rows and columns of the values that reach their column's lowest; few do."""
+        rows, columns = values.shape
+        even = rows // _RUN * _RUN
+        reached = self._workspace.reached(rows, columns)
+        if even:
+            # Compared in long runs: a row of few queries would be a loop of its own.
+            np.greater_equal(
+                values[:even].reshape(-1, _RUN * columns),
+                np.tile(lowest, _RUN),
+                out=reached[:even].reshape(-1, _RUN * columns),
+            )
+        np.greater_equal(values[even:], lowest, out=reached[even:])
+        return np.divmod(np.flatnonzero(reached), columns)
+
+    def _most_miss(self, segment: Segment) -> Float64Array:
+        """For each query the most by which any value of a segment misses the true one."""
+        reach = segment.most_reach * (1 + self._share)
+        miss: Float64Array = self._lengths * segment.most_error + self._slacks * reach
+        miss += self._share * segment.most_offset + self._blurs
+        return miss
+
+    def _misses(self, segment: Segment, rows: Int64Array, columns: Int64Array) -> Float64Array:
+        """The same for single rows, from their own facts."""
+        miss: Float64Array = self._lengths[columns] * segment.error[rows]
+        miss += self._slacks[columns] * (segment.most_reach * (1 + self._share))
+        if self._metric == "l2":
+            miss += self._share * np.abs(segment.offset[rows]) + self._blurs[columns]
+        return miss
+
+    def _by_query(self, part: _Part) -> Iterable[slice]:
+        """Where each query's rows stand in a part that is in the order of queries."""
+        ends = np.searchsorted(part.columns, np.arange(len(self._asked) + 1)).tolist()
+        return map(slice, ends[:-1], ends[1:])
+
+    def _settle(self) -> _Part | None:
+        """Raise the floors by what was collected, and keep what still reaches them."""
+        if not self._parts:
+            return None
+        names = ("columns", "rowids", "value", "miss")
+        whole = _Part(*(np.concatenate([getattr(p, n) for p in self._parts]) for n in names))
+        whole = whole.take(np.argsort(whole.columns, kind="stable"))
+        lower = whole.value - whole.miss
+        for column, mine in enumerate(self._by_query(whole)):
+            wanted, reached = self._wanted[column], lower[mine]
+            if len(reached) >= wanted:
+                best = np.partition(reached, len(reached) - wanted)[len(reached) - wanted]
+                self._floors[column] = max(self._floors[column], best)
+        whole = whole.take(whole.value + whole.miss >= self._floors[whole.columns])
+        self._parts = [whole]
+        self._collected = 0
+        return whole
+
+
+def _reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> Float64Array:
+    """For each of these queries a value that as many rows as are wanted reach."""
+    found = np.full(int(np.count_nonzero(which)), -np.inf)
+    groups, columns = len(values) // _GROUP, values.shape[1]
+    # A group's rows lie far apart, so that long runs are compared.
+    runs = values[: groups * _GROUP].reshape(_GROUP, groups * columns)
+    maxima = runs.max(axis=0).reshape(groups, columns)
+    for place, column in enumerate(np.flatnonzero(which).tolist()):
+        pool = maxima[:, column] if wanted[column] <= groups // 2 else values[:, column]
+        if wanted[column] <= len(pool):
+            place_from_below = len(pool) - wanted[column]
+            found[place] = np.partition(pool, place_from_below)[place_from_below]
+    return found

@@ -1,0 +1,484 @@
+"""Search in memory: the copy that answers, and the way around until one is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+import anyio
+
+from aiovec.backend import (
+    Admission,
+    Background,
+    Found,
+    PerLoop,
+    Place,
+    StaleTableError,
+    TableHandle,
+    VectorQuery,
+    in_thread,
+    is_over,
+    watch_memory,
+)
+
+from ..connection import Connection, Ticket
+from ..errors import failures
+from ..layout import current_table
+from ..pool import in_snapshot
+from ..search import can_rank_all, prefix_of
+from .approximate import Prefixes
+from .batches import MOST_TOGETHER, Call, Pipeline
+from .copy import Loader, Masks, OlderSnapshotError, ResidentCopy, bytes_of_row
+from .scan import Workspace
+from .segments import State, needs_compaction
+from .settle import Timings, answer
+
+# Seconds until a load that failed is tried again; each further failure doubles them.
+_FIRST_PAUSE = 1.0
+# The longest pause, and the only one where the table itself is in the way: it may have shrunk. A
+# look costs a count of its rows, on a connection of its own.
+_LONGEST_PAUSE = 300.0
+
+
+@dataclass(slots=True)
+class _Refusal:
+    token: object
+    reason: str
+    failures: int
+    until: float
+
+
+class Refusals:
+    """The tables of one store whose searches the file answers for a while."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, _Refusal] = {}
+
+    def holds(self, table: TableHandle) -> bool:
+        """Whether it is too early to try to copy the table."""
+        refusal = self._by_name.get(table.name)
+        return (
+            refusal is not None
+            and refusal.token == table.token
+            and time.monotonic() < refusal.until
+        )
+
+    def add(self, table: TableHandle, reason: str, *, failed: bool) -> bool:
+        """Let the table wait; whether the reason is another one than the last time.
+
+        ``failed`` tells that something went wrong that may go well soon.
+        """
+        now = time.monotonic()
+        before = self._by_name.get(table.name)
+        if before is not None and before.token != table.token:
+            before = None
+        failures = (0 if before is None else before.failures) + 1 if failed else 0
+        # The exponent is bounded, since failures are not.
+        pause = _FIRST_PAUSE * 2 ** min(failures - 1, 30) if failed else _LONGEST_PAUSE
+        self._forget_old(now)
+        until = now + min(pause, _LONGEST_PAUSE)
+        self._by_name[table.name] = _Refusal(table.token, reason, failures, until)
+        return before is None or before.reason != reason
+
+    def settle(self, table: TableHandle) -> None:
+        """The table was copied. Its last reason stays known, so that it is not told twice."""
+        refusal = self._by_name.get(table.name)
+        if refusal is not None:
+            refusal.failures = 0
+            refusal.until = time.monotonic()
+
+    def _forget_old(self, now: float) -> None:
+        """Tables may come and go under ever new names."""
+        for name, refusal in list(self._by_name.items()):
+            if refusal.until + _LONGEST_PAUSE < now:
+                del self._by_name[name]
+
+
+LOG = logging.getLogger("aiovec")
+
+_T = TypeVar("_T")
+
+# Masks may take this share of the budget.
+_FOR_MASKS = 1 / 16
+_TOO_LARGE = "it is larger than scan_memory"
+# Tables that are loaded at once.
+_MOST_LOADERS = 2
+# What scans use again and again does not count up to here: tables of a few thousand rows need less.
+_FREE_FOR_SCANS = 2**20
+
+
+class Read(Protocol):
+    """``ReaderPool.run``."""
+
+    def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
+
+
+# Tables whose searches are timed; the one searched longest ago is forgotten.
+_MOST_TIMED = 1000
+# How often a batch takes a newer snapshot because another one was quicker.
+_MOST_SNAPSHOTS = 10
+
+
+class CannotRankError(Exception):
+    """The codes' bound does not hold for this table. Never reaches a user."""
+
+
+class NotResidentError(Exception):
+    """The copy cannot answer for now. Never reaches a user."""
+
+
+class _Resident:
+    """What one table has in memory; nothing until it is loaded."""
+
+    def __init__(self, token: object, most_for_masks: int) -> None:
+        self.token = token
+        self.copy: ResidentCopy | None = None
+        # What the copy will take that is being made.
+        self.reserved = 0
+        self.masks = Masks(most_for_masks)
+        self.prefixes = Prefixes()
+        self.loading: asyncio.Task[None] | None = None
+        self.compacting: asyncio.Task[None] | None = None
+        self.regrouping: asyncio.Task[None] | None = None
+        self.measuring: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.copy is not None and self.copy.state is not None
+
+    @property
+    def nbytes(self) -> int:
+        copy = self.copy  # it may go while another thread asks
+        taken = self.reserved if copy is None else copy.nbytes
+        return taken + self.masks.nbytes + self.prefixes.nbytes
+
+
+class ResidentSearch:
+    """Answers searches from copies in memory, within a budget for all tables of a store.
+
+    A table is copied when it is first searched; until then ``search`` gives None, and the file has
+    to be asked. Where the budget is short, the table that was searched longest ago gives way.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        connect: Callable[[], Connection],
+        *,
+        place: Place,
+        budget: int,
+        workers: int,
+        busy_timeout: float,
+        bits: bool = False,
+    ) -> None:
+        """``bits`` has tables that keep bit codes searched by these."""
+        self._read = read
+        self._place = place
+        self._connect = connect
+        self._budget = budget
+        self._bits = bits
+        self._pipeline = Pipeline(self._answer, workers, busy_timeout)
+        self._tables: dict[str, _Resident] = {}  # in the order of their last search
+        self._refusals = Refusals()
+        self._timings: dict[str, Timings] = {}
+        self._threads = PerLoop(lambda: anyio.CapacityLimiter(1))
+        # Half of a lone search runs on a helper; with one core it would only be in the way.
+        self._workspace = Workspace(helpers=1 if workers > 1 else 0)
+        self._answering = 0
+        # Loading takes some memory beside the copy, so tables are loaded one after the other.
+        self._loaders = Admission("other tables are being loaded", calls=_MOST_LOADERS)
+        # Those that have reserved memory, also where the table was let go and the thread runs on.
+        self._loading: set[_Resident] = set()
+        # Also those of tables that were let go.
+        self._tasks = Background()
+        self._closed = False
+        watch_memory(place, self)
+
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery]
+    ) -> list[Found] | None:
+        """The answers, or None where the file has to be asked."""
+        if not self.prepare(table) or not await can_rank_all(queries):
+            return None
+        if self.by_bits(table) and any(map(_needs_vectors, queries)):
+            return None
+        try:
+            return await self._pipeline.search(table, queries)
+        except NotResidentError:
+            return None
+
+    def prepare(self, table: TableHandle) -> bool:
+        """Whether there is a copy; begins to make one where there is none."""
+        name = table.name
+        resident = self._tables.pop(name, None)
+        if resident is not None and resident.token != table.token:
+            self._let_go(resident)
+            resident = None
+        if resident is None:
+            if self._closed or self._refusals.holds(table):
+                return False
+            resident = _Resident(table.token, int(self._budget * _FOR_MASKS))
+        if resident.copy is None and is_over(resident.loading):
+            # It was never begun, or the loop ended meanwhile.
+            resident.loading = self._tasks.start(self._load(table, resident))
+        self._tables[name] = resident
+        return resident.ready
+
+    def by_bits(self, table: TableHandle) -> bool:
+        """Whether the table is searched by bit codes once it is in memory."""
+        return self._bits and table.schema.quantized == "bit"
+
+    def nbytes(self, table: str) -> int:
+        resident = self._tables.get(table)
+        return 0 if resident is None else resident.nbytes
+
+    def memory_by_table(self) -> list[tuple[str, int]]:
+        """For telemetry: what each table takes."""
+        return [(name, resident.nbytes) for name, resident in list(self._tables.items())]
+
+    def index(self, table: TableHandle) -> str | None:
+        """For ``stats``: what is approximate; None where every search is exact."""
+        if not self.by_bits(table):
+            return None
+        resident = self._tables.get(table.name)
+        if resident is None or resident.copy is None:
+            return "bit codes: approximate once they are in memory, exact until then"
+        recall = resident.copy.recall
+        if recall is None:
+            return "bit codes: approximate, recall not measured yet"
+        found = f"recall@{recall.k} {recall.recall:.3f} measured on {recall.sample} rows"
+        return f"bit codes: approximate, {found}"
+
+    def details(self, table: TableHandle, rows: int) -> dict[str, object]:
+        """For ``stats``: how the table is searched, and what its searches cost so far."""
+        resident = self._tables.get(table.name)
+        if resident is None:
+            state = "from the file"
+        else:
+            state = "in memory" if resident.ready else "from the file, while it is being loaded"
+        timings = self._timings.get(table.name)
+        searches = {} if timings is None else timings.to_dict()
+        told: dict[str, object] = {
+            "searched": state,
+            "searches": searches,
+            "scan_expected": rows * bytes_of_row(table.schema.dim, bits=self.by_bits(table)),
+            "scan_budget": self._budget,
+        }
+        copy = None if resident is None else resident.copy
+        if copy is not None and copy.recall is not None:
+            told["recall"] = asdict(copy.recall)
+        return told
+
+    async def close(self) -> None:
+        """Stop loading, let go of everything."""
+        self._closed = True
+        self._tables.clear()
+        await self._tasks.cancel()
+        await self._pipeline.close()
+        self._workspace.close()
+
+    # Loading
+
+    async def _load(self, table: TableHandle, resident: _Resident) -> None:
+        try:
+            async with self._loaders.share():
+                await self._load_now(table, resident)
+        except StaleTableError:
+            self._drop(table.name, resident)
+        except CannotRankError as exc:
+            self._refuse(table, resident, str(exc))
+        except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
+            self._refuse(table, resident, f"loading it failed: {exc}", failed=True)
+
+    async def _load_now(self, table: TableHandle, resident: _Resident) -> None:
+        connection = self._connect()
+        ticket = Ticket()
+        try:
+            await connection
+            begin = partial(_begin_loading, table, bits=self.by_bits(table))
+            loader = await connection.run(begin)
+            if not self._fits(loader.expected_bytes):
+                self._refuse(table, resident, _TOO_LARGE)
+                return
+            # Before the first step: what is being loaded counts as if it were there.
+            self._make_room(table.name, loader.expected_bytes)
+            if self._taken() + loader.expected_bytes > self._budget:
+                # What others are being loaded into is not given away. A later search tries again.
+                self._drop(table.name, resident)
+                return
+            resident.reserved = loader.expected_bytes
+            self._loading.add(resident)
+            while await connection.run(lambda _: loader.step(ticket)):
+                pass
+            resident.copy = loader.copy
+            self._refusals.settle(table)
+            self._measure(table, resident)
+        finally:
+            ticket.cancelled = True
+            try:
+                await connection.close()
+            finally:
+                resident.reserved = 0
+                self._loading.discard(resident)
+
+    def _fits(self, wanted: int) -> bool:
+        """Whether the budget would do for so much, and for what every scan takes."""
+        return wanted + self._for_scans() <= self._budget
+
+    def _for_scans(self) -> int:
+        return max(0, self._workspace.nbytes - _FREE_FOR_SCANS)
+
+    def _taken(self) -> int:
+        """What is in memory, and what is promised to tables that are being loaded."""
+        residents = {*self._tables.values(), *self._loading}
+        return sum(resident.nbytes for resident in residents) + self._for_scans()
+
+    def _make_room(self, name: str, wanted: int) -> None:
+        """Let go of the tables that were searched longest ago, as many as have to."""
+        for other in list(self._tables):
+            if self._taken() + wanted <= self._budget:
+                break
+            if other != name and self._tables[other].ready:
+                self._let_go(self._tables.pop(other))
+
+    def _refuse(
+        self, table: TableHandle, resident: _Resident, reason: str, *, failed: bool = False
+    ) -> None:
+        """Leave the table to the file for a while."""
+        is_news = self._refusals.add(table, reason, failed=failed)
+        self._drop(table.name, resident)
+        if is_news:  # in a thread, since a log may be a file
+            say = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
+            self._tasks.start(in_thread(say, limit=self._threads()))
+
+    def _drop(self, name: str, resident: _Resident) -> None:
+        if self._tables.get(name) is resident:
+            del self._tables[name]
+        self._let_go(resident)
+
+    @staticmethod
+    def _let_go(resident: _Resident) -> None:
+        resident.copy = None
+        loading = resident.loading
+        if loading is not None and not is_over(loading) and loading is not asyncio.current_task():
+            loading.cancel()
+
+    # Answering
+
+    def _timings_of(self, name: str) -> Timings:
+        timings = self._timings.pop(name, None) or Timings(self._place, name)
+        self._timings[name] = timings
+        while len(self._timings) > _MOST_TIMED:  # tables may come and go under ever new names
+            del self._timings[next(iter(self._timings))]
+        return timings
+
+    async def _answer(self, table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+        resident = self._tables.get(table.name)
+        copy = None if resident is None else resident.copy
+        if resident is None or copy is None:
+            raise NotResidentError
+        timings = self._timings_of(table.name)
+        began = time.perf_counter()
+        for call in calls:
+            timings.add_waiting(began - call.since)
+        queries = [query for call in calls for query in call.queries]
+
+        def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State, list[Found]]:
+            layout = current_table(db, table)
+            if layout.extreme:  # such rows have no codes, so the copy cannot take them in
+                raise NotResidentError
+            with timings.stage("fresh"):
+                state = copy.advance(db, ticket)
+            if state is None:
+                raise NotResidentError
+            found: list[Found] = []
+            for start in range(0, len(queries), MOST_TOGETHER):
+                part = queries[start : start + MOST_TOGETHER]
+                found += answer(
+                    db, ticket, layout, state, resident.masks, resident.prefixes, part, timings,
+                    self._workspace, alone=alone, bits=copy.bits,
+                )  # fmt: skip
+            return state, found
+
+        alone = not self._answering
+        for _ in range(_MOST_SNAPSHOTS):
+            self._answering += 1
+            try:
+                state, found = await self._read(work)
+                break
+            except OlderSnapshotError:
+                continue
+            except NotResidentError:
+                # Too much has changed to be brought in on the way: the copy is made anew.
+                self._drop(table.name, resident)
+                raise
+            finally:
+                self._answering -= 1
+        else:
+            raise NotResidentError
+        self._keep_house(table, resident, state)
+        answers = iter(found)
+        return [[next(answers) for _ in call.queries] for call in calls]
+
+    def _keep_house(self, table: TableHandle, resident: _Resident, state: State) -> None:
+        if not self._fits(resident.nbytes):
+            self._refuse(table, resident, _TOO_LARGE)
+            self._workspace.clear()
+            return
+        self._make_room(table.name, 0)  # tables grow
+        copy = resident.copy
+        if copy is None:
+            return
+        if needs_compaction(state) and is_over(resident.compacting):
+            resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads()))
+        if copy.may_regroup() and is_over(resident.regrouping):
+            resident.regrouping = self._tasks.start(self._aside(table, copy.regroup))
+        self._measure(table, resident)
+
+    def _measure(self, table: TableHandle, resident: _Resident) -> None:
+        """Find out how much searches by bits find, where that is not known."""
+        copy = resident.copy
+        if copy is not None and copy.may_measure() and is_over(resident.measuring):
+            resident.measuring = self._tasks.start(self._aside(table, copy.measure))
+
+    async def _aside(
+        self, table: TableHandle, work: Callable[[sqlite3.Connection, Ticket], None]
+    ) -> None:
+        """Do some work on the copy's behalf with a connection of its own, in one snapshot.
+
+        Where it fails, nothing is lost: searches are right without it, and ask for it again.
+        """
+        ticket = Ticket()
+
+        def run(db: sqlite3.Connection) -> None:
+            if not current_table(db, table).extreme:  # see _answer
+                work(db, ticket)
+
+        with suppress(StaleTableError, OlderSnapshotError, *failures()):
+            connection = self._connect()
+            try:
+                await connection
+                await connection.run(lambda db: in_snapshot(db, lambda: run(db)))
+            finally:
+                ticket.cancelled = True
+                await connection.close()
+
+
+def _needs_vectors(query: VectorQuery) -> bool:
+    """Whether bits cannot answer: what is asked for is exact, or by the first components."""
+    return query.exact or prefix_of(query, len(query.vector)) is not None
+
+
+def _begin_loading(table: TableHandle, db: sqlite3.Connection, *, bits: bool) -> Loader:
+    db.execute("BEGIN")
+    layout = current_table(db, table)
+    if layout.extreme:
+        raise CannotRankError("vectors are there whose squares leave float32")
+    return Loader(db, layout, bits=bits)

@@ -1,0 +1,383 @@
+"""A batch of searches answered from a resident copy, on a reader's thread, in one snapshot.
+
+The scan's candidates get their true distances from the vectors in the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+
+import numpy as np
+
+from aiovec.backend import (
+    Float32Array,
+    Float64Array,
+    Found,
+    Metric,
+    Place,
+    VectorQuery,
+    distances,
+    nearest_first,
+    watch_searches,
+)
+
+from ..connection import Ticket
+from ..layout import TableLayout, partition_value
+from ..reads import by_rowids, split
+from ..search import PREFIX_OVERSAMPLE, oversampled, prefix_of
+from ..sql.filters import fixed_values, only_fixes
+from ..vectors import VectorReader
+from .approximate import BIT_OVERSAMPLE, Prefixes, PrefixValues, SignValues, Sought, likeliest
+from .codes import encode_queries, value_of
+from .copy import BoolArray, Masks
+from .scan import Asked, Candidates, Workspace, candidates
+from .segments import SHARED, Int64Array, State, gathered
+
+STAGES = ("queue", "fresh", "filter", "scan", "rescore", "fetch")
+
+
+class Timings:
+    """Sums for one table, and what telemetry is told of it. Written by several threads."""
+
+    def __init__(self, place: Place, table: str) -> None:
+        self._lock = threading.Lock()
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._searches = 0
+        self._batches = 0
+        self._candidates = 0
+        self._largest_batch = 0
+        self._observer = watch_searches(place, table)
+
+    def stage(self, name: str) -> Stage:
+        """What is done within counts as this stage of a batch."""
+        return Stage(self, name)
+
+    def add(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[name] += seconds
+        if self._observer is not None:
+            self._observer.add_stage(name, seconds)
+
+    def add_waiting(self, seconds: float) -> None:
+        """One search waited for its batch."""
+        self.add("queue", seconds)
+
+    def add_batch(self, searches: int, candidates: int) -> None:
+        with self._lock:
+            self._searches += searches
+            self._batches += 1
+            self._candidates += candidates
+            self._largest_batch = max(self._largest_batch, searches)
+        if self._observer is not None:
+            self._observer.add_batch(searches, candidates)
+
+    def to_dict(self) -> dict[str, float]:
+        """Milliseconds a search in each stage, and the means of the counts."""
+        with self._lock:
+            searches = max(self._searches, 1)
+            shown = {f"{name}_ms": 1000 * s / searches for name, s in self._seconds.items()}
+            return {
+                "searches": self._searches,
+                **shown,
+                "candidates": self._candidates / searches,
+                "batch": self._searches / max(self._batches, 1),
+                "largest_batch": self._largest_batch,
+            }
+
+
+class Stage:
+    __slots__ = ("_began", "_name", "_timings")
+
+    def __init__(self, timings: Timings, name: str) -> None:
+        self._timings = timings
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timings.add(self._name, time.perf_counter() - self._began)
+
+
+# Where there are this many rows for each candidate, hardly two of these lie in one chunk.
+_SPARSE = 32
+
+
+# Rows read at once.
+_BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """Rows and their distances to a query; vectors where the batch wants any."""
+
+    rowids: Int64Array
+    distances: Float64Array
+    vectors: Float32Array | None
+
+    def take(self, which: Int64Array) -> Nearest:
+        vectors = None if self.vectors is None else self.vectors[which]
+        return Nearest(self.rowids[which], self.distances[which], vectors)
+
+
+class Rescoring:
+    """Settles a batch's candidates in a state of the copy."""
+
+    def __init__(self, vectors: VectorReader, metric: Metric, state: State, ticket: Ticket) -> None:
+        self.read = 0
+        self._vectors = vectors
+        self._metric = metric
+        self._rows = state.rows
+        self._longest = state.longest
+        self._ticket = ticket
+
+    def nearest(self, found: Sequence[Candidates], queries: Sequence[VectorQuery]) -> list[Nearest]:
+        """Of each query's candidates its nearest, best first, and those that equal the last one.
+
+        The likeliest ones are measured first: their distances leave few of the others.
+        """
+        first = [one.rowids[: query.limit] for one, query in zip(found, queries, strict=True)]
+        measured = self._measured(first, queries)
+        others = [
+            self._others(one, near, query)
+            for one, near, query in zip(found, measured, queries, strict=True)
+        ]
+        more = self._measured(others, queries)
+        return [
+            _best(near, other, query.limit)
+            for near, other, query in zip(measured, more, queries, strict=True)
+        ]
+
+    def _others(self, found: Candidates, near: Nearest, query: VectorQuery) -> Int64Array:
+        """Candidates beyond the first ones that may be as near as the farthest of these."""
+        rest = slice(query.limit, None)
+        if len(found.rowids) <= query.limit:
+            return found.rowids[rest]
+        farthest = float(near.distances.max())
+        reached = value_of(farthest, query.vector, self._metric, self._longest)
+        return found.rowids[rest][found.most[rest] >= reached]
+
+    def _measured(
+        self, wanted: Sequence[Int64Array], queries: Sequence[VectorQuery]
+    ) -> list[Nearest]:
+        """Each query's rows with their distances; those of all queries are read together."""
+        keeps = any(query.columns.vector for query in queries)
+        rowids = np.concatenate(wanted)
+        measured = np.empty(len(rowids), dtype=np.float64)
+        dim = len(queries[0].vector)
+        kept = np.empty((len(rowids), dim), dtype=np.float32) if keeps else None
+        sizes = [len(part) for part in wanted]
+        points = np.stack([query.vector for query in queries])
+        which = np.repeat(np.arange(len(queries)), sizes)
+        for start in range(0, len(rowids), _BLOCK):
+            end = min(start + _BLOCK, len(rowids))
+            vectors = self._read(rowids[start:end])
+            measured[start:end] = distances(vectors, points[which[start:end]], self._metric)
+            if kept is not None:
+                kept[start:end] = vectors
+        self.read += len(rowids)
+        ends = np.cumsum(sizes).tolist()
+        parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        return [
+            Nearest(rowids[part], measured[part], None if kept is None else kept[part])
+            for part in parts
+        ]
+
+    def _read(self, rowids: Int64Array) -> Float32Array:
+        """Their vectors; one that several queries want is read once."""
+        once, places = np.unique(rowids, return_inverse=True)
+        sparse = len(once) * _SPARSE < self._rows
+        vectors: Float32Array = self._vectors.read(once, self._ticket, scattered=sparse)[places]
+        return vectors
+
+
+def _best(near: Nearest, other: Nearest, limit: int) -> Nearest:
+    if len(other.rowids):
+        vectors = None
+        if near.vectors is not None and other.vectors is not None:
+            vectors = np.concatenate([near.vectors, other.vectors])
+        near = Nearest(
+            np.concatenate([near.rowids, other.rowids]),
+            np.concatenate([near.distances, other.distances]),
+            vectors,
+        )
+    return near.take(nearest_first(near.distances, limit))
+
+
+# Where a filter selects less than this share of the rows, their codes are gathered and scanned
+# alone.
+_FEW = 1 / 16
+
+
+@dataclass(slots=True)
+class _Scan:
+    """Queries that scan the same rows of the copy together."""
+
+    state: State
+    dims: int | None
+    """How many components rank the rows; None for an exact scan."""
+    places: list[int] = field(default_factory=list)
+    masks: list[Sequence[BoolArray] | None] = field(default_factory=list)
+    gathered: bool = False
+
+    def add(self, place: int, mask: Sequence[BoolArray] | None) -> None:
+        self.places.append(place)
+        self.masks.append(mask)
+
+
+def answer(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    state: State,
+    masks: Masks,
+    prefixes: Prefixes,
+    queries: Sequence[VectorQuery],
+    timings: Timings,
+    workspace: Workspace,
+    *,
+    alone: bool,
+    bits: bool = False,
+) -> list[Found]:
+    """What each query found. The state is that of the connection's snapshot.
+
+    ``alone`` tells that no other batch is being answered, ``bits`` that the state holds signs.
+    """
+    with timings.stage("filter"):
+        scans = _plan(db, table, state, masks, queries)
+    found: dict[int, Candidates] = {}
+    with timings.stage("scan"):
+        for scan in scans:
+            ticket.check()
+            if bits:
+                outcome = _by_bits(scan, queries, table.schema.metric, workspace, alone=alone)
+            else:
+                outcome = _run(scan, queries, table.schema.metric, prefixes, workspace, alone=alone)
+            found.update(zip(scan.places, outcome, strict=True))
+    with timings.stage("rescore"):
+        rescoring = Rescoring(VectorReader(db, table), table.schema.metric, state, ticket)
+        best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
+    with timings.stage("fetch"):
+        answers = _fetch(db, ticket, table, queries, best)
+    timings.add_batch(len(queries), rescoring.read)
+    return answers
+
+
+def _fetch(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    queries: Sequence[VectorQuery],
+    best: Sequence[Nearest],
+) -> list[Found]:
+    """The rows of all, by one statement for those that want the same columns."""
+    answers: dict[int, Found] = {}
+    for columns in {query.columns: None for query in queries}:
+        places = [i for i, query in enumerate(queries) if query.columns == columns]
+        mine = [best[place] for place in places]
+        kept = [one.vectors for one in mine if one.vectors is not None]
+        vectors = np.concatenate(kept) if columns.vector else None
+        rowids = np.concatenate([one.rowids for one in mine])
+        rows = by_rowids(db, ticket, table, rowids, columns, vectors)
+        parts = split(rows, [len(one.rowids) for one in mine])
+        for place, one, part in zip(places, mine, parts, strict=True):
+            answers[place] = Found(part, one.distances.tolist())
+    return [answers[place] for place in range(len(queries))]
+
+
+def _plan(
+    db: sqlite3.Connection,
+    table: TableLayout,
+    state: State,
+    masks: Masks,
+    queries: Sequence[VectorQuery],
+) -> list[_Scan]:
+    """Which queries scan which rows: those of a partition, those few of a filter, or all."""
+    shared: dict[Hashable, _Scan] = {}
+    alone: list[_Scan] = []
+    keys = state.keys
+    for place, query in enumerate(queries):
+        dims = prefix_of(query, table.schema.dim)
+        key = _partition_of(query, table)
+        if key is not None and key not in keys:
+            key = SHARED
+        part = state if key is None else state.of_key(key)
+        mask: list[BoolArray] | None = None
+        whole = key not in (None, SHARED) and only_fixes(query.where, table.schema)
+        if query.where is not None and not whole:
+            mask = masks.of(db, table, part, query.where)
+            if sum(int(np.count_nonzero(one)) for one in mask) < _FEW * part.rows:
+                few = _Scan(gathered(part, mask), dims, gathered=True)
+                few.add(place, None)
+                alone.append(few)
+                continue
+        shared.setdefault((key, dims), _Scan(part, dims)).add(place, mask)
+    return [*shared.values(), *alone]
+
+
+def _run(
+    scan: _Scan,
+    queries: Sequence[VectorQuery],
+    metric: Metric,
+    prefixes: Prefixes,
+    workspace: Workspace,
+    *,
+    alone: bool,
+) -> list[Candidates]:
+    """The candidates of a scan's queries."""
+    mine = [queries[place] for place in scan.places]
+    if scan.dims is None:
+        codes = encode_queries(np.stack([query.vector for query in mine]), metric)
+        asked = [
+            Asked(code, query.limit, mask)
+            for code, query, mask in zip(codes, mine, scan.masks, strict=True)
+        ]
+        return candidates(scan.state, asked, metric, workspace, alone=alone)
+    sought = _sought(scan, mine, PREFIX_OVERSAMPLE)
+    # The lengths of gathered rows serve this search alone.
+    kept = {} if scan.gathered else prefixes.of(scan.state, scan.dims)
+    vectors = [query.vector for query in mine]
+    values = partial(PrefixValues, vectors, scan.dims, metric, kept, workspace)
+    return likeliest(scan.state, sought, values, workspace, alone=alone)
+
+
+def _by_bits(
+    scan: _Scan,
+    queries: Sequence[VectorQuery],
+    metric: Metric,
+    workspace: Workspace,
+    *,
+    alone: bool,
+) -> list[Candidates]:
+    mine = [queries[place] for place in scan.places]
+    values = partial(SignValues, [query.vector for query in mine], metric, workspace)
+    sought = _sought(scan, mine, BIT_OVERSAMPLE)
+    return likeliest(scan.state, sought, values, workspace, alone=alone)
+
+
+def _sought(scan: _Scan, queries: Sequence[VectorQuery], oversample: float) -> list[Sought]:
+    return [
+        Sought(oversampled(query, oversample, scan.state.rows), mask)
+        for query, mask in zip(queries, scan.masks, strict=True)
+    ]
+
+
+def _partition_of(query: VectorQuery, table: TableLayout) -> Hashable | None:
+    """The key of the only partition that a query's filter leaves, if it leaves one."""
+    if query.where is None or not table.partitions:
+        return None
+    fixed = fixed_values(query.where, table.schema)
+    if len(fixed) < len(table.partitions):
+        return None
+    return tuple(partition_value(fixed[name]) for name in table.partitions)

@@ -1,0 +1,1 @@
+"""Filters, LIKE patterns and values as SQLite holds and computes them."""

@@ -1,0 +1,166 @@
+"""Values between Arrow, SQLite and Python, column by column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from aiovec.backend import Field, Kind, Schema
+
+from ..errors import DamageError, check_stored
+
+Float32Array = npt.NDArray[np.float32]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = (
+    (datetime.fromisoformat(f"{text}+00:00") - _EPOCH) // _MICROSECOND
+    for text in ("0001-01-01T00:00:00", "9999-12-31T23:59:59.999999")
+)
+
+
+# json.dumps makes an encoder for each call that wants other than its defaults.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def list_text(items: Sequence[str]) -> str:
+    return _encode(items)
+
+
+def to_sql(value: Any, kind: Kind) -> Any:
+    """One Python value as its column holds it."""
+    if value is None or kind in ("text", "int", "float"):
+        return value
+    if kind == "bool":
+        return int(value)
+    if kind == "datetime":
+        return (value - _EPOCH) // _MICROSECOND
+    return list_text(value)
+
+
+def row_columns(rows: pa.Table, schema: Schema) -> list[list[Any]]:
+    """A table's columns but the vector, as SQLite takes them: id, fields, payload."""
+    columns = [rows.column("id").to_pylist()]
+    columns += [
+        _column_to_sql(rows.column(name), field.kind) for name, field in schema.fields.items()
+    ]
+    if schema.payload:
+        payload: list[str | None] = []
+        for chunk in rows.column("payload").chunks:
+            payload += chunk.storage.to_pylist()
+        columns.append(payload)
+    return columns
+
+
+def _column_to_sql(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
+    if kind == "bool":
+        column = column.cast(pa.int8())
+    elif kind == "datetime":
+        column = column.cast(pa.int64())
+    values = cast("list[Any]", column.to_pylist())
+    if kind == "list[text]":
+        return [None if items is None else _encode(items) for items in values]
+    return values
+
+
+def vectors_of(rows: pa.Table, schema: Schema) -> Float32Array:
+    """The vectors as one matrix, without a copy where they lie in one piece."""
+    column = rows.column(schema.vector)
+    parts = [_matrix(chunk, schema.dim) for chunk in column.chunks]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _matrix(chunk: pa.FixedSizeListArray, dim: int) -> Float32Array:
+    # Not flatten(), which goes through Arrow's compute functions: dear for a single row.
+    flat = chunk.values.to_numpy(zero_copy_only=True).reshape(-1, dim)
+    return cast("Float32Array", flat[chunk.offset : chunk.offset + len(chunk)])
+
+
+# What SQLite gives for a field's values that are not null.
+_STORED: dict[Kind, type] = {
+    "text": str, "int": int, "float": float, "bool": int, "datetime": int, "list[text]": str,
+}  # fmt: skip
+
+
+def check_rows(
+    ids: Sequence[Any], values: Sequence[Sequence[Any]], kinds: Sequence[Kind], *, payload: bool
+) -> None:
+    """Raise DamageError where rows hold what cannot have been written.
+
+    ``values`` are the columns of fields of these kinds, and where ``payload`` is set the payload's.
+    """
+    check_stored(ids, str, "an id")
+    for column, kind in zip(values, kinds, strict=False):
+        check_stored(column, _STORED[kind], f"a field of type {kind}", null=True)
+        if kind == "datetime" and not all(v is None or _FIRST <= v <= _LAST for v in column):
+            raise DamageError("a time lies beyond the years 1 to 9999")
+    if payload:
+        check_stored(values[len(kinds)], str, "a payload", null=True)
+
+
+def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    """A column of SQLite's values as Python's."""
+    convert = _FROM_SQL.get(kind)
+    if convert is None:
+        return values
+    with _told_as_damage():
+        return [None if value is None else convert(value) for value in values]
+
+
+_FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
+    "bool": bool,
+    "datetime": lambda micros: _EPOCH + timedelta(microseconds=micros),
+    "list[text]": lambda text: _list(json.loads(text)),
+}
+
+
+def _list(items: Any) -> list[str]:
+    if type(items) is not list or not all(type(item) is str for item in items):
+        raise ValueError("a list is none, or holds more than text")
+    return items
+
+
+def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
+    """A column of SQLite's values as Arrow's."""
+    with _told_as_damage():
+        if field.kind == "bool":
+            return pa.array(values, type=pa.int8()).cast(pa.bool_())
+        if field.kind == "datetime":
+            return pa.array(values, type=pa.int64()).cast(field.arrow_type())
+        if field.kind == "list[text]":
+            return pa.array(_lists(values), type=field.arrow_type())
+        return pa.array(values, type=field.arrow_type())
+
+
+def _lists(values: Sequence[str | None]) -> list[list[str] | None]:
+    """JSON arrays, parsed in one go: a call for each would take four times as long."""
+    joined = ",".join(["null" if value is None else value for value in values])
+    lists = cast("list[list[str] | None]", json.loads(f"[{joined}]"))
+    if len(lists) != len(values):
+        raise ValueError("a list is cut")
+    return lists
+
+
+@contextmanager
+def _told_as_damage() -> Iterator[None]:
+    """What was written went through these types, so what fails to is not what was written."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise DamageError(f"a value cannot be read: {exc}") from exc
+
+
+def payload_to_arrow(values: Sequence[str | None]) -> pa.Array:
+    return pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), pa.array(values, type=pa.utf8()))
+
+
+def vectors_to_arrow(vectors: Float32Array) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])

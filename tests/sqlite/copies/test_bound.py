@@ -1,0 +1,460 @@
+"""The bound of the codes, attacked: no value misses the truth by more than it says, and no row that
+is among the nearest is missing from the candidates.
+
+The truth is computed in float64 from the float32 vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aiovec._core.measuring import distances
+from aiovec._core.schema import Metric
+from aiovec_sqlite.copies import scan, segments
+from aiovec_sqlite.copies.codes import (
+    QueryCodes,
+    RowCodes,
+    encode_queries,
+    encode_rows,
+    rounding,
+    value_of,
+)
+from aiovec_sqlite.copies.scan import Asked, Candidates, Workspace, candidates
+from aiovec_sqlite.copies.segments import Segment, State, appended, gathered, without
+
+Rows = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+Random = np.random.Generator
+
+METRICS: list[Metric] = ["cosine", "l2", "dot"]
+DIMS = [1, 2, 3, 7, 16, 63, 64, 65, 384, 1024, 4096]
+LARGEST, SMALLEST = np.float32(1e15), np.float32(1.0000001e-15)
+
+
+# Rows that are hard
+
+
+def gaussian(rng: Random, n: int, dim: int) -> Rows:
+    return rng.standard_normal((n, dim), dtype=np.float32)
+
+
+def near_ties(rng: Random, n: int, dim: int) -> Rows:
+    """All of them the same but for noise far below what int8 can tell apart."""
+    base = rng.standard_normal(dim)
+    noise = rng.standard_normal((n, dim)) * 10.0 ** rng.integers(-8, -2, (n, 1))
+    rows: Rows = (base * (1 + noise)).astype(np.float32)
+    return rows
+
+
+def last_bits(rng: Random, n: int, dim: int) -> Rows:
+    """One vector, with single components moved by one unit in the last place."""
+    rows = np.tile(rng.standard_normal(dim, dtype=np.float32), (n, 1))
+    spots = rng.integers(0, dim, n)
+    up = np.where(rng.random(n) < 0.5, np.float32(np.inf), np.float32(-np.inf))
+    rows[np.arange(n), spots] = np.nextafter(rows[np.arange(n), spots], up.astype(np.float32))
+    return rows
+
+
+def duplicates(rng: Random, n: int, dim: int) -> Rows:
+    few = rng.standard_normal((max(1, n // 7), dim), dtype=np.float32)
+    return few[rng.integers(0, len(few), n)]
+
+
+def all_equal(rng: Random, n: int, dim: int) -> Rows:
+    return np.tile(rng.standard_normal(dim, dtype=np.float32), (n, 1))
+
+
+def constant(rng: Random, n: int, dim: int) -> Rows:
+    return np.full((n, dim), 0.1, dtype=np.float32) * rng.integers(1, 4, (n, 1))
+
+
+def halves(rng: Random, n: int, dim: int) -> Rows:
+    """Components that lie halfway between two codes, where rounding leaves out the most."""
+    rows = (rng.integers(-126, 126, (n, dim)) + 0.5) / 127
+    rows[:, 0] = 1.0
+    return rows.astype(np.float32)
+
+
+def one_hot(rng: Random, n: int, dim: int) -> Rows:
+    rows = np.zeros((n, dim), dtype=np.float32)
+    rows[np.arange(n), rng.integers(0, dim, n)] = rng.choice(
+        np.array([1, -1, 0.5, 1e-7], np.float32), n
+    )
+    return rows
+
+
+def spiked(rng: Random, n: int, dim: int) -> Rows:
+    """One component so large that all others get the code 0."""
+    rows = rng.standard_normal((n, dim), dtype=np.float32)
+    rows[np.arange(n), rng.integers(0, dim, n)] = 300.0
+    return rows
+
+
+def denormal_parts(rng: Random, n: int, dim: int) -> Rows:
+    rows = rng.standard_normal((n, dim)) * np.where(rng.random((n, dim)) < 0.7, 1e-41, 1e-14)
+    rows[:, 0] = 1e-14
+    return rows.astype(np.float32)
+
+
+def norms_of_all_sizes(rng: Random, n: int, dim: int) -> Rows:
+    rows = rng.standard_normal((n, dim))
+    rows *= 10.0 ** rng.uniform(-15, 15, (n, 1))
+    return within_limits(rows)
+
+
+def sizes_of_all_components(rng: Random, n: int, dim: int) -> Rows:
+    return within_limits(rng.standard_normal((n, dim)) * 10.0 ** rng.uniform(-30, 15, (n, dim)))
+
+
+def huge(rng: Random, n: int, dim: int) -> Rows:
+    return within_limits(rng.choice([1e15, -1e15], (n, dim)) * rng.uniform(0.9, 1, (n, dim)))
+
+
+def tiny(rng: Random, n: int, dim: int) -> Rows:
+    return within_limits(rng.standard_normal((n, dim)) * 1e-15)
+
+
+def clustered(rng: Random, n: int, dim: int) -> Rows:
+    centres = rng.standard_normal((4, dim)) * 5
+    rows = centres[rng.integers(0, 4, n)] + 0.01 * rng.standard_normal((n, dim))
+    return rows.astype(np.float32)
+
+
+def some_zero(rng: Random, n: int, dim: int) -> Rows:
+    rows = rng.standard_normal((n, dim), dtype=np.float32)
+    rows[rng.random(n) < 0.4] = 0.0
+    return rows
+
+
+KINDS: list[Callable[[Random, int, int], Rows]] = [
+    gaussian, near_ties, last_bits, duplicates, all_equal, constant, halves, one_hot, spiked,
+    denormal_parts, norms_of_all_sizes, sizes_of_all_components, huge, tiny, clustered, some_zero,
+]  # fmt: skip
+
+
+def within_limits(rows: npt.NDArray[np.float64]) -> Rows:
+    """Vectors that aren't extreme: their largest component lies between 1e-15 and 1e15."""
+    found = np.clip(rows, -LARGEST, LARGEST).astype(np.float32)
+    small = np.abs(found).max(axis=1) < SMALLEST
+    found[small, 0] = SMALLEST
+    return found
+
+
+def hard_query(rng: Random, rows: Rows, metric: Metric) -> Rows:
+    """A query that makes it hard to tell the rows apart."""
+    row = rows[rng.integers(0, len(rows))].astype(np.float64)
+    way = rng.integers(0, 6)
+    if way == 0:
+        query = row
+    elif way == 1:
+        query = row * (1 + 1e-4 * rng.standard_normal(len(row)))
+    elif way == 2:  # along what the row's codes leave out, where Cauchy-Schwarz is an equality
+        query = left_out(row)
+    elif way == 3:
+        query = rng.standard_normal(len(row)) * 10.0 ** rng.uniform(-14, 14)
+    elif way == 4:
+        query = -row
+    else:
+        query = rows.mean(axis=0, dtype=np.float64)
+    if not query.any():
+        query = np.ones(len(row)) if metric == "cosine" or way else query
+    found: Rows = query.astype(np.float32)
+    if query.any():
+        found = within_limits(query[None, :])[0]
+    return found
+
+
+def left_out(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    unit = np.abs(row).max() / 127 or 1.0
+    rest: npt.NDArray[np.float64] = row - unit * np.rint(row / unit)
+    return rest
+
+
+# Truth, and values by codes
+
+
+def true_values(rows: Rows, query: Rows, metric: Metric) -> Values:
+    exact, point = rows.astype(np.float64), query.astype(np.float64)
+    products: Values = exact @ point
+    if metric == "dot":
+        return products
+    if metric == "l2":
+        products -= np.square(exact).sum(axis=1) / 2
+        return products
+    lengths: Values = np.sqrt(np.square(exact).sum(axis=1))
+    products /= lengths * np.sqrt(np.square(point).sum())
+    return products
+
+
+def values_by_codes(rows: RowCodes, query: QueryCodes) -> tuple[Values, Values]:
+    """Values as float32 gives them, and by how much each may miss the truth."""
+    products = rows.codes.astype(np.int64) @ query.codes.astype(np.int64)
+    value = products.astype(np.float32) * rows.scale
+    share = rounding(len(query.codes))
+    whole = value.astype(np.float64) * query.scale + rows.offset
+    reach = np.sqrt(np.square(rows.codes.astype(np.float64)).sum(axis=1)) * rows.scale
+    bound = query.length * rows.error + query.slack * reach + share * np.abs(rows.offset)
+    return whole, bound.astype(np.float64)
+
+
+def state_of(rows: Rows, metric: Metric, rng: Random) -> tuple[State, Rows, set[int]]:
+    """The rows in segments, some in small steps, and some that came and went."""
+    n, dim = rows.shape
+    gone = set(map(int, np.flatnonzero(rng.random(n) < rng.choice([0.0, 0.2]))))
+    if len(gone) == n:
+        gone.pop()
+    parts: list[Segment] = []
+    start = 0
+    while start < n:
+        end = min(n, start + int(rng.integers(1, n + 1)))
+        ids = np.arange(start, end, dtype=np.int64)
+        parts = appended(parts, (), ids, encode_rows(rows[start:end], metric), dim)
+        start = end
+    parts = without(parts, np.array(sorted(gone), dtype=np.int64))
+    return State(1, tuple(parts)), rows, gone
+
+
+def encode_query(query: Rows, metric: Metric) -> QueryCodes:
+    (code,) = encode_queries(query[None], metric)
+    return code
+
+
+def check_candidates(
+    rows: Rows, metric: Metric, rng: Random, workspace: Workspace | None = None
+) -> None:
+    """No row that is among the k best is missing, in batches, with filters and with rows gone."""
+    workspace = workspace or Workspace(helpers=0)
+    alone = workspace.helper is not None
+    state, rows, gone = state_of(rows, metric, rng)
+    there = np.array([i not in gone for i in range(len(rows))])
+    asked, wishes = [], []
+    for _ in range(int(rng.choice([1, 1, 2, 5]))):
+        query = hard_query(rng, rows, metric)
+        wanted = int(rng.choice([1, 2, 10, len(rows) - 1, len(rows), len(rows) + 5]))
+        allowed = np.ones(len(rows), dtype=bool)
+        masks = None
+        if rng.random() < 0.4:
+            allowed = rng.random(len(rows)) < rng.choice([0.05, 0.5, 0.95])
+            masks = [allowed[part.rowids[: part.count]] for part in state.segments]
+        one = Asked(encode_query(query, metric), max(wanted, 1), masks)
+        asked.append(one)
+        wishes.append((query, max(wanted, 1), allowed & there))
+        if masks is not None:
+            few = gathered(state, masks)
+            again = Asked(one.query, one.wanted)
+            (found,) = candidates(few, [again], metric, workspace, alone=alone)
+            check_found(found, rows, metric, *wishes[-1])
+    outcome = candidates(state, asked, metric, workspace, alone=alone)
+    for found, wish in zip(outcome, wishes, strict=True):
+        check_found(found, rows, metric, *wish)
+
+
+def candidates_of(state: State, asked: Asked, metric: Metric) -> Candidates:
+    (found,) = candidates(state, [asked], metric, Workspace(helpers=0), alone=False)
+    return found
+
+
+def check_found(
+    candidates: Candidates,
+    rows: Rows,
+    metric: Metric,
+    query: Rows,
+    wanted: int,
+    allowed: npt.NDArray[np.bool_],
+) -> None:
+    found = candidates.rowids
+    assert len(set(found.tolist())) == len(found), "a row twice"
+    assert allowed[found].all(), "a row that is gone or not allowed"
+    values = true_values(rows, query, metric)
+    truth = values[allowed]
+    if not len(truth):
+        assert not len(found)
+        return
+    worst = np.sort(truth)[-min(wanted, len(truth))]
+    best = set(np.flatnonzero(allowed)[truth >= worst].tolist())
+    assert best <= set(found.tolist()), f"{len(best - set(found.tolist()))} rows are missing"
+    assert (candidates.most >= values[found]).all(), "a row is better than it can be"
+    # What the distances of the likeliest ones leave of the others.
+    first, others = found[:wanted], found[wanted:]
+    measured = distances(rows[first], query, metric)
+    longest = np.linalg.norm(rows.astype(np.float64), axis=1).max()
+    reached = value_of(float(measured.max()), query, metric, longest)
+    assert reached <= values[first].min()
+    kept = set(others[candidates.most[wanted:] >= reached].tolist())
+    assert best <= kept | set(first.tolist()), "a row is left out for another's distance"
+
+
+# The tests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_value_misses_the_truth_by_more_than_its_bound(
+    kind: Callable[[Random, int, int], Rows], metric: Metric
+) -> None:
+    for seed, dim in enumerate(DIMS):
+        rng = np.random.default_rng([seed, 1])
+        rows = kind(rng, 24, dim)
+        if metric == "cosine":
+            rows = rows[rows.any(axis=1)]
+        for _ in range(8):
+            query = hard_query(rng, rows, metric)
+            value, bound = values_by_codes(encode_rows(rows, metric), encode_query(query, metric))
+            missed = np.abs(value - true_values(rows, query, metric))
+            assert (missed <= bound).all(), f"dim {dim}: by {(missed / bound).max()} of the bound"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_are_coded_together_as_they_are_alone(metric: Metric) -> None:
+    rng = np.random.default_rng(6)
+    sizes = 10.0 ** rng.integers(-14, 14, (9, 1))
+    queries = (rng.standard_normal((9, 33)) * sizes).astype(np.float32)
+    if metric != "cosine":
+        queries[4] = 0.0
+    for query, code in zip(queries, encode_queries(queries, metric), strict=True):
+        alone = encode_query(query, metric)
+        assert code.codes.tolist() == alone.codes.tolist()
+        for name in ("scale", "length", "slack", "blur"):
+            assert getattr(code, name) == pytest.approx(getattr(alone, name), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_bound_is_reached_where_a_query_lies_along_what_is_left_out(metric: Metric) -> None:
+    """So the cases here come as near to it as any can, and a smaller bound would fail them."""
+    rng = np.random.default_rng(5)
+    signs = rng.choice([-1.0, 1.0], 64)
+    rows = ((rng.integers(-126, 126, (1, 64)) + 0.49 * signs) / 127).astype(np.float32)
+    rows[0, 0] = 1.0
+    # Its own codes are exact, so that nothing is missed but what the row's leave out.
+    query = signs.astype(np.float32)
+    query[0] = 0.0
+    codes = encode_query(query, metric)
+    value, bound = values_by_codes(encode_rows(rows, metric), codes)
+    missed = np.abs(value - true_values(rows, query, metric))
+    assert 0.98 < missed[0] / bound[0] <= 1
+
+
+@pytest.mark.parametrize(("full", "together"), [(64, 150), (100, 1), (segments.FULL, 1)])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_row_among_the_best_is_missing(
+    kind: Callable[[Random, int, int], Rows],
+    metric: Metric,
+    full: int,
+    together: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segments, "FULL", full)
+    monkeypatch.setattr(scan, "_TOGETHER", together)
+    for seed, dim in enumerate(DIMS):
+        rng = np.random.default_rng([seed, full])
+        rows = kind(rng, 400 if dim < 1000 else 150, dim)
+        if metric == "cosine":
+            rows = rows[rows.any(axis=1)]
+        check_candidates(rows, metric, rng)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.one_of(st.integers(1, 80), st.sampled_from(DIMS)),
+    count=st.integers(1, 700),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+    metric=st.sampled_from(METRICS),
+    full=st.sampled_from([1, 63, 64, 65, 300, segments.FULL]),
+    together=st.sampled_from([1, 70, 200, scan._TOGETHER]),
+)
+def test_no_row_is_missing_whatever_the_table(
+    seed: int,
+    dim: int,
+    count: int,
+    kinds: list[Callable[[Random, int, int], Rows]],
+    metric: Metric,
+    full: int,
+    together: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    share = max(1, min(count, 200_000 // dim, 200 * full) // len(kinds))
+    rows = np.concatenate([kind(rng, share, dim) for kind in kinds])
+    if metric == "cosine":
+        rows = rows[rows.any(axis=1)]
+    if not len(rows):
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(segments, "FULL", full)
+        patched.setattr(scan, "_TOGETHER", together)
+        check_candidates(rows[rng.permutation(len(rows))], metric, rng)
+
+
+MOST = np.nextafter(LARGEST, np.float32(0)).item()
+components = st.one_of(
+    st.floats(-MOST, MOST, width=32),
+    st.floats(-2, 2, width=32),
+    st.sampled_from([0.0, 1e-45, -1e-40, SMALLEST.item(), MOST, 1.0, np.float32(1 / 254).item()]),
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(data=st.data(), dim=st.integers(1, 6), metric=st.sampled_from(METRICS))
+def test_no_row_is_missing_for_components_of_hypothesis_choice(
+    data: st.DataObject, dim: int, metric: Metric
+) -> None:
+    vector = st.lists(components, min_size=dim, max_size=dim)
+    rows = np.array(data.draw(st.lists(vector, min_size=1, max_size=12)), dtype=np.float32)
+    query = within_limits(np.array([data.draw(vector)]))[0]
+    sizes = np.abs(rows).max(axis=1)
+    rows = rows[(sizes >= SMALLEST) | ((sizes == 0) & (metric != "cosine"))]
+    if not len(rows):
+        return
+    wanted = data.draw(st.integers(1, len(rows) + 1))
+    ids = np.arange(len(rows), dtype=np.int64)
+    coded, asked = encode_rows(rows, metric), encode_query(query, metric)
+    value, bound = values_by_codes(coded, asked)
+    assert (np.abs(value - true_values(rows, query, metric)) <= bound).all()
+    state = State(1, tuple(appended([], (), ids, coded, dim)))
+    found = candidates_of(state, Asked(asked, wanted), metric)
+    check_found(found, rows, metric, query, wanted, np.ones(len(rows), dtype=bool))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_second_core_finds_the_same(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "FULL", 100)
+    workspace = Workspace(helpers=1)
+    try:
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            check_candidates(clustered(rng, 900, 32), metric, rng, workspace)
+    finally:
+        workspace.close()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_tiny_query_loses_no_huge_row(metric: Metric) -> None:
+    """In units of the query's scale a huge row's value leaves float32."""
+    rows = np.full((300, 64), 1e15, dtype=np.float32)
+    rows[::2] = 1e-15
+    rows[::2, 0] = SMALLEST
+    rows[:, 1] = np.linspace(0.1, 1, 300) * rows[:, 2]
+    gone = np.array([7], dtype=np.int64)
+    parts = appended([], (), np.arange(300), encode_rows(rows, metric), 64)
+    state = State(1, tuple(without(parts, gone)))
+    allowed = np.arange(300) != 7
+    query = np.full(64, SMALLEST, dtype=np.float32)
+    for wanted in (1, 149, 160, 299, 1000):
+        found = candidates_of(state, Asked(encode_query(query, metric), wanted), metric)
+        check_found(found, rows, metric, query, wanted, allowed)
+
+
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+def test_a_query_of_zeros(metric: Metric) -> None:
+    rows = gaussian(np.random.default_rng(3), 200, 9)
+    state = State(1, tuple(appended([], (), np.arange(200), encode_rows(rows, metric), 9)))
+    query = np.zeros(9, dtype=np.float32)
+    found = candidates_of(state, Asked(encode_query(query, metric), 3), metric)
+    check_found(found, rows, metric, query, 3, np.ones(200, dtype=bool))
