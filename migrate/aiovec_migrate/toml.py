@@ -1,8 +1,9 @@
-"""The line of a TOML file that says which backend is in use, changed and nothing else.
+"""Change the key of a TOML file that names the backend in use, and nothing else.
 
-Comments, order, line ends, spelling and the file's mode stay. The edited text is parsed again and
-taken only where it says the same but for this one key, so a spelling that is not understood here
-ends in a refusal, never in a broken file.
+tomlkit keeps comments, order, line ends and spelling. Python's own parser reads the edited text
+again, and it is used only if all but this key is the same: a file that tomlkit would write in
+another way is refused and stays as it is. The new file replaces the old one in one step, with its
+mode and its owner.
 """
 
 from __future__ import annotations
@@ -19,168 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable, Item, SingleKey, Table, Whitespace
+
 from aiovec.backend import flush_folder
 from aiovec.errors import ConfigError, MigrationError
 
 from .host import Host
-
-KeyPath = tuple[str, ...]
-
-_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_SPACE = re.compile(r"[ \t]*")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_BASIC = re.compile(r'"(?:[^"\\\n]|\\.)*"')
-_LITERAL = re.compile(r"'[^'\n]*'")
-# Up to two quotes may stand before the closing three.
-_LONG_BASIC = re.compile(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5}', re.DOTALL)
-_LONG_LITERAL = re.compile(r"'''(?:[^']|'{1,2}(?!'))*'{3,5}", re.DOTALL)
-_PLAIN_VALUE = re.compile(r"[^,\]}#\n\r]*[^,\]}#\n\r \t]")
-_PLAIN_IN_ARRAY = re.compile(r"[^\[\]{}\"'#]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """``[a.b]``, or ``[[a.b]]`` where it is one of an ``array``."""
-
-    path: KeyPath
-    start: int
-    end: int
-    array: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A key with its value: the whole ``path``, where the key begins, and the value's span.
-
-    ``at_root`` tells that no header stands before it.
-    """
-
-    path: KeyPath
-    key: int
-    start: int
-    end: int
-    at_root: bool
-
-
-def scan(text: str, *, inside: KeyPath) -> Iterator[Header | Entry]:
-    """The headers and entries in their order; also those within the inline table ``inside``.
-
-    ValueError where the text is not understood.
-    """
-    prefix: KeyPath = ()
-    at, at_root = 0, True
-    while True:
-        at = _after(_BLANK, text, at)
-        if at == len(text):
-            return
-        if text[at] == "[":
-            header = _header(text, at)
-            prefix, at, at_root = header.path, header.end, False
-            yield header
-            continue
-        entry = _entry(text, at, prefix, at_root)
-        yield entry
-        if entry.path == inside and text[entry.start] == "{":
-            yield from _within(text, entry)
-        at = entry.end
-
-
-def _header(text: str, at: int) -> Header:
-    array = text.startswith("[[", at)
-    brackets = 2 if array else 1
-    path, end = _key(text, at + brackets)
-    closing = _after(_SPACE, text, end)
-    if not text.startswith("]" * brackets, closing):
-        raise ValueError(f"no end of the header at character {at}")
-    return Header(path, at, closing + brackets, array)
-
-
-def _within(text: str, table: Entry) -> Iterator[Entry]:
-    at, last = table.start + 1, table.end - 1
-    while True:
-        at = _after(_BLANK, text, at)
-        if at >= last:
-            return
-        if text[at] == ",":
-            at += 1
-            continue
-        entry = _entry(text, at, table.path, table.at_root)
-        yield entry
-        at = entry.end
-
-
-def _entry(text: str, at: int, prefix: KeyPath, at_root: bool) -> Entry:
-    path, end = _key(text, at)
-    equals = _after(_SPACE, text, end)
-    if not text.startswith("=", equals):
-        raise ValueError(f"no = after the key at character {at}")
-    start = _after(_SPACE, text, equals + 1)
-    return Entry((*prefix, *path), at, start, _value_end(text, start), at_root)
-
-
-def _key(text: str, at: int) -> tuple[KeyPath, int]:
-    parts: list[str] = []
-    while True:
-        at = _after(_SPACE, text, at)
-        end = _string_end(text, at)
-        if end is None:
-            bare = _BARE_KEY.match(text, at)
-            if bare is None:
-                raise ValueError(f"no key at character {at}")
-            parts.append(bare[0])
-            end = bare.end()
-        else:
-            parts.append(str(tomllib.loads(f"key = {text[at:end]}")["key"]))
-        dot = _after(_SPACE, text, end)
-        if not text.startswith(".", dot):
-            return tuple(parts), end
-        at = dot + 1
-
-
-def _value_end(text: str, at: int) -> int:
-    end = _string_end(text, at)
-    if end is not None:
-        return end
-    if text[at : at + 1] not in ("[", "{"):
-        plain = _PLAIN_VALUE.match(text, at)
-        if plain is None:
-            raise ValueError(f"no value at character {at}")
-        return plain.end()
-    depth = 0
-    while at < len(text):
-        end = _string_end(text, at)
-        if end is not None:
-            at = end
-        elif text[at] in "[{":
-            depth, at = depth + 1, at + 1
-        elif text[at] in "]}":
-            depth, at = depth - 1, at + 1
-            if depth == 0:
-                return at
-        elif text[at] == "#":
-            at = _after(_BLANK, text, at)
-        else:
-            at = _after(_PLAIN_IN_ARRAY, text, at)
-    raise ValueError("an array or an inline table does not end")
-
-
-def _string_end(text: str, at: int) -> int | None:
-    """The end of the string that begins here; None where none does."""
-    for opening, pattern in (
-        ('"""', _LONG_BASIC), ("'''", _LONG_LITERAL), ('"', _BASIC), ("'", _LITERAL),
-    ):  # fmt: skip
-        if text.startswith(opening, at):
-            found = pattern.match(text, at)
-            if found is None:
-                raise ValueError(f"no end of the string at character {at}")
-            return found.end()
-    return None
-
-
-def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return at if found is None else found.end()
-
 
 SECTION, KEY = "retrieval", "backend"
 VARIABLES = ("AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL")
@@ -273,7 +120,7 @@ def edited(text: str, backend: str) -> str:
     document = tomllib.loads(text)
     result = _with_backend(text, backend)
     wanted = _changed(document, backend)
-    if result is None or not _same(tomllib.loads(result), wanted):
+    if not _same(tomllib.loads(result), wanted):
         raise ValueError("the place of the key was not found")
     return result
 
@@ -300,39 +147,58 @@ def variable_that_holds() -> tuple[str, str] | None:
 # The text
 
 
-def _with_backend(text: str, backend: str) -> str | None:
-    """The text with the key set; None where no place for it is known."""
-    quoted = '"' + backend.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _with_backend(text: str, backend: str) -> str:
+    """Return the text with the key set; ValueError where tomlkit does not keep the rest as it is.
+
+    A missing key goes first into its table. tomlkit itself adds at the end, after comments that may
+    belong to the next table, so its bodies are edited here.
+    """
+    try:
+        document = tomlkit.parse(text)
+    except TOMLKitError as exc:
+        raise ValueError(str(exc)) from exc
+    if document.as_string() != text:
+        raise ValueError("tomlkit would also write other parts of the file differently")
     newline = "\r\n" if "\r\n" in text[: text.find("\n") + 1] else "\n"
-    parts = list(scan(text, inside=(SECTION,)))
-    for part in parts:
-        if isinstance(part, Entry) and part.path == (SECTION, KEY):
-            old = text[part.start : part.end]
-            literal = old.startswith("'") and not re.search(r"['\x00-\x1f\x7f]", backend)
-            return text[: part.start] + (f"'{backend}'" if literal else quoted) + text[part.end :]
-    assignment = f"{KEY} = {quoted}"
-    for part in parts:
-        if isinstance(part, Header) and part.path == (SECTION,) and not part.array:
-            indent = re.match(r"[ \t]*", text[text.rfind("\n", 0, part.start) + 1 :])
-            line_end = text.find("\n", part.end)
-            if line_end < 0:
-                return text + newline + assignment + newline
-            lead = indent[0] if indent is not None else ""
-            return f"{text[: line_end + 1]}{lead}{assignment}{newline}{text[line_end + 1 :]}"
-    for part in parts:
-        if not isinstance(part, Entry):
-            continue
-        if part.path == (SECTION,) and text[part.start] == "{":
-            inner = text[part.start + 1 : part.end - 1]
-            between = ", " if inner.strip() else " "
-            rest = text[part.start + 1 :].lstrip(" ")
-            return f"{text[: part.start + 1]} {assignment}{between}{rest}"
-        if part.path[0] == SECTION and part.at_root:
-            line = text.rfind("\n", 0, part.key) + 1
-            return f"{text[:line]}{SECTION}.{assignment}{newline}{text[line:]}"
+    assignment = f"{KEY} = {tomlkit.string(backend).as_string()}{newline}"
+    parts = [
+        (at, key, part)
+        for at, (key, part) in enumerate(document.body)
+        if key is not None and key.key == SECTION and isinstance(part, (Table, InlineTable))
+    ]
+    for _, _, part in parts:
+        body = part.value.body
+        for at, (key, value) in enumerate(body):
+            if key is not None and key.key == KEY:
+                body[at] = key, _spelled_like(value, backend)
+                return document.as_string()
+    for _, _, part in parts:
+        if isinstance(part, Table) and not part.is_super_table():  # [retrieval]
+            lead = part.trivia.indent.rpartition("\n")[2] if part.trivia.trail else newline
+            part.value.body.insert(0, (None, Whitespace(lead + assignment)))
+            return document.as_string()
+    for at, key, part in parts:
+        if isinstance(part, InlineTable):  # retrieval = { dim = 3 }
+            first = tomlkit.string(backend)
+            first.trivia.indent = " "
+            rest = part.value.body or [(None, Whitespace(" "))]
+            part.value.body[:] = [(SingleKey(KEY), first), *rest]
+            return document.as_string()
+        if key.is_dotted():  # retrieval.dim = 3
+            document.body.insert(at, (None, Whitespace(f"{SECTION}.{assignment}")))
+            return document.as_string()
     gap = "" if not text or text.endswith("\n") else newline
     blank = newline if text.strip() else ""
-    return f"{text}{gap}{blank}[{SECTION}]{newline}{assignment}{newline}"
+    return f"{text}{gap}{blank}[{SECTION}]{newline}{assignment}"
+
+
+def _spelled_like(old: Item, backend: str) -> Item:
+    """Return the value in the quotes of the old one, with its comment and the space around it."""
+    literal = old.as_string().startswith("'") and not re.search(r"['\x00-\x1f\x7f]", backend)
+    value = tomlkit.string(backend, literal=literal)
+    for part in ("indent", "comment_ws", "comment", "trail"):
+        setattr(value.trivia, part, getattr(old.trivia, part))
+    return value
 
 
 def _changed(document: Mapping[str, Any], backend: str) -> dict[str, Any]:
