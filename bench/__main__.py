@@ -37,7 +37,6 @@ ALONE = {
     # Of the code itself, not of its speed.
     "counts": "counts",
 }
-PICTURES = Path(__file__).parents[1] / "docs"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,15 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--no-peers", dest="peers", action="store_const", const="none", help="as --peers none"
     )
     parser.add_argument("--cache", type=Path, help="a folder that keeps the peers' slow indexes")
-    parser.add_argument(
-        "--plots", type=Path, help="where pictures go; docs/, and nowhere with another --scale"
-    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
     asked = parser.parse_args(arguments)
     if asked.rows is not None and asked.subject == "all":
         parser.error("--rows is for one subject alone")
-    as_published = asked.scale == 1 and asked.rows is None and asked.dim is None
-    plots = asked.plots or (PICTURES if as_published else None)
     subjects = list(SUBJECTS) if asked.subject == "all" else [asked.subject]
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
     results: list[Result] = []
@@ -76,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=asked.folder) as folder:
             options = Options(
                 Path(folder), asked.data, asked.scale, asked.repeat, asked.peers != "none",
-                asked.peers == "all", asked.cache, plots, asked.rows, asked.dim,
+                asked.peers == "all", asked.cache, asked.rows, asked.dim,
             )  # fmt: skip
             found = run(subject, options)
         for result in found:

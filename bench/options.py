@@ -12,8 +12,8 @@ class Options:
 
     ``peers`` also measures other stores that happen to be installed, ``slow_peers`` even those
     whose index takes minutes to build. Those indexes are kept in ``cache`` and used from there.
-    ``plots`` is where pictures go. ``asked_rows`` and ``dim`` are for subjects that generate their
-    rows, in place of those they have by default.
+    ``asked_rows`` and ``dim`` are for subjects that generate their rows, in place of those they
+    have by default.
     """
 
     folder: Path
@@ -23,7 +23,6 @@ class Options:
     peers: bool = True
     slow_peers: bool = False
     cache: Path | None = None
-    plots: Path | None = None
     asked_rows: int | None = None
     dim: int | None = None
 

@@ -61,8 +61,7 @@ def _part(result: Mapping[str, Any]) -> str:
     text += f"| | {unit} |\n| --- | --- |\n"
     text += "".join(f"| {name} | {number(value)} |\n" for name, value in result["measured"].items())
     lines = [f"- {_check(check)}" for check in result["checks"]]
-    # Where the pictures lie is a matter of the machine; the page shows them.
-    lines += [f"- {note}" for note in result["notes"] if not note.startswith("picture")]
+    lines += [f"- {note}" for note in result["notes"]]
     return text + ("\n" + "\n".join(lines) if lines else "").rstrip()
 
 

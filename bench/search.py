@@ -6,7 +6,7 @@ import aiovec
 
 from .measure import Result
 from .options import Options
-from .searching import approximate, cost, crowd, filtered, fresh, partitions, plots, single
+from .searching import approximate, cost, crowd, filtered, fresh, partitions, single
 from .searching.corpus import Corpus
 from .searching.indexes import indexed_peers
 from .searching.store import fill, until_ready
@@ -32,8 +32,6 @@ async def run(options: Options) -> list[Result]:
     del corpus
     results.append(await _large(options))
     results += await cost.run(options)
-    if options.plots is not None:
-        results[0].notes.append(plots.draw(results, options.plots))
     return results
 
 

@@ -55,7 +55,7 @@ def through_aiovec(
     return ask
 
 
-async def run(folder: Path, corpus: Corpus, options: Options) -> tuple[list[Result], list[Point]]:
+async def run(folder: Path, corpus: Corpus, options: Options) -> list[Result]:
     async with aiovec.connect(f"lancedb://{folder}") as store:
         with Peak() as peak:
             began = time.perf_counter()
@@ -67,7 +67,7 @@ async def run(folder: Path, corpus: Corpus, options: Options) -> tuple[list[Resu
         results = [await _overhead(store, folder, corpus, options)]
         points = await curve(store, corpus, options)
         results.append(_recall(corpus, points, note))
-        return results, points
+        return results
 
 
 async def described(store: VectorStore) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..measure import Result
 from ..options import Options
 from ..searching.corpus import Corpus
-from . import at_once, ids, plots, searching, singles, tidying, topical, writing
+from . import at_once, ids, searching, singles, tidying, topical, writing
 
 _ROWS, _DIM = 117_659, 384
 
@@ -19,8 +19,5 @@ async def run(options: Options) -> list[Result]:
     results += await topical.run(options)
     folder = options.folder / "searched"
     await searching.fill(folder, corpus)
-    found, points = await searching.run(folder, corpus, options)
-    found += await at_once.run(folder, corpus, options)
-    if options.plots is not None:
-        results[0].notes.append(plots.draw(points, str(corpus), options.plots))
-    return results + found
+    results += await searching.run(folder, corpus, options)
+    return results + await at_once.run(folder, corpus, options)

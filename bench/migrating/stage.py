@@ -18,7 +18,7 @@ import pyarrow as pa
 
 import aiovec
 import aiovec_migrate
-from aiovec._core.connect import Source
+from aiovec._core.connect import Origin
 from aiovec._core.contract import Backend, BulkLoads, Columns
 from aiovec_migrate import Event, Options
 
@@ -174,7 +174,7 @@ async def index(target: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _backend(target: str) -> AsyncIterator[Backend]:
-    backend = Source(target, None).resolve_first().backend
+    backend = Origin(target, None).resolve_first().backend
     await backend.open()
     try:
         yield backend

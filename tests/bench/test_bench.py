@@ -12,6 +12,8 @@ import pytest
 from bench import data
 from bench.__main__ import SUBJECTS
 from bench.measure import Check
+from bench.page import PAGE
+from bench.pictures import PICTURES, figures, machine_of
 
 ROOT = Path(__file__).parents[2]
 # Results that have no target.
@@ -79,3 +81,14 @@ def test_generated_data_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -
 def test_a_check_holds_on_the_right_side_of_its_target(check: Check, holds: bool) -> None:
     assert check.holds is holds
     assert ("MISSED" not in str(check)) is holds
+
+
+def test_the_pictures_are_drawn_from_tables_that_the_page_has() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+
+    assert figures(page, "search-million", "Search-million")["sqlite-vec, same file"] == 303
+    assert figures(page, "search", "By clients")["aiovec, 64 clients"] == 2_242
+    assert machine_of(page).endswith("2026")
+    for name in PICTURES:
+        assert f"({name})" in page
+        assert machine_of(page) in (PAGE.parent / name).read_text(encoding="utf-8")
