@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from aiovec import (
     DimensionMismatchError,
+    Field,
     InvalidArgumentError,
     InvalidRowError,
     InvalidVectorError,
     Schema,
 )
-from aiovec._input.rows import check_ids, last_of_each_id, repeated_ids, to_table
+from aiovec._input.rows import CheckedRows, check_ids, last_of_each_id, repeated_ids, to_table
 from aiovec.testing import Oracle, python_rows, strategies
 from aiovec.testing.oracle import arrow_table
 
@@ -186,3 +187,18 @@ def test_what_pandas_keeps_as_periods_and_intervals_is_refused() -> None:
         with pytest.raises(InvalidRowError, match="convert it") as caught:
             to_table(frame, Schema(2))
         assert caught.value.field == name
+
+
+def test_checked_rows_are_taken_as_they_are_for_their_schema_alone() -> None:
+    table = to_table([{"id": "a", "embedding": [1, 2, 3], "year": 5}], SCHEMA)
+    same = Schema.from_json(SCHEMA.to_json())
+    assert to_table(CheckedRows(table, SCHEMA), same) is table
+
+    altered = SCHEMA.with_field("page", Field(int))
+    again = to_table(CheckedRows(table, SCHEMA), altered)
+    assert again.schema.equals(altered.to_arrow(), check_metadata=True)
+    (row,) = python_rows(again)
+    assert (row["id"], row["year"], row["page"]) == ("a", 5, None)
+
+    with pytest.raises(DimensionMismatchError):
+        to_table(CheckedRows(table, SCHEMA), Schema(4))

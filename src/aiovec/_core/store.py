@@ -75,6 +75,7 @@ from .threads import FORKED
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .._input.rows import CheckedRows
     from .._settings.load import RetrievalSettings
     from .connect import Origin
     from .table import Table
@@ -321,9 +322,13 @@ class VectorStore:
         """
         return await self._write(table, rows, model, replace=True)
 
-    async def _write(self, table: str, rows: Rows, model: str | None, *, replace: bool) -> int:
+    async def _write(
+        self, table: str, rows: Rows | CheckedRows, model: str | None = None, *, replace: bool
+    ) -> int:
+        """Insert or upsert. ``CheckedRows`` are an import's, which has checked each row."""
         self._check_writable("upsert" if replace else "insert")
         from .._input.rows import (
+            CheckedRows,
             bytes_of,
             collect,
             effort_of,
@@ -341,7 +346,7 @@ class VectorStore:
             batch = to_table(held[0], schema)
             if replace:
                 return last_of_each_id(batch)
-            repeated = repeated_ids(batch)
+            repeated = [] if isinstance(rows, CheckedRows) else repeated_ids(batch)
             if repeated:
                 raise DuplicateIdError(table, repeated, within_call=True)
             return batch

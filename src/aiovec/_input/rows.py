@@ -15,6 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
@@ -50,13 +51,24 @@ _BUFFER_A_VALUE = 64
 _BYTES_A_VALUE = 32
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """Rows that ``to_table`` gave for ``schema``, each id once unless they are for an upsert.
+
+    They are not checked again as long as the table has this schema.
+    """
+
+    table: pa.Table
+    schema: Schema
+
+
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
     """Read rows of any form to their end, once, into one that can be read again and again.
 
     That is an Arrow table or batch, a list or tuple of rows or of tables, or a mapping of columns.
     An Arrow reader may wait for a disk, so it is read in a thread.
     """
-    if isinstance(rows, (pa.RecordBatch, pa.Table)) or is_frame(rows):
+    if isinstance(rows, (pa.RecordBatch, pa.Table, CheckedRows)) or is_frame(rows):
         return rows
     if is_arrow(rows):
         return await in_thread(table_of, rows)
@@ -137,6 +149,8 @@ def effort_of(given: Any) -> int:
             waiting += islice(chain.from_iterable(item.items()), LITTLE)
         elif isinstance(item, Record):
             waiting += (item.vector, item.fields)
+        elif isinstance(item, CheckedRows):
+            effort += item.table.num_rows
         elif isinstance(item, (pa.RecordBatch, pa.Table)):
             # Its lengths are not checked yet, so what they say is not followed.
             effort += item.num_rows * item.num_columns
@@ -153,6 +167,8 @@ def effort_of_query(vector: Any) -> int:
 
 def bytes_of(rows: Any, schema: Schema) -> int:
     """About what ``to_table`` will take for the rows; too little where they hold long texts."""
+    if isinstance(rows, CheckedRows):
+        return int(rows.table.nbytes)
     count = 0
     if isinstance(rows, (pa.RecordBatch, pa.Table)):
         count = rows.num_rows
@@ -175,6 +191,8 @@ def to_table(rows: Any, schema: Schema) -> pa.Table:
     Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number.
     Ids may still stand twice.
     """
+    if isinstance(rows, CheckedRows):
+        return rows.table if rows.schema == schema else _from_arrow(rows.table, schema)
     if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
         return _from_mappings(rows, schema)
     if isinstance(rows, (list, tuple)):

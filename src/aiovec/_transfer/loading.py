@@ -13,6 +13,7 @@ from .._core.pool import in_thread
 from .._core.schema import Schema
 from .._core.store import VectorStore
 from .._filters import F
+from .._input.rows import CheckedRows
 from ..errors import (
     AiovecError,
     ConfigError,
@@ -246,13 +247,15 @@ async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading
     """Write rows; what the table has already becomes a reject."""
     if how.upsert:
         if part.rows.num_rows:
-            await store.upsert(placed.place, part.rows)
+            rows = CheckedRows(part.rows, placed.schema)
+            await store._write(placed.place, rows, replace=True)
         return part
     fresh = placed.created or placed.is_staged
     reason = "the id came before in the same source" if fresh else "the id is there already"
     while part.rows.num_rows:
         try:
-            await store.insert(placed.place, part.rows)
+            rows = CheckedRows(part.rows, placed.schema)
+            await store._write(placed.place, rows, replace=False)
         except DuplicateIdError as exc:
             part = await in_thread(without_ids, part, set(exc.ids), reason)
         else:

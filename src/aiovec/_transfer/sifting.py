@@ -39,7 +39,10 @@ class Sifted:
 
 
 def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
-    """Check a chunk. Of rows with one id the first is taken, or with ``last_counts`` the last."""
+    """Check a chunk once for all: its rows enter the store as ``CheckedRows``.
+
+    Of rows with one id the first is taken, or with ``last_counts`` the last.
+    """
     rejects = list(chunk.rejects)
     rows, places = chunk.rows, chunk.places
     if not len(places):
