@@ -32,6 +32,9 @@ FIND_PYTHON = for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 p
 	echo "aiovec needs Python 3.11 or newer with venv and pip: $(or $(PYTHON),none was found)" >&2; \
 	exit 1; fi
 
+# Tests and benchmarks start hundreds of processes: each would compile the packages again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-uvloop test-long bench lint ruff types imports format clean
 .DEFAULT_GOAL := help
 
@@ -80,6 +83,7 @@ format: $(DEV)
 
 clean:
 	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: removed $(VENV) and what the tools left behind"
 
 $(RUN):

@@ -1,7 +1,11 @@
-"""The suite on SQLite files runs on uvloop a second time, where uvloop is installed.
+"""What of the suite runs where: on uvloop too, with each Python, or with the long tests alone.
 
-On an S3 server most of it is a long test, and so is in memory what takes seconds and is shown in a
-folder.
+The parts that depend on the event loop run on SQLite files a second time, on uvloop, where uvloop
+is installed; ``.ci/run`` has the whole suite on uvloop. In memory the other parts run with one
+Python only: they are the same code as on SQLite files, which have the whole suite with each.
+
+On an S3 server most of the suite is a long test, and so is what takes seconds in memory and is
+shown in a folder or a file.
 """
 
 from __future__ import annotations
@@ -15,12 +19,23 @@ import pytest
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
+# The parts of the suite whose outcome can depend on how an event loop runs its callbacks.
+OF_LOOPS = (
+    "CancellationContract.", "ChangesContract.", "ConcurrencyContract.", "ExportingContract.",
+    "LifeContract.", "LoopsContract.", "MovingContract.",
+)  # fmt: skip
+
+
+def of_loops(item: pytest.Item) -> bool:
+    function = getattr(item, "function", None)
+    return function is not None and function.__qualname__.startswith(OF_LOOPS)
+
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory] | None:
     cls = getattr(item, "cls", None)
-    twice = cls is not None and cls.__name__ == "TestSqliteFile"
+    twice = cls is not None and cls.__name__ == "TestSqliteFile" and of_loops(item)
     if not twice or "AIOVEC_LOOP" in os.environ or importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop
@@ -33,7 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         ordinary: frozenset[str] | None = getattr(item.module, "ORDINARY", None)
         slow: frozenset[str] = getattr(item.cls, "slow", frozenset())
-        if item.originalname in slow or (
+        if slow.intersection((item.originalname, item.name)) or (
             ordinary is not None and item.originalname not in ordinary
         ):
             item.add_marker(pytest.mark.long)
+        if not getattr(item.cls, "persistent", True) and not of_loops(item):
+            item.add_marker(pytest.mark.once)

@@ -24,8 +24,11 @@ class TestSqliteFile(BackendContract):
 class TestSqliteMemory(BackendContract):
     persistent = False
     slow = frozenset({
-        "test_a_loop_that_is_closed_without_an_end", "test_large_filters", "test_many_queries",
-        "test_many_rows_in_and_out", "test_state_machine",
+        "test_a_loop_that_ends_while_calls_run[0.0]", "test_a_loop_that_ends_while_calls_run[0.02]",
+        "test_a_loop_that_is_closed_without_an_end", "test_every_method_selects_the_same",
+        "test_large_arguments", "test_large_filters", "test_large_rows", "test_limits_beyond_4096",
+        "test_many_queries", "test_many_rows_in_and_out", "test_pages_of_every_size",
+        "test_rows_that_nobody_else_holds", "test_state_machine",
     })  # fmt: skip
 
     def make_backend(self, path: Path) -> Backend:

@@ -21,6 +21,7 @@ class TestToy(BackendContract):
     deviations: ClassVar[Mapping[str, str]] = {"loop time": "the toy works on the event loop"}
     persistent = False
     slow = frozenset({
+        "test_large_arguments", "test_large_rows", "test_limits_beyond_4096",
         "test_a_loop_that_is_closed_without_an_end", "test_a_loop_that_ends_while_calls_run",
         "test_a_loop_that_ends_while_the_store_closes", "test_large_filters", "test_many_queries",
         "test_many_rows_in_and_out",

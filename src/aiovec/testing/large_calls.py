@@ -86,21 +86,19 @@ class LargeCallsContract(ContractBase):
         with case("delete"):
             assert await store.delete("notes", iter(ids)) == _ROWS
 
-    async def test_many_queries(self, store: VectorStore) -> None:
+    @pytest.mark.parametrize("form", ["an array", "lists"])
+    async def test_many_queries(self, store: VectorStore, form: str) -> None:
         columns = _columns(1_000)
         await store.create_table("notes", _SCHEMA)
         await store.insert("notes", columns)
         with own_work():
-            drawn = np.random.default_rng(3).normal(size=(_QUERIES, DIM))
-            lists = drawn.tolist()
-        for name, queries in {"an array": drawn, "lists": lists}.items():
-            with case(name):
-                found = await store.search_many("notes", queries, limit=3)
-            with own_work():
-                assert list(map(len, found)) == [3] * _QUERIES
-                del found
+            queries: Any = np.random.default_rng(3).normal(size=(_QUERIES, DIM))
+            if form == "lists":
+                queries = queries.tolist()
+        found = await store.search_many("notes", queries, limit=3)
         with own_work():
-            del columns, drawn, lists, queries
+            assert list(map(len, found)) == [3] * _QUERIES
+            del columns, found, queries
 
     async def test_rows_that_nobody_else_holds(self, store: VectorStore) -> None:
         """They are freed by the store, and freeing 16,000 lists of numbers takes its time."""
