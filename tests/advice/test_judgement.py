@@ -142,7 +142,7 @@ def test_the_slower_searches_grow_as_the_median_does() -> None:
 
 
 def test_few_rows_are_carried_on_by_the_benchmarks() -> None:
-    """100,000 x 768 take some 7 ms in memory and 108 from the file, as docs/DECISIONS.md says."""
+    """100,000 x 768 take some 7 ms in memory and 108 from the file, as docs/adr/0002 says."""
     small = facts(100, 1.2, scan=Scan(78_800, GIB))
     assert expected_p95(small, 100_000) == pytest.approx(7.07, rel=0.1)
     from_file = facts(100, 1.2)

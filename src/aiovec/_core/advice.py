@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Verdict = Literal["now", "soon", "later"]
 
 # What a search in memory takes beside its scan, and for each component that it scans: the fixed
-# and the growing part of the table in docs/DECISIONS.md (``python -m bench search``). They stand
+# and the growing part of the table in docs/adr/0002 (``python -m bench search``). They stand
 # in for tables too small to measure how their searches grow.
 _CALL_MS = 1.2
 _SCAN_MS = 7.2e-8
