@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiovec.backend import moves_of, to_its_end
 from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, TableNotFoundError
 
-from .ends import OpenTable, mark_of, shown_target
+from .ends import Ends, mark_of, shown_target
 from .host import Host, RealHost, Step, no_step
 from .journal import SqliteJournal, default_file
 from .locate import PathText, Place, config_file, configured, configured_name, is_there, locate
@@ -210,16 +210,18 @@ async def sync(
     async with _stores(source, target, file, host) as (one, other):
         leave = _Leave(one, other, file, host, step, "a sync")
         await leave()
+        ends = Ends(one, other)
         there = await other.backend.tables()
 
         async def equalled(name: str) -> Difference:
             if name not in there:
-                opened = await OpenTable.open(one.backend, name)
                 await leave()
-                await other.backend.create_table(name, opened.schema)
+                schema = (await ends.source_table(name)).schema
+                await other.backend.create_table(name, schema)
             return await make_equal(
-                one.backend, other.backend, name, host=host, progress=told.rows, leave=leave
-            )
+                await ends.source_table(name), await ends.target_table(name),
+                host=host, progress=told.rows, leave=leave,
+            )  # fmt: skip
 
         for name in await one.backend.tables() if tables is None else tables:
             told.table(name)

@@ -38,8 +38,8 @@ class Pursuit:
 
     @classmethod
     async def of(cls, work: Work, state: TableState) -> Pursuit:
-        source = await OpenTable.open(work.origin.backend, state.name)
-        target = await OpenTable.open(work.goal.backend, state.name)
+        source = await work.ends.source_table(state.name)
+        target = await work.ends.target_table(state.name)
         return cls(work, state, source, target, await row_bytes(source, target))
 
     async def catch_up(self, *, check: bool = False) -> set[str]:
@@ -58,8 +58,7 @@ class Pursuit:
             if check and ids:
                 await self.work.step("catch-up:applied")
                 differing = await verify_changes(
-                    self.work.goal.backend,
-                    self.state.name,
+                    self.target,
                     page.upserted,
                     page.deleted,
                     host=self.work.host,
@@ -81,9 +80,8 @@ class Pursuit:
 
     async def unlike(self, ids: list[str]) -> list[str]:
         return await verify_ids(
-            self.work.origin.backend,
-            self.work.goal.backend,
-            self.state.name,
+            self.source,
+            self.target,
             ids,
             host=self.work.host,
             ignore_vector=self.work.transform is not None,
@@ -122,9 +120,8 @@ class Pursuit:
             work.progress(self.state.name, read, 2 * total)
 
         return await sync(
-            work.origin.backend,
-            work.goal.backend,
-            self.state.name,
+            self.source,
+            self.target,
             host=work.host,
             transform=work.transform,
             progress=progress,
@@ -189,9 +186,8 @@ async def _compare(pursuit: Pursuit) -> None:
             work.progress(state.name, read, total)
 
         found = await differing_ids(
-            work.origin.backend,
-            work.goal.backend,
-            state.name,
+            pursuit.source,
+            pursuit.target,
             host=work.host,
             ignore_vector=work.transform is not None,
             most=_NAMED,

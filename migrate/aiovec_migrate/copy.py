@@ -116,8 +116,8 @@ class Filler:
 
 async def copy_table(work: Work, state: TableState) -> None:
     """Copy what is behind the cursor, and write down each step."""
-    source = await OpenTable.open(work.origin.backend, state.name)
-    target = await OpenTable.open(work.goal.backend, state.name)
+    source = await work.ends.source_table(state.name)
+    target = await work.ends.target_table(state.name)
     filler = Filler(target, again=state.rows > 0 or await target.count() > 0)
     buffer = Buffer(filler.most_bytes)
     size = max(1, min(work.state.options.batch_size, filler.most_bytes // await row_bytes(source)))

@@ -66,6 +66,10 @@ class OpenTable:
         return cls(backend, await backend.open_table(name))
 
     @property
+    def name(self) -> str:
+        return self.handle.name
+
+    @property
     def schema(self) -> Schema:
         return self.handle.schema
 
@@ -131,12 +135,46 @@ def least_bytes(schema: Schema) -> int:
     return schema.dim * 4 + _ROW_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The two stores of a migration, and the tables that were opened in them.
+
+    The source is the store that is left: in a rollback that is the target of the run.
+    """
+
+    source: Place
+    target: Place
+    _tables: dict[tuple[Backend, str], OpenTable] = field(default_factory=dict)
+
+    def reversed(self) -> Ends:
+        """Return the same stores and tables with the source for the target."""
+        return Ends(self.target, self.source, self._tables)
+
+    async def source_table(self, name: str) -> OpenTable:
+        """Return a table of the source, which is opened once."""
+        return await self._table(self.source.backend, name)
+
+    async def target_table(self, name: str) -> OpenTable:
+        """Return a table of the target, which is opened once."""
+        return await self._table(self.target.backend, name)
+
+    async def _table(self, backend: Backend, name: str) -> OpenTable:
+        table = self._tables.get((backend, name))
+        if table is None:
+            table = self._tables[backend, name] = await OpenTable.open(backend, name)
+        return table
+
+    async def drop_target_table(self, name: str) -> None:
+        """Drop a table of the target. TableNotFoundError if there is none."""
+        self._tables.pop((self.target.backend, name), None)
+        await self.target.backend.drop_table(name)
+
+
 @dataclass(slots=True)
 class Work:
-    """``origin`` and ``goal`` are source and target, and the other way round in a rollback."""
+    """What all parts of a run work with."""
 
-    origin: Place
-    goal: Place
+    ends: Ends
     journal: Journal
     state: RunState
     host: Host
@@ -152,6 +190,14 @@ class Work:
     @property
     def run(self) -> str:
         return self.state.run
+
+    @property
+    def origin(self) -> Place:
+        return self.ends.source
+
+    @property
+    def goal(self) -> Place:
+        return self.ends.target
 
     def leaving(self) -> Moves:
         """The origin as a store that can be left while it is in use."""

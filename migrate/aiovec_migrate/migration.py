@@ -13,7 +13,7 @@ from aiovec.errors import MigrationError, TableExistsError
 from .catch_up import Pursuit, check_all, come_to_rest
 from .copy import copy_table
 from .cut_over import Toml, Turn
-from .ends import ALTERED, OpenTable, Transform, Work, has_left, shown_target, unmark
+from .ends import ALTERED, Ends, OpenTable, Transform, Work, has_left, shown_target, unmark
 from .host import Host, RealHost, Step, no_step
 from .journal import Journal
 from .locate import Place
@@ -130,7 +130,7 @@ async def prepare(work: Work) -> None:
     names = state.options.tables or tuple(await source.tables())
     there = set(await work.goal.backend.tables())
     for name in names:
-        opened = await OpenTable.open(source, name)
+        opened = await work.ends.source_table(name)
         schema = opened.schema
         if work.transform is not None:
             schema = work.transform.target_schema(schema)
@@ -156,7 +156,7 @@ async def prepare(work: Work) -> None:
 
 
 async def _check_empty(work: Work, name: str, schema: Schema) -> None:
-    found = await OpenTable.open(work.goal.backend, name)
+    found = await work.ends.target_table(name)
     differences = found.schema.differences(schema)
     if differences:
         raise MigrationError(
@@ -187,7 +187,7 @@ async def _create(work: Work, table: TableState, schema: Schema, there: set[str]
         return
     if table.foreign:
         raise await _foreign(work, table)
-    found = await OpenTable.open(work.goal.backend, table.name)
+    found = await work.ends.target_table(table.name)
     if table.made and not table.created:
         # A run that was killed here had copied nothing.
         if await found.count():
@@ -285,8 +285,7 @@ class Migration:
         step: Step = no_step,
         obstacles: Obstacles = no_obstacles,
     ) -> None:
-        self.source = source
-        self.target = target
+        self.ends = Ends(source, target)
         self._journal = journal
         self._options = options or Options()
         self._host = host or RealHost()
@@ -368,6 +367,14 @@ class Migration:
         )
 
     @property
+    def source(self) -> Place:
+        return self.ends.source
+
+    @property
+    def target(self) -> Place:
+        return self.ends.target
+
+    @property
     def options(self) -> Options:
         return self._options
 
@@ -422,11 +429,10 @@ class Migration:
         return state
 
     def _work(self, state: RunState, *, back: bool = False) -> Work:
-        origin, goal = (self.target, self.source) if back else (self.source, self.target)
+        ends = self.ends.reversed() if back else self.ends
         return Work(
-            origin, goal, self._journal, state, self._host, self._step, self._listener,
-            self._transform,
-        )  # fmt: skip
+            ends, self._journal, state, self._host, self._step, self._listener, self._transform
+        )
 
     async def _mark(self, work: Work) -> None:
         """Act for the run on both stores."""

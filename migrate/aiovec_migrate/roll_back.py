@@ -11,7 +11,7 @@ from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .catch_up import Pursuit, check_all
 from .cut_over import Toml, Turn
-from .ends import OpenTable, Work, everything, has_left, looked_at, mark_of, unmark
+from .ends import Work, everything, has_left, looked_at, mark_of, unmark
 from .locate import Place
 from .state import Phase, TableState
 from .verifying.compare import differing_ids
@@ -139,7 +139,7 @@ class Rollback:
             if name in there:
                 await self._drop_or_keep(name)
         for name in now:
-            opened = await OpenTable.open(new, name)
+            opened = await work.ends.source_table(name)
             schema = opened.schema
             if name not in tables:
                 tables[name] = TableState(name, schema.to_json(), copied=True)
@@ -147,7 +147,7 @@ class Rollback:
             if name in there and not await self._fits(name, schema):
                 # What is dropped here is all that is left where the new one cannot be read.
                 await opened.do(partial(_read, new, whole=True))
-                await old.drop_table(name)
+                await work.ends.drop_target_table(name)
                 await work.step("rollback:dropped")
                 work.tell("note", "was made anew since the switch, so it is here too", table=name)
                 there.discard(name)
@@ -156,8 +156,8 @@ class Rollback:
                 await work.step("rollback:created")
 
     async def _drop_or_keep(self, name: str) -> None:
-        work, old = self._work, self._old.backend
-        rows = await (await OpenTable.open(old, name)).count()
+        work = self._work
+        rows = await (await work.ends.target_table(name)).count()
         if rows:
             text = (
                 f"the table {name!r} is missing in {self._new}; its {rows:,} rows of before the "
@@ -166,15 +166,15 @@ class Rollback:
             work.tell("warning", text, table=name)
             await work.step("rollback:kept")
             return
-        await old.drop_table(name)
+        await work.ends.drop_target_table(name)
         await work.step("rollback:dropped")
         work.tell("note", "was dropped since the switch, so it goes here too", table=name)
 
     async def _fits(self, name: str, schema: Schema) -> bool:
         """Whether the source's table has the schema, once it has the fields that were added."""
         old = self._old.backend
-        known = (await OpenTable.open(old, name)).schema
-        wanted = known
+        table = await self._work.ends.target_table(name)
+        known = wanted = table.schema
         added = [field for field in schema.fields if field not in known.fields]
         try:
             for field in added:
@@ -184,8 +184,8 @@ class Rollback:
         if wanted.differences(schema):
             return False
         for field in added:
-            handle = (await OpenTable.open(old, name)).handle
-            await old.add_field(handle, field, schema.fields[field])
+            await old.add_field(table.handle, field, schema.fields[field])
+            await table.reopen()
         return True
 
 
@@ -287,11 +287,11 @@ async def _drop_tables(work: Work) -> None:
             continue
         if table.made:
             try:
-                await target.drop_table(table.name)
+                await work.ends.drop_target_table(table.name)
             except TableNotFoundError:
                 continue
         else:  # it was there, and empty
-            opened = await OpenTable.open(target, table.name)
+            opened = await work.ends.target_table(table.name)
             await opened.do(lambda handle: target.delete(handle, ids=None, where=None))
         await work.step("abort:dropped")
 
@@ -302,7 +302,7 @@ async def _is_own(work: Work, table: TableState) -> bool:
         return False
     if table.created or table.rows or table.copied:
         return True
-    opened = await OpenTable.open(work.goal.backend, table.name)
+    opened = await work.ends.target_table(table.name)
     if not await opened.count():
         return True
     if table.made:  # nothing was copied before its creation was written down
@@ -310,9 +310,8 @@ async def _is_own(work: Work, table: TableState) -> bool:
     # It was there and empty; a first batch may have come of which nothing was written down.
     try:
         found = await differing_ids(
-            work.origin.backend,
-            work.goal.backend,
-            table.name,
+            await work.ends.source_table(table.name),
+            await work.ends.target_table(table.name),
             host=work.host,
             ignore_vector=bool(work.state.options.reembed),
             most=1,

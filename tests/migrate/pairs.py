@@ -16,6 +16,7 @@ from aiovec._core.contract import Backend, Columns
 from aiovec._input.rows import to_table
 from aiovec._settings.load import LancedbSettings, SqliteSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_migrate.ends import OpenTable
 from aiovec_sqlite import SqliteBackend
 
 KINDS = ("sqlite", "lancedb")
@@ -41,6 +42,10 @@ async def opened(path: Path, kind: str) -> AsyncIterator[Backend]:
 class Pair:
     source: Backend
     target: Backend
+
+    async def tables(self, name: str = "notes") -> tuple[OpenTable, OpenTable]:
+        """A table of both, opened anew."""
+        return await OpenTable.open(self.source, name), await OpenTable.open(self.target, name)
 
     async def fill(
         self, schema: Schema, rows: Sequence[dict[str, Any]], *, table: str = "notes"

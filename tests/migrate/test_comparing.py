@@ -23,9 +23,9 @@ from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_r
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.verifying.compare import (
     Sides,
-    altered_is_told,
     differing_ids,
     sync,
+    unaltered,
     verify_changes,
     verify_ids,
 )
@@ -53,15 +53,15 @@ async def files(tmp_path: Path) -> AsyncIterator[Pair]:
 
 
 async def compare(pair: Pair, **options: Any) -> Any:
-    return await differing_ids(pair.source, pair.target, "notes", host=RealHost(), **options)
+    return await differing_ids(*await pair.tables(), host=RealHost(), **options)
 
 
 async def synced(pair: Pair, **options: Any) -> Any:
-    return await sync(pair.source, pair.target, "notes", host=RealHost(), **options)
+    return await sync(*await pair.tables(), host=RealHost(), **options)
 
 
 async def verified(pair: Pair, ids: Sequence[str], **options: Any) -> list[str]:
-    return await verify_ids(pair.source, pair.target, "notes", ids, host=RealHost(), **options)
+    return await verify_ids(*await pair.tables(), ids, host=RealHost(), **options)
 
 
 def changed(row: dict[str, Any], **values: Any) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def large_rows(count: int) -> list[dict[str, Any]]:
 async def test_large_rows_are_read_a_few_at_once(pair: Pair) -> None:
     rows = large_rows(200)
     await pair.fill(Schema(2), rows)
-    sides = await Sides.opened(pair.source, pair.target, "notes", host=RealHost(), vector=True)
+    sides = await Sides.of(*await pair.tables(), host=RealHost(), vector=True)
     seen: list[int] = []
     await sides.compared(LIMITS, lambda batch: seen.append(batch.nbytes))
     # Some 100 KB each; LanceDB keeps them in half of that.
@@ -261,7 +261,7 @@ async def test_sync_leaves_what_the_source_got_meanwhile(files: Pair) -> None:
     rows = small_rows(20)
     await files.fill(SMALL, rows)
     await upsert(files.target, small_rows(3, start=50))
-    sides = await Sides.opened(files.source, files.target, "notes", host=RealHost(), vector=True)
+    sides = await Sides.of(*await files.tables(), host=RealHost(), vector=True)
     found = await sides.compared(LIMITS)
     assert len(found.extra) == 3
     await upsert(files.source, small_rows(2, start=50))
@@ -272,7 +272,7 @@ async def test_sync_leaves_what_the_source_got_meanwhile(files: Pair) -> None:
 async def test_sync_passes_over_what_the_source_lost_meanwhile(files: Pair) -> None:
     await files.fill(SMALL, small_rows(20))
     await delete(files.target, ["r0003", "r0004"])
-    sides = await Sides.opened(files.source, files.target, "notes", host=RealHost(), vector=True)
+    sides = await Sides.of(*await files.tables(), host=RealHost(), vector=True)
     found = await sides.compared(LIMITS)
     await delete(files.source, ["r0003"])
     assert await sides.copy(found) == 1
@@ -377,7 +377,7 @@ async def test_tables_of_other_shapes(files: Pair) -> None:
     with pytest.raises(MigrationError, match=r"another schema.*'year'"):
         await compare(files)
     with pytest.raises(TableNotFoundError):
-        await differing_ids(files.source, files.target, "absent", host=RealHost())
+        await files.tables("absent")
 
 
 async def test_options_of_fields_do_not_keep_rows_from_being_equal(files: Pair) -> None:
@@ -390,17 +390,17 @@ async def test_options_of_fields_do_not_keep_rows_from_being_equal(files: Pair) 
 
 async def test_a_table_that_is_altered_meanwhile(pair: Pair) -> None:
     await pair.fill(SMALL, small_rows(10))
-    sides = await Sides.opened(pair.source, pair.target, "notes", host=RealHost(), vector=True)
+    sides = await Sides.of(*await pair.tables(), host=RealHost(), vector=True)
     handle = await pair.target.open_table("notes")
     await pair.target.add_field(handle, "late", Field(str))
-    with pytest.raises(MigrationError, match="altered"), altered_is_told("notes"):
+    with pytest.raises(MigrationError, match="altered"), unaltered("notes"):
         await sides.compared(LIMITS)
 
 
 async def test_a_failing_side_raises_its_own_error_and_frees_the_other(tmp_path: Path) -> None:
     async with pair_of(tmp_path, "sqlite", "lancedb") as pair:
         await pair.fill(SMALL, small_rows(3_000))
-        sides = await Sides.opened(pair.source, pair.target, "notes", host=RealHost(), vector=True)
+        sides = await Sides.of(*await pair.tables(), host=RealHost(), vector=True)
         await pair.target.close()
         with pytest.raises(StoreClosedError):
             await sides.compared(LIMITS)
@@ -488,7 +488,7 @@ async def test_changes_are_compared_as_they_were_not_as_the_source_is_now(pair: 
     await upsert(pair.source, [changed(row, year=-5) for row in rows[:10]])
 
     async def unlike_changes(page: pa.Table, deleted: Sequence[str]) -> list[str]:
-        return await verify_changes(pair.target, "notes", page, deleted, host=RealHost())
+        return await verify_changes((await pair.tables())[1], page, deleted, host=RealHost())
 
     assert await unlike_changes(page, gone) == []
     assert await unlike_changes(page, [*gone, rows[20]["id"]]) == [rows[20]["id"]]

@@ -232,7 +232,7 @@ async def test_recall_of_the_targets_index(tmp_path: Path) -> None:
 
 async def test_the_sample_is_spread_and_the_same_again(pair: Pair) -> None:
     await pair.fill(SMALL, small_rows(600))
-    sides = await Sides.opened(pair.source, pair.target, "notes", host=RealHost(), vector=True)
+    sides = await Sides.of(*await pair.tables(), host=RealHost(), vector=True)
     mine = await sampled(sides.source, 30, 600, 0)
     theirs = await sampled(sides.target, 30, 600, 0)
     assert list(mine.ids) == list(theirs.ids) == sorted(set(mine.ids))

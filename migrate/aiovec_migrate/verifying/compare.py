@@ -1,6 +1,6 @@
 """Which rows two tables do not have in common, and making them the same.
 
-Both tables are streamed at once and each row becomes two hashes (``hashing``). They are summed in
+Both tables are streamed at once and each row becomes two hashes (``hashes``). They are summed in
 buckets of the id's hash, so the order of rows does not count, and neither side waits for the
 other's. Where the sums of a bucket differ, its rows' hashes are read once more and kept side by
 side; up to ``Limits.kept`` rows they are kept at once, and the second reading is saved. Last the
@@ -68,8 +68,7 @@ def no_progress(rows: int) -> None:
 class Side:
     """A table of one store."""
 
-    backend: Backend
-    handle: TableHandle
+    table: OpenTable
     hasher: Hasher
     host: Host
     vector: bool
@@ -78,8 +77,16 @@ class Side:
     """How many rows to read at once."""
 
     @property
+    def backend(self) -> Backend:
+        return self.table.backend
+
+    @property
+    def handle(self) -> TableHandle:
+        return self.table.handle
+
+    @property
     def schema(self) -> Schema:
-        return self.handle.schema
+        return self.table.schema
 
     @property
     def columns(self) -> Columns:
@@ -278,9 +285,8 @@ class Difference:
 
 
 async def differing_ids(
-    source: Backend,
-    target: Backend,
-    table: str,
+    source: OpenTable,
+    target: OpenTable,
     *,
     host: Host,
     ignore_vector: bool = False,
@@ -289,17 +295,14 @@ async def differing_ids(
     limits: Limits = LIMITS,
 ) -> Difference:
     """Compare every row of a table, and name at most this many ids of each kind of difference."""
-    sides = await Sides.opened(
-        source, target, table, host=host, vector=not ignore_vector, progress=progress
-    )
-    with altered_is_told(table):
+    sides = await Sides.of(source, target, host=host, vector=not ignore_vector, progress=progress)
+    with unaltered(source.name):
         return await sides.named(await sides.compared(limits), most)
 
 
 async def sync(
-    source: Backend,
-    target: Backend,
-    table: str,
+    source: OpenTable,
+    target: OpenTable,
     *,
     host: Host,
     most: int = 100,
@@ -315,10 +318,8 @@ async def sync(
     began. Nothing else may write to the target. With a ``transform``, which makes new vectors,
     the vectors themselves are not compared.
     """
-    sides = await Sides.opened(
-        source, target, table, host=host, vector=transform is None, progress=progress
-    )
-    with altered_is_told(table):
+    sides = await Sides.of(source, target, host=host, vector=transform is None, progress=progress)
+    with unaltered(source.name):
         found = await sides.compared(limits)
         difference = await sides.named(found, most)
         if not difference.total:
@@ -329,9 +330,8 @@ async def sync(
 
 
 async def verify_ids(
-    source: Backend,
-    target: Backend,
-    table: str,
+    source: OpenTable,
+    target: OpenTable,
     ids: Sequence[str],
     *,
     host: Host,
@@ -343,14 +343,14 @@ async def verify_ids(
     The sides are read at the same time, not in one transaction: under writes look again. ``each``
     is about what a row takes, where that is known.
     """
-    sides = await Sides.opened(
-        source, target, table, host=host, vector=not ignore_vector, each=each
-    )
     differing: list[str] = []
+    if not ids:
+        return differing
+    sides = await Sides.of(source, target, host=host, vector=not ignore_vector, each=each)
     distinct = list(dict.fromkeys(ids))
     # Where ids have no index, each look reads them all.
     together = sides.source.size
-    with altered_is_told(table):
+    with unaltered(source.name):
         for start in range(0, len(distinct), together):
             block = distinct[start : start + together]
             mine, theirs = await both(sides.source.looked_up(block), sides.target.looked_up(block))
@@ -359,8 +359,7 @@ async def verify_ids(
 
 
 async def verify_changes(
-    target: Backend,
-    table: str,
+    target: OpenTable,
     upserted: pa.Table,
     deleted: Sequence[str],
     *,
@@ -371,19 +370,17 @@ async def verify_changes(
 
     The source is not read again, so it may take writes at any rate.
     """
-    handle = await target.open_table(table)
-    hasher = Hasher(handle.schema, vector=not ignore_vector)
-    together = batch_rows(
-        max(least_bytes(handle.schema), upserted.nbytes // max(1, upserted.num_rows))
-    )
-    side = Side(target, handle, hasher, host, not ignore_vector, no_progress, together)
+    schema = target.schema
+    hasher = Hasher(schema, vector=not ignore_vector)
+    together = batch_rows(max(least_bytes(schema), upserted.nbytes // max(1, upserted.num_rows)))
+    side = Side(target, hasher, host, not ignore_vector, no_progress, together)
     wanted: dict[str, int | None] = dict.fromkeys(deleted)
     if upserted.num_rows:
         hashes = await host.in_thread(hasher.rows, upserted)
         wanted.update(zip(upserted.column("id").to_pylist(), hashes.rows.tolist(), strict=True))
     ids = list(wanted)
     differing: list[str] = []
-    with altered_is_told(table):
+    with unaltered(target.name):
         for start in range(0, len(ids), together):
             block = ids[start : start + together]
             there = await side.looked_up(block)
@@ -411,26 +408,24 @@ class Sides:
     host: Host
 
     @classmethod
-    async def opened(
+    async def of(
         cls,
-        source: Backend,
-        target: Backend,
-        table: str,
+        source: OpenTable,
+        target: OpenTable,
         *,
         host: Host,
         vector: bool,
         progress: Progress = no_progress,
         each: int | None = None,
     ) -> Sides:
-        mine, theirs = await both(OpenTable.open(source, table), OpenTable.open(target, table))
-        check_comparable(table, mine.schema, theirs.schema, vector)
-        size = batch_rows(await row_bytes(mine, theirs) if each is None else each)
+        check_comparable(source.name, source.schema, target.schema, vector)
+        size = batch_rows(await row_bytes(source, target) if each is None else each)
 
-        def side(opened: OpenTable) -> Side:
-            hasher = Hasher(opened.schema, vector=vector)
-            return Side(opened.backend, opened.handle, hasher, host, vector, progress, size)
+        def side(table: OpenTable) -> Side:
+            hasher = Hasher(table.schema, vector=vector)
+            return Side(table, hasher, host, vector, progress, size)
 
-        return cls(side(mine), side(theirs), host)
+        return cls(side(source), side(target), host)
 
     async def compared(self, limits: Limits, seen: Seen | None = None) -> Found:
         """Look at every row of both. ``seen`` gets the target's batches, with the vectors."""
@@ -530,8 +525,8 @@ class Sides:
 
 
 @contextmanager
-def altered_is_told(table: str) -> Iterator[None]:
-    """A table's alteration meanwhile as an error in words."""
+def unaltered(table: str) -> Iterator[None]:
+    """Raise MigrationError, in words, if the table is altered meanwhile."""
     try:
         yield
     except StaleTableError as exc:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from aiovec.backend import Backend, VectorIndexes
 from aiovec.errors import MigrationError, TableNotFoundError
 
+from ..ends import OpenTable
 from ..host import Host
 from .compare import (
     Difference,
@@ -18,10 +19,10 @@ from .compare import (
     Side,
     Sides,
     Transform,
-    altered_is_told,
     always,
     both,
     no_progress,
+    unaltered,
 )
 from .hashes import LIMITS, Digest, Limits
 from .searches import Nearest, Sample, Searches, compared_searches, measured_recall, sampled
@@ -254,9 +255,10 @@ async def _verify_table(
     leave: Leave,
 ) -> TableReport:
     vector = not options.ignore_vector
-    sides = await Sides.opened(source, target, table, host=host, vector=vector, progress=progress)
+    mine, theirs = await both(OpenTable.open(source, table), OpenTable.open(target, table))
+    sides = await Sides.of(mine, theirs, host=host, vector=vector, progress=progress)
     repaired: Difference | None = None
-    with altered_is_told(table):
+    with unaltered(table):
         rows_there = await target.count(sides.target.handle, None)
         sample = await sampled(sides.target, options.searches, rows_there, options.seed)
         nearest = await _nearest(sides, sample, options.limit)
