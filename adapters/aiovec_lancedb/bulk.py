@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import BulkLoad, TableHandle, off_loop
+from aiovec.backend import BulkLoad, Int64Array, TableHandle, off_loop
 from aiovec.errors import DuplicateIdError
 
 from .index import extremes
@@ -19,8 +18,6 @@ from .rows import effort_of
 from .session import Opened, Session
 from .writer import Touched, Work
 from .writes import Prepared, existing_ids
-
-Int64Array = npt.NDArray[np.int64]
 
 _BATCH = 2**17
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns, Rows, Schema, python_values
+from aiovec.backend import Columns, Float32Array, Rows, Schema, python_values
 
 from .layout import PAYLOAD
-
-Float32Array = npt.NDArray[np.float32]
 
 # Bytes of an Arrow table that take as long to turn into Python values as one value does.
 _BYTES_A_VALUE = 64

@@ -18,10 +18,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Found, VectorQuery, distances, is_extreme, nearest_first, off_loop
+from aiovec.backend import (
+    Float32Array,
+    Found,
+    VectorQuery,
+    distances,
+    is_extreme,
+    nearest_first,
+    off_loop,
+)
 
 from .index.effort import MARGIN, Effort, Tuned, named_effort
 from .index.info import vector_index
@@ -33,7 +40,6 @@ from .session import Opened, Session
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
 
-Float32Array = npt.NDArray[np.float32]
 
 # Where the gap behind the last hit is no wider than float32's error, an exact search is repeated
 # with this many times the candidates, and then by measuring every row.

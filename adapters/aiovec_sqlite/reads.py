@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from aiovec.backend import (
@@ -29,6 +28,8 @@ from aiovec.backend import (
     ChangesPrunedError,
     Columns,
     Expr,
+    Float32Array,
+    Int64Array,
     Rows,
     TableHandle,
     in_thread,
@@ -44,8 +45,6 @@ from .sql.filters import to_sql as filter_to_sql
 from .sql.values import check_rows, from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
 from .vectors import VectorReader
 
-Float32Array = npt.NDArray[np.float32]
-
 _BLOCK = 2048
 
 
@@ -54,16 +53,14 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
     return ("TRUE", []) if where is None else filter_to_sql(where, table.schema)
 
 
-def selected_rowids(
-    db: sqlite3.Connection, table: TableLayout, where: Expr | None
-) -> npt.NDArray[np.int64]:
+def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:
     """The rows that a filter selects, in the order in which they lie in the file."""
     return rowids_where(db, table, *condition_of(where, table))
 
 
 def rowids_where(
     db: sqlite3.Connection, table: TableLayout, condition: str, values: Sequence[Any]
-) -> npt.NDArray[np.int64]:
+) -> Int64Array:
     """The rows for which a condition on ``r`` holds, in the order in which they lie in the file."""
     # One text of all numbers is read ten times as fast as a row for each.
     (text,) = db.execute(
@@ -149,7 +146,7 @@ def by_rowids(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
-    rowids: npt.NDArray[np.int64],
+    rowids: Int64Array,
     columns: Columns,
     vectors: Float32Array | None,
 ) -> Rows:

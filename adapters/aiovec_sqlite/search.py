@@ -12,10 +12,12 @@ import sqlite3
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from aiovec.backend import (
+    Float32Array,
+    Float64Array,
     Found,
+    Int64Array,
     Metric,
     Schema,
     TableHandle,
@@ -50,10 +52,6 @@ def oversampled(query: VectorQuery, default: float, rows: int) -> int:
     factor = default if told is None else told
     return min(rows, max(query.limit, math.ceil(query.limit * factor)))
 
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 _BLOCK = 4096
 

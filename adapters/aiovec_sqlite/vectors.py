@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import is_extreme
+from aiovec.backend import Float32Array, Int64Array, is_extreme
 
 from .connection import Ticket
 from .errors import DamageError, check_stored
@@ -25,8 +25,6 @@ from .layout import TableLayout
 
 _Number = TypeVar("_Number", np.float32, np.uint8)
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 # Below this many rows a query of vec0 is quicker than reading whole chunks.
 _FEW = 128

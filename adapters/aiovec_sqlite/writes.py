@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Expr, TableHandle, is_extreme
+from aiovec.backend import Expr, Float32Array, TableHandle, is_extreme
 from aiovec.errors import DuplicateIdError
 
 from .driver import load_driver
@@ -25,8 +24,6 @@ from .sql.filters import to_sql as filter_to_sql
 from .sql.values import row_columns, to_sql, vectors_of
 from .vectors import check_places
 from .writer import JoinableWork, Transaction
-
-Float32Array = npt.NDArray[np.float32]
 
 # Rows for each executemany: few enough that a cancelled call ends soon.
 _BLOCK = 1000

@@ -8,8 +8,8 @@ import numpy as np
 
 import aiovec
 from aiovec import Field, Schema
+from aiovec.backend import Float32Array
 
-from ..data import Float32Array
 from ..measure import Check, Result
 from ..options import Options
 from ..searching.corpus import LIMIT, TABLE, TOLERANCE

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from aiovec import Field, Schema
+from aiovec.backend import Float32Array
 
-from ..data import Dataset, Float32Array, generate, load, real_folder
+from ..data import Dataset, generate, load, real_folder
 
 Int64Array = npt.NDArray[np.int64]
 

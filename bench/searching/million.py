@@ -9,8 +9,8 @@ import pyarrow as pa
 
 import aiovec
 from aiovec import Field, Schema
+from aiovec.backend import Float32Array
 
-from ..data import Float32Array
 from ..measure import Check, Result
 from ..options import Options
 from .corpus import LIMIT, TABLE, TOLERANCE, row_number

@@ -20,9 +20,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from aiovec.backend import Schema
+from aiovec.backend import Float32Array, Schema
 from aiovec.errors import AiovecError, InvalidArgumentError, InvalidVectorError, MigrationError
 
 from .host import Host, RealHost
@@ -38,7 +37,6 @@ Embed = Callable[[list[str]], Any]
 An async one runs on the event loop, any other in a thread, several calls at once.
 """
 
-Float32Array = npt.NDArray[np.float32]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 

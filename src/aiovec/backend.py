@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt64Array
 from ._core.admission import Admission, Share, write_admission
 from ._core.connect import CONFIG_FILE, CONFIG_VARIABLE, Origin
 from ._core.contract import (
@@ -98,15 +99,13 @@ from ._transfer.sources import (
 )
 
 if TYPE_CHECKING:
-    from ._core.measuring import Float32Array, Float64Array, distances, is_extreme, nearest_first
+    from ._core.measuring import distances, is_extreme, nearest_first
     from ._core.ranking import order_of
     from ._input.columns import python_values
     from ._settings.load import LancedbSettings, RetrievalSettings, SqliteSettings, load_settings
 else:
     # They bring NumPy, pyarrow or pydantic, so they are loaded when one of them is asked for.
     _LATER = {
-        "Float32Array": "._core.measuring",
-        "Float64Array": "._core.measuring",
         "distances": "._core.measuring",
         "is_extreme": "._core.measuring",
         "nearest_first": "._core.measuring",
@@ -148,6 +147,7 @@ __all__ = [
     "BackendFactory",
     "Background",
     "Backups",
+    "BoolArray",
     "BulkLoad",
     "BulkLoads",
     "ChangeFeed",
@@ -171,6 +171,7 @@ __all__ = [
     "In",
     "IndexInfo",
     "IndexOptions",
+    "Int64Array",
     "IsNull",
     "Kind",
     "LancedbSettings",
@@ -205,6 +206,7 @@ __all__ = [
     "TextQuery",
     "TextSearch",
     "Tuning",
+    "UInt64Array",
     "Unstoppable",
     "Value",
     "VectorIndexes",

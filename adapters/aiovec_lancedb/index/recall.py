@@ -17,19 +17,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Metric, in_thread, off_loop
+from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, in_thread, off_loop
 
 from ..rows import matrix_of
 from ..session import Opened, Session
 from .effort import LIMITS, MARGIN, Effort, Rung
 from .kinds import KINDS
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 Costs = dict[int, list[tuple[float, float, float, Effort]]]
 """For each limit the efforts that were tried: cost, least and mean recall, and the effort."""
@@ -293,7 +288,7 @@ def _units(vectors: Float64Array) -> Float64Array:
     return cast("Float64Array", vectors / np.maximum(lengths, 1e-30))
 
 
-async def _gap(session: Session, table: Opened, stored: npt.NDArray[np.float64]) -> float:
+async def _gap(session: Session, table: Opened, stored: Float64Array) -> float:
     """The distance from a stored vector to its nearest neighbour, or about that."""
     vector = table.schema.vector
     query = table.lance.query().nearest_to(stored.astype(np.float32)).column(vector)

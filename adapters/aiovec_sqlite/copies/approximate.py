@@ -26,14 +26,14 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import Metric
+from aiovec.backend import BoolArray, Float32Array, Int64Array, Metric, UInt64Array
 
 from ..connection import Ticket
 from ..layout import TableLayout
 from ..vectors import BitReader, VectorReader, ordinary
-from .codes import CodeArray, Float32Array, RowCodes, encode_queries
+from .codes import CodeArray, RowCodes, encode_queries
 from .scan import Candidates, Workspace
-from .segments import Int64Array, Segment, State
+from .segments import Segment, State
 
 # Prefix lengths that are kept; for others the rows' lengths are computed again each time.
 _MOST_KEPT = 1
@@ -267,7 +267,7 @@ class _BySigns:
         np.copyto(products, np.asarray(found), casting="unsafe")
 
 
-def _signs_of_bytes() -> npt.NDArray[np.uint64]:
+def _signs_of_bytes() -> UInt64Array:
     """For each byte the signs of its bits, the lowest first, in eight bytes."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     signs = np.where(bits == 1, 1, -1).astype(np.int8)
@@ -285,8 +285,6 @@ def _steps(queries: Float32Array) -> tuple[Float32Array, UInt8Array]:
     levels = np.clip(np.floor((exact / steps + _TOP + 1) / 2), 0, _TOP)
     return steps[:, 0].astype(np.float32), levels.astype(np.uint8)
 
-
-BoolArray = npt.NDArray[np.bool_]
 
 # A first threshold comes from the maxima of so many rows: a little low, and quickly found.
 _BLOCK = 64
@@ -493,7 +491,7 @@ def _least_scores(
     queries: Float32Array,
     metric: Metric,
     k: int,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """For each row of the sample the score of the k-th nearest other row."""
     best = np.full((k, len(sample)), -np.inf, dtype=np.float32)
     for start in range(0, len(rowids), _ROWS_AT_ONCE):
@@ -503,13 +501,13 @@ def _least_scores(
         mine = np.flatnonzero(np.isin(sample, block))
         scores[np.searchsorted(block, sample[mine]), mine] = -np.inf
         best = np.partition(np.concatenate([best, scores]), -k, axis=0)[-k:]
-    least: npt.NDArray[np.float32] = best.min(axis=0)
+    least: Float32Array = best.min(axis=0)
     return least
 
 
-def _scores(rows: Float32Array, queries: Float32Array, metric: Metric) -> npt.NDArray[np.float32]:
+def _scores(rows: Float32Array, queries: Float32Array, metric: Metric) -> Float32Array:
     """Scores of rows for queries, higher is nearer; float32 is enough to count by."""
-    products: npt.NDArray[np.float32] = rows @ queries.T
+    products: Float32Array = rows @ queries.T
     squares = np.einsum("ij,ij->i", rows, rows)[:, None]
     if metric == "cosine":
         products /= np.sqrt(squares)

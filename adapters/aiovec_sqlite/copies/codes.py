@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import Metric
+from aiovec.backend import Float32Array, Metric
 
 Int8Array = npt.NDArray[np.int8]
 CodeArray = npt.NDArray[np.int8 | np.uint8]
 """Codes of components, or bits of them, eight in a byte."""
-Float32Array = npt.NDArray[np.float32]
 
 _STEPS = 127
 # Half a unit in the last place of a float32 near 1.

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from aiovec.backend import Expr, give_back
+from aiovec.backend import BoolArray, Expr, Int64Array, give_back
 
 from ..connection import Ticket
 from ..errors import check_stored
@@ -35,7 +34,6 @@ from .codes import RowCodes, encode_rows
 from .segments import (
     FULL,
     SHARED,
-    Int64Array,
     Segment,
     State,
     appended,
@@ -158,8 +156,6 @@ def shared_rows(state: State) -> int:
     """How many rows share segments with others."""
     return sum(part.count - part.dead for part in state.segments if part.key == SHARED)
 
-
-BoolArray = npt.NDArray[np.bool_]
 
 _MOST_MASKS = 64
 # More rows than this are not asked about by a list of their rowids.

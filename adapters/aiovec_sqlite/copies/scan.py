@@ -20,10 +20,10 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import Metric
+from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric
 
-from .codes import Float32Array, QueryCodes, rounding
-from .segments import Int64Array, Segment, State
+from .codes import QueryCodes, rounding
+from .segments import Segment, State
 
 
 class _Arrays:
@@ -31,7 +31,7 @@ class _Arrays:
 
     products: Any = None
     values: Float32Array | None = None
-    reached: npt.NDArray[np.bool_] | None = None
+    reached: BoolArray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +93,7 @@ class Workspace:
             found = arrays.values = np.empty(rows * columns, dtype=np.float32)
         return found.reshape(-1)[: rows * columns].reshape(rows, columns)
 
-    def reached(self, rows: int, columns: int) -> npt.NDArray[np.bool_]:
+    def reached(self, rows: int, columns: int) -> BoolArray:
         arrays = self._arrays
         found = arrays.reached
         if found is None or found.size < rows * columns:
@@ -105,8 +105,6 @@ class Workspace:
             self.helper.shutdown(wait=False)
 
 
-BoolArray = npt.NDArray[np.bool_]
-Float64Array = npt.NDArray[np.float64]
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 # A threshold from the maxima of groups is a little low, and needs no sorting of all values.

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .codes import CodeArray, Float32Array, RowCodes
+from aiovec.backend import BoolArray, Float32Array, Int64Array
 
-Int64Array = npt.NDArray[np.int64]
+from .codes import CodeArray, RowCodes
 
 # Rows of a full segment: few enough that two threads can share a scan evenly, many enough that
 # Python's share of it is small (``bench search``).
@@ -127,7 +127,7 @@ class Segment:
             return np.flatnonzero(np.isin(mine, rowids, kind="sort"))
         return _found(mine, _within(mine, rowids))
 
-    def among(self, rowids: Int64Array, start: int) -> npt.NDArray[np.bool_]:
+    def among(self, rowids: Int64Array, start: int) -> BoolArray:
         """For each row from ``start`` on whether it has one of these sorted ids."""
         mine = self.rowids[start : self.count]
         if not self.ordered:
@@ -286,7 +286,7 @@ def needs_compaction(state: State) -> bool:
     return state.dead > _SMALLEST and bool(sparse(state))
 
 
-def gathered(state: State, masks: Sequence[npt.NDArray[np.bool_]]) -> State:
+def gathered(state: State, masks: Sequence[BoolArray]) -> State:
     """The masked rows alone, in one segment: for few of them quicker than a scan of all."""
     parts = []
     for segment, mask in zip(state.segments, masks, strict=True):

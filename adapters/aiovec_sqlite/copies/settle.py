@@ -16,9 +16,11 @@ from types import TracebackType
 import numpy as np
 
 from aiovec.backend import (
+    BoolArray,
     Float32Array,
     Float64Array,
     Found,
+    Int64Array,
     Metric,
     Place,
     VectorQuery,
@@ -35,9 +37,9 @@ from ..sql.filters import fixed_values, only_fixes
 from ..vectors import VectorReader
 from .approximate import BIT_OVERSAMPLE, Prefixes, PrefixValues, SignValues, Sought, likeliest
 from .codes import encode_queries, value_of
-from .copy import BoolArray, Masks
+from .copy import Masks
 from .scan import Asked, Candidates, Workspace, candidates
-from .segments import SHARED, Int64Array, State, gathered
+from .segments import SHARED, State, gathered
 
 STAGES = ("queue", "fresh", "filter", "scan", "rescore", "fetch")
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aiovec.backend import BoolArray, Float64Array
+
 from ..errors import CORRUPT, NOTADB, code_of
 
 _ROWS_AT_ONCE = 64
@@ -58,7 +60,7 @@ JSON = "json"
 
 def matrix_of(
     values: Sequence[Any], dim: int, dtype: str
-) -> tuple[Matrix, npt.NDArray[np.bool_], dict[int, str]]:
+) -> tuple[Matrix, BoolArray, dict[int, str]]:
     """The vectors that can be read, which of the values they are, and what is wrong with others.
 
     Whether their numbers can be taken is for the importer to find out.
@@ -90,9 +92,7 @@ def _what_is_wrong(value: Any, dim: int, size: int) -> str:
     return f"the vector has {len(value) // size} dimensions, not {dim}"
 
 
-def _from_json(
-    values: Sequence[Any], dim: int
-) -> tuple[Matrix, npt.NDArray[np.bool_], dict[int, str]]:
+def _from_json(values: Sequence[Any], dim: int) -> tuple[Matrix, BoolArray, dict[int, str]]:
     good = np.zeros(len(values), dtype=bool)
     faults: dict[int, str] = {}
     rows = []
@@ -174,7 +174,7 @@ def _float16_too(blobs: Sequence[bytes]) -> list[str]:
     return [] if of_float32 else ["float16"]
 
 
-def _within(sizes: npt.NDArray[np.float64], least: float, most: float) -> bool:
+def _within(sizes: Float64Array, least: float, most: float) -> bool:
     return bool(((sizes >= least) & (sizes < most)).all())
 
 

@@ -9,14 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Field, Kind, Schema
+from aiovec.backend import Field, Float32Array, Kind, Schema
 
 from ..errors import DamageError, check_stored
-
-Float32Array = npt.NDArray[np.float32]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -22,25 +22,21 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Backend, Columns, Rows, Schema, StaleTableError, TableHandle
+from aiovec.backend import (
+    Backend,
+    BoolArray,
+    Columns,
+    Rows,
+    Schema,
+    StaleTableError,
+    TableHandle,
+    UInt64Array,
+)
 from aiovec.errors import MigrationError
 
 from ..ends import OpenTable, least_bytes, row_bytes
 from ..host import Host
-from .hashes import (
-    LIMITS,
-    BoolArray,
-    Digest,
-    Hasher,
-    Hashes,
-    Kept,
-    Limits,
-    UInt64Array,
-    among,
-    bucket_of,
-    in_parts,
-    unlike,
-)
+from .hashes import LIMITS, Digest, Hasher, Hashes, Kept, Limits, among, bucket_of, in_parts, unlike
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")

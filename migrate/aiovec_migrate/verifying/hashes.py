@@ -38,11 +38,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Schema
-
-UInt64Array = npt.NDArray[np.uint64]
-Int64Array = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from aiovec.backend import BoolArray, Int64Array, Schema, UInt64Array
 
 # Texts are padded to one of these lengths, so that those of a length are rows of a matrix. A
 # third of the bytes is padding at most, from 24 bytes on.

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from aiovec.backend import Columns, Found, Rows, Schema, VectorQuery, order_of
+from aiovec.backend import (
+    Columns,
+    Float32Array,
+    Float64Array,
+    Found,
+    Rows,
+    Schema,
+    VectorQuery,
+    order_of,
+)
 
 from .compare import Side, Sides, both
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 # Backends compute distances in float32.
 _TOLERANCE = 1e-5

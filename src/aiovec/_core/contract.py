@@ -29,19 +29,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
+from .._arrays import Float32Array
 from .._filters.tree import Expr
 from .moving import Destination, MoveMark, MoveRecord
 from .schema import Field, Schema
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from .._settings.load import RetrievalSettings
     from .admission import Share
-
-    Float32Array = npt.NDArray[np.float32]
 
 
 # Seconds that the writes under way may take until a migration has begun.

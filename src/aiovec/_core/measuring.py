@@ -9,13 +9,9 @@ from collections.abc import Callable
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
+from .._arrays import Float32Array, Float64Array, Int64Array
 from .schema import Metric
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 # Components beyond these make squares that leave float32 or drown in its denormals.
 _LARGEST, _SMALLEST = 1e15, 1e-15

@@ -19,6 +19,7 @@ import anyio
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import Float64Array
 from ..errors import AiovecError, InvalidArgumentError, shown
 from .pool import off_loop
 from .records import Hit
@@ -150,7 +151,7 @@ def diversify(
         picked.append(int(np.argmax(np.where(open_, worth, -np.inf))))
 
 
-def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _unit(vectors: npt.NDArray[Any]) -> Float64Array:
     """Vectors of length 1; one of length 0 stays."""
     vectors = vectors.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
+from .._arrays import Float32Array
 from ..errors import shown
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from .._input.types import Vector
 
-    Float32Array = npt.NDArray[np.float32]
 
 _R = TypeVar("_R", bound="_Row")
 

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .._arrays import Float32Array
 from .._arrow import check_array, check_id_weight, check_table, is_arrow, names_of, plain, table_of
 from .._core.pool import LITTLE
 from .._core.records import Record
@@ -34,7 +35,7 @@ from .arguments import is_iterable, read_all
 from .columns import Place, encodable, field_column, foreign_values, id_column, python_values
 from .foreign_rows import array_of_typed, as_row, columns_of_frame, is_frame, is_typed
 from .payload import arrow_payload, payload_column
-from .vectors import Float32Array, arrow_matrix, matrix_of
+from .vectors import arrow_matrix, matrix_of
 
 # The first conversion looks for pandas and, where it is installed, imports it: now, off the loop.
 pa.array([0])

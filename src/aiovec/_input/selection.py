@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from .._arrays import Float32Array
 from .._core.contract import Columns, Rows
 from .._core.pool import LITTLE, off_loop
 from .._core.records import Record
@@ -17,8 +18,7 @@ from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    pass
 
 _PAYLOAD = "payload"
 # So much JSON takes as long to decode as one value of a record takes to copy.
@@ -68,7 +68,7 @@ class Selection:
             payload = _part(payload, self.keys)
         return {**fields, **payload, **fields}
 
-    def vector_of(self, rows: Rows, i: int) -> npt.NDArray[np.float32] | None:
+    def vector_of(self, rows: Rows, i: int) -> Float32Array | None:
         return rows.vectors[i] if self.shows_vector and rows.vectors is not None else None
 
     def effort(self, rows: Rows) -> int:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .._arrays import Float32Array
 from .._arrow import check_array, plain
 from .._core.pool import LITTLE
 from .._core.schema import Schema
@@ -17,8 +18,6 @@ from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVector
 from .arguments import is_iterable, read_all
 from .columns import Place
 from .foreign_rows import array_of_typed, is_typed
-
-Float32Array = npt.NDArray[np.float32]
 
 
 def query_vector(vector: Any, schema: Schema) -> Float32Array:

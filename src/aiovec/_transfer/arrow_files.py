@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
+from .._arrays import Int64Array
 from .._arrow import (
     check_array,
     check_id_weight,
@@ -156,7 +156,7 @@ class _Sound:
     faults: Mapping[int, tuple[str | None, str]]
 
 
-def _repeated_sizes(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+def _repeated_sizes(batch: pa.RecordBatch) -> Int64Array:
     """The bytes that each row's texts take when a dictionary no longer shares them."""
     sizes = np.zeros(batch.num_rows, dtype=np.int64)
     for column in batch.columns:
@@ -170,7 +170,7 @@ def _repeated_sizes(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
     return sizes
 
 
-def _bounded(batch: pa.RecordBatch, sizes: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+def _bounded(batch: pa.RecordBatch, sizes: Int64Array) -> Iterator[pa.RecordBatch]:
     """The batch in parts, so that texts which a dictionary repeats take a bounded room."""
     start, total = 0, 0
     for row, size in enumerate(sizes.tolist() if int(sizes.sum()) > BYTES_AT_ONCE else ()):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .._arrays import Float32Array
 from .._core.schema import Schema
 from .._input.columns import python_values
 from ..errors import AiovecError, ConfigError
@@ -47,7 +47,7 @@ def rows_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[dict[str, Any
         yield {**row, **json.loads(payload), **row} if payload else row
 
 
-def vectors_as_json(matrix: npt.NDArray[np.float32]) -> list[str]:
+def vectors_as_json(matrix: Float32Array) -> list[str]:
     """Each vector as a JSON array that reads back to the same bits, as short as may be."""
     flat = pa.array(matrix.reshape(-1), type=pa.float32())
     texts = flat.cast(pa.utf8())
@@ -145,10 +145,10 @@ class SchemaFile:
         self._part.discard()
 
 
-def matrix_of_batch(batch: pa.RecordBatch, vector: str) -> npt.NDArray[np.float32]:
+def matrix_of_batch(batch: pa.RecordBatch, vector: str) -> Float32Array:
     column = batch.column(vector)
     flat = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    matrix: npt.NDArray[np.float32] = flat.reshape(batch.num_rows, -1)
+    matrix: Float32Array = flat.reshape(batch.num_rows, -1)
     return matrix
 
 

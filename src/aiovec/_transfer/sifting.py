@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .._arrays import BoolArray
 from .._core.schema import Schema
 from .._input.rows import repeated_ids, to_table
 from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
@@ -26,7 +27,6 @@ _FAULTS = (
     InvalidRowError, InvalidVectorError, DimensionMismatchError, pa.ArrowException, OverflowError,
     RecursionError, UnicodeError,
 )  # fmt: skip
-_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _slice(rows: Any, start: int, stop: int) -> Any:
     return rows[start:stop]
 
 
-def _take(rows: Any, good: _Mask) -> Any:
+def _take(rows: Any, good: BoolArray) -> Any:
     if isinstance(rows, pa.Table):
         return rows.filter(pa.array(good))
     chosen = np.flatnonzero(good).tolist()

@@ -11,9 +11,9 @@ from typing import Any
 
 import anyio
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from .._arrays import Float32Array
 from .._core.records import Hit
 from .._core.store import VectorStore
 from .base import ContractBase, case
@@ -164,7 +164,7 @@ class CancellationContract(ContractBase):
         base = await self._rows_of(store)
         number, count = 0, 600
 
-        def call(values: npt.NDArray[np.float32], *, replace: bool) -> Coroutine[Any, Any, Any]:
+        def call(values: Float32Array, *, replace: bool) -> Coroutine[Any, Any, Any]:
             ids = [f"{number}-{i}" for i in range(count)]
             rows = {"id": ids, "embedding": values, "year": [number] * count}
             return (store.upsert if replace else store.insert)("notes", rows)

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from .._arrays import Float32Array, Float64Array
 from .._core.records import Hit
 from .._core.schema import Field, Schema
 from .._filters import bind
@@ -45,7 +45,7 @@ class OracleRow:
     """A row: its vector, its declared fields, and its payload."""
 
     id: str
-    vector: npt.NDArray[np.float32]
+    vector: Float32Array
     fields: dict[str, Any]
     payload: dict[str, Any]
 
@@ -324,7 +324,7 @@ def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRo
     return OracleRow(id, vector, fields, payload)
 
 
-def _vector(value: Any, schema: Schema, row: int | None, id: str | None) -> npt.NDArray[np.float32]:
+def _vector(value: Any, schema: Schema, row: int | None, id: str | None) -> Float32Array:
     if value is None:
         raise InvalidVectorError("is missing", row=row, id=id)
     exact = np.asarray(value, dtype=np.float64)
@@ -376,7 +376,7 @@ def _value(name: str, field: Field, value: Any, row: int | None, id: str | None)
 # Distances
 
 
-def _hit(metric: str, query: npt.NDArray[np.float64], row: OracleRow) -> OracleHit:
+def _hit(metric: str, query: Float64Array, row: OracleRow) -> OracleHit:
     vector = row.vector.astype(np.float64)
     product = float(query @ vector)
     norms = float(np.linalg.norm(query) * np.linalg.norm(vector))

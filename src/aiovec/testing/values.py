@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from .._arrays import Float32Array
 from .._core.records import Hit, Record
 from .._core.schema import Schema
 from .._input.columns import python_values
@@ -155,7 +155,7 @@ HOSTILE_NAMES = (
 )
 
 
-def vectors(count: int, dim: int = DIM, *, seed: int = 7) -> npt.NDArray[np.float32]:
+def vectors(count: int, dim: int = DIM, *, seed: int = 7) -> Float32Array:
     """Vectors of a normal distribution, the same ones for the same seed."""
     drawn = np.random.default_rng(seed).standard_normal((count, dim))
     return drawn.astype(np.float32)

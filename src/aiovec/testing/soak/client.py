@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..._arrays import Float32Array
 from ..._core.records import Hit
 from ..._core.store import VectorStore
 from ..._filters import F
@@ -18,7 +19,6 @@ from ..oracle import Oracle, assert_same_hit_fields, assert_same_hits
 from .questions import FILTERS, Selects, every_row, own_filters
 from .world import (
     TOLERANCE,
-    Float32Array,
     State,
     World,
     Written,

@@ -11,16 +11,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..._arrays import Float32Array, Float64Array
 from ..._core.records import Hit, Record
 from ..._core.schema import Field, Metric, Schema
 
 if TYPE_CHECKING:
     from .client import Client
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 # The rows that nobody changes belong to this owner.
 BASE = "base"
