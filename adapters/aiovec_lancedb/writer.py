@@ -6,12 +6,8 @@ A commit costs Lance some milliseconds and leaves a version and files behind, wh
 from __future__ import annotations
 
 import asyncio
-import copy
-import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
@@ -19,14 +15,18 @@ import anyio
 from aiovec.backend import (
     OPEN,
     PAUSED,
+    Committer,
+    GroupCommit,
+    Held,
     MoveMark,
     Patience,
     Pauses,
     PerLoop,
     StaleTableError,
     Unstoppable,
+    WriteCall,
+    copy_of_error,
     in_thread,
-    wait_out,
 )
 from aiovec.errors import (
     AiovecError,
@@ -44,12 +44,9 @@ from .written import DataFiles
 if TYPE_CHECKING:
     from .locks.moves import Fence
 
-# Calls and rows in one commit. More would make the first of them wait long for the last.
-_MOST_CALLS = 512
+# Rows in one commit. More would make the first of its calls wait long for the last.
 _MOST_ROWS = 8192
 ALONE = _MOST_ROWS
-# Rounds of the event loop that answered callers get before the next commit begins.
-_TURNS_FOR_CALLERS = 3
 # How long, in seconds, one try for the lock may take before the waiting calls are looked at again:
 # some may have been cancelled or be out of time.
 _LOCK_TRY = 0.1
@@ -61,7 +58,7 @@ _PAUSES_AFTER_CONFLICTS = (0.0, 0.02, 0.1, 0.5, 1.0)
 Touched = Sequence[str]
 
 
-class _Held(Exception):  # noqa: N818 - it reports no error
+class _HeldBack(Exception):  # noqa: N818 - it reports no error
     """The work was not done and has to take its turn anew."""
 
 
@@ -100,46 +97,29 @@ class Work(ABC):
         """
 
 
-class _Job:
-    """A write that waits, runs, or has its outcome."""
+class _Call(WriteCall):
+    """A write of one table."""
 
-    __slots__ = ("begun", "future", "given_up", "settled", "work")
+    __slots__ = ("work",)
 
     def __init__(self, work: Work) -> None:
-        loop = asyncio.get_running_loop()
+        super().__init__(work.size)
         self.work = work
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.begun = False
-        # Its caller has gone before it began.
-        self.given_up = False
-        # Done when the outcome is final.
-        self.settled: asyncio.Future[None] = loop.create_future()
 
-    def answer(self, outcome: Any) -> None:
-        if not self.settled.done():
-            self.settled.set_result(None)
-        if self.future.done():
-            return
-        if isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
+    def end(self, outcome: Any) -> None:
+        """End it with its work's result or error."""
+        if isinstance(outcome, _HeldBack):
+            self.wait_again()
+        elif isinstance(outcome, BaseException):
+            self.fail(outcome)
         else:
-            self.future.set_result(outcome)
+            self.succeed(outcome)
 
 
-class _Queue:
-    """The writes of one event loop to one table: those that wait, and the task that does them."""
-
-    __slots__ = ("jobs", "running", "tried")
-
-    def __init__(self) -> None:
-        self.jobs: deque[_Job] = deque()
-        self.running: asyncio.Task[None] | None = None
-        # The lock was asked for, and others had it.
-        self.tried = False
-
-
-class TableWriter:
+class TableWriter(Committer[_Call]):
     """Does the writes of one table one after another, alone among all processes."""
+
+    others = "others"
 
     def __init__(
         self,
@@ -150,10 +130,10 @@ class TableWriter:
         fence: Fence,
         pauses: Pauses,
     ) -> None:
+        self.target = session.target
         self._session = session
         self._table = table
         self._fence = fence
-        self._pauses = pauses
         self._mark: MoveMark | None = None
         folder = session.folder
         self._files = None if folder is None else DataFiles(folder, table)
@@ -161,81 +141,55 @@ class TableWriter:
         self._lock = TaskLock(lock)
         self._write_lock = lock
         self._threads = threads
-        self._queue = PerLoop(_Queue)
+        self._commits = GroupCommit(self, pauses)
 
     async def run(self, work: Work, patience: Patience) -> Any:
-        """The work's result, after its commit.
+        """Have the work done; return its result after its commit.
 
-        Cancelled before it began, the work is never done; afterwards it is done all the same.
-        Which of these it was is settled when this returns, however often it is cancelled.
+        Cancelled before it began, the work is never done; afterwards it is done all the same,
+        unless it was held and would have to begin anew. Which of these it was is settled when this
+        returns, however often it is cancelled.
         """
-        job = _Job(work)
-        queue = self._queue()
-        queue.jobs.append(job)
-        if queue.running is None or queue.running.done():
-            queue.running = asyncio.get_running_loop().create_task(self._drain(queue))
-        try:
-            with patience.when_over(lambda: self._give_up(queue, job, patience)):
-                return await job.future
-        except asyncio.CancelledError:
-            if job.begun:
-                await wait_out(job.settled)
-            job.given_up = True
-            if not job.future.cancelled():
-                job.future.exception()  # it came at the same moment, and nobody hears of it
-            raise
-
-    def _give_up(self, queue: _Queue, job: _Job, patience: Patience) -> None:
-        """The call's time is over: it fails, unless its work has begun."""
-        if job.begun or job.future.done():
-            return
-        job.given_up = True
-        locked = f"{self._session.target} is locked by others"
-        busy = "other writes of this process take too long"
-        job.answer(patience.error(locked if queue.tried else busy))
+        return await self._commits.run(_Call(work), patience)
 
     async def finish(self) -> None:
         """Wait for the writes that were accepted."""
-        queue = self._queue()
-        while queue.running is not None and not queue.running.done():
-            await asyncio.wait({queue.running})
+        await self._commits.finish()
         await self._lock.close()
 
-    async def _drain(self, queue: _Queue) -> None:
-        while queue.jobs:
-            paused: MoveMark | None = None
-            try:
-                await self._session.check_place()  # a lock would be made in its place
-                if await self._take_lock(queue):
-                    try:
-                        if self._mark is not None and self._mark.state == PAUSED:
-                            paused = self._mark
-                        else:
-                            await self._run_next(queue)
-                    finally:
-                        self._lock.release()
-            except Exception as exc:  # noqa: BLE001 - the callers get it
-                for job in queue.jobs:
-                    job.answer(_copy_of(exc))
-                queue.jobs.clear()
-            if paused is not None:
-                await self._wait_out(paused)
-            # Callers that write again at once shall share the next commit.
-            for _ in range(_TURNS_FOR_CALLERS):
-                await asyncio.sleep(0)
+    # The committer
 
-    async def _take_lock(self, queue: _Queue) -> bool:
-        """Whether it was taken, and there is still something to do with it."""
+    @property
+    def pause_poll(self) -> float:
+        return self._fence.poll
+
+    async def take(self) -> Callable[[], None] | None:
+        await self._session.check_place()  # a lock would be made in its place
         with self._session.translated():
             taken = await self._lock.take(_LOCK_TRY, self._threads(), self._note_mark)
-        queue.tried = not taken
-        waiting = [job for job in queue.jobs if not job.given_up]
-        queue.jobs.clear()
-        queue.jobs.extend(waiting)
-        if taken and not waiting:
-            self._lock.release()
-            return False
-        return taken
+        return self._lock.release if taken else None
+
+    def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
+        return size <= _MOST_ROWS and call.work.joins(group[0].work)
+
+    async def commit(self, group: list[_Call]) -> Held | None:
+        if self._mark is not None and self._mark.state == PAUSED:
+            return Held(self._mark)
+        # A loop that is about to end cancels every task. What has begun is settled all the same,
+        # and those who wait for it get its outcome.
+        await Unstoppable(self._do([call for call in group if call.begin()]))
+        return None
+
+    async def _do(self, group: list[_Call]) -> None:
+        outcomes = await self._outcomes([call.work for call in group])
+        for call, outcome in zip(group, outcomes, strict=True):
+            call.end(outcome)
+
+    async def pause_is_over(self, pause: MoveMark) -> bool:
+        return await in_thread(self._fence.is_over, pause)
+
+    async def end_pause(self, pause: MoveMark) -> None:
+        await in_thread(self._fence.end_pause, pause)
 
     def _note_mark(self) -> None:
         """Under the lock, as every write: who changes the mark takes the lock afterwards.
@@ -247,40 +201,6 @@ class TableWriter:
             self._mark = self._fence.look()
             self._looked = True
 
-    async def _wait_out(self, paused: MoveMark) -> None:
-        """Wait while a migration's pause lasts, and end it for all where it lasts too long."""
-        began = self._pauses.begin(time.monotonic())
-        try:
-            with suppress(AiovecError):  # the next look tells it to those who wait
-                while not await in_thread(self._fence.is_over, paused):
-                    if time.monotonic() - began > paused.limit:
-                        await in_thread(self._fence.end_pause, paused)
-                    await asyncio.sleep(self._fence.poll)
-        finally:
-            self._pauses.end(began)
-
-    async def _run_next(self, queue: _Queue) -> None:
-        """Do the first work that waits, with those behind it that join it."""
-        group = _next_group(queue.jobs)
-        for job in group:
-            job.begun = True
-        outcomes: list[Any] = []
-        try:
-            # A loop that is about to end cancels every task. What has begun is settled all the
-            # same, and those who wait for it get its outcome.
-            outcomes = await Unstoppable(self._outcomes([job.work for job in group]))
-        finally:
-            closed = [StoreClosedError(self._session.target)] * (len(group) - len(outcomes))
-            ended = list(zip(group, [*outcomes, *closed], strict=True))
-            for job, outcome in ended:
-                if not isinstance(outcome, _Held):
-                    job.answer(outcome)
-            for job, outcome in reversed(ended):
-                if isinstance(outcome, _Held):
-                    # It was begun, and not done: it takes its turn anew. Its caller waits for the
-                    # outcome from here on, whether it was cancelled or not.
-                    queue.jobs.appendleft(job)
-
     async def _outcomes(self, works: list[Work]) -> list[Any]:
         failed: Exception | None = None
         for pause in _PAUSES_AFTER_CONFLICTS:
@@ -291,11 +211,11 @@ class TableWriter:
                 return await self._done(works)
             except ConflictError as exc:
                 failed = exc
-            except _Held as exc:
+            except _HeldBack as exc:
                 return [exc] * len(works)
             except (OutcomeUnknownError, StoreReplacedError) as exc:
                 # Done once more, what was kept would be in the way of itself.
-                return [_copy_of(exc) for _ in works]
+                return [copy_of_error(exc) for _ in works]
             except Exception as exc:  # noqa: BLE001 - the callers get it
                 failed = exc
                 break
@@ -371,9 +291,9 @@ class TableWriter:
         """What was in the way may be what fences off writes that are late."""
         held, self._mark = await in_thread(lambda: (self._write_lock.is_held(), self._fence.look()))
         if not held:
-            raise _Held
+            raise _HeldBack
         if self._mark is not None and self._mark.state == PAUSED:
-            raise _Held
+            raise _HeldBack
 
 
 class Writers:
@@ -424,24 +344,3 @@ class Writers:
         self._closed = True
         for writer in list(self._writers.values()):
             await writer.finish()
-
-
-def _next_group(jobs: deque[_Job]) -> list[_Job]:
-    group = [jobs.popleft()]
-    rows = group[0].work.size
-    while jobs and len(group) < _MOST_CALLS:
-        job = jobs[0]
-        rows += job.work.size
-        if not job.given_up and (rows > _MOST_ROWS or not job.work.joins(group[0].work)):
-            break
-        jobs.popleft()
-        if not job.given_up:
-            group.append(job)
-    return group
-
-
-def _copy_of(error: Exception) -> Exception:
-    """The error for a further caller: raising it writes the traceback into it."""
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -128,7 +128,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
                 self._file = await connection.run(
                     partial(OpenFile.of, Path(self._target), read_only=self.read_only)
                 )
-        turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+        turn: Callable[[], Share] | None = None
         if in_memory:
             self._readers = shared = SharedConnection(
                 connection, self._target, self._settings.busy_timeout

@@ -43,6 +43,7 @@ from ._core.contract import (
 )
 from ._core.doctor import Finding, room_at, version_of
 from ._core.files import flush_folder, look_at, remove_abandoned
+from ._core.group_commit import Committer, GroupCommit, Held, WriteCall, copy_of_error
 from ._core.loops import Background, PerLoop, is_over
 from ._core.memory import (
     bound_allocator,
@@ -156,6 +157,7 @@ __all__ = [
     "Chunk",
     "Claims",
     "Columns",
+    "Committer",
     "Compare",
     "Const",
     "Contains",
@@ -167,6 +169,8 @@ __all__ = [
     "Float64Array",
     "ForeignTable",
     "Found",
+    "GroupCommit",
+    "Held",
     "Hints",
     "In",
     "IndexInfo",
@@ -212,6 +216,7 @@ __all__ = [
     "VectorIndexes",
     "VectorQuery",
     "Word",
+    "WriteCall",
     "backend_names",
     "bind",
     "bound_allocator",
@@ -219,6 +224,7 @@ __all__ = [
     "check_free_name",
     "check_table_name",
     "cleaned",
+    "copy_of_error",
     "create_backend",
     "default_budget",
     "distances",

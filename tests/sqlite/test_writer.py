@@ -139,7 +139,7 @@ async def test_callers_beyond_the_queue_wait_for_a_place(tmp_path: Path) -> None
             ]
             await asyncio.wait(writes, timeout=0.3)
             writer = backend_of(store)._writer
-            assert len(writer._queue().jobs) <= 3
+            assert writer._commits.waiting <= 3
             # One that waits for a place and leaves is not done, and takes no place with it.
             writes[20].cancel()
             await holder.free()
