@@ -52,6 +52,7 @@ _DAMAGED = re.compile(
     r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
     r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
     r"|does not have sufficient data"
+    r"|version \d+ no longer exists"
     r"|not found: .*\.(lance|manifest|arrow|idx)",
     re.IGNORECASE,
 )

@@ -1,38 +1,49 @@
-"""All rows of one version, in the order of their ids, in constant memory.
+"""Export all rows of one version, in constant memory.
 
-Rows move within a Lance table when they are changed or compacted, so only their ids keep an order
-from one version to the next. The ids are sorted first, some hundred thousand at a time; the rows
-are then read by ranges of ids, many at once, and sorted in memory.
+Rows come in the order in which they lie, so one pass over the files gives them all. A cursor names
+the version and how many of its rows were given. Where that version is still the newest, the next
+export goes on there. Where the table has changed, the old version tells which rows are left: these
+are read by their ids as they are now, and behind them come the rows that are new. An old version
+is kept for a while only (see ``upkeep.retention``). Where it has gone, nothing tells any more which
+rows were given, since rows move when they are changed or compacted. Then all rows come, in the
+order of their ids, and the cursors of such an export name an id and hold for ever.
+
+The managed service promises no order of rows, so there every export goes by ids. So do cursors
+that an earlier release gave.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import Columns, Expr, in_thread, off_loop
-from aiovec.errors import InvalidArgumentError
+from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
+from .driver import without_blobs
 from .layout import column_names
 from .memory import ReadAdmission, result_bytes
-from .reads import condition_of, filtered
+from .reads import MOST, condition_of, filtered
 from .rows import effort_of
 from .session import Opened, Session
-from .sql.filters import id_range_to_sql
+from .sql.filters import id_range_to_sql, ids_to_sql
+from .upkeep.retention import Pins
 
-# Ids that are sorted at once, about.
+# In the order of ids: ids that are sorted at once, about, and those that are kept of a larger
+# table, to part it by.
 _IDS = 500_000
-# Ids that are kept of a larger table, to part it by.
 _SAMPLE = 100_000
-# Bytes that are read at once, and the fewest that count for a row without its vector. Smaller
-# blocks are slower, for each costs a look at all ids: where these lie in no order in 100,000 rows
-# of 384 dimensions, blocks of 6 MiB give 92,000 rows a second, of 26 MiB 138,000, of 82 MiB
-# 340,000.
+# Bytes that are read at once, and the fewest that count for a row without its vector.
 _BLOCK_BYTES = 32 * 2**20
 _ROW_BYTES = 512
 # Rows of the first block, and by how many times a block may have more rows than the one before it,
@@ -40,8 +51,43 @@ _ROW_BYTES = 512
 # many rows have lies there once.
 _FIRST_ROWS = 512
 _GROWTH = 16
-# What every cursor begins with, so that other bytes are told from one.
-_MARK = b"+"
+# Ids that are looked up in one query.
+_LOOKED_UP = 10_000
+# What every cursor begins with: of an export in the order of ids, and of one in that of rows.
+_BY_ID, _BY_ROW = b"+", b"@"
+
+
+class RowCursor(NamedTuple):
+    """The first ``rows`` rows of a version that match the filter were given.
+
+    With ``base``, these are only such rows as came after that older version, all of which was
+    given before.
+    """
+
+    table: str
+    """The table's incarnation: another one of its name has other versions."""
+    filter: str
+    """A digest of the filter, which decides what the rows are counted among."""
+    version: int
+    rows: int
+    last: str
+    """A digest of the last row's id. A copy of the store may have the version's number again."""
+    base: int | None
+
+    def to_bytes(self) -> bytes:
+        return _BY_ROW + json.dumps(self, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows, and the cursor behind each of them."""
+
+    rows: pa.Table
+    cursor: Callable[[int], bytes]
+
+
+class _GoByIdsError(Exception):
+    """Nothing tells which rows a cursor has behind it, or they are too many; no user sees this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,55 +99,220 @@ class Export:
     after: bytes | None
     batch_size: int
     admission: ReadAdmission
+    pins: Pins
 
     async def batches(self) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         schema = self._schema()
-        waiting: list[pa.Table] = []
-        rows = 0
-        async for block in self._blocks():
-            waiting.append(block)
-            rows += block.num_rows
-            if rows < self.batch_size:
-                continue
-            joined = pa.concat_tables(waiting)
-            whole = rows // self.batch_size * self.batch_size
-            for start in range(0, whole, self.batch_size):
-                yield await in_thread(_batch, joined.slice(start, self.batch_size), schema)
-            waiting, rows = [joined.slice(whole)], rows - whole
+        waiting: list[_Block] = []
+        async with aclosing(self._blocks()) as blocks:
+            async for block in blocks:
+                waiting.append(block)
+                if sum(one.rows.num_rows for one in waiting) < self.batch_size:
+                    continue
+                ready, waiting = await in_thread(_parted, waiting, self.batch_size, schema)
+                for found in ready:
+                    yield found
+        rows = sum(one.rows.num_rows for one in waiting)
         if rows:
-            yield await in_thread(_batch, pa.concat_tables(waiting), schema)
+            ready, _ = await in_thread(_parted, waiting, rows, schema)
+            for found in ready:
+                yield found
 
     def _schema(self) -> pa.Schema:
         layout = self.table.schema.to_arrow()
-        names = column_names(self.table.schema, self.columns)
-        return pa.schema([layout.field(name) for name in names], metadata=layout.metadata)
+        return pa.schema([layout.field(name) for name in self._names], metadata=layout.metadata)
 
-    async def _blocks(self) -> AsyncGenerator[pa.Table, None]:
-        """The rows in order, as many at once as a block may take."""
-        names = column_names(self.table.schema, self.columns)
-        size = _BlockSize(self.table.schema.dim if self.columns.vector else 0)
-        first = id_of_cursor(self.after)
+    @property
+    def _names(self) -> list[str]:
+        return column_names(self.table.schema, self.columns)
+
+    def _size(self) -> _BlockSize:
+        return _BlockSize(self.table.schema.dim if self.columns.vector else 0)
+
+    async def _blocks(self) -> AsyncGenerator[_Block, None]:
+        cursor = cursor_in(self.after)
+        if isinstance(cursor, str) or self.session.managed:
+            by_id = cursor if isinstance(cursor, str) else None
+        else:
+            try:
+                async with aclosing(self._by_row(cursor)) as blocks:
+                    async for block in blocks:
+                        yield block
+                return
+            except _GoByIdsError:
+                by_id = None
+        async with aclosing(self._by_id(by_id)) as blocks:
+            async for block in blocks:
+                yield block
+
+    async def _and(self, rows: str) -> str:
+        """The condition for those of some rows that the filter selects."""
+        condition = await condition_of(self.where)
+        return rows if condition is None else f"{rows} AND ({condition})"
+
+    async def _fetch(self, lance: Any, names: list[str], condition: str | None) -> pa.Table:
+        query = await filtered(lance.query().select(names), condition)
+        return await self.session.fetch(query)
+
+    # In the order in which the rows lie
+
+    async def _by_row(self, cursor: RowCursor | None) -> AsyncGenerator[_Block, None]:
+        condition = await condition_of(self.where)
+        digest = "" if condition is None else _digest(condition)
+        newest = int(await self.session.run(self.table.lance.version()))
+        begin = RowCursor(_named(self.table.incarnation), digest, newest, 0, "", None)
+        if await self.session.run(self.table.lance.count_rows()) > MOST:
+            raise _GoByIdsError
+        if cursor is None:
+            scans = [self._scan(begin, condition)]
+        elif (cursor.table, cursor.filter) != (begin.table, digest):
+            raise _GoByIdsError
+        elif cursor.version == newest and cursor.base is None:
+            await self._check(cursor, self.table.lance, condition)
+            scans = [self._scan(cursor, condition)]
+        else:
+            scans = [self._left(cursor)]
+            if cursor.version != newest:
+                scans.append(self._left(begin._replace(base=cursor.version)))
+        for scan in scans:
+            async with aclosing(scan) as blocks:
+                async for block in blocks:
+                    yield block
+
+    async def _scan(self, begin: RowCursor, condition: str | None) -> AsyncGenerator[_Block, None]:
+        """The newest version's rows behind a cursor of it."""
+        size = self._size()
+        given = begin.rows
+        reading = asyncio.ensure_future(self._some(condition, given, size))
+        try:
+            while True:
+                found, asked = await reading
+                over = found.num_rows < asked
+                places = range(given + 1, given + found.num_rows + 1)
+                given += found.num_rows
+                if not over:
+                    # While the caller has these rows. That takes a share and gives it back.
+                    reading = asyncio.ensure_future(self._some(condition, given, size))
+                if found.num_rows:
+                    yield _Block(found, partial(_cursor_behind, begin, found, places))
+                if over:
+                    return
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+            if not reading.cancelled():
+                reading.exception()  # nobody wants it any more
+
+    async def _some(
+        self, condition: str | None, offset: int, size: _BlockSize
+    ) -> tuple[pa.Table, int]:
+        """As many rows as a block takes, and how many were asked for; fewer are the last ones."""
+        # Batches of which none begins in one block and ends in the next need no copy.
+        asked = size.rows // self.batch_size * self.batch_size or size.rows
+        # No share is held while the caller has the rows: it may be about to search.
+        async with self.admission.share(result_bytes(asked, asked, size.dim, size.beside)):
+            query = await filtered(self.table.lance.query().select(self._names), condition)
+            query = without_blobs(query.offset(offset).limit(asked))
+            stream = await self.session.run(query.to_batches(max_batch_length=asked))
+            with self.session.guarded():
+                batches = [batch async for batch in stream]
+            return size.after(pa.Table.from_batches(batches, schema=stream.schema)), asked
+
+    async def _left(self, begin: RowCursor) -> AsyncGenerator[_Block, None]:
+        """The rows of a version behind a cursor, in that version's order, as they are now.
+
+        With a base, those which that version does not have.
+        """
+        async with AsyncExitStack() as stack:
+            lance = await self._version(stack, begin.version)
+            base = None if begin.base is None else await self._version(stack, begin.base)
+            condition = await condition_of(self.where)
+            if base is not None:
+                condition = await self._and(f"_rowid >= {await self._first_new(base)}")
+            await self._check(begin, lance, condition)
+            given, size = begin.rows, self._size()
+            while True:
+                asked = min(size.rows, _LOOKED_UP)
+                ids = await self._ids_at(lance, condition, given, asked)
+                block = await self._as_now(ids, base, size)
+                if block.num_rows:
+                    places = await off_loop(len(ids), _places, ids, block, given)
+                    yield _Block(size.after(block), partial(_cursor_behind, begin, block, places))
+                if len(ids) < asked:
+                    return
+                given += len(ids)
+
+    async def _version(self, stack: AsyncExitStack, version: int) -> Any:
+        """The table as it was, kept by a pin meanwhile; _GoByIdsError where it has gone."""
+        await stack.enter_async_context(self.pins.held(self.table.name, version))
+        lance, _ = await self.session.open_any(self.table.name)
+        try:
+            await self.session.run(lance.checkout(version))
+        except CorruptStoreError as exc:
+            raise _GoByIdsError from exc
+        return lance
+
+    async def _check(self, cursor: RowCursor, lance: Any, condition: str | None) -> None:
+        """Raise _GoByIdsError where the version is not the one that the cursor is about."""
+        if cursor.rows > MOST:
+            raise _GoByIdsError
+        if cursor.rows:
+            last = await self._ids_at(lance, condition, cursor.rows - 1, 1)
+            if [_digest(id) for id in last] != [cursor.last]:
+                raise _GoByIdsError
+
+    async def _ids_at(
+        self, lance: Any, condition: str | None, offset: int, count: int
+    ) -> Sequence[str]:
+        query = await filtered(lance.query().select(["id"]), condition)
+        try:
+            found = await self.session.fetch(query.offset(offset).limit(count))
+        except CorruptStoreError as exc:
+            # Upkeep of another process removes it. If the newest one is damaged, its rows tell.
+            raise _GoByIdsError from exc
+        ids: list[str] = await off_loop(count, found.column("id").to_pylist)
+        return ids
+
+    async def _first_new(self, base: Any) -> int:
+        """The least address that a row may have which came after the version."""
+        batches = await self.session.run(base.query().select(["_rowid"]).to_batches())
+        fragment = -1
+        with self.session.guarded():
+            async for batch in batches:
+                if batch.num_rows:
+                    fragment = max(fragment, pc.max(batch.column("_rowid")).as_py() >> 32)
+        return (fragment + 1) << 32
+
+    async def _as_now(self, ids: Sequence[str], base: Any, size: _BlockSize) -> pa.Table:
+        """The rows with these ids, in their order, as far as they exist and are not in the base."""
+        if base is not None and ids:
+            condition = await self._and(await off_loop(len(ids), ids_to_sql, ids))
+            known = await self._fetch(base, ["id"], condition)
+            ids = await off_loop(len(ids), _without, ids, known)
+        if not ids:
+            return self._schema().empty_table()
+        condition = await self._and(await off_loop(len(ids), ids_to_sql, ids))
+        async with self.admission.share(result_bytes(len(ids), len(ids), size.dim, size.beside)):
+            found = await self._fetch(self.table.lance, self._names, condition)
+            return await off_loop(effort_of(found), _ordered, found, ids)
+
+    # In the order of ids
+
+    async def _by_id(self, first: str | None) -> AsyncGenerator[_Block, None]:
+        names, size = self._names, self._size()
         for low, high in await self._parts(first):
-            ids = await self._ids(low, high)
+            ids = await self._ids_between(low, high)
             start = 0
             while start < len(ids):
                 end = min(start + size.rows, len(ids))
                 ends = ids[start].as_py(), ids[end - 1].as_py()
                 condition = await self._and(id_range_to_sql(*ends))
                 share = result_bytes(len(ids), end - start, size.dim, size.beside)
-                yield size.after(await self._block(names, condition, share))
+                async with self.admission.share(share):
+                    found = await self._fetch(self.table.lance, names, condition)
+                    found = await off_loop(effort_of(found), partial(found.sort_by, "id"))
+                yield _Block(size.after(found), partial(_id_behind, found))
                 start = end
-
-    async def _block(self, names: list[str], condition: str, share: int) -> pa.Table:
-        # No share is held while the caller has the rows: it may be about to search.
-        async with self.admission.share(share):
-            query = await filtered(self.table.lance.query().select(names), condition)
-            found = await self.session.fetch(query)
-            return await off_loop(effort_of(found), partial(found.sort_by, "id"))
-
-    async def _and(self, ids: str) -> str:
-        condition = await condition_of(self.where)
-        return ids if condition is None else f"{ids} AND ({condition})"
 
     async def _parts(self, first: str | None) -> list[tuple[str | None, str | None]]:
         """Ranges of ids, each above its low and up to its high, of some hundred thousand rows."""
@@ -124,10 +335,9 @@ class Export:
         lows: list[str | None] = [first, *edges]
         return list(zip(lows, [*edges, None], strict=True))
 
-    async def _ids(self, low: str | None, high: str | None) -> pa.Array:
+    async def _ids_between(self, low: str | None, high: str | None) -> pa.Array:
         condition = await self._and(id_range_to_sql(high=high, beyond=low))
-        query = await filtered(self.table.lance.query().select(["id"]), condition)
-        found = await self.session.fetch(query)
+        found = await self._fetch(self.table.lance, ["id"], condition)
         column = found.column("id").combine_chunks()
         return await off_loop(len(column), lambda: column.take(pc.sort_indices(column)))
 
@@ -153,12 +363,37 @@ class _BlockSize:
         return block
 
 
-def _batch(rows: pa.Table, schema: pa.Schema) -> tuple[pa.RecordBatch, bytes]:
-    arrays = [
-        _one_array(rows.column(field.name), field.type) for field in schema
-    ]  # fmt: skip
-    batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-    return batch, cursor_of(batch.column("id")[-1].as_py())
+def _parted(
+    blocks: list[_Block], size: int, schema: pa.Schema
+) -> tuple[list[tuple[pa.RecordBatch, bytes]], list[_Block]]:
+    """Batches of ``size`` rows, each with its cursor, and the rows that are left."""
+    joined = pa.concat_tables([block.rows for block in blocks])
+    ends = np.cumsum([block.rows.num_rows for block in blocks])
+    whole = joined.num_rows // size * size
+    ready = []
+    for start in range(0, whole, size):
+        last = start + size - 1
+        number = int(np.searchsorted(ends, last, side="right"))
+        behind = blocks[number].cursor(last - int(ends[number]) + blocks[number].rows.num_rows)
+        ready.append((_batch(joined.slice(start, size), schema), behind))
+    left = []
+    for end, block in zip(ends.tolist(), blocks, strict=True):
+        rest = end - whole
+        if 0 < rest < block.rows.num_rows:
+            cut = block.rows.num_rows - rest
+            left.append(_Block(block.rows.slice(cut), partial(_further, block.cursor, cut)))
+        elif rest > 0:
+            left.append(block)
+    return ready, left
+
+
+def _further(cursor: Callable[[int], bytes], cut: int, place: int) -> bytes:
+    return cursor(cut + place)
+
+
+def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [_one_array(rows.column(field.name), field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _one_array(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
@@ -167,18 +402,62 @@ def _one_array(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
 
 
+def _without(ids: Sequence[str], known: pa.Table) -> Sequence[str]:
+    given = set(known.column("id").to_pylist())
+    return [id for id in ids if id not in given]
+
+
+def _ordered(found: pa.Table, ids: Sequence[str]) -> pa.Table:
+    place = {id: n for n, id in enumerate(found.column("id").to_pylist())}
+    return found.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
+
+
+def _places(ids: Sequence[str], block: pa.Table, given: int) -> list[int]:
+    """For each row of the block, how many rows of the version were given with it."""
+    place = {id: given + n for n, id in enumerate(ids, start=1)}
+    return [place[id] for id in block.column("id").to_pylist()]
+
+
+def _cursor_behind(begin: RowCursor, rows: pa.Table, places: Sequence[int], place: int) -> bytes:
+    last = _digest(rows.column("id")[place].as_py())
+    return begin._replace(rows=places[place], last=last).to_bytes()
+
+
+def _id_behind(rows: pa.Table, place: int) -> bytes:
+    return cursor_of(rows.column("id")[place].as_py())
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _named(incarnation: object) -> str:
+    return incarnation.decode() if isinstance(incarnation, bytes) else ""
+
+
 def cursor_of(id: str) -> bytes:
-    return _MARK + id.encode()
+    """The cursor behind an id, of an export in the order of ids."""
+    return _BY_ID + id.encode()
 
 
-def id_of_cursor(cursor: bytes | None) -> str | None:
+def cursor_in(cursor: bytes | None) -> RowCursor | str | None:
+    """The cursor that some bytes hold: a row's, or an id; InvalidArgumentError for other bytes."""
     if cursor is None:
         return None
     try:
-        if not cursor.startswith(_MARK):
+        if cursor.startswith(_BY_ID):
+            return cursor[len(_BY_ID) :].decode()
+        if not cursor.startswith(_BY_ROW):
             raise ValueError("it begins otherwise")
-        return cursor[len(_MARK) :].decode()
-    except ValueError as exc:
+        found = RowCursor(*json.loads(cursor[len(_BY_ROW) :]))
+        whole = (found.version, found.rows, 0 if found.base is None else found.base)
+        texts = (found.table, found.filter, found.last)
+        if set(map(type, whole)) != {int} or set(map(type, texts)) != {str}:
+            raise ValueError("it holds other types")
+        if min(whole) < 0 or max(whole) >= 2**63:
+            raise ValueError("it holds a number out of range")
+        return found
+    except (ValueError, TypeError, RecursionError) as exc:
         raise InvalidArgumentError(
             "after", cursor, "a cursor that a batch of this store carried"
         ) from exc

@@ -374,9 +374,10 @@ class LancedbBackend(
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        async with self._open_pins().reading(self._session, table) as opened:
+        pins = self._open_pins()
+        async with pins.reading(self._session, table) as opened:
             export = Export(
-                self._session, opened, where, columns, after, batch_size, self._admission
+                self._session, opened, where, columns, after, batch_size, self._admission, pins
             )
             async with aclosing(export.batches()) as batches:
                 async for found in batches:

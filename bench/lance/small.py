@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..measure import Result
 from ..options import Options
 from ..searching.corpus import Corpus
-from . import at_once, ids, searching, singles, tidying, topical, writing
+from . import at_once, exporting, ids, searching, singles, tidying, topical, writing
 
 _ROWS, _DIM = 117_659, 384
 
@@ -13,6 +13,7 @@ _ROWS, _DIM = 117_659, 384
 async def run(options: Options) -> list[Result]:
     corpus = Corpus.load(options.rows(_ROWS), _DIM, options.data)
     results = await writing.run(corpus, options)
+    results += await exporting.run(corpus, options)
     results += await singles.run(corpus, options)
     results += await tidying.run(options)
     results += await ids.run(options)

@@ -42,8 +42,10 @@ def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
 
 
 async def ids_in(store: VectorStore, table: str = "notes") -> list[str]:
-    """Every id, by an export."""
-    return [id async for batch in store.export(table) for id in batch.column("id").to_pylist()]
+    """Every id, by an export, in their order."""
+    return sorted(
+        [id async for batch in store.export(table) for id in batch.column("id").to_pylist()]
+    )
 
 
 async def run_code(code: str, *arguments: str, timeout: float = 120) -> str:
