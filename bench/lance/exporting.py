@@ -59,5 +59,5 @@ async def run(corpus: Corpus, options: Options) -> list[Result]:
             "rows/s",
             medians(found),
             [Check(" / ".join(found), ratio, 0.7)],
-        )  # fmt: skip
+        )
     ]
