@@ -178,6 +178,21 @@ def _no_blocked_loop(watched_loops: _Blocked) -> Iterator[None]:
     assert not watched_loops, "the event loop was blocked by " + "\n".join(watched_loops)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _processes_without_pandas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the processes that tests start find no pandas, which is an app's own choice.
+
+    pyarrow imports it at the first conversion where it is installed: 0.3 s of CPU in each of
+    hundreds of processes, none of which has a frame. The tests of frames run in pytest's process.
+    """
+    folder = tmp_path_factory.mktemp("without_pandas")
+    missing = "raise ModuleNotFoundError('tests start processes without pandas', name='pandas')\n"
+    (folder / "pandas.py").write_text(missing, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     places = tuple(place + ("" if place.endswith("/") else "::") for place in ONCE)

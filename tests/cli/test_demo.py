@@ -112,7 +112,11 @@ def test_the_store_holds_what_it_showed(shown: Shown, monkeypatch: pytest.Monkey
 
 
 @posix_only
+@pytest.mark.parametrize(
+    "shown", ["sqlite", pytest.param("lancedb", marks=pytest.mark.long)], indirect=True
+)
 def test_again_and_on_a_terminal(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal is the same with both, and each replaces the demo's table by the same calls."""
     monkeypatch.chdir(shown.folder)
     code, written = on_a_terminal("demo", *CALLS[shown.backend][0])
     assert code == 0

@@ -76,7 +76,10 @@ def test_a_broken_command_says_so_in_one_line(site: Path, source: str, reason: s
     assert "Cannot be used" in listed.stdout
     assert "backup" in listed.stdout
     assert "Traceback" not in listed.stderr
-    for arguments in (["broken"], ["broken", "run", "--to", "x"], ["broken", "--help"]):
+    ways = [["broken"], ["broken", "run", "--to", "x"], ["broken", "--help"]]
+    # The first reason is told whichever way the command is called, the others by one of the ways.
+    number = [one for one, _ in BROKEN].index(source)
+    for arguments in ways[number % 3 :][:1] if number else ways:
         done = _aiovec(site, *arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("error: the command 'broken' (not_working:app) ")

@@ -51,7 +51,7 @@ def own_tests() -> int:
     return len(re.findall(r"^def test_", source, re.MULTILINE))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.long), "lancedb"])
 def test_its_own_tests_hold_by_the_line_in_the_toml(
     example: Copy, tmp_path: Path, backend: str
 ) -> None:
@@ -60,10 +60,11 @@ def test_its_own_tests_hold_by_the_line_in_the_toml(
     assert kinds_of_stores(tmp_path / "stores") == {backend}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("lancedb", marks=pytest.mark.long)])
 def test_its_own_tests_hold_by_the_variable_alone(
     example: Copy, tmp_path: Path, backend: str
 ) -> None:
+    """Of the four pairs of a way and a backend, two show each way and each backend once."""
     (other,) = set(BACKENDS) - {backend}
     example.flip(other)
     passed = run_its_own_tests(example, tmp_path / "stores", **{VARIABLE: backend})

@@ -34,7 +34,7 @@ def check(rows: list[dict[str, Any]], exprs: list[Expr], *, ascii_only: bool) ->
 
 
 @pytest.mark.parametrize("kind", cases.CONDITIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
 def test_each_condition_means_the_same_in_sql_and_over_arrow(
     kind: str, rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject
@@ -43,13 +43,24 @@ def test_each_condition_means_the_same_in_sql_and_over_arrow(
     check(rows, [*exprs, *map(negated, exprs)], ascii_only=ascii_only)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
 def test_each_filter_means_the_same_in_sql_and_over_arrow(
     rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject
 ) -> None:
     exprs = data.draw(st.lists(cases.filters(rows), min_size=1, max_size=3))
     check(rows, exprs, ascii_only=ascii_only)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", cases.CONDITIONS)
+@settings(max_examples=200, deadline=None)
+@given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
+def test_many_of_each_condition_mean_the_same_in_sql_and_over_arrow(
+    kind: str, rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject
+) -> None:
+    exprs = data.draw(st.lists(cases.conditions(rows)[kind], min_size=1, max_size=8))
+    check(rows, [*exprs, *map(negated, exprs)], ascii_only=ascii_only)
 
 
 @pytest.mark.long

@@ -154,9 +154,20 @@ names = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), rows=cases.rows())
 def test_a_tree_prints_as_text_that_parses_to_it(data: st.DataObject, rows: Any) -> None:
+    _check_text_of_a_tree(data, rows)
+
+
+@pytest.mark.long
+@settings(max_examples=2_000, deadline=None)
+@given(data=st.data(), rows=cases.rows())
+def test_many_trees_print_as_text_that_parses_to_them(data: st.DataObject, rows: Any) -> None:
+    _check_text_of_a_tree(data, rows)
+
+
+def _check_text_of_a_tree(data: st.DataObject, rows: Any) -> None:
     expr = data.draw(cases.filters(rows))
     assert parse(str(expr)) == expr
     assert bind(str(expr), SCHEMA) == bind(expr, SCHEMA)

@@ -52,7 +52,7 @@ def run(whole: Path, first: int, count: int) -> str:
 
 async def test_mutated_stores(tmp_path: Path) -> None:
     """B24: bytes, pages, lengths, the WAL, the schema and any value, seen or not by SQLite."""
-    await survive(tmp_path, 0, int(os.environ.get("AIOVEC_MUTANTS", "60")))
+    await survive(tmp_path, 0, int(os.environ.get("AIOVEC_MUTANTS", "40")))
 
 
 @pytest.mark.parametrize("mutant", [3741, 6723])

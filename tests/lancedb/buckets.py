@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from aiovec._settings.load import LancedbSettings
@@ -62,9 +63,40 @@ class Bucket:
         return LancedbSettings(storage_options=self.options, **others)  # type: ignore[arg-type]
 
 
+# One server for all tests of a process, made by the first that borrows it.
+_servers = ExitStack()
+atexit.register(_servers.close)
+_shared: Bucket | None = None
+_lent = False
+
+
 @contextmanager
 def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
-    """A server with one bucket; not ``open_to_all``, it then knows nobody's credentials."""
+    """Lend a server with one empty bucket; not ``open_to_all``, it knows nobody's credentials.
+
+    The server is the same each time, since one takes a second to start, unless it is lent already.
+    A test that stops or ends its server needs ``own_s3_server``.
+    """
+    global _shared, _lent
+    if _lent or not open_to_all:
+        with own_s3_server(open_to_all=open_to_all) as bucket:
+            yield bucket
+        return
+    if _shared is None:
+        _shared = _servers.enter_context(own_s3_server())
+    else:
+        _ask(f"{_shared.endpoint}/moto-api/reset", "POST")
+        _ask(f"{_shared.endpoint}/{BUCKET}", "PUT")
+    _lent = True
+    try:
+        yield _shared
+    finally:
+        _lent = False
+
+
+@contextmanager
+def own_s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
+    """Start a server that ends behind the block."""
     environment = {} if open_to_all else {"INITIAL_NO_AUTH_ACTION_COUNT": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.lancedb.s3_server"],
@@ -78,8 +110,7 @@ def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip()
         assert endpoint, "the S3 server did not start"
-        made = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
-        urllib.request.urlopen(made, timeout=30).close()
+        _ask(f"{endpoint}/{BUCKET}", "PUT")
         yield Bucket(endpoint, process)
     finally:
         if process.poll() is None:
@@ -88,3 +119,7 @@ def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
             assert process.stdin is not None
             process.stdin.close()
             process.stdout.close()
+
+
+def _ask(url: str, method: str) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=30).close()

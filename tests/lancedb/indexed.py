@@ -78,7 +78,8 @@ async def found_share(store: VectorStore, limit: int = 10, **options: Any) -> fl
     vectors = np.concatenate(
         [np.stack(batch.column("embedding").to_numpy(False)) for batch in batches]
     )
-    nearest = np.argsort(_far(vectors, (await store.schema("notes")).metric), axis=0)[:limit]
+    far = _far(vectors, (await store.schema("notes")).metric)
+    nearest = np.argpartition(far, limit - 1, axis=0)[:limit]
     found = await store.search_many("notes", QUESTIONS, limit=limit, select=[], **options)
     shares = []
     for best, hits in zip(nearest.T, found, strict=True):

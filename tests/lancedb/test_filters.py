@@ -19,10 +19,10 @@ from aiovec.testing.evaluate import evaluate
 from .filter_rows import LancedbRows
 
 FEW = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 SOME = settings(FEW, max_examples=30)
-MANY = settings(FEW, max_examples=2_000)
+MANY = settings(FEW, max_examples=2_000)  # of filters of any depth, so of each condition, too
 
 
 @pytest.fixture(scope="module")

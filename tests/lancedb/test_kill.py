@@ -236,7 +236,7 @@ async def main(target):
 
 asyncio.run(main(sys.argv[1]))
 """
-_DROPPED, _ROWS_OF_IT = 6, 40
+_DROPPED, _ROWS_OF_IT = 6, 20
 
 
 async def _make_tables(path: Path) -> None:

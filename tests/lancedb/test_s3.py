@@ -31,7 +31,7 @@ from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks import bucket as bucket_lock
 
 from . import racing
-from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
+from .buckets import BUCKET, KEY_ID, SECRET, Bucket, own_s3_server, s3_server
 from .support import run_code
 
 SCHEMA = Schema(4, fields={"owner": str})
@@ -512,7 +512,7 @@ async def test_http_has_to_be_allowed(bucket: Bucket) -> None:
 
 @pytest.mark.long
 async def test_a_server_that_goes_away() -> None:
-    with s3_server() as server:
+    with own_s3_server() as server:
         async with opened(server, server.new_url()) as store:
             await store.create_table("notes", SCHEMA)
             await store.insert("notes", [row("a")])
@@ -534,7 +534,7 @@ async def test_a_server_that_goes_away() -> None:
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
 async def test_a_server_that_stands_still_and_goes_on() -> None:
-    with s3_server() as server:
+    with own_s3_server() as server:
         options = {**server.options, "timeout": "1s", "client_max_retries": "0"}
         backend = LancedbBackend(server.new_url(), LancedbSettings(storage_options=options))
         await backend.open()
