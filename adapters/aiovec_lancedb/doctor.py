@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Finding, LancedbSettings, StaleTableError, room_at, version_of
+from aiovec.backend import (
+    Finding,
+    StaleTableError,
+    room_at,
+    version_of,
+)
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .place import KEY_VARIABLE, Place
+from .settings import LancedbSettings
 
 if TYPE_CHECKING:
     from .session import Session

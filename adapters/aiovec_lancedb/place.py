@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from aiovec.backend import MASK, is_url, redacted, secrets_in
 from aiovec.errors import ConfigError
 
-if TYPE_CHECKING:
-    from aiovec.backend import LancedbSettings
+from .plugin import MEMORY
 
-MEMORY = "memory://"
+if TYPE_CHECKING:
+    from .settings import LancedbSettings
+
 MANAGED = "db://"
 # What LanceDB's own clients read the key from.
 KEY_VARIABLE = "LANCEDB_API_KEY"

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lancedb import AsyncConnection
     from lancedb.table import AsyncTable
 
-    from aiovec.backend import LancedbSettings
+    from .settings import LancedbSettings
 
 _T = TypeVar("_T")
 _PAGE = 1000

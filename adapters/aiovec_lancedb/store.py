@@ -76,7 +76,7 @@ from .writer import Work, Writers
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from aiovec.backend import LancedbSettings
+    from .settings import LancedbSettings
 
 
 class LancedbBackend(
@@ -112,6 +112,10 @@ class LancedbBackend(
     def target(self) -> str:
         return self._place.shown
 
+    @property
+    def address(self) -> str:
+        return self.target if self._place.folder is None else f"{self.name}://{self.target}"
+
     # Life
 
     async def open(self) -> None:
@@ -126,7 +130,7 @@ class LancedbBackend(
         if self.read_only:
             self._pins = Pins(key, None)
             return
-        if self._session.folder is not None:
+        if self._session.folder is not None and self.upkeep:
             await in_thread(tables.remove_dropped, self._session.folder)
         lock_of = await in_thread(self._locks, key)
         self._writers = Writers(
@@ -137,7 +141,7 @@ class LancedbBackend(
             pauses=self._pauses,
         )
         self._pins = Pins(key, self._own_folder)
-        if not self._place.managed:  # there the service does it
+        if self.upkeep and not self._place.managed:  # there the service does it
             self._housekeeper = Housekeeper(
                 self._session,
                 retention_of(self._settings, on_folder=self._own_folder is not None),

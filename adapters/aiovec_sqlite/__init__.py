@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .store import SqliteBackend
-
 if TYPE_CHECKING:
-    from aiovec.backend import Backend, RetrievalSettings
+    from .store import SqliteBackend
+else:
+    # It loads the driver, which a store that lies elsewhere does not need.
+    def __getattr__(name):
+        if name != "SqliteBackend":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .store import SqliteBackend
+
+        return SqliteBackend
 
 
-def create(target: str, settings: RetrievalSettings) -> Backend:
-    """What the entry point names: a backend for a path or ``:memory:``."""
-    return SqliteBackend(target, settings.sqlite)
-
-
-__all__ = ["SqliteBackend", "create"]
+__all__ = ["SqliteBackend"]

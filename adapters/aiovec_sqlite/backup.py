@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from aiovec.backend import BESIDE, SqliteSettings, check_free_name, flush_folder, remove_abandoned
+from aiovec.backend import BESIDE, check_free_name, flush_folder, remove_abandoned
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .connection import Ticket
@@ -19,6 +19,8 @@ from .errors import failures, is_busy, translated
 from .layout import APPLICATION_ID, check_header, read_header
 from .moves import forget_mark, has_mark
 from .opening import check_contents, connect_read_only
+from .plugin import make_folder_of
+from .settings import SqliteSettings
 
 _PAGES_AT_ONCE = 4096
 
@@ -79,6 +81,7 @@ def restore(
         raise InvalidArgumentError("backup", str(backup), "another file than the target")
     if not check_header(backup):
         raise CorruptStoreError(str(backup), "this is no backup: it is empty")
+    make_folder_of(target)
     remove_abandoned(target.parent, f".{target.name}.", ".partial")
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
     kept: Path | None = None

@@ -23,15 +23,15 @@ _MEMORY = ":memory:"
 _MOST_FAULTS = 5
 
 
-def findings(target: str | None) -> list[Finding]:
-    """The facts about the driver and, where a target is given, about its file.
+def findings(file: Path | None) -> list[Finding]:
+    """The facts about the driver and, if given, about a store's file.
 
     Opens the file for reading only, and creates none.
     """
     found = list(_driver())
-    if target is not None and target != _MEMORY:
+    if file is not None:
         usable = all(finding.ok for finding in found if finding.subject != "fts5")
-        found += _file(Path(target), usable)
+        found += _file(file, usable)
     return found
 
 

@@ -33,7 +33,7 @@ from .layout import (
 )
 
 if TYPE_CHECKING:
-    from aiovec.backend import SqliteSettings
+    from .settings import SqliteSettings
 
 
 _Inode = tuple[int, int]

@@ -64,6 +64,7 @@ from .opening import (
     open_reader,
     open_writer,
 )
+from .plugin import MEMORY, make_folder_of
 from .pool import ReaderPool, SharedConnection, told
 from .reads import OwnCopy, bound_wal
 from .writer import Transaction, Writer
@@ -71,11 +72,10 @@ from .writer import Transaction, Writer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from aiovec.backend import SqliteSettings
+    from .settings import SqliteSettings
 
 _T = TypeVar("_T")
 
-MEMORY = ":memory:"
 # Exports at once: each has a connection of its own, so that slow ones keep no search waiting.
 _MOST_EXPORTS = 8
 
@@ -158,6 +158,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
     def _open_file(self, path: Path) -> sqlite3.Connection:
         """The first connection, which stays open: the one that writes, if any does."""
         if not self.read_only:
+            make_folder_of(path)
             return open_writer(path, self._settings)
         check_store_to_read(path)
         return open_read_only(path, self._settings)

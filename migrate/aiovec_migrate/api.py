@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from aiovec.backend import moves_of, to_its_end
 from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, TableNotFoundError
 
-from .ends import Ends, mark_of, shown_target
+from .ends import Ends, mark_of
 from .host import Host, RealHost, Step, no_step
 from .journal import SqliteJournal, default_file
-from .locate import PathText, Place, config_file, configured, configured_name, is_there, locate
+from .locate import PathText, Place, config_file, configured, configured_name, locate
 from .migration import Migration, Outcome, Transform
 from .roll_back import End, end_run, finish_run
 from .state import Event, Listener, Options, RunState, unheard
@@ -388,7 +388,10 @@ async def _known(
 def _has_part(named: PathText, state: RunState, file: Path | None) -> bool:
     """Whether a store is one of the two of a run. Runs in a thread."""
     found = locate(named, file)
-    return any(found.same_as(locate(name, file)) for name in (state.source_name, state.target_name))
+    return any(
+        found.location.same_as(locate(name, file).location)
+        for name in (state.source_name, state.target_name)
+    )
 
 
 def _toml(file: Path | None, host: Host) -> TomlFile | None:
@@ -422,17 +425,14 @@ async def _open(
 ) -> Place:
     def find() -> Place:
         found = locate(text, config)
-        missing = existing is not False and not is_there(found)
+        missing = existing is not False and not found.exists()
         if existing and missing:
-            raise ConfigError(f"there is no store at {found.told}", accepted="a store's path")
+            raise ConfigError(f"there is no store at {found.location}", accepted="a store's path")
         name = found.configured
         if not name and config is not None and config.exists():
             name = configured_name(found, config)
         if missing:
             return Place(found.backend(), name, missing=True)
-        path = found.path
-        if path is not None and found.name == "sqlite":
-            path.parent.mkdir(parents=True, exist_ok=True)
         return Place(found.backend(), name)
 
     place = await host.in_thread(find)
@@ -493,7 +493,7 @@ class _Leave:
                 f"{self.other} is the store in use, and {self.one} the one that was left: "
                 f"{self.what} would write old rows over those that apps have written since. To "
                 "write the rows of the store in use into the other one, exchange them: "
-                f"--from {shown_target(self.other)} --to {shown_target(self.one)}"
+                f"--from {self.other.backend.address} --to {self.one.backend.address}"
             )
 
 

@@ -220,11 +220,11 @@ class Work:
         await self.leaving().begin_move(
             self.run,
             Destination(
-                shown_target(self.goal),
+                self.goal.backend.address,
                 self.goal.configured if switches else "",
                 config if switches else "",
                 target=self.goal.backend.target,
-                source=shown_target(self.origin),
+                source=self.origin.backend.address,
                 journal=self.journal.place,
             ),
         )
@@ -296,10 +296,3 @@ async def unmark(place: Place, run: str) -> None:
     if moves is not None and mark is not None and mark.run == run:
         await moves.begin_move(run)  # a store that has moved obeys nobody else
         await moves.end_move(run)
-
-
-def shown_target(place: Place) -> str:
-    """The place as a user would name it."""
-    target = place.backend.target
-    plain = "://" in target or place.backend.name == "sqlite"
-    return target if plain else f"{place.backend.name}://{target}"

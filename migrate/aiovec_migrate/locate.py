@@ -1,4 +1,4 @@
-"""What a store's name means, and whether it is there: found without making or opening anything."""
+"""Find the store that a name means, and whether it exists, without making or opening anything."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiovec.backend import (
     CONFIG_FILE,
     CONFIG_VARIABLE,
-    MEMORY,
     Backend,
+    Location,
     Origin,
     backend_names,
     create_backend,
     is_url,
     load_settings,
-    redacted,
+    plugin_of,
 )
 from aiovec.errors import ConfigError, MigrationError
 
@@ -54,56 +54,42 @@ class Place:
         return str(self.identity)
 
 
-_IN_MEMORY = {"sqlite": MEMORY, "lancedb": "memory://"}
-
-
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A store's backend and what that is told; ``configured`` as in ``Place``."""
+    """The place of a store, with the settings; ``configured`` as in ``Place``."""
 
-    name: str
-    told: str = field(repr=False)  # may hold secrets
+    location: Location
     configured: str
     settings: RetrievalSettings
 
-    def backend(self) -> Backend:
-        """The backend, not open. May import its driver."""
-        return create_backend(self.name, self.told, self.settings)
-
-    def in_memory(self) -> Backend | None:
-        """A store of the same sort that keeps nothing on disk; None where there is none."""
-        told = _IN_MEMORY.get(self.name)
-        if told is None or not (self.name == "sqlite" or self.path is not None):
-            return None
-        return create_backend(self.name, told, self.settings)
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self.location.backend
 
     @property
     def path(self) -> Path | None:
         """The file or folder on this machine."""
-        on_disk = self.name in _IN_MEMORY and self.told != MEMORY and not is_url(self.told)
-        return Path(self.told) if on_disk else None
+        return self.location.path
 
-    def same_as(self, other: Located) -> bool:
-        mine, theirs = self.path, other.path
-        if self.name != other.name or (mine is None) != (theirs is None):
-            return False
-        if mine is None or theirs is None:
-            return self.told.rstrip("/") == other.told.rstrip("/")
-        return os.path.realpath(mine) == os.path.realpath(theirs)
+    def backend(self) -> Backend:
+        """Return the backend, not open. May import its driver."""
+        return create_backend(self.location, self.settings)
 
+    def in_memory(self) -> Backend | None:
+        """Return a store of the same kind that keeps nothing on disk; None if there is none."""
+        address = plugin_of(self.name).scratch(self.location)
+        if address is None:
+            return None
+        return create_backend(Location(self.name, address, in_memory=True), self.settings)
 
-def is_there(place: Located) -> bool:
-    """Whether a store may be there, so that opening it makes nothing."""
-    path = place.path
-    if path is None:
-        return True
-    if place.name == "sqlite":
-        return path.is_file() and path.stat().st_size > 0
-    return path.is_dir() and any(path.iterdir())
+    def exists(self) -> bool:
+        """Return whether a store may exist there, so that opening it makes nothing new."""
+        return plugin_of(self.name).exists(self.location)
 
 
 def locate(text: PathText | None, config: PathText | None) -> Located:
-    """What a target, the name of a backend in the TOML, or None for its present one, comes to."""
+    """Resolve a target, a backend name, or None (the TOML's current backend) to a place."""
     named = text is None or (isinstance(text, str) and text in backend_names())
     if not named and isinstance(text, str):
         _check_meant(text)
@@ -111,18 +97,18 @@ def locate(text: PathText | None, config: PathText | None) -> Located:
         source = Origin(None, config, backend=None if text is None else str(text))
     else:
         source = Origin(text, config)
-    name, told = source.place()
-    if told == MEMORY or told.lower().startswith("memory://"):
+    location = source.location()
+    if location.in_memory:
         raise MigrationError("a store in memory cannot be migrated: no other process sees it")
-    if not named and redacted(told) != told:
+    if not named and str(location) != location.address:
         raise MigrationError(
-            f"{redacted(told)}: the journal keeps no user, password or query of an address; "
-            "configure the store in the TOML file and name its backend, such as lancedb"
+            f"{location}: the journal keeps no user, password or query of an address; configure "
+            f"the store in the TOML file and name its backend, {location.backend}"
         )
     file = config_file(config) if named or config is not None else None
     settings = load_settings(file).settings.retrieval
     configured = "" if not named else settings.backend if text is None else str(text)
-    return Located(name, told, configured, settings)
+    return Located(location, configured, settings)
 
 
 def _check_meant(text: str) -> None:
@@ -159,7 +145,7 @@ def configured_name(place: Located, file: Path) -> str:
             found = locate(name, file)
         except (ConfigError, MigrationError):
             continue
-        if found.same_as(place):
+        if found.location.same_as(place.location):
             return name
     return ""
 
@@ -172,8 +158,7 @@ def configured(file: Path | None) -> list[str]:
     for name in backend_names():
         with suppress(ConfigError, MigrationError):
             place = locate(name, file)
-            # Where a server is, and not the store itself, is no mark that could be read.
-            if is_there(place) and not place.told.lower().startswith(("http://", "https://")):
+            if place.name == name and place.exists():
                 found.append(name)
     return found
 
@@ -202,11 +187,11 @@ def unwritable(place: Located) -> str | None:
     if path is None:
         return None
     effective = bool(os.supports_effective_ids)  # it lists os.access or nothing
-    folder = nearest_folder(path if place.name != "sqlite" else path.parent)
+    start = place.location.folder or path
+    folder = nearest_folder(start)
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         return f"this user may not write in {folder}"
     if path.is_file() and not os.access(path, os.W_OK, effective_ids=effective):
         return f"this user may not write to {path}"
-    start = path if place.name != "sqlite" else path.parent
     there = next(above for above in (start, *start.parents) if above.exists())
     return None if there.is_dir() else f"{there} is not a folder"

@@ -13,7 +13,7 @@ from aiovec.errors import MigrationError, TableExistsError
 from .catch_up import Pursuit, check_all, come_to_rest
 from .copy import copy_table
 from .cut_over import Toml, Turn
-from .ends import ALTERED, Ends, OpenTable, Transform, Work, has_left, shown_target, unmark
+from .ends import ALTERED, Ends, OpenTable, Transform, Work, has_left, unmark
 from .host import Host, RealHost, Step, no_step
 from .journal import Journal
 from .locate import Place
@@ -416,8 +416,8 @@ class Migration:
             target=self.target.identity,
             options=self._options,
             config="" if self._toml is None else self._toml.path,
-            source_name=self.source.configured or shown_target(self.source),
-            target_name=self.target.configured or shown_target(self.target),
+            source_name=self.source.configured or self.source.backend.address,
+            target_name=self.target.configured or self.target.backend.address,
             started=self._host.wall().isoformat(timespec="seconds"),
         )
 

@@ -1,50 +1,83 @@
-"""What a target's text means: a backend and where that backend finds its data."""
+"""From a target, or the settings, to a location: the backend and where it stores."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from ._core.redaction import URL, redacted
+from ._plugins import backends, plugin_of, plugins
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    from ._core.plugin import BackendPlugin, Location
+    from ._settings.load import RetrievalSettings
+
 MEMORY = ":memory:"
-STORE_FILE = "vectors.sqlite"
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite adds to the name of a file for those that it keeps beside it."""
 
-# The schemes of our own backends. Any other is taken for the name of a backend.
-_SCHEMES: Mapping[str, str] = MappingProxyType(
-    {
-        "sqlite": "sqlite",
-        "lancedb": "lancedb",
-        "memory": "lancedb",
-        "s3": "lancedb",
-        "gs": "lancedb",
-        "az": "lancedb",
-        "db": "lancedb",
-        "http": "remote",
-        "https": "remote",
-    }
-)
-SCHEMES = tuple(_SCHEMES)
 
+def locate(target: str, base: Path | None = None) -> Location:
+    """Return the location that a target names: a path, or a URL of an installed backend.
 
-def split_target(text: str) -> tuple[str, str]:
-    """The backend's name and what it is told: a path, a URL, or ``:memory:``.
-
-    ``sqlite://`` and ``lancedb://`` stand before a path, which is taken as it is; no character of
-    it is decoded.
+    A relative path counts from ``base``, or from the current folder. ConfigError if no backend
+    answers to the target, or the one that does says that nothing can be stored there.
     """
+    _check_text(target)
+    scheme = scheme_of(target)
+    if scheme is None:
+        return locate_path(target, base)
+    return _plugin_for(scheme, target).locate(target, base)
+
+
+def locate_path(path: str, base: Path | None = None) -> Location:
+    """Return the location of a path, whose store belongs to the backend that takes paths."""
+    for plugin in plugins():
+        if plugin.takes_paths:
+            return plugin.locate(path, base)
+    raise ConfigError(
+        "no installed backend stores at a path; is aiovec installed, or are only its sources on "
+        "the path? install it with: pip install aiovec",
+        key="target",
+    )
+
+
+def locate_configured(
+    plugin: BackendPlugin, settings: RetrievalSettings, file: Path | None
+) -> Location:
+    """Return the location that the settings name for a backend.
+
+    ``file`` is the TOML file that they come from; relative paths count from its folder.
+    """
+    text = settings.address(plugin)
+    base = None if file is None else file.parent
+    _check_text(text)
+    scheme = scheme_of(text)
+    if scheme is None:
+        return plugin.locate(text, base)
+    meant = _plugin_for(scheme, text)
+    key = plugin.address_key
+    if key is not None and meant.name not in {plugin.name, *plugin.delegates}:
+        accepted = "a path" if plugin.takes_paths else f"an address of the {plugin.name} backend"
+        raise ConfigError(
+            f"{file}: retrieval.{key.name} must be {accepted}, not {redacted(text)!r}",
+            file=str(file),
+            key=f"retrieval.{key.name}",
+            accepted=accepted,
+        )
+    return meant.locate(text, base)
+
+
+def _check_text(text: str) -> None:
     if text[:5].lower() == "file:":
         raise ConfigError(
             f"{redacted(text)}: SQLite's own URIs are no targets; write the path alone, and pass "
             "read_only=True to open it for reading only (a file of this name is ./file:...)",
             key="target",
-            accepted="a path, or sqlite:///path",
+            accepted="a path",
         )
     try:
         os.fsencode(text)
@@ -52,12 +85,42 @@ def split_target(text: str) -> tuple[str, str]:
         raise ConfigError(
             f"{redacted(text)!r}: is not valid Unicode (a lone surrogate)", key="target"
         ) from exc
+
+
+def _plugin_for(scheme: str, target: str) -> BackendPlugin:
+    found = backends()
+    for backend in found:
+        if backend.plugin is not None and scheme in {backend.name, *backend.plugin.schemes}:
+            return backend.plugin
+    for backend in found:
+        if backend.name == scheme:
+            return plugin_of(scheme)  # raises what is wrong with it
+    known = [
+        scheme
+        for backend in found
+        for scheme in (backend.name, *(backend.plugin.schemes if backend.plugin else ()))
+    ]
+    accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
+    raise ConfigError(
+        f"{redacted(target)}: no backend here answers to {scheme}://; a target is {accepted}",
+        key="target",
+        accepted=accepted,
+    )
+
+
+def scheme_of(text: str) -> str | None:
+    """Return the scheme of a URL in lower case; None for a path."""
     url = URL.match(text)
-    if url is None:
-        return "sqlite", text
-    scheme, rest = url[1].lower(), url[2]
-    if scheme not in ("sqlite", "lancedb"):
-        return _SCHEMES.get(scheme, scheme), text
+    return None if url is None else url[1].lower()
+
+
+def path_of_url(text: str) -> str:
+    """Return the path in ``scheme://path``, taken as it is: no character of it is decoded.
+
+    ConfigError where there is a user with a password, or no path.
+    """
+    scheme, _, rest = text.partition("://")
+    scheme = scheme.lower()
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and ":" in user:
         raise ConfigError(
@@ -66,17 +129,9 @@ def split_target(text: str) -> tuple[str, str]:
             key="target", accepted=f"{scheme}:///path",
         )  # fmt: skip
     path = _without_slash_before_drive(rest)
-    if scheme == "sqlite":
-        if "?" in path or "#" in path:
-            raise ConfigError(
-                f"{redacted(text)}: a sqlite:// target takes no options; they stand in the TOML "
-                "file under [retrieval.sqlite]"
-            )
-        if path == f"/{MEMORY}":
-            path = MEMORY
     if not path:
         raise ConfigError(f"{redacted(text)}: names no path; write {scheme}:///path")
-    return scheme, path
+    return path
 
 
 def _without_slash_before_drive(path: str) -> str:
@@ -115,27 +170,6 @@ def local_path(text: str, base: Path | None = None) -> str:
     return path + os.sep if trailing and not path.endswith(os.sep) else path
 
 
-def sqlite_file(path: str) -> str:
-    """The file that a SQLite target means.
-
-    A directory holds ``vectors.sqlite``, and a path without a suffix is such a directory, unless
-    a file lies there.
-    """
-    if path == MEMORY:
-        return path
-    if "\0" in path:
-        raise ConfigError(f"{path!r} cannot hold a store: there is a NUL in it")
-    is_directory = (
-        path.endswith(os.sep)
-        or os.path.isdir(path)
-        or (not os.path.splitext(path)[1] and not os.path.isfile(path))
-    )
-    if is_directory:
-        return os.path.join(path, STORE_FILE)
-    check_free_name(path)
-    return path
-
-
 def check_free_name(path: str) -> None:
     """ConfigError where SQLite takes a file of this name for a part of another database."""
     for end in BESIDE:
@@ -145,17 +179,3 @@ def check_free_name(path: str) -> None:
                 f"{path.removesuffix(end)}, and may remove; choose one that does not end in {end}",
                 accepted="another name",
             )
-
-
-def make_folder_of(file: str) -> None:
-    """Create the folders above a SQLite file where they are missing."""
-    if file == MEMORY:
-        return
-    try:
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(
-            f"{file!r} cannot hold a store: a file, and no folder, lies above it"
-        ) from None
-    except OSError as exc:
-        raise ConfigError(f"{file!r} cannot hold a store: {exc.strerror or exc}") from exc

@@ -1,13 +1,15 @@
-"""What other packages bring by entry points, the backends above all (``aiovec.backends``)."""
+"""Backends and other parts that installed packages bring by entry points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ._core.contract import Backend, Claims, ReadOnly
+from ._core.contract import Backend, ReadOnly
+from ._core.plugin import BackendPlugin, Location
 from .errors import BackendNotInstalledError, ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -17,14 +19,9 @@ if TYPE_CHECKING:
 
 GROUP = "aiovec.backends"
 
-# What to install for the backends that this project brings.
-EXTRAS: Mapping[str, str] = MappingProxyType(
-    {"sqlite": "aiovec", "lancedb": "aiovec[lancedb]", "remote": "aiovec[remote]"}
-)
-
 
 def installed(group: str) -> dict[str, metadata.EntryPoint]:
-    """The entry points of a group, in the order of their names.
+    """Return the entry points of a group, sorted by name.
 
     Of two with one name the first on the path counts, as it does for modules.
     """
@@ -36,74 +33,129 @@ def installed(group: str) -> dict[str, metadata.EntryPoint]:
     return dict(sorted(found.items()))
 
 
-def installed_backends() -> dict[str, metadata.EntryPoint]:
-    """The entry point of each installed backend."""
-    return installed(GROUP)
+@dataclass(frozen=True, slots=True)
+class InstalledBackend:
+    """The entry point of a backend and, unless it cannot be used, its plugin."""
+
+    name: str
+    entry_point: metadata.EntryPoint
+    plugin: BackendPlugin | None
+    error: ConfigError | BackendNotInstalledError | None = None
+
+    @property
+    def install(self) -> str:
+        """The requirement for ``pip install`` that brings it."""
+        if self.plugin is not None and self.plugin.install:
+            return self.plugin.install
+        return self.name if self.entry_point.dist is None else self.entry_point.dist.name
+
+    def unusable(self, reason: object) -> ConfigError:
+        return ConfigError(
+            f"the backend {self.name!r} ({self.entry_point.value}) is unusable: {reason}"
+        )
 
 
-def other_backends() -> list[str]:
-    """The names of the backends that other packages bring."""
-    return sorted(installed_backends().keys() - EXTRAS.keys())
+def backends() -> list[InstalledBackend]:
+    """Return the installed backends: first the one that takes paths, then by name."""
+    found = [_loaded(name, entry_point) for name, entry_point in installed(GROUP).items()]
+    return sorted(found, key=lambda one: one.plugin is None or not one.plugin.takes_paths)
+
+
+def _loaded(name: str, entry_point: metadata.EntryPoint) -> InstalledBackend:
+    broken = InstalledBackend(name, entry_point, None)
+    try:
+        made = entry_point.load()
+        if isinstance(made, type) and issubclass(made, BackendPlugin) and made.name == name:
+            return InstalledBackend(name, entry_point, _plugin(made))
+    except ModuleNotFoundError as exc:
+        missing = BackendNotInstalledError(name, broken.install)
+        missing.__cause__ = exc
+        return InstalledBackend(name, entry_point, None, missing)
+    except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
+        unusable = broken.unusable(exc)
+        unusable.__cause__ = exc
+        return InstalledBackend(name, entry_point, None, unusable)
+    return InstalledBackend(
+        name,
+        entry_point,
+        None,
+        broken.unusable(f"it is no subclass of BackendPlugin whose name is {name!r}"),
+    )
+
+
+@lru_cache(maxsize=64)
+def _plugin(kind: type[BackendPlugin]) -> BackendPlugin:
+    return kind()
+
+
+def plugins() -> Iterator[BackendPlugin]:
+    """Yield the plugins of the backends that can be used, in the order of ``backends``."""
+    for backend in backends():
+        if backend.plugin is not None:
+            yield backend.plugin
 
 
 def backend_names() -> list[str]:
-    """Every name that is accepted: our own backends first, then the others that are installed."""
-    return [*EXTRAS, *other_backends()]
+    """Return the names of the installed backends, in the order of ``backends``."""
+    return [backend.name for backend in backends()]
+
+
+def plugin_of(name: str) -> BackendPlugin:
+    """Return the plugin of a backend.
+
+    BackendNotInstalledError if a module of it is missing, ConfigError if no backend has this name
+    or its entry point names no plugin.
+    """
+    return _usable(_backend(name))
+
+
+def _backend(name: str) -> InstalledBackend:
+    found = backends()
+    for backend in found:
+        if backend.name == name:
+            return backend
+    accepted = ", ".join(backend.name for backend in found)
+    raise ConfigError(
+        f"there is no backend {name!r}; the backends are: {accepted}", accepted=accepted
+    )
+
+
+def _usable(backend: InstalledBackend) -> BackendPlugin:
+    if backend.plugin is not None:
+        return backend.plugin
+    raise backend.error or backend.unusable("it cannot be loaded")
 
 
 def create_backend(
-    name: str, target: str, settings: RetrievalSettings, *, read_only: bool = False
+    location: Location, settings: RetrievalSettings, *, read_only: bool = False
 ) -> Backend:
-    """The backend of this name for a target, not open yet.
+    """Return the backend of a location, not open yet.
 
-    BackendNotInstalledError where it, or a module that it needs, is missing; ConfigError where
-    nothing has this name or what has it is no backend; UnsupportedError where ``read_only`` is
-    wanted and it cannot promise that.
+    BackendNotInstalledError if it, or a module that it needs, is missing; ConfigError if nothing
+    has this name or the plugin gives no backend; UnsupportedError if ``read_only`` is wanted and
+    the backend cannot promise that.
     """
-    entry_point = installed_backends().get(name)
-    if entry_point is None:
-        if name in EXTRAS:
-            raise BackendNotInstalledError(name, EXTRAS[name])
-        accepted = ", ".join(backend_names())
-        raise ConfigError(
-            f"there is no backend {name!r}; the backends are: {accepted}", accepted=accepted
-        )
+    installed_backend = _backend(location.backend)
+    plugin = _usable(installed_backend)
     try:
-        backend = entry_point.load()(target, settings)
+        backend = plugin.create(location.address, settings.of(plugin))
     except ModuleNotFoundError as exc:
-        raise BackendNotInstalledError(name, _what_brings(name, entry_point)) from exc
+        raise BackendNotInstalledError(plugin.name, installed_backend.install) from exc
     except (ImportError, AttributeError, TypeError) as exc:
-        raise ConfigError(f"the backend {name!r} ({entry_point.value}) is unusable: {exc}") from exc
+        raise installed_backend.unusable(exc) from exc
     if not isinstance(backend, Backend):
-        raise ConfigError(
-            f"the backend {name!r} ({entry_point.value}) is unusable: "
-            f"it gives {type(backend).__name__}, not a Backend"
-        )
+        raise installed_backend.unusable(f"it gives {type(backend).__name__}, not a Backend")
     if read_only:
-        _hold_to_reading(backend)
+        if not isinstance(backend, ReadOnly):
+            raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
+        backend.read_only = True
     return backend
 
 
-def _hold_to_reading(backend: Backend) -> None:
-    if not isinstance(backend, ReadOnly):
-        raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
-    backend.read_only = True
-
-
 def claimed(folder: Path) -> tuple[str, str] | None:
-    """The backend that says that a folder is its own, and the target by which it opens it."""
-    for name, entry_point in installed_backends().items():
-        try:
-            claims: Claims | None = getattr(entry_point.load(), "claims", None)
-        except (ImportError, AttributeError):
-            continue  # unusable, which whoever wants to use it is told
-        target = None if claims is None else claims(folder)
+    """Return the backend that recognises a folder as its store, and the target that opens it."""
+    for plugin in plugins():
+        target = plugin.claims(folder)
         if target is not None:
-            return name, target
+            return plugin.name, target
     return None
-
-
-def _what_brings(name: str, entry_point: metadata.EntryPoint) -> str:
-    if name in EXTRAS:
-        return EXTRAS[name]
-    return entry_point.dist.name if entry_point.dist is not None else name

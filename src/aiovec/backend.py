@@ -14,14 +14,12 @@ from ._core.admission import Admission, Share, write_admission
 from ._core.connect import CONFIG_FILE, CONFIG_VARIABLE, Origin
 from ._core.contract import (
     Backend,
-    BackendFactory,
     Backups,
     BulkLoad,
     BulkLoads,
     ChangeFeed,
     Changes,
     ChangesPrunedError,
-    Claims,
     Columns,
     Found,
     IndexInfo,
@@ -65,6 +63,7 @@ from ._core.moving import (
     unreadable_mark,
 )
 from ._core.patience import Patience, Pauses, one_call
+from ._core.plugin import AddressKey, BackendPlugin, Location
 from ._core.pool import in_thread, off_loop, thread_limiter
 from ._core.redaction import MASK, cleaned, redacted, secrets_in, without_secrets
 from ._core.schema import MAX_DIM, Field, Kind, Metric, Schema, check_field_name, check_table_name
@@ -86,8 +85,16 @@ from ._filters.tree import (
     StartsWith,
     Value,
 )
-from ._locate import BESIDE, MEMORY, check_free_name, is_url
-from ._plugins import backend_names, create_backend
+from ._locate import (
+    BESIDE,
+    check_free_name,
+    is_url,
+    local_path,
+    locate,
+    path_of_url,
+    scheme_of,
+)
+from ._plugins import backend_names, claimed, create_backend, plugin_of
 from ._telemetry.events import Place, watch_memory, watch_searches
 from ._transfer.sources import (
     Chunk,
@@ -103,7 +110,15 @@ if TYPE_CHECKING:
     from ._core.measuring import distances, is_extreme, nearest_first
     from ._core.ranking import order_of
     from ._input.columns import python_values
-    from ._settings.load import LancedbSettings, RetrievalSettings, SqliteSettings, load_settings
+    from ._settings.load import RetrievalSettings, load_settings
+    from ._settings.sections import (
+        AnySettings,
+        BackendSettings,
+        Duration,
+        MemorySize,
+        bytes_of,
+        timedelta_of,
+    )
 else:
     # They bring NumPy, pyarrow or pydantic, so they are loaded when one of them is asked for.
     _LATER = {
@@ -112,10 +127,14 @@ else:
         "nearest_first": "._core.measuring",
         "python_values": "._input.columns",
         "order_of": "._core.ranking",
-        "LancedbSettings": "._settings.load",
         "RetrievalSettings": "._settings.load",
-        "SqliteSettings": "._settings.load",
         "load_settings": "._settings.load",
+        "AnySettings": "._settings.sections",
+        "BackendSettings": "._settings.sections",
+        "Duration": "._settings.sections",
+        "MemorySize": "._settings.sections",
+        "bytes_of": "._settings.sections",
+        "timedelta_of": "._settings.sections",
     }
 
     def __getattr__(name):
@@ -137,15 +156,17 @@ __all__ = [
     "FORKED",
     "MASK",
     "MAX_DIM",
-    "MEMORY",
     "MOVED",
     "NEGATED_OPERATOR",
     "OPEN",
     "PAUSED",
+    "AddressKey",
     "Admission",
     "And",
+    "AnySettings",
     "Backend",
-    "BackendFactory",
+    "BackendPlugin",
+    "BackendSettings",
     "Background",
     "Backups",
     "BoolArray",
@@ -155,13 +176,13 @@ __all__ = [
     "Changes",
     "ChangesPrunedError",
     "Chunk",
-    "Claims",
     "Columns",
     "Committer",
     "Compare",
     "Const",
     "Contains",
     "Destination",
+    "Duration",
     "Expr",
     "Field",
     "Finding",
@@ -178,8 +199,9 @@ __all__ = [
     "Int64Array",
     "IsNull",
     "Kind",
-    "LancedbSettings",
     "Like",
+    "Location",
+    "MemorySize",
     "Metric",
     "MoveMark",
     "MoveRecord",
@@ -202,7 +224,6 @@ __all__ = [
     "Skipped",
     "Snapshots",
     "Source",
-    "SqliteSettings",
     "StaleTableError",
     "StartsWith",
     "TableHandle",
@@ -220,9 +241,11 @@ __all__ = [
     "backend_names",
     "bind",
     "bound_allocator",
+    "bytes_of",
     "check_field_name",
     "check_free_name",
     "check_table_name",
+    "claimed",
     "cleaned",
     "copy_of_error",
     "create_backend",
@@ -237,6 +260,8 @@ __all__ = [
     "is_url",
     "legal_table_name",
     "load_settings",
+    "local_path",
+    "locate",
     "look_at",
     "mark_of",
     "merged",
@@ -245,16 +270,20 @@ __all__ = [
     "off_loop",
     "one_call",
     "order_of",
+    "path_of_url",
+    "plugin_of",
     "python_values",
     "redacted",
     "remove_abandoned",
     "resident_memory",
     "room_at",
+    "scheme_of",
     "secrets_in",
     "size_text",
     "start_thread",
     "terms_of",
     "thread_limiter",
+    "timedelta_of",
     "to_its_end",
     "total_memory",
     "unreadable_mark",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from aiovec._settings.load import RetrievalSettings, json_schema, load_settings
+from aiovec._settings.load import json_schema, load_settings, retrieval_model
 
 CONFIG = Path(__file__).parents[2] / "config"
 SAMPLE = CONFIG / "aiovec.toml"
@@ -29,7 +29,7 @@ def _keys(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str,
     return found
 
 
-KEYS = _keys(RetrievalSettings)
+KEYS = _keys(retrieval_model())
 SECTIONS = [("sqlite",), ("lancedb",), ("server",), ("advise",)]
 
 
@@ -52,14 +52,14 @@ def test_the_sections_are_found() -> None:
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
 def test_the_sample_has_every_key_with_its_default(path: tuple[str, ...]) -> None:
     sample = tomllib.loads(SAMPLE.read_text(encoding="utf-8"))
-    default = _at(RetrievalSettings().model_dump(), path)
+    default = _at(retrieval_model()().model_dump(), path)
     assert _at(sample["retrieval"], path) == default
     assert type(_at(sample["retrieval"], path)) is type(default)
 
 
 def test_the_sample_has_nothing_else() -> None:
     sample = tomllib.loads(SAMPLE.read_text(encoding="utf-8"))
-    assert sample == {"retrieval": RetrievalSettings().model_dump()}
+    assert sample == {"retrieval": retrieval_model()().model_dump()}
 
 
 @pytest.mark.parametrize("path", [path for path in KEYS if path not in SECTIONS], ids=".".join)
@@ -74,7 +74,7 @@ def test_the_sample_loads() -> None:
     assert loaded.sqlite_path == str(CONFIG / "aiovec.db")
     assert loaded.lancedb_url == str(CONFIG / "aiovec.lance")
     kept = {"sqlite_path", "lancedb_url"}
-    assert loaded.model_dump(exclude=kept) == RetrievalSettings().model_dump(exclude=kept)
+    assert loaded.model_dump(exclude=kept) == retrieval_model()().model_dump(exclude=kept)
 
 
 def test_the_json_schema_is_current() -> None:
@@ -97,4 +97,4 @@ def test_the_json_schema_describes_every_key() -> None:
                 node = schema["$defs"][node["$ref"].rpartition("/")[2]]
         assert node["description"], path
         if path not in SECTIONS:
-            assert node["default"] == _at(RetrievalSettings().model_dump(), path)
+            assert node["default"] == _at(retrieval_model()().model_dump(), path)

@@ -10,7 +10,7 @@ import pytest
 from tests.connect.toy import install
 
 from aiovec import ConfigError
-from aiovec._settings.load import RetrievalSettings, Settings, load_settings, stamp_of
+from aiovec._settings.load import load_settings, retrieval_model, stamp_of
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def fault(file: Path | None) -> ConfigError:
 
 def test_an_empty_file_means_the_defaults(toml: Any, tmp_path: Path) -> None:
     loaded = load_settings(toml(""))
-    expected = RetrievalSettings().model_copy(
+    expected = retrieval_model()().model_copy(
         update={
             "sqlite_path": str(tmp_path / "aiovec.db"),
             "lancedb_url": str(tmp_path / "aiovec.lance"),
@@ -88,7 +88,6 @@ def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert loaded.settings.retrieval.sqlite.durability == "normal"
     assert loaded.settings.retrieval.sqlite_path == str(tmp_path / "here.db")
     assert loaded.file is loaded.stamp is None
-    assert Settings().retrieval.sqlite.durability == "normal"
 
 
 def test_a_section_as_json_in_the_environment(toml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +288,7 @@ def test_sections_of_other_backends(
 ) -> None:
     file = toml('[retrieval]\nbackend = "toy"\n[retrieval.toy]\nurl = "toy://x"\nsize = {a = 1}')
     assert "toy" in str(fault(file))
-    install(monkeypatch, tmp_path / "site", toy="Toy")
+    install(monkeypatch, tmp_path / "site", toy="ToyPlugin")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__TOY__COLOUR", "red")
     retrieval = load_settings(file).settings.retrieval
     assert retrieval.backend == "toy"
@@ -300,7 +299,7 @@ def test_sections_of_other_backends(
 
 
 def test_settings_cannot_be_changed() -> None:
-    settings = RetrievalSettings()
+    settings = retrieval_model()()
     with pytest.raises(ValueError, match="frozen"):
         settings.dim = 3  # type: ignore[misc]
     with pytest.raises(ValueError, match="frozen"):

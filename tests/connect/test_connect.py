@@ -38,27 +38,21 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Toy]:
     """The backends that were made, of the kinds "toy" and "other"; sqlite is one of them too."""
-    backends: list[Toy] = []
-
-    def create(target: str, settings: Any) -> Toy:
-        backend = Toy(target, settings)
-        backends.append(backend)
-        return backend
-
-    monkeypatch.setattr(toy, "create", create, raising=False)
     install(
         monkeypatch,
         tmp_path / "site",
-        sqlite="create",
-        lancedb="create",
-        toy="create",
-        other="create",
-        unusable="no_backend",
-        missing="needs_a_module",
-        absent="aiovec_package_that_nobody_has:create",
+        sqlite="ToySqlitePlugin",
+        lancedb="ToyLancedbPlugin",
+        toy="ToyPlugin",
+        other="OtherPlugin",
+        unusable="GivesNoBackend",
+        misnamed="ToyPlugin",
+        function="no_plugin",
+        missing="NeedsAModule",
+        absent="aiovec_package_that_nobody_has:Plugin",
         nameless="there_is_no_such_name",
     )
-    return backends
+    return toy.created
 
 
 # What is opened
@@ -144,7 +138,7 @@ def _here(told: str) -> str:
     return told if not told or told == ":memory:" or "://" in told else os.path.abspath(told)
 
 
-async def test_folders_above_a_file_are_made(made: list[Toy], tmp_path: Path) -> None:
+async def test_folders_above_a_file_are_made(tmp_path: Path) -> None:
     async with connect("a/b/notes"):
         assert (tmp_path / "a" / "b" / "notes").is_dir()
 
@@ -158,7 +152,7 @@ async def test_a_target_has_the_settings_of_the_environment(
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE__READERS", "7")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__BACKEND", "lancedb")  # the target says otherwise
     async with connect(":memory:"):
-        assert made[0].settings.sqlite.readers == 7
+        assert made[0].settings.readers == 7
         assert made[0].target == ":memory:"
 
 
@@ -167,7 +161,7 @@ async def test_a_target_beside_a_file_takes_its_settings(made: list[Toy], tmp_pa
     file.write_text('[retrieval]\nbackend = "toy"\n[retrieval.sqlite]\nreaders = 9')
     async with connect("notes.db", config=file) as store:
         assert made[0].target == str(tmp_path / "notes.db")
-        assert made[0].settings.sqlite.readers == 9
+        assert made[0].settings.readers == 9
         assert store.target == made[0].target
     assert not Origin("notes.db", file).follows
     assert Origin(None, file).follows
@@ -270,7 +264,7 @@ async def test_a_backend_whose_modules_are_missing(name: str, made: list[Toy]) -
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
-@pytest.mark.parametrize("name", ["unusable", "nameless"])
+@pytest.mark.parametrize("name", ["unusable", "nameless", "misnamed", "function"])
 async def test_an_entry_point_that_is_no_backend(name: str, made: list[Toy]) -> None:
     with pytest.raises(ConfigError, match="unusable"):
         await connect(f"{name}://x")
@@ -349,7 +343,7 @@ def test_a_switched_file(followed: tuple[Origin, Path], made: list[Toy]) -> None
     assert source.changed()
     resolved = source.resolve()
     assert resolved is not None
-    assert (resolved.name, resolved.target) == ("other", "other://2")
+    assert (resolved.location.backend, resolved.location.address) == ("other", "other://2")
     assert resolved.backend is made[1]
     assert source.changed(), "the store is not there yet"
     source.settle(resolved)

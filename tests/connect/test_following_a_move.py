@@ -16,9 +16,9 @@ from tests.connect import toy
 import aiovec
 from aiovec import Schema, StoreBusyError, StoreClosedError, StoreMovedError
 from aiovec._core.moving import Destination
-from aiovec._settings.load import RetrievalSettings
 from aiovec.testing.cancellation import STOPS, stopped_at
-from aiovec_sqlite import create
+from aiovec_sqlite import SqliteBackend
+from aiovec_sqlite.settings import SqliteSettings
 
 pytest.importorskip("lancedb", reason="the other side of the move is LanceDB")
 
@@ -37,7 +37,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 async def moved(config: Path) -> AsyncIterator[Any]:
     """A store with a row on each side, 1 here and 2 there, whose mark says that it has moved."""
-    backend = create(str(config.with_name("a.db")), RetrievalSettings())
+    backend = SqliteBackend(str(config.with_name("a.db")), SqliteSettings())
     async with aiovec.connect(config.with_name("a.db")) as old:
         await old.create_table("notes", SCHEMA)
         await old.insert("notes", [{"id": "a", "embedding": [1, 0], "n": 1}])
@@ -138,7 +138,7 @@ async def test_a_store_opens_once_beforehand_where_a_migration_will_lead(
 ) -> None:
     """So that the first call behind the cut-over need not import a driver."""
     write(config, f'{TOML}[retrieval.toy]\nurl = "toy://{place}"\n')
-    migrator = create(str(config.with_name("a.db")), RetrievalSettings())
+    migrator = SqliteBackend(str(config.with_name("a.db")), SqliteSettings())
     async with (
         aiovec.connect(config=config) as store,
         aiovec.connect(config.with_name("a.db")) as by_path,

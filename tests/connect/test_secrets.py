@@ -29,8 +29,9 @@ from aiovec._core.redaction import (
     shown_value,
     without_secrets,
 )
-from aiovec._settings.load import LancedbSettings, RetrievalSettings, Settings, load_settings
+from aiovec._settings.load import RetrievalSettings, Settings, load_settings
 from aiovec._telemetry.events import Place
+from aiovec_lancedb.settings import LancedbSettings
 
 SECRET = "hush"  # the beginning of each planted one
 TOML = f"""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from aiovec import ConfigError
 from aiovec._core.redaction import redacted
-from aiovec._locate import is_url, local_path, make_folder_of, split_target, sqlite_file
+from aiovec._locate import is_url, local_path, locate
+from aiovec_sqlite.plugin import make_folder_of, store_file
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "told"),
+    ("text", "name", "address"),
     [
         ("notes.db", "sqlite", "notes.db"),
-        ("/data/notes", "sqlite", "/data/notes"),
+        ("/data/notes", "sqlite", "/data/notes/vectors.sqlite"),
         (":memory:", "sqlite", ":memory:"),
         ("C:\\data\\notes.db", "sqlite", "C:\\data\\notes.db"),
         ("C://data/notes.db", "sqlite", "C://data/notes.db"),
@@ -34,21 +36,23 @@ from aiovec._locate import is_url, local_path, make_folder_of, split_target, sql
         ("db://notes", "lancedb", "db://notes"),
         ("http://127.0.0.1:4002", "remote", "http://127.0.0.1:4002"),
         ("https://host/x", "remote", "https://host/x"),
-        ("toy://anything at all", "toy", "toy://anything at all"),
     ],
 )
-def test_split(text: str, name: str, told: str) -> None:
-    assert split_target(text) == (name, told)
+def test_the_backend_and_its_address(text: str, name: str, address: str) -> None:
+    location = locate(text)
+    plain = re.match("[a-z0-9]{2,}://", address) or address == ":memory:"
+    assert location.backend == name
+    assert location.address == (address if plain else os.path.abspath(address))
 
 
 @pytest.mark.skipif(os.name != "nt", reason="drive letters are a thing of Windows")
 def test_a_drive_letter_in_a_url() -> None:
-    assert split_target("sqlite:///C:/data/notes.db") == ("sqlite", "C:/data/notes.db")
+    assert locate("sqlite:///C:/data/notes.db").address == os.path.abspath("C:/data/notes.db")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows C: is a drive")
 def test_no_drive_letter_elsewhere() -> None:
-    assert split_target("sqlite:///C:/data/notes.db") == ("sqlite", "/C:/data/notes.db")
+    assert locate("sqlite:///C:/data/notes.db").address == "/C:/data/notes.db"
 
 
 @pytest.mark.parametrize(
@@ -56,34 +60,33 @@ def test_no_drive_letter_elsewhere() -> None:
 )
 def test_urls_without_a_path_or_with_options(text: str) -> None:
     with pytest.raises(ConfigError):
-        split_target(text)
+        locate(text)
 
 
 def test_which_paths_are_directories(tmp_path: Path) -> None:
     file, folder = tmp_path / "nosuffix", tmp_path / "folder.v1"
     file.write_bytes(b"")
     folder.mkdir()
-    assert sqlite_file(str(tmp_path / "notes.db")) == str(tmp_path / "notes.db")
-    assert sqlite_file(str(tmp_path / "notes")) == str(tmp_path / "notes" / "vectors.sqlite")
-    assert sqlite_file(str(tmp_path / "notes.d") + os.sep) == str(
+    assert store_file(str(tmp_path / "notes.db")) == str(tmp_path / "notes.db")
+    assert store_file(str(tmp_path / "notes")) == str(tmp_path / "notes" / "vectors.sqlite")
+    assert store_file(str(tmp_path / "notes.d") + os.sep) == str(
         tmp_path / "notes.d" / "vectors.sqlite"
     )
-    assert sqlite_file(str(folder)) == str(folder / "vectors.sqlite")
-    assert sqlite_file(str(file)) == str(file)
-    assert sqlite_file(str(tmp_path / ".hidden")) == str(tmp_path / ".hidden" / "vectors.sqlite")
-    assert sqlite_file(":memory:") == ":memory:"
+    assert store_file(str(folder)) == str(folder / "vectors.sqlite")
+    assert store_file(str(file)) == str(file)
+    assert store_file(str(tmp_path / ".hidden")) == str(tmp_path / ".hidden" / "vectors.sqlite")
+    assert store_file(":memory:") == ":memory:"
     assert sorted(os.listdir(tmp_path)) == ["folder.v1", "nosuffix"], "nothing is made by asking"
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
-    make_folder_of(str(tmp_path / "a" / "b" / "x.db"))
+    make_folder_of(tmp_path / "a" / "b" / "x.db")
     assert os.listdir(tmp_path / "a" / "b") == []
-    make_folder_of(":memory:")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot hold a store"):
-        make_folder_of(str(tmp_path / "file" / "x.db"))
+        make_folder_of(tmp_path / "file" / "x.db")
     with pytest.raises(ConfigError, match="NUL"):
-        sqlite_file(str(tmp_path / "a\0b.db"))
+        store_file(str(tmp_path / "a\0b.db"))
 
 
 def test_local_paths(tmp_path: Path) -> None:

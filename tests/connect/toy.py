@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from aiovec._core.contract import Backend
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import BackendPlugin
+from aiovec_lancedb.plugin import LancedbPlugin
+from aiovec_sqlite.plugin import SqlitePlugin
 
 
 def _unused(*_: Any, **__: Any) -> Any:
@@ -23,7 +25,7 @@ class Toy(Backend):
 
     name = "toy"
 
-    def __init__(self, target: str, settings: RetrievalSettings) -> None:
+    def __init__(self, target: str, settings: Any = None) -> None:
         self.settings = settings
         self.done: list[str] = []
         self.made_in = threading.get_ident()
@@ -62,18 +64,55 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.005)
 
 
-def no_backend(target: str, settings: RetrievalSettings) -> object:
-    return object()
+created: list[Toy] = []
+"""The backends that the plugins below made, until ``install`` is called again."""
 
 
-def needs_a_module(target: str, settings: RetrievalSettings) -> Backend:
-    import aiovec_module_that_nobody_has
+def _create(plugin: BackendPlugin, address: str, settings: Any) -> Toy:
+    created.append(Toy(address, settings))
+    return created[-1]
 
-    return aiovec_module_that_nobody_has.Backend()
+
+class ToyPlugin(BackendPlugin):
+    name = "toy"
+    create = _create
+
+
+class OtherPlugin(ToyPlugin):
+    name = "other"
+
+
+class ToySqlitePlugin(SqlitePlugin):
+    create = _create
+
+
+class ToyLancedbPlugin(LancedbPlugin):
+    create = _create
+
+
+class GivesNoBackend(ToyPlugin):
+    name = "unusable"
+
+    def create(self, address: str, settings: Any) -> Any:
+        return object()
+
+
+class NeedsAModule(ToyPlugin):
+    name = "missing"
+
+    def create(self, address: str, settings: Any) -> Any:
+        import aiovec_module_that_nobody_has
+
+        return aiovec_module_that_nobody_has.Backend()
+
+
+def no_plugin(address: str, settings: Any) -> Toy:
+    return Toy(address, settings)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, **backends: str) -> None:
     """Make names of this module, or ``module:name``, installed backends until the test ends."""
+    created.clear()
     info = folder / "toys-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from aiovec._core.contract import Backend
-from aiovec._settings.load import LancedbSettings
 from aiovec.testing import BackendContract
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 
 DEVIATIONS = {
     "test_a_payload_keeps_the_order_of_its_keys": "Lance keeps JSON in a binary form that sorts "

@@ -15,9 +15,9 @@ import pytest
 from tests.lancedb.buckets import BUCKET, Bucket, s3_server
 
 from aiovec._core.contract import Backend
-from aiovec._settings.load import LancedbSettings
 from aiovec.testing import BackendContract
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 
 from .test_lancedb import DEVIATIONS
 

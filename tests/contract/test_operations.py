@@ -8,8 +8,9 @@ import pytest
 
 import aiovec
 from aiovec import VectorStore
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 
 from .operations import Course
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from aiovec._core.contract import Backend
-from aiovec._settings.load import SqliteSettings
 from aiovec.testing import BackendContract
 from aiovec_sqlite import SqliteBackend
+from aiovec_sqlite.settings import SqliteSettings
 
 
 class TestSqliteFile(BackendContract):

@@ -9,11 +9,12 @@ from hypothesis import settings
 from tests.toy_backend import ToyBackend
 
 from aiovec._core.contract import Backend
-from aiovec._settings.load import LancedbSettings, SqliteSettings
 from aiovec.testing import run_machine
 from aiovec.testing.machine import default_settings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 from aiovec_sqlite import SqliteBackend
+from aiovec_sqlite.settings import SqliteSettings
 
 LONG = settings(default_settings(), max_examples=500, stateful_step_count=60, derandomize=False)
 

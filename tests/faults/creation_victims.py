@@ -19,8 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from aiovec._settings.load import SqliteSettings
 from aiovec_sqlite.opening import open_writer
+from aiovec_sqlite.settings import SqliteSettings
 
 
 def create(path: Path, limit: int | None) -> None:

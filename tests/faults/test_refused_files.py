@@ -192,7 +192,7 @@ async def test_a_file_below_a_file(tmp_path: Path) -> None:
 READ_AS_NOBODY = """
 import asyncio, os, sys
 import aiovec
-from aiovec._settings.load import SqliteSettings
+from aiovec_sqlite.settings import SqliteSettings
 from aiovec_sqlite import SqliteBackend
 async def main():
     async with aiovec.connect(sys.argv[2]) as store:  # so that all is loaded

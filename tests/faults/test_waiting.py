@@ -16,9 +16,11 @@ import pytest
 
 from aiovec import Schema, StoreBusyError, VectorStore
 from aiovec._core.contract import Backend
-from aiovec._settings.load import LancedbSettings, RetrievalSettings, SqliteSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 from aiovec_sqlite import SqliteBackend
+from aiovec_sqlite.settings import SqliteSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ["sqlite", "lancedb"]

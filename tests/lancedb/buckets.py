@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from aiovec._settings.load import LancedbSettings
+from aiovec_lancedb.settings import LancedbSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "notes-bucket"

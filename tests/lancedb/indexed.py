@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec import Hit, Schema, VectorStore
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 
 DIM = 32
 ROWS = 2000

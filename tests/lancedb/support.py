@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from aiovec import Schema, VectorStore
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Schema(4, fields={"owner": str, "year": int})

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 
 from aiovec import Schema, StoreClosedError, VectorStore
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.memory import ReadAdmission, scan_bytes
+from aiovec_lancedb.settings import LancedbSettings
 
 from .support import SMALL, ids_in, numbered, opened, run_code
 

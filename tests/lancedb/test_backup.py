@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from aiovec import AiovecError
-from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.layout import is_moving
+from aiovec_lancedb.settings import LancedbSettings
 
 from .support import ROOT, SMALL, ids_in, numbered, opened
 

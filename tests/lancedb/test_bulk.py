@@ -11,10 +11,10 @@ import pytest
 
 from aiovec._core.contract import BulkLoad, Columns
 from aiovec._core.schema import Schema
-from aiovec._settings.load import RetrievalSettings
 from aiovec.errors import DuplicateIdError
-from aiovec_lancedb import bulk, create
+from aiovec_lancedb import bulk
 from aiovec_lancedb.bulk import Hashes, SeenIds
+from aiovec_lancedb.settings import LancedbSettings
 from aiovec_lancedb.store import LancedbBackend
 
 SCHEMA = Schema(4, fields={"n": int})
@@ -35,7 +35,7 @@ def rows(ids: list[str]) -> pa.Table:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[LancedbBackend]:
-    store = create(str(tmp_path / "store"), RetrievalSettings())
+    store = LancedbBackend(str(tmp_path / "store"), LancedbSettings())
     await store.open()
     await store.create_table("t", SCHEMA)
     yield store

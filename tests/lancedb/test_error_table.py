@@ -11,10 +11,10 @@ import pytest
 
 from aiovec import AiovecError, FilterError, StoreBusyError, StoreClosedError
 from aiovec._core.redaction import without_secrets
-from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.driver import lancedb
 from aiovec_lancedb.errors import failure, translated
+from aiovec_lancedb.settings import LancedbSettings
 
 from .support import SMALL, numbered, opened
 

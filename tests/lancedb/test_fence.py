@@ -19,7 +19,6 @@ from aiovec import Schema, UnsupportedError
 from aiovec._core.contract import Columns
 from aiovec._core.moving import Destination
 from aiovec._input.rows import to_table
-from aiovec._settings.load import LancedbSettings
 from aiovec.errors import AiovecError, CorruptStoreError, StoreBusyError, StoreMovedError
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks.local import FOLDER
@@ -39,7 +38,7 @@ WRITER = """
 import asyncio, json, os, signal, sys
 import lancedb
 from aiovec.errors import AiovecError
-from aiovec._settings.load import LancedbSettings
+from aiovec_lancedb.settings import LancedbSettings
 from aiovec_lancedb import LancedbBackend, writer, writes
 from aiovec_lancedb.locks import bucket
 from aiovec._input.rows import to_table

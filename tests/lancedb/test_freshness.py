@@ -13,10 +13,11 @@ import pytest
 from lancedb.table import AsyncTable
 
 from aiovec import ModelMismatchError, Schema, TableNotFoundError, Tuning, VectorStore
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend, reads
 from aiovec_lancedb.memory import scan_bytes
 from aiovec_lancedb.reads import mark_of
+from aiovec_lancedb.settings import LancedbSettings
 
 from .indexed import DIM, QUESTIONS, ROWS, SCHEMA
 from .indexed import rows as vectors

@@ -104,7 +104,8 @@ async def test_full_disk_at_opening_and_backup(small_disk: Path) -> None:
 AS_NOBODY = """
 import asyncio, os, pathlib, sys
 import aiovec
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
+from aiovec_lancedb.settings import LancedbSettings
 from aiovec._core.store import VectorStore
 from aiovec_lancedb import LancedbBackend
 

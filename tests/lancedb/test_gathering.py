@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from aiovec import DuplicateIdError, Schema, VectorStore
-from aiovec._settings.load import LancedbSettings
 from aiovec.testing import python_rows
 from aiovec.testing.loop_time import own_work, watched_loop
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 
 from .support import SMALL, numbered, opened, rows
 

@@ -13,8 +13,9 @@ import pytest
 import aiovec_lancedb.index.schedule
 from aiovec import DuplicateIdError, InvalidArgumentError, Schema, VectorStore
 from aiovec._input.rows import to_table
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 
 from .indexed import store_at, until
 from .support import ids_in

@@ -20,9 +20,9 @@ from aiovec import (
     TableNotFoundError,
     UnsupportedError,
 )
-from aiovec._settings.load import LancedbSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.errors import translated
+from aiovec_lancedb.settings import LancedbSettings
 
 from .managed_server import Service, managed_service
 from .test_s3 import SOON, nobody_listens

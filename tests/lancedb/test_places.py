@@ -9,9 +9,10 @@ import pytest
 
 import aiovec
 from aiovec import ConfigError, Schema
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
-from aiovec_lancedb import LancedbBackend, create
+from aiovec._settings.load import RetrievalSettings
+from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.place import Place
+from aiovec_lancedb.settings import LancedbSettings
 
 from .support import SMALL, ids_in, numbered, opened
 
@@ -76,7 +77,7 @@ async def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
     options = {"aws_secret_access_key": SECRET, "aws_endpoint": "http://127.0.0.1:1",
                "allow_http": "true", "aws_region": "x", "aws_access_key_id": SECRET}  # fmt: skip
     settings = RetrievalSettings(lancedb=LancedbSettings(storage_options=options))
-    backend = create(f"s3://{SECRET}@bucket/path?token={SECRET}", settings)
+    backend = LancedbBackend(f"s3://{SECRET}@bucket/path?token={SECRET}", settings.lancedb)
     shown = [backend.target, repr(backend), str(settings), repr(settings), repr(settings.lancedb)]
     with pytest.raises(aiovec.AiovecError) as caught:
         async with asyncio.timeout(60):

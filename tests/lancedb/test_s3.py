@@ -26,9 +26,10 @@ from tests.sqlite.support import FIELDS, State, python
 
 import aiovec
 from aiovec import AiovecError, DuplicateIdError, Schema, StoreBusyError, VectorStore
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks import bucket as bucket_lock
+from aiovec_lancedb.settings import LancedbSettings
 
 from . import racing
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, own_s3_server, s3_server

@@ -15,10 +15,11 @@ import aiovec
 import aiovec_lancedb.index.schedule
 from aiovec import F, Tuning, VectorStore
 from aiovec._input.rows import to_table
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend, search
 from aiovec_lancedb.index import recall
 from aiovec_lancedb.index.effort import Effort, Rung, Tuned, tuned_of
+from aiovec_lancedb.settings import LancedbSettings
 
 from .indexed import (
     QUESTIONS,

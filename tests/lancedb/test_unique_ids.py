@@ -18,9 +18,10 @@ from tests.sqlite.support import FIELDS, python
 
 import aiovec
 from aiovec import DuplicateIdError, Schema, StoreBusyError, VectorStore
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks.local import FOLDER, WriteLock
+from aiovec_lancedb.settings import LancedbSettings
 
 SCHEMA = Schema(4, fields={"owner": str})
 

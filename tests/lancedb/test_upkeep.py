@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from aiovec import Field, Schema, VectorStore
 from aiovec._core import pool
-from aiovec._settings.load import LancedbSettings, RetrievalSettings
+from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 from aiovec_lancedb.upkeep import schedule
 from aiovec_lancedb.upkeep.retention import Pins, Retention, Version
 from aiovec_lancedb.upkeep.schedule import Shape

@@ -14,10 +14,11 @@ import pyarrow as pa
 from aiovec import Schema
 from aiovec._core.contract import Backend, Columns
 from aiovec._input.rows import to_table
-from aiovec._settings.load import LancedbSettings, SqliteSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.settings import LancedbSettings
 from aiovec_migrate.ends import OpenTable
 from aiovec_sqlite import SqliteBackend
+from aiovec_sqlite.settings import SqliteSettings
 
 KINDS = ("sqlite", "lancedb")
 PAIRS = tuple(itertools.product(KINDS, KINDS))

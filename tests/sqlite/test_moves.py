@@ -13,9 +13,9 @@ import pytest
 
 import aiovec
 from aiovec import CorruptStoreError, Schema, StoreMovedError
-from aiovec._settings.load import RetrievalSettings
-from aiovec_sqlite import create
+from aiovec_sqlite import SqliteBackend
 from aiovec_sqlite.driver import connect
+from aiovec_sqlite.settings import SqliteSettings
 
 SCHEMA = Schema(4, fields={"n": int})
 
@@ -27,7 +27,7 @@ def row(id: str, n: int = 0) -> dict[str, Any]:
 @asynccontextmanager
 async def mover(path: Path) -> AsyncIterator[Any]:
     """The backend as a migrator uses it."""
-    backend = create(str(path), RetrievalSettings())
+    backend = SqliteBackend(str(path), SqliteSettings())
     await backend.open()
     try:
         yield backend

@@ -20,7 +20,7 @@ from .fields import DROPPED
 from .info import InUse, partitions_of, vector_index
 
 if TYPE_CHECKING:
-    from aiovec.backend import LancedbSettings
+    from ..settings import LancedbSettings
 
 Telling = Callable[[str], AbstractContextManager[None]]
 """Says what is done, as long as it is done."""

@@ -29,7 +29,7 @@ from .effort import Tuned
 from .info import InUse, has_id_index, infos_of, seen_index, vector_index
 
 if TYPE_CHECKING:
-    from aiovec.backend import LancedbSettings
+    from ..settings import LancedbSettings
 
 # A table is measured again when it has grown by this, and its index built anew by "auto" when its
 # partitions were made for a table so much smaller.

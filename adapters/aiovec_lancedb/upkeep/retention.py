@@ -28,7 +28,7 @@ from ..locks.local import LockedFile
 from ..session import Opened, Session
 
 if TYPE_CHECKING:
-    from aiovec.backend import LancedbSettings
+    from ..settings import LancedbSettings
 
 _READERS = "readers"
 

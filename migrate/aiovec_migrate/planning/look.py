@@ -13,7 +13,6 @@ from aiovec.backend import (
     Backend,
     IsNull,
     MoveRecord,
-    ReadOnly,
     Ref,
     Schema,
     Snapshots,
@@ -27,16 +26,14 @@ from aiovec.backend import (
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 
 from .. import toml
-from ..ends import ALTERED, looked_at, shown_target
+from ..ends import ALTERED, looked_at
 from ..host import Host, RealHost
 from ..locate import (
     Located,
     PathText,
-    Place,
     config_file,
     configured_name,
     free_room,
-    is_there,
     locate,
     unwritable,
 )
@@ -116,12 +113,12 @@ class _Look:
         here = await in_thread(locate, source, config)
         there = await in_thread(locate, target, config)
         file = await in_thread(config_file, config)
-        if not await in_thread(is_there, here):
+        if not await in_thread(here.exists):
             raise ConfigError(
-                f"there is no store at {here.told}", key="source", accepted="a store's path"
+                f"there is no store at {here.location}", key="source", accepted="a store's path"
             )
-        exists = await in_thread(is_there, there)
-        same = await in_thread(here.same_as, there)
+        exists = await in_thread(there.exists)
+        same = await in_thread(here.location.same_as, there.location)
         if same:
             self._problem("same-place", "the source and the target are the same store")
         await in_thread(self._look_at_places, here, there, file)
@@ -190,8 +187,8 @@ class _Look:
         if not backend:
             self._problem(
                 "not-configured",
-                f"no backend of {file} stores at {there.told}; write that place into the file, or "
-                "name the target by its backend",
+                f"no backend of {file} stores at {there.location}; write that place into the "
+                "file, or name the target by its backend",
             )
             return
         present = toml.backend_in(file)
@@ -243,7 +240,7 @@ class _Look:
             if record.mark.state == FINISHED:
                 self._forget = (
                     "an earlier migration has left it, so first let it be a store of its own "
-                    f"again: aiovec migrate forget {shown_target(Place(goal))}; then "
+                    f"again: aiovec migrate forget {goal.address}; then "
                 )
         return await goal.tables()
 
@@ -411,10 +408,7 @@ async def _find(backend: Backend, name: str) -> _Found | None:
 @asynccontextmanager
 async def _opened(place: Located, host: Host) -> AsyncIterator[Backend]:
     backend = await host.in_thread(place.backend)
-    # So that it begins no upkeep. SQLite begins none, and where its last connection may not write,
-    # files are left beside the store.
-    if isinstance(backend, ReadOnly) and backend.name != "sqlite":
-        backend.read_only = True
+    backend.upkeep = False
     try:
         await backend.open()
         yield backend

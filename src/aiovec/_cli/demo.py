@@ -8,11 +8,8 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,31 +18,22 @@ from rich.text import Text
 
 from .._core.connect import connect
 from .._core.contract import TableStats
+from .._core.plugin import BackendPlugin
 from .._core.records import Hit
 from .._core.schema import Field, Schema
 from .._core.store import VectorStore
 from .._demo import HashingEmbedder, Passage, stdlib_passages
-from .._locate import MEMORY, is_url
-from .._plugins import EXTRAS
+from .._locate import is_url, locate
+from .._plugins import plugins
 from ..errors import AiovecError, TableNotFoundError
 from .output import one_line, out, progress
 from .run import failing_clearly, run
 
-
-class DemoBackend(StrEnum):
-    sqlite = "sqlite"
-    lancedb = "lancedb"
-
-
-DEFAULT_PATHS: Mapping[DemoBackend, str] = MappingProxyType(
-    {DemoBackend.sqlite: "aiovec-demo.db", DemoBackend.lancedb: "aiovec-demo.lance"}
-)
 TABLE = "stdlib"
 
 # Enough rows for the vectors to be made and written in bulk, few enough for the bar to move.
 _BATCH = 500
 _SHOWN = 3
-_LANCE_MEMORY = "memory://"
 _LONGEST_TEXT = 90
 
 _QUERIES = (
@@ -73,13 +61,20 @@ SCHEMA = Schema(
 @failing_clearly
 def demo(
     backend: Annotated[
-        DemoBackend, typer.Option(help="Which backend stores; the rest is the same.")
-    ] = DemoBackend.sqlite,
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The backend that stores; the rest is the same. Without it, the one that stores "
+            "in one file.",
+            show_default=False,
+        ),
+    ] = None,
     path: Annotated[
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Where the demo's store lies: aiovec-demo.db, or the folder aiovec-demo.lance.",
+            help="Where the demo's store lies. Without it, aiovec-demo with the backend's suffix, "
+            "in the current folder.",
             show_default=False,
         ),
     ] = None,
@@ -88,10 +83,23 @@ def demo(
 
     Takes some seconds. Running it again begins anew.
     """
-    place = DEFAULT_PATHS[backend] if path is None else path
-    if backend is DemoBackend.lancedb and not is_url(place):
-        place = f"lancedb://{place}"
-    run(_Tour(place).take())
+    run(_Tour(_target(backend, path)).take())
+
+
+def _target(backend: str | None, path: str | None) -> str:
+    """Return the target of the demo's store."""
+    offered = _offered()
+    name = offered[0].name if backend is None else backend
+    plugin = next((plugin for plugin in offered if plugin.name == name), None)
+    if plugin is None:
+        known = ", ".join(plugin.name for plugin in offered)
+        raise typer.BadParameter(f"{name!r} is not one of {known}", param_hint="--backend")
+    place = plugin.demo_path if path is None else path
+    return place if plugin.takes_paths or is_url(place) else f"{plugin.name}://{place}"
+
+
+def _offered() -> list[BackendPlugin]:
+    return [plugin for plugin in plugins() if plugin.demo_path]
 
 
 class _Tour:
@@ -200,7 +208,7 @@ class _Tour:
     def _whats_next(self, store: VectorStore, stats: TableStats, found: Sequence[Hit]) -> None:
         self._title("What is there now")
         self._say(f"  {store.target}: {stats.rows:,} rows, {stats.bytes:,} bytes")
-        if store.target in (MEMORY, _LANCE_MEMORY):
+        if locate(self._target).in_memory:
             return
         named = _quoted(self._target)
         self._title("What to type next")
@@ -210,10 +218,9 @@ class _Tour:
             f"aiovec search {named} {TABLE} --like gzip.GzipFile --where \"kind = 'module'\"",
             f"aiovec doctor {named}",
         ]
-        if store.backend_name == DemoBackend.sqlite:
-            if find_spec("lancedb") is None:
-                commands.append(f'pip install "{EXTRAS["lancedb"]}"')
-            commands.append("aiovec demo --backend lancedb")
+        names = [plugin.name for plugin in _offered()]
+        if store.backend_name == names[0]:
+            commands += [f"aiovec demo --backend {name}" for name in names[1:]]
         for command in commands:
             self._say(f"  {command}", "cyan")
 

@@ -32,7 +32,7 @@ def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> 
 
 def _findings(store: str | None, config: str | None) -> list[Finding]:
     try:
-        backend, target = source_of(store, config).place()
+        location = source_of(store, config).location()
     except ConfigError as exc:
         if store is None and config is None and exc.file is None:
             return examine()  # nothing names a store, so there is none to examine
@@ -40,7 +40,7 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
         return [*examine(), Finding("configuration", str(exc), ok=False, cure=cure)]
     except AiovecError as exc:
         return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]
-    return [*examine(backend, target)]
+    return examine(location)
 
 
 def _show(findings: list[Finding], wrong: int) -> None:

@@ -13,7 +13,6 @@ import typer
 
 from .._core.connect import Opening, Origin
 from .._core.store import VectorStore
-from .._locate import MEMORY, is_url
 from .._plugins import backend_names
 from ..errors import ConfigError, TableNotFoundError
 from .output import progress
@@ -104,17 +103,16 @@ async def of_each_table(
 
 
 def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
-    """The source of a store that is there. Opening would make one where a name is mistyped."""
+    """Return the source of an existing store. Opening would create one if a name is mistyped."""
     source = source_of(store, config)
-    backend, target = source.place()
-    on_disk = backend in ("sqlite", "lancedb") and target != MEMORY and not is_url(target)
-    if on_disk and not os.path.exists(target):
-        raise ConfigError(f"there is no store at {target}", key="target", accepted="a store's path")
-    if reading and on_disk and not _is_writable(target):
+    path = source.location().path
+    if path is not None and not path.exists():
+        raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
+    if reading and path is not None and not _is_writable(path):
         return source_of(store, config, read_only=True)
     return source
 
 
-def _is_writable(target: str) -> bool:
-    folder = target if os.path.isdir(target) else os.path.dirname(os.path.realpath(target))
-    return os.access(target, os.W_OK) and os.access(folder, os.W_OK)
+def _is_writable(path: Path) -> bool:
+    folder = path if path.is_dir() else Path(os.path.realpath(path)).parent
+    return os.access(path, os.W_OK) and os.access(folder, os.W_OK)

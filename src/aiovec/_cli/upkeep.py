@@ -96,7 +96,7 @@ def restore(
     from .._core.restoring import restore as restored
 
     kept = run(restored(backup, store, config=config, overwrite=overwrite))
-    target = source_of(store, config).place()[1]
+    target = str(source_of(store, config).location())
     if json:
         print_json({"backup": backup, "store": target, "kept": None if kept is None else str(kept)})
         return

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._locate import SCHEMES, local_path, make_folder_of, split_target, sqlite_file
-from .._plugins import backend_names, claimed, create_backend, other_backends
+from .._locate import local_path, locate, locate_configured, locate_path
+from .._plugins import create_backend, plugin_of
 from ..errors import AiovecError, ConfigError
-from .redaction import redacted
 from .threads import in_daemon_thread, to_its_end
 
 if TYPE_CHECKING:
     from .._settings.load import LoadedSettings, RetrievalSettings, Stamp
     from .contract import Backend
+    from .plugin import Location
     from .store import VectorStore
 
 CONFIG_VARIABLE = "AIOVEC_CONFIG"
@@ -40,9 +40,8 @@ def connect(
 ) -> Opening:
     """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
 
-    ``target`` is a SQLite file or directory, ``":memory:"``, or a URL: ``sqlite:///path``,
-    ``lancedb:///path``, ``s3://…``, ``gs://…``, ``az://…``, ``db://…``, ``http://…``, or one whose
-    scheme is the name of another installed backend.
+    ``target`` is a path, ``":memory:"``, or a URL that an installed backend answers to, such as
+    ``lancedb:///path`` or ``s3://…``. A path is a SQLite file, or a folder with one in it.
 
     ``config`` is a TOML file. Alone, its ``[retrieval]`` says what to open, and the store follows
     it when it is switched to another backend. Beside a target it gives the settings only. With
@@ -107,9 +106,8 @@ class Opening:
 class _Identity:
     """Equal ones are the same place, used in the same way."""
 
-    name: str
-    target: str = field(repr=False)  # may hold secrets, as the next
-    section: str = field(repr=False)
+    location: Location
+    section: str = field(repr=False)  # may hold secrets
     configured: str = field(default="", compare=False)
 
 
@@ -123,12 +121,8 @@ class Resolved:
     stamp: Stamp | None
 
     @property
-    def name(self) -> str:
-        return self.identity.name
-
-    @property
-    def target(self) -> str:
-        return self.identity.target
+    def location(self) -> Location:
+        return self.identity.location
 
     @property
     def configured(self) -> str:
@@ -167,10 +161,10 @@ class Origin:
         """Whether the store has to follow a TOML file: unless its user named the place."""
         return self._target is None and self._backend is None
 
-    def place(self) -> tuple[str, str]:
-        """The backend's name and what it would be told. Nothing is made or opened."""
+    def location(self) -> Location:
+        """Return where the store lies. Nothing is made or opened."""
         _, identity = self._read()
-        return identity.name, identity.target
+        return identity.location
 
     def settings(self) -> RetrievalSettings:
         """The settings that are in force. Nothing is made or opened."""
@@ -226,7 +220,7 @@ class Origin:
         loaded, identity = self._read(backend)
         if identity == self._identity:
             return None
-        return _backend_of(identity, loaded, self._read_only)
+        return self._backend_of(loaded, identity)
 
     def _is_led_by(self, backend: str, config: str) -> bool:
         if not (self.follows and backend and self._file and config):
@@ -249,15 +243,21 @@ class Origin:
         wanted = ""
         if self._target is None:
             wanted = backend or self._backend or retrieval.backend
-            name, target = _configured(wanted, retrieval, self._file)
+            location = locate_configured(plugin_of(wanted), retrieval, self._file)
         else:
-            name, target = _named(self._target)
-        section = json.dumps(retrieval.section(name), sort_keys=True, default=str)
-        return loaded, _Identity(name, target, section, wanted)
+            location = _located(self._target)
+        section = json.dumps(retrieval.section(location.backend), sort_keys=True, default=str)
+        return loaded, _Identity(location, section, wanted)
 
     def _create(self, loaded: LoadedSettings, identity: _Identity) -> Resolved:
-        backend = _backend_of(identity, loaded, self._read_only)
+        backend = self._backend_of(loaded, identity)
         return Resolved(identity, loaded.settings.retrieval, backend, loaded.stamp)
+
+    def _backend_of(self, loaded: LoadedSettings, identity: _Identity) -> Backend:
+        """Return the backend of a place, not open yet."""
+        return create_backend(
+            identity.location, loaded.settings.retrieval, read_only=self._read_only
+        )
 
     def _config_file(self) -> Path | None:
         """The TOML file as an absolute path; None where the target needs none."""
@@ -296,69 +296,7 @@ def _text_of(path: object, argument: str) -> str:
     return text
 
 
-def _named(target: PathText) -> tuple[str, str]:
-    """The backend, and what it is told, for a target that a user gave."""
+def _located(target: PathText) -> Location:
+    """Return the location of a target that a user gave."""
     text = _text_of(target, "target")
-    if not isinstance(target, str):
-        return "sqlite", _sqlite_file(local_path(text))
-    name, told = split_target(text)
-    if name == "sqlite":
-        return name, _sqlite_file(local_path(told))
-    scheme = text.partition("://")[0].lower()
-    if name not in backend_names():
-        known = [*SCHEMES, *other_backends()]
-        accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
-        raise ConfigError(
-            f"{redacted(text)}: {scheme}:// means no backend here; a target is {accepted}",
-            key="target",
-            accepted=accepted,
-        )
-    return name, local_path(told)
-
-
-def _sqlite_file(path: str) -> str:
-    """The file that a path means; ConfigError where it is a folder of another backend's store."""
-    file = sqlite_file(path)
-    if os.path.isdir(path) and not os.path.exists(file):
-        other = claimed(Path(path))
-        if other is not None:
-            name, target = other
-            raise ConfigError(
-                f"{path} is a store of the {name} backend; open it as {target}",
-                key="target",
-                accepted=target,
-            )
-    return file
-
-
-def _configured(name: str, retrieval: RetrievalSettings, file: Path | None) -> tuple[str, str]:
-    """The backend of this name, and what it is told, for the settings in force."""
-    base = None if file is None else file.parent
-    if name == "sqlite":
-        # A path, which may be written as a target is.
-        meant, told = split_target(retrieval.sqlite_path)
-        if meant != "sqlite":
-            raise ConfigError(
-                f"{file}: retrieval.sqlite_path must be a path, "
-                f"not {redacted(retrieval.sqlite_path)!r}",
-                file=str(file),
-                key="retrieval.sqlite_path",
-                accepted="a path",
-            )
-        return name, _sqlite_file(local_path(told, base))
-    if name == "lancedb":
-        meant, told = split_target(retrieval.lancedb_url)
-        # The address of a server is reached by the client, whatever stores behind it.
-        return ("remote" if meant == "remote" else name), local_path(told, base)
-    if name == "remote":
-        return name, retrieval.remote_url
-    return name, str(retrieval.section(name).get("url", ""))
-
-
-def _backend_of(identity: _Identity, loaded: LoadedSettings, read_only: bool) -> Backend:
-    """The backend of a place, not open yet; a SQLite file's folder is made where it is missing."""
-    if identity.name == "sqlite" and not read_only:
-        make_folder_of(identity.target)
-    return create_backend(
-        identity.name, identity.target, loaded.settings.retrieval, read_only=read_only
-    )
+    return locate(text) if isinstance(target, str) else locate_path(text)

@@ -37,7 +37,6 @@ from .schema import Field, Schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .._settings.load import RetrievalSettings
     from .admission import Share
 
 
@@ -220,6 +219,14 @@ class Backend(ABC):
     @abstractmethod
     def target(self) -> str:
         """Where the store lies, as a user would name it; never a secret."""
+
+    upkeep: bool = True
+    """Set to False before ``open`` by those who only look: no work begins in the background."""
+
+    @property
+    def address(self) -> str:
+        """Where the store lies, as ``connect`` takes it; never a secret."""
+        return self.target
 
     @abstractmethod
     async def open(self) -> None:
@@ -605,18 +612,3 @@ ABILITIES: Mapping[str, type] = {
     "read-only": ReadOnly,
     "restore": Restores,
 }
-
-
-BackendFactory = Callable[[str, "RetrievalSettings"], Backend]
-"""What an entry point of the group ``aiovec.backends`` names.
-
-It gets a path or URL and the ``[retrieval]`` section that is in force, and does no I/O. It may have
-an attribute ``claims``, see ``Claims``.
-"""
-
-Claims = Callable[[Path], str | None]
-"""Return the target by which the backend opens what lies in a folder; None where that is not its.
-
-Called before a folder is taken for one of a SQLite store. It looks at names only and imports no
-driver.
-"""

@@ -1,8 +1,6 @@
-"""What is installed here, what is wrong with it, and the cure: the facts behind ``aiovec doctor``.
+"""The facts behind ``aiovec doctor``: the installed packages, their faults, and the cures.
 
-A backend's package adds its own: a function of the entry-point group ``aiovec.doctors``, under the
-backend's name, that takes a target (None for none) and gives ``Finding``s. It opens nothing for
-writing and raises nothing: what it cannot find out is a finding too.
+Each backend adds its own by ``BackendPlugin.findings``.
 """
 
 from __future__ import annotations
@@ -11,14 +9,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .._plugins import EXTRAS, installed, installed_backends
-
-_GROUP = "aiovec.doctors"
+from .._plugins import backends
+from .plugin import Location
 
 # Below this the next larger write may fail, and optimize or a backup will.
 _LEAST_ROOM = 64 * 2**20
@@ -34,14 +31,10 @@ class Finding:
     cure: str | None = None
 
 
-Doctor = Callable[[str | None], Sequence[Finding]]
-"""What an entry point of the group names."""
+def examine(location: Location | None = None) -> list[Finding]:
+    """Return the findings about Python, the packages and every installed backend.
 
-
-def examine(backend: str | None = None, target: str | None = None) -> list[Finding]:
-    """The findings about Python, the packages and every backend that is installed.
-
-    A ``target`` is examined by the doctor of its ``backend``.
+    A store's ``location`` is examined by its backend.
     """
     findings = [
         Finding("python", f"{platform.python_implementation()} {platform.python_version()}"),
@@ -50,8 +43,8 @@ def examine(backend: str | None = None, target: str | None = None) -> list[Findi
         version_of("numpy"),
         version_of("pyarrow"),
     ]
-    doctors = installed(_GROUP)
-    if not doctors:
+    installed = backends()
+    if not installed:
         findings.append(
             Finding(
                 "backends",
@@ -60,27 +53,19 @@ def examine(backend: str | None = None, target: str | None = None) -> list[Findi
                 cure="install aiovec with pip; its sources alone on the path name no backend",
             )
         )
-    if backend is not None and backend not in installed_backends():
-        what = EXTRAS.get(backend, backend)
-        findings.append(
-            Finding(
-                "backend",
-                f"{backend!r} is what the store needs, and it is not installed",
-                ok=False,
-                cure=f'pip install "{what}"',
-            )
-        )
-    for name, entry_point in doctors.items():
+    for backend in installed:
+        wanted = location is not None and location.backend == backend.name
         try:
-            doctor: Doctor = entry_point.load()
-            findings += doctor(target if name == backend else None)
+            if backend.plugin is None:
+                raise backend.error or backend.unusable("it cannot be loaded")
+            findings += backend.plugin.findings(location if wanted else None)
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
             findings.append(
                 Finding(
-                    name,
+                    backend.name,
                     f"{type(exc).__name__}: {exc}",
                     ok=False,
-                    cure="reinstall the package that brings this backend",
+                    cure=f'reinstall it: pip install --force-reinstall "{backend.install}"',
                 )
             )
     return findings

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._core.redaction import MASK, names_secret, redacted
-from .._plugins import backend_names, other_backends
+from .._plugins import backend_names
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ def _variable(prefix: str, loc: Sequence[str]) -> str:
 def _problem(fault: ErrorDetails, loc: Sequence[str], schema: Mapping[str, Any]) -> tuple[str, str]:
     if fault["type"] == "extra_forbidden":
         known = list(_node(schema, loc[:-1]).get("properties", {}))
-        if loc[:-1] == ["retrieval"] and isinstance(fault["input"], Mapping):
-            known += other_backends()
         accepted = ", ".join(known) or "no keys"
         near = get_close_matches(loc[-1].lower(), known, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""

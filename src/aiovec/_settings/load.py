@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Field,
     ValidationError,
-    WithJsonSchema,
+    create_model,
     model_validator,
 )
+from pydantic import Field as PydanticField
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -35,23 +34,19 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from .._core.redaction import shown_value, without_secrets
+from .._core.redaction import without_secrets
 from .._core.schema import MAX_DIM
 from .._locate import local_path
-from .._plugins import backend_names, other_backends
+from .._plugins import backend_names, plugins
 from ..errors import ConfigError
 from .explain import check_environment, config_error, environment_name
+from .sections import AnySettings, BackendSettings, Quiet, Section
+
+if TYPE_CHECKING:
+    from .._core.plugin import BackendPlugin
 
 ENV_PREFIX = "AIOVEC_"
 ENV_DELIMITER = "__"
-
-_PAGE_SIZES = tuple(512 << n for n in range(8))  # those that SQLite knows
-
-
-def _page_size(value: int) -> int:
-    if value not in _PAGE_SIZES:
-        raise PydanticCustomError("page_size", "not a page size that SQLite knows")
-    return value
 
 
 def _known_backend(value: str) -> str:
@@ -60,276 +55,34 @@ def _known_backend(value: str) -> str:
     return value
 
 
-class _Quiet(BaseModel):
-    """Settings hold secrets, which neither a ``repr`` nor an error of pydantic's shall show."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, shown_value(name or "", value)
-
-
-class _Section(_Quiet):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-_MEMORY = re.compile(r"^(auto|[0-9]+ ?([KMG]i?B)?)$")
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
-
-def _memory(text: str) -> str:
-    if not _MEMORY.match(text):
-        raise ValueError("must be 'auto' or a size, as in '512 MiB' or '2 GiB'")
-    return text
-
-
-_MemorySize = Annotated[
-    str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern})
-]
-
-
-def _bytes_of(text: str) -> int | None:
-    if text == "auto":
-        return None
-    digits = text.rstrip("KMGiB ")
-    return int(digits) * _UNITS[text[len(digits) :].strip()]
-
-
-class SqliteSettings(_Section):
-    """How a SQLite store writes, reads and waits."""
-
-    durability: Literal["full", "normal"] = Field(
-        default="full",
-        description="What a write survives once its call has returned. full: power loss too. "
-        "normal: the end of the process only, at the price of fewer waits for the disk.",
-    )
-    busy_timeout: float = Field(
-        default=30.0,
-        ge=0,
-        le=86_400,
-        description="Seconds that a call waits for its turn, behind other calls and other "
-        "processes, before it fails with StoreBusyError.",
-    )
-    readers: int = Field(
-        default=4,
-        ge=1,
-        le=64,
-        description="Connections that read at once. Readers never wait for writers.",
-    )
-    page_size: Annotated[
-        int,
-        AfterValidator(_page_size),
-        WithJsonSchema({"type": "integer", "enum": list(_PAGE_SIZES)}),
-    ] = Field(
-        default=16_384, description="Bytes of a page of a new file. A file keeps the size it has."
-    )
-    chunk_size: int = Field(
-        default=256,
-        ge=8,
-        le=4096,
-        multiple_of=8,
-        description="Vectors that a new table stores side by side. A table keeps the size it has.",
-    )
-    cache_mb: int = Field(
-        default=64,
-        ge=1,
-        le=65_536,
-        description="MiB of pages that the writing connection keeps in memory.",
-    )
-    reader_cache_mb: int = Field(
-        default=2,
-        ge=1,
-        le=65_536,
-        description="MiB of pages that each reading connection keeps in memory.",
-    )
-    write_queue: int = Field(
-        default=1024,
-        ge=1,
-        le=1_000_000,
-        description="Writing calls that may be under way at once, with 64 MiB of rows together; "
-        "further ones wait for a place, up to busy_timeout.",
-    )
-    keep_deletes: int = Field(
-        default=1_000_000,
-        ge=0,
-        le=1_000_000_000,
-        description="Deletions that each table remembers for readers of its change feed. A reader "
-        "that is further behind has to read the whole table anew.",
-    )
-    scan: Literal["auto", "bit", "disk"] = Field(
-        default="auto",
-        description="auto: tables that are searched are scanned in memory, as far as scan_memory "
-        "goes, with the same exact results. bit: the same, but tables that keep bit codes are "
-        "searched by these: approximately, in about a sixth of the memory. disk: every search "
-        "reads the file.",
-    )
-    scan_memory: _MemorySize = Field(
-        default="auto",
-        description="What the tables in memory may take together, as in '512 MiB' or '2 GiB'. "
-        "auto: a quarter of the machine's memory, at most 4 GiB.",
-    )
-    preload: list[str] = Field(
-        default=[],
-        description="Tables that are brought into memory when the store opens, not when they are "
-        "first searched.",
-    )
-
-    def scan_bytes(self) -> int | None:
-        """``scan_memory`` in bytes; None for auto."""
-        return _bytes_of(self.scan_memory)
-
-
-_DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
-
-
-def _duration(text: str) -> str:
-    if not _DURATION.match(text):
-        raise ValueError("must be a time, as in '30 minutes' or '1 day'")
-    return text
-
-
-def _timedelta_of(text: str) -> timedelta:
-    number, unit = text.split()
-    return timedelta(**{unit.rstrip("s") + "s": int(number)})
-
-
-class LancedbSettings(_Section):
-    """How a LanceDB store reaches its place, writes, and keeps itself small."""
-
-    storage_options: dict[str, str] = Field(
-        default={},
-        repr=False,  # they hold secrets
-        description="What the object storage of an s3://, gs:// or az:// place needs, by LanceDB's "
-        "names: credentials, region, endpoint.",
-    )
-    region: str = Field(
-        default="us-east-1",
-        min_length=1,
-        description="The region of a db:// place. Its key comes from the variable LANCEDB_API_KEY.",
-    )
-    host: str = Field(
-        default="",
-        description="The address of the service behind a db:// place. Empty: LanceDB's own.",
-    )
-    bucket_lock: bool = Field(
-        default=True,
-        description="Whether writers to object storage take turns by a lock object beside the "
-        "tables, so that ids stay unique when several processes write. Only where one process "
-        "writes may it be false, which saves two requests a write.",
-    )
-    busy_timeout: float = Field(
-        default=30.0,
-        ge=0,
-        le=86_400,
-        description="Seconds that a call waits for its turn, behind other calls and other "
-        "processes, before it fails with StoreBusyError.",
-    )
-    write_queue: int = Field(
-        default=1024,
-        ge=1,
-        le=1_000_000,
-        description="Writing calls that may be under way at once, with 64 MiB of rows together; "
-        "further ones wait for a place, up to busy_timeout.",
-    )
-    keep_versions: Annotated[
-        str,
-        AfterValidator(_duration),
-        WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
-    ] = Field(
-        default="1 day",
-        description="How long the earlier versions of a table are kept, as in '30 minutes' or "
-        "'2 days'. A restore goes back no further.",
-    )
-    max_versions: int = Field(
-        default=100,
-        ge=1,
-        le=1_000_000,
-        description="Versions of a table that are kept at most, however young they are: of many "
-        "small writes in a short time, the oldest versions go first.",
-    )
-    close_timeout: float = Field(
-        default=10.0,
-        ge=0,
-        le=86_400,
-        description="Seconds that close() may take for the index builds and compactions that are "
-        "due of tables that the store wrote to. The next store that opens such a table does the "
-        "rest. 0: close() leaves all of it to the next.",
-    )
-    search_memory: _MemorySize = Field(
-        default="auto",
-        description="What searches that scan, exports and other large reads may take together, as "
-        "in '512 MiB' or '2 GiB'; further ones wait. auto: a quarter of the machine's memory, at "
-        "most 4 GiB.",
-    )
-    index: Literal[
-        "auto", "none", "ivf_flat", "ivf_pq", "ivf_sq", "ivf_rq", "hnsw", "hnsw_sq", "hnsw_pq"
-    ] = Field(
-        default="auto",
-        description="The vector index that a table gets by itself, in the background, once it has "
-        "index_from rows. auto: the kind that suits the table. none: only create_index builds one.",
-    )
-    index_from: int = Field(
-        default=20_000,
-        ge=256,
-        le=1_000_000_000,
-        description="Rows from which a table gets an index by itself. With fewer, a search that "
-        "looks at every row is fast enough.",
-    )
-    recall_target: float = Field(
-        default=0.95,
-        gt=0,
-        lt=1,
-        description="The part of the true nearest rows that a search with an index finds. The "
-        "smallest effort that does so is found by measuring. A table or a search may say another.",
-    )
-    build_memory: _MemorySize = Field(
-        default="auto",
-        description="What building an index may take, as in '512 MiB' or '2 GiB'. One that would "
-        "need more is refused. auto: half of the machine's memory.",
-    )
-
-    def build_bytes(self) -> int | None:
-        """``build_memory`` in bytes; None for auto."""
-        return _bytes_of(self.build_memory)
-
-    def search_bytes(self) -> int | None:
-        """``search_memory`` in bytes; None for auto."""
-        return _bytes_of(self.search_memory)
-
-    def kept_versions(self) -> timedelta:
-        """``keep_versions`` as a time."""
-        return _timedelta_of(self.keep_versions)
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """How ``aiovec serve`` listens. It has no keys yet."""
 
 
-class AdviseSettings(_Section):
+class AdviseSettings(Section):
     """When LanceDB would serve a table of a SQLite store better; for the advice that is given."""
 
-    rows: int = Field(
+    rows: int = PydanticField(
         default=100_000,
         ge=0,
         le=1_000_000_000_000,
         description="Rows beyond which a table may be too large for SQLite, if searches are slow "
         "as well.",
     )
-    p95_ms: float = Field(
+    p95_ms: float = PydanticField(
         default=200.0,
         gt=0,
         le=86_400_000,
         description="Milliseconds within which 95 of 100 searches should be answered.",
     )
-    rows_a_day: float = Field(
+    rows_a_day: float = PydanticField(
         default=500.0,
         ge=0,
         le=1e12,
         description="Growth beyond which it is looked ahead whether a table will soon be too "
         "large.",
     )
-    days: float = Field(
+    days: float = PydanticField(
         default=30.0,
         gt=0,
         le=36_500,
@@ -337,54 +90,30 @@ class AdviseSettings(_Section):
     )
 
 
-class RetrievalSettings(_Quiet):
-    """Which backend is in use, where each stores, and a section for each.
+class RetrievalSettings(Quiet):
+    """The backend in use, and for each installed backend where it stores and its section.
 
-    The name of any other installed backend may be a section too; it is kept as it stands.
+    ``retrieval_model`` adds the keys of the installed backends.
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
+    __pydantic_extra__: dict[str, Any] = PydanticField(init=False)
 
-    backend: Annotated[str, AfterValidator(_known_backend)] = Field(
+    backend: Annotated[str, AfterValidator(_known_backend)] = PydanticField(
         default="sqlite",
-        description="The backend in use: sqlite, lancedb, remote, or the name of another that is "
-        "installed. Changing this line is the whole switch.",
-        examples=["sqlite", "lancedb", "remote"],
+        description="The backend in use: the name of one that is installed. Changing this line is "
+        "the whole switch.",
     )
-    sqlite_path: str = Field(
-        default="aiovec.db",
-        min_length=1,
-        description="The file of the sqlite backend. A directory, or a path without a suffix, "
-        "holds vectors.sqlite. :memory: keeps nothing.",
-    )
-    lancedb_url: str = Field(
-        default="aiovec.lance",
-        min_length=1,
-        description="Where the lancedb backend stores: a folder, s3://, gs://, az://, db://, or "
-        "the http:// address of a server.",
-    )
-    remote_url: str = Field(
-        default="http://127.0.0.1:4002",
-        pattern=r"^https?://\S",
-        description="The server that the remote backend speaks to.",
-    )
-    dim: int = Field(
+    dim: int = PydanticField(
         default=768,
         ge=1,
         le=MAX_DIM,
         description="The length of the vectors in tables that are created without a schema.",
     )
-    sqlite: SqliteSettings = Field(
-        default_factory=SqliteSettings, description=SqliteSettings.__doc__
-    )
-    lancedb: LancedbSettings = Field(
-        default_factory=LancedbSettings, description=LancedbSettings.__doc__
-    )
-    server: ServerSettings = Field(
+    server: ServerSettings = PydanticField(
         default_factory=ServerSettings, description=ServerSettings.__doc__
     )
-    advise: AdviseSettings = Field(
+    advise: AdviseSettings = PydanticField(
         default_factory=AdviseSettings, description=AdviseSettings.__doc__
     )
 
@@ -393,8 +122,9 @@ class RetrievalSettings(_Quiet):
     def _no_unknown_keys(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
+        # The section of a backend that cannot be loaded is kept: another one may be in use.
         names = set(value) - set(cls.model_fields)
-        unknown = sorted(names - set(other_backends()), key=str) if names else []
+        unknown = sorted(names - set(backend_names()), key=str) if names else []
         if unknown:
             raise ValidationError.from_exception_data(
                 cls.__name__,
@@ -406,17 +136,65 @@ class RetrievalSettings(_Quiet):
         return value
 
     def section(self, backend: str) -> Mapping[str, Any]:
-        """The keys of the section ``[retrieval.<backend>]``, empty where there is none."""
+        """Return the keys of ``[retrieval.<backend>]``; empty if there is no such section."""
         found = getattr(self, backend, None)
         if isinstance(found, BaseModel):
             return found.model_dump()
         return found if isinstance(found, dict) else {}
 
+    def of(self, plugin: BackendPlugin) -> BackendSettings:
+        """Return the settings of a backend."""
+        model = settings_model(plugin)
+        found = getattr(self, plugin.name, None)
+        return found if isinstance(found, model) else model.model_validate(found or {})
 
-class _Document(_Section):
-    """What a TOML file holds."""
+    def address(self, plugin: BackendPlugin) -> str:
+        """Return where the backend stores, as it is written in the TOML."""
+        key = plugin.address_key
+        if key is not None:
+            return str(getattr(self, key.name, key.default))
+        return str(self.section(plugin.name).get("url", ""))
 
-    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
+
+def settings_model(plugin: BackendPlugin) -> type[BackendSettings]:
+    """Return the model of a backend's section; one that accepts every key if it has none."""
+    return getattr(plugin, "settings", AnySettings)
+
+
+def retrieval_model() -> type[RetrievalSettings]:
+    """Return the model of ``[retrieval]`` with the keys of the installed backends."""
+    return _retrieval_model(tuple(plugins()))
+
+
+@lru_cache(maxsize=16)
+def _retrieval_model(installed: tuple[BackendPlugin, ...]) -> type[RetrievalSettings]:
+    fields: dict[str, Any] = {}
+    for plugin in installed:
+        key = plugin.address_key
+        if key is not None:
+            about = {"min_length": 1} if key.pattern is None else {"pattern": key.pattern}
+            fields[key.name] = (
+                str,
+                PydanticField(default=key.default, description=key.description, **about),
+            )
+    for plugin in installed:
+        model = settings_model(plugin)
+        fields[plugin.name] = (
+            model,
+            PydanticField(default_factory=model, description=model.__doc__),
+        )
+    made = create_model("RetrievalSettings", __base__=RetrievalSettings, **fields)
+    made.__doc__ = RetrievalSettings.__doc__
+    return made
+
+
+def _document_model(retrieval: type[RetrievalSettings]) -> type[Section]:
+    """Return the model of a TOML file."""
+    return create_model(
+        "Document",
+        __base__=Section,
+        retrieval=(retrieval, PydanticField(default_factory=retrieval)),
+    )
 
 
 class Settings(BaseSettings):
@@ -431,7 +209,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
+    retrieval: RetrievalSettings = PydanticField(default_factory=RetrievalSettings)
 
     @classmethod
     def settings_customise_sources(
@@ -444,6 +222,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # What is passed in comes from the TOML file, and the environment overrides that.
         return env_settings, init_settings
+
+
+@lru_cache(maxsize=16)
+def _settings_model(retrieval: type[RetrievalSettings]) -> type[Settings]:
+    return create_model(
+        "Settings",
+        __base__=Settings,
+        retrieval=(retrieval, PydanticField(default_factory=retrieval)),
+    )
 
 
 Stamp = tuple[int, int, int, int]
@@ -486,12 +273,9 @@ def load_settings(config: Path | None) -> LoadedSettings:
     retrieval = settings.retrieval
     if config is not None or _has_current_folder():
         base = None if config is None else Path(os.path.abspath(config)).parent
-        retrieval = retrieval.model_copy(
-            update={
-                "sqlite_path": local_path(retrieval.sqlite_path, base),
-                "lancedb_url": local_path(retrieval.lancedb_url, base),
-            }
-        )
+        keys = [plugin.address_key.name for plugin in plugins() if plugin.address_key is not None]
+        addresses = {key: local_path(getattr(retrieval, key), base) for key in keys}
+        retrieval = retrieval.model_copy(update=addresses)
     return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
 
 
@@ -507,15 +291,16 @@ def _has_current_folder() -> bool:
 def _validated(document: dict[str, Any], config: Path | None) -> Settings:
     """The settings of a document. What pydantic raises holds every value, so it is no cause."""
     fault: ConfigError
+    retrieval = retrieval_model()
     try:
         if config is not None:
             # Strictly, for TOML has types: only the environment's text is converted.
-            _Document.model_validate(document, strict=True)
+            _document_model(retrieval).model_validate(document, strict=True)
     except ValidationError as exc:
         fault = config_error(exc, json_schema(), file=config)
     else:
         try:
-            return Settings(**document)
+            return _settings_model(retrieval)(**document)
         except ValidationError as exc:
             fault = config_error(exc, json_schema(), prefix=ENV_PREFIX)
         except SettingsError as exc:
@@ -526,7 +311,7 @@ def _validated(document: dict[str, Any], config: Path | None) -> Settings:
 def _variables() -> list[str]:
     """The environment variables that are read, those of whole sections too."""
     names = [["retrieval"]]
-    for name, field in RetrievalSettings.model_fields.items():
+    for name, field in retrieval_model().model_fields.items():
         names.append(["retrieval", name])
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -567,7 +352,7 @@ def _not_json(error: SettingsError) -> ConfigError:
     accepted = "a JSON object"
     sections = [
         name
-        for name, field in RetrievalSettings.model_fields.items()
+        for name, field in retrieval_model().model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     ]
     for path in (["retrieval"], *(["retrieval", name] for name in sections)):
@@ -588,7 +373,7 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "aiovec.toml",
-        **_without_titles(_Document.model_json_schema()),
+        **_without_titles(_document_model(retrieval_model()).model_json_schema()),
     }
 
 

@@ -1,0 +1,73 @@
+"""The LanceDB backend before it is opened. Imports no lancedb, which may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiovec.backend import (
+    AddressKey,
+    Backend,
+    BackendPlugin,
+    Finding,
+    Location,
+    is_url,
+    local_path,
+    path_of_url,
+    scheme_of,
+)
+
+from .settings import LancedbSettings
+
+MEMORY = "memory://"
+
+
+class LancedbPlugin(BackendPlugin):
+    """A folder, memory, object storage, or LanceDB's managed service."""
+
+    name = "lancedb"
+    schemes = ("memory", "s3", "gs", "az", "db")
+    install = "aiovec[lancedb]"
+    settings = LancedbSettings
+    address_key = AddressKey(
+        "lancedb_url",
+        "aiovec.lance",
+        "Where the lancedb backend stores: a folder, s3://, gs://, az://, db://, or the http:// "
+        "address of a server.",
+    )
+    delegates = frozenset({"remote"})
+    demo_path = "aiovec-demo.lance"
+
+    def create(self, address: str, settings: LancedbSettings) -> Backend:
+        from .store import LancedbBackend
+
+        return LancedbBackend(address, settings)
+
+    def locate(self, target: str, base: Path | None = None) -> Location:
+        if scheme_of(target) == self.name:
+            target = path_of_url(target)
+        address = local_path(target, base)
+        if is_url(address):
+            in_memory = address.lower().startswith(MEMORY)
+            return Location(self.name, address, in_memory=in_memory)
+        return Location(self.name, address, Path(address), Path(address))
+
+    def exists(self, location: Location) -> bool:
+        path = location.path
+        return path is None or (path.is_dir() and any(path.iterdir()))
+
+    def scratch(self, location: Location) -> str | None:
+        return None if location.path is None else MEMORY
+
+    def claims(self, folder: Path) -> str | None:
+        """Return the target of a folder that holds tables of Lance, or is one of its tables."""
+        if (folder / "_versions").is_dir() and folder.suffix == ".lance":
+            folder = folder.parent
+        elif not any(path.is_dir() for path in folder.glob("*.lance/_versions")):
+            return None
+        return f"lancedb://{folder}"
+
+    def findings(self, location: Location | None) -> Sequence[Finding]:
+        from .doctor import findings
+
+        return findings(None if location is None else location.address)

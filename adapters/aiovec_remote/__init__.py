@@ -1,0 +1,1 @@
+"""The client of a store that another process serves over HTTP."""

@@ -1,0 +1,119 @@
+"""The SQLite backend before it is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiovec.backend import (
+    AddressKey,
+    Backend,
+    BackendPlugin,
+    Finding,
+    Location,
+    check_free_name,
+    claimed,
+    is_url,
+    local_path,
+    path_of_url,
+    redacted,
+)
+from aiovec.errors import ConfigError
+
+from .settings import SqliteSettings
+
+MEMORY = ":memory:"
+STORE_FILE = "vectors.sqlite"
+
+
+class SqlitePlugin(BackendPlugin):
+    """One file, or ``:memory:``."""
+
+    name = "sqlite"
+    takes_paths = True
+    install = "aiovec"
+    settings = SqliteSettings
+    address_key = AddressKey(
+        "sqlite_path",
+        "aiovec.db",
+        "The file of the sqlite backend. A directory, or a path without a suffix, holds "
+        "vectors.sqlite. :memory: keeps nothing.",
+    )
+    demo_path = "aiovec-demo.db"
+
+    def create(self, address: str, settings: SqliteSettings) -> Backend:
+        from .store import SqliteBackend
+
+        return SqliteBackend(address, settings)
+
+    def locate(self, target: str, base: Path | None = None) -> Location:
+        if is_url(target):
+            path = path_of_url(target)
+            if "?" in path or "#" in path:
+                raise ConfigError(
+                    f"{redacted(target)}: a sqlite:// target takes no options; they stand in the "
+                    "TOML file under [retrieval.sqlite]"
+                )
+            target = MEMORY if path == f"/{MEMORY}" else path
+        if target == MEMORY:
+            return Location(self.name, MEMORY, in_memory=True)
+        path = local_path(target, base)
+        file = store_file(path)
+        if os.path.isdir(path) and not os.path.exists(file):
+            _refuse_folder_of_another(Path(path))
+        return Location(self.name, file, Path(file), Path(file).parent)
+
+    def exists(self, location: Location) -> bool:
+        path = location.path
+        return path is None or (path.is_file() and path.stat().st_size > 0)
+
+    def scratch(self, location: Location) -> str | None:
+        return MEMORY
+
+    def findings(self, location: Location | None) -> Sequence[Finding]:
+        from .doctor import findings
+
+        return findings(None if location is None else location.path)
+
+
+def store_file(path: str) -> str:
+    """Return the file that a path means.
+
+    A directory holds ``vectors.sqlite``, and a path without a suffix is such a directory, unless a
+    file lies there.
+    """
+    if "\0" in path:
+        raise ConfigError(f"{path!r} cannot hold a store: there is a NUL in it")
+    is_directory = (
+        path.endswith(os.sep)
+        or os.path.isdir(path)
+        or (not os.path.splitext(path)[1] and not os.path.isfile(path))
+    )
+    if is_directory:
+        return os.path.join(path, STORE_FILE)
+    check_free_name(path)
+    return path
+
+
+def _refuse_folder_of_another(folder: Path) -> None:
+    other = claimed(folder)
+    if other is not None:
+        name, target = other
+        raise ConfigError(
+            f"{folder} is a store of the {name} backend; open it as {target}",
+            key="target",
+            accepted=target,
+        )
+
+
+def make_folder_of(file: Path) -> None:
+    """Create the missing folders above a store's file."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"{str(file)!r} cannot hold a store: a file, and no folder, lies above it"
+        ) from None
+    except OSError as exc:
+        raise ConfigError(f"{str(file)!r} cannot hold a store: {exc.strerror or exc}") from exc
