@@ -28,6 +28,7 @@ class LancedbPlugin(BackendPlugin):
     name = "lancedb"
     schemes = ("memory", "s3", "gs", "az", "db")
     install = "aiovec[lancedb]"
+    requires = ("lancedb",)
     settings = LancedbSettings
     address_key = AddressKey(
         "lancedb_url",

@@ -66,9 +66,7 @@ def test_a_sound_store(run: Run, store: Path, folder: Path) -> None:
 async def test_a_store_in_use(store: Path) -> None:
     async with aiovec.connect(str(store)) as vectors:
         await vectors.delete("notes", "a")
-        facts = {
-            finding.subject: finding for finding in await asyncio.to_thread(findings, str(store))
-        }
+        facts = {finding.subject: finding for finding in await asyncio.to_thread(findings, store)}
         assert facts["table notes"] == Finding("table notes", "3 rows")
         assert facts["integrity"].ok
         assert facts["journal"].value.startswith("wal, ")

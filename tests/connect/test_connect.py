@@ -270,7 +270,7 @@ async def test_an_entry_point_that_is_no_backend(name: str, made: list[Toy]) -> 
         await connect(f"{name}://x")
 
 
-async def test_a_file_where_a_folder_should_be(made: list[Toy], tmp_path: Path) -> None:
+async def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(ConfigError, match="cannot hold a store"):
         await connect("file.txt/notes.db")

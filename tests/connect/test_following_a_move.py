@@ -128,7 +128,7 @@ def opened_toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[toy.Toy
         await plain(self)
 
     monkeypatch.setattr(toy.Toy, "open", noted)
-    toy.install(monkeypatch, tmp_path / "packages", toy="Toy")
+    toy.install(monkeypatch, tmp_path / "packages", toy="ToyPlugin")
     return opened
 
 

@@ -21,6 +21,7 @@ from tests.cli.conftest import run as run
 
 import aiovec
 from aiovec._core.connect import Origin, _Identity
+from aiovec._core.plugin import Location
 from aiovec._core.redaction import (
     MASK,
     cleaned,
@@ -29,7 +30,7 @@ from aiovec._core.redaction import (
     shown_value,
     without_secrets,
 )
-from aiovec._settings.load import RetrievalSettings, Settings, load_settings
+from aiovec._settings.load import load_settings, retrieval_model
 from aiovec._telemetry.events import Place
 from aiovec_lancedb.settings import LancedbSettings
 
@@ -233,16 +234,16 @@ def test_what_settings_and_their_makers_show(tmp_path: Path, monkeypatch: Any) -
     resolved = source.resolve_first()
     for one in (
         loaded, loaded.settings, retrieval, retrieval.lancedb, source, resolved, resolved.backend,
-        aiovec.connect(config=file), _Identity("a", TARGETS[0], TOML),
-        replace(resolved, identity=_Identity("a", TARGETS[0], TOML)),
+        aiovec.connect(config=file), _Identity(Location("a", TARGETS[0]), TOML),
+        replace(resolved, identity=_Identity(Location("a", TARGETS[0]), TOML)),
     ):  # fmt: skip
         check(repr(one), str(one), f"{[one]}")
     check(resolved.backend.target, json.dumps(dict(Place("x", TARGETS[0]).attributes)))
     assert retrieval.lancedb.storage_options["own"] == "hushOwn"
     for make in (
         lambda: LancedbSettings(storage_options={"a": ["hushList"]}),  # type: ignore[dict-item]
-        lambda: RetrievalSettings(remote_url="hushUrl"),
-        lambda: Settings(retrieval={"backend": "hush"}),  # type: ignore[arg-type]
+        lambda: retrieval_model()(remote_url="hushUrl"),
+        lambda: retrieval_model()(backend="hush"),
     ):
         with pytest.raises(ValueError, match="validation error") as caught:
             make()

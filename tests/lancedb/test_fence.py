@@ -22,6 +22,7 @@ from aiovec._input.rows import to_table
 from aiovec.errors import AiovecError, CorruptStoreError, StoreBusyError, StoreMovedError
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks.local import FOLDER
+from aiovec_lancedb.settings import LancedbSettings
 
 from .buckets import s3_server
 from .support import ROOT

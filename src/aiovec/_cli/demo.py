@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from itertools import islice
 from typing import Annotated, Any
 
@@ -218,9 +219,12 @@ class _Tour:
             f"aiovec search {named} {TABLE} --like gzip.GzipFile --where \"kind = 'module'\"",
             f"aiovec doctor {named}",
         ]
-        names = [plugin.name for plugin in _offered()]
-        if store.backend_name == names[0]:
-            commands += [f"aiovec demo --backend {name}" for name in names[1:]]
+        first, *others = _offered()
+        if store.backend_name == first.name:
+            for other in others:
+                if not all(map(find_spec, other.requires)):
+                    commands.append(f'pip install "{other.install}"')
+                commands.append(f"aiovec demo --backend {other.name}")
         for command in commands:
             self._say(f"  {command}", "cyan")
 

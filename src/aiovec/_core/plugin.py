@@ -81,6 +81,9 @@ class BackendPlugin(ABC):
     delegates: ClassVar[frozenset[str]] = frozenset()
     """Backends whose URLs may stand in ``address_key`` too; such a URL opens that backend."""
 
+    requires: ClassVar[tuple[str, ...]] = ()
+    """The modules that an extra brings and without which no store can be opened."""
+
     demo_path: ClassVar[str] = ""
     """The path where ``aiovec demo`` stores; empty means that the demo does not offer it."""
 

@@ -37,7 +37,7 @@ from pydantic_settings import (
 from .._core.redaction import without_secrets
 from .._core.schema import MAX_DIM
 from .._locate import local_path
-from .._plugins import backend_names, plugins
+from .._plugins import backend_names, backends, plugins
 from ..errors import ConfigError
 from .explain import check_environment, config_error, environment_name
 from .sections import AnySettings, BackendSettings, Quiet, Section
@@ -124,7 +124,8 @@ class RetrievalSettings(Quiet):
             return value
         # The section of a backend that cannot be loaded is kept: another one may be in use.
         names = set(value) - set(cls.model_fields)
-        unknown = sorted(names - set(backend_names()), key=str) if names else []
+        kept = {backend.name for backend in backends() if backend.plugin is None} if names else {}
+        unknown = sorted(names - set(kept), key=str)
         if unknown:
             raise ValidationError.from_exception_data(
                 cls.__name__,
@@ -179,6 +180,8 @@ def _retrieval_model(installed: tuple[BackendPlugin, ...]) -> type[RetrievalSett
             )
     for plugin in installed:
         model = settings_model(plugin)
+        if model is AnySettings and plugin.address_key is not None:
+            continue  # it has no section
         fields[plugin.name] = (
             model,
             PydanticField(default_factory=model, description=model.__doc__),
