@@ -150,11 +150,11 @@ def test_it_is_opened_configured_and_shown(folder: Path, environment: dict[str, 
     (folder / "aiovec.toml").write_text(text)
     (table,) = json.loads(aiovec(folder, environment, "tables", "--json"))["tables"]
     assert (table["name"], table["rows"]) == ("notes", 1)
+    assert (folder / "drawer" / "colour").read_text() == "red"
     assert "drawer" in aiovec(folder, environment, "info", "drawer://drawer", "notes")
     findings = json.loads(aiovec(folder, environment, "doctor", "--json"))["findings"]
     stands = [one["value"] for one in findings if one["subject"] == "drawer"]
     assert stands == [f"stands at {folder / 'drawer'}"]
-    assert (folder / "drawer" / "colour").read_text() == "red"
 
 
 def test_a_wrong_key_of_its_section_is_named(folder: Path, environment: dict[str, str]) -> None:

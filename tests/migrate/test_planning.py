@@ -292,7 +292,7 @@ def test_the_index_of_the_target(fill: Fill, tmp_path: Path) -> None:
     assert {table.index for table in without.tables} == {"none, as was asked"}
 
 
-def test_what_lies_in_lancedb_is_opened_for_reading_only(
+def test_what_lies_in_lancedb_is_opened_without_upkeep(
     fill: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that no upkeep of it begins, which would write."""
@@ -301,7 +301,7 @@ def test_what_lies_in_lancedb_is_opened_for_reading_only(
     open_it = LancedbBackend.open
 
     async def noted(self: LancedbBackend) -> None:
-        opened.append((f"lancedb://{self.target}", self.read_only))
+        opened.append((f"lancedb://{self.target}", not self.upkeep))
         await open_it(self)
 
     monkeypatch.setattr(LancedbBackend, "open", noted)
