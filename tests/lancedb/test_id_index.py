@@ -27,7 +27,7 @@ _FROM = 1000
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables that get one sooner."""
-    monkeypatch.setattr(aiovec_lancedb.indexing, "IDS_FROM", _FROM)
+    monkeypatch.setattr(aiovec_lancedb.index.schedule, "IDS_FROM", _FROM)
 
 
 def _rows(first: int, last: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ async def test_an_existing_table_gets_one_with_the_first_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
-        before.setattr(aiovec_lancedb.indexing, "IDS_FROM", 10**9)
+        before.setattr(aiovec_lancedb.index.schedule, "IDS_FROM", 10**9)
         async with store_at(tmp_path / "store") as store:
             await store.create_table("notes", _SCHEMA)
             await store.insert("notes", _rows(0, 3000))

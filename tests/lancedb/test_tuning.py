@@ -186,13 +186,13 @@ async def test_an_index_is_not_built_amid_many_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until they end, or have gone on for long."""
-    monkeypatch.setattr(aiovec_lancedb.indexing, "_LULL", 3600.0)
+    monkeypatch.setattr(aiovec_lancedb.index.schedule, "_LULL", 3600.0)
     async with store_at(tmp_path / "store", index="ivf_flat", index_from=1500) as store:
         await filled(store)
         await asyncio.sleep(0.3)
         assert await store.indexes("notes") == []
         assert "building" not in (await store.stats("notes")).index
-    monkeypatch.setattr(aiovec_lancedb.indexing, "_LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(aiovec_lancedb.index.schedule, "_LONGEST_WAIT", 0.1)
     async with store_at(tmp_path / "store", index="ivf_flat", index_from=1500) as store:
         await store.insert("notes", rows(ROWS, ROWS + 300))
 
