@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns, Expr, in_thread, off_loop
+from aiovec.backend import Columns, Expr, in_thread, off_loop, one_array
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
@@ -392,14 +392,8 @@ def _further(cursor: Callable[[int], bytes], cut: int, place: int) -> bytes:
 
 
 def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [_one_array(rows.column(field.name), field.type) for field in schema]
+    arrays = [one_array(rows.column(field.name)) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _one_array(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
 
 
 def _without(ids: Sequence[str], known: pa.Table) -> Sequence[str]:

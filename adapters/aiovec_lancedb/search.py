@@ -28,13 +28,14 @@ from aiovec.backend import (
     is_extreme,
     nearest_first,
     off_loop,
+    to_matrix,
 )
 
 from .index.effort import MARGIN, Effort, Tuned, named_effort
 from .index.info import vector_index
 from .layout import column_names
 from .reads import NeedsEveryRow, condition_of, filtered, rows_by_id
-from .rows import effort_of, matrix_of, rows_of
+from .rows import effort_of, rows_of
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _ranked(
     table: Opened, query: VectorQuery, candidates: pa.Table, asked: int
 ) -> tuple[Found, bool]:
     """The best of the candidates, and whether no other row can be among them."""
-    vectors = matrix_of(candidates.column(table.schema.vector))
+    vectors = to_matrix(candidates.column(table.schema.vector))
     measured = distances(vectors, query.vector, table.schema.metric)
     best = nearest_first(measured, query.limit)
     taken, kept = candidates, measured
@@ -186,7 +187,7 @@ async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole
 def _nearer(
     best: list[tuple[float, str]], batch: pa.RecordBatch, table: Opened, query: VectorQuery
 ) -> list[tuple[float, str]]:
-    vectors = matrix_of(pa.chunked_array([batch.column(table.schema.vector)]))
+    vectors = to_matrix(batch.column(table.schema.vector))
     measured = distances(vectors, query.vector, table.schema.metric)
     kept = nearest_first(measured, query.limit)
     ids = batch.column("id").take(pa.array(kept)).to_pylist()

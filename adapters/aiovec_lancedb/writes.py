@@ -16,13 +16,24 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Expr, Schema, TableHandle, in_thread, is_extreme, off_loop
+from aiovec.backend import (
+    Expr,
+    Schema,
+    TableHandle,
+    in_thread,
+    is_extreme,
+    last_of_each_id,
+    off_loop,
+    payload_array,
+    payload_texts,
+    to_matrix,
+)
 from aiovec.errors import DuplicateIdError
 
 from .index import extremes
 from .layout import PAYLOAD
 from .reads import condition_of, filtered
-from .rows import effort_of, matrix_of, payload_array, stored_form, texts_of
+from .rows import effort_of, stored_form
 from .session import Opened, Session
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
@@ -58,7 +69,7 @@ class Prepared:
 
     @classmethod
     def now(cls, rows: pa.Table, schema: Schema) -> Prepared:
-        vectors = matrix_of(rows.column(schema.vector))
+        vectors = to_matrix(rows.column(schema.vector))
         ids = rows.column("id").to_pylist()
         return cls(stored_form(rows, schema), ids, is_extreme(vectors))
 
@@ -98,7 +109,7 @@ class RowsWrite(Work):
         if self.replace:
             rows = pa.concat_tables([work.prepared.rows for work in works])
             if others:
-                rows = _last_of_each_id(rows, every_id)
+                rows = last_of_each_id(rows, every_id)
             merge = await self._needs_merge(session, table, every_id)
             await self._write(session, table, works, rows, merge=merge)
             return [None] * len(works)
@@ -148,11 +159,6 @@ def _outcomes(works: Sequence[RowsWrite], there: set[str]) -> list[DuplicateIdEr
 
 def _same_table(one: TableHandle, other: TableHandle) -> bool:
     return one.name == other.name and one.token == other.token
-
-
-def _last_of_each_id(rows: pa.Table, ids: Sequence[str]) -> pa.Table:
-    last = dict(zip(ids, range(len(ids)), strict=True))
-    return rows if len(last) == len(ids) else rows.take(sorted(last.values()))
 
 
 def _stored(value: Any) -> Any:
@@ -322,7 +328,7 @@ class Update(Work):
                 ensure_ascii=False,
                 separators=(",", ":"),
             )
-            for text in texts_of(pa.chunked_array([found.column(PAYLOAD)]))
+            for text in payload_texts(found.column(PAYLOAD))
         ]
         layout = schema.to_arrow()
         columns = [found.column("id"), payload_array(texts)]

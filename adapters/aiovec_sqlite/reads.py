@@ -32,7 +32,9 @@ from aiovec.backend import (
     Int64Array,
     Rows,
     TableHandle,
+    from_matrix,
     in_thread,
+    payload_array,
     remove_abandoned,
 )
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreClosedError
@@ -42,7 +44,7 @@ from .driver import connect
 from .errors import DamageError, check_stored
 from .layout import TableLayout, current_table, floor_of, quoted
 from .sql.filters import to_sql as filter_to_sql
-from .sql.values import check_rows, from_sql, payload_to_arrow, to_arrow, vectors_to_arrow
+from .sql.values import check_rows, from_sql, to_arrow
 from .vectors import VectorReader
 
 _BLOCK = 2048
@@ -267,13 +269,13 @@ class Export:
         arrays = [pa.array(ids, type=pa.utf8())]
         if self._columns.vector:
             vectors = self._vectors.read(np.array(rowids, dtype=np.int64), ticket)
-            arrays.append(vectors_to_arrow(vectors))
+            arrays.append(from_matrix(vectors))
         arrays += [
             to_arrow(column, fields[name])
             for name, column in zip(self._columns.fields, values, strict=False)
         ]
         if self._columns.payload:
-            arrays.append(payload_to_arrow(values[-1]))
+            arrays.append(payload_array(values[-1]))
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema), str(self._after).encode()
 
 
@@ -341,11 +343,11 @@ def _as_table(
     check_rows(ids, values, [field.kind for field in fields], payload=table.schema.payload)
     arrays = [
         pa.array(ids, type=pa.utf8()),
-        vectors_to_arrow(vectors),
+        from_matrix(vectors),
         *(to_arrow(column, field) for column, field in zip(values, fields, strict=False)),
     ]
     if table.schema.payload:
-        arrays.append(payload_to_arrow(values[-1]))
+        arrays.append(payload_array(values[-1]))
     return pa.Table.from_arrays(arrays, schema=table.schema.to_arrow())
 
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Expr, Float32Array, TableHandle, is_extreme
+from aiovec.backend import Expr, Float32Array, TableHandle, is_extreme, to_matrix
 from aiovec.errors import DuplicateIdError
 
 from .driver import load_driver
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .sql.filters import to_sql as filter_to_sql
-from .sql.values import row_columns, to_sql, vectors_of
+from .sql.values import row_columns, to_sql
 from .vectors import check_places
 from .writer import JoinableWork, Transaction
 
@@ -59,7 +59,7 @@ class RowsWrite(JoinableWork):
 def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
     tx.expect(rows.num_rows)
     table = current_table(tx.db, handle)
-    vectors = vectors_of(rows, table.schema)
+    vectors = to_matrix(rows.column(table.schema.vector))
     _note_extreme(tx, table, vectors)
     before = tx.newest
     try:
@@ -76,7 +76,7 @@ def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
 def upsert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
     tx.expect(rows.num_rows)
     table = current_table(tx.db, handle)
-    vectors = vectors_of(rows, table.schema)
+    vectors = to_matrix(rows.column(table.schema.vector))
     _note_extreme(tx, table, vectors)
     known = dict(_rowids(tx, table, rows.column("id").to_pylist()))
     if not known:

@@ -228,7 +228,7 @@ def _checked(given: object, count: int, dim: int) -> Float32Array:
 def _with_vectors(
     rows: pa.Table, schema: Schema, parts: Sequence[Float32Array], ids: Sequence[str]
 ) -> pa.Table:
-    import pyarrow as pa
+    from aiovec.backend import from_matrix
 
     vectors = np.concatenate(parts) if parts else np.empty((0, schema.dim), dtype=np.float32)
     for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:1]:
@@ -239,8 +239,7 @@ def _with_vectors(
                 "is zero, as the embedding gave it, which has no direction", id=ids[row]
             )
     arrow = schema.to_arrow()
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), schema.dim)
     at = rows.schema.get_field_index(schema.vector)
     field = arrow.field(schema.vector)
-    changed = rows.set_column(at, field, column.cast(field.type))
+    changed = rows.set_column(at, field, from_matrix(vectors))
     return changed.replace_schema_metadata(arrow.metadata)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ._arrays import Float32Array
 from .errors import InvalidRowError
 
 # The offsets of `utf8` and `list` are 32 bits wide.
@@ -69,6 +70,56 @@ def names_of(table: pa.Table | pa.RecordBatch) -> list[str]:
         return cast("list[str]", table.schema.names)
     except UnicodeDecodeError as exc:
         raise InvalidRowError("the name of a column is not valid UTF-8") from exc
+
+
+# The columns of ``Schema.to_arrow``, which were checked when they were written
+
+
+def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
+    """The vectors of a column as one matrix, without a copy where they lie in one piece."""
+    dim = column.type.list_size
+    parts = []
+    for chunk in _chunks(column):
+        # Not flatten(), which goes through Arrow's compute functions: dear for a single row.
+        flat = chunk.values.to_numpy(zero_copy_only=True).reshape(-1, dim)
+        parts.append(flat[chunk.offset : chunk.offset + len(chunk)])
+    if not parts:
+        return np.empty((0, dim), dtype=np.float32)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def from_matrix(matrix: Float32Array) -> pa.FixedSizeListArray:
+    """A matrix as a column of vectors, without a copy where it is contiguous."""
+    flat = pa.array(np.ascontiguousarray(matrix).reshape(-1), type=pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
+
+
+def payload_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """The JSON texts of a payload column."""
+    return [text for chunk in _chunks(column) for text in _storage(chunk).to_pylist()]
+
+
+def payload_array(texts: Sequence[str | None] | pa.Array) -> pa.Array:
+    """JSON texts as a payload column."""
+    stored = texts if isinstance(texts, pa.Array) else pa.array(texts, type=pa.utf8())
+    return pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), stored)
+
+
+def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as one array, without a copy where it lies in one piece."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    if column.num_chunks == 1:  # combine_chunks would copy even this
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _chunks(column: pa.Array | pa.ChunkedArray) -> Sequence[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _storage(array: pa.Array) -> pa.Array:
+    return array.storage if isinstance(array, pa.ExtensionArray) else array
 
 
 # Checks
@@ -161,10 +212,6 @@ def _id_at(table: pa.Table, row: int) -> str | None:
         return None
     id = table.column("id")[row].as_py()
     return id if isinstance(id, str) else None
-
-
-def _chunks(column: pa.Array | pa.ChunkedArray) -> Sequence[pa.Array]:
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
 def _first_fault(column: pa.Array | pa.ChunkedArray) -> tuple[int | None, str] | None:
@@ -263,6 +310,11 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a type is a number, whole or not."""
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Whether a type is a list of anything, of any layout."""
     return bool(
@@ -278,14 +330,9 @@ def plain(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
     dictionary, run-end encoded, a view or an extension. What is plain already is not copied.
     """
     try:
-        if isinstance(column, pa.ChunkedArray):
-            if column.num_chunks == 0:
-                return _plain(pa.array([], column.type))
-            if column.num_chunks == 1:  # combine_chunks would copy even this
-                return _plain(column.chunk(0))
-            parts = [_plain(chunk) for chunk in column.chunks]
-            return pa.concat_arrays(parts)
-        return _plain(column)
+        if isinstance(column, pa.ChunkedArray) and column.num_chunks > 1:
+            return pa.concat_arrays([_plain(chunk) for chunk in column.chunks])
+        return _plain(one_array(column))
     except (_TooLargeError, _NoValueError, pa.ArrowException, MemoryError) as exc:
         raise InvalidRowError(
             f"the column of {column.type} cannot be unpacked: {exc}", field=name
@@ -347,8 +394,7 @@ def _plain(array: pa.Array) -> pa.Array:
 def _plain_list(array: pa.Array) -> pa.Array:
     kind = array.type
     value = kind.value_type
-    is_numeric = pa.types.is_floating(value) or pa.types.is_integer(value)
-    if is_numeric and (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)):
+    if is_number(value) and (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)):
         return array
     if pa.types.is_string(value) and pa.types.is_list(kind):
         return array

@@ -107,9 +107,11 @@ from ._transfer.sources import (
 )
 
 if TYPE_CHECKING:
+    from ._arrow import from_matrix, one_array, payload_array, payload_texts, to_matrix
     from ._core.measuring import distances, is_extreme, nearest_first
     from ._core.ranking import order_of
     from ._input.columns import python_values
+    from ._input.rows import last_of_each_id
     from ._settings.load import RetrievalSettings, load_settings
     from ._settings.sections import (
         AnySettings,
@@ -122,10 +124,16 @@ if TYPE_CHECKING:
 else:
     # They bring NumPy, pyarrow or pydantic, so they are loaded when one of them is asked for.
     _LATER = {
+        "from_matrix": "._arrow",
+        "one_array": "._arrow",
+        "payload_array": "._arrow",
+        "payload_texts": "._arrow",
+        "to_matrix": "._arrow",
         "distances": "._core.measuring",
         "is_extreme": "._core.measuring",
         "nearest_first": "._core.measuring",
         "python_values": "._input.columns",
+        "last_of_each_id": "._input.rows",
         "order_of": "._core.ranking",
         "RetrievalSettings": "._settings.load",
         "load_settings": "._settings.load",
@@ -252,12 +260,14 @@ __all__ = [
     "default_budget",
     "distances",
     "flush_folder",
+    "from_matrix",
     "give_back",
     "in_idle_thread",
     "in_thread",
     "is_extreme",
     "is_over",
     "is_url",
+    "last_of_each_id",
     "legal_table_name",
     "load_settings",
     "local_path",
@@ -268,9 +278,12 @@ __all__ = [
     "moves_of",
     "nearest_first",
     "off_loop",
+    "one_array",
     "one_call",
     "order_of",
     "path_of_url",
+    "payload_array",
+    "payload_texts",
     "plugin_of",
     "python_values",
     "redacted",
@@ -285,6 +298,7 @@ __all__ = [
     "thread_limiter",
     "timedelta_of",
     "to_its_end",
+    "to_matrix",
     "total_memory",
     "unreadable_mark",
     "version_of",

@@ -13,11 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, TableHandle, in_thread, is_extreme
+from aiovec.backend import Columns, TableHandle, in_thread, is_extreme, to_matrix
 
 from ..layout import EXTREME
 from ..reads import rows_by_id
-from ..rows import matrix_of
 from ..session import Opened, Session
 from ..writer import Touched, Work
 from .effort import KEY
@@ -41,7 +40,7 @@ async def extreme_id(session: Session, table: Opened, last: str | None) -> str |
     vector = table.schema.vector
     if last is not None:
         row = await rows_by_id(session, table, [last], Columns((), vector=True))
-        if row.num_rows and is_extreme(matrix_of(row.column(vector))):
+        if row.num_rows and is_extreme(to_matrix(row.column(vector))):
             return last
     scan = table.lance.query().select(["id", vector])
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
@@ -54,7 +53,7 @@ async def extreme_id(session: Session, table: Opened, last: str | None) -> str |
 
 
 def _first(batch: pa.RecordBatch, vector: str) -> str | None:
-    vectors = matrix_of(pa.chunked_array([batch.column(vector)]))
+    vectors = to_matrix(batch.column(vector))
     if not is_extreme(vectors):
         return None
     for place in range(len(vectors)):

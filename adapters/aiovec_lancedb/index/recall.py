@@ -17,11 +17,17 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 
-from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, in_thread, off_loop
+from aiovec.backend import (
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    Metric,
+    in_thread,
+    off_loop,
+    to_matrix,
+)
 
-from ..rows import matrix_of
 from ..session import Opened, Session
 from .effort import LIMITS, MARGIN, Effort, Rung
 from .kinds import KINDS
@@ -250,7 +256,7 @@ async def _questions(
     chosen = await in_thread(lambda: chance.choice(rows, min(rows, count), replace=False))
     places = sorted(chosen.tolist())
     taken = await session.fetch(table.lance.take_offsets(places).select([vector]))
-    stored = matrix_of(taken.column(vector)).astype(np.float64)
+    stored = to_matrix(taken.column(vector)).astype(np.float64)
     stored = chance.permutation(_units(stored) if cosine else stored)
     gaps = np.array([await _gap(session, table, one) for one in stored])
     return await in_thread(_moved_both_ways, stored, gaps, chance, cosine)
@@ -294,7 +300,7 @@ async def _gap(session: Session, table: Opened, stored: Float64Array) -> float:
     query = table.lance.query().nearest_to(stored.astype(np.float32)).column(vector)
     query = query.distance_type(table.schema.metric).select([vector, "_distance"])
     found = await session.fetch(query.nprobes(20).refine_factor(5).limit(3))
-    near = matrix_of(found.column(vector)).astype(np.float64)
+    near = to_matrix(found.column(vector)).astype(np.float64)
     if table.schema.metric == "cosine":
         near = _units(near)
     gaps = np.sort(np.linalg.norm(near - stored, axis=1))
@@ -330,7 +336,7 @@ def _nearer(
     questions: Float32Array,
     count: int,
 ) -> _Truth:
-    rows = matrix_of(pa.chunked_array([batch.column(vector)]))
+    rows = to_matrix(batch.column(vector))
     numbers = batch.column("_rowid").to_numpy(zero_copy_only=False).astype(np.int64)
     close = _closeness(rows, questions, metric)
     close = np.concatenate([truth.closeness, close], axis=1)

@@ -37,6 +37,7 @@ from aiovec.backend import (
     flush_folder,
     in_thread,
     off_loop,
+    one_array,
     unreadable_mark,
 )
 from aiovec.errors import CorruptStoreError, InvalidNameError, StoreBusyError, UnsupportedError
@@ -478,5 +479,5 @@ async def changes(
 
 
 def _in_layout(found: pa.Table, layout: pa.Schema) -> pa.Table:
-    arrays = [found.column(field.name).combine_chunks() for field in layout]
+    arrays = [one_array(found.column(field.name)) for field in layout]
     return pa.Table.from_arrays(arrays, schema=layout)

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Field, Float32Array, Kind, Schema
+from aiovec.backend import Field, Kind, Schema, payload_texts
 
 from ..errors import DamageError, check_stored
 
@@ -49,10 +48,7 @@ def row_columns(rows: pa.Table, schema: Schema) -> list[list[Any]]:
         _column_to_sql(rows.column(name), field.kind) for name, field in schema.fields.items()
     ]
     if schema.payload:
-        payload: list[str | None] = []
-        for chunk in rows.column("payload").chunks:
-            payload += chunk.storage.to_pylist()
-        columns.append(payload)
+        columns.append(payload_texts(rows.column("payload")))
     return columns
 
 
@@ -65,19 +61,6 @@ def _column_to_sql(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
     if kind == "list[text]":
         return [None if items is None else _encode(items) for items in values]
     return values
-
-
-def vectors_of(rows: pa.Table, schema: Schema) -> Float32Array:
-    """The vectors as one matrix, without a copy where they lie in one piece."""
-    column = rows.column(schema.vector)
-    parts = [_matrix(chunk, schema.dim) for chunk in column.chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _matrix(chunk: pa.FixedSizeListArray, dim: int) -> Float32Array:
-    # Not flatten(), which goes through Arrow's compute functions: dear for a single row.
-    flat = chunk.values.to_numpy(zero_copy_only=True).reshape(-1, dim)
-    return cast("Float32Array", flat[chunk.offset : chunk.offset + len(chunk)])
 
 
 # What SQLite gives for a field's values that are not null.
@@ -152,12 +135,3 @@ def _told_as_damage() -> Iterator[None]:
         yield
     except (ValueError, TypeError, OverflowError, RecursionError) as exc:
         raise DamageError(f"a value cannot be read: {exc}") from exc
-
-
-def payload_to_arrow(values: Sequence[str | None]) -> pa.Array:
-    return pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), pa.array(values, type=pa.utf8()))
-
-
-def vectors_to_arrow(vectors: Float32Array) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.float32())
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])

@@ -31,6 +31,8 @@ from aiovec.backend import (
     StaleTableError,
     TableHandle,
     UInt64Array,
+    from_matrix,
+    payload_array,
 )
 from aiovec.errors import MigrationError
 
@@ -210,14 +212,12 @@ def rows_to_arrow(rows: Rows, schema: Schema, *, vector: bool = True) -> pa.Tabl
     layout = schema.to_arrow()
     columns: dict[str, pa.Array] = {"id": pa.array(rows.ids, type=pa.utf8())}
     if vector and rows.vectors is not None:
-        flat = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1), type=pa.float32())
-        columns[schema.vector] = pa.FixedSizeListArray.from_arrays(flat, schema.dim)
+        columns[schema.vector] = from_matrix(rows.vectors)
     for name, field in schema.fields.items():
         columns[name] = pa.array(rows.fields[name], type=field.arrow_type())
     if schema.payload:
         texts = rows.payloads if rows.payloads is not None else [None] * len(rows.ids)
-        stored = pa.array(texts, type=pa.utf8())
-        columns["payload"] = pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), stored)
+        columns["payload"] = payload_array(texts)
     chosen = [field for field in layout if field.name in columns]
     return pa.Table.from_arrays(
         [columns[field.name] for field in chosen],

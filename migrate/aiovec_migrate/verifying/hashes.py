@@ -38,7 +38,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import BoolArray, Int64Array, Schema, UInt64Array
+from aiovec.backend import BoolArray, Int64Array, Schema, UInt64Array, one_array, to_matrix
 
 # Texts are padded to one of these lengths, so that those of a length are rows of a matrix. A
 # third of the bytes is padding at most, from 24 bytes on.
@@ -145,10 +145,7 @@ def _sums(words: npt.NDArray[np.uint32], seed: int) -> UInt64Array:
 
 
 def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        if isinstance(column, pa.ChunkedArray):  # some versions give a chunked array of one chunk
-            column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    column = one_array(column)
     return column.storage if isinstance(column, pa.ExtensionArray) else column
 
 
@@ -273,10 +270,7 @@ def _list(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _vectors(column: pa.Array, seed: int) -> UInt64Array:
-    dim = column.type.list_size
-    flat = column.values
-    words = _buffer(flat, np.uint32).reshape(-1, dim)
-    return _sums(words[column.offset : column.offset + len(column)], seed)
+    return _sums(to_matrix(column).view(np.uint32), seed)
 
 
 # The payload

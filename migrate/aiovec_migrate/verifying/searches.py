@@ -20,6 +20,7 @@ from aiovec.backend import (
     Schema,
     VectorQuery,
     order_of,
+    to_matrix,
 )
 
 from .compare import Side, Sides, both
@@ -145,9 +146,7 @@ class Nearest:
         self._ranked: list[Float32Array] = [np.empty(0, dtype=np.float32) for _ in sample.ids]
 
     def add(self, batch: pa.RecordBatch) -> None:
-        column = batch.column(self._schema.vector)
-        flat = column.values.to_numpy(zero_copy_only=True).reshape(-1, self._schema.dim)
-        vectors = flat[column.offset : column.offset + len(column)]
+        vectors = to_matrix(batch.column(self._schema.vector))
         for place, ranks in enumerate(self._ranks(vectors)):
             ranked = self._ranked[place]
             # A few batches on hardly any vector is nearer than those that came.

@@ -405,13 +405,11 @@ def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Map
 def _kind_of_arrow(column: pa.Field) -> Kind:
     import pyarrow as pa
 
+    from .._arrow import is_text
+
     kind = column.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-
-    def is_text(t: pa.DataType) -> bool:
-        text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-        return any(is_kind(t) for is_kind in text)
 
     if is_text(kind):
         return "text"

@@ -26,7 +26,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .._arrays import Float32Array
-from .._arrow import check_array, check_id_weight, check_table, is_arrow, names_of, plain, table_of
+from .._arrow import (
+    check_array,
+    check_id_weight,
+    check_table,
+    from_matrix,
+    is_arrow,
+    names_of,
+    payload_array,
+    plain,
+    table_of,
+)
 from .._core.pool import LITTLE
 from .._core.records import Record
 from .._core.schema import Schema
@@ -216,9 +226,10 @@ def _from_whole(rows: Any, schema: Schema, first_row: int = 0) -> pa.Table:
     return _from_arrow(table_of(rows), schema, first_row)
 
 
-def last_of_each_id(table: pa.Table) -> pa.Table:
-    """The same rows without those whose id comes again later."""
-    ids = table.column("id").to_pylist()
+def last_of_each_id(table: pa.Table, ids: Sequence[str] | None = None) -> pa.Table:
+    """Drop each row whose id comes again later; ``ids`` are those of the rows, if at hand."""
+    if ids is None:
+        ids = table.column("id").to_pylist()
     last = dict(zip(ids, range(len(ids)), strict=True))
     return table if len(last) == len(ids) else table.take(sorted(last.values()))
 
@@ -443,14 +454,12 @@ def _assemble(
     schema: Schema,
     place: Place,
 ) -> pa.Table:
-    count = len(vectors)
-    flat = pa.array(vectors.reshape(-1), type=pa.float32())
     arrays = [
         id_column(ids, place),
-        pa.FixedSizeListArray.from_arrays(flat, schema.dim),
+        from_matrix(vectors),
         *(field_column(name, field, columns[name], place) for name, field in schema.fields.items()),
     ]
     if schema.payload:
-        text = payload if payload is not None else pa.nulls(count, pa.utf8())
-        arrays.append(pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), text))
+        texts = pa.nulls(len(vectors), pa.utf8()) if payload is None else payload
+        arrays.append(payload_array(texts))
     return pa.Table.from_arrays(arrays, schema=schema.to_arrow())

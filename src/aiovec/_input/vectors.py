@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .._arrays import Float32Array
-from .._arrow import check_array, plain
+from .._arrow import check_array, is_number, plain
 from .._core.pool import LITTLE
 from .._core.schema import Schema
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
@@ -73,9 +73,7 @@ def arrow_matrix(column: pa.Array, schema: Schema, place: Place) -> Float32Array
     if not len(column):
         return np.empty((0, schema.dim), dtype=np.float32)
     fixed = pa.types.is_fixed_size_list(kind)
-    if not (fixed or pa.types.is_list(kind)) or not (
-        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
-    ):
+    if not (fixed or pa.types.is_list(kind)) or not is_number(kind.value_type):
         number, id = place(0)
         raise InvalidVectorError(
             f"is of the Arrow type {kind}, not a list of numbers", row=number, id=id
@@ -183,7 +181,7 @@ def _as_array(vector: Any) -> Any:
             vector.validate(full=True)
         except pa.ArrowException:
             return None
-        if not (pa.types.is_floating(vector.type) or pa.types.is_integer(vector.type)):
+        if not is_number(vector.type):
             return vector.to_pylist()
     return np.asarray(vector)
 

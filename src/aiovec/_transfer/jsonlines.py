@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .._arrays import Float32Array
+from .._arrow import payload_texts, to_matrix
 from .._core.schema import Schema
 from .._input.columns import python_values
 from ..errors import AiovecError, ConfigError
@@ -37,9 +37,7 @@ def rows_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[dict[str, Any
     }
     payloads: list[str | None] = [None] * batch.num_rows
     if "payload" in batch.schema.names:
-        column = batch.column("payload")
-        storage = column.storage if isinstance(column, pa.ExtensionArray) else column
-        payloads = storage.to_pylist()
+        payloads = payload_texts(batch.column("payload"))
     names = tuple(columns)
     for values, payload in zip(zip(*columns.values(), strict=True), payloads, strict=True):
         row = dict(zip(names, values, strict=True))
@@ -92,7 +90,7 @@ class JsonLinesWriter:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(batch, self._vector)]
         if self._vector is not None:
             name = json.dumps(self._vector)
-            vectors = vectors_as_json(matrix_of_batch(batch, self._vector))
+            vectors = vectors_as_json(to_matrix(batch.column(self._vector)))
             # Every line is an object with an id, so there is a brace to put the vector before.
             lines = [
                 f"{line[:-1]}, {name}: {vector}}}"
@@ -143,13 +141,6 @@ class SchemaFile:
 
     def discard(self) -> None:
         self._part.discard()
-
-
-def matrix_of_batch(batch: pa.RecordBatch, vector: str) -> Float32Array:
-    column = batch.column(vector)
-    flat = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    matrix: Float32Array = flat.reshape(batch.num_rows, -1)
-    return matrix
 
 
 class JsonLines:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .._arrow import to_matrix
 from .._core.schema import Schema
 from ..errors import ConfigError, DimensionMismatchError
 from .foreign import BYTES_AT_ONCE, reading
@@ -20,7 +21,6 @@ from .formats import records_of, sidecar_of
 from .jsonlines import (
     SchemaFile,
     lines_in,
-    matrix_of_batch,
     objects_in,
     renamed,
     rows_of,
@@ -189,7 +189,7 @@ class NumpyWriter:
             for row in rows_of(batch, self._schema.vector):
                 self._records.write(json.dumps(row, ensure_ascii=False) + "\n")
             if batch.num_rows:
-                matrix = matrix_of_batch(batch, self._schema.vector)
+                matrix = to_matrix(batch.column(self._schema.vector))
                 self._vectors.write(np.ascontiguousarray(matrix, dtype="<f4").data)
         self._count += batch.num_rows
 

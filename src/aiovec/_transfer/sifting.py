@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .._arrays import BoolArray
+from .._arrow import is_list, is_number
 from .._core.schema import Schema
 from .._input.rows import repeated_ids, to_table
 from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
@@ -164,13 +165,7 @@ def _without_bad_vectors(
 
 def _faults_of_column(column: pa.ChunkedArray, schema: Schema) -> dict[int, str]:
     kind = column.type
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    numeric = is_list and (
-        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
-    )
-    if not numeric:
+    if not (is_list(kind) and is_number(kind.value_type)):
         return {}
     there = column.is_valid().to_numpy()
     faults = dict.fromkeys(np.flatnonzero(~there).tolist(), "the vector is missing")
