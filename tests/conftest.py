@@ -95,6 +95,15 @@ ONCE = (
     "tests/typing/",
 )
 
+# These take the longest, so they begin: at the end, one process would wait for the other.
+FIRST = (
+    "tests/bench/test_bench.py",
+    "tests/migrate/test_fire.py",
+    "tests/migrate/test_online.py",
+    "tests/migrate/test_simulation.py",
+    "tests/packaging/test_distribution.py",
+)
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 # Whatever waits on a loop's thread below one of these is a fault. What a test does by itself, as
@@ -196,12 +205,13 @@ def _processes_without_pandas(tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     places = tuple(place + ("" if place.endswith("/") else "::") for place in ONCE)
-    for place in ONCE:
+    for place in ONCE + FIRST:
         if not (config.rootpath / place.partition("::")[0]).exists():
-            raise pytest.UsageError(f"ONCE names {place}, which is not there")
+            raise pytest.UsageError(f"ONCE or FIRST names {place}, which does not exist")
     for item in items:
         if f"{item.nodeid}::".startswith(places):
             item.add_marker(pytest.mark.once)
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 
 
 _HELD = "the event loop was held"

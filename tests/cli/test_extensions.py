@@ -33,9 +33,10 @@ BROKEN = [
 
 
 def _aiovec(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    places = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
     return subprocess.run(
         [sys.executable, "-m", "aiovec", *arguments],
-        env={**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200", "NO_COLOR": "1"},
+        env={**os.environ, "PYTHONPATH": places, "COLUMNS": "200", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
