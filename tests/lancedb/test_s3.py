@@ -343,8 +343,9 @@ time.sleep(60)
 
 async def test_a_killed_process_keeps_nobody_out_for_long(bucket: Bucket) -> None:
     url = bucket.new_url()
-    async with opened(bucket, url, busy_timeout=0.5) as store:
+    async with opened(bucket, url) as store:
         await store.create_table("notes", SCHEMA)
+    async with opened(bucket, url, busy_timeout=0.5) as store:
         process = python(
             "-c", KILLED, url, stdout=subprocess.PIPE, env={**os.environ, **bucket.environment}
         )

@@ -167,17 +167,19 @@ async def test_200_rounds(tmp_path: Path) -> None:
 
 async def test_a_write_gives_up_after_busy_timeout(tmp_path: Path) -> None:
     """Another process holds the table's lock, here played by its file."""
-    backend = LancedbBackend(str(tmp_path / "store"), LancedbSettings(busy_timeout=0.3))
+    path = tmp_path / "store"
+    backend = LancedbBackend(str(path), LancedbSettings(busy_timeout=0.3))
     await backend.open()
-    async with VectorStore(backend, RetrievalSettings()) as store:
+    hurried = VectorStore(backend, RetrievalSettings())
+    async with aiovec.connect(target(tmp_path)) as store, hurried:
         await store.create_table("notes", SCHEMA)
-        held = WriteLock("another process", tmp_path / "store" / FOLDER / "notes.lock")
+        await store.create_table("others", SCHEMA)
+        held = WriteLock("another process", path / FOLDER / "notes.lock")
         assert await asyncio.to_thread(held.acquire, 5)
         with pytest.raises(StoreBusyError) as caught:
-            await store.insert("notes", rows("x", ["a"]))
+            await hurried.insert("notes", rows("x", ["a"]))
         assert caught.value.waited >= 0.3
         assert await store.count("notes") == 0
-        await store.create_table("others", SCHEMA)
         await store.insert("others", rows("x", ["a"]))
         await asyncio.to_thread(held.release)
         await asyncio.to_thread(held.close)
