@@ -16,6 +16,7 @@ import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -353,10 +354,19 @@ def _as_table(
 
 LOG = logging.getLogger("aiovec.sqlite")
 
-# Four times what ``journal_size_limit`` leaves of it: a copy of the whole file is worth it then.
-MOST_WAL = 256 * 2**20
-# Seconds between looks at the WAL's size.
-LOOK_EVERY = 1.0
+
+@dataclass(frozen=True, slots=True)
+class ExportLimits:
+    """The growth of the WAL that an open export may cause."""
+
+    most_wal: int = 256 * 2**20
+    """Bytes of the WAL beyond which the export goes on in a copy: four times what
+    ``journal_size_limit`` leaves of it, so that a copy of the whole file is worth it."""
+    look_every: float = 1.0
+    """Seconds between looks at the WAL's size."""
+
+
+EXPORT_LIMITS = ExportLimits()
 _PAGES_AT_ONCE = 4096
 
 Run = Callable[[Callable[[sqlite3.Connection, Ticket], bool]], Awaitable[bool]]
@@ -365,7 +375,8 @@ Run = Callable[[Callable[[sqlite3.Connection, Ticket], bool]], Awaitable[bool]]
 class OwnCopy:
     """The copy of one export's snapshot, once there is one. Every method belongs into a thread."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, limits: ExportLimits) -> None:
+        self.limits = limits
         self._target = target
         self._name = f".{os.path.basename(target)}.{uuid.uuid4().hex[:12]}.export"
         self._db: sqlite3.Connection | None = None
@@ -376,7 +387,7 @@ class OwnCopy:
 
     def is_due(self) -> bool:
         try:
-            return os.stat(f"{os.path.realpath(self._target)}-wal").st_size > MOST_WAL
+            return os.stat(f"{os.path.realpath(self._target)}-wal").st_size > self.limits.most_wal
         except OSError:
             return False
 
@@ -415,7 +426,7 @@ class OwnCopy:
 async def bound_wal(target: str, walk: Export, copy: OwnCopy, run: Run) -> None:
     """Look at the WAL until it is too long, and have the export go on in a copy then."""
     while not await in_thread(copy.is_due):  # noqa: ASYNC110 - nobody tells of its growth
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(copy.limits.look_every)
     try:
         await run(lambda db, ticket: copy.move(walk, db, ticket))
     except StoreClosedError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -53,7 +54,7 @@ from aiovec.errors import (
 from . import backup as backups
 from . import moves, reads, search, tables, upkeep, writes
 from .connection import CancelledWorkError, Connection, Ticket
-from .copies import ResidentSearch
+from .copies import COPY_LIMITS, CopyLimits, ResidentSearch
 from .driver import connect
 from .errors import failures, translated
 from .opening import (
@@ -66,7 +67,7 @@ from .opening import (
 )
 from .plugin import MEMORY, make_folder_of
 from .pool import ReaderPool, SharedConnection, told
-from .reads import OwnCopy, bound_wal
+from .reads import EXPORT_LIMITS, ExportLimits, OwnCopy, bound_wal
 from .writer import Transaction, Writer
 
 if TYPE_CHECKING:
@@ -85,8 +86,20 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
 
     name: ClassVar[str] = "sqlite"
 
-    def __init__(self, target: str | Path, settings: SqliteSettings) -> None:
+    def __init__(
+        self,
+        target: str | Path,
+        settings: SqliteSettings,
+        *,
+        copies: CopyLimits = COPY_LIMITS,
+        exports: ExportLimits = EXPORT_LIMITS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """The limits and the clock are those of work in the background."""
         self._target = str(target)
+        self._copy_limits = copies
+        self._export_limits = exports
+        self._clock = clock
         self._settings = settings
         self._connection: Connection | None = None
         self._writer: Writer | None = None
@@ -193,6 +206,8 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
             workers=min(self._settings.readers, os.cpu_count() or 1),
             busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
+            limits=self._copy_limits,
+            clock=self._clock,
         )
 
     def _new_reader(self, name: str) -> Connection:
@@ -370,7 +385,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
                 db.execute("BEGIN")
                 return reads.Export(db, table, where, columns, after, batch_size)
 
-            copy = OwnCopy(self._target)
+            copy = OwnCopy(self._target, self._export_limits)
             bounding: asyncio.Task[None] | None = None
             try:
                 walk = await run(begin)

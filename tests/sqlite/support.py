@@ -21,6 +21,8 @@ import numpy as np
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec._core.contract import Backend, ChangeFeed
+from aiovec.backend import load_settings
+from aiovec_sqlite import SqliteBackend
 from aiovec_sqlite.driver import connect as raw_connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,13 +95,21 @@ async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorSto
         await store.close()
 
 
-async def open_store(target: Path | str, **settings: Any) -> VectorStore:
+async def open_store(
+    target: Path | str, *, limits: Mapping[str, Any] | None = None, **settings: Any
+) -> VectorStore:
+    """Open a store with other settings, or with other ``limits`` of its work in the background."""
     name = "AIOVEC_RETRIEVAL__SQLITE__{}"
     before = {name.format(key.upper()): str(value) for key, value in settings.items()}
     kept = {key: os.environ.get(key) for key in before}
     os.environ.update(before)
     try:
-        return await aiovec.connect(target)
+        if limits is None:
+            return await aiovec.connect(target)
+        loaded = (await asyncio.to_thread(load_settings, None)).settings.retrieval
+        backend = SqliteBackend(target, loaded.sqlite, **limits)
+        await backend.open()
+        return VectorStore(backend, loaded)
     finally:
         for key, value in kept.items():
             if value is None:

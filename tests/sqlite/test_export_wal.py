@@ -13,7 +13,7 @@ import pytest
 from tests.sqlite.support import check_file, names_in, opened
 
 from aiovec import Schema, VectorStore
-from aiovec_sqlite import reads
+from aiovec_sqlite.reads import ExportLimits
 
 MIB = 2**20
 WRITES = 90
@@ -44,14 +44,11 @@ async def write_much(store: VectorStore, path: Path) -> float:
 
 
 @pytest.mark.parametrize("idle", [True, False])
-async def test_an_open_export_does_not_keep_the_wal_growing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: bool
-) -> None:
+async def test_an_open_export_does_not_keep_the_wal_growing(tmp_path: Path, idle: bool) -> None:
     """B10: whether its reader rests or reads, it stays one snapshot, whole and in order."""
-    monkeypatch.setattr(reads, "MOST_WAL", 8 * MIB)
-    monkeypatch.setattr(reads, "LOOK_EVERY", 0.02)
+    limits = {"exports": ExportLimits(most_wal=8 * MIB, look_every=0.02)}
     path = tmp_path / "notes.db"
-    async with opened(path) as store:
+    async with opened(path, limits=limits) as store:
         await store.create_table("t", Schema(2, fields={"source_id": str}))
         await store.insert("t", rows(500, 0))
         async with aclosing(store.export("t", batch_size=5)) as batches:
@@ -75,12 +72,11 @@ async def test_an_open_export_does_not_keep_the_wal_growing(
     assert await to_thread(check_file, path) == {"t": 500}
 
 
-async def test_an_export_left_in_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_export_left_in_its_copy(tmp_path: Path) -> None:
     """B10: cancelled, left early, or its store closed: nothing of the copy stays."""
-    monkeypatch.setattr(reads, "MOST_WAL", 0)
-    monkeypatch.setattr(reads, "LOOK_EVERY", 0.01)
+    limits = {"exports": ExportLimits(most_wal=0, look_every=0.01)}
     path = tmp_path / "notes.db"
-    async with opened(path) as store:
+    async with opened(path, limits=limits) as store:
         await store.create_table("t", Schema(2, fields={"source_id": str}))
         await store.insert("t", rows(2000, 0))
         for _ in range(10):

@@ -22,18 +22,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from aiovec.backend import BoolArray, Expr, Int64Array, give_back
+from aiovec.backend import BoolArray, Expr, Found, Int64Array, VectorQuery, give_back
 
 from ..connection import Ticket
 from ..errors import check_stored
 from ..layout import TableLayout, floor_of, newest_change, partition_value, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader, ordinary
-from .approximate import Recall, SignReader, measure
+from .approximate import Prefixes, Recall, SignReader, measure
 from .codes import RowCodes, encode_rows
+from .scan import Workspace
 from .segments import (
-    FULL,
     SHARED,
+    CopyLimits,
     Segment,
     State,
     appended,
@@ -44,6 +45,7 @@ from .segments import (
     sparse,
     without,
 )
+from .settle import Batch, Snapshot, Timings
 
 # What a row takes beside its codes: scale, offset, error and rowid.
 BYTES_BESIDE = 20
@@ -90,11 +92,6 @@ def row_reader(db: sqlite3.Connection, table: TableLayout, *, bits: bool) -> Row
     return SignReader(db, table) if bits else Int8Reader(db, table)
 
 
-# Rows from which on a key has its own segments. A scan of fewer takes hardly longer than what each
-# segment costs (``python -m bench search``).
-OWN = 4096
-
-
 def key_of(values: Sequence[object]) -> Hashable:
     return tuple(map(partition_value, values))
 
@@ -119,13 +116,15 @@ def by_segments(
     return [(key, np.array(rowids, dtype=np.int64)) for key, rowids in found.items()]
 
 
-def large_keys(db: sqlite3.Connection, table: TableLayout) -> dict[Hashable, tuple[Any, ...]]:
-    """The keys with many rows, and what their rows' columns hold."""
+def large_keys(
+    db: sqlite3.Connection, table: TableLayout, least: int
+) -> dict[Hashable, tuple[Any, ...]]:
+    """Return the keys with at least so many rows, and the values of their columns."""
     if not table.partitions:
         return {}
     columns = ", ".join(key_columns(table))
     found = db.execute(
-        f"SELECT {columns} FROM {table.rows} AS r GROUP BY {columns} HAVING count(*) >= ?", (OWN,)
+        f"SELECT {columns} FROM {table.rows} AS r GROUP BY {columns} HAVING count(*) >= ?", (least,)
     ).fetchall()
     return {key_of(values): tuple(values) for values in found}
 
@@ -137,8 +136,8 @@ def rowids_of_key(
     return rowids_where(db, table, condition, values)
 
 
-def moved(state: State, key: Hashable, rowids: Int64Array) -> State:
-    """The state with these rows, which lie in shared segments, in segments of their key."""
+def moved(state: State, key: Hashable, rowids: Int64Array, full: int) -> State:
+    """Return the state with these rows, which lie in shared segments, in segments of their key."""
     shared = state.of_key(SHARED)
     masks = [
         part.among(rowids, 0) & (part.offset[: part.count] > -np.inf) for part in shared.segments
@@ -146,7 +145,8 @@ def moved(state: State, key: Hashable, rowids: Int64Array) -> State:
     fresh: list[Segment] = []
     for part in gathered(shared, masks).segments:
         order = np.argsort(part.rowids)
-        fresh = appended(fresh, key, part.rowids[order], part.rows(order), part.codes.shape[1])
+        dim = part.codes.shape[1]
+        fresh = appended(fresh, key, part.rowids[order], part.rows(order), dim, full=full)
     rest = without(shared.segments, rowids)
     others = [part for part in state.segments if part.key != SHARED]
     return State(state.change, (*rest, *others, *fresh))
@@ -275,11 +275,21 @@ class OlderSnapshotError(Exception):
 
 
 class ResidentCopy:
-    """One table's codes, at the change number of some snapshot of the file."""
+    """One table's codes, at the change number of some snapshot of the file, and what searches keep.
 
-    def __init__(self, table: TableLayout, *, bits: bool = False) -> None:
+    ``bits`` has signs in the place of int8 codes. Filters' masks take at most ``most_for_masks``
+    bytes. The workspace is that of all copies of a store.
+    """
+
+    def __init__(
+        self, table: TableLayout, workspace: Workspace, *, bits: bool, most_for_masks: int
+    ) -> None:
         self.table = table
         self.bits = bits
+        self.workspace = workspace
+        self.masks = Masks(most_for_masks)
+        self.prefixes = Prefixes()
+        self._limits = workspace.limits
         self.recall: Recall | None = None
         self.state: State | None = None
         # Rows in shared segments when it was last looked which keys are large.
@@ -289,7 +299,22 @@ class ResidentCopy:
     @property
     def nbytes(self) -> int:
         state = self.state  # another thread may replace it meanwhile
-        return 0 if state is None else state.nbytes
+        codes = 0 if state is None else state.nbytes
+        return codes + self.masks.nbytes + self.prefixes.nbytes
+
+    def search_batch(
+        self,
+        snapshot: Snapshot,
+        queries: Sequence[VectorQuery],
+        timings: Timings,
+        *,
+        alone: bool,
+    ) -> list[Found]:
+        """Return the rows that each query found.
+
+        ``alone`` says that no other batch is being answered, so that a second core is free.
+        """
+        return Batch(self, snapshot, queries, alone=alone).answer(timings)
 
     def start(self, state: State) -> None:
         """Begin with what was loaded."""
@@ -336,7 +361,7 @@ class ResidentCopy:
         changed = np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
         segments = without(state.segments, changed)
         reader = row_reader(db, table, bits=self.bits)
-        segments = add_rows(segments, reader, rows, state.keys, ticket)
+        segments = add_rows(segments, reader, rows, state.keys, ticket, self._limits.full_segment)
         return State(change, tuple(segments))
 
     def compact(self) -> None:
@@ -345,10 +370,12 @@ class ResidentCopy:
         if state is None or not needs_compaction(state):
             return
         parts = sparse(state)
-        fresh = compacted(parts)
+        fresh = compacted(parts, full=self._limits.full_segment)
         with self._lock:
             # Writes may have been brought in meanwhile.
-            if self.state is not None and (after := replaced(self.state, parts, fresh)):
+            if self.state is not None and (
+                after := replaced(self.state, parts, fresh, full=self._limits.full_segment)
+            ):
                 self.state = after
 
     def may_regroup(self) -> bool:
@@ -356,19 +383,22 @@ class ResidentCopy:
         state = self.state
         if state is None or not self.table.partitions:
             return False
-        return shared_rows(state) >= self._looked_at + max(OWN, self._looked_at // 8)
+        return shared_rows(state) >= self._looked_at + max(
+            self._limits.own_segments, self._looked_at // 8
+        )
 
     def regroup(self, db: sqlite3.Connection, ticket: Ticket) -> None:
         """Give the keys that have grown large segments of their own, within one snapshot."""
         change = newest_change(db)
-        for key, values in large_keys(db, self.table).items():
+        for key, values in large_keys(db, self.table, self._limits.own_segments).items():
             # What is moved must be what the state has, so no write may be brought in meanwhile.
             with self._lock:
                 state = self._advance(db, ticket, change)
                 if state is None:
                     return
                 if key not in state.keys:
-                    self.state = moved(state, key, rowids_of_key(db, self.table, values))
+                    rowids = rowids_of_key(db, self.table, values)
+                    self.state = moved(state, key, rowids, self._limits.full_segment)
         if (state := self.state) is not None:
             self._looked_at = shared_rows(state)
 
@@ -389,8 +419,10 @@ class ResidentCopy:
 class Loader:
     """Reads a table into a copy, a step at a time, within one snapshot."""
 
-    def __init__(self, db: sqlite3.Connection, table: TableLayout, *, bits: bool = False) -> None:
-        self.copy = ResidentCopy(table, bits=bits)
+    def __init__(self, db: sqlite3.Connection, copy: ResidentCopy, limits: CopyLimits) -> None:
+        self.copy = copy
+        self._limits = limits
+        table, bits = copy.table, copy.bits
         # It reads each page once, and needs none again.
         db.execute(f"PRAGMA cache_size = {-_CACHE_KB}")
         self._db = db
@@ -398,23 +430,24 @@ class Loader:
         self._change = newest_change(db)
         VectorReader(db, table).check_rows()
         self._reader = row_reader(db, table, bits=bits)
-        self._own = large_keys(db, table)
+        self._own = large_keys(db, table, limits.own_segments)
         (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
         self.expected_bytes: int = rows * bytes_of_row(table.schema.dim, bits=bits)
         self._last = 0
         self._segments: list[Segment] = []
 
     def step(self, ticket: Ticket) -> bool:
-        """Read the next rows; False when the copy is ready."""
+        """Read the next rows; return False when the copy is ready."""
+        full = self._limits.full_segment
         rows = self._db.execute(
             f"SELECT {_row_columns(self._table)} FROM {self._table.rows} AS r "
-            f"WHERE r._rowid > ? ORDER BY r._rowid LIMIT {FULL}",
+            f"WHERE r._rowid > ? ORDER BY r._rowid LIMIT {full}",
             (self._last,),
         ).fetchall()
         if rows:
             self._last = rows[-1][0]
-            self._segments = add_rows(self._segments, self._reader, rows, self._own, ticket)
-        if len(rows) == FULL:
+            self._segments = add_rows(self._segments, self._reader, rows, self._own, ticket, full)
+        if len(rows) == full:
             return True
         self._trim()
         self.copy.start(State(self._change, tuple(self._segments)))
@@ -435,8 +468,9 @@ def add_rows(
     rows: Sequence[tuple[Any, ...]],
     own: Collection[Hashable],
     ticket: Ticket,
+    full: int,
 ) -> list[Segment]:
-    """The segments with these rows, of which rowid and partition are given.
+    """Return the segments with these rows, of which rowid and partition are given.
 
     ``own`` are the keys that have segments of their own.
     """
@@ -446,7 +480,8 @@ def add_rows(
             ticket.check()
             block = rowids[start : start + reader.together]
             codes = reader.read(block, ticket)
-            grown = appended(grown, key, block, codes, reader.width, coming=len(rowids) - start)
+            coming = len(rowids) - start
+            grown = appended(grown, key, block, codes, reader.width, coming=coming, full=full)
     return grown
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric
 
 from .codes import QueryCodes, rounding
-from .segments import Segment, State
+from .segments import LIMITS, CopyLimits, Segment, State
 
 
 class _Arrays:
@@ -49,7 +49,8 @@ class Workspace:
     keeps its arrays (``python -m bench search``).
     """
 
-    def __init__(self, *, helpers: int) -> None:
+    def __init__(self, *, helpers: int, limits: CopyLimits = LIMITS) -> None:
+        self.limits = limits
         self._threads = threading.local()
         # Those of threads that have ended go with their threads.
         self._every: WeakSet[_Arrays] = WeakSet()
@@ -113,10 +114,6 @@ _GROUP = 64
 _MANY = 64
 # Queries of a batch that is small enough to be shared with a helper.
 _FEW_QUERIES = 4
-# Rows that a batch looks through at once. The fewer they are, the more often it hands the
-# interpreter to other threads, and waits to get it back; of many the values leave the processor's
-# cache (``bench search``).
-_TOGETHER = 32_768
 # Values lie above minus this, in units of the query's scale, and so within float32.
 _FARTHEST = 1e37
 _LOWEST = -1e38
@@ -277,7 +274,7 @@ class _Scan:
     @property
     def most_rows(self) -> int:
         """How many rows to look through at once."""
-        return _TOGETHER if self._packed is not None else 0
+        return self._workspace.limits.scanned_together if self._packed is not None else 0
 
     def products(self, block: _Block, *, keep: bool = False) -> Any:
         """The integer products of a block's rows with all queries, and a column or so more.

@@ -33,18 +33,14 @@ from ..errors import failures
 from ..layout import current_table
 from ..pool import in_snapshot
 from ..search import can_rank_all, prefix_of
-from .approximate import Prefixes
 from .batches import MOST_TOGETHER, Call, Pipeline
-from .copy import Loader, Masks, OlderSnapshotError, ResidentCopy, bytes_of_row
+from .copy import Loader, OlderSnapshotError, ResidentCopy, bytes_of_row
 from .scan import Workspace
-from .segments import State, needs_compaction
-from .settle import Timings, answer
+from .segments import LIMITS, CopyLimits, State, needs_compaction
+from .settle import Snapshot, Timings
 
-# Seconds until a load that failed is tried again; each further failure doubles them.
-_FIRST_PAUSE = 1.0
-# The longest pause, and the only one where the table itself is in the way: it may have shrunk. A
-# look costs a count of its rows, on a connection of its own.
-_LONGEST_PAUSE = 300.0
+Clock = Callable[[], float]
+"""Seconds that only rise, as those of ``time.monotonic``."""
 
 
 @dataclass(slots=True)
@@ -55,49 +51,50 @@ class _Refusal:
     until: float
 
 
-class Refusals:
+class Backoff:
     """The tables of one store whose searches the file answers for a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CopyLimits = LIMITS, clock: Clock = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
         self._by_name: dict[str, _Refusal] = {}
 
     def holds(self, table: TableHandle) -> bool:
-        """Whether it is too early to try to copy the table."""
+        """Return whether it is too early to try to copy the table."""
         refusal = self._by_name.get(table.name)
         return (
-            refusal is not None
-            and refusal.token == table.token
-            and time.monotonic() < refusal.until
+            refusal is not None and refusal.token == table.token and self._clock() < refusal.until
         )
 
     def add(self, table: TableHandle, reason: str, *, failed: bool) -> bool:
-        """Let the table wait; whether the reason is another one than the last time.
+        """Let the table wait; return whether the reason differs from the last one.
 
-        ``failed`` tells that something went wrong that may go well soon.
+        ``failed`` says that something went wrong that may go well soon.
         """
-        now = time.monotonic()
+        now = self._clock()
+        longest = self._limits.longest_pause
         before = self._by_name.get(table.name)
         if before is not None and before.token != table.token:
             before = None
         failures = (0 if before is None else before.failures) + 1 if failed else 0
         # The exponent is bounded, since failures are not.
-        pause = _FIRST_PAUSE * 2 ** min(failures - 1, 30) if failed else _LONGEST_PAUSE
+        pause = self._limits.first_pause * 2 ** min(failures - 1, 30) if failed else longest
         self._forget_old(now)
-        until = now + min(pause, _LONGEST_PAUSE)
+        until = now + min(pause, longest)
         self._by_name[table.name] = _Refusal(table.token, reason, failures, until)
         return before is None or before.reason != reason
 
     def settle(self, table: TableHandle) -> None:
-        """The table was copied. Its last reason stays known, so that it is not told twice."""
+        """Note that the table was copied. Its last reason stays known, to be logged only once."""
         refusal = self._by_name.get(table.name)
         if refusal is not None:
             refusal.failures = 0
-            refusal.until = time.monotonic()
+            refusal.until = self._clock()
 
     def _forget_old(self, now: float) -> None:
         """Tables may come and go under ever new names."""
         for name, refusal in list(self._by_name.items()):
-            if refusal.until + _LONGEST_PAUSE < now:
+            if refusal.until + self._limits.longest_pause < now:
                 del self._by_name[name]
 
 
@@ -135,15 +132,13 @@ class NotResidentError(Exception):
 
 
 class _Resident:
-    """What one table has in memory; nothing until it is loaded."""
+    """The copy of one table, None until it is loaded, and the tasks that work on it."""
 
-    def __init__(self, token: object, most_for_masks: int) -> None:
+    def __init__(self, token: object) -> None:
         self.token = token
         self.copy: ResidentCopy | None = None
         # What the copy will take that is being made.
         self.reserved = 0
-        self.masks = Masks(most_for_masks)
-        self.prefixes = Prefixes()
         self.loading: asyncio.Task[None] | None = None
         self.compacting: asyncio.Task[None] | None = None
         self.regrouping: asyncio.Task[None] | None = None
@@ -156,8 +151,7 @@ class _Resident:
     @property
     def nbytes(self) -> int:
         copy = self.copy  # it may go while another thread asks
-        taken = self.reserved if copy is None else copy.nbytes
-        return taken + self.masks.nbytes + self.prefixes.nbytes
+        return self.reserved if copy is None else copy.nbytes
 
 
 class ResidentSearch:
@@ -177,20 +171,23 @@ class ResidentSearch:
         workers: int,
         busy_timeout: float,
         bits: bool = False,
+        limits: CopyLimits = LIMITS,
+        clock: Clock = time.monotonic,
     ) -> None:
         """``bits`` has tables that keep bit codes searched by these."""
         self._read = read
         self._place = place
         self._connect = connect
         self._budget = budget
+        self._limits = limits
         self._bits = bits
         self._pipeline = Pipeline(self._answer, workers, busy_timeout)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
-        self._refusals = Refusals()
+        self._backoff = Backoff(limits, clock)
         self._timings: dict[str, Timings] = {}
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(1))
         # Half of a lone search runs on a helper; with one core it would only be in the way.
-        self._workspace = Workspace(helpers=1 if workers > 1 else 0)
+        self._workspace = Workspace(helpers=1 if workers > 1 else 0, limits=limits)
         self._answering = 0
         # Loading takes some memory beside the copy, so tables are loaded one after the other.
         self._loaders = Admission("other tables are being loaded", calls=_MOST_LOADERS)
@@ -222,9 +219,9 @@ class ResidentSearch:
             self._let_go(resident)
             resident = None
         if resident is None:
-            if self._closed or self._refusals.holds(table):
+            if self._closed or self._backoff.holds(table):
                 return False
-            resident = _Resident(table.token, int(self._budget * _FOR_MASKS))
+            resident = _Resident(table.token)
         if resident.copy is None and is_over(resident.loading):
             # It was never begun, or the loop ended meanwhile.
             resident.loading = self._tasks.start(self._load(table, resident))
@@ -302,8 +299,7 @@ class ResidentSearch:
         ticket = Ticket()
         try:
             await connection
-            begin = partial(_begin_loading, table, bits=self.by_bits(table))
-            loader = await connection.run(begin)
+            loader = await connection.run(partial(self._begin_loading, table))
             if not self._fits(loader.expected_bytes):
                 self._refuse(table, resident, _TOO_LARGE)
                 return
@@ -318,7 +314,7 @@ class ResidentSearch:
             while await connection.run(lambda _: loader.step(ticket)):
                 pass
             resident.copy = loader.copy
-            self._refusals.settle(table)
+            self._backoff.settle(table)
             self._measure(table, resident)
         finally:
             ticket.cancelled = True
@@ -327,6 +323,16 @@ class ResidentSearch:
             finally:
                 resident.reserved = 0
                 self._loading.discard(resident)
+
+    def _begin_loading(self, table: TableHandle, db: sqlite3.Connection) -> Loader:
+        db.execute("BEGIN")
+        layout = current_table(db, table)
+        if layout.extreme:
+            raise CannotRankError("vectors are there whose squares leave float32")
+        most_for_masks = int(self._budget * _FOR_MASKS)
+        bits = self.by_bits(table)
+        copy = ResidentCopy(layout, self._workspace, bits=bits, most_for_masks=most_for_masks)
+        return Loader(db, copy, self._limits)
 
     def _fits(self, wanted: int) -> bool:
         """Whether the budget would do for so much, and for what every scan takes."""
@@ -352,7 +358,7 @@ class ResidentSearch:
         self, table: TableHandle, resident: _Resident, reason: str, *, failed: bool = False
     ) -> None:
         """Leave the table to the file for a while."""
-        is_news = self._refusals.add(table, reason, failed=failed)
+        is_news = self._backoff.add(table, reason, failed=failed)
         self._drop(table.name, resident)
         if is_news:  # in a thread, since a log may be a file
             say = partial(LOG.warning, "table %s is searched from the file: %s", table.name, reason)
@@ -398,13 +404,11 @@ class ResidentSearch:
                 state = copy.advance(db, ticket)
             if state is None:
                 raise NotResidentError
+            snapshot = Snapshot(db, ticket, layout, state)
             found: list[Found] = []
             for start in range(0, len(queries), MOST_TOGETHER):
                 part = queries[start : start + MOST_TOGETHER]
-                found += answer(
-                    db, ticket, layout, state, resident.masks, resident.prefixes, part, timings,
-                    self._workspace, alone=alone, bits=copy.bits,
-                )  # fmt: skip
+                found += copy.search_batch(snapshot, part, timings, alone=alone)
             return state, found
 
         alone = not self._answering
@@ -474,11 +478,3 @@ class ResidentSearch:
 def _needs_vectors(query: VectorQuery) -> bool:
     """Whether bits cannot answer: what is asked for is exact, or by the first components."""
     return query.exact or prefix_of(query, len(query.vector)) is not None
-
-
-def _begin_loading(table: TableHandle, db: sqlite3.Connection, *, bits: bool) -> Loader:
-    db.execute("BEGIN")
-    layout = current_table(db, table)
-    if layout.extreme:
-        raise CannotRankError("vectors are there whose squares leave float32")
-    return Loader(db, layout, bits=bits)

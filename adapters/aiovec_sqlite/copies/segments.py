@@ -18,9 +18,6 @@ from aiovec.backend import BoolArray, Float32Array, Int64Array
 
 from .codes import CodeArray, RowCodes
 
-# Rows of a full segment: few enough that two threads can share a scan evenly, many enough that
-# Python's share of it is small (``bench search``).
-FULL = 16_384
 # Rows that even a small segment has room for.
 _ROOM = 8
 # The key of segments whose rows are of any partition. Each segment of a scan costs some time
@@ -33,6 +30,30 @@ _FEW_SOUGHT = 8
 _CACHE_LINE = 64
 # Rows that are gone and not worth a compaction.
 _SMALLEST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLimits:
+    """The sizes of resident copies, and the pauses of tables that cannot be copied for now."""
+
+    full_segment: int = 16_384
+    """Rows of a full segment: few enough that two threads can share a scan evenly, many enough that
+    Python's share of it is small (``bench search``)."""
+    own_segments: int = 4096
+    """Rows from which on a partition has its own segments. A scan of fewer takes hardly longer than
+    what each segment costs (``bench search``)."""
+    scanned_together: int = 32_768
+    """Rows that a batch looks through at once. The fewer they are, the more often it hands the
+    interpreter to other threads, and waits to get it back; of many the values leave the processor's
+    cache (``bench search``)."""
+    first_pause: float = 1.0
+    """Seconds until a load that failed is tried again; each further failure doubles them."""
+    longest_pause: float = 300.0
+    """Seconds of the longest pause, and of the only one where the table itself is in the way: it
+    may have shrunk. A look costs a count of its rows, on a connection of its own."""
+
+
+LIMITS = CopyLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,17 +227,19 @@ def appended(
     dim: int,
     *,
     coming: int = 0,
+    full: int = LIMITS.full_segment,
 ) -> list[Segment]:
-    """The segments with more rows of one key, behind its others.
+    """Return the segments with more rows of one key, behind its others.
 
-    ``coming`` tells how many will be appended from here on, so that room is made for them at once.
+    ``coming`` rows in all will be appended from here on, so that room is made for them at once.
+    A segment of ``full`` rows gets no more.
     """
     grown = list(segments)
     place = next((i for i in range(len(grown) - 1, -1, -1) if grown[i].key == key), None)
     done = 0
     while done < len(rows):
-        if place is None or grown[place].count == FULL:
-            room = min(FULL, max(_ROOM, len(rows) - done, coming - done))
+        if place is None or grown[place].count == full:
+            room = min(full, max(_ROOM, len(rows) - done, coming - done))
             grown.append(Segment.empty(key, room, dim, rows.codes.dtype))
             place = len(grown) - 1
         segment = grown[place]
@@ -224,7 +247,7 @@ def appended(
             # By a quarter: twice the size would be mostly room.
             left = max(len(rows), coming) - done
             wanted = max(segment.count * 5 // 4, _ROOM, segment.count + left)
-            segment = segment.with_room(min(FULL, wanted))
+            segment = segment.with_room(min(full, wanted))
         take = slice(done, done + len(segment.rowids) - segment.count)
         part = RowCodes(rows.codes[take], rows.scale[take], rows.offset[take], rows.error[take])
         grown[place] = segment.append(rowids[take], part)
@@ -245,19 +268,26 @@ def sparse(state: State) -> list[Segment]:
     return [part for part in state.segments if part.dead and part.dead * 2 >= part.count]
 
 
-def compacted(parts: Sequence[Segment]) -> list[Segment]:
-    """The rows of sparse segments, without room for those that are gone."""
+def compacted(parts: Sequence[Segment], *, full: int = LIMITS.full_segment) -> list[Segment]:
+    """Return the rows of sparse segments, without room for those that are gone."""
     fresh: list[Segment] = []
     for part in parts:
         rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
         rows = rows[np.argsort(part.rowids[rows])]
         # In segments of their own: room in the others may be taken by a write meanwhile.
-        fresh = appended(fresh, part.key, part.rowids[rows], part.rows(rows), part.codes.shape[1])
+        dim = part.codes.shape[1]
+        fresh = appended(fresh, part.key, part.rowids[rows], part.rows(rows), dim, full=full)
     return fresh
 
 
-def replaced(state: State, parts: Sequence[Segment], fresh: Sequence[Segment]) -> State | None:
-    """The state with ``fresh``, made of ``parts``, in the place of these as they are now.
+def replaced(
+    state: State,
+    parts: Sequence[Segment],
+    fresh: Sequence[Segment],
+    *,
+    full: int = LIMITS.full_segment,
+) -> State | None:
+    """Return the state with ``fresh``, made of ``parts``, in the place of these as they are now.
 
     Rows of them that have gone since go, those that have come since come. None where one of them
     has gone altogether.
@@ -274,7 +304,12 @@ def replaced(state: State, parts: Sequence[Segment], fresh: Sequence[Segment]) -
         newer = now[part.mark]
         rows = part.count + np.flatnonzero(newer.offset[part.count : newer.count] > -np.inf)
         segments = appended(
-            segments, part.key, newer.rowids[rows], newer.rows(rows), newer.codes.shape[1]
+            segments,
+            part.key,
+            newer.rowids[rows],
+            newer.rows(rows),
+            newer.codes.shape[1],
+            full=full,
         )
     marks = {part.mark for part in parts}
     kept = (segment for segment in state.segments if segment.mark not in marks)

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,11 +36,13 @@ from ..reads import by_rowids, split
 from ..search import PREFIX_OVERSAMPLE, oversampled, prefix_of
 from ..sql.filters import fixed_values, only_fixes
 from ..vectors import VectorReader
-from .approximate import BIT_OVERSAMPLE, Prefixes, PrefixValues, SignValues, Sought, likeliest
+from .approximate import BIT_OVERSAMPLE, PrefixValues, SignValues, Sought, likeliest
 from .codes import encode_queries, value_of
-from .copy import Masks
-from .scan import Asked, Candidates, Workspace, candidates
+from .scan import Asked, Candidates, candidates
 from .segments import SHARED, State, gathered
+
+if TYPE_CHECKING:
+    from .copy import ResidentCopy
 
 STAGES = ("queue", "fresh", "filter", "scan", "rescore", "fetch")
 
@@ -238,134 +241,115 @@ class _Scan:
         self.masks.append(mask)
 
 
-def answer(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    table: TableLayout,
-    state: State,
-    masks: Masks,
-    prefixes: Prefixes,
-    queries: Sequence[VectorQuery],
-    timings: Timings,
-    workspace: Workspace,
-    *,
-    alone: bool,
-    bits: bool = False,
-) -> list[Found]:
-    """What each query found. The state is that of the connection's snapshot.
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A reader's snapshot of the file, and the copy's state at it."""
 
-    ``alone`` tells that no other batch is being answered, ``bits`` that the state holds signs.
-    """
-    with timings.stage("filter"):
-        scans = _plan(db, table, state, masks, queries)
-    found: dict[int, Candidates] = {}
-    with timings.stage("scan"):
-        for scan in scans:
-            ticket.check()
-            if bits:
-                outcome = _by_bits(scan, queries, table.schema.metric, workspace, alone=alone)
-            else:
-                outcome = _run(scan, queries, table.schema.metric, prefixes, workspace, alone=alone)
-            found.update(zip(scan.places, outcome, strict=True))
-    with timings.stage("rescore"):
-        rescoring = Rescoring(VectorReader(db, table), table.schema.metric, state, ticket)
-        best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
-    with timings.stage("fetch"):
-        answers = _fetch(db, ticket, table, queries, best)
-    timings.add_batch(len(queries), rescoring.read)
-    return answers
+    db: sqlite3.Connection
+    ticket: Ticket
+    table: TableLayout
+    state: State
 
 
-def _fetch(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    table: TableLayout,
-    queries: Sequence[VectorQuery],
-    best: Sequence[Nearest],
-) -> list[Found]:
-    """The rows of all, by one statement for those that want the same columns."""
-    answers: dict[int, Found] = {}
-    for columns in {query.columns: None for query in queries}:
-        places = [i for i, query in enumerate(queries) if query.columns == columns]
-        mine = [best[place] for place in places]
-        kept = [one.vectors for one in mine if one.vectors is not None]
-        vectors = np.concatenate(kept) if columns.vector else None
-        rowids = np.concatenate([one.rowids for one in mine])
-        rows = by_rowids(db, ticket, table, rowids, columns, vectors)
-        parts = split(rows, [len(one.rowids) for one in mine])
-        for place, one, part in zip(places, mine, parts, strict=True):
-            answers[place] = Found(part, one.distances.tolist())
-    return [answers[place] for place in range(len(queries))]
+class Batch:
+    """Some queries that are answered together from one copy, in one snapshot."""
 
+    __slots__ = ("_alone", "_copy", "_metric", "_queries", "_snapshot")
 
-def _plan(
-    db: sqlite3.Connection,
-    table: TableLayout,
-    state: State,
-    masks: Masks,
-    queries: Sequence[VectorQuery],
-) -> list[_Scan]:
-    """Which queries scan which rows: those of a partition, those few of a filter, or all."""
-    shared: dict[Hashable, _Scan] = {}
-    alone: list[_Scan] = []
-    keys = state.keys
-    for place, query in enumerate(queries):
-        dims = prefix_of(query, table.schema.dim)
-        key = _partition_of(query, table)
-        if key is not None and key not in keys:
-            key = SHARED
-        part = state if key is None else state.of_key(key)
-        mask: list[BoolArray] | None = None
-        whole = key not in (None, SHARED) and only_fixes(query.where, table.schema)
-        if query.where is not None and not whole:
-            mask = masks.of(db, table, part, query.where)
-            if sum(int(np.count_nonzero(one)) for one in mask) < _FEW * part.rows:
-                few = _Scan(gathered(part, mask), dims, gathered=True)
-                few.add(place, None)
-                alone.append(few)
-                continue
-        shared.setdefault((key, dims), _Scan(part, dims)).add(place, mask)
-    return [*shared.values(), *alone]
+    def __init__(
+        self,
+        copy: ResidentCopy,
+        snapshot: Snapshot,
+        queries: Sequence[VectorQuery],
+        *,
+        alone: bool,
+    ) -> None:
+        self._copy = copy
+        self._snapshot = snapshot
+        self._queries = queries
+        self._metric: Metric = snapshot.table.schema.metric
+        self._alone = alone
 
+    def answer(self, timings: Timings) -> list[Found]:
+        snapshot, queries = self._snapshot, self._queries
+        with timings.stage("filter"):
+            scans = self._plan()
+        found: dict[int, Candidates] = {}
+        with timings.stage("scan"):
+            for scan in scans:
+                snapshot.ticket.check()
+                found.update(zip(scan.places, self._candidates(scan), strict=True))
+        with timings.stage("rescore"):
+            reader = VectorReader(snapshot.db, snapshot.table)
+            rescoring = Rescoring(reader, self._metric, snapshot.state, snapshot.ticket)
+            best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
+        with timings.stage("fetch"):
+            answers = self._fetch(best)
+        timings.add_batch(len(queries), rescoring.read)
+        return answers
 
-def _run(
-    scan: _Scan,
-    queries: Sequence[VectorQuery],
-    metric: Metric,
-    prefixes: Prefixes,
-    workspace: Workspace,
-    *,
-    alone: bool,
-) -> list[Candidates]:
-    """The candidates of a scan's queries."""
-    mine = [queries[place] for place in scan.places]
-    if scan.dims is None:
-        codes = encode_queries(np.stack([query.vector for query in mine]), metric)
+    def _fetch(self, best: Sequence[Nearest]) -> list[Found]:
+        """Read the rows of all, by one statement for those that want the same columns."""
+        snapshot, queries = self._snapshot, self._queries
+        answers: dict[int, Found] = {}
+        for columns in {query.columns: None for query in queries}:
+            places = [i for i, query in enumerate(queries) if query.columns == columns]
+            mine = [best[place] for place in places]
+            kept = [one.vectors for one in mine if one.vectors is not None]
+            vectors = np.concatenate(kept) if columns.vector else None
+            rowids = np.concatenate([one.rowids for one in mine])
+            rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
+            parts = split(rows, [len(one.rowids) for one in mine])
+            for place, one, part in zip(places, mine, parts, strict=True):
+                answers[place] = Found(part, one.distances.tolist())
+        return [answers[place] for place in range(len(queries))]
+
+    def _plan(self) -> list[_Scan]:
+        """Group the queries by the rows they scan: a partition's, the few of a filter, or all."""
+        table, state = self._snapshot.table, self._snapshot.state
+        shared: dict[Hashable, _Scan] = {}
+        alone: list[_Scan] = []
+        keys = state.keys
+        for place, query in enumerate(self._queries):
+            dims = prefix_of(query, table.schema.dim)
+            key = _partition_of(query, table)
+            if key is not None and key not in keys:
+                key = SHARED
+            part = state if key is None else state.of_key(key)
+            mask: list[BoolArray] | None = None
+            whole = key not in (None, SHARED) and only_fixes(query.where, table.schema)
+            if query.where is not None and not whole:
+                mask = self._copy.masks.of(self._snapshot.db, table, part, query.where)
+                if sum(int(np.count_nonzero(one)) for one in mask) < _FEW * part.rows:
+                    few = _Scan(gathered(part, mask), dims, gathered=True)
+                    few.add(place, None)
+                    alone.append(few)
+                    continue
+            shared.setdefault((key, dims), _Scan(part, dims)).add(place, mask)
+        return [*shared.values(), *alone]
+
+    def _candidates(self, scan: _Scan) -> list[Candidates]:
+        """Return the candidates of a scan's queries: exact, by signs, or by a prefix."""
+        mine = [self._queries[place] for place in scan.places]
+        metric, workspace = self._metric, self._copy.workspace
+        vectors = [query.vector for query in mine]
+        if self._copy.bits:
+            signs = partial(SignValues, vectors, metric, workspace)
+            sought = _sought(scan, mine, BIT_OVERSAMPLE)
+            return likeliest(scan.state, sought, signs, workspace, alone=self._alone)
+        if scan.dims is not None:
+            # The lengths of gathered rows serve this search alone.
+            kept = {} if scan.gathered else self._copy.prefixes.of(scan.state, scan.dims)
+            values = partial(PrefixValues, vectors, scan.dims, metric, kept, workspace)
+            sought = _sought(scan, mine, PREFIX_OVERSAMPLE)
+            return likeliest(scan.state, sought, values, workspace, alone=self._alone)
         asked = [
             Asked(code, query.limit, mask)
-            for code, query, mask in zip(codes, mine, scan.masks, strict=True)
+            for code, query, mask in zip(
+                encode_queries(np.stack(vectors), metric), mine, scan.masks, strict=True
+            )
         ]
-        return candidates(scan.state, asked, metric, workspace, alone=alone)
-    sought = _sought(scan, mine, PREFIX_OVERSAMPLE)
-    # The lengths of gathered rows serve this search alone.
-    kept = {} if scan.gathered else prefixes.of(scan.state, scan.dims)
-    vectors = [query.vector for query in mine]
-    values = partial(PrefixValues, vectors, scan.dims, metric, kept, workspace)
-    return likeliest(scan.state, sought, values, workspace, alone=alone)
-
-
-def _by_bits(
-    scan: _Scan,
-    queries: Sequence[VectorQuery],
-    metric: Metric,
-    workspace: Workspace,
-    *,
-    alone: bool,
-) -> list[Candidates]:
-    mine = [queries[place] for place in scan.places]
-    values = partial(SignValues, [query.vector for query in mine], metric, workspace)
-    sought = _sought(scan, mine, BIT_OVERSAMPLE)
-    return likeliest(scan.state, sought, values, workspace, alone=alone)
+        return candidates(scan.state, asked, metric, workspace, alone=self._alone)
 
 
 def _sought(scan: _Scan, queries: Sequence[VectorQuery], oversample: float) -> list[Sought]:

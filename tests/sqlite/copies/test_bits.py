@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.sqlite import support
 from tests.sqlite.copies.support import answered, as_told, in_memory, ready, until
 from tests.sqlite.copies.test_prefix import check_true, columns, true_distances
-from tests.sqlite.support import backend_of, open_store, opened, python
+from tests.sqlite.support import backend_of, open_store, python
 
 from aiovec import Field, Schema, Tuning, VectorStore
 from aiovec._core.schema import Metric
-from aiovec_sqlite.copies import approximate, copy, segments
+from aiovec_sqlite.copies import CopyLimits, approximate
 from aiovec_sqlite.copies.approximate import SignValues
 from aiovec_sqlite.copies.codes import RowCodes
 from aiovec_sqlite.copies.copy import BYTES_BESIDE
@@ -30,11 +32,7 @@ METRICS: list[Metric] = ["cosine", "l2", "dot"]
 Rows = npt.NDArray[np.float32]
 
 
-@pytest.fixture(autouse=True)
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (segments, copy):
-        monkeypatch.setattr(module, "FULL", 600)
-    monkeypatch.setattr(copy, "OWN", 400)
+opened = partial(support.opened, limits={"copies": CopyLimits(full_segment=600, own_segments=400)})
 
 
 def alike(rng: np.random.Generator, count: int) -> Rows:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from aiovec._core.measuring import distances
 from aiovec._core.schema import Metric
-from aiovec_sqlite.copies import scan, segments
 from aiovec_sqlite.copies.codes import (
     QueryCodes,
     RowCodes,
@@ -26,7 +25,15 @@ from aiovec_sqlite.copies.codes import (
     value_of,
 )
 from aiovec_sqlite.copies.scan import Asked, Candidates, Workspace, candidates
-from aiovec_sqlite.copies.segments import Segment, State, appended, gathered, without
+from aiovec_sqlite.copies.segments import (
+    LIMITS,
+    CopyLimits,
+    Segment,
+    State,
+    appended,
+    gathered,
+    without,
+)
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -203,7 +210,9 @@ def values_by_codes(rows: RowCodes, query: QueryCodes) -> tuple[Values, Values]:
     return whole, bound.astype(np.float64)
 
 
-def state_of(rows: Rows, metric: Metric, rng: Random) -> tuple[State, Rows, set[int]]:
+def state_of(
+    rows: Rows, metric: Metric, rng: Random, full: int = LIMITS.full_segment
+) -> tuple[State, Rows, set[int]]:
     """The rows in segments, some in small steps, and some that came and went."""
     n, dim = rows.shape
     gone = set(map(int, np.flatnonzero(rng.random(n) < rng.choice([0.0, 0.2]))))
@@ -214,7 +223,7 @@ def state_of(rows: Rows, metric: Metric, rng: Random) -> tuple[State, Rows, set[
     while start < n:
         end = min(n, start + int(rng.integers(1, n + 1)))
         ids = np.arange(start, end, dtype=np.int64)
-        parts = appended(parts, (), ids, encode_rows(rows[start:end], metric), dim)
+        parts = appended(parts, (), ids, encode_rows(rows[start:end], metric), dim, full=full)
         start = end
     parts = without(parts, np.array(sorted(gone), dtype=np.int64))
     return State(1, tuple(parts)), rows, gone
@@ -231,7 +240,7 @@ def check_candidates(
     """No row that is among the k best is missing, in batches, with filters and with rows gone."""
     workspace = workspace or Workspace(helpers=0)
     alone = workspace.helper is not None
-    state, rows, gone = state_of(rows, metric, rng)
+    state, rows, gone = state_of(rows, metric, rng, workspace.limits.full_segment)
     there = np.array([i not in gone for i in range(len(rows))])
     asked, wishes = [], []
     for _ in range(int(rng.choice([1, 1, 2, 5]))):
@@ -340,7 +349,7 @@ def test_the_bound_is_reached_where_a_query_lies_along_what_is_left_out(metric: 
     assert 0.98 < missed[0] / bound[0] <= 1
 
 
-@pytest.mark.parametrize(("full", "together"), [(64, 150), (100, 1), (segments.FULL, 1)])
+@pytest.mark.parametrize(("full", "together"), [(64, 150), (100, 1), (LIMITS.full_segment, 1)])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_row_among_the_best_is_missing(
@@ -348,16 +357,15 @@ def test_no_row_among_the_best_is_missing(
     metric: Metric,
     full: int,
     together: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(segments, "FULL", full)
-    monkeypatch.setattr(scan, "_TOGETHER", together)
+    limits = CopyLimits(full_segment=full, scanned_together=together)
+    workspace = Workspace(helpers=0, limits=limits)
     for seed, dim in enumerate(DIMS):
         rng = np.random.default_rng([seed, full])
         rows = kind(rng, 400 if dim < 1000 else 150, dim)
         if metric == "cosine":
             rows = rows[rows.any(axis=1)]
-        check_candidates(rows, metric, rng)
+        check_candidates(rows, metric, rng, workspace)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -367,8 +375,8 @@ def test_no_row_among_the_best_is_missing(
     count=st.integers(1, 700),
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
     metric=st.sampled_from(METRICS),
-    full=st.sampled_from([1, 63, 64, 65, 300, segments.FULL]),
-    together=st.sampled_from([1, 70, 200, scan._TOGETHER]),
+    full=st.sampled_from([1, 63, 64, 65, 300, LIMITS.full_segment]),
+    together=st.sampled_from([1, 70, 200, LIMITS.scanned_together]),
 )
 def test_no_row_is_missing_whatever_the_table(
     seed: int,
@@ -386,10 +394,9 @@ def test_no_row_is_missing_whatever_the_table(
         rows = rows[rows.any(axis=1)]
     if not len(rows):
         return
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(segments, "FULL", full)
-        patched.setattr(scan, "_TOGETHER", together)
-        check_candidates(rows[rng.permutation(len(rows))], metric, rng)
+    limits = CopyLimits(full_segment=full, scanned_together=together)
+    workspace = Workspace(helpers=0, limits=limits)
+    check_candidates(rows[rng.permutation(len(rows))], metric, rng, workspace)
 
 
 MOST = np.nextafter(LARGEST, np.float32(0)).item()
@@ -423,9 +430,8 @@ def test_no_row_is_missing_for_components_of_hypothesis_choice(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_second_core_finds_the_same(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "FULL", 100)
-    workspace = Workspace(helpers=1)
+def test_a_second_core_finds_the_same(metric: Metric) -> None:
+    workspace = Workspace(helpers=1, limits=CopyLimits(full_segment=100))
     try:
         for seed in range(5):
             rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ from tests.sqlite.copies.support import answered, ready, same, until
 from tests.sqlite.support import opened
 
 from aiovec import Field, Schema, VectorStore
-from aiovec_sqlite.copies import copy, segments
+from aiovec_sqlite.copies import CopyLimits
 from aiovec_sqlite.copies.copy import BYTES_BESIDE
 from aiovec_sqlite.copies.segments import SHARED, State
 
@@ -24,12 +24,8 @@ SCHEMA = Schema(
 )  # fmt: skip
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments of 200 rows, and keys with 100 rows have their own."""
-    for module in (segments, copy):
-        monkeypatch.setattr(module, "FULL", 200)
-    monkeypatch.setattr(copy, "OWN", 100)
+# Segments of 200 rows, and keys with 100 rows have their own.
+SMALL = {"copies": CopyLimits(full_segment=200, own_segments=100)}
 
 
 def row(rng: np.random.Generator, number: int, owner: int | None, team: str) -> dict[str, Any]:
@@ -79,11 +75,10 @@ async def test_two_thousand_keys_take_no_more_than_one(tmp_path: Path) -> None:
         assert len(state_of(resident).segments) == 1
 
 
-@pytest.mark.usefixtures("small")
 async def test_large_keys_have_segments_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     owners = {0: 700, 1: 150, 2: 250, None: 300, **dict.fromkeys(range(10, 60), 6)}
-    async with opened(path) as store:
+    async with opened(path, limits=SMALL) as store:
         rng = await keyed(store, owners)
         resident = await ready(store, "t")
         keys = {segment.key for segment in state_of(resident).segments}
@@ -105,10 +100,9 @@ async def test_large_keys_have_segments_of_their_own(tmp_path: Path) -> None:
         await same(store, path, "t", queries, asked(0, 1, 2, 10, 59, 7, None))
 
 
-@pytest.mark.usefixtures("small")
 async def test_a_key_that_grows_gets_segments_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    async with opened(path) as store:
+    async with opened(path, limits=SMALL) as store:
         rng = await keyed(store, dict.fromkeys(range(50), 4))
         resident = await ready(store, "t")
         assert {segment.key for segment in state_of(resident).segments} == {SHARED}
@@ -132,11 +126,10 @@ async def test_a_key_that_grows_gets_segments_of_its_own(tmp_path: Path) -> None
             assert len(set(rowids.tolist())) == len(rowids)
 
 
-@pytest.mark.usefixtures("small")
 async def test_keys_that_grow_amid_searches_and_writes(tmp_path: Path) -> None:
     """Each row that was acknowledged is found in its key, whatever is being moved meanwhile."""
     path = tmp_path / "a.db"
-    async with opened(path) as store:
+    async with opened(path, limits=SMALL) as store:
         rng = await keyed(store, dict.fromkeys(range(20), 5))
         resident = await ready(store, "t")
 
@@ -163,11 +156,10 @@ async def test_keys_that_grow_amid_searches_and_writes(tmp_path: Path) -> None:
 async def test_a_whole_key_asks_the_file_for_no_filter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy, "OWN", 100)
     path = tmp_path / "a.db"
-    async with opened(path) as store:
+    async with opened(path, limits={"copies": CopyLimits(own_segments=100)}) as store:
         await keyed(store, {0: 600, 1: 10})
         resident = await ready(store, "t")
         found = await store.search("t", np.ones(DIM), limit=400, where="owner = 0 AND team = 'x'")
         assert len(found) == 300
-        assert resident.masks.nbytes == 0
+        assert resident.copy.masks.nbytes == 0

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.sqlite import support
 from tests.sqlite.copies.support import answered, as_told, ready
-from tests.sqlite.support import opened
 
 import aiovec
 from aiovec import Field, Hit, InvalidArgumentError, Schema, Tuning, VectorStore
 from aiovec._core.schema import Metric
-from aiovec_sqlite.copies import copy, segments
+from aiovec_sqlite.copies import CopyLimits
 
 DIM, PREFIX = 32, 8
 ROWS = 1500
@@ -26,11 +27,7 @@ SCANS = ["auto", "disk"]
 Rows = npt.NDArray[np.float32]
 
 
-@pytest.fixture(autouse=True)
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (segments, copy):
-        monkeypatch.setattr(module, "FULL", 400)
-    monkeypatch.setattr(copy, "OWN", 300)
+opened = partial(support.opened, limits={"copies": CopyLimits(full_segment=400, own_segments=300)})
 
 
 def nested(rng: np.random.Generator, count: int) -> Rows:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +18,8 @@ from tests.sqlite.support import backend_of, opened
 from aiovec import Field, Schema, VectorStore
 from aiovec._core.contract import TableHandle
 from aiovec_sqlite.connection import Connection
-from aiovec_sqlite.copies import copy
-from aiovec_sqlite.copies import search as refusals
-from aiovec_sqlite.copies.search import Refusals
+from aiovec_sqlite.copies import CopyLimits, copy
+from aiovec_sqlite.copies.search import Backoff
 from aiovec_sqlite.driver import connect as raw_connect
 from aiovec_sqlite.opening import open_reader
 
@@ -69,27 +67,41 @@ async def test_a_table_that_shrank_is_copied(
 ) -> None:
     rng = np.random.default_rng(0)
     budget = 300 * (DIM + copy.BYTES_BESIDE)
-    async with opened(tmp_path / "a.db", scan_memory=str(budget)) as store:
+    passed = 0.0
+
+    def clock() -> float:
+        return time.monotonic() + passed
+
+    async with opened(tmp_path / "a.db", limits={"clock": clock}, scan_memory=str(budget)) as store:
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(rng, range(400), DIM))
         asked = loads(monkeypatch, store)
         await search_until(store, lambda: bool(told(caplog)))
         await search_some(store)
         assert len(asked) == 1  # five minutes lie before the next look
-        monkeypatch.setattr(refusals, "_LONGEST_PAUSE", 0.05)
-        resident_of(store)._refusals._by_name["t"].until = 0.0
-        await search_until(store, lambda: len(asked) > 3)
+
+        async def five_minutes_later(condition: Callable[[], bool]) -> None:
+            """Search until something is so, as often as it takes five minutes after the last."""
+
+            def later() -> bool:
+                nonlocal passed
+                passed += 301.0
+                return condition()
+
+            await search_until(store, later)
+
+        await five_minutes_later(lambda: len(asked) > 3)
         assert not in_memory(store, "t")
         await store.delete("t", [f"r{n:06}" for n in range(250)])
-        await search_until(store, lambda: bool(answered(store, "t")))
+        await five_minutes_later(lambda: bool(answered(store, "t")))
         # It grows beyond the budget while it is there, and shrinks once more.
         await store.insert("t", rows_for(rng, range(1000, 1700), DIM))
-        await search_until(store, lambda: not in_memory(store, "t"))
+        await five_minutes_later(lambda: not in_memory(store, "t"))
         count = len(asked)
-        await search_until(store, lambda: len(asked) > count + 1)
+        await five_minutes_later(lambda: len(asked) > count + 1)
         assert not in_memory(store, "t")
         await store.delete_where("t", "id >= 'r001000'")
-        await search_until(store, lambda: in_memory(store, "t"))
+        await five_minutes_later(lambda: in_memory(store, "t"))
         assert len(await store.search("t", QUERY, limit=1000)) == 150
     assert told(caplog) == ["table t is searched from the file: it is larger than scan_memory"]
 
@@ -97,9 +109,8 @@ async def test_a_table_that_shrank_is_copied(
 async def test_a_load_that_failed_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(refusals, "_FIRST_PAUSE", 0.02)
     path = tmp_path / "a.db"
-    async with opened(path) as store:
+    async with opened(path, limits={"copies": CopyLimits(first_pause=0.02)}) as store:
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(np.random.default_rng(0), range(50), DIM))
         settings = backend_of(store)._settings
@@ -126,7 +137,7 @@ async def test_a_table_made_anew_need_not_wait(tmp_path: Path) -> None:
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(rng, range(400), DIM))
         handle = await backend_of(store).open_table("t")
-        await search_until(store, lambda: resident_of(store)._refusals.holds(handle))
+        await search_until(store, lambda: resident_of(store)._backoff.holds(handle))
         await store.drop_table("t")
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(rng, range(100), DIM))
@@ -137,8 +148,8 @@ async def test_a_table_made_anew_need_not_wait(tmp_path: Path) -> None:
 async def test_extreme_vectors_are_told_of_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(refusals, "_LONGEST_PAUSE", 0.01)
-    async with opened(tmp_path / "a.db") as store:
+    limits = {"copies": CopyLimits(longest_pause=0.01)}
+    async with opened(tmp_path / "a.db", limits=limits) as store:
         await store.create_table("t", Schema(DIM, metric="l2", fields={"n": Field(int)}))
         await store.insert("t", [{"id": "far", "embedding": np.full(DIM, 1e30), "n": 1}])
         asked = loads(monkeypatch, store)
@@ -149,10 +160,9 @@ async def test_extreme_vectors_are_told_of_once(
     ]
 
 
-def test_nothing_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_grows() -> None:
     now = 1000.0
-    monkeypatch.setattr(refusals, "time", SimpleNamespace(monotonic=lambda: now))
-    kept = Refusals()
+    kept = Backoff(clock=lambda: now)
     for number in range(2000):
         kept.add(TableHandle(f"t{number}", SCHEMA, number), "why", failed=bool(number % 2))
         now += 1.0

@@ -33,7 +33,7 @@ from aiovec import F, Field, Schema, StoreClosedError, VectorStore
 from aiovec._core.contract import Columns, Found, TableHandle, VectorQuery
 from aiovec._core.schema import Metric
 from aiovec._core.threads import idle_threads
-from aiovec_sqlite.copies import copy, segments
+from aiovec_sqlite.copies import CopyLimits, copy, segments
 from aiovec_sqlite.copies.batches import Call, Pipeline
 
 DIM = 24
@@ -65,10 +65,7 @@ async def filled(
     return rng
 
 
-@pytest.fixture
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (segments, copy):
-        monkeypatch.setattr(module, "FULL", 200)
+SMALL_SEGMENTS = {"copies": CopyLimits(full_segment=200)}
 
 
 # The same answers
@@ -76,11 +73,10 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("partition", [False, True])
-@pytest.mark.usefixtures("small_segments")
 async def test_the_same_as_from_the_file(tmp_path: Path, metric: Metric, partition: bool) -> None:
     path = tmp_path / "a.db"
     rng = await filled(path, 1300, metric, partition=partition)
-    async with opened(path) as store:
+    async with opened(path, limits=SMALL_SEGMENTS) as store:
         queries = rng.standard_normal((3, DIM), dtype=np.float32)
         await same(store, path, "t", queries, options())
         await same(store, path, "t", queries, options())  # with masks that were kept
@@ -270,7 +266,7 @@ async def test_masks_of_a_newer_state_serve_no_older_one(tmp_path: Path) -> None
             state = resident.copy.advance(db, ticket)
             halfway.set()
             assert go_on.wait(30)
-            mask = resident.masks.of(db, table, state, where)
+            mask = resident.copy.masks.of(db, table, state, where)
             for segment, part in zip(state.segments, mask, strict=True):
                 old.extend(segment.rowids[: segment.count][part & alive(segment)].tolist())
 
@@ -351,11 +347,10 @@ async def test_small_partitions_take_little_room(tmp_path: Path) -> None:
         assert resident.copy.nbytes < 4 * least
 
 
-@pytest.mark.usefixtures("small_segments")
 async def test_loading_misses_no_write(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     rng = await filled(path, 4000)
-    async with opened(path) as store:
+    async with opened(path, limits=SMALL_SEGMENTS) as store:
         done = False
         known: dict[str, np.ndarray] = {}
 
@@ -545,7 +540,6 @@ async def no_more_than(before: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.usefixtures("small_segments")
 async def test_searches_and_writes_at_once(tmp_path: Path, metric: Metric) -> None:
     """Each task owns some rows; a row whose write was acknowledged is found by its own vector,
     one whose delete was acknowledged is not. In the end all is as the file tells."""
@@ -595,7 +589,10 @@ async def test_searches_and_writes_at_once(tmp_path: Path, metric: Metric) -> No
                     assert hits[0]["n"] == row["n"]
 
     before = open_things()
-    async with opened(path) as store, opened(path) as second:
+    async with (
+        opened(path, limits=SMALL_SEGMENTS) as store,
+        opened(path, limits=SMALL_SEGMENTS) as second,
+    ):
         await ready(store, "t")
         await asyncio.gather(*(work(second if n % 4 == 3 else store, n) for n in range(16)))
         assert answered(store, "t") > searches / 2
