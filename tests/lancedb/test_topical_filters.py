@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,28 @@ async def _filled(store: VectorStore) -> None:
     ids = [f"r{number}" for number in range(_ROWS)]
     fields = {"topic": _TOPIC, "tagged": _TOPIC % 4}
     await store.insert("notes", {"id": ids, "embedding": _VECTORS, **fields})
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the table and an index over it, for tests that work on copies."""
+    path = tmp_path_factory.mktemp("topical") / "store"
+
+    async def make() -> None:
+        async with store_at(path) as store:
+            await _filled(store)
+            await store.create_index("notes", "ivf_rq")
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+async def indexed(made_once: Path, tmp_path: Path) -> AsyncIterator[VectorStore]:
+    """A store with the table and an index of its own."""
+    await asyncio.to_thread(shutil.copytree, made_once, tmp_path / "indexed")
+    async with store_at(tmp_path / "indexed") as store:
+        yield store
 
 
 async def _shares(store: VectorStore, where: Any, selected: Any, **options: Any) -> list[float]:
@@ -84,10 +109,9 @@ async def test_recall_under_filters_of_one_topic(
         assert min(shares) > 0, where
 
 
-async def test_far_from_the_query_and_few(store: VectorStore) -> None:
+async def test_far_from_the_query_and_few(indexed: VectorStore) -> None:
     """B12: rows of which none lies in a partition near the query, also fewer than the limit."""
-    await _filled(store)
-    await store.create_index("notes", "ivf_rq")
+    store = indexed
     far = -_VECTORS[_TOPIC < 5][:1500]
     ids = [f"far{number}" for number in range(len(far))]
     await store.insert("notes", {"id": ids, "embedding": far, "topic": [99] * len(far)})
@@ -106,24 +130,19 @@ async def test_far_from_the_query_and_few(store: VectorStore) -> None:
     assert {hit.id for hit in few} == {"far100", *(f"far100{n}" for n in range(10))}
 
 
-async def test_who_names_the_probes_gets_these_under_a_filter(store: VectorStore) -> None:
+async def test_who_names_the_probes_gets_these_under_a_filter(indexed: VectorStore) -> None:
     """B12: named efforts stay as named; but matching rows are never told as none."""
-    await _filled(store)
-    await store.create_index("notes", "ivf_rq")
     where, selected = F.topic.in_([3, 4, 5, 6]), np.isin(_TOPIC, [3, 4, 5, 6])
-    named = await _shares(store, where, selected, tuning=aiovec.Tuning(nprobes=1))
-    asked = await _shares(store, where, selected, tuning=aiovec.Tuning(recall=0.99))
+    named = await _shares(indexed, where, selected, tuning=aiovec.Tuning(nprobes=1))
+    asked = await _shares(indexed, where, selected, tuning=aiovec.Tuning(recall=0.99))
     assert np.mean(named) < np.mean(asked)
     assert np.mean(asked) >= 0.99
 
 
-async def test_filters_before_an_index_is_measured(tmp_path: Path) -> None:
+async def test_filters_before_an_index_is_measured(indexed: VectorStore) -> None:
     """B12 beside B13: nothing is known of the index yet."""
-    async with store_at(tmp_path / "store") as store:
-        await _filled(store)
-        await store.create_index("notes", "ivf_rq")
-        backend: Any = store._follower.engine.backend
-        table = (await backend._session.open_any("notes"))[0]
-        await table.update_field_metadata({"path": "embedding", "metadata": {"aiovec.index": None}})
-        shares = await _shares(store, F.topic < 5, _TOPIC < 5)
-        assert np.mean(shares) >= 0.95
+    backend: Any = indexed._follower.engine.backend
+    table = (await backend._session.open_any("notes"))[0]
+    await table.update_field_metadata({"path": "embedding", "metadata": {"aiovec.index": None}})
+    shares = await _shares(indexed, F.topic < 5, _TOPIC < 5)
+    assert np.mean(shares) >= 0.95
