@@ -24,7 +24,6 @@ from .test_lancedb import DEVIATIONS
 # What the ordinary run leaves to the long tests is told by conftest.py.
 ORDINARY = frozenset(
     {
-        "test_a_bad_row_in_the_middle_keeps_nothing",
         "test_a_cursor_survives_reopening",
         "test_a_dropped_table_is_gone",
         "test_a_store_opens_again",
@@ -34,7 +33,6 @@ ORDINARY = frozenset(
         "test_cancelled_writes_are_whole_or_nothing",
         "test_close_waits_for_the_writes_that_were_accepted",
         "test_delete_where",
-        "test_find_selects",
         "test_insert_counts_and_keeps_every_value",
         "test_insert_refuses_an_id_that_exists",
         "test_of_creators_at_once_one_wins",
