@@ -73,14 +73,14 @@ async def run(
     host = host or RealHost()
     options = _with_model(options, transform)
 
-    async def obstacles(run: str = "") -> Sequence[str]:
-        """All of them before a run begins; those of its switch where it goes on."""
+    async def obstacles(ends: Ends, run: str = "") -> Sequence[str]:
+        """Return all of them before a run begins, and those of its switch if it goes on."""
         from .planning.look import make_plan
         from .planning.report import OF_A_SWITCH
 
         look = await make_plan(
             source, target, config=config, options=options, transform=transform, host=host,
-            run=run, measure=False,
+            run=run, measure=False, ends=ends,
         )  # fmt: skip
         return [str(found) for found in look.problems if not run or found.kind in OF_A_SWITCH]
 
@@ -91,12 +91,13 @@ async def run(
             target = state.target_name if target is None else target
         elif target is None:
             raise MigrationError("say where to: a target, or the name of a backend in the TOML")
-        else:
-            # Before anything is opened, for opening makes what is not there.
-            found = await obstacles()
-            if found:
+        async with AsyncExitStack() as stack:
+            one = await _entered(stack, source, file, host, existing=True)
+            other = await _entered(stack, target, file, host, existing=None)
+            if state is None and (found := await obstacles(Ends(one, other))):
                 raise MigrationError("nothing was begun: " + "; ".join(found))
-        async with _stores(source, target, file, host, existing=(True, False)) as (one, other):
+            if other.missing:  # to open it is to make it, so only now
+                other = await _entered(stack, target, file, host, existing=False)
             migration = Migration(
                 one, other, kept, options, host=host, toml=_toml(file, host),
                 transform=transform, listener=listener, step=step, obstacles=obstacles,
@@ -325,12 +326,8 @@ async def _by_marks(store: PathText | None, config: PathText | None, host: Host,
     """End a run by the marks in a store, or in those that the TOML configures."""
     file = await host.in_thread(config_file, config)
     async with AsyncExitStack() as stack:
-        places = []
-        for name in [store] if store is not None else await host.in_thread(configured, file):
-            place = await _open(name, file, host, existing=True)
-            stack.push_async_callback(place.backend.close)
-            places.append(place)
-        await end(places)
+        names = [store] if store is not None else await host.in_thread(configured, file)
+        await end([await _entered(stack, name, file, host, existing=True) for name in names])
 
 
 # What the calls open
@@ -409,20 +406,36 @@ async def _stores(
 ) -> AsyncIterator[tuple[Place, Place]]:
     """Both stores, open. ``existing`` tells which of them must not be made by that, and None that
     neither is made: who is not there is missing."""
-    one = await _open(source, config, host, existing and existing[0])
-    try:
-        other = await _open(target, config, host, existing and existing[1])
-        try:
-            yield one, other
-        finally:
-            await to_its_end(other.backend.close())
-    finally:
-        await to_its_end(one.backend.close())
+    async with AsyncExitStack() as stack:
+        one = await _entered(stack, source, config, host, existing=existing and existing[0])
+        other = await _entered(stack, target, config, host, existing=existing and existing[1])
+        yield one, other
+
+
+async def _entered(
+    stack: AsyncExitStack,
+    text: PathText | None,
+    config: Path | None,
+    host: Host,
+    *,
+    existing: bool | None,
+) -> Place:
+    """Open a store until the stack ends; ``existing`` as in ``_open``."""
+    place = await _open(text, config, host, existing)
+    stack.push_async_callback(_closed, place)
+    return place
+
+
+async def _closed(place: Place) -> None:
+    await to_its_end(place.backend.close())
 
 
 async def _open(
     text: PathText | None, config: Path | None, host: Host, existing: bool | None
 ) -> Place:
+    """Open a store. If it does not exist, ``existing`` True raises ConfigError, None leaves it
+    missing, and False makes it."""
+
     def find() -> Place:
         found = locate(text, config)
         missing = existing is not False and not found.exists()

@@ -255,12 +255,12 @@ class Outcome:
     report: VerifyReport | None = None
 
 
-Obstacles = Callable[[str], Awaitable[Sequence[str]]]
-"""What stands in the way of a switch, in words, for the run of this name."""
+Obstacles = Callable[[Ends, str], Awaitable[Sequence[str]]]
+"""Returns what prevents a switch between the open stores, in words, for the run of this name."""
 
 
-async def no_obstacles(run: str) -> Sequence[str]:
-    """Sees nothing."""
+async def no_obstacles(ends: Ends, run: str) -> Sequence[str]:
+    """Find none."""
     return ()
 
 
@@ -336,7 +336,7 @@ class Migration:
         """Have the state as a run goes on from it; refuse what a plan would refuse."""
         if state.begun:
             await check_source(self._work(state))
-        obstacles = await self._obstacles(state.run) if self._options.switch else ()
+        obstacles = await self._obstacles(self.ends, state.run) if self._options.switch else ()
         if obstacles:
             raise MigrationError("nothing was switched: " + "; ".join(obstacles))
         state.options = self._options

@@ -18,6 +18,7 @@ from tests.sqlite.support import State, python
 
 import aiovec
 import aiovec_migrate
+from aiovec_migrate import Options
 
 from .client import TABLE
 from .support import SCHEMAS, contents_at, differences, row, write_toml
@@ -31,9 +32,14 @@ class App:
 
     config: Path
     folder: Path
+    source: str
     processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     rest: float = 0.04
     """Seconds, at most, between two calls of a process."""
+
+    @property
+    def target(self) -> str:
+        return "lancedb" if self.source == "sqlite" else "sqlite"
 
     def start(self, writers: int, readers: int) -> None:
         for role, count in (("writer", writers), ("reader", readers)):
@@ -85,20 +91,30 @@ class App:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
+def source() -> str:
+    """The backend that the app uses at first; tests of another direction name it."""
+    return "sqlite"
+
+
+@pytest.fixture
+def app(tmp_path: Path, source: str) -> Iterator[App]:
     folder = tmp_path / "acks"
     folder.mkdir()
-    made = App(write_toml(tmp_path, "sqlite"), folder)
+    made = App(write_toml(tmp_path, source), folder, source)
     try:
         yield made
     finally:
         made.kill()
 
 
-def migrator(config: Path, command: str = "run", **told: Any) -> subprocess.Popen[str]:
-    arguments = {"source": "sqlite", "target": "lancedb"} if command == "run" else {}
+# Both directions in which a TOML can switch.
+SOURCES = pytest.mark.parametrize("source", ["sqlite", "lancedb"])
+
+
+def migrator(app: App, command: str = "run", **told: Any) -> subprocess.Popen[str]:
+    arguments = {"source": app.source, "target": app.target} if command == "run" else {}
     return python(
-        "-m", "tests.migrate.victim", command, str(config), json.dumps({**arguments, **told}),
+        "-m", "tests.migrate.victim", command, str(app.config), json.dumps({**arguments, **told}),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -171,10 +187,10 @@ def through_the_whole_migration(app: App, base: int, writers: int, readers: int)
     asyncio.run(fill(app.config, base))
     app.start(writers, readers)
     app.wait_for_writes()
-    to_its_end(migrator(app.config, options={"switch": True}))
+    to_its_end(migrator(app, options={"switch": True}))
     app.wait_for_writes(3)
     results = app.end()
-    assert {result["backend"] for result in results.values()} == {"lancedb"}
+    assert {result["backend"] for result in results.values()} == {app.target}
     longest = told(results, "migration", app.config)
     asyncio.run(check(app.config, base, results))
     return longest
@@ -186,19 +202,20 @@ def with_a_migrator_killed_in_the_pause(app: App, base: int, writers: int, reade
     asyncio.run(fill(app.config, base))
     app.start(writers, readers)
     app.wait_for_writes()
-    killed = migrator(app.config, options=options, die=["cut-over:paused", 1])
+    killed = migrator(app, options=options, die=["cut-over:paused", 1])
     killed.communicate(timeout=_PATIENCE * 5)
     # The writers end the pause and go on, while nobody migrates.
     app.wait_for_writes(2)
-    to_its_end(migrator(app.config, options=options))
+    to_its_end(migrator(app, options=options))
     app.wait_for_writes(3)
     results = app.end()
-    assert {result["backend"] for result in results.values()} == {"lancedb"}
+    assert {result["backend"] for result in results.values()} == {app.target}
     longest = told(results, "migrator killed in the pause", app.config)
     asyncio.run(check(app.config, base, results))
     return longest
 
 
+@SOURCES
 def test_an_app_goes_on(app: App) -> None:
     app.rest = 0.4
     through_the_whole_migration(app, base=2000, writers=2, readers=2)
@@ -209,20 +226,40 @@ def test_an_app_goes_on_when_the_migrator_dies_in_the_pause(app: App) -> None:
     with_a_migrator_killed_in_the_pause(app, base=500, writers=2, readers=1)
 
 
+@SOURCES
 def test_a_rollback_brings_back_what_was_written_since(app: App) -> None:
     """C10: the app writes on, there and back."""
     app.rest = 0.4
     asyncio.run(fill(app.config, 500))
     app.start(writers=2, readers=0)
     app.wait_for_writes()
-    to_its_end(migrator(app.config, options={"switch": True}))
+    to_its_end(migrator(app, options={"switch": True}))
     app.wait_for_writes(3)
-    to_its_end(migrator(app.config, "rollback"))
+    to_its_end(migrator(app, "rollback"))
     app.wait_for_writes(3)
     results = app.end()
-    assert {result["backend"] for result in results.values()} == {"sqlite"}
-    to_its_end(migrator(app.config, "finish"))
+    assert {result["backend"] for result in results.values()} == {app.source}
+    to_its_end(migrator(app, "finish"))
     asyncio.run(check(app.config, 500, results))
+
+
+@pytest.mark.parametrize("source", ["lancedb"])
+def test_an_app_goes_on_beside_a_copy_from_lancedb_to_lancedb(app: App, tmp_path: Path) -> None:
+    """One TOML names one LanceDB store, so there is no switch between two of them."""
+    app.rest = 0.4
+    copy = f"lancedb://{tmp_path / 'copy.lance'}"
+    asyncio.run(fill(app.config, 500))
+    app.start(writers=2, readers=1)
+    app.wait_for_writes()
+    stopped = migrator(app, target=copy, die=["verify:compared", 1])
+    stopped.communicate(timeout=_PATIENCE * 5)
+    app.wait_for_writes(3)
+    results = app.end()
+    assert {result["backend"] for result in results.values()} == {app.source}
+    to_its_end(migrator(app, target=copy))  # with what was written behind the kill
+    asyncio.run(check(app.config, 500, results))
+    wanted = asyncio.run(contents_at(config=app.config))
+    assert differences(wanted, asyncio.run(contents_at(copy))) == []
 
 
 # With the shorter one 16 processes take two cores whole.
@@ -234,6 +271,15 @@ RESTS = pytest.mark.parametrize("rest", [0.4, 0.04])
 def test_16_processes_on_100000_rows(app: App, rest: float) -> None:
     app.rest = rest
     assert through_the_whole_migration(app, base=100_000, writers=8, readers=8) < 1.0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("source", ["lancedb"])
+def test_16_processes_that_leave_lancedb(app: App) -> None:
+    """Its writers hold one lock in turn, so a pause is as long as those that wait for it take."""
+    app.rest = 0.4
+    limit = Options().pause_limit
+    assert through_the_whole_migration(app, base=20_000, writers=8, readers=8) < limit
 
 
 @pytest.mark.long

@@ -12,9 +12,12 @@ import aiovec
 import aiovec_migrate
 from aiovec import F
 from aiovec.errors import MigrationError
+from aiovec_lancedb import LancedbBackend
 from aiovec_migrate import Event, Options, Phase
 from aiovec_migrate.verifying import compare
+from aiovec_sqlite import SqliteBackend
 
+from .pairs import PAIRS
 from .support import SCHEMAS, contents_at, differences, fill, row, some_rows, write_toml
 
 LANCE, SQLITE = "notes.lance", "notes.db"
@@ -189,3 +192,40 @@ async def test_a_toml_names_both(tmp_path: Path) -> None:
     assert (tmp_path / ".aiovec" / "migration.db").exists()
     found = await contents_at(lance(tmp_path))
     assert differences(await contents_at(tmp_path / SQLITE), found) == []
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS, ids="-".join)
+async def test_a_run_opens_each_store_once_and_each_table_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, target: str
+) -> None:
+    ends = [f"lancedb://{tmp_path}/{n}" if kind == "lancedb" else f"{tmp_path}/{n}.db"
+            for n, kind in enumerate((source, target))]  # fmt: skip
+    async with aiovec.connect(ends[0]) as store:
+        await store.create_table("notes", aiovec.Schema(2))
+        await store.insert("notes", [{"id": "one", "embedding": [1, 2]}])
+    stores: list[str] = []
+    tables: list[str] = []
+    for kind in (SqliteBackend, LancedbBackend):
+        _counted(kind, "open", stores, monkeypatch)
+        _counted(kind, "open_table", tables, monkeypatch)
+    outcome = await aiovec_migrate.run(*ends, journal=tmp_path / "journal")
+    assert outcome.state.phase is Phase.DONE
+    assert sorted(stores) == sorted(ends_of(outcome.state))
+    # The plan looks at the source's before the run marks it; until then it may be altered.
+    [first, second] = ends_of(outcome.state)
+    assert tables.count(first) == 2
+    assert tables.count(second) == 1
+
+
+def ends_of(state: aiovec_migrate.RunState) -> list[str]:
+    return [state.source.target, state.target.target]
+
+
+def _counted(kind: type[Any], name: str, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = getattr(kind, name)
+
+    async def counted(self: Any, *args: Any) -> Any:
+        calls.append(self.target)
+        return await plain(self, *args)
+
+    monkeypatch.setattr(kind, name, counted)

@@ -26,7 +26,7 @@ from aiovec.backend import (
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 
 from .. import toml
-from ..ends import ALTERED, looked_at
+from ..ends import ALTERED, Ends, looked_at
 from ..host import Host, RealHost
 from ..locate import (
     Located,
@@ -63,15 +63,17 @@ async def make_plan(
     host: Host | None = None,
     run: str = "",
     measure: bool = True,
+    ends: Ends | None = None,
 ) -> Plan:
     """What a run would do, and what would stop it.
 
     ``run`` is the one that plans, so that its own mark in the source is no obstacle. Without
-    ``measure`` no time is expected. Errors are raised only where a store cannot be looked at.
+    ``measure`` no time is expected. ``ends`` are the two stores where they are open already.
+    Errors are raised only where a store cannot be looked at.
     """
     host = RealHost() if host is None else host
     look = _Look(options or Options(), transform, host, run)
-    return await look.plan(source, target, config, measure=measure)
+    return await look.plan(source, target, config, measure=measure, ends=ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class _Look:
         config: PathText | None,
         *,
         measure: bool,
+        ends: Ends | None,
     ) -> Plan:
         in_thread = self._host.in_thread
         if target is None:
@@ -123,10 +126,16 @@ class _Look:
             self._problem("same-place", "the source and the target are the same store")
         await in_thread(self._look_at_places, here, there, file)
         async with AsyncExitStack() as stack:
-            origin = await stack.enter_async_context(_opened(here, self._host))
-            goal, shape = None, await in_thread(there.backend)
-            if exists and not same:
-                goal = shape = await stack.enter_async_context(_opened(there, self._host))
+            goal: Backend | None = None
+            if ends is not None:
+                origin, shape = ends.source.backend, ends.target.backend
+                if not same and not ends.target.missing:
+                    goal = shape
+            else:
+                origin = await stack.enter_async_context(_opened(here, self._host))
+                shape = await in_thread(there.backend)
+                if exists and not same:
+                    goal = shape = await stack.enter_async_context(_opened(there, self._host))
             tables = await self._tables(origin)
             present = [] if goal is None else await self._present(origin, goal)
             plans = [await self._table(origin, found, goal, present, shape) for found in tables]
