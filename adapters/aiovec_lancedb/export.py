@@ -32,6 +32,7 @@ from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
 from .layout import column_names
+from .limits import ExportLimits
 from .memory import ReadAdmission, result_bytes
 from .reads import MOST, condition_of, filtered
 from .rows import effort_of
@@ -39,20 +40,6 @@ from .session import Opened, Session
 from .sql.filters import id_range_to_sql, ids_to_sql
 from .upkeep.retention import Pins
 
-# In the order of ids: ids that are sorted at once, about, and those that are kept of a larger
-# table, to part it by.
-_IDS = 500_000
-_SAMPLE = 100_000
-# Bytes that are read at once, and the fewest that count for a row without its vector.
-_BLOCK_BYTES = 32 * 2**20
-_ROW_BYTES = 512
-# Rows of the first block, and by how many times a block may have more rows than the one before it,
-# whose rows tell how large those are. Their size in Lance's files does not: a text of 100 KB that
-# many rows have lies there once.
-_FIRST_ROWS = 512
-_GROWTH = 16
-# Ids that are looked up in one query.
-_LOOKED_UP = 10_000
 # What every cursor begins with: of an export in the order of ids, and of one in that of rows.
 _BY_ID, _BY_ROW = b"+", b"@"
 
@@ -100,6 +87,7 @@ class Export:
     batch_size: int
     admission: ReadAdmission
     pins: Pins
+    limits: ExportLimits
 
     async def batches(self) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         schema = self._schema()
@@ -127,7 +115,8 @@ class Export:
         return column_names(self.table.schema, self.columns)
 
     def _size(self) -> _BlockSize:
-        return _BlockSize(self.table.schema.dim if self.columns.vector else 0)
+        dim = self.table.schema.dim if self.columns.vector else 0
+        return _BlockSize(dim, self.limits)
 
     async def _blocks(self) -> AsyncGenerator[_Block, None]:
         cursor = cursor_in(self.after)
@@ -232,7 +221,7 @@ class Export:
             await self._check(begin, lance, condition)
             given, size = begin.rows, self._size()
             while True:
-                asked = min(size.rows, _LOOKED_UP)
+                asked = min(size.rows, self.limits.looked_up)
                 ids = await self._ids_at(lance, condition, given, asked)
                 block = await self._as_now(ids, base, size)
                 if block.num_rows:
@@ -317,9 +306,9 @@ class Export:
     async def _parts(self, first: str | None) -> list[tuple[str | None, str | None]]:
         """Ranges of ids, each above its low and up to its high, of some hundred thousand rows."""
         rows = await self.session.run(self.table.lance.count_rows())
-        if rows <= _IDS:
+        if rows <= self.limits.sorted_ids:
             return [(first, None)]
-        every = max(1, rows // _SAMPLE)
+        every = max(1, rows // self.limits.sample)
         sample: list[pa.Array] = []
         condition = await self._and(id_range_to_sql(beyond=first))
         query = await filtered(self.table.lance.query().select(["id"]), condition)
@@ -330,7 +319,7 @@ class Export:
                 sample.append(batch.column("id").take(pa.array(some)))
         marks = pa.chunked_array(sample, pa.utf8()).combine_chunks()
         marks = await off_loop(len(marks), lambda: marks.take(pc.sort_indices(marks)))
-        step = max(1, _IDS // (2 * every))
+        step = max(1, self.limits.sorted_ids // (2 * every))
         edges = marks.take(pa.array(np.arange(step, len(marks), step))).to_pylist()
         lows: list[str | None] = [first, *edges]
         return list(zip(lows, [*edges, None], strict=True))
@@ -345,21 +334,22 @@ class Export:
 class _BlockSize:
     """How many rows the next block has, by the bytes of those in the one before it."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, limits: ExportLimits) -> None:
         self.dim = dim
-        self.beside = _ROW_BYTES
+        self._limits = limits
+        self.beside = limits.row_bytes
         """The bytes of a row beside its vector."""
-        self.rows = min(_FIRST_ROWS, self._most)
+        self.rows = min(self._limits.first_rows, self._most)
 
     @property
     def _most(self) -> int:
-        return max(1, _BLOCK_BYTES // (self.dim * 4 + self.beside))
+        return max(1, self._limits.block_bytes // (self.dim * 4 + self.beside))
 
     def after(self, block: pa.Table) -> pa.Table:
         """Learn from a block; the block itself."""
         row = block.nbytes // max(1, block.num_rows)
-        self.beside = max(_ROW_BYTES, row - self.dim * 4)
-        self.rows = min(self.rows * _GROWTH, self._most)
+        self.beside = max(self._limits.row_bytes, row - self.dim * 4)
+        self.rows = min(self.rows * self._limits.growth, self._most)
         return block
 
 

@@ -43,6 +43,7 @@ from aiovec.errors import AiovecError, CorruptStoreError
 from .driver import ColumnOrdering
 from .index.info import unindexed_rows
 from .layout import column_names
+from .limits import ReadLimits
 from .memory import ReadAdmission, changed_bytes, result_bytes, scan_bytes
 from .rows import effort_of, rows_of
 from .session import Opened, Session
@@ -150,9 +151,6 @@ async def count(session: Session, table: Opened, where: Expr | None) -> int:
 # Of a version's manifest: its number taken from the largest that 64 bits hold, so the newest one
 # comes first. Tables of old versions of Lance had other names.
 _NAME = re.compile(r"[0-9]{20}\.manifest\Z")
-# A file younger than this many nanoseconds may be replaced by another with the same times: those
-# of a file come from a clock that moves on every few milliseconds.
-_TOO_YOUNG = 100_000_000
 
 
 class Mark(NamedTuple):
@@ -165,7 +163,7 @@ class Mark(NamedTuple):
     changed: tuple[int, int]
 
 
-def mark_of(folder: Path, table: str) -> Mark | None:
+def mark_of(folder: Path, table: str, too_young: int) -> Mark | None:
     """The newest version's mark; None where there is no telling. Reads the disk."""
     versions = folder / f"{table}.lance" / "_versions"
     try:
@@ -175,19 +173,12 @@ def mark_of(folder: Path, table: str) -> Mark | None:
         seen = os.stat(versions / name)
     except (OSError, ValueError):
         return None
-    if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) < _TOO_YOUNG:
+    if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) < too_young:
         return None
     return Mark(name, seen.st_ino, seen.st_size, (seen.st_mtime_ns, seen.st_ctime_ns))
 
 
 _T = TypeVar("_T")
-
-# Reads of no more rows than this are not counted, unless these are large.
-_FEW, _FEW_BYTES = 1000, 2 * 2**20
-# Seconds for which the size of a table's rows is taken as known.
-_SIZES_FOR = 10.0
-# Tables of which a version is kept.
-_MOST_KEPT = 64
 
 
 class NeedsEveryRow(Exception):  # noqa: N818 - it reports no error
@@ -212,8 +203,14 @@ class Reader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
     def __init__(
-        self, session: Session, admission: ReadAdmission, folder: Path | None, busy_timeout: float
+        self,
+        session: Session,
+        admission: ReadAdmission,
+        folder: Path | None,
+        busy_timeout: float,
+        limits: ReadLimits,
     ) -> None:
+        self._limits = limits
         self._session = session
         self._admission = admission
         self._busy_timeout = busy_timeout
@@ -265,8 +262,8 @@ class Reader:
 
         async def size(view: _View) -> int:
             row = await self._row_bytes(view) if wide else 0
-            if most <= _FEW:
-                return most * row if most * row > _FEW_BYTES else 0
+            if most <= self._limits.few:
+                return most * row if most * row > self._limits.few_bytes else 0
             dim = view.table.schema.dim if columns.vector else 0
             return result_bytes(await self._rows(view), most, dim, row)
 
@@ -375,7 +372,7 @@ class Reader:
     async def _mark(self, table: str) -> Mark | None:
         if self._folder is None:
             return None
-        return await in_thread(mark_of, self._folder, table)
+        return await in_thread(mark_of, self._folder, table, self._limits.too_young)
 
     def _keep(self, newest: _View) -> _View:
         """The same, or what was kept where it is of this version."""
@@ -384,7 +381,7 @@ class Reader:
         if kept is not None and (kept.version, kept.token) == (newest.version, newest.token):
             kept.steady = True
             return kept
-        if name not in self._kept and len(self._kept) >= _MOST_KEPT:
+        if name not in self._kept and len(self._kept) >= self._limits.most_kept:
             del self._kept[next(iter(self._kept))]
         self._kept[name] = newest
         return newest
@@ -404,12 +401,12 @@ class Reader:
         now = time.monotonic()
         known = self._row_sizes.get(view.table.name)
         if known is None or known[0] < now:
-            if len(self._row_sizes) >= _MOST_KEPT:
+            if len(self._row_sizes) >= self._limits.most_kept:
                 self._row_sizes.clear()
             stats: Any = await self._session.run(view.table.lance.stats())
             vectors = int(stats["num_rows"]) * view.table.schema.dim * 4
             beside = max(0, int(stats["total_bytes"]) - vectors)
-            known = now + _SIZES_FOR, beside // max(1, int(stats["num_rows"]))
+            known = now + self._limits.sizes_for, beside // max(1, int(stats["num_rows"]))
             self._row_sizes[view.table.name] = known
         return known[1]
 

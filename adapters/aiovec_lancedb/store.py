@@ -61,6 +61,7 @@ from .index import (
     kinds,
 )
 from .index.schedule import Indexing
+from .limits import Limits
 from .locks import moves
 from .locks.local import FOLDER, WriteLock
 from .locks.moves import FolderMarks, Marks
@@ -89,18 +90,27 @@ class LancedbBackend(
 
     name: ClassVar[str] = "lancedb"
 
-    def __init__(self, target: str | Path, settings: LancedbSettings) -> None:
+    def __init__(
+        self, target: str | Path, settings: LancedbSettings, limits: Limits | None = None
+    ) -> None:
+        self._limits = limits or Limits()
         self._place = Place(str(target))
         self._settings = settings
         self._admission = ReadAdmission()
         self._trimmer = Trimmer(lambda: self._session.busy or self._admission.used > 0)
         self._session = Session(self._place, settings, self._trimmer.used)
         self._reader = Reader(
-            self._session, self._admission, self._place.folder, settings.busy_timeout
+            self._session,
+            self._admission,
+            self._place.folder,
+            settings.busy_timeout,
+            self._limits.read,
         )
         self._writing = write_admission(settings.write_queue)
         self._planner = Planner(settings.recall_target)
-        self._indexing = Indexing(self._session, settings, self._commit, self._no_upkeep)
+        self._indexing = Indexing(
+            self._session, settings, self._commit, self._no_upkeep, self._limits.index
+        )
         self._writers: Writers | None = None
         self._housekeeper: Housekeeper | None = None
         self._pins: Pins | None = None
@@ -152,6 +162,7 @@ class LancedbBackend(
                 Log(self._own_folder),
                 self._settings.busy_timeout,
                 self._indexing.look,
+                self._limits.upkeep,
             )
 
     async def _check_there(self) -> None:
@@ -381,7 +392,15 @@ class LancedbBackend(
         pins = self._open_pins()
         async with pins.reading(self._session, table) as opened:
             export = Export(
-                self._session, opened, where, columns, after, batch_size, self._admission, pins
+                self._session,
+                opened,
+                where,
+                columns,
+                after,
+                batch_size,
+                self._admission,
+                pins,
+                self._limits.export,
             )
             async with aclosing(export.batches()) as batches:
                 async for found in batches:

@@ -12,6 +12,7 @@ from typing import Any
 from aiovec import Schema, VectorStore
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.limits import Limits
 from aiovec_lancedb.settings import LancedbSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,9 +20,11 @@ SMALL = Schema(4, fields={"owner": str, "year": int})
 
 
 @asynccontextmanager
-async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorStore]:
+async def opened(
+    target: Path | str, limits: Limits | None = None, **settings: Any
+) -> AsyncIterator[VectorStore]:
     """A store on a folder or URL, with settings of its own."""
-    backend = LancedbBackend(str(target), LancedbSettings(**settings))
+    backend = LancedbBackend(str(target), LancedbSettings(**settings), limits)
     try:
         await backend.open()
     except BaseException:

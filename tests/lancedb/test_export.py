@@ -15,6 +15,7 @@ from tests.sqlite.support import run_code
 
 from aiovec import InvalidArgumentError, VectorStore
 from aiovec_lancedb import export
+from aiovec_lancedb.limits import ExportLimits, Limits
 
 from .support import SMALL, ids_in, numbered, opened
 
@@ -44,16 +45,16 @@ async def batches_of(store: VectorStore, **options: Any) -> list[pa.RecordBatch]
 @pytest.mark.parametrize("after", [None, BY_IDS], ids=["as they lie", "by ids"])
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 async def test_a_large_table_goes_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, after: bytes | None
+    tmp_path: Path, batch_size: int, after: bytes | None
 ) -> None:
     """Parts, blocks and batches each end somewhere else."""
-    monkeypatch.setattr(export, "_IDS", 60)
-    monkeypatch.setattr(export, "_SAMPLE", 20)
-    monkeypatch.setattr(export, "_BLOCK_BYTES", 17 * (512 + 16))
+    limits = Limits(
+        export=ExportLimits(sorted_ids=60, sample=20, block_bytes=17 * (512 + 16), looked_up=13)
+    )
     rows = shuffled(501)
     inserted = [row["id"] for row in rows]
     order = inserted if after is None else sorted(inserted)
-    async with opened(tmp_path / "s") as store:
+    async with opened(tmp_path / "s", limits) as store:
         await store.create_table("notes", SMALL)
         for start in range(0, 501, 120):
             await store.insert("notes", rows[start : start + 120])
@@ -303,11 +304,10 @@ async def test_blocks_of_large_rows_are_as_large_as_others(
         sizes.append(block.nbytes)
         return after(size, block)
 
-    monkeypatch.setattr(export, "_FIRST_ROWS", 8)
-    monkeypatch.setattr(export, "_BLOCK_BYTES", 2**18)
+    limits = Limits(export=ExportLimits(first_rows=8, block_bytes=2**18))
     monkeypatch.setattr(export._BlockSize, "after", noted)
     rows = [{**row, "owner": "o" * 10_000, "more": "m" * 10_000} for row in numbered(200)]
-    async with opened(tmp_path / "s") as store:
+    async with opened(tmp_path / "s", limits) as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", rows)
         assert await ids_in(store) == [row["id"] for row in rows]

@@ -14,7 +14,8 @@ from lancedb.table import AsyncTable
 
 from aiovec import ModelMismatchError, Schema, TableNotFoundError, Tuning, VectorStore
 from aiovec._settings.load import RetrievalSettings
-from aiovec_lancedb import LancedbBackend, reads
+from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.limits import Limits, ReadLimits
 from aiovec_lancedb.memory import scan_bytes
 from aiovec_lancedb.reads import mark_of
 from aiovec_lancedb.settings import LancedbSettings
@@ -37,12 +38,12 @@ asyncio.run(main())
 
 @pytest.fixture(params=["young files too", "old files only"])
 async def two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[VectorStore, VectorStore]]:
     """One that reads and one that writes; the marks of files are used at once, or hardly ever."""
-    if request.param == "young files too":
-        monkeypatch.setattr(reads, "_TOO_YOUNG", -1)
-    async with opened(tmp_path / "s") as reader, opened(tmp_path / "s") as writer:
+    young = request.param == "young files too"
+    limits = Limits(read=ReadLimits(too_young=-1)) if young else None
+    async with opened(tmp_path / "s", limits) as reader, opened(tmp_path / "s", limits) as writer:
         await writer.create_table("notes", SMALL)
         yield reader, writer
 
@@ -151,12 +152,12 @@ async def test_a_quiet_table_is_not_opened_anew(
 
 
 def test_a_mark_tells_nothing_of_what_it_does_not_know(tmp_path: Path) -> None:
-    assert mark_of(tmp_path, "absent") is None
+    assert mark_of(tmp_path, "absent", ReadLimits().too_young) is None
     versions = tmp_path / "t.lance" / "_versions"
     versions.mkdir(parents=True)
-    assert mark_of(tmp_path, "t") is None
+    assert mark_of(tmp_path, "t", ReadLimits().too_young) is None
     (versions / "7.manifest").write_bytes(b"as older versions of Lance name it")
-    assert mark_of(tmp_path, "t") is None
+    assert mark_of(tmp_path, "t", ReadLimits().too_young) is None
 
 
 # What turns out to read every row

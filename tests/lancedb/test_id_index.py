@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import lancedb
 import numpy as np
 import pytest
 
-import aiovec_lancedb.index.schedule
 from aiovec import DuplicateIdError, InvalidArgumentError, Schema, VectorStore
 from aiovec._input.rows import to_table
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.limits import IndexLimits, Limits
 from aiovec_lancedb.settings import LancedbSettings
 
 from .indexed import store_at, until
@@ -24,10 +25,14 @@ _SCHEMA = Schema(4, fields={"number": int})
 _FROM = 1000
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables that get one sooner."""
-    monkeypatch.setattr(aiovec_lancedb.index.schedule, "IDS_FROM", _FROM)
+# Tables get one sooner.
+_SOONER = Limits(index=IndexLimits(ids_from=_FROM))
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[VectorStore]:
+    async with store_at(tmp_path / "store", _SOONER) as opened:
+        yield opened
 
 
 def _rows(first: int, last: int) -> dict[str, Any]:
@@ -55,23 +60,20 @@ async def test_a_table_gets_one_when_it_is_large_enough(store: VectorStore) -> N
     assert await _unindexed(store) == 0
 
 
-async def test_an_existing_table_gets_one_with_the_first_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as before:
-        before.setattr(aiovec_lancedb.index.schedule, "IDS_FROM", 10**9)
-        async with store_at(tmp_path / "store") as store:
-            await store.create_table("notes", _SCHEMA)
-            await store.insert("notes", _rows(0, 3000))
-            await store.optimize("notes")
-            assert not await _indexed(store)
-    async with store_at(tmp_path / "store") as store:
+async def test_an_existing_table_gets_one_with_the_first_write(tmp_path: Path) -> None:
+    never = Limits(index=IndexLimits(ids_from=10**9))
+    async with store_at(tmp_path / "store", never) as store:
+        await store.create_table("notes", _SCHEMA)
+        await store.insert("notes", _rows(0, 3000))
+        await store.optimize("notes")
+        assert not await _indexed(store)
+    async with store_at(tmp_path / "store", _SOONER) as store:
         await store.delete("notes", "r000007")
         await until(lambda: _indexed(store))
 
 
 async def test_a_bulk_load_is_followed_by_one(tmp_path: Path) -> None:
-    backend = LancedbBackend(str(tmp_path / "store"), LancedbSettings(index="none"))
+    backend = LancedbBackend(str(tmp_path / "store"), LancedbSettings(index="none"), _SOONER)
     await backend.open()
     async with VectorStore(backend, RetrievalSettings()) as store:
         await store.create_table("notes", _SCHEMA)
@@ -165,7 +167,8 @@ async def test_every_call_by_id_says_the_same(store: VectorStore) -> None:
 
 async def test_ids_stay_unique_while_it_is_built(tmp_path: Path) -> None:
     """Lance's own check for keys ends with an index on them; ours does not."""
-    async with store_at(tmp_path / "store") as one, store_at(tmp_path / "store") as two:
+    place = tmp_path / "store"
+    async with store_at(place, _SOONER) as one, store_at(place, _SOONER) as two:
         await one.create_table("notes", _SCHEMA)
         await one.insert("notes", _rows(0, 3000))
         upkeep = asyncio.ensure_future(one.optimize("notes"))

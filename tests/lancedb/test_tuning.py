@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 
 import aiovec
-import aiovec_lancedb.index.schedule
 from aiovec import F, Tuning, VectorStore
 from aiovec._input.rows import to_table
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend, search
 from aiovec_lancedb.index import recall
 from aiovec_lancedb.index.effort import Effort, Rung, Tuned, tuned_of
+from aiovec_lancedb.limits import IndexLimits, Limits
 from aiovec_lancedb.settings import LancedbSettings
 
 from .indexed import (
@@ -182,18 +183,17 @@ async def test_a_bulk_load_brings_an_index_when_it_is_over(tmp_path: Path) -> No
         await until(indexed)
 
 
-async def test_an_index_is_not_built_amid_many_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_index_is_not_built_amid_many_writes(tmp_path: Path) -> None:
     """Until they end, or have gone on for long."""
-    monkeypatch.setattr(aiovec_lancedb.index.schedule, "_LULL", 3600.0)
-    async with store_at(tmp_path / "store", index="ivf_flat", index_from=1500) as store:
+    amid = IndexLimits(lull=3600.0)
+    settings: dict[str, Any] = {"index": "ivf_flat", "index_from": 1500}
+    async with store_at(tmp_path / "store", Limits(index=amid), **settings) as store:
         await filled(store)
         await asyncio.sleep(0.3)
         assert await store.indexes("notes") == []
         assert "building" not in (await store.stats("notes")).index
-    monkeypatch.setattr(aiovec_lancedb.index.schedule, "_LONGEST_WAIT", 0.1)
-    async with store_at(tmp_path / "store", index="ivf_flat", index_from=1500) as store:
+    long = replace(amid, longest_wait=0.1)
+    async with store_at(tmp_path / "store", Limits(index=long), **settings) as store:
         await store.insert("notes", rows(ROWS, ROWS + 300))
 
         async def indexed() -> bool:

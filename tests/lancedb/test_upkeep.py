@@ -21,8 +21,8 @@ from aiovec import Field, Schema, VectorStore
 from aiovec._core import pool
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.limits import Limits, UpkeepLimits
 from aiovec_lancedb.settings import LancedbSettings
-from aiovec_lancedb.upkeep import schedule
 from aiovec_lancedb.upkeep.retention import Pins, Retention, Version
 from aiovec_lancedb.upkeep.schedule import Shape
 from aiovec_lancedb.upkeep.tidy import Tidying
@@ -91,13 +91,10 @@ async def test_single_rows_leave_few_files(tmp_path: Path) -> None:
         assert hit["year"] == 133
 
 
-async def test_the_quiet_behind_a_look_is_looked_at_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_quiet_behind_a_look_is_looked_at_too(tmp_path: Path) -> None:
     """Where the last look came at once behind the last write, or during a rest."""
-    monkeypatch.setattr(schedule, "_COMMITS", 1)
-    monkeypatch.setattr(schedule, "_QUIET", 0.3)
-    async with opened(tmp_path / "s") as store:
+    limits = Limits(upkeep=UpkeepLimits(commits=1, quiet=0.3))
+    async with opened(tmp_path / "s", limits) as store:
         await store.create_table("notes", SMALL)
         await insert_singly(store, 12)
 
@@ -128,21 +125,18 @@ async def test_ten_thousand_single_rows(tmp_path: Path, tasks: int) -> None:
         assert await store.count("notes") == 10_000
 
 
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upkeep at once, for very little, beside the writes, and without a rest."""
-    monkeypatch.setattr(schedule, "_COMMITS", 4)
-    monkeypatch.setattr(schedule, "_QUIET", 0.02)
-    monkeypatch.setattr(schedule, "_FILES", 1)
-    monkeypatch.setattr(schedule, "_SOON_DONE", -1)
-    monkeypatch.setattr(schedule, "_REST", 0.0)
+# Upkeep at once, for very little, beside the writes, and without a rest.
+EAGERLY = UpkeepLimits(commits=4, quiet=0.02, files=1, soon_done=-1, rest=0.0)
+EAGER = Limits(upkeep=EAGERLY)
 
 
-@pytest.mark.usefixtures("eager")
 async def test_no_write_fails_for_it(tmp_path: Path) -> None:
     """Writes of every kind, from two stores, to files that are rewritten at the same moment."""
     settings = {"max_versions": 5}
-    async with opened(tmp_path / "s", **settings) as one, opened(tmp_path / "s", **settings) as two:
+    async with (
+        opened(tmp_path / "s", EAGER, **settings) as one,
+        opened(tmp_path / "s", EAGER, **settings) as two,
+    ):
         # Indexes of both kinds that are filled anew each time.
         fields = {"owner": Field(str, index="bitmap"), "tags": list[str]}
         await one.create_table("notes", replace(SMALL, fields={**SMALL.fields, **fields}))
@@ -289,12 +283,11 @@ async def test_a_version_is_given_back_whenever_its_reader_is_cancelled(tmp_path
         done.clear()
 
 
-@pytest.mark.usefixtures("eager")
 async def test_one_process_at_a_time(tmp_path: Path) -> None:
     """While another has the table to itself, nothing is tidied; behind it everything is."""
-    other = LancedbBackend(str(tmp_path / "s"), LancedbSettings())
+    other = LancedbBackend(str(tmp_path / "s"), LancedbSettings(), EAGER)
     await other.open()
-    async with opened(tmp_path / "s") as store, VectorStore(other, RetrievalSettings()):
+    async with opened(tmp_path / "s", EAGER) as store, VectorStore(other, RetrievalSettings()):
         await store.create_table("notes", SMALL)
         keeper = other._housekeeper
         assert keeper is not None
@@ -308,13 +301,10 @@ async def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert (await store.stats("notes")).details["fragments"] == 1
 
 
-@pytest.mark.usefixtures("eager")
-async def test_others_writes_are_no_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_others_writes_are_no_quiet(tmp_path: Path) -> None:
     """A store that wrote a little leaves a table alone in which another goes on writing."""
-    monkeypatch.setattr(schedule, "_COMMITS", 10_000)
-    monkeypatch.setattr(schedule, "_FILES", 10_000)
-    monkeypatch.setattr(schedule, "_QUIET", 0.5)
-    async with opened(tmp_path / "s") as one, opened(tmp_path / "s") as two:
+    limits = Limits(upkeep=replace(EAGERLY, commits=10_000, files=10_000, quiet=0.5))
+    async with opened(tmp_path / "s", limits) as one, opened(tmp_path / "s", limits) as two:
         await one.create_table("notes", SMALL)
         await insert_singly(one, 8)
         await insert_singly(two, 8, start=100)
@@ -331,19 +321,15 @@ async def test_others_writes_are_no_quiet(tmp_path: Path, monkeypatch: pytest.Mo
         await until(small)
 
 
-@pytest.mark.usefixtures("eager")
-async def test_a_table_rests_from_the_upkeep_of_any(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with opened(tmp_path / "s") as one, opened(tmp_path / "s") as two:
+async def test_a_table_rests_from_the_upkeep_of_any(tmp_path: Path) -> None:
+    limits = Limits(upkeep=replace(EAGERLY, rest=1e6))
+    async with opened(tmp_path / "s", limits) as one, opened(tmp_path / "s", limits) as two:
         await one.create_table("notes", SMALL)
         await one.insert("notes", numbered(100, start=1000))
         await one.optimize("notes")
-        monkeypatch.setattr(schedule, "_REST", 1e6)
         await insert_singly(two, 30)
         await asyncio.sleep(1)
         assert (await two.stats("notes")).details["fragments"] == 31
-        monkeypatch.setattr(schedule, "_REST", 0.0)
         await one.optimize("notes")
         assert (await two.stats("notes")).details["fragments"] == 1
 
@@ -369,22 +355,20 @@ async def test_the_last_optimize_is_told(tmp_path: Path) -> None:
         assert (await store.stats("notes")).last_optimize is not None
 
 
-@pytest.mark.usefixtures("eager")
 async def test_closing_ends_it(tmp_path: Path) -> None:
     for _ in range(5):
-        async with opened(tmp_path / "s") as store:
+        async with opened(tmp_path / "s", EAGER) as store:
             await store.create_table("notes", SMALL, exist_ok=True)
             rows = await store.count("notes")
             await insert_singly(store, 12, start=rows)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         assert not tasks, f"these go on: {tasks}"
-    async with opened(tmp_path / "s") as store:
+    async with opened(tmp_path / "s", EAGER) as store:
         assert await ids_in(store) == [f"r{n:05}" for n in range(60)]
 
 
-@pytest.mark.usefixtures("eager")
 async def test_dropped_while_it_is_tidied(tmp_path: Path) -> None:
-    async with opened(tmp_path / "s") as store:
+    async with opened(tmp_path / "s", EAGER) as store:
         for _ in range(5):
             await store.create_table("notes", SMALL)
             await insert_singly(store, 12)
@@ -393,11 +377,8 @@ async def test_dropped_while_it_is_tidied(tmp_path: Path) -> None:
         assert await store.count("notes") == 0
 
 
-async def test_new_rows_come_into_the_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schedule, "_UNINDEXED", 50)
-    monkeypatch.setattr(schedule, "_UNINDEXED_SHARE", 0.0)
+async def test_new_rows_come_into_the_index(tmp_path: Path) -> None:
+    limits = Limits(upkeep=UpkeepLimits(unindexed=50, unindexed_share=0.0))
     rng = np.random.default_rng(0)
 
     def columns(count: int, start: int) -> dict[str, Any]:
@@ -406,7 +387,7 @@ async def test_new_rows_come_into_the_index(
             "embedding": rng.standard_normal((count, 16), dtype=np.float32),
         }
 
-    async with opened(tmp_path / "s") as store:
+    async with opened(tmp_path / "s", limits) as store:
         await store.create_table("notes", Schema(16))
         await store.insert("notes", columns(2000, 0))
         await store.create_index("notes", "ivf_flat", wait=True)
@@ -528,13 +509,13 @@ def shape(rows: int, files: int, size: int) -> Shape:
 
 
 def test_when_there_are_too_many_files() -> None:
-    assert not shape(1000, 60, 2**20).too_many_files(quiet=False)
-    assert shape(1000, 70, 2**20).too_many_files(quiet=False)
-    assert shape(1000, 6, 2**20).too_many_files(quiet=True)
+    assert not shape(1000, 60, 2**20).too_many_files(UpkeepLimits(), quiet=False)
+    assert shape(1000, 70, 2**20).too_many_files(UpkeepLimits(), quiet=False)
+    assert shape(1000, 6, 2**20).too_many_files(UpkeepLimits(), quiet=True)
     # A large table costs more to rewrite, so that more files gather.
-    assert not shape(900_000, 200, 3 * 2**30).too_many_files(quiet=False)
-    assert not shape(900_000, 16, 3 * 2**30).too_many_files(quiet=True)
+    assert not shape(900_000, 200, 3 * 2**30).too_many_files(UpkeepLimits(), quiet=False)
+    assert not shape(900_000, 16, 3 * 2**30).too_many_files(UpkeepLimits(), quiet=True)
     # Full files are not rewritten.
     assert shape(100_000_000, 95, 300 * 2**30).bytes < 4 * 2**30
-    assert not shape(100_000_000, 97, 300 * 2**30).too_many_files(quiet=True)
-    assert shape(100_000_000, 130, 300 * 2**30).too_many_files(quiet=True)
+    assert not shape(100_000_000, 97, 300 * 2**30).too_many_files(UpkeepLimits(), quiet=True)
+    assert shape(100_000_000, 130, 300 * 2**30).too_many_files(UpkeepLimits(), quiet=True)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from aiovec.backend import IndexInfo, PerLoop, StaleTableError, TableHandle, wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
+from ..limits import IndexLimits
 from ..session import Opened, Session
 from ..writer import Work
 from . import extremes, kinds
@@ -30,28 +31,6 @@ from .info import InUse, has_id_index, infos_of, seen_index, vector_index
 
 if TYPE_CHECKING:
     from ..settings import LancedbSettings
-
-# A table is measured again when it has grown by this, and its index built anew by "auto" when its
-# partitions were made for a table so much smaller.
-_GROWN, _OUTGROWN = 1.5, 4.0
-# Parts of an index, each searched by itself, that upkeep may add before it is built anew. Upkeep
-# adds one for a fiftieth more rows. It merges them when it splits a partition, which in graphs of
-# one partition never happens.
-_MOST_SEGMENTS = 32
-# Rows from which the ids get an index. What a call by id takes without it grows with the rows: of
-# 400,000 a get of one id took 20 ms, and 2.3 ms with it (``python -m bench lancedb-ids`` compares).
-IDS_FROM = 20_000
-# Rows that are written before a look at whether they matter. The first is for tables as earlier
-# releases left them.
-_LOOK_AFTER = 256
-# An index is measured anew without a call for it after this many times the seconds that it took.
-_REST = 4.0
-# Seconds without a write after which a build begins by itself: it would slow the writes down, and
-# of a table that is being filled it would be old at once. And the longest that it is put off.
-_LULL, _LONGEST_WAIT = 1.0, 30.0
-# Bytes of vectors that "auto" indexes and measures in a second (``python -m bench lancedb``).
-# A close begins no build that would take longer than it may wait: it would be in vain each time.
-_BYTES_A_SECOND = 32 * 2**20
 
 
 class _BuildEndedError(AiovecError):
@@ -91,7 +70,9 @@ class Indexing:
         settings: LancedbSettings,
         write: Callable[[str, Work], Awaitable[Any]],
         alone: Callable[[str], AbstractAsyncContextManager[None]],
+        limits: IndexLimits,
     ) -> None:
+        self._limits = limits
         self._session = session
         self._settings = settings
         self._builder = Builder(session, settings, write)
@@ -181,7 +162,7 @@ class Indexing:
     async def _is_done_in(self, seconds: float, handle: TableHandle) -> bool:
         table = await reopened(self._session, handle)
         rows = int(await self._session.run(table.lance.count_rows()))
-        return rows * table.schema.dim * 4 <= seconds * _BYTES_A_SECOND
+        return rows * table.schema.dim * 4 <= seconds * self._limits.bytes_a_second
 
     def restored(self, handle: TableHandle) -> None:
         """Another version of the table is the newest, with other indexes or none."""
@@ -211,7 +192,10 @@ class Indexing:
 
     async def _tend_quietly(self, handle: TableHandle, state: _State) -> None:
         while True:
-            begins = min(state.last_write + _LULL, state.put_off_since + _LONGEST_WAIT)
+            begins = min(
+                state.last_write + self._limits.lull,
+                state.put_off_since + self._limits.longest_wait,
+            )
             begins = max(begins, state.looks_from)
             wait = begins - time.monotonic()
             if wait <= 0:
@@ -249,7 +233,7 @@ class Indexing:
         mark = await extremes.mark_of(self._session, table)
         state.extreme = await extremes.extreme_id(self._session, table, state.extreme)
         ended = time.monotonic()
-        state.looks_from = ended + _REST * (ended - began)
+        state.looks_from = ended + self._limits.rest * (ended - began)
         if state.extreme is not None or mark is None:
             return False
         unmarked = bool(await self._write(handle.name, extremes.Unmark(fresh, mark)))
@@ -260,7 +244,7 @@ class Indexing:
         began = time.monotonic()
         await self._builder.measure(handle, self._telling(handle))
         ended = time.monotonic()
-        self._state(handle.name).rest_until = ended + _REST * (ended - began)
+        self._state(handle.name).rest_until = ended + self._limits.rest * (ended - began)
 
     async def _due(self, handle: TableHandle) -> set[str]:
         """Return what is due of "ids" (their index), "build" and "measure".
@@ -275,11 +259,11 @@ class Indexing:
             wanted = set() if due is None else {due}
             if table.extreme:
                 wanted.add("extremes")  # each write may have removed the last of such rows
-            if rows < IDS_FROM:
-                next_rows = min(next_rows, IDS_FROM)
+            if rows < self._limits.ids_from:
+                next_rows = min(next_rows, self._limits.ids_from)
             elif not await has_id_index(self._session, table):
                 wanted.add("ids")
-            look_after = max(_LOOK_AFTER, next_rows - rows)
+            look_after = max(self._limits.look_after, next_rows - rows)
             self._state(handle.name).look_after = 1 if table.extreme else look_after
             return wanted
 
@@ -294,17 +278,16 @@ class Indexing:
             return "build", rows
         return None, self._settings.index_from
 
-    @staticmethod
-    def _wanted_of(index: InUse, rows: int) -> tuple[str | None, int]:
+    def _wanted_of(self, index: InUse, rows: int) -> tuple[str | None, int]:
         tuned = index.tuned
-        outgrown = tuned.auto and rows >= _OUTGROWN * tuned.built_rows
+        outgrown = tuned.auto and rows >= self._limits.outgrown * tuned.built_rows
         # An earlier release built it in such a way that upkeep joins nearly all partitions.
         joined = not index.kind.graph and index.partition_size is None
-        if index.ours and (outgrown or joined or index.segments > _MOST_SEGMENTS):
+        if index.ours and (outgrown or joined or index.segments > self._limits.most_segments):
             return "build", rows
-        if not tuned.measured or rows >= _GROWN * tuned.rows:
+        if not tuned.measured or rows >= self._limits.grown * tuned.rows:
             return "measure", rows
-        return None, math.ceil(_GROWN * tuned.rows)
+        return None, math.ceil(self._limits.grown * tuned.rows)
 
     async def _build_by_settings(self, handle: TableHandle) -> None:
         """What the settings say, or the index that exists, anew."""

@@ -44,6 +44,7 @@ from aiovec.errors import (
 from ..errors import is_read_only
 from ..index.fields import lacking
 from ..index.info import unindexed_rows
+from ..limits import UpkeepLimits
 from ..locks.local import TaskLock, WriteLock
 from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
@@ -105,32 +106,6 @@ def _incarnation(handle: TableHandle) -> str:
 
 LOG = logging.getLogger("aiovec.lancedb")
 
-# Commits after which a table is looked at, and the seconds without one after which it is as well.
-_COMMITS = 64
-_QUIET = 1.0
-# Rewriting small files costs as much as the bytes of all that are not full, so more of these let
-# more files gather: while there are writes, and in the quiet behind them.
-_FILES, _BYTES_A_FILE, _MOST_FILES = 64, 16 * 2**20, 512
-_FILES_IN_QUIET, _BYTES_A_FILE_IN_QUIET, _MOST_FILES_IN_QUIET = 4, 64 * 2**20, 16
-# Versions beyond those to keep that are left in the quiet.
-_OVER = 16
-# Rows that an index does not cover, and the share of all rows beyond that, before it is renewed.
-_UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
-# Tables of fewer bytes are rewritten while their writers wait: that takes less than a second.
-_SOON_DONE = 64 * 2**20
-# What goes on beside the writes may take this many seconds, and one more for so many bytes.
-_LONG, _BYTES_A_SECOND = 10.0, 8 * 2**20
-# Attempts beside the writes that were in vain, after which the writers have to wait.
-_ATTEMPTS = 2
-# While writers wait for it in the background, it may take this share of the time that one waits.
-_PATIENCE = 0.5
-# A table rests this many times as long as its upkeep took, whichever process did it: a fifth of the
-# time goes into it.
-_REST = 4.0
-_POLL = 0.05
-# Seconds between looks at tables that were opened: each takes a few milliseconds.
-_LOOK_EVERY = 0.1
-
 
 @dataclass(slots=True)
 class _State:
@@ -145,13 +120,13 @@ class _State:
     seen_version: int | None = None
     wrote: bool = False
 
-    def next_look(self) -> float:
+    def next_look(self, limits: UpkeepLimits) -> float:
         """When to look at it again, on the clock of ``time.monotonic``."""
         at = float("inf") if self.look_at is None else self.look_at
-        if self.commits >= _COMMITS:
+        if self.commits >= limits.commits:
             at = 0.0
         elif self.commits:
-            at = min(at, self.last_commit + _QUIET)
+            at = min(at, self.last_commit + limits.quiet)
         return max(at, self.rest_until)
 
 
@@ -171,11 +146,17 @@ class Shape:
         part = size * FULL_FILE // rows if rows > FULL_FILE else size
         return cls(rows, int(stats["fragment_stats"]["num_fragments"]), part)
 
-    def too_many_files(self, *, quiet: bool) -> bool:
+    def too_many_files(self, limits: UpkeepLimits, *, quiet: bool) -> bool:
         if quiet:
-            more = self.bytes // _BYTES_A_FILE_IN_QUIET
-            return self.files > min(_FILES_IN_QUIET + more, _MOST_FILES_IN_QUIET) + self._full
-        return self.files > min(_FILES + self.bytes // _BYTES_A_FILE, _MOST_FILES) + self._full
+            more = self.bytes // limits.bytes_a_file_in_quiet
+            return (
+                self.files
+                > min(limits.files_in_quiet + more, limits.most_files_in_quiet) + self._full
+            )
+        return (
+            self.files
+            > min(limits.files + self.bytes // limits.bytes_a_file, limits.most_files) + self._full
+        )
 
     @property
     def _full(self) -> int:
@@ -195,6 +176,7 @@ class Housekeeper:
     log: Log
     busy_timeout: float
     look_at_indexes: Callable[[TableHandle], Awaitable[None]]
+    limits: UpkeepLimits
     _tables: dict[str, _State] = field(default_factory=dict)
     _locks: dict[str, TaskLock] = field(default_factory=dict)
     _held: PerLoop[set[str]] = field(default_factory=lambda: PerLoop(set))
@@ -218,7 +200,7 @@ class Housekeeper:
         state.commits += 1
         state.wrote = True
         state.last_commit = time.monotonic()
-        if not self._start() and state.commits == _COMMITS:
+        if not self._start() and state.commits == self.limits.commits:
             self._wake.set()
 
     def opened(self, table: str) -> None:
@@ -228,7 +210,7 @@ class Housekeeper:
         self._known.add(table)
         self._unseen.append(table)
         if len(self._unseen) == 1:
-            self._next_unseen = time.monotonic() + _QUIET
+            self._next_unseen = time.monotonic() + self.limits.quiet
         if not self._start():
             self._wake.set()
 
@@ -267,7 +249,9 @@ class Housekeeper:
             state = self._tables.setdefault(name, _State())
             began = time.monotonic()
             quiet = (
-                self._finishing or state.commits < _COMMITS or began - state.last_commit >= _QUIET
+                self._finishing
+                or state.commits < self.limits.commits
+                or began - state.last_commit >= self.limits.quiet
             )
             state.commits, state.look_at = 0, None
             try:
@@ -288,8 +272,8 @@ class Housekeeper:
                 state.look_at = time.monotonic() + 60
             ended = time.monotonic()
             if not quiet and state.look_at is None:
-                state.look_at = ended + _QUIET  # these may have been the last
-            state.rest_until = ended + _REST * (ended - began)
+                state.look_at = ended + self.limits.quiet  # these may have been the last
+            state.rest_until = ended + self.limits.rest * (ended - began)
             if self._finishing or (not state.commits and state.look_at is None):
                 self._tables.pop(name, None)
 
@@ -299,7 +283,7 @@ class Housekeeper:
             now = time.monotonic()
             if self._finishing:
                 return next((name for name, state in self._tables.items() if state.wrote), None)
-            due = [(state.next_look(), name) for name, state in self._tables.items()]
+            due = [(state.next_look(self.limits), name) for name, state in self._tables.items()]
             at, name = min(due, default=(float("inf"), None))
             if self._unseen and self._next_unseen < at:
                 at, name = self._next_unseen, None
@@ -313,7 +297,7 @@ class Housekeeper:
             elif name is not None:
                 return name
             else:
-                self._next_unseen = now + _LOOK_EVERY
+                self._next_unseen = now + self.limits.look_every
                 return self._unseen.popleft()
 
     async def _look(self, name: str, state: _State, *, quiet: bool) -> None:
@@ -331,7 +315,7 @@ class Housekeeper:
         # Others may be writing, of whom nothing is seen but the versions that they make.
         if quiet and number != state.seen_version and not self._finishing:
             state.seen_version, quiet = number, False
-            state.look_at = time.monotonic() + _QUIET
+            state.look_at = time.monotonic() + self.limits.quiet
         shape = Shape.of(await self.session.run(table.lance.stats()))
         if not await self._is_due(table, number, shape, state, quiet=quiet):
             return
@@ -339,10 +323,10 @@ class Housekeeper:
             state.look_at = time.monotonic() + 5  # another process is at it
             return
         try:
-            await self._tidy(handle, shape, alone=state.failed >= _ATTEMPTS, now=False)
+            await self._tidy(handle, shape, alone=state.failed >= self.limits.attempts, now=False)
         except (StoreBusyError, TimeoutError) as exc:
             state.failed += 1
-            state.look_at = time.monotonic() + _QUIET * 2 ** min(state.failed, 8)
+            state.look_at = time.monotonic() + self.limits.quiet * 2 ** min(state.failed, 8)
             text = "upkeep of the table %r was in vain: %s"
             await in_thread(LOG.debug, text, name, exc)
             return
@@ -354,7 +338,7 @@ class Housekeeper:
     async def _is_due(
         self, table: Opened, number: int, shape: Shape, state: _State, *, quiet: bool
     ) -> bool:
-        if shape.too_many_files(quiet=quiet):
+        if shape.too_many_files(self.limits, quiet=quiet):
             return True
         retention = self.retention
         made = None if state.tidied_version is None else number - state.tidied_version
@@ -362,25 +346,27 @@ class Housekeeper:
             versions = await versions_of(self.session, table)
             first = retention.first_kept(versions, datetime.now(UTC), None)
             over = 0 if first is None else versions.index(first)
-            if over > (_OVER if quiet else retention.most):
+            if over > (self.limits.over if quiet else retention.most):
                 return True
         uncovered = max((await unindexed_rows(self.session, table)).values(), default=0)
-        return uncovered > _UNINDEXED + _UNINDEXED_SHARE * shape.rows
+        return uncovered > self.limits.unindexed + self.limits.unindexed_share * shape.rows
 
     async def _look_again(self, handle: TableHandle, state: _State) -> None:
         """Note what is left: versions that somebody might have been reading."""
         table = await self.session.opened(handle)
         state.tidied_version = await self.session.run(table.lance.version())
         state.seen_version = state.tidied_version
-        if len(await versions_of(self.session, table)) > self.retention.most + _OVER:
-            state.look_at = time.monotonic() + self.retention.grace.total_seconds() + _QUIET
+        if len(await versions_of(self.session, table)) > self.retention.most + self.limits.over:
+            state.look_at = (
+                time.monotonic() + self.retention.grace.total_seconds() + self.limits.quiet
+            )
 
     def _rest_of(self, handle: TableHandle) -> float:
         """For how many seconds the table is still left alone, by all. Reads the disk."""
         last = self.log.last(handle)
         if last is None:
             return 0.0
-        over = _REST * last.took
+        over = self.limits.rest * last.took
         return min(over, over - (datetime.now(UTC) - last.at).total_seconds())
 
     # Now
@@ -391,7 +377,7 @@ class Housekeeper:
         async with self.alone(handle.name):
             table = await self.session.opened(handle)
             shape = Shape.of(await self.session.run(table.lance.stats()))
-            for _ in range(_ATTEMPTS):
+            for _ in range(self.limits.attempts):
                 try:
                     return await self._tidy(handle, shape, alone=False, now=True)
                 except (StoreBusyError, TimeoutError):
@@ -422,7 +408,7 @@ class Housekeeper:
                 raise StoreBusyError(
                     f"the upkeep of the table {table!r} is under way elsewhere", self.busy_timeout
                 )
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(self.limits.poll)
         try:
             yield
         finally:
@@ -434,14 +420,16 @@ class Housekeeper:
         tidying = Tidying(self.session, handle, self.retention, pinned)
         size = scan_bytes(min(shape.rows, FULL_FILE), handle.schema.dim)
         async with self.admission.share(size):
-            if alone or shape.bytes <= _SOON_DONE:
-                work = TidyingWork(tidying, None if now else self.busy_timeout * _PATIENCE)
+            if alone or shape.bytes <= self.limits.soon_done:
+                work = TidyingWork(
+                    tidying, None if now else self.busy_timeout * self.limits.patience
+                )
                 if not now:
                     self._work = work
                 took = await self.write(handle.name, work)
             else:
                 began = time.monotonic()
-                await tidying.run(_LONG + shape.bytes / _BYTES_A_SECOND)
+                await tidying.run(self.limits.long + shape.bytes / self.limits.bytes_a_second)
                 took = time.monotonic() - began
         await in_thread(self.log.note, handle, took)
 
