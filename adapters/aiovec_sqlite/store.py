@@ -113,7 +113,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
         # The migration's run that this object acts for, whatever the file's mark says.
         self._run: str | None = None
         kept = self._target != MEMORY and settings.durability == "full"
-        self.promises = frozenset({"power-loss"}) if kept else frozenset()
+        self.promises = frozenset({"quantized", "power-loss"} if kept else {"quantized"})
 
     @property
     def target(self) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.toy_backend import ToyBackend
 
 import aiovec
-from aiovec import Field, Schema
+from aiovec import Field, Schema, UnsupportedError
 from aiovec._transfer import save
+from aiovec.testing import open_store
 from aiovec.testing.strategies import good_rows, schemas
 from aiovec.testing.values import EVERY_KIND, HOSTILE_IDS, rows_of_every_kind
 
@@ -135,3 +137,17 @@ async def test_json_lines_are_what_insert_takes(tmp_path: Path) -> None:
 async def test_a_table_without_rows_comes_back(tmp_path: Path) -> None:
     for form in ("parquet", "arrow", "arrow-stream", "jsonl", "numpy"):
         await there_and_back(EVERY_KIND, [], form, tmp_path)
+
+
+async def test_a_file_from_a_quantized_table_goes_where_no_codes_are_stored(tmp_path: Path) -> None:
+    schema = Schema(8, quantized="bit")
+    path = tmp_path / "notes.parquet"
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", schema)
+        await store.insert("notes", [{"id": "a", "embedding": [1.0] * 8}])
+        await save(store, "notes", path)
+    async with await open_store(ToyBackend()) as store:
+        assert (await bring(store, path)).rows == 1
+        assert await store.schema("notes") == Schema(8)
+        with pytest.raises(UnsupportedError):
+            await bring(store, path, "wanted", schema=schema)

@@ -213,7 +213,7 @@ class Backend(ABC):
     """What the TOML calls it."""
 
     promises: frozenset[str] = frozenset()
-    """Abilities without a class of their own: "power-loss", "text-prefix"."""
+    """Abilities without a class of their own: "power-loss", "quantized", "text-prefix"."""
 
     @property
     @abstractmethod

@@ -187,7 +187,7 @@ class VectorStore:
 
     def supports(self, ability: str) -> bool:
         """Whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup", "moves", "read-only", "restore" or "power-loss"."""
+        "snapshots", "backup", "moves", "read-only", "restore", "power-loss" or "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
         return self._follower.engine.backend.supports(ability)
@@ -227,7 +227,8 @@ class VectorStore:
 
         Of several callers at once one creates it. Where it exists: TableExistsError, or with
         ``exist_ok`` nothing, unless the schema is another: ModelMismatchError where only the
-        model differs, else SchemaMismatchError.
+        model differs, else SchemaMismatchError. A schema with an option that the backend cannot
+        honour raises UnsupportedError, unless such a table exists already.
         """
         check_table_name(table)
         if schema is not None and not isinstance(schema, Schema):
@@ -240,6 +241,14 @@ class VectorStore:
                     # As a no-op it is for an app that begins with it.
                     if not exist_ok or table not in await engine.backend.tables():
                         self._check_writable("create_table")
+                    raise TableExistsError(table)
+                if wanted.quantized and not engine.backend.supports("quantized"):
+                    # A table that a migration brought here keeps the option, for the way back.
+                    if not exist_ok or table not in await engine.backend.tables():
+                        raise UnsupportedError(
+                            "quantized", engine.backend.name,
+                            "it stores no bit codes; leave quantized out of the schema",
+                        )  # fmt: skip
                     raise TableExistsError(table)
                 await engine.backend.create_table(table, wanted)
             except TableExistsError:

@@ -150,6 +150,8 @@ async def load(
 async def _place(store: VectorStore, one: Load, how: Loading) -> _Placed:
     """The table that the rows go to first, created where it has to be."""
     wanted = _wanted(one)
+    if one.schema is None and wanted.quantized and not store.supports("quantized"):
+        wanted = replace_in(wanted, quantized=None)  # the file's suggestion, not the user's wish
     try:
         there = await store.schema(one.table)
     except TableNotFoundError:

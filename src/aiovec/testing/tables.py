@@ -22,6 +22,7 @@ from ..errors import (
     SchemaMismatchError,
     TableExistsError,
     TableNotFoundError,
+    UnsupportedError,
 )
 from .base import ContractBase, case
 from .values import DIM, EVERY_KIND, SMALL, assert_same_rows, ids_of, small_rows, vectors
@@ -108,7 +109,13 @@ class TablesContract(ContractBase):
 
     @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
     async def test_a_schema_comes_back_as_it_was(self, store: VectorStore, schema: Schema) -> None:
-        await store.create_table("notes", schema)
+        if self.refuses(store, schema):
+            for exist_ok in (False, True):
+                with pytest.raises(UnsupportedError) as caught:
+                    await store.create_table("notes", schema, exist_ok=exist_ok)
+                assert caught.value.ability == "quantized"
+            assert await store.tables() == []
+        await self.create(store, "notes", schema)
         assert await store.schema("notes") == schema
         assert await store.count("notes") == 0
         await store.create_table("notes", schema, exist_ok=True)
@@ -117,7 +124,7 @@ class TablesContract(ContractBase):
         self.need_persistence()
         async with await self.open(tmp_path) as store:
             for number, schema in enumerate(SCHEMAS.values()):
-                await store.create_table(f"t{number}", schema)
+                await self.create(store, f"t{number}", schema)
         async with await self.open(tmp_path) as store:
             for number, schema in enumerate(SCHEMAS.values()):
                 assert await store.schema(f"t{number}") == schema
