@@ -1,7 +1,7 @@
 """Counts of the code itself, for docs/ARCHITECTURE.md: its size, and the walks of three calls.
 
-They are of the tree that ``aiovec`` is imported from, so an older one is counted by naming it:
-``PYTHONPATH=OLD/src:OLD/adapters:OLD/migrate python -m bench counts``.
+They are of the tree that ``aiovec`` is imported from. So an older one is counted by the Python of
+an environment in which it is installed (``pip install -e OLD``), in the folder of this one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ SUITE = "testing"
 LARGE_MODULE = 400  # lines; a hint to look for two subjects
 CLAUSES = ("What", "Whether", "How", "Which", "Who")
 BACKENDS = re.compile(r"(?<![a-z])(sqlite|lancedb|remote)(?![a-z0-9]|_master)", re.IGNORECASE)
-DEFAULT_BACKEND = re.compile(r'\bbackend\b.*=.*"sqlite"')
+# The default of the TOML file's ``backend``: a line, with the one before it.
+DEFAULT_BACKEND = re.compile(r"\bbackend: .+ = .*\s*(?:default=)?\"sqlite\"")
 TABLE = "counted"
 
 # The targets of the redesign that began at d45c448.
@@ -178,7 +179,9 @@ def _lines_that_name_backends(module: Module) -> list[str]:
             continue
         for name in _names(node):
             line = node.lineno
-            if BACKENDS.search(name) and not DEFAULT_BACKEND.search(source[line - 1]):
+            if BACKENDS.search(name) and not DEFAULT_BACKEND.search(
+                "\n".join(source[line - 2 : line])
+            ):
                 found["text" if " " in name else "code"].add(line)
     return [*["code"] * len(found["code"]), *["text"] * len(found["text"] - found["code"])]
 
