@@ -32,7 +32,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 def lifespan(
     target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
 ) -> Lifespan:
-    """What a framework takes as ``lifespan``; the arguments are those of ``aiovec.connect``.
+    """Return a ``lifespan`` for a framework; the arguments are those of ``aiovec.connect``.
 
     The store opens when the app starts, which fails where that fails, and closes when the app
     ends, after the writes that it accepted. An app may start again later.

@@ -340,7 +340,7 @@ class StoreMovedError(AiovecError):
 
 
 class StoreReplacedError(AiovecError):
-    """What ``target`` names is no longer what the store has open; ``reason`` says what happened.
+    """The file at ``target`` is not the one that the store has open; ``reason`` says what happened.
 
     Nothing of the call is at ``target``: where a write had been committed already, its rows went to
     the old file, which ``backup`` of this store still copies. Close the store and open it again to
@@ -358,7 +358,7 @@ class StoreReplacedError(AiovecError):
 
 
 class CorruptStoreError(AiovecError):
-    """What lies at ``target`` is damaged, or is not a store that this version reads."""
+    """The data at ``target`` is damaged, or is not a store that this version reads."""
 
     def __init__(self, target: str, reason: str) -> None:
         self.target = target

@@ -212,7 +212,7 @@ def _loads(
     metric: str | None,
     model: str | None,
 ) -> list[Load]:
-    """Which table goes where."""
+    """The table that each part of the input goes to."""
     from .._transfer import Load
 
     if len(found) > 1 and (as_ is not None or schema is not None):

@@ -1,4 +1,4 @@
-"""How the command speaks: JSON, tables, plain lines, progress and one line for an error."""
+"""Output of the commands: JSON, tables, plain lines, progress, and one line for an error."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def one_line(value: object) -> str:
 
 
 def counted(rows: int) -> str:
-    """How many rows, in words."""
+    """Return a number of rows in words."""
     return "1 row" if rows == 1 else f"{rows:,} rows"
 
 

@@ -1,4 +1,4 @@
-"""Which store a command means, and how it is opened."""
+"""Find and open the store that a command names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")
 
 
 def store_and(first: str | None, second: str | None, last: str) -> tuple[str | None, str]:
-    """What ``[STORE] LAST`` means: one argument alone is LAST."""
+    """Return the store and the last argument of ``[STORE] LAST``; a single argument is LAST."""
     if first is None:
         raise typer.BadParameter(f"give {last}, and before it a STORE if you like")
     return (None, first) if second is None else (first, second)
@@ -84,7 +84,9 @@ async def of_each_table(
     look: Callable[[str], Awaitable[_T]],
     title: str,
 ) -> list[_T]:
-    """What a look tells of each of the named tables, or of all; ``title`` is what the bar says.
+    """Return the result of ``look`` for each named table, or for all of them.
+
+    ``title`` is the text of the progress bar.
 
     One of all that another process drops meanwhile is left out.
     """

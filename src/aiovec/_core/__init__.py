@@ -1,1 +1,1 @@
-"""What every store does, whatever backend lies under it."""
+"""The store itself: calls, retries, ranking, and following a TOML file, on any backend."""

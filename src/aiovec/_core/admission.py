@@ -1,4 +1,4 @@
-"""Who may go on at once: a bound on calls, on bytes, or on both, in the order of asking.
+"""A bound on the calls, the bytes, or both that are used at once; waiting calls queue in order.
 
 The one way in which a store bounds what its calls take together: memory is taken after a share of
 it was given, and a call that waits longer than it may gets StoreBusyError.
@@ -61,11 +61,11 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Who waits for a share."""
+        """The number of callers that wait for a share."""
         return len(self._state().waiting)
 
     def free(self, size: int = 0) -> bool:
-        """Whether a share of this size would come without a wait."""
+        """Return whether a share of this size is available without waiting."""
         state = self._state()
         return not state.waiting and self._fits(state, self._bounded(size))
 

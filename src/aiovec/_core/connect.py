@@ -113,7 +113,7 @@ class _Identity:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a target or a TOML file came to: a backend that is not open yet."""
+    """The backend that a target or a TOML file names, not open yet."""
 
     identity: _Identity
     settings: RetrievalSettings
@@ -158,7 +158,7 @@ class Origin:
 
     @property
     def follows(self) -> bool:
-        """Whether the store has to follow a TOML file: unless its user named the place."""
+        """True if the store follows a TOML file; False if its user named a target."""
         return self._target is None and self._backend is None
 
     def location(self) -> Location:
@@ -172,7 +172,7 @@ class Origin:
         return loaded.settings.retrieval
 
     def changed(self) -> bool:
-        """Whether the TOML file is another than the one that was read last. Costs one look."""
+        """Return whether the TOML file changed since it was last read. Costs one ``stat``."""
         if not self.follows or self._file is None:
             return False
         from .._settings.load import stamp_of
@@ -180,7 +180,7 @@ class Origin:
         return stamp_of(self._file) != self._stamp
 
     def resolve_first(self) -> Resolved:
-        """What the target or the TOML file names, with all loaded that its store will need."""
+        """Resolve the target or the TOML file, and import the modules that its store will need."""
         for module in _HEAVY:
             importlib.import_module(module)
         # anyio loads this at its first use, which would be on the event loop. It is not public, so
@@ -192,7 +192,7 @@ class Origin:
         return resolved
 
     def resolve(self) -> Resolved | None:
-        """What the TOML file names now; None where that is the same place, used in the same way.
+        """Resolve the TOML file again; None if it names the same place and settings.
 
         Until ``settle`` is called with it, ``changed`` stays true, so that it is tried again.
         """

@@ -1,4 +1,4 @@
-"""What a backend owes to ``VectorStore``.
+"""The contract between ``VectorStore`` and a backend.
 
 ``VectorStore`` checks names, rows, vectors, models and filters, ranks the hits and tells errors;
 a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
@@ -74,7 +74,7 @@ class TableHandle:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What to read of each row beside its id."""
+    """The columns to read of each row beside its id."""
 
     fields: tuple[str, ...]
     payload: bool = False
@@ -83,7 +83,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How hard an approximate search tries. What is None is left to the backend."""
+    """The effort of an approximate search. None leaves a value to the backend."""
 
     nprobes: int | None = None
     ef: int | None = None
@@ -155,7 +155,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class TableStats:
-    """What a table holds and costs.
+    """The size and the costs of a table.
 
     ``bytes`` is what it takes where it lies, ``index`` the state of its vector index in words,
     ``unindexed_rows`` those that a search must scan, ``scan_memory`` the bytes that its resident
@@ -250,7 +250,7 @@ class Backend(ABC):
         """Reach the store, or raise."""
 
     def owns(self, path: Path) -> bool:
-        """Whether a path is a part of the store, which no export may replace. Reads the disk."""
+        """Return whether a path belongs to the store: no export may replace it. Reads the disk."""
         return False
 
     # Tables
@@ -367,7 +367,7 @@ class Backend(ABC):
         """Do now what keeps the table small and fast."""
 
     def supports(self, ability: str) -> bool:
-        """Whether the ability is there; ``VectorStore.supports`` lists their names."""
+        """Return whether the backend has the ability; ``VectorStore.supports`` lists the names."""
         interface = ABILITIES.get(ability)
         return ability in self.promises or (interface is not None and isinstance(self, interface))
 
@@ -395,7 +395,7 @@ class VectorIndexes(ABC):
     async def drop_index(self, table: TableHandle, name: str) -> None: ...
 
     def index_for(self, schema: Schema, rows: int) -> str:
-        """What "auto" would build for a table of so many rows, in words; empty where unknown.
+        """Return in words the index that "auto" builds for a table of this size; "" if unknown.
 
         Looks at no table, and may be asked before ``open``.
         """
@@ -403,7 +403,7 @@ class VectorIndexes(ABC):
 
 
 class ChangeFeed(ABC):
-    """Which rows changed since when. Change numbers rise within a table and are never reused."""
+    """The rows that changed since a change number. Numbers rise within a table, never reused."""
 
     @abstractmethod
     async def change_number(self, table: TableHandle) -> int:

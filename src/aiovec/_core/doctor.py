@@ -80,7 +80,7 @@ def version_of(distribution: str) -> Finding:
 
 
 def room_at(folder: Path, why: str) -> Iterator[Finding]:
-    """Whether there is room at a folder, or where it would be made, and the right to write there.
+    """Yield findings about free space and write access at a folder, which need not exist yet.
 
     ``why`` says what writes there.
     """

@@ -87,7 +87,7 @@ class Engine:
 
 
 class Calls:
-    """How many calls of one event loop are on an engine."""
+    """The number of calls of one event loop that use an engine."""
 
     __slots__ = ("_number", "idle")
 

@@ -27,7 +27,7 @@ _ABANDONED = 3600.0
 
 
 def look_at(path: str | Path) -> os.stat_result | None:
-    """What a name leads to; None where to nothing. AiovecError where the system does not tell."""
+    """Return the status of a file; None if it does not exist. AiovecError if it cannot be read."""
     try:
         return os.stat(path)
     except OSError as exc:

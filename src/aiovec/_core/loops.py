@@ -42,7 +42,7 @@ class PerLoop(Generic[_T]):
 
 
 def is_over(task: asyncio.Task[object] | None) -> bool:
-    """Whether there is no task, it has ended, or its loop is closed and it never will."""
+    """Return whether there is no task, or it has ended, or never will as its loop is closed."""
     return task is None or task.done() or task.get_loop().is_closed()
 
 
@@ -74,7 +74,7 @@ class Background:
 
 
 class OneLoop:
-    """Which event loop uses a store now. ``target`` names the store in errors."""
+    """The event loop that uses a store now. ``target`` names the store in errors."""
 
     __slots__ = ("_loop",)
 

@@ -31,7 +31,7 @@ _NO_ANGLE = 2.0**-156
 
 
 def is_extreme(vectors: Float32Array) -> bool:
-    """Whether float32 distances cannot rank some of these vectors: NaN too, as damage may leave."""
+    """Return whether float32 distances cannot rank some of these vectors, NaN included."""
     # By blocks that stay in the processor's cache: a copy of all would cost more than the look.
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK]

@@ -1,4 +1,4 @@
-"""How much memory this machine has, and the share of it that a budget is by default."""
+"""The memory of this machine, and the share of it that is the default budget."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class MoveMark:
-    """What a store knows of the migration that leads away from it.
+    """The state that a store keeps about a migration away from it.
 
     ``generation`` rises with every cut-over, there and back; it is 0 before the first. ``pause``
     distinguishes one pause from the next, and ``limit`` is how long a pause may last, in seconds.
@@ -72,7 +72,7 @@ class MoveMark:
 
     @property
     def left(self) -> bool:
-        """Whether another place is in use."""
+        """True once another place is in use."""
         return self.state in (MOVED, FINISHED)
 
     def moved_error(self, target: str) -> StoreMovedError:
@@ -229,7 +229,7 @@ def mark_of(found: object) -> MoveMark:
 
 
 def unreadable_mark(reason: object) -> str:
-    """What is wrong with a store whose mark cannot be read."""
+    """Return the error for a store whose migration mark cannot be read."""
     return (
         f"the mark of a migration in it cannot be read ({reason}); if no migration of this store "
         "is under way, remove the mark: aiovec migrate forget"
@@ -237,7 +237,7 @@ def unreadable_mark(reason: object) -> str:
 
 
 def _said(mark: MoveMark) -> str:
-    """What its user can do about a mark."""
+    """Return what a user can do about a mark."""
     if mark.state == FINISHED:
         return (
             f"the store has moved to {mark.moved_to}; to use it again as a store of its own, "

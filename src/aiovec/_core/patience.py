@@ -1,4 +1,4 @@
-"""How long a call may wait for its turn: from its start, whatever it waits for on the way."""
+"""The time that a call may wait for its turn, counted from its start for all waits together."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Patience:
         return _Watch(self, act)
 
     def error(self, reason: str) -> StoreBusyError:
-        """What the call gets when no time is left."""
+        """Return the error of a call whose time has run out."""
         return StoreBusyError(reason, time.monotonic() - self.began)
 
 

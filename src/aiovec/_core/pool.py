@@ -44,7 +44,7 @@ async def in_thread(
     limit: anyio.CapacityLimiter | None = None,
     stop: Callable[[], object] | None = None,
 ) -> _T:
-    """What the work gives. When cancelled before it began, it is never done.
+    """Run the work in a thread and return its result. If cancelled before it began, it never runs.
 
     Later it is done to its end, and the caller returns behind that, however often it is cancelled:
     so no thread reads what belongs to a caller that has gone on. ``stop`` is called then, for work

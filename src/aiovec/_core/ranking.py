@@ -176,7 +176,7 @@ async def reranked(hits: list[Hit], rerank: Rerank, threads: anyio.CapacityLimit
 
 
 async def _in_thread(rerank: Rerank, hits: list[Hit], threads: anyio.CapacityLimiter) -> Any:
-    """What a plain function gives, within the limit.
+    """Return the result of a plain function, within the limit.
 
     When cancelled it returns at once: the hits are the function's own. It keeps its place until it
     has ended. One that searches the store itself, and reranks there, is one of those that have the

@@ -1,4 +1,4 @@
-"""What comes out of a store: records and hits."""
+"""Records and hits: the rows that a store returns."""
 
 from __future__ import annotations
 

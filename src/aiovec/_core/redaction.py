@@ -61,7 +61,7 @@ def redacted(text: str) -> str:
 
 
 def names_secret(name: str) -> bool:
-    """Whether an option or a variable of this name holds a secret."""
+    """Return whether an option or a variable of this name holds a secret."""
     return _NAME.search(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""What a table holds: its vectors, its fields, and how both travel through Arrow and JSON."""
+"""A table's vectors and fields, and their form in Arrow and JSON."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ class Schema:
         return replace(self, fields={**self.fields, name: field})
 
     def differences(self, other: Schema) -> list[str]:
-        """What an ``other`` schema has otherwise, in words; empty where both are the same."""
+        """Return in words where an ``other`` schema differs; empty if both are the same."""
         found = [
             f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
             for key in ("dim", "metric", "model", "vector", "payload", "analyzer", "quantized")

@@ -31,7 +31,7 @@ from .schema import Schema
 
 @dataclass(slots=True)
 class SearchOptions:
-    """What a caller of ``search`` wants, checked; used for every query of one call."""
+    """The checked arguments of a search, for every query of one call."""
 
     limit: int
     where: Where
@@ -59,7 +59,7 @@ class SearchOptions:
 
     @property
     def fetched(self) -> int:
-        """How many hits to get, so that a later step has some to choose from."""
+        """The number of hits to get, so that a later step has some to choose from."""
         chooses = self.diversity or self.rerank is not None
         return self.limit * POOL if chooses else self.limit
 

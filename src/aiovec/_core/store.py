@@ -186,7 +186,7 @@ class VectorStore:
             _warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
     def supports(self, ability: str) -> bool:
-        """Whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
+        """Return whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
         "snapshots", "backup", "moves", "read-only", "restore", "power-loss" or "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
@@ -194,12 +194,12 @@ class VectorStore:
 
     @property
     def read_only(self) -> bool:
-        """Whether the store was opened for reading only."""
+        """True if the store was opened for reading only."""
         backend = self._follower.engine.backend
         return isinstance(backend, ReadOnly) and backend.read_only
 
     def _owns(self, path: Path) -> bool:
-        """Whether a path is a part of the store. Reads the disk."""
+        """Return whether a path belongs to the store. Reads the disk."""
         return self._follower.engine.backend.owns(path)
 
     def _check_writable(self, call: str) -> None:
@@ -513,7 +513,7 @@ class VectorStore:
         return await self._on_table(operation, find)
 
     async def count(self, table: str, where: Where = None) -> int:
-        """How many rows there are, or the filter selects."""
+        """Return the number of rows, or of those that match the filter."""
 
         async def count(engine: Engine, handle: TableHandle) -> int:
             return await engine.backend.count(handle, await self._bind(where, handle.schema))
@@ -780,7 +780,7 @@ class VectorStore:
     # Upkeep
 
     async def stats(self, table: str) -> TableStats:
-        """What the table holds and costs."""
+        """Return the size and the costs of the table."""
         return await self._on_table(
             Operation("stats", table), lambda engine, handle: engine.backend.stats(handle)
         )
@@ -929,7 +929,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _effort_of(where: Where) -> int:
-    """How many values it takes to check a filter, for ``off_loop``."""
+    """Return the number of values in a filter, for ``off_loop``."""
     if isinstance(where, str):
         return len(where) // _CHARACTERS_A_VALUE
     return 4 * where.literals if isinstance(where, Expr) else 0

@@ -150,7 +150,7 @@ _LAST_WAIT = 10.0
 
 
 def idle_threads() -> int:
-    """How many threads are kept for the next work."""
+    """The number of idle threads that are kept for the next work."""
     return len(_idle)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a TOML file or the environment, in words that name the cure."""
+"""Errors of a TOML file or the environment, in words that name the cure."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _known_backend(value: str) -> str:
 
 
 class ServerSettings(Section):
-    """How ``aiovec serve`` listens. It has no keys yet."""
+    """The settings of ``aiovec serve``. There are no keys yet."""
 
 
 class AdviseSettings(Section):

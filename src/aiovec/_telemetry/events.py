@@ -1,4 +1,4 @@
-"""What the library tells of its work, where OpenTelemetry's API is installed; else nothing.
+"""Spans and metrics of the library's work, if OpenTelemetry's API is installed.
 
 Told are names, counts and times: never a row, an id, a vector, a filter or an error's message.
 
@@ -67,7 +67,7 @@ class Operation:
 
 
 class MemorySource(Protocol):
-    """What holds copies of tables in memory."""
+    """An object that holds copies of tables in memory."""
 
     def memory_by_table(self) -> Iterable[tuple[str, int]]:
         """Each table with the bytes of its copy. Called by any thread."""
@@ -86,7 +86,7 @@ def watch_batches(
 
 
 def watch_searches(place: Place, table: str) -> SearchObserver | None:
-    """Who is told of the stages of one table's searches, if anybody is."""
+    """Return the listener for the stages of one table's searches, or None."""
     return None if _OBSERVER is None else _OBSERVER.of_searches(place, table)
 
 

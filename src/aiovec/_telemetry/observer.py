@@ -242,7 +242,7 @@ def _task() -> asyncio.Task[Any] | None:
 
 
 def _asked(operation: Operation) -> dict[str, int | bool]:
-    """What is known from the start, so that a sampler sees it."""
+    """Return the attributes known from the start, so that a sampler sees them."""
     found: dict[str, int | bool] = {}
     if operation.limit is not None:
         found["aiovec.limit"] = min(operation.limit, _LARGEST)

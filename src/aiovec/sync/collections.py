@@ -163,7 +163,7 @@ class VectorStore:
         return self._store.delete(collection, ids)
 
     def count(self, collection: str) -> int:
-        """How many points there are; 0 where the collection is missing."""
+        """Return the number of points; 0 if the collection is missing."""
         try:
             return self._store.count(collection)
         except TableNotFoundError:

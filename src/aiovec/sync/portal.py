@@ -49,12 +49,12 @@ class Portal:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a copy in a child process, where its thread does not exist."""
+        """True in a child process after a fork, where the portal's thread does not exist."""
         return os.getpid() != self._process
 
     @property
     def is_current(self) -> bool:
-        """Whether the caller runs on the portal's own loop, where it must not wait."""
+        """Return whether the caller runs on the portal's own loop, where it must not wait."""
         return threading.get_ident() == self._thread.ident
 
     def run(self, call: Callable[[], Awaitable[_T]]) -> _T:

@@ -127,7 +127,7 @@ class Table(_Blocking[AsyncTable]):
 
 
 class Store(_Blocking[AsyncStore]):
-    """What ``aiovec.sync.connect`` gives. Its methods are those of ``aiovec.VectorStore``."""
+    """A store from ``aiovec.sync.connect``; its methods are those of ``aiovec.VectorStore``."""
 
     def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
         super().__init__(awaited, portal)
@@ -148,7 +148,7 @@ class Store(_Blocking[AsyncStore]):
 
     @property
     def read_only(self) -> bool:
-        """Whether the store was opened for reading only."""
+        """True if the store was opened for reading only."""
         return self._awaited.read_only
 
     def __repr__(self) -> str:

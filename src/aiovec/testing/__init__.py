@@ -1,4 +1,4 @@
-"""What holds a backend to the contract: the suite, the oracle, and the state machine.
+"""The contract suite for backends, its oracle, and the state machine.
 
 Needs pytest, pytest-asyncio and hypothesis, which nothing else of ``aiovec`` imports. A backend's
 own tests are one class::

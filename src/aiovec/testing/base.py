@@ -1,4 +1,4 @@
-"""What every part of the contract suite stands on: the factory, the fixtures, the deviations."""
+"""The base of every part of the contract suite: the factory, the fixtures, the deviations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a filter means, told over Arrow: the yardstick for what backends make of it."""
+"""Filters evaluated over Arrow: the yardstick for the backends."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _Evaluation:
         return False if len(comparable) == len(literals) else None
 
     def _match(self, ref: Ref, regex: str) -> pa.BooleanArray:
-        """Whether the whole text matches; RE2 counts code points, as LIKE does."""
+        """Return whether the whole text matches; RE2 counts code points, as LIKE does."""
         texts = (
             pa.array([v if isinstance(v, str) else None for v in self._payload(ref)], pa.utf8())
             if ref.path
@@ -161,7 +161,7 @@ def _truths(values: Iterable[bool | None]) -> pa.BooleanArray:
 
 
 def _same_type(value: object, literal: Value) -> bool:
-    """Whether a payload's value can be compared with ``literal``; ints and floats are one type."""
+    """Return whether a payload's value can be compared with ``literal``; ints and floats can."""
     if isinstance(value, bool) or isinstance(literal, bool):
         return isinstance(value, bool) and isinstance(literal, bool)
     if isinstance(value, (int, float)):

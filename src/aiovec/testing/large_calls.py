@@ -137,7 +137,7 @@ class LargeCallsContract(ContractBase):
                     del record, hit, row
 
     async def test_large_arguments(self, notes: VectorStore) -> None:
-        """What is far too large is refused, or taken, without holding the loop either."""
+        """Far too large arguments are refused, or taken, without holding the loop either."""
         with own_work():
             vectors: dict[str, Any] = {
                 "numbers": [0.0] * 3_000_000,

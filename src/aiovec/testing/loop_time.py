@@ -1,4 +1,4 @@
-"""How long the event loop is held: the CPU time of each of its callbacks.
+"""The CPU time of each callback on the event loop.
 
 A detector of blocking calls sees a file that is read on the event loop. It does not see a loop over
 20,000 rows, during which no other task of the app gets its turn either.
@@ -117,7 +117,7 @@ class LoopTime:
 
 
 def _places(thread: int) -> list[tuple[CodeType, int]]:
-    """What a thread is at, the innermost first.
+    """Return the frames of a thread, the innermost first.
 
     Looked at in one go: to follow the frames of a thread that goes on meanwhile ends some
     interpreters with a crash.

@@ -32,7 +32,7 @@ _COMPARED_FACTS = ("table", "row", "id", "field", "expected", "given", "within_c
 
 
 def long_run() -> bool:
-    """Whether the environment asks for the long campaigns."""
+    """Return whether the environment asks for the long campaigns."""
     return os.environ.get("AIOVEC_LONG", "") not in ("", "0")
 
 

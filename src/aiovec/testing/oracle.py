@@ -238,7 +238,7 @@ class Oracle:
 
     @own_work()
     def rows(self, table: str, where: Where = None) -> dict[str, OracleRow]:
-        """What an export gives, in no order."""
+        """Return the rows of an export, in no order."""
         return {row.id: row for row in self._selected(self._table(table), where)}
 
     # Inside

@@ -238,7 +238,7 @@ def filters(draw: st.DrawFn, schema: Schema, *, depth: int = 3) -> Expr:
 
 @st.composite
 def wheres(draw: st.DrawFn, schema: Schema) -> Expr | str | None:
-    """What ``where`` takes: a filter as a tree or as text, or none."""
+    """Values for ``where``: a filter as a tree or as text, or none."""
     if draw(st.integers(0, 4)) == 0:
         return None
     tree = draw(filters(schema))

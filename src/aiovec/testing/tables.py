@@ -359,7 +359,7 @@ class TablesContract(ContractBase):
     async def test_arguments_of_any_other_type_are_refused(
         self, notes: VectorStore, tmp_path: Path
     ) -> None:
-        """Whatever is passed in, the error is one of this package."""
+        """For any argument, the error is one of this package."""
         one: Any = np.array(1)
         two: Any = np.array([1, 2])
         query = [1.0] * DIM

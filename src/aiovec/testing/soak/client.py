@@ -64,7 +64,7 @@ class Client:
 
     @property
     def rows(self) -> dict[str, State]:
-        """What the client's rows are, by id."""
+        """The client's rows by id."""
         rows = self._oracle.rows(self.table).values()
         return {row.id: State(row.fields["version"], row.fields["touched"]) for row in rows}
 
@@ -74,7 +74,7 @@ class Client:
         return f"{self.owner} in {self.table}: {self._act} {self._asked}" if self._act else ""
 
     def gone_for_good(self, id: str, began: int) -> bool:
-        """Whether the row was one of those that never come again, and gone before ``began``."""
+        """Return whether the row is one that never comes again and was gone before ``began``."""
         kind, number = id.rpartition("/")[2][0], id.rpartition("/")[2][1:]
         below, since = self._gone_below
         return kind == "x" and int(number) < below and since < began
@@ -187,7 +187,7 @@ class Client:
             self._count("compared with the oracle")
 
     async def _see_mark(self) -> None:
-        """What another process was told to be done is found by a search that starts now."""
+        """Check that a search that starts now finds what another process has acknowledged."""
         if not self._world.marks:
             return
         table, number = self._world.marks[id := self._random.choice(list(self._world.marks))]
@@ -372,7 +372,7 @@ class Client:
                 del self.written[id]  # there is no end of them
 
     async def _perhaps_cancelled(self, call: Coroutine[Any, Any, _T]) -> _T | None:
-        """What the call returned; None where it was cancelled before."""
+        """Return the call's result; None if it was cancelled before."""
         if self._random.random() >= _CANCELLED:
             return await call
         task = asyncio.ensure_future(call)

@@ -1,4 +1,4 @@
-"""What a process holds at a quiet moment: memory, threads, open files."""
+"""The memory, threads and open files of a process at a quiet moment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Resources:
 
 
 def growth(values: list[int]) -> float:
-    """How much the last third of the values lies above the first third, as a share of it."""
+    """Return by which share the last third of the values lies above the first third."""
     third = max(1, len(values) // 3)
     first = sorted(values[:third])[third // 2]
     last = sorted(values[-third:])[third // 2]

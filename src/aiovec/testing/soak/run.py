@@ -28,7 +28,7 @@ _GRACE = 60.0
 
 @dataclass
 class SoakReport:
-    """What was done and checked, and what the processes held at the quiet points."""
+    """The calls, the checks, and the resources of the processes at the quiet points."""
 
     seconds: float
     counts: Counter[str]

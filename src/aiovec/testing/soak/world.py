@@ -1,4 +1,4 @@
-"""What everybody in a soak knows: the rows there can be, who wrote what, and when."""
+"""The shared knowledge of a soak: the possible rows, who wrote what, and when."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def vector_of(id: str, version: int, dim: int) -> Float32Array:
 
 
 def changed_fields(id: str, state: State) -> dict[str, Any]:
-    """What each write sets, an update too. Half of it on its own would show."""
+    """The values that each write sets, an update too. Half of them alone would show."""
     return {"touched": state.touched, "note": f"{id} {state.touched}"}
 
 
@@ -194,7 +194,7 @@ class World:
         limit: int,
         began: int,
     ) -> dict[str, State]:
-        """What must be true of a search's hits while everybody writes; their states by id."""
+        """Check a search's hits while everybody writes; return their states by id."""
         schema = self.schemas[table]
         states = {hit.id: state_of(hit, schema) for hit in hits}
         assert len(states) == len(hits) <= limit, f"an id came twice, or too many: {len(hits)}"
