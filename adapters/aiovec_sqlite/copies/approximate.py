@@ -16,10 +16,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numkong
@@ -32,7 +31,7 @@ from ..connection import Ticket
 from ..layout import TableLayout
 from ..vectors import BitReader, VectorReader, ordinary
 from .codes import CodeArray, RowCodes, encode_queries
-from .scan import Candidates, Workspace
+from .scan import Candidates, Collected, Collector, Workspace, reached
 from .segments import Segment, State
 
 # Prefix lengths that are kept; for others the rows' lengths are computed again each time.
@@ -286,8 +285,6 @@ def _steps(queries: Float32Array) -> tuple[Float32Array, UInt8Array]:
     return steps[:, 0].astype(np.float32), levels.astype(np.uint8)
 
 
-# A first threshold comes from the maxima of so many rows: a little low, and quickly found.
-_BLOCK = 64
 # Queries of a batch that is small enough to be shared with a helper.
 _FEW_QUERIES = 4
 # Collected rows, for each wanted one, from which on the threshold is raised on the way.
@@ -350,78 +347,34 @@ def likeliest(
 
 
 class _Best:
-    """The best rows of each query so far."""
+    """The best rows of each query so far, by values that count as they are."""
 
     def __init__(self, wanted: Sequence[int], workspace: Workspace) -> None:
-        self._wanted = wanted
+        self._collector = Collector(wanted, _MANY * sum(wanted))
         self._workspace = workspace
-        # Values that as many rows as are wanted reach; below them no row counts.
-        self._floors = np.full(len(wanted), -np.inf, dtype=np.float32)
-        self._parts: list[tuple[Int64Array, Int64Array, Float32Array]] = []
-        self._collected = 0
 
     def add(self, segment: Segment, values: Float32Array) -> None:
-        for column in np.flatnonzero(np.isneginf(self._floors)).tolist():
-            self._floors[column] = _reached(values[:, column], self._wanted[column])
+        floors = self._collector.floors
+        new = np.isneginf(floors)
+        if new.any():
+            floors[new] = reached(values, self._collector.wanted, new)
         # Those at minus infinity are no rows of the query's.
-        least = np.maximum(self._floors, np.finfo(np.float32).min)
-        reached = np.greater_equal(values, least, out=self._workspace.reached(*values.shape))
-        rows, columns = np.divmod(np.flatnonzero(reached), values.shape[1])
-        self._parts.append((columns, segment.rowids[rows], values[rows, columns]))
-        self._collected += len(rows)
-        if self._collected > _MANY * sum(self._wanted):
-            self._settle()
+        least = np.maximum(floors, np.finfo(np.float32).min).astype(np.float32)
+        found = np.greater_equal(values, least, out=self._workspace.reached(*values.shape))
+        rows, columns = np.divmod(np.flatnonzero(found), values.shape[1])
+        value = values[rows, columns].astype(np.float64)
+        self._collector.add(Collected(columns, segment.rowids[rows], value))
 
     def join(self, other: _Best) -> None:
-        """Take in what was collected from other segments."""
-        self._parts += other._parts
+        """Take in the rows that were collected from other segments."""
+        self._collector.join(other._collector)
 
     def finish(self) -> list[Candidates]:
-        columns, rowids, values = self._settle()
-        found = []
-        for mine in self._by_query(columns):
-            best = np.argsort(-values[mine], kind="stable")
-            # Nothing bounds their true values.
-            found.append(Candidates(rowids[mine][best], np.full(len(best), np.inf)))
-        return found
-
-    def _by_query(self, columns: Int64Array) -> Iterable[slice]:
-        """Where each query's rows stand, which are in the order of queries."""
-        ends = np.searchsorted(columns, np.arange(len(self._wanted) + 1)).tolist()
-        return (slice(start, end) for start, end in pairwise(ends))
-
-    def _settle(self) -> tuple[Int64Array, Int64Array, Float32Array]:
-        """Keep each query's best, in the order of queries, and raise the floors."""
-        if not self._parts:
-            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-        columns, rowids, values = map(np.concatenate, zip(*self._parts, strict=True))
-        # Small numbers are sorted in one pass.
-        order = np.argsort(columns.astype(np.int16), kind="stable")
-        kept = []
-        for column, mine in enumerate(self._by_query(columns[order])):
-            best, wanted = order[mine], self._wanted[column]
-            if len(best) > wanted:
-                place = len(best) - wanted
-                best = best[np.argpartition(values[best], place)[place:]]
-            if len(best) == wanted:
-                self._floors[column] = values[best].min()
-            kept.append(best)
-        whole = np.concatenate(kept)
-        self._parts = [(columns[whole], rowids[whole], values[whole])]
-        self._collected = 0
-        return self._parts[0]
-
-
-def _reached(values: Float32Array, wanted: int) -> float:
-    """A value that as many rows as are wanted reach; minus infinity where there are fewer."""
-    blocks = len(values) // _BLOCK
-    pool = values
-    if wanted <= blocks // 2:
-        pool = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
-    if wanted > len(pool):
-        return -np.inf
-    place = len(pool) - wanted
-    return float(np.partition(pool, place)[place])
+        # Nothing bounds their true values.
+        return [
+            Candidates(part.rowids, np.full(len(part.rowids), np.inf))
+            for part in self._collector.finish()
+        ]
 
 
 _K = 10

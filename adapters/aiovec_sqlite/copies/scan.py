@@ -133,16 +133,98 @@ class Asked:
 
 
 @dataclass(slots=True)
-class _Part:
-    """Rows that were collected, for all queries: which query's, and their facts."""
+class Collected:
+    """Rows of some queries: each one's query, its id, its value, and the most this may miss."""
 
     columns: Int64Array
     rowids: Int64Array
     value: Float64Array
-    miss: Float64Array
+    miss: Float64Array | None = None
+    """None where values count as they are."""
 
-    def take(self, which: Any) -> _Part:
-        return _Part(self.columns[which], self.rowids[which], self.value[which], self.miss[which])
+    def take(self, which: Any) -> Collected:
+        miss = None if self.miss is None else self.miss[which]
+        return Collected(self.columns[which], self.rowids[which], self.value[which], miss)
+
+
+class Collector:
+    """The best rows of each query so far, collected from segment after segment.
+
+    Where values may miss the truth, every row stays that may be among the best. Where they count
+    as they are, so many rows stay as are wanted. ``room`` rows are collected before they are cut.
+    """
+
+    def __init__(self, wanted: Sequence[int], room: int) -> None:
+        self.wanted = wanted
+        # At least as many rows as are wanted truly reach this.
+        self.floors: Float64Array = np.full(len(wanted), -np.inf)
+        self._room = room
+        self._parts: list[Collected] = []
+        self._collected = 0
+
+    def add(self, part: Collected) -> None:
+        self._parts.append(part)
+        self._collected += len(part.rowids)
+        if self._collected > self._room:
+            self._cut()
+
+    def join(self, other: Collector) -> None:
+        """Take in the rows that were collected from other segments."""
+        self._parts += other._parts
+
+    def finish(self) -> list[Collected]:
+        """Return each query's rows, best first."""
+        whole = self._cut()
+        whole = whole.take(np.lexsort((-whole.value, whole.columns)))
+        return [whole.take(mine) for mine in self._by_query(whole)]
+
+    def _cut(self) -> Collected:
+        """Raise the floors by the rows that were collected, and keep those that still count."""
+        whole = self._joined()
+        if not len(whole.rowids):
+            return whole
+        # Small numbers are sorted in one pass.
+        whole = whole.take(np.argsort(whole.columns.astype(np.int16), kind="stable"))
+        whole = self._likeliest(whole) if whole.miss is None else self._possible(whole, whole.miss)
+        self._parts = [whole]
+        self._collected = 0
+        return whole
+
+    def _joined(self) -> Collected:
+        if not self._parts:
+            return Collected(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+        columns, rowids, value = (
+            np.concatenate([getattr(part, name) for part in self._parts])
+            for name in ("columns", "rowids", "value")
+        )
+        misses = [part.miss for part in self._parts if part.miss is not None]
+        return Collected(columns, rowids, value, np.concatenate(misses) if misses else None)
+
+    def _possible(self, whole: Collected, miss: Float64Array) -> Collected:
+        lower = whole.value - miss
+        for column, mine in enumerate(self._by_query(whole)):
+            wanted, reached = self.wanted[column], lower[mine]
+            if len(reached) >= wanted:
+                best = np.partition(reached, len(reached) - wanted)[len(reached) - wanted]
+                self.floors[column] = max(self.floors[column], best)
+        return whole.take(whole.value + miss >= self.floors[whole.columns])
+
+    def _likeliest(self, whole: Collected) -> Collected:
+        kept = []
+        for column, mine in enumerate(self._by_query(whole)):
+            wanted, best = self.wanted[column], np.arange(mine.start, mine.stop)
+            if len(best) > wanted:
+                place = len(best) - wanted
+                best = best[np.argpartition(whole.value[mine], place)[place:]]
+            if len(best) == wanted:
+                self.floors[column] = whole.value[best].min()
+            kept.append(best)
+        return whole.take(np.concatenate(kept))
+
+    def _by_query(self, part: Collected) -> Iterable[slice]:
+        """Return where each query's rows stand in a part that is in the order of queries."""
+        ends = np.searchsorted(part.columns, np.arange(len(self.wanted) + 1)).tolist()
+        return map(slice, ends[:-1], ends[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +341,8 @@ class _Scan:
         self._lengths = np.array([one.query.length for one in asked])
         self._slacks = np.array([one.query.slack for one in asked])
         self._blurs = np.array([one.query.blur for one in asked])
-        self._wanted = [one.wanted for one in asked]
-        # At least as many rows as are wanted truly reach this.
-        self._floors = np.full(len(asked), -np.inf)
-        self._parts: list[_Part] = []
-        self._collected = 0
+        wanted = [one.wanted for one in asked]
+        self._collector = Collector(wanted, _MANY * sum(wanted) + 4096)
         self._codes = np.stack([one.query.codes for one in asked])
         self._width = len(asked) + -len(asked) % _WIDTH if len(asked) > 1 else 1
         self._padding = self._width - len(asked)
@@ -302,12 +381,13 @@ class _Scan:
         segment = block.whole
         values = self._values(block, products)
         most = self._most_miss(segment)
-        new = np.isneginf(self._floors)
+        floors, wanted = self._collector.floors, self._collector.wanted
+        new = np.isneginf(floors)
         if new.any():
             if segment.dead:
                 values[np.flatnonzero(np.isneginf(segment.offset[: segment.count]))] = -np.inf
-            self._floors[new] = _reached(values, self._wanted, new) * self._scales[new] - most[new]
-        lowest = np.maximum((self._floors - most) / self._scales, _LOWEST).astype(np.float32)
+            floors[new] = reached(values, wanted, new) * self._scales[new] - most[new]
+        lowest = np.maximum((floors - most) / self._scales, _LOWEST).astype(np.float32)
         lowest = np.nextafter(lowest, np.float32(-np.inf))
         rows, columns = self._where_reached(values, self._padded(lowest, np.inf))
         value = values[rows, columns].astype(np.float64) * self._scales[columns]
@@ -317,18 +397,13 @@ class _Scan:
         if not len(rows):
             return
         miss = self._misses(segment, rows, columns)
-        self._parts.append(_Part(columns, segment.rowids[rows], value, miss))
-        self._collected += len(rows)
-        if self._collected > _MANY * sum(self._wanted) + 4096:
-            self._settle()
+        self._collector.add(Collected(columns, segment.rowids[rows], value, miss))
 
     def finish(self) -> list[Candidates]:
-        part = self._settle()
-        if part is None:
-            return [Candidates(np.empty(0, np.int64), np.empty(0)) for _ in self._asked]
-        part = part.take(np.lexsort((-part.value, part.columns)))
-        most = part.value + part.miss
-        return [Candidates(part.rowids[mine], most[mine]) for mine in self._by_query(part)]
+        return [
+            Candidates(part.rowids, part.value if part.miss is None else part.value + part.miss)
+            for part in self._collector.finish()
+        ]
 
     def _values(self, block: _Block, products: Any) -> Float32Array:
         """The rows' values by codes, in units of the query's scale, in the place of the products.
@@ -396,32 +471,9 @@ class _Scan:
             miss += self._share * np.abs(segment.offset[rows]) + self._blurs[columns]
         return miss
 
-    def _by_query(self, part: _Part) -> Iterable[slice]:
-        """Where each query's rows stand in a part that is in the order of queries."""
-        ends = np.searchsorted(part.columns, np.arange(len(self._asked) + 1)).tolist()
-        return map(slice, ends[:-1], ends[1:])
 
-    def _settle(self) -> _Part | None:
-        """Raise the floors by what was collected, and keep what still reaches them."""
-        if not self._parts:
-            return None
-        names = ("columns", "rowids", "value", "miss")
-        whole = _Part(*(np.concatenate([getattr(p, n) for p in self._parts]) for n in names))
-        whole = whole.take(np.argsort(whole.columns, kind="stable"))
-        lower = whole.value - whole.miss
-        for column, mine in enumerate(self._by_query(whole)):
-            wanted, reached = self._wanted[column], lower[mine]
-            if len(reached) >= wanted:
-                best = np.partition(reached, len(reached) - wanted)[len(reached) - wanted]
-                self._floors[column] = max(self._floors[column], best)
-        whole = whole.take(whole.value + whole.miss >= self._floors[whole.columns])
-        self._parts = [whole]
-        self._collected = 0
-        return whole
-
-
-def _reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> Float64Array:
-    """For each of these queries a value that as many rows as are wanted reach."""
+def reached(values: Float32Array, wanted: Sequence[int], which: BoolArray) -> Float64Array:
+    """Return for each of these queries a value that as many rows as are wanted reach."""
     found = np.full(int(np.count_nonzero(which)), -np.inf)
     groups, columns = len(values) // _GROUP, values.shape[1]
     # A group's rows lie far apart, so that long runs are compared.
