@@ -39,7 +39,15 @@ NOTHING = ((), (), ())
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+# Two stores of different kinds show each kind as source and as target, so two of the same kind run
+# with the long tests.
+_PARAMS = [
+    pytest.param(pair, marks=[pytest.mark.long] * (pair[0] == pair[1]), id="-".join(pair))
+    for pair in PAIRS
+]
+
+
+@pytest.fixture(params=_PARAMS)
 async def pair(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     async with pair_of(tmp_path, *request.param) as made:
         yield made
