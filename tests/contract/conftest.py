@@ -26,9 +26,13 @@ OF_LOOPS = (
 )  # fmt: skip
 
 
+def part_of(item: pytest.Item) -> str:
+    """The name of the test behind that of the part of the suite which it belongs to."""
+    return str(getattr(getattr(item, "function", None), "__qualname__", ""))
+
+
 def of_loops(item: pytest.Item) -> bool:
-    function = getattr(item, "function", None)
-    return function is not None and function.__qualname__.startswith(OF_LOOPS)
+    return part_of(item).startswith(OF_LOOPS)
 
 
 def pytest_asyncio_loop_factories(
@@ -51,6 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if slow.intersection((item.originalname, item.name)) or (
             ordinary is not None and item.originalname not in ordinary
         ):
+            item.add_marker(pytest.mark.long)
+        shown_elsewhere: tuple[str, ...] = getattr(item.cls, "shown_elsewhere", ())
+        if shown_elsewhere and part_of(item).startswith(shown_elsewhere):
             item.add_marker(pytest.mark.long)
         if not getattr(item.cls, "persistent", True) and not of_loops(item):
             item.add_marker(pytest.mark.once)

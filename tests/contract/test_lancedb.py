@@ -29,6 +29,11 @@ class TestLancedbFolder(BackendContract):
 class TestLancedbMemory(BackendContract):
     deviations = DEVIATIONS
     persistent = False
+    # Conversions, filters and searches are the same code as in a folder.
+    shown_elsewhere = (
+        "FilteringContract.", "LargeCallsContract.", "ModelsContract.", "NamesContract.",
+        "RowFormsContract.", "SearchingContract.",
+    )  # fmt: skip
     slow = frozenset({
         "test_a_loop_that_ends_while_calls_run[0.0]", "test_a_loop_that_ends_while_calls_run[0.02]",
         "test_a_loop_that_is_closed_without_an_end", "test_delete_where_selects_the_same",

@@ -23,6 +23,10 @@ class TestSqliteFile(BackendContract):
 
 class TestSqliteMemory(BackendContract):
     persistent = False
+    # Conversions and filters are the same code as in a file.
+    shown_elsewhere = (
+        "FilteringContract.", "ModelsContract.", "NamesContract.", "RowFormsContract.",
+    )  # fmt: skip
     slow = frozenset({
         "test_a_loop_that_ends_while_calls_run[0.0]", "test_a_loop_that_ends_while_calls_run[0.02]",
         "test_a_loop_that_is_closed_without_an_end", "test_every_method_selects_the_same",

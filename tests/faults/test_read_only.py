@@ -27,7 +27,7 @@ from aiovec import (
     VectorStore,
     sync,
 )
-from aiovec._core.connect import Opening, Source
+from aiovec._core.connect import Opening, Origin
 
 BACKENDS = ["sqlite", "lancedb"]
 QUERY = [1.0, 2.0, 3.0, 4.0]
@@ -307,7 +307,7 @@ async def test_from_the_toml(tmp_path: Path) -> None:
     await fill(tmp_path, "sqlite")
     config = tmp_path / "aiovec.toml"
     await to_thread(config.write_text, '[retrieval]\nsqlite_path = "notes.db"\n')
-    async with Opening(Source(None, config, read_only=True)) as store:
+    async with Opening(Origin(None, config, read_only=True)) as store:
         assert await store.count("t") == 2
         with pytest.raises(UnsupportedError):
             await store.insert("t", rows("c"))

@@ -223,12 +223,13 @@ def test_an_app_goes_on(app: App) -> None:
 
 def test_an_app_goes_on_when_the_migrator_dies_in_the_pause(app: App) -> None:
     app.rest = 0.4
-    with_a_migrator_killed_in_the_pause(app, base=500, writers=2, readers=1)
+    with_a_migrator_killed_in_the_pause(app, base=500, writers=2, readers=0)
 
 
 @SOURCES
+@pytest.mark.long
 def test_a_rollback_brings_back_what_was_written_since(app: App) -> None:
-    """C10: the app writes on, there and back."""
+    """C10: the app writes on, there and back. ``test_a_migration_under_fire`` is the short form."""
     app.rest = 0.4
     asyncio.run(fill(app.config, 500))
     app.start(writers=2, readers=0)
