@@ -30,7 +30,7 @@ _NO_VALUES = frozenset({"pandas.period", "pandas.interval"})
 
 
 def is_arrow(rows: object) -> bool:
-    """Whether an object is Arrow data, or a frame that offers itself as such."""
+    """Return whether an object is Arrow data, or a frame that offers itself as such."""
     return isinstance(rows, (pa.RecordBatch, pa.Table)) or (
         hasattr(type(rows), "__arrow_c_stream__") or hasattr(type(rows), "__arrow_c_array__")
     )
@@ -196,7 +196,7 @@ def take_sound(array: pa.Array, rows: Sequence[int]) -> pa.Array:
 
 
 def _has_slices(kind: pa.DataType) -> bool:
-    """Whether slices of a type, when they are joined, hold nothing of the rows around them."""
+    """Return whether joined slices of a type hold nothing of the rows around them."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return False
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
@@ -226,7 +226,7 @@ def _first_fault(column: pa.Array | pa.ChunkedArray) -> tuple[int | None, str] |
 
 
 def _fault(array: pa.Array) -> str | None:
-    """What is wrong with an array, with every buffer that its type has."""
+    """Return the fault of an array, with every buffer that its type has; None if it is sound."""
     try:
         array.validate(full=True)
     except pa.ArrowException as exc:
@@ -259,7 +259,7 @@ def _bad_rows(array: pa.Array) -> Iterator[int]:
 
 
 def _is_sound(array: pa.Array) -> bool:
-    """Whether the rows of a slice are sound, whatever is wrong outside it.
+    """Return whether the rows of a slice are sound, whatever is wrong outside it.
 
     Arrow validates the items of nested arrays as a whole, also those of no row in the slice.
     """
@@ -304,19 +304,19 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is text, of any width."""
+    """Return whether a type is text, of any width."""
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether a type is a number, whole or not."""
+    """Return whether a type is a number, whole or not."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type is a list of anything, of any layout."""
+    """Return whether a type is a list of anything, of any layout."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)

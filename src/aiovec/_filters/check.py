@@ -205,7 +205,7 @@ class _Binder:
 
 
 def _literal(value: Value) -> Value:
-    """What to show of a literal: a datetime as the text it stands for."""
+    """Return a literal as errors show it: a datetime as the text it stands for."""
     return value.isoformat() if isinstance(value, datetime) else value
 
 
@@ -269,7 +269,7 @@ def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
 
 
 def _type_of(value: Value) -> str:
-    """What tells whether a payload's value compares with this one."""
+    """Return the test of whether a payload's value compares with this one."""
     if isinstance(value, bool):
         return "bool"
     return "number" if isinstance(value, (int, float)) else type(value).__name__

@@ -137,7 +137,7 @@ class FieldRef(Combinable):
 
 
 class FieldNames:
-    """What ``F`` is: ``F.year``, ``F["year"]``, ``F["payload.kind"]``, ``F.payload["a.b"]``."""
+    """The type of ``F``: ``F.year``, ``F["year"]``, ``F["payload.kind"]``, ``F.payload["a.b"]``."""
 
     __slots__ = ()
     __iter__: ClassVar[None] = None

@@ -176,7 +176,7 @@ class _Parser:
         )
 
     def _predicate(self, start: Token, ref: Ref) -> Expr:
-        """What is said of ``ref``; nothing said of a bool field means that it is TRUE."""
+        """Parse the condition on ``ref``; a bool field alone means that it is TRUE."""
         tokens = self.tokens
         token = tokens.next
         if token.kind == "symbol" and token.text in _OPERATORS:

@@ -20,7 +20,7 @@ NEGATED_OPERATOR: Mapping[str, str] = MappingProxyType(
 
 
 def word_of(expr: And | Or, negate: bool) -> Word:
-    """What joins the terms of ``expr``, or of its negation."""
+    """Return the word that joins the terms of ``expr``, or of its negation."""
     return "AND" if isinstance(expr, And) is not negate else "OR"
 
 

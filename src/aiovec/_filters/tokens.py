@@ -87,7 +87,7 @@ class Tokens:
         return True
 
     def after_next_is(self, symbol: str) -> bool:
-        """Whether ``symbol`` stands behind ``next``."""
+        """Return whether ``symbol`` stands behind ``next``."""
         return self._cut(self.next.position + len(self.next.text)).text == symbol
 
     def fail(self, expected: str) -> NoReturn:

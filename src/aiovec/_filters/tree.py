@@ -83,7 +83,7 @@ class Expr(Combinable):
 
     @abstractmethod
     def _key(self) -> tuple[Any, ...]:
-        """What tells this condition from others of its class."""
+        """The parts that tell this condition from others of its class."""
 
     @abstractmethod
     def __str__(self) -> str:

@@ -25,7 +25,7 @@ def check_count(argument: str, value: object, *, least: int = 1) -> None:
 
 
 def check_flag(argument: str, value: object) -> bool:
-    """Whether it is true, or InvalidArgumentError where it is neither, as an array is not."""
+    """Return the value as a bool, or raise InvalidArgumentError where it is none, as an array."""
     try:
         return bool(value)
     except (TypeError, ValueError) as exc:
@@ -33,12 +33,12 @@ def check_flag(argument: str, value: object) -> bool:
 
 
 def is_iterable(value: object) -> bool:
-    """Whether it can be read item by item; an array without a length only looks so."""
+    """Return whether it can be read item by item; an array without a length only looks so."""
     return isinstance(value, Iterable) and getattr(value, "shape", None) != ()
 
 
 async def read_all(items: Iterable[Any] | AsyncIterable[Any]) -> list[Any]:
-    """What a user's iterable gives, read once, to its end.
+    """Read a user's iterable once, to its end.
 
     On the event loop, where its maker expects it to run, with pauses for other tasks.
     """
@@ -58,7 +58,7 @@ async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 def check_tuning(tuning: Tuning, dim: int) -> None:
-    """What an approximate search may be told on vectors of this length."""
+    """Check the tuning of an approximate search on vectors of this length."""
     for name in ("nprobes", "ef", "refine"):
         effort = getattr(tuning, name)
         if effort is not None:

@@ -245,7 +245,7 @@ def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa
 
 
 def _converts(field: Field, given: pa.DataType) -> bool:
-    """Whether values of an Arrow type can be those of a field, if they are in its range."""
+    """Return whether values of an Arrow type can be those of a field, if they are in its range."""
     if pa.types.is_null(given):
         return True
     match field.kind:

@@ -53,13 +53,13 @@ def _dumped(value: Any) -> Any:
 
 
 def _is_of(value: object, library: str, name: str) -> bool:
-    """Whether a value is an instance of a class of a library, which need not be installed."""
+    """Return whether a value is of a class of a library, which need not be installed."""
     kind = getattr(sys.modules.get(library), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
 
 def is_frame(rows: object) -> bool:
-    """Whether this is a pandas frame. Polars' frames are Arrow data."""
+    """Return whether this is a pandas frame. Polars' frames are Arrow data."""
     return _is_of(rows, "pandas", "DataFrame")
 
 
@@ -80,7 +80,7 @@ def columns_of_frame(frame: Any) -> dict[str, Any]:
 
 
 def is_typed(column: object) -> bool:
-    """Whether a column is another library's array, which knows the type of its values."""
+    """Return whether a column is another library's array, which knows the type of its values."""
     return _is_series(column) or (
         not isinstance(column, (pa.Array, pa.ChunkedArray, np.ndarray))
         and (hasattr(column, "__arrow_c_stream__") or hasattr(column, "__arrow_c_array__"))

@@ -132,7 +132,7 @@ async def collect_ids(ids: Any) -> Any:
 
 
 def effort_of(given: Any) -> int:
-    """How many values it takes to check what a user passed in, for ``off_loop``.
+    """Return how many values it takes to check what a user passed in, for ``off_loop``.
 
     It stops counting where that is more than ``off_loop`` does on the event loop. What it does not
     know may hold anything, so it counts as much.
@@ -172,7 +172,7 @@ def effort_of(given: Any) -> int:
 
 
 def effort_of_query(vector: Any) -> int:
-    """How many values it takes to check one query, once it is known not to be too long."""
+    """Return how many values it takes to check one query, once it is known not to be too long."""
     return effort_of(vector) if isinstance(vector, (list, tuple, np.ndarray)) else 0
 
 

@@ -1,4 +1,4 @@
-"""Which parts of a row a call returns, and how they become a record's fields."""
+"""Selections: the parts of a row that a call returns, and the record made of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Keys = dict[str, "_Keys | None"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the backend reads (``columns``) and what of it the user gets.
+    """The columns that the backend reads, and the part of them that the user gets.
 
     ``keys`` are the payload's keys that are wanted, each with those wanted within it or None for
     its whole value; None for all of the payload.
@@ -72,7 +72,7 @@ class Selection:
         return rows.vectors[i] if self.shows_vector and rows.vectors is not None else None
 
     def effort(self, rows: Rows) -> int:
-        """How many values it takes to turn the rows into records, for ``off_loop``."""
+        """Return how many values it takes to turn the rows into records, for ``off_loop``."""
         effort = len(rows.ids) * (len(rows.fields) + 4)
         if rows.payloads is not None:
             effort += sum(len(text) for text in rows.payloads if text) // _CHARACTERS_A_VALUE

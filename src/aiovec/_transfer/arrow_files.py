@@ -278,5 +278,5 @@ class ArrowFileWriter:
 
 
 def _repeats(kind: pa.DataType) -> bool:
-    """Whether a dictionary may pay. Of vectors' numbers it never does."""
+    """Return whether a dictionary may pay. Of vectors' numbers it never does."""
     return bool(pa.types.is_string(kind))

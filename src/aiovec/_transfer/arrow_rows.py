@@ -1,4 +1,4 @@
-"""What the columns of somebody's Arrow data mean here: ids, vectors, fields, payload."""
+"""Map the columns of foreign Arrow data to ids, vectors, fields and payload."""
 
 from __future__ import annotations
 

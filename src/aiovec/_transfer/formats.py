@@ -1,4 +1,4 @@
-"""Which format a file has, by its first bytes, its suffix, or what the user says."""
+"""Find a file's format by its first bytes, its suffix, or the user's hint."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of it.
+    """The result of a load.
 
     Each row that the source counts was taken (``rows``), listed as a reject (``rejected``), or
     could not be read (``missing``). ``replaced`` of the rows that were taken replaced one of the
@@ -75,13 +75,13 @@ class Loaded:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the table was taken."""
+        """True if all of the table was taken."""
         return not (self.rejected or self.missing or self.omitted)
 
 
 @dataclass(slots=True)
 class Loading:
-    """How to load: ``seen`` is told how many rows were read, of which table."""
+    """Options of a load: ``seen`` is called with the table and the number of rows read."""
 
     upsert: bool = False
     strict: bool = False

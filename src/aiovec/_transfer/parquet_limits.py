@@ -1,4 +1,4 @@
-"""What a Parquet file says of itself, compared with its size, before anything of it is read.
+"""Check a Parquet file's own statements against its size before anything of it is read.
 
 Runs and compression let a few bytes stand for any number of values, so a small file can ask for all
 memory or for years. An honest file has an id and a vector for each row.

@@ -14,7 +14,7 @@ from .sources import Chunk, ForeignTable, Hints, Skipped, Source, legal_table_na
 
 
 class Rows(Protocol):
-    """What reads one file."""
+    """A reader of one file."""
 
     place: str
     schema: Schema
@@ -27,7 +27,7 @@ class Rows(Protocol):
 
 
 class Input:
-    """What ``aiovec import`` reads: a file with one table, or somebody's database with several.
+    """The input of ``aiovec import``: a file with one table, or a database with several.
 
     ``form`` is the file's format, or "database". Blocking, as what it reads with is.
     """

@@ -23,7 +23,7 @@ from .parts import check_apart
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What was written, and where: the file that was named comes first."""
+    """The files that were written: the one that was named comes first."""
 
     rows: int
     format: str
@@ -31,7 +31,7 @@ class Saved:
 
 
 class Writer(Protocol):
-    """What writes one format. Nothing stands under its name before ``finish``."""
+    """A writer of one format. Nothing stands under its name before ``finish``."""
 
     @property
     def files(self) -> list[Path]: ...

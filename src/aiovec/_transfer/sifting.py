@@ -65,7 +65,7 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong with a row, without where it stood in a chunk that the user never sees."""
+    """Return the fault of a row, without its place in a chunk that the user never sees."""
     if isinstance(error, InvalidVectorError):
         return f"the vector {error.reason}"
     if isinstance(error, DimensionMismatchError):

@@ -75,7 +75,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What a user said about a source; None is for the source to find out."""
+    """A user's hints about a source; None is for the source to find out."""
 
     table: str | None = None
     id_column: str | None = None
@@ -95,7 +95,7 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
-        """Whether the file is of this kind. Looks at its beginning only.
+        """Return whether the file is of this kind. Looks at its beginning only.
 
         A file of a database is not opened but by the database's own library: closing it would drop
         the locks that this process holds on it.
@@ -107,7 +107,7 @@ class Source(ABC):
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
-        """What can be taken, as the hints say. ConfigError, with the reason, if nothing can."""
+        """Return the tables that can be imported; ConfigError, with the reason, if none can."""
 
     def skipped(self) -> Sequence[Skipped]:
         """The tables that ``tables`` found and did not return, once it was called."""

@@ -27,7 +27,7 @@ ABILITIES = (
 
 
 LOOP_TIME = "loop time"
-"""What a backend declares whose calls may hold the event loop."""
+"""The deviation of a backend whose calls may hold the event loop."""
 
 
 async def open_store(backend: Backend, *, dim: int = DIM) -> VectorStore:
@@ -57,7 +57,7 @@ class ContractBase(ABC):
     """Where the backend knowingly differs: a test's name or an ability, and the reason."""
 
     persistent: ClassVar[bool] = True
-    """Whether a backend made anew for the same path finds what was written before."""
+    """True if a backend made anew for the same path finds what was written before."""
 
     @abstractmethod
     def make_backend(self, path: Path) -> Backend:
@@ -131,7 +131,7 @@ class ContractBase(ABC):
             await store.create_table(name, schema)
 
     def refuses(self, store: VectorStore, schema: Schema) -> bool:
-        """Whether the schema has an option that the backend cannot honour."""
+        """Return whether the schema has an option that the backend cannot honour."""
         return schema.quantized is not None and not store.supports("quantized")
 
     def need(self, store: VectorStore, ability: str) -> None:
