@@ -16,7 +16,7 @@ from aiovec.errors import DuplicateIdError
 from .index import extremes
 from .rows import effort_of
 from .session import Opened, Session
-from .writer import Touched, Work
+from .writer import Touched, WriteOperation
 from .writes import Prepared, existing_ids
 
 _BATCH = 2**17
@@ -26,7 +26,7 @@ class Load(BulkLoad):
     def __init__(
         self,
         table: TableHandle,
-        write: Callable[[str, Work], Awaitable[Any]],
+        write: Callable[[str, WriteOperation], Awaitable[Any]],
         wrote: Callable[[TableHandle, int], None],
     ) -> None:
         self._table = table
@@ -56,16 +56,16 @@ class Load(BulkLoad):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Add(Work):
+class _Add(WriteOperation):
     load: Load
     handle: TableHandle
     prepared: Prepared
     hashes: Hashes
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return self.prepared.ids
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         seen = await self.load.seen(session, table)
         ids = self.prepared.ids

@@ -20,8 +20,8 @@ from aiovec.backend import (
 )
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
-from .place import KEY_VARIABLE, Place
 from .settings import LancedbSettings
+from .target import KEY_VARIABLE, StoreTarget
 
 if TYPE_CHECKING:
     from .session import Session
@@ -38,7 +38,7 @@ def findings(target: str | None) -> list[Finding]:
     Reads a folder and writes nothing. Of a place behind a network it tells only whether this
     machine has what reaching it takes.
     """
-    place = None if target is None else Place(target)
+    place = None if target is None else StoreTarget(target)
     found = [_package("lancedb", needed=place is not None)]
     if _installed("lancedb"):
         found.append(_import())
@@ -81,7 +81,7 @@ def _import() -> Finding:
     return Finding("lancedb import", "works")
 
 
-def _elsewhere(place: Place) -> Iterator[Finding]:
+def _elsewhere(place: StoreTarget) -> Iterator[Finding]:
     if place.managed:
         there = bool(os.environ.get(KEY_VARIABLE))
         yield Finding(
@@ -127,7 +127,7 @@ def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:
 async def _tables(target: str) -> list[Finding]:
     from .session import Session  # it imports lancedb
 
-    session = Session(Place(target), LancedbSettings())
+    session = Session(StoreTarget(target), LancedbSettings())
     await session.open()
     try:
         found = []

@@ -90,8 +90,8 @@ class ConflictError(StoreBusyError):
     """Another commit came first, so nothing of this one was done; it may be tried again."""
 
 
-def told(error: BaseException) -> str:
-    """lancedb's message in one line."""
+def message_of(error: BaseException) -> str:
+    """Return lancedb's message in one line."""
     text = without_secrets(str(error))
     text = _SOURCE_PLACE.sub("", text).removeprefix("lance error: ")
     return " ".join(text.split())[:600]
@@ -104,7 +104,9 @@ def translate(error: Exception, target: str) -> Exception:
     text = str(error)
     if isinstance(error, NotImplementedError):
         # The client of the managed service has not all that lancedb has.
-        return UnsupportedError(_UNSUPPORTED.sub("", told(error)), "lancedb", f"it is at {target}")
+        return UnsupportedError(
+            _UNSUPPORTED.sub("", message_of(error)), "lancedb", f"it is at {target}"
+        )
     if _NO_TABLE.search(text):
         return NoSuchTableError(text)
     if _TABLE_EXISTS.search(text):
@@ -112,25 +114,27 @@ def translate(error: Exception, target: str) -> Exception:
     if _CLOSED.search(text):
         return StoreClosedError(target)
     if _UNKNOWN.search(text):
-        return OutcomeUnknownError(target, told(error))
+        return OutcomeUnknownError(target, message_of(error))
     if _FULL.search(text):
-        return StoreFullError(target, told(error))
+        return StoreFullError(target, message_of(error))
     if _DEEP_FILTER.search(text):
-        return FilterError("the filter is nested too deeply for LanceDB's parser")
+        return FilterError(
+            "the filter is nested too deeply for LanceDB; use IN or fewer parentheses"
+        )
     if _LONG_PATTERN.search(text):
         return FilterError("the LIKE pattern is too long for LanceDB")
     failed = failure(error)
     if failed is not None:
         return AiovecError(f"{target}: {failed}")
     if _CONFLICT.search(text):
-        return ConflictError(f"others are writing to {target} at once: {told(error)}", 0.0)
+        return ConflictError(f"others are writing to {target} at once: {message_of(error)}", 0.0)
     if _NO_PLACE.search(text):
-        return ConfigError(f"{target}: {told(error)}", accepted="a folder, or a URL")
+        return ConfigError(f"{target}: {message_of(error)}", accepted="a folder, or a URL")
     if _REFUSED.search(text):
-        return AiovecError(f"{target} cannot be read or written: {told(error)}")
+        return AiovecError(f"{target} cannot be read or written: {message_of(error)}")
     if _DAMAGED.search(text):
-        return CorruptStoreError(target, f"a file is damaged or missing ({told(error)})")
-    return AiovecError(f"LanceDB failed on {target}: {told(error)}")
+        return CorruptStoreError(target, f"a file is damaged or missing ({message_of(error)})")
+    return AiovecError(f"LanceDB failed on {target}: {message_of(error)}")
 
 
 def is_read_only(error: BaseException) -> bool:
@@ -166,7 +170,7 @@ def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
             raise
         cleaned(exc, secrets)
         raise AiovecError(
-            f"LanceDB broke down on {target}: {told(exc)}. A damaged file can be the reason; "
+            f"LanceDB broke down on {target}: {message_of(exc)}. A damaged file can be the reason; "
             "'aiovec doctor' reads them"
         ) from exc
 

@@ -199,7 +199,7 @@ class _View:
     mark: Mark | None = None
 
 
-class Reader:
+class TableReader:
     """Opens the tables of one store, with a share of the memory for what is read."""
 
     def __init__(

@@ -95,7 +95,7 @@ async def search_one(
 
 
 async def _by_lance(
-    session: Session, table: Opened, query: VectorQuery, condition: str | None, plan: Plan
+    session: Session, table: Opened, query: VectorQuery, condition: str | None, plan: SearchPlan
 ) -> tuple[Found, bool]:
     asked = await filtered(_lance_query(table, query, plan), condition)
     candidates = await session.fetch(asked)
@@ -104,7 +104,7 @@ async def _by_lance(
     )
 
 
-def _lance_query(table: Opened, query: VectorQuery, plan: Plan) -> AsyncVectorQuery:
+def _lance_query(table: Opened, query: VectorQuery, plan: SearchPlan) -> AsyncVectorQuery:
     metric = table.schema.metric
     # Codes of an index know the range of what is stored, and a scaled query would leave it.
     scales = metric == "dot" and plan.effort is None
@@ -203,7 +203,7 @@ _REMEMBERED = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SearchPlan:
     """``asked`` candidates from Lance, or with ``scans`` all selected rows read and measured here.
 
     ``effort`` is None where Lance is told nothing, and ``indexed`` tells that an index may answer.
@@ -215,13 +215,13 @@ class Plan:
     indexed: bool = False
     scans: bool = False
 
-    def wider(self, times: int) -> Plan:
+    def wider(self, times: int) -> SearchPlan:
         return replace(self, asked=self.asked * times)
 
 
-def past_index(query: VectorQuery, *, scans: bool = False) -> Plan:
+def past_index(query: VectorQuery, *, scans: bool = False) -> SearchPlan:
     """Every selected row is measured."""
-    return Plan(query.limit + MARGIN, exact=True, scans=scans)
+    return SearchPlan(query.limit + MARGIN, exact=True, scans=scans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class Planner:
 
     async def plan(
         self, session: Session, table: Opened, query: VectorQuery, condition: str | None
-    ) -> Plan:
+    ) -> SearchPlan:
         """How to search; ``condition`` is the query's filter in SQL."""
         index = await vector_index(session, table)
         selected, share = None, 1.0
@@ -257,7 +257,7 @@ class Planner:
         if named is not None:
             return replace(_with_index(query, named), indexed=index is not None)
         if index is None:
-            return Plan(query.limit + MARGIN, exact=False)
+            return SearchPlan(query.limit + MARGIN, exact=False)
         if selected is not None and selected <= max(_FEW, query.limit):
             return past_index(query, scans=True)
         tuned = index.tuned
@@ -293,7 +293,7 @@ class Planner:
         return selected, share
 
 
-def _with_index(query: VectorQuery, effort: Effort) -> Plan:
+def _with_index(query: VectorQuery, effort: Effort) -> SearchPlan:
     # With refine Lance reads the vectors of the best codes and ranks by them, without it we do.
     asked = query.limit if effort.refine else query.limit + MARGIN
-    return Plan(asked, exact=False, effort=effort.bounded(asked), indexed=True)
+    return SearchPlan(asked, exact=False, effort=effort.bounded(asked), indexed=True)

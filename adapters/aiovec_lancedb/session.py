@@ -40,7 +40,7 @@ from .driver import first_process, lancedb, without_blobs
 from .errors import ConflictError, NoSuchTableError, translated
 from .index.effort import Tuned
 from .layout import handle_of, incarnation_of, is_extreme, is_moving, token_of, tuned_in
-from .place import Place
+from .target import StoreTarget
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -106,12 +106,12 @@ class Session:
 
     def __init__(
         self,
-        place: Place,
+        place: StoreTarget,
         settings: LancedbSettings,
         used: Callable[[], None] = lambda: None,
     ) -> None:
         """``used`` is called at the end of each call."""
-        self._place = place
+        self._target = place
         self._used = used
         self._under_way = 0
         self._settings = settings
@@ -125,12 +125,12 @@ class Session:
 
     @property
     def target(self) -> str:
-        return self._place.shown
+        return self._target.shown
 
     @property
     def folder(self) -> Path | None:
         """Where the tables lie, where that is a folder."""
-        return self._place.folder
+        return self._target.folder
 
     @property
     def closed(self) -> bool:
@@ -139,7 +139,7 @@ class Session:
     @property
     def managed(self) -> bool:
         """Whether the tables lie behind LanceDB's own service."""
-        return self._place.managed
+        return self._target.managed
 
     @property
     def busy(self) -> bool:
@@ -152,8 +152,8 @@ class Session:
         return self._connection is not None and self._process != os.getpid()
 
     async def open(self) -> None:
-        options = self._place.connection_options(self._settings)
-        folder = self._place.folder
+        options = self._target.connection_options(self._settings)
+        folder = self._target.folder
         if folder is not None and await in_thread(folder.is_file):
             raise ConfigError(f"{folder} is a file; LanceDB stores in a folder")
         self._process = os.getpid()
@@ -161,12 +161,12 @@ class Session:
             raise AiovecError(
                 f"{self.target}: LanceDB was in use before this process was forked; {_FORKED}"
             )
-        if not self._place.managed:
+        if not self._target.managed:
             options["session"] = await in_thread(_caches)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with self.translated():
-                    self._connection = await lancedb.connect_async(self._place.target, **options)
+                    self._connection = await lancedb.connect_async(self._target.target, **options)
                     await self._connection.list_tables(limit=1)
             await self.check_place()
         except TimeoutError:
@@ -179,7 +179,7 @@ class Session:
 
         Lance makes folders that are missing, so a write would begin an empty store there.
         """
-        folder = self._place.folder
+        folder = self._target.folder
         if folder is None:
             return
         found = await in_thread(_inode, folder)
@@ -247,7 +247,7 @@ class Session:
             token = page.page_token
             if not token:
                 break
-        folder = self._place.folder
+        folder = self._target.folder
         if folder is not None:
             names = await in_thread(_whole, folder, names)
             await self.check_place()

@@ -66,13 +66,13 @@ from .locks import moves
 from .locks.local import FOLDER, WriteLock
 from .locks.moves import FolderMarks, Marks
 from .memory import ReadAdmission, Trimmer
-from .place import Place
-from .reads import Reader
+from .reads import TableReader
 from .search import Planner
 from .session import Opened, Session
+from .target import StoreTarget
 from .upkeep.retention import Pins, retention_of
 from .upkeep.schedule import LOG, Housekeeper, Log
-from .writer import Work, Writers
+from .writer import WriteOperation, Writers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,15 +94,15 @@ class LancedbBackend(
         self, target: str | Path, settings: LancedbSettings, limits: Limits | None = None
     ) -> None:
         self._limits = limits or Limits()
-        self._place = Place(str(target))
+        self._target = StoreTarget(str(target))
         self._settings = settings
         self._admission = ReadAdmission()
         self._trimmer = Trimmer(lambda: self._session.busy or self._admission.used > 0)
-        self._session = Session(self._place, settings, self._trimmer.used)
-        self._reader = Reader(
+        self._session = Session(self._target, settings, self._trimmer.used)
+        self._reader = TableReader(
             self._session,
             self._admission,
-            self._place.folder,
+            self._target.folder,
             settings.busy_timeout,
             self._limits.read,
         )
@@ -120,11 +120,11 @@ class LancedbBackend(
 
     @property
     def target(self) -> str:
-        return self._place.shown
+        return self._target.shown
 
     @property
     def address(self) -> str:
-        return self.target if self._place.folder is None else f"{self.name}://{self.target}"
+        return self.target if self._target.folder is None else f"{self.name}://{self.target}"
 
     # Life
 
@@ -151,7 +151,7 @@ class LancedbBackend(
             pauses=self._pauses,
         )
         self._pins = Pins(key, self._own_folder)
-        if self.upkeep and not self._place.managed:  # there the service does it
+        if self.upkeep and not self._target.managed:  # there the service does it
             self._housekeeper = Housekeeper(
                 self._session,
                 retention_of(self._settings, on_folder=self._own_folder is not None),
@@ -166,8 +166,8 @@ class LancedbBackend(
             )
 
     async def _check_there(self) -> None:
-        folder = self._place.folder
-        if self._place.in_memory or (folder is not None and not await in_thread(folder.is_dir)):
+        folder = self._target.folder
+        if self._target.in_memory or (folder is not None and not await in_thread(folder.is_dir)):
             raise ConfigError(
                 f"there is no store at {self.target}, and read_only=True makes none",
                 key="target",
@@ -176,20 +176,20 @@ class LancedbBackend(
 
     @property
     def _own_folder(self) -> Path | None:
-        folder = self._place.folder
+        folder = self._target.folder
         return None if folder is None else folder / FOLDER
 
     def _key(self) -> str:
         """The same for every store of this process on the same tables. Reads the disk."""
         # Each store in memory is its own.
-        return f"{self._place.key} {id(self)}" if self._place.in_memory else self._place.key
+        return f"{self._target.key} {id(self)}" if self._target.in_memory else self._target.key
 
     def _locks(self, key: str) -> Callable[[str], WriteLock]:
         """What makes the lock of a table. Imports, so it runs in a thread."""
-        folder = self._place.folder
+        folder = self._target.folder
         if folder is not None:
             return lambda table: WriteLock(f"{key}\n{table}", folder / FOLDER / f"{table}.lock")
-        if self._place.managed or self._place.in_memory or not self._settings.bucket_lock:
+        if self._target.managed or self._target.in_memory or not self._settings.bucket_lock:
             return lambda table: WriteLock(f"{key}\n{table}", None)
         try:
             from .locks import bucket as bucket_lock
@@ -201,7 +201,7 @@ class LancedbBackend(
     async def finish(self) -> None:
         seconds = self._settings.close_timeout
         keeper = self._housekeeper
-        if not seconds or keeper is None or self._session.forked or self._place.in_memory:
+        if not seconds or keeper is None or self._session.forked or self._target.in_memory:
             return
         try:
             async with asyncio.timeout(seconds):
@@ -216,13 +216,13 @@ class LancedbBackend(
         folder = self._own_folder
         if folder is not None:
             return partial(FolderMarks, folder)
-        return self._bucket_marks if self._place.in_bucket and self._settings.bucket_lock else None
+        return self._bucket_marks if self._target.in_bucket and self._settings.bucket_lock else None
 
     def _bucket_marks(self) -> Marks:
         """Imports, so it runs in a thread."""
         from .locks.bucket import Bucket, BucketMarks
 
-        return BucketMarks(Bucket(self._place.key, self.target, self._settings.storage_options))
+        return BucketMarks(Bucket(self._target.key, self.target, self._settings.storage_options))
 
     def supports(self, ability: str) -> bool:
         return super().supports(ability) and (ability != "moves" or self._fence.supported)
@@ -259,11 +259,11 @@ class LancedbBackend(
         if self.read_only:
             raise UnsupportedError("write", self.name, "it was opened with read_only=True")
 
-    async def _write(self, table: str, work: Work) -> Any:
+    async def _write(self, table: str, work: WriteOperation) -> Any:
         async with self.writing(0):
             return await self._commit(table, work)
 
-    async def _commit(self, table: str, work: Work) -> Any:
+    async def _commit(self, table: str, work: WriteOperation) -> Any:
         self._check_writable()
         if self._writers is None:
             raise StoreClosedError(self.target)
@@ -283,7 +283,7 @@ class LancedbBackend(
 
     async def open_table(self, name: str) -> TableHandle:
         handle = await self._session.handle(name)
-        if self._housekeeper is not None and not self._place.in_memory:
+        if self._housekeeper is not None and not self._target.in_memory:
             self._housekeeper.opened(name)
         return handle
 
@@ -511,14 +511,14 @@ class LancedbBackend(
         return await moves.changes(self._session, self._fence, newest, table, since, limit)
 
     def owns(self, path: Path) -> bool:
-        folder = self._place.folder
+        folder = self._target.folder
         if folder is None:
             return False
         folder, path = folder.resolve(), path.resolve()
         return path == folder or folder in path.parents
 
     async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
-        folder = self._place.folder
+        folder = self._target.folder
         if folder is None:
             hint = "it needs a folder; copy the backup with the tools of the storage"
             raise UnsupportedError("restore", self.name, hint)

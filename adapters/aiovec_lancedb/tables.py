@@ -37,7 +37,7 @@ from .layout import added_column, incarnation_in, new_table
 from .memory import ReadAdmission, stream_bytes
 from .session import Opened, Session
 from .upkeep.retention import versions_of
-from .writer import Touched, Work
+from .writer import Touched, WriteOperation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,7 @@ _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CreateTable(Work):
+class CreateTable(WriteOperation):
     name: str
     schema: Schema
 
@@ -61,10 +61,10 @@ class CreateTable(Work):
             return TableExistsError(self.name)
         return mark.frozen_error()
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         connection = session.check()
         await session.confirm()
         made = new_table(self.schema)
@@ -83,7 +83,7 @@ class CreateTable(Work):
 
 
 @dataclass(slots=True, eq=False)
-class DropTable(Work):
+class DropTable(WriteOperation):
     name: str
     incarnation: Hashable = None
     """That of the table which was found first: if others drop it, theirs of this name stays."""
@@ -96,10 +96,10 @@ class DropTable(Work):
             return TableNotFoundError(self.name, names)
         return mark.frozen_error()
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         connection = session.check()
         try:
             with session.translated():
@@ -148,17 +148,17 @@ def remove_dropped(folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AddField(Work):
+class AddField(WriteOperation):
     handle: TableHandle
     name: str
     field: Field
 
     changes_schema: ClassVar[bool] = True
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         if self.name in table.schema.fields:
             raise InvalidNameError(self.name, "field", "there is a field of this name")
@@ -175,31 +175,31 @@ class AddField(Work):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class IndexFields(Work):
+class IndexFields(WriteOperation):
     """Makes the indexes that a field wants and that a process which ended did not come to."""
 
     handle: TableHandle
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         await index_fields(session, table.lance, table.schema.fields)
         return [None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Restore(Work):
+class Restore(WriteOperation):
     handle: TableHandle
     version: int
 
     changes_schema: ClassVar[bool] = True
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         newest = await _check_out(session, table, self.version)
         try:

@@ -62,7 +62,7 @@ class _HeldBack(Exception):  # noqa: N818 - it reports no error
     """The work was not done and has to take its turn anew."""
 
 
-class Work(ABC):
+class WriteOperation(ABC):
     """What one call wants written. Works of one kind may be done together, in one commit."""
 
     @property
@@ -70,7 +70,7 @@ class Work(ABC):
         """Rows, as far as they count for a commit; ``ALONE`` where it takes one for itself."""
         return ALONE
 
-    def joins(self, other: Work) -> bool:
+    def joins(self, other: WriteOperation) -> bool:
         """Whether this may be done together with an earlier ``other``."""
         return False
 
@@ -82,7 +82,7 @@ class Work(ABC):
         return mark.frozen_error()
 
     @abstractmethod
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         """The ids of the rows that this and ``others`` may insert, change or delete.
 
         Asked under the table's lock, and only while a migration is open, which has to learn of
@@ -90,7 +90,7 @@ class Work(ABC):
         """
 
     @abstractmethod
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; the result of each, or its error.
 
         What it raises holds for all of them, and nothing of them was done.
@@ -102,7 +102,7 @@ class _Call(WriteCall):
 
     __slots__ = ("work",)
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: WriteOperation) -> None:
         super().__init__(work.size)
         self.work = work
 
@@ -143,7 +143,7 @@ class TableWriter(Committer[_Call]):
         self._threads = threads
         self._commits = GroupCommit(self, pauses)
 
-    async def run(self, work: Work, patience: Patience) -> Any:
+    async def run(self, work: WriteOperation, patience: Patience) -> Any:
         """Have the work done; return its result after its commit.
 
         Cancelled before it began, the work is never done; afterwards it is done all the same,
@@ -201,7 +201,7 @@ class TableWriter(Committer[_Call]):
             self._mark = self._fence.look()
             self._looked = True
 
-    async def _outcomes(self, works: list[Work]) -> list[Any]:
+    async def _outcomes(self, works: list[WriteOperation]) -> list[Any]:
         failed: Exception | None = None
         for pause in _PAUSES_AFTER_CONFLICTS:
             await asyncio.sleep(pause)
@@ -227,7 +227,7 @@ class TableWriter(Committer[_Call]):
             outcomes += await self._outcomes([work])
         return outcomes
 
-    async def _done(self, works: list[Work]) -> list[Any]:
+    async def _done(self, works: list[WriteOperation]) -> list[Any]:
         """Do works as one, as far as the mark lets them; the result of each, or its error."""
         first, *others = works
         if self._write_lock.overtook:
@@ -319,7 +319,7 @@ class Writers:
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(16))
         self._closed = False
 
-    async def run(self, table: str, work: Work, limit: float | None = None) -> Any:
+    async def run(self, table: str, work: WriteOperation, limit: float | None = None) -> Any:
         """The work's result, once it is committed. StoreBusyError where it cannot begin in time.
 
         That is ``limit`` seconds, or ``busy_timeout``.

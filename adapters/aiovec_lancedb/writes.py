@@ -37,7 +37,7 @@ from .rows import effort_of, stored_form
 from .session import Opened, Session
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
-from .writer import ALONE, Touched, Work
+from .writer import ALONE, Touched, WriteOperation
 
 # Ids of an upsert up to which it pays to see whether any of them exists.
 _WORTH_A_LOOK = 100
@@ -75,7 +75,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowsWrite(Work):
+class RowsWrite(WriteOperation):
     """An ``insert``, or with ``replace`` an ``upsert``."""
 
     handle: TableHandle
@@ -86,24 +86,24 @@ class RowsWrite(Work):
     def size(self) -> int:
         return len(self.prepared.ids)
 
-    def joins(self, other: Work) -> bool:
+    def joins(self, other: WriteOperation) -> bool:
         return (
             isinstance(other, RowsWrite)
             and other.replace is self.replace
             and _same_table(other.handle, self.handle)
         )
 
-    def _with(self, others: Sequence[Work]) -> tuple[list[RowsWrite], Sequence[str]]:
+    def _with(self, others: Sequence[WriteOperation]) -> tuple[list[RowsWrite], Sequence[str]]:
         """This and the others, and all their ids: of several calls there are not many."""
         works = [self, *(other for other in others if isinstance(other, RowsWrite))]
         if len(works) == 1:
             return works, self.prepared.ids
         return works, [id for work in works for id in work.prepared.ids]
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return self._with(others)[1]
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         works, every_id = self._with(others)
         table = await session.opened(self.handle)
         if self.replace:
@@ -230,7 +230,7 @@ async def selected_ids(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Delete(Work):
+class Delete(WriteOperation):
     handle: TableHandle
     ids: Sequence[str] | None
     where: Expr | None
@@ -239,7 +239,7 @@ class Delete(Work):
     def size(self) -> int:
         return ALONE if self.ids is None or self.where is not None else len(self.ids)
 
-    def joins(self, other: Work) -> bool:
+    def joins(self, other: WriteOperation) -> bool:
         return (
             isinstance(other, Delete)
             and _same_table(other.handle, self.handle)
@@ -247,13 +247,13 @@ class Delete(Work):
             and self.where is other.where is None
         )
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         if not others:
             return await selected_ids(session, self.handle, self.ids, self.where)
         works = [work for work in (self, *others) if isinstance(work, Delete)]
         return [id for work in works for id in work.ids or ()]
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         if not others:
             condition = await selection(self.ids, self.where) or "TRUE"
@@ -275,17 +275,17 @@ class Delete(Work):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Update(Work):
+class Update(WriteOperation):
     handle: TableHandle
     values: Mapping[str, Any]
     payload: Mapping[str, Any]
     ids: Sequence[str] | None
     where: Expr | None
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return await selected_ids(session, self.handle, self.ids, self.where)
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         condition = await selection(self.ids, self.where)
         if self.payload:

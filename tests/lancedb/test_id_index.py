@@ -90,7 +90,7 @@ async def test_it_is_none_of_the_indexes_that_users_see(store: VectorStore) -> N
     await store.optimize("notes")
     assert await _indexed(store)
     assert await store.indexes("notes") == []
-    table = await (await lancedb.connect_async(store._follower.engine.backend._place.folder)
+    table = await (await lancedb.connect_async(store._follower.engine.backend._target.folder)
                    ).open_table("notes")  # fmt: skip
     (own,) = await table.list_indices()
     with pytest.raises(InvalidArgumentError, match="name"):

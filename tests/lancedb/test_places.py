@@ -11,8 +11,8 @@ import aiovec
 from aiovec import ConfigError, Schema
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.place import Place
 from aiovec_lancedb.settings import LancedbSettings
+from aiovec_lancedb.target import StoreTarget
 
 from .support import SMALL, ids_in, numbered, opened
 
@@ -64,12 +64,12 @@ async def test_a_managed_place_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_a_managed_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANCEDB_API_KEY", SECRET)
     settings = LancedbSettings(region="eu-1", host="http://127.0.0.1:1")
-    told = Place("db://notes").connection_options(settings)
+    told = StoreTarget("db://notes").connection_options(settings)
     assert told.pop("client_config").timeout_config.read_timeout
     assert told == {
         "api_key": SECRET, "region": "eu-1", "host_override": "http://127.0.0.1:1",
     }  # fmt: skip
-    assert "host_override" not in Place("db://notes").connection_options(LancedbSettings())
+    assert "host_override" not in StoreTarget("db://notes").connection_options(LancedbSettings())
 
 
 async def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ async def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
     await backend.close()
     shown += [str(caught.value), repr(caught.value)]
     assert not [text for text in shown if SECRET in text]
-    assert Place("s3://bucket/path").connection_options(settings.lancedb) == {
+    assert StoreTarget("s3://bucket/path").connection_options(settings.lancedb) == {
         "storage_options": options
     }
 

@@ -13,7 +13,7 @@ from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundErr
 from ..driver import indexing
 from ..layout import incarnation_of
 from ..session import Opened, Session
-from ..writer import Touched, Work
+from ..writer import Touched, WriteOperation
 from . import kinds, recall
 from .effort import KEY, LIMITS, Intent, Tuned
 from .fields import DROPPED
@@ -41,16 +41,16 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Note(Work):
+class Note(WriteOperation):
     """Keeps with the table what is known of its index."""
 
     handle: TableHandle
     tuned: Tuned
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await reopened(session, self.handle)
         metadata = {KEY: self.tuned.to_json()}
         update = {"path": table.schema.vector, "metadata": metadata}
@@ -59,14 +59,14 @@ class Note(Work):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drop(Work):
+class Drop(WriteOperation):
     handle: TableHandle
     index: str
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         for index in await session.run(table.lance.list_indices()):
             if index.name == self.index and index.columns[0] in table.schema.fields:
@@ -100,7 +100,7 @@ class Builder:
         self,
         session: Session,
         settings: LancedbSettings,
-        write: Callable[[str, Work], Awaitable[Any]],
+        write: Callable[[str, WriteOperation], Awaitable[Any]],
     ) -> None:
         self._session = session
         self._settings = settings

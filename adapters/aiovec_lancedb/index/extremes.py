@@ -18,7 +18,7 @@ from aiovec.backend import Columns, TableHandle, in_thread, is_extreme, to_matri
 from ..layout import EXTREME
 from ..reads import rows_by_id
 from ..session import Opened, Session
-from ..writer import Touched, Work
+from ..writer import Touched, WriteOperation
 from .effort import KEY
 from .info import vector_index
 
@@ -69,7 +69,7 @@ async def mark_of(session: Session, table: Opened) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unmark(Work):
+class Unmark(WriteOperation):
     """Takes the mark away, where it is still the one that was looked at. Its result tells that.
 
     What is known of the index goes with it: it may have learned from vectors that have gone.
@@ -78,10 +78,10 @@ class Unmark(Work):
     handle: TableHandle
     mark: str
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         if await mark_of(session, table) != self.mark:
             return [False]

@@ -23,7 +23,7 @@ from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, Sto
 
 from ..limits import IndexLimits
 from ..session import Opened, Session
-from ..writer import Work
+from ..writer import WriteOperation
 from . import extremes, kinds
 from .build import Build, Builder, Drop, Note, Telling, current, reopened
 from .effort import Tuned
@@ -41,7 +41,7 @@ class _BuildEndedError(AiovecError):
 
 
 @dataclass(slots=True)
-class _State:
+class _IndexState:
     """What this store knows of one table."""
 
     lock: PerLoop[asyncio.Lock] = field(default_factory=lambda: PerLoop(asyncio.Lock))
@@ -68,7 +68,7 @@ class Indexing:
         self,
         session: Session,
         settings: LancedbSettings,
-        write: Callable[[str, Work], Awaitable[Any]],
+        write: Callable[[str, WriteOperation], Awaitable[Any]],
         alone: Callable[[str], AbstractAsyncContextManager[None]],
         limits: IndexLimits,
     ) -> None:
@@ -78,7 +78,7 @@ class Indexing:
         self._builder = Builder(session, settings, write)
         self._write = write
         self._alone = alone
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, _IndexState] = {}
         self._closed = False
 
     def doing(self, table: str) -> str | None:
@@ -190,7 +190,7 @@ class Indexing:
             # dropped this raises StaleTableError.
             await self._session.opened(handle)
 
-    async def _tend_quietly(self, handle: TableHandle, state: _State) -> None:
+    async def _tend_quietly(self, handle: TableHandle, state: _IndexState) -> None:
         while True:
             begins = min(
                 state.last_write + self._limits.lull,
@@ -315,8 +315,8 @@ class Indexing:
 
         return tell
 
-    def _state(self, table: str) -> _State:
-        return self._states.setdefault(table, _State())
+    def _state(self, table: str) -> _IndexState:
+        return self._states.setdefault(table, _IndexState())
 
     def _start(self, handle: TableHandle, work: Any) -> asyncio.Task[None]:
         if self._closed:

@@ -46,7 +46,7 @@ from ..errors import translated
 from ..layout import MOVING, is_moving
 from ..reads import rows_by_id
 from ..rows import effort_of
-from ..writer import Touched, Work
+from ..writer import Touched, WriteOperation
 from .local import LockedFile
 
 if TYPE_CHECKING:
@@ -401,7 +401,7 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Flush(Work):
+class Flush(WriteOperation):
     """Takes its turn among the writes of a table, and so returns behind all that came before.
 
     With ``fence`` it sets the sign by which reads of the table know that there is a mark to heed,
@@ -411,10 +411,10 @@ class Flush(Work):
     table: str
     fence: Fence | None = None
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         if self.fence is None:
             return [None]
         try:
@@ -431,16 +431,16 @@ class Flush(Work):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Newest(Work):
+class Newest(WriteOperation):
     """The notes of the run, and the number up to which all of a table's are written."""
 
     handle: TableHandle
     fence: Fence
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         await session.opened(self.handle)
         return [await in_thread(self.fence.newest, self.handle.name)]
 

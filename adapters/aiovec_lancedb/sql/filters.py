@@ -56,8 +56,8 @@ def to_sql(expr: Expr) -> str:
     part = _Compiler(name).compiled(expr, negate=False)
     if part.depth > _MOST_DEPTH:
         raise FilterError(
-            "the filter nests AND and OR, or names within a payload key, deeper than LanceDB's "
-            "parser goes; IN, or fewer levels of parentheses, say the same"
+            "the filter is nested too deeply for LanceDB, or names too many keys within a payload "
+            f"key (limit {_MOST_DEPTH} levels); use IN or fewer parentheses"
         )
     return part.sql
 

@@ -49,9 +49,9 @@ from ..locks.local import TaskLock, WriteLock
 from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
 from ..tables import IndexFields
-from ..writer import Work
+from ..writer import WriteOperation
 from .retention import Pins, Retention, versions_of
-from .tidy import FULL_FILE, Tidying, TidyingWork
+from .tidy import FULL_FILE, Tidying, TidyingOperation
 
 if TYPE_CHECKING:
     pass
@@ -108,7 +108,7 @@ LOG = logging.getLogger("aiovec.lancedb")
 
 
 @dataclass(slots=True)
-class _State:
+class _UpkeepState:
     """What is known of one table."""
 
     commits: int = 0
@@ -170,14 +170,14 @@ class Housekeeper:
     session: Session
     retention: Retention
     pins: Pins
-    write: Callable[[str, Work], Awaitable[Any]]
+    write: Callable[[str, WriteOperation], Awaitable[Any]]
     lock_of: Callable[[str], WriteLock]
     admission: ReadAdmission
     log: Log
     busy_timeout: float
     look_at_indexes: Callable[[TableHandle], Awaitable[None]]
     limits: UpkeepLimits
-    _tables: dict[str, _State] = field(default_factory=dict)
+    _tables: dict[str, _UpkeepState] = field(default_factory=dict)
     _locks: dict[str, TaskLock] = field(default_factory=dict)
     _held: PerLoop[set[str]] = field(default_factory=lambda: PerLoop(set))
     # Tables that were opened, those of them that wait for a first look, and those that had it.
@@ -188,7 +188,7 @@ class Housekeeper:
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     # What runs in the background among the writes.
-    _work: TidyingWork | None = None
+    _work: TidyingOperation | None = None
     _finishing: bool = False
     _closed: bool = False
 
@@ -196,7 +196,7 @@ class Housekeeper:
         """A commit was made."""
         if self._closed:
             return
-        state = self._tables.setdefault(table, _State())
+        state = self._tables.setdefault(table, _UpkeepState())
         state.commits += 1
         state.wrote = True
         state.last_commit = time.monotonic()
@@ -246,7 +246,7 @@ class Housekeeper:
 
     async def _run(self) -> None:
         while (name := await self._next()) is not None:
-            state = self._tables.setdefault(name, _State())
+            state = self._tables.setdefault(name, _UpkeepState())
             began = time.monotonic()
             quiet = (
                 self._finishing
@@ -300,7 +300,7 @@ class Housekeeper:
                 self._next_unseen = now + self.limits.look_every
                 return self._unseen.popleft()
 
-    async def _look(self, name: str, state: _State, *, quiet: bool) -> None:
+    async def _look(self, name: str, state: _UpkeepState, *, quiet: bool) -> None:
         handle = await self.session.handle(name)
         if name not in self._seen and not self._finishing:
             self._seen.add(name)
@@ -336,7 +336,7 @@ class Housekeeper:
         await self._look_again(handle, state)
 
     async def _is_due(
-        self, table: Opened, number: int, shape: Shape, state: _State, *, quiet: bool
+        self, table: Opened, number: int, shape: Shape, state: _UpkeepState, *, quiet: bool
     ) -> bool:
         if shape.too_many_files(self.limits, quiet=quiet):
             return True
@@ -351,7 +351,7 @@ class Housekeeper:
         uncovered = max((await unindexed_rows(self.session, table)).values(), default=0)
         return uncovered > self.limits.unindexed + self.limits.unindexed_share * shape.rows
 
-    async def _look_again(self, handle: TableHandle, state: _State) -> None:
+    async def _look_again(self, handle: TableHandle, state: _UpkeepState) -> None:
         """Note what is left: versions that somebody might have been reading."""
         table = await self.session.opened(handle)
         state.tidied_version = await self.session.run(table.lance.version())
@@ -421,7 +421,7 @@ class Housekeeper:
         size = scan_bytes(min(shape.rows, FULL_FILE), handle.schema.dim)
         async with self.admission.share(size):
             if alone or shape.bytes <= self.limits.soon_done:
-                work = TidyingWork(
+                work = TidyingOperation(
                     tidying, None if now else self.busy_timeout * self.limits.patience
                 )
                 if not now:

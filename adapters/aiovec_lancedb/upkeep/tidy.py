@@ -21,7 +21,7 @@ from aiovec.backend import TableHandle, in_thread
 
 from ..index.fields import filled_anew
 from ..session import Opened, Session
-from ..writer import Touched, Work
+from ..writer import Touched, WriteOperation
 from .retention import Retention, versions_of
 
 # A file of a table is left as it is when it has this many rows, unless many are deleted.
@@ -89,7 +89,7 @@ class Tidying:
         await self.session.run(table.lance.optimize(cleanup_older_than=age))
 
 
-class TidyingWork(Work):
+class TidyingOperation(WriteOperation):
     """A tidying among the writes of its table, which can be stopped. Its result is the seconds that
     it took; where these would be more than ``patience``, it was in vain."""
 
@@ -99,10 +99,10 @@ class TidyingWork(Work):
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
-    async def touches(self, session: Session, others: Sequence[Work]) -> Touched:
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
-    async def do(self, session: Session, others: Sequence[Work]) -> list[Any]:
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         began = time.monotonic()
         if not self._stopped:
             self._task = asyncio.ensure_future(self._run())

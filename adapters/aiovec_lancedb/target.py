@@ -26,7 +26,7 @@ _READ_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Place:
+class StoreTarget:
     """``target`` as the backend was told it: an absolute path or a URL."""
 
     target: str = field(repr=False)  # may hold secrets
