@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from aiovec.backend import BESIDE, check_free_name, flush_folder, remove_abandoned
+from aiovec.backend import flush_folder, remove_abandoned
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .connection import Ticket
@@ -19,7 +19,7 @@ from .errors import failures, is_busy, translated
 from .layout import APPLICATION_ID, check_header, read_header
 from .moves import forget_mark, has_mark
 from .opening import check_contents, connect_read_only
-from .plugin import make_folder_of
+from .plugin import BESIDE, check_free_name, make_folder_of
 from .settings import SqliteSettings
 
 _PAGES_AT_ONCE = 4096

@@ -12,7 +12,6 @@ from aiovec.backend import (
     BackendPlugin,
     Finding,
     Location,
-    check_free_name,
     claimed,
     is_url,
     local_path,
@@ -25,6 +24,8 @@ from .settings import SqliteSettings
 
 MEMORY = ":memory:"
 STORE_FILE = "vectors.sqlite"
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite adds to the name of a file for those that it keeps beside it."""
 
 
 class SqlitePlugin(BackendPlugin):
@@ -48,6 +49,14 @@ class SqlitePlugin(BackendPlugin):
         return SqliteBackend(address, settings)
 
     def locate(self, target: str, base: Path | None = None) -> Location:
+        if target[:5].lower() == "file:":
+            raise ConfigError(
+                f"{redacted(target)}: SQLite's own URIs are no targets; write the path alone, and "
+                "pass read_only=True to open it for reading only (a file of this name is "
+                "./file:...)",
+                key="target",
+                accepted="a path, or sqlite:///path",
+            )
         if is_url(target):
             path = path_of_url(target)
             if "?" in path or "#" in path:
@@ -94,6 +103,17 @@ def store_file(path: str) -> str:
         return os.path.join(path, STORE_FILE)
     check_free_name(path)
     return path
+
+
+def check_free_name(path: str) -> None:
+    """Raise ConfigError if SQLite takes a file of this name for a part of another database."""
+    for end in BESIDE:
+        if path.endswith(end):
+            raise ConfigError(
+                f"{path} is a name that SQLite uses for a part of the database "
+                f"{path.removesuffix(end)}, and may remove; choose one that does not end in {end}",
+                accepted="another name",
+            )
 
 
 def _refuse_folder_of_another(folder: Path) -> None:

@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import (
-    BESIDE,
     Changes,
     ChangesPrunedError,
     Columns,
@@ -44,6 +43,7 @@ from .connection import Ticket
 from .driver import connect
 from .errors import DamageError, check_stored
 from .layout import TableLayout, current_table, floor_of, quoted
+from .plugin import BESIDE
 from .sql.filters import to_sql as filter_to_sql
 from .sql.values import check_rows, from_sql, to_arrow
 from .vectors import VectorReader

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
-    BESIDE,
     Admission,
     Backend,
     Backups,
@@ -65,7 +64,7 @@ from .opening import (
     open_reader,
     open_writer,
 )
-from .plugin import MEMORY, make_folder_of
+from .plugin import BESIDE, MEMORY, make_folder_of
 from .pool import ReaderPool, SharedConnection, told
 from .reads import EXPORT_LIMITS, ExportLimits, OwnCopy, bound_wal
 from .writer import Transaction, Writer

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ._settings.load import RetrievalSettings
 
 MEMORY = ":memory:"
-BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite adds to the name of a file for those that it keeps beside it."""
 
 
 def locate(target: str, base: Path | None = None) -> Location:
@@ -72,13 +70,6 @@ def locate_configured(
 
 
 def _check_text(text: str) -> None:
-    if text[:5].lower() == "file:":
-        raise ConfigError(
-            f"{redacted(text)}: SQLite's own URIs are no targets; write the path alone, and pass "
-            "read_only=True to open it for reading only (a file of this name is ./file:...)",
-            key="target",
-            accepted="a path",
-        )
     try:
         os.fsencode(text)
     except UnicodeEncodeError as exc:
@@ -168,14 +159,3 @@ def local_path(text: str, base: Path | None = None) -> str:
         ) from None
     # A slash at the end tells a directory that is not there yet.
     return path + os.sep if trailing and not path.endswith(os.sep) else path
-
-
-def check_free_name(path: str) -> None:
-    """ConfigError where SQLite takes a file of this name for a part of another database."""
-    for end in BESIDE:
-        if path.endswith(end):
-            raise ConfigError(
-                f"{path} is a name that SQLite uses for a part of the database "
-                f"{path.removesuffix(end)}, and may remove; choose one that does not end in {end}",
-                accepted="another name",
-            )

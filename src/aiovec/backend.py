@@ -86,8 +86,6 @@ from ._filters.tree import (
     Value,
 )
 from ._locate import (
-    BESIDE,
-    check_free_name,
     is_url,
     local_path,
     locate,
@@ -157,7 +155,6 @@ else:
 
 
 __all__ = [
-    "BESIDE",
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
     "FINISHED",
@@ -251,7 +248,6 @@ __all__ = [
     "bound_allocator",
     "bytes_of",
     "check_field_name",
-    "check_free_name",
     "check_table_name",
     "claimed",
     "cleaned",

@@ -9,7 +9,7 @@ import pytest
 
 import aiovec
 from aiovec import AiovecError, ConfigError, InvalidArgumentError, Schema
-from aiovec._locate import BESIDE
+from aiovec_sqlite.plugin import BESIDE
 
 ROWS = [{"id": "a", "embedding": [1, 2, 3, 4]}]
 

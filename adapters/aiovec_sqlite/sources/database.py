@@ -16,6 +16,7 @@ from ..driver import load_driver
 from ..errors import ERROR, code_of, failures, translate
 from ..layout import APPLICATION_ID, is_database, quoted, read_header
 from ..opening import connect_read_only
+from ..plugin import BESIDE
 from . import collections, tables
 from .blobs import DTYPES, JSON
 from .catalog import Catalog
@@ -127,6 +128,7 @@ class SqliteSource(Source):
     """Collections, vec0 tables and ordinary tables with vectors in a SQLite file."""
 
     place = "rowid"
+    beside = BESIDE
 
     @classmethod
     def recognise(cls, path: Path) -> bool:

@@ -15,7 +15,7 @@ app = typer.Typer(
     cls=Commands,
     help="A vector store in one file that async apps can await.",
     epilog=(
-        "STORE is a target (notes.db, a folder, sqlite:///path, lancedb:///path) or, with "
+        "STORE is a target (notes.db, a folder, a URL) or, with "
         "--config, the name of a backend that the TOML file configures. Without STORE it is the "
         "backend that the TOML file says; without --config that is $AIOVEC_CONFIG, else "
         "./aiovec.toml."

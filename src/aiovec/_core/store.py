@@ -154,7 +154,7 @@ class VectorStore:
         May be called twice. Reads that are under way end with StoreClosedError, as later calls do.
         Being cancelled does not stop the closing.
 
-        A backend may first do the upkeep that is due: on LanceDB an index for a table that was
+        A backend may first do the upkeep that is due: for example an index for a table that was
         loaded, for ``close_timeout`` seconds at most. It does not where the block of the store ends
         with an exception, or where this call is cancelled.
         """

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._core.files import flush_folder
-from .._locate import BESIDE
 from ..errors import AiovecError, ConfigError, StoreFullError
-from .sources import source_for
+from .sources import kinds, source_for
 
 if TYPE_CHECKING:
     from .._core.store import VectorStore
@@ -76,7 +75,7 @@ def check_apart(store: VectorStore, paths: Iterable[Path]) -> None:
 def _databases_of(path: Path) -> Iterator[Path]:
     """Yield the file itself, and the one whose WAL, shared memory or journal it would be."""
     yield path
-    for end in BESIDE:
+    for end in [end for kind in kinds() for end in kind.beside]:
         if path.name.endswith(end) and path.name != end:
             yield path.with_name(path.name.removesuffix(end))
 

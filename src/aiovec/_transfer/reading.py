@@ -114,7 +114,8 @@ def open_input(
             return Input(path, "database", None, kind(path, hints))
     if path.is_dir():
         raise ConfigError(
-            f"{path} is a folder; import takes a file. A LanceDB folder is moved by aiovec migrate"
+            f"{path} is a folder; import takes a file. aiovec migrate moves a store that lies in "
+            "a folder"
         )
     found = format_to_read(path, form)
     with reading(path):

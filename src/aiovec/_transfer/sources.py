@@ -92,6 +92,9 @@ class Source(ABC):
 
     place: str = "row"
 
+    beside: tuple[str, ...] = ()
+    """What the names of files end in that belong to the database of the rest of that name."""
+
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
@@ -127,7 +130,12 @@ class Source(ABC):
 
 
 def source_for(path: Path) -> type[Source] | None:
-    """The kind of source that recognises a file, or None."""
+    """Return the kind of source that recognises a file, or None."""
+    return next((kind for kind in kinds() if kind.recognise(path)), None)
+
+
+def kinds() -> Iterator[type[Source]]:
+    """Yield the installed kinds of sources."""
     for entry_point in installed(GROUP).values():
         try:
             kind = entry_point.load()
@@ -138,11 +146,9 @@ def source_for(path: Path) -> type[Source] | None:
         if not isinstance(kind, type) or not issubclass(kind, Source):
             raise ConfigError(
                 f"the source {entry_point.name!r} ({entry_point.value}) is unusable: it is no "
-                "subclass of aiovec._transfer.sources.Source"
+                "subclass of aiovec.backend.Source"
             )
-        if kind.recognise(path):
-            return kind
-    return None
+        yield kind
 
 
 def legal_table_name(text: str, taken: Iterable[str] = ()) -> str:
