@@ -235,7 +235,7 @@ class Work:
 
     async def enter(self, phase: Phase) -> None:
         """Begin a phase: it is written down first."""
-        self.state.phase = phase
+        self.state.enter(phase)
         self.state.rate = self.state.left = None
         await self.save()
         self.tell("phase")

@@ -36,7 +36,7 @@ class Rollback:
             for table in state.tables.values():
                 table.since = None
                 table.verified = False
-            state.phase = Phase.ROLLING_BACK
+            state.enter(Phase.ROLLING_BACK)
             state.switched = False
             await work.save(*state.tables.values())
             work.tell("phase")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from aiovec.errors import AiovecError, InvalidArgumentError, MigrationError
@@ -43,6 +43,39 @@ class Phase(StrEnum):
     @property
     def over(self) -> bool:
         return self in (Phase.DONE, Phase.ROLLED_BACK)
+
+    @property
+    def command(self) -> str:
+        """The command of ``aiovec migrate`` that ends a run from here, wherever it was killed."""
+        return PHASES[self][0]
+
+    @property
+    def following(self) -> frozenset[Phase]:
+        """The phases that may come next."""
+        return PHASES[self][1]
+
+
+# A run that goes on begins with its copy again. It may also be done already, or have moved: a mark
+# in the source, or the note that it was released, can say more than the phase.
+_GOES_ON = frozenset({Phase.COPYING, Phase.CATCHING_UP, Phase.MOVED, Phase.DONE, Phase.ABORTING})
+PHASES: Mapping[Phase, tuple[str, frozenset[Phase]]] = MappingProxyType(
+    {
+        Phase.PLANNED: ("run", _GOES_ON),
+        Phase.COPYING: ("run", _GOES_ON),
+        Phase.CATCHING_UP: ("run", _GOES_ON | {Phase.INDEXING}),
+        Phase.INDEXING: ("run", _GOES_ON | {Phase.VERIFYING, Phase.CUTTING_OVER}),
+        Phase.VERIFYING: ("run", _GOES_ON | {Phase.CUTTING_OVER}),
+        Phase.CUTTING_OVER: ("run", _GOES_ON),
+        Phase.MOVED: ("run", frozenset({Phase.MOVED, Phase.DONE})),
+        Phase.DONE: ("finish", frozenset({Phase.ROLLING_BACK})),
+        Phase.ROLLING_BACK: (
+            "rollback", frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.DONE}),
+        ),
+        Phase.ROLLED_BACK: ("finish", frozenset({Phase.ABORTING})),
+        Phase.ABORTING: ("abort", frozenset({Phase.ABORTING})),
+    }
+)  # fmt: skip
+"""Of each phase, the command that ends a run from there, and the phases that may come next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +217,16 @@ class RunState:
     @property
     def next_command(self) -> str:
         """The command of ``aiovec migrate`` that ends this run from wherever it stopped."""
-        if self.phase is Phase.ROLLING_BACK:
-            return "rollback"
-        if self.phase is Phase.ABORTING:
-            return "abort"
-        return "finish" if self.phase.over else "run"
+        return self.phase.command
+
+    def enter(self, phase: Phase) -> None:
+        """Begin a phase. MigrationError if it cannot follow the present one."""
+        if phase not in self.phase.following:
+            raise MigrationError(
+                f"the run {self.run} is {self.phase}, so it cannot be {phase} next; go on with "
+                f"`aiovec migrate {self.next_command}`"
+            )
+        self.phase = phase
 
     def to_json(self) -> str:
         """All but the tables."""

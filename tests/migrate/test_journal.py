@@ -17,12 +17,14 @@ from aiovec.errors import CorruptStoreError, MigrationError
 from aiovec_migrate import Identity, Options, Phase, RunState, TableState
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.journal import SqliteJournal
+from aiovec_migrate.state import PHASES
 
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.journal import SqliteJournal
+from aiovec_migrate.state import PHASES
 
 async def main():
     async with SqliteJournal(Path(sys.argv[1]), RealHost()).locked():
@@ -162,3 +164,23 @@ async def test_no_journal_where_no_folder_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MigrationError, match="no journal can be kept"):
         await SqliteJournal(tmp_path / "file" / "journal.db", RealHost()).lock()
+
+
+def test_every_phase_has_its_command_and_leads_to_an_end() -> None:
+    assert set(PHASES) == set(Phase)
+    ends = {Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTING}
+    for phase in Phase:
+        assert phase.command in ("run", "rollback", "finish", "abort")
+        assert phase.over == (phase.command == "finish")
+        reached = {phase}
+        for _ in Phase:
+            reached |= {after for each in reached for after in each.following}
+        assert reached & ends
+
+
+def test_a_phase_that_cannot_follow_is_refused() -> None:
+    state = a_run()
+    state.phase = Phase.DONE
+    with pytest.raises(MigrationError, match="is done, so it cannot be copying next"):
+        state.enter(Phase.COPYING)
+    assert state.phase is Phase.DONE
