@@ -43,7 +43,7 @@ async def plan(
     transform: Transform | None = None,
     host: Host | None = None,
 ) -> Plan:
-    """What a run would do, and what would stop it. Writes nothing."""
+    """Return what a run would do and what would stop it. Writes nothing."""
     from .planning.look import make_plan
 
     options = _with_model(options, transform)
@@ -122,7 +122,7 @@ def _with_model(options: Options | None, transform: Transform | None) -> Options
 async def status(
     *, config: PathText | None = None, journal: PathText | None = None, host: Host | None = None
 ) -> RunState | None:
-    """How far the run of this journal is; None where there is none. Opens no store."""
+    """Return the state of this journal's run; None if there is none. Opens no store."""
     async with _journal(config, journal, host or RealHost(), locked=False) as (_, kept):
         return await kept.load()
 
@@ -383,7 +383,7 @@ async def _known(
 
 
 def _has_part(named: PathText, state: RunState, file: Path | None) -> bool:
-    """Whether a store is one of the two of a run. Runs in a thread."""
+    """Return whether a store is one of the two of a run. Runs in a thread."""
     found = locate(named, file)
     return any(
         found.location.same_as(locate(name, file).location)

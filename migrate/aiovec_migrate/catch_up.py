@@ -1,4 +1,4 @@
-"""What was written in the origin since its rows were read, brought to the goal."""
+"""Apply to the target what was written in the source since its rows were read, and check it."""
 
 from __future__ import annotations
 

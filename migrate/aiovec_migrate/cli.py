@@ -30,20 +30,20 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="STORE",
-        help="Where the rows are. Without it: the TOML's present backend.",
+        help="Source store. Default: the TOML file's current backend.",
         show_default=False,
     ),
 ]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="STORE", help="Where they go.", show_default=False),
+    typer.Option("--to", metavar="STORE", help="Target store.", show_default=False),
 ]
 Marked = Annotated[
     str | None,
     typer.Option(
         "--from",
         metavar="STORE",
-        help="The store that carries the mark of the migration, where the journal is lost.",
+        help="If the journal is lost: the store with the mark of the migration.",
         show_default=False,
     ),
 ]
@@ -52,18 +52,21 @@ Journal = Annotated[
     typer.Option(
         "--journal",
         metavar="FILE",
-        help="Where the run is written down. Without it: .aiovec/migration.db beside the TOML.",
+        help="Journal file of the run. Default: .aiovec/migration.db beside the TOML file.",
         show_default=False,
     ),
 ]
 Tables = Annotated[
     list[str] | None,
     typer.Option(
-        "--table", metavar="TABLE", help="Only this table; may be given again.", show_default=False
+        "--table",
+        metavar="TABLE",
+        help="Move only this table. Can be repeated.",
+        show_default=False,
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Rows that are read at once.")
+    int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Rows read at once.")
 ]
 Switch = Annotated[
     bool,
@@ -76,7 +79,7 @@ Switch = Annotated[
 OneWay = Annotated[
     bool,
     typer.Option(
-        "--one-way", help="Allow a switch that cannot be rolled back, as one with --reembed."
+        "--one-way", help="Allow a switch that cannot be rolled back, such as one with --reembed."
     ),
 ]
 PauseLimit = Annotated[
@@ -86,49 +89,53 @@ PauseLimit = Annotated[
         min=0.01,
         max=3600,
         metavar="SECONDS",
-        help="How long writers may wait at the switch.",
+        help="Longest time that writers wait at the switch.",
     ),
 ]
-NoVerify = Annotated[
-    bool, typer.Option("--no-verify", help="Leave out the comparison of every row.")
-]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the comparison of every row.")]
 NoIndex = Annotated[bool, typer.Option("--no-index", help="Build no vector index in the target.")]
 Report = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Keep the report of the verification: JSON if the name ends so, else text.",
+        help="Write the verification report to this file: JSON if it ends in .json, else text.",
         show_default=False,
     ),
 ]
 Events = Annotated[
-    bool, typer.Option("--json", help="Print events as JSON, one a line; the result is the last.")
+    bool, typer.Option("--json", help="Print events as JSON, one per line; the last is the result.")
 ]
 Reembed = Annotated[
     str | None,
     typer.Option(
         "--reembed",
         metavar="MODULE:CALLABLE",
-        help="Compute the vectors anew by this callable: list of texts in, list of vectors out.",
+        help="Compute new vectors with this callable: list of texts in, list of vectors out.",
         show_default=False,
     ),
 ]
 FromField = Annotated[
     str | None,
-    typer.Option("--from-field", metavar="FIELD", help="The text it is given.", show_default=False),
+    typer.Option("--from-field", metavar="FIELD", help="Text field to embed.", show_default=False),
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Its name in the target.", show_default=False),
+    typer.Option(
+        "--model", metavar="NAME", help="Model name of the target tables.", show_default=False
+    ),
 ]
 Dim = Annotated[
     int | None,
     typer.Option(
-        "--dim", min=1, help="The length of its vectors; the present one.", show_default=False
+        "--dim", min=1, help="Length of the new vectors. Default: unchanged.", show_default=False
     ),
 ]
-EmbedBatch = Annotated[int, typer.Option("--embed-batch", min=1, help="Texts in one call of it.")]
-EmbedCalls = Annotated[int, typer.Option("--embed-calls", min=1, help="Calls of it at once.")]
+EmbedBatch = Annotated[
+    int, typer.Option("--embed-batch", min=1, help="Texts per call of the callable.")
+]
+EmbedCalls = Annotated[
+    int, typer.Option("--embed-calls", min=1, help="Concurrent calls of the callable.")
+]
 
 BATCH_SIZE, PAUSE_LIMIT, EMBED_BATCH, EMBED_CALLS = 1000, 5.0, 64, 4
 
@@ -199,7 +206,7 @@ _P = ParamSpec("_P")
 
 app = typer.Typer(
     name="migrate",
-    help="Move tables to another store, while the app goes on reading and writing.",
+    help="Move tables to another store while apps keep reading and writing.",
     epilog=(
         "A store is a target (notes.db, lancedb:///path, http://…) or the name of a backend that "
         "the TOML file configures. A run that was killed or interrupted goes on when it is "
@@ -356,9 +363,7 @@ def verify_(
     config: Config = None,
     journal: Journal = None,
     table: Tables = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Write rows that differ again, as the source has them.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rewrite rows that differ.")] = False,
     report: Report = None,
     json: Events = False,
 ) -> None:
@@ -412,7 +417,8 @@ def abort_(
     config: Config = None,
     journal: Journal = None,
     keep_target: Annotated[
-        bool, typer.Option("--keep-target", help="Keep the tables that the run has made there.")
+        bool,
+        typer.Option("--keep-target", help="Keep the tables made in the target."),
     ] = False,
     json: Events = False,
 ) -> None:

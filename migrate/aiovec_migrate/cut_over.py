@@ -33,7 +33,7 @@ _FIRST_REST, _LONGEST_REST = 0.5, 15.0
 
 
 class Toml(Protocol):
-    """The TOML whose stores are led to another backend. ``tomlfile`` has the real one."""
+    """The TOML whose stores are led to another backend. ``toml`` has the real one."""
 
     @property
     def path(self) -> str:

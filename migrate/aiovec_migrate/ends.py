@@ -1,4 +1,4 @@
-"""What every part of a run works with: both ends, the journal, and whoever listens."""
+"""The two stores of a migration with their open tables, and the context of a run."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _ROW_BYTES = 512
 
 
 class Transform(ABC):
-    """A change of every row on its way, as a new embedding model brings. See ``reembedding``."""
+    """A change of every row on its way, as a new embedding model brings. See ``reembed``."""
 
     name: str
-    """What the journal calls it; a run goes on only with the same one."""
+    """Its name in the journal; a run goes on only with the same one."""
 
     @abstractmethod
     def target_schema(self, schema: Schema) -> Schema:
@@ -85,7 +85,7 @@ class OpenTable:
         self.handle = handle
 
     async def do(self, work: Callable[[TableHandle], Awaitable[_T]]) -> _T:
-        """What the work returns; it is begun anew where the handle is out of date."""
+        """Return what the work returns; begin it again if the handle is out of date."""
         for _ in range(_MOST_TIMES):
             try:
                 return await work(self.handle)
@@ -100,7 +100,7 @@ class OpenTable:
 async def looked_at(
     backend: Backend, name: str, look: Callable[[TableHandle], Awaitable[_T]]
 ) -> _T | None:
-    """What a look at a table finds; None where the table is gone.
+    """Open a table and return what ``look`` returns for it; None if the table is gone.
 
     Until a store is marked, its apps may drop its tables at any moment and make them anew.
     """
@@ -131,7 +131,7 @@ async def row_bytes(*tables: OpenTable) -> int:
 
 
 def least_bytes(schema: Schema) -> int:
-    """What a row takes in memory where little stands beside its vector."""
+    """Return the bytes of a row that has little but its vector."""
     return schema.dim * 4 + _ROW_BYTES
 
 
@@ -172,7 +172,7 @@ class Ends:
 
 @dataclass(slots=True)
 class Work:
-    """What all parts of a run work with."""
+    """The context that all parts of a run share."""
 
     ends: Ends
     journal: Journal
@@ -284,7 +284,7 @@ async def mark_of(place: Place) -> MoveMark | None:
 
 
 async def has_left(place: Place, run: str) -> bool:
-    """Whether the run has led stores away from this one, as its mark says."""
+    """Return whether the mark of this store says that the run has switched away from it."""
     mark = await mark_of(place)
     return mark is not None and mark.run == run and mark.left
 

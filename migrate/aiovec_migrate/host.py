@@ -1,4 +1,4 @@
-"""What the migrator needs of the machine, so that tests can put another in its place."""
+"""Threads and clocks of the machine, which tests replace with their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Host(Protocol):
     """Threads and clocks. The migrator uses nothing else of the machine by itself."""
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
-        """What the function returns, computed off the event loop."""
+        """Return what the function returns, computed off the event loop."""
         ...
 
     def now(self) -> float:

@@ -1,4 +1,4 @@
-"""A whole migration: from the plan to the end, and on from wherever it was killed."""
+"""Run a migration from its plan to its end, or continue it from wherever it was killed."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ __all__ = ["Migration", "Outcome", "Transform"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to."""
+    """The result of a run."""
 
     state: RunState
     report: VerifyReport | None = None
@@ -353,7 +353,7 @@ class Migration:
         return Outcome(state, self._report(state, reports))
 
     def _report(self, state: RunState, tables: Sequence[TableReport]) -> VerifyReport | None:
-        """What the comparison of the tables came to; None where they were not compared."""
+        """Return the report of the comparison; None if the tables were not compared."""
         if not tables:
             return None
         seconds = round(sum(table.seconds for table in tables), 3)

@@ -1,4 +1,4 @@
-"""The end of a run, before or behind its switch."""
+"""The ends of a run other than its switch: rollback, abort and finish."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Rollback:
         work.tell("note", "was dropped since the switch, so it goes here too", table=name)
 
     async def _fits(self, name: str, schema: Schema) -> bool:
-        """Whether the source's table has the schema, once it has the fields that were added."""
+        """Return whether the source's table has the schema, after adding missing fields."""
         old = self._old.backend
         table = await self._work.ends.target_table(name)
         known = wanted = table.schema
@@ -241,7 +241,7 @@ async def _call_off(work: Work) -> None:
 
 
 async def has_switched(work: Work) -> bool:
-    """Whether stores were led to the target and not back.
+    """Return whether the run has switched to the target and not back.
 
     Any one of the journal, the source and the target may tell: a migrator that was killed has not
     written it down, and a source that was restored since knows nothing of it.
@@ -255,7 +255,7 @@ async def has_switched(work: Work) -> bool:
 
 
 async def _is_cut_off(work: Work) -> bool:
-    """Whether stores were led to the target, and the source does not say so any more."""
+    """Return whether the run has switched, and the source does not say so any more."""
     return await has_switched(work) and not await has_left(work.origin, work.run)
 
 
@@ -297,7 +297,7 @@ async def _drop_tables(work: Work) -> None:
 
 
 async def _is_own(work: Work, table: TableState) -> bool:
-    """Whether all rows of the target's table came by this run, as far as that can be told."""
+    """Return whether all rows of the target's table are known to come from this run."""
     if table.foreign:
         return False
     if table.created or table.rows or table.copied:
@@ -358,7 +358,7 @@ _NO_RUN = "there is no journal of a migration here, and no mark of one in {store
 
 
 async def end_run(places: Sequence[Place]) -> None:
-    """What ``abort`` does: the marks of runs that are open go."""
+    """Do what ``abort`` does: remove the marks of open runs."""
     found = await _marked(places)
     runs = {mark.run for _, mark in found if not mark.left}
     if not runs:
@@ -375,7 +375,7 @@ async def end_run(places: Sequence[Place]) -> None:
 
 
 async def finish_run(places: Sequence[Place]) -> None:
-    """What ``finish`` does: the store that was left says so for ever."""
+    """Do what ``finish`` does: the store that was left keeps saying so."""
     found = [(place, mark) for place, mark in await _marked(places) if mark.state == MOVED]
     if not found:
         raise MigrationError(_NO_RUN.format(stores=_listed(places)))

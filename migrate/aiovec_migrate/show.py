@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a bar on a terminal, lines in a pipe, JSON for programs.
+"""Progress and results of the commands: a bar on a terminal, lines in a pipe, or JSON.
 
 All of it is written by a thread of its own. A terminal that is stopped, or a pipe that nobody
 empties, must never hold up a migration, least of all while writers wait for the cut-over.
@@ -54,7 +54,7 @@ class Showing:
         self._json = json
         self._quiet = quiet
         self.heard = False
-        """Whether anything was told: a run that was over before tells nothing."""
+        """True if any event came: a run that was over before sends none."""
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="aiovec-showing", daemon=True)
 
@@ -252,7 +252,7 @@ def counts(difference: Difference) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a run itself has verified: every row, while writes went on. Nothing is equal in part."""
+    """The report of a run that verified every row itself, while writes went on."""
 
     state: RunState
 
@@ -365,7 +365,7 @@ def show_status(state: RunState, *, options: str = "") -> None:
 
 
 def _next(state: RunState, options: str) -> str:
-    """What ends the run, or goes on with it where it was killed."""
+    """Return the commands that end the run, or continue it if it was killed."""
     command = f"aiovec migrate {state.next_command}{options}"
     if state.phase is Phase.DONE and state.switched and not state.options.has_no_way_back:
         return f"{command}, or aiovec migrate rollback{options} to go back"

@@ -1,4 +1,4 @@
-"""What a migration knows of itself: its options, its phase, and how far each table is."""
+"""The state of a migration: its options, its phase, the progress of each table, its events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE_WAY = (
 
 
 class Phase(StrEnum):
-    """How far a run is. Each is journalled before it begins."""
+    """The phases of a run. Each is journalled before it begins."""
 
     PLANNED = "planned"
     COPYING = "copying"
@@ -80,7 +80,7 @@ PHASES: Mapping[Phase, tuple[str, frozenset[Phase]]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may choose.
+    """The options of a run.
 
     ``tables`` None moves all. ``pause_limit`` bounds, in seconds, how long writers wait at the
     cut-over; ``attempts`` how often it is tried.
@@ -102,7 +102,7 @@ class Options:
 
     @property
     def has_no_way_back(self) -> bool:
-        """Whether a switch cannot be rolled back: the source's model would be missing there."""
+        """True if a switch cannot be rolled back: new rows lack vectors of the old model."""
         return self.switch and bool(self.reembed)
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class Identity:
 
 @dataclass(slots=True)
 class TableState:
-    """How far one table is."""
+    """The progress of one table."""
 
     name: str
     schema: str
@@ -204,7 +204,7 @@ class RunState:
     config: str = ""
     """The TOML that is flipped."""
     source_name: str = ""
-    """How the source is named: a target, or the name of a backend in the TOML."""
+    """The source as the user named it: a target, or the name of a backend in the TOML."""
     target_name: str = ""
     started: str = ""
     changed: str = ""
@@ -273,7 +273,7 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _checked(made: _T) -> _T:
-    """What was made of JSON values; ValueError where one of them has another type."""
+    """Return an object made of JSON values; ValueError if one of them has another type."""
     for name, hint in get_type_hints(type(made)).items():
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         allowed = [get_origin(kind) or kind for kind in kinds]

@@ -77,7 +77,7 @@ def backend_in(file: Path) -> str:
 
 
 def check(file: Path, backend: str) -> Flip:
-    """What ``flip`` would do; MigrationError where it could not. Changes nothing."""
+    """Return what ``flip`` would do. MigrationError if it could not. Changes nothing."""
     real = Path(os.path.realpath(file))
     content = _read(real)
     before, _ = _edited(real, content, backend)

@@ -65,7 +65,7 @@ async def make_plan(
     measure: bool = True,
     ends: Ends | None = None,
 ) -> Plan:
-    """What a run would do, and what would stop it.
+    """Return what a run would do and what would stop it.
 
     ``run`` is the one that plans, so that its own mark in the source is no obstacle. Without
     ``measure`` no time is expected. ``ends`` are the two stores where they are open already.
@@ -97,7 +97,7 @@ class _Look:
         self._host = host
         self._run = run
         self._forget = ""
-        """What has to be done first with the target, where an earlier run has left it."""
+        """The command to run on the target first, if an earlier run has left it."""
         self._problems: list[Problem] = []
         self._notes: list[str] = []
 
@@ -182,7 +182,7 @@ class _Look:
     # The places
 
     def _look_at_places(self, here: Located, there: Located, file: Path | None) -> None:
-        """What the disk says. Runs in a thread."""
+        """Check the places on the disk. Runs in a thread."""
         if reason := unwritable(there):
             self._problem("not-writable", f"the target cannot be written: {reason}")
         if not self._options.switch:
@@ -220,7 +220,7 @@ class _Look:
             )
 
     def _look_at_room(self, free: int | None, plans: list[TablePlan], versions: bool) -> int:
-        """How much room the target needs, with what speaks against it."""
+        """Return the bytes that the target needs; note it if there are too few."""
         size = sum(_target_bytes(plan) for plan in plans)
         needed = int((_WITH_VERSIONS if versions else _AT_LEAST) * size) + _SPARE
         if free is not None and free < needed:

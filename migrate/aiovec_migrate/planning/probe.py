@@ -1,4 +1,4 @@
-"""How fast rows can be read, and written into a store of the target's kind in memory."""
+"""Measure how fast rows are read, and written into a store of the target's kind in memory."""
 
 from __future__ import annotations
 

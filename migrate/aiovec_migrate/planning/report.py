@@ -1,4 +1,4 @@
-"""What a migration will do and what stands in its way, for people and as JSON."""
+"""The plan of a migration and its obstacles, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ Obstacle = Literal[
 OF_A_SWITCH: frozenset[Obstacle] = frozenset(
     {"no-config", "not-configured", "not-present", "other-tables", "toml"}
 )
-"""What stands in the way of the switch alone, so that it may also have come since a run began."""
+"""Obstacles of the switch alone, which may also have come since a run began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What would stop a run: its kind, the table where it is one table's, and a sentence."""
+    """An obstacle of a run: its kind, its table if it concerns one, and a sentence."""
 
     kind: Obstacle
     text: str
@@ -76,7 +76,7 @@ class TablePlan:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the probe measured on the largest table, in rows a second.
+    """The rates that the probe measured on the largest table, in rows per second.
 
     ``write`` was measured into memory, so a slow disk makes it less; None where the target's kind
     has no store in memory. ``rows`` is how many were read for it.
@@ -121,7 +121,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """How long the copy and the verification may take; None where it was not measured."""
+        """Estimated seconds of the copy and the verification; None if not measured."""
         parts = [table.seconds for table in self.tables]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) and known else None

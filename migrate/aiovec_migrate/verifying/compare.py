@@ -1,4 +1,4 @@
-"""Which rows two tables do not have in common, and making them the same.
+"""Find the rows in which two tables differ, and make the tables equal.
 
 Both tables are streamed at once and each row becomes two hashes (``hashes``). They are summed in
 buckets of the id's hash, so the order of rows does not count, and neither side waits for the
@@ -72,7 +72,7 @@ class Side:
     vector: bool
     progress: Progress
     size: int
-    """How many rows to read at once."""
+    """The number of rows to read at once."""
 
     @property
     def backend(self) -> Backend:
@@ -226,7 +226,7 @@ def rows_to_arrow(rows: Rows, schema: Schema, *, vector: bool = True) -> pa.Tabl
 
 
 def batch_rows(each: int) -> int:
-    """How many rows of about so many bytes to read at once."""
+    """Return the number of rows of about so many bytes to read at once."""
     return max(64, min(_MOST_ROWS, _BATCH_BYTES // each))
 
 
@@ -251,7 +251,7 @@ _MANY = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What two tables do not have in common.
+    """The differences of two tables.
 
     ``missing`` counts the rows that only the source has, ``extra`` those that only the target has,
     ``different`` those that differ in any value; the ids are the first of each. ``copied`` and
@@ -271,7 +271,7 @@ class Difference:
 
     @property
     def total(self) -> int:
-        """How many rows are not the same."""
+        """The number of rows that differ."""
         return self.missing + self.extra + self.different
 
     @property
@@ -444,7 +444,7 @@ class Sides:
         return Found(mine, theirs, missing, extra, different)
 
     async def named(self, found: Found, most: int) -> Difference:
-        """How many differ, and the first of them by name."""
+        """Count the differing rows, and name the first of them."""
         return Difference(
             found.source.rows,
             found.target.rows,

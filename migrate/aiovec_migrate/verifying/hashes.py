@@ -156,7 +156,7 @@ def _nulls(column: pa.Array) -> BoolArray | None:
 
 
 def _with_nulls(values: UInt64Array, column: pa.Array, seed: int) -> UInt64Array:
-    """What is null becomes one number, whatever lay there."""
+    """Replace nulls with one number, whatever lay under them."""
     nulls = _nulls(column)
     if nulls is not None:
         values[nulls] = _key(seed, "null")
@@ -351,7 +351,7 @@ _HASHED: dict[str, Callable[[pa.Array, int], UInt64Array]] = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a comparison may keep: a bucket takes 24 bytes a side, a row 16."""
+    """Limits of what a comparison keeps: a bucket takes 24 bytes a side, a row 16."""
 
     buckets: int = 2**16
     kept: int = 2**18
@@ -414,7 +414,7 @@ def bucket_of(ids: UInt64Array, buckets: int) -> UInt64Array:
 
 
 def among(hashes: UInt64Array, wanted: UInt64Array) -> BoolArray:
-    """Which of the hashes are among the wanted ones, which are sorted and not empty."""
+    """Return a mask of the hashes that are wanted; the wanted are sorted and not empty."""
     places = np.searchsorted(wanted, hashes).clip(max=len(wanted) - 1)
     return wanted[places] == hashes  # type: ignore[no-any-return]  # numpy's comparison
 

@@ -40,7 +40,7 @@ def no_table(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What to look at.
+    """The options of a verification.
 
     ``repair`` writes what differs again. ``ignore_vector`` leaves the vectors' bits out, as when
     the target has those of another model. ``searches`` is how many vectors are sampled for
@@ -51,7 +51,7 @@ class VerifyOptions:
     repair: bool = False
     ignore_vector: bool = False
     note: str = ""
-    """What a reader of the report has to know."""
+    """A note for the readers of the report."""
     searches: int = 32
     limit: int = 10
     named: int = 100
@@ -60,7 +60,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True)
 class TableReport:
-    """What was found in one table.
+    """The result for one table.
 
     ``schema`` lists in words what differs in the schema or in the metadata of exported batches.
     ``repaired`` is what was found, and done about it, before ``rows`` was found. ``problem`` says
@@ -77,7 +77,7 @@ class TableReport:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs. A low recall is no difference."""
+        """True if nothing differs. A low recall is no difference."""
         unlike = self.searches is not None and self.searches.unlike
         counts = self.rows.source_rows == self.rows.target_rows
         return counts and not (self.problem or self.schema or self.rows.total or unlike)
@@ -85,7 +85,7 @@ class TableReport:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a verification found. ``to_json`` and ``to_text`` are for keeping."""
+    """The result of a verification. ``to_json`` and ``to_text`` are for keeping."""
 
     source: str
     target: str
@@ -277,7 +277,7 @@ async def _verify_table(
 
 
 async def _nearest(sides: Sides, sample: Sample, limit: int) -> Nearest | None:
-    """What the recall of the target's index is measured by; None where it has none."""
+    """Return the yardstick of the target's recall; None if it has no index."""
     if not len(sample.ids) or not await _has_index(sides.target):
         return None
     return Nearest(sides.target.schema, sample, limit)
@@ -305,7 +305,7 @@ async def _has_index(side: Side) -> bool:
 
 
 def schema_differences(sides: Sides, source: Digest, target: Digest, *, vector: bool) -> list[str]:
-    """What differs in the schemas, and in the types and metadata of the batches as they came."""
+    """Return the differences of the schemas, and of the types and metadata of the batches."""
     found = sides.source.schema.differences(sides.target.schema)
     if not vector:
         # The target's model and dim are its own.

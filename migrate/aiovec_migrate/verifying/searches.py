@@ -1,4 +1,4 @@
-"""Whether two tables answer searches alike, and how well the target's index finds."""
+"""Compare the searches of two tables, and measure the recall of the target's index."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def spread(count: int) -> list[int]:
 
 
 class Nearest:
-    """How far the nearest of each sampled vector are, found while all vectors pass by.
+    """The distances of the rows nearest to each sampled vector, found in one pass over all.
 
     An exact search reads the whole table for each query. This multiplies all queries with the
     vectors that are at hand anyway.
@@ -222,7 +222,7 @@ def _nearest(found: Found, limit: int) -> Found:
 
 
 async def _all_the_same(sides: Sides, ids: Sequence[str]) -> bool:
-    """Whether these rows are there on both sides and equal."""
+    """Return whether these rows exist on both sides and are equal."""
     mine, theirs = await both(sides.source.looked_up(ids), sides.target.looked_up(ids))
     return mine == theirs and len(mine) == len(ids)
 
@@ -256,7 +256,7 @@ def differing_answers(
 
 
 def hits_within(metric: str, query: Float32Array, edge: float, given: Found) -> int:
-    """How many of the answer are as near as the last of the nearest."""
+    """Count the results that are as near as the last of the nearest."""
     slack = _TOLERANCE * _scale(metric, query, given)
     return sum(distance <= edge + slack for distance in _distances(given).values())
 
