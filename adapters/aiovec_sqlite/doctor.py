@@ -123,7 +123,7 @@ def _cure_of(error: AiovecError) -> str:
 
 
 def _uris(path: Path) -> Iterator[str]:
-    """How to open the file for reading; the second way where the first finds a fault.
+    """Yield URIs to open the file for reading; the second way where the first finds a fault.
 
     A reader of a WAL database leaves files beside it. Where there are none, nobody uses the store,
     and SQLite may read it as a file that does not change. Should somebody begin to use it now, it

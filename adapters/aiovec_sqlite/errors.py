@@ -57,7 +57,7 @@ _LONGEST_LOOK, _AT_ONCE = 10.0, 2**20
 
 
 class DamageError(Exception):
-    """What was read cannot be what was written. Never reaches a user: see ``translate``."""
+    """The value read cannot be the value written. Never reaches a user: see ``translate``."""
 
 
 def code_of(error: BaseException) -> int:
@@ -70,7 +70,7 @@ def is_busy(error: BaseException) -> bool:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the error may be one of the file system that the next try does not meet.
+    """Return whether the error may be one of the file system that the next try does not meet.
 
     SQLite says CORRUPT for EIO, and sqlite-vec does not say why.
     """
@@ -81,7 +81,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What ``translate`` is for."""
+    """Return the errors that ``translate`` takes."""
     # The driver's message about a damaged file can hold bytes that are no text.
     return (load_driver().Error, DamageError, UnicodeDecodeError)
 

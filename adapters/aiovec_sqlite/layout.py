@@ -82,7 +82,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def is_database(path: Path) -> bool:
-    """Whether a file is a SQLite database, whoever wrote it."""
+    """Return whether a file is a SQLite database, whoever wrote it."""
     try:
         return read_header(path) is not None
     except AiovecError:
@@ -191,7 +191,7 @@ class TableLayout:
 
     @cached_property
     def stem(self) -> str:
-        """What the names in the file begin with. SQLite keeps "sqlite_…" for itself."""
+        """The beginning of the names in the file. SQLite keeps "sqlite_…" for itself."""
         return f"_{self.name}" if self.name.startswith("sqlite_") else self.name
 
     @cached_property
@@ -258,7 +258,7 @@ def column_definition(name: str, field: Field) -> str:
 
 
 def partition_value(value: object) -> str:
-    """What vec0 keeps for a partition field's value.
+    """Return the text that vec0 keeps for a partition field's value.
 
     vec0 cannot find rows by a NULL partition key, so null has a text of its own.
     """
@@ -266,7 +266,7 @@ def partition_value(value: object) -> str:
 
 
 def check_header(path: Path) -> bool:
-    """Whether there is a store to open; False where one is to be created, or may be half created.
+    """Return whether there is a store to open; False where one is missing, or half created.
 
     A file that is not ours is not touched at all.
     """
@@ -309,7 +309,7 @@ def _look_at(path: Path) -> bool:
 
 
 def has_wal(path: Path) -> bool:
-    """Whether there are frames of a WAL beside the file."""
+    """Return whether there are frames of a WAL beside the file."""
     return _holds_something(path.resolve(), "-wal")
 
 

@@ -91,7 +91,7 @@ def forget_mark(db: sqlite3.Connection) -> None:
 
 
 def is_over(db: sqlite3.Connection, target: str, paused: MoveMark) -> bool:
-    """Whether the pause has ended."""
+    """Return whether the pause has ended."""
     mark = read_record(db, target).mark
     return mark is None or mark.state != PAUSED or mark.pause != paused.pause
 

@@ -173,7 +173,7 @@ def _cannot_write(path: Path, error: Exception) -> Exception:
 
 
 def _is_writable(path: Path) -> bool:
-    """Whether this process may write to a file, and make further ones beside it."""
+    """Return whether this process may write to a file, and make further ones beside it."""
     effective = os.access in os.supports_effective_ids
     return all(
         os.access(one, os.W_OK, effective_ids=effective) for one in (path, path.resolve().parent)

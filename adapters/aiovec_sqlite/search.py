@@ -41,13 +41,13 @@ PREFIX_OVERSAMPLE = 4.0
 
 
 def prefix_of(query: VectorQuery, dim: int) -> int | None:
-    """How many components rank the rows; None where all of them do."""
+    """Return the number of components that rank the rows; None where all of them do."""
     dims = None if query.tuning is None else query.tuning.dims
     return None if query.exact or dims is None or dims >= dim else dims
 
 
 def oversampled(query: VectorQuery, default: float, rows: int) -> int:
-    """How many of some rows are measured with whole vectors."""
+    """Return the number of rows that are measured with whole vectors."""
     told = None if query.tuning is None else query.tuning.oversample
     factor = default if told is None else told
     return min(rows, max(query.limit, math.ceil(query.limit * factor)))
@@ -128,12 +128,12 @@ def _search_one(
 
 
 def can_rank(query: VectorQuery) -> bool:
-    """Whether float32 can measure distances to this query."""
+    """Return whether float32 can measure distances to this query."""
     return not is_extreme(query.vector[None, :])
 
 
 async def can_rank_all(queries: Sequence[VectorQuery]) -> bool:
-    """Whether float32 can measure distances to each of these queries."""
+    """Return whether float32 can measure distances to each of these queries."""
     return await off_loop(_EFFORT * len(queries), lambda: all(map(can_rank, queries)))
 
 
@@ -171,7 +171,7 @@ def _candidates(
 
 
 def _none_left_out(schema: Schema, limit: int, measured: Float64Array, told: Float64Array) -> bool:
-    """Whether no row beyond sqlite-vec's candidates can be nearer than the last one wanted.
+    """Return whether no row beyond sqlite-vec's candidates can be nearer than the last wanted.
 
     It adds up float32 products one after the other. The bounds are the usual ones for a sum of n
     terms in any order, with a part for products that are smaller than float32 can tell.
@@ -236,8 +236,11 @@ def _nearest_by_scan(
     vectors: VectorReader,
     query: VectorQuery,
 ) -> Int64Array:
-    """What sqlite-vec cannot rank: dot products, more than 4,096 rows, extreme vectors, and rows
-    so nearly equal that float32 cannot tell which is nearer."""
+    """Return the nearest rows where sqlite-vec cannot rank them.
+
+    It cannot rank dot products, more than 4,096 rows, extreme vectors, and rows so nearly equal
+    that float32 cannot tell which is nearer.
+    """
     wanted = query.limit
     selected = selected_rowids(db, table, query.where)
     if len(selected) <= wanted:

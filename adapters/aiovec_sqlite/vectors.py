@@ -49,7 +49,7 @@ class _Reader(Generic[_Number]):
 
     @staticmethod
     def _width_of(dim: int) -> int:
-        """How many numbers the column holds for each row."""
+        """The count of numbers that the column holds for each row."""
         return dim
 
     @cached_property
@@ -59,7 +59,7 @@ class _Reader(Generic[_Number]):
     def read(
         self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
     ) -> npt.NDArray[_Number]:
-        """What rows that exist have in the column, in the order of ``rowids``.
+        """Return the column's values of rows that exist, in the order of ``rowids``.
 
         ``scattered`` tells that hardly two of them lie in the same chunk.
         """

@@ -104,11 +104,11 @@ class JoinableWork(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many rows it writes."""
+        """The count of rows it writes."""
 
     @abstractmethod
     def joins(self, other: object) -> bool:
-        """Whether the other one may be done in the same go."""
+        """Return whether the other one may be done in the same go."""
 
     @abstractmethod
     def joined(self, others: Sequence[Any]) -> Callable[[Transaction], object]:
@@ -234,7 +234,7 @@ class Writer(Committer[_Call]):
         return cast("_T", await self._commits.run(call, patience))
 
     def patience(self) -> Patience:
-        """How long the call under way may wait; a migration's pauses do not count."""
+        """Return the time that the call under way may wait, without a migration's pauses."""
         return Patience(self._busy_timeout, self._pauses.since)
 
     async def close(self) -> None:

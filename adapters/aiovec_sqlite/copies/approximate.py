@@ -293,7 +293,7 @@ _MANY = 16
 
 @dataclass(slots=True)
 class Sought:
-    """How many rows a query wants, and which of each segment it may find (None: all)."""
+    """The count of rows a query wants, and those of each segment it may find (None: all)."""
 
     wanted: int
     masks: Sequence[BoolArray] | None = None
@@ -396,7 +396,7 @@ class Recall:
     k: int
     sample: int
     rows: int
-    """How many rows the table had."""
+    """The table's rows at that time."""
 
 
 def measure(

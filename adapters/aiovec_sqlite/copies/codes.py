@@ -55,7 +55,7 @@ class QueryCodes:
     length: float
     slack: float
     blur: float = 0.0
-    """What float64 cannot tell apart in distances to the query: such rows are equally near."""
+    """Distances to the query that differ by less are equal: float64 cannot tell them apart."""
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:

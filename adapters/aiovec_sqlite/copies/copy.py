@@ -60,9 +60,9 @@ class RowReader(Protocol):
     """Reads one table's rows within one snapshot."""
 
     width: int
-    """How many numbers a row's codes are."""
+    """The count of numbers of a row's codes."""
     together: int
-    """How many rows should be read at once."""
+    """The count of rows to read at once."""
 
     def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
         """The codes of rows that exist, in the order of ``rowids``."""
@@ -83,7 +83,7 @@ class Int8Reader:
 
 
 def bytes_of_row(dim: int, *, bits: bool) -> int:
-    """What a row of so many dimensions takes in a copy."""
+    """Return the bytes that a row of so many dimensions takes in a copy."""
     return (dim // 8 if bits else dim) + BYTES_BESIDE
 
 
@@ -153,7 +153,7 @@ def moved(state: State, key: Hashable, rowids: Int64Array, full: int) -> State:
 
 
 def shared_rows(state: State) -> int:
-    """How many rows share segments with others."""
+    """Count the rows that share segments with others."""
     return sum(part.count - part.dead for part in state.segments if part.key == SHARED)
 
 
@@ -174,7 +174,7 @@ class _Mask:
     change: int
     parts: dict[object, BoolArray]
     literals: int
-    """How many the filter has, which is kept with its mask."""
+    """The count of the filter's literals, which are kept with its mask."""
 
     @property
     def nbytes(self) -> int:
@@ -379,7 +379,7 @@ class ResidentCopy:
                 self.state = after
 
     def may_regroup(self) -> bool:
-        """Whether so many rows came to shared segments that a key may have grown large."""
+        """Return whether so many rows came to shared segments that a key may have grown large."""
         state = self.state
         if state is None or not self.table.partitions:
             return False
@@ -403,7 +403,7 @@ class ResidentCopy:
             self._looked_at = shared_rows(state)
 
     def may_measure(self) -> bool:
-        """Whether it is not known how much a search by bits finds, or not for so many rows."""
+        """Return whether the recall of searches by bits is not known for so many rows."""
         state, recall = self.state, self.recall
         if state is None or not self.bits:
             return False

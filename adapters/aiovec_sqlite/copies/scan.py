@@ -352,7 +352,7 @@ class _Scan:
 
     @property
     def most_rows(self) -> int:
-        """How many rows to look through at once."""
+        """The count of rows to look through at once."""
         return self._workspace.limits.scanned_together if self._packed is not None else 0
 
     def products(self, block: _Block, *, keep: bool = False) -> Any:

@@ -212,7 +212,7 @@ class ResidentSearch:
             return None
 
     def prepare(self, table: TableHandle) -> bool:
-        """Whether there is a copy; begins to make one where there is none."""
+        """Return whether there is a copy; begin to make one where there is none."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.token != table.token:
@@ -229,7 +229,7 @@ class ResidentSearch:
         return resident.ready
 
     def by_bits(self, table: TableHandle) -> bool:
-        """Whether the table is searched by bit codes once it is in memory."""
+        """Return whether the table is searched by bit codes once it is in memory."""
         return self._bits and table.schema.quantized == "bit"
 
     def nbytes(self, table: str) -> int:
@@ -335,14 +335,14 @@ class ResidentSearch:
         return Loader(db, copy, self._limits)
 
     def _fits(self, wanted: int) -> bool:
-        """Whether the budget would do for so much, and for what every scan takes."""
+        """Return whether the budget would do for so much, and for the memory of scans."""
         return wanted + self._for_scans() <= self._budget
 
     def _for_scans(self) -> int:
         return max(0, self._workspace.nbytes - _FREE_FOR_SCANS)
 
     def _taken(self) -> int:
-        """What is in memory, and what is promised to tables that are being loaded."""
+        """Return the bytes in memory, and those promised to tables that are being loaded."""
         residents = {*self._tables.values(), *self._loading}
         return sum(resident.nbytes for resident in residents) + self._for_scans()
 
@@ -476,5 +476,5 @@ class ResidentSearch:
 
 
 def _needs_vectors(query: VectorQuery) -> bool:
-    """Whether bits cannot answer: what is asked for is exact, or by the first components."""
+    """Return whether bits cannot answer: an exact search, or one by the first components."""
     return query.exact or prefix_of(query, len(query.vector)) is not None

@@ -75,7 +75,7 @@ class Segment:
     error: Float32Array
     rowids: Int64Array
     ordered: bool = True
-    """Whether the rowids rise, as they do when a table is read from its start."""
+    """True where the rowids rise, as they do when a table is read from its start."""
     most_error: float = 0.0
     most_reach: float = 0.0
     most_offset: float = 0.0
@@ -317,7 +317,7 @@ def replaced(
 
 
 def needs_compaction(state: State) -> bool:
-    """Whether a good part of the memory is for rows that are gone."""
+    """Return whether a good part of the memory is for rows that are gone."""
     return state.dead > _SMALLEST and bool(sparse(state))
 
 

@@ -60,7 +60,7 @@ class Timings:
         self._observer = watch_searches(place, table)
 
     def stage(self, name: str) -> Stage:
-        """What is done within counts as this stage of a batch."""
+        """Count the time within as this stage of a batch."""
         return Stage(self, name)
 
     def add(self, name: str, seconds: float) -> None:
@@ -231,7 +231,7 @@ class _Scan:
 
     state: State
     dims: int | None
-    """How many components rank the rows; None for an exact scan."""
+    """The count of components that rank the rows; None for an exact scan."""
     places: list[int] = field(default_factory=list)
     masks: list[Sequence[BoolArray] | None] = field(default_factory=list)
     gathered: bool = False

@@ -40,7 +40,7 @@ def batches(
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite itself finds the file damaged, rather than the statement at fault."""
+    """Return whether SQLite itself finds the file damaged, rather than the statement at fault."""
     return code_of(error) in (CORRUPT, NOTADB)
 
 
@@ -179,14 +179,14 @@ def _within(sizes: Float64Array, least: float, most: float) -> bool:
 
 
 def _has_empty_halves(blobs: Sequence[bytes], dtype: str) -> bool:
-    """Whether every second number is 0: then these are halves of wider numbers, such as 1.0."""
+    """Return whether every second number is 0, as in halves of wider numbers such as 1.0."""
     kind = DTYPES[dtype]
     even = [b for b in blobs if len(b) % (2 * kind.itemsize) == 0]
     return bool(even) and not any(np.frombuffer(b, dtype=kind)[::2].any() for b in even)
 
 
 def _plausible(vector: Matrix) -> bool:
-    """Whether numbers look like an embedding's. Other bytes, read as floats, hardly ever do."""
+    """Return whether numbers look like an embedding's: other bytes read as floats hardly do."""
     if not np.isfinite(vector).all():
         return False
     sizes = np.abs(vector.astype(np.float64))

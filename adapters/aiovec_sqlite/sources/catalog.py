@@ -129,7 +129,7 @@ class Column:
 
     @property
     def kind(self) -> Kind:
-        """What SQLite's rules make of the declared type, and bool beside them."""
+        """The type by SQLite's rules for the declared one, and bool beside them."""
         declared = self.type.lower()
         for words, kind in _KINDS:
             if any(word in declared for word in words):
@@ -184,7 +184,7 @@ class Catalog:
         return [*self.modules, *self.ordinary, *self.views]
 
     def vec0(self, name: str) -> Vec0 | None:
-        """What a vec0 table declares; None for any other."""
+        """Return the declaration of a vec0 table; None for any other."""
         return vec0_of(self._sql[name]) if self.modules.get(name) == "vec0" else None
 
     def indexes_of(self, table: str) -> list[tuple[str, Vec0]]:
@@ -210,7 +210,7 @@ class Catalog:
         return "rowid" not in columns and name not in without
 
     def count(self, name: str) -> int:
-        """How many rows; of a vec0 table by what it keeps, which is much faster."""
+        """Count the rows; those of a vec0 table by its own records, which is much faster."""
         rowids = f"{name}_rowids"
         counted = rowids if self.modules.get(name) == "vec0" and rowids in self else name
         (count,) = self._db.execute(f"SELECT count(*) FROM {quoted(counted)}").fetchone()
@@ -295,7 +295,7 @@ def free_names(names: Sequence[str], reserved: Container[str]) -> list[str]:
 
 
 def _blobs_alone(db: sqlite3.Connection, table: str, column: Column) -> int | None:
-    """How many BLOBs are all that a column holds; None where it holds other values."""
+    """Count the BLOBs of a column; None where it holds other values too."""
     # The sign keeps vec0 from having to filter by its own columns.
     values = f"(SELECT +{quoted(column.name)} AS c FROM {quoted(table)})"
     others = f"SELECT 1 FROM {values} WHERE typeof(c) NOT IN ('blob', 'null') LIMIT 1"

@@ -204,7 +204,7 @@ def _link(db: sqlite3.Connection, catalog: Catalog, table: _Found, index: _Found
 
 
 def _shared(db: sqlite3.Connection, table: _Found, link: str, index: _Found) -> int | None:
-    """How many of some vectors both have; None where one differs, or they have no row in common."""
+    """Count vectors that both have; None where one differs, or they have no row in common."""
     key = _as_column(index.place or "rowid")
     pairs = db.execute(
         f"SELECT i.v, t.{quoted(table.vector)} FROM "
@@ -225,7 +225,7 @@ def _shared(db: sqlite3.Connection, table: _Found, link: str, index: _Found) -> 
 
 
 def _are_same(own: Matrix, copied: Matrix, element: str, *, any_length: bool) -> bool:
-    """Whether each vector is a copy of the other, or of its direction."""
+    """Return whether each vector is a copy of the other, or of its direction."""
     with np.errstate(invalid="ignore"):  # of NaN and infinity, which tell nothing of the others
         one, other = own.astype(np.float64), copied.astype(np.float64)
         if any_length or element == "int8":

@@ -123,7 +123,7 @@ def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
 
 
 def only_fixes(expr: Expr | None, schema: Schema) -> bool:
-    """Whether ``expr`` says one value for some partition fields, and nothing else."""
+    """Return whether ``expr`` fixes the values of some partition fields, and nothing else."""
     items = expr.items if isinstance(expr, And) else (expr,)
     return expr is not None and len(fixed_values(expr, schema)) == len(items)
 
@@ -222,8 +222,10 @@ def _one_of(value: str, word: str, group: list[Any]) -> _Part:
 
 
 def _fit_json(group: Sequence[Any]) -> bool:
-    """Whether SQLite reads the values from JSON as they are: a float may lose its last bit, and
-    a text ends at a NUL."""
+    """Return whether SQLite reads the values from JSON as they are.
+
+    A float may lose its last bit, and a text ends at a NUL.
+    """
     return all("\0" not in one if isinstance(one, str) else isinstance(one, int) for one in group)
 
 
@@ -304,7 +306,7 @@ def _value(ref: Ref) -> str:
 
 
 def _is_like(value: Value) -> str:
-    """Whether a JSON type compares with ``value``; on a column, where all are alike, any."""
+    """Return the condition that a JSON type compares with ``value``; on a column any does."""
     if isinstance(value, bool):
         return "IN ('true', 'false')"
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"

@@ -67,7 +67,7 @@ def end_of_prefix(prefix: str) -> str | None:
 
 
 def literal_prefix(pattern: str) -> str:
-    """What every match of ``pattern`` begins with."""
+    """Return the text that every match of ``pattern`` begins with."""
     return _WILDCARD.split(pattern, maxsplit=1)[0]
 
 
@@ -117,7 +117,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What stands between two ``%``: runs of literal text, each with its offset, and ``_``."""
+    """The part between two ``%``: runs of literal text, each with its offset, and ``_``."""
 
     length: int
     runs: tuple[tuple[int, str], ...]
@@ -133,7 +133,7 @@ class _Part:
         return cls(len(text), runs, short)
 
     def stands_at(self, text: str, place: int) -> bool:
-        """Whether it matches there; the text must be long enough."""
+        """Return whether it matches there; the text must be long enough."""
         return all(text.startswith(run, place + offset) for offset, run in self.runs)
 
     def find(self, positions: _Positions, start: int) -> int:

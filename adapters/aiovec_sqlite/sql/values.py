@@ -130,7 +130,7 @@ def _lists(values: Sequence[str | None]) -> list[list[str] | None]:
 
 @contextmanager
 def _told_as_damage() -> Iterator[None]:
-    """What was written went through these types, so what fails to is not what was written."""
+    """Report values that do not fit their types as damage: every written value has passed them."""
     try:
         yield
     except (ValueError, TypeError, OverflowError, RecursionError) as exc:
