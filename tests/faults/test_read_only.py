@@ -268,23 +268,33 @@ async def test_uris_of_sqlite_are_no_targets(
     assert await to_thread(os.listdir, tmp_path) == []
 
 
-async def test_a_backend_that_cannot_promise_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_cannot_promise_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """B6: it is refused, rather than trusted to write nothing."""
     from tests.toy_backend import ToyBackend
 
     from aiovec import _plugins as plugins
+    from aiovec._core.plugin import Location
     from aiovec._settings.load import RetrievalSettings
+    from aiovec.backend import BackendPlugin
+
+    class ToyPlugin(BackendPlugin):
+        name = "toy"
+
+        def create(self, address: str, settings: Any) -> ToyBackend:
+            return ToyBackend()
 
     class Entry:
-        value = "toy"
+        name = value = "toy"
+        dist = None
 
         def load(self) -> Any:
-            return lambda target, settings: ToyBackend()
+            return ToyPlugin
 
-    monkeypatch.setattr(plugins, "installed_backends", lambda: {"toy": Entry()})
-    plugins.create_backend("toy", "x", RetrievalSettings())
+    monkeypatch.setattr(plugins, "installed", lambda _: {"toy": Entry()})
+    location = Location("toy", "x")
+    plugins.create_backend(location, RetrievalSettings())
     with pytest.raises(UnsupportedError, match="read-only"):
-        plugins.create_backend("toy", "x", RetrievalSettings(), read_only=True)
+        plugins.create_backend(location, RetrievalSettings(), read_only=True)
 
 
 def test_without_asyncio(tmp_path: Path) -> None:
