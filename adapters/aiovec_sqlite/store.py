@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
     Admission,
+    AdviceFacts,
+    Advises,
     Backend,
     Backups,
     ChangeFeed,
@@ -80,10 +82,11 @@ _T = TypeVar("_T")
 _MOST_EXPORTS = 8
 
 
-class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
+class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Advises):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
+    successor: ClassVar[str] = "lancedb"
 
     def __init__(
         self,
@@ -469,6 +472,9 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores):
             scan_memory=self._resident.nbytes(table.name),
             details={**stats.details, **self._resident.details(table, stats.rows)},
         )
+
+    def advice_facts(self, stats: TableStats, search_ms: float) -> AdviceFacts:
+        return upkeep.advice_facts(stats, search_ms)
 
     async def optimize(self, table: TableHandle) -> None:
         chunks = await self._read(lambda db, ticket: upkeep.sparse_chunks(db, ticket, table))

@@ -13,6 +13,8 @@ from ._arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt64Ar
 from ._core.admission import Admission, Share, write_admission
 from ._core.connect import CONFIG_FILE, CONFIG_VARIABLE, Origin
 from ._core.contract import (
+    AdviceFacts,
+    Advises,
     Backend,
     Backups,
     BulkLoad,
@@ -24,6 +26,7 @@ from ._core.contract import (
     Found,
     IndexInfo,
     IndexOptions,
+    MemoryNeed,
     Moves,
     ReadOnly,
     Restores,
@@ -167,6 +170,8 @@ __all__ = [
     "PAUSED",
     "AddressKey",
     "Admission",
+    "AdviceFacts",
+    "Advises",
     "And",
     "AnySettings",
     "Backend",
@@ -206,6 +211,7 @@ __all__ = [
     "Kind",
     "Like",
     "Location",
+    "MemoryNeed",
     "MemorySize",
     "Metric",
     "MoveMark",

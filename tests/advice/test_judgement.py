@@ -10,23 +10,25 @@ import pytest
 from aiovec._core.advice import (
     Advice,
     Growth,
-    Scan,
     SearchTimes,
     TableFacts,
-    cost_of,
-    expected_p95,
     facts_of,
     growth_since,
     judge,
-    mean_growth,
-    times_of,
 )
-from aiovec._core.contract import TableStats
+from aiovec._core.contract import MemoryNeed, TableStats
 from aiovec._settings.load import AdviseSettings
+from aiovec_sqlite.settings import SqliteSettings
+from aiovec_sqlite.store import SqliteBackend
 
 LIMITS = AdviseSettings()
 GIB = 2**30
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+SQLITE = SqliteBackend("a.db", SqliteSettings())
+
+
+def copy(need: int, budget: int) -> MemoryNeed:
+    return MemoryNeed(need, budget, "scan_memory")
 
 
 def times(p95: float, *, growing: float = 1.0) -> SearchTimes:
@@ -39,10 +41,11 @@ def facts(
     *,
     growing: float = 1.0,
     a_day: float | None = None,
-    scan: Scan | None = None,
+    scan: MemoryNeed | None = None,
 ) -> TableFacts:
     growth = None if a_day is None else Growth(a_day, "as a test says")
-    return TableFacts("docs", rows, 768, rows * 3300, times(p95, growing=growing), growth, scan)
+    found = times(p95, growing=growing)
+    return TableFacts("docs", "sqlite", "lancedb", rows, 768, rows * 3300, found, growth, scan)
 
 
 def stats(
@@ -72,14 +75,14 @@ def test_the_thresholds_are_those_of_the_settings() -> None:
 
 
 def test_a_scan_over_its_budget_is_one_by_itself() -> None:
-    advice = judge(facts(5_000, 3.0, scan=Scan(2 * GIB, GIB)), LIMITS)
+    advice = judge(facts(5_000, 3.0, scan=copy(2 * GIB, GIB)), LIMITS)
     assert advice.verdict == "now"
     assert "its copy in memory would take 2.0 GiB, and scan_memory is 1.0 GiB" in advice.sentence
-    assert judge(facts(5_000, 3.0, scan=Scan(GIB, GIB)), LIMITS).verdict == "later"
+    assert judge(facts(5_000, 3.0, scan=copy(GIB, GIB)), LIMITS).verdict == "later"
 
 
 def test_both_reasons_are_told() -> None:
-    advice = judge(facts(200_000, 350.0, scan=Scan(2 * GIB, GIB)), LIMITS)
+    advice = judge(facts(200_000, 350.0, scan=copy(2 * GIB, GIB)), LIMITS)
     assert len(advice.why) == 2
     assert advice.at_rows == 200_000
     assert "200,000 rows are searched in 350 ms (p95 of 100)" in advice.sentence
@@ -114,13 +117,13 @@ def test_what_is_coming_is_told_with_its_days_and_how_it_is_known() -> None:
     advice = judge(facts(90_000, 90.0, a_day=5_000), LIMITS)
     assert advice.in_days == pytest.approx(22, abs=0.1)
     assert advice.sentence == (
-        "LanceDB will serve it better in 23 days: it has 90,000 rows and grows by 5,000 a day (as "
+        "lancedb will serve it better in 23 days: it has 90,000 rows and grows by 5,000 a day (as "
         "a test says), and from 200,000 rows on searches are expected to take 200 ms (p95)"
     )
 
 
 def test_growth_towards_the_budget_counts_too() -> None:
-    advice = judge(facts(90_000, 9.0, a_day=2_000, scan=Scan(900, 1_000)), LIMITS)
+    advice = judge(facts(90_000, 9.0, a_day=2_000, scan=copy(900, 1_000)), LIMITS)
     assert advice.at_rows == 100_001
     assert advice.verdict == "soon"
     assert "its copy in memory is expected to be larger than scan_memory" in advice.sentence
@@ -128,8 +131,9 @@ def test_growth_towards_the_budget_counts_too() -> None:
 
 def test_only_the_part_that_grows_is_carried_on() -> None:
     half = facts(100_000, 20.0, growing=0.5)
-    assert expected_p95(half, 200_000) == pytest.approx(30.0)
     assert judge(half, LIMITS).at_rows == pytest.approx(1_900_001, abs=1)
+    # The p95 is 30 ms at twice the rows.
+    assert judge(half, AdviseSettings(p95_ms=30)).at_rows == pytest.approx(200_001, abs=1)
     fixed = facts(100_000, 20.0, growing=0.0)
     assert judge(fixed, LIMITS).at_rows is None
     assert "any number of rows" in judge(fixed, LIMITS).sentence
@@ -137,23 +141,35 @@ def test_only_the_part_that_grows_is_carried_on() -> None:
 
 def test_the_slower_searches_grow_as_the_median_does() -> None:
     """A busy machine makes some searches slow whatever the rows."""
-    uneven = TableFacts("docs", 100_000, 768, 1, SearchTimes(10.0, 50.0, 100, 1.0, ""))
-    assert expected_p95(uneven, 200_000) == pytest.approx(60.0)
+    searches = SearchTimes(10.0, 50.0, 100, 1.0, "")
+    uneven = replace(facts(100_000, 50.0), searches=searches)
+    # The p95 is 60 ms at twice the rows.
+    assert judge(uneven, AdviseSettings(p95_ms=60)).at_rows == pytest.approx(200_001, abs=1)
 
 
-def test_few_rows_are_carried_on_by_the_benchmarks() -> None:
-    """100,000 x 768 take some 7 ms in memory and 108 from the file, as docs/adr/0002 says."""
-    small = facts(100, 1.2, scan=Scan(78_800, GIB))
-    assert expected_p95(small, 100_000) == pytest.approx(7.07, rel=0.1)
-    from_file = facts(100, 1.2)
-    assert 50 < expected_p95(from_file, 100_000) < 120
+def test_searches_that_are_slow_already_lack_only_the_rows() -> None:
+    for growing in (0.0, 0.5, 1.0):
+        slow = facts(50_000, 900.0, growing=growing, a_day=2_500)
+        advice = judge(slow, LIMITS)
+        assert (advice.verdict, advice.at_rows) == ("soon", 100_001)
 
 
-def test_a_table_without_rows_has_an_answer() -> None:
-    advice = judge(TableFacts("docs", 0, 768, 0), LIMITS)
-    assert advice.verdict == "later"
-    assert advice.at_rows is not None
-    assert advice.cost.copy_seconds == 0
+@pytest.mark.parametrize("rows", [0, 1, 4_999])
+def test_too_few_rows_are_not_forecast(rows: int) -> None:
+    """Their searches take about as long as a call without rows."""
+    found = facts(rows, 1.2, a_day=90_000, scan=copy(rows * 788, GIB))
+    for few in (found, replace(found, searches=None)):
+        advice = judge(few, LIMITS)
+        assert (advice.verdict, advice.at_rows, advice.in_days) == ("later", None, None)
+        assert advice.sentence == (
+            f"sqlite serves it well; it has too few rows to forecast ({rows:,} of at least 5,000)"
+        )
+    assert judge(facts(5_000, 1.2, a_day=90_000), LIMITS).at_rows is not None
+
+
+def test_a_table_without_measured_searches_is_not_forecast() -> None:
+    advice = judge(TableFacts("docs", "sqlite", "lancedb", 90_000, 768, 0), LIMITS)
+    assert (advice.verdict, advice.at_rows) == ("later", None)
 
 
 def test_what_lies_ahead_is_always_more_than_there_is() -> None:
@@ -167,34 +183,19 @@ def test_sentences_are_in_round_figures() -> None:
         return judge(facts(rows, 10.0, a_day=a_day), LIMITS).sentence
 
     assert sentence(100_000, None) == (
-        "SQLite serves it well; LanceDB would serve it better from some 2,000,000 rows"
+        "sqlite serves it well; lancedb would serve it better from some 2,000,000 rows"
     )
     assert sentence(100_000, 1_000).endswith("rows, at its present growth in some 5 years")
     assert sentence(100_000, 0.001).endswith("in some hundreds of years")
     assert sentence(100_000, 10_000).endswith("in some 6 months")
 
 
-def test_the_cost_is_that_of_the_rows_there_are() -> None:
-    """A migrated table of the benchmark: 100,000 x 768, 3,300 bytes a row on SQLite."""
-    cost = cost_of(facts(100_000, 10.0))
-    assert cost.rows == 100_000
-    vectors = 100_000 * 768 * 4
-    assert vectors < cost.disk_bytes < 1.3 * vectors
-    assert cost.memory_bytes < vectors
-    assert vectors < cost.build_memory_bytes < 2 * vectors
-    assert 0.5 < cost.copy_seconds < 5
-    assert 10 < cost.build_seconds < 100
-    twice = cost_of(facts(200_000, 10.0))
-    assert twice.disk_bytes == 2 * cost.disk_bytes
-    assert twice.copy_seconds == 2 * cost.copy_seconds
-
-
 def test_advice_as_json_has_facts_and_judgement() -> None:
-    advice = judge(facts(90_000, 90.0, a_day=5_000, scan=Scan(1, 2)), LIMITS)
+    advice = judge(facts(90_000, 90.0, a_day=5_000, scan=copy(1, 2)), LIMITS)
     told = advice.to_dict()
     assert told["verdict"] == "soon"
     assert told["facts"]["growth"]["rows_a_day"] == 5_000
-    assert told["facts"]["scan"] == {"bytes": 1, "budget": 2}
+    assert told["facts"]["scan"] == {"bytes": 1, "budget": 2, "option": "scan_memory"}
     assert told["sentence"] == advice.sentence
     assert isinstance(advice, Advice)
 
@@ -202,12 +203,17 @@ def test_advice_as_json_has_facts_and_judgement() -> None:
 # Facts
 
 
+def found_in(
+    told: TableStats, *, seconds: list[float] | None = None, growth: Growth | None = None
+) -> TableFacts:
+    return facts_of(SQLITE, told, 8, seconds or [], "a test", growth, NOW)
+
+
 def test_times_are_told_by_rank() -> None:
-    seconds = [number / 1000 for number in range(1, 101)]
-    found = times_of(seconds, stats(), "a test")
+    found = found_in(stats(), seconds=[number / 1000 for number in range(1, 101)]).searches
     assert found is not None
     assert (found.p50_ms, found.p95_ms, found.searches) == (50.0, 95.0, 100)
-    assert times_of([], stats(), "a test") is None
+    assert found_in(stats()).searches is None
 
 
 @pytest.mark.parametrize(
@@ -223,20 +229,23 @@ def test_times_are_told_by_rank() -> None:
     ],
 )
 def test_what_grows_is_told_by_the_stages(stages: object, growing: float) -> None:
-    found = times_of([0.010], stats(details={"searches": stages}), "a test")
+    found = found_in(stats(details={"searches": stages}), seconds=[0.010]).searches
     assert found is not None
     assert found.growing == pytest.approx(growing)
 
 
 def test_the_mean_growth_is_over_the_days_since_the_table_was_made() -> None:
     details: dict[str, object] = {"created": (NOW - timedelta(days=50)).isoformat()}
-    found = mean_growth(stats(10_000, details=details), NOW)
-    assert found == Growth(200.0, "the mean since the table was made, 50 days ago")
+    told = stats(10_000, details=details)
+    mean = Growth(200.0, "the mean since the table was created, 50 days ago")
+    assert found_in(told).growth == mean
+    seen = Growth(7.0, "seen")
+    assert found_in(told, growth=seen).growth == seen
 
 
 @pytest.mark.parametrize("created", [None, "yesterday", (NOW - timedelta(hours=23)).isoformat()])
 def test_growth_that_is_not_known(created: str | None) -> None:
-    assert mean_growth(stats(details={"created": created}), NOW) is None
+    assert found_in(stats(details={"created": created})).growth is None
 
 
 def test_growth_counts_from_a_whole_day_on() -> None:
@@ -246,7 +255,9 @@ def test_growth_counts_from_a_whole_day_on() -> None:
 
 def test_facts_are_what_the_store_tells() -> None:
     details: dict[str, object] = {"scan_budget": 100, "scan_expected": 80}
-    assert facts_of(stats(details=details), 8, None, None).scan == Scan(80, 100)
+    assert found_in(stats(details=details)).scan == copy(80, 100)
     # Masks of filters and free room lie beside the codes.
-    assert facts_of(stats(details=details, scan_memory=120), 8, None, None).scan == Scan(120, 100)
-    assert facts_of(stats(), 8, None, None).scan is None
+    assert found_in(stats(details=details, scan_memory=120)).scan == copy(120, 100)
+    found = found_in(stats())
+    assert found.scan is None
+    assert (found.table, found.backend, found.successor) == ("docs", "sqlite", "lancedb")

@@ -1,4 +1,4 @@
-"""A store tells once in its log that LanceDB would serve a table better, beside its searches."""
+"""A store logs once, beside its searches, that another backend would serve a table better."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 
 import aiovec
 from aiovec import Schema, VectorStore
-from aiovec._core.advising import Advisor
+from aiovec._core.advice import Advisor
 from aiovec._core.contract import TableHandle, TableStats
 from aiovec._settings.load import AdviseSettings, RetrievalSettings
+from aiovec_sqlite.settings import SqliteSettings
 from aiovec_sqlite.store import SqliteBackend
 
 ROWS = [{"id": str(n), "embedding": [n, 1.0]} for n in range(20)]
@@ -27,8 +28,8 @@ ALWAYS = AdviseSettings(rows=0, p95_ms=1e-6)
 class CountingBackend(SqliteBackend):
     """Counts the looks at a table."""
 
-    def __init__(self, path: Path, settings: RetrievalSettings) -> None:
-        super().__init__(path, settings.sqlite)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, SqliteSettings())
         self.looks = 0
 
     async def stats(self, table: TableHandle) -> TableStats:
@@ -41,7 +42,7 @@ async def opened(
     path: Path, limits: AdviseSettings, *, every: int = 8, **advising: Any
 ) -> AsyncIterator[tuple[VectorStore, CountingBackend]]:
     settings = RetrievalSettings(advise=limits)
-    backend = CountingBackend(path, settings)
+    backend = CountingBackend(path)
     await backend.open()
     async with VectorStore(backend, settings) as store:
         store._advisor = Advisor(store._in_thread, searches=every, **advising)
@@ -76,7 +77,7 @@ async def test_it_tells_once_when_a_threshold_is_crossed(
     assert (record.name, record.levelno) == ("aiovec", logging.WARNING)
     message = record.getMessage()
     assert message.startswith(
-        "table notes: LanceDB would serve it better now: 20 rows are searched"
+        "table notes: lancedb would serve it better now: 20 rows are searched"
     )
     assert "aiovec advise" in message
     assert backend.looks == 1  # once it is told, nothing is looked at
@@ -94,6 +95,32 @@ async def test_another_store_of_the_process_does_not_tell_it_again(
         await search(store, 8)
         await settled(store)
     assert len(caplog.records) == 2  # another file
+
+
+async def test_the_backend_names_the_one_that_follows_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CountingBackend, "successor", "larger")
+    async with opened(tmp_path / "a.db", ALWAYS, pause=0) as (store, _backend):
+        assert store.supports("advice")
+        await search(store, 8)
+        await settled(store)
+    assert "table notes: larger would serve it better now" in caplog.text
+
+
+async def test_a_look_follows_the_one_before_after_the_pause(tmp_path: Path) -> None:
+    clock = [datetime(2026, 1, 1, tzinfo=UTC)]
+    async with opened(tmp_path / "a.db", AdviseSettings(), now=lambda: clock[0]) as (
+        store,
+        backend,
+    ):
+        looks = []
+        for seconds in (0, 599, 1, 599, 1):
+            clock[0] += timedelta(seconds=seconds)
+            await search(store, 8)
+            await settled(store)
+            looks.append(backend.looks)
+    assert looks == [1, 1, 2, 2, 3]
 
 
 async def test_each_table_has_advice_of_its_own(
@@ -133,19 +160,19 @@ async def test_growth_that_the_process_has_seen(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = [datetime(2026, 1, 1, tzinfo=UTC)]
-    # 20 rows now, and the point is at 2,001; 1,000 more come in two days.
-    limits = AdviseSettings(rows=2_000, p95_ms=1e-6, rows_a_day=499, days=30)
+    # 20 rows now, and the point is at 10,001; 6,000 more come in two days.
+    limits = AdviseSettings(rows=10_000, p95_ms=1e-6, rows_a_day=2_999, days=30)
     async with opened(tmp_path / "a.db", limits, pause=0, now=lambda: clock[0]) as (store, _):
         await search(store, 8)
         await settled(store)
         assert caplog.records == []  # it was made a moment ago
-        more = [{"id": f"more-{n}", "embedding": [n, 2.0]} for n in range(1_000)]
+        more = [{"id": f"more-{n}", "embedding": [n, 2.0]} for n in range(6_000)]
         await store.insert("notes", more)
         clock[0] += timedelta(days=2)
         await search(store, 8)
         await settled(store)
     (record,) = caplog.records
-    assert "it has 1,020 rows and grows by 500 a day (seen by this process in 2 days)" in (
+    assert "it has 6,020 rows and grows by 3,000 a day (seen by this process in 2 days)" in (
         record.getMessage()
     )
 
@@ -205,7 +232,7 @@ async def test_closing_ends_a_look_that_is_under_way(tmp_path: Path) -> None:
     assert ended.is_set()
 
 
-async def test_a_store_that_is_on_lancedb_already_is_not_watched(
+async def test_a_store_whose_backend_gives_no_advice_is_not_watched(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIOVEC_RETRIEVAL__ADVISE__ROWS", "0")
@@ -216,6 +243,7 @@ async def test_a_store_that_is_on_lancedb_already_is_not_watched(
         await store.insert("notes", ROWS)
         await search(store, 6)
         assert not store._advisor._tables
+        assert not store.supports("advice")
     assert not [record for record in caplog.records if "advise" in record.getMessage()]
 
 
@@ -257,4 +285,4 @@ async def test_a_store_opened_by_connect_watches_by_the_settings_in_force(
         assert caplog.records == []
         await search(store, 1)
         await settled(store)
-    assert "LanceDB would serve it better now" in caplog.text
+    assert "lancedb would serve it better now" in caplog.text

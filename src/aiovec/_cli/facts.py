@@ -18,7 +18,7 @@ from .stores import AsJson, Config, Store, of_each_table, opened
 
 _ABILITIES = (
     "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "read-only",
-    "restore", "power-loss", "quantized",
+    "restore", "advice", "power-loss", "quantized",
 )  # fmt: skip
 
 

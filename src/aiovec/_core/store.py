@@ -46,8 +46,9 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .advising import Advisor
+from .advice import Advisor
 from .contract import (
+    Advises,
     Backend,
     Backups,
     IndexInfo,
@@ -187,7 +188,8 @@ class VectorStore:
 
     def supports(self, ability: str) -> bool:
         """Return whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup", "moves", "read-only", "restore", "power-loss" or "quantized"."""
+        "snapshots", "backup", "moves", "read-only", "restore", "advice", "power-loss" or
+        "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
         return self._follower.engine.backend.supports(ability)
@@ -197,6 +199,12 @@ class VectorStore:
         """True if the store was opened for reading only."""
         backend = self._follower.engine.backend
         return isinstance(backend, ReadOnly) and backend.read_only
+
+    @property
+    def _advises(self) -> Advises | None:
+        """The backend, if it tells when another one would serve a table better."""
+        backend = self._follower.engine.backend
+        return backend if isinstance(backend, Advises) else None
 
     def _owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""

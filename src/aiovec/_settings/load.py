@@ -60,14 +60,13 @@ class ServerSettings(Section):
 
 
 class AdviseSettings(Section):
-    """When LanceDB would serve a table of a SQLite store better; for the advice that is given."""
+    """Thresholds of ``aiovec advise``, and of the log, for moving a table to another backend."""
 
     rows: int = PydanticField(
         default=100_000,
         ge=0,
         le=1_000_000_000_000,
-        description="Rows beyond which a table may be too large for SQLite, if searches are slow "
-        "as well.",
+        description="Rows above which a move is advised if searches are slow as well.",
     )
     p95_ms: float = PydanticField(
         default=200.0,
@@ -79,14 +78,14 @@ class AdviseSettings(Section):
         default=500.0,
         ge=0,
         le=1e12,
-        description="Growth beyond which it is looked ahead whether a table will soon be too "
+        description="Rows per day above which the advice also forecasts when a table will be too "
         "large.",
     )
     days: float = PydanticField(
         default=30.0,
         gt=0,
         le=36_500,
-        description="How many days it is looked ahead.",
+        description="How many days the forecast looks ahead.",
     )
 
 

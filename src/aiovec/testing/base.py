@@ -22,7 +22,7 @@ from .values import DIM, SMALL, small_rows
 
 ABILITIES = (
     "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "read-only",
-    "restore", "power-loss", "quantized",
+    "restore", "advice", "power-loss", "quantized",
 )  # fmt: skip
 
 
