@@ -51,6 +51,8 @@ class SearchTimes:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
+    """New rows per day, and how they are known."""
+
     rows_a_day: float
     known_by: str
 
@@ -189,17 +191,8 @@ def facts_of(
     if growth is None and created is not None:
         known_by = "the mean since the table was created, {days} ago"
         growth = growth_since(stats.rows, created, now, known_by)
-    return TableFacts(
-        stats.table,
-        stats.backend,
-        backend.successor,
-        stats.rows,
-        dim,
-        stats.bytes,
-        searches,
-        growth,
-        told.memory,
-    )
+    known = (stats.table, stats.backend, backend.successor, stats.rows, dim, stats.bytes)
+    return TableFacts(*known, searches, growth, told.memory)
 
 
 def growth_since(rows: int, since: datetime, now: datetime, known_by: str) -> Growth | None:
@@ -247,17 +240,14 @@ def _counted(number: int, noun: str) -> str:
 _logged: set[tuple[str, str]] = set()
 
 
+@dataclass(slots=True)
 class _Watched:
     """One table's last searches, and its rows when the process first looked at it."""
 
-    __slots__ = ("first", "logged", "look_at", "searches", "seconds")
-
-    def __init__(self, searches: int, *, logged: bool) -> None:
-        self.seconds: deque[float] = deque(maxlen=searches)
-        self.searches = 0
-        self.look_at: datetime | None = None
-        self.first: tuple[int, datetime] | None = None
-        self.logged = logged
+    seconds: deque[float]
+    searches: int = 0
+    look_at: datetime | None = None
+    first: tuple[int, datetime] | None = None
 
 
 class Advisor:
@@ -292,14 +282,13 @@ class Advisor:
         if engine is not self._engine:  # the store has followed its TOML
             self._engine = engine
             self._tables.clear()
+        if (backend.target, table.name) in _logged:
+            return
         watched = self._tables.get(table.name)
         if watched is None:
-            logged = (backend.target, table.name) in _logged
-            watched = self._tables[table.name] = _Watched(self._searches, logged=logged)
+            watched = self._tables[table.name] = _Watched(deque(maxlen=self._searches))
             if len(self._tables) > _MOST_TABLES:
                 self._tables.popitem(last=False)
-        if watched.logged:
-            return
         watched.seconds.append(seconds)
         watched.searches += 1
         if watched.searches < self._searches:
@@ -330,8 +319,7 @@ class Advisor:
             facts = facts_of(backend, stats, table.schema.dim, seconds, source, growth, now)
             advice = judge(facts, engine.settings.advise)
             key = (engine.backend.target, table.name)
-            watched.logged = key in _logged or advice.verdict != "later"
-            if watched.logged and key not in _logged:
+            if advice.verdict != "later" and key not in _logged:
                 _logged.add(key)
                 # In a thread, since a log may be a file.
                 await self._in_thread(partial(_log, table.name, advice))
