@@ -17,8 +17,8 @@ from aiovec._core.contract import (
     Backend,
     Columns,
     Found,
-    Rows,
     StaleTableError,
+    StoredRows,
     TableHandle,
     TableStats,
     VectorQuery,
@@ -104,7 +104,7 @@ class ToyBackend(Backend):
             del self._of(table)[row["id"]]
         return len(selected)
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         return _as_rows(table.schema, self._selected(table, None, ids), columns)
 
     async def find(
@@ -117,7 +117,7 @@ class ToyBackend(Backend):
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> Rows:
+    ) -> StoredRows:
         rows = sorted(self._selected(table, where), key=lambda row: row["id"])
         there = [row for row in rows if row[order_by] is not None]
         there.sort(key=lambda row: row[order_by], reverse=descending)
@@ -183,9 +183,9 @@ class ToyBackend(Backend):
         return [row for row, is_in in zip(rows, chosen, strict=True) if is_in]
 
 
-def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> Rows:
+def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> StoredRows:
     vectors = np.array([row[schema.vector] for row in rows], np.float32).reshape(-1, schema.dim)
-    return Rows(
+    return StoredRows(
         [row["id"] for row in rows],
         {name: [row[name] for row in rows] for name in columns.fields},
         [row["payload"] for row in rows] if columns.payload else None,

@@ -29,9 +29,9 @@ from aiovec.backend import (
     Columns,
     Expr,
     Patience,
-    Rows,
     Share,
     StaleTableError,
+    StoredRows,
     TableHandle,
     VectorQuery,
     in_thread,
@@ -102,11 +102,11 @@ async def get(
     columns: Columns,
     *,
     ordered: bool = False,
-) -> Rows:
+) -> StoredRows:
     """The rows with these ids, in any order, or ``ordered`` in that of the ids."""
     found = await rows_by_id(session, table, ids, columns)
 
-    def rows() -> Rows:
+    def rows() -> StoredRows:
         taken = found
         if ordered:
             place = {id: n for n, id in enumerate(found.column("id").to_pylist())}
@@ -125,7 +125,7 @@ async def find(
     limit: int,
     offset: int,
     columns: Columns,
-) -> Rows:
+) -> StoredRows:
     # Lance sorts only by what it also reads: with a column that is not selected, an unfiltered or
     # an indexed query fails. Vectors are read for the rows that were found: to sort with them is
     # to hold those of the whole table.

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from aiovec.backend import (
     Columns,
-    Rows,
     Schema,
+    StoredRows,
     payload_texts,
     python_values,
     to_matrix,
@@ -31,8 +31,8 @@ def effort_of(rows: pa.Table) -> int:
     return int(effort)
 
 
-def rows_of(table: pa.Table, columns: Columns, vector: str) -> Rows:
-    return Rows(
+def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
+    return StoredRows(
         cast("list[str]", table.column("id").to_pylist()),
         {name: python_values(table.column(name)) for name in columns.fields},
         payload_texts(table.column(PAYLOAD)) if columns.payload else None,

@@ -27,10 +27,10 @@ from aiovec.backend import (
     Pauses,
     ReadOnly,
     Restores,
-    Rows,
     Schema,
     Share,
     Snapshots,
+    StoredRows,
     TableHandle,
     TableStats,
     VectorIndexes,
@@ -339,7 +339,7 @@ class LancedbBackend(
 
     # Reading
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         return await self._reader.rows(
             table,
             len(ids),
@@ -357,7 +357,7 @@ class LancedbBackend(
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> Rows:
+    ) -> StoredRows:
         return await self._reader.rows(
             table,
             limit + offset,

@@ -49,14 +49,6 @@ class SqlitePlugin(BackendPlugin):
         return SqliteBackend(address, settings)
 
     def locate(self, target: str, base: Path | None = None) -> Location:
-        if target[:5].lower() == "file:":
-            raise ConfigError(
-                f"{redacted(target)}: SQLite's own URIs are no targets; write the path alone, and "
-                "pass read_only=True to open it for reading only (a file of this name is "
-                "./file:...)",
-                key="target",
-                accepted="a path, or sqlite:///path",
-            )
         if is_url(target):
             path = path_of_url(target)
             if "?" in path or "#" in path:

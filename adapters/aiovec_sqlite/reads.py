@@ -30,7 +30,7 @@ from aiovec.backend import (
     Expr,
     Float32Array,
     Int64Array,
-    Rows,
+    StoredRows,
     TableHandle,
     from_matrix,
     in_thread,
@@ -85,15 +85,17 @@ def rows_from_sql(
     columns: Columns,
     table: TableLayout,
     vectors: Float32Array | None,
-) -> Rows:
-    """Columns of SQLite's values, in the order of ``column_list``, as Rows."""
+) -> StoredRows:
+    """Columns of SQLite's values, in the order of ``column_list``, as StoredRows."""
     kinds = [table.schema.fields[name].kind for name in columns.fields]
     check_rows(ids, values, kinds, payload=columns.payload)
     fields = {
         name: from_sql(values[i], kind)
         for i, (name, kind) in enumerate(zip(columns.fields, kinds, strict=True))
     }
-    return Rows(ids, fields, values[len(columns.fields)] if columns.payload else None, vectors)
+    return StoredRows(
+        ids, fields, values[len(columns.fields)] if columns.payload else None, vectors
+    )
 
 
 def transposed(rows: Sequence[Sequence[Any]], width: int) -> list[Sequence[Any]]:
@@ -106,7 +108,7 @@ def get(
     handle: TableHandle,
     ids: Sequence[str],
     columns: Columns,
-) -> Rows:
+) -> StoredRows:
     table = current_table(db, handle)
     names = ["r._rowid", "r.id", *column_list(columns)]
     sql = (
@@ -130,7 +132,7 @@ def find(
     limit: int,
     offset: int,
     columns: Columns,
-) -> Rows:
+) -> StoredRows:
     table = current_table(db, handle)
     condition, values = condition_of(where, table)
     names = ["r._rowid", "r.id", *column_list(columns)]
@@ -152,7 +154,7 @@ def by_rowids(
     rowids: Int64Array,
     columns: Columns,
     vectors: Float32Array | None,
-) -> Rows:
+) -> StoredRows:
     """Rows that exist, in the order of ``rowids``, with vectors that are at hand already.
 
     Callers pair the rows with distances and queries, so a missing one raises DamageError.
@@ -174,7 +176,7 @@ def by_rowids(
     return rows_from_sql(ids, values, columns, table, vectors)
 
 
-def split(rows: Rows, sizes: Sequence[int]) -> list[Rows]:
+def split(rows: StoredRows, sizes: Sequence[int]) -> list[StoredRows]:
     """The rows in parts of these sizes."""
     parts = []
     start = 0
@@ -183,7 +185,7 @@ def split(rows: Rows, sizes: Sequence[int]) -> list[Rows]:
         fields = {name: values[part] for name, values in rows.fields.items()}
         payloads = None if rows.payloads is None else rows.payloads[part]
         vectors = None if rows.vectors is None else rows.vectors[part]
-        parts.append(Rows(rows.ids[part], fields, payloads, vectors))
+        parts.append(StoredRows(rows.ids[part], fields, payloads, vectors))
         start += size
     return parts
 
@@ -195,7 +197,7 @@ def _as_rows(
     found: Sequence[Sequence[Any]],
     columns: Columns,
     width: int,
-) -> Rows:
+) -> StoredRows:
     rowids, ids, *values = transposed(found, width)
     vectors = None
     if columns.vector:

@@ -32,9 +32,9 @@ from aiovec.backend import (
     Place,
     ReadOnly,
     Restores,
-    Rows,
     Schema,
     Share,
+    StoredRows,
     TableHandle,
     TableStats,
     VectorQuery,
@@ -327,7 +327,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
 
     # Reading
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         return await self._read(lambda db, ticket: reads.get(db, ticket, table, ids, columns))
 
     async def find(
@@ -340,7 +340,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> Rows:
+    ) -> StoredRows:
         return await self._read(
             lambda db, ticket: reads.find(
                 db, ticket, table, where, order_by, descending, limit, offset, columns

@@ -70,6 +70,13 @@ def locate_configured(
 
 
 def _check_text(text: str) -> None:
+    if text[:5].lower() == "file:":
+        raise ConfigError(
+            f"{redacted(text)}: a file: URI is no target; write the path alone, and pass "
+            "read_only=True to open it for reading only (a file of this name is ./file:...)",
+            key="target",
+            accepted="a path",
+        )
     try:
         os.fsencode(text)
     except UnicodeEncodeError as exc:

@@ -46,8 +46,8 @@ ALLOWED = {
     "adapters/aiovec_sqlite/errors.py": "a new file that tries whether there is room",
     "adapters/aiovec_lancedb/backup.py": _LOCKS,
     "adapters/aiovec_sqlite/backup.py": "a copy, under a name of its own until it is complete",
-    "migrate/aiovec_migrate/outcomes.py": "a report",
-    "migrate/aiovec_migrate/tomlfile.py": "the TOML file",
+    "migrate/aiovec_migrate/show.py": "a report",
+    "migrate/aiovec_migrate/toml.py": "the TOML file",
 }
 
 

@@ -76,7 +76,8 @@ async def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LANCEDB_API_KEY", SECRET)
     options = {"aws_secret_access_key": SECRET, "aws_endpoint": "http://127.0.0.1:1",
                "allow_http": "true", "aws_region": "x", "aws_access_key_id": SECRET}  # fmt: skip
-    settings = RetrievalSettings(lancedb=LancedbSettings(storage_options=options))
+    own = LancedbSettings(storage_options=options)
+    settings = await asyncio.to_thread(lambda: RetrievalSettings(lancedb=own))
     backend = LancedbBackend(f"s3://{SECRET}@bucket/path?token={SECRET}", settings.lancedb)
     shown = [backend.target, repr(backend), str(settings), repr(settings), repr(settings.lancedb)]
     with pytest.raises(aiovec.AiovecError) as caught:

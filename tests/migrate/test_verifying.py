@@ -13,7 +13,7 @@ import pytest
 from tests.migrate.pairs import PAIRS, Pair, delete, pair_of, upsert
 
 from aiovec import Field, MigrationError, Schema
-from aiovec._core.contract import Found, Rows, VectorIndexes
+from aiovec._core.contract import Found, StoredRows, VectorIndexes
 from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.verifying.compare import Sides
@@ -283,7 +283,7 @@ def test_the_nearest_of_what_passes_by(metric: Any) -> None:
 def found(*pairs: tuple[str, float]) -> Found:
     ids = [id for id, _ in pairs]
     vectors = np.ones((len(ids), 2), dtype=np.float32)
-    return Found(Rows(ids, {}, vectors=vectors), [distance for _, distance in pairs])
+    return Found(StoredRows(ids, {}, vectors=vectors), [distance for _, distance in pairs])
 
 
 QUERY = np.ones(2, dtype=np.float32)

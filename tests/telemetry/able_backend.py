@@ -14,8 +14,8 @@ from aiovec._core.contract import (
     Columns,
     Found,
     IndexInfo,
-    Rows,
     Snapshots,
+    StoredRows,
     TableHandle,
     TextQuery,
     TextSearch,
@@ -37,7 +37,7 @@ class AbleBackend(ToyBackend, TextSearch, VectorIndexes, Snapshots, Backups):
         return await super().search(table, queries)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        rows: Rows = await self.find(
+        rows: StoredRows = await self.find(
             table, where=query.where, order_by="id", descending=False, limit=query.limit, offset=0,
             columns=Columns(query.columns.fields, query.columns.payload, query.columns.vector),
         )  # fmt: skip

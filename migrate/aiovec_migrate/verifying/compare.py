@@ -26,9 +26,9 @@ from aiovec.backend import (
     Backend,
     BoolArray,
     Columns,
-    Rows,
     Schema,
     StaleTableError,
+    StoredRows,
     TableHandle,
     UInt64Array,
     from_matrix,
@@ -207,7 +207,7 @@ async def both(one: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, _S]) -> 
     return first.result(), second.result()
 
 
-def rows_to_arrow(rows: Rows, schema: Schema, *, vector: bool = True) -> pa.Table:
+def rows_to_arrow(rows: StoredRows, schema: Schema, *, vector: bool = True) -> pa.Table:
     """Whole rows, or whole but for their vectors, in the layout of ``Schema.to_arrow()``."""
     layout = schema.to_arrow()
     columns: dict[str, pa.Array] = {"id": pa.array(rows.ids, type=pa.utf8())}

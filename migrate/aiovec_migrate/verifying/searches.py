@@ -16,8 +16,8 @@ from aiovec.backend import (
     Float32Array,
     Float64Array,
     Found,
-    Rows,
     Schema,
+    StoredRows,
     VectorQuery,
     order_of,
     to_matrix,
@@ -217,7 +217,7 @@ def _nearest(found: Found, limit: int) -> Found:
     """As many as were asked for: a backend may give more, where some are equally far."""
     order = order_of(found.measures, found.rows.ids, limit)
     vectors = None if found.rows.vectors is None else found.rows.vectors[order]
-    rows = Rows([found.rows.ids[place] for place in order], {}, vectors=vectors)
+    rows = StoredRows([found.rows.ids[place] for place in order], {}, vectors=vectors)
     return Found(rows, [found.measures[place] for place in order])
 
 

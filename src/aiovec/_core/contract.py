@@ -114,7 +114,7 @@ class TextQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class StoredRows:
     """Rows as columns of Python values, in the order that was asked for.
 
     ``fields`` has one list for each of ``Columns.fields``; ``payloads`` holds JSON text or None,
@@ -135,7 +135,7 @@ class Found:
     (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better.
     """
 
-    rows: Rows
+    rows: StoredRows
     measures: Sequence[float]
     highlights: Sequence[Mapping[str, str]] | None = None
 
@@ -318,7 +318,7 @@ class Backend(ABC):
     # Reading
 
     @abstractmethod
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         """The rows with these ids, which are distinct, in any order; absent ones are left out."""
 
     @abstractmethod
@@ -332,7 +332,7 @@ class Backend(ABC):
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> Rows:
+    ) -> StoredRows:
         """Rows in the order of a field or "id"; nulls last; equal ones by id."""
 
     @abstractmethod

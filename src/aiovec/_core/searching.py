@@ -13,7 +13,7 @@ from .._input.arguments import check_count, check_flag, check_tuning
 from .._input.selection import Selection, selected_names, selection_of
 from .._input.types import Where
 from ..errors import AiovecError, InvalidArgumentError
-from .contract import Backend, Found, Rows, TableHandle, Tuning, VectorQuery
+from .contract import Backend, Found, StoredRows, TableHandle, Tuning, VectorQuery
 from .pool import LITTLE, off_loop
 from .ranking import (
     POOL,
@@ -144,7 +144,7 @@ class SearchOptions:
         return [hit.__replace__(vector=None) for hit in kept] if self._strips_vectors else kept
 
 
-def _rows_of(found: Found) -> Rows:
+def _rows_of(found: Found) -> StoredRows:
     """Return the rows of an answer, which are paired with its measures by position."""
     if len(found.measures) != len(found.rows.ids):
         raise AiovecError(

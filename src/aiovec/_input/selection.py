@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._arrays import Float32Array
-from .._core.contract import Columns, Rows
+from .._core.contract import Columns, StoredRows
 from .._core.pool import LITTLE, off_loop
 from .._core.records import Record
 from .._core.schema import Schema
@@ -50,7 +50,7 @@ class Selection:
         columns = Columns(tuple(schema.fields), payload=schema.payload, vector=True)
         return cls(columns, schema.vector, shows_vector=True)
 
-    def fields_of(self, rows: Rows, i: int) -> dict[str, Any]:
+    def fields_of(self, rows: StoredRows, i: int) -> dict[str, Any]:
         """One row's fields, flat. A declared field wins over a payload's key of the same name."""
         fields = {name: values[i] for name, values in rows.fields.items()}
         text = rows.payloads[i] if rows.payloads is not None else None
@@ -68,17 +68,17 @@ class Selection:
             payload = _part(payload, self.keys)
         return {**fields, **payload, **fields}
 
-    def vector_of(self, rows: Rows, i: int) -> Float32Array | None:
+    def vector_of(self, rows: StoredRows, i: int) -> Float32Array | None:
         return rows.vectors[i] if self.shows_vector and rows.vectors is not None else None
 
-    def effort(self, rows: Rows) -> int:
+    def effort(self, rows: StoredRows) -> int:
         """Return how many values it takes to turn the rows into records, for ``off_loop``."""
         effort = len(rows.ids) * (len(rows.fields) + 4)
         if rows.payloads is not None:
             effort += sum(len(text) for text in rows.payloads if text) // _CHARACTERS_A_VALUE
         return effort
 
-    def records(self, rows: Rows) -> list[Record]:
+    def records(self, rows: StoredRows) -> list[Record]:
         return [
             Record(id, self.vector_of(rows, i), self.fields_of(rows, i), self.vector_name)
             for i, id in enumerate(rows.ids)

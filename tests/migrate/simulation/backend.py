@@ -28,9 +28,9 @@ from aiovec._core.contract import (
     Found,
     IndexInfo,
     Moves,
-    Rows,
     Snapshots,
     StaleTableError,
+    StoredRows,
     TableHandle,
     TableStats,
     VectorIndexes,
@@ -261,8 +261,8 @@ class ModelBackend(Backend):
 
     # Reading
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> Rows:
-        found: Rows = await self._call(
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
+        found: StoredRows = await self._call(
             "get", lambda: _as_rows(table.schema, self._selected(table, None, ids), columns)
         )
         return found
@@ -277,15 +277,15 @@ class ModelBackend(Backend):
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> Rows:
-        def act() -> Rows:
+    ) -> StoredRows:
+        def act() -> StoredRows:
             rows = sorted(self._selected(table, where), key=lambda row: str(row["id"]))
             there = [row for row in rows if row[order_by] is not None]
             there.sort(key=lambda row: row[order_by], reverse=descending)
             rows = there + [row for row in rows if row[order_by] is None]
             return _as_rows(table.schema, rows[offset : offset + limit], columns)
 
-        found: Rows = await self._call("find", act)
+        found: StoredRows = await self._call("find", act)
         return found
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
@@ -595,9 +595,9 @@ class _Load(BulkLoad):
             self._seen = await self._backend.add(self._table, python_rows(rows), self._seen)
 
 
-def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> Rows:
+def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> StoredRows:
     vectors = np.array([row[schema.vector] for row in rows], np.float32).reshape(-1, schema.dim)
-    return Rows(
+    return StoredRows(
         [row["id"] for row in rows],
         {name: [row[name] for row in rows] for name in columns.fields},
         [row["payload"] for row in rows] if columns.payload else None,
