@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._core.connect import connect
+from ._core.connect import connect, restore
 from ._core.contract import IndexInfo, TableStats, Tuning
 from ._core.records import Hit, Record
-from ._core.restoring import restore
 from ._core.schema import Field, Schema
 from ._filters import F
 from .errors import (

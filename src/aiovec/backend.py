@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt64Array
-from ._core.admission import Admission, Share, write_admission
 from ._core.connect import CONFIG_FILE, CONFIG_VARIABLE, Origin
 from ._core.contract import (
     AdviceFacts,
@@ -45,7 +44,6 @@ from ._core.contract import (
 from ._core.doctor import Finding, room_at, version_of
 from ._core.files import flush_folder, look_at, remove_abandoned
 from ._core.group_commit import Committer, GroupCommit, Held, WriteCall, copy_of_error
-from ._core.loops import Background, PerLoop, is_over
 from ._core.memory import (
     bound_allocator,
     default_budget,
@@ -65,12 +63,22 @@ from ._core.moving import (
     mark_of,
     unreadable_mark,
 )
-from ._core.patience import Patience, Pauses, one_call
 from ._core.plugin import AddressKey, BackendPlugin, Location
 from ._core.pool import in_thread, off_loop, thread_limiter
 from ._core.redaction import MASK, cleaned, redacted, secrets_in, without_secrets
 from ._core.schema import MAX_DIM, Field, Kind, Metric, Schema, check_field_name, check_table_name
-from ._core.threads import FORKED, Unstoppable, in_idle_thread, start_thread, to_its_end, wait_out
+from ._core.threads import (
+    FORKED,
+    Background,
+    PerLoop,
+    Unstoppable,
+    in_idle_thread,
+    is_over,
+    start_thread,
+    to_its_end,
+    wait_out,
+)
+from ._core.waiting import Admission, Patience, Pauses, Share, one_call, write_admission
 from ._filters import bind
 from ._filters.terms import NEGATED_OPERATOR, Word, merged, terms_of, word_of
 from ._filters.tree import (
@@ -109,7 +117,7 @@ from ._transfer.sources import (
 
 if TYPE_CHECKING:
     from ._arrow import from_matrix, one_array, payload_array, payload_texts, to_matrix
-    from ._core.measuring import distances, is_extreme, nearest_first
+    from ._core.distance import distances, is_extreme, nearest_first
     from ._core.ranking import order_of
     from ._input.columns import python_values
     from ._input.rows import last_of_each_id
@@ -130,9 +138,9 @@ else:
         "payload_array": "._arrow",
         "payload_texts": "._arrow",
         "to_matrix": "._arrow",
-        "distances": "._core.measuring",
-        "is_extreme": "._core.measuring",
-        "nearest_first": "._core.measuring",
+        "distances": "._core.distance",
+        "is_extreme": "._core.distance",
+        "nearest_first": "._core.distance",
         "python_values": "._input.columns",
         "last_of_each_id": "._input.rows",
         "order_of": "._core.ranking",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from aiovec import Schema
-from aiovec._core.measuring import distances
+from aiovec._core.distance import distances
 from aiovec._core.schema import Metric
 from aiovec_lancedb import search
 

@@ -17,7 +17,7 @@ from tests.sqlite.copies.support import answered, as_told, ready
 from tests.sqlite.support import opened
 
 from aiovec import Schema
-from aiovec._core.measuring import distances
+from aiovec._core.distance import distances
 from aiovec._core.schema import Metric
 
 METRICS: list[Metric] = ["cosine", "l2", "dot"]

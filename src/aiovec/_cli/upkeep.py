@@ -93,7 +93,7 @@ def restore(
     json: AsJson = False,
 ) -> None:
     """Put a backup in the place of a store that nobody uses, after checking it."""
-    from .._core.restoring import restore as restored
+    from .._core.connect import restore as restored
 
     kept = run(restored(backup, store, config=config, overwrite=overwrite))
     target = str(source_of(store, config).location())

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import AiovecError
 from .contract import Advises, MemoryNeed, StaleTableError, TableHandle, TableStats
 from .engine import Engine
-from .loops import Background
 from .memory import size_text
+from .threads import Background
 
 if TYPE_CHECKING:
     from .._settings.load import AdviseSettings

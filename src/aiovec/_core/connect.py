@@ -1,4 +1,4 @@
-"""From a target or a TOML file to an open store."""
+"""From a target or a TOML file to an open store, or to one that a backup replaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from .._locate import local_path, locate, locate_configured, locate_path
 from .._plugins import create_backend, plugin_of
-from ..errors import AiovecError, ConfigError
+from ..errors import AiovecError, ConfigError, UnsupportedError
+from .contract import Restores
 from .threads import in_daemon_thread, to_its_end
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .contract import Backend
     from .plugin import Location
     from .store import VectorStore
+
 
 CONFIG_VARIABLE = "AIOVEC_CONFIG"
 CONFIG_FILE = "aiovec.toml"
@@ -300,3 +302,35 @@ def _located(target: PathText) -> Location:
     """Return the location of a target that a user gave."""
     text = _text_of(target, "target")
     return locate(text) if isinstance(target, str) else locate_path(text)
+
+
+async def restore(
+    backup: PathText,
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    overwrite: bool = False,
+) -> Path | None:
+    """Put a backup in the place of a store; return where the old store was kept, if there was one.
+
+    ``backup`` is what ``VectorStore.backup`` wrote, ``target`` and ``config`` are as for
+    ``connect``. The backup is copied and checked first, and then replaces the store in one step,
+    with the files that belonged to the old one, such as a WAL. The old store is renamed, not
+    deleted, unless ``overwrite`` is true.
+
+    StoreBusyError where a process uses the store; CorruptStoreError where the backup is damaged or
+    is no store, or the target is something else than a store (``overwrite`` replaces that too);
+    UnsupportedError where the backend cannot do it.
+    """
+    source = Origin(target, config)
+    path, backend = await in_daemon_thread(lambda: _resolved(backup, source))
+    if not isinstance(backend, Restores):
+        raise UnsupportedError("restore", backend.name)
+    return await to_its_end(backend.restore_from(path, overwrite=overwrite))
+
+
+def _resolved(backup: PathText, source: Origin) -> tuple[Path, Backend]:
+    path = Path(os.path.abspath(os.path.expanduser(os.fsdecode(backup))))
+    if not path.exists():
+        raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
+    return path, source.resolve_first().backend

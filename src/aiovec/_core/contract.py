@@ -37,7 +37,7 @@ from .schema import Field, Schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .admission import Share
+    from .waiting import Share
 
 
 # Seconds that the writes under way may take until a migration has begun.

@@ -25,10 +25,9 @@ from ..errors import (
     StoreReplacedError,
 )
 from .contract import Backend, Moves, ReadOnly, StaleTableError, TableHandle, moves_of
-from .loops import Background, PerLoop
 from .moving import MOVED, MoveMark
 from .pool import in_thread
-from .threads import to_its_end
+from .threads import Background, PerLoop, to_its_end
 
 if TYPE_CHECKING:
     import anyio

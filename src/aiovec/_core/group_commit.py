@@ -17,10 +17,9 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoreClosedError
-from .loops import PerLoop
 from .moving import MoveMark
-from .patience import Patience, Pauses
-from .threads import wait_out
+from .threads import PerLoop, wait_out
+from .waiting import Patience, Pauses
 
 # Calls in one commit. More would make the first of them wait long for the last.
 _LARGEST_GROUP = 512

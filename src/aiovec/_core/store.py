@@ -64,14 +64,12 @@ from .contract import (
     VectorIndexes,
 )
 from .engine import Engine, Follower
-from .loops import OneLoop, PerLoop
-from .patience import one_call
 from .pool import in_thread, off_loop
-from .ranking import POOL, RRF, Fusion, Rerank, check_fusion, fuse
+from .ranking import POOL, RRF, Fusion, Rerank, SearchOptions, check_fusion, fuse, text_hits
 from .records import Hit, Record
 from .schema import Field, FieldType, Schema, check_field_name, check_table_name
-from .searching import SearchOptions, text_hits
-from .threads import FORKED
+from .threads import FORKED, OneLoop, PerLoop
+from .waiting import one_call
 
 if TYPE_CHECKING:
     import pyarrow as pa

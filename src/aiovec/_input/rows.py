@@ -42,9 +42,17 @@ from .._core.records import Record
 from .._core.schema import Schema
 from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import is_iterable, read_all
-from .columns import Place, encodable, field_column, foreign_values, id_column, python_values
+from .columns import (
+    Place,
+    arrow_payload,
+    encodable,
+    field_column,
+    foreign_values,
+    id_column,
+    payload_column,
+    python_values,
+)
 from .foreign_rows import array_of_typed, as_row, columns_of_frame, is_frame, is_typed
-from .payload import arrow_payload, payload_column
 from .vectors import arrow_matrix, matrix_of
 
 # The first conversion looks for pandas and, where it is installed, imports it: now, off the loop.

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiovec._core.measuring import distances
+from aiovec._core.distance import distances
 from aiovec._core.schema import Metric
 from aiovec_sqlite.copies.codes import (
     QueryCodes,
