@@ -14,7 +14,7 @@ from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, Tab
 
 from .ends import Ends, mark_of
 from .host import Host, RealHost, Step, no_step
-from .journal import SqliteJournal, default_file
+from .journal import FileJournal, default_file
 from .locate import PathText, Place, config_file, configured, configured_name, locate
 from .migration import Migration, Outcome, Transform
 from .roll_back import End, end_run, finish_run
@@ -342,10 +342,10 @@ def _journal_file(config: Path | None, journal: PathText | None) -> Path:
 @asynccontextmanager
 async def _journal(
     config: PathText | None, journal: PathText | None, host: Host, *, locked: bool = True
-) -> AsyncIterator[tuple[Path | None, SqliteJournal]]:
+) -> AsyncIterator[tuple[Path | None, FileJournal]]:
     """The TOML, and the journal."""
     file = await host.in_thread(config_file, config)
-    kept = SqliteJournal(await host.in_thread(_journal_file, file, journal), host)
+    kept = FileJournal(await host.in_thread(_journal_file, file, journal), host)
     async with kept.locked() if locked else nullcontext():
         yield file, kept
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from aiovec.backend import Changes, ChangesPrunedError
 from aiovec.errors import MigrationError
 
-from .ends import OpenTable, Work, row_bytes
+from .ends import OpenTable, RunContext, row_bytes
 from .state import Phase, TableState
 from .verifying.compare import Difference, differing_ids, sync, verify_changes, verify_ids
 from .verifying.report import TableReport
@@ -23,13 +23,13 @@ _ROUNDS = 1000
 
 
 @dataclass(slots=True)
-class Pursuit:
+class CatchUp:
     """Follows the changes of one table.
 
     ``each`` is about what a row takes; ``suspects`` are ids whose rows were not the same.
     """
 
-    work: Work
+    work: RunContext
     state: TableState
     source: OpenTable
     target: OpenTable
@@ -37,7 +37,7 @@ class Pursuit:
     suspects: set[str] = field(default_factory=set)
 
     @classmethod
-    async def of(cls, work: Work, state: TableState) -> Pursuit:
+    async def of(cls, work: RunContext, state: TableState) -> CatchUp:
         source = await work.ends.source_table(state.name)
         target = await work.ends.target_table(state.name)
         return cls(work, state, source, target, await row_bytes(source, target))
@@ -153,31 +153,31 @@ _SYNC_ROUNDS = 20
 _SYNC_REST = 0.5
 
 
-async def check_all(pursuit: Pursuit) -> TableReport:
+async def check_all(catch_up: CatchUp) -> TableReport:
     """Compare both tables; MigrationError where a row differs that nobody wrote meanwhile.
 
     Each side is read as it was at one moment, so rows that were written meanwhile differ. They
     are looked at again when their changes were applied. All that is applied from here on is
     compared page by page, so the whole stays verified.
     """
-    began = pursuit.work.host.now()
-    if pursuit.state.verified:
-        await pursuit.catch_up(check=True)
+    began = catch_up.work.host.now()
+    if catch_up.state.verified:
+        await catch_up.catch_up(check=True)
     else:
-        await _compare(pursuit)
-    await _settle(pursuit)
+        await _compare(catch_up)
+    await _settle(catch_up)
     # Not of both sides: rows may have been written between the two counts.
-    count = await pursuit.target.count()
+    count = await catch_up.target.count()
     rows = Difference(count, count)
-    passed = pursuit.work.host.now() - began
-    return TableReport(pursuit.state.name, rows, seconds=round(passed, 3))
+    passed = catch_up.work.host.now() - began
+    return TableReport(catch_up.state.name, rows, seconds=round(passed, 3))
 
 
-async def _compare(pursuit: Pursuit) -> None:
-    work, state = pursuit.work, pursuit.state
+async def _compare(catch_up: CatchUp) -> None:
+    work, state = catch_up.work, catch_up.state
     for _ in range(_FULL_ROUNDS):
-        await pursuit.catch_up()
-        total = 2 * max(1, await pursuit.source.count())
+        await catch_up.catch_up()
+        total = 2 * max(1, await catch_up.source.count())
         read = 0
 
         def progress(rows: int, total: int = total) -> None:
@@ -186,8 +186,8 @@ async def _compare(pursuit: Pursuit) -> None:
             work.progress(state.name, read, total)
 
         found = await differing_ids(
-            pursuit.source,
-            pursuit.target,
+            catch_up.source,
+            catch_up.target,
             host=work.host,
             ignore_vector=work.transform is not None,
             most=_NAMED,
@@ -197,7 +197,7 @@ async def _compare(pursuit: Pursuit) -> None:
         # Fewer than there were: rows that were deleted in the source since have no name any more.
         # Those changes are still to be applied, and are compared then.
         if max(map(len, (found.missing_ids, found.different_ids, found.extra_ids))) < _NAMED:
-            pursuit.suspects = set(found.ids)
+            catch_up.suspects = set(found.ids)
             return
     raise MigrationError(
         f"{found.total} rows of table {state.name!r} are not the same in both stores, or are "
@@ -205,17 +205,17 @@ async def _compare(pursuit: Pursuit) -> None:
     )
 
 
-async def _settle(pursuit: Pursuit) -> None:
+async def _settle(catch_up: CatchUp) -> None:
     """Look at what differed again, until it does not or is known to be wrong."""
-    work, state = pursuit.work, pursuit.state
+    work, state = catch_up.work, catch_up.state
     for turn in range(_SETTLE_ROUNDS):
         if turn:
             await work.host.sleep(_REST)
-        await pursuit.catch_up(check=True)
-        before = set(await pursuit.unlike(sorted(pursuit.suspects)))
+        await catch_up.catch_up(check=True)
+        before = set(await catch_up.unlike(sorted(catch_up.suspects)))
         # Whose change comes only now was rightly not the same.
-        pursuit.suspects = set(before)
-        written = await pursuit.catch_up(check=True)
+        catch_up.suspects = set(before)
+        written = await catch_up.catch_up(check=True)
         wrong = sorted(before - written)
         if wrong:
             raise MigrationError(
@@ -223,25 +223,25 @@ async def _settle(pursuit: Pursuit) -> None:
                 f"nobody wrote them meanwhile: {', '.join(wrong[:5])}; `aiovec migrate verify "
                 "--repair` writes them again"
             )
-        if not pursuit.suspects:
+        if not catch_up.suspects:
             state.verified = True
             await work.save(state)
             work.tell("table", table=state.name)
             return
     raise MigrationError(
         f"rows of table {state.name!r} are written so often that they could not be compared: "
-        + ", ".join(sorted(pursuit.suspects)[:5])
+        + ", ".join(sorted(catch_up.suspects)[:5])
     )
 
 
-async def come_to_rest(work: Work, pursuits: Sequence[Pursuit]) -> list[TableReport]:
+async def come_to_rest(work: RunContext, catch_ups: Sequence[CatchUp]) -> list[TableReport]:
     """Compare until nothing differs: for a source that cannot tell what changes meanwhile."""
     await work.enter(Phase.VERIFYING)
     reports = []
-    for pursuit in pursuits:
-        table = pursuit.state
+    for catch_up in catch_ups:
+        table = catch_up.state
         began = work.host.now()
-        found = await _equal(work, pursuit)
+        found = await _equal(work, catch_up)
         table.verified = True
         await work.save(table)
         work.tell("table", table=table.name)
@@ -250,15 +250,15 @@ async def come_to_rest(work: Work, pursuits: Sequence[Pursuit]) -> list[TableRep
     return reports
 
 
-async def _equal(work: Work, pursuit: Pursuit) -> Difference:
+async def _equal(work: RunContext, catch_up: CatchUp) -> Difference:
     for turn in range(_SYNC_ROUNDS):
         if turn:
             await work.host.sleep(_SYNC_REST)
-        found = await pursuit.synced()
+        found = await catch_up.synced()
         await work.step("verify:compared")
         if not found.total:
             return found
     raise MigrationError(
-        f"table {pursuit.state.name!r} is written to all the time and keeps no changes, so "
+        f"table {catch_up.state.name!r} is written to all the time and keeps no changes, so "
         "the target is never equal to it; go on when it is at rest"
     )

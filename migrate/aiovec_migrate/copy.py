@@ -11,7 +11,7 @@ import pyarrow as pa
 from aiovec.backend import BulkLoad, BulkLoads, StaleTableError
 from aiovec.errors import DuplicateIdError, MigrationError
 
-from .ends import OpenTable, Work, everything, row_bytes
+from .ends import OpenTable, RunContext, everything, row_bytes
 from .state import TableState
 
 # What is written at once. A store that takes bulk loads makes a file of each write; one that does
@@ -70,7 +70,7 @@ class Buffer:
         await self._changed.wait()
 
 
-class Filler:
+class TableFill:
     """Writes new rows into the goal's table; after a kill the first may be there already."""
 
     def __init__(self, table: OpenTable, *, again: bool) -> None:
@@ -114,11 +114,11 @@ class Filler:
         raise MigrationError(f"the table {table.handle.name!r} is altered while it is filled")
 
 
-async def copy_table(work: Work, state: TableState) -> None:
+async def copy_table(work: RunContext, state: TableState) -> None:
     """Copy what is behind the cursor, and write down each step."""
     source = await work.ends.source_table(state.name)
     target = await work.ends.target_table(state.name)
-    filler = Filler(target, again=state.rows > 0 or await target.count() > 0)
+    filler = TableFill(target, again=state.rows > 0 or await target.count() > 0)
     buffer = Buffer(filler.most_bytes)
     size = max(1, min(work.state.options.batch_size, filler.most_bytes // await row_bytes(source)))
     reading = asyncio.ensure_future(_read(source, state.cursor, buffer, size))

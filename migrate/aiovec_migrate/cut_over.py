@@ -16,8 +16,8 @@ from typing import Protocol
 from aiovec.backend import Moves, moves_of
 from aiovec.errors import AiovecError, MigrationError
 
-from .catch_up import Pursuit, check_all
-from .ends import Work
+from .catch_up import CatchUp, check_all
+from .ends import RunContext
 from .state import Phase
 
 # The share of the pause limit after which a cut-over is called off: the writers that wait end
@@ -49,21 +49,21 @@ class CalledOffError(Exception):
     """This try failed, and a further one may not. Never reaches a user."""
 
 
-class Turn:
+class Cutover:
     """The cut-over of one run. ``backend`` is the goal's name in the TOML."""
 
     def __init__(
         self,
-        work: Work,
+        work: RunContext,
         toml: Toml,
         backend: str,
-        pursuits: Sequence[Pursuit],
+        catch_ups: Sequence[CatchUp],
         phase: Phase = Phase.MOVED,
     ) -> None:
         self._work = work
         self._toml = toml
         self._backend = backend
-        self._pursuits = pursuits
+        self._catch_ups = catch_ups
         self._phase = phase
 
     async def turn(self) -> None:
@@ -96,10 +96,10 @@ class Turn:
         if work.goal.backend.name != work.origin.backend.name:
             await work.host.sleep(max(0.0, work.marked_at + NOTICE - work.host.now()))
         verify = work.state.options.verify
-        for pursuit in self._pursuits:
-            if verify and not pursuit.state.verified:
-                await check_all(pursuit)
-            await pursuit.catch_up(check=verify)
+        for catch_up in self._catch_ups:
+            if verify and not catch_up.state.verified:
+                await check_all(catch_up)
+            await catch_up.catch_up(check=verify)
         await work.step("cut-over:ready")
         limit = work.state.options.pause_limit
         began = work.host.now()
@@ -141,18 +141,18 @@ class Turn:
         # Several tables at once: writers wait for the last of them.
         room = asyncio.Semaphore(_AT_ONCE)
 
-        async def last(pursuit: Pursuit) -> None:
+        async def last(catch_up: CatchUp) -> None:
             async with room:
-                await self._last_of(pursuit)
+                await self._last_of(catch_up)
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                for pursuit in self._pursuits:
-                    tasks.create_task(last(pursuit))
+                for catch_up in self._catch_ups:
+                    tasks.create_task(last(catch_up))
         except BaseExceptionGroup as group:
             error = group.exceptions[0]
             raise error from error.__cause__
-        known = {pursuit.state.name for pursuit in self._pursuits}
+        known = {catch_up.state.name for catch_up in self._catch_ups}
         others = sorted(set(await work.origin.backend.tables()) ^ known)
         if others:
             raise CalledOffError(
@@ -160,18 +160,18 @@ class Turn:
             )
         await work.step("cut-over:checked")
 
-    async def _last_of(self, pursuit: Pursuit) -> None:
-        verify, table = self._work.state.options.verify, pursuit.state
-        await pursuit.catch_up(check=verify)
-        if verify and pursuit.suspects:
-            pursuit.suspects = set(await pursuit.unlike(sorted(pursuit.suspects)))
-            if pursuit.suspects:
-                some = ", ".join(sorted(pursuit.suspects)[:5])
+    async def _last_of(self, catch_up: CatchUp) -> None:
+        verify, table = self._work.state.options.verify, catch_up.state
+        await catch_up.catch_up(check=verify)
+        if verify and catch_up.suspects:
+            catch_up.suspects = set(await catch_up.unlike(sorted(catch_up.suspects)))
+            if catch_up.suspects:
+                some = ", ".join(sorted(catch_up.suspects)[:5])
                 raise CalledOffError(
-                    f"{len(pursuit.suspects)} rows of table {table.name!r} are not "
+                    f"{len(catch_up.suspects)} rows of table {table.name!r} are not "
                     f"the same in both stores: {some}"
                 )
-        left, reached = await pursuit.source.count(), await pursuit.target.count()
+        left, reached = await catch_up.source.count(), await catch_up.target.count()
         if left != reached:
             table.verified = False  # every row is compared before the next try
             raise CalledOffError(

@@ -171,7 +171,7 @@ class Ends:
 
 
 @dataclass(slots=True)
-class Work:
+class RunContext:
     """The context that all parts of a run share."""
 
     ends: Ends

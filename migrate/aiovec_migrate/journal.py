@@ -77,7 +77,7 @@ def default_file(config: str | os.PathLike[str] | None) -> Path:
     return Path(os.path.realpath(Path(config).expanduser())).parent / FOLDER / FILE
 
 
-class SqliteJournal(Journal):
+class FileJournal(Journal):
     """The journal as a SQLite file. A second one beside it is locked while a migrator runs."""
 
     def __init__(self, file: Path, host: Host) -> None:

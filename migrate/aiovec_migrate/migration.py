@@ -10,10 +10,10 @@ from functools import partial
 from aiovec.backend import Schema, VectorIndexes, moves_of
 from aiovec.errors import MigrationError, TableExistsError
 
-from .catch_up import Pursuit, check_all, come_to_rest
+from .catch_up import CatchUp, check_all, come_to_rest
 from .copy import copy_table
-from .cut_over import Toml, Turn
-from .ends import ALTERED, Ends, OpenTable, Transform, Work, has_left, unmark
+from .cut_over import Cutover, Toml
+from .ends import ALTERED, Ends, OpenTable, RunContext, Transform, has_left, unmark
 from .host import Host, RealHost, Step, no_step
 from .journal import Journal
 from .locate import Place
@@ -79,7 +79,7 @@ def check_config(state: RunState, migration: Migration) -> None:
         )
 
 
-async def check_source(work: Work) -> None:
+async def check_source(work: RunContext) -> None:
     """MigrationError where the source is not the one that the run began with."""
     source, backend = work.leaving(), work.origin.backend
     mark = await source.move_mark()
@@ -123,7 +123,7 @@ def _model(name: str) -> str:
     return f"with {name}" if name else "without a change of model"
 
 
-async def prepare(work: Work) -> None:
+async def prepare(work: RunContext) -> None:
     """Have every table in the target, and know from which change on to catch up."""
     state = work.state
     source = work.origin.backend
@@ -155,7 +155,7 @@ async def prepare(work: Work) -> None:
         await _create(work, table, schema, there)
 
 
-async def _check_empty(work: Work, name: str, schema: Schema) -> None:
+async def _check_empty(work: RunContext, name: str, schema: Schema) -> None:
     found = await work.ends.target_table(name)
     differences = found.schema.differences(schema)
     if differences:
@@ -168,7 +168,7 @@ async def _check_empty(work: Work, name: str, schema: Schema) -> None:
         raise MigrationError(f"the target has a table {name!r} already, with {rows} rows")
 
 
-async def _create(work: Work, table: TableState, schema: Schema, there: set[str]) -> None:
+async def _create(work: RunContext, table: TableState, schema: Schema, there: set[str]) -> None:
     if table.name not in there:
         if table.rows or not (table.made or table.foreign):
             raise MigrationError(
@@ -201,12 +201,12 @@ async def _create(work: Work, table: TableState, schema: Schema, there: set[str]
         )
 
 
-async def _created(work: Work, table: TableState) -> None:
+async def _created(work: RunContext, table: TableState) -> None:
     table.created = True
     await work.save(table)
 
 
-async def _foreign(work: Work, table: TableState) -> MigrationError:
+async def _foreign(work: RunContext, table: TableState) -> MigrationError:
     """Write down that the table is somebody else's, for whoever goes on or aborts; the error."""
     table.made, table.foreign = False, True
     await work.save(table)
@@ -216,21 +216,21 @@ async def _foreign(work: Work, table: TableState) -> MigrationError:
     )
 
 
-async def put_in_order(work: Work, pursuits: Sequence[Pursuit]) -> None:
+async def put_in_order(work: RunContext, catch_ups: Sequence[CatchUp]) -> None:
     """Have the target rewrite what came in parts, and build its indexes.
 
     It would do so by itself a little later, and then in the way of the verification.
     """
     target = work.goal.backend
     await work.enter(Phase.INDEXING)
-    for pursuit in pursuits:
-        table = pursuit.state
+    for catch_up in catch_ups:
+        table = catch_up.state
         if table.indexed:
             continue
-        if await pursuit.target.count():
-            await pursuit.target.do(target.optimize)
+        if await catch_up.target.count():
+            await catch_up.target.do(target.optimize)
             if work.state.options.index and isinstance(target, VectorIndexes):
-                await _index(pursuit.target, target)
+                await _index(catch_up.target, target)
         table.indexed = True
         await work.save(table)
         await work.step("indexed")
@@ -330,7 +330,7 @@ class Migration:
         work = self._work(state)
         work.leaving().act_for(state.run)
         if toml is not None:
-            await Turn(work, toml, self.target.configured, []).complete()
+            await Cutover(work, toml, self.target.configured, []).complete()
 
     async def _resume(self, state: RunState) -> None:
         """Have the state as a run goes on from it; refuse what a plan would refuse."""
@@ -428,13 +428,13 @@ class Migration:
         await work.step("planned")
         return state
 
-    def _work(self, state: RunState, *, back: bool = False) -> Work:
+    def _work(self, state: RunState, *, back: bool = False) -> RunContext:
         ends = self.ends.reversed() if back else self.ends
-        return Work(
+        return RunContext(
             ends, self._journal, state, self._host, self._step, self._listener, self._transform
         )
 
-    async def _mark(self, work: Work) -> None:
+    async def _mark(self, work: RunContext) -> None:
         """Act for the run on both stores."""
         if moves_of(self.source.backend) is None:
             return
@@ -451,7 +451,7 @@ class Migration:
             state.begun = True
             await work.save()
 
-    async def _move(self, work: Work) -> list[TableReport]:
+    async def _move(self, work: RunContext) -> list[TableReport]:
         state = work.state
         reports: list[TableReport] = []
         await prepare(work)
@@ -462,32 +462,32 @@ class Migration:
                 if not table.copied:
                     await copy_table(work, table)
         await work.enter(Phase.CATCHING_UP)
-        pursuits = await self._pursuits(work)
+        catch_ups = await self._catch_ups(work)
         feed = moves_of(self.source.backend) is not None
         if feed:
-            for pursuit in pursuits:
-                await pursuit.catch_up()
-        await put_in_order(work, pursuits)
+            for catch_up in catch_ups:
+                await catch_up.catch_up()
+        await put_in_order(work, catch_ups)
         if feed:
             if state.options.verify:
                 await work.enter(Phase.VERIFYING)
-                reports = [await check_all(pursuit) for pursuit in pursuits]
+                reports = [await check_all(catch_up) for catch_up in catch_ups]
             else:
-                for pursuit in pursuits:
-                    await pursuit.catch_up()
+                for catch_up in catch_ups:
+                    await catch_up.catch_up()
         elif not state.options.switch:
-            reports = await come_to_rest(work, pursuits)
+            reports = await come_to_rest(work, catch_ups)
         if state.options.switch and self._toml is not None:
             await work.enter(Phase.CUTTING_OVER)
-            await Turn(work, self._toml, self.target.configured, pursuits).turn()
+            await Cutover(work, self._toml, self.target.configured, catch_ups).turn()
         return reports
 
-    async def _pursuits(self, work: Work) -> list[Pursuit]:
-        return [await Pursuit.of(work, table) for table in work.state.tables.values()]
+    async def _catch_ups(self, work: RunContext) -> list[CatchUp]:
+        return [await CatchUp.of(work, table) for table in work.state.tables.values()]
 
     # The end
 
-    async def _release(self, work: Work) -> None:
+    async def _release(self, work: RunContext) -> None:
         """Let go of the source: nothing was switched."""
         if moves_of(self.source.backend) is not None:
             work.state.released = True

@@ -9,9 +9,9 @@ from functools import partial
 from aiovec.backend import MOVED, Backend, MoveMark, Schema, TableHandle, moves_of
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
-from .catch_up import Pursuit, check_all
-from .cut_over import Toml, Turn
-from .ends import Work, everything, has_left, looked_at, mark_of, unmark
+from .catch_up import CatchUp, check_all
+from .cut_over import Cutover, Toml
+from .ends import RunContext, everything, has_left, looked_at, mark_of, unmark
 from .locate import Place
 from .state import Phase, TableState
 from .verifying.compare import differing_ids
@@ -20,7 +20,7 @@ from .verifying.compare import differing_ids
 class Rollback:
     """A cut-over from the target, where the stores are, to the source, where they were."""
 
-    def __init__(self, work: Work, toml: Toml | None) -> None:
+    def __init__(self, work: RunContext, toml: Toml | None) -> None:
         self._work = work
         self._new = work.origin
         self._old = work.goal
@@ -74,7 +74,7 @@ class Rollback:
         if mark is None or mark.run != work.run or not mark.left:
             return False
         new.act_for(work.run)
-        await Turn(work, toml, self._old.configured, [], Phase.ROLLING_BACK).complete()
+        await Cutover(work, toml, self._old.configured, [], Phase.ROLLING_BACK).complete()
         return True
 
     async def _move(self, toml: Toml) -> None:
@@ -85,12 +85,12 @@ class Rollback:
         # A killed migrator may have left its writers in a pause.
         await work.leaving().resume_writers(work.run)
         await self._prepare()
-        pursuits = await self._pursuits()
-        for pursuit in pursuits:
-            await pursuit.catch_up()
+        catch_ups = await self._catch_ups()
+        for catch_up in catch_ups:
+            await catch_up.catch_up()
             if work.state.options.verify:
-                await check_all(pursuit)
-        await Turn(work, toml, self._old.configured, pursuits, Phase.ROLLING_BACK).turn()
+                await check_all(catch_up)
+        await Cutover(work, toml, self._old.configured, catch_ups, Phase.ROLLING_BACK).turn()
 
     async def _check_stores(self) -> None:
         """MigrationError where one of the stores is not what the switch left."""
@@ -119,8 +119,8 @@ class Rollback:
         for name in await backend.tables():
             await looked_at(backend, name, partial(_read, backend, whole=False))
 
-    async def _pursuits(self) -> list[Pursuit]:
-        return [await Pursuit.of(self._work, table) for table in self._work.state.tables.values()]
+    async def _catch_ups(self) -> list[CatchUp]:
+        return [await CatchUp.of(self._work, table) for table in self._work.state.tables.values()]
 
     # Tables
 
@@ -200,7 +200,7 @@ async def _read(backend: Backend, table: TableHandle, *, whole: bool) -> None:
                 break
 
 
-async def abort(work: Work, *, keep_target: bool) -> bool:
+async def abort(work: RunContext, *, keep_target: bool) -> bool:
     """Release the source, which is as it was, and drop the tables made in the target.
 
     After a rollback too: what was written to the target has been carried back. One that is under
@@ -225,7 +225,7 @@ async def abort(work: Work, *, keep_target: bool) -> bool:
     return True
 
 
-async def _call_off(work: Work) -> None:
+async def _call_off(work: RunContext) -> None:
     """End a rollback that has not led stores back: those that are in use stay so."""
     state, used = work.state, work.goal
     if await has_left(used, work.run):
@@ -240,7 +240,7 @@ async def _call_off(work: Work) -> None:
     work.tell("done", f"the rollback was called off; the stores stay in {used}")
 
 
-async def has_switched(work: Work) -> bool:
+async def has_switched(work: RunContext) -> bool:
     """Return whether the run has switched to the target and not back.
 
     Any one of the journal, the source and the target may tell: a migrator that was killed has not
@@ -254,12 +254,12 @@ async def has_switched(work: Work) -> bool:
     return target is not None and (await target.move_record()).run == work.run
 
 
-async def _is_cut_off(work: Work) -> bool:
+async def _is_cut_off(work: RunContext) -> bool:
     """Return whether the run has switched, and the source does not say so any more."""
     return await has_switched(work) and not await has_left(work.origin, work.run)
 
 
-async def _ways_on(work: Work) -> str:
+async def _ways_on(work: RunContext) -> str:
     """Where a run is that has switched or is done, and the commands for it."""
     if await _is_cut_off(work):
         return (
@@ -272,7 +272,7 @@ async def _ways_on(work: Work) -> str:
     return f"the run is done{back}, `aiovec migrate finish` ends it"
 
 
-async def _drop_tables(work: Work) -> None:
+async def _drop_tables(work: RunContext) -> None:
     target = work.goal.backend
     there = set(await target.tables())
     for table in work.state.tables.values():
@@ -296,7 +296,7 @@ async def _drop_tables(work: Work) -> None:
         await work.step("abort:dropped")
 
 
-async def _is_own(work: Work, table: TableState) -> bool:
+async def _is_own(work: RunContext, table: TableState) -> bool:
     """Return whether all rows of the target's table are known to come from this run."""
     if table.foreign:
         return False
@@ -321,7 +321,7 @@ async def _is_own(work: Work, table: TableState) -> bool:
     return not found.extra and not found.different
 
 
-async def finish(work: Work) -> None:
+async def finish(work: RunContext) -> None:
     """Forget the run. A store that was left keeps its mark, which says where it has moved."""
     state = work.state
     if state.phase is Phase.ROLLING_BACK:

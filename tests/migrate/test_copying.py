@@ -16,7 +16,7 @@ import aiovec_migrate
 from aiovec._core.connect import Origin
 from aiovec._input.rows import to_table
 from aiovec_migrate import catch_up, copy
-from aiovec_migrate.copy import Buffer, Filler
+from aiovec_migrate.copy import Buffer, TableFill
 from aiovec_migrate.ends import OpenTable
 from aiovec_sqlite import SqliteBackend
 
@@ -108,7 +108,7 @@ async def test_batches_are_merged_and_none_is_too_large_to_pass() -> None:
 
 
 @asynccontextmanager
-async def filler(target: str, *, again: bool) -> AsyncIterator[tuple[Filler, Any, OpenTable]]:
+async def filler(target: str, *, again: bool) -> AsyncIterator[tuple[TableFill, Any, OpenTable]]:
     resolved = await asyncio.to_thread(Origin(target, None).resolve_first)
     backend = resolved.backend
     await backend.open()
@@ -122,7 +122,7 @@ async def filler(target: str, *, again: bool) -> AsyncIterator[tuple[Filler, Any
                 [{"id": f"{n % 100}", "embedding": [n, 1.0], "n": n} for n in numbers], schema
             )
 
-        yield Filler(table, again=again), rows, table
+        yield TableFill(table, again=again), rows, table
     finally:
         await backend.close()
 

@@ -16,18 +16,18 @@ import pytest
 from aiovec.errors import CorruptStoreError, MigrationError
 from aiovec_migrate import Identity, Options, Phase, RunState, TableState
 from aiovec_migrate.host import RealHost
-from aiovec_migrate.journal import SqliteJournal
+from aiovec_migrate.journal import FileJournal
 from aiovec_migrate.state import PHASES
 
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
 from aiovec_migrate.host import RealHost
-from aiovec_migrate.journal import SqliteJournal
+from aiovec_migrate.journal import FileJournal
 from aiovec_migrate.state import PHASES
 
 async def main():
-    async with SqliteJournal(Path(sys.argv[1]), RealHost()).locked():
+    async with FileJournal(Path(sys.argv[1]), RealHost()).locked():
         print("locked", flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
@@ -48,7 +48,7 @@ def a_run() -> RunState:
 
 
 async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    journal = SqliteJournal(tmp_path / "sub" / "journal.db", RealHost())
+    journal = FileJournal(tmp_path / "sub" / "journal.db", RealHost())
     assert await journal.load() is None
     state = a_run()
     first = TableState("notes", "{}", rows=5, cursor=b"+\x00\xff", since=9, made=True)
@@ -63,7 +63,7 @@ async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
             "others": second,
         }
         # Another terminal asks while it is locked.
-        assert await SqliteJournal(journal.file, RealHost()).load() == state
+        assert await FileJournal(journal.file, RealHost()).load() == state
         await journal.remove()
         assert await journal.load() is None
 
@@ -76,14 +76,14 @@ async def test_a_second_migrator_is_refused_and_told_by_whom(tmp_path: Path) -> 
     )  # fmt: skip
     assert process.stdout is not None
     assert await process.stdout.readline() == b"locked" + os.linesep.encode()
-    journal = SqliteJournal(file, RealHost())
+    journal = FileJournal(file, RealHost())
     with pytest.raises(MigrationError, match=rf"at work .*process {process.pid}\)"):
         await journal.lock()
     process.kill()  # a killed one holds nobody
     await process.wait()
     async with journal.locked():
         with pytest.raises(MigrationError, match=f"process {os.getpid()}"):
-            await SqliteJournal(file, RealHost()).lock()
+            await FileJournal(file, RealHost()).lock()
     async with journal.locked():
         pass
 
@@ -91,14 +91,14 @@ async def test_a_second_migrator_is_refused_and_told_by_whom(tmp_path: Path) -> 
 async def test_one_of_two_at_once_gets_the_journal(tmp_path: Path) -> None:
     """C16: another that is halfway to the lock, and gives up, keeps nobody from it."""
     file = tmp_path / "journal.db"
-    async with SqliteJournal(file, RealHost()).locked():
+    async with FileJournal(file, RealHost()).locked():
         pass
     halfway = sqlite3.connect(f"{file}.lock", isolation_level=None, check_same_thread=False)
     try:
         halfway.execute("BEGIN")
         halfway.execute("SELECT count(*) FROM sqlite_master").fetchone()
         given_up = asyncio.get_running_loop().run_in_executor(None, _gives_up, halfway)
-        async with SqliteJournal(file, RealHost()).locked():
+        async with FileJournal(file, RealHost()).locked():
             await given_up
     finally:
         halfway.close()
@@ -112,7 +112,7 @@ def _gives_up(lock: sqlite3.Connection) -> None:
 async def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
     file = tmp_path / "journal.db"
     file.write_bytes(b"this is no journal" * 100)
-    journal = SqliteJournal(file, RealHost())
+    journal = FileJournal(file, RealHost())
     with pytest.raises(CorruptStoreError, match=r"journal\.db"):
         await journal.load()
     with pytest.raises(CorruptStoreError, match=r"journal\.db"):
@@ -139,7 +139,7 @@ FIELDS = [
     OTHERWISE + [("run", json.dumps({**json.loads(a_run().to_json()), k: v})) for k, v in FIELDS],
 )
 async def test_a_journal_of_other_values_is_told(tmp_path: Path, table: str, text: str) -> None:
-    journal = SqliteJournal(tmp_path / "journal.db", RealHost())
+    journal = FileJournal(tmp_path / "journal.db", RealHost())
     async with journal.locked():
         await journal.save(a_run(), TableState("notes", "{}"))
     assert await journal.load() is not None
@@ -163,7 +163,7 @@ async def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
 async def test_no_journal_where_no_folder_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MigrationError, match="no journal can be kept"):
-        await SqliteJournal(tmp_path / "file" / "journal.db", RealHost()).lock()
+        await FileJournal(tmp_path / "file" / "journal.db", RealHost()).lock()
 
 
 def test_every_phase_has_its_command_and_leads_to_an_end() -> None:

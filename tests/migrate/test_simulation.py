@@ -192,14 +192,14 @@ def test_a_lock_that_is_taken_over_without_a_fence_is_found_out(
 def test_a_cursor_that_is_saved_before_the_write_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = copy.Filler.write
+    write = copy.TableFill.write
     chance = random.Random(1)
 
-    async def soon(self: copy.Filler, rows: Any) -> None:
+    async def soon(self: copy.TableFill, rows: Any) -> None:
         """The write goes on by itself while the cursor is saved."""
         task = asyncio.ensure_future(write(self, rows))
         if chance.random() < 0.9:
             await asyncio.wait([task])
 
-    monkeypatch.setattr(copy.Filler, "write", soon)
+    monkeypatch.setattr(copy.TableFill, "write", soon)
     assert found_out(Course)

@@ -26,7 +26,7 @@ EVERYTHING = Columns(("version", "text"), payload=True, vector=True)
 # How old a look at the TOML may be, as in a real store.
 _LOOK_EVERY = 1.0
 
-Work = Callable[[MovingBackend, TableHandle], Awaitable[Any]]
+RunContext = Callable[[MovingBackend, TableHandle], Awaitable[Any]]
 
 
 def make_row(id: str, version: int, chance: random.Random) -> Row:
@@ -65,7 +65,7 @@ class Follower:
         self.backend = self.world.connect(name)
         self._handles: dict[str, TableHandle] = {}
 
-    async def call(self, table: str, work: Work) -> Any:
+    async def call(self, table: str, work: RunContext) -> Any:
         for _ in range(20):
             await self._look()
             backend, handles = self.backend, self._handles
@@ -271,7 +271,7 @@ class Worker:
             payload = json.dumps({**json.loads(payload or "{}"), **extra})
         self.rows[table][row["id"]] = {**row, **values, "payload": payload}
 
-    async def _told(self, follower: Follower, table: str, work: Work) -> Any:
+    async def _told(self, follower: Follower, table: str, work: RunContext) -> Any:
         async def measured(backend: MovingBackend, handle: TableHandle) -> Any:
             try:
                 return await work(backend, handle)
