@@ -37,7 +37,7 @@ TOUCHES = {
     "without asyncio": (
         "with sync.connect(path) as other: other.count('t')"
     ),
-    "doctor": "aiovec_sqlite.doctor.findings(path)",
+    "doctor": "aiovec_sqlite.doctor.findings(Path(path))",
     "sources": "aiovec._transfer.sources.source_for(Path(path))",
     "a refused import": (
         "for form in (None, 'jsonl', 'parquet', 'numpy'):\n"

@@ -9,17 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from .._core.contract import TableStats
+from .._core.contract import TableStats, abilities
 from .._core.schema import Schema
 from .._core.store import VectorStore
 from .output import out, print_facts, print_json, print_rows
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, of_each_table, opened
-
-_ABILITIES = (
-    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "read-only",
-    "restore", "advice", "power-loss", "quantized",
-)  # fmt: skip
 
 
 @failing_clearly
@@ -87,7 +82,7 @@ async def _info(store: str | None, table: str | None, config: str | None) -> dic
         return {
             "target": vectors.target,
             "backend": vectors.backend_name,
-            "abilities": [name for name in _ABILITIES if vectors.supports(name)],
+            "abilities": [name for name in abilities() if vectors.supports(name)],
             "tables": await of_each_table(vectors, named, partial(_table, vectors), "looking"),
         }
 

@@ -640,6 +640,9 @@ def moves_of(backend: Backend) -> Moves | None:
     return backend if isinstance(backend, Moves) and backend.supports("moves") else None
 
 
+PROMISES = ("power-loss", "quantized", "text-prefix")
+"""The abilities without a class of their own."""
+
 ABILITIES: Mapping[str, type] = {
     "text": TextSearch,
     "indexes": VectorIndexes,
@@ -651,3 +654,8 @@ ABILITIES: Mapping[str, type] = {
     "restore": Restores,
     "advice": Advises,
 }
+
+
+def abilities() -> list[str]:
+    """Return the names of all abilities."""
+    return [*ABILITIES, *PROMISES]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import pytest_asyncio
 
-from .._core.contract import Backend
+from .._core.contract import Backend, abilities
 from .._core.schema import Schema
 from .._core.store import VectorStore
 from .._input import rows as _rows  # noqa: F401 - imported here, before a loop runs, as connect does
@@ -20,10 +20,7 @@ from .._settings.load import RetrievalSettings
 from .loop_time import LoopTime, watched_loop
 from .values import DIM, SMALL, small_rows
 
-ABILITIES = (
-    "text", "text-prefix", "indexes", "changes", "snapshots", "backup", "moves", "read-only",
-    "restore", "advice", "power-loss", "quantized",
-)  # fmt: skip
+ABILITIES = tuple(abilities())
 
 
 LOOP_TIME = "loop time"
