@@ -1,4 +1,4 @@
-"""What ``aiovec doctor`` tells about LanceDB: its packages, and one place."""
+"""The findings of ``aiovec doctor`` about LanceDB: its packages, and one store."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _package(name: str, *, needed: bool) -> Finding:
 
 
 def _import() -> Finding:
-    """Whether lancedb can be imported, which takes a second."""
+    """Return the finding about importing lancedb, which takes a second."""
     try:
         from . import driver  # noqa: F401 - only whether it works
     except Exception as exc:  # noqa: BLE001 - whatever stops it is what the user wants to know
@@ -145,7 +145,7 @@ async def _tables(target: str) -> list[Finding]:
 
 
 async def _table(session: Session, name: str) -> Finding:
-    """What to tell of a table. Reads every id."""
+    """Return the finding about a table. Reads every id."""
     table = await session.opened(await session.handle(name))
     ids: list[pa.Array] = []
     rows = 0

@@ -138,7 +138,7 @@ def translate(error: Exception, target: str) -> Exception:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether the error says that this process may not write to the folder."""
+    """Return whether the error says that this process may not write to the folder."""
     cause = error.__cause__
     return isinstance(cause, OSError) and (
         cause.errno in READ_ONLY or _REFUSED.search(str(cause)) is not None

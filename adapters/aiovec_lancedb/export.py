@@ -332,7 +332,7 @@ class Export:
 
 
 class _BlockSize:
-    """How many rows the next block has, by the bytes of those in the one before it."""
+    """Return the number of rows of the next block, by the bytes of rows in the one before."""
 
     def __init__(self, dim: int, limits: ExportLimits) -> None:
         self.dim = dim

@@ -1,4 +1,4 @@
-"""How a table of ours lies in Lance, and what tells its state.
+"""The layout of a table in Lance, and the mark of its state.
 
 A Lance table has the columns of ``Schema.to_arrow()`` and its metadata, with a name of its own
 for this incarnation of the table. A field that was added later carries its options with its
@@ -78,7 +78,7 @@ def at_rest(arrow: pa.Schema) -> pa.Schema:
 
 
 def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned | None:
-    """What is known of the vector index."""
+    """The note about the vector index."""
     text = (arrow.field(schema.vector).metadata or {}).get(KEY.encode())
     return None if text is None else tuned_of(text)
 

@@ -81,7 +81,7 @@ class IndexLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExportLimits:
-    """How much an export reads at once."""
+    """Limits of what an export reads at once."""
 
     block_bytes: int = 32 * 2**20
     """Bytes of a block. Smaller ones are slower, for each costs a query."""
@@ -102,7 +102,7 @@ class ExportLimits:
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """What a reader keeps of tables."""
+    """Limits of what a reader keeps of tables."""
 
     few: int = 1000
     """Reads of no more rows than this are not counted, unless these are large."""

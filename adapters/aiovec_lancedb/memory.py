@@ -42,25 +42,25 @@ _COPIES = 4
 
 
 def scan_bytes(rows: int, dim: int, results: int = 0) -> int:
-    """What reading ``rows`` vectors may hold at once, with so many rows as its result."""
+    """Return the bytes that reading ``rows`` vectors may hold at once, results included."""
     row = dim * 4
     read = _ROUNDED * min(rows * row, _ROWS_HELD * row + _READ_AHEAD)
     return int(read) + _result_bytes(min(rows, results), dim) + _PLAN
 
 
 def stream_bytes() -> int:
-    """What reading rows one batch after another may hold at once."""
+    """Return the bytes that reading rows batch by batch may hold at once."""
     return int(_ROUNDED * _READ_AHEAD)
 
 
 def result_bytes(rows: int, found: int, dim: int, row: int = _ROW_BYTES) -> int:
-    """What finding ``found`` of ``rows`` rows may hold; ``dim`` is 0 where no vectors are read,
+    """Return the bytes that finding ``found`` of ``rows`` rows may hold; ``dim`` 0: no vectors,
     and ``row`` the bytes of a row beside its vector."""
     return min(rows * _ID_BYTES, _READ_AHEAD) + _result_bytes(min(rows, found), dim, row)
 
 
 def changed_bytes(rows: int, row: int) -> int:
-    """What changing the payloads of so many rows may hold."""
+    """Return the bytes that changing the payloads of so many rows may hold."""
     return rows * row * _COPIES
 
 
@@ -93,7 +93,7 @@ _WORTH_IT = 32 * 2**20
 
 
 class _Heap:
-    """What is known of this process's memory. For threads."""
+    """Return figures of this process's memory. For threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -154,8 +154,8 @@ _NAME = re.compile(r"[0-9]{20}\.manifest\Z")
 
 
 class Mark(NamedTuple):
-    """What tells the manifest of the newest version from every other file, also from one of this
-    name in a table that was dropped and made anew."""
+    """The identity of the newest version's manifest: that of no other file, even one of the same name
+    in a table that was dropped and made anew."""
 
     name: str
     file: int
@@ -302,7 +302,7 @@ class TableReader:
     async def _while_looking(
         self, handle: TableHandle, kept: _View, act: Callable[[Opened], Awaitable[_T]]
     ) -> tuple[bool, list[_T]]:
-        """What ``act`` gives for the kept version, and whether that is still the newest."""
+        """Return the result of ``act`` for the kept version, and whether it is the newest."""
         self._session.check()
         looking = asyncio.ensure_future(self._look(handle, kept))
         looking.add_done_callback(_heard)

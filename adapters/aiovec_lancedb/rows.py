@@ -23,7 +23,7 @@ _BYTES_A_VALUE = 64
 
 
 def effort_of(rows: pa.Table) -> int:
-    """How many values of Python an Arrow table makes, for ``off_loop``."""
+    """Return the number of Python values that an Arrow table makes, for ``off_loop``."""
     effort = rows.num_rows * (rows.num_columns + 8)
     for column in rows.columns:
         if not pa.types.is_fixed_size_list(column.type):  # vectors stay as they lie

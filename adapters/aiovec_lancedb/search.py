@@ -64,7 +64,7 @@ async def search(
     *,
     whole: bool,
 ) -> list[Found]:
-    """What each query finds. ``whole``: there is memory for reading the whole table."""
+    """Return the rows that each query finds. ``whole``: memory for the whole table is at hand."""
     return [await search_one(session, table, query, planner, whole=whole) for query in queries]
 
 
@@ -152,7 +152,7 @@ def _ranked(
 
 
 def _error(table: Opened, query: VectorQuery, vectors: Float32Array, worst: float) -> float:
-    """What float32 sums may be wrong by, for distances near the last candidate's."""
+    """Return the error bound of float32 sums for distances near the last candidate's."""
     relative = table.schema.dim * _EPSILON
     match table.schema.metric:
         case "cosine":
@@ -226,7 +226,7 @@ def past_index(query: VectorQuery, *, scans: bool = False) -> SearchPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """What a filter selects: how many rows and what part of all, and how long that is believed."""
+    """The rows that a filter selects, their share of all, and how long that is believed."""
 
     selected: int
     share: float
@@ -246,7 +246,7 @@ class Planner:
     async def plan(
         self, session: Session, table: Opened, query: VectorQuery, condition: str | None
     ) -> SearchPlan:
-        """How to search; ``condition`` is the query's filter in SQL."""
+        """A plan for a search; ``condition`` is the query's filter in SQL."""
         index = await vector_index(session, table)
         selected, share = None, 1.0
         if condition is not None and (query.exact or index is not None):
@@ -274,7 +274,7 @@ class Planner:
         return _with_index(query, effort)
 
     async def _selected(self, session: Session, table: Opened, condition: str) -> tuple[int, float]:
-        """How many rows the filter selects, and their share, as it was a short while ago."""
+        """Return how many rows the filter selected a short while ago, and their share."""
         # Of a filter by 30,000 ids the text takes a megabyte.
         digest = hashlib.blake2b(condition.encode(), digest_size=16).digest()
         key = (table.name, table.incarnation, digest)

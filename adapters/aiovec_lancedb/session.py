@@ -79,7 +79,7 @@ class Opened:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a table can be one of ours, and asked for."""
+    """Return whether a table can be one of ours."""
     try:
         check_table_name(name)
     except InvalidNameError:
@@ -138,17 +138,17 @@ class Session:
 
     @property
     def managed(self) -> bool:
-        """Whether the tables lie behind LanceDB's own service."""
+        """True if the tables lie behind LanceDB's own service."""
         return self._target.managed
 
     @property
     def busy(self) -> bool:
-        """Whether calls of lancedb are under way."""
+        """True while calls of lancedb are under way."""
         return self._under_way > 0
 
     @property
     def forked(self) -> bool:
-        """Whether this process is a child of the one that opened it, and has nothing of it."""
+        """True in a child of the process that opened the session, where none of it works."""
         return self._connection is not None and self._process != os.getpid()
 
     async def open(self) -> None:
@@ -214,7 +214,7 @@ class Session:
         return self._connection
 
     async def run(self, call: Awaitable[_T]) -> _T:
-        """What one of lancedb's calls gives."""
+        """Return the result of one of lancedb's calls."""
         with self.guarded():
             return await call
 

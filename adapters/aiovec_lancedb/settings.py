@@ -11,7 +11,7 @@ from aiovec.backend import BackendSettings, Duration, MemorySize, bytes_of, time
 
 
 class LancedbSettings(BackendSettings):
-    """How a LanceDB store reaches its place, writes, and keeps itself small."""
+    """The settings of a LanceDB store: access, writing, memory, indexes and upkeep."""
 
     storage_options: dict[str, str] = Field(
         default={},

@@ -185,7 +185,7 @@ class LancedbBackend(
         return f"{self._target.key} {id(self)}" if self._target.in_memory else self._target.key
 
     def _locks(self, key: str) -> Callable[[str], WriteLock]:
-        """What makes the lock of a table. Imports, so it runs in a thread."""
+        """Return the factory of table locks. Imports, so it runs in a thread."""
         folder = self._target.folder
         if folder is not None:
             return lambda table: WriteLock(f"{key}\n{table}", folder / FOLDER / f"{table}.lock")
@@ -212,7 +212,7 @@ class LancedbBackend(
             await in_thread(LOG.info, text, self.target, seconds)
 
     def _marks(self) -> Callable[[], Marks] | None:
-        """What makes the place of a migration's mark; None without a lock that all writers take."""
+        """Return the place of a migration's mark; None without a lock that all writers take."""
         folder = self._own_folder
         if folder is not None:
             return partial(FolderMarks, folder)

@@ -62,11 +62,11 @@ class StoreTarget:
         return os.path.realpath(self.target) if self.folder is not None else self.target
 
     def secrets(self, settings: LancedbSettings) -> frozenset[str]:
-        """What no message of LanceDB's may repeat."""
+        """Return the secrets that no message of LanceDB's may repeat."""
         return secrets_in(self.target, settings.storage_options) | secrets_in(settings.host)
 
     def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
-        """What ``lancedb.connect_async`` gets beside the place."""
+        """Return the options for ``lancedb.connect_async``."""
         if not self.in_memory and self.folder is None and f"://{MASK}@" in self.shown:
             # Lance takes such an address for a path and stores in a folder of that name.
             raise ConfigError(

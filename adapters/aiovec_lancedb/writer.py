@@ -63,7 +63,7 @@ class _HeldBack(Exception):  # noqa: N818 - it reports no error
 
 
 class WriteOperation(ABC):
-    """What one call wants written. Works of one kind may be done together, in one commit."""
+    """The write of one call. Writes of one kind may be done together, in one commit."""
 
     @property
     def size(self) -> int:
@@ -71,7 +71,7 @@ class WriteOperation(ABC):
         return ALONE
 
     def joins(self, other: WriteOperation) -> bool:
-        """Whether this may be done together with an earlier ``other``."""
+        """Return whether this may be done together with an earlier ``other``."""
         return False
 
     changes_schema: ClassVar[bool] = False
@@ -288,7 +288,7 @@ class TableWriter(Committer[_Call]):
         self._write_lock.overtook = False
 
     async def _look_again(self) -> None:
-        """What was in the way may be what fences off writes that are late."""
+        """Look again for the fence: the conflict may be what fences off late writes."""
         held, self._mark = await in_thread(lambda: (self._write_lock.is_held(), self._fence.look()))
         if not held:
             raise _HeldBack

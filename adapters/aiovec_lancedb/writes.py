@@ -123,7 +123,7 @@ class RowsWrite(WriteOperation):
 
     @staticmethod
     async def _needs_merge(session: Session, table: Opened, ids: Sequence[str]) -> bool:
-        """Whether some ids may exist. Adding takes a fifth of a merge's time, looking the rest."""
+        """Return whether some ids may exist. Adding takes a fifth of a merge's time."""
         if len(ids) > _WORTH_A_LOOK:
             return bool(await session.run(table.lance.count_rows()))
         return bool(await existing_ids(session, table, ids))
@@ -342,7 +342,7 @@ class Update(WriteOperation):
 
 
 def _uses_index(*parts: pa.Table | pa.RecordBatch) -> bool:
-    """Whether a merge of these rows may look their ids up in the index."""
+    """Return whether a merge of these rows may look their ids up in the index."""
     size: int = sum(part.get_total_buffer_size() for part in parts)
     return size <= _MOST_BY_INDEX
 

@@ -1,4 +1,4 @@
-"""Whether what a commit refers to was written whole, in a folder.
+"""Check that all files that a commit refers to were written whole, in a folder.
 
 LanceDB 0.40 does not hear of it when the last write to a local file fails: the disk was full, or
 failed for a moment. The commit succeeds, and refers to a file that is cut short. So each file that

@@ -19,7 +19,7 @@ def _page_size(value: int) -> int:
 
 
 class SqliteSettings(BackendSettings):
-    """How a SQLite store writes, reads and waits."""
+    """The settings of a SQLite store: writing, reading, waiting."""
 
     durability: Literal["full", "normal"] = Field(
         default="full",

@@ -1,4 +1,4 @@
-"""What a backend is made of: all that an adapter needs of aiovec, and nothing else of it.
+"""The interface for backends: all that an adapter needs of aiovec.
 
 ``Backend`` is the contract, with the rules that every method keeps; the classes beside it are the
 abilities that not every engine has. The rest helps to keep the rules: threads and limits, locks on

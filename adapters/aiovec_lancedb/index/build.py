@@ -110,7 +110,7 @@ class Builder:
     async def planned(
         self, table: Opened, kind: str, options: dict[str, int], target: float | None
     ) -> Build:
-        """What to build, or why it cannot be."""
+        """Return the index to build, or raise an error with the reason."""
         schema = table.schema
         rows = int(await self._session.run(table.lance.count_rows()))
         auto = kind == kinds.AUTO

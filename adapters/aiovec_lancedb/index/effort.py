@@ -1,4 +1,4 @@
-"""How hard a search of an index tries, and what was measured of that: kept with the table.
+"""The effort of a search in an index, and the measured recall: kept with the table.
 
 The measurements lie as JSON in the metadata of the vector's column. Each call opens its table
 anew, so it reads them with the table: on object storage too, and in every process.
@@ -44,7 +44,7 @@ _FILTERED_REFINE, _LEAST_FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 5, 4000
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What lancedb is told. None leaves a choice to it."""
+    """The settings of one search for lancedb. None leaves a choice to it."""
 
     nprobes: int | None = None
     ef: int | None = None
@@ -120,7 +120,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What is known of the vector index of a table.
+    """The note about the vector index of a table.
 
     ``kind`` is None where there is none. ``ladders`` holds, for each number of hits that was
     measured, efforts that cost more and find more from one to the next. ``uuid`` tells the index
@@ -198,7 +198,7 @@ class Tuned:
 
 @lru_cache(maxsize=256)
 def tuned_of(text: bytes) -> Tuned | None:
-    """What the metadata says. What another version wrote, or nobody knows, says nothing."""
+    """Return the note in the metadata; an empty one if another version wrote it."""
     try:
         value = json.loads(text)
         if value.pop("format") != _FORMAT:

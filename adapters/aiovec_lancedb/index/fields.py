@@ -31,7 +31,7 @@ _LOOKS, _ROWS_A_LOOK, _DIFFERENT = 8, 128, 0.25
 
 
 def config_of(field: Field) -> Any:
-    """What lancedb's ``create_index`` takes for the field; None where it gets no index.
+    """Return the arguments of lancedb's ``create_index`` for the field; None without an index.
 
     Lance has no bitmaps over floats and times, and the one index that helps CONTAINS is over lists.
     """
@@ -49,7 +49,7 @@ async def index_fields(session: Session, lance: Any, fields: Mapping[str, Field]
 
 
 async def lacking(session: Session, lance: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """What to make for the fields whose index is missing, but for those that a user dropped."""
+    """Return the indexes to make for fields that lack one, unless a user dropped it."""
     configs = {name: config_of(field) for name, field in fields.items()}
     wanted = {name: config for name, config in configs.items() if config is not None}
     if wanted:
@@ -86,7 +86,7 @@ async def filled_anew(session: Session, lance: Any) -> AsyncIterator[None]:
 
 
 async def _has_many(session: Session, lance: Any, column: str) -> bool:
-    """Whether many values of the column are different, by a look at some places."""
+    """Return whether many values of the column differ, by a look at some places."""
     rows = int(await session.run(lance.count_rows()))
     if not rows:
         return False

@@ -1,4 +1,4 @@
-"""What indexes a table has, in the words of the contract."""
+"""The indexes of a table in the words of the contract."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
 
 
 def _tuned_for(note: Tuned, kind: Kind, uuid: str | None, size: int | None) -> tuple[Tuned, bool]:
-    """What the table's note says of the index, and whether aiovec built it.
+    """Return the table's note about the index, and whether aiovec built it.
 
     A note is written after the index was committed, and the process may have ended in between.
     So it counts for the index that it names alone.
@@ -96,7 +96,7 @@ def _tuned_for(note: Tuned, kind: Kind, uuid: str | None, size: int | None) -> t
 
 
 async def partitions_of(session: Session, table: Opened) -> int | None:
-    """How many partitions the index has; None where Lance does not say.
+    """Return the number of partitions of the index; None if Lance does not say.
 
     Lance tells it only of a search that it did, so it does one through all partitions.
     """

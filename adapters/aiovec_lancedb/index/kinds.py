@@ -44,12 +44,12 @@ class Kind:
 
     @property
     def graph(self) -> bool:
-        """Whether a graph is searched, with ``ef``, within each partition."""
+        """True if a graph is searched, with ``ef``, within each partition."""
         return "m" in self.options
 
     @property
     def whole(self) -> bool:
-        """Whether it keeps the vectors as they are."""
+        """True if the index keeps the vectors as they are."""
         return self.name in ("ivf_flat", "hnsw")
 
 
@@ -124,13 +124,13 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 
 
 def chosen_kind(schema: Schema) -> str:
-    """What "auto" builds for so many rows: rotated codes, which build in seconds and search
+    """Return the kind that "auto" builds: rotated codes, which build in seconds and search
     fast enough up to many millions of rows; for other lengths of vectors, bytes."""
     return "ivf_sq" if schema.dim % 8 else "ivf_rq"
 
 
 def chosen(schema: Schema, rows: int, index_from: int) -> str:
-    """What "auto" does for so many rows, in words."""
+    """Return in words what "auto" builds for so many rows."""
     if rows < index_from:
         return f"none: fewer than {index_from:,} rows are searched one by one"
     kind = chosen_kind(schema)
@@ -172,7 +172,7 @@ def _sub_vectors(dim: int) -> int:
 
 
 def config_of(kind: str, plan: Mapping[str, int], metric: str) -> Any:
-    """What lancedb's ``create_index`` takes.
+    """Return the arguments of lancedb's ``create_index``.
 
     Of partitions it is told the size, not the number: Lance keeps the size with the index and goes
     by it in each ``optimize``. Without it the first one joined 343 partitions to 8.

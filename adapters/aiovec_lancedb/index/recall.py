@@ -1,4 +1,4 @@
-"""How much of the true nearest a search with the index finds, and at which effort.
+"""Measuring of the recall of a search with the index, at several efforts.
 
 Questions are made of stored vectors, but users ask others. On a set of dictionary entries and
 searches by single words, an index that had to look at 8 of 29 partitions to find 96 of 100
@@ -63,7 +63,7 @@ _SCAN_BATCH = 4096
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the measuring found: the efforts, and the recall of the one that is in use."""
+    """The result of measuring: the efforts, and the recall of the one in use."""
 
     ladders: dict[int, tuple[Rung, ...]]
     means: dict[tuple[int, Effort], float]
@@ -118,7 +118,7 @@ async def measure(
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What the candidates of one effort are worth: sets of some hundred thousand rows."""
+    """The recall of one effort's candidates: sets of some hundred thousand rows."""
 
     kind: str
     rows: int
@@ -147,7 +147,7 @@ class _Trial:
 
 @dataclass(frozen=True, slots=True)
 class _Shares:
-    """What part of the nearest is among the candidates, which are near questions' and then far."""
+    """Return the share of the nearest among the candidates, of near questions and then of far."""
 
     found: Sequence[Sequence[int]]
     good: Sequence[set[int]]

@@ -42,7 +42,7 @@ class _BuildEndedError(AiovecError):
 
 @dataclass(slots=True)
 class _IndexState:
-    """What this store knows of one table."""
+    """The state of one table in this store."""
 
     lock: PerLoop[asyncio.Lock] = field(default_factory=lambda: PerLoop(asyncio.Lock))
     tasks: PerLoop[set[asyncio.Task[None]]] = field(default_factory=lambda: PerLoop(set))
@@ -82,7 +82,7 @@ class Indexing:
         self._closed = False
 
     def doing(self, table: str) -> str | None:
-        """What is under way in this store, in words."""
+        """Return in words the work under way in this store."""
         state = self._states.get(table)
         return None if state is None else state.doing
 
@@ -290,7 +290,7 @@ class Indexing:
         return None, math.ceil(self._limits.grown * tuned.rows)
 
     async def _build_by_settings(self, handle: TableHandle) -> None:
-        """What the settings say, or the index that exists, anew."""
+        """Return the index that the settings ask for, or the existing one to build anew."""
         table = await reopened(self._session, handle)
         index = await vector_index(self._session, table)
         if index is not None:

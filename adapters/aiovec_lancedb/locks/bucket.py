@@ -180,7 +180,7 @@ class LeasedLock(WriteLock):
         _locks.add(self)
 
     def is_held(self) -> bool:
-        """Whether nobody has taken it over. Makes a request."""
+        """Return whether nobody has taken it over. Makes a request."""
         with translating(self._bucket):
             found = self._look()
         return found is not None and found[1].get("nonce") in self._mine
@@ -339,7 +339,7 @@ class LeasedLock(WriteLock):
 
 
 def _state_in(text: bytes) -> dict[str, Any]:
-    """What a lock object says, as far as it can be believed: anybody may have written it."""
+    """The content of a lock object, checked: anybody may have written it."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

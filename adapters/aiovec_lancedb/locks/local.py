@@ -56,7 +56,7 @@ class WriteLock:
     about to commit has to be fenced off. Whoever has done so sets it to False."""
 
     def is_held(self) -> bool:
-        """Whether it is still this one's, after it was taken."""
+        """Return whether this lock still holds it, after it was taken."""
         return True
 
     def acquire(self, patience: float) -> bool:
@@ -238,7 +238,7 @@ class TaskLock:
         limit: anyio.CapacityLimiter,
         first: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Whether it was taken within some seconds. One who is cancelled has not taken it.
+        """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
 
         ``first`` is done at once under the lock, which is not held where that raises.
         """

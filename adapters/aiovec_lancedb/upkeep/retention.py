@@ -169,7 +169,7 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Which versions are kept: the newest, and each for which one of these holds.
+    """The versions that are kept: the newest, and each for which one of these holds.
 
     It is, or is newer than, one that somebody reads for long. It was the newest until less than
     ``grace`` ago, so that somebody may be reading it. Or it was the newest at some moment within

@@ -99,7 +99,7 @@ class Log:
 
 
 def _incarnation(handle: TableHandle) -> str:
-    """What tells the table from an earlier one of the same name."""
+    """Return the identity that tells the table from an earlier one of the same name."""
     token: Any = handle.token
     return str((token[0] or b"").decode())
 
@@ -109,7 +109,7 @@ LOG = logging.getLogger("aiovec.lancedb")
 
 @dataclass(slots=True)
 class _UpkeepState:
-    """What is known of one table."""
+    """The state of one table."""
 
     commits: int = 0
     last_commit: float = 0.0
@@ -132,7 +132,7 @@ class _UpkeepState:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What tells whether a table wants upkeep, and how much it would cost."""
+    """The figures that decide whether a table wants upkeep, and its cost."""
 
     rows: int
     files: int
@@ -215,7 +215,7 @@ class Housekeeper:
             self._wake.set()
 
     def _start(self) -> bool:
-        """Whether the task had ended, or never begun."""
+        """Return whether the task had ended, or never begun."""
         if not is_over(self._task):
             return False
         self._wake = asyncio.Event()
@@ -372,7 +372,7 @@ class Housekeeper:
     # Now
 
     async def optimize(self, handle: TableHandle) -> None:
-        """What ``optimize`` of a store does: all of it, at once."""
+        """Do the whole upkeep at once, for ``optimize`` of a store."""
         await self._index_fields(handle)
         async with self.alone(handle.name):
             table = await self.session.opened(handle)
@@ -434,7 +434,7 @@ class Housekeeper:
         await in_thread(self.log.note, handle, took)
 
     async def _take_lock(self, table: str) -> bool:
-        """Whether the lock for upkeep was free."""
+        """Return whether the lock for upkeep was free."""
         lock = self._locks.get(table)
         if lock is None:
             lock = self._locks[table] = TaskLock(self.lock_of(f"{table}.upkeep"))

@@ -37,7 +37,7 @@ _REMOVALS = (0.03, 0.25, 1.0, 4.0)
 
 @dataclass(frozen=True, slots=True)
 class Tidying:
-    """What is to be done about one table."""
+    """The upkeep that one table needs."""
 
     session: Session
     handle: TableHandle
@@ -73,7 +73,7 @@ class Tidying:
                 return
 
     async def _age(self, table: Opened, *, alone: bool = False) -> timedelta | None:
-        """How old a version may be to be kept; None where none is to go.
+        """Return the age up to which versions are kept; None if none is to go.
 
         ``alone``: nobody else writes now.
         """

@@ -1,4 +1,4 @@
-"""What ``aiovec demo`` shows: a small embedding model and text that every machine has.
+"""The demo's parts: a small embedding model, and text that every machine has.
 
 Neither is meant for real work. ``HashingEmbedder`` finds passages that share words and parts of
 words; it knows nothing of meaning. Its vectors carry the model name "aiovec-demo-hash-256".

@@ -1,4 +1,4 @@
-"""Whatever a user passes in as rows, checked once and turned into one Arrow table.
+"""Rows in any form that a user passes, checked once and turned into one Arrow table.
 
 Imported when a store opens, off the event loop: it brings pyarrow.
 """
