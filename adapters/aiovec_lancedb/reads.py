@@ -154,8 +154,8 @@ _NAME = re.compile(r"[0-9]{20}\.manifest\Z")
 
 
 class Mark(NamedTuple):
-    """The identity of the newest version's manifest: that of no other file, even one of the same name
-    in a table that was dropped and made anew."""
+    """The identity of the newest version's manifest, also against one of the same name in a table
+    that was dropped and made anew."""
 
     name: str
     file: int

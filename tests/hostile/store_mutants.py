@@ -234,7 +234,7 @@ async def try_all(path: Path, scan: str) -> list[str]:
         return True
 
     async def inspect() -> list[Finding]:
-        return await asyncio.to_thread(findings, str(path))
+        return await asyncio.to_thread(findings, path)
 
     await attempt("doctor", inspect)
     stores: list[VectorStore] = []
