@@ -92,6 +92,7 @@ async def test_vectors_of_calls_that_were_joined(tmp_path: Path) -> None:
         ]
         await asyncio.gather(*calls)
         found = [row async for batch in store.export("notes") for row in python_rows(batch)]
+        found.sort(key=lambda row: row["id"])
         assert [row["id"] for row in found] == [f"{n:03}" for n in range(200)]
         assert np.array_equal(np.array([row["embedding"] for row in found], np.float32), vectors)
 
