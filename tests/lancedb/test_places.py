@@ -9,7 +9,7 @@ import pytest
 
 import aiovec
 from aiovec import ConfigError, Schema
-from aiovec._settings.load import RetrievalSettings
+from aiovec._settings.load import retrieval_model
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 from aiovec_lancedb.target import StoreTarget
@@ -77,7 +77,7 @@ async def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
     options = {"aws_secret_access_key": SECRET, "aws_endpoint": "http://127.0.0.1:1",
                "allow_http": "true", "aws_region": "x", "aws_access_key_id": SECRET}  # fmt: skip
     own = LancedbSettings(storage_options=options)
-    settings = await asyncio.to_thread(lambda: RetrievalSettings(lancedb=own))
+    settings = await asyncio.to_thread(lambda: retrieval_model()(lancedb=own))
     backend = LancedbBackend(f"s3://{SECRET}@bucket/path?token={SECRET}", settings.lancedb)
     shown = [backend.target, repr(backend), str(settings), repr(settings), repr(settings.lancedb)]
     with pytest.raises(aiovec.AiovecError) as caught:
