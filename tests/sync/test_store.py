@@ -371,7 +371,7 @@ def test_an_interrupt_cancels_the_call(store: sync.Store) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one thread of a test")
 def test_an_interrupt_while_connecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _threads()
-    install(monkeypatch, tmp_path / "site", toy="Toy")
+    install(monkeypatch, tmp_path / "site", toy="ToyPlugin")
     made: list[Toy] = []
     began = threading.Event()
 
