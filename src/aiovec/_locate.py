@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._core.redaction import URL, redacted
-from ._plugins import backends, plugin_of, plugins
+from ._plugins import backends, plugins
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _plugin_for(scheme: str, target: str) -> BackendPlugin:
             return backend.plugin
     for backend in found:
         if backend.name == scheme:
-            return plugin_of(scheme)  # raises what is wrong with it
+            return backend.usable()  # raises what is wrong with it
     known = [
         scheme
         for backend in found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ._core.contract import Backend, ReadOnly
@@ -20,17 +23,33 @@ if TYPE_CHECKING:
 GROUP = "aiovec.backends"
 
 
-def installed(group: str) -> dict[str, metadata.EntryPoint]:
+def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
     """Return the entry points of a group, sorted by name.
 
-    Of two with one name the first on the path counts, as it does for modules.
+    Of two with one name the first on the path counts, as it does for modules. They are read again
+    once a package was installed or removed, or the path has changed.
     """
+    return _entry_points(group, tuple((place, _changed(place)) for place in sys.path))
+
+
+def _changed(place: str) -> int:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+# Opening one store asks several times, and each reading takes milliseconds: a file a package.
+@lru_cache(maxsize=8)
+def _entry_points(
+    group: str, places: tuple[tuple[str, int], ...]
+) -> Mapping[str, metadata.EntryPoint]:
     from importlib import metadata  # reads slowly, so not where aiovec is imported
 
     found: dict[str, metadata.EntryPoint] = {}
     for entry_point in metadata.entry_points(group=group):
         found.setdefault(entry_point.name, entry_point)
-    return dict(sorted(found.items()))
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,12 @@ class InstalledBackend:
         if self.plugin is not None and self.plugin.install:
             return self.plugin.install
         return self.name if self.entry_point.dist is None else self.entry_point.dist.name
+
+    def usable(self) -> BackendPlugin:
+        """Return the plugin, or raise the error of a backend that cannot be used."""
+        if self.plugin is not None:
+            return self.plugin
+        raise self.error or self.unusable("it cannot be loaded")
 
     def unusable(self, reason: object) -> ConfigError:
         return ConfigError(
@@ -106,7 +131,7 @@ def plugin_of(name: str) -> BackendPlugin:
     BackendNotInstalledError if a module of it is missing, ConfigError if no backend has this name
     or its entry point names no plugin.
     """
-    return _usable(_backend(name))
+    return _backend(name).usable()
 
 
 def _backend(name: str) -> InstalledBackend:
@@ -120,12 +145,6 @@ def _backend(name: str) -> InstalledBackend:
     )
 
 
-def _usable(backend: InstalledBackend) -> BackendPlugin:
-    if backend.plugin is not None:
-        return backend.plugin
-    raise backend.error or backend.unusable("it cannot be loaded")
-
-
 def create_backend(
     location: Location, settings: RetrievalSettings, *, read_only: bool = False
 ) -> Backend:
@@ -136,7 +155,7 @@ def create_backend(
     the backend cannot promise that.
     """
     installed_backend = _backend(location.backend)
-    plugin = _usable(installed_backend)
+    plugin = installed_backend.usable()
     try:
         backend = plugin.create(location.address, settings.of(plugin))
     except ModuleNotFoundError as exc:

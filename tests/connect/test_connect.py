@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -545,3 +546,37 @@ async def test_a_store_of_a_toml_goes_on_while_an_app_reranks(tmp_path: Path) ->
         finally:
             over.set()
             await asyncio.gather(*waiting)
+
+
+# Installed packages
+
+
+async def test_a_second_opening_reads_no_package_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the entry points takes milliseconds, more with each package that is installed."""
+    async with connect(":memory:"):
+        pass
+    reads: list[object] = []
+    plain = metadata.entry_points
+
+    def counted(**selected: Any) -> Any:
+        reads.append(selected)
+        return plain(**selected)
+
+    monkeypatch.setattr(metadata, "entry_points", counted)
+    async with connect(":memory:"):
+        pass
+    assert reads == []
+
+
+async def test_a_backend_installed_meanwhile_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a notebook does it, into a folder that was searched before."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    with pytest.raises(ConfigError, match="toy"):
+        await connect("toy://x")
+    await asyncio.to_thread(install, monkeypatch, site, toy="ToyPlugin")
+    async with connect("toy://x"):
+        assert toy.created[0].done == ["open"]

@@ -56,9 +56,7 @@ def examine(location: Location | None = None) -> list[Finding]:
     for backend in installed:
         wanted = location is not None and location.backend == backend.name
         try:
-            if backend.plugin is None:
-                raise backend.error or backend.unusable("it cannot be loaded")
-            findings += backend.plugin.findings(location if wanted else None)
+            findings += backend.usable().findings(location if wanted else None)
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
             findings.append(
                 Finding(

@@ -122,9 +122,10 @@ class RetrievalSettings(Quiet):
         if not isinstance(value, Mapping):
             return value
         # The section of a backend that cannot be loaded is kept: another one may be in use.
-        names = set(value) - set(cls.model_fields)
-        kept = {backend.name for backend in backends() if backend.plugin is None} if names else {}
-        unknown = sorted(names - set(kept), key=str)
+        unknown = sorted(set(value) - set(cls.model_fields), key=str)
+        if unknown:
+            kept = {backend.name for backend in backends() if backend.plugin is None}
+            unknown = [name for name in unknown if name not in kept]
         if unknown:
             raise ValidationError.from_exception_data(
                 cls.__name__,
@@ -190,6 +191,7 @@ def _retrieval_model(installed: tuple[BackendPlugin, ...]) -> type[RetrievalSett
     return made
 
 
+@lru_cache(maxsize=16)
 def _document_model(retrieval: type[RetrievalSettings]) -> type[Section]:
     """Return the model of a TOML file."""
     return create_model(
