@@ -351,3 +351,26 @@ def test_memory_stays_within_some_blocks(tmp_path: Path) -> None:
     done = run_code(MEMORY, str(tmp_path / "s"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout) < 350, f"{done.stdout} MiB more"
+
+
+async def test_garbled_cursors_are_refused_or_go_on_where_they_say(tmp_path: Path) -> None:
+    """A cursor comes from outside: whatever it is, no row comes twice, and no raw error."""
+    sequence = random.Random(1)
+    numbers = [b"-1", b"0", b"1", b"2147483648", b"18446744073709551616", b"9" * 30]
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(60))
+        cursors = [cursor_of(batch) for batch in await batches_of(store, batch_size=7)]
+        refused = 0
+        for _ in range(200):
+            cursor = bytearray(sequence.choice(cursors))
+            place = sequence.randrange(len(cursor))
+            end = place + sequence.randrange(3)
+            cursor[place:end] = sequence.choice([*numbers, b"", b"\xff", b'"'])
+            try:
+                ids = ids_of(await batches_of(store, after=bytes(cursor)))
+            except InvalidArgumentError:
+                refused += 1
+            else:
+                assert len(ids) == len(set(ids)) <= 60, bytes(cursor)
+        assert refused > 20
