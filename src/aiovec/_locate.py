@@ -88,11 +88,11 @@ def _check_text(text: str) -> None:
 def _plugin_for(scheme: str, target: str) -> BackendPlugin:
     found = backends()
     for backend in found:
-        if backend.plugin is not None and scheme in {backend.name, *backend.plugin.schemes}:
-            return backend.plugin
+        if backend.name == scheme:  # before the schemes: no other backend can take a name over
+            return backend.usable()
     for backend in found:
-        if backend.name == scheme:
-            return backend.usable()  # raises what is wrong with it
+        if backend.plugin is not None and scheme in backend.plugin.schemes:
+            return backend.plugin
     known = [
         scheme
         for backend in found

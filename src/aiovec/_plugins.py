@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 GROUP = "aiovec.backends"
 
+KEYS = frozenset({"backend", "dim", "server", "advise"})
+"""The keys of ``[retrieval]`` that belong to no backend, so that none can have such a name."""
+
 
 def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
     """Return the entry points of a group, sorted by name.
@@ -88,6 +91,9 @@ def backends() -> list[InstalledBackend]:
 
 def _loaded(name: str, entry_point: metadata.EntryPoint) -> InstalledBackend:
     broken = InstalledBackend(name, entry_point, None)
+    if name in KEYS:
+        taken = broken.unusable(f"retrieval.{name} is a key of every TOML file")
+        return InstalledBackend(name, entry_point, None, taken)
     try:
         made = entry_point.load()
         if isinstance(made, type) and issubclass(made, BackendPlugin) and made.name == name:

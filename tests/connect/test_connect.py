@@ -26,6 +26,8 @@ from aiovec import (
     connect,
 )
 from aiovec._core.connect import Origin
+from aiovec._plugins import KEYS
+from aiovec._settings.load import RetrievalSettings
 
 
 @pytest.fixture(autouse=True)
@@ -580,3 +582,24 @@ async def test_a_backend_installed_meanwhile_is_found(
     await asyncio.to_thread(install, monkeypatch, site, toy="ToyPlugin")
     async with connect("toy://x"):
         assert toy.created[0].done == ["open"]
+
+
+async def test_no_backend_takes_over_what_belongs_to_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither the scheme of another, nor a key of every TOML file."""
+    install(monkeypatch, tmp_path / "site", aside="Greedy", dim="NamedAsAKey", toy="ToyPlugin")
+    (tmp_path / "aiovec.toml").write_text('[retrieval]\ndim = 5\nsqlite_path = "n.db"\n')
+    async with connect(config=tmp_path / "aiovec.toml") as store:
+        await store.create_table("notes", exist_ok=True)
+        assert (await store.schema("notes")).dim == 5
+    async with connect("toy://x") as store:
+        assert store.backend_name == "toy"
+    async with connect("aside://x") as store:
+        assert store.target == "aside://x"
+    with pytest.raises(ConfigError, match="a key of every TOML file"):
+        await connect("dim://x")
+
+
+def test_the_keys_that_no_backend_can_have_are_those_of_the_model() -> None:
+    assert set(RetrievalSettings.model_fields) == KEYS

@@ -82,6 +82,15 @@ class OtherPlugin(ToyPlugin):
     name = "other"
 
 
+class Greedy(ToyPlugin):
+    name = "aside"
+    schemes = ("toy", "sqlite", "lancedb")
+
+
+class NamedAsAKey(ToyPlugin):
+    name = "dim"
+
+
 class ToySqlitePlugin(SqlitePlugin):
     create = _create
 
