@@ -46,13 +46,13 @@ class WriteLock:
         self._file: LockedFile | None = None
 
     confirmed: ClassVar[bool] = False
-    """Whether it can be lost while it is held, so that a write has to make sure of it."""
+    """True if it can be lost while it is held, so that a write has to make sure of it."""
 
     undisturbed = False
-    """Whether certainly nobody else has had it since this one had it last."""
+    """True if certainly nobody else has had it since this one had it last."""
 
     overtook = False
-    """Whether it was taken over from a holder that may only stand still, so that what that one is
+    """True if it was taken over from a holder that may only stand still, so that what that one is
     about to commit has to be fenced off. Whoever has done so sets it to False."""
 
     def is_held(self) -> bool:

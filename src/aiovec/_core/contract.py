@@ -210,7 +210,7 @@ class Backend(ABC):
     """A place where tables lie. The constructor does no I/O."""
 
     name: ClassVar[str]
-    """What the TOML calls it."""
+    """Its name in the TOML."""
 
     promises: frozenset[str] = frozenset()
     """Abilities without a class of their own: "power-loss", "quantized", "text-prefix"."""

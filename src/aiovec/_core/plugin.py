@@ -27,7 +27,7 @@ class Location:
 
     backend: str
     address: str = field(repr=False)  # may hold secrets
-    """What the backend is created with: an absolute path, or a URL."""
+    """An absolute path, or a URL: the argument of ``BackendPlugin.create``."""
 
     path: Path | None = None
     """The file or folder on this machine; None for a store that lies elsewhere, or in memory."""

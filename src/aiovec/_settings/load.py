@@ -238,7 +238,7 @@ def _settings_model(retrieval: type[RetrievalSettings]) -> type[Settings]:
 
 
 Stamp = tuple[int, int, int, int]
-"""What changes when a file is written or replaced."""
+"""Figures that change when a file is written or replaced."""
 
 
 def _stamp(status: os.stat_result) -> Stamp:

@@ -59,11 +59,11 @@ class Operation:
         self.place: Place | None = None
         """Where it went; the store may have followed its TOML meanwhile."""
         self.batch: int | None = None
-        """How many rows, ids or vectors it was given."""
+        """The number of rows, ids or vectors it was given."""
         self.returned: int | None = None
-        """How many rows came back."""
+        """The number of rows that came back."""
         self.affected: int | None = None
-        """How many rows it wrote or deleted."""
+        """The number of rows it wrote or deleted."""
 
 
 class MemorySource(Protocol):

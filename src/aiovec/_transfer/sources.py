@@ -93,7 +93,7 @@ class Source(ABC):
     place: str = "row"
 
     beside: tuple[str, ...] = ()
-    """What the names of files end in that belong to the database of the rest of that name."""
+    """Endings of the files that belong to the database named by the rest of their name."""
 
     @classmethod
     @abstractmethod
