@@ -104,13 +104,34 @@ class VectorQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class TextQuery:
+class TextClause:
+    """One condition of a keyword search: a word, or words that stand next to each other.
+
+    ``text`` is as the user typed it, so the analyzer of the table decides where words begin and
+    end. ``field`` None means any field with ``text=True``. With ``prefix`` the last word is only
+    the beginning of one; ``excluded`` clauses must not match.
+    """
+
     text: str
+    field: str | None = None
+    prefix: bool = False
+    excluded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    """A keyword search. A row matches that matches all clauses, or with ``any`` at least one.
+
+    No row matches that matches an excluded clause. At least one clause is not excluded.
+    ``highlight`` has the texts to put before and behind each matching word of the snippets.
+    """
+
+    clauses: tuple[TextClause, ...]
     limit: int
     where: Expr | None
     columns: Columns
     any: bool = False
-    highlight: bool = False
+    highlight: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from .._input.arguments import (
 from .._input.selection import Selection, selected_names, selection_of
 from .._input.types import FieldValue, Rows, Vector, Vectors, Where
 from .._telemetry.events import Operation, watch, watch_batches
+from .._text.query import parse
 from ..errors import (
     DuplicateIdError,
     InvalidArgumentError,
@@ -730,8 +731,16 @@ class VectorStore:
         async def search(engine: Engine, handle: TableHandle) -> list[Hit]:
             backend = ability_of(engine.backend, TextSearch, "text")
             chosen = await selection_of(handle.schema, names)
+            clauses = parse(query, handle.schema)
+            if all(clause.excluded for clause in clauses):
+                return []
             asked = TextQuery(
-                query, limit, await self._bind(where, handle.schema), chosen.columns, any, highlight
+                clauses,
+                limit,
+                await self._bind(where, handle.schema),
+                chosen.columns,
+                any,
+                ("<mark>", "</mark>") if highlight else None,
             )
             hits = text_hits(await backend.search_text(handle, asked), chosen, limit)
             operation.returned = len(hits)
