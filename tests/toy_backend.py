@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from aiovec._arrays import Float32Array
 from aiovec._core.contract import (
     Backend,
     Columns,
@@ -70,11 +71,15 @@ class ToyBackend(Backend):
         await self.open_table(name)
         del self._tables[name], self._rows[name]
 
-    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
+    async def insert(
+        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+    ) -> int:
         there, new = self._of(table), {row["id"]: row for row in python_rows(rows)}
-        if known := sorted(there.keys() & new.keys()):
+        known = sorted(there.keys() & new.keys())
+        if known and not skip_existing:
             raise DuplicateIdError(table.name, known)
-        there.update(new)
+        there.update({id: row for id, row in new.items() if id not in known})
+        return len(new) - len(known)
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
         self._of(table).update({row["id"]: row for row in python_rows(rows)})
@@ -87,14 +92,25 @@ class ToyBackend(Backend):
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
+        vector: Float32Array | None = None,
     ) -> int:
         selected = self._selected(table, where, ids)
         for row in selected:
             changed = {**row, **values}
+            if vector is not None:
+                changed[table.schema.vector] = vector.tolist()
             if payload:
                 changed["payload"] = json.dumps({**json.loads(row["payload"] or "{}"), **payload})
             self._of(table)[row["id"]] = changed
         return len(selected)
+
+    async def set_vectors(
+        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
+    ) -> int:
+        there, name = self._of(table), table.schema.vector
+        new = {id: vector for id, vector in zip(ids, vectors, strict=True) if id in there}
+        there.update({id: {**there[id], name: vector.tolist()} for id, vector in new.items()})
+        return len(new)
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None

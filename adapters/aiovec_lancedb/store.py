@@ -19,6 +19,7 @@ from aiovec.backend import (
     Columns,
     Expr,
     Field,
+    Float32Array,
     Found,
     IndexInfo,
     MoveRecord,
@@ -37,6 +38,7 @@ from aiovec.backend import (
     VectorQuery,
     default_budget,
     in_thread,
+    is_extreme,
     write_admission,
 )
 from aiovec.errors import (
@@ -299,15 +301,22 @@ class LancedbBackend(
 
     # Writing
 
-    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
-        prepared = await writes.Prepared.of(rows, table.schema)
-        await self._commit(table.name, writes.RowsWrite(table, prepared, replace=False))
-        self._indexing.wrote(table, rows.num_rows)
+    async def insert(
+        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+    ) -> int:
+        return await self._write_rows(table, rows, "skip" if skip_existing else "fail")
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+        await self._write_rows(table, rows, "replace")
+
+    async def _write_rows(
+        self, table: TableHandle, rows: pa.Table, on_conflict: writes.OnConflict
+    ) -> int:
         prepared = await writes.Prepared.of(rows, table.schema)
-        await self._commit(table.name, writes.RowsWrite(table, prepared, replace=True))
-        self._indexing.wrote(table, rows.num_rows)
+        work = writes.RowsWrite(table, prepared, on_conflict)
+        count = int(await self._commit(table.name, work))
+        self._indexing.wrote(table, count)
+        return count
 
     def bulk_load(self, table: TableHandle) -> Load:
         return Load(table, self._write, partial(self._indexing.wrote, loading=True))
@@ -320,13 +329,23 @@ class LancedbBackend(
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
+        vector: Float32Array | None = None,
     ) -> int:
-        work = writes.Update(table, values, payload, ids, where)
+        work = writes.Update(table, values, payload, ids, where, vector)
         # Changing payloads takes a share before its turn among the writers, for some of which
         # others hold one.
         most = None if ids is None else len(ids)
         async with await self._reader.changing(table, most) if payload else nullcontext():
             changed = int(await self._write(table.name, work))
+        self._indexing.wrote(table, changed)
+        return changed
+
+    async def set_vectors(
+        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
+    ) -> int:
+        extreme = await in_thread(is_extreme, vectors)
+        work = writes.SetVectors(table, ids, vectors, extreme)
+        changed = int(await self._commit(table.name, work))
         self._indexing.wrote(table, changed)
         return changed
 

@@ -11,15 +11,18 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import (
     Expr,
+    Float32Array,
     Schema,
     TableHandle,
+    from_matrix,
     in_thread,
     is_extreme,
     last_of_each_id,
@@ -74,13 +77,19 @@ class Prepared:
         return cls(stored_form(rows, schema), ids, is_extreme(vectors))
 
 
+OnConflict = Literal["fail", "skip", "replace"]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsWrite(WriteOperation):
-    """An ``insert``, or with ``replace`` an ``upsert``."""
+    """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others.
+
+    Its result is how many rows were written.
+    """
 
     handle: TableHandle
     prepared: Prepared
-    replace: bool
+    on_conflict: OnConflict
 
     @property
     def size(self) -> int:
@@ -89,7 +98,7 @@ class RowsWrite(WriteOperation):
     def joins(self, other: WriteOperation) -> bool:
         return (
             isinstance(other, RowsWrite)
-            and other.replace is self.replace
+            and other.on_conflict == self.on_conflict
             and _same_table(other.handle, self.handle)
         )
 
@@ -106,20 +115,22 @@ class RowsWrite(WriteOperation):
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         works, every_id = self._with(others)
         table = await session.opened(self.handle)
-        if self.replace:
+        if self.on_conflict == "replace":
             rows = pa.concat_tables([work.prepared.rows for work in works])
             if others:
                 rows = last_of_each_id(rows, every_id)
             merge = await self._needs_merge(session, table, every_id)
             await self._write(session, table, works, rows, merge=merge)
-            return [None] * len(works)
+            return [work.size for work in works]
         there = await existing_ids(session, table, every_id)
-        outcomes = await off_loop(len(every_id), _outcomes, works, there)
-        accepted = [work for work, failed in zip(works, outcomes, strict=True) if failed is None]
-        if accepted:
-            rows = pa.concat_tables([work.prepared.rows for work in accepted])
-            await self._write(session, table, accepted, rows, merge=False)
-        return outcomes
+        if self.on_conflict == "skip":
+            added = await off_loop(len(every_id), _absent, works, there)
+        else:
+            added = await off_loop(len(every_id), _accepted, works, there)
+        parts = [part for part in added if isinstance(part, pa.Table) and part.num_rows]
+        if parts:
+            await self._write(session, table, works, pa.concat_tables(parts), merge=False)
+        return [part.num_rows if isinstance(part, pa.Table) else part for part in added]
 
     @staticmethod
     async def _needs_merge(session: Session, table: Opened, ids: Sequence[str]) -> bool:
@@ -142,19 +153,32 @@ class RowsWrite(WriteOperation):
         await session.run(builder.execute(rows))
 
 
-def _outcomes(works: Sequence[RowsWrite], there: set[str]) -> list[DuplicateIdError | None]:
-    """Of each insert why it cannot be done, where it has ids that are there or in one before it."""
-    outcomes: list[DuplicateIdError | None] = []
+def _accepted(works: Sequence[RowsWrite], there: set[str]) -> list[pa.Table | DuplicateIdError]:
+    """Return the rows of each insert, or an error if an id exists or is in an insert before it."""
+    outcomes: list[pa.Table | DuplicateIdError] = []
     for work in works:
         own = work.prepared.ids
         twice = [id for id in own if id in there]
         if twice:
             outcomes.append(DuplicateIdError(work.handle.name, twice))
         else:
-            outcomes.append(None)
+            outcomes.append(work.prepared.rows)
             if work is not works[-1]:
                 there.update(own)
     return outcomes
+
+
+def _absent(works: Sequence[RowsWrite], there: set[str]) -> list[pa.Table]:
+    """Return the rows of each insert whose ids do not exist and are in no insert before it."""
+    parts = []
+    for work in works:
+        own = work.prepared.ids
+        new = [row for row, id in enumerate(own) if id not in there]
+        rows = work.prepared.rows
+        parts.append(rows if len(new) == len(own) else rows.take(pa.array(new, pa.int64())))
+        if work is not works[-1]:
+            there.update(own)
+    return parts
 
 
 def _same_table(one: TableHandle, other: TableHandle) -> bool:
@@ -281,6 +305,7 @@ class Update(WriteOperation):
     payload: Mapping[str, Any]
     ids: Sequence[str] | None
     where: Expr | None
+    vector: Float32Array | None = None
 
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return await selected_ids(session, self.handle, self.ids, self.where)
@@ -288,6 +313,8 @@ class Update(WriteOperation):
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         condition = await selection(self.ids, self.where)
+        if self.vector is not None and is_extreme(self.vector[None, :]):
+            await extremes.mark(session, table)
         if self.payload:
             return [await self._merge(session, table, condition)]
         fields = table.schema.fields
@@ -295,6 +322,10 @@ class Update(WriteOperation):
             name: sql.assigned(_stored(value), fields[name].kind)
             for name, value in self.values.items()
         }
+        if self.vector is not None:
+            # Each number is that of a float32, so Lance's float64 and its cast keep it exactly.
+            numbers = ",".join(map(repr, self.vector.astype(float).tolist()))
+            values[table.schema.vector] = f"[{numbers}]"
         result = await session.run(table.lance.update(updates_sql=values, where=condition))
         return [int(result.rows_updated)]
 
@@ -314,8 +345,15 @@ class Update(WriteOperation):
                 blocks.append(await in_thread(self._changed, batch, table.schema))
         if not count:
             return 0
-        uses_index = _uses_index(*blocks)
-        reader = pa.RecordBatchReader.from_batches(blocks[0].schema, _taken(blocks))
+        layout, uses_index = blocks[0].schema, _uses_index(*blocks)
+        taken = _taken(blocks)
+        if self.vector is not None:
+            field = table.schema.to_arrow().field(table.schema.vector)
+            layout = layout.append(field)
+            taken = _with_vector(taken, self.vector, layout)
+            size = count * self.vector.nbytes
+            uses_index = uses_index and size <= _MOST_BY_INDEX
+        reader = pa.RecordBatchReader.from_batches(layout, taken)
         builder = table.lance.merge_insert("id").use_index(uses_index)
         await session.run(builder.when_matched_update_all().execute(reader))
         return count
@@ -350,3 +388,37 @@ def _uses_index(*parts: pa.Table | pa.RecordBatch) -> bool:
 def _taken(blocks: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     while blocks:
         yield blocks.popleft()
+
+
+def _with_vector(
+    blocks: Iterator[pa.RecordBatch], vector: Float32Array, layout: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """The blocks with the same vector for each row, made as each of them is taken."""
+    for block in blocks:
+        vectors = from_matrix(np.tile(vector, (block.num_rows, 1)))
+        yield pa.RecordBatch.from_arrays([*block.columns, vectors], schema=layout)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetVectors(WriteOperation):
+    """New vectors for rows of these ids, which are distinct. Its result is how many existed."""
+
+    handle: TableHandle
+    ids: Sequence[str]
+    vectors: Float32Array
+    extreme: bool
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return self.ids
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        table = await session.opened(self.handle)
+        if self.extreme:
+            await extremes.mark(session, table)
+        layout = table.schema.to_arrow()
+        fields = [layout.field("id"), layout.field(table.schema.vector)]
+        columns = [pa.array(self.ids, pa.utf8()), from_matrix(self.vectors)]
+        rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
+        builder = table.lance.merge_insert("id").use_index(_uses_index(rows))
+        result = await session.run(builder.when_matched_update_all().execute(rows))
+        return [int(result.num_updated_rows)]

@@ -24,6 +24,7 @@ from aiovec.backend import (
     Columns,
     Expr,
     Field,
+    Float32Array,
     Found,
     MoveRecord,
     Moves,
@@ -302,11 +303,14 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
 
     # Writing
 
-    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._open_writer().run(writes.RowsWrite(writes.insert, table, rows))
+    async def insert(
+        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+    ) -> int:
+        act = writes.insert_new if skip_existing else writes.insert
+        return await self._open_writer().run(writes.RowsWrite.of(act, table, rows))
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._open_writer().run(writes.RowsWrite(writes.upsert, table, rows))
+        await self._open_writer().run(writes.RowsWrite.of(writes.upsert, table, rows))
 
     async def update(
         self,
@@ -316,8 +320,16 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
+        vector: Float32Array | None = None,
     ) -> int:
-        return await self._write(lambda tx: writes.update(tx, table, values, payload, ids, where))
+        return await self._write(
+            lambda tx: writes.update(tx, table, values, payload, ids, where, vector)
+        )
+
+    async def set_vectors(
+        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
+    ) -> int:
+        return await self._open_writer().run(lambda tx: writes.set_vectors(tx, table, ids, vectors))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None

@@ -111,8 +111,11 @@ class JoinableWork(ABC):
         """Return whether the other one may be done in the same go."""
 
     @abstractmethod
-    def joined(self, others: Sequence[Any]) -> Callable[[Transaction], object]:
-        """The work of this one and the others behind it. Where it fails, each is done alone."""
+    def joined(self, others: Sequence[Any]) -> Callable[[Transaction], Sequence[object]]:
+        """The work of this one and the others behind it, which gives the result of each.
+
+        Where it fails, each is done alone.
+        """
 
     @abstractmethod
     def __call__(self, tx: Transaction) -> object:
@@ -418,7 +421,9 @@ class Writer(Committer[_Call]):
             work = cast("JoinableWork", first).joined(others)
             db.execute("SAVEPOINT calls")
             try:
-                work(Transaction(db, change, None, alone=False))
+                results = work(Transaction(db, change, None, alone=False))
+                for call, result in zip(calls, results, strict=True):
+                    call.result = result
                 done = True
             except Exception as exc:
                 if not db.in_transaction:

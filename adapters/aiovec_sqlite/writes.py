@@ -31,13 +31,24 @@ _BLOCK = 1000
 _PRUNE_EVERY = 4096
 
 
+RowsAct = Callable[[Transaction, TableHandle, pa.Table, Sequence[int]], Sequence[int]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsWrite(JoinableWork):
-    """An ``insert`` or ``upsert`` of one call."""
+    """An ``insert`` or ``upsert`` of one call, or of several that are done together.
 
-    act: Callable[[Transaction, TableHandle, pa.Table], None]
+    ``act`` gets the number of each call's rows and returns how many of them were written.
+    """
+
+    act: RowsAct
     handle: TableHandle
     rows: pa.Table
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, act: RowsAct, handle: TableHandle, rows: pa.Table) -> RowsWrite:
+        return cls(act, handle, rows, (int(rows.num_rows),))
 
     @property
     def size(self) -> int:
@@ -48,15 +59,18 @@ class RowsWrite(JoinableWork):
             isinstance(other, RowsWrite) and self.act is other.act and self.handle == other.handle
         )
 
-    def joined(self, others: Sequence[RowsWrite]) -> RowsWrite:
+    def joined(self, others: Sequence[RowsWrite]) -> Callable[[Transaction], Sequence[int]]:
         rows = pa.concat_tables([self.rows, *(other.rows for other in others)])
-        return RowsWrite(self.act, self.handle, rows)
+        sizes = [self.size, *(other.size for other in others)]
+        return lambda tx: self.act(tx, self.handle, rows, sizes)
 
-    def __call__(self, tx: Transaction) -> None:
-        self.act(tx, self.handle, self.rows)
+    def __call__(self, tx: Transaction) -> int:
+        return self.act(tx, self.handle, self.rows, [self.size])[0]
 
 
-def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
+def insert(
+    tx: Transaction, handle: TableHandle, rows: pa.Table, sizes: Sequence[int]
+) -> Sequence[int]:
     tx.expect(rows.num_rows)
     table = current_table(tx.db, handle)
     vectors = to_matrix(rows.column(table.schema.vector))
@@ -71,9 +85,37 @@ def insert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
         if not there:
             raise
         raise DuplicateIdError(table.name, there) from exc
+    return sizes
 
 
-def upsert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
+def insert_new(
+    tx: Transaction, handle: TableHandle, rows: pa.Table, sizes: Sequence[int]
+) -> Sequence[int]:
+    """Insert the rows whose ids do not exist; of an id that several calls bring, the first one."""
+    tx.expect(rows.num_rows)
+    table = current_table(tx.db, handle)
+    ids = rows.column("id").to_pylist()
+    known = {id for id, _ in _rowids(tx, table, ids)}
+    new: list[int] = []
+    counts = []
+    start = 0
+    for size in sizes:
+        own = [row for row in range(start, start + size) if ids[row] not in known]
+        known.update(ids[row] for row in own)
+        new += own
+        counts.append(len(own))
+        start += size
+    if new:
+        added = rows if len(new) == len(ids) else rows.take(new)
+        vectors = to_matrix(added.column(table.schema.vector))
+        _note_extreme(tx, table, vectors)
+        _add(tx, table, added, vectors)
+    return counts
+
+
+def upsert(
+    tx: Transaction, handle: TableHandle, rows: pa.Table, sizes: Sequence[int]
+) -> Sequence[int]:
     tx.expect(rows.num_rows)
     table = current_table(tx.db, handle)
     vectors = to_matrix(rows.column(table.schema.vector))
@@ -81,7 +123,7 @@ def upsert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
     known = dict(_rowids(tx, table, rows.column("id").to_pylist()))
     if not known:
         _add(tx, table, rows, vectors)
-        return
+        return sizes
     ids = rows.column("id").to_pylist()
     there = np.fromiter((id in known for id in ids), dtype=bool, count=len(ids))
     new = np.flatnonzero(~there)
@@ -89,6 +131,7 @@ def upsert(tx: Transaction, handle: TableHandle, rows: pa.Table) -> None:
         _add(tx, table, rows.take(new), vectors[new])
     old = np.flatnonzero(there)
     _replace(tx, table, rows.take(old), vectors[old], [known[ids[i]] for i in old])
+    return sizes
 
 
 def _note_extreme(tx: Transaction, table: TableLayout, vectors: Float32Array) -> None:
@@ -140,11 +183,6 @@ def _replace(
     check_places(tx.db, table)
     sets = ", ".join(f"{column} = ?" for column in (*table.row_columns, "_seq"))
     change_row = f"UPDATE {table.rows} SET {sets} WHERE _rowid = ?"
-    drop_vector = f"DELETE FROM {table.vec} WHERE rowid = ?"
-    # vec0 can change a vector where it lies, but neither a partition key nor a bit vector.
-    in_place = not table.partitions and not table.schema.quantized
-    change_vector = f"UPDATE {table.vec} SET vector = ? WHERE rowid = ?"
-    add_vector = _vector_insert(table)
     partitions = _partition_values(rows, table)
     for start in range(0, rows.num_rows, _BLOCK):
         tx.check()
@@ -155,16 +193,66 @@ def _replace(
         tx.db.executemany(
             change_row, zip(*row_columns(block, table.schema), numbers, there, strict=True)
         )
-        if in_place:
-            tx.db.executemany(change_vector, zip(list(vectors[start:end]), there, strict=True))
-        else:
-            tx.db.executemany(drop_vector, ((rowid,) for rowid in there))
-            tx.db.executemany(
-                add_vector,
-                _vector_rows(
-                    table, there, vectors[start:end], [part[start:end] for part in partitions]
-                ),
-            )
+        keys = [part[start:end] for part in partitions]
+        _change_vectors(tx, table, there, vectors[start:end], keys)
+
+
+def _change_vectors(
+    tx: Transaction,
+    table: TableLayout,
+    rowids: Sequence[int],
+    vectors: Float32Array,
+    partitions: Sequence[Sequence[str]],
+) -> None:
+    """Give rows that have a vector another one, and the partition keys that they have now."""
+    # vec0 can change a vector where it lies, but neither a partition key nor a bit vector.
+    if not table.partitions and not table.schema.quantized:
+        sql = f"UPDATE {table.vec} SET vector = ? WHERE rowid = ?"
+        tx.db.executemany(sql, zip(list(vectors), rowids, strict=True))
+        return
+    sql = f"DELETE FROM {table.vec} WHERE rowid = ?"
+    tx.db.executemany(sql, ((rowid,) for rowid in rowids))
+    tx.db.executemany(_vector_insert(table), _vector_rows(table, rowids, vectors, partitions))
+
+
+def _stored_partitions(
+    tx: Transaction, table: TableLayout, rowids: Sequence[int]
+) -> list[list[str]]:
+    """The partition keys that rows have now, a list for each partition field."""
+    if not table.partitions:
+        return []
+    names = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
+    found = tx.db.execute(
+        f"SELECT {names} FROM json_each(?) AS j "
+        f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
+        (json.dumps(list(rowids)),),
+    ).fetchall()
+    return [list(map(partition_value, column)) for column in zip(*found, strict=True)]
+
+
+def set_vectors(
+    tx: Transaction, handle: TableHandle, ids: Sequence[str], vectors: Float32Array
+) -> int:
+    table = current_table(tx.db, handle)
+    tx.expect(len(ids))
+    known = dict(_rowids(tx, table, ids))
+    there = [row for row, id in enumerate(ids) if id in known]
+    if not there:
+        return 0
+    if len(there) < len(ids):
+        vectors = vectors[there]
+    rowids = [known[ids[row]] for row in there]
+    _note_extreme(tx, table, vectors)
+    first = tx.take(len(rowids))
+    check_places(tx.db, table)
+    change_row = f"UPDATE {table.rows} SET _seq = ? WHERE _rowid = ?"
+    for start in range(0, len(rowids), _BLOCK):
+        tx.check()
+        block = rowids[start : start + _BLOCK]
+        tx.db.executemany(change_row, ((first + start + i, r) for i, r in enumerate(block)))
+        keys = _stored_partitions(tx, table, block)
+        _change_vectors(tx, table, block, vectors[start : start + _BLOCK], keys)
+    return len(rowids)
 
 
 def _vector_insert(table: TableLayout) -> str:
@@ -225,23 +313,30 @@ def update(
     payload: Mapping[str, Any],
     ids: Sequence[str] | None,
     where: Expr | None,
+    vector: Float32Array | None = None,
 ) -> int:
     table = current_table(tx.db, handle)
     rowids = selected(tx, table, ids, where)
     tx.expect(len(rowids))
+    if vector is not None and rowids:
+        _note_extreme(tx, table, vector.reshape(1, -1))
+        check_places(tx.db, table)
     first = tx.take(len(rowids))
     sets = [f"{quoted(name)} = ?" for name in values]
     bound = [to_sql(value, table.schema.fields[name].kind) for name, value in values.items()]
     if payload:
         sets.append("payload = aiovec_merge(payload, ?)")
         bound.append(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
-    sql = f"UPDATE {table.rows} SET {', '.join(sets)}, _seq = ? WHERE _rowid = ?"
+    sql = f"UPDATE {table.rows} SET {', '.join([*sets, '_seq = ?'])} WHERE _rowid = ?"
     moves = any(name in values for name in table.partitions)
     for start in range(0, len(rowids), _BLOCK):
         tx.check()
         block = rowids[start : start + _BLOCK]
         tx.db.executemany(sql, ((*bound, first + start + i, r) for i, r in enumerate(block)))
-        if moves:
+        if vector is not None:
+            vectors = np.broadcast_to(vector, (len(block), len(vector)))
+            _change_vectors(tx, table, block, vectors, _stored_partitions(tx, table, block))
+        elif moves:
             move_vectors(tx, table, block)
     return len(rowids)
 

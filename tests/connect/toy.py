@@ -53,7 +53,7 @@ class Toy(Backend):
         return [self._target]
 
     open_table = create_table = add_field = drop_table = _unused
-    insert = upsert = update = delete = _unused
+    insert = upsert = update = set_vectors = delete = _unused
     get = find = search = export = count = stats = optimize = _unused
 
 

@@ -75,6 +75,10 @@ CALLS: dict[str, tuple[Call, dict[str, Any]]] = {
         lambda s: s.update("notes", {"year": 1}, ids=["r1", "r2", "x"], where=F.year > 2021),
         {"db.operation.batch.size": 3, "aiovec.affected_rows": 1, "aiovec.filtered": True},
     ),
+    "set_vectors": (
+        lambda s: s.set_vectors("notes", ["r1", "r2", "x"], [VECTOR] * 3),
+        {"db.operation.batch.size": 3, "aiovec.affected_rows": 2},
+    ),
     "delete": (
         lambda s: s.delete("notes", ["r1", "x"]),
         {"db.operation.batch.size": 2, "aiovec.affected_rows": 1},

@@ -301,15 +301,21 @@ class Backend(ABC):
     def writing(self, size: int) -> AbstractAsyncContextManager[Share | None]:
         """A place among the writing calls under way, for about ``size`` bytes of rows.
 
-        ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert`` and writes
-        them, so that calls that wait take no memory. The other writing methods take one themselves.
+        ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert``, or the
+        vectors of ``set_vectors``, and writes them, so that calls that wait take no memory. The
+        other writing methods take one themselves.
         StoreBusyError where none comes in time.
         """
         return nullcontext()
 
     @abstractmethod
-    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
-        """Add rows, whose ids are distinct; DuplicateIdError where one of them exists."""
+    async def insert(
+        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+    ) -> int:
+        """Add rows, whose ids are distinct, and return how many were added.
+
+        DuplicateIdError where one of the ids exists; with ``skip_existing`` its row is left out.
+        """
 
     @abstractmethod
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
@@ -324,10 +330,21 @@ class Backend(ABC):
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
+        vector: Float32Array | None = None,
     ) -> int:
         """Set fields, and keys of the payload, in the rows selected by both; how many those were.
 
-        ``ids`` are distinct; None for either selects every row.
+        ``ids`` are distinct; None for either selects every row. With ``vector``, each of these
+        rows gets this vector.
+        """
+
+    @abstractmethod
+    async def set_vectors(
+        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
+    ) -> int:
+        """Give the rows with these ids, which are distinct, new vectors; how many existed.
+
+        ``vectors`` has one for each id. Fields stay, and ids that are absent are passed by.
         """
 
     @abstractmethod

@@ -34,7 +34,7 @@ from .._input.arguments import (
     order_field,
 )
 from .._input.selection import Selection, selected_names, selection_of
-from .._input.types import FieldValue, Rows, Vector, Vectors, Where
+from .._input.types import ON_CONFLICT, FieldValue, OnConflict, Rows, Vector, Vectors, Where
 from .._telemetry.events import Operation, watch, watch_batches
 from .._text.query import parse
 from ..errors import (
@@ -89,8 +89,8 @@ _LARGEST_BATCH = 2**31 - 1
 # What a store that was opened for reading only refuses. "create_table" may find that all is there.
 _WRITES = frozenset(
     {
-        "add_field", "drop_table", "insert", "upsert", "update", "delete", "delete_where",
-        "optimize", "create_index", "drop_index", "restore",
+        "add_field", "drop_table", "insert", "upsert", "update", "set_vectors", "delete",
+        "delete_where", "optimize", "create_index", "drop_index", "restore",
     }
 )  # fmt: skip
 
@@ -321,33 +321,52 @@ class VectorStore:
 
     # Writing
 
-    async def insert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
+    async def insert(
+        self,
+        table: str,
+        rows: Rows,
+        *,
+        on_conflict: OnConflict = "fail",
+        model: str | None = None,
+    ) -> int:
         """Add rows; how many.
 
         ``rows`` are an Arrow batch or table, an (async) iterable of those, of mappings or of
         ``Record``s, or a mapping of columns. An iterable is read to its end before the write
         begins. An id that exists, or that stands twice in ``rows``, raises DuplicateIdError, and
-        nothing of the call is kept.
+        nothing of the call is kept. With ``on_conflict="skip"`` such rows are left out instead (of
+        an id that stands twice, the first row counts), and with ``"replace"`` they replace the
+        existing ones, as in ``upsert``.
         """
-        return await self._write(table, rows, model, replace=False)
+        if on_conflict not in ON_CONFLICT:
+            expected = " or ".join(map(repr, ON_CONFLICT))
+            raise InvalidArgumentError("on_conflict", on_conflict, expected)
+        return await self._write("insert", table, rows, model, on_conflict=on_conflict)
 
     async def upsert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
         """Add rows, or replace whole rows of the same ids; how many ids.
 
         ``rows`` as in ``insert``; where an id stands twice, the last row counts.
         """
-        return await self._write(table, rows, model, replace=True)
+        return await self._write("upsert", table, rows, model, on_conflict="replace")
 
     async def _write(
-        self, table: str, rows: Rows | CheckedRows, model: str | None = None, *, replace: bool
+        self,
+        call: str,
+        table: str,
+        rows: Rows | CheckedRows,
+        model: str | None = None,
+        *,
+        on_conflict: OnConflict,
     ) -> int:
         """Insert or upsert. ``CheckedRows`` are an import's, which has checked each row."""
-        self._check_writable("upsert" if replace else "insert")
+        self._check_writable(call)
         from .._input.rows import (
             CheckedRows,
             bytes_of,
             collect,
             effort_of,
+            first_of_each_id,
             last_of_each_id,
             repeated_ids,
             to_table,
@@ -356,12 +375,14 @@ class VectorStore:
         held = [await collect(rows, self._read_in_thread)]
         effort = effort_of(held[0])
         columns = len(held[0]) if isinstance(rows, Mapping) else 0
-        operation = Operation("upsert" if replace else "insert", table)
+        operation = Operation(call, table)
 
         def check(schema: Schema) -> pa.Table:
             batch = to_table(held[0], schema)
-            if replace:
+            if on_conflict == "replace":
                 return last_of_each_id(batch)
+            if on_conflict == "skip":
+                return first_of_each_id(batch)
             repeated = [] if isinstance(rows, CheckedRows) else repeated_ids(batch)
             if repeated:
                 raise DuplicateIdError(table, repeated, within_call=True)
@@ -377,8 +398,11 @@ class VectorStore:
                 operation.batch = count = int(batch.num_rows)
                 if share is not None:
                     share.resize(int(batch.nbytes))
-                if count:
-                    await (backend.upsert if replace else backend.insert)(handle, batch)
+                if count and on_conflict == "replace":
+                    await backend.upsert(handle, batch)
+                elif count:
+                    skip = on_conflict == "skip"
+                    count = await backend.insert(handle, batch, skip_existing=skip)
             operation.affected = count
             return count
 
@@ -424,6 +448,48 @@ class VectorStore:
             return operation.affected
 
         return await self._on_table(operation, update)
+
+    async def set_vectors(
+        self,
+        table: str,
+        ids: str | Iterable[str],
+        vectors: Vectors,
+        *,
+        model: str | None = None,
+    ) -> int:
+        """Give the rows with these ids new vectors, and keep their fields; how many rows existed.
+
+        ``vectors`` has one vector for each id, checked as in ``insert``; an error names the
+        position of the vector and its id. Where an id stands twice, its last vector counts. Ids
+        that are absent are not counted, and are no error. ``model`` names the model that made the
+        vectors; another than the table's raises ModelMismatchError.
+        """
+        self._check_writable("set_vectors")
+        from .._input.rows import check_new_vectors, collect_ids, effort_of
+        from .._input.vectors import collect_vectors
+
+        listed = await collect_ids(ids)
+        listed = list(listed) if isinstance(listed, (list, tuple)) else listed
+        held = [await collect_vectors(vectors, self._read_in_thread)]
+        effort = effort_of(listed) + effort_of(held[0])
+        operation = Operation("set_vectors", table)
+
+        async def write(engine: Engine, handle: TableHandle) -> int:
+            check_model(handle, model)
+            schema, backend = handle.schema, engine.backend
+            size = len(held[0]) * 4 * schema.dim
+            async with backend.writing(size):
+                wanted, matrix = await off_loop(effort, check_new_vectors, listed, held[0], schema)
+                operation.batch = count = len(wanted)
+                if count:
+                    count = await backend.set_vectors(handle, wanted, matrix)
+            operation.affected = count
+            return count
+
+        try:
+            return await self._on_table(operation, write)
+        finally:
+            await off_loop(effort, held.clear)
 
     async def delete(self, table: str, ids: str | Iterable[str]) -> int:
         """Delete the rows with these ids; how many were there."""

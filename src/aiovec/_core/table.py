@@ -51,6 +51,7 @@ class Table:
     insert = _bound(VectorStore.insert)
     upsert = _bound(VectorStore.upsert)
     update = _bound(VectorStore.update)
+    set_vectors = _bound(VectorStore.set_vectors)
     delete = _bound(VectorStore.delete)
     delete_where = _bound(VectorStore.delete_where)
     get = _bound(VectorStore.get)

@@ -242,6 +242,16 @@ def last_of_each_id(table: pa.Table, ids: Sequence[str] | None = None) -> pa.Tab
     return table if len(last) == len(ids) else table.take(sorted(last.values()))
 
 
+def first_of_each_id(table: pa.Table) -> pa.Table:
+    """Drop each row whose id stood before."""
+    if not repeated_ids(table):
+        return table
+    first: dict[str, int] = {}
+    for row, id in enumerate(table.column("id").to_pylist()):
+        first.setdefault(id, row)
+    return table.take(list(first.values()))
+
+
 def repeated_ids(table: pa.Table) -> list[str]:
     """The ids that stand in the table more than once."""
     column = table.column("id")
@@ -276,6 +286,29 @@ def check_ids(ids: Any) -> list[str]:
 def distinct_ids(ids: Any) -> list[str]:
     """The same, each id once."""
     return list(dict.fromkeys(check_ids(ids)))
+
+
+def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str], Float32Array]:
+    """The ids, each once, and their vectors; of an id that comes again the last vector counts."""
+    listed = check_ids(ids)
+    place = _place_by(listed)
+    if isinstance(vectors, (pa.Array, pa.ChunkedArray)):
+        check_array(vectors, "vectors")
+        vectors = plain(vectors, "vectors")
+    elif isinstance(vectors, np.ndarray) and vectors.ndim == 1 and vectors.dtype != object:
+        raise InvalidArgumentError("vectors", vectors.shape, "a sequence of vectors, not one")
+    if len(vectors) != len(listed):
+        raise InvalidArgumentError(
+            "vectors", f"{len(vectors)} vectors", f"one for each of the {len(listed)} ids"
+        )
+    if isinstance(vectors, pa.Array):
+        matrix = arrow_matrix(vectors, schema, place)
+    else:
+        matrix = matrix_of(vectors, schema, place)
+    last = dict(zip(listed, range(len(listed)), strict=True))
+    if len(last) == len(listed):
+        return listed, matrix
+    return list(last), matrix[list(last.values())]
 
 
 def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import Field as _DataclassField
 from datetime import datetime
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,11 @@ Frame: TypeAlias = ArrowStream | ArrowArray | DataFrame
 
 Rows: TypeAlias = Iterable[Row | Frame] | AsyncIterable[Row | Frame] | Frame | Mapping[str, object]
 """Rows for ``insert`` and ``upsert``: an iterable of rows or frames, a frame, or columns."""
+
+OnConflict = Literal["fail", "skip", "replace"]
+"""What an insert does with a row whose id exists, or stands twice in the call."""
+
+ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
 Vector: TypeAlias = (
     Sequence[float | np.floating[Any] | np.integer[Any]] | npt.NDArray[Any] | HasArray

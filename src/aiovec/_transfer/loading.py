@@ -250,14 +250,14 @@ async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading
     if how.upsert:
         if part.rows.num_rows:
             rows = CheckedRows(part.rows, placed.schema)
-            await store._write(placed.place, rows, replace=True)
+            await store._write("upsert", placed.place, rows, on_conflict="replace")
         return part
     fresh = placed.created or placed.is_staged
     reason = "the id came before in the same source" if fresh else "the id is there already"
     while part.rows.num_rows:
         try:
             rows = CheckedRows(part.rows, placed.schema)
-            await store._write(placed.place, rows, replace=False)
+            await store._write("insert", placed.place, rows, on_conflict="fail")
         except DuplicateIdError as exc:
             part = await in_thread(without_ids, part, set(exc.ids), reason)
         else:

@@ -206,7 +206,9 @@ class CancellationContract(ContractBase):
 
         async def state() -> list[Any]:
             tables = await store.tables()
-            rows = await store.find("notes", order_by="id", limit=1_000)
+            rows = await store.find(
+                "notes", order_by="id", limit=1_000, select=["name", "year", "embedding"]
+            )
             return [tables, (await store.schema("notes")).to_json(), [r.to_dict() for r in rows]]
 
         def calls() -> list[Coroutine[Any, Any, Any]]:
@@ -216,6 +218,12 @@ class CancellationContract(ContractBase):
                 store.upsert("notes", [{"id": "r0001", "embedding": vector, "year": number}]),
                 store.update("notes", {"year": number, "name": f"n{number}"}, where="year >= 0"),
                 store.update("notes", {"name": "x" * number}, ids=["r0002", "r0003"]),
+                store.set_vectors("notes", ["r0004", "r0005"], [vector, vector]),
+                store.insert(
+                    "notes",
+                    [{"id": id, "embedding": vector} for id in ("r0001", f"other{number}")],
+                    on_conflict="skip",
+                ),
                 store.delete("notes", [f"r{number % 40:04}"]),
                 store.delete_where("notes", f"name = 'n{number - 1}' AND id < 'r0005'"),
                 store.create_table(f"made{number}", SMALL),

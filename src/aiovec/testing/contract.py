@@ -7,6 +7,7 @@ from pathlib import Path
 from .base import ABILITIES, LOOP_TIME, ContractBase
 from .cancellation import CancellationContract
 from .changes import ChangesContract
+from .changing import ChangingContract
 from .concurrency import ConcurrencyContract
 from .exporting import ExportingContract
 from .filtering import FilteringContract
@@ -40,6 +41,7 @@ class BackendContract(
     LargeCallsContract,
     CancellationContract,
     ChangesContract,
+    ChangingContract,
     MovingContract,
     ContractBase,
 ):

@@ -135,12 +135,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        replace=st.booleans(),
+        call=st.sampled_from(("insert", "upsert", "skip", "replace")),
         model=st.sampled_from((None, None, "m", "other")),
         bad=st.integers(0, 5),
     )
     @precondition(lambda self: self._oracle.tables())
-    def write(self, data: st.DataObject, replace: bool, model: str | None, bad: int) -> None:
+    def write(self, data: st.DataObject, call: str, model: str | None, bad: int) -> None:
         table, schema = self._drawn_table(data)
         rows = data.draw(st.lists(draws.good_rows(schema), max_size=6), label="rows")
         if not bad:
@@ -149,9 +149,12 @@ class StoreMachine(RuleBasedStateMachine):
             given: Any = rows
         else:
             given = self._in_some_form(data, rows, schema)
-        real = self._store.upsert if replace else self._store.insert
-        model_of = self._oracle.upsert if replace else self._oracle.insert
-        self._both(real(table, given, model=model), lambda: model_of(table, rows, model=model))
+        options: dict[str, Any] = {"model": model}
+        if call in ("skip", "replace"):
+            options["on_conflict"] = call
+        real = self._store.upsert if call == "upsert" else self._store.insert
+        model_of = self._oracle.upsert if call == "upsert" else self._oracle.insert
+        self._both(real(table, given, **options), lambda: model_of(table, rows, **options))
 
     @rule(data=st.data())
     @precondition(lambda self: self._oracle.tables())
@@ -188,6 +191,20 @@ class StoreMachine(RuleBasedStateMachine):
         self._both(
             self._store.update(table, change, ids=ids, where=where),
             lambda: self._oracle.update(table, change, ids=ids, where=where),
+        )
+
+    @rule(data=st.data(), model=st.sampled_from((None, None, "m", "other")))
+    @precondition(lambda self: self._oracle.tables())
+    def set_vectors(self, data: st.DataObject, model: str | None) -> None:
+        table, schema = self._drawn_table(data)
+        ids = data.draw(_ids(), label="ids")
+        size = data.draw(st.sampled_from((len(ids), len(ids), len(ids), 2)), label="size")
+        given = data.draw(
+            st.lists(draws.vectors(schema), min_size=size, max_size=size), label="vectors"
+        )
+        self._both(
+            self._store.set_vectors(table, ids, given, model=model),
+            lambda: self._oracle.set_vectors(table, ids, given, model=model),
         )
 
     @rule(data=st.data(), ids=st.lists(st.sampled_from(draws.IDS), max_size=2))

@@ -121,10 +121,21 @@ class Oracle:
 
     @own_work()
     def insert(
-        self, table: str, rows: Sequence[Mapping[str, Any]], *, model: str | None = None
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        on_conflict: str = "fail",
+        model: str | None = None,
     ) -> int:
+        if on_conflict == "replace":
+            return self.upsert(table, rows, model=model)
         there = self._table(table)
         added = self._checked(table, rows, model)
+        if on_conflict == "skip":
+            new = {row.id: row for row in reversed(added) if row.id not in there.rows}
+            there.rows |= new
+            return len(new)
         ids = [row.id for row in added]
         if len(set(ids)) != len(ids):
             repeated = sorted({id for id in ids if ids.count(id) > 1})
@@ -172,6 +183,26 @@ class Oracle:
             row.fields |= values
             row.payload |= payload
         return len(selected)
+
+    @own_work()
+    def set_vectors(
+        self,
+        table: str,
+        ids: Sequence[str],
+        vectors: Sequence[Any],
+        *,
+        model: str | None = None,
+    ) -> int:
+        there = self._table(table)
+        _check_model(table, there.schema, model)
+        if len(ids) != len(vectors):
+            raise InvalidArgumentError("vectors", vectors, "one for each id")
+        given = zip(ids, vectors, strict=True)
+        new = {id: _vector(v, there.schema, n, id) for n, (id, v) in enumerate(given)}
+        found = [there.rows[id] for id in new if id in there.rows]
+        for row in found:
+            row.vector = new[row.id]
+        return len(found)
 
     def delete(self, table: str, ids: str | Iterable[str]) -> int:
         there = self._table(table)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from aiovec._arrays import Float32Array
 from aiovec._core.contract import (
     Backend,
     BulkLoad,
@@ -201,17 +202,23 @@ class ModelBackend(Backend):
 
     # Writing
 
-    async def insert(self, table: TableHandle, rows: pa.Table) -> None:
+    async def insert(
+        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+    ) -> int:
         new = {row["id"]: row for row in python_rows(rows)}
 
-        def act() -> None:
+        def act() -> int:
             there = self._of(table)
-            if known := sorted(there.rows.keys() & new.keys()):
+            known = sorted(there.rows.keys() & new.keys())
+            if known and not skip_existing:
                 raise DuplicateIdError(table.name, known)
-            there.put(new.values())
-            self._tell("insert", table, new)
+            added = {id: row for id, row in new.items() if id not in known}
+            there.put(added.values())
+            self._tell("insert", table, added)
+            return len(added)
 
-        await self._write("insert", act, table.name, lambda: list(new))
+        count: int = await self._write("insert", act, table.name, lambda: list(new))
+        return count
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
         new = {row["id"]: row for row in python_rows(rows)}
@@ -230,12 +237,15 @@ class ModelBackend(Backend):
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
+        vector: Float32Array | None = None,
     ) -> int:
         def act() -> int:
             there = self._of(table)
             changed = []
             for row in self._selected(table, where, ids):
                 new = {**row, **values}
+                if vector is not None:
+                    new[table.schema.vector] = vector.tolist()
                 if payload:
                     new["payload"] = json.dumps({**json.loads(row["payload"] or "{}"), **payload})
                 changed.append(new)
@@ -245,6 +255,22 @@ class ModelBackend(Backend):
 
         touched = lambda: [row["id"] for row in self._selected(table, where, ids)]  # noqa: E731
         count: int = await self._write("update", act, table.name, touched)
+        return count
+
+    async def set_vectors(
+        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
+    ) -> int:
+        new = dict(zip(ids, vectors, strict=True))
+
+        def act() -> int:
+            there = self._of(table)
+            found = self._selected(table, None, ids)
+            name = table.schema.vector
+            there.put([{**row, name: new[row["id"]].tolist()} for row in found])
+            self._tell("set_vectors", table, [row["id"] for row in found])
+            return len(found)
+
+        count: int = await self._write("set_vectors", act, table.name, lambda: list(ids))
         return count
 
     async def delete(

@@ -1,0 +1,327 @@
+"""Changing parts of rows, and inserts that meet rows of the same ids."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from .._core.contract import ChangeFeed, Moves
+from .._core.schema import Field, Schema
+from .._core.store import VectorStore
+from ..errors import (
+    DimensionMismatchError,
+    DuplicateIdError,
+    InvalidArgumentError,
+    InvalidVectorError,
+    ModelMismatchError,
+    TableNotFoundError,
+)
+from .base import ContractBase, case, open_store
+from .values import (
+    DIM,
+    EVERY_KIND,
+    SMALL,
+    assert_same_rows,
+    ids_of,
+    rows_of_every_kind,
+    small_rows,
+    vectors,
+)
+
+SCHEMAS = {
+    "plain": EVERY_KIND,
+    "l2": Schema(DIM, metric="l2", fields={"name": str, "year": int}),
+    "parted": Schema(DIM, fields={"name": Field(str, partition=True), "year": int}),
+    "bits": Schema(8, fields={"name": str, "year": int}, quantized="bit"),
+    "model": Schema(DIM, model="m", payload=False, fields={"name": str, "year": int}),
+}
+
+
+def _rows(schema: Schema, count: int) -> list[dict[str, Any]]:
+    if schema is EVERY_KIND:
+        return rows_of_every_kind(count)
+    return [
+        {"id": f"r{n:04}", "embedding": vector, "name": f"n{n % 3}", "year": n}
+        for n, vector in enumerate(vectors(count, dim=schema.dim))
+    ]
+
+
+class ChangingContract(ContractBase):
+    """``set_vectors`` and ``insert(on_conflict=…)``."""
+
+    # New vectors
+
+    @pytest.mark.parametrize("kind", list(SCHEMAS))
+    async def test_set_vectors_keeps_fields(self, store: VectorStore, kind: str) -> None:
+        schema = SCHEMAS[kind]
+        rows = _rows(schema, 40)
+        await self.table(store, schema, rows)
+        await store.search("notes", rows[0]["embedding"])  # whatever is kept in memory is there
+        new = vectors(40, dim=schema.dim, seed=9)
+        ids = [row["id"] for row in rows]
+        assert await store.set_vectors("notes", ids[::2], new[::2]) == 20
+        for row, vector in zip(rows[::2], new[::2], strict=True):
+            row["embedding"] = vector
+        assert_same_rows(await store.get("notes", ids), rows, schema)
+        for row in rows:
+            (hit,) = await store.search("notes", row["embedding"], limit=1)
+            assert hit.id == row["id"]
+            assert hit.distance == pytest.approx(0, abs=1e-4)
+            where = f"name = '{row['name']}'" if schema is not EVERY_KIND else None
+            found = await store.search("notes", row["embedding"], limit=1, where=where)
+            assert ids_of(found) == [row["id"]]
+        assert await store.count("notes") == 40
+
+    async def test_set_vectors_takes_every_form(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(4))
+        given = np.arange(1, 9, dtype=np.float32).reshape(2, DIM)
+        forms: dict[str, Any] = {
+            "an array": given,
+            "float64": given.astype(float),
+            "lists": given.tolist(),
+            "a generator": (row for row in given),
+            "Arrow": pa.FixedSizeListArray.from_arrays(pa.array(given.reshape(-1)), DIM),
+            "Arrow lists": pa.array(given.tolist()),
+        }
+        for name, form in forms.items():
+            with case(name):
+                await store.set_vectors("notes", ["r0001", "r0002"], np.ones((2, DIM)))
+                ids = iter(["r0001", "r0002"]) if name == "lists" else ["r0001", "r0002"]
+                assert await store.set_vectors("notes", ids, form) == 2
+                found = await store.get("notes", ["r0001", "r0002"])
+                assert all(
+                    np.array_equal(record.vector, vector)  # type: ignore[arg-type]  # it has one
+                    for record, vector in zip(found, given, strict=True)
+                )
+        assert await store.set_vectors("notes", "r0003", [[5.0, 0, 0, 0]]) == 1
+
+    async def test_set_vectors_of_absent_and_repeated_ids(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(4))
+        new = vectors(5, seed=3)
+        ids = ["r0001", "absent", "r0002", "r0001", ""]
+        assert await store.set_vectors("notes", ids, new) == 2
+        one, two = await store.get("notes", ["r0001", "r0002"])
+        assert np.array_equal(one.vector, new[3])  # type: ignore[arg-type]  # it has one
+        assert np.array_equal(two.vector, new[2])  # type: ignore[arg-type]  # it has one
+        assert await store.count("notes") == 4
+        assert await store.set_vectors("notes", [], []) == 0
+        assert await store.set_vectors("notes", ["absent"], new[:1]) == 0
+
+    async def test_set_vectors_checks_as_insert_does(self, store: VectorStore) -> None:
+        schema = Schema(DIM, model="m", fields={"year": int})
+        await self.table(store, schema, [{"id": "a", "embedding": [1.0, 0, 0, 0]}])
+        good = [1.0, 2.0, 3.0, 4.0]
+        bad: dict[str, tuple[Any, type[Exception]]] = {
+            "too short": ([1.0], DimensionMismatchError),
+            "NaN": ([float("nan"), 0, 0, 0], InvalidVectorError),
+            "infinity": ([float("inf"), 0, 0, 0], InvalidVectorError),
+            "zero": ([0.0] * DIM, InvalidVectorError),
+            "missing": (None, InvalidVectorError),
+            "text": ("abcd", InvalidVectorError),
+            "flags": ([True, False, True, False], InvalidVectorError),
+        }
+        for name, (vector, error) in bad.items():
+            with case(name), pytest.raises(error) as caught:
+                await store.set_vectors("notes", ["x", "a"], [good, vector])
+            assert (vars(caught.value)["row"], vars(caught.value)["id"]) == (1, "a")
+        for given in ([good], [good] * 3, good, 7, "text", {"a": good}):
+            with case(given), pytest.raises((InvalidArgumentError, InvalidVectorError)):
+                await store.set_vectors("notes", ["x", "a"], given)  # type: ignore[arg-type]  # bad
+        for ids in (None, b"ab", {"a": 1}, ["a", None], ["a", b"b"]):
+            with case(ids), pytest.raises(InvalidArgumentError):
+                await store.set_vectors("notes", ids, [good, good])  # type: ignore[arg-type]  # bad
+        with pytest.raises(ModelMismatchError):
+            await store.set_vectors("notes", ["a"], [good], model="other")
+        with pytest.raises(TableNotFoundError):
+            await store.set_vectors("absent", ["a"], [good])
+        (record,) = await store.get("notes", "a")
+        assert record.vector is not None
+        assert record.vector.tolist() == [1.0, 0, 0, 0]
+        assert await store.set_vectors("notes", ["a"], [good], model="m") == 1
+
+    async def test_set_vectors_of_many_rows(self, store: VectorStore) -> None:
+        rows = small_rows(3_000)
+        await self.table(store, SMALL, rows)
+        new = vectors(3_000, seed=21)
+        assert await store.set_vectors("notes", [row["id"] for row in rows], new) == 3_000
+        for n in (0, 1_499, 2_999):
+            (hit,) = await store.search("notes", new[n], limit=1)
+            assert (hit.id, hit["year"]) == (rows[n]["id"], rows[n]["year"])
+
+    async def test_updates_beside_set_vectors(self, store: VectorStore) -> None:
+        """Fields and vectors are changed by different callers; neither loses the other's."""
+        await self.table(store, SMALL, small_rows(30))
+        ids = [f"r{n:04}" for n in range(30)]
+        new = vectors(30, seed=5)
+        for turn in range(3):
+            calls = [store.set_vectors("notes", [id], [new[n]]) for n, id in enumerate(ids)]
+            calls += [store.update("notes", {"name": f"u{turn}"}, ids=[id]) for id in ids]
+            assert await asyncio.gather(*calls) == [1] * 60
+            found = await store.get("notes", ids)
+            assert {record["name"] for record in found} == {f"u{turn}"}
+            assert all(
+                np.array_equal(record.vector, vector)  # type: ignore[arg-type]  # it has one
+                for record, vector in zip(found, new, strict=True)
+            )
+
+    async def test_a_backend_updates_fields_and_vector_at_once(self, tmp_path: Path) -> None:
+        for kind, schema in SCHEMAS.items():
+            backend = self.make_backend(tmp_path / kind)
+            async with await open_store(backend) as store:
+                await self.table(store, schema, _rows(schema, 20))
+                handle = await backend.open_table("notes")
+                vector = np.arange(1, schema.dim + 1, dtype=np.float32)
+                payload = {"kind": "new"} if schema.payload else {}
+                for fields in ({"name": "moved", "year": 7}, {"name": "again"}, {}):
+                    for extra in (payload, {}):
+                        with case((kind, fields, extra)):
+                            vector = vector + 1
+                            ids = ["r0003", "r0005", "absent"]
+                            count = await backend.update(
+                                handle, fields, extra, ids=ids, where=None, vector=vector
+                            )
+                            assert count == 2
+                            hits = await store.search("notes", vector, limit=2, include_vector=True)
+                            assert set(ids_of(hits)) == {"r0003", "r0005"}
+                            for hit in hits:
+                                assert np.array_equal(hit.vector, vector)  # type: ignore[arg-type]  # asked for
+                                assert hit.distance == pytest.approx(0, abs=1e-5)
+                                assert fields.items() <= hit.fields.items()
+                                assert extra.items() <= hit.fields.items()
+
+    async def test_new_vectors_are_changes(self, tmp_path: Path) -> None:
+        backend = self.make_backend(tmp_path)
+        async with await open_store(backend) as store:
+            if not isinstance(backend, ChangeFeed):
+                pytest.skip("this backend has no change feed")
+            await self.table(store, SMALL, small_rows(5))
+            handle = await backend.open_table("notes")
+            number = await backend.change_number(handle)
+            await store.set_vectors("notes", ["r0001", "r0003", "no"], vectors(3, seed=4))
+            page = await backend.changes(handle, number)
+            assert sorted(page.upserted.column("id").to_pylist()) == ["r0001", "r0003"]
+            number = page.number
+            one = np.ones(DIM, np.float32)
+            await backend.update(handle, {}, {}, ids=["r0002"], where=None, vector=one)
+            page = await backend.changes(handle, number)
+            assert page.upserted.column("id").to_pylist() == ["r0002"]
+            assert page.upserted.column("embedding").to_pylist() == [[1.0] * DIM]
+
+    async def test_a_migration_learns_of_the_new_writes(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        backend = self.make_backend(tmp_path)
+        async with await self.open(tmp_path) as store, await open_store(backend):
+            self.need(store, "moves")
+            assert isinstance(backend, Moves)
+            await self.table(store, SMALL, small_rows(5))
+            await backend.begin_move("r1")
+            handle = await backend.open_table("notes")
+            number = await backend.change_number(handle)
+            new = vectors(2, seed=6)
+            await store.set_vectors("notes", ["r0001", "r0003"], new)
+            await store.insert("notes", small_rows(7), on_conflict="skip")
+            await store.insert("notes", small_rows(1), on_conflict="replace")
+            seen: dict[str, Any] = {}
+            while True:
+                page = await backend.changes(handle, number)
+                for row in page.upserted.to_pylist():
+                    seen[row["id"]] = row["embedding"]
+                number = page.number
+                if page.complete:
+                    break
+            assert {"r0000", "r0001", "r0003", "r0005", "r0006"} <= set(seen)
+            assert [seen["r0001"], seen["r0003"]] == new.tolist()
+            await backend.pause_writers("r1", 5.0)
+            blocked = [
+                asyncio.ensure_future(store.set_vectors("notes", ["r0002"], new[:1])),
+                asyncio.ensure_future(store.insert("notes", small_rows(8), on_conflict="skip")),
+            ]
+            await asyncio.sleep(0.2)
+            assert not any(call.done() for call in blocked)
+            await backend.end_move("r1")
+            assert await asyncio.gather(*blocked) == [1, 1]
+
+    # Rows that exist
+
+    async def test_insert_of_rows_that_exist(self, store: VectorStore) -> None:
+        rows = rows_of_every_kind(20)
+        await self.table(store, EVERY_KIND, rows[:10])
+        changed = [{**row, "name": "changed", "embedding": [1.0, 2, 3, 4]} for row in rows]
+        with pytest.raises(DuplicateIdError):
+            await store.insert("notes", changed, on_conflict="fail")
+        assert await store.count("notes") == 10
+        assert await store.insert("notes", changed, on_conflict="skip") == 10
+        assert await store.insert("notes", changed, on_conflict="skip") == 0
+        ids = [row["id"] for row in rows]
+        assert_same_rows(await store.get("notes", ids), rows[:10] + changed[10:], EVERY_KIND)
+        assert await store.insert("notes", changed, on_conflict="replace") == 20
+        assert_same_rows(await store.get("notes", ids), changed, EVERY_KIND)
+        assert await store.count("notes") == 20
+        hits = await store.search("notes", [1.0, 2, 3, 4], limit=30)
+        assert len(hits) == 20
+        for bad in ("ignore", None, True, 1, ["skip"]):
+            with case(bad), pytest.raises(InvalidArgumentError) as caught:
+                await store.insert("notes", rows, on_conflict=bad)  # type: ignore[arg-type]  # bad
+            assert caught.value.argument == "on_conflict"
+
+    async def test_an_id_twice_in_a_call(self, store: VectorStore) -> None:
+        await store.create_table("notes", SMALL)
+        twice = [
+            {"id": id, "embedding": [1.0, n, 0, 0], "year": n}
+            for n, id in enumerate(["a", "b", "a", "c", "b", "a"])
+        ]
+        with pytest.raises(DuplicateIdError) as caught:
+            await store.insert("notes", twice)
+        assert caught.value.within_call
+        assert await store.insert("notes", twice, on_conflict="skip") == 3
+        found = await store.find("notes")
+        assert [(r.id, r["year"]) for r in found] == [("a", 0), ("b", 1), ("c", 3)]
+        assert await store.insert("notes", twice, on_conflict="replace") == 3
+        found = await store.find("notes")
+        assert [(r.id, r["year"]) for r in found] == [("a", 5), ("b", 4), ("c", 3)]
+        # A bad row is refused, also where its id exists.
+        with pytest.raises(InvalidVectorError):
+            await store.insert("notes", [{"id": "a", "embedding": None}], on_conflict="skip")
+
+    async def test_inserts_at_once_add_each_id_once(self, tmp_path: Path) -> None:
+        """Of two stores, where the backend keeps what it has; their counts add up."""
+        async with await self.open(tmp_path) as one:
+            await one.create_table("notes", SMALL)
+            two = await self.open(tmp_path) if self.persistent else one
+            try:
+                chance = np.random.default_rng(3)
+                calls = []
+                for n in range(60):
+                    ids = chance.choice(200, size=int(chance.integers(1, 30)), replace=True)
+                    rows = [
+                        {"id": f"x{id}", "embedding": [1.0, float(id), n, 0], "year": n}
+                        for id in ids
+                    ]
+                    store = two if n % 2 else one
+                    calls.append((rows, store.insert("notes", rows, on_conflict="skip")))
+                counts = await asyncio.gather(*(call for _, call in calls))
+                wanted = {str(row["id"]) for rows, _ in calls for row in rows}
+                assert sum(counts) == len(wanted) == await one.count("notes")
+                found = await one.find("notes", limit=1_000)
+                assert {record.id for record in found} == wanted
+                # Each call added as many rows as it says, and no part of a row is another's.
+                added = Counter(record["year"] for record in found)
+                assert [added[n] for n in range(60)] == counts
+                for record in await one.get("notes", sorted(wanted)):
+                    assert record.vector is not None
+                    assert record.vector[2] == record["year"]
+                assert len(await one.search("notes", [1.0, 1, 1, 1], limit=1_000)) == len(wanted)
+            finally:
+                if two is not one:
+                    await two.close()
+
+    async def test_a_large_insert_that_skips(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(3_000))
+        assert await store.insert("notes", small_rows(5_000), on_conflict="skip") == 2_000
+        assert await store.count("notes") == 5_000
