@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from tests.toy_text import best
 
 from aiovec._arrays import Float32Array
 from aiovec._core.contract import (
@@ -22,6 +23,8 @@ from aiovec._core.contract import (
     StoredRows,
     TableHandle,
     TableStats,
+    TextQuery,
+    TextSearch,
     VectorQuery,
 )
 from aiovec._core.schema import Field, Schema
@@ -32,8 +35,9 @@ from aiovec.testing import evaluate, python_rows
 Row = dict[str, Any]
 
 
-class ToyBackend(Backend):
+class ToyBackend(Backend, TextSearch):
     name: ClassVar[str] = "toy"
+    promises = frozenset({"text-prefix"})
     target = "toy:"
 
     def __init__(self) -> None:
@@ -150,6 +154,12 @@ class ToyBackend(Backend):
             chosen = _as_rows(table.schema, [rows[n] for n in best], query.columns)
             found.append(Found(chosen, [measures[n] for n in best]))
         return found
+
+    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+        rows = self._selected(table, query.where)
+        order, scores, highlights = best(rows, table.schema, query)
+        chosen = _as_rows(table.schema, [rows[n] for n in order], query.columns)
+        return Found(chosen, scores, highlights)
 
     async def export(
         self,

@@ -20,6 +20,7 @@ import aiovec.sync
 from aiovec import (
     DuplicateIdError,
     F,
+    Field,
     FilterError,
     InvalidArgumentError,
     InvalidNameError,
@@ -45,7 +46,9 @@ Call = Callable[[VectorStore], Awaitable[Any]]
 async def able(spans: Spans) -> AsyncIterator[VectorStore]:
     """A store with every ability and five rows in the table ``notes``."""
     async with VectorStore(AbleBackend(), RetrievalSettings()) as opened:
-        await opened.create_table("notes", Schema(3, fields={"year": int}))
+        await opened.create_table(
+            "notes", Schema(3, fields={"year": int, "body": Field(str, text=True)})
+        )
         await opened.insert("notes", ROWS)
         spans.forget()
         yield opened
@@ -209,7 +212,9 @@ async def test_a_failure_tells_its_class_alone(
 
 async def test_an_error_that_was_expected_is_none(able: VectorStore, spans: Spans) -> None:
     await able.drop_table("absent", missing_ok=True)
-    await able.create_table("notes", Schema(3, fields={"year": int}), exist_ok=True)
+    await able.create_table(
+        "notes", Schema(3, fields={"year": int, "body": Field(str, text=True)}), exist_ok=True
+    )
     assert [span.status.status_code for span in spans.ours()] == [StatusCode.UNSET] * 2
 
 

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, cast
 
@@ -20,15 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import Float64Array
-from .._filters import Expr
-from .._input.arguments import check_count, check_flag, check_tuning
-from .._input.selection import Selection, selected_names, selection_of
-from .._input.types import Where
 from ..errors import AiovecError, InvalidArgumentError, shown
-from .contract import Backend, Found, StoredRows, TableHandle, Tuning, VectorQuery
-from .pool import LITTLE, off_loop
-from .records import Hit
-from .schema import Metric, Schema
+from .pool import off_loop
+from .records import Hit, Rank
+from .schema import Metric
 from .threads import in_idle_thread
 
 # How many times the limit is fetched for a step that picks from more than it returns.
@@ -48,22 +43,30 @@ class RRF:
     k: float = 60
 
     def __post_init__(self) -> None:
-        if not self.k > 0:
-            raise InvalidArgumentError("k", self.k, "above 0")
+        if not _is_finite(self.k) or not self.k > 0:
+            raise InvalidArgumentError("k", self.k, "a finite number above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """A weighted sum of both lists' scores, each scaled to 0…1 over its hits."""
+    """A weighted sum of both lists' scores, each scaled to 0…1 over its hits.
+
+    A list of weight 0 brings no hits of its own.
+    """
 
     vector: float = 0.7
     text: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.vector < 0 or self.text < 0 or not self.vector + self.text > 0:
+        weights = (self.vector, self.text)
+        if not all(map(_is_finite, weights)) or min(weights) < 0 or not sum(weights) > 0:
             raise InvalidArgumentError(
-                "weights", (self.vector, self.text), "not negative, and not both 0"
+                "weights", weights, "finite numbers, not negative, and not both 0"
             )
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
 
 
 Fusion = RRF | Weighted
@@ -91,25 +94,31 @@ def order_of(measures: Sequence[float], ids: Sequence[str], limit: int) -> list[
 def fuse(
     vector_hits: Sequence[Hit], text_hits: Sequence[Hit], fusion: Fusion, limit: int
 ) -> list[Hit]:
-    """One list of two, each best first. ``ranks`` tells where a hit stood in each."""
+    """Return one list of two, each best first. ``ranks`` tells where a hit stood in each.
+
+    A list of weight 0 brings no hits of its own.
+    """
     lists = {"vector": vector_hits, "text": text_hits}
     scores: dict[str, float] = {}
-    ranks: dict[str, dict[str, int]] = {}
-    found: dict[str, Hit] = {}
+    found: dict[str, dict[str, tuple[int, Hit]]] = {}
     for name, hits in lists.items():
+        weight = 1.0 if isinstance(fusion, RRF) else getattr(fusion, name)
         scaled = _scaled([hit.score for hit in hits])
         for rank, hit in enumerate(hits, start=1):
-            if isinstance(fusion, RRF):
-                part = 1.0 / (fusion.k + rank)
-            else:
-                part = (fusion.vector if name == "vector" else fusion.text) * scaled[rank - 1]
-            scores[hit.id] = scores.get(hit.id, 0.0) + part
-            ranks.setdefault(hit.id, {})[name] = rank
-            known = found.setdefault(hit.id, hit)
-            if hit.highlights:
-                found[hit.id] = known.__replace__(highlights=hit.highlights)
-    fused = [hit.__replace__(score=scores[id], ranks=ranks[id]) for id, hit in found.items()]
-    return best_first(fused)[:limit]
+            found.setdefault(hit.id, {})[name] = rank, hit
+            if weight:
+                part = 1.0 / (fusion.k + rank) if isinstance(fusion, RRF) else scaled[rank - 1]
+                scores[hit.id] = scores.get(hit.id, 0.0) + weight * part
+    best = sorted(scores, key=lambda id: (-scores[id], id))[:limit]
+    return [_fused(found[id], scores[id]) for id in best]
+
+
+def _fused(places: Mapping[str, tuple[int, Hit]], score: float) -> Hit:
+    """Return one hit of those that the lists have of a row."""
+    ranks = {name: Rank(rank, hit.score) for name, (rank, hit) in places.items()}
+    hit = next(iter(places.values()))[1]
+    highlights = places["text"][1].highlights if "text" in places else hit.highlights
+    return hit.__replace__(score=score, ranks=ranks, highlights=highlights)
 
 
 def _scaled(scores: Sequence[float]) -> list[float]:
@@ -139,7 +148,7 @@ def diversify(
     """
     if len(hits) < 2:
         return list(hits[:limit])
-    vectors = _unit(np.stack([cast("Any", hit.vector) for hit in hits]))
+    vectors = _unit(_matrix(hits))
     if query is None:
         relevance = np.asarray(_scaled([hit.score for hit in hits]))
     else:
@@ -156,6 +165,14 @@ def diversify(
         picked.append(int(np.argmax(np.where(open_, worth, -np.inf))))
 
 
+def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
+    """Return the hits' vectors; zeros for a row without one, which is like no other then."""
+    vectors = [hit.vector for hit in hits]
+    there = next((vector for vector in vectors if vector is not None), np.zeros(1))
+    nothing = np.zeros_like(there)
+    return np.stack([cast("Any", nothing if vector is None else vector) for vector in vectors])
+
+
 def _unit(vectors: npt.NDArray[Any]) -> Float64Array:
     """Vectors of length 1; one of length 0 stays."""
     vectors = vectors.astype(np.float64)
@@ -163,21 +180,27 @@ def _unit(vectors: npt.NDArray[Any]) -> Float64Array:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-async def reranked(hits: list[Hit], rerank: Rerank, threads: anyio.CapacityLimiter) -> list[Hit]:
-    """The hits in the order of a user's function, which gives scores, or hits in its own order.
+async def reranked(
+    held: list[list[Hit]], rerank: Rerank, threads: anyio.CapacityLimiter
+) -> list[Hit]:
+    """Return hits in the order of a user's function, which gives scores, or hits in its own order.
 
-    A plain function runs in a thread; a coroutine function is awaited.
+    ``held`` has the list of hits and is emptied: a long one is freed in a thread. A plain function
+    runs in a thread; a coroutine function is awaited.
     """
-    if not hits:
-        return hits
+    count = len(held[0])
+    if not count:
+        return held.pop()
     call = getattr(rerank, "__call__", rerank)  # noqa: B004 - an object's async __call__ counts too
     if inspect.iscoroutinefunction(rerank) or inspect.iscoroutinefunction(call):
-        outcome = await cast("Awaitable[Reranked]", rerank(hits))
+        outcome = await cast("Awaitable[Reranked]", rerank([*held[0]]))
     else:
-        outcome = await _in_thread(rerank, hits, threads)
+        outcome = await _in_thread(rerank, [*held[0]], threads)
         if inspect.isawaitable(outcome):
             outcome = await outcome
-    return await off_loop(4 * len(hits), lambda: _in_order(hits, outcome, rerank))
+    outcomes = [outcome]
+    del outcome
+    return await off_loop(4 * count, lambda: _in_order(held.pop(), outcomes.pop(), rerank))
 
 
 async def _in_thread(rerank: Rerank, hits: list[Hit], threads: anyio.CapacityLimiter) -> Any:
@@ -288,158 +311,3 @@ def check_fusion(fusion: object) -> Fusion:
     if not isinstance(fusion, (RRF, Weighted)):
         raise InvalidArgumentError("fusion", fusion, "RRF(k=…) or Weighted(vector=…, text=…)")
     return fusion
-
-
-@dataclass(slots=True)
-class SearchOptions:
-    """The checked arguments of a search, for every query of one call."""
-
-    limit: int
-    where: Where
-    select: Iterable[str] | None
-    model: str | None
-    include_vector: bool
-    exact: bool
-    tuning: Tuning | None
-    diversity: float | None
-    rerank: Rerank | None
-    # Whether the hits carry vectors for diversity alone, which the caller did not ask for.
-    _strips_vectors: bool = field(default=False, init=False)
-    # ``select``, read once.
-    _names: list[str] | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        check_count("limit", self.limit)
-        self.exact = check_flag("exact", self.exact)
-        self.include_vector = check_flag("include_vector", self.include_vector)
-        self.diversity = check_diversity(self.diversity)
-        check_rerank(self.rerank)
-        if self.tuning is not None and not isinstance(self.tuning, Tuning):
-            raise InvalidArgumentError("tuning", self.tuning, "an aiovec.Tuning or None")
-        self._names = selected_names(self.select)
-
-    @property
-    def fetched(self) -> int:
-        """The number of hits to get, so that a later step has some to choose from."""
-        chooses = self.diversity or self.rerank is not None
-        return self.limit * POOL if chooses else self.limit
-
-    async def run(
-        self,
-        backend: Backend,
-        handle: TableHandle,
-        vectors: Sequence[Any],
-        where: Expr | None,
-    ) -> list[list[Hit]]:
-        """Ask the backend; one list of hits for each vector, best first."""
-        if self.tuning is not None:
-            check_tuning(self.tuning, handle.schema.dim)
-        chosen = await selection_of(
-            handle.schema,
-            self._names,
-            include_vector=self.include_vector,
-            needs_vector=bool(self.diversity),
-        )
-        if self.diversity and not chosen.shows_vector:
-            chosen = replace(chosen, shows_vector=True)
-            self._strips_vectors = True
-
-        def asked() -> list[VectorQuery]:
-            return [
-                VectorQuery(
-                    vector, self.fetched, where, chosen.columns, bool(self.exact), self.tuning
-                )
-                for vector in vectors
-            ]
-
-        queries = await off_loop(len(vectors), asked)
-        if not queries:
-            return []
-        answers = list(await backend.search(handle, queries))
-        if len(answers) != len(queries):
-            raise AiovecError(
-                f"the backend gave {len(answers)} answers to {len(queries)} queries; "
-                "it must give one for each"
-            )
-
-        def hits() -> list[list[Hit]]:
-            made = []
-            answers.reverse()
-            while answers:  # freed one by one, and in the thread, as the queries are
-                made.append(_vector_hits(answers.pop(), handle.schema, chosen, self.fetched))
-            queries.clear()
-            return made
-
-        effort = len(answers)
-        if effort <= LITTLE:
-            effort += sum(chosen.effort(found.rows) for found in answers)
-        return await off_loop(effort, hits)
-
-    async def finish(
-        self,
-        found: list[list[Hit]],
-        vectors: Sequence[Any],
-        threads: Callable[[], anyio.CapacityLimiter],
-    ) -> list[list[Hit]]:
-        """Rerank and diversify each query's hits where that was asked for; cut to the limit."""
-        if self.rerank is None and not self.diversity:
-            return found
-        if self.rerank is not None:
-            found = [await reranked(hits, self.rerank, threads()) for hits in found]
-        if not self.diversity:
-            return [hits[: self.limit] for hits in found]
-
-        stopped: list[bool] = []
-
-        def diversified() -> list[list[Hit]]:
-            pairs = zip(found, vectors, strict=True)
-            return [self._diversified(hits, vector, stopped) for hits, vector in pairs]
-
-        # Each pick is compared with all hits that are left.
-        effort = self.limit * sum(map(len, found))
-        return await off_loop(effort, diversified, stop=lambda: stopped.append(True))
-
-    def _diversified(self, hits: list[Hit], vector: Any, stopped: list[bool]) -> list[Hit]:
-        query = vector if self.rerank is None else None  # what reranks knows better
-        kept = diversify(hits, query, self.diversity or 0.0, self.limit, stopped)
-        return [hit.__replace__(vector=None) for hit in kept] if self._strips_vectors else kept
-
-
-def _rows_of(found: Found) -> StoredRows:
-    """Return the rows of an answer, which are paired with its measures by position."""
-    if len(found.measures) != len(found.rows.ids):
-        raise AiovecError(
-            f"the backend gave {len(found.measures)} measures for {len(found.rows.ids)} rows; "
-            "it must give one for each"
-        )
-    return found.rows
-
-
-def _vector_hits(found: Found, schema: Schema, chosen: Selection, limit: int) -> list[Hit]:
-    rows = _rows_of(found)
-    return [
-        Hit(
-            rows.ids[i],
-            score_of(schema.metric, found.measures[i]),
-            found.measures[i],
-            chosen.fields_of(rows, i),
-            chosen.vector_of(rows, i),
-            vector_name=schema.vector,
-        )
-        for i in order_of(found.measures, rows.ids, limit)
-    ]
-
-
-def text_hits(found: Found, chosen: Selection, limit: int) -> list[Hit]:
-    """The hits of a text search, best first."""
-    rows = _rows_of(found)
-    return [
-        Hit(
-            rows.ids[i],
-            found.measures[i],
-            None,
-            chosen.fields_of(rows, i),
-            highlights=found.highlights[i] if found.highlights else {},
-        )
-        for i in order_of([-measure for measure in found.measures], rows.ids, limit)
-    ]

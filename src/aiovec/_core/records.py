@@ -134,11 +134,38 @@ class Record(_Row):
         return {"id": self.id, **self._vector(), **self.fields}
 
 
+class Rank(int):
+    """A place, from 1, in one of the lists of a hybrid search, and the ``score`` there."""
+
+    score: float
+
+    def __new__(cls, rank: int, score: float) -> Rank:
+        made = super().__new__(cls, rank)
+        made.__dict__["score"] = score
+        return made
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a Rank cannot be changed")
+
+    def __repr__(self) -> str:
+        return f"Rank({int(self)}, score={self.score:.6g})"
+
+    __str__ = int.__repr__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rank, (int(self), self.score)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rank": int(self), "score": self.score}
+
+
 class Hit(_Row):
     """A row that a search found: a mapping of ``id`` and the fields.
 
     ``score`` is higher for the better hit, ``distance`` lower (None for a text search). ``ranks``
-    tells the places, from 1, that the parts of a hybrid search gave this row.
+    has the places of this row in the lists of a hybrid search, "vector" and "text": each is a
+    number from 1 whose ``score`` is the row's score in that list. ``highlights`` has a snippet of
+    each text field in which a keyword search found something, if that was asked for.
     """
 
     __slots__ = ("distance", "highlights", "ranks", "score")
@@ -149,7 +176,7 @@ class Hit(_Row):
 
     score: float
     distance: float | None
-    ranks: Mapping[str, int]
+    ranks: Mapping[str, Rank]
     highlights: Mapping[str, str]
 
     def __init__(
@@ -159,7 +186,7 @@ class Hit(_Row):
         distance: float | None,
         fields: Mapping[str, Any] = _NOTHING,
         vector: Vector | None = None,
-        ranks: Mapping[str, int] = _NOTHING,
+        ranks: Mapping[str, Rank] = _NOTHING,
         highlights: Mapping[str, str] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:
@@ -183,7 +210,10 @@ class Hit(_Row):
             "id": self.id, "_score": self.score, "_distance": self.distance,
         }  # fmt: skip
         if self.ranks:
-            flat["_ranks"] = dict(self.ranks)
+            flat["_ranks"] = {
+                name: rank.to_dict() if isinstance(rank, Rank) else rank
+                for name, rank in self.ranks.items()
+            }
         if self.highlights:
             flat["_highlights"] = dict(self.highlights)
         flat |= self._vector()

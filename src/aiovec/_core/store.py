@@ -36,7 +36,6 @@ from .._input.arguments import (
 from .._input.selection import Selection, selected_names, selection_of
 from .._input.types import ON_CONFLICT, FieldValue, OnConflict, Rows, Vector, Vectors, Where
 from .._telemetry.events import Operation, watch, watch_batches
-from .._text.query import parse
 from ..errors import (
     DuplicateIdError,
     InvalidArgumentError,
@@ -59,16 +58,15 @@ from .contract import (
     StaleTableError,
     TableHandle,
     TableStats,
-    TextQuery,
-    TextSearch,
     Tuning,
     VectorIndexes,
 )
 from .engine import Engine, Follower
 from .pool import in_thread, off_loop
-from .ranking import POOL, RRF, Fusion, Rerank, SearchOptions, check_fusion, fuse, text_hits
+from .ranking import RRF, Fusion, Rerank, check_fusion
 from .records import Hit, Record
 from .schema import Field, FieldType, Schema, check_field_name, check_table_name
+from .searching import Ranked, Search, SearchOptions, clauses_of, finished, together
 from .threads import FORKED, OneLoop, PerLoop
 from .waiting import one_call
 
@@ -687,15 +685,19 @@ class VectorStore:
         tuning: Tuning | None = None,
         diversity: float | None = None,
         rerank: Rerank | None = None,
+        fetch_k: int | None = None,
     ) -> list[Hit]:
-        """The rows nearest to ``vector``, best first, equal ones by id.
+        """Return the rows nearest to ``vector``, best first, equal ones by id.
 
         A filter selects before the nearest are taken: with enough matching rows there are always
         ``limit`` hits. ``model`` names the model that made the vector; another than the table's
-        raises ModelMismatchError. ``diversity`` from 0 to 1 trades nearness for variety among four
-        times as many rows: maximal marginal relevance with ``lambda`` as ``1 - diversity``;
-        ``rerank`` gets four times as many hits and gives their new scores, or
-        hits in a new order (a plain function runs in a thread).
+        raises ModelMismatchError.
+
+        ``diversity`` and ``rerank`` choose from the best ``fetch_k`` hits, by default four times
+        ``limit``. ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal
+        relevance with ``lambda`` as ``1 - diversity``. ``rerank`` gets the hits, with all their
+        text fields, and gives their new scores, or hits in a new order (a plain function runs in
+        a thread); diversity is applied to what it gives.
         """
         from .._input.rows import effort_of_query
         from .._input.vectors import query_vector
@@ -705,7 +707,7 @@ class VectorStore:
             effort_of_query(vector),
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
-                include_vector=include_vector, diversity=diversity, rerank=rerank,
+                include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             ),
         )  # fmt: skip
         return found[0]
@@ -724,8 +726,9 @@ class VectorStore:
         tuning: Tuning | None = None,
         diversity: float | None = None,
         rerank: Rerank | None = None,
+        fetch_k: int | None = None,
     ) -> list[list[Hit]]:
-        """``search`` for several vectors at once, all on the same state of the table."""
+        """Do ``search`` for several vectors at once, all on the same state of the table."""
         from .._input.rows import effort_of
         from .._input.vectors import collect_vectors, query_vectors
 
@@ -735,7 +738,7 @@ class VectorStore:
             effort_of(collected),
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
-                include_vector=include_vector, diversity=diversity, rerank=rerank,
+                include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
             ),
         )  # fmt: skip
 
@@ -747,31 +750,35 @@ class VectorStore:
         effort: int,
         options: SearchOptions,
     ) -> list[list[Hit]]:
-        operation = Operation(
-            name,
-            table,
-            limit=options.limit,
-            filtered=options.where is not None,
-            exact=options.exact,
-        )
+        operation = _search_operation(name, table, options)
 
-        async def search(
-            engine: Engine, handle: TableHandle
-        ) -> tuple[list[list[Hit]], Sequence[Any]]:
+        async def search(engine: Engine, handle: TableHandle) -> Ranked:
             check_model(handle, options.model)
             where = await self._bind(options.where, handle.schema)
             vectors = await off_loop(effort, queries, handle.schema)
             operation.batch = len(vectors)
-            began = time.perf_counter()
-            hits = await options.run(engine.backend, handle, vectors, where)
-            if vectors:
-                seconds = (time.perf_counter() - began) / len(vectors)
-                self._advisor.searched(engine, handle, seconds)
+            prepared = await Search.of(engine.backend, handle, options, where)
+            hits = await self._by_vectors(prepared, engine, handle, vectors, options.fetched)
             operation.returned = sum(map(len, hits))
-            return hits, vectors
+            return prepared.ranked(hits, vectors)
 
-        found = await self._on_table(operation, search)
-        return await options.finish(*found, self._rerank_threads)
+        ranked = await self._on_table(operation, search)
+        return await finished(ranked, options, self._rerank_threads)
+
+    async def _by_vectors(
+        self,
+        prepared: Search,
+        engine: Engine,
+        handle: TableHandle,
+        vectors: Sequence[Any],
+        limit: int,
+    ) -> list[list[Hit]]:
+        began = time.perf_counter()
+        hits = await prepared.by_vectors(vectors, limit)
+        if vectors:
+            seconds = (time.perf_counter() - began) / len(vectors)
+            self._advisor.searched(engine, handle, seconds)
+        return hits
 
     async def search_text(
         self,
@@ -781,38 +788,43 @@ class VectorStore:
         limit: int = 10,
         where: Where = None,
         select: Iterable[str] | None = None,
+        include_vector: bool = False,
         any: bool = False,
-        highlight: bool = False,
+        highlight: bool | tuple[str, str] = False,
+        diversity: float | None = None,
+        rerank: Rerank | None = None,
+        fetch_k: int | None = None,
     ) -> list[Hit]:
-        """The best rows by keywords (BM25) in the fields with ``text=True``.
+        """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
-        Every word has to be there, or with ``any`` at least one.
+        ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word``, and ``prefix*``
+        where the store supports "text-prefix". All words must match, or with ``any`` at least one.
+        Anything else that a user types is text; a query without a word finds nothing.
+
+        With ``highlight``, each hit's ``highlights`` has a snippet of every field that matched,
+        with each match between ``<mark>`` and ``</mark>``, or between two texts of your own. The
+        text itself is not escaped for HTML.
+
+        A filter selects before the best are taken. ``diversity``, ``rerank`` and ``fetch_k`` are
+        as in ``search``.
         """
-        check_count("limit", limit)
-        if not isinstance(query, str):
-            raise InvalidArgumentError("query", query, "text")
-        names = selected_names(select)
-        operation = Operation("search_text", table, limit=limit, filtered=where is not None)
+        _check_query(query)
+        options = SearchOptions(
+            limit=limit, where=where, select=select, include_vector=include_vector, any=any,
+            highlight=highlight, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
+        )  # fmt: skip
+        operation = _search_operation("search_text", table, options)
 
-        async def search(engine: Engine, handle: TableHandle) -> list[Hit]:
-            backend = ability_of(engine.backend, TextSearch, "text")
-            chosen = await selection_of(handle.schema, names)
-            clauses = parse(query, handle.schema)
-            if all(clause.excluded for clause in clauses):
-                return []
-            asked = TextQuery(
-                clauses,
-                limit,
-                await self._bind(where, handle.schema),
-                chosen.columns,
-                any,
-                ("<mark>", "</mark>") if highlight else None,
-            )
-            hits = text_hits(await backend.search_text(handle, asked), chosen, limit)
+        async def search(engine: Engine, handle: TableHandle) -> Ranked:
+            clauses = await clauses_of(engine.backend, handle, query)
+            where = await self._bind(options.where, handle.schema)
+            prepared = await Search.of(engine.backend, handle, options, where)
+            hits = await prepared.by_clauses(clauses, options.fetched)
             operation.returned = len(hits)
-            return hits
+            return prepared.ranked([hits], None)
 
-        return await self._on_table(operation, search)
+        ranked = await self._on_table(operation, search)
+        return (await finished(ranked, options, self._rerank_threads))[0]
 
     async def search_hybrid(
         self,
@@ -829,34 +841,60 @@ class VectorStore:
         exact: bool = False,
         tuning: Tuning | None = None,
         any: bool = True,
-        highlight: bool = False,
+        highlight: bool | tuple[str, str] = False,
+        diversity: float | None = None,
+        rerank: Rerank | None = None,
+        fetch_k: int | None = None,
     ) -> list[Hit]:
-        """Keywords and vector together: both searches' best, fused into one list."""
-        check_table_name(table)
+        """Search by keywords and by vector at once, and fuse both lists into one.
+
+        Each list has the best ``fetch_k`` hits, by default four times ``limit``. ``fusion`` is
+        ``RRF()``, by places, or ``Weighted()``, by scores. Each hit's ``ranks`` tells its place
+        and score in the lists that have it. By default one matching word is enough (``any``). The
+        other arguments are as in ``search`` and ``search_text``.
+        """
+        from .._input.rows import effort_of_query
+        from .._input.vectors import query_vector
+
+        _check_query(query)
+        options = SearchOptions(
+            limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
+            include_vector=include_vector, any=any, highlight=highlight, diversity=diversity,
+            rerank=rerank, fetch_k=fetch_k,
+        )  # fmt: skip
         check_fusion(fusion)
-        check_count("limit", limit)
-        exact = check_flag("exact", exact)
-        self._enter()
-        ability_of(self._follower.engine.backend, TextSearch, "text")
-        names = selected_names(select)
-        pool = limit * POOL
-        operation = Operation(
-            "search_hybrid", table, limit=limit, filtered=where is not None, exact=exact
-        )
-        with watch(operation, self._follower.engine.place):
-            by_vector, by_text = await asyncio.gather(
-                self.search(
-                    table, vector, limit=pool, where=where, select=names, model=model,
-                    include_vector=include_vector, exact=exact, tuning=tuning,
-                ),
-                self.search_text(
-                    table, query, limit=pool, where=where, select=names, any=any,
-                    highlight=highlight,
-                ),
-            )  # fmt: skip
-            hits = fuse(by_vector, by_text, fusion, limit)
+        operation = _search_operation("search_hybrid", table, options)
+
+        async def search(engine: Engine, handle: TableHandle) -> Ranked:
+            clauses = await clauses_of(engine.backend, handle, query)
+            check_model(handle, options.model)
+            where = await self._bind(options.where, handle.schema)
+            effort = effort_of_query(vector)
+            checked = await off_loop(effort, query_vector, vector, handle.schema)
+            prepared = await Search.of(engine.backend, handle, options, where)
+            lists: dict[str, list[Hit]] = {}
+
+            async def by_vector() -> None:
+                one = _search_operation("search", table, options, options.pool)
+                with watch(one, engine.place):
+                    (lists["vector"],) = await self._by_vectors(
+                        prepared, engine, handle, [checked], options.pool
+                    )
+                    one.returned = len(lists["vector"])
+
+            async def by_text() -> None:
+                one = _search_operation("search_text", table, options, options.pool)
+                with watch(one, engine.place):
+                    lists["text"] = await prepared.by_clauses(clauses, options.pool)
+                    one.returned = len(lists["text"])
+
+            await together(by_vector(), by_text())
+            hits = await prepared.fused(lists, fusion)
             operation.returned = len(hits)
-            return hits
+            return prepared.ranked([hits], None)
+
+        ranked = await self._on_table(operation, search)
+        return (await finished(ranked, options, self._rerank_threads))[0]
 
     # Upkeep
 
@@ -1007,6 +1045,23 @@ def _absolute(path: str | Path) -> Path:
         if exc.errno == errno.ENAMETOOLONG:
             raise InvalidArgumentError("path", path, "no longer than the disk allows") from exc
     return target
+
+
+def _check_query(query: object) -> None:
+    if not isinstance(query, str):
+        raise InvalidArgumentError("query", query, "text")
+
+
+def _search_operation(
+    name: str, table: str, options: SearchOptions, limit: int | None = None
+) -> Operation:
+    return Operation(
+        name,
+        table,
+        limit=options.limit if limit is None else limit,
+        filtered=options.where is not None,
+        exact=None if name == "search_text" else options.exact,
+    )
 
 
 def _effort_of(where: Where) -> int:

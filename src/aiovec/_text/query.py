@@ -11,12 +11,19 @@ import re
 from collections.abc import Iterator
 
 from .._core.contract import TextClause
+from .._core.pool import off_loop
 from .._core.schema import Schema
-from ..errors import InvalidArgumentError, shown
+from ..errors import InvalidArgumentError
 
 # Every clause is looked up by itself, and a query is seldom longer than a paragraph.
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
+# A query of single letters takes as long to parse, for each character, as so many values to copy.
+_VALUES_A_CHARACTER = 4
+
+# NUL, halves of surrogate pairs and marks of direction, which pasted text has in front of words:
+# no engine stores the first two in a text, and none of them is seen by who typed the query.
+_UNSEEN = re.compile("[\0\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 # A clause begins behind white space or a quote: the minus sign within a word is punctuation.
 _CLAUSE = re.compile(
@@ -28,17 +35,22 @@ _CLAUSE = re.compile(
     re.VERBOSE,
 )
 _GAP = re.compile(r"\s+")
-_SPACES = re.compile(r"[\s\0]+")
+_OPERATORS = frozenset('-*:"')
+
+
+async def parse_off_loop(text: str, schema: Schema) -> tuple[TextClause, ...]:
+    """``parse``, in a thread where the query is long."""
+    return await off_loop(_VALUES_A_CHARACTER * len(text), parse, text, schema)
 
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
     """Return the clauses of a query, each once, in their order; without any where no word is."""
     if len(text) > _MOST_CHARACTERS:
-        raise InvalidArgumentError("query", shown(text), f"at most {_MOST_CHARACTERS:,} characters")
-    found = tuple(dict.fromkeys(_clauses(text, schema)))
+        raise InvalidArgumentError("query", text, f"at most {_MOST_CHARACTERS:,} characters")
+    found = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
     if len(found) > _MOST_CLAUSES:
         raise InvalidArgumentError(
-            "query", shown(text), f"at most {_MOST_CLAUSES:,} different words, not {len(found):,}"
+            "query", text, f"at most {_MOST_CLAUSES:,} different words (it has {len(found):,})"
         )
     return found
 
@@ -50,6 +62,7 @@ def text_fields(schema: Schema) -> list[str]:
 
 def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
     fields = set(text_fields(schema))
+    grams = schema.analyzer == "ngram"
     place = 0
     while place < len(text):
         if gap := _GAP.match(text, place):
@@ -65,8 +78,13 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
         if field is not None and field not in fields:
             held, field = f"{field}:{held}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")
-        held = _SPACES.sub(" ", held.rstrip("*") if prefix else held).strip()
-        prefix = prefix and held[-1:].isalnum()
-        # N-grams find punctuation too; to the other analyzers it separates words.
-        if held and (schema.analyzer == "ngram" or any(map(str.isalnum, held))):
+        held = _GAP.sub(" ", held.rstrip("*") if prefix else held).strip()
+        # A part of a word is what n-grams find anyway.
+        prefix = prefix and held[-1:].isalnum() and not grams
+        if _is_wanted(held, grams):
             yield TextClause(held, field, prefix=prefix, excluded=match["minus"] is not None)
+
+
+def _is_wanted(held: str, grams: bool) -> bool:
+    """Return whether it has a word. N-grams find punctuation too, to others it only separates."""
+    return not _OPERATORS.issuperset(held) if grams else any(map(str.isalnum, held))

@@ -22,6 +22,7 @@ from .reading import ReadingContract
 from .row_forms import RowFormsContract
 from .searching import SearchingContract
 from .tables import TablesContract
+from .text import TextContract
 from .writing import WritingContract
 
 
@@ -35,6 +36,7 @@ class BackendContract(
     ModelsContract,
     ReadingContract,
     SearchingContract,
+    TextContract,
     FilteringContract,
     ExportingContract,
     ConcurrencyContract,

@@ -1,0 +1,346 @@
+"""Searches by vector, by keywords and by both: one way from the arguments to the hits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+
+from .._filters import Expr
+from .._input.arguments import ability_of, check_count, check_flag, check_tuning
+from .._input.selection import Selection, selected_names, selection_of
+from .._input.types import Where
+from .._text.query import parse_off_loop, text_fields
+from ..errors import AiovecError, InvalidArgumentError, UnsupportedError
+from .contract import (
+    Backend,
+    Found,
+    StoredRows,
+    TableHandle,
+    TextClause,
+    TextQuery,
+    TextSearch,
+    Tuning,
+    VectorQuery,
+)
+from .pool import LITTLE, off_loop
+from .ranking import (
+    POOL,
+    Fusion,
+    Rerank,
+    check_diversity,
+    check_rerank,
+    diversify,
+    fuse,
+    order_of,
+    reranked,
+    score_of,
+)
+from .records import Hit
+from .schema import Metric
+from .threads import wait_out
+
+Marks = tuple[str, str]
+_MARKS = ("<mark>", "</mark>")
+# Fusing looks at a hit as long as it takes to copy so many values.
+_VALUES_A_FUSED_HIT = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchOptions:
+    """The arguments of a search, checked, for every query of one call."""
+
+    limit: int = 10
+    where: Where = None
+    select: Iterable[str] | None = None
+    model: str | None = None
+    include_vector: bool = False
+    exact: bool = False
+    tuning: Tuning | None = None
+    diversity: float | None = None
+    rerank: Rerank | None = None
+    fetch_k: int | None = None
+    any: bool = False
+    highlight: bool | Marks = False
+    names: list[str] | None = field(default=None, init=False)
+    """``select``, read once."""
+
+    def __post_init__(self) -> None:
+        check_count("limit", self.limit)
+        self.exact = check_flag("exact", self.exact)
+        self.include_vector = check_flag("include_vector", self.include_vector)
+        self.any = check_flag("any", self.any)
+        self.diversity = check_diversity(self.diversity)
+        check_rerank(self.rerank)
+        if self.tuning is not None and not isinstance(self.tuning, Tuning):
+            raise InvalidArgumentError("tuning", self.tuning, "an aiovec.Tuning or None")
+        if self.fetch_k is not None:
+            check_count("fetch_k", self.fetch_k)
+            if self.fetch_k < self.limit:
+                raise InvalidArgumentError(
+                    "fetch_k", self.fetch_k, f"None, or at least the limit of {self.limit}"
+                )
+        self._check_marks()
+        self.names = selected_names(self.select)
+
+    @property
+    def pool(self) -> int:
+        """The number of hits from which the steps that choose take theirs."""
+        return self.limit * POOL if self.fetch_k is None else self.fetch_k
+
+    @property
+    def fetched(self) -> int:
+        """The number of hits to rank before the steps that choose."""
+        chooses = self.diversity or self.rerank is not None
+        return self.pool if chooses else self.limit
+
+    @property
+    def marks(self) -> Marks | None:
+        """The texts around each matching word of a snippet; None without snippets."""
+        if isinstance(self.highlight, tuple):
+            return self.highlight
+        return _MARKS if self.highlight else None
+
+    def _check_marks(self) -> None:
+        given: object = self.highlight
+        if isinstance(given, tuple):
+            good = len(given) == 2 and all(isinstance(mark, str) for mark in given)
+        else:
+            good = given is None or isinstance(given, bool)
+        if not good:
+            raise InvalidArgumentError(
+                "highlight", given, "True, False, or a tuple of the texts before and behind a word"
+            )
+
+
+@dataclass(slots=True)
+class Ranked:
+    """The hits of each query of a call, and what the last steps need to know of them.
+
+    ``vectors`` are the queries, None where nearness to them is not what ranked the hits.
+    ``added`` are names of fields that were read for reranking alone.
+    """
+
+    hits: list[list[Hit]]
+    vectors: Sequence[Any] | None
+    strips_vectors: bool = False
+    added: frozenset[str] = frozenset()
+
+
+async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple[TextClause, ...]:
+    """Return the clauses of a keyword search that this backend can answer on this table."""
+    ability_of(backend, TextSearch, "text")
+    if not text_fields(handle.schema):
+        raise UnsupportedError(
+            "text", backend.name,
+            f"no field of the table {handle.name!r} is covered by keyword search; give one "
+            "Field(str, text=True) in the schema, or add such a field with add_field",
+        )  # fmt: skip
+    clauses = await parse_off_loop(query, handle.schema)
+    for clause in clauses:
+        if clause.prefix and not backend.supports("text-prefix"):
+            raise UnsupportedError(
+                "text-prefix", backend.name,
+                f"it finds whole words only; leave the '*' out of {clause.text + '*'!r:.60}, or "
+                "use a table with analyzer='ngram', which finds parts of words",
+            )  # fmt: skip
+    return clauses
+
+
+class Search:
+    """One call's search of a table, on one attempt."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        handle: TableHandle,
+        options: SearchOptions,
+        where: Expr | None,
+        chosen: Selection,
+        added: Sequence[str],
+    ) -> None:
+        self._backend = backend
+        self._handle = handle
+        self._options = options
+        self._where = where
+        self._strips_vectors = bool(options.diversity) and not chosen.shows_vector
+        self._added = frozenset(added)
+        columns = replace(chosen.columns, fields=(*chosen.columns.fields, *added))
+        shows = chosen.shows_vector or self._strips_vectors
+        self._chosen = replace(chosen, columns=columns, shows_vector=shows)
+
+    @classmethod
+    async def of(
+        cls, backend: Backend, handle: TableHandle, options: SearchOptions, where: Expr | None
+    ) -> Search:
+        """Return the search with the columns that its steps need; ``where`` is bound."""
+        schema = handle.schema
+        if options.tuning is not None:
+            check_tuning(options.tuning, schema.dim)
+        chosen = await selection_of(
+            schema,
+            options.names,
+            include_vector=options.include_vector,
+            needs_vector=bool(options.diversity),
+        )
+        # What reranks reads the texts, whatever the caller wants to keep of them.
+        known = set(chosen.columns.fields)
+        added = [] if options.rerank is None else text_fields(schema)
+        added = [name for name in added if name not in known]
+        return cls(backend, handle, options, where, chosen, added)
+
+    async def by_vectors(self, vectors: Sequence[Any], limit: int) -> list[list[Hit]]:
+        """Return the nearest of each vector, best first."""
+        options = self._options
+
+        def asked() -> list[VectorQuery]:
+            return [
+                VectorQuery(
+                    vector, limit, self._where, self._chosen.columns, options.exact, options.tuning
+                )
+                for vector in vectors
+            ]
+
+        queries = await off_loop(len(vectors), asked)
+        if not queries:
+            return []
+        answers = list(await self._backend.search(self._handle, queries))
+        if len(answers) != len(queries):
+            raise AiovecError(
+                f"the backend gave {len(answers)} answers to {len(queries)} queries; "
+                "it must give one for each"
+            )
+        effort = len(answers)
+        if effort <= LITTLE:
+            effort += sum(self._chosen.effort(found.rows) for found in answers)
+
+        def hits() -> list[list[Hit]]:
+            made = []
+            answers.reverse()
+            while answers:  # freed one by one, and in the thread, as the queries are
+                made.append(self._hits(answers.pop(), limit, self._handle.schema.metric))
+            queries.clear()
+            return made
+
+        return await off_loop(effort, hits)
+
+    async def by_clauses(self, clauses: tuple[TextClause, ...], limit: int) -> list[Hit]:
+        """Return the best rows by keywords, best first."""
+        if all(clause.excluded for clause in clauses):
+            return []
+        options = self._options
+        asked = TextQuery(
+            clauses, limit, self._where, self._chosen.columns, options.any, options.marks
+        )
+        searches = ability_of(self._backend, TextSearch, "text")
+        answers = [await searches.search_text(self._handle, asked)]
+        effort = self._chosen.effort(answers[0].rows)
+        return await off_loop(effort, lambda: self._hits(answers.pop(), limit, None))
+
+    def _hits(self, found: Found, limit: int, metric: Metric | None) -> list[Hit]:
+        """Return the hits of one answer, best first; without a metric, of a keyword search."""
+        rows, measures = _rows_of(found), found.measures
+        chosen, name = self._chosen, self._handle.schema.vector
+        lowest_first = measures if metric is not None else [-measure for measure in measures]
+        return [
+            Hit(
+                rows.ids[i],
+                measures[i] if metric is None else score_of(metric, measures[i]),
+                None if metric is None else measures[i],
+                chosen.fields_of(rows, i),
+                chosen.vector_of(rows, i),
+                highlights=found.highlights[i] if found.highlights else {},
+                vector_name=name,
+            )
+            for i in order_of(lowest_first, rows.ids, limit)
+        ]
+
+    async def fused(self, lists: dict[str, list[Hit]], fusion: Fusion) -> list[Hit]:
+        """Return one list of both, which are emptied."""
+        effort = _VALUES_A_FUSED_HIT * sum(map(len, lists.values()))
+
+        def fused() -> list[Hit]:
+            hits = fuse(lists["vector"], lists["text"], fusion, self._options.fetched)
+            lists.clear()  # in the thread: it takes its time to free the hits
+            return hits
+
+        return await off_loop(effort, fused)
+
+    def ranked(self, hits: list[list[Hit]], vectors: Sequence[Any] | None) -> Ranked:
+        return Ranked(hits, vectors, self._strips_vectors, self._added)
+
+
+def _rows_of(found: Found) -> StoredRows:
+    """Return the rows of an answer, which are paired with its measures by position."""
+    count = len(found.rows.ids)
+    for name, values in (("measures", found.measures), ("highlights", found.highlights)):
+        if values is not None and len(values) != count:
+            raise AiovecError(
+                f"the backend gave {len(values)} {name} for {count} rows; it must give one for each"
+            )
+    return found.rows
+
+
+async def together(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Run both at once. Where one fails, or the caller is cancelled, both have ended then."""
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    cancelled = None
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            cancelled = await wait_out(task) or cancelled
+        failures = [task.exception() for task in tasks if not task.cancelled()]
+    if cancelled is not None:
+        raise cancelled
+    for failure in failures:
+        if failure is not None:
+            raise failure
+    if any(task.cancelled() for task in tasks):
+        raise asyncio.CancelledError
+
+
+async def finished(
+    ranked: Ranked, options: SearchOptions, threads: Callable[[], anyio.CapacityLimiter]
+) -> list[list[Hit]]:
+    """Rerank and diversify each query's hits where that was asked for; cut to the limit."""
+    if options.rerank is None and not options.diversity:
+        return ranked.hits
+    lists = ranked.hits
+    if options.rerank is not None:
+        for n in range(len(lists)):
+            held, lists[n] = [lists[n]], []
+            lists[n] = await reranked(held, options.rerank, threads())
+    stopped: list[bool] = []
+
+    def last_steps() -> list[list[Hit]]:
+        made = []
+        # What reranks knows better than the vector.
+        queries = ranked.vectors if options.rerank is None else None
+        for n in range(len(lists)):
+            hits, lists[n] = lists[n], []  # what is left over is freed here, in the thread
+            if options.diversity:
+                query = None if queries is None else queries[n]
+                hits = diversify(hits, query, options.diversity, options.limit, stopped)
+            made.append([_stripped(hit, ranked) for hit in hits[: options.limit]])
+        return made
+
+    count = sum(map(len, lists))
+    if options.diversity:  # each pick is compared with all hits that are left
+        count *= options.limit
+    return await off_loop(count, last_steps, stop=lambda: stopped.append(True))
+
+
+def _stripped(hit: Hit, ranked: Ranked) -> Hit:
+    """Return the hit without what the caller did not ask for."""
+    if ranked.strips_vectors:
+        hit = hit.__replace__(vector=None)
+    if not ranked.added.isdisjoint(hit.fields):
+        kept = {name: value for name, value in hit.fields.items() if name not in ranked.added}
+        hit = hit.__replace__(fields=kept)
+    return hit
