@@ -19,6 +19,7 @@ from aiovec._core.contract import (
     Backend,
     Columns,
     Found,
+    Order,
     StaleTableError,
     StoredRows,
     TableHandle,
@@ -30,7 +31,7 @@ from aiovec._core.contract import (
 from aiovec._core.schema import Field, Schema
 from aiovec._filters import Expr
 from aiovec.errors import DuplicateIdError, StoreClosedError, TableExistsError, TableNotFoundError
-from aiovec.testing import evaluate, python_rows
+from aiovec.testing import evaluate, in_order, python_rows, value_in
 
 Row = dict[str, Any]
 
@@ -132,16 +133,12 @@ class ToyBackend(Backend, TextSearch):
         table: TableHandle,
         *,
         where: Expr | None,
-        order_by: str,
-        descending: bool,
+        order_by: Sequence[Order],
         limit: int,
         offset: int,
         columns: Columns,
     ) -> StoredRows:
-        rows = sorted(self._selected(table, where), key=lambda row: row["id"])
-        there = [row for row in rows if row[order_by] is not None]
-        there.sort(key=lambda row: row[order_by], reverse=descending)
-        rows = there + [row for row in rows if row[order_by] is None]
+        rows = in_order(self._selected(table, where), order_by, value_in)
         return _as_rows(table.schema, rows[offset : offset + limit], columns)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:

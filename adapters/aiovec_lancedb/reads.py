@@ -28,6 +28,7 @@ import pyarrow as pa
 from aiovec.backend import (
     Columns,
     Expr,
+    Order,
     Patience,
     Share,
     StaleTableError,
@@ -47,6 +48,7 @@ from .limits import ReadLimits
 from .memory import ReadAdmission, changed_bytes, result_bytes, scan_bytes
 from .rows import effort_of, rows_of
 from .session import Opened, Session
+from .sorting import key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
 
 if TYPE_CHECKING:
@@ -120,21 +122,29 @@ async def find(
     session: Session,
     table: Opened,
     where: Expr | None,
-    order_by: str,
-    descending: bool,
+    order_by: Sequence[Order],
     limit: int,
     offset: int,
     columns: Columns,
 ) -> StoredRows:
+    if any(order.ref.path for order in order_by):
+        query = table.lance.query().select(key_columns(order_by))
+        query = await filtered(query, await condition_of(where))
+        ids = await sorted_ids(session, query, order_by, limit, offset)
+        return await get(session, table, ids, columns, ordered=True)
     # Lance sorts only by what it also reads: with a column that is not selected, an unfiltered or
     # an indexed query fails. Vectors are read for the rows that were found: to sort with them is
     # to hold those of the whole table.
     later = columns.vector and limit <= _BLOCK
-    first = Columns((order_by,)) if later else columns
-    names = column_names(table.schema, replace(first, fields=(*first.fields, order_by)))
-    order = [ColumnOrdering(column_name=order_by, ascending=not descending, nulls_first=False)]
-    if order_by != "id":
-        order.append(ColumnOrdering(column_name="id", ascending=True, nulls_first=False))
+    sorted_by = tuple(order.ref.name for order in order_by)
+    first = Columns(sorted_by) if later else columns
+    names = column_names(table.schema, replace(first, fields=(*first.fields, *sorted_by)))
+    order = [
+        ColumnOrdering(
+            column_name=order.ref.name, ascending=not order.descending, nulls_first=False
+        )
+        for order in order_by
+    ]
     query = table.lance.query().select(names).order_by(order)
     query = await filtered(query, await condition_of(where))
     found = await session.fetch(query.limit(min(limit, MOST)).offset(min(offset, MOST)))

@@ -24,6 +24,7 @@ from aiovec.backend import (
     IndexInfo,
     MoveRecord,
     Moves,
+    Order,
     Patience,
     Pauses,
     ReadOnly,
@@ -371,8 +372,7 @@ class LancedbBackend(
         table: TableHandle,
         *,
         where: Expr | None,
-        order_by: str,
-        descending: bool,
+        order_by: Sequence[Order],
         limit: int,
         offset: int,
         columns: Columns,
@@ -382,7 +382,7 @@ class LancedbBackend(
             limit + offset,
             columns,
             lambda opened: reads.find(
-                self._session, opened, where, order_by, descending, limit, offset, columns
+                self._session, opened, where, order_by, limit, offset, columns
             ),
         )
 

@@ -30,6 +30,7 @@ from aiovec.backend import (
     Expr,
     Float32Array,
     Int64Array,
+    Order,
     StoredRows,
     TableHandle,
     from_matrix,
@@ -44,6 +45,7 @@ from .driver import connect
 from .errors import DamageError, check_stored
 from .layout import TableLayout, current_table, floor_of, quoted
 from .plugin import BESIDE
+from .sql.filters import order_to_sql
 from .sql.filters import to_sql as filter_to_sql
 from .sql.values import check_rows, from_sql, to_arrow
 from .vectors import VectorReader
@@ -127,8 +129,7 @@ def find(
     ticket: Ticket,
     handle: TableHandle,
     where: Expr | None,
-    order_by: str,
-    descending: bool,
+    order_by: Sequence[Order],
     limit: int,
     offset: int,
     columns: Columns,
@@ -136,13 +137,12 @@ def find(
     table = current_table(db, handle)
     condition, values = condition_of(where, table)
     names = ["r._rowid", "r.id", *column_list(columns)]
-    way = "DESC" if descending else "ASC"
-    order = f"r.id {way}" if order_by == "id" else f"r.{quoted(order_by)} {way} NULLS LAST, r.id"
+    order, keys = order_to_sql(order_by)
     most = 2**63 - 1
     rows = db.execute(
         f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE {condition} ORDER BY {order} "
         "LIMIT ? OFFSET ?",
-        (*values, min(limit, most), min(offset, most)),
+        (*values, *keys, min(limit, most), min(offset, most)),
     ).fetchall()
     return _as_rows(db, ticket, table, rows, columns, len(names))
 

@@ -28,6 +28,7 @@ from aiovec.backend import (
     Found,
     MoveRecord,
     Moves,
+    Order,
     Patience,
     PerLoop,
     Place,
@@ -347,15 +348,14 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
         table: TableHandle,
         *,
         where: Expr | None,
-        order_by: str,
-        descending: bool,
+        order_by: Sequence[Order],
         limit: int,
         offset: int,
         columns: Columns,
     ) -> StoredRows:
         return await self._read(
             lambda db, ticket: reads.find(
-                db, ticket, table, where, order_by, descending, limit, offset, columns
+                db, ticket, table, where, order_by, limit, offset, columns
             )
         )
 

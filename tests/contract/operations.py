@@ -212,7 +212,7 @@ class Course:
         table = self.table()
         where = self.where(self.oracle.schema(table))
         options: dict[str, Any] = {
-            "order_by": self.random.choice([None, "id", "year", "name"]),
+            "order_by": self.random.choice([None, "id", "year", "name", ["-year", "name"]]),
             "descending": self.random.random() < 0.5,
             "limit": self.random.choice([1, 5, 100]),
             "offset": self.random.choice([0, 0, 2]),

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from aiovec import Schema, UnsupportedError
-from aiovec._core.contract import Columns
+from aiovec._core.contract import Columns, Order
 from aiovec._core.moving import Destination
+from aiovec._filters.tree import Ref
 from aiovec._input.rows import to_table
 from aiovec.errors import AiovecError, CorruptStoreError, StoreBusyError, StoreMovedError
 from aiovec_lancedb import LancedbBackend
@@ -167,7 +168,7 @@ async def changed(moves: Any, since: int) -> tuple[list[str], int]:
 async def ids_in(backend: LancedbBackend) -> list[str]:
     handle = await backend.open_table("notes")
     found = await backend.find(
-        handle, where=None, order_by="id", descending=False, limit=100, offset=0,
+        handle, where=None, order_by=[Order(Ref("id"))], limit=100, offset=0,
         columns=Columns(()),
     )  # fmt: skip
     return list(found.ids)

@@ -14,6 +14,7 @@ from aiovec._core.contract import (
     Columns,
     Found,
     IndexInfo,
+    Order,
     Snapshots,
     StoredRows,
     TableHandle,
@@ -22,6 +23,7 @@ from aiovec._core.contract import (
     VectorIndexes,
     VectorQuery,
 )
+from aiovec._filters.tree import Ref
 
 
 class AbleBackend(ToyBackend, TextSearch, VectorIndexes, Snapshots, Backups):
@@ -38,7 +40,7 @@ class AbleBackend(ToyBackend, TextSearch, VectorIndexes, Snapshots, Backups):
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         rows: StoredRows = await self.find(
-            table, where=query.where, order_by="id", descending=False, limit=query.limit, offset=0,
+            table, where=query.where, order_by=[Order(Ref("id"))], limit=query.limit, offset=0,
             columns=Columns(query.columns.fields, query.columns.payload, query.columns.vector),
         )  # fmt: skip
         return Found(rows, [1.0] * len(rows.ids))

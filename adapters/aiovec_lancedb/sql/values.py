@@ -135,6 +135,11 @@ class PayloadValue:
         return f"arrow_cast(decode({found}, 'hex'), 'Utf8')"
 
     @property
+    def as_scalar(self) -> str:
+        """The value as JSON text; NULL for objects and arrays."""
+        return f"array_element(regexp_match({self._as_json}, '(?s)^([^\\[{{].*)$'), 1)"
+
+    @property
     def as_int(self) -> str:
         return f"TRY_CAST({self._as_json} AS BIGINT)"
 

@@ -32,6 +32,7 @@ from aiovec.backend import (
     Like,
     Not,
     Or,
+    Order,
     Ref,
     Schema,
     StartsWith,
@@ -76,7 +77,7 @@ class Location:
         return f"(SELECT {sql} FROM {', '.join(levels)} WHERE {keys})"
 
 
-__all__ = ["fixed_values", "register", "to_sql"]
+__all__ = ["fixed_values", "order_to_sql", "register", "to_sql"]
 
 # SQLite's default limit of 32,766, less what the statement around the filter may bind.
 MAX_PARAMETERS = 32_000
@@ -109,6 +110,29 @@ def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
         )
     many = len(part.parameters) > _MANY_PARAMETERS
     return part.operand().replace(_ONE, _ONE_OF_MANY if many else "?"), list(part.parameters)
+
+
+# SQLite sorts numbers before text and text before BLOBs, so that booleans are BLOBs here.
+_SORTED = (
+    "CASE WHEN {type} IN ('integer', 'real', 'text') THEN {value} "
+    "WHEN {type} = 'false' THEN x'00' WHEN {type} = 'true' THEN x'01' END"
+)
+
+
+def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
+    """The terms of an ORDER BY over the table as ``r``, and their parameters."""
+    terms: list[str] = []
+    parameters: list[Any] = []
+    for order in order_by:
+        path = order.ref.path
+        value = _value(order.ref)
+        if path:
+            at = Location(path)
+            value = at.select(_SORTED.format(type=at.type, value=at.value), "?")
+            parameters += path
+        nulls = "" if order.ref.name == "id" else " NULLS LAST"
+        terms.append(f"{value} {'DESC' if order.descending else 'ASC'}{nulls}")
+    return ", ".join(terms), parameters
 
 
 def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from .._arrays import Float32Array
-from .._filters.tree import Expr
+from .._filters.tree import Expr, Ref
 from .moving import Destination, MoveMark, MoveRecord
 from .schema import Field, Schema
 
@@ -79,6 +79,19 @@ class Columns:
     fields: tuple[str, ...]
     payload: bool = False
     vector: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One key to sort rows by: a field, "id", or a key of the payload.
+
+    Nulls come last in either direction. Of a payload key, numbers come before text, text before
+    booleans (FALSE before TRUE), and every other value counts as null; ``descending`` turns this
+    around. Numbers are compared exactly, text by code points.
+    """
+
+    ref: Ref
+    descending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,13 +378,12 @@ class Backend(ABC):
         table: TableHandle,
         *,
         where: Expr | None,
-        order_by: str,
-        descending: bool,
+        order_by: Sequence[Order],
         limit: int,
         offset: int,
         columns: Columns,
     ) -> StoredRows:
-        """Rows in the order of a field or "id"; nulls last; equal ones by id."""
+        """Rows in the order of one or more keys; rows that are equal in all of them by id."""
 
     @abstractmethod
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:

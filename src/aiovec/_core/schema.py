@@ -121,6 +121,11 @@ class Field:
         """The Python type of the field's values."""
         return next(python for python, kind in _KINDS.items() if kind == self.kind)
 
+    @property
+    def is_list(self) -> bool:
+        """True if the field holds lists."""
+        return self.kind.startswith("list[")
+
     def __repr__(self) -> str:
         return f"Field({self._options_repr()})"
 

@@ -31,9 +31,14 @@ from .._input.arguments import (
     check_flag,
     check_model,
     is_iterable,
-    order_field,
 )
-from .._input.selection import Selection, selected_names, selection_of
+from .._input.selection import (
+    Selection,
+    order_keys,
+    selected_names,
+    selection_of,
+    sort_order,
+)
 from .._input.types import ON_CONFLICT, FieldValue, OnConflict, Rows, Vector, Vectors, Where
 from .._telemetry.events import Operation, watch, watch_batches
 from ..errors import (
@@ -549,31 +554,34 @@ class VectorStore:
         table: str,
         where: Where = None,
         *,
-        order_by: str | None = None,
+        order_by: str | Iterable[str] | None = None,
         descending: bool = False,
         limit: int = 100,
         offset: int = 0,
         select: Iterable[str] | None = None,
     ) -> list[Record]:
-        """Rows without a vector search, in the order of a field or, by default, of the id.
+        """Rows without a vector search, in the order of one or more keys, by default of the id.
 
-        Nulls come last, equal ones by id. ``vector`` is None unless its name is selected.
+        A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
+        descending, and ``descending`` turns the direction of every key. Nulls come last, equal rows
+        by id. Of a payload key, numbers come before text and text before booleans; other values
+        count as null. ``vector`` is None unless its name is selected.
         """
         check_count("limit", limit)
         check_count("offset", offset, least=0)
         falling = check_flag("descending", descending)
+        keys = order_keys(order_by)
         names = selected_names(select)
         operation = Operation("find", table, limit=limit, filtered=where is not None)
 
         async def find(engine: Engine, handle: TableHandle) -> list[Record]:
             schema = handle.schema
             chosen = await selection_of(schema, names)
-            field = order_field(schema, order_by)
+            order = sort_order(schema, keys, descending=falling)
             rows = await engine.backend.find(
                 handle,
                 where=await self._bind(where, schema),
-                order_by=field,
-                descending=falling,
+                order_by=order,
                 limit=limit,
                 offset=offset,
                 columns=chosen.columns,

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, TypeVar
 
 from .._core.contract import Backend, TableHandle, Tuning
-from .._core.schema import Schema
 from ..errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
 
 _T = TypeVar("_T")
@@ -86,16 +85,6 @@ def check_model(handle: TableHandle, model: str | None) -> None:
     expected = handle.schema.model
     if model is not None and expected is not None and model != expected:
         raise ModelMismatchError(handle.name, expected, model)
-
-
-def order_field(schema: Schema, order_by: str | None) -> str:
-    """The field to order by, "id" where none is named."""
-    if order_by is None or (isinstance(order_by, str) and order_by == "id"):
-        return "id"
-    able = [name for name, field in schema.fields.items() if field.kind != "list[text]"]
-    if not isinstance(order_by, str) or order_by not in able:
-        raise InvalidArgumentError("order_by", order_by, "one of " + ", ".join(["id", *able]))
-    return order_by
 
 
 def ability_of(backend: Backend, interface: type[_T], ability: str) -> _T:

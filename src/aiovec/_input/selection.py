@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._arrays import Float32Array
-from .._core.contract import Columns, StoredRows
+from .._core.contract import Columns, Order, StoredRows
 from .._core.pool import LITTLE, off_loop
 from .._core.records import Record
 from .._core.schema import Schema
+from .._filters.tree import Ref
 from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 
@@ -167,6 +169,60 @@ async def selection_of(
     if select is not None and effort <= LITTLE:
         effort += sum(len(name) for name in select if isinstance(name, str)) // _NAME_A_VALUE
     return await off_loop(effort, chosen)
+
+
+# Keys in an order, characters of one, and names in a key of the payload: LanceDB's parser goes some
+# forty levels deep.
+_MOST_KEYS = 32
+_LONGEST_KEY = 4_096
+_MOST_LEVELS = 32
+
+
+def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
+    """The keys in ``order_by``, read once: a call may begin again when a table was altered."""
+    if order_by is None:
+        return []
+    if isinstance(order_by, str):
+        return [order_by]
+    if not is_iterable(order_by):
+        raise InvalidArgumentError("order_by", order_by, "a name, an iterable of names or None")
+    keys = list(islice(order_by, _MOST_KEYS + 1))
+    if len(keys) > _MOST_KEYS:
+        raise InvalidArgumentError("order_by", keys, f"at most {_MOST_KEYS} names")
+    return keys
+
+
+def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tuple[Order, ...]:
+    """The order that ``order_keys`` name, by id at its end or where there are none.
+
+    A leading minus makes one key descending, and ``descending`` turns the direction of every key.
+    """
+    orders: dict[Ref, Order] = {}
+    for key in keys:
+        ref, falling = _sort_key(schema, key)
+        orders.setdefault(ref, Order(ref, falling is not descending))
+        if ref.name == "id":
+            return tuple(orders.values())
+    orders[Ref("id")] = Order(Ref("id"), descending and not keys)
+    return tuple(orders.values())
+
+
+def _sort_key(schema: Schema, key: object) -> tuple[Ref, bool]:
+    if isinstance(key, str) and len(key) <= _LONGEST_KEY:
+        falling = key.startswith("-")
+        name = key[1:] if falling else key
+        field = schema.fields.get(name)
+        if name == "id" or (field is not None and not field.is_list):
+            return Ref(name), falling
+        if name.startswith(f"{_PAYLOAD}.") and schema.payload:
+            with suppress(InvalidNameError, InvalidArgumentError):
+                return Ref(_PAYLOAD, tuple(_path_of(name, _MOST_LEVELS))), falling
+    able = ["id", *(name for name, field in schema.fields.items() if not field.is_list)]
+    if schema.payload:
+        able.append("payload.<key>")
+    raise InvalidArgumentError(
+        "order_by", key, f"one of {', '.join(able)}, with a minus in front to sort descending"
+    )
 
 
 # A piece of a path: what stands in double quotes, or anything up to the next dot.

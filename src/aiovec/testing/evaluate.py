@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .._core.contract import Order
 from .._core.schema import Schema
 from .._filters.tree import (
     And,
@@ -52,6 +54,43 @@ def evaluate(expr: Expr, table: pa.Table, schema: Schema) -> pa.BooleanArray:
     vector's column may be missing.
     """
     return _Evaluation(table, schema).of(expr)
+
+
+_Row = TypeVar("_Row")
+
+
+def in_order(
+    rows: Iterable[_Row], order_by: Sequence[Order], value: Callable[[_Row, Ref], object]
+) -> list[_Row]:
+    """The rows as ``Backend.find`` sorts them. ``value`` gives a row's value for a key."""
+    ordered = list(rows)
+    # A stable sort keeps rows that are equal in one key in the order of the keys behind it.
+    for order in reversed(order_by):
+        keyed = [(_sort_key(value(row, order.ref)), row) for row in ordered]
+        there = [(key, row) for key, row in keyed if key is not None]
+        there.sort(key=lambda pair: pair[0], reverse=order.descending)
+        ordered = [row for _, row in there] + [row for key, row in keyed if key is None]
+    return ordered
+
+
+def value_in(row: Mapping[str, Any], ref: Ref) -> object:
+    """The value in a row as Arrow gives it, with the payload as JSON text."""
+    if not ref.path:
+        return row[ref.name]
+    at: object = json.loads(row["payload"] or "{}")
+    for key in ref.path:
+        at = at.get(key) if isinstance(at, dict) else None
+    return at
+
+
+def _sort_key(value: object) -> tuple[int, Any] | None:
+    if isinstance(value, bool):
+        return 2, value
+    if isinstance(value, (int, float)):
+        return 0, value
+    if isinstance(value, str):
+        return 1, value
+    return (0, value) if isinstance(value, datetime) else None
 
 
 class _Evaluation:

@@ -261,8 +261,13 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._oracle.tables())
     def find(self, data: st.DataObject, descending: bool, limit: int, offset: int) -> None:
         table, schema = self._drawn_table(data)
-        able = [name for name, field in schema.fields.items() if field.kind != "list[text]"]
-        order_by = data.draw(st.sampled_from((None, "id", *able)), label="order_by")
+        able = [name for name, field in schema.fields.items() if not field.is_list]
+        if schema.payload:
+            able += ["payload.kind", "payload.n", 'payload."a.b".n']
+        keys = st.sampled_from(["id", *able, *(f"-{name}" for name in able)])
+        order_by = data.draw(
+            st.one_of(st.none(), keys, st.lists(keys, max_size=3)), label="order_by"
+        )
         where = data.draw(draws.wheres(schema), label="where")
         options: dict[str, Any] = {
             "order_by": order_by, "descending": descending, "limit": limit, "offset": offset,

@@ -20,7 +20,8 @@ from .._arrays import Float32Array, Float64Array
 from .._core.records import Hit
 from .._core.schema import Field, Schema
 from .._filters import bind
-from .._filters.tree import Combinable
+from .._filters.tree import Combinable, Ref
+from .._input.selection import order_keys, sort_order
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -33,7 +34,7 @@ from ..errors import (
     TableExistsError,
     TableNotFoundError,
 )
-from .evaluate import evaluate
+from .evaluate import evaluate, in_order
 from .loop_time import own_work
 from .values import assert_same_fields
 
@@ -52,6 +53,15 @@ class OracleRow:
     def flat(self) -> dict[str, Any]:
         """The fields as a user gets them: a declared one hides a payload's key of its name."""
         return {**self.payload, **self.fields}
+
+
+def _value_in(row: OracleRow, ref: Ref) -> object:
+    if not ref.path:
+        return row.id if ref.name == "id" else row.fields[ref.name]
+    at: object = row.payload
+    for key in ref.path:
+        at = at.get(key) if isinstance(at, dict) else None
+    return at
 
 
 @dataclass(frozen=True)
@@ -230,20 +240,14 @@ class Oracle:
         table: str,
         where: Where = None,
         *,
-        order_by: str | None = None,
+        order_by: str | Sequence[str] | None = None,
         descending: bool = False,
         limit: int = 100,
         offset: int = 0,
     ) -> list[OracleRow]:
-        rows = sorted(self._selected(self._table(table), where), key=lambda row: row.id)
-        if order_by in (None, "id"):
-            if descending:
-                rows.reverse()
-        else:
-            there = [row for row in rows if row.fields[order_by] is not None]
-            # A stable sort keeps equal ones by id in both directions.
-            there.sort(key=lambda row: row.fields[order_by], reverse=descending)
-            rows = there + [row for row in rows if row.fields[order_by] is None]
+        held = self._table(table)
+        order = sort_order(held.schema, order_keys(order_by), descending=descending)
+        rows = in_order(self._selected(held, where), order, _value_in)
         return rows[offset : offset + limit]
 
     @own_work()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -197,12 +197,120 @@ class ReadingContract(ContractBase):
 
     async def test_find_orders_only_by_what_has_an_order(self, notes: VectorStore) -> None:
         await notes.add_field("notes", "tags", list[str])
-        for name in ("tags", "embedding", "payload", "payload.x", "absent", "NAME", ""):
+        for name in (
+            "tags",
+            "embedding",
+            "payload",
+            "payload.",
+            "absent",
+            "NAME",
+            "",
+            "-",
+            "--id",
+            "-tags",
+        ):
             with pytest.raises(InvalidArgumentError) as caught:
                 await notes.find("notes", order_by=name)
             assert caught.value.argument == "order_by"
             assert "year" in caught.value.expected
         assert len(await notes.find("notes", order_by="id")) == 10
+
+    async def test_find_orders_by_several_keys(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"year": int, "name": str, "seen": datetime, "live": bool})
+        rows: list[dict[str, Any]] = [
+            {
+                "id": f"r{n:02}", "embedding": [1.0 + n] * DIM, "year": (n * 7 % 3) or None,
+                "name": "ab"[n % 2], "seen": datetime(2024, 1, 1 + n % 4, tzinfo=UTC),
+                "live": (True, False, None)[n % 3], "rank": n * 5 % 4,
+            }
+            for n in range(24)
+        ]  # fmt: skip
+        await self.table(store, schema, rows)
+        orders: tuple[list[str], ...] = (
+            ["year", "-id"], ["-year", "name"], ["name", "-year", "seen"], ["-seen", "-name"],
+            ["live", "-year"], ["-live", "id"], ["name", "-name", "year"], ["-id", "year"],
+            ["payload.rank", "-year"], ["-name", "-payload.rank"], ["payload.rank", "-id"],
+            ["payload.absent", "-payload.rank", "live", "seen"], ["-seen", "payload.rank"],
+        )  # fmt: skip
+        for keys, turned, where in itertools.product(orders, (False, True), (None, "year = 1")):
+            expected = [row for row in rows if where is None or row["year"] == 1]
+            for key in reversed(keys):
+                name = key.removeprefix("-").removeprefix("payload.")
+                there = [row for row in expected if row.get(name) is not None]
+                there.sort(key=lambda row: row[name], reverse=key.startswith("-") is not turned)
+                expected = there + [row for row in expected if row.get(name) is None]
+            for limit, offset in ((100, 0), (5, 3), (1, 30)):
+                found = await store.find(
+                    "notes", where, order_by=iter(keys), descending=turned, limit=limit,
+                    offset=offset, select=["name"],
+                )  # fmt: skip
+                page = [row["id"] for row in expected[offset : offset + limit]]
+                assert ids_of(found) == page, (keys, turned, where, limit, offset)
+
+    async def test_find_orders_values_of_different_types_in_a_payload(
+        self, store: VectorStore
+    ) -> None:
+        """Numbers, then text, then booleans; everything else counts as null."""
+        ranked: list[Any] = [
+            -1e300, -(2**63), -1.5, -1, 0, 0.5, 1, 2**53, 2**53 + 1, 2**62, 2**63 - 513,
+            2**63 - 1, 1e300, "", "\0", "!", "1", "A", "a", "a\0b", "ab", "é", "日", "\uffff",
+            "😀", False, True,
+        ]  # fmt: skip
+        nulls: list[Any] = [None, [], [1], {}, {"rank": 1}]
+        placed = list(enumerate([*ranked, *nulls]))
+        # Equals, of which the id decides.
+        equals = [(4, -0.0), (6, 1.0), (7, float(2**53))]
+        rows = [
+            {"id": f"{place:02}b", "embedding": [1.0] * DIM, "rank": value, "k": {"0": [value]}}
+            for place, value in placed
+        ] + [{"id": f"{place:02}c", "embedding": [1.0] * DIM, "rank": v} for place, v in equals]
+        for row in rows:
+            row["k"] = {"0": {"a.b": row["rank"]}}
+        rows.append({"id": "99", "embedding": [1.0] * DIM})
+        await self.table(store, Schema(DIM), rows[::-1])
+        rising = sorted(row["id"] for row in rows)
+        last = rising[-len(nulls) - 1 :]
+        falling = sorted(rising[: -len(nulls) - 1], key=lambda id: (-int(id[:2]), id)) + last
+        for key in ("payload.rank", 'payload.k.0."a.b"'):
+            assert ids_of(await store.find("notes", order_by=key)) == rising
+            assert ids_of(await store.find("notes", order_by=f"-{key}")) == falling
+            assert ids_of(await store.find("notes", order_by=key, descending=True)) == falling
+            page = await store.find("notes", order_by=[key, "-id"], limit=4, offset=4, select=[])
+            assert ids_of(page) == ["04c", "04b", "05b", "06c"]
+        everything = await store.find("notes", "payload.rank < 2", order_by="-payload.rank")
+        assert ids_of(everything) == ["06b", "06c", "05b", "04b", "04c", "03b", "02b", "01b", "00b"]
+        assert everything[0].vector is None
+        (first,) = await store.find(
+            "notes", order_by="payload.rank", limit=1, select=["embedding", "payload.rank"]
+        )
+        assert first.vector is not None
+        assert first["rank"] == -1e300
+
+    async def test_an_order_is_refused_that_is_too_long(self, notes: VectorStore) -> None:
+        deep = "payload" + ".k" * 32
+        assert len(await notes.find("notes", order_by=[deep, "-id"])) == 10
+        assert len(await notes.find("notes", order_by=[f"payload.k{n}" for n in range(32)])) == 10
+        wrong: Any
+        for wrong in (f"{deep}.k", "payload." + "k" * 5_000, ["id"] * 33, [1], 5, [["id"]], {1}):
+            with pytest.raises(InvalidArgumentError) as caught:
+                await notes.find("notes", order_by=wrong)
+            assert caught.value.argument == "order_by"
+        await notes.create_table("plain", Schema(DIM, payload=False))
+        with pytest.raises(InvalidArgumentError):
+            await notes.find("plain", order_by="payload.k")
+
+    async def test_many_rows_are_ordered_by_a_payload(self, store: VectorStore) -> None:
+        count = 20_000
+        ranks = [n * 7919 % count for n in range(count)]
+        await store.create_table("notes", Schema(DIM))
+        columns = {"id": [f"r{n:05}" for n in range(count)], "embedding": [[1.0] * DIM] * count}
+        await store.insert("notes", {**columns, "rank": ranks})
+        places = sorted(range(count), key=lambda n: -ranks[n])
+        for limit, offset in ((3, 0), (10, 12_000), (20_000, 1)):
+            found = await store.find(
+                "notes", order_by="-payload.rank", limit=limit, offset=offset, select=[]
+            )
+            assert ids_of(found) == [f"r{n:05}" for n in places[offset : offset + limit]]
 
     async def test_find_selects(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(6)

@@ -29,6 +29,7 @@ from aiovec._core.contract import (
     Found,
     IndexInfo,
     Moves,
+    Order,
     Snapshots,
     StaleTableError,
     StoredRows,
@@ -41,7 +42,7 @@ from aiovec._core.moving import PAUSED, MoveMark, MoveRecord
 from aiovec._core.schema import Field, Schema
 from aiovec._filters import Expr
 from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
-from aiovec.testing import evaluate, python_rows
+from aiovec.testing import evaluate, in_order, python_rows, value_in
 
 from .disk import Disk, ModelLock, ModelTable, Row, place_of
 from .loop import current_process
@@ -298,17 +299,13 @@ class ModelBackend(Backend):
         table: TableHandle,
         *,
         where: Expr | None,
-        order_by: str,
-        descending: bool,
+        order_by: Sequence[Order],
         limit: int,
         offset: int,
         columns: Columns,
     ) -> StoredRows:
         def act() -> StoredRows:
-            rows = sorted(self._selected(table, where), key=lambda row: str(row["id"]))
-            there = [row for row in rows if row[order_by] is not None]
-            there.sort(key=lambda row: row[order_by], reverse=descending)
-            rows = there + [row for row in rows if row[order_by] is None]
+            rows = in_order(self._selected(table, where), order_by, value_in)
             return _as_rows(table.schema, rows[offset : offset + limit], columns)
 
         found: StoredRows = await self._call("find", act)

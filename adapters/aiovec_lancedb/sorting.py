@@ -1,0 +1,123 @@
+"""Sort rows by keys of the payload, which Lance cannot.
+
+The keys of all rows that a filter selects are read batch by batch, and of them the first
+``offset + limit`` rows are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aiovec.backend import Order, off_loop
+
+from .session import Session
+from .sql.values import PayloadValue, name
+
+_BATCH = 4096
+# Rows that are held besides those kept, before all are sorted: fewer sorts, some megabytes more.
+_MOST_WAITING = 65_536
+# Values of a key in Python that one row of a batch takes to sort, for ``off_loop``.
+_EFFORT_A_KEY = 8
+
+# Types of JSON values in their order.
+_NUMBER, _TEXT, _BOOL = 0, 1, 2
+
+
+def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
+    """Return the columns to select for ``sorted_ids``, each as SQL."""
+    keys = {
+        f"key{n}": PayloadValue(order.ref.path).as_scalar
+        if order.ref.path
+        else name(order.ref.name)
+        for n, order in enumerate(order_by)
+    }
+    return {"id": name("id"), **keys}
+
+
+async def sorted_ids(
+    session: Session, query: Any, order_by: Sequence[Order], limit: int, offset: int
+) -> list[str]:
+    """The ids of the rows that ``query`` finds, sorted, from ``offset`` on and at most ``limit``.
+
+    The query selects ``key_columns``.
+    """
+    most = offset + limit
+    kept: list[pa.Table] = []
+    rows = 0
+    batches = await session.run(query.to_batches(max_batch_length=_BATCH))
+    with session.guarded():
+        async for batch in batches:
+            effort = batch.num_rows * _EFFORT_A_KEY * len(order_by)
+            kept.append(await off_loop(effort, partial(_sortable, batch, order_by)))
+            rows += batch.num_rows
+            if rows > most + _MOST_WAITING:
+                kept = [await off_loop(rows, partial(_first, kept, order_by, most))]
+                rows = kept[0].num_rows
+    if not kept:
+        return []
+    first = await off_loop(rows, partial(_first, kept, order_by, most))
+    wanted: list[str] = first.column("id").slice(min(offset, rows)).to_pylist()
+    return wanted
+
+
+def _first(tables: Sequence[pa.Table], order_by: Sequence[Order], most: int) -> pa.Table:
+    """The first rows of all, at most so many."""
+    table = pa.concat_tables(tables)
+    keys = [
+        (column, "descending" if order.descending else "ascending")
+        for n, order in enumerate(order_by)
+        for column in (_parts(n) if order.ref.path else [f"key{n}"])
+    ]
+    places = pc.sort_indices(table, sort_keys=keys)  # nulls come last
+    return table.take(places.slice(0, min(most, len(places))))
+
+
+def _sortable(batch: pa.RecordBatch, order_by: Sequence[Order]) -> pa.Table:
+    """The batch with columns in place of each JSON value by which Arrow sorts as we do."""
+    columns: dict[str, Any] = {"id": batch.column("id")}
+    for n, order in enumerate(order_by):
+        column = batch.column(f"key{n}")
+        if order.ref.path:
+            columns.update(zip(_parts(n), _parts_of(column.to_pylist()), strict=True))
+        else:
+            columns[f"key{n}"] = column
+    return pa.table(columns)
+
+
+def _parts(n: int) -> list[str]:
+    return [f"key{n}.{part}" for part in ("type", "number", "rest", "text")]
+
+
+def _parts_of(texts: Iterable[str | None]) -> tuple[pa.Array, ...]:
+    """Type, nearest float, the int's difference from that, and text, of each JSON scalar."""
+    values = json.loads(f"[{','.join(text or 'null' for text in texts)}]")
+    types: list[int | None] = []
+    numbers: list[float | None] = []
+    rests: list[int | None] = []
+    words: list[str | None] = []
+    for value in values:
+        kind = number = rest = word = None
+        if isinstance(value, str):
+            kind, word = _TEXT, value
+        elif isinstance(value, bool):
+            kind, number = _BOOL, float(value)
+        elif isinstance(value, (int, float)):
+            # A negative zero becomes zero, which Arrow would sort behind it.
+            kind, number = _NUMBER, value + 0.0
+            rest = value - int(number) if isinstance(value, int) else 0
+        types.append(kind)
+        numbers.append(number)
+        rests.append(rest)
+        words.append(word)
+    return (
+        pa.array(types, pa.int8()),
+        pa.array(numbers, pa.float64()),
+        pa.array(rests, pa.int64()),
+        pa.array(words, pa.utf8()),
+    )
