@@ -28,7 +28,7 @@ from aiovec._core.contract import (
     TextSearch,
     VectorQuery,
 )
-from aiovec._core.schema import Field, Schema
+from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
 from aiovec.errors import DuplicateIdError, StoreClosedError, TableExistsError, TableNotFoundError
 from aiovec.testing import evaluate, in_order, python_rows, value_in
@@ -71,6 +71,20 @@ class ToyBackend(Backend, TextSearch):
         schema = table.schema.with_field(name, field)
         self._tables[table.name] = TableHandle(table.name, schema, object())
         rows.update({id: {**row, name: None} for id, row in rows.items()})
+
+    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
+        self._alter(table, field, table.schema.fields[field].with_index(kind))
+
+    async def drop_field_index(
+        self, table: TableHandle, field: str, kind: FieldIndex | None
+    ) -> None:
+        self._alter(table, field, table.schema.fields[field].without_index(kind))
+
+    def _alter(self, table: TableHandle, name: str, field: Field) -> None:
+        self._of(table)
+        if table.schema.fields[name] != field:
+            schema = table.schema.with_changed_field(name, field)
+            self._tables[table.name] = TableHandle(table.name, schema, object())
 
     async def drop_table(self, name: str) -> None:
         await self.open_table(name)

@@ -1,8 +1,8 @@
 """The layout of a table in Lance, and the mark of its state.
 
 A Lance table has the columns of ``Schema.to_arrow()`` and its metadata, with a name of its own
-for this incarnation of the table. A field that was added later carries its options with its
-column, so that column and options appear in one commit.
+for this incarnation of the table. A field that was added or altered later carries its options with
+its column, so that column and options appear in one commit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ LAYOUT = 1
 EXTREME = "aiovec.extreme"
 """On the vector's column: some vectors are too large or too small for Lance's float32 sums."""
 
+DROPPED = "aiovec.index.dropped"
+"""On a field's column: an index over it was dropped by its name, so upkeep makes no new one."""
+
 MOVING = "aiovec.move"
 """On the id's column: a migration may have left a mark, which every read has to look for."""
 
@@ -46,10 +49,17 @@ def added_column(name: str, field: Field) -> pa.Schema:
     return pa.schema([pa.field(name, field.arrow_type(), metadata={_FIELD: options})])
 
 
+def options_of(name: str, field: Field) -> dict[str, Any]:
+    """The update of a column's metadata that gives its field other options."""
+    options = json.dumps(field.to_dict())
+    return {"path": name, "metadata": {_FIELD.decode(): options, DROPPED: None}}
+
+
 def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
     """Changes with the table's incarnation and with its fields. Cheap: asked for at each call."""
     metadata = arrow.metadata or {}
-    return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names)
+    options = [(column.metadata or {}).get(_FIELD) for column in arrow]
+    return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
 
 
 def incarnation_in(arrow: pa.Schema) -> bytes | None:
@@ -103,8 +113,11 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
         schema = Schema.from_json(metadata[_SCHEMA])
         for column in arrow:
             options = (column.metadata or {}).get(_FIELD)
-            if options is not None and column.name not in schema.fields:
-                schema = schema.with_field(column.name, Field.from_dict(json.loads(options)))
+            if options is not None:
+                field = Field.from_dict(json.loads(options))
+                there = column.name in schema.fields
+                change = schema.with_changed_field if there else schema.with_field
+                schema = change(column.name, field)
         for column in schema.to_arrow():
             if column.name not in arrow.names:
                 raise ValueError(f"it lacks the column {column.name!r}")

@@ -19,6 +19,7 @@ from aiovec.backend import (
     Columns,
     Expr,
     Field,
+    FieldIndex,
     Float32Array,
     Found,
     IndexInfo,
@@ -295,6 +296,15 @@ class LancedbBackend(
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         await self._write(table.name, tables.AddField(table, name, field))
+
+    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
+        await self._indexing.index_field(table, field, table.schema.fields[field].with_index(kind))
+
+    async def drop_field_index(
+        self, table: TableHandle, field: str, kind: FieldIndex | None
+    ) -> None:
+        altered = table.schema.fields[field].without_index(kind)
+        await self._indexing.index_field(table, field, altered)
 
     async def drop_table(self, name: str) -> None:
         async with self._indexing.dropping(name):

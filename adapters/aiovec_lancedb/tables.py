@@ -32,8 +32,8 @@ from aiovec.errors import (
 )
 
 from .errors import NoSuchTableError, TableThereError
-from .index.fields import index_fields
-from .layout import added_column, incarnation_in, new_table
+from .index.fields import drop_unwanted, index_fields
+from .layout import added_column, incarnation_in, new_table, options_of
 from .memory import ReadAdmission, stream_bytes
 from .session import Opened, Session
 from .upkeep.retention import versions_of
@@ -171,6 +171,37 @@ class AddField(WriteOperation):
                 raise
             lance = found[0]
         await _index_now_or_later(session, lance, {self.name: self.field})
+        return [None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AlterField(WriteOperation):
+    """Gives a field other options, and drops the indexes that it does not want any more."""
+
+    handle: TableHandle
+    name: str
+    field: Field
+
+    changes_schema: ClassVar[bool] = True
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        table = await session.opened(self.handle)
+        lance = table.lance
+        try:
+            await session.run(lance.update_field_metadata(options_of(self.name, self.field)))
+        except AiovecError:
+            try:
+                found = await session.handle(self.handle.name)
+            except AiovecError as exc:
+                raise OutcomeUnknownError(session.target, str(exc)) from exc
+            if found.schema.fields.get(self.name) != self.field:
+                raise
+        # The table is altered; upkeep does what is left of this.
+        with suppress(AiovecError):
+            await drop_unwanted(session, lance, self.name, self.field)
         return [None]
 
 

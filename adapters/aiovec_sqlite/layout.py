@@ -248,8 +248,11 @@ class TableLayout:
         """SQLite has one kind of index, which serves for a btree, a bitmap and a partition."""
         if field.index is None and not field.partition:
             return []
-        index = quoted(f"{self.stem}.rows.{name}")
-        return [f"CREATE INDEX {index} ON {self.rows} ({quoted(name)})"]
+        return [f"CREATE INDEX {self.field_index(name)} ON {self.rows} ({quoted(name)})"]
+
+    def field_index(self, name: str) -> str:
+        """The name of a field's index, quoted."""
+        return quoted(f"{self.stem}.rows.{name}")
 
 
 def column_definition(name: str, field: Field) -> str:

@@ -24,6 +24,7 @@ from aiovec.backend import (
     Columns,
     Expr,
     Field,
+    FieldIndex,
     Float32Array,
     Found,
     MoveRecord,
@@ -295,6 +296,18 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         await self._write(lambda tx: tables.add_field(tx, table, name, field, self._schemas_free))
+
+    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
+        await self._write(
+            lambda tx: tables.create_field_index(tx, table, field, kind, self._schemas_free)
+        )
+
+    async def drop_field_index(
+        self, table: TableHandle, field: str, kind: FieldIndex | None
+    ) -> None:
+        await self._write(
+            lambda tx: tables.drop_field_index(tx, table, field, kind, self._schemas_free)
+        )
 
     async def drop_table(self, name: str) -> None:
         await self._write(lambda tx: tables.drop_table(tx, name, self._schemas_free))

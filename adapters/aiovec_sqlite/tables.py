@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from aiovec.backend import Field, Schema, TableHandle
+from aiovec.backend import Field, FieldIndex, Schema, TableHandle
 from aiovec.errors import TableExistsError, TableNotFoundError
 
 from .errors import check_stored
@@ -54,9 +54,43 @@ def add_field(
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
     for statement in table.index_statements(name, field):
         tx.db.execute(statement)
+    _alter(tx, table, table.schema.with_field(name, field))
+
+
+def create_field_index(
+    tx: Transaction, handle: TableHandle, name: str, kind: FieldIndex, check_free: Check
+) -> None:
+    table = current_table(tx.db, handle)
+    before = table.schema.fields[name]
+    after = before.with_index(kind)
+    if before == after:
+        return
+    check_free(tx)
+    if not table.index_statements(name, before):
+        for statement in table.index_statements(name, after):
+            tx.db.execute(statement)
+    _alter(tx, table, table.schema.with_changed_field(name, after))
+
+
+def drop_field_index(
+    tx: Transaction, handle: TableHandle, name: str, kind: FieldIndex | None, check_free: Check
+) -> None:
+    table = current_table(tx.db, handle)
+    before = table.schema.fields[name]
+    after = before.without_index(kind)
+    if before == after:
+        return
+    check_free(tx)
+    if table.index_statements(name, before) and not table.index_statements(name, after):
+        tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+    _alter(tx, table, table.schema.with_changed_field(name, after))
+
+
+def _alter(tx: Transaction, table: TableLayout, schema: Schema) -> None:
+    """Give the table its new schema. Handles of the old one are stale from then on."""
     tx.db.execute(
         "UPDATE aiovec_tables SET schema = ?, epoch = ? WHERE name = ?",
-        (table.schema.with_field(name, field).to_json(), tx.take(), table.name),
+        (schema.to_json(), tx.take(), table.name),
     )
 
 

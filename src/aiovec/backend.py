@@ -68,7 +68,16 @@ from ._core.moving import (
 from ._core.plugin import AddressKey, BackendPlugin, Location
 from ._core.pool import in_thread, off_loop, thread_limiter
 from ._core.redaction import MASK, cleaned, redacted, secrets_in, without_secrets
-from ._core.schema import MAX_DIM, Field, Kind, Metric, Schema, check_field_name, check_table_name
+from ._core.schema import (
+    MAX_DIM,
+    Field,
+    FieldIndex,
+    Kind,
+    Metric,
+    Schema,
+    check_field_name,
+    check_table_name,
+)
 from ._core.threads import (
     FORKED,
     Background,
@@ -205,6 +214,7 @@ __all__ = [
     "Duration",
     "Expr",
     "Field",
+    "FieldIndex",
     "Finding",
     "Float32Array",
     "Float64Array",

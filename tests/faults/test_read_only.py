@@ -109,6 +109,8 @@ WRITES: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
     "create_table": lambda store: store.create_table("u", Schema(4)),
     "create_table that may exist": lambda store: store.create_table("u", Schema(4), exist_ok=True),
     "add_field": lambda store: store.add_field("t", "year", int),
+    "create_field_index": lambda store: store.create_field_index("t", "source_id", "btree"),
+    "drop_field_index": lambda store: store.drop_field_index("t", "source_id"),
     "drop_table": lambda store: store.drop_table("t"),
     "optimize": lambda store: store.optimize("t"),
     "create_index": lambda store: store.create_index("t"),

@@ -63,6 +63,8 @@ CALLS: dict[str, tuple[Call, dict[str, Any]]] = {
     "ping": (lambda s: s.ping(), {}),
     "create_table": (lambda s: s.create_table("notes", exist_ok=False), {}),
     "add_field": (lambda s: s.add_field("notes", "kind", str), {}),
+    "create_field_index": (lambda s: s.create_field_index("notes", "year", "btree"), {}),
+    "drop_field_index": (lambda s: s.drop_field_index("notes", "year"), {}),
     "drop_table": (lambda s: s.drop_table("notes"), {}),
     "tables": (lambda s: s.tables(), {}),
     "schema": (lambda s: s.schema("notes"), {}),

@@ -7,16 +7,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import StaleTableError, TableHandle, in_thread, size_text, total_memory
+from aiovec.backend import Field, StaleTableError, TableHandle, in_thread, size_text, total_memory
 from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
 
 from ..driver import indexing
-from ..layout import incarnation_of
+from ..layout import DROPPED, incarnation_of
 from ..session import Opened, Session
 from ..writer import Touched, WriteOperation
 from . import kinds, recall
 from .effort import KEY, LIMITS, Intent, Tuned
-from .fields import DROPPED
+from .fields import configs_of, lacking
 from .info import InUse, partitions_of, vector_index
 
 if TYPE_CHECKING:
@@ -180,17 +180,32 @@ class Builder:
         with tell("indexing the ids"):
             await self._index(handle, "id", indexing.BTree())
 
-    async def _index(self, handle: TableHandle, column: str, config: Any) -> None:
+    async def _index(
+        self, handle: TableHandle, column: str, config: Any, *, replace: bool = True
+    ) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             table = await reopened(self._session, handle)
             try:
                 await self._session.run(
-                    table.lance.create_index(column, config=config, replace=True)
+                    table.lance.create_index(column, config=config, replace=replace)
                 )
                 return
             except StoreBusyError:
                 if attempt == _ATTEMPTS:
                     raise
+
+    async def index_field(
+        self, handle: TableHandle, name: str, field: Field, tell: Telling
+    ) -> None:
+        """Build what the field lacks, unless it was altered again meanwhile."""
+        with tell(f"indexing {name}"):
+            for config in configs_of(field):
+                table = await reopened(self._session, handle)
+                if table.schema.fields.get(name) != field:
+                    return
+                lacks = await lacking(self._session, table.lance, {name: field})
+                if type(config) in [type(one) for _, one in lacks]:
+                    await self._index(handle, name, config, replace=False)
 
     async def measure(self, handle: TableHandle, tell: Telling) -> None:
         """Find the efforts for the index as it is now, and keep them with the table."""

@@ -17,10 +17,8 @@ from aiovec.backend import Field
 from aiovec.errors import AiovecError
 
 from ..driver import indexing
+from ..layout import DROPPED
 from ..session import Session
-
-DROPPED = "aiovec.index.dropped"
-"""On a field's column: its index was dropped, so upkeep makes no new one."""
 
 # Kinds that Lance brings up to date value by value, by the names that it and its classes have:
 # where 100,000 rows have as many values, that takes 3 to 6 s for the rows that came, and as much
@@ -42,26 +40,61 @@ def config_of(field: Field) -> Any:
     return None if field.index is None else indexing.BTree()
 
 
+def configs_of(field: Field) -> list[Any]:
+    """Return the arguments of ``create_index`` for each index that the field wants."""
+    return [config for config in (config_of(field),) if config is not None]
+
+
 async def index_fields(session: Session, lance: Any, fields: Mapping[str, Field]) -> None:
     """Make the indexes that the fields want, of those that the table does not have yet."""
-    for name, config in (await lacking(session, lance, fields)).items():
+    for name, config in await lacking(session, lance, fields):
         await session.run(lance.create_index(name, config=config))
 
 
-async def lacking(session: Session, lance: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+async def lacking(
+    session: Session, lance: Any, fields: Mapping[str, Field]
+) -> list[tuple[str, Any]]:
     """Return the indexes to make for fields that lack one, unless a user dropped it."""
-    configs = {name: config_of(field) for name, field in fields.items()}
-    wanted = {name: config for name, config in configs.items() if config is not None}
+    wanted = [(name, config) for name, field in fields.items() for config in configs_of(field)]
     if wanted:
-        indexes = await session.run(lance.list_indices())
-        for column in {column for index in indexes for column in index.columns}:
-            wanted.pop(column, None)
+        there = {
+            (column, _serves_text(index.index_type))
+            for index in await session.run(lance.list_indices())
+            for column in index.columns
+        }
+        wanted = [one for one in wanted if (one[0], _serves_text(_type_of(one[1]))) not in there]
     if wanted:
         schema = await session.run(lance.schema())
-        for name in list(wanted):
-            if DROPPED.encode() in (schema.field(name).metadata or {}):
-                del wanted[name]
+        dropped = DROPPED.encode()
+        wanted = [one for one in wanted if dropped not in (schema.field(one[0]).metadata or {})]
     return wanted
+
+
+async def is_settled(session: Session, lance: Any, name: str, field: Field) -> bool:
+    """Return whether a column has the indexes that its field wants, and no others."""
+    if DROPPED.encode() in ((await session.run(lance.schema())).field(name).metadata or {}):
+        return False
+    wanted = sorted(_type_of(config) for config in configs_of(field))
+    indexes = await session.run(lance.list_indices())
+    return wanted == sorted(index.index_type for index in indexes if index.columns == [name])
+
+
+async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -> None:
+    """Drop the indexes over a column that its field does not want."""
+    wanted = {_type_of(config) for config in configs_of(field)}
+    for index in await session.run(lance.list_indices()):
+        if index.columns == [name] and index.index_type not in wanted:
+            await session.run(lance.drop_index(index.name))
+
+
+def _type_of(config: Any) -> str:
+    """Return the name that Lance has for the type of such an index."""
+    return type(config).__name__
+
+
+def _serves_text(index_type: str) -> bool:
+    """Return whether it is an index for keyword search. Any other kind serves for filters."""
+    return index_type == indexing.FTS.__name__
 
 
 @asynccontextmanager

@@ -18,15 +18,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import IndexInfo, PerLoop, StaleTableError, TableHandle, wait_out
+from aiovec.backend import Field, IndexInfo, PerLoop, StaleTableError, TableHandle, wait_out
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
 from ..limits import IndexLimits
 from ..session import Opened, Session
+from ..tables import AlterField
 from ..writer import WriteOperation
 from . import extremes, kinds
 from .build import Build, Builder, Drop, Note, Telling, current, reopened
 from .effort import Tuned
+from .fields import is_settled
 from .info import InUse, has_id_index, infos_of, seen_index, vector_index
 
 if TYPE_CHECKING:
@@ -124,6 +126,21 @@ class Indexing:
             await self._write(handle.name, Drop(handle, name))
             if vectors is not None and vectors.name == name:
                 await self._write(handle.name, Note(handle, vectors.tuned.without_index()))
+
+    async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
+        """Give a field of the table these options, and the indexes that they want."""
+        before = handle.schema.fields[name]
+        if field == before:
+            async with self._session.reading(handle) as table:
+                if await is_settled(self._session, table.lance, name, field):
+                    return
+        task = self._start(handle, self._index_field(handle, name, field))
+        await self._end_of(task)
+
+    async def _index_field(self, handle: TableHandle, name: str, field: Field) -> None:
+        async with self._only_one(handle.name):
+            await self._write(handle.name, AlterField(handle, name, field))
+            await self._builder.index_field(handle, name, field, self._telling(handle))
 
     # As tables grow
 

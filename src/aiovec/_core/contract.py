@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from .._arrays import Float32Array
 from .._filters.tree import Expr, Ref
 from .moving import Destination, MoveMark, MoveRecord
-from .schema import Field, Schema
+from .schema import Field, FieldIndex, Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -304,6 +304,24 @@ class Backend(ABC):
     @abstractmethod
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         """Add a field that is null in the rows there are."""
+
+    @abstractmethod
+    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
+        """Build an index over a field, which the schema then says; return when it is used.
+
+        The field exists and ``kind`` fits its type. "btree" and "bitmap" take each other's place,
+        "text" stands beside them. Where the same index exists, nothing changes, but what a killed
+        build has left undone is completed. Reads go on meanwhile.
+        """
+
+    @abstractmethod
+    async def drop_field_index(
+        self, table: TableHandle, field: str, kind: FieldIndex | None
+    ) -> None:
+        """Drop the index of this kind over a field, or all of its indexes; nothing without one.
+
+        The schema then says so, and no upkeep builds it again.
+        """
 
     @abstractmethod
     async def drop_table(self, name: str) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Kind = Literal["text", "int", "float", "bool", "datetime", "list[text]"]
 Metric = Literal["cosine", "l2", "dot"]
 Index = Literal["btree", "bitmap"]
+FieldIndex = Literal["btree", "bitmap", "text"]
+"""A kind of index over a field, as ``create_field_index`` takes it."""
 Analyzer = Literal["plain", "english", "ngram"]
 FieldType = type[object] | Kind
 """A field's type: a Python type such as ``int`` or ``list[str]``, or its name in JSON."""
@@ -125,6 +127,22 @@ class Field:
     def is_list(self) -> bool:
         """True if the field holds lists."""
         return self.kind.startswith("list[")
+
+    def with_index(self, kind: FieldIndex) -> Field:
+        """Return the field with this index: "text" beside another one, else in its place."""
+        if kind == "text":
+            return self._with(text=True)
+        return self._with(index=kind)
+
+    def without_index(self, kind: FieldIndex | None = None) -> Field:
+        """Return the field without this index, or without any."""
+        return self._with(
+            index=None if kind in (None, self.index) else self.index,
+            text=self.text and kind not in (None, "text"),
+        )
+
+    def _with(self, **options: Any) -> Field:
+        return Field(self.kind, **{**self._options(), **options})
 
     def __repr__(self) -> str:
         return f"Field({self._options_repr()})"
@@ -260,6 +278,10 @@ class Schema:
         """The same schema with one more field, or InvalidNameError where the name is taken."""
         if name in self.fields:
             raise InvalidNameError(name, "field", "there is a field of this name")
+        return replace(self, fields={**self.fields, name: field})
+
+    def with_changed_field(self, name: str, field: Field) -> Schema:
+        """The same schema with other options of a field that it has."""
         return replace(self, fields={**self.fields, name: field})
 
     def differences(self, other: Schema) -> list[str]:

@@ -28,6 +28,7 @@ from .._filters.tree import Combinable
 from .._input.arguments import (
     ability_of,
     check_count,
+    check_field_index,
     check_flag,
     check_model,
     is_iterable,
@@ -70,7 +71,7 @@ from .engine import Engine, Follower
 from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Rerank, check_fusion
 from .records import Hit, Record
-from .schema import Field, FieldType, Schema, check_field_name, check_table_name
+from .schema import Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished, together
 from .threads import FORKED, OneLoop, PerLoop
 from .waiting import one_call
@@ -92,7 +93,8 @@ _LARGEST_BATCH = 2**31 - 1
 # What a store that was opened for reading only refuses. "create_table" may find that all is there.
 _WRITES = frozenset(
     {
-        "add_field", "drop_table", "insert", "upsert", "update", "set_vectors", "delete",
+        "add_field", "create_field_index", "drop_field_index", "drop_table",
+        "insert", "upsert", "update", "set_vectors", "delete",
         "delete_where", "optimize", "create_index", "drop_index", "restore",
     }
 )  # fmt: skip
@@ -294,6 +296,39 @@ class VectorStore:
             engine.forget(table)
 
         await self._on_table(Operation("add_field", table), add)
+
+    async def create_field_index(self, table: str, field: str, kind: FieldIndex) -> None:
+        """Build an index over an existing field: "btree" or "bitmap" for filters, "text" for
+        keyword search. Reads go on meanwhile.
+
+        The schema says so afterwards, as ``Field(index=…)`` or ``Field(text=True)``. A "bitmap"
+        takes the place of a "btree", and the reverse. Where the same index exists, this completes
+        one whose build was killed, and else does nothing. Fields of lists have none of these.
+        """
+
+        async def create(engine: Engine, handle: TableHandle) -> None:
+            check_field_index(handle.schema, field, kind)
+            if kind == "text":
+                ability_of(engine.backend, TextSearch, "text")
+            await engine.backend.create_field_index(handle, field, kind)
+            engine.forget(table)
+
+        await self._on_table(Operation("create_field_index", table), create)
+
+    async def drop_field_index(
+        self, table: str, field: str, kind: FieldIndex | None = None
+    ) -> None:
+        """Drop the index of this kind over a field; without ``kind``, all indexes over it.
+
+        The field and its values stay. Does nothing where there is no such index.
+        """
+
+        async def drop(engine: Engine, handle: TableHandle) -> None:
+            check_field_index(handle.schema, field, "btree" if kind is None else kind)
+            await engine.backend.drop_field_index(handle, field, kind)
+            engine.forget(table)
+
+        await self._on_table(Operation("drop_field_index", table), drop)
 
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         """Drop the table and all its rows."""

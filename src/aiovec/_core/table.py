@@ -48,6 +48,8 @@ class Table:
     drop = _bound(VectorStore.drop_table)
     schema = _bound(VectorStore.schema)
     add_field = _bound(VectorStore.add_field)
+    create_field_index = _bound(VectorStore.create_field_index)
+    drop_field_index = _bound(VectorStore.drop_field_index)
     insert = _bound(VectorStore.insert)
     upsert = _bound(VectorStore.upsert)
     update = _bound(VectorStore.update)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, TypeVar
 
 from .._core.contract import Backend, TableHandle, Tuning
+from .._core.schema import Field, Schema
 from ..errors import InvalidArgumentError, ModelMismatchError, UnsupportedError
 
 _T = TypeVar("_T")
@@ -85,6 +86,25 @@ def check_model(handle: TableHandle, model: str | None) -> None:
     expected = handle.schema.model
     if model is not None and expected is not None and model != expected:
         raise ModelMismatchError(handle.name, expected, model)
+
+
+def check_field_index(schema: Schema, name: object, kind: object) -> None:
+    """A field of the schema that can have an index of this kind, or InvalidArgumentError."""
+    if not isinstance(kind, str) or kind not in ("btree", "bitmap", "text"):
+        raise InvalidArgumentError("kind", kind, "'btree', 'bitmap' or 'text'")
+    field = existing_field(schema, name)
+    if field.is_list:
+        raise InvalidArgumentError("field", name, f"no field of lists; this one is of {field.kind}")
+    if kind == "text" and field.kind != "text":
+        raise InvalidArgumentError("field", name, f"a field of text; this one is of {field.kind}")
+
+
+def existing_field(schema: Schema, name: object) -> Field:
+    """The field of this name, or InvalidArgumentError."""
+    if not isinstance(name, str) or name not in schema.fields:
+        listed = ", ".join(schema.fields) or "the table has none"
+        raise InvalidArgumentError("field", name, f"the name of a field ({listed})")
+    return schema.fields[name]
 
 
 def ability_of(backend: Backend, interface: type[_T], ability: str) -> _T:

@@ -121,6 +121,7 @@ class MovingContract(ContractBase):
         changes: list[Awaitable[None]] = [
             one_row.create_table("more", SCHEMA),
             one_row.add_field("notes", "x", int),
+            one_row.create_field_index("notes", "n", "btree"),
             one_row.drop_table("notes"),
         ]
         for change in changes:

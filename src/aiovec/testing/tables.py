@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .._core.schema import Field, Schema
+from .._core.schema import Field, Index, Schema
 from .._core.store import VectorStore
 from ..errors import (
     InvalidArgumentError,
@@ -56,6 +56,9 @@ SCHEMAS = {
     "context": Schema.context_vectors(12),
 }
 
+INDEXES: tuple[Index, ...] = ("btree", "bitmap")
+"""The kinds that a field of any type but lists may have."""
+
 NAMES_ALLOWED = (
     "a", "z9", "a-b", "a_b", "a--", "a" * 63, "select", "table", "index", "rows", "vec", "main",
     "temp", "sqlite", "sqlite_master", "sqlite_x", "aiovec", "meta", "notes-vec", "notes_rows",
@@ -76,6 +79,8 @@ async def _drain(store: VectorStore, table: str) -> None:
 CALLS: dict[str, On] = {
     "schema": lambda s, t: s.schema(t),
     "add_field": lambda s, t: s.add_field(t, "extra", Field(str)),
+    "create_field_index": lambda s, t: s.create_field_index(t, "year", "btree"),
+    "drop_field_index": lambda s, t: s.drop_field_index(t, "year"),
     "drop_table": lambda s, t: s.drop_table(t),
     "insert": lambda s, t: s.insert(t, small_rows(1)),
     "insert nothing": lambda s, t: s.insert(t, []),
@@ -97,7 +102,7 @@ CALLS: dict[str, On] = {
 
 
 class TablesContract(ContractBase):
-    """``create_table``, ``add_field``, ``drop_table``, ``tables``, ``schema`` and ``table``."""
+    """Creating, altering and dropping tables and fields, ``tables``, ``schema`` and ``table``."""
 
     async def test_a_new_store_has_no_tables(self, store: VectorStore) -> None:
         assert await store.tables() == []
@@ -312,6 +317,114 @@ class TablesContract(ContractBase):
         assert sorted(type(o).__name__ for o in outcomes) == ["InvalidNameError"] * 4 + ["NoneType"]
         assert list((await notes.schema("notes")).fields) == ["name", "year", "added"]
 
+    # Indexes over fields
+
+    async def test_an_index_over_a_field_comes_and_goes(self, notes: VectorStore) -> None:
+        kinds: tuple[Index, ...] = ("btree", "bitmap", "bitmap", "btree")
+        for kind in kinds:
+            await notes.create_field_index("notes", "year", kind)
+            assert (await notes.schema("notes")).fields["year"] == Field(int, index=kind)
+            assert await notes.count("notes", "year = 3") == 1
+        await notes.insert("notes", [{"id": "new", "embedding": vectors(1)[0], "year": 3}])
+        assert ids_of(await notes.find("notes", "year = 3")) == ["new", "r0003"]
+        await notes.optimize("notes")
+        for _ in range(2):
+            await notes.drop_field_index("notes", "year")
+            assert await notes.schema("notes") == SMALL
+        await notes.optimize("notes")
+        assert ids_of(await notes.find("notes", "year = 3")) == ["new", "r0003"]
+        await notes.create_field_index("notes", "year", "btree")
+        assert await notes.count("notes", "year >= 3") == 8
+
+    async def test_an_index_over_a_field_survives_reopening(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        async with await self.open(tmp_path) as store:
+            await store.create_table("notes", SMALL)
+            await store.insert("notes", small_rows(5))
+            await store.create_field_index("notes", "name", "bitmap")
+        async with await self.open(tmp_path) as store:
+            fields = (await store.schema("notes")).fields
+            assert fields == {**SMALL.fields, "name": Field(str, index="bitmap")}
+
+    async def test_an_index_over_every_kind_of_field(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        for name, field in EVERY_KIND.fields.items():
+            if not field.is_list:
+                for kind in INDEXES:
+                    await store.create_field_index("notes", name, kind)
+        fields = (await store.schema("notes")).fields
+        assert {field.index for field in fields.values()} == {None, INDEXES[-1]}
+        with pytest.raises(SchemaMismatchError):
+            await store.create_table("notes", EVERY_KIND, exist_ok=True)
+        for name, field in EVERY_KIND.fields.items():
+            if not field.is_list:
+                await store.drop_field_index("notes", name, INDEXES[0])  # it has another
+                assert await store.schema("notes") != EVERY_KIND
+                await store.drop_field_index("notes", name, INDEXES[-1])
+        await store.create_table("notes", EVERY_KIND, exist_ok=True)
+
+    async def test_an_index_that_no_field_can_have_is_refused(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"tags": list[str], "year": int})
+        await store.create_table("notes", schema)
+        wrong: list[tuple[Any, Any]] = [
+            ("tags", "btree"), ("tags", "text"), ("year", "text"), ("none", "btree"),
+            ("id", "btree"), ("embedding", "btree"), ("payload.x", "btree"), ("YEAR", "btree"),
+            (None, "btree"), (["year"], "btree"), ("year", "hash"), ("year", None), ("year", []),
+        ]  # fmt: skip
+        for field, kind in wrong:
+            with pytest.raises(InvalidArgumentError):
+                await store.create_field_index("notes", field, kind)
+            if kind != "text" and kind is not None:
+                with pytest.raises(InvalidArgumentError):
+                    await store.drop_field_index("notes", field, kind)
+        if not store.supports("text"):
+            with pytest.raises((UnsupportedError, InvalidArgumentError)):
+                await store.create_field_index("notes", "year", "text")
+        assert await store.schema("notes") == schema
+
+    async def test_indexes_over_fields_while_rows_come_and_are_read(
+        self, store: VectorStore
+    ) -> None:
+        schema = Schema(DIM, fields={"name": str, "year": int})
+        await store.create_table("notes", schema)
+        await store.insert("notes", small_rows(2000))
+        ended = asyncio.Event()
+
+        async def write() -> int:
+            done = 0
+            while not ended.is_set():
+                row = {"id": f"new{done}", "embedding": vectors(1)[0], "year": 1}
+                done += await store.insert("notes", [row])
+            return done
+
+        async def read() -> None:
+            while not ended.is_set():
+                assert len(await store.find("notes", "year = 7")) >= 1
+
+        writing, reading = asyncio.ensure_future(write()), asyncio.ensure_future(read())
+        try:
+            for kind in (*INDEXES, *INDEXES):
+                await asyncio.gather(
+                    store.create_field_index("notes", "year", kind),
+                    store.create_field_index("notes", "name", kind),
+                )
+                await store.drop_field_index("notes", "year")
+            await store.create_field_index("notes", "year", "btree")
+        finally:
+            ended.set()
+            written, _ = await asyncio.gather(writing, reading)
+        assert written > 0
+        assert await store.count("notes", "year = 1") == written + 1
+        assert await store.count("notes") == 2000 + written
+
+    async def test_of_indexers_at_once_all_succeed(self, notes: VectorStore) -> None:
+        await asyncio.gather(
+            *(notes.create_field_index("notes", "year", "btree") for _ in range(4)),
+            *(notes.insert("notes", [{**small_rows(1)[0], "id": f"n{n}"}]) for n in range(4)),
+        )
+        assert (await notes.schema("notes")).fields["year"] == Field(int, index="btree")
+        assert await notes.count("notes") == 14
+
     async def test_another_store_sees_altered_tables(self, tmp_path: Path) -> None:
         self.need_persistence()
         async with await self.open(tmp_path) as one, await self.open(tmp_path) as two:
@@ -321,6 +434,12 @@ class TablesContract(ContractBase):
             assert await two.update("notes", {"added": "x"}, ids="r0000") == 1
             assert await one.count("notes", "added = 'x'") == 1
             assert (await two.schema("notes")).fields["added"] == Field(str)
+            await one.create_field_index("notes", "added", "btree")
+            assert await two.count("notes", "added = 'x'") == 1
+            assert (await two.schema("notes")).fields["added"] == Field(str, index="btree")
+            await two.drop_field_index("notes", "added")
+            assert await one.update("notes", {"added": "y"}, ids="r0001") == 1
+            assert (await one.schema("notes")).fields["added"] == Field(str)
             await one.drop_table("notes")
             with pytest.raises(TableNotFoundError):
                 await two.count("notes")

@@ -39,7 +39,7 @@ from aiovec._core.contract import (
     VectorQuery,
 )
 from aiovec._core.moving import PAUSED, MoveMark, MoveRecord
-from aiovec._core.schema import Field, Schema
+from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
 from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
 from aiovec.testing import evaluate, in_order, python_rows, value_in
@@ -192,6 +192,24 @@ class ModelBackend(Backend):
             there.rows = {id: {**row, name: None} for id, row in there.rows.items()}
 
         await self._write("add_field", act, table.name)
+
+    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
+        changed = table.schema.fields[field].with_index(kind)
+        await self._alter("create_field_index", table, field, changed)
+
+    async def drop_field_index(
+        self, table: TableHandle, field: str, kind: FieldIndex | None
+    ) -> None:
+        changed = table.schema.fields[field].without_index(kind)
+        await self._alter("drop_field_index", table, field, changed)
+
+    async def _alter(self, call: str, table: TableHandle, name: str, field: Field) -> None:
+        def act() -> None:
+            there = self._of(table)
+            there.schema = there.schema.with_changed_field(name, field)
+            there.token = object()
+
+        await self._write(call, act, table.name)
 
     async def drop_table(self, name: str) -> None:
         def act() -> None:
@@ -382,7 +400,9 @@ class ModelBackend(Backend):
 LOOKS = 20
 # Seconds that a write waits for its turn, and after which a lock in a bucket is taken over.
 BUSY, TERM = 30.0, 15.0
-_OF_SCHEMA = frozenset({"create_table", "add_field", "drop_table"})
+_OF_SCHEMA = frozenset(
+    {"create_table", "add_field", "create_field_index", "drop_field_index", "drop_table"}
+)
 
 
 class MovingBackend(ModelBackend, Moves):
