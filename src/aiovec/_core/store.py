@@ -64,6 +64,7 @@ from .contract import (
     StaleTableError,
     TableHandle,
     TableStats,
+    TextSearch,
     Tuning,
     VectorIndexes,
 )
