@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._core.connect import connect, restore
 from ._core.contract import IndexInfo, TableStats, Tuning
-from ._core.records import Hit, Rank, Record
+from ._core.records import Hit, Record
 from ._core.schema import Field, Schema
 from ._filters import F
 from .errors import (
@@ -90,7 +90,6 @@ __all__ = [
     "MigrationError",
     "ModelMismatchError",
     "OutcomeUnknownError",
-    "Rank",
     "Record",
     "Rows",
     "Schema",
