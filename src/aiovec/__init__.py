@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from ._core.connect import connect, restore
 from ._core.contract import IndexInfo, TableStats, Tuning
 from ._core.records import Hit, Record
-from ._core.schema import Field, Schema
+from ._core.schema import Embed, Field, Schema
+from ._embed.protocol import Embedder
 from ._filters import F
 from .errors import (
     AiovecError,
@@ -16,6 +17,7 @@ from .errors import (
     CorruptStoreError,
     DimensionMismatchError,
     DuplicateIdError,
+    EmbeddingError,
     ExtensionUnavailableError,
     FilterError,
     InvalidArgumentError,
@@ -76,6 +78,9 @@ __all__ = [
     "CorruptStoreError",
     "DimensionMismatchError",
     "DuplicateIdError",
+    "Embed",
+    "Embedder",
+    "EmbeddingError",
     "ExtensionUnavailableError",
     "F",
     "Field",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._arrays import Float32Array
+from ._arrays import BoolArray, Float32Array
 from .errors import InvalidRowError
 
 # The offsets of `utf8` and `list` are 32 bits wide.
@@ -88,10 +88,14 @@ def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def from_matrix(matrix: Float32Array) -> pa.FixedSizeListArray:
-    """A matrix as a column of vectors, without a copy where it is contiguous."""
+def from_matrix(matrix: Float32Array, missing: BoolArray | None = None) -> pa.FixedSizeListArray:
+    """A matrix as a column of vectors, without a copy where it is contiguous.
+
+    The rows that are ``missing`` become null.
+    """
     flat = pa.array(np.ascontiguousarray(matrix).reshape(-1), type=pa.float32())
-    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
+    mask = None if missing is None else pa.array(missing)
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1], mask=mask)
 
 
 def payload_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from ._core.connect import PathText, connect
 from ._core.store import VectorStore  # here at run time too: Litestar resolves the annotations
+from ._embed.protocol import AnyEmbedder
 from .errors import ConfigError
 
 KEY = "aiovec_store"
@@ -30,7 +31,11 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
 def lifespan(
-    target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    read_only: bool = False,
+    embedders: Mapping[str, AnyEmbedder] | None = None,
 ) -> Lifespan:
     """Return a ``lifespan`` for a framework; the arguments are those of ``aiovec.connect``.
 
@@ -42,7 +47,9 @@ def lifespan(
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
-        async with connect(target, config=config, read_only=read_only) as store:
+        async with connect(
+            target, config=config, read_only=read_only, embedders=embedders
+        ) as store:
             # Twice: requests to apps that are mounted in this one see only their scope's state,
             # and servers and frameworks that know no such state leave the app's.
             state = getattr(app, "state", None)

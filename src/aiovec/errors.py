@@ -13,6 +13,7 @@ AiovecError
 ├── DimensionMismatchError      a vector of another length than the table's
 ├── InvalidVectorError          NaN, infinity, or a zero vector under cosine
 ├── InvalidRowError             a row's field of the wrong type, or none where one must be
+├── EmbeddingError              an embedder that is missing, failed, or gave no usable vectors
 ├── DuplicateIdError            an insert of an id that exists, or twice in one call
 ├── FilterError                 a filter that does not parse or does not fit the schema
 ├── UnsupportedError            an ability that this backend does not have
@@ -214,6 +215,40 @@ class InvalidRowError(AiovecError, ValueError):
         super().__init__(f"{where}{_place(row, id)}: {reason}")
 
 
+class EmbeddingError(AiovecError):
+    """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
+
+    ``row`` and ``id`` name the row of the text, if it is one's, ``model`` is the embedder's,
+    ``status`` the HTTP status of its service, and ``retryable`` is true where the same call may
+    succeed later.
+    """
+
+    def __init__(
+        self,
+        embedder: str,
+        reason: str,
+        *,
+        model: str | None = None,
+        row: int | None = None,
+        id: str | None = None,
+        status: int | None = None,
+        retryable: bool = False,
+    ) -> None:
+        self.embedder = embedder
+        self.reason = reason
+        self.model = model
+        self.row = row
+        self.id = id
+        self.status = status
+        self.retryable = retryable
+        of = f" ({model})" if model else ""
+        later = "; the same call may succeed later" if retryable else ""
+        super().__init__(
+            f"the embedder {embedder!r}{of} gave no vector for the text{_place(row, id)}: "
+            f"{reason}{later}"
+        )
+
+
 class DuplicateIdError(AiovecError, ValueError):
     """``ids`` that ``table`` has already, or with ``within_call`` that stand twice in one call."""
 
@@ -385,6 +420,7 @@ __all__ = [
     "CorruptStoreError",
     "DimensionMismatchError",
     "DuplicateIdError",
+    "EmbeddingError",
     "ExtensionUnavailableError",
     "FilterError",
     "InvalidArgumentError",

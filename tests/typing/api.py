@@ -225,7 +225,7 @@ async def refused(store: aiovec.VectorStore, number: int, text: str) -> None:
     await store.insert("notes", text)  # type: ignore[arg-type]
     await store.insert("notes", [number])  # type: ignore[list-item]
     await store.insert("notes", [text])  # type: ignore[list-item]
-    await store.search("notes", text)  # type: ignore[arg-type]
+    await store.search("notes", number)  # type: ignore[arg-type]
     await store.search("notes", [text])  # type: ignore[list-item]
     await store.search("notes", [[1.0, 2.0]])  # type: ignore[list-item]
     await store.search("notes", None)  # type: ignore[arg-type]
@@ -241,4 +241,4 @@ async def refused(store: aiovec.VectorStore, number: int, text: str) -> None:
     Field("integer")  # type: ignore[arg-type]
     blocking = cast("sync.Store", store)
     blocking.insert("notes", number)  # type: ignore[arg-type]
-    blocking.table("notes").search(text)  # type: ignore[arg-type]
+    blocking.table("notes").search(number)  # type: ignore[arg-type]

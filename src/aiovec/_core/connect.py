@@ -7,11 +7,12 @@ import contextlib
 import importlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._embed.checks import check_embedders
 from .._locate import local_path, locate, locate_configured, locate_path
 from .._plugins import create_backend, plugin_of
 from ..errors import AiovecError, ConfigError, UnsupportedError
@@ -19,6 +20,7 @@ from .contract import Restores
 from .threads import in_daemon_thread, to_its_end
 
 if TYPE_CHECKING:
+    from .._embed.protocol import AnyEmbedder
     from .._settings.load import LoadedSettings, RetrievalSettings, Stamp
     from .contract import Backend
     from .plugin import Location
@@ -38,7 +40,11 @@ _HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._core.store", "aiovec
 
 
 def connect(
-    target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    read_only: bool = False,
+    embedders: Mapping[str, AnyEmbedder] | None = None,
 ) -> Opening:
     """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
 
@@ -52,18 +58,23 @@ def connect(
     With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
     process cannot write; a call that writes raises UnsupportedError.
 
+    ``embedders`` make the vectors of tables whose schema has ``embed``, by the names used there;
+    they come before those of the TOML file's ``[retrieval.embedders]``.
+
     Nothing is read and nothing is imported until the result is awaited or entered. That raises
     ConfigError for a target or a file that cannot be used, BackendNotInstalledError for a backend
     whose package is missing, and what the backend itself has to say.
     """
-    return Opening(Origin(target, config, read_only=read_only))
+    origin = Origin(target, config, read_only=read_only)
+    return Opening(origin, None if embedders is None else check_embedders(embedders))
 
 
 class Opening:
     """A store that is about to be opened, once: await it, or enter it."""
 
-    def __init__(self, source: Origin) -> None:
+    def __init__(self, source: Origin, embedders: Mapping[str, AnyEmbedder] | None = None) -> None:
         self._source = source
+        self._embedders = embedders
         self._used = False
         self._store: VectorStore | None = None
 
@@ -101,7 +112,7 @@ class Opening:
                 exc.add_note(f"closing it failed too: {unclosed!r}")
             raise
         source = self._source if self._source.follows else None
-        return VectorStore(resolved.backend, resolved.settings, source)
+        return VectorStore(resolved.backend, resolved.settings, source, self._embedders)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ _METADATA_KEY = b"aiovec.schema"
 
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
+_EMBEDDER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+_EMBEDDER_RULE = (
+    "it must start with a lower-case letter and hold at most 63 lower-case letters, digits, "
+    "'_' or '-'"
+)
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -57,6 +62,13 @@ def check_table_name(name: object) -> str:
             "it must start with a lower-case letter and hold at most 63 lower-case letters, "
             "digits, '_' or '-'",
         )
+    return name
+
+
+def check_embedder_name(name: object) -> str:
+    """The name itself, or InvalidNameError."""
+    if not isinstance(name, str) or not _EMBEDDER_NAME.match(name):
+        raise InvalidNameError(name, "embedder", _EMBEDDER_RULE)
     return name
 
 
@@ -198,6 +210,32 @@ class Field:
         return types[self.kind]
 
 
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """The text field that a table's vectors are made from, and the name of the embedder.
+
+    ``using`` is a key of ``connect(embedders={...})`` or of ``[retrieval.embedders]`` in the TOML.
+    """
+
+    field: str
+    using: str = "default"
+
+    def __post_init__(self) -> None:
+        check_field_name(self.field)
+        check_embedder_name(self.using)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the JSON form."""
+        return {"field": self.field, "using": self.using}
+
+    @classmethod
+    def from_dict(cls, value: object) -> Embed:
+        """Return the inverse of ``to_dict``; without ``using`` it is "default"."""
+        if not isinstance(value, Mapping) or not {"field"} <= set(value) <= {"field", "using"}:
+            raise InvalidArgumentError("embed", value, "a mapping with 'field' and perhaps 'using'")
+        return cls(**value)
+
+
 @dataclass(frozen=True, init=False)
 class Schema:
     """The shape of a table. Immutable; equal schemas compare equal.
@@ -213,6 +251,7 @@ class Schema:
     payload: bool
     analyzer: Analyzer
     quantized: Literal["bit"] | None
+    embed: Embed | None
 
     def __init__(
         self,
@@ -225,6 +264,7 @@ class Schema:
         payload: bool = True,
         analyzer: Analyzer = "plain",
         quantized: Literal["bit"] | None = None,
+        embed: Embed | None = None,
     ) -> None:
         if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
@@ -242,15 +282,18 @@ class Schema:
             raise InvalidArgumentError("quantized", quantized, "None or 'bit'")
         if quantized and dim % 8:
             raise InvalidArgumentError("dim", dim, "a multiple of 8 for quantized='bit'")
+        checked = _checked_fields(vector, {} if fields is None else fields)
+        _check_embed(embed, checked)
         for name, value in (
             ("dim", dim),
             ("metric", metric),
             ("model", model),
             ("vector", vector),
-            ("fields", _checked_fields(vector, {} if fields is None else fields)),
+            ("fields", checked),
             ("payload", payload),
             ("analyzer", analyzer),
             ("quantized", quantized),
+            ("embed", embed),
         ):
             object.__setattr__(self, name, value)
 
@@ -288,7 +331,16 @@ class Schema:
         """Return in words where an ``other`` schema differs; empty if both are the same."""
         found = [
             f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
-            for key in ("dim", "metric", "model", "vector", "payload", "analyzer", "quantized")
+            for key in (
+                "dim",
+                "metric",
+                "model",
+                "vector",
+                "payload",
+                "analyzer",
+                "quantized",
+                "embed",
+            )
             if getattr(self, key) != getattr(other, key)
         ]
         for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
@@ -315,6 +367,8 @@ class Schema:
             form["analyzer"] = self.analyzer
         if self.quantized is not None:
             form["quantized"] = self.quantized
+        if self.embed is not None:
+            form["embed"] = self.embed.to_dict()
         return form
 
     def to_json(self) -> str:
@@ -333,6 +387,7 @@ class Schema:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
         known = {
             "dim", "metric", "model", "vector", "payload", "fields", "analyzer", "quantized",
+            "embed",
         }  # fmt: skip
         unknown = sorted(set(value) - known, key=str)
         if unknown:
@@ -342,6 +397,8 @@ class Schema:
         fields = {} if fields is None else fields
         if not isinstance(fields, Mapping):
             raise InvalidArgumentError("fields", fields, "a mapping of names to types")
+        if options.get("embed") is not None:
+            options["embed"] = Embed.from_dict(options["embed"])
         return cls(
             options.pop("dim"),
             fields={name: Field.from_dict(field) for name, field in fields.items()},
@@ -427,6 +484,19 @@ def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Map
     if len(partitions) > MAX_PARTITIONS:
         raise InvalidArgumentError("partition", partitions, f"at most {MAX_PARTITIONS} fields")
     return MappingProxyType(checked)
+
+
+def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
+    if embed is None:
+        return
+    if not isinstance(embed, Embed):
+        raise InvalidArgumentError("embed", embed, 'Embed("field") or None')
+    field = fields.get(embed.field)
+    if field is None or field.kind != "text":
+        texts = ", ".join(name for name, each in fields.items() if each.kind == "text")
+        raise InvalidArgumentError(
+            "embed", embed.field, f"a text field of the schema ({texts or 'it has none'})"
+        )
 
 
 def _kind_of_arrow(column: pa.Field) -> Kind:

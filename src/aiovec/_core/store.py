@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import anyio
 
+from .._embed.protocol import AnyEmbedder
+from .._embed.registry import Embedders
 from .._filters import Expr, bind
 from .._filters.tree import Combinable
 from .._input.arguments import (
@@ -44,6 +46,7 @@ from .._input.types import ON_CONFLICT, FieldValue, OnConflict, Rows, Vector, Ve
 from .._telemetry.events import Operation, watch, watch_batches
 from ..errors import (
     DuplicateIdError,
+    EmbeddingError,
     InvalidArgumentError,
     ModelMismatchError,
     SchemaMismatchError,
@@ -72,7 +75,7 @@ from .engine import Engine, Follower
 from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Rerank, check_fusion
 from .records import Hit, Record
-from .schema import Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
+from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished, together
 from .threads import FORKED, OneLoop, PerLoop
 from .waiting import one_call
@@ -116,8 +119,13 @@ class VectorStore:
     """
 
     def __init__(
-        self, backend: Backend, settings: RetrievalSettings, source: Origin | None = None
+        self,
+        backend: Backend,
+        settings: RetrievalSettings,
+        source: Origin | None = None,
+        embedders: Mapping[str, AnyEmbedder] | None = None,
     ) -> None:
+        self._embedders = Embedders(embedders or {})
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(4))
         # What an app's own code takes as long as it likes for: nothing else waits for these.
         self._rerank_threads = PerLoop(lambda: anyio.CapacityLimiter(4))
@@ -184,6 +192,8 @@ class VectorStore:
 
     async def _close(self) -> None:
         await self._advisor.stop()
+        # A call that waits for its vectors has begun no write yet.
+        await self._embedders.close(lambda: StoreClosedError(self.target))
         await self._follower.close(finish=not self._hurried)
         self._closed = True
 
@@ -242,6 +252,9 @@ class VectorStore:
         ``exist_ok`` nothing, unless the schema is another: ModelMismatchError where only the
         model differs, else SchemaMismatchError. A schema with an option that the backend cannot
         honour raises UnsupportedError, unless such a table exists already.
+
+        With ``embed`` in the schema the table gets the model of the embedder, if the store has it
+        and the schema names none.
         """
         check_table_name(table)
         if schema is not None and not isinstance(schema, Schema):
@@ -249,6 +262,8 @@ class VectorStore:
 
         async def create(engine: Engine) -> None:
             wanted = schema or Schema.context_vectors(engine.settings.dim)
+            if wanted.embed is not None:
+                wanted = await self._with_model_of_embedder(engine, table, wanted, wanted.embed)
             try:
                 if self.read_only:
                     # As a no-op it is for an app that begins with it.
@@ -271,6 +286,9 @@ class VectorStore:
                     there = (await engine.open_table(table, fresh=True)).schema
                 except TableNotFoundError:
                     raise StaleTableError(table) from None  # dropped meanwhile: once more
+                if wanted.embed is not None and wanted.model is None:
+                    # Without its embedder the store has no name of a model to compare with.
+                    wanted = _with_model(wanted, there.model)
                 differences = there.differences(wanted)
                 if differences and not there.differences(_with_model(wanted, there.model)):
                     raise ModelMismatchError(table, there.model, wanted.model) from None
@@ -278,6 +296,15 @@ class VectorStore:
                     raise SchemaMismatchError(table, differences) from None
 
         await self._call(Operation("create_table", table), create)
+
+    async def _with_model_of_embedder(
+        self, engine: Engine, table: str, schema: Schema, embed: Embed
+    ) -> Schema:
+        embedder = await self._embedders.find(embed.using, engine.settings)
+        if embedder is None:
+            return schema
+        embedder.check_fits(table, schema)
+        return _with_model(schema, embedder.model)
 
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field, which is null in the rows there are; its index is built before it returns.
@@ -376,6 +403,9 @@ class VectorStore:
         nothing of the call is kept. With ``on_conflict="skip"`` such rows are left out instead (of
         an id that stands twice, the first row counts), and with ``"replace"`` they replace the
         existing ones, as in ``upsert``.
+
+        Where the schema has ``embed``, rows may come without a vector: the store's embedder makes
+        it of their text. EmbeddingError names the row for which it failed.
         """
         if on_conflict not in ON_CONFLICT:
             expected = " or ".join(map(repr, ON_CONFLICT))
@@ -412,6 +442,7 @@ class VectorStore:
         )
 
         held = [await collect(rows, self._read_in_thread)]
+        embedded: dict[Schema, pa.Table] = {}  # a repeated attempt asks the embedder no second time
         effort = effort_of(held[0])
         columns = len(held[0]) if isinstance(rows, Mapping) else 0
         operation = Operation(call, table)
@@ -432,8 +463,17 @@ class VectorStore:
             schema, backend = handle.schema, engine.backend
             # Before the rows are turned into what is written, which takes memory.
             size = await off_loop(columns, bytes_of, held[0], schema)
-            async with backend.writing(size) as share:
-                batch = await off_loop(effort, check, schema)
+            if schema.embed is not None and schema not in embedded:
+                # No other write waits for memory while the embedder works.
+                async with backend.writing(size):
+                    batch = await off_loop(effort, check, schema)
+                numbered = on_conflict == "fail"  # else repeated ids have moved the rows
+                embedded[schema] = await self._with_vectors(engine, handle, batch, model, numbered)
+            checked = embedded.get(schema)
+            async with _own_time(checked is not None), backend.writing(size) as share:
+                batch = checked
+                if batch is None:
+                    batch = await off_loop(effort, check, schema)
                 operation.batch = count = int(batch.num_rows)
                 if share is not None:
                     share.resize(int(batch.nbytes))
@@ -449,7 +489,35 @@ class VectorStore:
             return await self._on_table(operation, write)
         finally:
             # Rows that an iterable gave are nobody else's, and freeing them takes its time.
+            embedded.clear()
             await off_loop(effort, held.clear)
+
+    async def _with_vectors(
+        self,
+        engine: Engine,
+        handle: TableHandle,
+        rows: pa.Table,
+        model: str | None,
+        numbered: bool,
+    ) -> pa.Table:
+        """Return the rows with vectors from the embedder where they have none."""
+        from .._embed.rows import filled, lacking, of_row
+
+        schema = handle.schema
+        embed = schema.embed
+        if embed is None or not rows.column(schema.vector).null_count:
+            return rows
+        found = await off_loop(rows.num_rows, lacking, rows, schema, embed)
+        embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
+        try:
+            vectors = await embedder.embed(found.texts, "document")
+        except EmbeddingError as exc:
+            error = of_row(exc, found, numbered=numbered)
+        else:
+            return await off_loop(
+                rows.num_rows, filled, rows, schema, found, vectors, embedder.name
+            )
+        raise error
 
     async def update(
         self,
@@ -478,6 +546,13 @@ class VectorStore:
 
         async def update(engine: Engine, handle: TableHandle) -> int:
             values, payload = await off_loop(effort_of(fields), check_patch, fields, handle.schema)
+            embed = handle.schema.embed
+            if embed is not None and embed.field in values:
+                raise UnsupportedError(
+                    "update", engine.backend.name,
+                    f"the vectors of {table!r} are made of its field {embed.field!r}; upsert the "
+                    "rows, so that they get new ones",
+                )  # fmt: skip
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
@@ -718,7 +793,7 @@ class VectorStore:
     async def search(
         self,
         table: str,
-        vector: Vector,
+        vector: Vector | str,
         *,
         limit: int = 10,
         where: Where = None,
@@ -733,9 +808,10 @@ class VectorStore:
     ) -> list[Hit]:
         """Return the rows nearest to ``vector``, best first, equal ones by id.
 
-        A filter selects before the nearest are taken: with enough matching rows there are always
-        ``limit`` hits. ``model`` names the model that made the vector; another than the table's
-        raises ModelMismatchError.
+        Where the table's schema has ``embed``, ``vector`` may be a text, of which the embedder
+        makes the vector. A filter selects before the nearest are taken: with enough matching rows
+        there are always ``limit`` hits. ``model`` names the model that made the vector; another
+        than the table's raises ModelMismatchError.
 
         ``diversity`` and ``rerank`` choose from the best ``fetch_k`` hits, by default four times
         ``limit``. ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal
@@ -747,8 +823,8 @@ class VectorStore:
         from .._input.vectors import query_vector
 
         found = await self._search(
-            "search", table, lambda schema: [query_vector(vector, schema)],
-            effort_of_query(vector),
+            "search", table, lambda schema, made: [query_vector(made.get(0, vector), schema)],
+            effort_of_query(vector), _texts_of(vector),
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
                 include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
@@ -772,14 +848,21 @@ class VectorStore:
         rerank: Rerank | None = None,
         fetch_k: int | None = None,
     ) -> list[list[Hit]]:
-        """Do ``search`` for several vectors at once, all on the same state of the table."""
+        """Do ``search`` for several vectors or texts, all on the same state of the table."""
         from .._input.rows import effort_of
-        from .._input.vectors import collect_vectors, query_vectors
+        from .._input.vectors import collect_vectors, query_vectors, texts_among
 
         collected = await collect_vectors(vectors, self._read_in_thread)
+        effort = effort_of(collected)
+
+        def queries(schema: Schema, made: Mapping[int, Any]) -> list[Any]:
+            if not made:
+                return query_vectors(collected, schema)
+            return query_vectors([made.get(n, v) for n, v in enumerate(collected)], schema)
+
         return await self._search(
-            "search_many", table, lambda schema: query_vectors(collected, schema),
-            effort_of(collected),
+            "search_many", table, queries,
+            effort, await off_loop(effort, texts_among, collected),
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
                 include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
@@ -790,8 +873,9 @@ class VectorStore:
         self,
         name: str,
         table: str,
-        queries: Callable[[Schema], Sequence[Any]],
+        queries: Callable[[Schema, Mapping[int, Any]], Sequence[Any]],
         effort: int,
+        texts: Mapping[int, str],
         options: SearchOptions,
     ) -> list[list[Hit]]:
         operation = _search_operation(name, table, options)
@@ -799,10 +883,12 @@ class VectorStore:
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
             check_model(handle, options.model)
             where = await self._bind(options.where, handle.schema)
-            vectors = await off_loop(effort, queries, handle.schema)
+            made = await self._vectors_of(engine, handle, texts, options.model) if texts else {}
+            vectors = await off_loop(effort, queries, handle.schema, made)
             operation.batch = len(vectors)
             prepared = await Search.of(engine.backend, handle, options, where)
-            hits = await self._by_vectors(prepared, engine, handle, vectors, options.fetched)
+            async with _own_time(bool(made)):
+                hits = await self._by_vectors(prepared, engine, handle, vectors, options.fetched)
             operation.returned = sum(map(len, hits))
             return prepared.ranked(hits, vectors)
 
@@ -823,6 +909,21 @@ class VectorStore:
             seconds = (time.perf_counter() - began) / len(vectors)
             self._advisor.searched(engine, handle, seconds)
         return hits
+
+    async def _vectors_of(
+        self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
+    ) -> dict[int, Any]:
+        """Return the vectors of texts to search for, by their places; none for a table of
+        vectors alone, where a text is refused as any other value."""
+        from .._input.vectors import check_query_texts
+
+        embed = handle.schema.embed
+        if embed is None:
+            return {}
+        listed = await off_loop(len(texts), check_query_texts, texts)
+        embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
+        found = await embedder.embed(listed, "query")
+        return dict(zip(texts, found, strict=True))
 
     async def search_text(
         self,
@@ -874,7 +975,7 @@ class VectorStore:
         self,
         table: str,
         query: str,
-        vector: Vector,
+        vector: Vector | str | None = None,
         *,
         fusion: Fusion = RRF(),  # noqa: B008 - immutable
         limit: int = 10,
@@ -896,6 +997,9 @@ class VectorStore:
         ``RRF()``, by places, or ``Weighted()``, by scores. Each hit's ``ranks`` tells its place
         and score in the lists that have it. By default one matching word is enough (``any``). The
         other arguments are as in ``search`` and ``search_text``.
+
+        Where the table's schema has ``embed``, ``vector`` may be a text, and without one it is made
+        of the query.
         """
         from .._input.rows import effort_of_query
         from .._input.vectors import query_vector
@@ -913,16 +1017,24 @@ class VectorStore:
             clauses = await clauses_of(engine.backend, handle, query)
             check_model(handle, options.model)
             where = await self._bind(options.where, handle.schema)
-            effort = effort_of_query(vector)
-            checked = await off_loop(effort, query_vector, vector, handle.schema)
+            texts = {0: query} if vector is None else _texts_of(vector)
+            embeds = handle.schema.embed is not None and texts
+
+            async def checked() -> Any:
+                made = await self._vectors_of(engine, handle, texts, model) if embeds else {}
+                given = made.get(0, vector)
+                return await off_loop(effort_of_query(given), query_vector, given, handle.schema)
+
+            known = None if embeds else await checked()
             prepared = await Search.of(engine.backend, handle, options, where)
             lists: dict[str, list[Hit]] = {}
 
             async def by_vector() -> None:
+                asked = known if known is not None else await checked()
                 one = _search_operation("search", table, options, options.pool)
                 with watch(one, engine.place):
                     (lists["vector"],) = await self._by_vectors(
-                        prepared, engine, handle, [checked], options.pool
+                        prepared, engine, handle, [asked], options.pool
                     )
                     one.returned = len(lists["vector"])
 
@@ -1068,6 +1180,22 @@ class VectorStore:
     async def _read_in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
         """Read what a user passed in, which may wait for anything."""
         return await in_thread(work, *args, limit=self._reader_threads())
+
+
+def _texts_of(vector: object) -> dict[int, str]:
+    """Return a text in the place of a single query, as ``texts_among`` does for many."""
+    return {0: vector} if isinstance(vector, str) else {}
+
+
+@contextlib.asynccontextmanager
+async def _own_time(starts: bool) -> AsyncIterator[None]:
+    """With ``starts``, what a call waits for within counts from here: an embedder's time, which
+    has limits of its own, is no time that the store let it wait."""
+    if not starts:
+        yield
+        return
+    with one_call():
+        yield
 
 
 def _absolute(path: str | Path) -> Path:

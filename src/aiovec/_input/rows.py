@@ -357,7 +357,7 @@ def _from_mappings(items: Sequence[Any], schema: Schema) -> pa.Table:
     for row, m in enumerate(mappings):
         if ids[row] is missing:
             raise InvalidRowError("every row needs an id", row=row, field="id")
-        if m.get(schema.vector) is None:
+        if schema.embed is None and m.get(schema.vector) is None:
             raise InvalidVectorError(
                 f"is missing (key {schema.vector!r})", row=row, id=place(row)[1]
             )
@@ -369,12 +369,12 @@ def _from_mappings(items: Sequence[Any], schema: Schema) -> pa.Table:
         else None
         for m in mappings
     ]
-    vectors = matrix_of([m[schema.vector] for m in mappings], schema, place)
+    vectors = _vector_column([m.get(schema.vector) for m in mappings], len(ids), schema, place)
     return _assemble(ids, vectors, columns, payload_column(extra, schema, place), schema, place)
 
 
 def _from_columns(columns: Mapping[str, Any], schema: Schema, first_row: int = 0) -> pa.Table:
-    for name in ("id", schema.vector):
+    for name in _required(schema):
         if name not in columns:
             raise InvalidRowError(
                 f"the columns have no {name!r}; they are: {', '.join(map(repr, columns))}"
@@ -390,11 +390,7 @@ def _from_columns(columns: Mapping[str, Any], schema: Schema, first_row: int = 0
             raise InvalidRowError(
                 f"the column has {len(column)} values, the ids are {len(ids)}", field=name
             )
-    given = read.pop(schema.vector)
-    if isinstance(given, pa.Array):
-        vectors = arrow_matrix(given, schema, place)
-    else:
-        vectors = matrix_of(given, schema, place)
+    vectors = _vector_column(read.pop(schema.vector, None), len(ids), schema, place)
     extra_names = [name for name in read if name not in schema.fields]
     extra: list[Mapping[str, Any] | None] = [None] * len(ids)
     if extra_names:
@@ -442,7 +438,7 @@ def _values(name: str, column: Any) -> list[Any]:
 def _from_arrow(table: pa.Table, schema: Schema, first_row: int = 0) -> pa.Table:
     check_table(table, first_row)
     names = names_of(table)
-    for name in ("id", schema.vector):
+    for name in _required(schema):
         if name not in names:
             raise InvalidRowError(f"there is no column {name!r} among {names}")
     if len(set(names)) != len(names):
@@ -451,7 +447,8 @@ def _from_arrow(table: pa.Table, schema: Schema, first_row: int = 0) -> pa.Table
     id_column = plain(table.column("id"), "id")
     _check_texts(id_column, first_row)
     place = _place_by(_LazyIds(id_column), first_row)
-    vectors = arrow_matrix(plain(table.column(schema.vector), schema.vector), schema, place)
+    given = plain(table.column(schema.vector), schema.vector) if schema.vector in names else None
+    vectors = _vector_column(given, len(table), schema, place)
     columns: dict[str, Any] = {
         name: plain(table.column(name), name) if name in names else pa.nulls(len(table))
         for name in schema.fields
@@ -487,9 +484,42 @@ class _LazyIds(Sequence[Any]):
         return self._column[row].as_py()
 
 
+def _required(schema: Schema) -> tuple[str, ...]:
+    """The names of the columns that rows need; an embedder makes the vectors that are missing."""
+    return ("id", schema.vector) if schema.embed is None else ("id",)
+
+
+def _vector_column(given: Any, count: int, schema: Schema, place: Place) -> pa.Array:
+    """The vectors of rows as a column; null where an embedder has to make one."""
+    if schema.embed is None:
+        return from_matrix(_matrix(given, schema, place))
+    missing = np.ones(count, dtype=bool)
+    if isinstance(given, pa.Array):
+        missing = given.is_null().to_numpy(zero_copy_only=False)
+        given = given.drop_null()
+    elif isinstance(given, np.ndarray):
+        missing[:] = False
+    elif given is not None:
+        missing = np.fromiter((vector is None for vector in given), dtype=bool, count=count)
+        given = [vector for vector in given if vector is not None]
+    if not missing.any():
+        return from_matrix(_matrix(given, schema, place))
+    whole = np.zeros((count, schema.dim), dtype=np.float32)
+    there = np.flatnonzero(~missing)
+    if len(there):
+        whole[there] = _matrix(given, schema, lambda row: place(int(there[row])))
+    return from_matrix(whole, missing)
+
+
+def _matrix(given: Any, schema: Schema, place: Place) -> Float32Array:
+    if isinstance(given, pa.Array):
+        return arrow_matrix(given, schema, place)
+    return matrix_of(given, schema, place)
+
+
 def _assemble(
     ids: Any,
-    vectors: Float32Array,
+    vectors: pa.Array,
     columns: Mapping[str, Any],
     payload: pa.Array | None,
     schema: Schema,
@@ -497,7 +527,7 @@ def _assemble(
 ) -> pa.Table:
     arrays = [
         id_column(ids, place),
-        from_matrix(vectors),
+        vectors,
         *(field_column(name, field, columns[name], place) for name, field in schema.fields.items()),
     ]
     if schema.payload:

@@ -94,13 +94,18 @@ Vector: TypeAlias = (
 
 Vectors: TypeAlias = (
     Iterable[Vector]
+    | Iterable[Vector | str]
+    | AsyncIterable[Vector | str]
     | AsyncIterable[Vector]
     | npt.NDArray[Any]
     | HasArray
     | ArrowStream
     | ArrowArray
 )
-"""Many vectors: an iterable of them, a matrix, or a column of Arrow data."""
+"""Many vectors: an iterable of them, a matrix, or a column of Arrow data.
+
+A text may stand for a vector where the table's schema has ``embed``.
+"""
 
 Where: TypeAlias = Combinable | str | None
 """A condition made with ``F``, its text, or None for every row."""

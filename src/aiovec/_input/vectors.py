@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from .._core.pool import LITTLE
 from .._core.schema import Schema
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
 from .arguments import is_iterable, read_all
-from .columns import Place
+from .columns import Place, encodable
 from .foreign_rows import array_of_typed, is_typed
 
 
@@ -52,6 +53,24 @@ async def collect_vectors(vectors: Any, in_thread: Callable[..., Awaitable[Any]]
     if isinstance(vectors, (pa.Array, pa.ChunkedArray)):
         return vectors
     return list(vectors) if isinstance(vectors, (list, tuple)) else await read_all(vectors)
+
+
+def texts_among(vectors: Any) -> dict[int, str]:
+    """The texts among queries that ``collect_vectors`` gave, by their places."""
+    if not isinstance(vectors, list):
+        return {}
+    return {place: text for place, text in enumerate(vectors) if isinstance(text, str)}
+
+
+def check_query_texts(texts: Mapping[int, str]) -> list[str]:
+    """Texts to search for, or InvalidArgumentError for one that is empty or no valid Unicode."""
+    for text in texts.values():
+        if not text:
+            raise InvalidArgumentError("the text to search for", text, "not empty")
+        if not text.isascii():
+            fault = partial(InvalidArgumentError, "the text to search for", text, "valid Unicode")
+            encodable(text, fault)
+    return list(texts.values())
 
 
 def query_vectors(vectors: Any, schema: Schema) -> list[Float32Array]:

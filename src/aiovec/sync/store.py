@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
@@ -13,6 +21,7 @@ from .._core.connect import connect as connect_async
 from .._core.redaction import redacted
 from .._core.store import VectorStore as AsyncStore
 from .._core.table import Table as AsyncTable
+from .._embed.protocol import AnyEmbedder
 from ..errors import StoreClosedError
 from .portal import Portal
 
@@ -237,13 +246,17 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
 
 
 def connect(
-    target: PathText | None = None, *, config: PathText | None = None, read_only: bool = False
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    read_only: bool = False,
+    embedders: Mapping[str, AnyEmbedder] | None = None,
 ) -> Store:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``."""
     portal = Portal(redacted(str(target if target is not None else config or "")))
 
     async def opened() -> AsyncStore:
-        return await connect_async(target, config=config, read_only=read_only)
+        return await connect_async(target, config=config, read_only=read_only, embedders=embedders)
 
     try:
         store = portal.run(opened)

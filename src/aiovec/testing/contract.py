@@ -9,6 +9,7 @@ from .cancellation import CancellationContract
 from .changes import ChangesContract
 from .changing import ChangingContract
 from .concurrency import ConcurrencyContract
+from .embedding import EmbeddingContract
 from .exporting import ExportingContract
 from .filtering import FilteringContract
 from .large_calls import LargeCallsContract
@@ -38,6 +39,7 @@ class BackendContract(
     SearchingContract,
     TextContract,
     FilteringContract,
+    EmbeddingContract,
     ExportingContract,
     ConcurrencyContract,
     LargeCallsContract,

@@ -1,0 +1,1 @@
+"""Embedders: vectors of texts, asked for in batches, retried, checked and cached."""

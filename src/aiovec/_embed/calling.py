@@ -1,0 +1,83 @@
+"""Calls of an embedder: awaited on the event loop, or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Any, cast
+
+import anyio
+
+from .._core.threads import PerLoop, in_idle_thread
+from .protocol import AnyEmbedder, Purpose
+
+
+class Caller:
+    """Calls one embedder, with ``kind`` if it takes that."""
+
+    def __init__(self, embedder: AnyEmbedder) -> None:
+        self._embedder = cast("Callable[..., Any]", embedder)
+        self._is_async = is_async(embedder)
+        self._takes_kind = takes_kind(embedder)
+        # A model is seldom made for calls from several threads.
+        self._place: PerLoop[anyio.CapacityLimiter] = PerLoop(lambda: anyio.CapacityLimiter(1))
+
+    async def __call__(self, texts: list[str], kind: Purpose) -> object:
+        """Return what the embedder gives for the texts."""
+        call = partial(self._embedder, texts, **({"kind": kind} if self._takes_kind else {}))
+        if self._is_async:
+            return await cast("Awaitable[object]", call())
+        given = await self._in_thread(call)
+        # A partial of a coroutine function, for example, is none itself.
+        return await given if inspect.isawaitable(given) else given
+
+    async def _in_thread(self, call: Callable[[], object]) -> object:
+        """Return the result of a plain function.
+
+        When cancelled it returns at once, but keeps its place until the function has ended.
+        """
+        loop = asyncio.get_running_loop()
+        limit = self._place()
+        place = object()
+        context = copy_context()
+
+        def work() -> tuple[object, BaseException | None]:
+            try:
+                return context.run(call), None
+            except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+                return None, exc
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(limit.release_on_behalf_of, place)
+
+        await limit.acquire_on_behalf_of(place)
+        try:
+            outcome, error = await in_idle_thread(work)
+        except Exception:  # no thread was begun
+            limit.release_on_behalf_of(place)
+            raise
+        if error is not None:
+            raise error
+        return outcome
+
+
+def is_async(embedder: object) -> bool:
+    """Return whether calling it gives a coroutine."""
+    call = getattr(embedder, "__call__", embedder)  # noqa: B004 - an async __call__ counts too
+    return inspect.iscoroutinefunction(embedder) or inspect.iscoroutinefunction(call)
+
+
+def takes_kind(embedder: object) -> bool:
+    """Return whether it has a parameter ``kind``; one that cannot be inspected gets none."""
+    try:
+        parameters = inspect.signature(cast("Callable[..., Any]", embedder)).parameters
+    except (TypeError, ValueError):
+        return False
+    named = parameters.get("kind")
+    if named is not None and named.kind is not inspect.Parameter.POSITIONAL_ONLY:
+        return True
+    return any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())

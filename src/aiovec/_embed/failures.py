@@ -1,0 +1,122 @@
+"""Failures of an embedder: worth another try or not, and the fault of one text or of all."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from .._core.redaction import without_secrets
+from ..errors import AiovecError, EmbeddingError
+
+# The same call would fail in the same way: mistakes in code, and values that it refuses.
+_LASTING = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
+    NotImplementedError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+# A request that timed out, came too early, or met a lock or a limit.
+_PASSING_STATUS = frozenset({408, 409, 425, 429})
+# A body, a length or a value that the service refuses: perhaps that of a single text.
+_DIVISIBLE_STATUS = frozenset({400, 413, 422})
+_LONGEST_REASON = 300
+
+
+class Failure(Exception):  # noqa: N818 - never leaves the package
+    """A call that gave no vectors.
+
+    ``retryable``: the same call may succeed later, after ``retry_after`` seconds where the service
+    says so. ``divisible``: it may be the fault of one of the texts.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retryable: bool = False,
+        divisible: bool = False,
+        status: int | None = None,
+        retry_after: float | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        self.reason = reason
+        self.retryable = retryable
+        self.divisible = divisible
+        self.status = status
+        self.retry_after = retry_after
+        self.cause = cause
+        super().__init__(reason)
+
+
+def failure_of(error: Exception, secrets: Iterable[str] = ()) -> Failure:
+    """Return what an exception of an embedder means."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, EmbeddingError):
+        return Failure(
+            error.reason, retryable=error.retryable, divisible=not error.retryable,
+            status=error.status, cause=error,
+        )  # fmt: skip
+    said = str(error)
+    reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__, secrets)
+    response = getattr(error, "response", None)
+    status = _status_of(error) or _status_of(response)
+    if status is not None:
+        return of_status(
+            status, reason, retry_after_of(getattr(response, "headers", None)), cause=error
+        )
+    if isinstance(error, AiovecError):
+        return Failure(reason, cause=error)
+    lasting = isinstance(error, _LASTING)
+    return Failure(reason, retryable=not lasting, divisible=lasting, cause=error)
+
+
+def of_status(
+    status: int,
+    reason: str,
+    retry_after: float | None = None,
+    *,
+    cause: BaseException | None = None,
+) -> Failure:
+    """Return the failure that an HTTP status means."""
+    return Failure(
+        reason,
+        retryable=status in _PASSING_STATUS or status >= 500,
+        divisible=status in _DIVISIBLE_STATUS,
+        status=status,
+        retry_after=retry_after,
+        cause=cause,
+    )
+
+
+def shortened(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return what a service said, on one line, without secrets, cut short."""
+    # Cut before the secrets are looked for, as there may be megabytes, and never within one.
+    line = " ".join(without_secrets(text[: 20 * _LONGEST_REASON], secrets).split())
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+
+
+def retry_after_of(headers: Any) -> float | None:
+    """Return the seconds of a ``Retry-After``, which may be a date; None without a usable one."""
+    try:
+        value = headers.get("retry-after") if headers is not None else None
+    except (AttributeError, TypeError):
+        return None
+    if not isinstance(value, str):
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if seconds < 1e9 else None
+
+
+def _status_of(thing: object) -> int | None:
+    for name in ("status_code", "status"):
+        status = getattr(thing, name, None)
+        if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
+            return status
+    return None

@@ -1,0 +1,59 @@
+"""The protocol of an embedder, as an app writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from .._input.types import Vectors
+
+Purpose = Literal["document", "query"]
+"""A text is embedded to be stored, or to be searched with; some models differ between them."""
+
+
+class Embedder(Protocol):
+    """A callable that makes a vector of each text, in their order.
+
+    An asynchronous one is awaited on the event loop; a plain one runs in a thread, one call at a
+    time. It gets at most 64 texts in a call, or ``batch_size`` if it has such an attribute. One
+    without the parameter ``kind`` is called without it. An exception that is no TypeError,
+    ValueError or the like is taken for a passing failure, and the call is repeated.
+    """
+
+    @property
+    def model(self) -> str:
+        """The name of the model, which a table of its vectors keeps."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """The length of its vectors."""
+        ...
+
+    def __call__(
+        self, texts: list[str], *, kind: Purpose = "document"
+    ) -> Awaitable[Vectors] | Vectors:
+        """Return or await one vector for each text."""
+        ...
+
+
+class SimpleEmbedder(Protocol):
+    """An embedder that makes no difference between documents and queries."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model, which a table of its vectors keeps."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """The length of its vectors."""
+        ...
+
+    def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:
+        """Return or await one vector for each text."""
+        ...
+
+
+AnyEmbedder = Embedder | SimpleEmbedder

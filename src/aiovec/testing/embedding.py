@@ -1,0 +1,299 @@
+"""Texts instead of vectors: rows and searches whose vectors an embedder makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from .._core.schema import Embed, Field, Schema
+from .._core.store import VectorStore
+from .._embed.protocol import AnyEmbedder, Purpose
+from .._settings.load import RetrievalSettings
+from ..errors import (
+    DimensionMismatchError,
+    DuplicateIdError,
+    EmbeddingError,
+    InvalidArgumentError,
+    InvalidRowError,
+    InvalidVectorError,
+    ModelMismatchError,
+    StoreClosedError,
+)
+from .base import ContractBase
+from .values import DIM
+
+EMBEDDED = Schema(
+    DIM, model="letters", fields={"body": Field(str), "year": Field(int)}, embed=Embed("body")
+)
+UNNAMED = Schema(DIM, fields={"body": Field(str), "year": Field(int)}, embed=Embed("body"))
+
+
+class Letters:
+    """A small embedder: counts of letters. ``refused`` are words of texts that it refuses."""
+
+    model = "letters"
+    dim = DIM
+
+    def __init__(self, *, model: str = "letters", dim: int = DIM) -> None:
+        self.model = model
+        self.dim = dim
+        self.calls: list[tuple[Purpose, list[str]]] = []
+        self.refused: set[str] = set()
+        self.pause = 0.0
+        self.gate: asyncio.Event | None = None
+        self.asked = asyncio.Semaphore(0)
+
+    async def __call__(self, texts: list[str], *, kind: Purpose = "document") -> Any:
+        self.calls.append((kind, list(texts)))
+        self.asked.release()
+        await asyncio.sleep(self.pause)
+        if self.gate is not None:
+            await self.gate.wait()
+        if any(word in text for word in self.refused for text in texts):
+            raise ValueError("this text is refused")
+        return [self.vector(text) for text in texts]
+
+    def vector(self, text: str) -> list[float]:
+        counts = Counter(ord(letter) % self.dim for letter in text)
+        return [1.0 + counts[n] for n in range(self.dim)]
+
+
+class EmbeddingContract(ContractBase):
+    """Tables whose schema has ``embed``."""
+
+    async def open_with(self, path: Path, embedder: AnyEmbedder | None) -> VectorStore:
+        """A store that has this embedder as "default"."""
+        backend = self.make_backend(path)
+        await backend.open()
+        given = None if embedder is None else {"default": embedder}
+        return VectorStore(backend, RetrievalSettings(dim=DIM), None, given)
+
+    async def test_rows_without_a_vector_get_that_of_their_text(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", UNNAMED)
+            assert (await store.schema("notes")).model == "letters"
+            given = [9.0] * DIM
+            rows: list[dict[str, Any]] = [
+                {"id": "a", "body": "abba"},
+                {"id": "b", "body": "xyz", "embedding": given},
+                {"id": "c", "body": "ééé", "embedding": None},
+            ]
+            assert await store.insert("notes", rows) == 3
+            assert await store.upsert("notes", {"id": ["d"], "body": ["abba"]}) == 1
+            found = await store.get("notes", ["a", "b", "c", "d"])
+            wanted = [letters.vector("abba"), given, letters.vector("ééé"), letters.vector("abba")]
+            for record, vector in zip(found, wanted, strict=True):
+                assert record.vector is not None
+                assert np.asarray(record.vector).tolist() == pytest.approx(vector)
+            assert [kind for kind, _ in letters.calls] == ["document"]  # the last came from memory
+
+    async def test_arrow_rows_may_lack_vectors(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            some = pa.table(
+                {
+                    "id": ["a", "b", "c"],
+                    "embedding": pa.array([None, [1.0] * DIM, None], pa.list_(pa.float32(), DIM)),
+                    "body": ["ab", None, "cd"],
+                }
+            )
+            assert await store.insert("notes", some) == 3
+            without = pa.table({"id": ["d", "e"], "body": ["ef", "gh"]})
+            assert await store.insert("notes", without.to_batches()) == 2
+
+            found = await store.get("notes", ["a", "b", "c", "d", "e"])
+            for record, text in zip(found, ("ab", None, "cd", "ef", "gh"), strict=True):
+                vector = [1.0] * DIM if text is None else letters.vector(text)
+                assert np.asarray(record.vector).tolist() == pytest.approx(vector)
+
+    async def test_a_text_stands_for_a_vector_in_searches(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            texts = ["banana", "xylophone", "kiwi", "cherry pie"]
+            await store.insert("notes", [{"id": t, "body": t, "year": 1} for t in texts])
+            for text in texts:
+                (hit,) = await store.search("notes", text, limit=1)
+                assert hit.id == text
+                assert hit.score == pytest.approx(1.0, abs=1e-5)
+            many = await store.search_many(
+                "notes", ["kiwi", letters.vector("banana"), "kiwi", "xylophone"], limit=1
+            )
+            assert [hits[0].id for hits in many] == ["kiwi", "banana", "kiwi", "xylophone"]
+            assert {kind for kind, _ in letters.calls[1:]} == {"query"}
+            assert await store.search("notes", "kiwi", where="year = 2") == []
+            for bad in ("", "\ud800"):
+                with pytest.raises(InvalidArgumentError):
+                    await store.search("notes", bad)
+
+    async def test_a_row_without_text_and_vector_is_refused(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            for bad in (None, ""):
+                rows: list[dict[str, object]] = [
+                    {"id": "a", "body": "fine"},
+                    {"id": "b", "body": bad},
+                ]
+                with pytest.raises(InvalidRowError) as caught:
+                    await store.insert("notes", rows)
+                assert (caught.value.row, caught.value.id, caught.value.field) == (1, "b", "body")
+            # Rows that cannot be written are found before the embedder is asked.
+            with pytest.raises(InvalidRowError):
+                await store.insert("notes", [{"id": "a", "body": "fine", "year": "no"}])
+            with pytest.raises(DuplicateIdError):
+                await store.insert("notes", [{"id": "a", "body": "b"}] * 2)
+            with pytest.raises(DimensionMismatchError):
+                await store.insert("notes", [{"id": "a", "body": "b", "embedding": [1.0]}])
+            assert letters.calls == []
+            assert await store.count("notes") == 0
+
+    async def test_a_failed_embedding_writes_nothing_and_names_the_row(
+        self, tmp_path: Path
+    ) -> None:
+        letters = Letters()
+        letters.refused = {"bad"}
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            rows = [{"id": f"r{n}", "body": f"text {n}"} for n in range(20)]
+            rows[13]["body"] = "a bad one"
+            for write in (store.insert, store.upsert):
+                with pytest.raises(EmbeddingError, match="refused") as caught:
+                    await write("notes", rows)
+                assert caught.value.id == "r13"
+                assert caught.value.embedder == "default"
+                assert not caught.value.retryable
+                assert await store.count("notes") == 0
+            with pytest.raises(EmbeddingError):
+                await store.search("notes", "bad")
+
+    async def test_one_bad_text_fails_its_own_call_alone(self, tmp_path: Path) -> None:
+        letters = Letters()
+        letters.refused = {"bad"}
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            outcomes = await asyncio.gather(
+                *(
+                    store.insert("notes", [{"id": f"r{n}", "body": f"{'bad' * (n == 5)} {n}"}])
+                    for n in range(16)
+                ),
+                return_exceptions=True,
+            )
+            assert [n for n, outcome in enumerate(outcomes) if outcome != 1] == [5]
+            assert isinstance(outcomes[5], EmbeddingError)
+            assert outcomes[5].id == "r5"
+            assert await store.count("notes") == 15
+
+    async def test_calls_at_once_share_requests(self, tmp_path: Path) -> None:
+        letters = Letters()
+        letters.pause = 0.02
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            await asyncio.gather(
+                *(store.insert("notes", [{"id": f"r{n}", "body": f"t {n}"}]) for n in range(64))
+            )
+            assert await store.count("notes") == 64
+            assert len(letters.calls) <= 8
+            assert sorted(text for _, texts in letters.calls for text in texts) == sorted(
+                f"t {n}" for n in range(64)
+            )
+
+    async def test_a_cancelled_call_harms_no_other(self, tmp_path: Path) -> None:
+        letters = Letters()
+        letters.gate = asyncio.Event()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            calls = [
+                asyncio.ensure_future(store.insert("notes", [{"id": f"r{n}", "body": f"t {n}"}]))
+                for n in range(8)
+            ]
+            await letters.asked.acquire()
+            for n in (0, 3):
+                calls[n].cancel()
+            await asyncio.sleep(0.01)
+            letters.gate.set()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            kept = [n for n, outcome in enumerate(outcomes) if outcome == 1]
+            assert kept == [1, 2, 4, 5, 6, 7]
+            assert await store.count("notes") == 6
+
+    async def test_closing_ends_calls_that_wait_for_vectors(self, tmp_path: Path) -> None:
+        letters = Letters()
+        letters.gate = asyncio.Event()
+        store = await self.open_with(tmp_path, letters)
+        await store.create_table("notes", EMBEDDED)
+        insert = asyncio.ensure_future(store.insert("notes", [{"id": "a", "body": "b"}]))
+        search = asyncio.ensure_future(store.search("notes", "c"))
+        for _ in range(2):
+            await letters.asked.acquire()
+        await asyncio.wait_for(store.close(), 30)
+        for outcome in await asyncio.gather(insert, search, return_exceptions=True):
+            assert isinstance(outcome, StoreClosedError)
+
+    async def test_a_store_without_the_embedder_reads_and_searches_by_vectors(
+        self, tmp_path: Path
+    ) -> None:
+        self.need_persistence()
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", UNNAMED)
+            await store.insert("notes", [{"id": "a", "body": "abc"}])
+        async with await self.open_with(tmp_path, None) as store:
+            # Without the embedder nobody knows the model's name; the table keeps it.
+            await store.create_table("notes", UNNAMED, exist_ok=True)
+            assert (await store.schema("notes")).model == "letters"
+            assert [r.id for r in await store.find("notes")] == ["a"]
+            assert len(await store.search("notes", letters.vector("abc"))) == 1
+            row = {"id": "b", "body": "x", "embedding": [1.0] * DIM}
+            assert await store.insert("notes", [row]) == 1
+            for call in (
+                lambda: store.insert("notes", [{"id": "c", "body": "x"}]),
+                lambda: store.search("notes", "x"),
+            ):
+                with pytest.raises(EmbeddingError, match="embedders=") as caught:
+                    await call()
+                assert caught.value.embedder == "default"
+
+    async def test_another_model_or_length_is_refused_before_the_embedder_is_asked(
+        self, tmp_path: Path
+    ) -> None:
+        self.need_persistence()
+        async with await self.open_with(tmp_path, Letters()) as store:
+            await store.create_table("notes", UNNAMED)
+            await store.insert("notes", [{"id": "a", "body": "abc"}])
+            with pytest.raises(ModelMismatchError):
+                await store.create_table("other", Schema(DIM, model="x", fields={"body": str},
+                                                         embed=Embed("body")))  # fmt: skip
+            with pytest.raises(DimensionMismatchError):
+                await store.create_table("other", Schema(DIM + 1, fields={"body": str},
+                                                         embed=Embed("body")))  # fmt: skip
+            assert await store.tables() == ["notes"]
+        for other, error in (
+            (Letters(model="other"), ModelMismatchError),
+            (Letters(dim=DIM + 1), DimensionMismatchError),
+        ):
+            async with await self.open_with(tmp_path, other) as store:
+                with pytest.raises(error):
+                    await store.insert("notes", [{"id": "b", "body": "abc"}])
+                with pytest.raises(error):
+                    await store.search("notes", "abc")
+                with pytest.raises(error):
+                    await store.create_table("notes", UNNAMED, exist_ok=True)
+                assert other.calls == []
+                assert await store.count("notes") == 1
+
+    async def test_without_embed_a_text_is_no_vector(self, tmp_path: Path) -> None:
+        async with await self.open_with(tmp_path, Letters()) as store:
+            await store.create_table("notes", Schema(DIM, fields={"body": str}))
+            with pytest.raises(InvalidVectorError):
+                await store.search("notes", "text")  # type: ignore[arg-type,unused-ignore]
+            with pytest.raises(InvalidVectorError):
+                await store.insert("notes", [{"id": "a", "body": "x"}])
