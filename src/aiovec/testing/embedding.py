@@ -297,3 +297,17 @@ class EmbeddingContract(ContractBase):
                 await store.search("notes", "text")  # type: ignore[arg-type,unused-ignore]
             with pytest.raises(InvalidVectorError):
                 await store.insert("notes", [{"id": "a", "body": "x"}])
+
+    async def test_a_hybrid_search_takes_its_vector_from_the_query(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            self.need(store, "text")
+            schema = Schema(DIM, model="letters", fields={"body": Field(str, text=True)},
+                            embed=Embed("body"))  # fmt: skip
+            await store.create_table("notes", schema)
+            texts = ["banana split", "xylophone", "kiwi", "cherry pie"]
+            await store.insert("notes", [{"id": t, "body": t} for t in texts])
+            for vector in (None, "kiwi", letters.vector("kiwi")):
+                hits = await store.search_hybrid("notes", "kiwi", vector, limit=2)
+                assert hits[0].id == "kiwi"
+                assert set(hits[0].ranks) == {"vector", "text"}
