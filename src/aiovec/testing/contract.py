@@ -12,6 +12,7 @@ from .concurrency import ConcurrencyContract
 from .embedding import EmbeddingContract
 from .exporting import ExportingContract
 from .filtering import FilteringContract
+from .hybrid import HybridContract
 from .large_calls import LargeCallsContract
 from .life import LifeContract
 from .loops import LoopsContract
@@ -38,6 +39,7 @@ class BackendContract(
     ReadingContract,
     SearchingContract,
     TextContract,
+    HybridContract,
     FilteringContract,
     EmbeddingContract,
     ExportingContract,
