@@ -30,8 +30,9 @@ from aiovec._core.contract import (
 )
 from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
+from aiovec._filters.tree import Ref, Value
 from aiovec.errors import DuplicateIdError, StoreClosedError, TableExistsError, TableNotFoundError
-from aiovec.testing import evaluate, in_order, python_rows, value_in
+from aiovec.testing import counted, ends_of, evaluate, in_order, python_rows, value_in
 
 Row = dict[str, Any]
 
@@ -195,6 +196,16 @@ class ToyBackend(Backend, TextSearch):
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return len(self._selected(table, where))
+
+    async def value_counts(
+        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    ) -> list[tuple[Value, int]]:
+        return counted(self._selected(table, where), ref, value_in)[:limit]
+
+    async def bounds(
+        self, table: TableHandle, ref: Ref, where: Expr | None
+    ) -> tuple[Value, Value] | None:
+        return ends_of(self._selected(table, where), ref, value_in)
 
     async def stats(self, table: TableHandle) -> TableStats:
         count = len(self._of(table))

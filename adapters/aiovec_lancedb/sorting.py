@@ -26,7 +26,7 @@ _MOST_WAITING = 65_536
 _EFFORT_A_KEY = 8
 
 # Types of JSON values in their order.
-_NUMBER, _TEXT, _BOOL = 0, 1, 2
+NUMBER_KIND, TEXT_KIND, BOOL_KIND = 0, 1, 2
 
 
 def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
@@ -84,7 +84,7 @@ def _sortable(batch: pa.RecordBatch, order_by: Sequence[Order]) -> pa.Table:
     for n, order in enumerate(order_by):
         column = batch.column(f"key{n}")
         if order.ref.path:
-            columns.update(zip(_parts(n), _parts_of(column.to_pylist()), strict=True))
+            columns.update(zip(_parts(n), parts_of(column.to_pylist()), strict=True))
         else:
             columns[f"key{n}"] = column
     return pa.table(columns)
@@ -94,7 +94,7 @@ def _parts(n: int) -> list[str]:
     return [f"key{n}.{part}" for part in ("type", "number", "rest", "text")]
 
 
-def _parts_of(texts: Iterable[str | None]) -> tuple[pa.Array, ...]:
+def parts_of(texts: Iterable[str | None]) -> tuple[pa.Array, ...]:
     """Type, nearest float, the int's difference from that, and text, of each JSON scalar."""
     values = json.loads(f"[{','.join(text or 'null' for text in texts)}]")
     types: list[int | None] = []
@@ -104,12 +104,12 @@ def _parts_of(texts: Iterable[str | None]) -> tuple[pa.Array, ...]:
     for value in values:
         kind = number = rest = word = None
         if isinstance(value, str):
-            kind, word = _TEXT, value
+            kind, word = TEXT_KIND, value
         elif isinstance(value, bool):
-            kind, number = _BOOL, float(value)
+            kind, number = BOOL_KIND, float(value)
         elif isinstance(value, (int, float)):
             # A negative zero becomes zero, which Arrow would sort behind it.
-            kind, number = _NUMBER, value + 0.0
+            kind, number = NUMBER_KIND, value + 0.0
             rest = value - int(number) if isinstance(value, int) else 0
         types.append(kind)
         numbers.append(number)

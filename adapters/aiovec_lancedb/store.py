@@ -29,6 +29,7 @@ from aiovec.backend import (
     Patience,
     Pauses,
     ReadOnly,
+    Ref,
     Restores,
     Schema,
     Share,
@@ -36,6 +37,7 @@ from aiovec.backend import (
     StoredRows,
     TableHandle,
     TableStats,
+    Value,
     VectorIndexes,
     VectorQuery,
     default_budget,
@@ -54,6 +56,7 @@ from aiovec.errors import (
 from . import (
     reads,
     search,
+    summaries,
     tables,
     writes,
 )
@@ -407,6 +410,26 @@ class LancedbBackend(
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._reader.rows(
             table, 0, Columns(()), lambda opened: reads.count(self._session, opened, where)
+        )
+
+    async def value_counts(
+        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    ) -> list[tuple[Value, int]]:
+        return await self._reader.rows(
+            table,
+            summaries.MOST_HELD,
+            Columns(()),
+            lambda opened: summaries.value_counts(self._session, opened, ref, where, limit),
+        )
+
+    async def bounds(
+        self, table: TableHandle, ref: Ref, where: Expr | None
+    ) -> tuple[Value, Value] | None:
+        return await self._reader.rows(
+            table,
+            summaries.MOST_HELD,
+            Columns(()),
+            lambda opened: summaries.bounds(self._session, opened, ref, where),
         )
 
     async def export(

@@ -34,12 +34,14 @@ from aiovec.backend import (
     PerLoop,
     Place,
     ReadOnly,
+    Ref,
     Restores,
     Schema,
     Share,
     StoredRows,
     TableHandle,
     TableStats,
+    Value,
     VectorQuery,
     default_budget,
     in_thread,
@@ -56,7 +58,7 @@ from aiovec.errors import (
 )
 
 from . import backup as backups
-from . import moves, reads, search, tables, upkeep, writes
+from . import moves, reads, search, summaries, tables, upkeep, writes
 from .connection import CancelledWorkError, Connection, Ticket
 from .copies import COPY_LIMITS, CopyLimits, ResidentSearch
 from .driver import connect
@@ -381,6 +383,16 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._read(lambda db, _: reads.count(db, table, where))
+
+    async def value_counts(
+        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    ) -> list[tuple[Value, int]]:
+        return await self._read(lambda db, _: summaries.value_counts(db, table, ref, where, limit))
+
+    async def bounds(
+        self, table: TableHandle, ref: Ref, where: Expr | None
+    ) -> tuple[Value, Value] | None:
+        return await self._read(lambda db, _: summaries.bounds(db, table, ref, where))
 
     async def export(
         self,

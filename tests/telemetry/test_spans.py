@@ -101,6 +101,11 @@ CALLS: dict[str, tuple[Call, dict[str, Any]]] = {
         {"aiovec.limit": 3, "aiovec.filtered": False, "db.response.returned_rows": 3},
     ),
     "count": (lambda s: s.count("notes"), {"aiovec.filtered": False}),
+    "distinct": (
+        lambda s: s.distinct("notes", "year", limit=2),
+        {"aiovec.limit": 2, "aiovec.filtered": False, "db.response.returned_rows": 2},
+    ),
+    "bounds": (lambda s: s.bounds("notes", "year"), {"aiovec.filtered": False}),
     "export": (exported, {"aiovec.filtered": False, "db.response.returned_rows": 5}),
     "search": (
         lambda s: s.search("notes", VECTOR, limit=2, where="year > 2020", exact=True),

@@ -119,17 +119,24 @@ _SORTED = (
 )
 
 
+def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
+    """The value in the form by which rows are sorted, and its parameters.
+
+    Of a payload key, FALSE and TRUE are BLOBs, lists and objects NULL.
+    """
+    if not ref.path:
+        return _value(ref), ()
+    at = Location(ref.path)
+    return at.select(_SORTED.format(type=at.type, value=at.value), "?"), ref.path
+
+
 def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
     """The terms of an ORDER BY over the table as ``r``, and their parameters."""
     terms: list[str] = []
     parameters: list[Any] = []
     for order in order_by:
-        path = order.ref.path
-        value = _value(order.ref)
-        if path:
-            at = Location(path)
-            value = at.select(_SORTED.format(type=at.type, value=at.value), "?")
-            parameters += path
+        value, keys = sorted_value(order.ref)
+        parameters += keys
         nulls = "" if order.ref.name == "id" else " NULLS LAST"
         terms.append(f"{value} {'DESC' if order.descending else 'ASC'}{nulls}")
     return ", ".join(terms), parameters

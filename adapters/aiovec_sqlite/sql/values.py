@@ -64,7 +64,7 @@ def _column_to_sql(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
 
 
 # What SQLite gives for a field's values that are not null.
-_STORED: dict[Kind, type] = {
+STORED: dict[Kind, type] = {
     "text": str, "int": int, "float": float, "bool": int, "datetime": int, "list[text]": str,
 }  # fmt: skip
 
@@ -78,7 +78,7 @@ def check_rows(
     """
     check_stored(ids, str, "an id")
     for column, kind in zip(values, kinds, strict=False):
-        check_stored(column, _STORED[kind], f"a field of type {kind}", null=True)
+        check_stored(column, STORED[kind], f"a field of type {kind}", null=True)
         if kind == "datetime" and not all(v is None or _FIRST <= v <= _LAST for v in column):
             raise DamageError("a time lies beyond the years 1 to 9999")
     if payload:

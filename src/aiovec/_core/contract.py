@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from .._arrays import Float32Array
-from .._filters.tree import Expr, Ref
+from .._filters.tree import Expr, Ref, Value
 from .moving import Destination, MoveMark, MoveRecord
 from .schema import Field, FieldIndex, Schema
 
@@ -426,6 +426,26 @@ class Backend(ABC):
 
     @abstractmethod
     async def count(self, table: TableHandle, where: Expr | None) -> int: ...
+
+    @abstractmethod
+    async def value_counts(
+        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    ) -> Sequence[tuple[Value, int]]:
+        """The values of a field, "id" or a payload key, each with the number of rows that have it.
+
+        The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
+        Nulls are not counted. A row counts once for each different item of a list field. Integers
+        and floats that are equal are one value; booleans are never numbers.
+        """
+
+    @abstractmethod
+    async def bounds(
+        self, table: TableHandle, ref: Ref, where: Expr | None
+    ) -> tuple[Value, Value] | None:
+        """The first and the last value, nulls left out, in the order of ``Order``, of one state.
+
+        None where there is none. ``ref`` is no list field.
+        """
 
     @abstractmethod
     async def stats(self, table: TableHandle) -> TableStats: ...

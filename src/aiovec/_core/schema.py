@@ -140,6 +140,11 @@ class Field:
         """True if the field holds lists."""
         return self.kind.startswith("list[")
 
+    @property
+    def item_kind(self) -> Kind:
+        """The type of a single value: of an item, where the field holds lists."""
+        return cast("Kind", self.kind.removeprefix("list[").removesuffix("]"))
+
     def with_index(self, kind: FieldIndex) -> Field:
         """Return the field with this index: "text" beside another one, else in its place."""
         if kind == "text":

@@ -26,7 +26,7 @@ import anyio
 from .._embed.protocol import AnyEmbedder
 from .._embed.registry import Embedders
 from .._filters import Expr, bind
-from .._filters.tree import Combinable
+from .._filters.tree import Combinable, Value
 from .._input.arguments import (
     ability_of,
     check_count,
@@ -41,6 +41,7 @@ from .._input.selection import (
     selected_names,
     selection_of,
     sort_order,
+    value_ref,
 )
 from .._input.types import ON_CONFLICT, FieldValue, OnConflict, Rows, Vector, Vectors, Where
 from .._telemetry.events import Operation, watch, watch_batches
@@ -710,6 +711,46 @@ class VectorStore:
 
         return await self._on_table(Operation("count", table, filtered=where is not None), count)
 
+    async def distinct(
+        self, table: str, field: str, where: Where = None, limit: int | None = None
+    ) -> dict[Value, int]:
+        """Return the values of a field with the number of rows that have each.
+
+        The most frequent come first, equally frequent ones in the order in which ``find`` sorts
+        them; ``limit`` gives at most so many. ``field`` is a field, "id" or a key of the payload
+        (``payload.kind``). Nulls are not counted. A row counts once for each different item of a
+        list field; lists and objects in the payload count as null. As keys of a dict, 1 and True
+        of a payload key are one.
+        """
+        if limit is not None:
+            check_count("limit", limit)
+
+        async def count(engine: Engine, handle: TableHandle) -> dict[Value, int]:
+            ref = value_ref(handle.schema, field, lists=True)
+            condition = await self._bind(where, handle.schema)
+            found = await engine.backend.value_counts(handle, ref, condition, limit)
+            operation.returned = len(found)
+            return await off_loop(len(found), _added_up, found)
+
+        operation = Operation("distinct", table, limit=limit, filtered=where is not None)
+        return await self._on_table(operation, count)
+
+    async def bounds(
+        self, table: str, field: str, where: Where = None
+    ) -> tuple[Value, Value] | None:
+        """Return the least and the greatest value of a field, or None where every one is null.
+
+        ``field`` is a field that holds no lists, "id" or a key of the payload; the order is that of
+        ``find(order_by=…)``, in which numbers of a payload key come before text.
+        """
+
+        async def read(engine: Engine, handle: TableHandle) -> tuple[Value, Value] | None:
+            ref = value_ref(handle.schema, field, lists=False)
+            condition = await self._bind(where, handle.schema)
+            return await engine.backend.bounds(handle, ref, condition)
+
+        return await self._on_table(Operation("bounds", table, filtered=where is not None), read)
+
     def export(
         self,
         table: str,
@@ -1234,6 +1275,13 @@ def _search_operation(
         filtered=options.where is not None,
         exact=None if name == "search_text" else options.exact,
     )
+
+
+def _added_up(counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:
+    found: dict[Value, int] = {}
+    for value, count in counts:
+        found[value] = found.get(value, 0) + count
+    return found
 
 
 def _effort_of(where: Where) -> int:

@@ -59,6 +59,8 @@ class Table:
     get = _bound(VectorStore.get)
     find = _bound(VectorStore.find)
     count = _bound(VectorStore.count)
+    distinct = _bound(VectorStore.distinct)
+    bounds = _bound(VectorStore.bounds)
     search = _bound(VectorStore.search)
     search_many = _bound(VectorStore.search_many)
     search_text = _bound(VectorStore.search_text)

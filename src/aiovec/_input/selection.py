@@ -208,21 +208,43 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
 
 
 def _sort_key(schema: Schema, key: object) -> tuple[Ref, bool]:
-    if isinstance(key, str) and len(key) <= _LONGEST_KEY:
-        falling = key.startswith("-")
-        name = key[1:] if falling else key
-        field = schema.fields.get(name)
-        if name == "id" or (field is not None and not field.is_list):
-            return Ref(name), falling
-        if name.startswith(f"{_PAYLOAD}.") and schema.payload:
-            with suppress(InvalidNameError, InvalidArgumentError):
-                return Ref(_PAYLOAD, tuple(_path_of(name, _MOST_LEVELS))), falling
-    able = ["id", *(name for name, field in schema.fields.items() if not field.is_list)]
-    if schema.payload:
-        able.append("payload.<key>")
-    raise InvalidArgumentError(
-        "order_by", key, f"one of {', '.join(able)}, with a minus in front to sort descending"
-    )
+    falling = isinstance(key, str) and key.startswith("-")
+    ref = _ref_of(schema, key[1:] if isinstance(key, str) and falling else key, lists=False)
+    if ref is None:
+        able = ", ".join(_names_of_values(schema, lists=False))
+        raise InvalidArgumentError(
+            "order_by", key, f"one of {able}, with a minus in front to sort descending"
+        )
+    return ref, falling
+
+
+def value_ref(schema: Schema, name: object, *, lists: bool) -> Ref:
+    """The field, "id" or payload key of this name, or InvalidArgumentError.
+
+    Fields of lists are among them only with ``lists``.
+    """
+    ref = _ref_of(schema, name, lists=lists)
+    if ref is None:
+        able = ", ".join(_names_of_values(schema, lists=lists))
+        raise InvalidArgumentError("field", name, f"one of {able}")
+    return ref
+
+
+def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
+    if not isinstance(name, str) or len(name) > _LONGEST_KEY:
+        return None
+    field = schema.fields.get(name)
+    if name == "id" or (field is not None and (lists or not field.is_list)):
+        return Ref(name)
+    if name.startswith(f"{_PAYLOAD}.") and schema.payload:
+        with suppress(InvalidNameError, InvalidArgumentError):
+            return Ref(_PAYLOAD, tuple(_path_of(name, _MOST_LEVELS)))
+    return None
+
+
+def _names_of_values(schema: Schema, *, lists: bool) -> list[str]:
+    fields = [name for name, field in schema.fields.items() if lists or not field.is_list]
+    return ["id", *fields, *(["payload.<key>"] if schema.payload else [])]
 
 
 # A piece of a path: what stands in double quotes, or anything up to the next dot.

@@ -24,7 +24,7 @@ for _part in (
 
 from .base import open_store  # noqa: E402 - they are to be rewritten
 from .contract import BackendContract  # noqa: E402 - they are to be rewritten
-from .evaluate import evaluate, in_order, value_in  # noqa: E402 - they are to be rewritten
+from .evaluate import counted, ends_of, evaluate, in_order, value_in  # noqa: E402 - they are to be rewritten
 from .machine import StoreMachine, run_machine  # noqa: E402 - they are to be rewritten
 from .oracle import Oracle, OracleHit, OracleHits, OracleRow, assert_same_hits  # noqa: E402 - they are to be rewritten
 from .values import python_rows  # noqa: E402 - they are to be rewritten
@@ -37,6 +37,8 @@ __all__ = [
     "OracleRow",
     "StoreMachine",
     "assert_same_hits",
+    "counted",
+    "ends_of",
     "evaluate",
     "in_order",
     "open_store",

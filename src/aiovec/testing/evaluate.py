@@ -73,6 +73,34 @@ def in_order(
     return ordered
 
 
+def counted(
+    rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
+) -> list[tuple[Value, int]]:
+    """The values and their counts as ``Backend.value_counts`` gives them."""
+    counts: dict[tuple[int, Any], tuple[Any, int]] = {}
+    for row in rows:
+        found = value(row, ref)
+        items = found if isinstance(found, list) and not ref.path else [found]
+        for key, item in {_sort_key(item): item for item in items}.items():
+            if key is not None:
+                before, count = counts.get(key, (item, 0))
+                # An int stands for itself and for the floats that equal it.
+                counts[key] = before if isinstance(before, int) else item, count + 1
+    return [counts[key] for key in sorted(counts, key=lambda key: (-counts[key][1], key))]
+
+
+def ends_of(
+    rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
+) -> tuple[Value, Value] | None:
+    """The first and the last value as ``Backend.bounds`` gives them."""
+    keyed = [(_sort_key(found), found) for found in (value(row, ref) for row in rows)]
+    there: list[Any] = [pair for pair in keyed if pair[0] is not None]
+    if not there:
+        return None
+    least, greatest = (end(there, key=lambda pair: pair[0]) for end in (min, max))
+    return least[1], greatest[1]
+
+
 def value_in(row: Mapping[str, Any], ref: Ref) -> object:
     """The value in a row as Arrow gives it, with the payload as JSON text."""
     if not ref.path:

@@ -59,6 +59,9 @@ def loop_factory() -> LoopFactory | None:
     return factory
 
 
+_PAYLOAD_KEYS = ("payload.kind", "payload.n", 'payload."a.b".n')
+
+
 def run_machine(
     make_backend: MakeBackend,
     path: Path,
@@ -263,7 +266,7 @@ class StoreMachine(RuleBasedStateMachine):
         table, schema = self._drawn_table(data)
         able = [name for name, field in schema.fields.items() if not field.is_list]
         if schema.payload:
-            able += ["payload.kind", "payload.n", 'payload."a.b".n']
+            able += _PAYLOAD_KEYS
         keys = st.sampled_from(["id", *able, *(f"-{name}" for name in able)])
         order_by = data.draw(
             st.one_of(st.none(), keys, st.lists(keys, max_size=3)), label="order_by"
@@ -284,6 +287,22 @@ class StoreMachine(RuleBasedStateMachine):
         table, schema = self._drawn_table(data)
         where = data.draw(draws.wheres(schema), label="where")
         self._both(self._store.count(table, where), lambda: self._oracle.count(table, where))
+
+    @rule(data=st.data(), limit=st.one_of(st.none(), st.integers(1, 3)))
+    @precondition(lambda self: self._oracle.tables())
+    def summarize(self, data: st.DataObject, limit: int | None) -> None:
+        table, schema = self._drawn_table(data)
+        where = data.draw(draws.wheres(schema), label="where")
+        able = ["id", *schema.fields, *_PAYLOAD_KEYS]
+        name = data.draw(st.sampled_from(able), label="name")
+        self._both(
+            self._store.distinct(table, name, where, limit),
+            lambda: self._oracle.distinct(table, name, where, limit),
+        )
+        self._both(
+            self._store.bounds(table, name, where),
+            lambda: self._oracle.bounds(table, name, where),
+        )
 
     @rule(data=st.data(), batch_size=st.integers(1, 6), stop=st.integers(0, 3))
     @precondition(lambda self: self._oracle.tables())

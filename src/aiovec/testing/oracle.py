@@ -20,8 +20,8 @@ from .._arrays import Float32Array, Float64Array
 from .._core.records import Hit
 from .._core.schema import Field, Schema
 from .._filters import bind
-from .._filters.tree import Combinable, Ref
-from .._input.selection import order_keys, sort_order
+from .._filters.tree import Combinable, Ref, Value
+from .._input.selection import order_keys, sort_order, value_ref
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -34,7 +34,7 @@ from ..errors import (
     TableExistsError,
     TableNotFoundError,
 )
-from .evaluate import evaluate, in_order
+from .evaluate import counted, ends_of, evaluate, in_order
 from .loop_time import own_work
 from .values import assert_same_fields
 
@@ -268,6 +268,23 @@ class Oracle:
         return OracleHits(hits, limit)
 
     @own_work()
+    @own_work()
+    def distinct(
+        self, table: str, field: str, where: Where = None, limit: int | None = None
+    ) -> dict[Value, int]:
+        held = self._table(table)
+        ref = value_ref(held.schema, field, lists=True)
+        found: dict[Value, int] = {}
+        for value, count in counted(self._selected(held, where), ref, _value_in)[:limit]:
+            found[value] = found.get(value, 0) + count
+        return found
+
+    @own_work()
+    def bounds(self, table: str, field: str, where: Where = None) -> tuple[Value, Value] | None:
+        held = self._table(table)
+        ref = value_ref(held.schema, field, lists=False)
+        return ends_of(self._selected(held, where), ref, _value_in)
+
     def count(self, table: str, where: Where = None) -> int:
         return len(self._selected(self._table(table), where))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections import Counter
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +16,7 @@ from .._core.records import Record
 from .._core.schema import Field, Schema
 from .._core.store import VectorStore
 from .._filters import F
-from ..errors import InvalidArgumentError, InvalidNameError
+from ..errors import FilterError, InvalidArgumentError, InvalidNameError
 from .base import ContractBase, case
 from .loop_time import own_work
 from .values import (
@@ -247,6 +250,145 @@ class ReadingContract(ContractBase):
                 page = [row["id"] for row in expected[offset : offset + limit]]
                 assert ids_of(found) == page, (keys, turned, where, limit, offset)
 
+    async def test_distinct_values_of_every_kind(self, store: VectorStore) -> None:
+        kinds: dict[str, list[Any]] = {
+            "name": ["b", "a", "a", "", "\0", "a\0b", "é", "日", "😀", "'; DROP TABLE notes; --"],
+            "year": [3, -(2**63), 2**63 - 1, 0, 0, 3, 3, 2**53 + 1, 2**53, 1],
+            "score": [0.1, -0.0, 0.0, 1e300, 5e-324, 0.1, 0.1, -1.5, 1 / 3, 2.0],
+            "seen": [datetime(2024, 1, 1 + n % 4, 1, 2, 3, n, UTC) for n in range(10)],
+            "live": [True, False, True, True, False, True, True, False, True, True],
+        }
+        rows: list[dict[str, Any]] = [
+            {
+                "id": f"r{n:02}", "embedding": [1.0 + n] * DIM,
+                **{name: values[n] if n < 10 else None for name, values in kinds.items()},
+            }
+            for n in range(12)
+        ]  # fmt: skip
+        await self.table(store, EVERY_KIND, rows)
+        for name, values in kinds.items():
+            expected = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
+            for limit in (None, 1, 3, 2**70):
+                found = await store.distinct("notes", name, limit=limit)
+                assert list(found.items()) == expected[:limit], (name, limit)
+                assert [type(value) for value in found] == [type(v) for v, _ in expected[:limit]]
+            assert await store.bounds("notes", name) == (min(values), max(values))
+            some = values[2:5]
+            chosen = "id >= 'r02' AND id < 'r05'"
+            assert await store.distinct("notes", name, chosen) == Counter(some)
+            assert await store.bounds("notes", name, chosen) == (min(some), max(some))
+            assert await store.distinct("notes", name, "id >= 'r10'") == {}
+            assert await store.bounds("notes", name, "id >= 'r10'") is None
+        assert await store.bounds("notes", "id") == ("r00", "r11")
+        assert list(await store.distinct("notes", "id", limit=2)) == ["r00", "r01"]
+
+    async def test_distinct_items_of_lists_are_counted_once_a_row(self, store: VectorStore) -> None:
+        lists = [["b", "a"], ["a", "a"], [], None, ["x", "\0", "😀"], ["b"], ["b"]]
+        rows = [
+            {"id": f"r{n}", "embedding": [1.0] * DIM, "tags": tags} for n, tags in enumerate(lists)
+        ]
+        await self.table(store, EVERY_KIND, rows)
+        found = await store.distinct("notes", "tags")
+        assert list(found.items()) == [("b", 3), ("a", 2), ("\0", 1), ("x", 1), ("😀", 1)]
+        for item, count in found.items():
+            assert await store.count("notes", F.tags.contains(item)) == count
+        assert await store.distinct("notes", "tags", "id = 'r1'") == {"a": 1}
+        assert await store.distinct("notes", "tags", limit=1) == {"b": 3}
+
+    async def test_distinct_values_of_a_payload(self, store: VectorStore) -> None:
+        values: list[Any] = [
+            "1", 1, 1.0, -0.0, 0, 2**53, 2**53 + 1, 2**63 - 1, 1e300, 0.5, "", "a", "a", "\0", "é",
+            None, [], ["a"], {}, {"k": 1}, "null", "[]", "true",
+        ]  # fmt: skip
+        rows: list[dict[str, Any]] = [
+            {"id": f"r{n:02}", "embedding": [1.0] * DIM, "k": value, "in": {"o.p": value}}
+            for n, value in enumerate(values)
+        ]
+        rows += [{"id": "x", "embedding": [1.0] * DIM}]
+        await self.table(store, SMALL, rows)
+        expected = [
+            (0, 2), (1, 2), ("a", 2), (0.5, 1), (2**53, 1), (2**53 + 1, 1), (2**63 - 1, 1),
+            (1e300, 1), ("", 1), ("\0", 1), ("1", 1), ("[]", 1), ("null", 1), ("true", 1), ("é", 1),
+        ]  # fmt: skip
+        for name in ("payload.k", 'payload.in."o.p"'):
+            for limit in (None, 2, 4):
+                found = await store.distinct("notes", name, limit=limit)
+                assert list(found.items()) == expected[:limit]
+                assert [type(value) for value in found] == [type(v) for v, _ in expected[:limit]]
+            assert await store.bounds("notes", name) == (0, "é")
+            assert await store.bounds("notes", name, f"{name} >= 1") == (1, 1e300)
+        truths = [{"id": f"t{n}", "embedding": [1.0] * DIM, "k": n > 0} for n in range(3)]
+        await store.insert("notes", truths)
+        least, greatest = await store.bounds("notes", "payload.k") or (None, None)
+        assert (least, greatest is True) == (0, True)
+        chosen = "id >= 't'"
+        found = await store.distinct("notes", "payload.k", chosen)
+        assert [(value, type(value), n) for value, n in found.items()] == [
+            (True, bool, 2), (False, bool, 1),
+        ]  # fmt: skip
+        assert (await store.distinct("notes", "payload.k"))[True] == 4  # a dict's 1 and True
+
+    async def test_distinct_of_what_no_rows_have(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        for name in ("id", *EVERY_KIND.fields, "payload.x", "payload.x.y"):
+            assert await store.distinct("notes", name) == {}
+            if name != "tags":
+                assert await store.bounds("notes", name) is None
+
+    async def test_distinct_takes_fields_and_payload_keys_alone(self, notes: VectorStore) -> None:
+        wrong: list[Any] = [
+            "none", "embedding", "payload", "payload.", "NAME", "", "-name", None, 1, ["name"],
+            "name; --", 'payload."', "payload." + "x" * 10_000, "payload" + ".x" * 100,
+            "payload.\ud800",
+        ]  # fmt: skip
+        for name in wrong:
+            for call in (notes.distinct, notes.bounds):
+                with pytest.raises(InvalidArgumentError):
+                    await call("notes", name)
+        limits: list[Any] = [0, -1, 1.5, "1", True]
+        for limit in limits:
+            with pytest.raises(InvalidArgumentError):
+                await notes.distinct("notes", "name", limit=limit)
+        await notes.add_field("notes", "tags", list[str])
+        with pytest.raises(InvalidArgumentError):
+            await notes.bounds("notes", "tags")
+        with pytest.raises(FilterError):
+            await notes.distinct("notes", "name", "absent = 1")
+        with pytest.raises(FilterError):
+            await notes.bounds("notes", "name", "absent = 1")
+
+    async def test_distinct_of_thousands_of_values_while_rows_come(
+        self, store: VectorStore
+    ) -> None:
+        rows = [
+            {
+                "id": f"r{n:05}", "embedding": [1.0] * DIM, "year": n, "name": f"n{n % 700}",
+                "k": (n % 900, f"t{n % 300}")[n % 2],
+            }
+            for n in range(9000)
+        ]  # fmt: skip
+        await self.table(store, SMALL, rows)
+
+        async def write() -> None:
+            for n in range(5):
+                await store.insert("notes", [{"id": f"new{n}", "embedding": [1.0] * DIM}])
+
+        others = [asyncio.ensure_future(write())]
+        others += [asyncio.ensure_future(_drop(store.distinct("notes", "id"))) for _ in range(4)]
+        years, names, keys, low = await asyncio.gather(
+            store.distinct("notes", "year"),
+            store.distinct("notes", "name", limit=650),
+            store.distinct("notes", "payload.k"),
+            store.bounds("notes", "year", "year > 5"),
+        )
+        await asyncio.gather(*others)
+        assert list(years) == list(range(9000))
+        counts = Counter(row["name"] for row in rows)
+        ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        assert list(names.items()) == ranked[:650]
+        assert keys == Counter(row["k"] for row in rows)
+        assert low == (6, 8999)
+
     async def test_find_orders_values_of_different_types_in_a_payload(
         self, store: VectorStore
     ) -> None:
@@ -402,3 +544,7 @@ class ReadingContract(ContractBase):
         await notes.create_table("empty", SMALL)
         assert await notes.count("empty") == 0
         assert await notes.count("empty", "year > 0") == 0
+
+
+async def _drop(call: Awaitable[object]) -> None:
+    await call

@@ -95,6 +95,8 @@ CALLS: dict[str, On] = {
     "search_many": lambda s, t: s.search_many(t, [[1.0] * DIM]),
     "export": _drain,
     "count": lambda s, t: s.count(t),
+    "distinct": lambda s, t: s.distinct(t, "year"),
+    "bounds": lambda s, t: s.bounds(t, "year"),
     "stats": lambda s, t: s.stats(t),
     "optimize": lambda s, t: s.optimize(t),
 }

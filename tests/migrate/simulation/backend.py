@@ -41,8 +41,9 @@ from aiovec._core.contract import (
 from aiovec._core.moving import PAUSED, MoveMark, MoveRecord
 from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
+from aiovec._filters.tree import Ref, Value
 from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
-from aiovec.testing import evaluate, in_order, python_rows, value_in
+from aiovec.testing import counted, ends_of, evaluate, in_order, python_rows, value_in
 
 from .disk import Disk, ModelLock, ModelTable, Row, place_of
 from .loop import current_process
@@ -365,6 +366,24 @@ class ModelBackend(Backend):
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         count: int = await self._call("count", lambda: len(self._selected(table, where)))
         return count
+
+    async def value_counts(
+        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    ) -> list[tuple[Value, int]]:
+        def act() -> list[tuple[Value, int]]:
+            return counted(self._selected(table, where), ref, value_in)[:limit]
+
+        counts: list[tuple[Value, int]] = await self._call("value_counts", act)
+        return counts
+
+    async def bounds(
+        self, table: TableHandle, ref: Ref, where: Expr | None
+    ) -> tuple[Value, Value] | None:
+        def act() -> tuple[Value, Value] | None:
+            return ends_of(self._selected(table, where), ref, value_in)
+
+        ends: tuple[Value, Value] | None = await self._call("bounds", act)
+        return ends
 
     async def stats(self, table: TableHandle) -> TableStats:
         count: int = await self._call("stats", lambda: len(self._of(table).rows))
