@@ -6,7 +6,6 @@ call is atomic; a row is replaced and never changed, so a list of rows is a snap
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -28,6 +27,7 @@ from aiovec._core.contract import (
     TextSearch,
     VectorQuery,
 )
+from aiovec._core.patch import PayloadPatch
 from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
 from aiovec._filters.tree import Ref, Value
@@ -108,20 +108,22 @@ class ToyBackend(Backend, TextSearch):
         self,
         table: TableHandle,
         values: Mapping[str, Any],
-        payload: Mapping[str, Any],
+        payload: PayloadPatch,
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
         selected = self._selected(table, where, ids)
+        rows = {}
         for row in selected:
             changed = {**row, **values}
             if vector is not None:
                 changed[table.schema.vector] = vector.tolist()
             if payload:
-                changed["payload"] = json.dumps({**json.loads(row["payload"] or "{}"), **payload})
-            self._of(table)[row["id"]] = changed
+                changed["payload"] = payload.apply(row["payload"], row["id"])
+            rows[row["id"]] = changed
+        self._of(table).update(rows)
         return len(selected)
 
     async def set_vectors(

@@ -6,7 +6,6 @@ when it is written.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 from aiovec.backend import (
     Expr,
     Float32Array,
+    PayloadPatch,
     Schema,
     TableHandle,
     from_matrix,
@@ -31,7 +31,7 @@ from aiovec.backend import (
     payload_texts,
     to_matrix,
 )
-from aiovec.errors import DuplicateIdError
+from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .index import extremes
 from .layout import PAYLOAD
@@ -302,7 +302,7 @@ class Delete(WriteOperation):
 class Update(WriteOperation):
     handle: TableHandle
     values: Mapping[str, Any]
-    payload: Mapping[str, Any]
+    payload: PayloadPatch
     ids: Sequence[str] | None
     where: Expr | None
     vector: Float32Array | None = None
@@ -360,14 +360,15 @@ class Update(WriteOperation):
 
     def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         """The columns that change, with the ids."""
-        texts: list[str | None] = [
-            json.dumps(
-                {**(json.loads(text) if text else {}), **self.payload},
-                ensure_ascii=False,
-                separators=(",", ":"),
-            )
-            for text in payload_texts(found.column(PAYLOAD))
-        ]
+        ids = found.column("id").to_pylist()
+        payloads = payload_texts(found.column(PAYLOAD))
+        try:
+            texts = [self.payload.apply(*row) for row in zip(payloads, ids, strict=True)]
+        except (ValueError, RecursionError) as exc:
+            if isinstance(exc, AiovecError):
+                raise
+            reason = f"a payload of the table {self.handle.name!r} is no JSON object"
+            raise CorruptStoreError(self.handle.name, reason) from exc
         layout = schema.to_arrow()
         columns = [found.column("id"), payload_array(texts)]
         named = [layout.field("id"), layout.field(PAYLOAD)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import platform
 import sqlite3
 import sys
@@ -75,17 +74,10 @@ def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite
     try:
         load_extension(db)
         register(db)
-        db.create_function("aiovec_merge", 2, _merge)
     except BaseException:
         db.close()
         raise
     return db
-
-
-def _merge(payload: str | None, patch: str) -> str:
-    """A row's payload with some keys set, for ``update``."""
-    merged = {**(json.loads(payload) if payload else {}), **json.loads(patch)}
-    return json.dumps(merged, ensure_ascii=False, separators=(",", ":"))
 
 
 def load_extension(db: sqlite3.Connection) -> None:

@@ -14,10 +14,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Expr, Float32Array, TableHandle, is_extreme, to_matrix
-from aiovec.errors import DuplicateIdError
+from aiovec.backend import (
+    Expr,
+    Float32Array,
+    PayloadPatch,
+    TableHandle,
+    is_extreme,
+    to_matrix,
+)
+from aiovec.errors import AiovecError, DuplicateIdError
 
 from .driver import load_driver
+from .errors import DamageError, check_stored
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .sql.filters import to_sql as filter_to_sql
@@ -310,7 +318,7 @@ def update(
     tx: Transaction,
     handle: TableHandle,
     values: Mapping[str, Any],
-    payload: Mapping[str, Any],
+    payload: PayloadPatch,
     ids: Sequence[str] | None,
     where: Expr | None,
     vector: Float32Array | None = None,
@@ -325,20 +333,45 @@ def update(
     sets = [f"{quoted(name)} = ?" for name in values]
     bound = [to_sql(value, table.schema.fields[name].kind) for name, value in values.items()]
     if payload:
-        sets.append("payload = aiovec_merge(payload, ?)")
-        bound.append(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
+        sets.append("payload = ?")
     sql = f"UPDATE {table.rows} SET {', '.join([*sets, '_seq = ?'])} WHERE _rowid = ?"
     moves = any(name in values for name in table.partitions)
     for start in range(0, len(rowids), _BLOCK):
         tx.check()
         block = rowids[start : start + _BLOCK]
-        tx.db.executemany(sql, ((*bound, first + start + i, r) for i, r in enumerate(block)))
+        numbers = range(first + start, first + start + len(block))
+        if payload:
+            texts = _patched(tx, table, payload, block)
+            changes: Iterable[tuple[Any, ...]] = (
+                (*bound, *change) for change in zip(texts, numbers, block, strict=True)
+            )
+        else:
+            changes = ((*bound, *change) for change in zip(numbers, block, strict=True))
+        tx.db.executemany(sql, changes)
         if vector is not None:
             vectors = np.broadcast_to(vector, (len(block), len(vector)))
             _change_vectors(tx, table, block, vectors, _stored_partitions(tx, table, block))
         elif moves:
             move_vectors(tx, table, block)
     return len(rowids)
+
+
+def _patched(
+    tx: Transaction, table: TableLayout, payload: PayloadPatch, rowids: Sequence[int]
+) -> list[str | None]:
+    """The payloads of these rows as they become."""
+    found = tx.db.execute(
+        f"SELECT r.id, r.payload FROM json_each(?) AS j "
+        f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
+        (json.dumps(list(rowids)),),
+    ).fetchall()
+    check_stored((text for _, text in found), str, "a payload", null=True)
+    try:
+        return [payload.apply(text, id) for id, text in found]
+    except (ValueError, RecursionError) as exc:
+        if isinstance(exc, AiovecError):
+            raise
+        raise DamageError(f"a payload of {table.name!r} is no JSON object") from exc
 
 
 def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> None:

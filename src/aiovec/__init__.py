@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._core.connect import connect, restore
 from ._core.contract import IndexInfo, TableStats, Tuning
+from ._core.patch import REMOVE
 from ._core.records import Hit, Record
 from ._core.schema import Embed, Field, Schema
 from ._embed.protocol import Embedder
@@ -71,6 +72,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "REMOVE",
     "RRF",
     "AiovecError",
     "BackendNotInstalledError",

@@ -65,6 +65,7 @@ from ._core.moving import (
     mark_of,
     unreadable_mark,
 )
+from ._core.patch import PayloadPatch
 from ._core.plugin import AddressKey, BackendPlugin, Location
 from ._core.pool import in_thread, off_loop, thread_limiter
 from ._core.redaction import MASK, cleaned, redacted, secrets_in, without_secrets
@@ -243,6 +244,7 @@ __all__ = [
     "Origin",
     "Patience",
     "Pauses",
+    "PayloadPatch",
     "PerLoop",
     "Place",
     "ReadOnly",

@@ -92,6 +92,10 @@ CALLS: dict[str, tuple[Call, dict[str, Any]]] = {
         lambda s: s.delete_where("notes", "year > 2022"),
         {"aiovec.affected_rows": 2, "aiovec.filtered": True},
     ),
+    "exists": (
+        lambda s: s.exists("notes", ["r1", "r2", "x"]),
+        {"db.operation.batch.size": 3, "db.response.returned_rows": 2},
+    ),
     "get": (
         lambda s: s.get("notes", ["r1", "r2", "x"]),
         {"db.operation.batch.size": 3, "db.response.returned_rows": 2},

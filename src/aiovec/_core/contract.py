@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from .._arrays import Float32Array
 from .._filters.tree import Expr, Ref, Value
 from .moving import Destination, MoveMark, MoveRecord
+from .patch import PayloadPatch
 from .schema import Field, FieldIndex, Schema
 
 if TYPE_CHECKING:
@@ -357,16 +358,16 @@ class Backend(ABC):
         self,
         table: TableHandle,
         values: Mapping[str, Any],
-        payload: Mapping[str, Any],
+        payload: PayloadPatch,
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        """Set fields, and keys of the payload, in the rows selected by both; how many those were.
+        """Set fields, and change the payload, in the rows selected by both; how many those were.
 
         ``ids`` are distinct; None for either selects every row. With ``vector``, each of these
-        rows gets this vector.
+        rows gets this vector. Where ``payload.apply`` raises for a row, nothing is changed.
         """
 
     @abstractmethod

@@ -61,6 +61,7 @@ from .contract import (
     Advises,
     Backend,
     Backups,
+    Columns,
     IndexInfo,
     IndexOptions,
     ReadOnly,
@@ -73,6 +74,7 @@ from .contract import (
     VectorIndexes,
 )
 from .engine import Engine, Follower
+from .patch import Remove
 from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Rerank, check_fusion
 from .records import Hit, Record
@@ -523,13 +525,16 @@ class VectorStore:
     async def update(
         self,
         table: str,
-        fields: Mapping[str, FieldValue],
+        fields: Mapping[str, FieldValue | Remove],
         *,
         ids: str | Iterable[str] | None = None,
         where: Where = None,
     ) -> int:
         """Set fields, and keys of the payload, and keep vectors; how many rows.
 
+        A key ``payload.<key>.<key>`` leads into nested objects, as in filters, and the other keys
+        stay; objects on the way that are absent or null are made. Anything else on the way raises
+        InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes the key.
         ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
         ``where="TRUE"``.
         """
@@ -637,18 +642,48 @@ class VectorStore:
 
     # Reading
 
-    async def get(self, table: str, ids: str | Iterable[str]) -> list[Record]:
-        """The rows with these ids, with their vectors, in the order asked; absent ones left out."""
+    async def exists(self, table: str, ids: str | Iterable[str]) -> set[str]:
+        """Return those of the ids that exist."""
+        from .._input.rows import distinct_ids
+
+        wanted = await self._checked_ids(ids, distinct_ids)
+        operation = Operation("exists", table)
+        operation.batch = len(wanted)
+
+        async def exists(engine: Engine, handle: TableHandle) -> set[str]:
+            if not wanted:
+                return set()
+            rows = await engine.backend.get(handle, wanted, Columns(()))
+            operation.returned = len(rows.ids)
+            return await off_loop(len(rows.ids), set, rows.ids)
+
+        return await self._on_table(operation, exists)
+
+    async def get(
+        self,
+        table: str,
+        ids: str | Iterable[str],
+        *,
+        select: Iterable[str] | None = None,
+        include_vector: bool = True,
+    ) -> list[Record]:
+        """The rows with these ids, in the order asked; absent ones left out.
+
+        ``select`` names the fields to read, as in ``find``. The vector comes with them unless
+        ``include_vector`` is false.
+        """
         from .._input.rows import check_ids, distinct_ids
 
         asked = await self._checked_ids(ids, check_ids)
+        with_vector = check_flag("include_vector", include_vector)
+        names = selected_names(select)
         operation = Operation("get", table)
         operation.batch = len(asked)
 
         async def get(engine: Engine, handle: TableHandle) -> list[Record]:
+            chosen = await selection_of(handle.schema, names, include_vector=with_vector)
             if not asked:
                 return []
-            chosen = Selection.everything(handle.schema)
             distinct = await off_loop(len(asked), distinct_ids, asked)
             rows = await engine.backend.get(handle, distinct, chosen.columns)
 
@@ -671,24 +706,27 @@ class VectorStore:
         limit: int = 100,
         offset: int = 0,
         select: Iterable[str] | None = None,
+        include_vector: bool = False,
     ) -> list[Record]:
         """Rows without a vector search, in the order of one or more keys, by default of the id.
 
         A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
         descending, and ``descending`` turns the direction of every key. Nulls come last, equal rows
         by id. Of a payload key, numbers come before text and text before booleans; other values
-        count as null. ``vector`` is None unless its name is selected.
+        count as null. ``vector`` is None unless its name is selected, or ``include_vector``
+        is true.
         """
         check_count("limit", limit)
         check_count("offset", offset, least=0)
         falling = check_flag("descending", descending)
         keys = order_keys(order_by)
+        with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
         operation = Operation("find", table, limit=limit, filtered=where is not None)
 
         async def find(engine: Engine, handle: TableHandle) -> list[Record]:
             schema = handle.schema
-            chosen = await selection_of(schema, names)
+            chosen = await selection_of(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
             rows = await engine.backend.find(
                 handle,

@@ -56,6 +56,7 @@ class Table:
     set_vectors = _bound(VectorStore.set_vectors)
     delete = _bound(VectorStore.delete)
     delete_where = _bound(VectorStore.delete_where)
+    exists = _bound(VectorStore.exists)
     get = _bound(VectorStore.get)
     find = _bound(VectorStore.find)
     count = _bound(VectorStore.count)

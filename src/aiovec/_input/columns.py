@@ -294,7 +294,7 @@ def _shown(values: pa.Array, row: int) -> str:
 
 
 _INT64 = range(-(2**63), 2**63)
-_DEEPEST = 100
+MAX_DEPTH = 100
 
 
 def payload_column(
@@ -351,8 +351,8 @@ def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> None:
         elif kind is float:
             if not math.isfinite(item):
                 raise refuse("NaN and infinity are not JSON")
-        elif depth > _DEEPEST:
-            raise refuse(f"is nested deeper than {_DEEPEST} levels")
+        elif depth > MAX_DEPTH:
+            raise refuse(f"is nested deeper than {MAX_DEPTH} levels")
         elif kind is list:
             waiting.extend((part, depth + 1) for part in item)
         elif kind is dict:

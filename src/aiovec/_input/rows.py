@@ -18,7 +18,7 @@ from collections.abc import (
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -37,12 +37,14 @@ from .._arrow import (
     plain,
     table_of,
 )
+from .._core.patch import PayloadPatch, Remove, path_text
 from .._core.pool import LITTLE
 from .._core.records import Record
 from .._core.schema import Schema
 from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import is_iterable, read_all
 from .columns import (
+    MAX_DEPTH,
     Place,
     arrow_payload,
     encodable,
@@ -53,6 +55,7 @@ from .columns import (
     python_values,
 )
 from .foreign_rows import array_of_typed, as_row, columns_of_frame, is_frame, is_typed
+from .selection import path_of
 from .vectors import arrow_matrix, matrix_of
 
 # The first conversion looks for pandas and, where it is installed, imports it: now, off the loop.
@@ -311,23 +314,61 @@ def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str]
     return list(last), matrix[list(last.values())]
 
 
-def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The declared fields and the payload's keys that an update sets, each value checked."""
+def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, Any], PayloadPatch]:
+    """The declared fields that an update sets, and what it does to the payload, all checked.
+
+    A key ``payload.<key>.<key>`` leads into the payload as in filters.
+    """
     if not isinstance(fields, Mapping) or not fields:
         raise InvalidArgumentError("fields", fields, "a mapping with at least one field")
     values: dict[str, Any] = {}
-    payload: dict[str, Any] = {}
+    changes: dict[tuple[str, ...], Any] = {}
     for name, value in fields.items():
         if name == "id" or name == schema.vector:
             raise InvalidRowError("update sets fields, not the id or the vector", field=name)
         if name in schema.fields:
+            if isinstance(value, Remove):
+                raise InvalidRowError(
+                    "a declared field cannot be removed; set it to None", field=name
+                )
             column = field_column(name, schema.fields[name], [value], lambda _: (None, None))
             (values[name],) = python_values(column)
-        else:
-            payload[name] = value
-    if payload:
-        payload_column([payload], schema, lambda _: (None, None))
-    return values, payload
+            continue
+        path: tuple[str, ...] = (name,)
+        if isinstance(name, str) and name.startswith("payload."):
+            path = tuple(path_of(name, MAX_DEPTH, "field"))
+            own = path[0] in ("id", schema.vector) or path[0] in schema.fields
+            if own and not isinstance(value, Remove):
+                raise InvalidRowError(
+                    f"{path[0]!r} is no key of the payload but the row's own; set it by its name",
+                    field=name,
+                )
+        if path in changes:
+            raise InvalidRowError("is given twice", field=name)
+        changes[path] = _checked_change(path, value, schema)
+    paths = sorted(changes) if len(changes) > 1 else []
+    for one, other in pairwise(paths):
+        if other[: len(one)] == one:
+            raise InvalidRowError(
+                f"{path_text(one)} and {path_text(other)} change the same part of the payload",
+                field=path_text(other),
+            )
+    return values, PayloadPatch(tuple(changes.items()))
+
+
+def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
+    """A value for a place in the payload as it is stored, or REMOVE."""
+    removed = isinstance(value, Remove)
+    nested: Any = None if removed else value
+    for key in reversed(path[1:]):
+        nested = {key: nested}
+    texts = payload_column([{path[0]: nested}], schema, lambda _: (None, None))
+    if removed or texts is None:
+        return value
+    found = json.loads(texts[0].as_py())
+    for key in path:
+        found = found[key]
+    return found
 
 
 # The forms that rows come in

@@ -135,7 +135,9 @@ def select_columns(
         elif name == _PAYLOAD and schema.payload:
             payload = True
         elif name.startswith(f"{_PAYLOAD}.") and schema.payload and not whole_payload:
-            path = _path_of(name, room)
+            path = path_of(name, room)
+            if len(path) > room:
+                raise _too_many(name)
             room -= len(path)
             _add_path(keys, path)
         elif name != "id":
@@ -237,8 +239,9 @@ def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
     if name == "id" or (field is not None and (lists or not field.is_list)):
         return Ref(name)
     if name.startswith(f"{_PAYLOAD}.") and schema.payload:
-        with suppress(InvalidNameError, InvalidArgumentError):
-            return Ref(_PAYLOAD, tuple(_path_of(name, _MOST_LEVELS)))
+        with suppress(InvalidNameError):
+            path = tuple(path_of(name, _MOST_LEVELS))
+            return Ref(_PAYLOAD, path) if len(path) <= _MOST_LEVELS else None
     return None
 
 
@@ -251,17 +254,20 @@ def _names_of_values(schema: Schema, *, lists: bool) -> list[str]:
 _PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")+)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
 
 
-def _path_of(name: str, most: int) -> list[str]:
-    """The payload's key and those within it that ``payload.<key>.<key>`` names, at most so many."""
+def path_of(name: str, most: int, kind: str = "selected column") -> list[str]:
+    """The payload's key and those within it that ``payload.<key>.<key>`` names.
+
+    It is read no further than to one more than ``most``.
+    """
     path: list[str] = []
     place = len(_PAYLOAD)
     while place < len(name):
-        if len(path) == most:
-            raise _too_many(name)
+        if len(path) > most:
+            break
         found = _PIECE.match(name, place + 1)
         if found is None:
             raise InvalidNameError(
-                name, "selected column",
+                name, kind,
                 "each key of the payload stands behind a dot, in double quotes if it has a dot or "
                 "a quote in it",
             )  # fmt: skip
@@ -271,7 +277,7 @@ def _path_of(name: str, most: int) -> list[str]:
     try:
         name.encode()
     except UnicodeEncodeError as exc:
-        raise InvalidNameError(name, "selected column", "it must be valid Unicode") from exc
+        raise InvalidNameError(name, kind, "it must be valid Unicode") from exc
     return path
 
 

@@ -12,12 +12,15 @@ import pyarrow as pa
 import pytest
 
 from .._core.contract import ChangeFeed, Moves
+from .._core.patch import REMOVE, PayloadPatch
 from .._core.schema import Field, Schema
 from .._core.store import VectorStore
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
     InvalidArgumentError,
+    InvalidNameError,
+    InvalidRowError,
     InvalidVectorError,
     ModelMismatchError,
     TableNotFoundError,
@@ -184,7 +187,12 @@ class ChangingContract(ContractBase):
                             vector = vector + 1
                             ids = ["r0003", "r0005", "absent"]
                             count = await backend.update(
-                                handle, fields, extra, ids=ids, where=None, vector=vector
+                                handle,
+                                fields,
+                                PayloadPatch.of(extra),
+                                ids=ids,
+                                where=None,
+                                vector=vector,
                             )
                             assert count == 2
                             hits = await store.search("notes", vector, limit=2, include_vector=True)
@@ -208,7 +216,7 @@ class ChangingContract(ContractBase):
             assert sorted(page.upserted.column("id").to_pylist()) == ["r0001", "r0003"]
             number = page.number
             one = np.ones(DIM, np.float32)
-            await backend.update(handle, {}, {}, ids=["r0002"], where=None, vector=one)
+            await backend.update(handle, {}, PayloadPatch(), ids=["r0002"], where=None, vector=one)
             page = await backend.changes(handle, number)
             assert page.upserted.column("id").to_pylist() == ["r0002"]
             assert page.upserted.column("embedding").to_pylist() == [[1.0] * DIM]
@@ -246,6 +254,132 @@ class ChangingContract(ContractBase):
             assert not any(call.done() for call in blocked)
             await backend.end_move("r1")
             assert await asyncio.gather(*blocked) == [1, 1]
+
+    # Parts of the payload
+
+    async def test_update_of_parts_of_the_payload(self, store: VectorStore) -> None:
+        await store.create_table("notes", SMALL)
+        start = {"a": {"b": {"c": 1, "d": 2}, "e": None, "x.y": 1}, "flat": 5, "list": [1]}
+        rows = [
+            {"id": "1", "embedding": [1.0] * DIM, **start},
+            {"id": "2", "embedding": [1.0] * DIM, "year": 1},
+        ]
+        await store.insert("notes", rows)
+
+        async def payloads() -> list[dict[str, Any]]:
+            found = await store.get("notes", ["1", "2"], include_vector=False)
+            return [{k: r[k] for k in r.fields if k not in ("name", "year")} for r in found]
+
+        steps: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+            (
+                {"payload.a.b.c": 9, "name": "n"},
+                {**start, "a": {"b": {"c": 9, "d": 2}, "e": None, "x.y": 1}},
+                {"a": {"b": {"c": 9}}},
+            ),
+            (
+                {"payload.a.b": REMOVE, "payload.flat": 6, 'payload.a."x.y"': {"z": [None]}},
+                {**start, "a": {"e": None, "x.y": {"z": [None]}}, "flat": 6},
+                {"a": {"x.y": {"z": [None]}}, "flat": 6},
+            ),
+            (
+                {"payload.a.e.f": True, "list": REMOVE, "payload.absent.b": REMOVE},
+                {"a": {"e": {"f": True}, "x.y": {"z": [None]}}, "flat": 6},
+                {"a": {"e": {"f": True}, "x.y": {"z": [None]}}, "flat": 6},
+            ),
+            ({"payload.flat.b": REMOVE, "dotted.key": 1}, {"dotted.key": 1}, {"dotted.key": 1}),
+            ({'payload."dotted.key"': REMOVE, "a": REMOVE, "flat": REMOVE}, {}, {}),
+        ]
+        for step, (change, one, two) in enumerate(steps):
+            with case(change):
+                assert await store.update("notes", change, ids=["1", "2"]) == 2
+                if step == 3:
+                    kept = {"a": {"e": {"f": True}, "x.y": {"z": [None]}}, "flat": 6}
+                    one, two = {**kept, **one}, {**kept, **two}
+                assert await payloads() == [one, two]
+        assert await store.find("notes", "payload.a IS NOT NULL") == []
+        (record,) = await store.get("notes", "1")
+        assert record["name"] == "n"
+        assert await store.count("notes", "year = 1") == 1
+
+    async def test_a_path_through_a_value_changes_nothing(self, store: VectorStore) -> None:
+        rows = [{**row, "a": {"b": n}} for n, row in enumerate(small_rows(50))]
+        rows[40]["a"] = 5
+        await self.table(store, SMALL, rows)
+        changes: list[dict[str, Any]] = [{"payload.a.c": 1}, {"name": "no", "payload.a.b": 7}]
+        for change in changes:
+            with pytest.raises(InvalidRowError) as caught:
+                await store.update("notes", change, where="TRUE")
+            assert caught.value.id == "r0040"
+        ids = [row["id"] for row in rows]
+        assert_same_rows(await store.get("notes", ids), rows, SMALL)
+
+    async def test_bad_parts_of_the_payload(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, [{"id": "1", "embedding": [1.0] * DIM, "a": 1}])
+        bad: list[tuple[dict[str, Any], type[Exception]]] = [
+            ({"payload.": 1}, InvalidNameError),
+            ({"payload.a..b": 1}, InvalidNameError),
+            ({'payload."a': 1}, InvalidNameError),
+            ({'payload.a"b': 1}, InvalidNameError),
+            ({"payload.\ud800": 1}, InvalidNameError),
+            ({"payload.a": 1, "a": 2}, InvalidRowError),
+            ({"payload.a.b": 1, "payload.a": 2}, InvalidRowError),
+            ({"payload.a": REMOVE, "payload.a.b.c": 2}, InvalidRowError),
+            ({"payload.year": 1}, InvalidRowError),
+            ({"payload.id": "x"}, InvalidRowError),
+            ({"payload.embedding": [1]}, InvalidRowError),
+            ({"year": REMOVE}, InvalidRowError),
+            ({"id": REMOVE}, InvalidRowError),
+            ({"payload.a": {1}}, InvalidRowError),
+            ({"payload.a": float("nan")}, InvalidRowError),
+            ({"payload.a": {"b": REMOVE}}, InvalidRowError),
+            ({"payload." + ".".join("a" * 150): 1}, InvalidRowError),
+        ]
+        for change, error in bad:
+            with case(change), pytest.raises(error):
+                await store.update("notes", change, where="TRUE")
+        with pytest.raises(InvalidRowError):
+            await store.insert("notes", [{"id": "2", "embedding": [1.0] * DIM, "a": REMOVE}])
+        (record,) = await store.find("notes")
+        assert record["a"] == 1
+        await store.create_table("plain", Schema(DIM, payload=False, fields={"year": int}))
+        for change in ({"payload.a": 1}, {"payload.a.b": REMOVE}, {"a": REMOVE}):
+            with case(change), pytest.raises(InvalidRowError):
+                await store.update("plain", change, where="TRUE")
+
+    async def test_parts_of_many_payloads_at_once(self, store: VectorStore) -> None:
+        """Calls that set different keys of the same payloads lose none of them."""
+        await self.table(store, SMALL, small_rows(1_500))
+        calls = [store.update("notes", {f"payload.a.k{n}": n}, where="TRUE") for n in range(5)]
+        assert await asyncio.gather(*calls) == [1_500] * 5
+        found = await store.find("notes", limit=2_000, select=["payload.a"])
+        assert len(found) == 1_500
+        assert all(record["a"] == {f"k{n}": n for n in range(5)} for record in found)
+
+    # Reading parts
+
+    async def test_exists_and_parts_of_rows(self, notes: VectorStore) -> None:
+        ids = [f"r{n:04}" for n in range(12)]
+        assert await notes.exists("notes", ids) == set(ids[:10])
+        assert await notes.exists("notes", "r0003") == {"r0003"}
+        assert await notes.exists("notes", iter(["r0003", "r0003", "no"])) == {"r0003"}
+        assert await notes.exists("notes", []) == set()
+        with pytest.raises(InvalidArgumentError):
+            await notes.exists("notes", [None])  # type: ignore[list-item]  # no id
+        with pytest.raises(TableNotFoundError):
+            await notes.exists("absent", "a")
+        (whole,) = await notes.get("notes", "r0003")
+        assert whole.vector is not None
+        (part,) = await notes.get("notes", "r0003", select=["year"])
+        assert (dict(part), part.vector is None) == ({"id": "r0003", "year": whole["year"]}, False)
+        (bare,) = await notes.get("notes", "r0003", select=[], include_vector=False)
+        assert (dict(bare), bare.vector) == ({"id": "r0003"}, None)
+        (named,) = await notes.get("notes", "r0003", select=["embedding"], include_vector=False)
+        assert named.vector is not None
+        with pytest.raises(InvalidNameError):
+            await notes.get("notes", [], select=["absent"])
+        found = await notes.find("notes", "year < 3", include_vector=True)
+        assert all(record.vector is not None for record in found)
+        assert [r.vector for r in await notes.find("notes", "year < 3")] == [None] * 3
 
     # Rows that exist
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from .._core.contract import Backend
+from .._core.patch import REMOVE
 from .._core.records import Record
 from .._core.schema import Schema
 from .._core.store import VectorStore
@@ -254,6 +255,10 @@ class StoreMachine(RuleBasedStateMachine):
             self._store.get(table, ids), lambda: self._oracle.get(table, ids)
         )
         _assert_same_records(found, expected)
+        there, known = self._both(
+            self._store.exists(table, ids), lambda: self._oracle.exists(table, ids)
+        )
+        assert there == known
 
     @rule(
         data=st.data(),
@@ -402,10 +407,17 @@ class StoreMachine(RuleBasedStateMachine):
         fields = {name: draws.values(field) for name, field in schema.fields.items()}
         if schema.payload:
             free = [key for key in draws.PAYLOAD_KEYS if key not in fields]
-            fields |= dict.fromkeys(free, draws.json_values)
+            fields |= dict.fromkeys(free, draws.json_values | st.just(REMOVE))
+            plain = [key for key in free if key and not {".", '"'} & {*key}]
+            nested = [f"payload.{key}.within" for key in plain]
+            fields |= dict.fromkeys(nested, draws.json_values | st.just(REMOVE))
         if not fields:
             return st.just({})
-        names = st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)
+        names = st.lists(
+            st.sampled_from(sorted(fields)),
+            max_size=3,
+            unique_by=lambda name: name.split(".")[-2:][0],
+        )
         return names.flatmap(lambda some: st.fixed_dictionaries({n: fields[n] for n in some}))
 
     @staticmethod

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from .._arrays import Float32Array, Float64Array
+from .._core.patch import REMOVE
 from .._core.records import Hit
 from .._core.schema import Field, Schema
 from .._filters import bind
@@ -184,14 +185,19 @@ class Oracle:
             for name, value in fields.items()
             if name in schema.fields
         }
-        payload = {name: value for name, value in fields.items() if name not in schema.fields}
+        payload = {
+            tuple(name.split(".")[1:] if name.startswith("payload.") else [name]): value
+            for name, value in fields.items()
+            if name not in schema.fields
+        }
         if payload and not schema.payload:
-            raise InvalidRowError("not declared", field=next(iter(payload)))
+            raise InvalidRowError("not declared", field=next(iter(payload))[0])
         wanted = None if ids is None else set(ids)
         selected = [r for r in self._selected(there, where) if wanted is None or r.id in wanted]
-        for row in selected:
+        changed = [_changed(row.payload, payload, row.id) for row in selected]
+        for row, new in zip(selected, changed, strict=True):
             row.fields |= values
-            row.payload |= payload
+            row.payload = new
         return len(selected)
 
     @own_work()
@@ -206,7 +212,8 @@ class Oracle:
         there = self._table(table)
         _check_model(table, there.schema, model)
         if len(ids) != len(vectors):
-            raise InvalidArgumentError("vectors", vectors, "one for each id")
+            expected = f"one for each of the {len(ids)} ids"
+            raise InvalidArgumentError("vectors", vectors, expected)
         given = zip(ids, vectors, strict=True)
         new = {id: _vector(v, there.schema, n, id) for n, (id, v) in enumerate(given)}
         found = [there.rows[id] for id in new if id in there.rows]
@@ -228,6 +235,9 @@ class Oracle:
         return len(selected)
 
     # Reading
+
+    def exists(self, table: str, ids: Iterable[str]) -> set[str]:
+        return set(ids) & self._table(table).rows.keys()
 
     def get(self, table: str, ids: str | Iterable[str]) -> list[OracleRow]:
         there = self._table(table)
@@ -374,6 +384,27 @@ def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRo
     if payload and not schema.payload:
         raise InvalidRowError("not declared", row=number, id=id, field=next(iter(payload)))
     return OracleRow(id, vector, fields, payload)
+
+
+def _changed(
+    payload: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any], id: str
+) -> dict[str, Any]:
+    """A payload with keys set or removed, at any depth."""
+    new = dict(payload)
+    for (key, *within), value in changes.items():
+        there = new.get(key)
+        if within and value is REMOVE:
+            if isinstance(there, dict):
+                new[key] = _changed(there, {tuple(within): value}, id)
+        elif within:
+            if not isinstance(there, dict | None):
+                raise InvalidRowError("no object", id=id, field=".".join(["payload", key, *within]))
+            new[key] = _changed(there or {}, {tuple(within): value}, id)
+        elif value is REMOVE:
+            new.pop(key, None)
+        else:
+            new[key] = value
+    return new
 
 
 def _vector(value: Any, schema: Schema, row: int | None, id: str | None) -> Float32Array:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from aiovec._core.contract import Columns, StaleTableError, TableHandle
 from aiovec._core.moving import MoveMark
+from aiovec._core.patch import PayloadPatch
 from aiovec._core.schema import Schema
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
 
@@ -262,7 +263,7 @@ class Worker:
             follower,
             table,
             lambda backend, handle: backend.update(
-                handle, values, extra, ids=[row["id"]], where=None
+                handle, values, PayloadPatch.of(extra), ids=[row["id"]], where=None
             ),
         )
         assert count == 1, f"{row['id']} was not there to be updated"

@@ -39,6 +39,7 @@ from aiovec._core.contract import (
     VectorQuery,
 )
 from aiovec._core.moving import PAUSED, MoveMark, MoveRecord
+from aiovec._core.patch import PayloadPatch
 from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
 from aiovec._filters.tree import Ref, Value
@@ -253,7 +254,7 @@ class ModelBackend(Backend):
         self,
         table: TableHandle,
         values: Mapping[str, Any],
-        payload: Mapping[str, Any],
+        payload: PayloadPatch,
         *,
         ids: Sequence[str] | None,
         where: Expr | None,
@@ -267,7 +268,7 @@ class ModelBackend(Backend):
                 if vector is not None:
                     new[table.schema.vector] = vector.tolist()
                 if payload:
-                    new["payload"] = json.dumps({**json.loads(row["payload"] or "{}"), **payload})
+                    new["payload"] = payload.apply(row["payload"], row["id"])
                 changed.append(new)
             there.put(changed)
             self._tell("update", table, [row["id"] for row in changed])

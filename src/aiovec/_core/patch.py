@@ -1,0 +1,92 @@
+"""Changes of a row's payload: keys that are set and keys that are removed, at any depth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from ..errors import InvalidRowError
+
+Path = tuple[str, ...]
+
+
+@final
+class Remove:
+    """The type of ``REMOVE``."""
+
+    def __repr__(self) -> str:
+        return "aiovec.REMOVE"
+
+    def __reduce__(self) -> str:
+        return "REMOVE"
+
+
+REMOVE: Final = Remove()
+"""As a value in ``update``: remove this key from the payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadPatch:
+    """What an update does to the payload of each row: values, or REMOVE, by the path of the key.
+
+    No path is the beginning of another one.
+    """
+
+    changes: tuple[tuple[Path, Any], ...] = ()
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any]) -> PayloadPatch:
+        """The patch that sets keys of the payload itself."""
+        return cls(tuple(((key,), value) for key, value in keys.items()))
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def apply(self, payload: str | None, id: str) -> str | None:
+        """Return the payload of the row ``id`` as it becomes, as JSON text, or None if it is empty.
+
+        A path leads through objects; those that are absent or null are made. InvalidRowError where
+        a value is to be set within something else. ValueError where ``payload`` is no JSON object.
+        """
+        root = json.loads(payload) if payload else {}
+        if type(root) is not dict:
+            raise ValueError("a payload is no JSON object")
+        for path, value in self.changes:
+            if isinstance(value, Remove):
+                _remove(root, path)
+            else:
+                _set(root, path, value, id)
+        return json.dumps(root, ensure_ascii=False, separators=(",", ":")) if root else None
+
+
+def _set(root: dict[str, Any], path: Path, value: Any, id: str) -> None:
+    place = root
+    for depth, key in enumerate(path[:-1], 1):
+        within = place.get(key)
+        if within is None:
+            within = place[key] = {}
+        if type(within) is not dict:
+            raise InvalidRowError(
+                f"{path_text(path[:depth])} is {within!r:.60}, not an object, so no key can be set "
+                "within it; set the whole value, or remove it first",
+                id=id, field=path_text(path),
+            )  # fmt: skip
+        place = within
+    place[path[-1]] = value
+
+
+def _remove(root: dict[str, Any], path: Path) -> None:
+    place: Any = root
+    for key in path[:-1]:
+        place = place.get(key)
+        if type(place) is not dict:
+            return
+    place.pop(path[-1], None)
+
+
+def path_text(path: Path) -> str:
+    """The path as it is written in ``update``, ``select`` and filters."""
+    keys = ('"{}"'.format(key.replace('"', '""')) if {".", '"'} & {*key} else key for key in path)
+    return ".".join(["payload", *keys])
