@@ -58,7 +58,14 @@ bound_allocator()
 with _quiet():
     import lancedb
     from lancedb import index as indexing
-    from lancedb.query import ColumnOrdering
+    from lancedb.query import (
+        BooleanQuery,
+        ColumnOrdering,
+        FullTextQuery,
+        MatchQuery,
+        Occur,
+        PhraseQuery,
+    )
     from lancedb.remote import ClientConfig, TimeoutConfig
 
 
@@ -75,8 +82,13 @@ def without_blobs(query: Any) -> Any:
 
 __all__ = [
     "LOG_LEVEL",
+    "BooleanQuery",
     "ClientConfig",
     "ColumnOrdering",
+    "FullTextQuery",
+    "MatchQuery",
+    "Occur",
+    "PhraseQuery",
     "TimeoutConfig",
     "first_process",
     "indexing",

@@ -1,0 +1,168 @@
+"""The clauses of a keyword search as Lance's queries.
+
+What this depends on, of lancedb 0.40 (``tests/lancedb/test_text.py`` holds it to that):
+
+- The tokenizer "simple" takes runs of letters and digits, by Unicode. Behind it words are put in
+  lower case, then stemmed (english), then Latin letters lose their accents, ß becomes ss, æ ae,
+  ø o, ł l. A mark of its own behind a letter ends the word.
+- A PhraseQuery finds its words next to each other, in one column; a MatchQuery with AND finds rows
+  with all words in one column, with OR with any. A BooleanQuery of them, over several columns,
+  selects exactly, whatever the limit, and scores by the sum of BM25.
+- A filter selects first. Rows that an index does not cover are tokenized at each search by the
+  rules of the index, and no row is found by a text that it had before.
+- Queries without a word find nothing, and so does a conjunction with one, so there must be none.
+- Lance plans a BooleanQuery recursively: with a thousand conditions the stack of its thread can
+  overflow, which ends the process. So words are joined into one MatchQuery where that says the
+  same, and a search with more conditions than ``MOST`` is done in parts.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from aiovec.backend import Schema, TextClause, TextQuery
+
+from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
+
+MOST = 64
+"""Conditions of one query. Lance went through 200 in a row, each over eight columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """A keyword search in terms of Lance.
+
+    A row matches that matches all ``groups`` and nothing of ``excluded``. It matches a group by
+    matching any of the group's queries. Without groups nothing matches.
+    """
+
+    groups: tuple[tuple[FullTextQuery, ...], ...]
+    excluded: tuple[FullTextQuery, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.groups)) + len(self.excluded)
+
+    def whole(self) -> FullTextQuery:
+        """All of it as one query, for searches of no more than ``MOST`` conditions."""
+        if len(self.groups) == 1 and not self.excluded:
+            return any_of(self.groups[0])
+        required = [(Occur.MUST, any_of(group)) for group in self.groups]
+        return BooleanQuery(required + [(Occur.MUST_NOT, one) for one in self.excluded])
+
+    def parts(self) -> list[list[FullTextQuery]]:
+        """Return lists of queries: a row matches all groups that any query of each list finds."""
+        parts: list[list[FullTextQuery]] = []
+        packed: list[FullTextQuery] = []
+        size = 0
+        for group in self.groups:
+            if len(group) > MOST:
+                starts = range(0, len(group), MOST)
+                parts.append([any_of(group[start : start + MOST]) for start in starts])
+                continue
+            if packed and size + len(group) > MOST:
+                parts.append([all_of(packed)])
+                packed, size = [], 0
+            packed.append(any_of(group))
+            size += len(group)
+        if packed:
+            parts.append([all_of(packed)])
+        return parts
+
+    def excluding(self) -> list[FullTextQuery]:
+        """Queries that together find the rows to leave out."""
+        excluded = self.excluded
+        return [any_of(excluded[n : n + MOST]) for n in range(0, len(excluded), MOST)]
+
+
+def any_of(queries: Sequence[FullTextQuery]) -> FullTextQuery:
+    if len(queries) == 1:
+        return queries[0]
+    return BooleanQuery([(Occur.SHOULD, query) for query in queries])
+
+
+def all_of(queries: Sequence[FullTextQuery]) -> FullTextQuery:
+    if len(queries) == 1:
+        return queries[0]
+    return BooleanQuery([(Occur.MUST, query) for query in queries])
+
+
+def text_fields(schema: Schema) -> list[str]:
+    """Return the names of the fields that keyword search covers."""
+    return [name for name, field in schema.fields.items() if field.text]
+
+
+def fields_of(clause: TextClause, schema: Schema) -> list[str]:
+    return text_fields(schema) if clause.field is None else [clause.field]
+
+
+def conditions_of(schema: Schema, query: TextQuery) -> Conditions:
+    """Translate a query of words, for the analyzers "plain" and "english"."""
+    clauses = [clause for clause in query.clauses if any(map(str.isalnum, clause.text))]
+    positive = [clause for clause in clauses if not clause.excluded]
+    excluded = _alternatives(schema, [clause for clause in clauses if clause.excluded])
+    if not positive:
+        return Conditions(())
+    if query.any:
+        return Conditions((_alternatives(schema, positive),), excluded)
+    # What is looked for in one field alone needs one query for all its words.
+    groups = [
+        _alternatives(schema, [clause])
+        for clause in positive
+        if _word(clause) is None or len(fields_of(clause, schema)) > 1
+    ]
+    joined = [
+        (MatchQuery(" ".join(words), name, operator="AND"),)
+        for name, words in _words(schema, positive).items()
+    ]
+    return Conditions((*joined, *groups), excluded)
+
+
+def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]]:
+    """Return for each field the single words that are looked for in this field alone."""
+    found: dict[str, list[str]] = {}
+    for clause in clauses:
+        word, names = _word(clause), fields_of(clause, schema)
+        if word is not None and len(names) == 1:
+            found.setdefault(names[0], []).append(word)
+    return found
+
+
+def _alternatives(schema: Schema, clauses: Sequence[TextClause]) -> tuple[FullTextQuery, ...]:
+    """Return queries of which each row matches at least one that matches any of the clauses."""
+    words: dict[str, list[str]] = {}
+    phrases: list[FullTextQuery] = []
+    for clause in clauses:
+        word = _word(clause)
+        for name in fields_of(clause, schema):
+            if word is not None:
+                words.setdefault(name, []).append(word)
+            else:
+                phrases += [PhraseQuery(text, name) for text in _forms(clause.text)]
+    matches = [MatchQuery(" ".join(texts), name, operator="OR") for name, texts in words.items()]
+    return (*matches, *phrases)
+
+
+def _word(clause: TextClause) -> str | None:
+    """Return a clause that Lance takes as one word; None for a phrase."""
+    forms = _forms(clause.text)
+    return forms[0] if len(forms) == 1 and forms[0].isalnum() else None
+
+
+# An accent of its own within a word, where Lance parts it.
+_PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
+
+
+def _forms(text: str) -> list[str]:
+    """Return the ways in which stored texts may have these words, for Lance tells them apart.
+
+    An accent is stored in one character with its letter, or as one of its own behind it.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    apart = unicodedata.normalize("NFD", text)
+    return [composed, apart] if _PARTED.search(apart) else [composed]
+
+

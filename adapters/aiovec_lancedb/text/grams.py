@@ -1,0 +1,235 @@
+"""Keyword search for parts of words: a clause is a substring, also across words.
+
+Lance's tokenizer "ngram" makes a token of every three characters, and then puts it in lower case
+without accents. Each query with more characters matches rows that hold any of its grams, so every
+third gram of a clause is a condition of its own. That selects a few rows too many, which are told
+by their texts here. A clause of one or two characters has no gram: without another clause to
+select by, the whole table is read.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from aiovec.backend import Columns, Schema, TextClause, TextQuery, off_loop
+
+from ..driver import FullTextQuery, MatchQuery
+from ..reads import filtered
+from ..session import Opened, Session
+from .asking import ALL, SCORE, ask, ranking
+from .clauses import MOST, Conditions, all_of, fields_of, text_fields
+
+_GRAM = 3
+# Grams of one clause that select. More would hardly leave out another row.
+_MOST_GRAMS = 8
+# Candidates that are read beyond the limit, and how many times more where they do not suffice.
+_MORE, _TIMES = 64, 8
+_SCAN_BATCH = 1024
+# Bytes of text that take as long to search as one value takes to copy.
+_BYTES_A_VALUE = 64
+# Clauses that count for the rank of a row where the table is read. All of them select.
+_RANKED = 8
+# Of BM25, as Lance and most others have them.
+_K1, _B = 1.2, 0.75
+
+
+class _Folding(dict[int, str]):
+    """What takes the place of a character: the letter in lower case, and Latin without accent."""
+
+    def __missing__(self, code: int) -> str:
+        lower = chr(code).lower()
+        base = unicodedata.normalize("NFD", lower)[0]
+        self[code] = found = base if base.isascii() else lower
+        return found
+
+
+_FOLDING = _Folding()
+
+
+def folded(text: str) -> str:
+    """Return the text as it is compared."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", text).translate(_FOLDING)
+
+
+def folding(char: str) -> str:
+    """Return what one character of a composed text is compared as."""
+    return _FOLDING[ord(char)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A clause, as it is compared, and the fields where it is looked for."""
+
+    text: str
+    fields: tuple[str, ...]
+    excluded: bool
+
+    def count(self, texts: dict[str, str]) -> int:
+        return sum(texts[name].count(self.text) for name in self.fields if name in texts)
+
+
+@dataclass(slots=True)
+class Matching:
+    """Tells which rows match a query, by their texts."""
+
+    wanted: Sequence[_Wanted]
+    any: bool
+    fields: Sequence[str]
+
+    @classmethod
+    def of(cls, schema: Schema, query: TextQuery) -> Matching:
+        wanted = [
+            _Wanted(folded(clause.text), tuple(fields_of(clause, schema)), clause.excluded)
+            for clause in query.clauses
+        ]
+        return cls([one for one in wanted if one.text], query.any, text_fields(schema))
+
+    @property
+    def positive(self) -> list[_Wanted]:
+        return [one for one in self.wanted if not one.excluded]
+
+    def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
+        """The texts of each row, as they are compared."""
+        columns = [rows.column(name).to_pylist() for name in self.fields]
+        for values in zip(*columns, strict=True):
+            found = zip(self.fields, values, strict=True)
+            yield {name: folded(value) for name, value in found if value is not None}
+
+    def matches(self, texts: dict[str, str]) -> bool:
+        if any(one.count(texts) for one in self.wanted if one.excluded):
+            return False
+        found = (bool(one.count(texts)) for one in self.positive)
+        return any(found) if self.any else all(found)
+
+    def matching(self, rows: pa.Table) -> pa.Table:
+        """Those of the rows that match."""
+        return rows.filter(pa.array([self.matches(texts) for texts in self.texts(rows)], pa.bool_()))
+
+
+async def search(
+    session: Session, table: Opened, query: TextQuery, where: str | None
+) -> pa.Table:
+    """Return the ids and scores of rows that match, the best among them."""
+    matching = await off_loop(
+        sum(len(clause.text) for clause in query.clauses), Matching.of, table.schema, query
+    )
+    if not matching.positive:
+        return ranking([], [])
+    conditions = _conditions(table.schema, query)
+    if conditions is None:
+        return await _by_scan(session, table, matching, where)
+    columns = Columns(tuple(matching.fields))
+    asked = min(query.limit + _MORE, ALL)
+    while True:
+        rows = await ask(session, table, conditions.whole(), columns, where, asked)
+        effort = rows.nbytes // _BYTES_A_VALUE + rows.num_rows
+        matches = await off_loop(effort, matching.matching, rows)
+        if matches.num_rows >= query.limit or rows.num_rows < asked:
+            return ranking(matches.column("id"), matches.column(SCORE))
+        asked = min(asked * _TIMES, ALL)
+
+
+def _conditions(schema: Schema, query: TextQuery) -> Conditions | None:
+    """Return conditions that every matching row fulfils; None where grams can tell none."""
+    groups: list[tuple[FullTextQuery, ...]] = []
+    for clause in query.clauses:
+        if clause.excluded:
+            continue
+        group = _group(clause, schema)
+        if group:
+            groups.append(group)
+        elif query.any:
+            return None
+    if not groups:
+        return None
+    if query.any:
+        one = tuple(query for group in groups for query in group)
+        return Conditions((one,)) if len(one) <= MOST // _MOST_GRAMS else None
+    # Every group leaves rows out, so some of them will do.
+    taken, count = [], 0
+    for group in groups:
+        if taken and count + len(group) > MOST // _MOST_GRAMS:
+            break
+        taken.append(group)
+        count += len(group)
+    return Conditions(tuple(taken))
+
+
+def _group(clause: TextClause, schema: Schema) -> tuple[FullTextQuery, ...]:
+    """Queries of which each matching row matches one; none for a clause that is too short."""
+    forms = dict.fromkeys(unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
+    if min(map(len, forms)) < _GRAM:
+        return ()
+    return tuple(
+        all_of([MatchQuery(gram, name, operator="AND") for gram in _grams(form)])
+        for name in fields_of(clause, schema)
+        for form in forms
+    )
+
+
+def _grams(text: str) -> list[str]:
+    """Grams that cover the text, as far as they are not too many."""
+    last = len(text) - _GRAM
+    starts = [*range(0, last, max(_GRAM, math.ceil(last / (_MOST_GRAMS - 1)))), last]
+    return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
+
+
+@dataclass(slots=True)
+class _Scan:
+    """Rows that match, on the way through a table, and the figures that BM25 needs."""
+
+    matching: Matching
+    ids: list[pa.Array] = field(default_factory=list)
+    counts: list[np.ndarray] = field(default_factory=list)
+    lengths: list[np.ndarray] = field(default_factory=list)
+    rows: int = 0
+    length: int = 0
+
+    def take(self, batch: pa.RecordBatch) -> None:
+        ranked = self.matching.positive[:_RANKED]
+        places, counts, lengths = [], [], []
+        for place, texts in enumerate(self.matching.texts(batch)):
+            length = sum(map(len, texts.values()))
+            self.rows += bool(texts)
+            self.length += length
+            if self.matching.matches(texts):
+                places.append(place)
+                counts.append([one.count(texts) for one in ranked])
+                lengths.append(length)
+        if places:
+            self.ids.append(batch.column("id").take(pa.array(places)))
+            self.counts.append(np.array(counts, np.float32))
+            self.lengths.append(np.array(lengths, np.float32))
+
+    def ranked(self) -> pa.Table:
+        if not self.ids:
+            return ranking([], [])
+        counts = np.concatenate(self.counts)
+        holding = (counts > 0).sum(axis=0)
+        rarity = np.log1p((self.rows - holding + 0.5) / (holding + 0.5))
+        shares = np.concatenate(self.lengths) / max(1.0, self.length / max(1, self.rows))
+        weights = counts * (_K1 + 1) / (counts + _K1 * (1 - _B + _B * shares[:, None]))
+        return ranking(pa.chunked_array(self.ids), weights @ rarity)
+
+
+async def _by_scan(
+    session: Session, table: Opened, matching: Matching, where: str | None
+) -> pa.Table:
+    scan = _Scan(matching)
+    reading = table.lance.query().select(["id", *matching.fields])
+    reading = await filtered(reading, where)
+    batches = await session.run(reading.to_batches(max_batch_length=_SCAN_BATCH))
+    with session.guarded():
+        async for batch in batches:
+            effort = batch.nbytes // _BYTES_A_VALUE + batch.num_rows
+            await off_loop(effort, partial(scan.take, batch))
+    return await off_loop(scan.rows, scan.ranked)

@@ -1,0 +1,140 @@
+"""Snippets with the matching words marked, which Lance does not give.
+
+SQLite's FTS5, of Python's standard library, makes them from the texts of the rows that were found,
+in memory. Where its stems or letters are not those of Lance, a word stays unmarked. For parts of
+words the places are known without it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import unicodedata
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+import pyarrow as pa
+
+from aiovec.backend import Found, Schema, TextQuery, in_thread
+from aiovec.errors import UnsupportedError
+
+from .clauses import fields_of, text_fields
+from .grams import folded, folding
+
+# Words of a snippet; of texts that are searched for parts of words, characters, and how many of
+# them are in front of the first match.
+_WORDS, _CHARACTERS, _BEFORE = 32, 160, 40
+_GAP = "…"
+_TOKENIZERS = {
+    "plain": "unicode61 remove_diacritics 2",
+    "english": "porter unicode61 remove_diacritics 2",
+}
+# Rows whose texts are marked at once, in one thread.
+_ROWS = 500
+
+Marks = tuple[str, str]
+
+
+async def highlighted(schema: Schema, query: TextQuery, rows: pa.Table, found: Found) -> Found:
+    """Add the snippets to what was found in these rows, which have the texts."""
+    texts = rows.select(text_fields(schema))
+    work = _parts if schema.analyzer == "ngram" else _words
+    snippets: list[dict[str, str]] = []
+    for start in range(0, rows.num_rows, _ROWS):
+        snippets += await in_thread(partial(work, schema, query, texts.slice(start, _ROWS)))
+    return replace(found, highlights=snippets)
+
+
+def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, str]]:
+    names = texts.column_names
+    columns = [f"c{n}" for n in range(len(names))]
+    # None of a text's own characters can be taken for these.
+    opening, closing_mark = uuid.uuid4().hex, uuid.uuid4().hex
+    snippets = [
+        f"snippet(texts, {n}, '{opening}', '{closing_mark}', '{_GAP}', {_WORDS})"
+        for n in range(len(names))
+    ]
+    made: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        tokenizer = _TOKENIZERS[schema.analyzer]
+        try:
+            connection.execute(
+                f"CREATE VIRTUAL TABLE texts USING fts5({', '.join(columns)}, tokenize='{tokenizer}')"
+            )
+        except sqlite3.OperationalError as exc:
+            hint = "highlight needs SQLite's FTS5, which this Python was built without"
+            raise UnsupportedError("highlight", "lancedb", hint) from exc
+        places = ", ".join("?" * (len(names) + 1))
+        values = [column.to_pylist() for column in texts.columns]
+        rows = zip(range(texts.num_rows), *values, strict=True)
+        connection.executemany(
+            f"INSERT INTO texts(rowid, {', '.join(columns)}) VALUES ({places})", rows
+        )
+        select = f"SELECT rowid, {', '.join(snippets)} FROM texts WHERE texts MATCH ?"
+        for wanted in _matches(schema, query, dict(zip(names, columns, strict=True))):
+            for row, *found in connection.execute(select, (wanted,)):
+                for name, snippet in zip(names, found, strict=True):
+                    if snippet is not None and opening in snippet:
+                        before, behind = query.highlight or ("", "")
+                        marked = snippet.replace(opening, before).replace(closing_mark, behind)
+                        made[row].setdefault(name, marked)
+    return made
+
+
+def _matches(schema: Schema, query: TextQuery, columns: dict[str, str]) -> Iterator[str]:
+    """Queries of FTS5 for all that is to be marked."""
+    terms = []
+    for clause in query.clauses:
+        if not clause.excluded and any(map(str.isalnum, clause.text)):
+            where = " ".join(columns[name] for name in fields_of(clause, schema))
+            text = clause.text.replace("\0", " ").replace('"', '""')
+            terms.append(f'{{{where}}} : "{text}"')
+    if terms:
+        yield " OR ".join(terms)
+
+
+def _parts(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, str]]:
+    wanted: dict[str, list[str]] = {}
+    for clause in query.clauses:
+        if not clause.excluded and (part := folded(clause.text)):
+            for name in fields_of(clause, schema):
+                wanted.setdefault(name, []).append(part)
+    made: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
+    for name, parts in wanted.items():
+        for row, text in zip(made, texts.column(name).to_pylist(), strict=True):
+            if text is not None and (snippet := _snippet(text, parts, query.highlight)):
+                row[name] = snippet
+    return made
+
+
+def _snippet(text: str, parts: Sequence[str], marks: Marks | None) -> str | None:
+    """The text around the first of the parts, with all of them marked; None without any."""
+    text = unicodedata.normalize("NFC", text)
+    pieces = [folding(char) for char in text]
+    # The character that each character of the folded text comes from.
+    origins = [n for n, piece in enumerate(pieces) for _ in piece]
+    whole = "".join(pieces)
+    marked = bytearray(len(text))
+    for part in parts:
+        at = whole.find(part)
+        while at >= 0:
+            begin, end = origins[at], origins[at + len(part) - 1] + 1
+            marked[begin:end] = b"\1" * (end - begin)
+            at = whole.find(part, at + len(part))
+    first = marked.find(1)
+    if first < 0:
+        return None
+    start = max(0, first - _BEFORE)
+    end = min(len(text), start + _CHARACTERS)
+    before, behind = marks or ("", "")
+    shown = [_GAP] if start else []
+    inside = False
+    for n in range(start, end):
+        if bool(marked[n]) is not inside:
+            inside = not inside
+            shown.append(before if inside else behind)
+        shown.append(text[n])
+    shown += ([behind] if inside else []) + ([_GAP] if end < len(text) else [])
+    return "".join(shown)

@@ -1,0 +1,138 @@
+"""Keyword search: Lance selects and ranks the rows that match."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aiovec.backend import Columns, Found, TextQuery, off_loop
+
+from ..index.fields import text_columns
+from ..reads import condition_of, rows_by_id
+from ..rows import effort_of, rows_of
+from ..session import Opened, Session
+from . import grams
+from .asking import ALL, SCORE, ask, ranking
+from .clauses import MOST, Conditions, conditions_of, fields_of, text_fields
+from .highlight import highlighted
+
+# For ``off_loop``: a clause takes as long to turn into Lance's form as so many values to copy.
+_EFFORT = 32
+_IDS = Columns(())
+
+
+class LacksTextIndexError(Exception):
+    """Never reaches a user: the columns have to get their text index first."""
+
+
+async def plan_of(table: Opened, query: TextQuery) -> Conditions | None:
+    """Return what to ask Lance; None where the table's rows are searched for parts of words."""
+    if table.schema.analyzer == "ngram":
+        return None
+    effort = _EFFORT * len(query.clauses)
+    return await off_loop(effort, conditions_of, table.schema, query)
+
+
+async def lacking_columns(session: Session, table: Opened, query: TextQuery) -> list[str]:
+    """Return the fields of the query that have no text index yet."""
+    wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
+    return sorted(wanted - text_columns(await session.indices(table)))
+
+
+def reads_every_row(conditions: Conditions | None) -> bool:
+    """Return whether the search may hold the ids of all rows at once."""
+    return conditions is None or conditions.count > MOST
+
+
+async def search_text(
+    session: Session, table: Opened, query: TextQuery, conditions: Conditions | None
+) -> Found:
+    """Return the best rows by BM25, with their highlights."""
+    if await lacking_columns(session, table, query):
+        raise LacksTextIndexError
+    where = await condition_of(query.where)
+    if conditions is not None and 0 < conditions.count <= MOST and conditions.groups:
+        columns = _columns(table, query)
+        rows = await ask(session, table, conditions.whole(), columns, where, query.limit)
+    else:
+        if conditions is None:
+            ranked = await grams.search(session, table, query, where)
+        else:
+            ranked = await _in_parts(session, table, conditions, where)
+        ranked = await off_loop(ranked.num_rows, _best, ranked, query.limit)
+        rows = await _with_columns(session, table, query, ranked)
+    found = await off_loop(effort_of(rows), partial(_found, table, query, rows))
+    if query.highlight is None:
+        return found
+    return await highlighted(table.schema, query, rows, found)
+
+
+def _columns(table: Opened, query: TextQuery) -> Columns:
+    """The columns to read: for highlights also the texts."""
+    if query.highlight is None:
+        return query.columns
+    return replace(query.columns, fields=(*query.columns.fields, *text_fields(table.schema)))
+
+
+async def _in_parts(
+    session: Session, table: Opened, conditions: Conditions, where: str | None
+) -> pa.Table:
+    """Select as one query would that has more conditions than Lance can plan."""
+    found: pa.Table | None = None
+    for part in conditions.parts():
+        matches = [await ask(session, table, query, _IDS, where, ALL) for query in part]
+        effort = sum(rows.num_rows for rows in matches)
+        found = await off_loop(effort, _merged, found, matches)
+        if not found.num_rows:
+            break
+    if found is None:
+        return ranking([], [])
+    for query in conditions.excluding():
+        gone = await ask(session, table, query, _IDS, where, ALL)
+        found = await off_loop(gone.num_rows, _without, found, gone)
+    return found
+
+
+def _merged(found: pa.Table | None, matches: list[pa.Table]) -> pa.Table:
+    """The rows of any of the matches that were found before, with the sum of their scores."""
+    summed = pa.concat_tables(matches).group_by("id").aggregate([(SCORE, "sum")])
+    ids, scores = summed.column("id"), summed.column(f"{SCORE}_sum")
+    if found is not None:
+        places = pc.index_in(ids, value_set=found.column("id"))
+        scores = pc.add(scores, found.column(SCORE).take(places))
+        there = pc.is_valid(places)
+        ids, scores = ids.filter(there), scores.filter(there)
+    return ranking(ids, scores)
+
+
+def _without(found: pa.Table, gone: pa.Table) -> pa.Table:
+    return found.filter(pc.invert(pc.is_in(found.column("id"), value_set=gone.column("id"))))
+
+
+def _best(ranked: pa.Table, limit: int) -> pa.Table:
+    if ranked.num_rows <= limit:
+        return ranked
+    order = [(SCORE, "descending"), ("id", "ascending")]
+    return ranked.take(pc.select_k_unstable(ranked, k=limit, sort_keys=order))
+
+
+async def _with_columns(
+    session: Session, table: Opened, query: TextQuery, ranked: pa.Table
+) -> pa.Table:
+    """The same rows with the columns that the query asks for."""
+    ids = await off_loop(ranked.num_rows, ranked.column("id").to_pylist)
+    rows = await rows_by_id(session, table, ids, _columns(table, query))
+
+    def scored() -> pa.Table:
+        places = pc.index_in(rows.column("id"), value_set=ranked.column("id"))
+        return rows.append_column(SCORE, ranked.column(SCORE).take(places))
+
+    return await off_loop(rows.num_rows, scored)
+
+
+def _found(table: Opened, query: TextQuery, rows: pa.Table) -> Found:
+    scores = rows.column(SCORE).to_pylist()
+    return Found(rows_of(rows, query.columns, table.schema.vector), scores)
