@@ -63,6 +63,13 @@ class IndexLimits:
     """Rows from which the ids get an index. The time of a call by id without it grows with the
     rows: of 400,000 a get of one id took 20 ms, and 2.3 ms with it (``python -m bench lancedb-ids``
     compares)."""
+    texts_from: int = 20_000
+    """Rows that an index for keyword search leaves out, from which it is built anew with all rows,
+    beside the writes. Of fewer, compactions bring them in. A search reads what it leaves out:
+    20,000 short texts in some 30 ms."""
+    texts_share: float = 0.1
+    """The share of all rows that it leaves out, from which it is built anew. Compactions take three
+    times as long for all rows, however few of them are new (``python -m bench text``)."""
     look_after: int = 256
     """Rows that are written before a look at whether they matter."""
     rest: float = 4.0

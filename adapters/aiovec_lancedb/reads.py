@@ -42,10 +42,11 @@ from aiovec.backend import (
 from aiovec.errors import AiovecError, CorruptStoreError
 
 from .driver import ColumnOrdering
+from .index.fields import text_columns
 from .index.info import unindexed_rows
 from .layout import column_names
 from .limits import ReadLimits
-from .memory import ReadAdmission, changed_bytes, result_bytes, scan_bytes
+from .memory import ReadAdmission, changed_bytes, result_bytes, scan_bytes, stream_bytes
 from .rows import effort_of, rows_of
 from .session import Opened, Session
 from .sorting import key_columns, sorted_ids
@@ -276,6 +277,33 @@ class TableReader:
                 return most * row if most * row > self._limits.few_bytes else 0
             dim = view.table.schema.dim if columns.vector else 0
             return result_bytes(await self._rows(view), most, dim, row)
+
+        return await self._run(handle, size, act)
+
+    async def text(
+        self,
+        handle: TableHandle,
+        most: int,
+        columns: Columns,
+        act: Callable[[Opened], Awaitable[_T]],
+        *,
+        whole: bool,
+    ) -> _T:
+        """For a keyword search that finds so many rows at most.
+
+        ``whole``: it may hold the ids of all rows. Rows that no index covers are read.
+        """
+
+        async def size(view: _View) -> int:
+            row = await self._row_bytes(view)
+            behind = text_columns(await self._session.indices(view.table)).values()
+            read = row * (await self._rows(view) if whole else max(behind, default=0))
+            read = min(read, stream_bytes())
+            if not whole and most <= self._limits.few:
+                return read + (most * row if most * row > self._limits.few_bytes else 0)
+            rows = await self._rows(view)
+            dim = view.table.schema.dim if columns.vector else 0
+            return read + result_bytes(rows, rows if whole else most, dim, row)
 
         return await self._run(handle, size, act)
 

@@ -38,6 +38,8 @@ from aiovec.backend import (
     StoredRows,
     TableHandle,
     TableStats,
+    TextQuery,
+    TextSearch,
     Value,
     VectorIndexes,
     VectorQuery,
@@ -78,6 +80,7 @@ from .reads import TableReader
 from .search import Planner
 from .session import Opened, Session
 from .target import StoreTarget
+from .text import search as text
 from .upkeep.retention import Pins, retention_of
 from .upkeep.schedule import LOG, Housekeeper, Log
 from .writer import WriteOperation, Writers
@@ -89,7 +92,7 @@ if TYPE_CHECKING:
 
 
 class LancedbBackend(
-    Backend, BulkLoads, VectorIndexes, Snapshots, Backups, Moves, ReadOnly, Restores
+    Backend, TextSearch, BulkLoads, VectorIndexes, Snapshots, Backups, Moves, ReadOnly, Restores
 ):
     """Tables of LanceDB. ``target`` is a folder or a URL.
 
@@ -407,6 +410,31 @@ class LancedbBackend(
             return found
 
         return await self._reader.search(table, queries, act)
+
+    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+        conditions = await text.plan_of(table.schema, query)
+        columns = text.columns_of(table.schema, query)
+
+        async def search() -> Found:
+            return await self._reader.text(
+                table,
+                query.limit,
+                columns,
+                lambda opened: text.search_text(self._session, opened, query, conditions),
+                whole=text.reads_every_row(conditions),
+            )
+
+        try:
+            return await search()
+        except text.LacksTextIndexError:
+            # An earlier release made the table, or a process ended before it came to the index.
+            if not self.read_only:
+                await self._write(table.name, tables.IndexFields(table))
+        try:
+            return await search()
+        except text.LacksTextIndexError as exc:
+            hint = f"the table {table.name!r} has no index for it; open the store for writing once"
+            raise UnsupportedError("text", self.name, hint) from exc
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._reader.rows(

@@ -78,7 +78,7 @@ class CreateTable(WriteOperation):
             if found is None or incarnation_in(found[1]) != incarnation_in(made):
                 raise
             table = found[0]
-        await _index_now_or_later(session, table, self.schema.fields)
+        await _index_now_or_later(session, table, self.schema.fields, self.schema.analyzer)
         return [None]
 
 
@@ -170,7 +170,8 @@ class AddField(WriteOperation):
             if found is None or self.name not in found[1].names:
                 raise
             lance = found[0]
-        await _index_now_or_later(session, lance, {self.name: self.field})
+        analyzer = table.schema.analyzer
+        await _index_now_or_later(session, lance, {self.name: self.field}, analyzer)
         return [None]
 
 
@@ -216,7 +217,8 @@ class IndexFields(WriteOperation):
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
-        await index_fields(session, table.lance, table.schema.fields)
+        schema = table.schema
+        await index_fields(session, table.lance, schema.fields, schema.analyzer, filled=False)
         return [None]
 
 
@@ -284,10 +286,12 @@ async def _found(session: Session, name: str) -> tuple[AsyncTable, pa.Schema] | 
         raise OutcomeUnknownError(session.target, str(exc)) from exc
 
 
-async def _index_now_or_later(session: Session, lance: Any, fields: Mapping[str, Field]) -> None:
+async def _index_now_or_later(
+    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
+) -> None:
     """Index columns that are there. What fails is left to upkeep: it is no failure of the call."""
     with suppress(AiovecError):
-        await index_fields(session, lance, fields)
+        await index_fields(session, lance, fields, analyzer, filled=True)
 
 
 async def stats(session: Session, table: Opened, backend: str) -> TableStats:

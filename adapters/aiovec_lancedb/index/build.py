@@ -16,7 +16,7 @@ from ..session import Opened, Session
 from ..writer import Touched, WriteOperation
 from . import kinds, recall
 from .effort import KEY, LIMITS, Intent, Tuned
-from .fields import configs_of, lacking
+from .fields import configs_of, index_name, lacking, text_config
 from .info import InUse, partitions_of, vector_index
 
 if TYPE_CHECKING:
@@ -180,6 +180,13 @@ class Builder:
         with tell("indexing the ids"):
             await self._index(handle, "id", indexing.BTree())
 
+    async def index_texts(self, handle: TableHandle, columns: Sequence[str], tell: Telling) -> None:
+        """Build the indexes for keyword search over these fields anew, with all rows."""
+        config = text_config(handle.schema.analyzer)
+        for column in columns:
+            with tell(f"indexing the texts of {column}"):
+                await self._index(handle, column, config)
+
     async def _index(
         self, handle: TableHandle, column: str, config: Any, *, replace: bool = True
     ) -> None:
@@ -187,7 +194,9 @@ class Builder:
             table = await reopened(self._session, handle)
             try:
                 await self._session.run(
-                    table.lance.create_index(column, config=config, replace=replace)
+                    table.lance.create_index(
+                        column, config=config, replace=replace, name=index_name(column, config)
+                    )
                 )
                 return
             except StoreBusyError:
@@ -199,11 +208,12 @@ class Builder:
     ) -> None:
         """Build what the field lacks, unless it was altered again meanwhile."""
         with tell(f"indexing {name}"):
-            for config in configs_of(field):
+            for config in configs_of(field, handle.schema.analyzer):
                 table = await reopened(self._session, handle)
                 if table.schema.fields.get(name) != field:
                     return
-                lacks = await lacking(self._session, table.lance, {name: field})
+                analyzer = handle.schema.analyzer
+                lacks = await lacking(self._session, table.lance, {name: field}, analyzer)
                 if type(config) in [type(one) for _, one in lacks]:
                     await self._index(handle, name, config, replace=False)
 

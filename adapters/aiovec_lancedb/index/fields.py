@@ -1,12 +1,14 @@
-"""Indexes over fields, as the schema says: they make filters faster, and never change an answer.
+"""Indexes over fields, as the schema says: for filters, and for keyword search.
 
 They are made with their columns, when these are empty. Rows that come later are scanned until
-upkeep brings them in, and the vector index is the only one that has to wait for rows.
+upkeep brings them in, and the vector index is the only one that has to wait for rows. An index for
+filters makes these faster, and never changes an answer. That for keyword search also tells Lance
+where words begin and end, in the rows that it covers and in all others, so an empty one serves too.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -40,29 +42,61 @@ def config_of(field: Field) -> Any:
     return None if field.index is None else indexing.BTree()
 
 
-def configs_of(field: Field) -> list[Any]:
+def text_config(analyzer: str) -> Any:
+    """Return the same for keyword search: words of any length, stop words among them.
+
+    Without positions there are no phrases.
+    """
+    return indexing.FTS(
+        with_position=True,
+        base_tokenizer="ngram" if analyzer == "ngram" else "simple",
+        max_token_length=None,
+        stem=analyzer == "english",
+        remove_stop_words=False,
+    )
+
+
+def configs_of(field: Field, analyzer: str) -> list[Any]:
     """Return the arguments of ``create_index`` for each index that the field wants."""
-    return [config for config in (config_of(field),) if config is not None]
+    texts = [text_config(analyzer)] if field.text else []
+    return [config for config in (config_of(field), *texts) if config is not None]
 
 
-async def index_fields(session: Session, lance: Any, fields: Mapping[str, Field]) -> None:
-    """Make the indexes that the fields want, of those that the table does not have yet."""
-    for name, config in await lacking(session, lance, fields):
-        await session.run(lance.create_index(name, config=config))
+def index_name(column: str, config: Any) -> str | None:
+    """Return the name of an index; None leaves it to Lance. A field may have two."""
+    return f"{column}_text" if serves_text(_type_of(config)) else None
+
+
+async def index_fields(
+    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str, *, filled: bool
+) -> None:
+    """Make the indexes that the fields want, of those that the table does not have yet.
+
+    ``filled``: with the rows that the table has. Without, an index for keyword search stays empty,
+    since filling it takes long; upkeep does it.
+    """
+    for name, config in await lacking(session, lance, fields, analyzer):
+        train = filled or session.managed or not serves_text(_type_of(config))
+        call = lance.create_index(name, config=config, name=index_name(name, config), train=train)
+        await session.run(call)
 
 
 async def lacking(
-    session: Session, lance: Any, fields: Mapping[str, Field]
+    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
 ) -> list[tuple[str, Any]]:
     """Return the indexes to make for fields that lack one, unless a user dropped it."""
-    wanted = [(name, config) for name, field in fields.items() for config in configs_of(field)]
+    wanted = [
+        (name, config)
+        for name, field in fields.items()
+        for config in configs_of(field, analyzer)
+    ]  # fmt: skip
     if wanted:
         there = {
-            (column, _serves_text(index.index_type))
+            (column, serves_text(index.index_type))
             for index in await session.run(lance.list_indices())
             for column in index.columns
         }
-        wanted = [one for one in wanted if (one[0], _serves_text(_type_of(one[1]))) not in there]
+        wanted = [one for one in wanted if (one[0], serves_text(_type_of(one[1]))) not in there]
     if wanted:
         schema = await session.run(lance.schema())
         dropped = DROPPED.encode()
@@ -74,27 +108,40 @@ async def is_settled(session: Session, lance: Any, name: str, field: Field) -> b
     """Return whether a column has the indexes that its field wants, and no others."""
     if DROPPED.encode() in ((await session.run(lance.schema())).field(name).metadata or {}):
         return False
-    wanted = sorted(_type_of(config) for config in configs_of(field))
+    wanted = sorted(_types_of(field))
     indexes = await session.run(lance.list_indices())
     return wanted == sorted(index.index_type for index in indexes if index.columns == [name])
 
 
 async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -> None:
     """Drop the indexes over a column that its field does not want."""
-    wanted = {_type_of(config) for config in configs_of(field)}
+    wanted = _types_of(field)
     for index in await session.run(lance.list_indices()):
         if index.columns == [name] and index.index_type not in wanted:
             await session.run(lance.drop_index(index.name))
 
 
+def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
+    """Return the columns with an index for keyword search, and the rows that each leaves out."""
+    return {
+        index.columns[0]: int(index.num_unindexed_rows or 0)
+        for index in indexes
+        if serves_text(index.index_type)
+    }
+
+
+def serves_text(index_type: str) -> bool:
+    """Return whether it is an index for keyword search. Any other kind serves for filters."""
+    return index_type == indexing.FTS.__name__
+
+
+def _types_of(field: Field) -> list[str]:
+    return [_type_of(config) for config in configs_of(field, "plain")]
+
+
 def _type_of(config: Any) -> str:
     """Return the name that Lance has for the type of such an index."""
     return type(config).__name__
-
-
-def _serves_text(index_type: str) -> bool:
-    """Return whether it is an index for keyword search. Any other kind serves for filters."""
-    return index_type == indexing.FTS.__name__
 
 
 @asynccontextmanager

@@ -117,12 +117,13 @@ _METRICS = ("partitions_searched", "deltas_searched")
 
 
 async def unindexed_rows(session: Session, table: Opened) -> dict[str, int]:
-    """For each column that has an index, the rows that it does not cover."""
-    return {
-        index.columns[0]: int(index.num_unindexed_rows or 0)
-        for index in await session.indices(table)
-        if len(index.columns) == 1
-    }
+    """For each column that has an index, the rows that one of its indexes does not cover."""
+    rows: dict[str, int] = {}
+    for index in await session.indices(table):
+        if len(index.columns) == 1:
+            column = index.columns[0]
+            rows[column] = max(rows.get(column, 0), int(index.num_unindexed_rows or 0))
+    return rows
 
 
 async def has_id_index(session: Session, table: Opened) -> bool:

@@ -28,7 +28,7 @@ from ..writer import WriteOperation
 from . import extremes, kinds
 from .build import Build, Builder, Drop, Note, Telling, current, reopened
 from .effort import Tuned
-from .fields import is_settled
+from .fields import is_settled, text_columns
 from .info import InUse, has_id_index, infos_of, seen_index, vector_index
 
 if TYPE_CHECKING:
@@ -117,10 +117,14 @@ class Indexing:
     async def drop(self, handle: TableHandle, name: str) -> None:
         await self.stop(handle.name)
         table = await self._session.opened(handle)
-        there = {info.name for info in await infos_of(self._session, table)}
+        infos = await infos_of(self._session, table)
+        there = {info.name for info in infos}
         if name not in there:
             listed = ", ".join(sorted(there)) or "the table has none"
             raise InvalidArgumentError("name", name, f"the name of an index ({listed})")
+        if "text" in [info.kind for info in infos if info.name == name]:
+            expected = "another index: keyword search needs this one, use drop_field_index"
+            raise InvalidArgumentError("name", name, expected)
         vectors = await vector_index(self._session, table)
         async with self._only_one(handle.name):
             await self._write(handle.name, Drop(handle, name))
@@ -233,6 +237,8 @@ class Indexing:
                 due = await self._due(handle) | anew
             if "ids" in due:
                 await self._builder.index_ids(handle, self._telling(handle))
+            if "texts" in due:
+                await self._index_texts(handle)
             if "build" in due:
                 await self._build_by_settings(handle)
             elif "measure" in due:
@@ -257,6 +263,24 @@ class Indexing:
         index = await vector_index(self._session, table)
         return unmarked and index is not None and index.ours
 
+    async def _index_texts(self, handle: TableHandle) -> None:
+        table = await reopened(self._session, handle)
+        rows = int(await self._session.run(table.lance.count_rows()))
+        columns = await self._texts_behind(table, rows)
+        fresh = await current(self._session, handle)
+        await self._builder.index_texts(fresh, columns, self._telling(handle))
+
+    async def _texts_behind(self, table: Opened, rows: int) -> list[str]:
+        """The fields for keyword search of which so many rows have to be read at each search that
+        building their index anew takes less time than bringing these in."""
+        covered = text_columns(await self._session.indices(table))
+        most = max(self._limits.texts_from, self._limits.texts_share * rows)
+        return [
+            name
+            for name, field in table.schema.fields.items()
+            if field.text and covered.get(name, rows) > most
+        ]
+
     async def _measure(self, handle: TableHandle) -> None:
         began = time.monotonic()
         await self._builder.measure(handle, self._telling(handle))
@@ -264,7 +288,7 @@ class Indexing:
         self._state(handle.name).rest_until = ended + self._limits.rest * (ended - began)
 
     async def _due(self, handle: TableHandle) -> set[str]:
-        """Return what is due of "ids" (their index), "build" and "measure".
+        """Return what is due of "ids" and "texts" (their indexes), "build" and "measure".
 
         Note also after how many rows to look again.
         """
@@ -280,6 +304,10 @@ class Indexing:
                 next_rows = min(next_rows, self._limits.ids_from)
             elif not await has_id_index(self._session, table):
                 wanted.add("ids")
+            if any(field.text for field in table.schema.fields.values()):
+                next_rows = min(next_rows, rows + self._limits.texts_from)
+                if await self._texts_behind(table, rows):
+                    wanted.add("texts")
             look_after = max(self._limits.look_after, next_rows - rows)
             self._state(handle.name).look_after = 1 if table.extreme else look_after
             return wanted

@@ -43,7 +43,6 @@ async def ask(
     return await session.fetch(await filtered(await in_thread(build), where))
 
 
-
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
     """Ids and their scores, as ``ask`` gives them."""
     columns = {"id": pa.array(ids) if isinstance(ids, list) else ids, SCORE: scores}

@@ -22,6 +22,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from aiovec.backend import Schema, TextClause, TextQuery
 
@@ -78,6 +79,17 @@ class Conditions:
         return [any_of(excluded[n : n + MOST]) for n in range(0, len(excluded), MOST)]
 
 
+# Their signatures ask for what has a default.
+_MATCH: Any = MatchQuery
+_PHRASE: Any = PhraseQuery
+
+
+def words_query(words: str, name: str, operator: Literal["AND", "OR"]) -> FullTextQuery:
+    """Rows with these words, all or any, in one field."""
+    query: FullTextQuery = _MATCH(words, name, operator=operator)
+    return query
+
+
 def any_of(queries: Sequence[FullTextQuery]) -> FullTextQuery:
     if len(queries) == 1:
         return queries[0]
@@ -115,7 +127,7 @@ def conditions_of(schema: Schema, query: TextQuery) -> Conditions:
         if _word(clause) is None or len(fields_of(clause, schema)) > 1
     ]
     joined = [
-        (MatchQuery(" ".join(words), name, operator="AND"),)
+        (words_query(" ".join(words), name, "AND"),)
         for name, words in _words(schema, positive).items()
     ]
     return Conditions((*joined, *groups), excluded)
@@ -141,9 +153,9 @@ def _alternatives(schema: Schema, clauses: Sequence[TextClause]) -> tuple[FullTe
             if word is not None:
                 words.setdefault(name, []).append(word)
             else:
-                phrases += [PhraseQuery(text, name) for text in _forms(clause.text)]
-    matches = [MatchQuery(" ".join(texts), name, operator="OR") for name, texts in words.items()]
-    return (*matches, *phrases)
+                phrases += [_PHRASE(text, name) for text in _forms(clause.text)]
+    found = [words_query(" ".join(texts), name, "OR") for name, texts in words.items()]
+    return (*found, *phrases)
 
 
 def _word(clause: TextClause) -> str | None:
@@ -164,5 +176,3 @@ def _forms(text: str) -> list[str]:
     composed = unicodedata.normalize("NFC", text)
     apart = unicodedata.normalize("NFD", text)
     return [composed, apart] if _PARTED.search(apart) else [composed]
-
-

@@ -20,11 +20,11 @@ import pyarrow as pa
 
 from aiovec.backend import Columns, Schema, TextClause, TextQuery, off_loop
 
-from ..driver import FullTextQuery, MatchQuery
+from ..driver import FullTextQuery
 from ..reads import filtered
 from ..session import Opened, Session
 from .asking import ALL, SCORE, ask, ranking
-from .clauses import MOST, Conditions, all_of, fields_of, text_fields
+from .clauses import MOST, Conditions, all_of, fields_of, text_fields, words_query
 
 _GRAM = 3
 # Grams of one clause that select. More would hardly leave out another row.
@@ -112,12 +112,12 @@ class Matching:
 
     def matching(self, rows: pa.Table) -> pa.Table:
         """Those of the rows that match."""
-        return rows.filter(pa.array([self.matches(texts) for texts in self.texts(rows)], pa.bool_()))
+        return rows.filter(
+            pa.array([self.matches(texts) for texts in self.texts(rows)], pa.bool_())
+        )
 
 
-async def search(
-    session: Session, table: Opened, query: TextQuery, where: str | None
-) -> pa.Table:
+async def search(session: Session, table: Opened, query: TextQuery, where: str | None) -> pa.Table:
     """Return the ids and scores of rows that match, the best among them."""
     matching = await off_loop(
         sum(len(clause.text) for clause in query.clauses), Matching.of, table.schema, query
@@ -155,7 +155,8 @@ def _conditions(schema: Schema, query: TextQuery) -> Conditions | None:
         one = tuple(query for group in groups for query in group)
         return Conditions((one,)) if len(one) <= MOST // _MOST_GRAMS else None
     # Every group leaves rows out, so some of them will do.
-    taken, count = [], 0
+    taken: list[tuple[FullTextQuery, ...]] = []
+    count = 0
     for group in groups:
         if taken and count + len(group) > MOST // _MOST_GRAMS:
             break
@@ -170,7 +171,7 @@ def _group(clause: TextClause, schema: Schema) -> tuple[FullTextQuery, ...]:
     if min(map(len, forms)) < _GRAM:
         return ()
     return tuple(
-        all_of([MatchQuery(gram, name, operator="AND") for gram in _grams(form)])
+        all_of([words_query(gram, name, "AND") for gram in _grams(form)])
         for name in fields_of(clause, schema)
         for form in forms
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import unicodedata
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -51,48 +51,43 @@ def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
     names = texts.column_names
     columns = [f"c{n}" for n in range(len(names))]
     # None of a text's own characters can be taken for these.
-    opening, closing_mark = uuid.uuid4().hex, uuid.uuid4().hex
+    opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
     snippets = [
-        f"snippet(texts, {n}, '{opening}', '{closing_mark}', '{_GAP}', {_WORDS})"
+        f"snippet(texts, {n}, '{opening}', '{ending}', '{_GAP}', {_WORDS})"
         for n in range(len(names))
     ]
     made: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
     with closing(sqlite3.connect(":memory:")) as connection:
-        tokenizer = _TOKENIZERS[schema.analyzer]
         try:
-            connection.execute(
-                f"CREATE VIRTUAL TABLE texts USING fts5({', '.join(columns)}, tokenize='{tokenizer}')"
-            )
+            options = ", ".join([*columns, f"tokenize='{_TOKENIZERS[schema.analyzer]}'"])
+            connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5({options})")
         except sqlite3.OperationalError as exc:
             hint = "highlight needs SQLite's FTS5, which this Python was built without"
             raise UnsupportedError("highlight", "lancedb", hint) from exc
         places = ", ".join("?" * (len(names) + 1))
         values = [column.to_pylist() for column in texts.columns]
         rows = zip(range(texts.num_rows), *values, strict=True)
-        connection.executemany(
-            f"INSERT INTO texts(rowid, {', '.join(columns)}) VALUES ({places})", rows
-        )
+        insert = f"INSERT INTO texts(rowid, {', '.join(columns)}) VALUES ({places})"
+        connection.executemany(insert, rows)
         select = f"SELECT rowid, {', '.join(snippets)} FROM texts WHERE texts MATCH ?"
-        for wanted in _matches(schema, query, dict(zip(names, columns, strict=True))):
-            for row, *found in connection.execute(select, (wanted,)):
-                for name, snippet in zip(names, found, strict=True):
-                    if snippet is not None and opening in snippet:
-                        before, behind = query.highlight or ("", "")
-                        marked = snippet.replace(opening, before).replace(closing_mark, behind)
-                        made[row].setdefault(name, marked)
+        before, behind = query.highlight or ("", "")
+        wanted = _terms(schema, query, dict(zip(names, columns, strict=True)))
+        for row, *found in connection.execute(select, (wanted,)):
+            for name, snippet in zip(names, found, strict=True):
+                if snippet is not None and opening in snippet:
+                    made[row][name] = snippet.replace(opening, before).replace(ending, behind)
     return made
 
 
-def _matches(schema: Schema, query: TextQuery, columns: dict[str, str]) -> Iterator[str]:
-    """Queries of FTS5 for all that is to be marked."""
+def _terms(schema: Schema, query: TextQuery, columns: dict[str, str]) -> str:
+    """All that is to be marked, as a query of FTS5, where anything may stand within quotes."""
     terms = []
     for clause in query.clauses:
         if not clause.excluded and any(map(str.isalnum, clause.text)):
             where = " ".join(columns[name] for name in fields_of(clause, schema))
             text = clause.text.replace("\0", " ").replace('"', '""')
             terms.append(f'{{{where}}} : "{text}"')
-    if terms:
-        yield " OR ".join(terms)
+    return " OR ".join(terms)
 
 
 def _parts(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, str]]:

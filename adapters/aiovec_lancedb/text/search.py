@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns, Found, TextQuery, off_loop
+from aiovec.backend import Columns, Found, Schema, TextQuery, off_loop
 
 from ..index.fields import text_columns
 from ..reads import condition_of, rows_by_id
@@ -28,18 +29,18 @@ class LacksTextIndexError(Exception):
     """Never reaches a user: the columns have to get their text index first."""
 
 
-async def plan_of(table: Opened, query: TextQuery) -> Conditions | None:
+async def plan_of(schema: Schema, query: TextQuery) -> Conditions | None:
     """Return what to ask Lance; None where the table's rows are searched for parts of words."""
-    if table.schema.analyzer == "ngram":
+    if schema.analyzer == "ngram":
         return None
     effort = _EFFORT * len(query.clauses)
-    return await off_loop(effort, conditions_of, table.schema, query)
+    return await off_loop(effort, conditions_of, schema, query)
 
 
 async def lacking_columns(session: Session, table: Opened, query: TextQuery) -> list[str]:
     """Return the fields of the query that have no text index yet."""
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
-    return sorted(wanted - text_columns(await session.indices(table)))
+    return sorted(wanted.difference(text_columns(await session.indices(table))))
 
 
 def reads_every_row(conditions: Conditions | None) -> bool:
@@ -55,7 +56,7 @@ async def search_text(
         raise LacksTextIndexError
     where = await condition_of(query.where)
     if conditions is not None and 0 < conditions.count <= MOST and conditions.groups:
-        columns = _columns(table, query)
+        columns = columns_of(table.schema, query)
         rows = await ask(session, table, conditions.whole(), columns, where, query.limit)
     else:
         if conditions is None:
@@ -70,18 +71,18 @@ async def search_text(
     return await highlighted(table.schema, query, rows, found)
 
 
-def _columns(table: Opened, query: TextQuery) -> Columns:
+def columns_of(schema: Schema, query: TextQuery) -> Columns:
     """The columns to read: for highlights also the texts."""
     if query.highlight is None:
         return query.columns
-    return replace(query.columns, fields=(*query.columns.fields, *text_fields(table.schema)))
+    return replace(query.columns, fields=(*query.columns.fields, *text_fields(schema)))
 
 
 async def _in_parts(
     session: Session, table: Opened, conditions: Conditions, where: str | None
 ) -> pa.Table:
     """Select as one query would that has more conditions than Lance can plan."""
-    found: pa.Table | None = None
+    found: Any = None
     for part in conditions.parts():
         matches = [await ask(session, table, query, _IDS, where, ALL) for query in part]
         effort = sum(rows.num_rows for rows in matches)
@@ -124,7 +125,7 @@ async def _with_columns(
 ) -> pa.Table:
     """The same rows with the columns that the query asks for."""
     ids = await off_loop(ranked.num_rows, ranked.column("id").to_pylist)
-    rows = await rows_by_id(session, table, ids, _columns(table, query))
+    rows = await rows_by_id(session, table, ids, columns_of(table.schema, query))
 
     def scored() -> pa.Table:
         places = pc.index_in(rows.column("id"), value_set=ranked.column("id"))

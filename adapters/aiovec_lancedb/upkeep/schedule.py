@@ -388,7 +388,8 @@ class Housekeeper:
     async def _index_fields(self, handle: TableHandle) -> None:
         """Make the indexes of fields that could not be made with their columns."""
         table = await self.session.opened(handle)
-        if await lacking(self.session, table.lance, table.schema.fields):
+        schema = table.schema
+        if await lacking(self.session, table.lance, schema.fields, schema.analyzer):
             await self.write(handle.name, IndexFields(handle))
 
     async def last_tidied(self, handle: TableHandle) -> datetime | None:
