@@ -583,17 +583,25 @@ class TextContract(ContractBase):
         with case("text"):
             hits = await store.search_text("notes", "wool", limit=count)
             assert len(hits) == count
+            with own_work():
+                del hits
         with case("highlight"):
             hits = await store.search_text("notes", "wool", limit=5_000, highlight=True)
             assert len(hits) == 5_000
+            with own_work():
+                del hits
         with case("hybrid"):
             hits = await store.search_hybrid("notes", "wool", [1.0] * DIM, limit=count)
             assert len(hits) == count
+            with own_work():
+                del hits
         with case("rerank"):
             hits = await store.search_hybrid(
                 "notes", "wool", [1.0] * DIM, limit=4_000, rerank=lambda hits: hits[::-1]
             )
             assert len(hits) == 4_000
+            with own_work():
+                del hits
         with case("diversity"):
             hits = await store.search_text("notes", "wool", limit=300, diversity=0.5)
             assert len(hits) == 300
@@ -601,7 +609,6 @@ class TextContract(ContractBase):
             query = " ".join(f"word{n}" for n in range(900))
             hits = await store.search_text("notes", query, any=True)
             assert len(hits) == 10
-        del hits
 
     async def test_keyword_searches_beside_writers(self, store: VectorStore) -> None:
         """Each search sees whole calls: all rows of one, or none."""
