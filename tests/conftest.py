@@ -187,16 +187,33 @@ def _no_blocked_loop(watched_loops: _Blocked) -> Iterator[None]:
     assert not watched_loops, "the event loop was blocked by " + "\n".join(watched_loops)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _processes_without_pandas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let the processes that tests start find no pandas, which is an app's own choice.
+# What processes that tests start find in the place of modules that take long to import and that
+# nothing in them uses.
+_LEAN_MODULES = {
+    # pyarrow imports pandas, an app's own choice, at the first conversion where it is installed:
+    # 0.3 s of CPU in each of hundreds of processes, none of which has a frame.
+    "pandas.py": """
+raise ModuleNotFoundError('tests start processes without pandas', name='pandas')
+""",
+    # lancedb imports the client of Lance's REST catalogs, hundreds of pydantic models: 0.8 s of its
+    # 1.4 s of CPU. It only names them in signatures, and aiovec connects to no such catalog.
+    "lance_namespace_urllib3_client/__init__.py": "",
+    "lance_namespace_urllib3_client/models/__init__.py": """
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return globals().setdefault(name, type(name, (), {}))
+""",
+}
 
-    pyarrow imports it at the first conversion where it is installed: 0.3 s of CPU in each of
-    hundreds of processes, none of which has a frame. The tests of frames run in pytest's process.
-    """
-    folder = tmp_path_factory.mktemp("without_pandas")
-    missing = "raise ModuleNotFoundError('tests start processes without pandas', name='pandas')\n"
-    (folder / "pandas.py").write_text(missing, encoding="utf-8")
+
+@pytest.fixture(scope="session", autouse=True)
+def _lean_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the processes that tests start import less. pytest's own process has the real modules."""
+    folder = tmp_path_factory.mktemp("lean")
+    for name, text in _LEAN_MODULES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         yield

@@ -85,6 +85,11 @@ class IndexLimits:
     A close begins no build that would take longer than it may wait: it would be in vain each time.
     """
 
+    # Recall is measured with one question of each of two forms for so many rows.
+    rows_a_question: int = 50
+    least_questions: int = 32
+    most_questions: int = 96
+
 
 @dataclass(frozen=True, slots=True)
 class ExportLimits:

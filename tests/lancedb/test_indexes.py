@@ -156,7 +156,7 @@ async def test_writers_go_on_while_an_index_is_built(store: VectorStore) -> None
     await filled(store, 6000)
     building = asyncio.ensure_future(store.create_index("notes", "hnsw_sq"))
     wrote = 0
-    while not building.done() and wrote < 100:
+    while not building.done() and wrote < 40:
         number = 6000 + wrote
         await store.insert("notes", rows(number, number + 1))
         await store.delete("notes", f"r{wrote}")

@@ -19,11 +19,12 @@ from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend, search
 from aiovec_lancedb.index import recall
 from aiovec_lancedb.index.effort import Effort, Rung, Tuned, tuned_of
-from aiovec_lancedb.limits import IndexLimits, Limits
+from aiovec_lancedb.limits import Limits
 from aiovec_lancedb.settings import LancedbSettings
 
 from .indexed import (
     QUESTIONS,
+    QUICK,
     ROWS,
     SCHEMA,
     VECTORS,
@@ -66,17 +67,18 @@ LONG = pytest.mark.long
     ],
 )
 async def test_questions_that_are_not_stored_reach_the_tables_target(
-    store: VectorStore, kind: str, target: float
+    tmp_path: Path, kind: str, target: float
 ) -> None:
-    await filled(store, 3000)
-    await store.create_index("notes", kind, recall=target)
-    stats = await store.stats("notes")
-    assert stats.details["recall_target"] == target
-    assert stats.details["recall"] >= target
-    assert kind in stats.index
-    assert f"target {target:g}" in stats.index
-    assert await found_share(store) >= target
-    assert await found_share(store, limit=60) >= target
+    async with store_at(tmp_path / "store", Limits()) as store:
+        await filled(store, 3000)
+        await store.create_index("notes", kind, recall=target)
+        stats = await store.stats("notes")
+        assert stats.details["recall_target"] == target
+        assert stats.details["recall"] >= target
+        assert kind in stats.index
+        assert f"target {target:g}" in stats.index
+        assert await found_share(store) >= target
+        assert await found_share(store, limit=60) >= target
 
 
 async def test_a_search_may_ask_for_another_recall(
@@ -185,7 +187,7 @@ async def test_a_bulk_load_brings_an_index_when_it_is_over(tmp_path: Path) -> No
 
 async def test_an_index_is_not_built_amid_many_writes(tmp_path: Path) -> None:
     """Until they end, or have gone on for long."""
-    amid = IndexLimits(lull=3600.0)
+    amid = replace(QUICK.index, lull=3600.0)
     settings: dict[str, Any] = {"index": "ivf_flat", "index_from": 1500}
     async with store_at(tmp_path / "store", Limits(index=amid), **settings) as store:
         await filled(store)

@@ -12,6 +12,7 @@ from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundErr
 
 from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
+from ..limits import IndexLimits
 from ..session import Opened, Session
 from ..writer import Touched, WriteOperation
 from . import kinds, recall
@@ -100,10 +101,12 @@ class Builder:
         self,
         session: Session,
         settings: LancedbSettings,
+        limits: IndexLimits,
         write: Callable[[str, WriteOperation], Awaitable[Any]],
     ) -> None:
         self._session = session
         self._settings = settings
+        self._limits = limits
         self._memory = settings.build_bytes()  # None until the machine was asked
         self._write = write
 
@@ -228,7 +231,7 @@ class Builder:
             rows = int(await self._session.run(table.lance.count_rows()))
             parts = await partitions_of(self._session, table)
             tried = parts or kinds.partitions_of(tuned.options, rows, index.partition_size)
-            found = await recall.measure(self._session, table, index.kind.name, tried)
+            found = await recall.measure(self._session, table, index.kind.name, tried, self._limits)
             measured = replace(tuned, rows=rows, ladders=found.ladders or tuned.ladders)
             limit = LIMITS[0]
             target = tuned.target or self._settings.recall_target

@@ -28,6 +28,7 @@ from aiovec.backend import (
     to_matrix,
 )
 
+from ..limits import IndexLimits
 from ..session import Opened, Session
 from .effort import LIMITS, MARGIN, Effort, Rung
 from .kinds import KINDS
@@ -35,8 +36,6 @@ from .kinds import KINDS
 Costs = dict[int, list[tuple[float, float, float, Effort]]]
 """For each limit the efforts that were tried: cost, least and mean recall, and the effort."""
 
-# Questions of each of the two forms: one for so many rows, at least and at most.
-_ROWS_A_QUESTION, _LEAST, _MOST = 50, 32, 96
 # How far stored vectors are moved, in distances to their nearest neighbours, and the tangent of
 # the angle by which those of a cosine are turned at most.
 _NEAR, _NEAR_STEEPEST = 4 / 3, 2.0
@@ -89,27 +88,28 @@ class _Truth:
 
 
 async def measure(
-    session: Session, table: Opened, kind: str, partitions: int, *, seed: int | None = None
+    session: Session, table: Opened, kind: str, partitions: int, limits: IndexLimits
 ) -> Measured:
     """The efforts that pay, for the index as it is now."""
     rows = int(await session.run(table.lance.count_rows()))
-    near, far = await _questions(session, table, rows, np.random.default_rng(seed))
+    count = rows // limits.rows_a_question
+    count = min(max(count, limits.least_questions), limits.most_questions)
+    near, far = await _questions(session, table, rows, 2 * count)
     if not len(near):
         return Measured({}, {})
-    limits = [limit for limit in LIMITS if limit <= max(rows // 4, LIMITS[0])]
+    hits = [limit for limit in LIMITS if limit <= max(rows // 4, LIMITS[0])]
     if KINDS[kind].graph:
         far = far[:0]  # there are no partitions to miss
     elif KINDS[kind].whole:
         near = near[:0]  # there are no codes to blur
-    known = min(rows, limits[-1] + _EQUALS)
+    known = min(rows, hits[-1] + _EQUALS)
     truth = await _true_nearest(session, table, np.concatenate([near, far]), known)
-    good = await in_thread(lambda: {limit: truth.acceptable(limit) for limit in limits})
-    costs: Costs = {limit: [] for limit in limits}
+    good = await in_thread(lambda: {limit: truth.acceptable(limit) for limit in hits})
+    costs: Costs = {limit: [] for limit in hits}
     trial = _Trial(kind, rows, partitions, good, len(near))
-    for effort in _steps(kind, partitions, limits[-1]):
+    for effort in _steps(kind, partitions, hits[-1]):
         found = [
-            await _candidates(session, table, one, kind, effort, limits[-1])
-            for one in (*near, *far)
+            await _candidates(session, table, one, kind, effort, hits[-1]) for one in (*near, *far)
         ]
         if await in_thread(trial.of, effort, found, costs):
             break
@@ -247,11 +247,11 @@ async def _candidates(
 
 
 async def _questions(
-    session: Session, table: Opened, rows: int, chance: np.random.Generator
+    session: Session, table: Opened, rows: int, count: int
 ) -> tuple[Float32Array, Float32Array]:
     """Stored vectors moved a little, and others moved further: see above."""
     vector, cosine = table.schema.vector, table.schema.metric == "cosine"
-    count = 2 * min(max(rows // _ROWS_A_QUESTION, _LEAST), _MOST)
+    chance = np.random.default_rng()
     # It shuffles all the numbers.
     chosen = await in_thread(lambda: chance.choice(rows, min(rows, count), replace=False))
     places = sorted(chosen.tolist())

@@ -77,7 +77,7 @@ class Indexing:
         self._limits = limits
         self._session = session
         self._settings = settings
-        self._builder = Builder(session, settings, write)
+        self._builder = Builder(session, settings, limits, write)
         self._write = write
         self._alone = alone
         self._states: dict[str, _IndexState] = {}
