@@ -187,6 +187,10 @@ def _no_blocked_loop(watched_loops: _Blocked) -> Iterator[None]:
     assert not watched_loops, "the event loop was blocked by " + "\n".join(watched_loops)
 
 
+_REAL_MODULES = """
+from pkgutil import extend_path
+__path__ = extend_path(__path__, __name__)
+"""
 # What processes that tests start find in the place of modules that take long to import and that
 # nothing in them uses.
 _LEAN_MODULES = {
@@ -195,14 +199,24 @@ _LEAN_MODULES = {
     "pandas.py": """
 raise ModuleNotFoundError('tests start processes without pandas', name='pandas')
 """,
-    # lancedb imports the client of Lance's REST catalogs, hundreds of pydantic models: 0.8 s of its
-    # 1.4 s of CPU. It only names them in signatures, and aiovec connects to no such catalog.
-    "lance_namespace_urllib3_client/__init__.py": "",
-    "lance_namespace_urllib3_client/models/__init__.py": """
+    # lancedb imports the client of Lance's REST catalogs, hundreds of pydantic models: 0.7 s of its
+    # 1.4 s of CPU. Most of them it only names in signatures. Here a model that is called, or that
+    # is imported from its own module, is the real one.
+    "lance_namespace_urllib3_client/__init__.py": _REAL_MODULES,
+    "lance_namespace_urllib3_client/models/__init__.py": _REAL_MODULES
+    + """
+import importlib, re
+
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
-    return globals().setdefault(name, type(name, (), {}))
+
+    def made(cls, *arguments, **options):
+        module = re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
+        real = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return real(*arguments, **options)
+
+    return globals().setdefault(name, type(name, (), {"__new__": made}))
 """,
 }
 

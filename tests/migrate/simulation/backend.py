@@ -508,6 +508,7 @@ class LakeBackend(MovingBackend, BulkLoads, VectorIndexes, Snapshots):
         me = current_process()
         until = loop.time() + limit
         lock = self.disk.locks.setdefault(table, ModelLock())
+        tries = 0
         while lock.holder is not None:
             if self.disk.kind == "bucket" and loop.time() - lock.since > TERM:
                 self.world.tell(f"{me.name} takes over the lock of {table}")
@@ -515,7 +516,10 @@ class LakeBackend(MovingBackend, BulkLoads, VectorIndexes, Snapshots):
                 break
             if loop.time() > until:
                 raise StoreBusyError(f"{table} is locked", limit)
-            await self.world.sleep(0.003 + 0.02 * self.world.chance.random())
+            # Looks at a lock whose holder stalls for a minute would be most of what is simulated.
+            tries += 1
+            slower = min(1 + tries / 4, 20)
+            await self.world.sleep(slower * (0.003 + 0.02 * self.world.chance.random()))
         lock.holder, lock.since = me, loop.time()
         return lock.term
 
