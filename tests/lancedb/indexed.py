@@ -14,8 +14,10 @@ import numpy.typing as npt
 from aiovec import Hit, Schema, VectorStore
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.limits import IndexLimits, Limits
+from aiovec_lancedb.limits import Limits
 from aiovec_lancedb.settings import LancedbSettings
+
+from .support import QUICK
 
 DIM = 32
 ROWS = 2000
@@ -33,10 +35,6 @@ def clustered(rows: int, seed: int) -> npt.NDArray[np.float32]:
 VECTORS = clustered(20_000, seed=1)
 # A hundred, with a thousand neighbours: fewer would tell a recall to some hundredths only.
 QUESTIONS = clustered(100, seed=2)
-
-# Indexes are measured by fewer questions than those of users: each is a query at every effort. The
-# recall that is noted is less by the standard errors, so it holds as surely.
-QUICK = Limits(index=IndexLimits(least_questions=16, most_questions=16))
 
 
 def rows(first: int, last: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ async def two(
 ) -> AsyncIterator[tuple[VectorStore, VectorStore]]:
     """One that reads and one that writes; the marks of files are used at once, or hardly ever."""
     young = request.param == "young files too"
-    limits = Limits(read=ReadLimits(too_young=-1)) if young else None
+    limits = Limits(read=ReadLimits(too_young=-1)) if young else Limits()
     async with opened(tmp_path / "s", limits) as reader, opened(tmp_path / "s", limits) as writer:
         await writer.create_table("notes", SMALL)
         yield reader, writer

@@ -24,7 +24,6 @@ from aiovec_lancedb.settings import LancedbSettings
 
 from .indexed import (
     QUESTIONS,
-    QUICK,
     ROWS,
     SCHEMA,
     VECTORS,
@@ -35,6 +34,7 @@ from .indexed import (
     store_at,
     until,
 )
+from .support import QUICK
 
 
 @pytest.fixture

@@ -161,8 +161,15 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     installed = subprocess.run(
         # By our pip. Compiling all of what is installed takes longer than what is imported of it.
         [
-            sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile",
-            "--disable-pip-version-check", str(wheel),
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(python),
+            "install",
+            "--no-compile",
+            "--disable-pip-version-check",
+            str(wheel),
         ],
         env=clean_environment(),
         capture_output=True,
