@@ -222,7 +222,7 @@ def __getattr__(name):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _lean_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def lean_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Let the processes that tests start import less. pytest's own process has the real modules."""
     folder = tmp_path_factory.mktemp("lean")
     for name, text in _LEAN_MODULES.items():
@@ -230,7 +230,15 @@ def _lean_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (folder / name).write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        yield
+        yield folder
+
+
+@pytest.fixture
+def whole_processes(lean_processes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes of this test import all that an app's would, as those measured do."""
+    places = os.environ["PYTHONPATH"].split(os.pathsep)
+    places.remove(str(lean_processes))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
 
 
 @pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out

@@ -21,6 +21,7 @@ from aiovec.backend import FORKED, start_thread, wait_out
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
+from .forking import GATE
 
 _T = TypeVar("_T")
 
@@ -74,6 +75,7 @@ class Connection(aiosqlite.Connection):
         _OPEN.add(self)
 
     def __await__(self) -> Generator[Any, None, Connection]:
+        GATE.check()
         start_thread(self._thread)
         return self._open().__await__()
 
@@ -243,7 +245,8 @@ def _serve(queue: Any) -> None:
         result: object = None
         error: BaseException | None = None
         try:
-            result = work()
+            with GATE.entered():
+                result = work()
         except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
             let_go(exc)
             error = exc
@@ -285,11 +288,13 @@ _INHERITED: set[str] = set()
 
 
 def check_not_inherited(file: str | os.PathLike[str]) -> None:
-    """AiovecError where the file was open in the process from which this one was forked.
+    """AiovecError where the file was open in the process from which this one was forked, or where
+    SQLite itself was at work there.
 
     SQLite counts the locks of a process in its memory, which a fork copies; the locks themselves
     it does not. A connection in the child would go without them.
     """
+    GATE.check()
     if _INHERITED and os.path.realpath(file) in _INHERITED:
         raise AiovecError(
             f"{os.fspath(file)} was open when this process was forked, so SQLite cannot use it "

@@ -11,9 +11,10 @@ import pytest
 
 from .support import SMALL, opened, run_code
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the tests read /proc/self"
-)
+pytestmark = [
+    pytest.mark.usefixtures("whole_processes"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the tests read /proc/self"),
+]
 
 # Prints the resident memory, in MiB, before many searches at once, at most, and a while later.
 BURST = """
