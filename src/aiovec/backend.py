@@ -92,15 +92,18 @@ from ._core.threads import (
 )
 from ._core.waiting import Admission, Patience, Pauses, Share, one_call, write_admission
 from ._filters import bind
+from ._filters.patterns import ANY_CHARACTER, ANY_TEXT, fold_case, same_letter
 from ._filters.terms import NEGATED_OPERATOR, Word, merged, terms_of, word_of
 from ._filters.tree import (
     And,
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
+    IsTrue,
     Like,
     Not,
     Or,
@@ -178,6 +181,8 @@ else:
 
 
 __all__ = [
+    "ANY_CHARACTER",
+    "ANY_TEXT",
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
     "FINISHED",
@@ -213,6 +218,7 @@ __all__ = [
     "Contains",
     "Destination",
     "Duration",
+    "EqualsList",
     "Expr",
     "Field",
     "FieldIndex",
@@ -229,6 +235,7 @@ __all__ = [
     "IndexOptions",
     "Int64Array",
     "IsNull",
+    "IsTrue",
     "Kind",
     "Like",
     "Location",
@@ -286,6 +293,7 @@ __all__ = [
     "default_budget",
     "distances",
     "flush_folder",
+    "fold_case",
     "from_matrix",
     "give_back",
     "in_idle_thread",
@@ -316,6 +324,7 @@ __all__ = [
     "remove_abandoned",
     "resident_memory",
     "room_at",
+    "same_letter",
     "scheme_of",
     "secrets_in",
     "size_text",

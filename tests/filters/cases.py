@@ -16,6 +16,7 @@ from aiovec._filters.tree import (
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
@@ -24,8 +25,10 @@ from aiovec._filters.tree import (
     StartsWith,
     all_of,
     any_of,
+    is_true,
     negated,
 )
+from aiovec.errors import FilterError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -50,7 +53,9 @@ SCHEMA = Schema(
     },
 )
 
-_SPECIAL = "aAbBzZ019%_*?[]^-!'\"\\/\0\n\r\t .éÉß中😀\ud7ff\ue000\uffff\U00010000\U0010ffff"
+# Letters that several others fold to, or that engines fold in different ways.
+_LETTERS = "éÉßẞs\u017fS\u03c3\u03c2\u03a3\u0130\u0131iIKk\u212a"
+_SPECIAL = "aAbBzZ019%_*?[]^-!'\"\\/\0\n\r\t .中😀\ud7ff\ue000\uffff\U00010000\U0010ffff" + _LETTERS
 texts = st.one_of(
     st.text(st.sampled_from(_SPECIAL), max_size=5),
     st.sampled_from(["", "a", "ab", "a%", "a_b", "[a]", "a*", "NULL", "1", "true", "a\0b", "😀x"]),
@@ -146,6 +151,22 @@ def _patterns_for(draw: st.DrawFn, used: list[str]) -> str:
     return "".join(draw(st.sampled_from([c, c, c, "_", "%", c + "%"])) for c in text)
 
 
+def _escaped_like(ref: Ref, pattern: str, ignore_case: bool) -> Like:
+    """With an escape that may stand anywhere in the pattern, but at its end."""
+    escape = pattern[len(pattern) // 2] if pattern else "\\"
+    body = pattern if (len(pattern) - len(pattern.rstrip(escape))) % 2 == 0 else pattern + "%"
+    try:
+        made = Like(ref, body, escape, ignore_case)
+        assert made.marked is not None
+    except FilterError:
+        made = Like(ref, body + body[-1], escape, ignore_case)
+    return made
+
+
+def _ilike(ref: Ref, pattern: str, swap: bool) -> Like:
+    return Like(ref, pattern.swapcase() if swap else pattern, None, True)
+
+
 def conditions(rows: list[dict[str, Any]]) -> dict[str, st.SearchStrategy[Expr]]:
     """Conditions of each kind that go well with the rows."""
     used: list[Any] = [value for row in rows for name, value in row.items() if name != "payload"]
@@ -175,6 +196,14 @@ def conditions(rows: list[dict[str, Any]]) -> dict[str, st.SearchStrategy[Expr]]
     def several(of: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
         return st.lists(of, min_size=1, max_size=4).map(tuple)
 
+    def items(of: st.SearchStrategy[Any], *types: type) -> st.SearchStrategy[tuple[Any, ...]]:
+        there = [
+            tuple(value)
+            for value in used
+            if isinstance(value, list) and all(type(item) in types for item in value)
+        ]
+        return _near(there, st.lists(of, max_size=3).map(tuple))
+
     return {
         "constant": st.booleans().map(Const),
         "text": st.builds(Compare, text_field, order, text),
@@ -192,10 +221,18 @@ def conditions(rows: list[dict[str, Any]]) -> dict[str, st.SearchStrategy[Expr]]
         "payload null": st.builds(IsNull, path),
         "like": st.builds(Like, text_field, pattern),
         "payload like": st.builds(Like, path, pattern),
+        "escaped like": st.builds(_escaped_like, text_field | path, pattern, st.booleans()),
+        "ilike": st.builds(_ilike, text_field | path, pattern, st.booleans()),
         "startswith": st.builds(StartsWith, text_field, prefix),
         "payload startswith": st.builds(StartsWith, path, prefix),
         "contains": st.builds(Contains, field["list[text]"], text),
         "payload contains": st.builds(Contains, path, text | number | st.booleans()),
+        "list": st.builds(EqualsList, field["list[text]"], items(text, str)),
+        "payload list": st.builds(
+            EqualsList, path, items(text | number | st.booleans(), str, int, float, bool)
+        ),
+        "is true": st.builds(is_true, st.builds(Compare, number_field, order, number)),
+        "payload is true": st.builds(is_true, st.builds(Compare, path, order, text | number)),
     }
 
 
@@ -210,6 +247,7 @@ def filters(rows: list[dict[str, Any]]) -> st.SearchStrategy[Expr]:
             st.lists(inner, min_size=2, max_size=4).map(all_of),
             st.lists(inner, min_size=2, max_size=4).map(any_of),
             inner.map(negated),
+            inner.map(is_true),
         ),
         max_leaves=12,
     )

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiovec._filters import Expr, F, bind
-from aiovec_sqlite.sql.like import matches
+from aiovec._filters.patterns import marked
+from aiovec_sqlite.sql.like import matches as matches_marked
 
 from .cases import SCHEMA
 from .sqlite_rows import open_with, truths
@@ -23,6 +24,10 @@ from .sqlite_rows import open_with, truths
 ALPHABET = "ab\0\né日😀*[e"
 TEXTS = st.text(ALPHABET, max_size=12)
 PATTERNS = st.text(ALPHABET + "%%%__", max_size=10)
+
+
+def matches(text: str, pattern: str) -> bool:
+    return matches_marked(text, marked(pattern))
 
 
 def expected(text: str, pattern: str) -> bool:

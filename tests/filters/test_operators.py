@@ -112,7 +112,11 @@ UNTYPED: Any = F  # mypy finds most of these mistakes too
         (lambda: UNTYPED.x.in_([None]), "is_null"),
         (lambda: F.x == datetime(2024, 1, 1), "time zone"),  # noqa: DTZ001
         (lambda: F.x == date(2024, 1, 1), "cannot be a literal"),
-        (lambda: F.x == [1], "cannot be a literal"),
+        (lambda: F.x == [[1]], "cannot be a literal"),
+        (lambda: F.x == [None], "is_null"),
+        (lambda: F.x < [1], "cannot be a literal"),
+        (lambda: F.x == [float("nan")], "finite"),
+        (lambda: F.x == [2**63], "64 bits"),
         (lambda: F.x == b"a", "cannot be a literal"),
         (lambda: F.x == np.zeros(2), "cannot be a literal"),
         (lambda: F.x == "\ud800", "surrogate"),

@@ -9,13 +9,18 @@ import pytest
 
 from aiovec import Field, FilterError, Schema
 from aiovec._filters import Expr, F, bind
+from aiovec._filters.patterns import marked
 from aiovec._filters.tree import MAX_DEPTH, MAX_NAMES, all_of, any_of, negated
 from aiovec.testing.evaluate import evaluate
 from aiovec_sqlite.sql.filters import MAX_PARAMETERS, fixed_values, to_sql
-from aiovec_sqlite.sql.like import matches
+from aiovec_sqlite.sql.like import matches as matches_marked
 
 from .cases import SCHEMA, arrow_table
 from .sqlite_rows import open_with, selected, truths
+
+
+def matches(text: str, pattern: str) -> bool:
+    return matches_marked(text, marked(pattern))
 
 
 def row(number: int, **values: Any) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from aiovec.backend import (
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
+    IsTrue,
     Like,
     Not,
     Or,
@@ -37,7 +39,7 @@ from aiovec.backend import (
 )
 from aiovec.errors import FilterError
 
-from .values import PayloadValue, like_pattern, listed, literal, name, text
+from .values import PayloadValue, equals_list, like, listed, literal, name, text
 
 # Levels that a condition on a column and one on a payload key take, the latter for each key more.
 _COLUMN_DEPTH = 2
@@ -102,6 +104,9 @@ class _Compiler:
             return _joined(word, [self.compiled(term, negate=negated) for term, negated in terms])
         if isinstance(expr, Const):
             return _Part("FALSE" if expr.value is negate else "TRUE", 1)
+        if isinstance(expr, IsTrue):
+            item = self.compiled(expr.item, negate=False)
+            return _Part(f"({item.sql}) IS {'NOT ' if negate else ''}TRUE", item.depth + 1)
         ref = _ref_of(expr)
         if ref.path:
             sql = _on_payload(expr, ref, negate)
@@ -110,7 +115,7 @@ class _Compiler:
 
 
 def _ref_of(expr: Expr) -> Ref:
-    if isinstance(expr, (Compare, In, IsNull, Like, StartsWith, Contains)):
+    if isinstance(expr, (Compare, In, IsNull, Like, StartsWith, Contains, EqualsList)):
         return expr.ref
     raise FilterError(f"LanceDB has no form for {expr}")
 
@@ -138,12 +143,14 @@ def _on_column(expr: Expr, column: str, negate: bool) -> str:
             return f"{column} {no}IN ({listed(values)})"
         case IsNull():
             return f"{column} IS {no}NULL"
-        case Like(_, pattern):
-            return f"{column} {no}LIKE {like_pattern(pattern)}"
+        case Like():
+            return like(column, expr.marked, ignore_case=expr.ignore_case, negate=negate)
         case StartsWith(_, prefix):
             return f"{no}starts_with({column}, {text(prefix)})"
         case Contains(_, value):
             return f"{no}array_has({column}, {literal(value)})"
+        case EqualsList(_, values):
+            return equals_list(column, values, negate=negate)
     raise FilterError(f"LanceDB has no form for {expr}")
 
 
@@ -163,12 +170,14 @@ def _on_payload(expr: Expr, ref: Ref, negate: bool) -> str:
             return _in_payload(values, value, negate)
         case IsNull():
             return value.is_null(negate=negate)
-        case Like(_, pattern):
-            return value.like(pattern, negate=negate)
+        case Like():
+            return value.like(expr.marked, ignore_case=expr.ignore_case, negate=negate)
         case StartsWith(_, prefix):
             return value.starts_with(prefix, negate=negate)
         case Contains(_, item):
             return value.contains(item, negate=negate)
+        case EqualsList(_, values):
+            return value.equals_list(values, negate=negate)
     raise FilterError(f"LanceDB has no form for {expr}")
 
 

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from aiovec.backend import Kind, Value
+from aiovec.backend import ANY_CHARACTER, ANY_TEXT, Kind, Value, same_letter
 
 _LEAST_INT = -(2**63)
 
@@ -88,9 +88,38 @@ def assigned(value: Any, kind: Kind) -> str:
     return literal(value)
 
 
-def like_pattern(pattern: str) -> str:
-    """A LIKE pattern as a literal. Lance's LIKE knows an escape, ours does not."""
-    return text(pattern.replace("\\", "\\\\"))
+_LIKE = str.maketrans(
+    {"\\": r"\\", "%": r"\%", "_": r"\_", ANY_TEXT: "%", ANY_CHARACTER: "_"}
+)  # fmt: skip
+
+
+def like(value: str, pattern: str, *, ignore_case: bool, negate: bool) -> str:
+    """A text against a marked pattern. Lance's LIKE has the backslash as its escape."""
+    no = "NOT " if negate else ""
+    if not ignore_case:
+        return f"{value} {no}LIKE {text(pattern.translate(_LIKE))}"
+    # Lance's ILIKE folds by another version of Unicode than ours.
+    body = pattern.strip(ANY_TEXT)
+    begin = "" if pattern.startswith(ANY_TEXT) else "^"
+    end = "" if pattern.endswith(ANY_TEXT) else "$"
+    regex = f"(?s){begin}{''.join(map(_either_case, body))}{end}"
+    return f"{no}regexp_like({value}, {text(regex)})"
+
+
+def _either_case(character: str) -> str:
+    if character == ANY_TEXT:
+        return ".*"
+    if character == ANY_CHARACTER:
+        return "."
+    return f"[{_escaped(same_letter(character))}]"
+
+
+def equals_list(column: str, values: Sequence[Value], *, negate: bool) -> str:
+    """A column of lists against a list. Lance has no literal for an empty one."""
+    operator = "<>" if negate else "="
+    if not values:
+        return f"array_length({column}) {operator} 0"
+    return f"{column} {operator} make_array({listed(values)})"
 
 
 # Lance takes such a key for a place in an array.
@@ -159,8 +188,8 @@ class PayloadValue:
     def compares_text(self, operator: str, value: str) -> str:
         return f"{self._as_text} {operator} {text(value)}"
 
-    def like(self, pattern: str, *, negate: bool) -> str:
-        return f"{self._as_text} {'NOT ' if negate else ''}LIKE {like_pattern(pattern)}"
+    def like(self, pattern: str, *, ignore_case: bool, negate: bool) -> str:
+        return like(self._as_text, pattern, ignore_case=ignore_case, negate=negate)
 
     def starts_with(self, prefix: str, *, negate: bool) -> str:
         begin = text(_json_text(prefix)[:-1])
@@ -178,6 +207,12 @@ class PayloadValue:
         return self._only(
             f"{word}regexp_like({self._as_json}, {text(pattern)})", "[", negate=negate
         )
+
+    def equals_list(self, values: Sequence[Value], *, negate: bool) -> str:
+        items = ",".join(f"(?:{'|'.join(_forms_in_json(value))})" for value in values)
+        word = "NOT " if negate else ""
+        pattern = text(rf"^\[{items}\]$")
+        return self._only(f"{word}regexp_like({self._as_json}, {pattern})", "[", negate=negate)
 
     def _only(self, sql: str, first: str, *, negate: bool) -> str:
         """``sql`` where the JSON text begins with ``first``, NULL elsewhere.

@@ -26,9 +26,11 @@ from aiovec.backend import (
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
+    IsTrue,
     Like,
     Not,
     Or,
@@ -44,8 +46,7 @@ from aiovec.backend import (
 )
 from aiovec.errors import FilterError
 
-from . import like
-from .like import register
+from . import like, lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,12 @@ _ONE_OF_MANY = "CASE r._rowid WHEN NULL THEN NULL ELSE ? END"
 _MANY_PARAMETERS = 1_000
 
 _IS_TEXT = "= 'text'"
+
+
+def register(connection: Any) -> None:
+    """Give ``connection``, a DB-API connection to SQLite, the functions that conditions call."""
+    like.register(connection)
+    lists.register(connection)
 
 
 def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
@@ -185,6 +192,10 @@ def _compiled(expr: Expr, *, negate: bool) -> _Part:
         # SQLite looks an IN up in a tree, but would evaluate ten thousand comparisons one by one.
         terms = merged(word, terms_of(expr, negate), kind_of=_is_like)
         return _joined(word, [_compiled(term, negate=negated) for term, negated in terms])
+    if isinstance(expr, IsTrue):
+        item = _compiled(expr.item, negate=False)
+        sql = f"({item.sql}) IS {'NOT ' if negate else ''}TRUE"
+        return _Part(sql, item.parameters, item.height + 1)
     return _leaf(expr, negate)
 
 
@@ -221,12 +232,14 @@ def _leaf(expr: Expr, negate: bool) -> _Part:
             return _in(ref, "NOT IN" if negate else "IN", values)
         case IsNull(ref):
             return _is_null(ref, negate)
-        case Like(ref, pattern):
-            return _guarded(ref, [(_IS_TEXT, _negated(_like(ref, pattern), negate))])
+        case Like(ref):
+            return _guarded(ref, [(_IS_TEXT, _negated(_like(expr), negate))])
         case StartsWith(ref, prefix):
             return _guarded(ref, [(_IS_TEXT, _negated(_range(ref, prefix), negate))])
         case Contains(ref, value):
             return _contains(ref, value, "NOT EXISTS" if negate else "EXISTS")
+        case EqualsList(ref, values):
+            return _equals_list(ref, values, negate)
     raise FilterError(f"SQLite has no form for {expr}")
 
 
@@ -277,9 +290,10 @@ def _range(ref: Ref, prefix: str) -> _Part:
     return _Part(f"{value} >= {_ONE} AND {value} < {_ONE}", [prefix, end], joined=True)
 
 
-def _like(ref: Ref, pattern: str) -> _Part:
+def _like(expr: Like) -> _Part:
+    ref, pattern, ignore_case = expr.ref, expr.marked, expr.ignore_case
     value = _value(ref)
-    if (literal := like.as_literal(pattern)) is not None:
+    if not ignore_case and (literal := like.as_literal(pattern)) is not None:
         text, at_end = literal
         if not at_end:
             return _Part(f"instr({value}, {_ONE}) > 0", [text])
@@ -287,8 +301,9 @@ def _like(ref: Ref, pattern: str) -> _Part:
         end, whole = text.encode(), f"CAST({value} AS BLOB)"
         sql = f"length({whole}) >= {len(end)} AND substr({whole}, {-len(end)}) = {_ONE}"
         return _Part(sql, [end], joined=True)
-    by_python, argument = like.call(value, _ONE), like.argument(pattern)
-    glob = like.as_glob(pattern)
+    by_python = like.call(value, _ONE, ignore_case=ignore_case)
+    argument = like.argument(pattern, ignore_case=ignore_case)
+    glob = like.as_glob(pattern, ignore_case=ignore_case)
     if glob is None:
         part = _Part(by_python, [argument])
     else:
@@ -297,6 +312,8 @@ def _like(ref: Ref, pattern: str) -> _Part:
             f"CASE WHEN instr({value}, char(0)) THEN {by_python} ELSE {value} GLOB {_ONE} END",
             [argument, glob],
         )
+    if ignore_case:
+        return part
     prefix = like.literal_prefix(pattern)
     if not prefix:
         return part
@@ -315,6 +332,16 @@ def _contains(ref: Ref, value: Value, word: str) -> _Part:
         f"(SELECT 1 FROM json_each({column}) AS item WHERE item.value = {_ONE}) END",
         [_bound(value)],
     )
+
+
+def _equals_list(ref: Ref, values: tuple[Value, ...], negate: bool) -> _Part:
+    value = _value(ref)
+    if not values:
+        body = _Part(f"json_array_length({value}) {'>' if negate else '='} 0")
+    else:
+        equal = lists.call(value, _ONE, len(values))
+        body = _Part(f"NOT ({equal})" if negate else f"({equal})", [lists.argument(values)])
+    return _guarded(ref, [("= 'array'", body)])
 
 
 def _guarded(ref: Ref, cases: Sequence[tuple[str, _Part]]) -> _Part:

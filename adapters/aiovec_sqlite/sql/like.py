@@ -2,6 +2,8 @@
 
 SQLite's own LIKE ignores the case of ASCII letters. Its GLOB ends at a NUL, and takes as long as
 text and pattern multiplied, so only short patterns go to it.
+
+Patterns here are marked: their wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FUNCTION = "aiovec_like"
+from aiovec.backend import ANY_CHARACTER, ANY_TEXT, fold_case, same_letter
+
+_FUNCTION, _FOLDING_FUNCTION = "aiovec_like", "aiovec_ilike"
 
 # Bytes of the longest pattern for GLOB.
 _LONGEST_GLOB = 32
@@ -26,26 +30,31 @@ _SHORT = 32
 # Characters between two looks whether any place is left, and bits of characters that are kept.
 _BETWEEN_LOOKS, _MOST_KEPT = 32, 256
 
+# The wildcards of a pattern are lone surrogates.
+_MARKS = "surrogatepass"
+
 UInt8Array = npt.NDArray[np.uint8]
 
-_WILDCARD = re.compile("[%_]")
-_RUN = re.compile("[^_]+")
-_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
+_WILDCARD = re.compile(f"[{ANY_TEXT}{ANY_CHARACTER}]")
+_RUN = re.compile(f"[^{ANY_CHARACTER}]+")
+_GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
 
 def register(connection: Any) -> None:
-    """Give ``connection``, a DB-API connection to SQLite, the function that conditions call."""
-    connection.create_function(FUNCTION, 2, _matches_bytes, deterministic=True)
+    """Give ``connection``, a DB-API connection to SQLite, the functions that conditions call."""
+    connection.create_function(_FUNCTION, 2, _matches_bytes, deterministic=True)
+    connection.create_function(_FOLDING_FUNCTION, 2, _matches_folded_bytes, deterministic=True)
 
 
-def call(text_sql: str, mark: str) -> str:
+def call(text_sql: str, mark: str, *, ignore_case: bool) -> str:
     """SQL that matches the text against the parameter at ``mark``: ``argument(pattern)``."""
     # pysqlite3 hands a function its text only up to a NUL, but a BLOB whole.
-    return f"{FUNCTION}(CAST({text_sql} AS BLOB), {mark})"
+    name = _FOLDING_FUNCTION if ignore_case else _FUNCTION
+    return f"{name}(CAST({text_sql} AS BLOB), {mark})"
 
 
-def argument(pattern: str) -> bytes:
-    return pattern.encode()
+def argument(pattern: str, *, ignore_case: bool) -> bytes:
+    return (fold_case(pattern) if ignore_case else pattern).encode("utf-8", _MARKS)
 
 
 def matches(text: str, pattern: str) -> bool:
@@ -54,7 +63,12 @@ def matches(text: str, pattern: str) -> bool:
 
 
 def _matches_bytes(text: bytes | None, pattern: bytes) -> bool | None:
-    return None if text is None else matches(text.decode(), pattern.decode())
+    return None if text is None else matches(text.decode(), pattern.decode("utf-8", _MARKS))
+
+
+def _matches_folded_bytes(text: bytes | None, pattern: bytes) -> bool | None:
+    folded = pattern.decode("utf-8", _MARKS)
+    return None if text is None else matches(fold_case(text.decode()), folded)
 
 
 def end_of_prefix(prefix: str) -> str | None:
@@ -72,19 +86,26 @@ def literal_prefix(pattern: str) -> str:
 
 
 def as_literal(pattern: str) -> tuple[str, bool] | None:
-    """The text of ``%text%`` and ``%text``, and whether it is at the end; else None."""
-    if not pattern.startswith("%") or "_" in pattern:
+    """The text of ``%text%`` and ``%text``, and whether it is at the end; None for others."""
+    if not pattern.startswith(ANY_TEXT) or ANY_CHARACTER in pattern:
         return None
-    text = pattern.strip("%")
-    return None if "%" in text else (text, not pattern.endswith("%"))
+    text = pattern.strip(ANY_TEXT)
+    return None if ANY_TEXT in text else (text, not pattern.endswith(ANY_TEXT))
 
 
-def as_glob(pattern: str) -> str | None:
+def as_glob(pattern: str, *, ignore_case: bool) -> str | None:
     """``pattern`` for GLOB; None where GLOB cannot tell."""
-    if "\0" in pattern:
+    if "\0" in pattern or len(pattern) > _LONGEST_GLOB:
         return None
-    glob = "".join(_GLOB.get(character, character) for character in pattern)
-    return glob if len(glob.encode()) <= _LONGEST_GLOB else None
+    globs = [_GLOB.get(character, character) for character in pattern]
+    if len("".join(globs).encode()) > _LONGEST_GLOB:
+        return None
+    return "".join(map(_either_case, globs) if ignore_case else globs)
+
+
+def _either_case(glob: str) -> str:
+    letters = same_letter(glob) if len(glob) == 1 else ""
+    return f"[{letters}]" if len(letters) > 1 else glob
 
 
 @lru_cache(maxsize=64)
@@ -94,7 +115,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
     The time grows with the text, and with the pattern hardly: a regular expression would go back
     and forth without end on some texts, and hold the interpreter meanwhile.
     """
-    first, *others = map(_Part.of, pattern.split("%"))
+    first, *others = map(_Part.of, pattern.split(ANY_TEXT))
     if not others:
         return lambda text: len(text) == first.length and first.stands_at(text, 0)
     *middle, last = others
@@ -129,7 +150,7 @@ class _Part:
         runs = tuple((found.start(), found.group()) for found in _RUN.finditer(text))
         short = None
         if len(runs) > 1 and len(text) <= _SHORT:
-            short = re.compile(re.escape(text).replace("_", "."), re.DOTALL)
+            short = re.compile(re.escape(text).replace(ANY_CHARACTER, "."), re.DOTALL)
         return cls(len(text), runs, short)
 
     def stands_at(self, text: str, place: int) -> bool:

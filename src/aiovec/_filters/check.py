@@ -9,6 +9,7 @@ from typing import Literal, NoReturn
 
 from .._core.schema import Kind, Schema
 from ..errors import FilterError
+from . import patterns
 from . import text as words
 from .parser import Place, parse_with_places
 from .tree import (
@@ -18,9 +19,11 @@ from .tree import (
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
+    IsTrue,
     Like,
     Not,
     Operator,
@@ -30,6 +33,7 @@ from .tree import (
     Value,
     all_of,
     any_of,
+    is_true,
     negated,
 )
 
@@ -42,6 +46,10 @@ _EXPECTED: dict[str, str] = {
     "payload": "text, a number, TRUE or FALSE",
 }
 _MOST_LISTED = 50
+# Characters of an ILIKE pattern, and items of a list that is compared as a whole: on LanceDB each
+# becomes a regular expression, which has to be compiled.
+_LONGEST_ILIKE = 1_000
+_MOST_ITEMS = 1_000
 
 
 def bind(where: object, schema: Schema) -> Expr | None:
@@ -75,6 +83,8 @@ class _Binder:
                 return any_of([self.bind(item) for item in items])
             case Not(item):
                 return negated(self.bind(item))
+            case IsTrue(item):
+                return is_true(self.bind(item))
             case Compare(ref, op, value):
                 return self._compare(expr, ref, op, value)
             case In(ref, values):
@@ -82,14 +92,15 @@ class _Binder:
             case IsNull(ref):
                 self._kind(expr, ref)
                 return expr
-            case Like(ref, pattern):
-                self._need_text(expr, ref, "LIKE")
-                return _simplest_like(ref, pattern)
+            case Like(ref):
+                return self._like(expr, ref)
             case StartsWith(ref):
                 self._need_text(expr, ref, "STARTSWITH")
                 return expr
             case Contains(ref, value):
                 return self._contains(expr, ref, value)
+            case EqualsList(ref, values):
+                return self._equals_list(expr, ref, values)
             case Const():
                 return expr
         raise FilterError(f"{words.shown(expr)} is not a condition of aiovec")
@@ -110,11 +121,7 @@ class _Binder:
         kept: dict[tuple[type, Value], Value] = {}
         for index, value in enumerate(values):
             self._check_value(leaf, ref, kind, value, index)
-            fitting: Value | None = value
-            if kind == "int" and isinstance(value, float):
-                fitting = int(value) if value.is_integer() and _fits(int(value)) else None
-            elif kind == "float" and isinstance(value, int):
-                fitting = float(value) if int(float(value)) == value else None
+            fitting = _fitting(value, kind)
             if fitting is not None:
                 kept.setdefault((type(fitting), fitting), fitting)
         if not kept:
@@ -126,22 +133,62 @@ class _Binder:
             alike.setdefault(_type_of(value), []).append(value)
         return any_of([_one_of(ref, several) for several in alike.values()])
 
+    def _like(self, leaf: Like, ref: Ref) -> Expr:
+        self._need_text(leaf, ref, "ILIKE" if leaf.ignore_case else "LIKE")
+        if leaf.ignore_case and len(leaf.pattern) > _LONGEST_ILIKE:
+            self._fail(
+                leaf,
+                f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long",
+                f"at most {_LONGEST_ILIKE:,} characters",
+                0,
+            )
+        return _simplest_like(ref, leaf.marked, ignore_case=leaf.ignore_case)
+
     def _contains(self, leaf: Expr, ref: Ref, value: Value) -> Expr:
+        kind = self._list_kind(leaf, ref, "CONTAINS")
+        item = self._item(leaf, ref, kind, value, 0)
+        return _no_list(ref) if item is None else Contains(ref, item)
+
+    def _equals_list(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
+        kind = self._list_kind(leaf, ref, "a comparison with a list" if values else "IS EMPTY")
+        if len(values) > _MOST_ITEMS:
+            self._fail(
+                leaf,
+                f"a list of {len(values):,} items is too long to be compared",
+                f"at most {_MOST_ITEMS:,} items",
+                0,
+            )
+        items = [self._item(leaf, ref, kind, value, index) for index, value in enumerate(values)]
+        fitting = [item for item in items if item is not None]
+        return EqualsList(ref, tuple(fitting)) if len(fitting) == len(items) else _no_list(ref)
+
+    def _list_kind(self, leaf: Expr, ref: Ref, what: str) -> Kind | Literal["payload"]:
         kind = self._kind(leaf, ref)
+        if kind != "payload" and not kind.startswith("list["):
+            self._fail(leaf, f"{ref} is {kind}; {what} applies to lists", "a field of lists")
+        return kind
+
+    def _item(
+        self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int
+    ) -> Value | None:
+        """The literal as an item of the list; None where no item can equal it."""
         if kind == "payload":
-            self._check_value(leaf, ref, kind, value)
-        elif kind != "list[text]":
-            self._fail(leaf, f"{ref} is {kind}; CONTAINS applies to lists", "a field of lists")
-        elif not isinstance(value, str):
-            self._fail(leaf, f"{ref} holds lists of text", "text", 0)
-        return leaf
+            self._check_value(leaf, ref, kind, value, index)
+            return value
+        item_kind = kind.removeprefix("list[").removesuffix("]")
+        numbers = ("int", "float")
+        if _kind_of(value) not in (numbers if item_kind in numbers else ("text",)):
+            self._fail(leaf, f"{ref} holds lists of {item_kind}", _EXPECTED[item_kind], index)
+        return _fitting(value, item_kind)
 
     def _check_value(
         self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int = 0
     ) -> None:
-        if kind == "list[text]":
+        if kind.startswith("list["):
             self._fail(
-                leaf, f"{ref} is a list, which is not compared as a whole", "CONTAINS or IS NULL"
+                leaf,
+                f"{ref} is a list, which is compared with lists only",
+                f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL",
             )
         fits: bool
         match value:
@@ -207,6 +254,28 @@ class _Binder:
 def _literal(value: Value) -> Value:
     """Return a literal as errors show it: a datetime as the text it stands for."""
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _fitting(value: Value, kind: str) -> Value | None:
+    """A literal in exactly the type of ``kind``; None where no value of the type equals it."""
+    if kind == "int" and isinstance(value, float):
+        return int(value) if value.is_integer() and _fits(int(value)) else None
+    if kind == "float" and type(value) is int:
+        return float(value) if int(float(value)) == value else None
+    return value
+
+
+def _kind_of(value: Value) -> str:
+    """The name of the kind of fields that hold such values."""
+    if isinstance(value, str):
+        return "text"
+    return "datetime" if isinstance(value, datetime) else type(value).__name__
+
+
+def _no_list(ref: Ref) -> Expr:
+    """False for every list, null for null."""
+    empty = EqualsList(ref, ())
+    return all_of((empty, negated(empty)))
 
 
 def _fits(number: int) -> bool:
@@ -279,8 +348,10 @@ def _one_of(ref: Ref, values: list[Value]) -> Expr:
     return In(ref, tuple(values)) if len(values) > 1 else Compare(ref, "=", values[0])
 
 
-def _simplest_like(ref: Ref, pattern: str) -> Expr:
-    body = pattern.rstrip("%")
-    if "%" in body or "_" in body:
-        return Like(ref, pattern)
+def _simplest_like(ref: Ref, pattern: str, *, ignore_case: bool) -> Expr:
+    """LIKE with a marked pattern."""
+    ignore_case = ignore_case and any(len(patterns.same_letter(c)) > 1 for c in pattern)
+    body = pattern.rstrip(patterns.ANY_TEXT)
+    if ignore_case or patterns.ANY_TEXT in body or patterns.ANY_CHARACTER in body:
+        return Like(ref, *patterns.written(pattern), ignore_case)
     return Compare(ref, "=", body) if body == pattern else StartsWith(ref, body)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from ..errors import FilterError
-from . import text
+from . import patterns, text
 from .tree import (
     Combinable,
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
@@ -23,6 +24,7 @@ from .tree import (
     Value,
     all_of,
     check_literals,
+    contains_text,
     negated,
 )
 
@@ -48,10 +50,18 @@ class FieldRef(Combinable):
     def __getitem__(self, key: str) -> FieldRef:
         return FieldRef(Ref(self._ref.name, (*self._ref.path, text.checked_text(key))))
 
-    def __eq__(self, other: Value | FieldRef | None) -> Expr:  # type: ignore[override]  # as ORMs do
+    def __eq__(  # type: ignore[override]  # as ORMs do
+        self, other: Value | Sequence[Value] | FieldRef | None
+    ) -> Expr:
+        if isinstance(other, (list, tuple)):
+            return self._equals_list(other)
         return self.is_null() if other is None else self._compare("=", other)
 
-    def __ne__(self, other: Value | FieldRef | None) -> Expr:  # type: ignore[override]  # as ORMs do
+    def __ne__(  # type: ignore[override]  # as ORMs do
+        self, other: Value | Sequence[Value] | FieldRef | None
+    ) -> Expr:
+        if isinstance(other, (list, tuple)):
+            return negated(self._equals_list(other))
         return self.is_not_null() if other is None else self._compare("!=", other)
 
     def __lt__(self, other: str | int | float | datetime) -> Expr:
@@ -92,9 +102,28 @@ class FieldRef(Combinable):
         """The row has a value here."""
         return negated(IsNull(self._ref))
 
-    def like(self, pattern: str) -> Expr:
-        """``%`` stands for any text, ``_`` for one character; case counts; there is no escape."""
-        return Like(self._ref, text.checked_text(pattern))
+    def is_empty(self) -> Expr:
+        """The list has no items. A field that is null is neither empty nor not."""
+        return EqualsList(self._ref, ())
+
+    def is_not_empty(self) -> Expr:
+        """The list has items."""
+        return negated(self.is_empty())
+
+    def like(self, pattern: str, *, escape: str | None = None) -> Expr:
+        """``%`` stands for any text, ``_`` for one character; case counts.
+
+        Behind ``escape``, a single character, every character stands for itself.
+        """
+        return self._like(pattern, escape, ignore_case=False)
+
+    def ilike(self, pattern: str, *, escape: str | None = None) -> Expr:
+        """``like`` without regard to case, by Unicode's simple case folding."""
+        return self._like(pattern, escape, ignore_case=True)
+
+    def contains_text(self, part: str) -> Expr:
+        """The text has ``part`` in it, in which no character is special; case counts."""
+        return contains_text(self._ref, text.checked_text(part))
 
     def startswith(self, prefix: str) -> Expr:
         """The text begins with ``prefix``, in which no character is special."""
@@ -103,6 +132,17 @@ class FieldRef(Combinable):
     def contains(self, value: Value) -> Expr:
         """The list has ``value`` as an item."""
         return Contains(self._ref, text.checked_value(value))
+
+    def _like(self, pattern: str, escape: str | None, *, ignore_case: bool) -> Expr:
+        checked = text.checked_text(pattern)
+        if escape is not None:
+            patterns.marked(checked, patterns.checked_escape(escape))
+        return Like(self._ref, checked, escape, ignore_case)
+
+    def _equals_list(self, values: Sequence[object]) -> Expr:
+        checked = text.checked_values(values) if values else ()
+        check_literals(len(checked))
+        return EqualsList(self._ref, checked)
 
     def _compare(self, op: Operator, other: object) -> Expr:
         if isinstance(other, Combinable):

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from ..errors import FilterError
+from . import patterns
 from . import text as words
 from .tokens import END, Token, Tokens
 from .tree import (
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
@@ -24,6 +26,8 @@ from .tree import (
     all_of,
     any_of,
     check_literals,
+    contains_text,
+    is_true,
     negated,
 )
 
@@ -40,8 +44,9 @@ _MOST_OPEN = 10_000
 
 _A_CONDITION = "a field, a literal, NOT or '('"
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
-_A_PREDICATE_BEHIND_NOT = "IN, BETWEEN, LIKE, CONTAINS or STARTSWITH"
-_A_PREDICATE = "= != < <= > >= IN BETWEEN IS LIKE CONTAINS STARTSWITH"
+_PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", "CONTAINS_TEXT", "STARTSWITH")
+_A_PREDICATE_BEHIND_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
+_A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +122,32 @@ class _Parser:
                     self._end_ands(stack[-1])
                     break
                 if len(stack) > 1 and tokens.take(")"):
-                    inner = self._end(stack.pop())
-                    self._add(stack[-1], inner)
+                    inner = stack.pop()
+                    self._add(stack[-1], self._truth_of(self._end(inner), inner.position))
                     continue
                 if len(stack) == 1 and token.kind == END:
                     return Parsed(self.text, self._end(stack.pop()), self.places)
                 tokens.fail("AND, OR or ')'" if len(stack) > 1 else "AND, OR or the end")
+
+    def _truth_of(self, inner: Expr, position: int) -> Expr:
+        """What stood in parentheses, with the IS [NOT] TRUE or FALSE that stands behind them."""
+        if not self.tokens.take_word("IS"):
+            return inner
+        isnot = self.tokens.take_word("NOT")
+        truth = self._truth()
+        if truth is None:
+            self.tokens.fail("TRUE or FALSE" if isnot else "TRUE, FALSE, NOT TRUE or NOT FALSE")
+        try:
+            found = is_true(inner if truth else negated(inner))
+            return negated(found) if isnot else found
+        except FilterError as exc:
+            self._fail_at(position, exc)
+
+    def _truth(self) -> bool | None:
+        """Go on if TRUE or FALSE is next, and return which."""
+        if self.tokens.take_word("TRUE"):
+            return True
+        return False if self.tokens.take_word("FALSE") else None
 
     def _add(self, to: _Open, expr: Expr) -> None:
         try:
@@ -181,24 +206,30 @@ class _Parser:
         token = tokens.next
         if token.kind == "symbol" and token.text in _OPERATORS:
             tokens.advance()
-            position = tokens.next.position
+            operator, position = _OPERATORS[token.text], tokens.next.position
+            if operator in ("=", "!=") and tokens.take("["):
+                values, positions = self._literals("]")
+                found = self._placed(EqualsList(ref, values), start.position, *positions)
+                return negated(found) if operator == "!=" else found
             value = self._literal()
-            return self._placed(
-                Compare(ref, _OPERATORS[token.text], value), start.position, position
-            )
+            return self._placed(Compare(ref, operator, value), start.position, position)
         if token.word == "IS":
             tokens.advance()
             isnot = tokens.take_word("NOT")
-            if not tokens.take_word("NULL"):
-                tokens.fail("NULL" if isnot else "NULL or NOT NULL")
-            found = self._placed(IsNull(ref), start.position)
+            if tokens.take_word("NULL"):
+                found = self._placed(IsNull(ref), start.position)
+            elif tokens.take_word("EMPTY"):
+                found = self._placed(EqualsList(ref, ()), start.position)
+            elif (truth := self._truth()) is not None:
+                flag = self._placed(Compare(ref, "=", True), start.position, start.position)
+                found = is_true(flag if truth else negated(flag))
+            else:
+                tokens.fail(f"{'' if isnot else 'NOT, '}NULL, EMPTY, TRUE or FALSE")
             return negated(found) if isnot else found
         if token.word == "NOT":
             tokens.advance()
-            return negated(
-                self._named_predicate(start, ref, "IN, BETWEEN, LIKE, CONTAINS or STARTSWITH")
-            )
-        if token.word in ("IN", "BETWEEN", "LIKE", "CONTAINS", "STARTSWITH"):
+            return negated(self._named_predicate(start, ref, _A_PREDICATE_BEHIND_NOT))
+        if token.word in _PREDICATES:
             return self._named_predicate(start, ref, _A_PREDICATE)
         if token.kind == END or token.text == ")" or token.word in ("AND", "OR"):
             return self._placed(Compare(ref, "=", True), start.position, start.position)
@@ -216,9 +247,12 @@ class _Parser:
                 tokens.fail("AND")
             high_at = tokens.next.position
             return all_of((low, self._placed(Compare(ref, "<=", self._literal()), at, high_at)))
-        if tokens.take_word("LIKE"):
+        for word in ("LIKE", "ILIKE"):
+            if tokens.take_word(word):
+                return self._like(at, ref, ignore_case=word == "ILIKE")
+        if tokens.take_word("CONTAINS_TEXT"):
             value_at = tokens.next.position
-            return self._placed(Like(ref, self._text()), at, value_at)
+            return self._placed(contains_text(ref, self._text()), at, value_at)
         if tokens.take_word("CONTAINS"):
             value_at = tokens.next.position
             return self._placed(Contains(ref, self._literal()), at, value_at)
@@ -226,6 +260,24 @@ class _Parser:
             value_at = tokens.next.position
             return self._placed(StartsWith(ref, self._text()), at, value_at)
         tokens.fail(expected)
+
+    def _like(self, at: int, ref: Ref, *, ignore_case: bool) -> Expr:
+        tokens = self.tokens
+        value_at = tokens.next.position
+        pattern = self._text()
+        escape = None
+        if tokens.take_word("ESCAPE"):
+            escape_at = tokens.next.position
+            escape = self._text()
+            try:
+                patterns.checked_escape(escape)
+            except FilterError as exc:
+                self._fail_at(escape_at, exc, "one character in single quotes, such as '\\\\'")
+            try:
+                patterns.marked(pattern, escape)
+            except FilterError as exc:
+                self._fail_at(value_at, exc, "a pattern with a character behind each escape")
+        return self._placed(Like(ref, pattern, escape, ignore_case), at, value_at)
 
     def _startswith_call(self) -> Expr:
         tokens = self.tokens
@@ -245,17 +297,25 @@ class _Parser:
         tokens = self.tokens
         if not tokens.take("("):
             tokens.fail("'(' and a list of literals")
-        if tokens.take(")"):
+        values, positions = self._literals(")")
+        if not values:
             return Const(False)
+        return self._placed(In(ref, values), start.position, *positions)
+
+    def _literals(self, closing: str) -> tuple[tuple[Value, ...], list[int]]:
+        """The literals up to the closing bracket, and where each stands."""
+        tokens = self.tokens
         values: list[Value] = []
         positions: list[int] = []
+        if tokens.take(closing):
+            return (), positions
         while True:
             positions.append(tokens.next.position)
             values.append(self._literal())
-            if tokens.take(")"):
-                return self._placed(In(ref, tuple(values)), start.position, *positions)
+            if tokens.take(closing):
+                return tuple(values), positions
             if not tokens.take(","):
-                tokens.fail("',' or ')'")
+                tokens.fail(f"',' or '{closing}'")
 
     def _placed(self, leaf: Expr, at: int, *values: int) -> Expr:
         self.places.setdefault(leaf, Place(at, values))

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ..errors import FilterError
-from . import text
+from . import patterns, text
 
 Value = str | int | float | bool | datetime
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
@@ -53,6 +53,18 @@ class Combinable(ABC):
 
     def __invert__(self) -> Expr:
         return negated(self.as_condition())
+
+    def is_true(self) -> Expr:
+        """Two-valued: a row matches where this is true, and its negation where it is not.
+
+        Rows where the condition is null, because a field is null, absent or of another type, count
+        as not matching.
+        """
+        return is_true(self.as_condition())
+
+    def is_not_true(self) -> Expr:
+        """The negation of ``is_true``: false or null."""
+        return negated(is_true(self.as_condition()))
 
     def __bool__(self) -> bool:
         raise FilterError(
@@ -170,16 +182,32 @@ class IsNull(Expr):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Like(Expr):
-    """``%`` stands for any text, ``_`` for one character; case counts; there is no escape."""
+    """``%`` stands for any text, ``_`` for one character, unless ``escape`` stands before them.
+
+    ``ignore_case`` is ILIKE. A backend reads ``marked``, in which no character is special.
+    """
 
     ref: Ref
     pattern: str
+    escape: str | None = None
+    ignore_case: bool = False
+
+    @property
+    def marked(self) -> str:
+        """The pattern with ``ANY_TEXT`` and ``ANY_CHARACTER`` for its wildcards."""
+        return patterns.marked(self.pattern, self.escape)
 
     def _key(self) -> tuple[Any, ...]:
-        return self.ref, self.pattern
+        return self.ref, self.pattern, self.escape, self.ignore_case
 
     def __str__(self) -> str:
-        return f"{self.ref} LIKE {text.literal(self.pattern)}"
+        return self.text(negate=False)
+
+    def text(self, *, negate: bool) -> str:
+        """Filter text for the condition, or for its negation."""
+        words = f"{'NOT ' if negate else ''}{'ILIKE' if self.ignore_case else 'LIKE'}"
+        escape = "" if self.escape is None else f" ESCAPE {text.literal(self.escape)}"
+        return f"{self.ref} {words} {text.literal(self.pattern)}{escape}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -209,6 +237,53 @@ class Contains(Expr):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EqualsList(Expr):
+    """The list in ``ref`` has exactly these items; with none, the list is empty."""
+
+    ref: Ref
+    values: tuple[Value, ...]
+
+    @property
+    def literals(self) -> int:
+        return len(self.values) or 1
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.ref, tuple(map(type, self.values)), self.values
+
+    def __str__(self) -> str:
+        return self.text(negate=False)
+
+    def text(self, *, negate: bool) -> str:
+        """Filter text for the condition, or for its negation."""
+        if not self.values:
+            return f"{self.ref} IS {'NOT ' if negate else ''}EMPTY"
+        listed = ", ".join(map(text.literal, self.values))
+        return f"{self.ref} {'!=' if negate else '='} [{listed}]"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class IsTrue(Expr):
+    """TRUE where ``item`` is, else FALSE, also where ``item`` is null. Build with ``is_true``."""
+
+    item: Expr
+    depth: int = field()
+    literals: int = field()
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.item,)
+
+    def __str__(self) -> str:
+        return self.text(negate=False)
+
+    def text(self, *, negate: bool) -> str:
+        """Filter text for the condition, or for its negation."""
+        item, truth = (
+            (self.item.item, "FALSE") if isinstance(self.item, Not) else (self.item, "TRUE")
+        )
+        return f"({item}) IS {'NOT ' if negate else ''}{truth}"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Not(Expr):
     """Build with ``negated``."""
 
@@ -225,8 +300,8 @@ class Not(Expr):
                 return f"{ref} NOT IN ({', '.join(map(text.literal, values))})"
             case IsNull(ref):
                 return f"{ref} IS NOT NULL"
-            case Like(ref, pattern):
-                return f"{ref} NOT LIKE {text.literal(pattern)}"
+            case Like() | EqualsList() | IsTrue() as item:
+                return item.text(negate=True)
             case Contains(ref, value):
                 return f"{ref} NOT CONTAINS {text.literal(value)}"
             case And() | Or():
@@ -294,6 +369,20 @@ def negated(expr: Expr) -> Expr:
     return Not(expr, _checked_depth(expr.depth + 1), expr.literals)
 
 
+def contains_text(ref: Ref, part: str) -> Expr:
+    """``ref`` LIKE any text with ``part`` in it."""
+    any_text = patterns.ANY_TEXT
+    return Like(ref, *patterns.written(f"{any_text}{part}{any_text}"))
+
+
+def is_true(expr: Expr) -> Expr:
+    """``expr`` IS TRUE, or ``expr`` itself where that cannot be null."""
+    inner = expr.item if isinstance(expr, Not) else expr
+    if isinstance(inner, (Const, IsNull, IsTrue)):
+        return expr
+    return IsTrue(expr, _checked_depth(expr.depth + 1), expr.literals)
+
+
 def _joined(kind: type[And] | type[Or], items: Iterable[Expr], *, empty: bool) -> Expr:
     flat: list[Expr] = []
     depth = literals = 0
@@ -323,5 +412,7 @@ def check_literals(count: int) -> int:
 
 def _checked_depth(depth: int) -> int:
     if depth > MAX_DEPTH:
-        raise FilterError(f"the filter nests AND, OR and NOT more than {MAX_DEPTH} levels deep")
+        raise FilterError(
+            f"the filter nests AND, OR, NOT and IS TRUE more than {MAX_DEPTH} levels deep"
+        )
     return depth

@@ -13,14 +13,17 @@ import pyarrow.compute as pc
 
 from .._core.contract import Order
 from .._core.schema import Schema
+from .._filters.patterns import ANY_CHARACTER, ANY_TEXT, fold_case
 from .._filters.tree import (
     And,
     Compare,
     Const,
     Contains,
+    EqualsList,
     Expr,
     In,
     IsNull,
+    IsTrue,
     Like,
     Not,
     Or,
@@ -148,10 +151,14 @@ class _Evaluation:
                 return self._compare(ref, op, value)
             case In(ref, values):
                 return self._in(ref, values)
-            case Like(ref, pattern):
-                return self._match(ref, _regex(pattern))
+            case IsTrue(item):
+                return pc.fill_null(self.of(item), False)
+            case Like(ref):
+                return self._match(ref, _regex(expr.marked, expr.ignore_case), expr.ignore_case)
             case StartsWith(ref, prefix):
                 return self._match(ref, _escaped(prefix) + ".*")
+            case EqualsList(ref, values):
+                return self._equals_list(ref, values)
             case Contains(ref, value):
                 return self._contains(ref, value)
         raise TypeError(f"{expr!r} is not a bound condition")
@@ -191,14 +198,30 @@ class _Evaluation:
             return True
         return False if len(comparable) == len(literals) else None
 
-    def _match(self, ref: Ref, regex: str) -> pa.BooleanArray:
+    def _match(self, ref: Ref, regex: str, folded: bool = False) -> pa.BooleanArray:
         """Return whether the whole text matches; RE2 counts code points, as LIKE does."""
         texts = (
             pa.array([v if isinstance(v, str) else None for v in self._payload(ref)], pa.utf8())
             if ref.path
             else self._column(ref.name)
         )
+        if folded:
+            folds = [None if text is None else fold_case(text) for text in texts.to_pylist()]
+            texts = pa.array(folds, pa.utf8())
         return pc.match_substring_regex(texts, rf"(?s)\A{regex}\z")
+
+    def _equals_list(self, ref: Ref, literals: tuple[Value, ...]) -> pa.BooleanArray:
+        lists = self._payload(ref) if ref.path else self._column(ref.name).to_pylist()
+        return _truths(
+            len(value) == len(literals)
+            and all(
+                _same_type(item, literal) and item == literal
+                for item, literal in zip(value, literals, strict=True)
+            )
+            if isinstance(value, list)
+            else None
+            for value in lists
+        )
 
     def _contains(self, ref: Ref, literal: Value) -> pa.BooleanArray:
         lists = self._payload(ref) if ref.path else self._column(ref.name).to_pylist()
@@ -240,6 +263,7 @@ def _escaped(text: str) -> str:
     return "".join(rf"\x{{{ord(character):x}}}" for character in text)
 
 
-def _regex(pattern: str) -> str:
-    wildcards = {"%": ".*", "_": "."}
-    return "".join(wildcards.get(character) or _escaped(character) for character in pattern)
+def _regex(pattern: str, ignore_case: bool) -> str:
+    wildcards = {ANY_TEXT: ".*", ANY_CHARACTER: "."}
+    literal = fold_case(pattern) if ignore_case else pattern
+    return "".join(wildcards.get(character) or _escaped(character) for character in literal)

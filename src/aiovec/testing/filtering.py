@@ -144,6 +144,62 @@ CASES: list[tuple[str, Any, str]] = [
     ("tags CONTAINS 'Y'", F.tags.contains("Y"), "E"),
     ("tags CONTAINS 'x%'", F.tags.contains("x%"), "E"),
     ("tags CONTAINS ''", F.tags.contains(""), ""),
+    ("tags IS EMPTY", F.tags.is_empty(), "b"),
+    ("tags IS NOT EMPTY", F.tags.is_not_empty(), "a c E ü"),
+    ("NOT tags is empty", ~F.tags.is_empty(), "a c E ü"),
+    ("tags = ['x', 'y']", F.tags == ["x", "y"], "a"),
+    ("tags = ['y', 'x']", F.tags == ("y", "x"), ""),
+    ("tags != ['x', 'y']", F.tags != ["x", "y"], "b c E ü"),
+    ("tags = []", F.tags == [], "b"),
+    ("tags <> ['x','x'] AND tags != []", (F.tags != ["x", "x"]) & (F.tags != []), "a c E"),
+    ("tags = ['x%','Y'] OR tags = ['y']", (F.tags == ["x%", "Y"]) | (F.tags == ["y"]), "c E"),
+    # IS TRUE: two-valued
+    ("(year = 2020) IS TRUE", (F.year == 2020).is_true(), "a"),
+    ("(year = 2020) IS NOT TRUE", (F.year == 2020).is_not_true(), "b c d E ü"),
+    ("NOT (year = 2020) IS TRUE", ~(F.year == 2020).is_true(), "b c d E ü"),
+    ("(year = 2020) IS FALSE", (~(F.year == 2020)).is_true(), "b c E ü"),
+    ("(year = 2020) is not false", (~(F.year == 2020)).is_not_true(), "a d"),
+    ("live IS TRUE", F.live.is_true(), "a d"),
+    ("live IS NOT TRUE", F.live.is_not_true(), "b c E ü"),
+    ("live IS FALSE", None, "b E"),
+    ("live IS NOT FALSE", None, "a c d ü"),
+    ("(live AND year = 2020) IS NOT TRUE", (F.live & (F.year == 2020)).is_not_true(), "b c d E ü"),
+    ("((year = 2020) IS TRUE) IS NOT TRUE", (F.year == 2020).is_true().is_not_true(), "b c d E ü"),
+    ("(tags CONTAINS 'x') IS NOT TRUE", F.tags.contains("x").is_not_true(), "b c d E"),
+    ("(payload.mixed = 1) IS NOT TRUE", (F["payload.mixed"] == 1).is_not_true(), "b d E ü"),
+    ("(payload.absent = 1) IS NOT TRUE", (F["payload.absent"] == 1).is_not_true(), "a b c d E ü"),
+    ("payload.kind IS TRUE", F["payload.kind"].is_true(), "c"),
+    ("payload.kind IS NOT TRUE", F["payload.kind"].is_not_true(), "a b d E ü"),
+    ("(TRUE) IS TRUE AND (FALSE) IS NOT TRUE", None, "a b c d E ü"),
+    # Case, escapes and literal parts of text
+    ("name ILIKE 'ALPHA'", F.name.ilike("ALPHA"), "a b"),
+    ("name ILIKE 'aL%'", F.name.ilike("aL%"), "a b c"),
+    ("name NOT ILIKE '%A%'", ~F.name.ilike("%A%"), "E"),
+    ("name ILIKE 'NAÏVE%_本'", F.name.ilike("NAÏVE%_本"), "ü"),
+    ("name ILIKE ''", F.name.ilike(""), "E"),
+    ("name ILIKE '%'", F.name.ilike("%"), "a b c E ü"),
+    ("payload.kind ILIKE 'TE_XT'", F["payload.kind"].ilike("TE_XT"), "b"),
+    ("payload.kind NOT ILIKE 'TEXT'", ~F["payload.kind"].ilike("TEXT"), "b"),
+    ("name LIKE '%\\%%' ESCAPE '\\'", F.name.like("%\\%%", escape="\\"), "c"),
+    ("name LIKE 'al!%a!_' ESCAPE '!'", F.name.like("al!%a!_", escape="!"), "c"),
+    ("name LIKE '_al%%' ESCAPE '_'", F.name.like("_al%%", escape="_"), "a c"),
+    ("name ILIKE 'AL\\%A\\_' ESCAPE '\\'", F.name.ilike("AL\\%A\\_", escape="\\"), "c"),
+    ("name NOT LIKE 'al\\%%' ESCAPE '\\'", ~F.name.like("al\\%%", escape="\\"), "a b E ü"),
+    ("name CONTAINS_TEXT '%a_'", F.name.contains_text("%a_"), "c"),
+    ("name CONTAINS_TEXT 'lph'", F.name.contains_text("lph"), "a b"),
+    ("name CONTAINS_TEXT ''", F.name.contains_text(""), "a b c E ü"),
+    ("name NOT CONTAINS_TEXT 'a'", ~F.name.contains_text("a"), "E"),
+    ("payload.kind contains_text '%'", F["payload.kind"].contains_text("%"), "b"),
+    # Lists in the payload
+    ("payload.mixed = [1, '1']", F["payload.mixed"] == [1, "1"], "ü"),
+    ("payload.mixed = [1.0, '1']", F["payload.mixed"] == [1.0, "1"], "ü"),
+    ("payload.mixed = [TRUE, '1']", F["payload.mixed"] == [True, "1"], ""),
+    ("payload.mixed != ['1', 1]", F["payload.mixed"] != ["1", 1], "ü"),
+    ("payload.deep.list IS EMPTY", F["payload.deep.list"].is_empty(), "b"),
+    ("payload.deep.list IS NOT EMPTY", F["payload.deep.list"].is_not_empty(), "a"),
+    ("payload.deep.list = ['q', 1, TRUE]", F["payload.deep.list"] == ["q", 1, True], "a"),
+    ("(payload.mixed IS EMPTY) IS NOT TRUE", F["payload.mixed"].is_empty().is_not_true(),
+     "a b c d E ü"),
     # Partitions
     ("part = 'p'", F.part == "p", "a c"),
     ("part != 'p'", F.part != "p", "b E ü"),
@@ -224,7 +280,16 @@ BAD = (
     "payload.x = TIMESTAMP '2024-01-01T00:00:00Z'", "payload. = 1", "id = 1", "year IS 1",
     "year LIKE", "1 = 1", "'a' = 'a'", "year = year", "year + 1 = 2", "NOT", "year = 1 OR OR live",
     "name.x = 1", "name LIKE 5", "\0", "year = 1\0", "SELECT 1", "year = ?", "year = :x",
-    "1; DROP TABLE notes", "name = 'a' OR '1'='1",
+    "1; DROP TABLE notes", "name = 'a' OR '1'='1", "tags = [", "tags = ['a'", "tags = ['a',]",
+    "tags = [1]", "tags = [NULL]", "tags > ['a']", "name = ['a']", "tags IN (['a'])",
+    "name IS EMPTY",
+    "payload.x = [TIMESTAMP '2024-01-01T00:00:00Z']", "payload.x = [[1]]", "['a'] = tags",
+    "year IS TRUE", "name IS NOT FALSE", "tags IS TRUE", "(live) IS", "(live) IS NULL",
+    "(live) IS NOT", "(live) IS NOT EMPTY", "(live) IS TRUE FALSE", "year = 1 IS TRUE",
+    "name LIKE 'a' ESCAPE", "name LIKE 'a' ESCAPE ''", "name LIKE 'a' ESCAPE '!!'",
+    "name LIKE 'a!' ESCAPE '!'", "name LIKE 'a!!!' ESCAPE '!'", "name LIKE 'a' ESCAPE 5",
+    "name STARTSWITH 'a' ESCAPE '!'", "year ILIKE '1%'", "name ILIKE 5", "name CONTAINS_TEXT 5",
+    "tags CONTAINS_TEXT 'x'", "year CONTAINS_TEXT '1'", "name NOT IS TRUE",
 )  # fmt: skip
 
 
@@ -328,6 +393,52 @@ class FilteringContract(ContractBase):
             with pytest.raises(FilterError):
                 await notes.find("notes", wrong)
 
+    async def test_ilike_folds_letter_by_letter(self, store: VectorStore) -> None:
+        """By simple case folding, which no language and no neighbour changes."""
+        alike = (
+            "aA", "kK\u212a", "sS\u017f", "\u03c3\u03c2\u03a3", "\u00df\u1e9e",
+            "\u01c4\u01c5\u01c6",
+            "\u00b5\u03bc\u039c", "\u1fb3\u1fbc", "\u10d0\u1c90", "\U00010400\U00010428",
+            "\u0390\u1fd3", "\ufb05\ufb06", "iI", "\u0130", "\u0131", "\u0149", "\ufb01",
+            "日", "1", "%",
+        )  # fmt: skip
+        letters = [letter for group in alike for letter in group]
+        rows = [
+            {"id": f"{n:02}", "embedding": [1.0] * DIM, "name": f"x{letter}\n", "p": {"k": letter}}
+            for n, letter in enumerate(letters)
+        ]
+        await self.table(store, Schema(DIM, fields={"name": str}), rows)
+        for group in alike:
+            wanted = [f"{letters.index(letter):02}" for letter in group]
+            for letter in group:
+                for where in (
+                    F.name.ilike(f"X\\{letter}\n", escape="\\"),
+                    F.name.ilike(f"%!{letter}%", escape="!"),
+                    F["payload.p.k"].ilike(f"!{letter}", escape="!"),
+                ):
+                    assert ids_of(await store.find("notes", where)) == wanted, (letter, where)
+        assert await store.count("notes", F.name.ilike("xss_")) == 0
+        assert await store.count("notes", F.name.ilike("x_")) == 0
+        assert await store.count("notes", F.name.ilike("x__")) == len(letters)
+
+    async def test_where_an_escape_is_wrong(self, notes: VectorStore) -> None:
+        for text, position in (
+            ("name LIKE 'a' ESCAPE '!!'", 21), ("live IS NULL OR name LIKE 'a!' ESCAPE '!'", 26),
+            ("name ILIKE 'a' ESCAPE ''", 22), ("name ILIKE '" + "a" * 1_001 + "'", 11),
+            ("(year = 1) IS NOT NULL", 18), ("year = 1 AND year = ['a']", 13),
+        ):  # fmt: skip
+            with pytest.raises(FilterError) as caught:
+                await notes.find("notes", text)
+            assert caught.value.position == position, text
+        wrong: Any
+        for wrong in ("", "ab", 5, "\ud800"):
+            with pytest.raises(FilterError):
+                F.name.like("a", escape=wrong)
+        with pytest.raises(FilterError):
+            F.name.ilike("a\\", escape="\\")
+        with pytest.raises(FilterError):
+            await notes.count("notes", F["payload.x"] == list(range(1_001)))
+
     async def test_payload_filters_need_a_payload(self, store: VectorStore) -> None:
         await store.create_table("notes", Schema(DIM, payload=False, fields={"a": str}))
         with pytest.raises(FilterError):
@@ -348,6 +459,13 @@ class FilteringContract(ContractBase):
             " OR ".join(f"payload.k{n} = {n}" for n in range(2_000)): 0,
             "(" * 5_000 + "year > 4" + ")" * 5_000: 5,
             "NOT " * 5_000 + "year > 4": 5,
+            "(" * 60 + "year > 4" + ") IS TRUE" * 60: 5,
+            "(" * 14 + "year > 4" + " OR name IS NULL) IS NOT TRUE AND year < 99" * 14: 5,
+            "name ILIKE '" + "%x" * 500 + "'": 0,
+            "name CONTAINS_TEXT '" + "%" * 100_000 + "'": 0,
+            "name LIKE '" + "!%" * 20_000 + "' ESCAPE '!'": 0,
+            " OR ".join(f"(year = {n}) IS TRUE" for n in range(5, 2_000)): 5,
+            "payload.x = [" + ", ".join(f"'{n}'" for n in range(1_000)) + "]": 0,
             "name = '" + "x" * 1_000_000 + "'": 0,
             "name LIKE '" + "%x" * 20_000 + "'": 0,
             " " * 1_000_000 + "year > 4": 5,

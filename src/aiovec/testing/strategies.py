@@ -180,6 +180,14 @@ def _condition_by(draw: st.DrawFn, ref: Any, form: str, literal: Strategy[Any]) 
             made = ref.between(draw(literal), draw(literal))
         case "like":
             made = ref.like(draw(_PATTERNS))
+        case "ilike":
+            made = ref.ilike(draw(_PATTERNS))
+        case "contains_text":
+            made = ref.contains_text(draw(texts))
+        case "list":
+            made = ref == draw(st.lists(literal, max_size=3))
+        case "empty":
+            made = ref.is_empty()
         case "startswith":
             made = ref.startswith(draw(texts))
         case "contains":
@@ -191,14 +199,15 @@ def _condition_by(draw: st.DrawFn, ref: Any, form: str, literal: Strategy[Any]) 
 
 
 _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge", "between", "in", "null")
-_ON_TEXT = (*_COMPARE, "like", "startswith")
+_ON_TEXT = (*_COMPARE, "like", "ilike", "contains_text", "startswith")
+_ON_LISTS = ("contains", "list", "empty", "null")
 _FORMS: dict[Kind, tuple[str, ...]] = {
     "text": _ON_TEXT,
     "int": _COMPARE,
     "float": _COMPARE,
     "datetime": _COMPARE,
     "bool": ("eq", "ne", "in", "null"),
-    "list[text]": ("contains", "null"),
+    "list[text]": _ON_LISTS,
 }
 
 
@@ -210,10 +219,12 @@ def conditions(draw: st.DrawFn, schema: Schema) -> Expr:
         ref = F.payload[draw(st.sampled_from(PAYLOAD_KEYS))]
         if not draw(st.integers(0, 3)):
             ref = ref[draw(st.sampled_from(PAYLOAD_KEYS))]
-        form = draw(st.sampled_from((*_ON_TEXT, "contains", "flag")))
+        form = draw(st.sampled_from((*_ON_TEXT, *_ON_LISTS, "flag")))
         if form == "flag":
             return _condition_by(draw, ref, draw(st.sampled_from(("eq", "ne"))), st.booleans())
-        return _condition_by(draw, ref, form, _ITEMS if form in ("contains", "in") else _SCALARS)
+        return _condition_by(
+            draw, ref, form, _ITEMS if form in ("contains", "in", "list") else _SCALARS
+        )
     if name == "id":
         ids = st.one_of(st.sampled_from(IDS), texts)
         return _condition_by(draw, F.id, draw(st.sampled_from(_ON_TEXT)), ids)
@@ -225,13 +236,15 @@ def conditions(draw: st.DrawFn, schema: Schema) -> Expr:
 @st.composite
 def filters(draw: st.DrawFn, schema: Schema, *, depth: int = 3) -> Expr:
     """A filter that fits the schema: conditions on every kind of field, and trees of them."""
-    match draw(st.integers(0, 5)) if depth else 0:
+    match draw(st.integers(0, 6)) if depth else 0:
         case 3:
             return draw(filters(schema, depth=depth - 1)) & draw(filters(schema, depth=depth - 1))
         case 4:
             return draw(filters(schema, depth=depth - 1)) | draw(filters(schema, depth=depth - 1))
         case 5:
             return ~draw(filters(schema, depth=depth - 1))
+        case 6:
+            return draw(filters(schema, depth=depth - 1)).is_true()
         case _:
             return draw(conditions(schema))
 
