@@ -12,6 +12,7 @@ from typing import Any, cast
 from aiovec.errors import ExtensionUnavailableError
 
 from .sql.filters import register
+from .text.folding import count_in
 
 # STRICT tables came with 3.37, the JSON functions are always there since 3.38.
 OLDEST_SQLITE = (3, 38, 0)
@@ -40,6 +41,20 @@ def load_driver() -> Any:
             f"SQLite {driver.sqlite_version} is too old, aiovec needs {oldest}", _cure()
         )
     return driver
+
+
+@functools.lru_cache(maxsize=1)
+def has_fts5() -> bool:
+    """Return whether the driver's SQLite can search by keywords."""
+    driver = load_driver()
+    db = driver.connect(":memory:")
+    try:
+        db.execute("CREATE VIRTUAL TABLE probe USING fts5(body)")
+    except driver.Error:
+        return False
+    finally:
+        db.close()
+    return True
 
 
 def _cure() -> str:
@@ -74,6 +89,7 @@ def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite
     try:
         load_extension(db)
         register(db)
+        db.create_function("aiovec_counts", 2, count_in)
     except BaseException:
         db.close()
         raise

@@ -60,6 +60,18 @@ class DamageError(Exception):
     """The value read cannot be the value written. Never reaches a user: see ``translate``."""
 
 
+class TextDamageError(DamageError):
+    """The text index of a table is damaged, and its rows need not be."""
+
+    def __init__(self, table: str, reason: str, code: int = 0) -> None:
+        # A driver's error may be one of the file system, see ``may_pass``.
+        self.sqlite_errorcode = code
+        super().__init__(
+            f"the text index of {table!r} is damaged: {reason}; its rows may be sound: build the "
+            "index anew by drop_field_index and create_field_index with the kind 'text'"
+        )
+
+
 def code_of(error: BaseException) -> int:
     """The primary result code, 0 where there is none."""
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
@@ -119,6 +131,13 @@ def translate(error: Exception, target: str, *, repeated: bool = True) -> Aiovec
         return AiovecError(
             f"{target} could not be read ({text}): the file system failed, or the file is damaged; "
             "try again, and where it stays so, 'aiovec doctor' tells which it is"
+        )
+    if isinstance(error, TextDamageError):
+        return CorruptStoreError(target, text)
+    if "no such module: fts5" in text or "error in tokenizer constructor" in text:
+        return AiovecError(
+            f"{target} has a text index that this SQLite cannot use ({text}); use a newer SQLite "
+            "(pip install pysqlite3), or turn text=True off with one that can"
         )
     if code in (CORRUPT, NOTADB):
         return CorruptStoreError(target, f"the file is damaged ({text}); restore it from a backup")

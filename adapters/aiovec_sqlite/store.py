@@ -42,6 +42,8 @@ from aiovec.backend import (
     StoredRows,
     TableHandle,
     TableStats,
+    TextQuery,
+    TextSearch,
     Value,
     VectorQuery,
     default_budget,
@@ -62,7 +64,7 @@ from . import backup as backups
 from . import moves, reads, search, summaries, tables, upkeep, writes
 from .connection import CancelledWorkError, Connection, Ticket
 from .copies import COPY_LIMITS, CopyLimits, ResidentSearch
-from .driver import connect
+from .driver import connect, has_fts5
 from .errors import failures, translated
 from .opening import (
     OpenFile,
@@ -75,6 +77,8 @@ from .opening import (
 from .plugin import BESIDE, MEMORY, make_folder_of
 from .pool import ReaderPool, SharedConnection, told
 from .reads import EXPORT_LIMITS, ExportLimits, OwnCopy, bound_wal
+from .text import index as text_index
+from .text.search import search_text
 from .writer import Transaction, Writer
 
 if TYPE_CHECKING:
@@ -88,7 +92,7 @@ _T = TypeVar("_T")
 _MOST_EXPORTS = 8
 
 
-class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Advises):
+class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, Restores, Advises):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
@@ -121,11 +125,17 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
         # The migration's run that this object acts for, whatever the file's mark says.
         self._run: str | None = None
         kept = self._target != MEMORY and settings.durability == "full"
-        self.promises = frozenset({"quantized", "power-loss"} if kept else {"quantized"})
+        promises = {"quantized", "text-prefix"}
+        self.promises = frozenset(promises | {"power-loss"} if kept else promises)
 
     @property
     def target(self) -> str:
         return self._target
+
+    def supports(self, ability: str) -> bool:
+        if ability in ("text", "text-prefix") and not has_fts5():
+            return False
+        return super().supports(ability)
 
     # Life
 
@@ -143,6 +153,7 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
         connection = Connection(opener, "aiovec-sqlite-writer")
         with translated(self._target):
             await connection
+        await connection.run(lambda _: has_fts5())  # known from now on, without a look
         self._connection = connection
         if not in_memory:
             with translated(self._target):
@@ -299,6 +310,16 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         await self._write(lambda tx: tables.add_field(tx, table, name, field, self._schemas_free))
+        if field.text:
+            await self._build_text(table.name)
+
+    async def _build_text(self, name: str) -> None:
+        """Bring the text index of a table to what its schema says, in short transactions.
+
+        Cancelled or killed, it leaves a build that the next call goes on with.
+        """
+        while await self._write(lambda tx: text_index.advance(tx, name)):
+            pass
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         await self._write(
@@ -381,6 +402,9 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
             if found is not None:
                 return found
         return await self._read(lambda db, ticket: search.search(db, ticket, table, queries))
+
+    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+        return await self._read(lambda db, ticket: search_text(db, ticket, table, query))
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._read(lambda db, _: reads.count(db, table, where))
@@ -519,6 +543,10 @@ class SqliteBackend(Backend, ChangeFeed, Backups, Moves, ReadOnly, Restores, Adv
         while chunks:
             done = await self._write(partial(_empty_some, table=table, chunks=chunks))
             chunks = chunks[done:]
+        await self._build_text(table.name)
+        first = True
+        while await self._write(partial(text_index.merge_some, name=table.name, first=first)):
+            first = False
         await self._write(lambda tx: upkeep.settle(tx, table, self._settings.keep_deletes))
         change = await self._read(lambda db, ticket: upkeep.without_extremes(db, ticket, table))
         if change is not None:

@@ -11,6 +11,7 @@ from aiovec.errors import TableExistsError, TableNotFoundError
 
 from .errors import check_stored
 from .layout import TableLayout, column_definition, current_table, read_table
+from .text import index as text
 from .writer import Transaction
 
 Check = Callable[[Transaction], None]
@@ -36,6 +37,7 @@ def create_table(
     if read_table(tx.db, name) is not None:
         raise TableExistsError(name)
     check_free(tx)
+    text.check_can_index(schema)
     table = TableLayout(name, schema, tx.take())
     for statement in table.create_statements(chunk_size):
         tx.db.execute(statement)
@@ -43,6 +45,7 @@ def create_table(
         "INSERT INTO aiovec_tables (name, epoch, schema, created) VALUES (?, ?, ?, ?)",
         (name, table.epoch, schema.to_json(), datetime.now(UTC).isoformat()),
     )
+    text.create_empty(tx, table)
 
 
 def add_field(
@@ -50,6 +53,7 @@ def add_field(
 ) -> None:
     table = current_table(tx.db, handle)
     check_free(tx)
+    text.check_can_index(table.schema.with_field(name, field))
     # A payload column, where there is one, stays behind it in the file; order is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
     for statement in table.index_statements(name, field):
@@ -99,6 +103,7 @@ def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
     if table is None:
         raise TableNotFoundError(name, table_names(tx.db))
     check_free(tx)
+    text.drop_all(tx, name)
     tx.db.execute(f"DROP TABLE {table.vec}")
     tx.db.execute(f"DROP TABLE {table.rows}")
     tx.db.execute("DELETE FROM aiovec_tables WHERE name = ?", (name,))

@@ -20,6 +20,7 @@ from .connection import Ticket
 from .errors import DamageError, check_stored, stored
 from .layout import TableLayout, current_table, newest_change
 from .reads import rowids_where
+from .text import index as text_index
 from .vectors import VectorReader
 from .writer import Transaction
 from .writes import move_vectors, prune_deletes
@@ -48,11 +49,12 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
     (free,) = db.execute("PRAGMA freelist_count").fetchone()
     check_stored((chunks, slots), int, f"the chunks of {table.name!r}")
     vector_bytes = slots * _bytes_of_slot(table)
+    text_bytes, text_details = text_index.details_of(db, table)
     return TableStats(
         table=table.name,
         backend=backend,
         rows=rows,
-        bytes=vector_bytes + _row_bytes(db, table, rows),
+        bytes=vector_bytes + text_bytes + _row_bytes(db, table, rows),
         index="none: every search is exact",
         unindexed_rows=rows,
         scan_memory=0,
@@ -65,6 +67,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
             "deletes_kept": deletes,
             "file_bytes": pages * page_size,
             "free_bytes": free * page_size,
+            **text_details,
         },
     )
 

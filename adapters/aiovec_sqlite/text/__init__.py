@@ -1,0 +1,1 @@
+"""Keyword search: the FTS5 index of a table, its upkeep, and searches by it."""

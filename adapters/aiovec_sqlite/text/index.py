@@ -1,0 +1,391 @@
+"""The text index of a table: an FTS5 table over a view of the rows, kept by triggers.
+
+The schema says which fields an index shall cover, ``aiovec_text`` which indexes there are.
+``advance`` brings them nearer to each other, a short write transaction at a time, so a build that
+was killed goes on where it stopped. While an index is built, triggers leave out the rows that the
+build has not reached. A finished index serves until its successor is finished too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiovec.backend import Schema
+from aiovec.errors import UnsupportedError
+
+from ..driver import has_fts5, load_driver
+from ..errors import CORRUPT, ERROR, TextDamageError, check_stored, code_of, stored
+from ..layout import TableLayout, quoted, read_table
+from ..writer import Transaction
+
+_CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
+    generation INTEGER PRIMARY KEY, name TEXT NOT NULL, fts TEXT NOT NULL, fields TEXT NOT NULL,
+    analyzer TEXT NOT NULL, done INTEGER, upto INTEGER
+) STRICT"""
+
+# Indexed in one transaction, for which other writers wait: about 50 ms.
+_MOST_ROWS = 3_000
+_MOST_CHARACTERS = 1_000_000
+# Pages of the index that are merged in one transaction.
+_MERGED_PAGES = 200
+# FTS5's default, less a little: what a page of the index takes in the file.
+_PAGE_BYTES = 4_050
+
+# Of which the names of SQL are made. A renamed table keeps the names of its index.
+_FTS = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
+
+
+@dataclass(frozen=True, slots=True)
+class TextIndex:
+    """An index as ``aiovec_text`` has it.
+
+    Rows whose rowid is above ``done`` and up to ``upto`` are not indexed yet; both are None where
+    the index is complete.
+    """
+
+    generation: int
+    fts: str
+    fields: tuple[str, ...]
+    analyzer: str
+    done: int | None
+    upto: int | None
+
+    @property
+    def table(self) -> str:
+        """The FTS5 table, quoted."""
+        return quoted(self.fts)
+
+    @property
+    def view(self) -> str:
+        """The view of the rows that it indexes, quoted."""
+        return quoted(f"{self.fts}.rows")
+
+    @property
+    def ready(self) -> bool:
+        return self.done is None
+
+    @property
+    def columns(self) -> list[str]:
+        """Its columns: fields may have names that FTS5 keeps for itself, such as "rank"."""
+        return [f"c{number}" for number in range(1, len(self.fields) + 1)]
+
+    @property
+    def progress(self) -> str:
+        if self.done is None:
+            return "100%"
+        return f"{100 * self.done // max(1, self.upto or 0)}%"
+
+    def column_of(self, field: str) -> str:
+        return f"c{self.fields.index(field) + 1}"
+
+    def shadow(self, suffix: str) -> str:
+        """One of the ordinary tables in which FTS5 keeps its data, quoted."""
+        return quoted(f"{self.fts}_{suffix}")
+
+
+def wanted_fields(schema: Schema) -> tuple[str, ...]:
+    return tuple(name for name, field in schema.fields.items() if field.text)
+
+
+def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
+    """The indexes of a table, the oldest first: one that serves, and one that is being built."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone():
+        return []
+    return [
+        _read(name, row)
+        for row in db.execute(
+            "SELECT generation, fts, fields, analyzer, done, upto FROM aiovec_text "
+            "WHERE name = ? ORDER BY generation",
+            (name,),
+        ).fetchall()
+    ]
+
+
+def _read(name: str, row: tuple[Any, ...]) -> TextIndex:
+    generation, fts, fields, analyzer, done, upto = row
+    what = f"the entry of the text index of {name!r}"
+    check_stored((fts, fields, analyzer), str, what)
+    check_stored((done, upto), int, what, null=True)
+    try:
+        names = json.loads(fields)
+    except ValueError:
+        names = None
+    if (
+        type(names) is not list
+        or not names
+        or any(type(field) is not str for field in names)
+        or not _FTS.fullmatch(fts)
+        or analyzer not in ("plain", "english", "ngram")
+        or (done is None) != (upto is None)
+    ):
+        raise TextDamageError(name, "its entry cannot be read")
+    return TextIndex(stored(generation, int, what), fts, tuple(names), analyzer, done, upto)
+
+
+def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
+    """The index that answers searches, or UnsupportedError with the way to get one."""
+    found = indexes_of(db, table.name)
+    ready = [index for index in found if index.ready]
+    if ready:
+        return ready[-1]
+    if found:
+        raise being_built(table.name, found[-1])
+    fields = wanted_fields(table.schema)
+    if not fields:
+        raise UnsupportedError(
+            "text", "sqlite", f"the table {table.name!r} has no field with text=True"
+        )
+    raise UnsupportedError(
+        "text",
+        "sqlite",
+        f"the table {table.name!r} has no text index yet, because an older version made it; build "
+        f"it by optimize({table.name!r}) or "
+        f"create_field_index({table.name!r}, {fields[0]!r}, 'text')",
+    )
+
+
+def being_built(name: str, index: TextIndex) -> UnsupportedError:
+    """The error of a search that needs an index which is not complete."""
+    return UnsupportedError(
+        "text",
+        "sqlite",
+        f"the text index of {name!r} is being built ({index.progress} done); search again later, "
+        f"and where nobody builds it any more, go on by optimize({name!r})",
+    )
+
+
+def check_can_index(schema: Schema) -> None:
+    """Raise UnsupportedError where a field asks for keyword search and this SQLite has none."""
+    if wanted_fields(schema) and not has_fts5():
+        raise UnsupportedError(
+            "text",
+            "sqlite",
+            f"this SQLite ({load_driver().sqlite_version}) was built without FTS5; install one "
+            "that has it (pip install pysqlite3), or leave text=True out of the schema",
+        )
+
+
+# Building
+
+
+def create_empty(tx: Transaction, table: TableLayout) -> None:
+    """Make the index of a table that has no rows."""
+    check_can_index(table.schema)
+    if wanted_fields(table.schema):
+        _create(tx, table)
+
+
+def advance(tx: Transaction, name: str) -> bool:
+    """Do a step of what brings the table's indexes to what its schema says; True if more is left.
+
+    Several may do this at once, in any number of processes.
+    """
+    tx.expect(_MOST_ROWS)
+    table = read_table(tx.db, name)
+    if table is None:
+        return False
+    found = indexes_of(tx.db, name)
+    wanted = wanted_fields(table.schema)
+    if not wanted:
+        for index in found:
+            drop(tx, index)
+        return False
+    check_can_index(table.schema)
+    fitting = [index for index in found if set(index.fields) == set(wanted)]
+    if not fitting:
+        for index in found:
+            if not index.ready:
+                drop(tx, index)
+        return not _create(tx, table).ready
+    index = fitting[-1]
+    if not index.ready and not _index_some(tx, table, index):
+        return True
+    for other in found:
+        if other != index:
+            drop(tx, other)
+    return False
+
+
+def _create(tx: Transaction, table: TableLayout) -> TextIndex:
+    """A new index with its triggers; complete where the table has no rows."""
+    db = tx.db
+    fields = wanted_fields(table.schema)
+    generation = tx.take()
+    (last,) = db.execute(f"SELECT max(_rowid) FROM {table.rows}").fetchone()
+    done, upto = (None, None) if last is None else (min(0, _first_rowid(db, table) - 1), last)
+    index = TextIndex(
+        generation, f"{table.stem}.text{generation}", fields, table.schema.analyzer, done, upto
+    )
+    names = [quoted(field) for field in fields]
+    shown = ", ".join(f"{n} AS {c}" for n, c in zip(names, index.columns, strict=True))
+    db.execute(_CREATE_LIST)
+    db.execute(
+        f"CREATE VIEW {index.view} AS SELECT _rowid, {shown} FROM {table.rows} "
+        f"WHERE {_any_text('', index)}"
+    )
+    db.execute(
+        f"CREATE VIRTUAL TABLE {index.table} USING fts5({', '.join(index.columns)}, "
+        f"content={quoted(f'{index.fts}.rows')}, content_rowid=_rowid, "
+        f"tokenize='{_tokenizer(index.analyzer)}')"
+    )
+    db.execute(
+        "INSERT INTO aiovec_text (generation, name, fts, fields, analyzer, done, upto) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (generation, table.name, index.fts, json.dumps(fields), index.analyzer, done, upto),
+    )
+    _create_triggers(db, table, index)
+    return index
+
+
+def _first_rowid(db: sqlite3.Connection, table: TableLayout) -> int:
+    return int(db.execute(f"SELECT min(_rowid) FROM {table.rows}").fetchone()[0])
+
+
+def _tokenizer(analyzer: str) -> str:
+    if analyzer == "ngram":
+        folds = load_driver().sqlite_version_info >= (3, 45, 0)
+        return "trigram remove_diacritics 1" if folds else "trigram"
+    return ("porter " if analyzer == "english" else "") + "unicode61 remove_diacritics 2"
+
+
+def _any_text(row: str, index: TextIndex) -> str:
+    """The condition that a row has text: ``row`` is "new.", "old." or empty."""
+    return "(" + " OR ".join(f"{row}{quoted(name)} IS NOT NULL" for name in index.fields) + ")"
+
+
+def _create_triggers(db: sqlite3.Connection, table: TableLayout, index: TextIndex) -> None:
+    fts, columns = index.table, ", ".join(index.columns)
+
+    def values(row: str) -> str:
+        return ", ".join([f"{row}._rowid", *(f"{row}.{quoted(name)}" for name in index.fields)])
+
+    def counts(row: str) -> str:
+        text = _any_text(f"{row}.", index)
+        if index.ready:
+            return text
+        return (
+            f"{text} AND EXISTS (SELECT 1 FROM aiovec_text AS t WHERE "
+            f"t.generation = {index.generation} "
+            f"AND ({row}._rowid <= t.done OR {row}._rowid > t.upto))"
+        )
+
+    remove = f"INSERT INTO {fts} ({fts}, rowid, {columns}) SELECT 'delete', {values('old')}"
+    add = f"INSERT INTO {fts} (rowid, {columns}) SELECT {values('new')}"
+    names = ["_rowid", *map(quoted, index.fields)]
+    changed = " OR ".join(f"old.{name} IS NOT new.{name}" for name in names)
+    events = {
+        "insert": ("INSERT", counts("new"), f"{add};"),
+        "delete": ("DELETE", counts("old"), f"{remove};"),
+        "update": (
+            f"UPDATE OF {', '.join(names)}",
+            changed,
+            f"{remove} WHERE {counts('old')}; {add} WHERE {counts('new')};",
+        ),
+    }
+    for name, (event, condition, body) in events.items():
+        trigger = quoted(f"{index.fts}.{name}")
+        db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
+        db.execute(
+            f"CREATE TRIGGER {trigger} AFTER {event} ON {table.rows} WHEN {condition} "
+            f"BEGIN {body} END"
+        )
+
+
+def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
+    """Index the next rows; True when that was all of them."""
+    db = tx.db
+    lengths = " + ".join(f"coalesce(length({quoted(name)}), 0)" for name in index.fields)
+    end, characters = None, 0
+    for rowid, length in db.execute(
+        f"SELECT _rowid, {lengths} FROM {table.rows} WHERE _rowid > ? AND _rowid <= ? "
+        f"ORDER BY _rowid LIMIT {_MOST_ROWS}",
+        (index.done, index.upto),
+    ):
+        end = rowid
+        characters += length
+        if characters > _MOST_CHARACTERS:
+            break
+    if end is not None:
+        columns = ", ".join(index.columns)
+        tx.check()
+        db.execute(
+            f"INSERT INTO {index.table} (rowid, {columns}) SELECT _rowid, {columns} "
+            f"FROM {index.view} WHERE _rowid > ? AND _rowid <= ?",
+            (index.done, end),
+        )
+        db.execute("UPDATE aiovec_text SET done = ? WHERE generation = ?", (end, index.generation))
+        return False
+    db.execute(
+        "UPDATE aiovec_text SET done = NULL, upto = NULL WHERE generation = ?",
+        (index.generation,),
+    )
+    finished = TextIndex(
+        index.generation, index.fts, index.fields, index.analyzer, done=None, upto=None
+    )
+    _create_triggers(db, table, finished)
+    return True
+
+
+def drop(tx: Transaction, index: TextIndex) -> None:
+    """Remove an index. One that FTS5 cannot open any more stays in the file, out of use."""
+    for name in ("insert", "delete", "update"):
+        tx.db.execute(f"DROP TRIGGER IF EXISTS {quoted(f'{index.fts}.{name}')}")
+    try:
+        tx.db.execute(f"DROP TABLE IF EXISTS {index.table}")
+    except load_driver().DatabaseError as exc:
+        if code_of(exc) not in (0, ERROR, CORRUPT) or not tx.db.in_transaction:
+            raise
+    tx.db.execute(f"DROP VIEW IF EXISTS {index.view}")
+    tx.db.execute("DELETE FROM aiovec_text WHERE generation = ?", (index.generation,))
+
+
+def drop_all(tx: Transaction, name: str) -> None:
+    """Remove the indexes of a table that goes."""
+    for index in indexes_of(tx.db, name):
+        drop(tx, index)
+
+
+# Upkeep
+
+
+def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
+    """Merge parts of the index, which each commit makes; True if more is left."""
+    for index in indexes_of(tx.db, name):
+        if index.ready:
+            before = tx.db.total_changes
+            pages = -_MERGED_PAGES if first else _MERGED_PAGES
+            tx.db.execute(
+                f"INSERT INTO {index.table} ({index.table}, rank) VALUES ('merge', ?)", (pages,)
+            )
+            return tx.db.total_changes - before >= 2
+    return False
+
+
+def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping[str, Any]]:
+    """The bytes that the indexes of a table take, about, and what ``stats`` tells of them."""
+    if not wanted_fields(table.schema):
+        return 0, {}
+    found = indexes_of(db, table.name)
+    size = 0
+    for index in found:
+        pages, rows = db.execute(
+            f"SELECT (SELECT count(*) FROM {index.shadow('idx')}), "
+            f"(SELECT count(*) FROM {index.shadow('docsize')})"
+        ).fetchone()
+        size += pages * _PAGE_BYTES + rows * 12
+    if not found:
+        state = "missing: optimize builds it"
+    elif any(index.ready for index in found):
+        state = "ready"
+    else:
+        state = f"being built: {found[-1].progress}"
+    return size, {
+        "text_analyzer": table.schema.analyzer,
+        "text_index": state,
+        "text_index_bytes": size,
+    }

@@ -1,0 +1,365 @@
+"""The best rows by keywords: clauses as an FTS5 query, or looked for in the texts themselves.
+
+Every word goes into the query as a quoted string, so nothing that a user types is an operator.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from aiovec.backend import (
+    Columns,
+    Float32Array,
+    Found,
+    StoredRows,
+    TableHandle,
+    TextClause,
+    TextQuery,
+)
+
+from ..connection import Ticket
+from ..driver import load_driver
+from ..errors import CORRUPT, TextDamageError, code_of
+from ..layout import TableLayout, current_table, quoted
+from ..reads import by_rowids, condition_of
+from ..vectors import VectorReader
+from .folding import folded, pattern_of
+from .index import TextIndex, being_built, indexes_of, serving, wanted_fields
+
+# The trigram tokenizer finds nothing shorter.
+_GRAM = 3
+# Words of a snippet. On an ngram table, characters.
+_SNIPPET_WORDS = 32
+_SNIPPET_CHARACTERS = 160
+_CUT = "…"
+# Of BM25, as FTS5 has them.
+_K1, _B, _LEAST_WEIGHT = 1.2, 0.75, 1e-6
+# Rows between two looks whether the caller has gone.
+_BLOCK = 1_000
+_MOST = 2**63 - 1
+
+# What FTS5 takes for the end of a query, and what is no text in SQLite.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def search_text(
+    db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, query: TextQuery
+) -> Found:
+    table = current_table(db, handle)
+    index = serving(db, table)
+    clauses = [
+        TextClause(_NO_TEXT.sub(" ", clause.text), clause.field, clause.prefix, clause.excluded)
+        for clause in query.clauses
+    ]
+    terms = _Terms(db, table, index, clauses, any=query.any)
+    limit = min(query.limit, _MOST)
+    with _told_as_damage(table.name):
+        if terms.short:
+            best = _by_scan(db, ticket, table, index, terms, query, limit)
+        elif terms.match is None:
+            best = []
+        else:
+            best = _by_index(db, table, index, terms.match, query, limit)
+    ticket.check()
+    rowids = [rowid for rowid, _ in best]
+    rows = _rows(db, ticket, table, rowids, query.columns)
+    highlights: list[Mapping[str, str]] | None = None
+    if query.highlight is not None:
+        with _told_as_damage(table.name):
+            highlights = _highlights(db, ticket, table, index, terms, rowids, query.highlight)
+    return Found(rows, [score for _, score in best], highlights)
+
+
+@contextmanager
+def _told_as_damage(name: str) -> Iterator[None]:
+    """Let damage of the index be told apart from damage of the rows."""
+    try:
+        yield
+    except load_driver().DatabaseError as exc:
+        if code_of(exc) == CORRUPT or str(exc).startswith("vtable constructor failed"):
+            raise TextDamageError(name, str(exc), code_of(exc)) from exc
+        raise
+
+
+class _Terms:
+    """The clauses of a query as FTS5 takes them, and those that only a scan finds."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        table: TableLayout,
+        index: TextIndex,
+        clauses: Sequence[TextClause],
+        *,
+        any: bool,
+    ) -> None:
+        self._grams = index.analyzer == "ngram"
+        covered = set(index.fields).intersection(wanted_fields(table.schema))
+        self.fields = [name for name in index.fields if name in covered]
+        for clause in clauses:
+            if clause.field is not None and clause.field not in covered:
+                raise being_built(table.name, indexes_of(db, table.name)[-1])
+        self._index = index
+        self._joint = " OR " if any else " "
+        # A clause without a letter for the index counts as not typed.
+        self.clauses = [c for c in clauses if not self._grams or folded(c.text)]
+        self.positive = [c for c in self.clauses if not c.excluded]
+        self.short = [c for c in self.clauses if self._is_short(c)] if self.positive else []
+        long = [c for c in self.clauses if not self._is_short(c)]
+        self.long = [c for c in long if not c.excluded]
+        self.without = [c for c in long if c.excluded]
+        self.any = any
+
+    def _is_short(self, clause: TextClause) -> bool:
+        return self._grams and len(folded(clause.text)) < _GRAM
+
+    @property
+    def match(self) -> str | None:
+        """The query for FTS5; None where it has no word to look for."""
+        if not self.long:
+            return None
+        # Words side by side: AND would find nothing where one of them has no token.
+        expression = self._joint.join(map(self._expression, self.long))
+        return f"({expression}) NOT ({self.unwanted})" if self.without else expression
+
+    @property
+    def unwanted(self) -> str:
+        return " OR ".join(map(self._expression, self.without))
+
+    @property
+    def any_of_them(self) -> str:
+        """A query for all that makes a row match, to be marked."""
+        return " OR ".join(map(self._expression, self.long))
+
+    def _expression(self, clause: TextClause) -> str:
+        words = '"' + clause.text.replace('"', '""') + '"'
+        if clause.prefix and not self._grams:
+            words += " *"
+        fields = self.fields_of(clause)
+        if len(fields) == len(self._index.fields):
+            return words
+        return f"{{{' '.join(map(self._index.column_of, fields))}}} : {words}"
+
+    def fields_of(self, clause: TextClause) -> list[str]:
+        return self.fields if clause.field is None else [clause.field]
+
+
+def _by_index(
+    db: sqlite3.Connection,
+    table: TableLayout,
+    index: TextIndex,
+    match: str,
+    query: TextQuery,
+    limit: int,
+) -> list[tuple[int, float]]:
+    """The rowids of the best rows with their scores."""
+    sql, values = _matching(table, index, match, query)
+    found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit)).fetchall()
+    return [(rowid, -score) for rowid, score in found]
+
+
+def _matching(
+    table: TableLayout, index: TextIndex, match: str, query: TextQuery
+) -> tuple[str, list[Any]]:
+    """The rows that match and that the filter selects, as SQL, with bm25() as ``score``."""
+    score = f"bm25({index.table}) AS score"
+    if query.where is None:
+        return f"SELECT rowid, {score} FROM {index.table} WHERE {index.table} MATCH ?", [match]
+    condition, bound = condition_of(query.where, table)
+    # With ``rowid IN (…)`` SQLite would run the whole query once for each rowid.
+    sql = (
+        f"SELECT r._rowid, {score} FROM {index.table} AS t "
+        f"CROSS JOIN {table.rows} AS r ON r._rowid = t.rowid "
+        f"WHERE t.{index.table} MATCH ? AND ({condition})"
+    )
+    return sql, [match, *bound]
+
+
+def _rows(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    rowids: Sequence[int],
+    columns: Columns,
+) -> StoredRows:
+    numbers = np.array(rowids, dtype=np.int64)
+    vectors: Float32Array | None = None
+    (there,) = (
+        db.execute(
+            f"SELECT count(*) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
+            "ON r._rowid = j.value",
+            (f"[{','.join(map(str, rowids))}]",),
+        ).fetchone()
+        if rowids
+        else (0,)
+    )
+    if there != len(rowids):
+        raise TextDamageError(table.name, f"{len(rowids) - there} rows that it names are gone")
+    if columns.vector:
+        vectors = VectorReader(db, table).read(numbers, ticket)
+    return by_rowids(db, ticket, table, numbers, columns, vectors)
+
+
+# Clauses that are too short for the index
+
+
+def _by_scan(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    index: TextIndex,
+    terms: _Terms,
+    query: TextQuery,
+    limit: int,
+) -> list[tuple[int, float]]:
+    """The best rows where some clauses have to be looked for in the texts."""
+    wanted = [clause for clause in terms.short if not clause.excluded]
+    by_index: dict[int, float] = {}
+    if terms.match is not None:
+        sql, values = _matching(table, index, terms.match, query)
+        by_index = {rowid: -score for rowid, score in db.execute(sql, values)}
+    counts, bound = [], []
+    for clause in terms.short:
+        each = []
+        for name in terms.fields_of(clause):
+            each.append(f"aiovec_counts(?, r.{quoted(name)})")
+            bound.append(clause.text)
+        counts.append(" + ".join(each))
+    lengths = " + ".join(f"coalesce(length(r.{quoted(name)}), 0)" for name in terms.fields)
+    condition, values = condition_of(query.where, table)
+    excluded = ""
+    if terms.without:
+        excluded = (
+            f" AND r._rowid NOT IN (SELECT rowid FROM {index.table} WHERE {index.table} MATCH ?)"
+        )
+        values = [*values, terms.unwanted]
+    bad = [n for n, clause in enumerate(terms.short) if clause.excluded]
+    good = [n for n, clause in enumerate(terms.short) if not clause.excluded]
+    needs_index = bool(terms.long) and not terms.any
+    looked = characters = 0
+    kept: list[tuple[int, int, list[int]]] = []
+    having = [0] * len(wanted)
+    for rowid, length, *found in db.execute(
+        f"SELECT r._rowid, {lengths}, {', '.join(counts)} FROM {table.rows} AS r "
+        f"WHERE ({condition}){excluded}",
+        (*bound, *values),
+    ):
+        looked += 1
+        characters += length
+        if looked % _BLOCK == 0:
+            ticket.check()
+        own = [found[n] for n in good]
+        for place, count in enumerate(own):
+            having[place] += count > 0
+        if any(found[n] for n in bad) or (needs_index and rowid not in by_index):
+            continue
+        if (any(own) or rowid in by_index) if terms.any else all(own):
+            kept.append((rowid, length, own))
+    mean = characters / looked if characters else 1.0
+    weights = [
+        max(_LEAST_WEIGHT, math.log((looked - rows + 0.5) / (rows + 0.5))) for rows in having
+    ]
+
+    def score(rowid: int, length: int, own: Sequence[int]) -> float:
+        base = _K1 * (1 - _B + _B * length / mean)
+        return by_index.get(rowid, 0.0) + sum(
+            weight * count * (_K1 + 1) / (count + base)
+            for weight, count in zip(weights, own, strict=True)
+        )
+
+    scored = ((score(*row), row[0]) for row in kept)
+    return [(rowid, value) for value, rowid in heapq.nlargest(min(limit, len(kept)), scored)]
+
+
+# Snippets
+
+
+def _highlights(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    index: TextIndex,
+    terms: _Terms,
+    rowids: Sequence[int],
+    marks: tuple[str, str],
+) -> list[Mapping[str, str]]:
+    if index.analyzer == "ngram":
+        return _marked_parts(db, ticket, table, terms, rowids, marks)
+    shown = []
+    for name in terms.fields:
+        number = index.fields.index(name)
+        # Without marks it is the same where nothing matches, whatever the text itself holds.
+        shown.append(f"snippet({index.table}, {number}, ?, ?, ?, {_SNIPPET_WORDS})")
+        shown.append(f"snippet({index.table}, {number}, '', '', ?, {_SNIPPET_WORDS})")
+    bound = [*marks, _CUT, _CUT] * len(terms.fields)
+    sql = f"SELECT {', '.join(shown)} FROM {index.table} WHERE {index.table} MATCH ? AND rowid = ?"
+    found: list[Mapping[str, str]] = []
+    for rowid in rowids:
+        ticket.check()
+        row = db.execute(sql, (*bound, terms.any_of_them, rowid)).fetchone()
+        pairs = zip(row[::2], row[1::2], strict=True) if row is not None else ()
+        found.append(
+            {
+                name: marked
+                for name, (marked, plain) in zip(terms.fields, pairs, strict=False)
+                if marked is not None and marked != plain
+            }
+        )
+    return found
+
+
+def _marked_parts(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    terms: _Terms,
+    rowids: Sequence[int],
+    marks: tuple[str, str],
+) -> list[Mapping[str, str]]:
+    """Snippets of ngram tables, whose index cannot tell where words of two letters are."""
+    names = ", ".join(quoted(name) for name in terms.fields)
+    found: list[Mapping[str, str]] = []
+    for rowid in rowids:
+        ticket.check()
+        row = db.execute(f"SELECT {names} FROM {table.rows} WHERE _rowid = ?", (rowid,)).fetchone()
+        shown = {}
+        for name, text in zip(terms.fields, row or (), strict=False):
+            needles = [c.text for c in terms.positive if name in terms.fields_of(c)]
+            marked = _marked(text, needles, marks) if type(text) is str else None
+            if marked is not None:
+                shown[name] = marked
+        found.append(shown)
+    return found
+
+
+def _marked(text: str, needles: Sequence[str], marks: tuple[str, str]) -> str | None:
+    """A part of the text with the needles marked; None where none of them is in it."""
+    spans = sorted(
+        match.span() for needle in needles for match in pattern_of(needle).finditer(text)
+    )
+    if not spans:
+        return None
+    start = max(0, spans[0][0] - _SNIPPET_CHARACTERS // 4)
+    end = max(min(len(text), start + _SNIPPET_CHARACTERS), spans[0][1])
+    if start < _SNIPPET_CHARACTERS // 8:
+        start = 0
+    parts = [_CUT if start else ""]
+    at = start
+    for first, last in spans:
+        if last > end:
+            break
+        if last <= at:
+            continue
+        first = max(first, at)
+        parts += [text[at:first], marks[0], text[first:last], marks[1]]
+        at = last
+    parts += [text[at:end], _CUT if end < len(text) else ""]
+    return "".join(parts)
