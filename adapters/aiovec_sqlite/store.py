@@ -325,6 +325,8 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         await self._write(
             lambda tx: tables.create_field_index(tx, table, field, kind, self._schemas_free)
         )
+        if kind == "text":
+            await self._build_text(table.name)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
@@ -332,6 +334,8 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         await self._write(
             lambda tx: tables.drop_field_index(tx, table, field, kind, self._schemas_free)
         )
+        if kind in (None, "text") and table.schema.fields[field].text:
+            await self._build_text(table.name)
 
     async def drop_table(self, name: str) -> None:
         await self._write(lambda tx: tables.drop_table(tx, name, self._schemas_free))

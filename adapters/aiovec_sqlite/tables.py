@@ -70,6 +70,7 @@ def create_field_index(
     if before == after:
         return
     check_free(tx)
+    text.check_can_index(table.schema.with_changed_field(name, after))
     if not table.index_statements(name, before):
         for statement in table.index_statements(name, after):
             tx.db.execute(statement)
@@ -87,7 +88,10 @@ def drop_field_index(
     check_free(tx)
     if table.index_statements(name, before) and not table.index_statements(name, after):
         tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
-    _alter(tx, table, table.schema.with_changed_field(name, after))
+    schema = table.schema.with_changed_field(name, after)
+    if not text.wanted_fields(schema):
+        text.drop_all(tx, table.name)
+    _alter(tx, table, schema)
 
 
 def _alter(tx: Transaction, table: TableLayout, schema: Schema) -> None:
