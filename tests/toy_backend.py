@@ -170,8 +170,9 @@ class ToyBackend(Backend, TextSearch):
         return found
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        rows = self._selected(table, query.where)
-        order, scores, highlights = best(rows, table.schema, query)
+        rows = self._selected(table, None)
+        selected = {row["id"] for row in self._selected(table, query.where)}
+        order, scores, highlights = best(rows, selected, table.schema, query)
         chosen = _as_rows(table.schema, [rows[n] for n in order], query.columns)
         return Found(chosen, scores, highlights)
 

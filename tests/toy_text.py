@@ -20,9 +20,9 @@ _K1, _B = 1.2, 0.75
 
 
 def best(
-    rows: Sequence[Mapping[str, Any]], schema: Schema, query: TextQuery
+    rows: Sequence[Mapping[str, Any]], selected: set[str], schema: Schema, query: TextQuery
 ) -> tuple[list[int], list[float], list[dict[str, str]] | None]:
-    """Return the places of the best rows, their scores, and their highlights if wanted."""
+    """Return the places of the best of the selected rows, their scores, and their highlights."""
     names = [name for name, field in schema.fields.items() if field.text]
     positive = [clause for clause in query.clauses if not clause.excluded]
     excluded = [clause for clause in query.clauses if clause.excluded]
@@ -36,7 +36,7 @@ def best(
     found: dict[int, float] = {}
     for n, row in enumerate(rows):
         hits = [bool(spans[n]) for spans in held]
-        if not hits or not (any(hits) if query.any else all(hits)):
+        if row["id"] not in selected or not (any(hits) if query.any else hits and all(hits)):
             continue
         if not any(_spans_of(clause, row, names, schema.analyzer) for clause in excluded):
             found[n] = 0.0

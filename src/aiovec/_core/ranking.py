@@ -66,7 +66,7 @@ class Weighted:
 
 
 def _is_finite(value: object) -> bool:
-    return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
+    return type(value) is not bool and isinstance(value, Real) and _number(value) is not None
 
 
 Fusion = RRF | Weighted
@@ -297,6 +297,15 @@ def _number(score: Any) -> float | None:
 def check_rerank(rerank: object) -> None:
     if rerank is not None and not callable(rerank):
         raise InvalidArgumentError("rerank", rerank, "a function that takes the hits, or None")
+
+
+def check_bound(argument: str, bound: Any) -> float | None:
+    """A finite number as a float, or None; InvalidArgumentError for anything else."""
+    if bound is None:
+        return None
+    if not _is_finite(bound):
+        raise InvalidArgumentError(argument, bound, "a finite number or None")
+    return float(bound)
 
 
 def check_diversity(diversity: Any) -> float | None:

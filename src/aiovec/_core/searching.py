@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 
 from .._filters import Expr
+from .._filters.tree import Ref
 from .._input.arguments import ability_of, check_count, check_flag, check_tuning
-from .._input.selection import Selection, selected_names, selection_of
+from .._input.selection import Selection, group_key, selected_names, selection_of
 from .._input.types import Where
 from .._text.query import parse_off_loop, text_fields
 from ..errors import AiovecError, InvalidArgumentError, UnsupportedError
@@ -26,11 +27,13 @@ from .contract import (
     Tuning,
     VectorQuery,
 )
+from .grouping import Ask, Group, Grouping, group_of, picked
 from .pool import LITTLE, off_loop
 from .ranking import (
     POOL,
     Fusion,
     Rerank,
+    check_bound,
     check_diversity,
     check_rerank,
     diversify,
@@ -55,6 +58,8 @@ class SearchOptions:
 
     limit: int = 10
     where: Where = None
+    wheres: Sequence[Where] | None = None
+    """A filter for each vector of ``search_many``, in place of ``where``."""
     select: Iterable[str] | None = None
     model: str | None = None
     include_vector: bool = False
@@ -65,6 +70,10 @@ class SearchOptions:
     fetch_k: int | None = None
     any: bool = False
     highlight: bool | Marks = False
+    min_score: float | None = None
+    max_distance: float | None = None
+    group_by: str | None = None
+    per_group: int = 1
     names: list[str] | None = field(default=None, init=False)
     """``select``, read once."""
 
@@ -84,6 +93,13 @@ class SearchOptions:
                     "fetch_k", self.fetch_k, f"None, or at least the limit of {self.limit}"
                 )
         self._check_marks()
+        self.min_score = check_bound("min_score", self.min_score)
+        self.max_distance = check_bound("max_distance", self.max_distance)
+        check_count("per_group", self.per_group)
+        if self.group_by is not None and self.diversity:
+            raise InvalidArgumentError(
+                "diversity", self.diversity, "None with group_by, which is for variety as well"
+            )
         self.names = selected_names(self.select)
 
     @property
@@ -128,6 +144,7 @@ class Ranked:
     vectors: Sequence[Any] | None
     strips_vectors: bool = False
     added: frozenset[str] = frozenset()
+    groups: Mapping[str, Group] | None = None
 
 
 async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple[TextClause, ...]:
@@ -151,7 +168,11 @@ async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple
 
 
 class Search:
-    """One call's search of a table, on one attempt."""
+    """One call's search of a table, on one attempt.
+
+    ``left_out`` is the id of a row that is no hit. What ``fuses`` has its least score, and its
+    groups, in the fused list.
+    """
 
     def __init__(
         self,
@@ -161,20 +182,38 @@ class Search:
         where: Expr | None,
         chosen: Selection,
         added: Sequence[str],
+        ref: Ref | None,
+        *,
+        left_out: str | None = None,
+        fuses: bool = False,
     ) -> None:
         self._backend = backend
         self._handle = handle
         self._options = options
         self._where = where
+        self._left_out = left_out
+        self._fuses = fuses
+        self._ref = ref
+        self._groups: dict[str, Group] = {}
         self._strips_vectors = bool(options.diversity) and not chosen.shows_vector
         self._added = frozenset(added)
         columns = replace(chosen.columns, fields=(*chosen.columns.fields, *added))
+        if ref is not None and ref.path and not columns.payload:
+            columns = replace(columns, payload=True)
+            chosen = replace(chosen, keys={})
         shows = chosen.shows_vector or self._strips_vectors
         self._chosen = replace(chosen, columns=columns, shows_vector=shows)
 
     @classmethod
     async def of(
-        cls, backend: Backend, handle: TableHandle, options: SearchOptions, where: Expr | None
+        cls,
+        backend: Backend,
+        handle: TableHandle,
+        options: SearchOptions,
+        where: Expr | None,
+        *,
+        left_out: str | None = None,
+        fuses: bool = False,
     ) -> Search:
         """Return the search with the columns that its steps need; ``where`` is bound."""
         schema = handle.schema
@@ -186,22 +225,100 @@ class Search:
             include_vector=options.include_vector,
             needs_vector=bool(options.diversity),
         )
+        ref = None if options.group_by is None else group_key(schema, options.group_by)
         # What reranks reads the texts, whatever the caller wants to keep of them.
+        needed = [] if options.rerank is None else text_fields(schema)
+        if ref is not None and not ref.path:
+            needed.append(ref.name)
         known = set(chosen.columns.fields)
-        added = [] if options.rerank is None else text_fields(schema)
-        added = [name for name in added if name not in known]
-        return cls(backend, handle, options, where, chosen, added)
+        added = [name for name in dict.fromkeys(needed) if name not in known]
+        return cls(
+            backend, handle, options, where, chosen, added, ref, left_out=left_out, fuses=fuses
+        )
 
-    async def by_vectors(self, vectors: Sequence[Any], limit: int) -> list[list[Hit]]:
+    # The hits of each query, best first, with all that its options ask for but the last steps
+
+    async def of_vectors(
+        self, vectors: Sequence[Any], wheres: Sequence[Expr | None] | None = None
+    ) -> list[list[Hit]]:
+        """Return the hits of each vector; ``wheres`` has a filter for each of them."""
+        if self._ref is None:
+            return await self.by_vectors(vectors, self._options.fetched, wheres)
+        found = []
+        for n, vector in enumerate(vectors):
+
+            async def ask(
+                where: Expr | None, count: int, vector: Any = vector
+            ) -> tuple[list[Hit], bool]:
+                (hits,) = await self.by_vectors([vector], count, [where])
+                return hits, len(hits) < count
+
+            where = self._where if wheres is None else wheres[n]
+            found.append(await self._grouping(self._ref, ask, where))
+        return found
+
+    async def of_clauses(self, clauses: tuple[TextClause, ...]) -> list[Hit]:
+        """Return the hits of a keyword search."""
+        if self._ref is None:
+            return await self.by_clauses(clauses, self._options.fetched, self._where)
+
+        async def ask(where: Expr | None, count: int) -> tuple[list[Hit], bool]:
+            hits = await self.by_clauses(clauses, count, where)
+            return hits, len(hits) < count
+
+        return await self._grouping(self._ref, ask, self._where)
+
+    async def of_both(
+        self,
+        by_vector: Callable[[int], Awaitable[list[Hit]]],
+        by_text: Callable[[int], Awaitable[list[Hit]]],
+        fusion: Fusion,
+    ) -> list[Hit]:
+        """Return the fused hits of two searches for so many hits, which run at once."""
+
+        async def both(count: int) -> dict[str, list[Hit]]:
+            lists: dict[str, list[Hit]] = {}
+
+            async def fill(name: str, search: Callable[[int], Awaitable[list[Hit]]]) -> None:
+                lists[name] = await search(count)
+
+            await together(fill("vector", by_vector), fill("text", by_text))
+            return lists
+
+        if self._ref is None:
+            lists = await both(self._options.pool)
+            return await self._fused(lists, fusion, self._options.fetched)
+
+        async def ask(where: Expr | None, count: int) -> tuple[list[Hit], bool]:
+            lists = await both(count)
+            over = all(len(hits) < count for hits in lists.values())
+            return await self._fused(lists, fusion, 2 * count), over
+
+        return await self._grouping(self._ref, ask, self._where)
+
+    async def _grouping(self, ref: Ref, ask: Ask, where: Expr | None) -> list[Hit]:
+        options = self._options
+        grouping = Grouping(
+            self._handle.schema, ref, self._groups, options.fetched, options.per_group
+        )
+        return await grouping.run(ask, where, options.pool, fused=self._fuses)
+
+    # What the backend is asked for
+
+    async def by_vectors(
+        self, vectors: Sequence[Any], limit: int, wheres: Sequence[Expr | None] | None = None
+    ) -> list[list[Hit]]:
         """Return the nearest of each vector, best first."""
         options = self._options
+        wanted = limit if self._left_out is None else limit + 1
 
         def asked() -> list[VectorQuery]:
+            conditions = [self._where] * len(vectors) if wheres is None else wheres
             return [
                 VectorQuery(
-                    vector, limit, self._where, self._chosen.columns, options.exact, options.tuning
+                    vector, wanted, where, self._chosen.columns, options.exact, options.tuning
                 )
-                for vector in vectors
+                for vector, where in zip(vectors, conditions, strict=True)
             ]
 
         queries = await off_loop(len(vectors), asked)
@@ -227,14 +344,14 @@ class Search:
 
         return await off_loop(effort, hits)
 
-    async def by_clauses(self, clauses: tuple[TextClause, ...], limit: int) -> list[Hit]:
+    async def by_clauses(
+        self, clauses: tuple[TextClause, ...], limit: int, where: Expr | None
+    ) -> list[Hit]:
         """Return the best rows by keywords, best first."""
         if all(clause.excluded for clause in clauses):
             return []
         options = self._options
-        asked = TextQuery(
-            clauses, limit, self._where, self._chosen.columns, options.any, options.marks
-        )
+        asked = TextQuery(clauses, limit, where, self._chosen.columns, options.any, options.marks)
         searches = ability_of(self._backend, TextSearch, "text")
         answers = [await searches.search_text(self._handle, asked)]
         effort = self._chosen.effort(answers[0].rows)
@@ -244,33 +361,48 @@ class Search:
         """Return the hits of one answer, best first; without a metric, of a keyword search."""
         rows, measures = _rows_of(found), found.measures
         chosen, name = self._chosen, self._handle.schema.vector
+        farthest = self._options.max_distance
+        least = None if self._fuses else self._options.min_score
         lowest_first = measures if metric is not None else [-measure for measure in measures]
-        return [
-            Hit(
-                rows.ids[i],
-                measures[i] if metric is None else score_of(metric, measures[i]),
-                None if metric is None else measures[i],
-                chosen.fields_of(rows, i),
-                chosen.vector_of(rows, i),
-                highlights=found.highlights[i] if found.highlights else {},
-                vector_name=name,
+        hits: list[Hit] = []
+        for i in order_of(lowest_first, rows.ids, len(rows.ids)):
+            measure = measures[i]
+            score = measure if metric is None else score_of(metric, measure)
+            too_far = metric is not None and farthest is not None and measure > farthest
+            if len(hits) == limit or too_far or (least is not None and score < least):
+                break  # those behind it are no better
+            if rows.ids[i] == self._left_out:
+                continue
+            hits.append(
+                Hit(
+                    rows.ids[i],
+                    score,
+                    None if metric is None else measure,
+                    chosen.fields_of(rows, i),
+                    chosen.vector_of(rows, i),
+                    highlights=found.highlights[i] if found.highlights else {},
+                    vector_name=name,
+                )
             )
-            for i in order_of(lowest_first, rows.ids, limit)
-        ]
+            if self._ref is not None:
+                self._groups[rows.ids[i]] = group_of(rows, i, self._ref)
+        return hits
 
-    async def fused(self, lists: dict[str, list[Hit]], fusion: Fusion) -> list[Hit]:
+    async def _fused(self, lists: dict[str, list[Hit]], fusion: Fusion, limit: int) -> list[Hit]:
         """Return one list of both, which are emptied."""
         effort = _VALUES_A_FUSED_HIT * sum(map(len, lists.values()))
+        least = self._options.min_score
 
         def fused() -> list[Hit]:
-            hits = fuse(lists["vector"], lists["text"], fusion, self._options.fetched)
+            hits = fuse(lists["vector"], lists["text"], fusion, limit)
             lists.clear()  # in the thread: it takes its time to free the hits
-            return hits
+            return hits if least is None else [hit for hit in hits if hit.score >= least]
 
         return await off_loop(effort, fused)
 
     def ranked(self, hits: list[list[Hit]], vectors: Sequence[Any] | None) -> Ranked:
-        return Ranked(hits, vectors, self._strips_vectors, self._added)
+        groups = None if self._ref is None else self._groups
+        return Ranked(hits, vectors, self._strips_vectors, self._added, groups)
 
 
 def _rows_of(found: Found) -> StoredRows:
@@ -309,7 +441,7 @@ async def finished(
     ranked: Ranked, options: SearchOptions, threads: Callable[[], anyio.CapacityLimiter]
 ) -> list[list[Hit]]:
     """Rerank and diversify each query's hits where that was asked for; cut to the limit."""
-    if options.rerank is None and not options.diversity:
+    if options.rerank is None and not options.diversity and not ranked.added:
         return ranked.hits
     lists = ranked.hits
     if options.rerank is not None:
@@ -327,7 +459,11 @@ async def finished(
             if options.diversity:
                 query = None if queries is None else queries[n]
                 hits = diversify(hits, query, options.diversity, options.limit, stopped)
-            made.append([_stripped(hit, ranked) for hit in hits[: options.limit]])
+            if ranked.groups is None:
+                hits = hits[: options.limit]
+            else:
+                hits = picked(hits, ranked.groups, options.limit, options.per_group)
+            made.append([_stripped(hit, ranked) for hit in hits])
         return made
 
     count = sum(map(len, lists))

@@ -79,7 +79,7 @@ from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Rerank, check_fusion
 from .records import Hit, Record
 from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
-from .searching import Ranked, Search, SearchOptions, clauses_of, finished, together
+from .searching import Ranked, Search, SearchOptions, clauses_of, finished
 from .threads import FORKED, OneLoop, PerLoop
 from .waiting import one_call
 
@@ -884,6 +884,10 @@ class VectorStore:
         diversity: float | None = None,
         rerank: Rerank | None = None,
         fetch_k: int | None = None,
+        min_score: float | None = None,
+        max_distance: float | None = None,
+        group_by: str | None = None,
+        per_group: int = 1,
     ) -> list[Hit]:
         """Return the rows nearest to ``vector``, best first, equal ones by id.
 
@@ -897,6 +901,12 @@ class VectorStore:
         relevance with ``lambda`` as ``1 - diversity``. ``rerank`` gets the hits, with all their
         text fields, and gives their new scores, or hits in a new order (a plain function runs in
         a thread); diversity is applied to what it gives.
+
+        Only hits of at least ``min_score``, and at most ``max_distance`` away, count. Both are
+        compared with what the search found, not with the scores of ``rerank``.
+
+        With ``group_by``, a field or ``payload.<key>``, the hits are the best ``per_group`` rows
+        of each of the ``limit`` best values. Rows without a value are a group of their own.
         """
         from .._input.rows import effort_of_query
         from .._input.vectors import query_vector
@@ -907,6 +917,8 @@ class VectorStore:
             SearchOptions(
                 limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
                 include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
+                min_score=min_score, max_distance=max_distance, group_by=group_by,
+                per_group=per_group,
             ),
         )  # fmt: skip
         return found[0]
@@ -917,7 +929,7 @@ class VectorStore:
         vectors: Vectors,
         *,
         limit: int = 10,
-        where: Where = None,
+        where: Where | Sequence[Where] = None,
         select: Iterable[str] | None = None,
         model: str | None = None,
         include_vector: bool = False,
@@ -926,11 +938,25 @@ class VectorStore:
         diversity: float | None = None,
         rerank: Rerank | None = None,
         fetch_k: int | None = None,
+        min_score: float | None = None,
+        max_distance: float | None = None,
+        group_by: str | None = None,
+        per_group: int = 1,
     ) -> list[list[Hit]]:
-        """Do ``search`` for several vectors or texts, all on the same state of the table."""
+        """Do ``search`` for several vectors or texts, all on the same state of the table.
+
+        ``where`` is one filter for all of them, or a sequence with one for each. With
+        ``group_by``, each vector is searched for by itself.
+        """
         from .._input.rows import effort_of
         from .._input.vectors import collect_vectors, query_vectors, texts_among
 
+        one: Where = None
+        wheres: tuple[Where, ...] | None = None
+        if isinstance(where, Sequence) and not isinstance(where, str):
+            wheres = tuple(where)
+        else:
+            one = where
         collected = await collect_vectors(vectors, self._read_in_thread)
         effort = effort_of(collected)
 
@@ -943,8 +969,11 @@ class VectorStore:
             "search_many", table, queries,
             effort, await off_loop(effort, texts_among, collected),
             SearchOptions(
-                limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
-                include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
+                limit=limit, where=one, wheres=wheres, select=select, model=model, exact=exact,
+                tuning=tuning, include_vector=include_vector, diversity=diversity, rerank=rerank,
+                fetch_k=fetch_k,
+                min_score=min_score, max_distance=max_distance, group_by=group_by,
+                per_group=per_group,
             ),
         )  # fmt: skip
 
@@ -961,33 +990,78 @@ class VectorStore:
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
             check_model(handle, options.model)
-            where = await self._bind(options.where, handle.schema)
+            schema = handle.schema
+            where = await self._bind(options.where, schema)
             made = await self._vectors_of(engine, handle, texts, options.model) if texts else {}
-            vectors = await off_loop(effort, queries, handle.schema, made)
+            vectors = await off_loop(effort, queries, schema, made)
             operation.batch = len(vectors)
+            wheres = None
+            if options.wheres is not None:
+                wheres = await self._bind_each(options.wheres, schema, len(vectors))
             prepared = await Search.of(engine.backend, handle, options, where)
             async with _own_time(bool(made)):
-                hits = await self._by_vectors(prepared, engine, handle, vectors, options.fetched)
+                began = time.perf_counter()
+                hits = await prepared.of_vectors(vectors, wheres)
+                if vectors:
+                    seconds = (time.perf_counter() - began) / len(vectors)
+                    self._advisor.searched(engine, handle, seconds)
             operation.returned = sum(map(len, hits))
             return prepared.ranked(hits, vectors)
 
         ranked = await self._on_table(operation, search)
         return await finished(ranked, options, self._rerank_threads)
 
-    async def _by_vectors(
+    async def search_like(
         self,
-        prepared: Search,
-        engine: Engine,
-        handle: TableHandle,
-        vectors: Sequence[Any],
-        limit: int,
-    ) -> list[list[Hit]]:
-        began = time.perf_counter()
-        hits = await prepared.by_vectors(vectors, limit)
-        if vectors:
-            seconds = (time.perf_counter() - began) / len(vectors)
-            self._advisor.searched(engine, handle, seconds)
-        return hits
+        table: str,
+        id: str,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        select: Iterable[str] | None = None,
+        include_vector: bool = False,
+        exact: bool = False,
+        tuning: Tuning | None = None,
+        diversity: float | None = None,
+        rerank: Rerank | None = None,
+        fetch_k: int | None = None,
+        min_score: float | None = None,
+        max_distance: float | None = None,
+        group_by: str | None = None,
+        per_group: int = 1,
+    ) -> list[Hit]:
+        """Return the rows nearest to the row ``id``, which is not among them.
+
+        The options are those of ``search``. InvalidArgumentError where there is no such row, or
+        where it has no vector.
+        """
+        from .._input.rows import check_ids
+
+        if not isinstance(id, str):
+            raise InvalidArgumentError("id", id, "the id of a row, which is a text")
+        (wanted,) = await self._checked_ids(id, check_ids)
+        options = SearchOptions(
+            limit=limit, where=where, select=select, exact=exact, tuning=tuning,
+            include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
+            min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
+        )  # fmt: skip
+        operation = _search_operation("search_like", table, options)
+
+        async def search(engine: Engine, handle: TableHandle) -> Ranked:
+            condition = await self._bind(options.where, handle.schema)
+            prepared = await Search.of(engine.backend, handle, options, condition, left_out=wanted)
+            rows = await engine.backend.get(handle, [wanted], Columns((), vector=True))
+            if not rows.ids:
+                raise InvalidArgumentError("id", id, f"the id of a row of the table {table!r}")
+            vector = None if rows.vectors is None else rows.vectors[0]
+            if vector is None or vector[0] != vector[0]:  # NaN
+                raise InvalidArgumentError("id", id, "the id of a row that has a vector")
+            hits = await prepared.of_vectors([vector])
+            operation.returned = len(hits[0])
+            return prepared.ranked(hits, [vector])
+
+        ranked = await self._on_table(operation, search)
+        return (await finished(ranked, options, self._rerank_threads))[0]
 
     async def _vectors_of(
         self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
@@ -1018,6 +1092,9 @@ class VectorStore:
         diversity: float | None = None,
         rerank: Rerank | None = None,
         fetch_k: int | None = None,
+        min_score: float | None = None,
+        group_by: str | None = None,
+        per_group: int = 1,
     ) -> list[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
@@ -1036,6 +1113,7 @@ class VectorStore:
         options = SearchOptions(
             limit=limit, where=where, select=select, include_vector=include_vector, any=any,
             highlight=highlight, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
+            min_score=min_score, group_by=group_by, per_group=per_group,
         )  # fmt: skip
         operation = _search_operation("search_text", table, options)
 
@@ -1043,7 +1121,7 @@ class VectorStore:
             clauses = await clauses_of(engine.backend, handle, query)
             where = await self._bind(options.where, handle.schema)
             prepared = await Search.of(engine.backend, handle, options, where)
-            hits = await prepared.by_clauses(clauses, options.fetched)
+            hits = await prepared.of_clauses(clauses)
             operation.returned = len(hits)
             return prepared.ranked([hits], None)
 
@@ -1069,6 +1147,10 @@ class VectorStore:
         diversity: float | None = None,
         rerank: Rerank | None = None,
         fetch_k: int | None = None,
+        min_score: float | None = None,
+        max_distance: float | None = None,
+        group_by: str | None = None,
+        per_group: int = 1,
     ) -> list[Hit]:
         """Search by keywords and by vector at once, and fuse both lists into one.
 
@@ -1087,7 +1169,8 @@ class VectorStore:
         options = SearchOptions(
             limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
             include_vector=include_vector, any=any, highlight=highlight, diversity=diversity,
-            rerank=rerank, fetch_k=fetch_k,
+            rerank=rerank, fetch_k=fetch_k, min_score=min_score, max_distance=max_distance,
+            group_by=group_by, per_group=per_group,
         )  # fmt: skip
         check_fusion(fusion)
         operation = _search_operation("search_hybrid", table, options)
@@ -1104,27 +1187,28 @@ class VectorStore:
                 given = made.get(0, vector)
                 return await off_loop(effort_of_query(given), query_vector, given, handle.schema)
 
-            known = None if embeds else await checked()
-            prepared = await Search.of(engine.backend, handle, options, where)
-            lists: dict[str, list[Hit]] = {}
+            known = [] if embeds else [await checked()]
+            prepared = await Search.of(engine.backend, handle, options, where, fuses=True)
 
-            async def by_vector() -> None:
-                asked = known if known is not None else await checked()
-                one = _search_operation("search", table, options, options.pool)
+            async def by_vector(count: int) -> list[Hit]:
+                if not known:
+                    known.append(await checked())
+                one = _search_operation("search", table, options, count)
                 with watch(one, engine.place):
-                    (lists["vector"],) = await self._by_vectors(
-                        prepared, engine, handle, [asked], options.pool
-                    )
-                    one.returned = len(lists["vector"])
+                    began = time.perf_counter()
+                    (hits,) = await prepared.by_vectors(known, count)
+                    self._advisor.searched(engine, handle, time.perf_counter() - began)
+                    one.returned = len(hits)
+                    return hits
 
-            async def by_text() -> None:
-                one = _search_operation("search_text", table, options, options.pool)
+            async def by_text(count: int) -> list[Hit]:
+                one = _search_operation("search_text", table, options, count)
                 with watch(one, engine.place):
-                    lists["text"] = await prepared.by_clauses(clauses, options.pool)
-                    one.returned = len(lists["text"])
+                    hits = await prepared.by_clauses(clauses, count, where)
+                    one.returned = len(hits)
+                    return hits
 
-            await together(by_vector(), by_text())
-            hits = await prepared.fused(lists, fusion)
+            hits = await prepared.of_both(by_vector, by_text, fusion)
             operation.returned = len(hits)
             return prepared.ranked([hits], None)
 
@@ -1253,6 +1337,23 @@ class VectorStore:
     async def _bind(self, where: Where, schema: Schema) -> Expr | None:
         return await off_loop(_effort_of(where), bind, where, schema)
 
+    async def _bind_each(
+        self, wheres: Sequence[Where], schema: Schema, count: int
+    ) -> list[Expr | None]:
+        """Return a bound filter for each of so many vectors; equal texts are read once."""
+        if len(wheres) != count:
+            raise InvalidArgumentError(
+                "where", list(wheres),
+                f"one filter, or one for each of the {count} vectors (there are {len(wheres)})",
+            )  # fmt: skip
+        distinct = {where if isinstance(where, str) else id(where): where for where in wheres}
+
+        def bound() -> list[Expr | None]:
+            made = {key: bind(where, schema) for key, where in distinct.items()}
+            return [made[where if isinstance(where, str) else id(where)] for where in wheres]
+
+        return await off_loop(len(wheres) + sum(map(_effort_of, distinct.values())), bound)
+
     async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
         return await in_thread(work, *args, limit=self._threads())
 
@@ -1310,7 +1411,7 @@ def _search_operation(
         name,
         table,
         limit=options.limit if limit is None else limit,
-        filtered=options.where is not None,
+        filtered=options.where is not None or bool(options.wheres),
         exact=None if name == "search_text" else options.exact,
     )
 

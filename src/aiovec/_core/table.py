@@ -64,6 +64,7 @@ class Table:
     bounds = _bound(VectorStore.bounds)
     search = _bound(VectorStore.search)
     search_many = _bound(VectorStore.search_many)
+    search_like = _bound(VectorStore.search_like)
     search_text = _bound(VectorStore.search_text)
     search_hybrid = _bound(VectorStore.search_hybrid)
     stats = _bound(VectorStore.stats)

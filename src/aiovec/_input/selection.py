@@ -250,6 +250,16 @@ def _names_of_values(schema: Schema, *, lists: bool) -> list[str]:
     return ["id", *fields, *(["payload.<key>"] if schema.payload else [])]
 
 
+def group_key(schema: Schema, name: object) -> Ref:
+    """The field, or the key of the payload, by which a search groups its hits."""
+    ref = _ref_of(schema, name, lists=False)
+    if ref is None or ref.name == "id":
+        able = [each for each in _names_of_values(schema, lists=False) if each != "id"]
+        listed = ", ".join(able) or "none, since the table has no fields"
+        raise InvalidArgumentError("group_by", name, f"one of {listed}")
+    return ref
+
+
 # A piece of a path: what stands in double quotes, or anything up to the next dot.
 _PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")+)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
 

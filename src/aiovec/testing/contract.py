@@ -8,6 +8,7 @@ from .base import ABILITIES, LOOP_TIME, ContractBase
 from .cancellation import CancellationContract
 from .changes import ChangesContract
 from .changing import ChangingContract
+from .choosing import ChoosingContract
 from .concurrency import ConcurrencyContract
 from .embedding import EmbeddingContract
 from .exporting import ExportingContract
@@ -40,6 +41,7 @@ class BackendContract(
     SearchingContract,
     TextContract,
     HybridContract,
+    ChoosingContract,
     FilteringContract,
     EmbeddingContract,
     ExportingContract,

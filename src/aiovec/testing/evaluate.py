@@ -31,6 +31,7 @@ from .._filters.tree import (
     StartsWith,
     Value,
 )
+from .._input.columns import python_values
 
 _ON_ARROW: dict[str, Callable[[Any, Any], Any]] = {
     "=": pc.equal,
@@ -188,7 +189,7 @@ class _Evaluation:
             wanted = set(literals)
             return _truths(
                 None if value is None else value in wanted
-                for value in self._column(ref.name).to_pylist()
+                for value in python_values(self._column(ref.name))
             )
         return _truths(self._in_payload(value, literals) for value in self._payload(ref))
 
