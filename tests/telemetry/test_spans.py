@@ -125,6 +125,13 @@ CALLS: dict[str, tuple[Call, dict[str, Any]]] = {
             "db.response.returned_rows": 6, "db.operation.batch.size": 3,
         },
     ),
+    "search_like": (
+        lambda s: s.search_like("notes", "r1", limit=2, exact=True),
+        {
+            "aiovec.limit": 2, "aiovec.filtered": False, "aiovec.exact": True,
+            "db.response.returned_rows": 2,
+        },
+    ),
     "search_text": (
         lambda s: s.search_text("notes", "word", limit=4),
         {"aiovec.limit": 4, "aiovec.filtered": False, "db.response.returned_rows": 4},

@@ -109,6 +109,8 @@ async def vectors_of_every_form(store: aiovec.VectorStore) -> None:
     many: aiovec.Vectors = np.ones((3, 2), dtype=np.float32)
     for each in (vectors, many, iter(vectors), [[1.0, 0.5]]):
         assert_type(await store.search_many("notes", each), list[list[Hit]])
+    await store.search_many("notes", many, where=[F.year > 1, "year > 2", None])
+    assert_type(await store.search_like("notes", "a", min_score=0.1), list[Hit])
 
 
 async def every_call(target: Path) -> None:
@@ -155,6 +157,7 @@ async def every_call(target: Path) -> None:
             assert hit.to_dict()["_score"] == hit.score
         if store.supports("text"):
             assert_type(await store.search_text("notes", "wool", any=True), list[Hit])
+            await store.search_text("notes", "wool", highlight=("[", "]"), group_by="year")
             await store.search_hybrid("notes", "wool", [1, 0], fusion=aiovec.RRF(k=30))
             await store.search_hybrid("notes", "wool", [1, 0], fusion=aiovec.Weighted(vector=0.5))
         export = store.export("notes", batch_size=10, select=["year"], after=None)
