@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._core.connect import connect, restore
 from ._core.contract import IndexInfo, TableStats, Tuning
+from ._core.ids import new_id
 from ._core.patch import REMOVE
 from ._core.records import Hit, Record
 from ._core.schema import Embed, Field, Schema
@@ -118,5 +119,6 @@ __all__ = [
     "Weighted",
     "Where",
     "connect",
+    "new_id",
     "restore",
 ]

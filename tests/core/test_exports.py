@@ -16,7 +16,7 @@ from aiovec import errors
 
 NAMES = {
     "connect", "VectorStore", "Table", "Schema", "Field", "F", "Record", "Hit", "Tuning", "RRF",
-    "Weighted", "TableStats", "IndexInfo", "restore", "Embed", "Embedder", "REMOVE",
+    "Weighted", "TableStats", "IndexInfo", "restore", "Embed", "Embedder", "REMOVE", "new_id",
     "JsonValue", "Rows", "Vector", "Vectors", "Where",
 }  # fmt: skip
 PUBLIC = ("aiovec", "asgi", "backend", "errors", "sync", "testing")

@@ -212,7 +212,7 @@ async def test_odd_frames_are_refused(store: VectorStore) -> None:
     for wrong in (
         doubled,
         frame.rename(columns={"name": 5}),
-        frame.drop(columns="id"),
+        frame.assign(id=[1.5, 2.5, 3.5]),
         a_polars_frame().drop("embedding"),
         a_polars_frame().lazy(),
         frame["name"],

@@ -143,7 +143,7 @@ def test_ids_to_look_for() -> None:
     assert check_ids(iter(["b", "a", "b"])) == ["b", "a", "b"]
     assert check_ids([]) == []
     wrong: Any
-    for wrong in (None, 5, b"x", {"a": 1}, ["a", None], [b"a"], ["\ud800"]):
+    for wrong in (None, 5.0, True, b"x", {"a": 1}, ["a", None], [b"a"], ["\ud800"]):
         with pytest.raises(InvalidArgumentError):
             check_ids(wrong)
 

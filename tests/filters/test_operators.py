@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta, timezone
 from enum import Enum, IntEnum
 from typing import Any
 
@@ -111,7 +111,7 @@ UNTYPED: Any = F  # mypy finds most of these mistakes too
         (lambda: UNTYPED.x < None, "is_null"),
         (lambda: UNTYPED.x.in_([None]), "is_null"),
         (lambda: F.x == datetime(2024, 1, 1), "time zone"),  # noqa: DTZ001
-        (lambda: F.x == date(2024, 1, 1), "cannot be a literal"),
+        (lambda: UNTYPED.x == time(1), "cannot be a literal"),
         (lambda: F.x == [[1]], "cannot be a literal"),
         (lambda: F.x == [None], "is_null"),
         (lambda: F.x < [1], "cannot be a literal"),

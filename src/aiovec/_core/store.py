@@ -43,7 +43,7 @@ from .._input.selection import (
     sort_order,
     value_ref,
 )
-from .._input.types import ON_CONFLICT, FieldValue, OnConflict, Rows, Vector, Vectors, Where
+from .._input.types import ON_CONFLICT, FieldValue, Ids, OnConflict, Rows, Vector, Vectors, Where
 from .._telemetry.events import Operation, watch, watch_batches
 from ..errors import (
     DuplicateIdError,
@@ -451,7 +451,7 @@ class VectorStore:
         operation = Operation(call, table)
 
         def check(schema: Schema) -> pa.Table:
-            batch = to_table(held[0], schema)
+            batch = to_table(held[0], schema, make_ids=True)
             if on_conflict == "replace":
                 return last_of_each_id(batch)
             if on_conflict == "skip":
@@ -527,7 +527,7 @@ class VectorStore:
         table: str,
         fields: Mapping[str, FieldValue | Remove],
         *,
-        ids: str | Iterable[str] | None = None,
+        ids: Ids | None = None,
         where: Where = None,
     ) -> int:
         """Set fields, and keys of the payload, and keep vectors; how many rows.
@@ -572,7 +572,7 @@ class VectorStore:
     async def set_vectors(
         self,
         table: str,
-        ids: str | Iterable[str],
+        ids: Ids,
         vectors: Vectors,
         *,
         model: str | None = None,
@@ -611,7 +611,7 @@ class VectorStore:
         finally:
             await off_loop(effort, held.clear)
 
-    async def delete(self, table: str, ids: str | Iterable[str]) -> int:
+    async def delete(self, table: str, ids: Ids) -> int:
         """Delete the rows with these ids; how many were there."""
         from .._input.rows import distinct_ids
 
@@ -642,7 +642,7 @@ class VectorStore:
 
     # Reading
 
-    async def exists(self, table: str, ids: str | Iterable[str]) -> set[str]:
+    async def exists(self, table: str, ids: Ids) -> set[str]:
         """Return those of the ids that exist."""
         from .._input.rows import distinct_ids
 
@@ -662,7 +662,7 @@ class VectorStore:
     async def get(
         self,
         table: str,
-        ids: str | Iterable[str],
+        ids: Ids,
         *,
         select: Iterable[str] | None = None,
         include_vector: bool = True,

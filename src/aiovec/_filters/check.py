@@ -107,6 +107,7 @@ class _Binder:
 
     def _compare(self, leaf: Expr, ref: Ref, op: Operator, value: Value) -> Expr:
         kind = self._kind(leaf, ref)
+        given, value = value, _fitted(ref, kind, value, equality=op in ("=", "!="))
         self._check_value(leaf, ref, kind, value)
         if isinstance(value, bool) and op not in ("=", "!="):
             self._fail(leaf, f"TRUE and FALSE have no order, so {op} does not apply", "= or !=", 0)
@@ -114,12 +115,13 @@ class _Binder:
             return _compare_int(ref, op, value)
         if kind == "float" and isinstance(value, int):
             return _compare_float(ref, op, value)
-        return leaf
+        return leaf if value is given else Compare(ref, op, value)
 
     def _in(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._kind(leaf, ref)
         kept: dict[tuple[type, Value], Value] = {}
-        for index, value in enumerate(values):
+        for index, given in enumerate(values):
+            value = _fitted(ref, kind, given)
             self._check_value(leaf, ref, kind, value, index)
             fitting = _fitting(value, kind)
             if fitting is not None:
@@ -276,6 +278,15 @@ def _no_list(ref: Ref) -> Expr:
     """False for every list, null for null."""
     empty = EqualsList(ref, ())
     return all_of((empty, negated(empty)))
+
+
+def _fitted(ref: Ref, kind: str, value: Value, *, equality: bool = True) -> Value:
+    """Return the literal as the text that stands for it in an id or in the payload, if any does."""
+    if kind == "payload" and isinstance(value, datetime):
+        return words.moment_text(value)
+    if ref.name == "id" and equality and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
 def _fits(number: int) -> bool:

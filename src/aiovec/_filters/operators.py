@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from uuid import UUID
 
 from ..errors import FilterError
 from . import patterns, text
@@ -27,6 +29,9 @@ from .tree import (
     contains_text,
     negated,
 )
+
+# What a literal may be given as.
+Given = Value | date | UUID | Enum
 
 
 class FieldRef(Combinable):
@@ -51,14 +56,14 @@ class FieldRef(Combinable):
         return FieldRef(Ref(self._ref.name, (*self._ref.path, text.checked_text(key))))
 
     def __eq__(  # type: ignore[override]  # as ORMs do
-        self, other: Value | Sequence[Value] | FieldRef | None
+        self, other: Given | Sequence[Value] | FieldRef | None
     ) -> Expr:
         if isinstance(other, (list, tuple)):
             return self._equals_list(other)
         return self.is_null() if other is None else self._compare("=", other)
 
     def __ne__(  # type: ignore[override]  # as ORMs do
-        self, other: Value | Sequence[Value] | FieldRef | None
+        self, other: Given | Sequence[Value] | FieldRef | None
     ) -> Expr:
         if isinstance(other, (list, tuple)):
             return negated(self._equals_list(other))
@@ -76,7 +81,7 @@ class FieldRef(Combinable):
     def __ge__(self, other: str | int | float | datetime) -> Expr:
         return self._compare(">=", other)
 
-    def in_(self, values: Iterable[Value]) -> Expr:
+    def in_(self, values: Iterable[Given]) -> Expr:
         """Equal to one of ``values``; FALSE where there are none."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise FilterError(f"in_ takes a list of values, not {text.shown(values)}")
@@ -84,7 +89,7 @@ class FieldRef(Combinable):
         check_literals(len(checked))
         return In(self._ref, checked) if checked else Const(False)
 
-    def not_in(self, values: Iterable[Value]) -> Expr:
+    def not_in(self, values: Iterable[Given]) -> Expr:
         """Equal to none of ``values``; a null field matches neither this nor ``in_``."""
         return negated(self.in_(values))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from enum import Enum
 from numbers import Integral, Real
+from uuid import UUID
 
 from .. import errors
 from ..errors import FilterError
@@ -63,10 +65,14 @@ def checked_value(value: object) -> str | int | float | bool | datetime:
     """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         value = value.item()  # type: ignore[attr-defined]  # NumPy's scalars have it
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
         return checked_text(value)
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, Integral):
         number = int(value)
         if not MIN_INT <= number <= MAX_INT:
@@ -79,6 +85,8 @@ def checked_value(value: object) -> str | int | float | bool | datetime:
         return fraction
     if isinstance(value, datetime):
         return _in_utc(value)
+    if isinstance(value, date):
+        return value.isoformat()
     if value is None:
         raise FilterError("a comparison with None is never true; use is_null() or IS NULL")
     raise FilterError(
@@ -116,6 +124,11 @@ def timestamp(value: str) -> datetime:
         return _in_utc(datetime.fromisoformat(value.upper()))
     except ValueError as exc:
         raise FilterError(f"{shown(value)} is not a timestamp ({exc})") from exc
+
+
+def moment_text(value: datetime) -> str:
+    """The text that stands for a moment in the payload. Texts of moments sort as the moments do."""
+    return _in_utc(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _in_utc(value: datetime) -> datetime:

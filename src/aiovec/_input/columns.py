@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from enum import Enum
 from typing import Any, cast
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .._arrow import check_weight
+from .._core.ids import id_text
 from .._core.schema import MAX_ID_BYTES, Field, Schema
+from .._filters.text import moment_text
 from ..errors import InvalidRowError
 
 Place = Callable[[int], tuple[int | None, str | None]]
@@ -60,15 +64,10 @@ def foreign_values(column: pa.Array, name: str) -> list[Any]:
 
 def id_column(ids: Any, place: Place) -> pa.Array:
     if isinstance(ids, pa.Array):
-        if not pa.types.is_string(ids.type) and len(ids):
-            raise InvalidRowError(f"ids are text, not {ids.type}", row=place(0)[0], field="id")
         column = ids.cast(pa.utf8())
     else:
-        for row, id in enumerate(ids):
-            if not isinstance(id, str):
-                raise InvalidRowError(
-                    f"an id is text, not {type(id).__name__}", row=place(row)[0], field="id"
-                )
+        if not set(map(type, ids)) <= {str}:
+            ids = [_id_of(row, id, place) for row, id in enumerate(ids)]
         column = text_array("id", ids, place)
         # For a few rows Arrow's compute functions cost more than all the rest.
         if len(ids) <= _FEW and all(map(_is_plain_id, ids)):
@@ -91,6 +90,16 @@ def id_column(ids: Any, place: Place) -> pa.Array:
             field="id",
         )
     return column
+
+
+def _id_of(row: int, value: object, place: Place) -> str:
+    text = id_text(value)
+    if text is None:
+        raise InvalidRowError(
+            f"an id is text, a whole number or a UUID, not {type(value).__name__}",
+            row=place(row)[0], field="id",
+        )  # fmt: skip
+    return text
 
 
 def _is_plain_id(id: str) -> bool:
@@ -190,7 +199,7 @@ def _python_column(name: str, field: Field, values: Sequence[Any], place: Place)
         raise InvalidRowError(str(exc), field=name) from exc
 
 
-def _moment(value: Any, refuse: Callable[[str], InvalidRowError]) -> datetime:
+def _moment(value: Any, refuse: Callable[[str], Exception]) -> datetime:
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -312,8 +321,11 @@ def payload_column(
                 "the table keeps only declared fields (payload=False)",
                 row=number, id=id, field=str(next(iter(keys))),
             )  # fmt: skip
+        converts = False
         for key, value in keys.items():
-            _check_json(key, value, number, id)
+            converts |= _check_json(key, value, number, id)
+        if converts:
+            keys = {key: _as_json(value) for key, value in keys.items()}
         texts.append(json_text(keys))
     if not any(texts):
         return None
@@ -328,8 +340,8 @@ def json_text(value: Mapping[str, Any]) -> str:
 _JSON_PLAIN = frozenset((str, bool, type(None)))
 
 
-def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> None:
-    """Refuse what JSON cannot carry there and back unchanged."""
+def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> bool:
+    """Refuse what JSON cannot carry; return True where something has to be converted to JSON."""
 
     def refuse(reason: str) -> InvalidRowError:
         return InvalidRowError(reason, row=row, id=id, field=str(key))
@@ -337,6 +349,7 @@ def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> None:
     if not isinstance(key, str):
         raise refuse(f"a key is text, not {type(key).__name__}")
     encodable(key, lambda: refuse("the key is not valid Unicode"))
+    converts = False
     waiting: list[tuple[Any, int]] = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()
@@ -353,7 +366,8 @@ def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> None:
                 raise refuse("NaN and infinity are not JSON")
         elif depth > MAX_DEPTH:
             raise refuse(f"is nested deeper than {MAX_DEPTH} levels")
-        elif kind is list:
+        elif kind is list or isinstance(item, tuple):
+            converts |= kind is not list
             waiting.extend((part, depth + 1) for part in item)
         elif kind is dict:
             for name, part in item.items():
@@ -362,10 +376,52 @@ def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> None:
                 waiting.append((name, depth))
                 waiting.append((part, depth + 1))
         else:
-            raise refuse(
-                f"{kind.__name__} is not JSON (text, numbers, booleans, None, lists, dicts); "
-                "declare a field for it, or convert it"
-            )
+            try:
+                plain_item = _plain(item)
+            except ValueError as exc:
+                raise refuse(f"is not JSON: {exc}") from exc
+            if plain_item is item:
+                raise refuse(
+                    f"{kind.__name__} is not JSON (text, numbers, booleans, None, lists, dicts, "
+                    "datetimes, dates, UUIDs); declare a field for it, or convert it"
+                )
+            converts = True
+            waiting.append((plain_item, depth + 1))
+    return converts
+
+
+def _plain(item: Any) -> Any:
+    """Return the JSON value that stands for another one, or the item itself where none does.
+
+    ValueError where the item is a datetime that no text stands for.
+    """
+    if isinstance(item, Enum):
+        return item.value
+    if isinstance(item, str):
+        return str.__str__(item)
+    if isinstance(item, (int, np.integer)):
+        return int(item)
+    if isinstance(item, (float, np.floating)):
+        return float(item)
+    if isinstance(item, np.bool_):
+        return bool(item)
+    if isinstance(item, datetime):
+        return moment_text(_moment(item, ValueError))
+    if isinstance(item, date):
+        return item.isoformat()
+    return str(item) if isinstance(item, UUID) else item
+
+
+def _as_json(item: Any) -> Any:
+    """A value that ``_check_json`` lets pass as plain JSON."""
+    kind = type(item)
+    if kind in _JSON_PLAIN or kind is int or kind is float:
+        return item
+    if kind is dict:
+        return {key: _as_json(part) for key, part in item.items()}
+    if kind is list or isinstance(item, tuple):
+        return [_as_json(part) for part in item]
+    return _as_json(_plain(item))
 
 
 def arrow_payload(column: pa.Array, schema: Schema, place: Place) -> pa.Array:

@@ -37,6 +37,7 @@ from .._arrow import (
     plain,
     table_of,
 )
+from .._core.ids import id_text, new_ids
 from .._core.patch import PayloadPatch, Remove, path_text
 from .._core.pool import LITTLE
 from .._core.records import Record
@@ -207,34 +208,36 @@ def _has_length(column: Any) -> bool:
     return hasattr(column, "__len__") and is_iterable(column)
 
 
-def to_table(rows: Any, schema: Schema) -> pa.Table:
+def to_table(rows: Any, schema: Schema, *, make_ids: bool = False) -> pa.Table:
     """The rows, as ``collect`` gives them, in the layout of ``schema.to_arrow()``, all checked.
 
     Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number.
-    Ids may still stand twice.
+    Ids may still stand twice. With ``make_ids`` rows without an id get new ones, in rising order.
     """
     if isinstance(rows, CheckedRows):
         return rows.table if rows.schema == schema else _from_arrow(rows.table, schema)
     if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
-        return _from_mappings(rows, schema)
+        return _from_mappings(rows, schema, make_ids=make_ids)
     if isinstance(rows, (list, tuple)):
         tables = []
         done = 0
         for item in rows:
             if not is_arrow(item):
                 raise InvalidRowError("Arrow batches and other rows are mixed", row=done)
-            tables.append(_from_whole(item, schema, done))
+            tables.append(_from_whole(item, schema, done, make_ids=make_ids))
             done += tables[-1].num_rows
         return pa.concat_tables(tables)
-    return _from_whole(rows, schema)
+    return _from_whole(rows, schema, make_ids=make_ids)
 
 
-def _from_whole(rows: Any, schema: Schema, first_row: int = 0) -> pa.Table:
+def _from_whole(
+    rows: Any, schema: Schema, first_row: int = 0, *, make_ids: bool = False
+) -> pa.Table:
     if is_frame(rows):
-        return _from_columns(columns_of_frame(rows), schema, first_row)
+        return _from_columns(columns_of_frame(rows), schema, first_row, make_ids=make_ids)
     if isinstance(rows, Mapping):
-        return _from_columns(rows, schema, first_row)
-    return _from_arrow(table_of(rows), schema, first_row)
+        return _from_columns(rows, schema, first_row, make_ids=make_ids)
+    return _from_arrow(table_of(rows), schema, first_row, make_ids=make_ids)
 
 
 def last_of_each_id(table: pa.Table, ids: Sequence[str] | None = None) -> pa.Table:
@@ -266,20 +269,21 @@ def repeated_ids(table: pa.Table) -> list[str]:
 
 
 def check_ids(ids: Any) -> list[str]:
-    """Ids to look for: one text or an iterable of texts, in the order given."""
-    if isinstance(ids, str):
+    """Ids to look for: one or an iterable of them, in the order given, as texts."""
+    if id_text(ids) is not None:
         ids = [ids]
     if isinstance(ids, (pa.Array, pa.ChunkedArray)):
         check_array(ids, "ids")
         ids = plain(ids, "ids").to_pylist()
     if isinstance(ids, (bytes, Mapping)) or not is_iterable(ids):
-        raise InvalidArgumentError("ids", ids, "a text or an iterable of texts")
+        raise InvalidArgumentError("ids", ids, "an id or an iterable of ids")
     listed = list(ids)
     if not set(map(type, listed)) <= {str}:
-        for n, text in enumerate(listed):
-            if not isinstance(text, str):
-                raise InvalidArgumentError("ids", text, "texts")
-            listed[n] = str.__str__(text)
+        for n, value in enumerate(listed):
+            text = id_text(value)
+            if text is None:
+                raise InvalidArgumentError("ids", value, "texts, whole numbers or UUIDs")
+            listed[n] = text
     for text in listed:
         if not text.isascii():
             encodable(text, partial(InvalidArgumentError, "ids", text, "valid Unicode"))
@@ -377,12 +381,12 @@ def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
 def _place_by(ids: Sequence[Any], first_row: int = 0) -> Place:
     def place(row: int) -> tuple[int, str | None]:
         id = ids[row] if row < len(ids) else None
-        return first_row + row, id if isinstance(id, str) else None
+        return first_row + row, id_text(id)
 
     return place
 
 
-def _from_mappings(items: Sequence[Any], schema: Schema) -> pa.Table:
+def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> pa.Table:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
         found = as_row(item, schema.vector, row)
@@ -394,10 +398,13 @@ def _from_mappings(items: Sequence[Any], schema: Schema) -> pa.Table:
         mappings.append(found)
     missing = object()
     ids = [m.get("id", missing) for m in mappings]
+    without = [row for row, id in enumerate(ids) if id is missing]
+    if without and not make_ids:
+        raise InvalidRowError("every row needs an id", row=without[0], field="id")
+    for row, new in zip(without, new_ids(len(without)), strict=True):
+        ids[row] = new
     place = _place_by(ids)
     for row, m in enumerate(mappings):
-        if ids[row] is missing:
-            raise InvalidRowError("every row needs an id", row=row, field="id")
         if schema.embed is None and m.get(schema.vector) is None:
             raise InvalidVectorError(
                 f"is missing (key {schema.vector!r})", row=row, id=place(row)[1]
@@ -414,14 +421,19 @@ def _from_mappings(items: Sequence[Any], schema: Schema) -> pa.Table:
     return _assemble(ids, vectors, columns, payload_column(extra, schema, place), schema, place)
 
 
-def _from_columns(columns: Mapping[str, Any], schema: Schema, first_row: int = 0) -> pa.Table:
-    for name in _required(schema):
+def _from_columns(
+    columns: Mapping[str, Any], schema: Schema, first_row: int = 0, *, make_ids: bool = False
+) -> pa.Table:
+    for name in _required(schema, make_ids):
         if name not in columns:
             raise InvalidRowError(
                 f"the columns have no {name!r}; they are: {', '.join(map(repr, columns))}"
             )
     read = {name: _column(name, column, schema) for name, column in columns.items()}
-    id_values = read.pop("id")
+    if "id" in read:
+        id_values = _as_texts(read.pop("id"))
+    else:
+        id_values = new_ids(max(map(len, read.values()), default=0))
     ids: Sequence[Any] = _LazyIds(id_values) if isinstance(id_values, pa.Array) else id_values
     place = _place_by(ids, first_row)
     if isinstance(id_values, pa.Array):
@@ -443,13 +455,22 @@ def _from_columns(columns: Mapping[str, Any], schema: Schema, first_row: int = 0
     return _assemble(id_values, vectors, known, payload, schema, place)
 
 
+def _as_texts(ids: Any) -> Any:
+    """The ids, those of an Arrow column of whole numbers in decimal digits."""
+    if isinstance(ids, pa.Array) and pa.types.is_integer(ids.type):
+        return ids.cast(pa.utf8())
+    return ids
+
+
 def _check_texts(ids: pa.Array, first_row: int) -> None:
     """Refuse ids that are no text, before anything else.
 
     The bytes of text bound how many rows there can be; a column of nulls has any length.
     """
     if not pa.types.is_string(ids.type) and len(ids):
-        raise InvalidRowError(f"ids are text, not {ids.type}", row=first_row, field="id")
+        raise InvalidRowError(
+            f"ids are text or whole numbers, not {ids.type}", row=first_row, field="id"
+        )
 
 
 def _column(name: str, column: Any, schema: Schema) -> Any:
@@ -476,16 +497,21 @@ def _values(name: str, column: Any) -> list[Any]:
     return foreign_values(column, name) if isinstance(column, pa.Array) else list(column)
 
 
-def _from_arrow(table: pa.Table, schema: Schema, first_row: int = 0) -> pa.Table:
+def _from_arrow(
+    table: pa.Table, schema: Schema, first_row: int = 0, *, make_ids: bool = False
+) -> pa.Table:
     check_table(table, first_row)
     names = names_of(table)
-    for name in _required(schema):
+    for name in _required(schema, make_ids):
         if name not in names:
             raise InvalidRowError(f"there is no column {name!r} among {names}")
     if len(set(names)) != len(names):
         raise InvalidRowError(f"a column's name stands twice in {names}")
-    check_id_weight(table.column("id"), "id")
-    id_column = plain(table.column("id"), "id")
+    if "id" in names:
+        check_id_weight(table.column("id"), "id")
+        id_column = _as_texts(plain(table.column("id"), "id"))
+    else:
+        id_column = pa.array(new_ids(len(table)), pa.utf8())
     _check_texts(id_column, first_row)
     place = _place_by(_LazyIds(id_column), first_row)
     given = plain(table.column(schema.vector), schema.vector) if schema.vector in names else None
@@ -525,9 +551,10 @@ class _LazyIds(Sequence[Any]):
         return self._column[row].as_py()
 
 
-def _required(schema: Schema) -> tuple[str, ...]:
+def _required(schema: Schema, make_ids: bool) -> list[str]:
     """The names of the columns that rows need; an embedder makes the vectors that are missing."""
-    return ("id", schema.vector) if schema.embed is None else ("id",)
+    needed = [] if make_ids else ["id"]
+    return needed if schema.embed is not None else [*needed, schema.vector]
 
 
 def _vector_column(given: Any, count: int, schema: Schema, place: Place) -> pa.Array:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import Field as _DataclassField
-from datetime import datetime
+from datetime import date, datetime
+from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +72,9 @@ JsonValue: TypeAlias = (
 )
 """A value of the JSON payload."""
 
-FieldValue: TypeAlias = JsonValue | datetime | np.integer[Any] | np.floating[Any] | np.bool_
+FieldValue: TypeAlias = (
+    JsonValue | datetime | date | UUID | Enum | np.integer[Any] | np.floating[Any] | np.bool_
+)
 """A value of a field or of the payload."""
 
 Row: TypeAlias = Mapping[str, object] | Model | Dataclass | NamedTuple
@@ -81,6 +85,12 @@ Frame: TypeAlias = ArrowStream | ArrowArray | DataFrame
 
 Rows: TypeAlias = Iterable[Row | Frame] | AsyncIterable[Row | Frame] | Frame | Mapping[str, object]
 """Rows for ``insert`` and ``upsert``: an iterable of rows or frames, a frame, or columns."""
+
+Id: TypeAlias = str | int | UUID | np.integer[Any]
+"""An id: text, or what stands for text: a whole number (its digits) or a UUID."""
+
+Ids: TypeAlias = Id | Iterable[Id]
+"""One id or several."""
 
 OnConflict = Literal["fail", "skip", "replace"]
 """What an insert does with a row whose id exists, or stands twice in the call."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import uuid
 from collections import Counter
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +17,11 @@ import pyarrow as pa
 import pytest
 
 from .._core.contract import ChangeFeed, Moves
+from .._core.ids import new_id
 from .._core.patch import REMOVE, PayloadPatch
 from .._core.schema import Field, Schema
 from .._core.store import VectorStore
+from .._filters import F
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -44,6 +51,25 @@ SCHEMAS = {
     "bits": Schema(8, fields={"name": str, "year": int}, quantized="bit"),
     "model": Schema(DIM, model="m", payload=False, fields={"name": str, "year": int}),
 }
+
+
+class _Color(enum.Enum):
+    RED = "red"
+
+
+class _Level(enum.IntEnum):
+    HIGH = 3
+
+
+class _Odd(enum.Enum):
+    LIST = frozenset((1,))
+    SURROGATE = "\ud800"
+
+
+@dataclass
+class _NoId:
+    embedding: list[float]
+    year: int
 
 
 def _rows(schema: Schema, count: int) -> list[dict[str, Any]]:
@@ -354,6 +380,141 @@ class ChangingContract(ContractBase):
         found = await store.find("notes", limit=2_000, select=["payload.a"])
         assert len(found) == 1_500
         assert all(record["a"] == {f"k{n}": n for n in range(5)} for record in found)
+
+    # Ids and values that stand for others
+
+    async def test_ids_of_numbers_and_uuids(self, store: VectorStore) -> None:
+        await store.create_table("notes", SMALL)
+        one = uuid.UUID("0190A8F0-0000-7000-8000-0000000000AB")
+        vector = [1.0, 2, 3, 4]
+        ids: list[Any] = [7, -3, one, np.int64(12), 2**70, "text"]
+        texts = ["7", "-3", str(one), "12", str(2**70), "text"]
+        await store.insert("notes", [{"id": id, "embedding": vector} for id in ids])
+        assert sorted(ids_of(await store.find("notes"))) == sorted(texts)
+        assert ids_of(await store.get("notes", ids)) == texts
+        assert ids_of(await store.get("notes", 7)) == ["7"]
+        assert ids_of(await store.get("notes", one)) == [str(one)]
+        assert await store.exists("notes", np.array([7, 12, 13])) == {"7", "12"}
+        assert await store.exists("notes", pa.array([7, 13])) == {"7"}
+        assert await store.set_vectors("notes", [7, one], [vector, vector]) == 2
+        assert await store.update("notes", {"year": 1}, ids=[one, 7]) == 2
+        assert ids_of(await store.find("notes", F.id == 7)) == ["7"]
+        assert ids_of(await store.find("notes", F.id == one)) == [str(one)]
+        assert ids_of(await store.find("notes", "id = 12")) == ["12"]
+        assert len(await store.find("notes", F.id.in_([7, one, "text", 99]))) == 3
+        assert await store.count("notes", F.id != 7) == 5
+        assert await store.delete("notes", [7, one, 99]) == 2
+        bad: list[Any] = [True, np.True_, 1.0, None, b"1", [1], 10**6_000]
+        for id in bad:
+            with case(id), pytest.raises(InvalidRowError):
+                await store.insert("notes", [{"id": id, "embedding": vector}])
+            with case(id), pytest.raises(InvalidArgumentError):
+                await store.delete("notes", [id])
+        # The same id, given in two forms.
+        with pytest.raises(DuplicateIdError):
+            await store.insert("notes", [{"id": id, "embedding": vector} for id in (5, "5")])
+        forms: dict[str, Any] = {
+            "columns": {"id": [20, 21], "embedding": [vector, vector]},
+            "an array": {"id": np.array([20, 21]), "embedding": [vector, vector]},
+            "Arrow": pa.table({"id": pa.array([20, 21]), "embedding": [vector, vector]}),
+            "small Arrow": pa.table(
+                {"id": pa.array([20, 21], pa.uint8()), "embedding": [vector, vector]}
+            ),
+            "UUIDs": {"id": [uuid.UUID(int=20), uuid.UUID(int=21)], "embedding": [vector, vector]},
+        }
+        for name, rows in forms.items():
+            with case(name):
+                assert await store.upsert("notes", rows) == 2
+                assert await store.exists("notes", [20, 21]) == {"20", "21"}
+        with pytest.raises(InvalidRowError):
+            await store.insert(
+                "notes", pa.table({"id": pa.array([1, None]), "embedding": [vector, vector]})
+            )
+
+    async def test_ids_are_made_where_rows_have_none(self, store: VectorStore) -> None:
+        await store.create_table("notes", SMALL)
+        vector = [1.0, 2, 3, 4]
+        forms: dict[str, Any] = {
+            "mappings": [{"embedding": vector, "year": n} for n in range(5)],
+            "columns": {"embedding": [vector] * 5, "year": list(range(5))},
+            "an array": {"year": list(range(5)), "embedding": np.array([vector] * 5)},
+            "Arrow": pa.table({"embedding": [vector] * 5, "year": list(range(5))}),
+            "dataclasses": [_NoId(vector, n) for n in range(5)],
+            "batches": iter(
+                pa.table({"embedding": [vector] * 5, "year": list(range(5))}).to_batches(2)
+            ),
+        }
+        for name, rows in forms.items():
+            with case(name):
+                before = new_id()
+                assert await store.insert("notes", rows) == 5
+                found = await store.find("notes", F.id > before)
+                # In the order of the rows, as UUIDs of version 7.
+                assert [record["year"] for record in found] == list(range(5))
+                assert {uuid.UUID(record.id).version for record in found} == {7}
+                assert new_id() > found[-1].id
+        mixed: list[dict[str, Any]] = [{"id": "own", "embedding": vector}, {"embedding": vector}]
+        assert await store.upsert("notes", mixed) == 2
+        assert await store.exists("notes", "own") == {"own"}
+        assert await store.count("notes") == 32
+        many = [{"embedding": vector} for _ in range(3_000)]
+        counts = await asyncio.gather(*(store.insert("notes", many) for _ in range(2)))
+        assert (counts, await store.count("notes")) == ([3_000] * 2, 6_032)
+        with pytest.raises(InvalidVectorError):
+            await store.insert("notes", [{"year": 1}])
+        for empty in ({}, {"year": [1]}, pa.table({"year": [1]})):
+            with case(empty), pytest.raises(InvalidRowError):
+                await store.insert("notes", empty)
+
+    async def test_values_of_the_payload_that_stand_for_others(self, store: VectorStore) -> None:
+        await store.create_table("notes", SMALL)
+        one = uuid.UUID(int=5)
+        zone = timezone(timedelta(hours=2))
+        values: dict[str, tuple[Any, Any]] = {
+            "moment": (datetime(2024, 1, 1, 2, tzinfo=zone), "2024-01-01T00:00:00.000000Z"),
+            "day": (date(2024, 1, 31), "2024-01-31"),
+            "uuid": (one, str(one)),
+            "enum": (_Color.RED, "red"),
+            "int enum": (_Level.HIGH, 3),
+            "int": (np.int16(4), 4),
+            "float": (np.float32(0.5), 0.5),
+            "float64": (np.float64(0.25), 0.25),
+            "flag": (np.True_, True),
+            "text": (np.str_("x"), "x"),
+            "tuple": ((1, ("a", _Color.RED)), [1, ["a", "red"]]),
+            "nested": ({"a": [{"b": (np.int64(1), one)}]}, {"a": [{"b": [1, str(one)]}]}),
+        }
+        row: dict[str, Any] = {key: given for key, (given, _) in values.items()}
+        await store.insert("notes", [{"id": "1", "embedding": [1.0] * DIM, **row}])
+        await store.insert("notes", [{"id": "2", "embedding": [1.0] * DIM}])
+        await store.update("notes", row, ids="2")
+        for record in await store.get("notes", ["1", "2"]):
+            for key, (_, kept) in values.items():
+                assert record[key] == kept, key
+                assert type(record[key]) is type(kept), key
+        for key in ("moment", "day", "uuid", "enum", "int enum", "int", "float", "flag", "text"):
+            with case(key):
+                assert await store.count("notes", F.payload[key] == row[key]) == 2
+                assert await store.count("notes", F.payload[key].in_([row[key]])) == 2
+                assert await store.count("notes", F.payload[key] != row[key]) == 0
+        moment_of = F.payload["moment"]
+        second = timedelta(microseconds=1)
+        for later in (second, 500_000 * second, timedelta(days=400)):
+            moment = row["moment"]
+            assert await store.count("notes", moment_of < moment + later) == 2
+            assert await store.count("notes", moment_of > moment - later) == 2
+            assert await store.count("notes", moment_of >= moment + later) == 0
+        bad: list[Any] = [
+            Decimal("1.5"), b"x", {1}, object(), datetime(2024, 1, 1), time(1), np.array([1]),  # noqa: DTZ001 - the missing zone is the fault
+            np.float64("nan"), timedelta(1), [np.datetime64("2024-01-01")], _Odd.LIST, 1j, {1: 2},
+            {_Color.RED: 1}, uuid.UUID, np.uint64(2**64 - 1), "\ud800", _Odd.SURROGATE,
+        ]  # fmt: skip
+        for value in bad:
+            with case(value), pytest.raises(InvalidRowError) as caught:
+                await store.insert("notes", [{"id": "3", "embedding": [1.0] * DIM, "key": value}])
+            assert (caught.value.row, caught.value.id, caught.value.field) == (0, "3", "key")
+            with case(value), pytest.raises(InvalidRowError):
+                await store.update("notes", {"payload.key": value}, where="TRUE")
 
     # Reading parts
 

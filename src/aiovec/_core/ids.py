@@ -1,0 +1,64 @@
+"""Ids: making new ones, and the text of those that are given as numbers or UUIDs."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+
+# A UUIDv7 has 48 bits of milliseconds and 74 free ones.
+_FREE = 74
+_RANDOM = random.SystemRandom()
+_STEP = 64
+
+_lock = threading.Lock()
+_last = 0
+
+
+def new_id() -> str:
+    """Return a new id: a UUIDv7 as text. Ids made later in this process sort behind it."""
+    return new_ids(1)[0]
+
+
+def new_ids(count: int) -> list[str]:
+    """Return new ids in rising order."""
+    global _last
+    with _lock:
+        drawn = (time.time_ns() // 1_000_000 << _FREE) + _RANDOM.getrandbits(_FREE - 1)
+        # The clock may stand still or go back.
+        first = max(drawn, _last + 1 + _RANDOM.getrandbits(_STEP))
+        _last = first + count - 1
+    return [_text(number) for number in range(first, first + count)]
+
+
+def _text(number: int) -> str:
+    milliseconds, free = number >> _FREE, number & ((1 << _FREE) - 1)
+    digits = (milliseconds << 16 | 0x7000 | free >> 62) << 64 | 2 << 62 | free & ((1 << 62) - 1)
+    text = f"{digits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def id_text(value: object) -> str | None:
+    """Return the id that a value stands for: text as it is, a whole number in decimal digits, a
+    UUID in its canonical lower-case form. None for anything else, True and False among them."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return _digits(value)
+    # NumPy's whole numbers, without loading NumPy here.
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    if kind in ("i", "u") and getattr(value, "shape", None) == ():
+        return str(int(value))  # type: ignore[call-overload]  # a whole number has one
+    return None
+
+
+def _digits(value: int) -> str | None:
+    try:
+        return str(int(value))
+    except ValueError:  # more digits than Python makes text of, and than an id may have
+        return None
