@@ -382,6 +382,11 @@ class _Look:
                 f"the {shape.name} backend has no keyword search, which is in use in: "
                 + ", ".join(texts)
             )
+        if texts and origin.supports("text-prefix") and not shape.supports("text-prefix"):
+            self._notes.append(
+                f"the {shape.name} backend finds whole words, not prefixes: keyword searches such "
+                f"as word* will raise UnsupportedError in: {', '.join(texts)}"
+            )
         if self._transform is not None:
             self._notes.append("the time for computing the vectors anew is not in the estimate")
 

@@ -26,6 +26,7 @@ from .compare import (
 )
 from .hashes import LIMITS, Digest, Limits
 from .searches import Nearest, Sample, Searches, compared_searches, measured_recall, sampled
+from .words import Keywords, compared_keywords
 
 # A report names its fields for those who read it later.
 _FORMAT = 1
@@ -45,7 +46,8 @@ class VerifyOptions:
     ``repair`` writes what differs again. ``ignore_vector`` leaves the vectors' bits out, as when
     the target has those of another model. ``searches`` is how many vectors are sampled for
     searches of the ``limit`` nearest; with all of them the recall is measured, and exact searches
-    are compared for about a second. ``named`` bounds the ids in the report.
+    are compared for about a second, as are keyword searches for words of so many rows. ``named``
+    bounds the ids in the report.
     """
 
     repair: bool = False
@@ -72,13 +74,15 @@ class TableReport:
     schema: tuple[str, ...] = ()
     repaired: Difference | None = None
     searches: Searches | None = None
+    keywords: Keywords | None = None
     problem: str = ""
     seconds: float = 0.0
 
     @property
     def equal(self) -> bool:
         """True if nothing differs. A low recall is no difference."""
-        unlike = self.searches is not None and self.searches.unlike
+        answers = (self.searches, self.keywords)
+        unlike = any(found is not None and found.unlike for found in answers)
         counts = self.rows.source_rows == self.rows.target_rows
         return counts and not (self.problem or self.schema or self.rows.total or unlike)
 
@@ -154,6 +158,8 @@ def _table_lines(table: TableReport) -> list[str]:
     lines += _named_lines(rows)
     if table.searches is not None:
         lines += _search_lines(table.searches)
+    if table.keywords is not None:
+        lines += _keyword_lines(table.keywords)
     return lines
 
 
@@ -179,6 +185,21 @@ def _search_lines(searches: Searches) -> list[str]:
         lines.append(f"  searches  {answer}")
     if searches.recall is not None:
         lines.append(f"  recall    {searches.recall:.3f} of the {searches.limit} nearest")
+    return lines
+
+
+def _keyword_lines(keywords: Keywords) -> list[str]:
+    if not keywords.asked:
+        return []
+    answer = f"{keywords.unlike:,} of {keywords.asked:,} answered otherwise"
+    if keywords.moving:
+        answer += f", {keywords.moving:,} met rows that differ"
+    lines = [f"  words     {answer}"]
+    if keywords.unlike:
+        words, ids = (
+            ", ".join(map(repr, found)) for found in (keywords.unlike_words, keywords.unlike_ids)
+        )
+        lines.append(f"    {words}: found on one side alone in {ids}")
     return lines
 
 
@@ -273,7 +294,8 @@ async def _verify_table(
             rows = await sides.named(found, options.named)
         schema = schema_differences(sides, found.source, found.target, vector=vector)
         searches = await _searches(sides, sample, nearest, options)
-    return TableReport(table, rows, tuple(schema), repaired, searches)
+        keywords = await compared_keywords(sides, options.searches, rows.source_rows)
+    return TableReport(table, rows, tuple(schema), repaired, searches, keywords)
 
 
 async def _nearest(sides: Sides, sample: Sample, limit: int) -> Nearest | None:

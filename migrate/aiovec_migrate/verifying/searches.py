@@ -58,14 +58,13 @@ class Sample:
     vectors: Float32Array
 
 
-async def sampled(side: Side, count: int, rows: int, seed: int) -> Sample:
-    """Vectors from all over the table, every second one moved away from its row a little.
+async def sampled_ids(side: Side, count: int, rows: int) -> list[str]:
+    """Ids from all over the table, which has about so many rows.
 
-    Which rows they are is told by their ids' hashes, so both sides would give the same ones.
+    Which ones is told by their hashes, so both sides would give the same.
     """
-    nothing = Sample((), np.empty((0, side.schema.dim), dtype=np.float32))
     if count < 1 or rows < 1:
-        return nothing
+        return []
     # Of all hashes, as many as will be about the rows wanted.
     share = min(1.0, 2.0 * count / rows)
     edge = np.uint64(min(2**64 - 1, int(share * 2.0**64)))
@@ -77,7 +76,16 @@ async def sampled(side: Side, count: int, rows: int, seed: int) -> Sample:
             low = np.flatnonzero(hashes <= edge)
             best += [(int(hashes[place]), ids[place].as_py()) for place in low.tolist()]
             best = sorted(best)[:count]
-    there = await side.backend.get(side.handle, [id for _, id in best], Columns((), vector=True))
+    return [id for _, id in best]
+
+
+async def sampled(side: Side, count: int, rows: int, seed: int) -> Sample:
+    """Vectors from all over the table, every second one moved away from its row a little."""
+    nothing = Sample((), np.empty((0, side.schema.dim), dtype=np.float32))
+    ids = await sampled_ids(side, count, rows)
+    if not ids:
+        return nothing
+    there = await side.backend.get(side.handle, ids, Columns((), vector=True))
     if there.vectors is None or not len(there.ids):
         return nothing
     order = sorted(range(len(there.ids)), key=there.ids.__getitem__)
