@@ -87,6 +87,27 @@ class ToyBackend(Backend, TextSearch):
             schema = table.schema.with_changed_field(name, field)
             self._tables[table.name] = TableHandle(table.name, schema, object())
 
+    async def drop_field(self, table: TableHandle, field: str) -> None:
+        rows = self._of(table)
+        self._tables[table.name] = TableHandle(
+            table.name, table.schema.without_field(field), object()
+        )
+        rows.update({id: renamed(row, {field: None}) for id, row in rows.items()})
+
+    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
+        rows = self._of(table)
+        schema = table.schema.with_renamed_field(old, new)
+        self._tables[table.name] = TableHandle(table.name, schema, object())
+        rows.update({id: renamed(row, {old: new}) for id, row in rows.items()})
+
+    async def rename_table(self, old: str, new: str) -> None:
+        table = await self.open_table(old)
+        if new in self._tables:
+            raise TableExistsError(new)
+        del self._tables[old]
+        self._tables[new] = TableHandle(new, table.schema, object())
+        self._rows[new] = self._rows.pop(old)
+
     async def drop_table(self, name: str) -> None:
         await self.open_table(name)
         del self._tables[name], self._rows[name]
@@ -232,6 +253,12 @@ class ToyBackend(Backend, TextSearch):
         held = pa.Table.from_pylist(rows, schema=table.schema.to_arrow())
         chosen = evaluate(where, held, table.schema).to_pylist()
         return [row for row, is_in in zip(rows, chosen, strict=True) if is_in]
+
+
+def renamed(row: Row, names: Mapping[str, str | None]) -> Row:
+    """The row with other names of its fields, and without those whose new name is None."""
+    pairs = ((names.get(name, name), value) for name, value in row.items())
+    return {name: value for name, value in pairs if name is not None}
 
 
 def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> StoredRows:

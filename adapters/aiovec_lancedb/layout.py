@@ -22,6 +22,7 @@ from .index.effort import KEY, Tuned, tuned_of
 _SCHEMA = b"aiovec.schema"
 _INCARNATION = b"aiovec.table"
 _FIELD = b"aiovec.field"
+_EMBEDDED = b"aiovec.embedded"
 _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
 """The number of what ``docs/LANCEDB.md`` describes."""
@@ -53,6 +54,14 @@ def options_of(name: str, field: Field) -> dict[str, Any]:
     """The update of a column's metadata that gives its field other options."""
     options = json.dumps(field.to_dict())
     return {"path": name, "metadata": {_FIELD.decode(): options, DROPPED: None}}
+
+
+def renamable(schema: Schema, name: str) -> dict[str, Any]:
+    """The update of a column's metadata behind which it may get another name."""
+    metadata = {_FIELD.decode(): json.dumps(schema.fields[name].to_dict())}
+    if schema.embed is not None and schema.embed.field == name:
+        metadata[_EMBEDDED.decode()] = "1"
+    return {"path": name, "metadata": metadata}
 
 
 def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
@@ -110,14 +119,7 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
             raise ValueError("it carries no schema of aiovec")
         if int(metadata.get(_LAYOUT, LAYOUT)) > LAYOUT:
             raise ValueError("a newer version wrote it; update aiovec")
-        schema = Schema.from_json(metadata[_SCHEMA])
-        for column in arrow:
-            options = (column.metadata or {}).get(_FIELD)
-            if options is not None:
-                field = Field.from_dict(json.loads(options))
-                there = column.name in schema.fields
-                change = schema.with_changed_field if there else schema.with_field
-                schema = change(column.name, field)
+        schema = _altered(Schema.from_json(metadata[_SCHEMA]), arrow)
         for column in schema.to_arrow():
             if column.name not in arrow.names:
                 raise ValueError(f"it lacks the column {column.name!r}")
@@ -127,6 +129,27 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
     except (ValueError, AiovecError) as exc:
         raise CorruptStoreError(target, f"the table {name!r} cannot be used: {exc}") from exc
     return schema
+
+
+def _altered(made: Schema, arrow: pa.Schema) -> Schema:
+    """The schema with which the table was made, with the fields that its columns are now.
+
+    A field that has no column was dropped, or its column carries it under another name.
+    """
+    altered = any(_FIELD in (column.metadata or {}) for column in arrow)
+    if not altered and set(made.fields) <= set(arrow.names):
+        return made
+    form = made.to_dict()
+    fields: dict[str, Any] = {}
+    for column in arrow:
+        metadata = column.metadata or {}
+        if _FIELD in metadata:
+            fields[column.name] = json.loads(metadata[_FIELD])
+        elif column.name in made.fields:
+            fields[column.name] = form["fields"][column.name]
+        if _EMBEDDED in metadata and "embed" in form:
+            form["embed"] = {**form["embed"], "field": column.name}
+    return Schema.from_json({**form, "fields": fields})
 
 
 def column_names(schema: Schema, columns: Columns) -> list[str]:

@@ -313,6 +313,26 @@ class LancedbBackend(
         altered = table.schema.fields[field].without_index(kind)
         await self._indexing.index_field(table, field, altered)
 
+    async def drop_field(self, table: TableHandle, field: str) -> None:
+        async with self._indexing.altering(table.name):
+            await self._write(table.name, tables.DropField(table, field))
+
+    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
+        async with self._indexing.altering(table.name):
+            await self._write(table.name, tables.RenameField(table, old, new))
+
+    async def rename_table(self, old: str, new: str) -> None:
+        if self._session.folder is None:
+            raise UnsupportedError(
+                "rename_table",
+                self.name,
+                f"{self.target} is no folder, and only there a table is renamed in one step; "
+                "copy it by export and insert",
+            )
+        async with self._indexing.dropping(old):
+            await self._write(old, tables.RenameTable(old, new, self._commit))
+        self._reader.wrote(new)
+
     async def drop_table(self, name: str) -> None:
         async with self._indexing.dropping(name):
             await self._write(name, tables.DropTable(name))

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +29,12 @@ from aiovec.errors import (
     OutcomeUnknownError,
     TableExistsError,
     TableNotFoundError,
+    UnsupportedError,
 )
 
 from .errors import NoSuchTableError, TableThereError
 from .index.fields import drop_unwanted, index_fields
-from .layout import added_column, incarnation_in, new_table, options_of
+from .layout import added_column, incarnation_in, new_table, options_of, renamable
 from .memory import ReadAdmission, stream_bytes
 from .session import Opened, Session
 from .upkeep.retention import versions_of
@@ -204,6 +205,113 @@ class AlterField(WriteOperation):
         with suppress(AiovecError):
             await drop_unwanted(session, lance, self.name, self.field)
         return [None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DropField(WriteOperation):
+    handle: TableHandle
+    field: str
+
+    changes_schema: ClassVar[bool] = True
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        table = await session.opened(self.handle)
+        try:
+            await session.run(table.lance.drop_columns([self.field]))
+        except AiovecError:
+            found = await _found(session, self.handle.name)
+            if found is None or self.field in found[1].names:
+                raise
+        return [None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RenameField(WriteOperation):
+    handle: TableHandle
+    old: str
+    new: str
+
+    changes_schema: ClassVar[bool] = True
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        table = await session.opened(self.handle)
+        # First, so that the column is a field under either name. This alone changes nothing.
+        await session.run(table.lance.update_field_metadata(renamable(table.schema, self.old)))
+        try:
+            renaming: Any = {"path": self.old, "rename": self.new}
+            await session.run(table.lance.alter_columns(renaming))
+        except AiovecError:
+            found = await _found(session, self.handle.name)
+            if found is None or self.old in found[1].names:
+                raise
+        return [None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RenameTable(WriteOperation):
+    """Renames the folder of a table, under the locks of both names."""
+
+    old: str
+    new: str
+    write: Callable[[str, WriteOperation], Awaitable[Any]]
+
+    changes_schema: ClassVar[bool] = True
+
+    async def refused(self, session: Session, mark: MoveMark) -> Exception:
+        return await self._impossible(session) or mark.frozen_error()
+
+    async def _impossible(self, session: Session) -> Exception | None:
+        names = await session.names()
+        if self.old not in names:
+            return TableNotFoundError(self.old, names)
+        return TableExistsError(self.new) if self.new in names else None
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        # Looked at before the other lock is waited for: of two that want to give each other's
+        # names, one ends here.
+        if (error := await self._impossible(session)) is not None:
+            raise error
+        return [await self.write(self.new, _TakeName(self.old, self.new))]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TakeName(WriteOperation):
+    """The second half of ``RenameTable``, which has the lock of the old name."""
+
+    old: str
+    new: str
+
+    changes_schema: ClassVar[bool] = True
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        if self.new in await session.names():
+            raise TableExistsError(self.new)
+        folder = session.folder
+        if folder is None:
+            raise UnsupportedError("rename_table", "lancedb", "the store lies in no folder")
+        await session.confirm()
+        with session.translated():
+            await in_thread(_rename, folder, self.old, self.new)
+        return [None]
+
+
+def _rename(folder: Path, old: str, new: str) -> None:
+    # What a creation that was killed has left there, which is no table.
+    if (folder / f"{new}.lance").exists():
+        _put_away(folder, new)
+    os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

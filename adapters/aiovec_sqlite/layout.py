@@ -10,7 +10,9 @@ opens a file by itself that may be a database.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -171,6 +173,23 @@ CREATE_STORE = (
 )
 
 
+# In the entry of a table whose names in the file are not those that its own name would give it.
+_STEM = "stem"
+_IS_STEM = re.compile(r"_?[a-z][a-z0-9_-]{0,62}|_[0-9]{1,19}")
+
+
+def default_stem(name: str) -> str:
+    """The beginning of a table's names in the file. SQLite keeps "sqlite_…" for itself."""
+    return f"_{name}" if name.startswith("sqlite_") else name
+
+
+def exists(db: sqlite3.Connection, stem: str) -> bool:
+    """Return whether a table has such names in the file."""
+    names = (f"{stem}.rows", f"{stem}.vec")
+    sql = "SELECT 1 FROM sqlite_master WHERE name IN (?, ?) COLLATE NOCASE"
+    return db.execute(sql, names).fetchone() is not None
+
+
 def quoted(name: str) -> str:
     """A name as SQL takes it, whatever it holds."""
     return '"' + name.replace('"', '""') + '"'
@@ -188,11 +207,18 @@ class TableLayout:
     schema: Schema
     epoch: int
     extreme: bool = False
+    stem: str = ""
+    """The beginning of the names in the file: those of its first name, if it was renamed."""
 
-    @cached_property
-    def stem(self) -> str:
-        """The beginning of the names in the file. SQLite keeps "sqlite_…" for itself."""
-        return f"_{self.name}" if self.name.startswith("sqlite_") else self.name
+    def __post_init__(self) -> None:
+        if not self.stem:
+            object.__setattr__(self, "stem", default_stem(self.name))
+
+    def entry(self, schema: Schema) -> str:
+        """The text in ``aiovec_tables`` for a schema of this table."""
+        if self.stem == default_stem(self.name):
+            return schema.to_json()
+        return json.dumps({**schema.to_dict(), _STEM: self.stem}, ensure_ascii=False)
 
     @cached_property
     def rows(self) -> str:
@@ -377,7 +403,13 @@ def _layout(name: str, schema: str, epoch: int, extreme: int) -> TableLayout:
     # Every call reads its table's entry, and the same text always says the same.
     try:
         check_table_name(name)  # of which the names of SQL are made
-        return TableLayout(name, Schema.from_json(schema), epoch, bool(extreme))
+        stem = default_stem(name)
+        form = json.loads(schema)
+        if isinstance(form, dict) and _STEM in form:
+            stem = form.pop(_STEM)
+            if not isinstance(stem, str) or not _IS_STEM.fullmatch(stem):
+                raise ValueError("the names in the file")
+        return TableLayout(name, Schema.from_json(form), epoch, bool(extreme), stem=stem)
     except _UNREADABLE as exc:
         raise DamageError(f"the entry of the table {name!r} cannot be read") from exc
 

@@ -337,6 +337,15 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         if kind in (None, "text") and table.schema.fields[field].text:
             await self._build_text(table.name)
 
+    async def drop_field(self, table: TableHandle, field: str) -> None:
+        await self._write(lambda tx: tables.drop_field(tx, table, field, self._schemas_free))
+
+    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
+        await self._write(lambda tx: tables.rename_field(tx, table, old, new, self._schemas_free))
+
+    async def rename_table(self, old: str, new: str) -> None:
+        await self._write(lambda tx: tables.rename_table(tx, old, new, self._schemas_free))
+
     async def drop_table(self, name: str) -> None:
         await self._write(lambda tx: tables.drop_table(tx, name, self._schemas_free))
 

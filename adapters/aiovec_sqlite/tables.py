@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from aiovec.backend import Field, FieldIndex, Schema, TableHandle
 from aiovec.errors import TableExistsError, TableNotFoundError
 
 from .errors import check_stored
-from .layout import TableLayout, column_definition, current_table, read_table
+from .layout import (
+    TableLayout,
+    column_definition,
+    current_table,
+    default_stem,
+    exists,
+    quoted,
+    read_table,
+)
 from .text import index as text
 from .writer import Transaction
 
 Check = Callable[[Transaction], None]
 """Raises where a migration counts on the schemas. Asked only when something would change."""
+
+
+# Rows that a statement rewrites which writes the whole table: too many to be in a group.
+_EVERY_ROW = 2**63 - 1
 
 
 def table_names(db: sqlite3.Connection) -> list[str]:
@@ -38,12 +51,15 @@ def create_table(
         raise TableExistsError(name)
     check_free(tx)
     text.check_can_index(schema)
-    table = TableLayout(name, schema, tx.take())
+    epoch = tx.take()
+    # A table that was renamed may have this one's names in the file. No user's name begins so.
+    free = not exists(tx.db, default_stem(name))
+    table = TableLayout(name, schema, epoch, stem=default_stem(name) if free else f"_{epoch}")
     for statement in table.create_statements(chunk_size):
         tx.db.execute(statement)
     tx.db.execute(
         "INSERT INTO aiovec_tables (name, epoch, schema, created) VALUES (?, ?, ?, ?)",
-        (name, table.epoch, schema.to_json(), datetime.now(UTC).isoformat()),
+        (name, table.epoch, table.entry(schema), datetime.now(UTC).isoformat()),
     )
     text.create_empty(tx, table)
 
@@ -94,11 +110,54 @@ def drop_field_index(
     _alter(tx, table, schema)
 
 
+def drop_field(tx: Transaction, handle: TableHandle, name: str, check_free: Check) -> None:
+    tx.expect(_EVERY_ROW)
+    table = current_table(tx.db, handle)
+    check_free(tx)
+    text.drop_with(tx, table.name, name)
+    tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+    tx.db.execute(f"ALTER TABLE {table.rows} DROP COLUMN {quoted(name)}")
+    _alter(tx, table, table.schema.without_field(name))
+
+
+def rename_field(
+    tx: Transaction, handle: TableHandle, old: str, new: str, check_free: Check
+) -> None:
+    tx.expect(_EVERY_ROW)
+    table = current_table(tx.db, handle)
+    check_free(tx)
+    schema = table.schema.with_renamed_field(old, new)
+    tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(old)}")
+    tx.db.execute(f"ALTER TABLE {table.rows} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
+    text.rename_field(tx, table.name, old, new)
+    # Under its old name it would be in the way of a later field's.
+    for statement in table.index_statements(new, schema.fields[new]):
+        tx.db.execute(statement)
+    _alter(tx, table, schema)
+
+
+def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None:
+    """Change the entry alone: the table keeps its names in the file."""
+    table = read_table(tx.db, old)
+    if table is None:
+        raise TableNotFoundError(old, table_names(tx.db))
+    if read_table(tx.db, new) is not None:
+        raise TableExistsError(new)
+    check_free(tx)
+    entry = replace(table, name=new).entry(table.schema)
+    tx.db.execute(
+        "UPDATE aiovec_tables SET name = ?, schema = ?, epoch = ? WHERE name = ?",
+        (new, entry, tx.take(), old),
+    )
+    tx.db.execute("UPDATE aiovec_deleted SET name = ? WHERE name = ?", (new, old))
+    text.rename_table(tx, old, new)
+
+
 def _alter(tx: Transaction, table: TableLayout, schema: Schema) -> None:
     """Give the table its new schema. Handles of the old one are stale from then on."""
     tx.db.execute(
         "UPDATE aiovec_tables SET schema = ?, epoch = ? WHERE name = ?",
-        (schema.to_json(), tx.take(), table.name),
+        (table.entry(schema), tx.take(), table.name),
     )
 
 

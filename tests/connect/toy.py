@@ -54,6 +54,7 @@ class Toy(Backend):
 
     open_table = create_table = add_field = drop_table = _unused
     insert = upsert = update = set_vectors = delete = _unused
+    drop_field = rename_field = rename_table = _unused
     create_field_index = drop_field_index = value_counts = bounds = _unused
     get = find = search = export = count = stats = optimize = _unused
 

@@ -29,6 +29,7 @@ class TestLancedbFolder(BackendContract):
 class TestLancedbMemory(BackendContract):
     deviations = DEVIATIONS
     persistent = False
+    renames_tables = False
     # Conversions, filters and searches are the same code as in a folder.
     shown_elsewhere = (
         "FilteringContract.", "LargeCallsContract.", "ModelsContract.", "NamesContract.",

@@ -53,6 +53,7 @@ ORDINARY = frozenset(
 
 class TestLancedbS3(BackendContract):
     deviations = DEVIATIONS
+    renames_tables = False
     server: ClassVar[Bucket]
 
     @pytest.fixture(scope="class", autouse=True)

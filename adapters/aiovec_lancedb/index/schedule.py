@@ -409,6 +409,12 @@ class Indexing:
             yield
         self._states.pop(table, None)
 
+    @asynccontextmanager
+    async def altering(self, table: str) -> AsyncIterator[None]:
+        """No build or upkeep of the table meanwhile: a column of theirs may go."""
+        async with self._only_one(table):
+            yield
+
     async def stop(self, table: str) -> None:
         """End what is under way for the table."""
         state = self._states.get(table)

@@ -350,6 +350,29 @@ def drop_all(tx: Transaction, name: str) -> None:
         drop(tx, index)
 
 
+def drop_with(tx: Transaction, name: str, field: str) -> None:
+    """Remove the indexes over a field that goes; ``advance`` builds what the others want."""
+    for index in indexes_of(tx.db, name):
+        if field in index.fields:
+            drop(tx, index)
+
+
+def rename_field(tx: Transaction, name: str, old: str, new: str) -> None:
+    """Note the new name of a field. SQLite has put it into the view and the triggers."""
+    for index in indexes_of(tx.db, name):
+        fields = [new if field == old else field for field in index.fields]
+        tx.db.execute(
+            "UPDATE aiovec_text SET fields = ? WHERE generation = ?",
+            (json.dumps(fields), index.generation),
+        )
+
+
+def rename_table(tx: Transaction, old: str, new: str) -> None:
+    """Note the new name of a table, whose names in the file stay."""
+    if indexes_of(tx.db, old):
+        tx.db.execute("UPDATE aiovec_text SET name = ? WHERE name = ?", (new, old))
+
+
 # Upkeep
 
 

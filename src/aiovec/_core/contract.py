@@ -325,6 +325,22 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    async def drop_field(self, table: TableHandle, field: str) -> None:
+        """Drop a field with its values and indexes. It is no partition key and not embedded."""
+
+    @abstractmethod
+    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
+        """Give a field another name, which is free; values and indexes stay."""
+
+    @abstractmethod
+    async def rename_table(self, old: str, new: str) -> None:
+        """Give a table another name; rows, schema, indexes and changes stay.
+
+        TableNotFoundError or TableExistsError where it cannot be, UnsupportedError with the reason
+        where the place of the store knows no way to do it in one step.
+        """
+
+    @abstractmethod
     async def drop_table(self, name: str) -> None:
         """Drop the table with all its rows, or raise TableNotFoundError."""
 

@@ -328,6 +328,26 @@ class Schema:
             raise InvalidNameError(name, "field", "there is a field of this name")
         return replace(self, fields={**self.fields, name: field})
 
+    def without_field(self, name: str) -> Schema:
+        """The same schema without a field, or InvalidArgumentError where it needs that one."""
+        if self.fields[name].partition:
+            reason = "no partition key, by which the rows lie in the store"
+            raise InvalidArgumentError("field", name, reason)
+        if self.embed is not None and self.embed.field == name:
+            reason = "another than the one that the table's vectors are made from"
+            raise InvalidArgumentError("field", name, reason)
+        return replace(self, fields={n: f for n, f in self.fields.items() if n != name})
+
+    def with_renamed_field(self, old: str, new: str) -> Schema:
+        """The same schema with another name of a field, or InvalidNameError where it is taken."""
+        if new in self.fields:
+            raise InvalidNameError(new, "field", "there is a field of this name")
+        fields = {new if name == old else name: field for name, field in self.fields.items()}
+        embed = self.embed
+        if embed is not None and embed.field == old:
+            embed = replace(embed, field=new)
+        return replace(self, fields=fields, embed=embed)
+
     def with_changed_field(self, name: str, field: Field) -> Schema:
         """The same schema with other options of a field that it has."""
         return replace(self, fields={**self.fields, name: field})

@@ -33,6 +33,7 @@ from .._input.arguments import (
     check_field_index,
     check_flag,
     check_model,
+    existing_field,
     is_iterable,
 )
 from .._input.selection import (
@@ -100,7 +101,8 @@ _LARGEST_BATCH = 2**31 - 1
 # What a store that was opened for reading only refuses. "create_table" may find that all is there.
 _WRITES = frozenset(
     {
-        "add_field", "create_field_index", "drop_field_index", "drop_table",
+        "add_field", "create_field_index", "drop_field_index", "drop_field",
+        "rename_field", "rename_table", "drop_table",
         "insert", "upsert", "update", "set_vectors", "delete",
         "delete_where", "optimize", "create_index", "drop_index", "restore",
     }
@@ -360,6 +362,52 @@ class VectorStore:
             engine.forget(table)
 
         await self._on_table(Operation("drop_field_index", table), drop)
+
+    async def drop_field(self, table: str, field: str) -> None:
+        """Drop a field with its values and its indexes.
+
+        A partition key, and the field that the vectors are made from, stay. A payload key of the
+        same name, hidden until then, is seen again.
+        """
+
+        async def drop(engine: Engine, handle: TableHandle) -> None:
+            existing_field(handle.schema, field)
+            handle.schema.without_field(field)  # raises where it cannot be
+            await engine.backend.drop_field(handle, field)
+            engine.forget(table)
+
+        await self._on_table(Operation("drop_field", table), drop)
+
+    async def rename_field(self, table: str, old: str, new: str) -> None:
+        """Give a field another name. Its values and indexes stay.
+
+        A payload key that has the new name is hidden by the field.
+        """
+        check_field_name(new)
+
+        async def rename(engine: Engine, handle: TableHandle) -> None:
+            existing_field(handle.schema, old)
+            handle.schema.with_renamed_field(old, new)  # raises InvalidNameError where it is taken
+            await engine.backend.rename_field(handle, old, new)
+            engine.forget(table)
+
+        await self._on_table(Operation("rename_field", table), rename)
+
+    async def rename_table(self, old: str, new: str) -> None:
+        """Give a table another name. Rows, schema, indexes and the change feed stay.
+
+        UnsupportedError where the store lies in a bucket, in LanceDB's memory or its service, in
+        which no table can be renamed in one step.
+        """
+        check_table_name(old)
+        check_table_name(new)
+
+        async def rename(engine: Engine) -> None:
+            engine.forget(old)
+            engine.forget(new)
+            await engine.backend.rename_table(old, new)
+
+        await self._call(Operation("rename_table", old), rename)
 
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         """Drop the table and all its rows."""

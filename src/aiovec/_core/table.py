@@ -50,6 +50,8 @@ class Table:
     add_field = _bound(VectorStore.add_field)
     create_field_index = _bound(VectorStore.create_field_index)
     drop_field_index = _bound(VectorStore.drop_field_index)
+    drop_field = _bound(VectorStore.drop_field)
+    rename_field = _bound(VectorStore.rename_field)
     insert = _bound(VectorStore.insert)
     upsert = _bound(VectorStore.upsert)
     update = _bound(VectorStore.update)

@@ -54,6 +54,8 @@ class ContractBase(ABC):
     """Where the backend knowingly differs: a test's name or an ability, and the reason."""
 
     persistent: ClassVar[bool] = True
+    renames_tables: ClassVar[bool] = True
+    """Whether ``rename_table`` is possible where ``make_backend`` lays the tables."""
     """True if a backend made anew for the same path finds what was written before."""
 
     @abstractmethod

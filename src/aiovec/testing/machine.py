@@ -126,6 +126,25 @@ class StoreMachine(RuleBasedStateMachine):
         )
         assert self._run(self._store.schema(table)) == self._oracle.schema(table)
 
+    @rule(data=st.data(), drop=st.booleans())
+    @precondition(lambda self: self._oracle.tables())
+    def alter_field(self, data: st.DataObject, drop: bool) -> None:
+        table, schema = self._drawn_table(data)
+        old = data.draw(st.sampled_from((*schema.fields, "none")), label="field")
+        new = data.draw(st.sampled_from((*draws.FIELD_NAMES, "late", "kind")), label="new")
+        if drop:
+            self._both(
+                self._store.drop_field(table, old), lambda: self._oracle.drop_field(table, old)
+            )
+        else:
+            self._both(
+                self._store.rename_field(table, old, new),
+                lambda: self._oracle.rename_field(table, old, new),
+            )
+        after = self._run(self._store.schema(table))
+        assert after == self._oracle.schema(table)
+        assert list(after.fields) == list(self._oracle.schema(table).fields)
+
     @rule(table=st.sampled_from(draws.TABLES), missing_ok=st.booleans(), sure=st.integers(0, 2))
     def drop_table(self, table: str, missing_ok: bool, sure: int) -> None:
         if sure:  # seldom, or there would be few rows to look at

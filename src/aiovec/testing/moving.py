@@ -122,6 +122,9 @@ class MovingContract(ContractBase):
             one_row.create_table("more", SCHEMA),
             one_row.add_field("notes", "x", int),
             one_row.create_field_index("notes", "n", "btree"),
+            one_row.drop_field("notes", "n"),
+            one_row.rename_field("notes", "n", "m"),
+            one_row.rename_table("notes", "other"),
             one_row.drop_table("notes"),
         ]
         for change in changes:

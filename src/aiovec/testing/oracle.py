@@ -22,6 +22,7 @@ from .._core.records import Hit
 from .._core.schema import Field, Schema
 from .._filters import bind
 from .._filters.tree import Combinable, Ref, Value
+from .._input.arguments import existing_field
 from .._input.selection import order_keys, sort_order, value_ref
 from ..errors import (
     DimensionMismatchError,
@@ -116,6 +117,20 @@ class Oracle:
         there.schema = there.schema.with_field(name, field)
         for row in there.rows.values():
             row.fields[name] = None
+
+    def drop_field(self, table: str, field: str) -> None:
+        there = self._table(table)
+        existing_field(there.schema, field)
+        there.schema = there.schema.without_field(field)
+        for row in there.rows.values():
+            del row.fields[field]
+
+    def rename_field(self, table: str, old: str, new: str) -> None:
+        there = self._table(table)
+        existing_field(there.schema, old)
+        there.schema = there.schema.with_renamed_field(old, new)
+        for row in there.rows.values():
+            row.fields[new] = row.fields.pop(old)
 
     def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         if not missing_ok:

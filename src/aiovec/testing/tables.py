@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .._core.schema import Field, Index, Schema
+from .._core.schema import Embed, Field, Index, Schema
 from .._core.store import VectorStore
 from ..errors import (
+    FilterError,
     InvalidArgumentError,
     InvalidNameError,
     InvalidRowError,
@@ -81,6 +83,8 @@ CALLS: dict[str, On] = {
     "add_field": lambda s, t: s.add_field(t, "extra", Field(str)),
     "create_field_index": lambda s, t: s.create_field_index(t, "year", "btree"),
     "drop_field_index": lambda s, t: s.drop_field_index(t, "year"),
+    "drop_field": lambda s, t: s.drop_field(t, "year"),
+    "rename_field": lambda s, t: s.rename_field(t, "year", "when"),
     "drop_table": lambda s, t: s.drop_table(t),
     "insert": lambda s, t: s.insert(t, small_rows(1)),
     "insert nothing": lambda s, t: s.insert(t, []),
@@ -318,6 +322,223 @@ class TablesContract(ContractBase):
         outcomes = await asyncio.gather(*tries, return_exceptions=True)
         assert sorted(type(o).__name__ for o in outcomes) == ["InvalidNameError"] * 4 + ["NoneType"]
         assert list((await notes.schema("notes")).fields) == ["name", "year", "added"]
+
+    # Dropping and renaming fields
+
+    async def test_a_dropped_field_is_gone(self, store: VectorStore) -> None:
+        schema = Schema(
+            DIM,
+            fields={
+                "a": Field(str, index="btree"), "b": Field(int, nullable=False), "tags": list[str],
+                "c": Field(float, index="bitmap"),
+            },
+        )  # fmt: skip
+        rows = [
+            {"id": f"r{n}", "embedding": v, "a": "x", "b": n, "tags": ["t"], "c": 0.5}
+            for n, v in enumerate(vectors(20))
+        ]
+        await self.table(store, schema, rows)
+        for name in ("b", "a", "tags"):
+            await store.drop_field("notes", name)
+            assert name not in (await store.schema("notes")).fields
+            with pytest.raises(FilterError):
+                await store.count("notes", f"{name} IS NULL")
+            with pytest.raises(InvalidArgumentError):
+                await store.drop_field("notes", name)
+        assert await store.schema("notes") == Schema(
+            DIM, fields={"c": Field(float, index="bitmap")}
+        )
+        kept = [{name: row[name] for name in ("id", "embedding", "c")} for row in rows]
+        new = {"id": "new", "embedding": vectors(1)[0], "c": 1.5, "b": "in the payload"}
+        await store.insert("notes", [new])
+        await store.optimize("notes")
+        found = await store.get("notes", [*(row["id"] for row in rows), "new"])
+        assert_same_rows(found, [*kept, new], await store.schema("notes"))
+        assert len(await store.search("notes", vectors(1)[0], where="c = 0.5", limit=30)) == 20
+        await store.add_field("notes", "a", Field(int, index="btree"))
+        assert [r["a"] for r in await store.find("notes", limit=3)] == [None] * 3
+        await store.update("notes", {"a": 7}, ids="r3")
+        assert ids_of(await store.find("notes", "a = 7")) == ["r3"]
+
+    async def test_a_renamed_field_keeps_values_and_place(self, store: VectorStore) -> None:
+        await self.create(store, "notes", SCHEMAS["options"])
+        fields = dict((await store.schema("notes")).fields)
+        values: dict[str, Any] = {
+            "tenant": "t", "shard": 1, "lang": "de", "year": 3, "live": True, "score": 0.5,
+            "body": "text", "tags": ["x"], "seen": datetime.fromisoformat("2024-05-06T07:08:09Z"),
+        }  # fmt: skip
+        await store.insert("notes", [{"id": "r", "embedding": vectors(1)[0], **values}])
+        for old in list(fields):
+            new = f"{old.upper()}_new"
+            await store.rename_field("notes", old, new)
+            fields = {new if name == old else name: field for name, field in fields.items()}
+            schema = await store.schema("notes")
+            assert list(schema.fields.items()) == list(fields.items())
+            (record,) = await store.find("notes", f"{new} IS NOT NULL" if old in values else None)
+            assert record.get(new) == values.get(old)
+            await store.rename_field("notes", new, new.lower())  # in which case alone differs
+            fields = {new.lower() if n == new else n: field for n, field in fields.items()}
+            if old not in ("tenant", "year", "tags"):
+                await store.update("notes", {new.lower(): values.get(old)}, where="TRUE")
+        assert list((await store.schema("notes")).fields) == list(fields)
+        await store.add_field("notes", "lang", Field(str, index="bitmap"))
+        assert await store.count("notes", "lang_new = 'de' AND lang IS NULL") == 1
+        hits = await store.search("notes", vectors(1)[0], where="tenant_new = 't'")
+        assert [hit["shard_new"] for hit in hits] == [1]
+
+    async def test_the_embedded_field_is_renamed_and_stays(self, store: VectorStore) -> None:
+        embed = Embed("body", using="mine")
+        await store.create_table("notes", Schema(DIM, fields={"body": str, "a": str}, embed=embed))
+        for new in ("text_1", "Text_1", "words"):
+            (old,) = [name for name in (await store.schema("notes")).fields if name != "a"]
+            await store.rename_field("notes", old, new)
+            schema = await store.schema("notes")
+            assert (schema.embed, list(schema.fields)) == (replace(embed, field=new), [new, "a"])
+        await store.add_field("notes", "body", str)
+        with pytest.raises(InvalidArgumentError):
+            await store.drop_field("notes", "words")
+        await store.rename_field("notes", "body", "other")
+        assert (await store.schema("notes")).embed == replace(embed, field="words")
+
+    async def test_what_no_field_can_become_is_refused(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"name": str, "year": int, "part": Field(str, partition=True)})
+        await self.table(store, schema, small_rows(3))
+        refused: list[Any] = [
+            "id", "payload", "embedding", "YEAR", "year", "1x", "a b", "", None, 5, "x" * 64, 'a"b',
+        ]  # fmt: skip
+        for new in refused:
+            with pytest.raises(InvalidNameError):
+                await store.rename_field("notes", "name", new)
+        unknown: list[Any] = [
+            "none",
+            "id",
+            "embedding",
+            "payload",
+            "payload.x",
+            "Name",
+            None,
+            5,
+            [],
+        ]
+        for old in unknown:
+            with pytest.raises(InvalidArgumentError):
+                await store.rename_field("notes", old, "new")
+            with pytest.raises(InvalidArgumentError):
+                await store.drop_field("notes", old)
+        with pytest.raises(InvalidArgumentError):
+            await store.drop_field("notes", "part")
+        assert await store.schema("notes") == schema
+
+    async def test_an_export_goes_on_while_a_field_is_dropped(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(200))
+        batches = store.export("notes", batch_size=10)
+        read = [await anext(batches)]
+        await store.rename_field("notes", "year", "when")
+        await store.drop_field("notes", "name")
+        read += [batch async for batch in batches]
+        years = [year for batch in read for year in batch.column("year").to_pylist()]
+        assert sorted(years) == list(range(200))
+        assert await store.count("notes", "when >= 0") == 200
+
+    async def test_fields_change_while_rows_come_and_are_read(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(300))
+        ended = asyncio.Event()
+
+        async def write() -> int:
+            done = 0
+            while not ended.is_set():
+                row = {"id": f"new{done}", "embedding": vectors(1)[0], "name": "w"}
+                done += await store.insert("notes", [row])
+            return done
+
+        async def read() -> None:
+            while not ended.is_set():
+                assert len(await store.search("notes", vectors(1)[0], where="name = 'n'")) == 10
+                assert len(await store.find("notes", "name = 'n'", limit=7)) == 7
+
+        tasks = [asyncio.ensure_future(write()), asyncio.ensure_future(read())]
+        try:
+            for number in range(4):
+                await store.rename_field("notes", "year", "when")
+                await store.add_field("notes", f"more{number}", Field(str, index="btree"))
+                await store.rename_field("notes", "when", "year")
+                await store.drop_field("notes", f"more{number}")
+        finally:
+            ended.set()
+            written, _ = await asyncio.gather(*tasks)
+        assert await store.schema("notes") == SMALL
+        assert await store.count("notes") == 300 + (written or 0)
+
+    # Renaming tables
+
+    async def test_a_renamed_table_keeps_its_rows(self, notes: VectorStore) -> None:
+        before = await notes.find("notes")
+        if not self.renames_tables:
+            with pytest.raises(UnsupportedError):
+                await notes.rename_table("notes", "other")
+            assert await notes.find("notes") == before
+            return
+        await notes.create_field_index("notes", "year", "btree")
+        await notes.rename_table("notes", "other")
+        assert await notes.tables() == ["other"]
+        with pytest.raises(TableNotFoundError):
+            await notes.count("notes")
+        assert await notes.find("other") == before
+        assert len(await notes.search("other", vectors(1)[0], limit=30)) == 10
+        await notes.create_table("notes", SMALL)
+        await notes.insert("notes", small_rows(3))
+        await notes.create_field_index("notes", "year", "btree")
+        assert await notes.delete("other", ["r0000", "r0001"]) == 2
+        assert (await notes.count("notes"), await notes.count("other")) == (3, 8)
+        await notes.optimize("other")
+        for wrong in ("notes", "other"):
+            with pytest.raises(TableExistsError) as caught:
+                await notes.rename_table("other", wrong)
+            assert caught.value.table == wrong
+        with pytest.raises(TableNotFoundError):
+            await notes.rename_table("none", "new")
+        bad: Any
+        for bad in ("No Table", "", None, "a.b"):
+            with pytest.raises(InvalidNameError):
+                await notes.rename_table("other", bad)
+            with pytest.raises(InvalidNameError):
+                await notes.rename_table(bad, "new")
+        await notes.drop_table("notes")
+        await notes.rename_table("other", "notes")
+        await notes.create_table("other", SMALL)
+        assert (await notes.count("notes"), await notes.count("other")) == (8, 0)
+        await notes.drop_table("notes")
+        assert await notes.tables() == ["other"]
+
+    async def test_tables_change_names_for_many_stores(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        if not self.renames_tables:
+            pytest.skip("no table can be renamed here")
+        async with await self.open(tmp_path) as one, await self.open(tmp_path) as two:
+            for name, count in (("a", 3), ("b", 5)):
+                await one.create_table(name, SMALL)
+                await one.insert(name, small_rows(count))
+                assert await two.count(name) == count
+            for _ in range(3):  # each name has been that of the other table
+                await one.rename_table("a", "c")
+                assert await two.count("c") == 3
+                await two.rename_table("b", "a")
+                assert (await one.count("a"), len(await one.find("a"))) == (5, 5)
+                await one.rename_table("a", "b")
+                await two.rename_table("c", "a")
+                hits = await one.search("a", vectors(1)[0], limit=9)
+                assert (len(hits), await two.count("b")) == (3, 5)
+            tries = (store.rename_table("a", "new") for store in (one, two, one, two))
+            outcomes = await asyncio.gather(*tries, return_exceptions=True)
+            assert sorted(type(o).__name__ for o in outcomes) == [
+                "NoneType", *["TableNotFoundError"] * 3,
+            ]  # fmt: skip
+            swaps = (one.rename_table("new", "b"), two.rename_table("b", "new"))
+            errors = await asyncio.gather(*swaps, return_exceptions=True)
+            assert [type(error) for error in errors] == [TableExistsError] * 2
+        async with await self.open(tmp_path) as store:
+            assert await store.tables() == ["b", "new"]
+            assert (await store.count("new"), await store.count("b")) == (3, 5)
 
     # Indexes over fields
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from tests.toy_backend import renamed
 
 from aiovec._arrays import Float32Array
 from aiovec._core.contract import (
@@ -212,6 +213,34 @@ class ModelBackend(Backend):
             there.token = object()
 
         await self._write(call, act, table.name)
+
+    async def drop_field(self, table: TableHandle, field: str) -> None:
+        schema = table.schema.without_field(field)
+        await self._rewrite("drop_field", table, schema, {field: None})
+
+    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
+        schema = table.schema.with_renamed_field(old, new)
+        await self._rewrite("rename_field", table, schema, {old: new})
+
+    async def _rewrite(
+        self, call: str, table: TableHandle, schema: Schema, names: Mapping[str, str | None]
+    ) -> None:
+        def act() -> None:
+            there = self._of(table)
+            there.schema, there.token = schema, object()
+            there.rows = {id: renamed(row, names) for id, row in there.rows.items()}
+
+        await self._write(call, act, table.name)
+
+    async def rename_table(self, old: str, new: str) -> None:
+        def act() -> None:
+            self._handle(old)
+            if new in self.disk.tables:
+                raise TableExistsError(new)
+            self.disk.tables[new] = self.disk.tables.pop(old)
+            self.disk.tables[new].token = object()
+
+        await self._write("rename_table", act, old)
 
     async def drop_table(self, name: str) -> None:
         def act() -> None:
@@ -421,8 +450,11 @@ LOOKS = 20
 # Seconds that a write waits for its turn, and after which a lock in a bucket is taken over.
 BUSY, TERM = 30.0, 15.0
 _OF_SCHEMA = frozenset(
-    {"create_table", "add_field", "create_field_index", "drop_field_index", "drop_table"}
-)
+    {
+        "create_table", "add_field", "create_field_index", "drop_field_index", "drop_field",
+        "rename_field", "rename_table", "drop_table",
+    }
+)  # fmt: skip
 
 
 class MovingBackend(ModelBackend, Moves):
