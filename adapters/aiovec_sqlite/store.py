@@ -339,6 +339,8 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         await self._write(lambda tx: tables.drop_field(tx, table, field, self._schemas_free))
+        if table.schema.fields[field].text:
+            await self._build_text(table.name)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         await self._write(lambda tx: tables.rename_field(tx, table, old, new, self._schemas_free))

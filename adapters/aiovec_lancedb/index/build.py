@@ -195,11 +195,10 @@ class Builder:
     ) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             table = await reopened(self._session, handle)
+            named = await index_name(self._session, table.lance, column, config)
             try:
                 await self._session.run(
-                    table.lance.create_index(
-                        column, config=config, replace=replace, name=index_name(column, config)
-                    )
+                    table.lance.create_index(column, config=config, replace=replace, name=named)
                 )
                 return
             except StoreBusyError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -62,9 +63,18 @@ def configs_of(field: Field, analyzer: str) -> list[Any]:
     return [config for config in (config_of(field), *texts) if config is not None]
 
 
-def index_name(column: str, config: Any) -> str | None:
+async def index_name(session: Session, lance: Any, column: str, config: Any) -> str | None:
     """Return the name of an index; None leaves it to Lance. A field may have two."""
-    return f"{column}_text" if serves_text(_type_of(config)) else None
+    if not serves_text(_type_of(config)):
+        return None
+    # The index of a field that was renamed keeps its name.
+    taken = set()
+    for index in await session.run(lance.list_indices()):
+        if index.columns == [column] and serves_text(index.index_type):
+            return str(index.name)
+        taken.add(index.name)
+    names = (f"{column}_text{'' if n == 1 else f'_{n}'}" for n in count(1))
+    return next(name for name in names if name not in taken)
 
 
 async def index_fields(
@@ -77,7 +87,8 @@ async def index_fields(
     """
     for name, config in await lacking(session, lance, fields, analyzer):
         train = filled or session.managed or not serves_text(_type_of(config))
-        call = lance.create_index(name, config=config, name=index_name(name, config), train=train)
+        named = await index_name(session, lance, name, config)
+        call = lance.create_index(name, config=config, name=named, train=train)
         await session.run(call)
 
 

@@ -400,6 +400,49 @@ class TablesContract(ContractBase):
         await store.rename_field("notes", "body", "other")
         assert (await store.schema("notes")).embed == replace(embed, field="words")
 
+    async def test_keyword_search_follows_dropped_and_renamed_fields(
+        self, store: VectorStore
+    ) -> None:
+        if not store.supports("text"):
+            pytest.skip(f"the {store.backend_name} backend does not support 'text'")
+        text = Field(str, text=True)
+        await store.create_table("notes", Schema(DIM, fields={"a": text, "b": text, "c": str}))
+        rows = [
+            {"id": f"r{n}", "embedding": v, "a": f"apple {n}", "b": f"pear {n}", "c": f"plum {n}"}
+            for n, v in enumerate(vectors(30))
+        ]
+        await store.insert("notes", rows)
+
+        async def found(query: str, table: str = "notes") -> int:
+            return len(await store.search_text(table, query, limit=50))
+
+        assert (await found("apple"), await found("pear")) == (30, 30)
+        await store.rename_field("notes", "a", "fruit")
+        assert (await found("apple"), await found("fruit:apple 7"), await found("pear")) == (
+            30, 1, 30,
+        )  # fmt: skip
+        await store.update("notes", {"fruit": "cherry"}, ids="r0")
+        assert (await found("cherry"), await found("apple")) == (1, 29)
+        await store.rename_field("notes", "c", "a")
+        await store.create_field_index("notes", "a", "text")
+        assert (await found("plum"), await found("a:plum 3"), await found("fruit:plum")) == (
+            30, 1, 0,
+        )  # fmt: skip
+        await store.drop_field("notes", "fruit")
+        assert (await found("cherry"), await found("pear"), await found("plum")) == (0, 30, 30)
+        await store.insert("notes", [{"id": "new", "embedding": vectors(1)[0], "b": "pear"}])
+        await store.optimize("notes")
+        assert await found("pear") == 31
+        if self.renames_tables:
+            await store.rename_table("notes", "other")
+            assert (await found("pear", "other"), await found("plum", "other")) == (31, 30)
+            await store.create_table("notes", Schema(DIM, fields={"b": text}))
+            await store.insert("notes", [{"id": "x", "embedding": vectors(1)[0], "b": "pear"}])
+            assert (await found("pear"), await found("pear", "other")) == (1, 31)
+            await store.delete("other", "new")
+            await store.drop_table("notes")
+            assert await found("pear", "other") == 30
+
     async def test_what_no_field_can_become_is_refused(self, store: VectorStore) -> None:
         schema = Schema(DIM, fields={"name": str, "year": int, "part": Field(str, partition=True)})
         await self.table(store, schema, small_rows(3))
