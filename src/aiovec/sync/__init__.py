@@ -7,14 +7,15 @@
 
 ``Store`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every call
 blocks its thread until it is done, so do not use them in async code: they work there, but the
-event loop stands still meanwhile. Several threads may share one store, and their calls overlap.
+event loop stands still meanwhile. There, ``await aio(store, lambda s: s.search("notes", vector))``
+awaits the same store. Several threads may share one store, and their calls overlap.
 Ctrl-C cancels the call that it interrupts. A store does not survive ``fork``.
 
 Over it lies the older face with collections of points: ``VectorStore``.
 """
 
 from .collections import FieldCondition, Filter, VectorFilter, VectorStore, to_uuid
-from .store import Store, Table, connect
+from .store import Store, Table, aio, connect
 
 __all__ = [
     "FieldCondition",
@@ -23,6 +24,7 @@ __all__ = [
     "Table",
     "VectorFilter",
     "VectorStore",
+    "aio",
     "connect",
     "to_uuid",
 ]

@@ -84,6 +84,34 @@ class Portal:
                 raise StoreClosedError(self.target) from None
             raise
 
+    async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """As ``run``, awaited on another event loop, which goes on meanwhile.
+
+        A cancelled caller waits until the call has ended.
+        """
+        self._check()
+        if self.is_current:
+            return await call()
+        running = _Running(call)
+        self._start(running)
+        done = asyncio.wrap_future(running.done)
+        cancelled = False
+        while not done.done():
+            try:
+                await asyncio.wait([done])
+            except asyncio.CancelledError:
+                cancelled = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed, so the call is over
+                    self._loop.call_soon_threadsafe(running.cancel)
+        if cancelled:
+            running.done.exception()
+            done.exception()
+            raise asyncio.CancelledError
+        try:
+            return done.result()
+        except asyncio.CancelledError:
+            raise StoreClosedError(self.target) from None
+
     def begin(self, call: Callable[[], Awaitable[object]]) -> None:
         """Have something run without waiting for it; nothing where that cannot run any more."""
         with contextlib.suppress(StoreClosedError):

@@ -243,6 +243,17 @@ class Store(_Blocking[AsyncStore]):
     backup = _blocking(AsyncStore.backup)
 
 
+async def aio(store: Store, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
+    """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
+
+    So one store, also one in memory, serves plain and asynchronous code, on any event loop and on
+    several at once. ``call`` runs on the store's own loop, in another thread, so it must use
+    nothing that belongs to the caller's loop. Cancelling it cancels the call, and waits until that
+    has ended.
+    """
+    return await store._portal.run_for_task(lambda: call(store._awaited))
+
+
 def _abandoned(store: AsyncStore, portal: Portal) -> None:
     """Close a store that was collected without that. Waits for nothing."""
     if portal.forked or portal.stopped:
