@@ -13,9 +13,10 @@ from aiovec.backend import Finding, room_at, version_of
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .driver import connect, load_driver, load_extension
-from .errors import translated
-from .layout import check_header, read_table
+from .errors import names_text_index, translated
+from .layout import check_header, quoted, read_table
 from .tables import table_names
+from .text import index as text_index
 
 _MEMORY = ":memory:"
 
@@ -149,8 +150,8 @@ def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
     )
     yield Finding("layout", f"version {layout}")
     yield Finding("page size", f"{page_size:,} bytes")
-    faults = [row[0] for row in db.execute(f"PRAGMA quick_check({_MOST_FAULTS})")]
-    sound = faults == ["ok"]
+    faults = _faults(db)
+    sound = not faults
     yield Finding(
         "integrity",
         "sound" if sound else "; ".join(faults),
@@ -160,6 +161,38 @@ def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
     if sound:
         for name in table_names(db):
             yield _table(db, name)
+            yield from _text_index(db, name)
+
+
+def _faults(db: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong, but for text indexes: those can be built anew from the rows."""
+    try:
+        found = [row[0] for row in db.execute(f"PRAGMA quick_check({_MOST_FAULTS})")]
+    except load_driver().DatabaseError as exc:
+        found = [str(exc)]
+    if not any(map(names_text_index, found)):
+        return [] if found == ["ok"] else found
+    found = []
+    for (name,) in db.execute(
+        "SELECT name FROM sqlite_master WHERE rootpage > 0 AND type = 'table'"
+    ):
+        found += [row[0] for row in db.execute(f"PRAGMA quick_check({quoted(name)})")]
+    return [fault for fault in found if fault != "ok"][:_MOST_FAULTS]
+
+
+def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
+    layout = read_table(db, name)
+    fields = () if layout is None else text_index.wanted_fields(layout.schema)
+    if layout is None or not fields:
+        return
+    state, sound = text_index.faults_of(db, layout)
+    calls = " and ".join(
+        f"{call}({name!r}, {field!r}, 'text')"
+        for field in fields
+        for call in ("drop_field_index", "create_field_index")
+    )
+    cure = f"aiovec optimize {name}" if state.startswith("missing") else f"build it anew: {calls}"
+    yield Finding(f"text index of {name}", state, ok=sound, cure=None if sound else cure)
 
 
 def _table(db: sqlite3.Connection, name: str) -> Finding:

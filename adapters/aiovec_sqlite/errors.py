@@ -60,16 +60,25 @@ class DamageError(Exception):
     """The value read cannot be the value written. Never reaches a user: see ``translate``."""
 
 
+_REBUILD = (
+    "its rows may be sound: build the index anew by drop_field_index and create_field_index with "
+    "the kind 'text'"
+)
+_TEXT_INDEX = re.compile(r"\.text[0-9]{1,19}(?![0-9])")
+
+
+def names_text_index(message: str) -> bool:
+    """Return whether SQLite's message is about the table of a text index."""
+    return _TEXT_INDEX.search(message) is not None
+
+
 class TextDamageError(DamageError):
     """The text index of a table is damaged, and its rows need not be."""
 
     def __init__(self, table: str, reason: str, code: int = 0) -> None:
         # A driver's error may be one of the file system, see ``may_pass``.
         self.sqlite_errorcode = code
-        super().__init__(
-            f"the text index of {table!r} is damaged: {reason}; its rows may be sound: build the "
-            "index anew by drop_field_index and create_field_index with the kind 'text'"
-        )
+        super().__init__(f"the text index of {table!r} is damaged: {reason}; {_REBUILD}")
 
 
 def code_of(error: BaseException) -> int:
@@ -134,6 +143,8 @@ def translate(error: Exception, target: str, *, repeated: bool = True) -> Aiovec
         )
     if isinstance(error, TextDamageError):
         return CorruptStoreError(target, text)
+    if code in (0, ERROR, CORRUPT) and names_text_index(text):
+        return CorruptStoreError(target, f"a text index is damaged ({text}); {_REBUILD}")
     if "no such module: fts5" in text or "error in tokenizer constructor" in text:
         return AiovecError(
             f"{target} has a text index that this SQLite cannot use ({text}); use a newer SQLite "

@@ -94,7 +94,7 @@ def wanted_fields(schema: Schema) -> tuple[str, ...]:
 
 def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
     """The indexes of a table, the oldest first: one that serves, and one that is being built."""
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone():
+    if not _has_list(db):
         return []
     return [
         _read(name, row)
@@ -104,6 +104,12 @@ def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
             (name,),
         ).fetchall()
     ]
+
+
+def _has_list(db: sqlite3.Connection) -> bool:
+    """Return whether the file has the list: the first index makes it."""
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone()
+    return found is not None
 
 
 def _read(name: str, row: tuple[Any, ...]) -> TextIndex:
@@ -332,22 +338,54 @@ def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
 
 
 def drop(tx: Transaction, index: TextIndex) -> None:
-    """Remove an index. One that FTS5 cannot open any more stays in the file, out of use."""
+    """Remove an index."""
+    _drop(tx.db, index.generation, index.fts)
+
+
+def _drop(db: sqlite3.Connection, generation: int, fts: str) -> None:
     for name in ("insert", "delete", "update"):
-        tx.db.execute(f"DROP TRIGGER IF EXISTS {quoted(f'{index.fts}.{name}')}")
+        db.execute(f"DROP TRIGGER IF EXISTS {quoted(f'{fts}.{name}')}")
     try:
-        tx.db.execute(f"DROP TABLE IF EXISTS {index.table}")
+        db.execute(f"DROP TABLE IF EXISTS {quoted(fts)}")
     except load_driver().DatabaseError as exc:
-        if code_of(exc) not in (0, ERROR, CORRUPT) or not tx.db.in_transaction:
+        if code_of(exc) not in (0, ERROR, CORRUPT) or not db.in_transaction:
             raise
-    tx.db.execute(f"DROP VIEW IF EXISTS {index.view}")
-    tx.db.execute("DELETE FROM aiovec_text WHERE generation = ?", (index.generation,))
+        # FTS5 opens a table before it drops it, and cannot without a sound configuration.
+        config = quoted(f"{fts}_config")
+        db.execute(f"DROP TABLE IF EXISTS {config}")
+        db.execute(f"CREATE TABLE {config} (k PRIMARY KEY, v) WITHOUT ROWID")
+        db.execute(f"INSERT INTO {config} VALUES ('version', 4)")
+        db.execute(f"DROP TABLE IF EXISTS {quoted(fts)}")
+    db.execute(f"DROP VIEW IF EXISTS {quoted(f'{fts}.rows')}")
+    db.execute("DELETE FROM aiovec_text WHERE generation = ?", (generation,))
 
 
 def drop_all(tx: Transaction, name: str) -> None:
-    """Remove the indexes of a table that goes."""
-    for index in indexes_of(tx.db, name):
-        drop(tx, index)
+    """Remove the indexes of a table, also where their entries cannot be read."""
+    if not _has_list(tx.db):
+        return
+    for generation, fts in tx.db.execute(
+        "SELECT generation, fts FROM aiovec_text WHERE name = ?", (name,)
+    ).fetchall():
+        if type(fts) is not str or not _FTS.fullmatch(fts):
+            raise TextDamageError(name, "its entry cannot be read")
+        _drop(tx.db, generation, fts)
+
+
+def rename_table(db: sqlite3.Connection, before: str, after: str) -> None:
+    """Let the indexes belong to a table's new name. Their own names stay as they are."""
+    if _has_list(db):
+        db.execute("UPDATE aiovec_text SET name = ? WHERE name = ?", (after, before))
+
+
+def rename_field(db: sqlite3.Connection, table: str, before: str, after: str) -> None:
+    """Let the indexes cover a field under its new name, which SQLite gave to view and triggers."""
+    for index in indexes_of(db, table):
+        names = [after if name == before else name for name in index.fields]
+        db.execute(
+            "UPDATE aiovec_text SET fields = ? WHERE generation = ?",
+            (json.dumps(names), index.generation),
+        )
 
 
 def drop_with(tx: Transaction, name: str, field: str) -> None:
@@ -412,3 +450,36 @@ def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping
         "text_index": state,
         "text_index_bytes": size,
     }
+
+
+def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
+    """The state of a table's text index in words; True where it is as it should be.
+
+    Writes nothing, so it compares which rows are indexed, not their words: those are SQLite's
+    quick_check to look at.
+    """
+    try:
+        found = indexes_of(db, table.name)
+        if not found:
+            return "missing; an older version made the table", False
+        index = found[-1]
+        if not index.ready:
+            return f"being built: {index.progress}", True
+        missing, more = db.execute(
+            f"SELECT (SELECT count(*) FROM {index.view} WHERE _rowid NOT IN "
+            f"(SELECT id FROM {index.shadow('docsize')})), "
+            f"(SELECT count(*) FROM {index.shadow('docsize')} WHERE id NOT IN "
+            f"(SELECT _rowid FROM {index.view}))"
+        ).fetchone()
+        db.execute(
+            f"SELECT rowid, bm25({index.table}) FROM {index.table} WHERE {index.table} MATCH ? "
+            "LIMIT 1",
+            ('"a" *',),
+        ).fetchall()
+    except TextDamageError:
+        return "damaged: its entry cannot be read", False
+    except load_driver().DatabaseError as exc:
+        return f"damaged: {exc}", False
+    if missing or more:
+        return f"damaged: {missing:,} rows are not in it, and {more:,} of it are gone", False
+    return f"ready, analyzer {index.analyzer!r}", True

@@ -27,7 +27,7 @@ from aiovec.backend import (
 
 from ..connection import Ticket
 from ..driver import load_driver
-from ..errors import CORRUPT, TextDamageError, code_of
+from ..errors import CORRUPT, TextDamageError, code_of, names_text_index
 from ..layout import TableLayout, current_table, quoted
 from ..reads import by_rowids, condition_of
 from ..vectors import VectorReader
@@ -84,7 +84,7 @@ def _told_as_damage(name: str) -> Iterator[None]:
     try:
         yield
     except load_driver().DatabaseError as exc:
-        if code_of(exc) == CORRUPT or str(exc).startswith("vtable constructor failed"):
+        if code_of(exc) == CORRUPT or names_text_index(str(exc)):
             raise TextDamageError(name, str(exc), code_of(exc)) from exc
         raise
 
