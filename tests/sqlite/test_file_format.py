@@ -30,7 +30,7 @@ SCHEMA = Schema(
     model="a-model",
     quantized="bit",
     fields={
-        "tenant": Field(str, partition=True), "title": Field(str, nullable=False),
+        "tenant": Field(str, partition=True), "title": Field(str, nullable=False, text=True),
         "year": Field(int, index="btree"), "score": float, "live": bool, "seen": datetime,
         "tags": list[str],
     },
@@ -116,6 +116,14 @@ def test_tables(path: Path) -> None:
     with plain_client(path) as db:
         texts = dict(db.execute("SELECT name, schema FROM aiovec_tables").fetchall())
     assert SchemaClass.from_json(texts["notes"]) == SCHEMA
+
+
+def test_text_index(path: Path) -> None:
+    ((fts, *rest),) = run(path, "text")
+    assert rest == ['["title"]', "plain", 1]
+    with plain_client(path) as db:
+        found = db.execute(BLOCKS["keywords"].format(fts=fts), {"words": '"13" OR "17"'}).fetchall()
+    assert [id for (id,) in found] == ["n13", "n17"]
 
 
 def test_columns(path: Path) -> None:

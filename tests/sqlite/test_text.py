@@ -451,7 +451,9 @@ async def test_optimize_merges(tmp_path: Path) -> None:
 DAMAGE = {
     "data is gone": 'DELETE FROM "{fts}_data" WHERE id > 10',
     "data is garbled": "UPDATE \"{fts}_data\" SET block = x'00ff00ff00ff' WHERE id > 10",
-    "structure is garbled": "UPDATE \"{fts}_data\" SET block = x'00000000ffffffffffffffff' WHERE id = 10",
+    "structure is garbled": (
+        "UPDATE \"{fts}_data\" SET block = x'00000000ffffffffffffffff' WHERE id = 10"
+    ),
     "configuration is gone": 'DROP TABLE "{fts}_config"',
     "the index is gone": 'DROP TABLE "{fts}"',
     "rows are gone": 'DROP TRIGGER "{fts}.delete"; DELETE FROM "notes.rows" WHERE n < 300',

@@ -372,22 +372,6 @@ def drop_all(tx: Transaction, name: str) -> None:
         _drop(tx.db, generation, fts)
 
 
-def rename_table(db: sqlite3.Connection, before: str, after: str) -> None:
-    """Let the indexes belong to a table's new name. Their own names stay as they are."""
-    if _has_list(db):
-        db.execute("UPDATE aiovec_text SET name = ? WHERE name = ?", (after, before))
-
-
-def rename_field(db: sqlite3.Connection, table: str, before: str, after: str) -> None:
-    """Let the indexes cover a field under its new name, which SQLite gave to view and triggers."""
-    for index in indexes_of(db, table):
-        names = [after if name == before else name for name in index.fields]
-        db.execute(
-            "UPDATE aiovec_text SET fields = ? WHERE generation = ?",
-            (json.dumps(names), index.generation),
-        )
-
-
 def drop_with(tx: Transaction, name: str, field: str) -> None:
     """Remove the indexes over a field that goes; ``advance`` builds what the others want."""
     for index in indexes_of(tx.db, name):
