@@ -286,6 +286,30 @@ async def test_words_of_any_length(store: VectorStore) -> None:
         await store.optimize("notes")
 
 
+async def test_letters_that_lance_folds(store: VectorStore) -> None:
+    """Each of these is a difference to SQLite that ``docs/LANCEDB.md`` names."""
+    await store.create_table("notes", TEXTS)
+    await store.insert("notes", [
+        row("letters", "Straße ærø Łódź", "Ørsted"), row("greek", "Ωμέγα", "Чай й"),
+        row("apart", "re\u0301sume\u0301", None), row("two", None, "re sume"),
+    ])  # fmt: skip
+    for _ in range(2):
+        for query, ids in (
+            ("strasse", ["letters"]), ("straße", ["letters"]), ("aero", ["letters"]),
+            ("lodz orsted", ["letters"]), ("ωμέγα", ["greek"]), ("ωμεγα", []), ("чаи", []),
+            ("résumé", ["apart", "two"]), ("re\u0301sume\u0301", ["apart", "two"]), ("resume", []),
+            ("-résumé re", []),
+        ):  # fmt: skip
+            assert await found(store, query) == ids, query
+        await store.optimize("notes")
+    english = Schema(2, fields={"body": Field(str, text=True)}, analyzer="english")
+    await store.create_table("more", english)
+    rows = [{"id": id, "embedding": [1.0, 2.0], "body": id} for id in ("résumé", "resumes")]
+    await store.insert("more", rows)
+    for query, ids in (("résumé", ["résumé"]), ("resume", ["resumes"])):
+        assert [hit.id for hit in await store.search_text("more", query)] == ids
+
+
 async def test_parts_of_words_in_every_state(store: VectorStore) -> None:
     """Also where most of the candidates that grams select do not match."""
     await store.create_table("notes", GRAMS)

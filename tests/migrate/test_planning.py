@@ -349,11 +349,12 @@ def _mark(source: str, *, moved: bool) -> None:
 
 @pytest.fixture
 def config(fill: Fill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A TOML file whose sqlite store has a table."""
+    """A TOML file whose sqlite store has a table, without the keyword search that plans note."""
     for name in list(os.environ):
         if name.upper().startswith("AIOVEC_"):
             monkeypatch.delenv(name)
-    fill("sqlite", notes=(SCHEMA, 3))
+    fields = {**SCHEMA.fields, "body": str}
+    fill("sqlite", notes=(Schema(8, model="m1", fields=fields), 3))
     path = tmp_path / "aiovec.toml"
     path.write_text("[retrieval]\nsqlite_path = 'source.db'\nlancedb_url = 'new'\n", "utf-8")
     return path
