@@ -32,6 +32,7 @@ SCHEMA = Schema(
         "tags": list[str],
         "lang": Field(str, index="bitmap"),
         "kind": "text",
+        "body": Field(str, text=True),
     },
 )
 PAGE = Field(int, index="btree")
