@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -43,8 +44,21 @@ def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
 def stored_form(rows: pa.Table, schema: Schema) -> pa.Table:
     """The rows as they are written: a negative zero as zero, for Lance would sort it before."""
     for name, field in schema.fields.items():
-        if field.kind == "float":
-            place = rows.schema.get_field_index(name)
-            column = pc.add(rows.column(place), 0.0)
-            rows = rows.set_column(place, rows.schema.field(place), column)
+        if field.item_kind != "float":
+            continue
+        place = rows.schema.get_field_index(name)
+        column = rows.column(place)
+        if field.is_list:
+            column = pa.chunked_array(map(_without_negative_zeros, column.chunks), column.type)
+        else:
+            column = pc.add(column, 0.0)
+        rows = rows.set_column(place, rows.schema.field(place), column)
     return rows
+
+
+def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    offsets = np.zeros(len(lists) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    items = pc.add(lists.flatten(), 0.0)  # without what lies below a null
+    return pa.ListArray.from_arrays(pa.array(offsets), items, mask=lists.is_null())

@@ -187,6 +187,8 @@ def _same_table(one: TableHandle, other: TableHandle) -> bool:
 
 def _stored(value: Any) -> Any:
     """As ``stored_form`` does with a column."""
+    if isinstance(value, list):
+        return [_stored(item) for item in value]
     return value + 0.0 if isinstance(value, float) else value
 
 

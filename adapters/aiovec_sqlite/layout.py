@@ -153,6 +153,8 @@ _SQL_TYPES = {
     "bool": "INTEGER",
     "datetime": "INTEGER",
     "list[text]": "TEXT",
+    "list[int]": "TEXT",
+    "list[float]": "TEXT",
 }
 _VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from aiovec import Field, InvalidArgumentError, InvalidNameError, Schema
 from aiovec._core.schema import check_field_name, check_table_name
 
-TYPES = (str, int, float, bool, datetime, list[str])
+TYPES = (str, int, float, bool, datetime, list[str], list[int], list[float])
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,62}", fullmatch=True)
 
 
 @st.composite
 def fields(draw: st.DrawFn) -> Field:
     kind: Any = draw(st.sampled_from(TYPES))
-    index: Any = st.just(None) if kind == list[str] else st.sampled_from((None, "btree", "bitmap"))
+    index: Any = st.just(None) if kind in TYPES[5:] else st.sampled_from((None, "btree", "bitmap"))
     return Field(
         kind,
         nullable=draw(st.booleans()),
@@ -123,7 +123,7 @@ def test_json_form_is_the_contracts() -> None:
         "dim": 768, "metric": "cosine", "model": None, "vector": "embedding", "payload": True,
         "fields": {"year": "int", "body": {"type": "text", "text": True}},
     }  # fmt: skip
-    kinds = ("text", "int", "float", "bool", "datetime", "list[text]")
+    kinds = ("text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]")
     fields = {f"f{n}": kind for n, kind in enumerate(kinds)}
     read = Schema.from_json({"dim": 3, "fields": fields})
     assert [field.type for field in read.fields.values()] == list(TYPES)
@@ -168,7 +168,8 @@ def test_bad_options_are_refused(options: dict[str, Any], argument: str) -> None
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        (bytes, {}), (dict, {}), (None, {}), ("string", {}), (list, {}), (list[int], {}), ([], {}),
+        (bytes, {}), (dict, {}), (None, {}), ("string", {}), (list, {}), (list[bytes], {}),
+        ([], {}), (list[int], {"index": "bitmap"}),
         (str, {"index": "hash"}), (str, {"nullable": 1}), (str, {"partition": "yes"}),
         (list[str], {"index": "btree"}), (float, {"partition": True}), (bool, {"partition": True}),
         (int, {"text": True}), (list[str], {"text": True}),

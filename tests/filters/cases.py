@@ -45,6 +45,8 @@ SCHEMA = Schema(
         "timestamp": datetime,
         "live": bool,
         "tags": list[str],
+        "numbers": list[int],
+        "weights": list[float],
         # The names of columns of SQLite's json_each.
         "value": list[str],
         "Key": list[str],
@@ -97,6 +99,8 @@ _values: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "datetime": datetimes,
     "list[text]": st.lists(texts, max_size=3),
+    "list[int]": st.lists(ints, max_size=3),
+    "list[float]": st.lists(finite_floats, max_size=3),
 }
 
 
@@ -228,6 +232,10 @@ def conditions(rows: list[dict[str, Any]]) -> dict[str, st.SearchStrategy[Expr]]
         "contains": st.builds(Contains, field["list[text]"], text),
         "payload contains": st.builds(Contains, path, text | number | st.booleans()),
         "list": st.builds(EqualsList, field["list[text]"], items(text, str)),
+        "numbers": st.builds(
+            EqualsList, field["list[int]"] | field["list[float]"], items(number, int, float)
+        ),
+        "contains number": st.builds(Contains, field["list[int]"] | field["list[float]"], number),
         "payload list": st.builds(
             EqualsList, path, items(text | number | st.booleans(), str, int, float, bool)
         ),

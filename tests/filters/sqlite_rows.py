@@ -46,7 +46,7 @@ def stored(row: dict[str, Any], number: int, *, ascii_only: bool) -> tuple[Any, 
         value = row[name]
         if value is None:
             return None
-        if kind == "list[text]":
+        if kind.startswith("list["):
             return json.dumps(value, ensure_ascii=ascii_only)
         if kind == "datetime":
             return (value - EPOCH) // timedelta(microseconds=1)

@@ -34,10 +34,11 @@ _LOOKS, _ROWS_A_LOOK, _DIFFERENT = 8, 128, 0.25
 def config_of(field: Field) -> Any:
     """Return the arguments of lancedb's ``create_index`` for the field; None without an index.
 
-    Lance has no bitmaps over floats and times, and the one index that helps CONTAINS is over lists.
+    Lance has no bitmaps over floats and times, and the one index that helps CONTAINS is over lists,
+    but not over lists of floats.
     """
-    if field.kind == "list[text]":
-        return indexing.LabelList()
+    if field.is_list:
+        return None if field.item_kind == "float" else indexing.LabelList()
     if field.index == "bitmap" and field.kind not in ("float", "datetime"):
         return indexing.Bitmap()
     return None if field.index is None else indexing.BTree()

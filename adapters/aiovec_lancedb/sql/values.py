@@ -37,6 +37,8 @@ _TYPES: dict[Kind, str] = {
 _ARROW_TYPES: dict[Kind, str] = {
     "datetime": 'Timestamp(Microsecond, Some("UTC"))',
     "list[text]": "List(Utf8)",
+    "list[int]": "List(Int64)",
+    "list[float]": "List(Float64)",
 }
 
 
@@ -81,7 +83,7 @@ def assigned(value: Any, kind: Kind) -> str:
         if kind in _TYPES:
             return f"CAST(NULL AS {_TYPES[kind]})"
         return f"arrow_cast(NULL, {text(_ARROW_TYPES[kind])})"
-    if kind == "list[text]":
+    if kind.startswith("list["):
         if not value:
             return f"arrow_cast(make_array(), {text(_ARROW_TYPES[kind])})"
         return f"make_array({listed(value)})"

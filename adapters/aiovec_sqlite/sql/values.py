@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from aiovec.backend import Field, Kind, Schema, payload_texts
+from aiovec.backend import Field, Kind, Schema, Value, payload_texts
 
 from ..errors import DamageError, check_stored
 
@@ -26,8 +26,12 @@ _FIRST, _LAST = (
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def list_text(items: Sequence[str]) -> str:
-    return _encode(items)
+def list_text(items: Sequence[Value]) -> str:
+    text = _encode(items)
+    # JSON has no infinity, but a number beyond every float is read as one.
+    if "Infinity" in text and isinstance(items[0], float):
+        return text.replace("Infinity", "9e999")
+    return text
 
 
 def to_sql(value: Any, kind: Kind) -> Any:
@@ -58,14 +62,15 @@ def _column_to_sql(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
     elif kind == "datetime":
         column = column.cast(pa.int64())
     values = cast("list[Any]", column.to_pylist())
-    if kind == "list[text]":
-        return [None if items is None else _encode(items) for items in values]
+    if kind.startswith("list["):
+        return [None if items is None else list_text(items) for items in values]
     return values
 
 
 # What SQLite gives for a field's values that are not null.
 STORED: dict[Kind, type] = {
     "text": str, "int": int, "float": float, "bool": int, "datetime": int, "list[text]": str,
+    "list[int]": str, "list[float]": str,
 }  # fmt: skip
 
 
@@ -97,13 +102,15 @@ def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
 _FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
     "bool": bool,
     "datetime": lambda micros: _EPOCH + timedelta(microseconds=micros),
-    "list[text]": lambda text: _list(json.loads(text)),
+    "list[text]": lambda text: _list(json.loads(text), str),
+    "list[int]": lambda text: _list(json.loads(text), int),
+    "list[float]": lambda text: _list(json.loads(text), float),
 }
 
 
-def _list(items: Any) -> list[str]:
-    if type(items) is not list or not all(type(item) is str for item in items):
-        raise ValueError("a list is none, or holds more than text")
+def _list(items: Any, of: type) -> list[Any]:
+    if type(items) is not list or not all(type(item) is of for item in items):
+        raise ValueError(f"a list is none, or holds more than {of.__name__}")
     return items
 
 
@@ -114,15 +121,15 @@ def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
             return pa.array(values, type=pa.int8()).cast(pa.bool_())
         if field.kind == "datetime":
             return pa.array(values, type=pa.int64()).cast(field.arrow_type())
-        if field.kind == "list[text]":
+        if field.is_list:
             return pa.array(_lists(values), type=field.arrow_type())
         return pa.array(values, type=field.arrow_type())
 
 
-def _lists(values: Sequence[str | None]) -> list[list[str] | None]:
+def _lists(values: Sequence[str | None]) -> list[list[Any] | None]:
     """JSON arrays, parsed in one go: a call for each would take four times as long."""
     joined = ",".join(["null" if value is None else value for value in values])
-    lists = cast("list[list[str] | None]", json.loads(f"[{joined}]"))
+    lists = cast("list[list[Any] | None]", json.loads(f"[{joined}]"))
     if len(lists) != len(values):
         raise ValueError("a list is cut")
     return lists

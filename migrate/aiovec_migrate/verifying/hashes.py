@@ -258,7 +258,11 @@ def _placed(hashes: UInt64Array, places: Int64Array, seed: int) -> UInt64Array:
 
 def _list(column: pa.Array, seed: int) -> UInt64Array:
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
-    items = _text(column.flatten(), seed)  # without what lies below a null
+    flat = column.flatten()  # without what lies below a null
+    if pa.types.is_integer(flat.type):
+        items = _int(flat, seed)
+    else:
+        items = _float(flat, seed) if pa.types.is_floating(flat.type) else _text(flat, seed)
     ends = np.cumsum(lengths)
     starts = ends - lengths
     places = np.arange(len(items)) - np.repeat(starts, lengths)
@@ -346,6 +350,8 @@ _HASHED: dict[str, Callable[[pa.Array, int], UInt64Array]] = {
     "bool": _bool,
     "datetime": _datetime,
     "list[text]": _list,
+    "list[int]": _list,
+    "list[float]": _list,
 }
 
 

@@ -16,7 +16,9 @@ from ..errors import InvalidArgumentError, InvalidNameError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["text", "int", "float", "bool", "datetime", "list[text]"]
+Kind = Literal[
+    "text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]"
+]  # fmt: skip
 Metric = Literal["cosine", "l2", "dot"]
 Index = Literal["btree", "bitmap"]
 FieldIndex = Literal["btree", "bitmap", "text"]
@@ -37,6 +39,8 @@ _KINDS: dict[Any, Kind] = {
     bool: "bool",
     datetime: "datetime",
     list[str]: "list[text]",
+    list[int]: "list[int]",
+    list[float]: "list[float]",
 }
 _KIND_NAMES = tuple(_KINDS.values())
 _METADATA_KEY = b"aiovec.schema"
@@ -87,7 +91,8 @@ def check_field_name(name: object) -> str:
 class Field:
     """One column of a table beside its id and its vector.
 
-    ``kind`` is the type's name in JSON: text, int, float, bool, datetime or list[text].
+    ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text],
+    list[int] or list[float].
     """
 
     kind: Kind
@@ -111,12 +116,14 @@ class Field:
             kind = None
         if kind is None:
             raise InvalidArgumentError(
-                "a field's type", type, "one of str, int, float, bool, datetime, list[str]"
+                "a field's type",
+                type,
+                "one of str, int, float, bool, datetime, list[str], list[int], list[float]",
             )
         if index not in (None, "btree", "bitmap"):
             raise InvalidArgumentError("index", index, "None, 'btree' or 'bitmap'")
-        if index is not None and kind == "list[text]":
-            raise InvalidArgumentError("index", index, "None for a field of list[str]")
+        if index is not None and kind.startswith("list["):
+            raise InvalidArgumentError("index", index, "None for a field of lists")
         if partition and kind not in ("text", "int"):
             raise InvalidArgumentError("partition", partition, f"False for a field of {kind}")
         if text and kind != "text":
@@ -165,7 +172,7 @@ class Field:
         return f"Field({self._options_repr()})"
 
     def _options_repr(self) -> str:
-        name = "list[str]" if self.kind == "list[text]" else self.type.__name__
+        name = str(self.type) if self.is_list else self.type.__name__
         return ", ".join([name, *(f"{k}={v!r}" for k, v in self._options().items())])
 
     def _options(self) -> dict[str, Any]:
@@ -211,6 +218,8 @@ class Field:
             "bool": pa.bool_(),
             "datetime": pa.timestamp("us", tz="UTC"),
             "list[text]": pa.list_(pa.utf8()),
+            "list[int]": pa.list_(pa.int64()),
+            "list[float]": pa.list_(pa.float64()),
         }
         return types[self.kind]
 
@@ -543,9 +552,14 @@ def _kind_of_arrow(column: pa.Field) -> Kind:
         return "float"
     if pa.types.is_timestamp(kind) and kind.tz:
         return "datetime"
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type):
-        return "list[text]"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if is_text(kind.value_type):
+            return "list[text]"
+        if pa.types.is_integer(kind.value_type):
+            return "list[int]"
+        if pa.types.is_floating(kind.value_type):
+            return "list[float]"
     raise InvalidArgumentError(
         f"the Arrow type of column {column.name!r}", str(kind),
-        "text, integer, float, boolean, a timestamp with a time zone, or a list of text",
+        "text, integer, float, boolean, a timestamp with a time zone, or a list of text or numbers",
     )  # fmt: skip

@@ -181,7 +181,9 @@ class _Binder:
         numbers = ("int", "float")
         if _kind_of(value) not in (numbers if item_kind in numbers else ("text",)):
             self._fail(leaf, f"{ref} holds lists of {item_kind}", _EXPECTED[item_kind], index)
-        return _fitting(value, item_kind)
+        item = _fitting(value, item_kind)
+        # A list on LanceDB holds no negative zero.
+        return item + 0.0 if isinstance(item, float) else item
 
     def _check_value(
         self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int = 0

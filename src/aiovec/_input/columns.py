@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._arrow import check_weight
+from .._arrow import check_weight, is_list, is_number
 from .._core.ids import id_text
 from .._core.schema import MAX_ID_BYTES, Field, Schema
 from .._filters.text import moment_text
@@ -129,7 +129,9 @@ _ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((float, int, np.floating, np.integer), "a number"),
     "bool": ((bool, np.bool_), "True or False"),
     "datetime": ((datetime, str), "a datetime with a time zone"),
-    "list[text]": ((list, tuple), "a list of text"),
+    "list[text]": ((list, tuple, np.ndarray), "a list of text"),
+    "list[int]": ((list, tuple, np.ndarray), "a list of whole numbers"),
+    "list[float]": ((list, tuple, np.ndarray), "a list of numbers"),
 }
 
 
@@ -177,7 +179,9 @@ def _python_column(name: str, field: Field, values: Sequence[Any], place: Place)
         try:
             values = [None if v is None else float(v) for v in values]
         except OverflowError as exc:
-            raise InvalidRowError("an integer is too large for a float", field=name) from exc
+            most = int(np.finfo(np.float64).max)
+            row = next(r for r, v in enumerate(values) if isinstance(v, int) and abs(v) > most)
+            raise refuse(row, "is too large for a float") from exc
         return pa.array(values, type=pa.float64(), from_pandas=False)
     if field.kind == "bool":
         return pa.array([None if v is None else bool(v) for v in values], type=pa.bool_())
@@ -187,6 +191,9 @@ def _python_column(name: str, field: Field, values: Sequence[Any], place: Place)
             for row, v in enumerate(values)
         ]
         return pa.array(moments, type=pa.timestamp("us", tz="UTC"))
+    values = [_plain_list(items) for items in values]
+    if field.kind != "list[text]":
+        return _number_lists(name, field, values, place)
     for row, items in enumerate(values):
         if items is not None and not all(isinstance(item, str) for item in items):
             raise refuse(row, "must be a list of text")
@@ -197,6 +204,35 @@ def _python_column(name: str, field: Field, values: Sequence[Any], place: Place)
             for item in items or ():
                 encodable(item, lambda row=row: refuse(row, "the text is not valid Unicode"))  # type: ignore[misc]  # defaults bind the loop's values
         raise InvalidRowError(str(exc), field=name) from exc
+
+
+def _plain_list(items: Any) -> Any:
+    """An array of one dimension as a list. One without is no list, so it stays as its only item."""
+    if not isinstance(items, np.ndarray):
+        return items
+    return items.tolist() if items.ndim == 1 else [items]
+
+
+def _number_lists(
+    name: str, field: Field, values: Sequence[Sequence[Any] | None], place: Place
+) -> pa.Array:
+    """Lists whose items are checked as the values of a field of their own."""
+    offsets = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum([len(items or ()) for items in values], out=offsets[1:])
+
+    def place_of(item: int) -> tuple[int | None, str | None]:
+        return place(int(np.searchsorted(offsets, item, side="right")) - 1)
+
+    flat = [item for items in values for item in items or ()]
+    try:
+        items = field_column(name, Field(field.item_kind, nullable=False), flat, place_of)
+    except InvalidRowError as exc:
+        words = _ACCEPTED[field.kind][1]
+        raise InvalidRowError(
+            f"must be {words}; an item {exc.reason}", row=exc.row, id=exc.id, field=name
+        ) from exc
+    mask = pa.array([items is None for items in values], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, mask=mask)
 
 
 def _moment(value: Any, refuse: Callable[[str], Exception]) -> datetime:
@@ -247,11 +283,17 @@ def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa
             raise InvalidRowError(
                 "the datetime is before the year 1 or after 9999", row=number, id=id, field=name
             )
-    if field.kind == "list[text]" and column.flatten().null_count:
-        for row, items in enumerate(column.to_pylist()):
-            if items is not None and None in items:
-                number, id = place(row)
-                raise InvalidRowError("must be a list of text", row=number, id=id, field=name)
+    if field.is_list:
+        items = column.flatten()
+        if items.null_count or (field.kind == "list[float]" and pc.any(pc.is_nan(items)).as_py()):
+            for row, listed in enumerate(column.to_pylist()):
+                # A NaN differs from itself.
+                if listed is not None and any(item is None or item != item for item in listed):
+                    number, id = place(row)
+                    raise InvalidRowError(
+                        f"must be {_ACCEPTED[field.kind][1]}, without null or NaN",
+                        row=number, id=id, field=name,
+                    )  # fmt: skip
     return column
 
 
@@ -268,6 +310,10 @@ def _converts(field: Field, given: pa.DataType) -> bool:
         case "list[text]":
             return bool(pa.types.is_list(given)) and (
                 pa.types.is_string(given.value_type) or pa.types.is_null(given.value_type)
+            )
+        case "list[int]" | "list[float]":
+            return is_list(given) and (
+                is_number(given.value_type) or bool(pa.types.is_null(given.value_type))
             )
     return False
 

@@ -20,7 +20,7 @@ def suggested_schema(
 ) -> tuple[Schema, tuple[str, ...], tuple[str, ...]]:
     """The schema that the data carries or its columns suggest, notes, and what is not taken.
 
-    What has no column type here (dates, structs, numbers in lists) and what has no legal name as
+    What has no column type here (dates, structs, lists of lists) and what has no legal name as
     a field is kept in the payload.
     """
     carried = (found.metadata or {}).get(_CARRIED)

@@ -64,6 +64,16 @@ _BY_KIND: dict[str, tuple[Any, tuple[Any, ...], list[Callable[[FieldRef], Expr]]
         (["a", "b"], [], ["b"]),
         [lambda field: field.contains("a"), lambda field: field.contains("b")],
     ),
+    "list[int]": (
+        list[int],
+        ([1, 2], [], [2]),
+        [lambda field: field.contains(1), lambda field: field == [2]],
+    ),
+    "list[float]": (
+        list[float],
+        ([0.5, 2.0], [], [2.0]),
+        [lambda field: field.contains(0.5), lambda field: field == [2]],
+    ),
 }
 
 

@@ -443,6 +443,8 @@ _FITS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "datetime": (datetime,),
     "list[text]": (list,),
+    "list[int]": (list,),
+    "list[float]": (list,),
 }
 
 
@@ -458,8 +460,6 @@ def _value(name: str, field: Field, value: Any, row: int | None, id: str | None)
         fits = False
     if isinstance(value, int) and field.kind == "int" and not -(2**63) <= value < 2**63:
         fits = False
-    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        fits = False
     if isinstance(value, datetime) and value.utcoffset() is None:
         fits = False
     if not fits:
@@ -468,7 +468,10 @@ def _value(name: str, field: Field, value: Any, row: int | None, id: str | None)
         return float(value)
     if field.kind == "datetime":
         return value.astimezone(UTC)
-    return list(value) if field.kind == "list[text]" else value
+    if field.is_list:
+        item = Field(field.item_kind, nullable=False)
+        return [_value(name, item, one, row, id) for one in value]
+    return value
 
 
 # Distances

@@ -171,6 +171,92 @@ VECTORS: dict[str, Callable[[Any], Any]] = {
 class RowFormsContract(ContractBase):
     """Each accepted form of rows and of vectors stores the same."""
 
+    async def test_lists_of_numbers(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"nums": list[int], "weights": list[float]})
+        await store.create_table("notes", schema)
+        nums = [[1, -(2**63)], [], None, [2**63 - 1] * 3, [0], [2**53 + 1]]
+        weights = [[0.1, 1e300], None, [], [float("inf"), float("-inf")], [-0.0, 3.0], [5e-324]]
+        ids, embedding = [f"r{n}" for n in range(6)], [[1.0] * DIM] * 6
+        forms: dict[str, Any] = {
+            "lists": {"nums": nums, "weights": weights},
+            "tuples": {
+                "nums": [None if n is None else tuple(n) for n in nums],
+                "weights": [None if w is None else tuple(w) for w in weights],
+            },
+            "arrays": {
+                "nums": [None if n is None else np.array(n, np.int64) for n in nums],
+                "weights": [None if w is None else np.array(w, np.float64) for w in weights],
+            },
+            "Arrow": {
+                "nums": pa.array(nums, pa.large_list(pa.int64())),
+                "weights": pa.array(weights, pa.list_(pa.float64())),
+            },
+        }
+        for name, columns in forms.items():
+            with case(name):
+                data = {"id": ids, "embedding": embedding, **columns}
+                await store.upsert("notes", pa.table(data) if name == "Arrow" else data)
+                found = await store.find("notes")
+                assert [record["nums"] for record in found] == nums
+                assert [record["weights"] for record in found] == weights
+                assert all(type(w) is float for record in found for w in record["weights"] or ())
+        # Whole numbers that came as floats, narrow numbers, and those of one length.
+        await store.upsert("notes", pa.table({
+            "id": ["r0", "r1"], "embedding": embedding[:2],
+            "nums": pa.array([[1.0, 2.0], None], pa.list_(pa.float64())),
+            "weights": pa.array([[1, 2], [3, 4]], pa.list_(pa.int8(), 2)),
+        }))  # fmt: skip
+        first, second = await store.get("notes", ["r0", "r1"])
+        assert (first["nums"], first["weights"], second["nums"]) == ([1, 2], [1.0, 2.0], None)
+        assert second["weights"] == [3.0, 4.0]
+        await store.update("notes", {"nums": (7, 8), "weights": np.array([1, -0.0])}, ids="r0")
+        await store.update("notes", {"nums": [], "weights": None}, ids="r1")
+        first, second = await store.get("notes", ["r0", "r1"])
+        assert (first["nums"], first["weights"]) == ([7, 8], [1.0, 0.0])
+        assert (second["nums"], second["weights"]) == ([], None)
+        assert await store.count("notes", (F.weights == [1, 0]) & F.nums.contains(8)) == 1
+        batches = [batch async for batch in store.export("notes")]
+        assert batches[0].schema.field("nums").type == pa.list_(pa.int64())
+        assert batches[0].schema.field("weights").type == pa.list_(pa.float64())
+        exported = pa.Table.from_batches(batches)
+        await store.create_table("copy", schema)
+        await store.insert("copy", exported)
+        assert await store.find("copy") == await store.find("notes")
+
+    async def test_lists_of_what_is_no_number(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"nums": list[int], "weights": list[float]})
+        await store.create_table("notes", schema)
+        nan = float("nan")
+        wrong: tuple[tuple[str, Any], ...] = (
+            ("nums", [1.5]), ("nums", ["1"]), ("nums", [None]), ("nums", [True]), ("nums", [2**63]),
+            ("nums", 1), ("nums", "1"), ("nums", [[1]]), ("nums", {1}), ("nums", np.ones((1, 1))),
+            ("nums", np.array(1)), ("nums", np.array([True])), ("weights", [nan]),
+            ("weights", np.array([1.0, nan])), ("weights", ["1"]), ("weights", [None, 1.0]),
+            ("weights", [10**400]), ("weights", [True]), ("weights", 0.5),
+        )  # fmt: skip
+        good = {"id": "a", "embedding": [1.0] * DIM}
+        for name, value in wrong:
+            with case((name, value)):
+                with pytest.raises(InvalidRowError) as caught:
+                    await store.insert("notes", [good, {**good, "id": "b", name: value}])
+                assert (caught.value.field, caught.value.id) == (name, "b")
+                with pytest.raises(InvalidRowError):
+                    await store.update("notes", {name: value}, where="TRUE")
+        columns = (
+            ("nums", pa.array([[1], [1.5]], pa.list_(pa.float64()))),
+            ("nums", pa.array([["1"], ["1"]])),
+            ("weights", pa.array([[1.0], [nan]])), ("weights", pa.array([[1.0], [None]])),
+            ("nums", pa.array([[1], [2**64 - 1]], pa.list_(pa.uint64()))),
+            ("nums", pa.array([[True], [True]])), ("nums", pa.array([1, 2])),
+        )  # fmt: skip
+        for name, column in columns:
+            with case((name, column)), pytest.raises(InvalidRowError) as caught:
+                await store.insert("notes", pa.table({
+                    "id": ["a", "b"], "embedding": [[1.0] * DIM] * 2, name: column,
+                }))  # fmt: skip
+            assert caught.value.field == name
+        assert await store.count("notes") == 0
+
     @pytest.mark.parametrize("write", ["insert", "upsert"])
     async def test_rows_in_every_form(self, store: VectorStore, write: str) -> None:
         rows = rows_of_every_kind(40)

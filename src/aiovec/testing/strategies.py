@@ -51,6 +51,8 @@ _BY_KIND: dict[Kind, Strategy[Any]] = {
     "bool": st.booleans(),
     "datetime": datetimes,
     "list[text]": st.lists(texts, max_size=3),
+    "list[int]": st.lists(ints, max_size=3),
+    "list[float]": st.lists(floats, max_size=3),
 }
 json_values: Strategy[Any] = st.recursive(
     st.one_of(st.none(), st.booleans(), ints, floats, texts),
@@ -72,7 +74,7 @@ def values(field: Field) -> Strategy[Any]:
 def fields(draw: st.DrawFn, *, added: bool = False) -> Field:
     """A field with options that go with its kind."""
     kind = draw(st.sampled_from(tuple(_BY_KIND)))
-    index: Index | None = None if kind == "list[text]" else draw(st.sampled_from(_INDEXES))
+    index: Index | None = None if kind.startswith("list[") else draw(st.sampled_from(_INDEXES))
     text = kind == "text" and draw(st.booleans())
     if added:
         return Field(kind, index=index, text=text)
@@ -144,6 +146,7 @@ def bad_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
         faults.append({"undeclared": 1})
     wrong: dict[Kind, Any] = {
         "text": 1, "int": "1", "float": nan, "bool": 1, "list[text]": [None],
+        "list[int]": [1.5], "list[float]": [nan],
         "datetime": datetime(2024, 1, 1),  # noqa: DTZ001 - its missing zone is the fault
     }  # fmt: skip
     for name, field in schema.fields.items():
@@ -208,6 +211,8 @@ _FORMS: dict[Kind, tuple[str, ...]] = {
     "datetime": _COMPARE,
     "bool": ("eq", "ne", "in", "null"),
     "list[text]": _ON_LISTS,
+    "list[int]": _ON_LISTS,
+    "list[float]": _ON_LISTS,
 }
 
 
@@ -229,7 +234,7 @@ def conditions(draw: st.DrawFn, schema: Schema) -> Expr:
         ids = st.one_of(st.sampled_from(IDS), texts)
         return _condition_by(draw, F.id, draw(st.sampled_from(_ON_TEXT)), ids)
     kind = schema.fields[name].kind
-    literal = texts if kind == "list[text]" else _literals(kind)
+    literal = _literals(schema.fields[name].item_kind)
     return _condition_by(draw, F[name], draw(st.sampled_from(_FORMS[kind])), literal)
 
 
