@@ -73,7 +73,15 @@ JsonValue: TypeAlias = (
 """A value of the JSON payload."""
 
 FieldValue: TypeAlias = (
-    JsonValue | datetime | date | UUID | Enum | np.integer[Any] | np.floating[Any] | np.bool_
+    JsonValue
+    | datetime
+    | date
+    | UUID
+    | Enum
+    | np.integer[Any]
+    | np.floating[Any]
+    | np.bool_
+    | npt.NDArray[Any]
 )
 """A value of a field or of the payload."""
 
