@@ -81,27 +81,30 @@ class Grouping:
         self._per_group = per_group
         self._hits: dict[str, Hit] = {}
 
-    async def run(self, ask: Ask, where: Expr | None, pool: int, *, fused: bool) -> list[Hit]:
+    async def run(self, ask: Ask, where: Expr | None, pool: int, *, narrows: bool) -> list[Hit]:
         """Return the best hits of the best groups: ask for more until there are enough.
 
-        Fused hits have scores that depend on all others asked for with them, so for them each
-        question has the filter of the caller, and holds all hits of the one before.
+        What ``narrows`` asks for the groups that are missing alone. Scores of keywords may depend
+        on the filter, and fused ones on the number of hits; there each question has the filter of
+        the caller, and its answer has all hits of the one before.
         """
         count = pool * self._per_group
         narrowed = where
         while True:
-            if fused:
+            if not narrows:
                 self._hits.clear()
             hits, over = await ask(narrowed, count)
             sizes = await off_loop(_VALUES_A_HIT * len(hits), self._add, hits)
             if over or len(sizes) >= self._limit:
                 break
-            rest = None if fused or self._ref.path else self._without(where, sizes.keys())
+            # Of a key of the payload, NOT IN leaves out values of another type as well.
+            by_field = narrows and not self._ref.path
+            rest = self._without(where, sizes.keys()) if by_field else None
             if rest is None:
                 count *= POOL
             else:
                 narrowed = rest
-        if not fused and not (over and narrowed is where):
+        if narrows and not (over and narrowed is where):
             await self._fill(ask, where)
         return await off_loop(_VALUES_A_HIT * len(self._hits), self._picked)
 

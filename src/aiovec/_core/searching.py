@@ -254,7 +254,7 @@ class Search:
                 return hits, len(hits) < count
 
             where = self._where if wheres is None else wheres[n]
-            found.append(await self._grouping(self._ref, ask, where))
+            found.append(await self._grouping(self._ref, ask, where, narrows=True))
         return found
 
     async def of_clauses(self, clauses: tuple[TextClause, ...]) -> list[Hit]:
@@ -296,12 +296,14 @@ class Search:
 
         return await self._grouping(self._ref, ask, self._where)
 
-    async def _grouping(self, ref: Ref, ask: Ask, where: Expr | None) -> list[Hit]:
+    async def _grouping(
+        self, ref: Ref, ask: Ask, where: Expr | None, *, narrows: bool = False
+    ) -> list[Hit]:
         options = self._options
         grouping = Grouping(
             self._handle.schema, ref, self._groups, options.fetched, options.per_group
         )
-        return await grouping.run(ask, where, options.pool, fused=self._fuses)
+        return await grouping.run(ask, where, options.pool, narrows=narrows)
 
     # What the backend is asked for
 
