@@ -235,6 +235,19 @@ def test_nulls_and_what_is_empty() -> None:
     assert len(set(hashes(TAGS, [row(tags=tags) for tags in lists]).tolist())) == len(lists)
 
 
+@pytest.mark.parametrize("kind", [list[int], list[float]])
+def test_lists_of_numbers_that_differ(kind: Any) -> None:
+    schema = Schema(1, fields={"tags": kind}, payload=False)
+    lists: list[Any] = [None, [], [0], [0, 0], [1], [1, 0], [0, 1], [2**53], [-1]]
+    assert len(set(hashes(schema, [row(tags=tags) for tags in lists]).tolist())) == len(lists)
+
+
+def test_lists_with_a_negative_zero_are_alike() -> None:
+    schema = Schema(1, fields={"tags": list[float]}, payload=False)
+    one, other = hashes(schema, [row(tags=[-0.0, 1.0]), row(tags=[0.0, 1.0])]).tolist()
+    assert one == other
+
+
 def test_values_that_look_alike() -> None:
     schema = Schema(1, fields={"n": int, "f": float, "on": bool, "at": datetime, "m": int})
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
