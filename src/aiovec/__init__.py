@@ -9,6 +9,7 @@ from ._core.contract import IndexInfo, TableStats, Tuning
 from ._core.ids import new_id
 from ._core.patch import REMOVE
 from ._core.records import Hit, Record
+from ._core.results import Results
 from ._core.schema import Embed, Field, Schema
 from ._embed.protocol import Embedder
 from ._filters import F
@@ -99,6 +100,7 @@ __all__ = [
     "ModelMismatchError",
     "OutcomeUnknownError",
     "Record",
+    "Results",
     "Rows",
     "Schema",
     "SchemaMismatchError",

@@ -17,7 +17,7 @@ from aiovec import errors
 NAMES = {
     "connect", "VectorStore", "Table", "Schema", "Field", "F", "Record", "Hit", "Tuning", "RRF",
     "Weighted", "TableStats", "IndexInfo", "restore", "Embed", "Embedder", "REMOVE", "new_id",
-    "JsonValue", "Rows", "Vector", "Vectors", "Where",
+    "JsonValue", "Results", "Rows", "Vector", "Vectors", "Where",
 }  # fmt: skip
 PUBLIC = ("aiovec", "asgi", "backend", "errors", "sync", "testing")
 # A line for each name, "module.name", sorted. A change of it is a change of the public API.

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 import aiovec
-from aiovec import F, Field, Hit, IndexInfo, Record, Schema, TableStats, sync
+from aiovec import F, Field, Hit, IndexInfo, Record, Results, Schema, TableStats, sync
 from aiovec.backend import IndexOptions
 
 SCHEMA = Schema(
@@ -109,9 +109,9 @@ async def vectors_of_every_form(store: aiovec.VectorStore) -> None:
         assert len(await store.search("notes", vector)) == 10
     many: aiovec.Vectors = np.ones((3, 2), dtype=np.float32)
     for each in (vectors, many, iter(vectors), [[1.0, 0.5]]):
-        assert_type(await store.search_many("notes", each), list[list[Hit]])
+        assert_type(await store.search_many("notes", each), list[Results[Hit]])
     await store.search_many("notes", many, where=[F.year > 1, "year > 2", None])
-    assert_type(await store.search_like("notes", "a", min_score=0.1), list[Hit])
+    assert_type(await store.search_like("notes", "a", min_score=0.1), Results[Hit])
 
 
 async def every_call(target: Path) -> None:
@@ -139,15 +139,19 @@ async def every_call(target: Path) -> None:
 
         where: aiovec.Where = (F.year >= 2024) & F.lang.in_(["en"]) | F["payload.kind"].is_null()
         assert_type(await store.count("notes", where), int)
-        assert_type(await store.get("notes", ["a", "b"]), list[Record])
+        assert_type(await store.get("notes", ["a", "b"]), Results[Record])
         found = await store.find("notes", "year > 2000", order_by="year", descending=True, limit=2)
-        assert_type(found, list[Record])
+        assert_type(found, Results[Record])
         hits = await store.search(
             "notes", [1.0, 0.0], limit=5, where=where, select=["year"], model="small",
             include_vector=True, exact=True, tuning=aiovec.Tuning(ef=10), diversity=0.5,
             rerank=by_score,
         )  # fmt: skip
-        assert_type(hits, list[Hit])
+        assert_type(hits, Results[Hit])
+        plain: list[Hit] = hits
+        assert_type(plain[0], Hit)
+        assert_type(hits[1:], Results[Hit])
+        assert_type(hits.to_polars(), pl.DataFrame)
         for hit in hits:
             assert_type(hit.id, str)
             assert_type(hit.score, float)
@@ -157,7 +161,7 @@ async def every_call(target: Path) -> None:
             assert hit["year"] == hit.fields["year"]
             assert hit.to_dict()["_score"] == hit.score
         if store.supports("text"):
-            assert_type(await store.search_text("notes", "wool", any=True), list[Hit])
+            assert_type(await store.search_text("notes", "wool", any=True), Results[Hit])
             await store.search_text("notes", "wool", highlight=("[", "]"), group_by="year")
             await store.search_hybrid("notes", "wool", [1, 0], fusion=aiovec.RRF(k=30))
             await store.search_hybrid("notes", "wool", [1, 0], fusion=aiovec.Weighted(vector=0.5))
@@ -191,10 +195,10 @@ async def by_table(table: aiovec.Table) -> None:
     assert_type(await table.insert([Page("t", [1.0, 2.0])]), int)
     assert_type(await table.upsert({"id": ["t"], "embedding": [[1, 2]]}), int)
     assert_type(await table.update({"year": 1}, ids=["t"]), int)
-    assert_type(await table.search([1, 2], limit=1, where="year = 1"), list[Hit])
-    assert_type(await table.search_many([[1, 2]], limit=1), list[list[Hit]])
-    assert_type(await table.get("t"), list[Record])
-    assert_type(await table.find(F.year == 1), list[Record])
+    assert_type(await table.search([1, 2], limit=1, where="year = 1"), Results[Hit])
+    assert_type(await table.search_many([[1, 2]], limit=1), list[Results[Hit]])
+    assert_type(await table.get("t"), Results[Record])
+    assert_type(await table.find(F.year == 1), Results[Record])
     assert_type(await table.count(), int)
     assert_type(await table.stats(), TableStats)
     assert sum([batch.num_rows async for batch in table.export(select=["id"])])
@@ -209,11 +213,11 @@ def without_async(target: Path) -> None:
     with sync.connect(target) as store:
         store.create_table("notes", SCHEMA)
         assert_type(store.insert("notes", [Page("a", [1.0, 2.0])]), int)
-        assert_type(store.search("notes", [1, 2], where=F.year > 1), list[Hit])
-        assert_type(store.search_many("notes", np.ones((1, 2))), list[list[Hit]])
+        assert_type(store.search("notes", [1, 2], where=F.year > 1), Results[Hit])
+        assert_type(store.search_many("notes", np.ones((1, 2))), list[Results[Hit]])
         table = store.table("notes")
         assert_type(table.upsert(pl.DataFrame({"id": ["a"], "embedding": [[1.0, 2.0]]})), int)
-        assert_type(table.search([1, 2]), list[Hit])
+        assert_type(table.search([1, 2]), Results[Hit])
         assert_type(list(map(id, table.export())), list[int])
     with sync.VectorStore(target.with_name("collections.db")) as points:
         points.ensure_collection("notes", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -43,11 +44,14 @@ from .ranking import (
     score_of,
 )
 from .records import Hit
-from .schema import Metric
+from .results import Results, columns_of
+from .schema import Field, Metric
 from .threads import wait_out
 
 Marks = tuple[str, str]
 _MARKS = ("<mark>", "</mark>")
+# So many hits are put into another list as fast as one value is copied.
+_HITS_A_VALUE = 16
 # Fusing looks at a hit as long as it takes to copy so many values.
 _VALUES_A_FUSED_HIT = 8
 
@@ -145,6 +149,7 @@ class Ranked:
     strips_vectors: bool = False
     added: frozenset[str] = frozenset()
     groups: Mapping[str, Group] | None = None
+    columns: Mapping[str, Field | None] = field(default_factory=dict)
 
 
 async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple[TextClause, ...]:
@@ -404,7 +409,10 @@ class Search:
 
     def ranked(self, hits: list[list[Hit]], vectors: Sequence[Any] | None) -> Ranked:
         groups = None if self._ref is None else self._groups
-        return Ranked(hits, vectors, self._strips_vectors, self._added, groups)
+        names = [name for name in self._chosen.columns.fields if name not in self._added]
+        vector = self._chosen.shows_vector and not self._strips_vectors
+        columns = columns_of(self._handle.schema, names, hits=True, vector=vector)
+        return Ranked(hits, vectors, self._strips_vectors, self._added, groups, columns)
 
 
 def _rows_of(found: Found) -> StoredRows:
@@ -441,18 +449,22 @@ async def together(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, No
 
 async def finished(
     ranked: Ranked, options: SearchOptions, threads: Callable[[], anyio.CapacityLimiter]
-) -> list[list[Hit]]:
+) -> list[Results[Hit]]:
     """Rerank and diversify each query's hits where that was asked for; cut to the limit."""
-    if options.rerank is None and not options.diversity and not ranked.added:
-        return ranked.hits
     lists = ranked.hits
+
+    def results(hits: list[list[Hit]]) -> list[Results[Hit]]:
+        return [Results(one, columns=ranked.columns) for one in hits]
+
+    if options.rerank is None and not options.diversity and not ranked.added:
+        return await off_loop(sum(map(len, lists)) // _HITS_A_VALUE, partial(results, lists))
     if options.rerank is not None:
         for n in range(len(lists)):
             held, lists[n] = [lists[n]], []
             lists[n] = await reranked(held, options.rerank, threads())
     stopped: list[bool] = []
 
-    def last_steps() -> list[list[Hit]]:
+    def last_steps() -> list[Results[Hit]]:
         made = []
         # What reranks knows better than the vector.
         queries = ranked.vectors if options.rerank is None else None
@@ -466,7 +478,7 @@ async def finished(
             else:
                 hits = picked(hits, ranked.groups, options.limit, options.per_group)
             made.append([_stripped(hit, ranked) for hit in hits])
-        return made
+        return results(made)
 
     count = sum(map(len, lists))
     if options.diversity:  # each pick is compared with all hits that are left

@@ -79,6 +79,7 @@ from .patch import Remove
 from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Rerank, check_fusion
 from .records import Hit, Record
+from .results import Results
 from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished
 from .threads import FORKED, OneLoop, PerLoop
@@ -714,7 +715,7 @@ class VectorStore:
         *,
         select: Iterable[str] | None = None,
         include_vector: bool = True,
-    ) -> list[Record]:
+    ) -> Results[Record]:
         """The rows with these ids, in the order asked; absent ones left out.
 
         ``select`` names the fields to read, as in ``find``. The vector comes with them unless
@@ -728,17 +729,18 @@ class VectorStore:
         operation = Operation("get", table)
         operation.batch = len(asked)
 
-        async def get(engine: Engine, handle: TableHandle) -> list[Record]:
+        async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
             chosen = await selection_of(handle.schema, names, include_vector=with_vector)
+            columns = chosen.first_columns(handle.schema)
             if not asked:
-                return []
+                return Results(columns=columns)
             distinct = await off_loop(len(asked), distinct_ids, asked)
             rows = await engine.backend.get(handle, distinct, chosen.columns)
 
-            def records() -> list[Record]:
+            def records() -> Results[Record]:
                 found = {record.id: record for record in chosen.records(rows)}
                 operation.returned = len(found)
-                return [found[id] for id in asked if id in found]
+                return Results((found[id] for id in asked if id in found), columns=columns)
 
             return await off_loop(chosen.effort(rows) + len(asked), records)
 
@@ -755,7 +757,7 @@ class VectorStore:
         offset: int = 0,
         select: Iterable[str] | None = None,
         include_vector: bool = False,
-    ) -> list[Record]:
+    ) -> Results[Record]:
         """Rows without a vector search, in the order of one or more keys, by default of the id.
 
         A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
@@ -772,7 +774,7 @@ class VectorStore:
         names = selected_names(select)
         operation = Operation("find", table, limit=limit, filtered=where is not None)
 
-        async def find(engine: Engine, handle: TableHandle) -> list[Record]:
+        async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
             chosen = await selection_of(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
@@ -785,7 +787,11 @@ class VectorStore:
                 columns=chosen.columns,
             )
             operation.returned = len(rows.ids)
-            return await off_loop(chosen.effort(rows), chosen.records, rows)
+
+            def records() -> Results[Record]:
+                return Results(chosen.records(rows), columns=chosen.first_columns(schema))
+
+            return await off_loop(chosen.effort(rows), records)
 
         return await self._on_table(operation, find)
 
@@ -936,7 +942,7 @@ class VectorStore:
         max_distance: float | None = None,
         group_by: str | None = None,
         per_group: int = 1,
-    ) -> list[Hit]:
+    ) -> Results[Hit]:
         """Return the rows nearest to ``vector``, best first, equal ones by id.
 
         Where the table's schema has ``embed``, ``vector`` may be a text, of which the embedder
@@ -990,7 +996,7 @@ class VectorStore:
         max_distance: float | None = None,
         group_by: str | None = None,
         per_group: int = 1,
-    ) -> list[list[Hit]]:
+    ) -> list[Results[Hit]]:
         """Do ``search`` for several vectors or texts, all on the same state of the table.
 
         ``where`` is one filter for all of them, or a sequence with one for each. With
@@ -1033,7 +1039,7 @@ class VectorStore:
         effort: int,
         texts: Mapping[int, str],
         options: SearchOptions,
-    ) -> list[list[Hit]]:
+    ) -> list[Results[Hit]]:
         operation = _search_operation(name, table, options)
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
@@ -1077,7 +1083,7 @@ class VectorStore:
         max_distance: float | None = None,
         group_by: str | None = None,
         per_group: int = 1,
-    ) -> list[Hit]:
+    ) -> Results[Hit]:
         """Return the rows nearest to the row ``id``, which is not among them.
 
         The options are those of ``search``. InvalidArgumentError where there is no such row, or
@@ -1143,7 +1149,7 @@ class VectorStore:
         min_score: float | None = None,
         group_by: str | None = None,
         per_group: int = 1,
-    ) -> list[Hit]:
+    ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
         ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word``, and ``prefix*``
@@ -1199,7 +1205,7 @@ class VectorStore:
         max_distance: float | None = None,
         group_by: str | None = None,
         per_group: int = 1,
-    ) -> list[Hit]:
+    ) -> Results[Hit]:
         """Search by keywords and by vector at once, and fuse both lists into one.
 
         Each list has the best ``fetch_k`` hits, by default four times ``limit``. ``fusion`` is

@@ -14,7 +14,8 @@ from .._arrays import Float32Array
 from .._core.contract import Columns, Order, StoredRows
 from .._core.pool import LITTLE, off_loop
 from .._core.records import Record
-from .._core.schema import Schema
+from .._core.results import columns_of
+from .._core.schema import Field, Schema
 from .._filters.tree import Ref
 from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
@@ -79,6 +80,10 @@ class Selection:
         if rows.payloads is not None:
             effort += sum(len(text) for text in rows.payloads if text) // _CHARACTERS_A_VALUE
         return effort
+
+    def first_columns(self, schema: Schema) -> dict[str, Field | None]:
+        """The columns of a table of such records, but for keys of the payload."""
+        return columns_of(schema, self.columns.fields, hits=False, vector=self.shows_vector)
 
     def records(self, rows: StoredRows) -> list[Record]:
         return [

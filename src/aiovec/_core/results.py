@@ -1,0 +1,158 @@
+"""Results: the rows of one answer as a list that turns into a table of other libraries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
+
+from ..errors import UnsupportedError
+from .records import Hit, Record
+from .schema import Field, Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+_R = TypeVar("_R", bound=Record | Hit)
+
+# What a notebook shows of a long answer.
+_SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 12, 80
+_OF_HITS = ("_score", "_distance")
+
+
+class Results(list[_R]):
+    """A list of records or hits. Slices of it are Results too.
+
+    ``to_arrow``, ``to_pandas`` and ``to_polars`` give a table with a flat column for each key of
+    the rows' ``to_dict``; a row without such a key has null there. Without rows, the table has the
+    columns that were asked for.
+    """
+
+    _columns: Mapping[str, Field | None]
+
+    def __init__(
+        self, rows: Iterable[_R] = (), *, columns: Mapping[str, Field | None] | None = None
+    ) -> None:
+        """``columns`` are those that the table has first, each with its field if it has one."""
+        super().__init__(rows)
+        self._columns = {} if columns is None else columns
+
+    @overload
+    def __getitem__(self, place: SupportsIndex, /) -> _R: ...
+    @overload
+    def __getitem__(self, place: slice, /) -> Results[_R]: ...
+    def __getitem__(self, place: SupportsIndex | slice, /) -> _R | Results[_R]:
+        if isinstance(place, slice):
+            return Results(super().__getitem__(place), columns=self._columns)
+        return super().__getitem__(place)
+
+    def copy(self) -> Results[_R]:
+        """Return a copy of the list."""
+        return self[:]
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as an Arrow table.
+
+        The values of a payload key are JSON text where they have several types or are objects.
+        """
+        import pyarrow as pa
+
+        arrays = {}
+        for name, values in self._flat().items():
+            field = self._columns.get(name)
+            kind = None
+            if field is not None:
+                kind = field.arrow_type()
+            elif name == "id":
+                kind = pa.utf8()
+            elif name in _OF_HITS and name in self._columns:
+                kind = pa.float64()
+            arrays[name] = _array(values, kind)
+        return pa.table(arrays)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows as a DataFrame of pandas, which has to be installed."""
+        try:
+            import pandas  # noqa: F401, ICN001
+        except ImportError as exc:
+            raise _missing("to_pandas", "pandas") from exc
+        # Integers stay exact beside nulls.
+        frame: pd.DataFrame = self.to_arrow().to_pandas(integer_object_nulls=True)
+        return frame
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the rows as a DataFrame of Polars, which has to be installed."""
+        try:
+            import polars as pl
+        except ImportError as exc:
+            raise _missing("to_polars", "polars") from exc
+        return cast("pl.DataFrame", pl.from_arrow(self.to_arrow()))
+
+    def _flat(self) -> dict[str, list[Any]]:
+        rows = [row.to_dict() for row in self]
+        names = dict.fromkeys(self._columns)
+        for row in rows:
+            names.update(dict.fromkeys(row))
+        return {name: [row.get(name) for row in rows] for name in names}
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks. Whatever the rows hold is shown as text."""
+        shown = self[:_SHOWN_ROWS]._flat()
+        names = list(shown)[:_SHOWN_COLUMNS]
+        heads = "".join(f"<th>{_cell(name)}</th>" for name in names)
+        lines = [
+            "<tr>" + "".join(f"<td>{_cell(shown[name][n])}</td>" for name in names) + "</tr>"
+            for n in range(min(len(self), _SHOWN_ROWS))
+        ]
+        left = len(shown) - len(names)
+        more = f", {left} more columns" if left else ""
+        noun = "row" if len(self) == 1 else "rows"
+        return (
+            f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+            f"<p>{len(self)} {noun}{more}</p>"
+        )
+
+
+def columns_of(
+    schema: Schema, names: Iterable[str], *, hits: bool, vector: bool
+) -> dict[str, Field | None]:
+    """Return the first columns of an answer in which these fields were read."""
+    found: dict[str, Field | None] = {"id": None}
+    if hits:
+        found.update(dict.fromkeys(_OF_HITS))
+    if vector:
+        found[schema.vector] = None
+    return found | {name: schema.fields[name] for name in names}
+
+
+def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    import pyarrow as pa
+
+    if kind is not None:
+        return pa.array(values, kind)
+    if not any(isinstance(value, dict) for value in values):
+        try:
+            return pa.array(values)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            pass  # of several types, or nested too unevenly
+    texts = [
+        None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+        for value in values
+    ]
+    return pa.array(texts, pa.utf8())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list) and len(value) > _SHOWN_COLUMNS:
+        return f"&lt;{len(value)} values&gt;"
+    text = "" if value is None else str(value)
+    if len(text) > _SHOWN_CHARACTERS:
+        text = text[:_SHOWN_CHARACTERS] + "…"
+    return escape(text)
+
+
+def _missing(call: str, package: str) -> UnsupportedError:
+    return UnsupportedError(call, "Python", f"it needs {package}: pip install {package}")

@@ -1,0 +1,185 @@
+"""Results: lists that turn into tables of other libraries and show themselves in notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from tests.toy_backend import ToyBackend
+
+from aiovec import Hit, Record, Results, Schema, UnsupportedError
+from aiovec._core.store import VectorStore
+from aiovec._settings.load import RetrievalSettings
+
+SCHEMA = Schema(2, fields={"year": int, "seen": datetime, "tags": list[str], "live": bool})
+SEEN = datetime(2024, 1, 2, 3, 4, 5, 6, UTC)
+ROWS: list[dict[str, Any]] = [
+    {
+        "id": "a", "embedding": [1.0, 0.0], "year": 2**53 + 1, "seen": SEEN, "tags": ["x", "y"],
+        "live": True, "k": 1, "mixed": "text", "nested": {"deep": [1, {"x": None}]}, "only_a": 2.5,
+    },
+    {
+        "id": "b", "embedding": [1.0, 1.0], "year": None, "seen": None, "tags": None,
+        "live": None, "k": None, "mixed": 7, "nested": {},
+    },
+    {"id": "c", "embedding": [0.0, 1.0], "mixed": [True, "x"], "_score": "stored"},
+]  # fmt: skip
+
+
+def asked(questions: Callable[[VectorStore], Awaitable[list[Results[Any]]]]) -> list[Results[Any]]:
+    """Return the answers of a store with the rows; what converts them belongs on no event loop."""
+
+    async def ask() -> list[Results[Any]]:
+        async with VectorStore(ToyBackend(), RetrievalSettings()) as store:
+            await store.create_table("t", SCHEMA)
+            await store.insert("t", ROWS)
+            return await questions(store)
+
+    return asyncio.run(ask())
+
+
+async def answers(store: VectorStore) -> list[Results[Any]]:
+    """An answer of each method that gives results."""
+    return [
+        await store.get("t", ["a", "b", "c"]),
+        await store.find("t", order_by="id"),
+        await store.search("t", [1.0, 0.0], include_vector=True),
+        *await store.search_many("t", [[1.0, 0.0], [0.0, 1.0]], diversity=0.1),
+        await store.search("t", [1.0, 0.0], rerank=lambda hits: [hit.score for hit in hits]),
+        await store.search_like("t", "a"),
+    ]
+
+
+def test_every_answer_is_results() -> None:
+    for found in asked(answers):
+        assert type(found) is Results
+        assert isinstance(found, list)
+        for part in (found[:2], found[::-1], found.copy(), copy.copy(found)):
+            assert type(part) is Results
+        assert found[0] is found[:1][0]
+        again = pickle.loads(pickle.dumps(found))
+        assert (type(again), again) == (Results, found)
+        assert again.to_arrow() == found.to_arrow()
+
+
+def test_tables_have_the_values_of_the_rows() -> None:
+    for found in asked(answers):
+        rows = {row["id"]: row.to_dict() for row in found}
+        arrow = found.to_arrow()
+        pandas, polars = found.to_pandas(), found.to_polars()
+        assert list(pandas.columns) == polars.columns == arrow.column_names
+        assert arrow.column("id").to_pylist() == list(rows)
+        assert polars["id"].to_list() == list(pandas["id"]) == list(rows)
+        assert arrow.schema.field("seen").type == pa.timestamp("us", tz="UTC")
+        for values in (arrow.column("year").to_pylist(), polars["year"].to_list()):
+            assert values == [row.get("year") for row in rows.values()]
+        assert [int(year) for year in pandas["year"] if year is not None] == [
+            row["year"] for row in rows.values() if row.get("year") is not None
+        ]
+        if isinstance(found[0], Hit):
+            assert arrow.column_names[:3] == ["id", "_score", "_distance"]
+            assert arrow.column("_score").to_pylist() == [hit.score for hit in found]
+            assert "stored" in arrow.column("__score").to_pylist()
+        mixed = dict(zip(rows, arrow.column("mixed").to_pylist(), strict=True))
+        assert mixed["b"] == "7"
+        assert mixed["c"] == '[true, "x"]'
+        nested = dict(zip(rows, arrow.column("nested").to_pylist(), strict=True))
+        assert nested.get("b") == "{}"
+
+
+async def empty_answers(store: VectorStore) -> list[Results[Any]]:
+    return [
+        await store.get("t", []),
+        await store.get("t", ["none"], select=["year"]),
+        await store.find("t", "year = 1"),
+        await store.find("t", "year = 1", select=["seen"]),
+        await store.search("t", [1.0, 0.0], where="year = 1", select=["live"]),
+        (await store.find("t"))[:0],
+    ]
+
+
+def test_no_rows_give_the_columns_that_were_asked_for() -> None:
+    fields = list(SCHEMA.fields)
+    names = [
+        ["id", "embedding", *fields], ["id", "embedding", "year"], ["id", *fields], ["id", "seen"],
+        ["id", "_score", "_distance", "live"], ["id", *fields], [],
+    ]  # fmt: skip
+    empty = [*asked(empty_answers), Results[Record]()]
+    for found, expected in zip(empty, names, strict=True):
+        assert found == []
+        assert found.to_arrow().column_names == expected
+        assert list(found.to_pandas().columns) == found.to_polars().columns == expected
+        assert "0 rows" in found._repr_html_()
+    assert empty[3].to_arrow().schema.field("seen").type == pa.timestamp("us", tz="UTC")
+
+
+class Reader(HTMLParser):
+    """Keeps what a browser would make of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[Any] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+HOSTILE = (
+    "<script>alert(1)</script>", "</td></table><img src=x onerror=alert(1)>", '" onload="x',
+    "<!--", "&lt;script&gt;", "' onclick='x", "\0<svg/onload=x>", "]]><b>", "x" * 100_000,
+)  # fmt: skip
+
+
+def test_a_notebook_runs_nothing_that_rows_hold() -> None:
+    rows = [Hit(text[:500], 0.5, None, {text[:500]: text, "l": [text]}) for text in HOSTILE]
+    page = Results(rows)._repr_html_()
+    reader = Reader()
+    reader.feed(page)
+    assert reader.tags == {"table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert reader.attributes == []
+    assert "<script>alert(1)</script>" in reader.text
+    assert len(page) < 50_000
+
+
+def test_a_notebook_shows_the_beginning_of_long_answers() -> None:
+    rows = [Record(str(n), None, {f"f{k}": [0.5] * 400 for k in range(40)}) for n in range(5_000)]
+    page = Results(rows)._repr_html_()
+    assert page.count("<tr>") == 21
+    assert "5000 rows, 29 more columns" in page
+    assert "400 values" in page
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    convert: Callable[[], object] = getattr(Results([Record("a")]), f"to_{package}")
+    with pytest.raises(UnsupportedError, match=f"pip install {package}"):
+        convert()
+
+
+def test_importing_aiovec_imports_no_frames() -> None:
+    names = "('pandas', 'polars', 'pyarrow')"
+    code = f"import sys, aiovec; print([n for n in {names} if n in sys.modules])"
+
+    async def run() -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+        return out
+
+    assert asyncio.run(run()).strip() == b"[]"
