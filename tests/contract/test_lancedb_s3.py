@@ -36,6 +36,7 @@ ORDINARY = frozenset(
         "test_insert_counts_and_keeps_every_value",
         "test_insert_refuses_an_id_that_exists",
         "test_of_creators_at_once_one_wins",
+        "test_keyword_searches_beside_writers",
         "test_of_inserts_of_an_id_one_wins",
         "test_one_of_many_cancelled",
         "test_reads_and_writes_go_on_while_it_optimizes",

@@ -240,7 +240,7 @@ async def test_many_rows_are_indexed_beside_the_writes(tmp_path: Path) -> None:
         assert await found(store, "wool n5") == ["r5"]
 
 
-async def test_a_text_index_is_kept_beside_another(store: VectorStore) -> None:
+async def test_a_text_index_is_kept_beside_another(store: VectorStore, tmp_path: Path) -> None:
     schema = Schema(2, fields={"body": Field(str, text=True, index="btree")})
     await store.create_table("notes", schema)
     await store.insert("notes", [{"id": "a", "embedding": [1.0, 2.0], "body": "wool hat"}])
@@ -255,6 +255,9 @@ async def test_a_text_index_is_kept_beside_another(store: VectorStore) -> None:
     await store.optimize("notes")
     assert [info.kind for info in await store.indexes("notes")] == ["text"]
     assert await found(store, "hat") == ["a"]
+    await without_index(tmp_path / "store")
+    assert await found(store, "hat") == ["a"]
+    assert [info.kind for info in await store.indexes("notes")] == ["text"]
 
 
 async def test_text_is_turned_on_and_off(store: VectorStore) -> None:

@@ -112,7 +112,12 @@ async def lacking(
     if wanted:
         schema = await session.run(lance.schema())
         dropped = DROPPED.encode()
-        wanted = [one for one in wanted if dropped not in (schema.field(one[0]).metadata or {})]
+        # Of those for keyword search none is dropped alone: the mark is about the other one.
+        wanted = [
+            one
+            for one in wanted
+            if serves_text(_type_of(one[1])) or dropped not in (schema.field(one[0]).metadata or {})
+        ]
     return wanted
 
 
