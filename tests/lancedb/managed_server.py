@@ -39,6 +39,7 @@ class Service:
     metadata: bool = True
     requests: list[Request] = field(default_factory=list)
     tables: dict[str, pa.Table] = field(default_factory=dict)
+    indexes: list[dict[str, Any]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, request: Request) -> tuple[int, str, bytes]:
@@ -73,8 +74,20 @@ class Service:
             return _json({"version": 2})
         if what == "query/":
             return _arrow(_selected(table, json.loads(body)))
+        if what == "create_index/":
+            self.indexes.append(json.loads(body))
+            return _json({})
         if what == "index/list/":
-            return _json({"indexes": []})
+            listed = [
+                {"index_name": made["name"], "index_uuid": "1", "columns": [made["column"]],
+                 "index_status": "done"}
+                for made in self.indexes
+            ]  # fmt: skip
+            return _json({"indexes": listed})
+        if what.startswith("index/"):
+            (made,) = [made for made in self.indexes if made["name"] == what.split("/")[1]]
+            counts = {"num_indexed_rows": table.num_rows, "num_unindexed_rows": 0}
+            return _json({**counts, "index_type": made["index_type"]})
         if what == "drop/":
             del self.tables[name]
             return _json({})
@@ -92,6 +105,9 @@ def _selected(table: pa.Table, query: dict[str, Any]) -> pa.Table:
     if "_distance" in columns:
         zeros = pa.array([0.0] * table.num_rows, pa.float32())
         picked = picked.append_column("_distance", zeros)
+    if "full_text_query" in query:
+        ones = pa.array([1.0] * table.num_rows, pa.float32())
+        picked = picked.append_column("_score", ones)
     return picked.slice(0, query["k"])
 
 
@@ -143,6 +159,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         status, kind, data = self.service.answer(Request(self.command, self.path, headers, body))
         with suppress(ConnectionError):  # a client that was cancelled has gone
             self.send_response(status)
+            self.send_header("phalanx-version", "0.4.0")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -6,6 +6,7 @@ The service is a stand-in on loopback; what the real one does is not shown here.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from aiovec import (
     AiovecError,
     ConfigError,
     CorruptStoreError,
+    Field,
     Schema,
     TableNotFoundError,
     UnsupportedError,
@@ -164,3 +166,24 @@ async def test_what_its_client_cannot_do_is_told_as_that(service: Service) -> No
     assert isinstance(caught.value.__cause__, NotImplementedError)
     assert caught.value.backend == "lancedb"
     database.close()
+
+
+async def test_keyword_search_is_one_query_of_the_service(service: Service, tmp_path: Path) -> None:
+    path = await asyncio.to_thread(_toml, tmp_path, service.host)
+    schema = Schema(2, fields={"title": Field(str, text=True), "body": Field(str, text=True)})
+    async with aiovec.connect(config=path) as store:
+        await store.create_table("notes", schema)
+        await store.insert("notes", [{"id": "a", "embedding": [1.0, 2.0], "body": "wool"}])
+        hits = await store.search_text("notes", 'wool -"a b"', where="body IS NOT NULL", limit=5)
+    assert [hit.id for hit in hits] == ["a"]
+    made = {index["column"]: index for index in service.indexes}
+    assert set(made) == {"title", "body"}
+    assert made["body"]["with_position"]
+    assert made["body"]["max_token_length"] is None
+    assert not made["body"]["stem"]
+    assert not made["body"]["remove_stop_words"]
+    (asked,) = [json.loads(r.body) for r in service.requests if r.path.endswith("/query/")]
+    assert (asked["k"], asked["prefilter"]) == (5, True)
+    query = asked["full_text_query"]["query"]["boolean"]
+    assert [one["match"]["terms"] for one in query["must"][0]["boolean"]["should"]] == ["wool"] * 2
+    assert [one["phrase"]["terms"] for one in query["must_not"]] == ["a b"] * 2
