@@ -47,7 +47,7 @@ _METADATA_KEY = b"aiovec.schema"
 
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
-_EMBEDDER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
 _EMBEDDER_RULE = (
     "it must start with a lower-case letter and hold at most 63 lower-case letters, digits, "
     "'_' or '-'"
@@ -71,7 +71,7 @@ def check_table_name(name: object) -> str:
 
 def check_embedder_name(name: object) -> str:
     """The name itself, or InvalidNameError."""
-    if not isinstance(name, str) or not _EMBEDDER_NAME.match(name):
+    if not isinstance(name, str) or not re.fullmatch(EMBEDDER_NAME[1:-1], name):
         raise InvalidNameError(name, "embedder", _EMBEDDER_RULE)
     return name
 

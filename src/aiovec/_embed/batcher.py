@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import numpy as np
 
 from .._arrays import Float32Array
-from .._core.pool import LITTLE, off_loop
+from .._core.pool import LITTLE, in_thread, off_loop
 from .._core.schema import Schema
 from .._core.threads import PerLoop
 from ..errors import (
@@ -59,6 +60,12 @@ class Limits:
     total_timeout: float = 120.0
     retries: int = 4
     cache_bytes: int = 16 * 1024 * 1024
+    query_prefix: str = ""
+    document_prefix: str = ""
+
+    def prefix(self, kind: Purpose) -> str:
+        """Return the text that stands before each text of this kind."""
+        return self.query_prefix if kind == "query" else self.document_prefix
 
 
 class Batcher:
@@ -78,6 +85,8 @@ class Batcher:
         self.limits = limits
         self.pause = pause
         self.caller = Caller(embedder)
+        self._prepare: Callable[[], object] | None = getattr(embedder, "prepare", None)
+        self._preparing: PerLoop[_Once] = PerLoop(_Once)
         self._cache = Cache(limits.cache_bytes, self.dim)
         self._desk: PerLoop[_Desk] = PerLoop(lambda: _Desk(self))
         self._closed: Callable[[], AiovecError] | None = None
@@ -98,6 +107,8 @@ class Batcher:
         Cancelled, its texts are dropped; what is under way for others goes on.
         """
         self._check_open()
+        if self._prepare is not None:
+            await self._get_ready(self._prepare)
         effort = len(texts)
         if effort <= LITTLE:
             effort += sum(map(len, texts)) // _CHARACTERS_A_VALUE
@@ -108,6 +119,23 @@ class Batcher:
             found = await self._desk().do(job)
             return await off_loop(effort, self._put_together, wanted, found)
         return await off_loop(effort, self._put_together, wanted, [])
+
+    async def _get_ready(self, prepare: Callable[[], object]) -> None:
+        """Load a local model, which takes its own time; once for all that wait."""
+        once = self._preparing()
+        if once.task is None or (once.task.done() and once.failed):
+            once.task = asyncio.ensure_future(in_thread(prepare, limit=once.limit))
+            once.task.add_done_callback(_retrieved)
+        try:
+            await asyncio.shield(once.task)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - loading a model may raise anything
+            failure = failure_of(exc)
+        else:
+            self._check_open()
+            return
+        raise self.error_of(failure, None)
 
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End what is under way on the running loop with an error; later calls raise it too."""
@@ -151,6 +179,25 @@ class Batcher:
         )  # fmt: skip
         error.__cause__ = failure.cause
         return error
+
+
+class _Once:
+    """The loading of a model on one event loop."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[object] | None = None
+        self.limit = anyio.CapacityLimiter(1)
+
+    @property
+    def failed(self) -> bool:
+        return self.task is not None and (
+            self.task.cancelled() or self.task.exception() is not None
+        )
+
+
+def _retrieved(task: asyncio.Task[object]) -> None:
+    if not task.cancelled():
+        task.exception()  # those who waited have it
 
 
 @dataclass(slots=True)
@@ -198,7 +245,7 @@ class _Job:
 
 
 class _Flight:
-    """The texts of one request, and where their vectors go."""
+    """The texts of one request that have no vector yet, and where it goes."""
 
     def __init__(self, kind: Purpose) -> None:
         self.kind = kind
@@ -207,10 +254,11 @@ class _Flight:
         self.size = 0
         self.until = 0.0
         self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.last_failure: Failure | None = None
 
     def is_wanted(self, text: str) -> bool:
-        return any(not job.is_over for job, _ in self.goals[text])
+        return any(not job.is_over for job, _ in self.goals.get(text, ()))
 
     def leave(self, job: _Job) -> None:
         """Give the request up if every call behind it is over, as this one is."""
@@ -220,8 +268,12 @@ class _Flight:
 
     def fail(self, texts: Sequence[str], error: Callable[[int], BaseException]) -> None:
         for text in texts:
-            for job, place in self.goals[text]:
+            for job, place in self.goals.pop(text, ()):
                 job.fail(error, place)
+
+    def settle(self, text: str, vector: Float32Array) -> None:
+        for job, place in self.goals.pop(text, ()):
+            job.settle(place, vector)
 
 
 class _Desk:
@@ -316,8 +368,11 @@ class _Desk:
         if not flight.goals:
             return
         flight.until = self._loop.time() + self._limits.total_timeout
+        flight.timer = self._loop.call_at(flight.until, self._give_up, flight)
         self._flights.add(flight)
-        flight.task = asyncio.ensure_future(self._fly(flight))
+        flight.task = asyncio.ensure_future(self._ask(flight, list(flight.goals)))
+        # Not in the task itself: one that is cancelled before its first step never begins.
+        flight.task.add_done_callback(lambda task: self._end(flight, task))
 
     def _load(self, kind: Purpose) -> _Flight:
         """Take texts of the jobs that wait, by turns, up to the bounds of one request."""
@@ -344,24 +399,21 @@ class _Desk:
                 del queue[job]
         return flight
 
-    async def _fly(self, flight: _Flight) -> None:
-        late = self._loop.call_at(flight.until, self._give_up, flight)
-        try:
-            await self._ask(flight, list(flight.goals))
-        except asyncio.CancelledError:
-            pass  # given up, or the store is closed: whoever waits has been told
-        except BaseException as exc:  # noqa: BLE001 - it belongs to those who wait
-            error = exc
-            flight.fail(list(flight.goals), lambda _: error)
-        finally:
-            late.cancel()
-            self._flights.discard(flight)
-            stopped = Failure("its request was stopped", retryable=True)
-            self._fail(flight, list(flight.goals), stopped)
-            for job in flight.jobs:
-                job.flights.discard(flight)
-            if not self._loop.is_closed():
-                self._start_soon()
+    def _end(self, flight: _Flight, task: asyncio.Task[None]) -> None:
+        """The request is over: its place is free, and whoever still waits for it is told."""
+        if flight.timer is not None:
+            flight.timer.cancel()
+        self._flights.discard(flight)
+        error = None if task.cancelled() else task.exception()
+        left = list(flight.goals)
+        if error is not None:  # such as the SystemExit of an embedder
+            flight.fail(left, lambda _: error)
+        else:
+            self._fail(flight, left, Failure("its request was stopped", retryable=True))
+        for job in flight.jobs:
+            job.flights.discard(flight)
+        if not self._loop.is_closed():
+            self._start_soon()
 
     def _give_up(self, flight: _Flight) -> None:
         last = flight.last_failure
@@ -390,8 +442,7 @@ class _Desk:
             finite = np.atleast_1d(np.isfinite(matrix).all(axis=1))
             for n, text in enumerate(texts):
                 if finite[n]:
-                    for job, place in flight.goals[text]:
-                        job.settle(place, matrix[n])
+                    flight.settle(text, matrix[n])
                 else:
                     holds = Failure("its vector has NaN or infinity in it")
                     self._fail(flight, [text], holds)
@@ -427,7 +478,8 @@ class _Desk:
         task = asyncio.current_task()
         try:
             async with asyncio.timeout(self._limits.timeout) as limit:
-                answer = await self._batcher.caller(list(texts), flight.kind)
+                prefix = self._limits.prefix(flight.kind)
+                answer = await self._batcher.caller([prefix + t for t in texts], flight.kind)
             effort = len(texts) * self._batcher.dim // _NUMBERS_A_VALUE
             if isinstance(answer, np.ndarray):
                 effort = 0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from .._core.redaction import without_secrets
+from .._core.redaction import MASK, without_secrets
 from ..errors import AiovecError, EmbeddingError
 
 # The same call would fail in the same way: mistakes in code, and values that it refuses.
@@ -20,6 +20,9 @@ _PASSING_STATUS = frozenset({408, 409, 425, 429})
 # A body, a length or a value that the service refuses: perhaps that of a single text.
 _DIVISIBLE_STATUS = frozenset({400, 413, 422})
 _LONGEST_REASON = 300
+_LONGEST_READ = 65_536
+# Shorter ones would hide ordinary words.
+_SHORTEST_SECRET = 6
 
 
 class Failure(Exception):  # noqa: N818 - never leaves the package
@@ -91,9 +94,15 @@ def of_status(
 
 def shortened(text: str, secrets: Iterable[str] = ()) -> str:
     """Return what a service said, on one line, without secrets, cut short."""
-    # Cut before the secrets are looked for, as there may be megabytes, and never within one.
-    line = " ".join(without_secrets(text[: 20 * _LONGEST_REASON], secrets).split())
-    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+    line = " ".join(text[:_LONGEST_READ].split())
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            line = line.replace(secret, MASK)
+    # The search for other secrets takes the square of the length, so only what is shown has it.
+    if len(line) > _LONGEST_REASON:
+        line = line[: _LONGEST_REASON - 1]
+        line = (line.rpartition(" ")[0] or line) + "…"
+    return without_secrets(line)
 
 
 def retry_after_of(headers: Any) -> float | None:

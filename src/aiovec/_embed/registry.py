@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from .._core.pool import in_thread
 from .._core.schema import Embed
+from .._core.threads import PerLoop
 from ..errors import (
     AiovecError,
     EmbeddingError,
     ModelMismatchError,
 )
 from .batcher import Batcher, Limits
+from .calling import is_async
+from .making import made
 from .protocol import AnyEmbedder
 
 if TYPE_CHECKING:
     from .._core.contract import TableHandle
+    from .._settings.embedders import EmbedderSettings
     from .._settings.load import RetrievalSettings
 
 
@@ -25,20 +31,31 @@ class Embedders:
     def __init__(self, given: Mapping[str, AnyEmbedder]) -> None:
         self._given = given
         self._batchers: dict[str, Batcher] = {}
+        # Those that the settings describe, with their sections and what has to be closed.
+        self._sections: dict[str, EmbedderSettings] = {}
+        self._services: list[AnyEmbedder] = []
+        self._making: PerLoop[asyncio.Lock] = PerLoop(asyncio.Lock)
         self._closed: Callable[[], AiovecError] | None = None
 
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
         """Return the embedder, made at its first use; None where there is none of this name."""
         if self._closed is not None:
             raise self._closed()
-        known = self._batchers.get(name)
-        if known is not None:
-            return known
-        embedder = self._given.get(name)
-        if embedder is None:
+        given = self._given.get(name)
+        if given is not None:
+            if name not in self._batchers:
+                self._batchers[name] = Batcher(name, given, limits_of(given))
+            return self._batchers[name]
+        section = settings.embedders.get(name)
+        if section is None:
             return None
-        made = self._batchers[name] = Batcher(name, embedder, limits_of(embedder))
-        return made
+        async with self._making():
+            if self._sections.get(name) != section:
+                embedder, limits = await in_thread(made, name, section)
+                self._batchers[name] = Batcher(name, embedder, limits)
+                self._sections[name] = section
+                self._services.append(embedder)
+            return self._batchers[name]
 
     async def of_table(
         self, handle: TableHandle, embed: Embed, settings: RetrievalSettings, model: str | None
@@ -68,6 +85,10 @@ class Embedders:
         self._closed = error
         for batcher in self._batchers.values():
             batcher.close(error)
+        for service in self._services:
+            close = getattr(service, "close", None)
+            if close is not None and is_async(close):
+                await close()
 
 
 def limits_of(embedder: object) -> Limits:

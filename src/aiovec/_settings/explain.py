@@ -124,7 +124,11 @@ def _node(schema: Mapping[str, Any], loc: Sequence[str]) -> Mapping[str, Any]:
     node: Mapping[str, Any] = schema
     for part in ["", *loc]:
         if part:
-            node = node.get("properties", {}).get(part, {})
+            found = node.get("properties", {}).get(part)
+            if found is None:  # a section whose keys are names, such as those of the embedders
+                named = node.get("patternProperties", {}).values()
+                found = next(iter(named), node.get("additionalProperties"))
+            node = found if isinstance(found, Mapping) else {}
         if "$ref" in node:
             node = schema["$defs"][str(node["$ref"]).rpartition("/")[2]]
     return node

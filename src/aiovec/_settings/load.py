@@ -39,6 +39,7 @@ from .._core.schema import MAX_DIM
 from .._locate import local_path
 from .._plugins import backend_names, backends, plugins
 from ..errors import ConfigError
+from .embedders import EmbedderName, EmbedderSettings
 from .explain import check_environment, config_error, environment_name
 from .sections import AnySettings, BackendSettings, Quiet, Section
 
@@ -114,6 +115,11 @@ class RetrievalSettings(Quiet):
     )
     advise: AdviseSettings = PydanticField(
         default_factory=AdviseSettings, description=AdviseSettings.__doc__
+    )
+
+    embedders: dict[EmbedderName, EmbedderSettings] = PydanticField(
+        default_factory=dict,
+        description="Embedders by the names that schemas use, each a section of its own.",
     )
 
     @model_validator(mode="before")

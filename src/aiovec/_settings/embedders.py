@@ -1,0 +1,92 @@
+"""The sections ``[retrieval.embedders.<name>]`` of the TOML file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field as PydanticField
+from pydantic import StringConstraints
+
+from .._core.schema import EMBEDDER_NAME, MAX_DIM
+from .sections import Section
+
+KINDS = ("openai", "fastembed", "sentence-transformers", "demo")
+_KIND = rf"^({'|'.join(KINDS)}|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+
+EmbedderName = Annotated[str, StringConstraints(pattern=EMBEDDER_NAME)]
+
+
+class EmbedderSettings(Section):
+    """An embedder, which makes the vectors of the tables whose schema names it."""
+
+    kind: str = PydanticField(
+        default="openai",
+        pattern=_KIND,
+        description="What makes the vectors: openai (every service with OpenAI's API, such as "
+        "Ollama, vLLM or LM Studio), fastembed, sentence-transformers, demo, or the "
+        "package.module:callable of an app's own embedder.",
+    )
+    model: str = PydanticField(
+        default="",
+        description="The model's name. A callable may have it as its attribute.",
+    )
+    dim: int = PydanticField(
+        default=0,
+        ge=0,
+        le=MAX_DIM,
+        description="The length of the model's vectors. 0: the attribute of a callable.",
+    )
+    base_url: str = PydanticField(
+        default="https://api.openai.com/v1",
+        pattern=r"^https?://.+",
+        description="For openai: the address of the service, without /embeddings.",
+    )
+    api_key_env: str = PydanticField(
+        default="",
+        description="For openai: the environment variable that holds the key. Empty: "
+        "OPENAI_API_KEY for api.openai.com, and no key for other services.",
+    )
+    request_dim: bool = PydanticField(
+        default=False,
+        description="For openai: ask the service to shorten the vectors to dim.",
+    )
+    base64: bool = PydanticField(
+        default=False,
+        description="For openai: ask for vectors in base64, which are smaller than JSON's numbers. "
+        "Not every service has it.",
+    )
+    query_prefix: str = PydanticField(
+        default="",
+        description="Text before each query, for models that want an instruction there.",
+    )
+    document_prefix: str = PydanticField(
+        default="", description="Text before each document, as for query_prefix."
+    )
+    batch_size: int = PydanticField(
+        default=64, ge=1, le=2048, description="Texts in one request at most."
+    )
+    concurrency: int = PydanticField(
+        default=4, ge=1, le=64, description="Requests at once at most. A local model has one."
+    )
+    timeout: float = PydanticField(
+        default=30.0, gt=0, le=3600, description="Seconds that one request may take."
+    )
+    total_timeout: float = PydanticField(
+        default=120.0,
+        gt=0,
+        le=86_400,
+        description="Seconds that a request may take with all its retries.",
+    )
+    retries: int = PydanticField(
+        default=4,
+        ge=0,
+        le=100,
+        description="Retries of a request that failed in passing: status 429 or 5xx, a broken "
+        "connection, a timeout.",
+    )
+    cache_mb: int = PydanticField(
+        default=16,
+        ge=0,
+        le=65_536,
+        description="MiB of vectors that are kept in memory by their texts. 0 keeps none.",
+    )
