@@ -83,8 +83,8 @@ CALLS: dict[str, On] = {
     "add_field": lambda s, t: s.add_field(t, "extra", Field(str)),
     "create_field_index": lambda s, t: s.create_field_index(t, "year", "btree"),
     "drop_field_index": lambda s, t: s.drop_field_index(t, "year"),
-    "drop_field": lambda s, t: s.drop_field(t, "year"),
-    "rename_field": lambda s, t: s.rename_field(t, "year", "when"),
+    "rename_field": lambda s, t: s.rename_field(t, "extra", "more"),
+    "drop_field": lambda s, t: s.drop_field(t, "more"),
     "drop_table": lambda s, t: s.drop_table(t),
     "insert": lambda s, t: s.insert(t, small_rows(1)),
     "insert nothing": lambda s, t: s.insert(t, []),
@@ -104,7 +104,7 @@ CALLS: dict[str, On] = {
     "stats": lambda s, t: s.stats(t),
     "optimize": lambda s, t: s.optimize(t),
 }
-"""A good call of every method that takes a table and that every backend has."""
+"""A good call of every method that takes a table and that every backend has, good in this order."""
 
 
 class TablesContract(ContractBase):
