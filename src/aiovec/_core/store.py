@@ -50,6 +50,7 @@ from ..errors import (
     DuplicateIdError,
     EmbeddingError,
     InvalidArgumentError,
+    InvalidRowError,
     ModelMismatchError,
     SchemaMismatchError,
     StoreClosedError,
@@ -585,7 +586,8 @@ class VectorStore:
         stay; objects on the way that are absent or null are made. Anything else on the way raises
         InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes the key.
         ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
-        ``where="TRUE"``.
+        ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
+        vector in the same write.
         """
         from .._input.rows import check_patch, distinct_ids, effort_of
 
@@ -601,22 +603,36 @@ class VectorStore:
 
         async def update(engine: Engine, handle: TableHandle) -> int:
             values, payload = await off_loop(effort_of(fields), check_patch, fields, handle.schema)
-            embed = handle.schema.embed
-            if embed is not None and embed.field in values:
-                raise UnsupportedError(
-                    "update", engine.backend.name,
-                    f"the vectors of {table!r} are made of its field {embed.field!r}; upsert the "
-                    "rows, so that they get new ones",
-                )  # fmt: skip
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            operation.affected = await engine.backend.update(
-                handle, values, payload, ids=wanted, where=condition
-            )
+            vector = await self._vector_of_update(engine, handle, values)
+            async with _own_time(vector is not None):
+                operation.affected = await engine.backend.update(
+                    handle, values, payload, ids=wanted, where=condition, vector=vector
+                )
             return operation.affected
 
         return await self._on_table(operation, update)
+
+    async def _vector_of_update(
+        self, engine: Engine, handle: TableHandle, values: Mapping[str, Any]
+    ) -> Any:
+        """Return the vector of a new text in the embedded field; None if the update has none."""
+        from .._input.vectors import query_vector
+
+        embed = handle.schema.embed
+        if embed is None or embed.field not in values:
+            return None
+        text = values[embed.field]
+        if not text:
+            raise InvalidRowError(
+                "there is no text to make the vectors of; pass one, or set other fields",
+                field=embed.field,
+            )
+        embedder = await self._embedders.of_table(handle, embed, engine.settings, None)
+        (made,) = await embedder.embed([text], "document")
+        return query_vector(made, handle.schema)
 
     async def set_vectors(
         self,

@@ -311,3 +311,41 @@ class EmbeddingContract(ContractBase):
                 hits = await store.search_hybrid("notes", "kiwi", vector, limit=2)
                 assert hits[0].id == "kiwi"
                 assert set(hits[0].ranks) == {"vector", "text"}
+
+    async def test_an_update_of_the_text_updates_the_vector(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            rows = [{"id": f"r{n}", "body": f"text {n}", "year": n} for n in range(6)]
+            await store.insert("notes", rows)
+            assert await store.update("notes", {"body": "zebra"}, where="year >= 4") == 2
+            assert await store.update("notes", {"body": "panda", "year": 9}, ids=["r0", "x"]) == 1
+            wanted = {"r0": "panda", "r1": "text 1", "r4": "zebra", "r5": "zebra"}
+            for record in await store.get("notes", list(wanted)):
+                assert record["body"] == wanted[record.id]
+                vector = letters.vector(wanted[record.id])
+                assert np.asarray(record.vector).tolist() == pytest.approx(vector)
+            (hit,) = await store.search("notes", "panda", limit=1)
+            assert hit.id == "r0"
+            asked = len(letters.calls)
+            assert await store.update("notes", {"year": 1}, where="TRUE") == 6
+            assert len(letters.calls) == asked
+            letters.refused = {"bad"}
+            for text, error in (
+                ("bad", EmbeddingError), (None, InvalidRowError), ("", InvalidRowError),
+            ):  # fmt: skip
+                with pytest.raises(error):
+                    await store.update("notes", {"body": text, "year": 77}, where="TRUE")
+            assert await store.count("notes", "year = 77") == 0
+
+    async def test_the_embedded_field_can_be_renamed_and_not_dropped(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            await store.insert("notes", [{"id": "a", "body": "one"}])
+            with pytest.raises(InvalidArgumentError):
+                await store.drop_field("notes", "body")
+            await store.rename_field("notes", "body", "text")
+            await store.insert("notes", [{"id": "b", "text": "two"}])
+            (hit,) = await store.search("notes", "two", limit=1)
+            assert hit.id == "b"
