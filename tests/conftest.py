@@ -4,6 +4,7 @@ no interpreter and no loop can change is marked ``once``."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import signal
@@ -251,6 +252,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if f"{item.nodeid}::".startswith(places):
             item.add_marker(pytest.mark.once)
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected, and all the modules, out of every garbage collection to come.
+
+    They are a million objects, and none of them is garbage: to look through them took a third of
+    a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 _HELD = "the event loop was held"
