@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,16 +28,16 @@ def aiovec_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "aiovec", *arguments]
 
 
-def on_a_terminal(*arguments: str) -> tuple[int, str]:
-    """Run the command on a terminal of its own; its exit code and all that it wrote there."""
+def on_a_terminal(*arguments: str, program: Sequence[str] = ()) -> tuple[int, str]:
+    """Run the command, or another program, on a terminal of its own; its exit code and all that it
+    wrote there."""
     import pty
 
     main, other = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
     environment.pop("NO_COLOR", None)
-    process = subprocess.Popen(
-        aiovec_command(*arguments), stdin=other, stdout=other, stderr=other, env=environment
-    )
+    command = [*program, *arguments] if program else aiovec_command(*arguments)
+    process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, env=environment)
     os.close(other)
     written = b""
     try:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import Finished, Run
+
 GOOD = """
 import sys, typer
 app = typer.Typer(help="Says hello in the other package's words.")
@@ -32,20 +34,36 @@ BROKEN = [
 ]
 
 
-def _aiovec(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _process(folder: Path, *arguments: str) -> Finished:
     places = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "aiovec", *arguments],
         env={**os.environ, "PYTHONPATH": places, "COLUMNS": "200", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
 def site(folder: Path) -> Path:
     return folder / "site"
+
+
+@pytest.fixture
+def beside(site: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in this process, where what is in ``site`` can be imported."""
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def beside(*arguments: object) -> Finished:
+        for module in ("greeting", "not_working", "impostor"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        return run(*arguments)
+
+    return beside
 
 
 def _install(site: Path, name: str, module: str, source: str) -> None:
@@ -57,46 +75,54 @@ def _install(site: Path, name: str, module: str, source: str) -> None:
     (site / f"{module}.py").write_text(source)
 
 
-def test_a_command_of_another_package(site: Path) -> None:
+def test_a_command_of_another_package(site: Path, beside: Run) -> None:
     _install(site, "greet", "greeting", GOOD)
-    listed = _aiovec(site, "--help")
-    assert (listed.returncode, listed.stderr) == (0, "")
-    assert "Says hello in the other package's words." in listed.stdout
-    done = _aiovec(site, "greet", "hello", "--name", "you")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "hello you\n", "")
-    shown = _aiovec(site, "greet", "--help")
-    assert "Usage: aiovec greet" in shown.stdout
-    assert _aiovec(site, "greet", "unknown").returncode == 2
+    listed = beside("--help")
+    assert (listed.code, listed.err) == (0, "")
+    assert "Says hello in the other package's words." in listed.out
+    done = _process(site, "greet", "hello", "--name", "you")
+    assert (done.code, done.out, done.err) == (0, "hello you\n", "")
+    shown = beside("greet", "--help")
+    assert "Usage: aiovec greet" in shown.out
+    assert beside("greet", "unknown").code == 2
 
 
 @pytest.mark.parametrize(("source", "reason"), BROKEN)
-def test_a_broken_command_says_so_in_one_line(site: Path, source: str, reason: str) -> None:
+def test_a_broken_command_says_so_in_one_line(
+    site: Path, beside: Run, source: str, reason: str
+) -> None:
     _install(site, "broken", "not_working", source)
-    listed = _aiovec(site, "--help")
-    assert listed.returncode == 0
-    assert "Cannot be used" in listed.stdout
-    assert "backup" in listed.stdout
-    assert "Traceback" not in listed.stderr
-    ways = [["broken"], ["broken", "run", "--to", "x"], ["broken", "--help"]]
-    # The first reason is told whichever way the command is called, the others by one of the ways.
-    number = [one for one, _ in BROKEN].index(source)
-    for arguments in ways[number % 3 :][:1] if number else ways:
-        done = _aiovec(site, *arguments)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("error: the command 'broken' (not_working:app) ")
-        assert reason in done.stderr
-        assert done.stderr.count("\n") == 1
+    listed = beside("--help")
+    assert listed.code == 0
+    assert "Cannot be used" in listed.out
+    assert "backup" in listed.out
+    assert "Traceback" not in listed.err
+    for arguments in (["broken"], ["broken", "run", "--to", "x"], ["broken", "--help"]):
+        done = beside(*arguments)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith("error: the command 'broken' (not_working:app) ")
+        assert reason in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_a_broken_command_in_a_process(site: Path) -> None:
+    source, reason = BROKEN[0]
+    _install(site, "broken", "not_working", source)
+    done = _process(site, "broken")
+    assert (done.code, done.out) == (1, "")
+    assert reason in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_our_own_commands_cannot_be_replaced_and_load_no_other(site: Path) -> None:
     _install(site, "tables", "impostor", "raise SystemExit('it was imported')")
-    done = _aiovec(site, "tables", "absent.db")
-    assert done.returncode == 1
-    assert "there is no store at" in done.stderr
+    done = _process(site, "tables", "absent.db")
+    assert done.code == 1
+    assert "there is no store at" in done.err
 
 
-def test_a_command_that_nobody_brings_is_wrong_usage(site: Path) -> None:
-    assert _aiovec(site, "unknown").returncode == 2
+def test_a_command_that_nobody_brings_is_wrong_usage(beside: Run) -> None:
+    assert beside("unknown").code == 2
 
 
 def test_the_list_of_commands_loads_no_driver_and_no_arrow() -> None:
