@@ -109,13 +109,34 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def aiovec(folder: Path, environment: dict[str, str], *words: str) -> str:
+# Runs commands one after another, and prints as JSON what each of them printed.
+COMMANDS = """
+import contextlib, io, json, sys
+from aiovec._cli import main
+
+printed = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["aiovec", *words]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            main()
+        except SystemExit as ended:
+            if ended.code:
+                sys.exit(f"{words}: {ended.code} {out.getvalue()}")
+    printed.append(out.getvalue())
+print(json.dumps(printed))
+"""
+
+
+def aiovec(folder: Path, environment: dict[str, str], *commands: str) -> list[str]:
+    """What each of the commands printed, all of one process."""
     done = subprocess.run(
-        [sys.executable, "-m", "aiovec", *words],
+        [sys.executable, "-c", COMMANDS, json.dumps([command.split() for command in commands])],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    printed: list[str] = json.loads(done.stdout)
+    return printed
 
 
 def python(folder: Path, environment: dict[str, str], code: str) -> str:
@@ -128,7 +149,6 @@ def python(folder: Path, environment: dict[str, str], code: str) -> str:
 
 
 def test_it_is_opened_configured_and_shown(folder: Path, environment: dict[str, str]) -> None:
-    assert "drawer" in aiovec(folder, environment, "doctor")
     told = python(
         folder,
         environment,
@@ -148,12 +168,16 @@ def test_it_is_opened_configured_and_shown(folder: Path, environment: dict[str, 
     assert told.split() == ["drawer", str(folder / "drawer")]
     text = (folder / "aiovec.toml").read_text().replace('"sqlite"', '"drawer"')
     (folder / "aiovec.toml").write_text(text)
-    (table,) = json.loads(aiovec(folder, environment, "tables", "--json"))["tables"]
+    (tables,) = aiovec(folder, environment, "tables --json")
+    (table,) = json.loads(tables)["tables"]
     assert (table["name"], table["rows"]) == ("notes", 1)
     assert (folder / "drawer" / "colour").read_text() == "red"
-    assert "drawer" in aiovec(folder, environment, "info", "drawer://drawer", "notes")
-    findings = json.loads(aiovec(folder, environment, "doctor", "--json"))["findings"]
-    stands = [one["value"] for one in findings if one["subject"] == "drawer"]
+    info, plain, doctor = aiovec(
+        folder, environment, "info drawer://drawer notes", "doctor", "doctor --json"
+    )
+    assert "drawer" in info
+    assert "drawer" in plain
+    stands = [one["value"] for one in json.loads(doctor)["findings"] if one["subject"] == "drawer"]
     assert stands == [f"stands at {folder / 'drawer'}"]
 
 
@@ -195,14 +219,21 @@ def test_it_is_planned_and_migrated_to_and_from(folder: Path, environment: dict[
         asyncio.run(main())
         """,
     )
-    plan = json.loads(aiovec(folder, environment, "migrate", "plan", "--to", "drawer", "--json"))
-    assert "drawer" in json.dumps(plan)
-    aiovec(folder, environment, "migrate", "run", "--to", "drawer", "--switch")
+    plan, _ = aiovec(
+        folder, environment, "migrate plan --to drawer --json", "migrate run --to drawer --switch"
+    )
+    assert "drawer" in json.dumps(json.loads(plan))
     assert 'backend = "drawer"' in (folder / "aiovec.toml").read_text()
-    aiovec(folder, environment, "migrate", "finish")
-    (table,) = json.loads(aiovec(folder, environment, "tables", "--json"))["tables"]
+    _, tables, _ = aiovec(
+        folder,
+        environment,
+        "migrate finish",
+        "tables --json",
+        "migrate run --to lancedb --switch",
+    )
+    (table,) = json.loads(tables)["tables"]
     assert table["rows"] == 50
-    aiovec(folder, environment, "migrate", "run", "--to", "lancedb", "--switch")
     assert 'backend = "lancedb"' in (folder / "aiovec.toml").read_text()
-    (table,) = json.loads(aiovec(folder, environment, "tables", "--json"))["tables"]
+    (tables,) = aiovec(folder, environment, "tables --json")
+    (table,) = json.loads(tables)["tables"]
     assert table["rows"] == 50

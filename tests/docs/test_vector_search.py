@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aiovec._cli import main
 from aiovec_sqlite.driver import connect
 
 from .blocks import ROOT, blocks
@@ -80,21 +80,22 @@ def words(text: str) -> list[str]:
     return re.sub(r"\d+\.\d\d s", "… s", text).split()
 
 
-def test_every_command_says_what_the_page_shows(old: Path) -> None:
+def test_every_command_says_what_the_page_shows(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     beside(old)
     found = list(commands())
     assert len(found) > 7
     for command, shown in found:
         program, *arguments = shlex.split(command)
         assert program == "aiovec"
-        finished = subprocess.run(
-            [sys.executable, "-m", "aiovec", *arguments],
-            capture_output=True, text=True, check=False, encoding="utf-8",
-            env={**os.environ, "PYTHONUTF8": "1"},
-        )  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["aiovec", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
         incomplete = "not taken" in shown and "--allow-rejects" not in arguments
-        assert finished.returncode == int(incomplete), (command, finished.stderr)
-        output = finished.stdout + (finished.stderr if "such as" in shown else "")
+        assert int(ended.value.code or 0) == int(incomplete), (command, printed.err)
+        output = printed.out + (printed.err if "such as" in shown else "")
         assert sorted(words(output)) == sorted(words(shown)), command
     (rejects,) = blocks(PAGE, "json")
     listed = (old / "old.db.rejects.jsonl").read_text("utf-8").splitlines()

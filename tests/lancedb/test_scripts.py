@@ -61,9 +61,9 @@ async def test_a_script_that_loads_and_exits_leaves_an_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B14: built and measured, within the time that close has."""
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "3000")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "1500")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__CLOSE_TIMEOUT", "60")
-    await run_code(LOAD, str(tmp_path / "s"), "0", "6000", "exits")
+    await run_code(LOAD, str(tmp_path / "s"), "0", "3000", "exits")
     async with opened(tmp_path / "s") as store:
         assert (await kinds(store))["embedding"].startswith("ivf")
         assert (await store.stats("notes")).details["recall"] is not None
@@ -86,12 +86,12 @@ async def test_many_scripts_leave_few_files(tmp_path: Path) -> None:
 async def test_what_a_close_leaves_is_done_by_who_comes_next(tmp_path: Path) -> None:
     """B14: by a store that only reads."""
     for part in range(12):
-        async with opened(tmp_path / "s", index_from=3000, close_timeout=0) as store:
+        async with opened(tmp_path / "s", index_from=1500, close_timeout=0) as store:
             await store.create_table("notes", SMALL, exist_ok=True)
-            vectors = np.random.default_rng(part).normal(size=(500, 4))
-            ids = [f"r{500 * part + n}" for n in range(500)]
+            vectors = np.random.default_rng(part).normal(size=(250, 4))
+            ids = [f"r{250 * part + n}" for n in range(250)]
             await store.insert("notes", {"id": ids, "embedding": vectors})
-    async with opened(tmp_path / "s", index_from=3000) as store:
+    async with opened(tmp_path / "s", index_from=1500) as store:
         assert await fragments(store) == 12
         assert await kinds(store) == {}
         await store.search("notes", [1, 2, 3, 4])
@@ -99,25 +99,25 @@ async def test_what_a_close_leaves_is_done_by_who_comes_next(tmp_path: Path) -> 
         async with asyncio.timeout(60):
             while await fragments(store) > 4:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-        assert await store.count("notes") == 6000
+        assert await store.count("notes") == 3000
 
 
 async def test_a_script_that_fails_waits_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B14: its own error comes at once."""
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "3000")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "1500")
     with pytest.raises(AssertionError, match="the script's own"):
-        await run_code(LOAD, str(tmp_path / "s"), "0", "6000", "fails")
+        await run_code(LOAD, str(tmp_path / "s"), "0", "3000", "fails")
     async with opened(tmp_path / "s", index="none", close_timeout=0) as store:
-        assert await store.count("notes") == 6000
+        assert await store.count("notes") == 3000
         assert await kinds(store) == {}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT between processes")
 async def test_an_interrupt_ends_a_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """B14: Ctrl-C while an index is built."""
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "3000")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "1500")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX", "hnsw_pq")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__CLOSE_TIMEOUT", "600")
     process = await asyncio.create_subprocess_exec(
@@ -159,9 +159,9 @@ async def test_aiovec_import_waits_for_the_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B14: however long that takes."""
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "3000")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__INDEX_FROM", "1500")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__CLOSE_TIMEOUT", "0")
-    vectors = np.random.default_rng(0).normal(size=(6000, 4)).tolist()
+    vectors = np.random.default_rng(0).normal(size=(3000, 4)).tolist()
     lines = [json.dumps({"id": f"r{n}", "embedding": v}) for n, v in enumerate(vectors)]
     await asyncio.to_thread((tmp_path / "notes.jsonl").write_text, "\n".join(lines))
     code = "import sys; from aiovec._cli import main; sys.argv.insert(1, 'import'); main()"
@@ -180,7 +180,7 @@ async def test_an_index_over_a_field_that_a_kill_prevented_is_made(
 ) -> None:
     """B19: by upkeep, also of a store that only reads; one that a user dropped is not."""
 
-    async def killed(*_: object) -> None:
+    async def killed(*_: object, **__: object) -> None:
         """As if the process had ended behind the commit of the table."""
 
     monkeypatch.setattr(tables, "index_fields", killed)

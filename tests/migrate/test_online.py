@@ -218,7 +218,7 @@ def with_a_migrator_killed_in_the_pause(app: App, base: int, writers: int, reade
 @SOURCES
 def test_an_app_goes_on(app: App) -> None:
     app.rest = 0.4
-    through_the_whole_migration(app, base=2000, writers=2, readers=2)
+    through_the_whole_migration(app, base=2000, writers=2, readers=1)
 
 
 def test_an_app_goes_on_when_the_migrator_dies_in_the_pause(app: App) -> None:
