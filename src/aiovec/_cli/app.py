@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import advise, demo, doctor, exporting, facts, importing, index, search, upkeep
+from . import advise, demo, doctor, exporting, facts, importing, index, rows, search, upkeep
 from .extensions import Commands
 from .output import settle_streams
 
@@ -52,6 +52,8 @@ app.command("doctor")(doctor.doctor)
 app.command("info")(facts.info)
 app.command("tables")(facts.tables)
 app.command("search")(search.search)
+app.command("rows")(rows.rows)
+app.command("distinct")(rows.distinct)
 app.command("import")(importing.import_)
 app.command("export")(exporting.export)
 app.command("index")(index.index)

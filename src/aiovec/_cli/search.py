@@ -1,4 +1,4 @@
-"""``aiovec search``: the rows nearest to a vector, or to a row that is stored."""
+"""``aiovec search``: the best rows by words, or nearest to a vector or to a stored row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from .._core.records import Hit
-from ..errors import InvalidArgumentError
+from .._core.schema import check_table_name
+from ..errors import InvalidArgumentError, InvalidNameError
 from .output import err, print_json, print_rows
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, expanded, opened, store_and
@@ -24,6 +25,21 @@ def search(
             metavar="TABLE", help="The table; one argument alone is it.", show_default=False
         ),
     ] = None,
+    third: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WORDS",
+            help="The words to search for, unless --vector or --like says something else.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Search for the words by keywords alone.")
+    ] = False,
+    hybrid: Annotated[
+        bool,
+        typer.Option("--hybrid", help="Search by keywords and by the vector of the words."),
+    ] = False,
     vector: Annotated[
         str | None,
         typer.Option(
@@ -54,13 +70,29 @@ def search(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Show the rows nearest to a vector, or to a stored row, best first."""
-    store, table = store_and(first, second, "a TABLE")
-    if (vector is None) == (like is None):
+    """Show the best rows for words, or the nearest to a vector or a stored row, best first.
+
+    For words, the table's schema decides: keywords where it has text fields, the vector of the
+    words where it has an embedder, and both where it has both.
+    """
+    if vector is not None and like is not None:
         raise typer.BadParameter("give one of --vector and --like")
-    query = None if vector is None else _read_vector(vector)
     fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
-    hits, seconds = run(_search(store, config, table, query, like, where, limit, fields))
+    if vector is None and like is None:
+        # Two arguments are a table and words, unless the first can only be a store.
+        if first is None or second is None or (third is None and not _is_table(first)):
+            raise typer.BadParameter("give a TABLE and WORDS, or one of --vector and --like")
+        store, table, words = (None, first, second) if third is None else (first, second, third)
+        if text and hybrid:
+            raise typer.BadParameter("give one of --text and --hybrid")
+        mode = "text" if text else "hybrid" if hybrid else None
+        hits, seconds = run(_by_words(store, config, table, words, mode, where, limit, fields))
+    else:
+        if third is not None or text or hybrid:
+            raise typer.BadParameter("give words, or one of --vector and --like, not both")
+        store, table = store_and(first, second, "a TABLE")
+        query = None if vector is None else _read_vector(vector)
+        hits, seconds = run(_search(store, config, table, query, like, where, limit, fields))
     if json:
         print_json({"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)})
         return
@@ -68,6 +100,14 @@ def search(
     console = err()
     if console.is_terminal:
         console.print(f"{len(hits)} hits in {seconds * 1000:.1f} ms")
+
+
+def _is_table(name: str) -> bool:
+    try:
+        check_table_name(name)
+    except InvalidNameError:
+        return False
+    return True
 
 
 def _read_vector(given: str) -> list[float]:
@@ -105,6 +145,40 @@ async def _search(
         hits = await vectors.search(table, vector, where=where, limit=wanted, select=select)
         seconds = time.perf_counter() - began
     return [hit for hit in hits if hit.id != like][:limit], seconds
+
+
+async def _by_words(
+    store: str | None,
+    config: str | None,
+    table: str,
+    words: str,
+    mode: str | None,
+    where: str | None,
+    limit: int,
+    select: list[str] | None,
+) -> tuple[list[Hit], float]:
+    async with opened(store, config, reading=True) as vectors:
+        schema = await vectors.schema(table)
+        by_text = any(field.text for field in schema.fields.values())
+        if mode is None:
+            if not by_text and schema.embed is None:
+                raise InvalidArgumentError(
+                    "words", words,
+                    f"--vector or --like: the table {table!r} has no field with text=True, and no "
+                    "embedder",
+                )  # fmt: skip
+            mode = "vector" if not by_text else "text" if schema.embed is None else "hybrid"
+        began = time.perf_counter()
+        hits: list[Hit]
+        if mode == "text":
+            hits = await vectors.search_text(table, words, where=where, limit=limit, select=select)
+        elif mode == "hybrid":
+            hits = await vectors.search_hybrid(
+                table, words, where=where, limit=limit, select=select
+            )
+        else:
+            hits = await vectors.search(table, words, where=where, limit=limit, select=select)
+        return hits, time.perf_counter() - began
 
 
 def _show(hits: list[Hit]) -> None:
