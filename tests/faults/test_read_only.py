@@ -103,6 +103,7 @@ async def check_reads(store: VectorStore, copy: Path) -> None:
 WRITES: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
     "insert": lambda store: store.insert("t", rows("c")),
     "upsert": lambda store: store.upsert("t", rows("a")),
+    "set_vectors": lambda store: store.set_vectors("t", ["a"], [[1.0, 0.0]]),
     "update": lambda store: store.update("t", {"source_id": "x"}, ids="a"),
     "delete": lambda store: store.delete("t", "a"),
     "delete_where": lambda store: store.delete_where("t", "source_id = 'sa'"),
