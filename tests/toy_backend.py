@@ -183,6 +183,7 @@ class ToyBackend(Backend, TextSearch):
         found = []
         for query in queries:
             rows = self._selected(table, query.where)
+            rows = [row for row in rows if row[table.schema.vector] is not None]
             measures = _distances(table.schema, query.vector, rows)
             order = sorted(range(len(rows)), key=lambda n: (measures[n], rows[n]["id"]))
             best = order[: query.limit]
@@ -262,7 +263,13 @@ def renamed(row: Row, names: Mapping[str, str | None]) -> Row:
 
 
 def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> StoredRows:
-    vectors = np.array([row[schema.vector] for row in rows], np.float32).reshape(-1, schema.dim)
+    vectors = np.array(
+        [
+            [np.nan] * schema.dim if row[schema.vector] is None else row[schema.vector]
+            for row in rows
+        ],
+        np.float32,
+    ).reshape(-1, schema.dim)
     return StoredRows(
         [row["id"] for row in rows],
         {name: [row[name] for row in rows] for name in columns.fields},

@@ -172,7 +172,11 @@ async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole
         raise NeedsEveryRow
     vector = table.schema.vector
     scan = table.lance.query().select(["id", vector])
-    scan = await filtered(scan, await condition_of(query.where))
+    condition = await condition_of(query.where)
+    if table.schema.vector_nullable:
+        present = f"`{vector}` IS NOT NULL"
+        condition = present if condition is None else f"({condition}) AND {present}"
+    scan = await filtered(scan, condition)
     best: list[tuple[float, str]] = []
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():

@@ -30,6 +30,7 @@ from aiovec.backend import (
     payload_array,
     payload_texts,
     to_matrix,
+    without_vector,
 )
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
@@ -74,6 +75,8 @@ class Prepared:
     def now(cls, rows: pa.Table, schema: Schema) -> Prepared:
         vectors = to_matrix(rows.column(schema.vector))
         ids = rows.column("id").to_pylist()
+        if schema.vector_nullable:
+            vectors = vectors[~without_vector(vectors)]
         return cls(stored_form(rows, schema), ids, is_extreme(vectors))
 
 
@@ -150,7 +153,9 @@ class RowsWrite(WriteOperation):
             return
         builder = table.lance.merge_insert("id").use_index(_uses_index(rows))
         builder = builder.when_matched_update_all().when_not_matched_insert_all()
-        await session.run(builder.execute(rows))
+        # LanceDB takes a null for a bad vector, and all of ours are checked.
+        nulls = "null" if table.schema.vector_nullable else "error"
+        await session.run(builder.execute(rows, on_bad_vectors=nulls))
 
 
 def _accepted(works: Sequence[RowsWrite], there: set[str]) -> list[pa.Table | DuplicateIdError]:

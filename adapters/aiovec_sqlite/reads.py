@@ -37,6 +37,7 @@ from aiovec.backend import (
     in_thread,
     payload_array,
     remove_abandoned,
+    without_vector,
 )
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreClosedError
 
@@ -98,6 +99,11 @@ def rows_from_sql(
     return StoredRows(
         ids, fields, values[len(columns.fields)] if columns.payload else None, vectors
     )
+
+
+def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
+    """Vectors as ``VectorReader`` gives them as a column, null where a row has none."""
+    return from_matrix(vectors, without_vector(vectors) if table.schema.vector_nullable else None)
 
 
 def transposed(rows: Sequence[Sequence[Any]], width: int) -> list[Sequence[Any]]:
@@ -272,7 +278,7 @@ class Export:
         arrays = [pa.array(ids, type=pa.utf8())]
         if self._columns.vector:
             vectors = self._vectors.read(np.array(rowids, dtype=np.int64), ticket)
-            arrays.append(from_matrix(vectors))
+            arrays.append(vector_column(vectors, self._table))
         arrays += [
             to_arrow(column, fields[name])
             for name, column in zip(self._columns.fields, values, strict=False)
@@ -346,7 +352,7 @@ def _as_table(
     check_rows(ids, values, [field.kind for field in fields], payload=table.schema.payload)
     arrays = [
         pa.array(ids, type=pa.utf8()),
-        from_matrix(vectors),
+        vector_column(vectors, table),
         *(to_arrow(column, field) for column, field in zip(values, fields, strict=False)),
     ]
     if table.schema.payload:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from aiovec.backend import (
 from .connection import Ticket
 from .errors import DamageError
 from .layout import TableLayout, current_table, partition_value
-from .reads import by_rowids, condition_of, selected_rowids, transposed
+from .reads import by_rowids, condition_of, rowids_where, transposed
 from .sql.filters import fixed_values
 from .vectors import VectorReader
 
@@ -56,6 +57,14 @@ def oversampled(query: VectorQuery, default: float, rows: int) -> int:
 _BLOCK = 4096
 
 
+def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[Any]]:
+    """The condition for the rows among which the nearest are sought."""
+    condition, values = condition_of(query.where, table)
+    if table.schema.vector_nullable:
+        condition = f"({condition}) AND r._rowid IN (SELECT rowid FROM {table.shadow('rowids')})"
+    return condition, values
+
+
 def likeliest_by_prefix(
     db: sqlite3.Connection,
     ticket: Ticket,
@@ -65,7 +74,7 @@ def likeliest_by_prefix(
     dims: int,
 ) -> Int64Array:
     """The rows whose first ``dims`` components are nearest to the query's."""
-    selected = selected_rowids(db, table, query.where)
+    selected = rowids_where(db, table, *_condition(query, table))
     wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
     if wanted == len(selected):
         return selected
@@ -191,7 +200,7 @@ def _check_all_found(
     db: sqlite3.Connection, table: TableLayout, query: VectorQuery, found: int
 ) -> None:
     """Raise DamageError where the filter selects more rows than vec0 has."""
-    condition, values = condition_of(query.where, table)
+    condition, values = _condition(query, table)
     (rows,) = db.execute(
         f"SELECT count(*) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
@@ -204,7 +213,7 @@ def _check_all_found(
 def _few_selected(
     db: sqlite3.Connection, table: TableLayout, query: VectorQuery
 ) -> Int64Array | None:
-    condition, values = condition_of(query.where, table)
+    condition, values = _condition(query, table)
     rows = db.execute(
         f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition} LIMIT {_FEW + 1}", values
     ).fetchall()
@@ -242,7 +251,7 @@ def _nearest_by_scan(
     that float32 cannot tell which is nearer.
     """
     wanted = query.limit
-    selected = selected_rowids(db, table, query.where)
+    selected = rowids_where(db, table, *_condition(query, table))
     if len(selected) <= wanted:
         return selected
     rowids = np.empty(0, dtype=np.int64)

@@ -14,6 +14,7 @@ from aiovec.backend import (
     TableHandle,
     TableStats,
     is_extreme,
+    without_vector,
 )
 
 from .connection import Ticket
@@ -191,7 +192,8 @@ def _holds_extremes(db: sqlite3.Connection, ticket: Ticket, table: TableLayout, 
     vectors = VectorReader(db, table)
     for start in range(0, len(rowids), _MOST_MOVED):
         ticket.check()
-        if is_extreme(vectors.read(rowids[start : start + _MOST_MOVED], ticket)):
+        found = vectors.read(rowids[start : start + _MOST_MOVED], ticket)
+        if is_extreme(found[~without_vector(found)] if table.schema.vector_nullable else found):
             return True
     return False
 

@@ -61,11 +61,32 @@ class _Reader(Generic[_Number]):
     ) -> npt.NDArray[_Number]:
         """Return the column's values of rows that exist, in the order of ``rowids``.
 
-        ``scattered`` tells that hardly two of them lie in the same chunk.
+        ``scattered`` tells that hardly two of them lie in the same chunk. Where rows may have no
+        vector, theirs is of NaN.
         """
+        if self._table.schema.vector_nullable:
+            return self._read_with_gaps(rowids, ticket)
+        return self._read_all(rowids, ticket, scattered=scattered)
+
+    def _read_all(
+        self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
+    ) -> npt.NDArray[_Number]:
+        """Read rows that all have a vector."""
         if len(rowids) <= _FEW or scattered or not self._by_chunks:
             return self._read_by_rowid(rowids, ticket)
         return self._read_by_chunks(rowids, ticket)
+
+    def _read_with_gaps(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
+        found = self._db.execute(
+            f"SELECT j.key FROM json_each(?) AS j CROSS JOIN {self._table.shadow('rowids')} AS m "
+            "ON m.rowid = j.value",
+            (json.dumps(rowids.tolist()),),
+        ).fetchall()
+        there = np.sort(np.array(found, dtype=np.int64).reshape(-1))
+        vectors = np.full((len(rowids), self._width), np.nan).astype(self._kind)
+        if len(there):
+            vectors[there] = self._read_all(rowids[there], ticket)
+        return vectors
 
     def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
         """Read some with each step of a statement, joined end to end.
@@ -153,6 +174,8 @@ class _Reader(Generic[_Number]):
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
             f"(SELECT count(*) FROM {self._table.shadow('rowids')})"
         ).fetchone()
+        if self._table.schema.vector_nullable and rows > vectors:
+            return
         if rows != vectors:
             fault = (
                 "rows that have a vector are missing" if rows < vectors else "rows have no vector"

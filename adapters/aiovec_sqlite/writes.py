@@ -23,6 +23,7 @@ from aiovec.backend import (
     TableHandle,
     is_extreme,
     to_matrix,
+    without_vector,
 )
 from aiovec.errors import AiovecError, DuplicateIdError
 
@@ -148,6 +149,8 @@ def upsert(
 
 
 def _note_extreme(tx: Transaction, table: TableLayout, vectors: Float32Array) -> None:
+    if table.schema.vector_nullable:
+        vectors = vectors[~without_vector(vectors)]
     if not table.extreme and is_extreme(vectors):
         tx.db.execute("UPDATE aiovec_tables SET extreme = 1 WHERE name = ?", (table.name,))
 
@@ -259,8 +262,9 @@ def _change_vectors(
     partitions: Sequence[Sequence[str]],
 ) -> None:
     """Give rows that have a vector another one, and the partition keys that they have now."""
+    schema = table.schema
     # vec0 can change a vector where it lies, but neither a partition key nor a bit vector.
-    if not table.partitions and not table.schema.quantized:
+    if not (table.partitions or schema.quantized or schema.vector_nullable):
         sql = f"UPDATE {table.vec} SET vector = ? WHERE rowid = ?"
         tx.db.executemany(sql, zip(list(vectors), rowids, strict=True))
         return
@@ -327,6 +331,11 @@ def _vector_rows(
     vectors: Float32Array,
     partitions: Sequence[Sequence[str]],
 ) -> Iterator[tuple[Any, ...]]:
+    if table.schema.vector_nullable:
+        there = np.flatnonzero(~without_vector(vectors)).tolist()
+        numbers = list(rowids)
+        rowids, vectors = [numbers[row] for row in there], vectors[there]
+        partitions = [[part[row] for row in there] for part in partitions]
     blobs = list(vectors)  # a row is bound as it lies, without a copy
     columns = [blobs, blobs] if table.schema.quantized else [blobs]
     return zip(rowids, *columns, *partitions, strict=True)

@@ -76,16 +76,29 @@ def names_of(table: pa.Table | pa.RecordBatch) -> list[str]:
 
 
 def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
-    """The vectors of a column as one matrix, without a copy where they lie in one piece."""
+    """The vectors of a column as one matrix, without a copy where they lie in one piece.
+
+    The row of a null is of NaN, which no vector holds.
+    """
     dim = column.type.list_size
     parts = []
     for chunk in _chunks(column):
         # Not flatten(), which goes through Arrow's compute functions: dear for a single row.
-        flat = chunk.values.to_numpy(zero_copy_only=True).reshape(-1, dim)
-        parts.append(flat[chunk.offset : chunk.offset + len(chunk)])
+        # Below a null may lie nulls, which have to be copied.
+        flat = chunk.values.to_numpy(zero_copy_only=not chunk.null_count).reshape(-1, dim)
+        part = flat[chunk.offset : chunk.offset + len(chunk)]
+        if chunk.null_count:
+            part = part.copy()
+            part[chunk.is_null().to_numpy(zero_copy_only=False)] = np.nan
+        parts.append(part)
     if not parts:
         return np.empty((0, dim), dtype=np.float32)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def without_vector(matrix: Float32Array) -> BoolArray:
+    """The rows of a matrix that stand for rows without a vector."""
+    return np.isnan(matrix[:, 0])
 
 
 def from_matrix(matrix: Float32Array, missing: BoolArray | None = None) -> pa.FixedSizeListArray:

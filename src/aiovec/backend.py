@@ -131,7 +131,14 @@ from ._transfer.sources import (
 )
 
 if TYPE_CHECKING:
-    from ._arrow import from_matrix, one_array, payload_array, payload_texts, to_matrix
+    from ._arrow import (
+        from_matrix,
+        one_array,
+        payload_array,
+        payload_texts,
+        to_matrix,
+        without_vector,
+    )
     from ._core.distance import distances, is_extreme, nearest_first
     from ._core.ranking import order_of
     from ._input.columns import python_values
@@ -153,6 +160,7 @@ else:
         "payload_array": "._arrow",
         "payload_texts": "._arrow",
         "to_matrix": "._arrow",
+        "without_vector": "._arrow",
         "distances": "._core.distance",
         "is_extreme": "._core.distance",
         "nearest_first": "._core.distance",
@@ -341,6 +349,7 @@ __all__ = [
     "watch_memory",
     "watch_searches",
     "without_secrets",
+    "without_vector",
     "word_of",
     "write_admission",
 ]

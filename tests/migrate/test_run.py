@@ -53,6 +53,54 @@ async def test_there_and_back_again_to_the_bit(tmp_path: Path, batch_size: int) 
     assert differences(before, await contents_at(first)) == []
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+async def test_rows_without_vectors_there_and_back(tmp_path: Path, metric: Any) -> None:
+    schema = aiovec.Schema(4, metric=metric, vector_nullable=True, fields={"n": int})
+    rows = [
+        {"id": f"r{n:03}", "n": n, "embedding": None if n % 3 else [1.0, n, n * n, 1.0]}
+        for n in range(300)
+    ]
+    first, last = tmp_path / "a.db", tmp_path / "b.db"
+    async with aiovec.connect(first) as store:
+        await store.create_table("some", schema)
+        await store.insert("some", rows)
+        await store.create_table("none", schema)
+        await store.insert("none", [{"id": f"r{n}"} for n in range(50)])
+
+    async def content(target: str | Path) -> list[Any]:
+        async with aiovec.connect(target) as store:
+            found = [await store.find(t, limit=500, include_vector=True) for t in ("some", "none")]
+            assert (await store.schema("some")).vector_nullable
+            hits = await store.search("some", [1.0, 3, 9, 1], limit=500)
+            assert len(hits) == sum(record.vector is not None for record in found[0])
+            return [[(r.id, r["n"], None if r.vector is None else r.vector.tolist()) for r in part]
+                    for part in found]  # fmt: skip
+
+    before = await content(first)
+    await move(first, lance(tmp_path), tmp_path / "j1")
+    assert await content(lance(tmp_path)) == before
+    async with aiovec.connect(lance(tmp_path)) as store:  # and the comparison sees a difference
+        await store.set_vectors("some", ["r001"], [[1.0, 2, 3, 4]])
+    await move(lance(tmp_path), last, tmp_path / "j2")
+    changed = await content(last)
+    assert changed != before
+    assert changed == await content(lance(tmp_path))
+
+
+async def test_a_vector_that_is_missing_is_a_difference(tmp_path: Path) -> None:
+    schema = aiovec.Schema(2, vector_nullable=True)
+    vector = [1.0, 2.0]
+    for name, rows in (
+        ("a.db", [{"id": "x", "embedding": vector}, {"id": "y"}]),
+        ("b.db", [{"id": "x"}, {"id": "y"}]),
+    ):
+        async with aiovec.connect(tmp_path / name) as store:
+            await store.create_table("t", schema)
+            await store.insert("t", rows)
+    report = await aiovec_migrate.verify(str(tmp_path / "a.db"), str(tmp_path / "b.db"))
+    assert not report.equal
+
+
 async def test_between_stores_of_one_kind(tmp_path: Path) -> None:
     await source_in(tmp_path / "a.db", notes=200, others=30)
     before = await contents_at(tmp_path / "a.db")

@@ -13,7 +13,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend import Columns, TableHandle, in_thread, is_extreme, to_matrix
+from aiovec.backend import (
+    Columns,
+    Float32Array,
+    TableHandle,
+    in_thread,
+    is_extreme,
+    to_matrix,
+    without_vector,
+)
 
 from ..layout import EXTREME
 from ..reads import rows_by_id
@@ -40,7 +48,7 @@ async def extreme_id(session: Session, table: Opened, last: str | None) -> str |
     vector = table.schema.vector
     if last is not None:
         row = await rows_by_id(session, table, [last], Columns((), vector=True))
-        if row.num_rows and is_extreme(to_matrix(row.column(vector))):
+        if row.num_rows and is_extreme(_vectors(row, vector)):
             return last
     scan = table.lance.query().select(["id", vector])
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
@@ -52,12 +60,17 @@ async def extreme_id(session: Session, table: Opened, last: str | None) -> str |
     return None
 
 
+def _vectors(rows: pa.RecordBatch | pa.Table, vector: str) -> Float32Array:
+    """The vectors of those rows that have one."""
+    vectors = to_matrix(rows.column(vector))
+    return vectors[~without_vector(vectors)] if rows.column(vector).null_count else vectors
+
+
 def _first(batch: pa.RecordBatch, vector: str) -> str | None:
-    vectors = to_matrix(batch.column(vector))
-    if not is_extreme(vectors):
+    if not is_extreme(_vectors(batch, vector)):
         return None
-    for place in range(len(vectors)):
-        if is_extreme(vectors[place : place + 1]):
+    for place in range(batch.num_rows):
+        if is_extreme(_vectors(batch.slice(place, 1), vector)):
             return str(batch.column("id")[place].as_py())
     return None
 

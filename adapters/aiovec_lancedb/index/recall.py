@@ -256,7 +256,8 @@ async def _questions(
     chosen = await in_thread(lambda: chance.choice(rows, min(rows, count), replace=False))
     places = sorted(chosen.tolist())
     taken = await session.fetch(table.lance.take_offsets(places).select([vector]))
-    stored = to_matrix(taken.column(vector)).astype(np.float64)
+    present = taken.column(vector).drop_null()
+    stored = to_matrix(present).astype(np.float64)
     stored = chance.permutation(_units(stored) if cosine else stored)
     gaps = np.array([await _gap(session, table, one) for one in stored])
     return await in_thread(_moved_both_ways, stored, gaps, chance, cosine)
@@ -316,6 +317,8 @@ async def _true_nearest(
         np.empty((len(questions), 0), dtype=np.int64), np.empty((len(questions), 0), np.float32)
     )
     scan = table.lance.query().select([vector]).with_row_id()
+    if table.schema.vector_nullable:
+        scan = scan.where(f"`{vector}` IS NOT NULL")
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:

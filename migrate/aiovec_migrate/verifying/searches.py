@@ -21,6 +21,7 @@ from aiovec.backend import (
     VectorQuery,
     order_of,
     to_matrix,
+    without_vector,
 )
 
 from .compare import Side, Sides, both
@@ -88,7 +89,8 @@ async def sampled(side: Side, count: int, rows: int, seed: int) -> Sample:
     there = await side.backend.get(side.handle, ids, Columns((), vector=True))
     if there.vectors is None or not len(there.ids):
         return nothing
-    order = sorted(range(len(there.ids)), key=there.ids.__getitem__)
+    missing = without_vector(there.vectors)
+    order = sorted(np.flatnonzero(~missing).tolist(), key=there.ids.__getitem__)
     vectors = there.vectors[order].astype(np.float32)
     noise = np.random.default_rng(seed).standard_normal(vectors.shape)
     sizes = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
@@ -155,6 +157,8 @@ class Nearest:
 
     def add(self, batch: pa.RecordBatch) -> None:
         vectors = to_matrix(batch.column(self._schema.vector))
+        if self._schema.vector_nullable:
+            vectors = vectors[~without_vector(vectors)]
         for place, ranks in enumerate(self._ranks(vectors)):
             ranked = self._ranked[place]
             # A few batches on hardly any vector is nearer than those that came.

@@ -153,7 +153,8 @@ class StoredRows:
     """Rows as columns of Python values, in the order that was asked for.
 
     ``fields`` has one list for each of ``Columns.fields``; ``payloads`` holds JSON text or None,
-    ``vectors`` one row of float32 for each id; both are None where they were not asked for.
+    ``vectors`` one row of float32 for each id, of NaN where it has no vector; both are None where
+    they were not asked for.
     """
 
     ids: Sequence[str]

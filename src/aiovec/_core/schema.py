@@ -266,6 +266,7 @@ class Schema:
     analyzer: Analyzer
     quantized: Literal["bit"] | None
     embed: Embed | None
+    vector_nullable: bool
 
     def __init__(
         self,
@@ -279,6 +280,7 @@ class Schema:
         analyzer: Analyzer = "plain",
         quantized: Literal["bit"] | None = None,
         embed: Embed | None = None,
+        vector_nullable: bool = False,
     ) -> None:
         if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
@@ -298,6 +300,8 @@ class Schema:
             raise InvalidArgumentError("dim", dim, "a multiple of 8 for quantized='bit'")
         checked = _checked_fields(vector, {} if fields is None else fields)
         _check_embed(embed, checked)
+        if not isinstance(vector_nullable, bool):
+            raise InvalidArgumentError("vector_nullable", vector_nullable, "True or False")
         for name, value in (
             ("dim", dim),
             ("metric", metric),
@@ -308,6 +312,7 @@ class Schema:
             ("analyzer", analyzer),
             ("quantized", quantized),
             ("embed", embed),
+            ("vector_nullable", vector_nullable),
         ):
             object.__setattr__(self, name, value)
 
@@ -374,6 +379,7 @@ class Schema:
                 "analyzer",
                 "quantized",
                 "embed",
+                "vector_nullable",
             )
             if getattr(self, key) != getattr(other, key)
         ]
@@ -403,6 +409,8 @@ class Schema:
             form["quantized"] = self.quantized
         if self.embed is not None:
             form["embed"] = self.embed.to_dict()
+        if self.vector_nullable:
+            form["vector_nullable"] = True
         return form
 
     def to_json(self) -> str:
@@ -421,7 +429,7 @@ class Schema:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
         known = {
             "dim", "metric", "model", "vector", "payload", "fields", "analyzer", "quantized",
-            "embed",
+            "embed", "vector_nullable",
         }  # fmt: skip
         unknown = sorted(set(value) - known, key=str)
         if unknown:
@@ -451,7 +459,7 @@ class Schema:
 
         columns = [
             pa.field("id", pa.utf8(), nullable=False),
-            pa.field(self.vector, pa.list_(pa.float32(), self.dim), nullable=False),
+            pa.field(self.vector, pa.list_(pa.float32(), self.dim), self.vector_nullable),
             *(
                 pa.field(name, field.arrow_type(), nullable=field.nullable)
                 for name, field in self.fields.items()

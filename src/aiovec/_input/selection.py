@@ -72,7 +72,10 @@ class Selection:
         return {**fields, **payload, **fields}
 
     def vector_of(self, rows: StoredRows, i: int) -> Float32Array | None:
-        return rows.vectors[i] if self.shows_vector and rows.vectors is not None else None
+        if not self.shows_vector or rows.vectors is None:
+            return None
+        vector = rows.vectors[i]
+        return None if vector[0] != vector[0] else vector  # NaN: the row has none
 
     def effort(self, rows: StoredRows) -> int:
         """Return how many values it takes to turn the rows into records, for ``off_loop``."""

@@ -45,6 +45,13 @@ def rows_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[dict[str, Any
         yield {**row, **json.loads(payload), **row} if payload else row
 
 
+def _vector_texts(column: pa.Array) -> list[str]:
+    if not column.null_count:
+        return vectors_as_json(to_matrix(column))
+    there = iter(vectors_as_json(to_matrix(column.drop_null())))
+    return [next(there) if valid else "null" for valid in column.is_valid().to_pylist()]
+
+
 def vectors_as_json(matrix: Float32Array) -> list[str]:
     """Each vector as a JSON array that reads back to the same bits, as short as may be."""
     flat = pa.array(matrix.reshape(-1), type=pa.float32())
@@ -90,7 +97,7 @@ class JsonLinesWriter:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(batch, self._vector)]
         if self._vector is not None:
             name = json.dumps(self._vector)
-            vectors = vectors_as_json(to_matrix(batch.column(self._vector)))
+            vectors = _vector_texts(batch.column(self._vector))
             # Every line is an object with an id, so there is a brace to put the vector before.
             lines = [
                 f"{line[:-1]}, {name}: {vector}}}"

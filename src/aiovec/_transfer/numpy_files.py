@@ -129,7 +129,10 @@ class NumpyFiles:
             first = int(places[0])
             part = np.array(self._vectors[first : int(places[-1]) + 1])
             for row, place in zip(rows, places, strict=True):
-                row[schema.vector] = part[int(place) - first]
+                vector = part[int(place) - first]
+                # A row without a vector is written as NaN.
+                gap = schema.vector_nullable and bool(np.isnan(vector).all())
+                row[schema.vector] = None if gap else vector
         return Chunk(rows, places, rejects)
 
     def close(self) -> None:

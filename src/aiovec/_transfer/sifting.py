@@ -168,7 +168,8 @@ def _faults_of_column(column: pa.ChunkedArray, schema: Schema) -> dict[int, str]
     if not (is_list(kind) and is_number(kind.value_type)):
         return {}
     there = column.is_valid().to_numpy()
-    faults = dict.fromkeys(np.flatnonzero(~there).tolist(), "the vector is missing")
+    missing = [] if schema.vector_nullable else np.flatnonzero(~there).tolist()
+    faults = dict.fromkeys(missing, "the vector is missing")
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     wrong = there & (lengths != schema.dim)
     for i in np.flatnonzero(wrong).tolist():

@@ -620,3 +620,158 @@ class ChangingContract(ContractBase):
         await self.table(store, SMALL, small_rows(3_000))
         assert await store.insert("notes", small_rows(5_000), on_conflict="skip") == 2_000
         assert await store.count("notes") == 5_000
+
+
+NULLABLE = {
+    "cosine": Schema(DIM, vector_nullable=True, fields={"name": str, "year": int}),
+    "l2": Schema(DIM, metric="l2", vector_nullable=True, fields={"name": str, "year": int}),
+    "dot": Schema(DIM, metric="dot", vector_nullable=True, fields={"name": str, "year": int}),
+    "parted": Schema(
+        DIM, vector_nullable=True, fields={"name": Field(str, partition=True), "year": int}
+    ),
+    "bits": Schema(8, vector_nullable=True, fields={"name": str, "year": int}, quantized="bit"),
+}
+
+
+class NullableVectorsContract(ContractBase):
+    """Tables with ``vector_nullable=True``."""
+
+    @pytest.mark.parametrize("kind", list(NULLABLE))
+    async def test_rows_without_a_vector(self, store: VectorStore, kind: str) -> None:
+        schema = NULLABLE[kind]
+        rows = _rows(schema, 60)
+        for n, row in enumerate(rows):
+            if n % 3 == 1:
+                row["embedding"] = None
+            elif n % 3 == 2 and n > 30:
+                del row["embedding"]
+        with_vector = [row for row in rows if row.get("embedding") is not None]
+        without = [row["id"] for row in rows if row.get("embedding") is None]
+        await self.table(store, schema, rows)
+        assert await store.count("notes") == 60
+        assert len(await store.find("notes", limit=100)) == 60
+        for record in await store.get("notes", [row["id"] for row in rows]):
+            assert (record.vector is None) == (record.id in without)
+            assert ("embedding" in record.to_dict()) == (record.id not in without)
+        query = with_vector[0]["embedding"]
+        for exact in (False, True):
+            hits = await store.search("notes", query, limit=100, exact=exact)
+            assert {hit.id for hit in hits} == {row["id"] for row in with_vector}
+            assert all(hit.distance is not None and hit.distance == hit.distance for hit in hits)
+            assert hits[0].id == with_vector[0]["id"] or kind == "dot"
+            some = await store.search("notes", query, limit=3, exact=exact, include_vector=True)
+            assert ids_of(some) == ids_of(hits[:3])
+            found = await store.search("notes", query, limit=100, where="year < 10", exact=exact)
+            assert {hit.id for hit in found} == {r["id"] for r in with_vector if r["year"] < 10}
+            ids = [row["id"] for row in with_vector if row["name"] == "n0"]
+            found = await store.search("notes", query, limit=100, where="name = 'n0'", exact=exact)
+            assert {hit.id for hit in found} == set(ids)
+        many = await store.search_many("notes", [query, query], limit=100)
+        assert [len(hits) for hits in many] == [len(with_vector)] * 2
+        assert await store.search("notes", query, where=F.id.in_(without)) == []
+        exported = [row async for b in store.export("notes") for row in b.to_pylist()]
+        assert {row["id"] for row in exported if row["embedding"] is None} == set(without)
+        # The vector comes, goes and changes, and the fields stay or are replaced.
+        new = vectors(60, dim=schema.dim, seed=77)
+        assert await store.set_vectors("notes", without[:5], new[:5]) == 5
+        for id, vector in zip(without[:5], new[:5], strict=True):
+            found = await store.search("notes", vector, limit=1, where=F.id == id)
+            assert ids_of(found) == [id]
+            assert found[0]["year"] == int(id[1:])
+        gone = [row["id"] for row in with_vector[:5]]
+        await store.upsert("notes", [{"id": id, "name": "gone", "year": 1} for id in gone])
+        await store.upsert(
+            "notes", [{"id": without[6], "name": "came", "embedding": new[6].tolist()}]
+        )
+        hits = await store.search("notes", query, limit=100)
+        expected = {row["id"] for row in with_vector} - set(gone) | {*without[:5], without[6]}
+        assert {hit.id for hit in hits} == expected
+        assert await store.update("notes", {"name": "all"}, where="TRUE") == 60
+        assert len(await store.search("notes", query, limit=100, where="name = 'all'")) == len(hits)
+        await store.optimize("notes")
+        assert {hit.id for hit in await store.search("notes", query, limit=100)} == expected
+        assert await store.delete("notes", [*gone, *without]) == len({*gone, *without})
+        left = await store.search("notes", query, limit=100)
+        assert len(left) == await store.count("notes") == 60 - len({*gone, *without})
+
+    async def test_forms_of_rows_without_vectors(self, store: VectorStore) -> None:
+        schema = NULLABLE["cosine"]
+        await store.create_table("notes", schema)
+        whole = [1.0, 2, 3, 4]
+        column = pa.array([whole, None], pa.list_(pa.float32(), DIM))
+        forms: dict[str, Any] = {
+            "mappings": [{"id": "a", "embedding": whole}, {"id": "b"}],
+            "columns": {"id": ["a", "b"], "embedding": [whole, None]},
+            "Arrow": pa.table({"id": ["a", "b"], "embedding": column}),
+            "Arrow lists": pa.table({"id": ["a", "b"], "embedding": [whole, None]}),
+        }
+        for name, rows in forms.items():
+            with case(name):
+                assert await store.upsert("notes", rows) == 2
+                one, two = await store.get("notes", ["a", "b"])
+                assert one.vector is not None
+                assert one.vector.tolist() == whole
+                assert two.vector is None
+        for rows in ({"id": ["c"]}, pa.table({"id": ["c"]}), [{"id": "c"}]):
+            with case(rows):
+                await store.upsert("notes", rows)
+                assert [r.vector for r in await store.get("notes", "c")] == [None]
+        with pytest.raises(InvalidVectorError):
+            await store.insert("notes", [{"id": "d", "embedding": [float("nan")] * DIM}])
+        with pytest.raises(InvalidVectorError):
+            await store.set_vectors("notes", ["a"], [None])  # type: ignore[list-item]  # bad
+        assert Schema.from_json(schema.to_json()) == schema
+        assert (await store.schema("notes")).vector_nullable
+        assert Schema.from_arrow(schema.to_arrow()) == schema
+
+    async def test_a_table_of_no_vectors_at_all(self, store: VectorStore) -> None:
+        for kind, schema in NULLABLE.items():
+            name = f"t-{kind}"
+            await self.create(store, name, schema)
+            await store.insert(name, [{"id": str(n), "year": n} for n in range(10)])
+            query = [1.0] * schema.dim
+            for exact in (False, True):
+                assert await store.search(name, query, exact=exact) == []
+                assert await store.search(name, query, where="year > 3", exact=exact) == []
+            await store.optimize(name)
+            assert await store.count(name) == 10
+            await store.set_vectors(name, ["3"], [query])
+            assert ids_of(await store.search(name, query)) == ["3"]
+
+    async def test_many_rows_of_which_few_have_vectors(self, store: VectorStore) -> None:
+        schema = NULLABLE["cosine"]
+        await store.create_table("notes", schema)
+        given = vectors(5_000, seed=1)
+        rows = [
+            {"id": f"r{n:04}", "year": n, "embedding": given[n].tolist() if n % 10 == 0 else None}
+            for n in range(5_000)
+        ]
+        await store.insert("notes", rows)
+        for where in (None, "year >= 1000"):
+            hits = await store.search("notes", given[2_000], limit=600, where=where)
+            assert len(hits) == (500 if where is None else 400)
+            assert hits[0].id == "r2000"
+        if store.supports("indexes"):
+            await store.create_index("notes")
+            for exact in (False, True):
+                hits = await store.search("notes", given[2_000], limit=600, exact=exact)
+                assert len(hits) == 500
+                assert hits[0].id == "r2000"
+            (hit,) = await store.search("notes", given[4_990], limit=1)
+            assert hit.id == "r4990"
+            await store.set_vectors("notes", ["r0001"], [given[4_990]])
+            found = await store.search("notes", given[4_990], limit=2)
+            assert set(ids_of(found)) == {"r0001", "r4990"}
+
+    async def test_new_vectors_and_none_are_changes(self, tmp_path: Path) -> None:
+        backend = self.make_backend(tmp_path)
+        async with await open_store(backend) as store:
+            if not isinstance(backend, ChangeFeed):
+                pytest.skip("this backend has no change feed")
+            await store.create_table("notes", NULLABLE["cosine"])
+            await store.insert("notes", [{"id": str(n)} for n in range(3)])
+            await store.set_vectors("notes", ["1"], [[1.0, 2, 3, 4]])
+            handle = await backend.open_table("notes")
+            page = await backend.changes(handle, 0)
+            found = {row["id"]: row["embedding"] for row in page.upserted.to_pylist()}
+            assert found == {"0": None, "1": [1.0, 2, 3, 4], "2": None}

@@ -7,7 +7,7 @@ from pathlib import Path
 from .base import ABILITIES, LOOP_TIME, ContractBase
 from .cancellation import CancellationContract
 from .changes import ChangesContract
-from .changing import ChangingContract
+from .changing import ChangingContract, NullableVectorsContract
 from .choosing import ChoosingContract
 from .concurrency import ConcurrencyContract
 from .embedding import EmbeddingContract
@@ -50,6 +50,7 @@ class BackendContract(
     CancellationContract,
     ChangesContract,
     ChangingContract,
+    NullableVectorsContract,
     MovingContract,
     ContractBase,
 ):

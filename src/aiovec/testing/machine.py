@@ -447,7 +447,9 @@ class StoreMachine(RuleBasedStateMachine):
                 return [
                     Record(
                         row["id"],
-                        np.asarray(row[schema.vector], dtype=np.float32),
+                        None
+                        if row[schema.vector] is None
+                        else np.asarray(row[schema.vector], dtype=np.float32),
                         {key: value for key, value in row.items() if key not in own},
                     )
                     for row in rows
@@ -488,15 +490,16 @@ def _assert_same_records(
     assert [record.id for record in found] == [row.id for row in expected]
     for record, row in zip(found, expected, strict=True):
         assert_same_fields(record.fields, row.flat(), f"row {row.id!r:.30}")
-        assert (record.vector is not None) == vectors
-        if record.vector is not None:
+        assert (record.vector is not None) == (vectors and row.vector is not None)
+        if record.vector is not None and row.vector is not None:
             assert np.array_equal(record.vector, row.vector), f"row {row.id!r:.30}: the vector"
 
 
 def _assert_same_exported(row: dict[str, Any], expected: OracleRow, schema: Schema) -> None:
     flat = {key: row[key] for key in schema.fields}
     assert_same_fields(flat, expected.fields, f"exported row {expected.id!r:.30}")
-    assert row[schema.vector] == expected.vector.tolist()
+    vector = None if expected.vector is None else expected.vector.tolist()
+    assert row[schema.vector] == vector
     if schema.payload:
         payload = json.loads(row["payload"]) if row["payload"] is not None else {}
         assert_same_fields(payload, expected.payload, f"exported payload {expected.id!r:.30}")

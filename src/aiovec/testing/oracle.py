@@ -48,7 +48,7 @@ class OracleRow:
     """A row: its vector, its declared fields, and its payload."""
 
     id: str
-    vector: Float32Array
+    vector: Float32Array | None
     fields: dict[str, Any]
     payload: dict[str, Any]
 
@@ -288,7 +288,8 @@ class Oracle:
         there = self._table(table)
         _check_model(table, there.schema, model)
         query = _vector(vector, there.schema, None, None).astype(np.float64)
-        hits = [_hit(there.schema.metric, query, row) for row in self._selected(there, where)]
+        rows = [row for row in self._selected(there, where) if row.vector is not None]
+        hits = [_hit(there.schema.metric, query, row) for row in rows]
         hits.sort(key=lambda hit: (hit.distance, hit.row.id))
         return OracleHits(hits, limit)
 
@@ -360,9 +361,11 @@ def arrow_table(
     columns: list[Any] = []
     for column in layout:
         if column.name == schema.vector:
-            flat = [float(np.float32(x)) for row in rows for x in row[schema.vector]]
-            values = pa.array(flat, pa.float32())
-            columns.append(pa.FixedSizeListArray.from_arrays(values, schema.dim))
+            given = [row.get(schema.vector) for row in rows]
+            whole = [[0.0] * schema.dim if vector is None else vector for vector in given]
+            values = pa.array([float(np.float32(x)) for v in whole for x in v], pa.float32())
+            mask = pa.array([vector is None for vector in given], pa.bool_())
+            columns.append(pa.FixedSizeListArray.from_arrays(values, schema.dim, mask=mask))
         elif column.name == "payload":
             texts = [json.dumps(payload) if payload else None for payload in payloads]
             storage = pa.array(texts, pa.utf8())
@@ -386,7 +389,10 @@ def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRo
     if not isinstance(id, str) or not 1 <= len(id.encode()) <= 512 or "\0" in id:
         known = id if isinstance(id, str) else None
         raise InvalidRowError("no id", row=number, id=known, field="id")
-    vector = _vector(row.get(schema.vector), schema, number, id)
+    given = row.get(schema.vector)
+    vector = None
+    if given is not None or not schema.vector_nullable:
+        vector = _vector(given, schema, number, id)
     fields = {
         name: _value(name, field, row.get(name), number, id)
         for name, field in schema.fields.items()
@@ -478,6 +484,7 @@ def _value(name: str, field: Field, value: Any, row: int | None, id: str | None)
 
 
 def _hit(metric: str, query: Float64Array, row: OracleRow) -> OracleHit:
+    assert row.vector is not None
     vector = row.vector.astype(np.float64)
     product = float(query @ vector)
     norms = float(np.linalg.norm(query) * np.linalg.norm(vector))

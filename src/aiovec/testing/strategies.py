@@ -97,6 +97,7 @@ def schemas(draw: st.DrawFn) -> Schema:
         vector=draw(st.sampled_from(("embedding", "vector", "E"))),
         fields=chosen,
         payload=draw(st.integers(0, 3)) > 0,
+        vector_nullable=draw(st.integers(0, 3)) == 3,
     )
 
 
@@ -115,6 +116,8 @@ def good_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
         "id": draw(st.sampled_from(IDS)),
         schema.vector: draw(vectors(schema)),
     }
+    if schema.vector_nullable and not draw(st.integers(0, 2)):
+        row[schema.vector] = None
     for name, field in schema.fields.items():
         if not field.nullable or draw(st.integers(0, 4)):
             row[name] = draw(values(field))
