@@ -141,8 +141,9 @@ def bad_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
         {schema.vector: [nan] * dim},
         {schema.vector: [float("inf")] * dim},
         {schema.vector: [1e39] * dim},
-        {schema.vector: None},
     ]
+    if not schema.vector_nullable:
+        faults.append({schema.vector: None})
     if schema.metric == "cosine":
         faults.append({schema.vector: [0.0] * dim})
     if not schema.payload:
