@@ -18,7 +18,8 @@ import aiovec
 from .conftest import Run
 
 COMMANDS = (
-    "demo doctor info tables search import export index optimize backup restore advise migrate"
+    "demo doctor info tables search rows distinct import export index optimize backup restore "
+    "advise migrate"
 ).split()
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has neither a pty nor SIGINT")
