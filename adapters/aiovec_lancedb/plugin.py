@@ -33,8 +33,8 @@ class LancedbPlugin(BackendPlugin):
     address_key = AddressKey(
         "lancedb_url",
         "aiovec.lance",
-        "Where the lancedb backend stores: a folder, s3://, gs://, az://, db://, or the http:// "
-        "address of a server.",
+        "Where the LanceDB backend stores: a folder, or s3://, gs://, az://, db:// or http://.\n"
+        'It needs: pip install "aiovec[lancedb]"',
     )
     delegates = frozenset({"remote"})
     demo_path = "aiovec-demo.lance"

@@ -11,94 +11,110 @@ from aiovec.backend import BackendSettings, Duration, MemorySize, bytes_of, time
 
 
 class LancedbSettings(BackendSettings):
-    """The settings of a LanceDB store: access, writing, memory, indexes and upkeep."""
+    """The settings of the LanceDB backend."""
 
     storage_options: dict[str, str] = Field(
         default={},
         repr=False,  # they hold secrets
-        description="What the object storage of an s3://, gs:// or az:// place needs, by LanceDB's "
-        "names: credentials, region, endpoint.",
+        description="Credentials, region and endpoint of the object storage at s3://, gs:// or "
+        "az://, by LanceDB's names.\n"
+        'For example { aws_access_key_id = "…", aws_secret_access_key = "…", aws_region = '
+        '"eu-central-1" }. Options that are missing here come from environment variables such as '
+        "AWS_ACCESS_KEY_ID, which is the better place for secrets.",
     )
     region: str = Field(
         default="us-east-1",
         min_length=1,
-        description="The region of a db:// place. Its key comes from the variable LANCEDB_API_KEY.",
+        description="Region of a db:// address. Its key comes from the environment variable "
+        "LANCEDB_API_KEY.",
     )
     host: str = Field(
         default="",
-        description="The address of the service behind a db:// place. Empty: LanceDB's own.",
+        description="Address of the service behind db://. Empty means LanceDB's own.",
     )
     bucket_lock: bool = Field(
         default=True,
-        description="Whether writers to object storage take turns by a lock object beside the "
-        "tables, so that ids stay unique when several processes write. Only where one process "
-        "writes may it be false, which saves two requests a write.",
+        description="Writers to object storage lock the store by an object beside the tables.\n"
+        "The lock keeps ids unique when several processes write. Set it to false only if one "
+        "process writes; that saves two requests per write.",
     )
     busy_timeout: float = Field(
         default=30.0,
         ge=0,
         le=86_400,
-        description="Seconds that a call waits for its turn, behind other calls and other "
-        "processes, before it fails with StoreBusyError.",
+        description="Seconds that a call waits for other calls and other processes before it fails "
+        "with StoreBusyError.\n"
+        "0 does not wait.",
     )
     write_queue: int = Field(
         default=1024,
         ge=1,
         le=1_000_000,
-        description="Writing calls that may be under way at once, with 64 MiB of rows together; "
-        "further ones wait for a place, up to busy_timeout.",
+        description="Writing calls in progress at once, with 64 MiB of rows together; further ones "
+        "wait.\n"
+        "They wait for up to busy_timeout, so a burst of writes cannot fill the memory.",
     )
     keep_versions: Duration = Field(
         default="1 day",
-        description="How long the earlier versions of a table are kept, as in '30 minutes' or "
-        "'2 days'. A restore goes back no further.",
+        description='How long earlier versions of a table are kept, such as "30 minutes" or "2 '
+        'days".\n'
+        "A restore goes back no further, and an export that takes longer may fail.",
     )
     max_versions: int = Field(
         default=100,
         ge=1,
         le=1_000_000,
-        description="Versions of a table that are kept at most, however young they are: of many "
-        "small writes in a short time, the oldest versions go first.",
+        description="Versions of a table that are kept at most, however young they are.\n"
+        "Every write makes a version with files of its own. After many small writes in a short "
+        "time, the oldest versions are removed first.",
     )
     close_timeout: float = Field(
         default=10.0,
         ge=0,
         le=86_400,
-        description="Seconds that close() may take for the index builds and compactions that are "
-        "due of tables that the store wrote to. The next store that opens such a table does the "
-        "rest. 0: close() leaves all of it to the next.",
+        description="Seconds that close() may spend on pending index builds and compactions.\n"
+        "These are of tables that the store wrote to. The next store that opens such a table does "
+        "the rest. With 0, close() leaves all of it to the next store.",
     )
     search_memory: MemorySize = Field(
         default="auto",
-        description="What searches that scan, exports and other large reads may take together, as "
-        "in '512 MiB' or '2 GiB'; further ones wait. auto: a quarter of the machine's memory, at "
-        "most 4 GiB.",
+        description="Memory for concurrent exports, large reads and searches without an index, "
+        'such as "512 MiB".\n'
+        'Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of '
+        "the machine's memory, at most 4 GiB.",
     )
     index: Literal[
         "auto", "none", "ivf_flat", "ivf_pq", "ivf_sq", "ivf_rq", "hnsw", "hnsw_sq", "hnsw_pq"
     ] = Field(
         default="auto",
-        description="The vector index that a table gets by itself, in the background, once it has "
-        "index_from rows. auto: the kind that suits the table. none: only create_index builds one.",
+        description="The vector index that is built in the background for each table of at least "
+        "index_from rows.\n"
+        '"auto": the kind that suits the table.\n'
+        '"none": no index; only create_index() builds one.\n'
+        'Or a kind: "ivf_flat", "ivf_pq", "ivf_sq", "ivf_rq", "hnsw", "hnsw_sq" or "hnsw_pq".',
     )
     index_from: int = Field(
         default=20_000,
         ge=256,
         le=1_000_000_000,
-        description="Rows from which a table gets an index by itself. With fewer, a search that "
-        "looks at every row is fast enough.",
+        description="Rows from which a table gets that index.\n"
+        "With fewer rows a search without an index is fast enough: some 10 ms for 20_000 rows of "
+        "384 dimensions.",
     )
     recall_target: float = Field(
         default=0.95,
         gt=0,
         lt=1,
-        description="The part of the true nearest rows that a search with an index finds. The "
-        "smallest effort that does so is found by measuring. A table or a search may say another.",
+        description="Share of the true nearest rows that a search with an index finds.\n"
+        "After a build, searches are tried with and without the index, and the table keeps the "
+        "smallest effort that reaches this recall. create_index(recall=…) sets another for a "
+        "table, and tuning=Tuning(recall=…) for a search.",
     )
     build_memory: MemorySize = Field(
         default="auto",
-        description="What building an index may take, as in '512 MiB' or '2 GiB'. One that would "
-        "need more is refused. auto: half of the machine's memory.",
+        description='Memory for building an index, such as "512 MiB" or "2 GiB"; a build that '
+        "needs more is refused.\n"
+        '"auto" is half of the machine\'s memory.',
     )
 
     def build_bytes(self) -> int | None:

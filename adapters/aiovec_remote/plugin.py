@@ -18,7 +18,7 @@ class RemotePlugin(BackendPlugin):
     address_key = AddressKey(
         "remote_url",
         "http://127.0.0.1:4002",
-        "The server that the remote backend speaks to.",
+        "The server of the remote backend, which is not part of this version.",
         r"^https?://\S",
     )
 

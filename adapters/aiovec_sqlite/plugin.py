@@ -38,8 +38,8 @@ class SqlitePlugin(BackendPlugin):
     address_key = AddressKey(
         "sqlite_path",
         "aiovec.db",
-        "The file of the sqlite backend. A directory, or a path without a suffix, holds "
-        "vectors.sqlite. :memory: keeps nothing.",
+        "The file of the SQLite backend, or a folder that holds vectors.sqlite.\n"
+        'A path without a suffix is a folder. ":memory:" keeps nothing on disk.',
     )
     demo_path = "aiovec-demo.db"
 

@@ -26,6 +26,12 @@ _TYPES = {
     "array": "a list",
     "object": "a section",
 }
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
 
 
 def config_error(
@@ -144,11 +150,23 @@ def _accepted(schema: Mapping[str, Any], loc: Sequence[str]) -> str:
         words += f" like {node['default']!r}"
     elif "minLength" in node:
         words += " that is not empty"
+    bounds = range_words(node)
+    return f"{words} {bounds}" if bounds else words
+
+
+def range_words(node: Mapping[str, Any]) -> str:
+    """Return the bounds of a number, by their names in JSON Schema, as in "from 1 to 64"."""
+    words = []
     if "minimum" in node and "maximum" in node:
-        words += f" from {node['minimum']:,} to {node['maximum']:,}".replace(",", "_")
+        words.append(f"from {node['minimum']:_} to {node['maximum']:_}")
+    else:
+        for name, word in _BOUNDS.items():
+            if name in node:
+                words.append(f"{word} {node[name]:_}")
+    text = " and ".join(words)
     if "multipleOf" in node:
-        words += f", a multiple of {node['multipleOf']}"
-    return words
+        text += f", a multiple of {node['multipleOf']}"
+    return text
 
 
 def _shown(loc: Sequence[str], value: object, accepted: str) -> str:

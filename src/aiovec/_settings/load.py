@@ -1,15 +1,13 @@
 """The settings: a TOML file, and the environment over it.
 
-Each key's default, bounds and meaning stand once, here. ``config/aiovec.toml`` explains them to
-people and ``config/aiovec.schema.json`` to editors; tests hold both to these models.
-``python -m aiovec._settings.load`` writes the latter.
+The models of the sections say each key's default, bounds and meaning, once. The files that explain
+them to people and to editors are written from the models: see ``generate``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,11 +55,16 @@ def _known_backend(value: str) -> str:
 
 
 class ServerSettings(Section):
-    """The settings of ``aiovec serve``. There are no keys yet."""
+    """The section of ``aiovec serve``, which has no keys yet."""
 
 
 class AdviseSettings(Section):
-    """Thresholds of ``aiovec advise``, and of the log, for moving a table to another backend."""
+    """When ``aiovec advise`` and the log of a store advise to move a table to another backend.
+
+    They do so if the table has more than ``rows`` rows and its searches take longer than
+    ``p95_ms``; if it grows by more than ``rows_a_day`` and will be too large within ``days``; or if
+    it is too large for the memory that the searches of its backend may take.
+    """
 
     rows: int = PydanticField(
         default=100_000,
@@ -73,20 +76,22 @@ class AdviseSettings(Section):
         default=200.0,
         gt=0,
         le=86_400_000,
-        description="Milliseconds within which 95 of 100 searches should be answered.",
+        description="Milliseconds within which 95 of 100 searches should be answered; above, "
+        "searches "
+        "count as slow.",
     )
     rows_a_day: float = PydanticField(
         default=500.0,
         ge=0,
-        le=1e12,
-        description="Rows per day above which the advice also forecasts when a table will be too "
-        "large.",
+        le=1_000_000_000_000,
+        description="Rows per day above which the advice also forecasts when a table will outgrow "
+        "its backend.",
     )
     days: float = PydanticField(
         default=30.0,
         gt=0,
         le=36_500,
-        description="How many days the forecast looks ahead.",
+        description="Days that the forecast looks ahead.",
     )
 
 
@@ -101,14 +106,14 @@ class RetrievalSettings(Quiet):
 
     backend: Annotated[str, AfterValidator(_known_backend)] = PydanticField(
         default="sqlite",
-        description="The backend in use: the name of one that is installed. Changing this line is "
-        "the whole switch.",
+        description="The name of the backend in use; it must be installed.\n"
+        "Changing this line is the whole switch: stores opened from this file follow it.",
     )
     dim: int = PydanticField(
         default=768,
         ge=1,
         le=MAX_DIM,
-        description="The length of the vectors in tables that are created without a schema.",
+        description="Length of the vectors in tables that are created without a schema.",
     )
     server: ServerSettings = PydanticField(
         default_factory=ServerSettings, description=ServerSettings.__doc__
@@ -119,7 +124,21 @@ class RetrievalSettings(Quiet):
 
     embedders: dict[EmbedderName, EmbedderSettings] = PydanticField(
         default_factory=dict,
-        description="Embedders by the names that schemas use, each a section of its own.",
+        description="Embedders make the vectors of the tables whose schema has embed. Each is a "
+        "section by the name that schemas use; docs/CONFIGURATION.md lists its keys. For example, "
+        "with Ollama:",
+        examples=[
+            {
+                "default": {
+                    "kind": "openai",
+                    "base_url": "http://127.0.0.1:11434/v1",
+                    "model": "nomic-embed-text",
+                    "dim": 768,
+                    "query_prefix": "search_query: ",
+                    "document_prefix": "search_document: ",
+                }
+            }
+        ],
     )
 
     @model_validator(mode="before")
@@ -394,12 +413,3 @@ def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
         for key, value in schema.items()
         if not (key == "title" and isinstance(value, str))
     }
-
-
-def main() -> None:
-    """Write the JSON Schema to the standard output."""
-    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
