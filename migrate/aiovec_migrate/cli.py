@@ -22,6 +22,7 @@ from aiovec._cli.stores import AsJson, Config
 from .state import MAX_BATCH, Options
 
 if TYPE_CHECKING:
+    from .migration import Outcome
     from .reembed import Reembedding
 
 
@@ -109,8 +110,9 @@ Reembed = Annotated[
     str | None,
     typer.Option(
         "--reembed",
-        metavar="MODULE:CALLABLE",
-        help="Compute new vectors with this callable: list of texts in, list of vectors out.",
+        metavar="NAME|MODULE:CALLABLE",
+        help="Compute new vectors with this embedder of the TOML file, or with this callable: "
+        "list of texts in, list of vectors out.",
         show_default=False,
     ),
 ]
@@ -121,13 +123,19 @@ FromField = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME", help="Model name of the target tables.", show_default=False
+        "--model",
+        metavar="NAME",
+        help="Model name of the target tables. Default: that of the TOML file's embedder.",
+        show_default=False,
     ),
 ]
 Dim = Annotated[
     int | None,
     typer.Option(
-        "--dim", min=1, help="Length of the new vectors. Default: unchanged.", show_default=False
+        "--dim",
+        min=1,
+        help="Length of the new vectors. Default: that of the TOML file's embedder, or unchanged.",
+        show_default=False,
     ),
 ]
 EmbedBatch = Annotated[
@@ -179,20 +187,36 @@ def transform_of(
     dim: int | None,
     batch_size: int,
     concurrency: int,
+    config: str | None = None,
 ) -> Reembedding | None:
     if path is None:
         if field is not None or model is not None or dim is not None:
             raise typer.BadParameter("--from-field, --model and --dim go with --reembed")
         return None
-    if field is None or not model:
-        raise typer.BadParameter("--reembed needs --from-field and --model")
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise typer.BadParameter("--reembed takes package.module:callable")
+    if field is None:
+        raise typer.BadParameter("--reembed needs --from-field")
     from . import reembed
 
+    embed: reembed.Embed
+    if ":" in path:
+        if not model:
+            raise typer.BadParameter("--reembed with a callable needs --model")
+        if path.startswith(":") or path.endswith(":"):
+            raise typer.BadParameter("--reembed takes package.module:callable")
+        embed = reembed.load(path)
+    else:
+        embed = configured = reembed.Configured(path, config)
+        for option, given, found in (
+            ("--model", model, configured.model), ("--dim", dim, configured.dim),
+        ):  # fmt: skip
+            if given is not None and given != found:
+                raise typer.BadParameter(
+                    f"{option} is {given!r}, but that of the embedder {path!r} is {found!r}; "
+                    f"leave {option} out"
+                )
+        model, dim = configured.model, configured.dim
     return reembed.Reembedding(
-        reembed.load(path),
+        embed,
         field=field,
         model=model,
         dim=dim,
@@ -261,7 +285,7 @@ def plan_(
     """
     if target is None:
         raise typer.BadParameter("give the store that the tables go to", param_hint="--to")
-    transform = transform_of(reembed, from_field, model, dim, EMBED_BATCH, EMBED_CALLS)
+    transform = transform_of(reembed, from_field, model, dim, EMBED_BATCH, EMBED_CALLS, config)
     options = options_of(
         table, batch_size, switch, pause_limit, no_verify, no_index, transform, one_way=one_way
     )
@@ -308,24 +332,30 @@ def run_(
     """
     if report is not None and no_verify:
         raise typer.BadParameter("--report needs the verification that --no-verify leaves out")
-    transform = transform_of(reembed, from_field, model, dim, embed_batch, embed_calls)
+    transform = transform_of(reembed, from_field, model, dim, embed_batch, embed_calls, config)
     chosen = options_of(
         table, batch_size, switch, pause_limit, no_verify, no_index, transform, one_way=one_way
     )
     from . import api, show
 
     with show.Showing(json=json) as listener:
-        outcome = run_to_its_end(
-            api.run(
-                source,
-                target,
-                config=config,
-                journal=journal,
-                options=chosen,
-                transform=transform,
-                listener=listener,
-            )
-        )
+
+        async def migrated() -> Outcome:
+            try:
+                return await api.run(
+                    source,
+                    target,
+                    config=config,
+                    journal=journal,
+                    options=chosen,
+                    transform=transform,
+                    listener=listener,
+                )
+            finally:
+                if transform is not None:
+                    await transform.close()
+
+        outcome = run_to_its_end(migrated())
     found = show.report_of(outcome)
     show.keep(report, found)
     if json:

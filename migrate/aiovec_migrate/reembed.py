@@ -9,20 +9,22 @@ The run can go on once the row has a text or is deleted.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
-import os
 import random
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from aiovec.backend import Float32Array, Schema
-from aiovec.errors import AiovecError, InvalidArgumentError, InvalidVectorError, MigrationError
+from aiovec.backend import Float32Array, Origin, Schema, configured_embedder, load_embedder
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    InvalidArgumentError,
+    InvalidVectorError,
+    MigrationError,
+)
 
 from .host import Host, RealHost
 from .migration import Transform
@@ -113,6 +115,11 @@ class Reembedding(Transform):
             raise
         return await self._host.in_thread(_with_vectors, rows, schema, found, ids)
 
+    async def close(self) -> None:
+        """Let go of the connections of an embedder that the TOML file describes."""
+        if isinstance(self._embed, Configured):
+            await self._embed.close()
+
     def _texts(self, rows: pa.Table) -> tuple[list[str], list[str]]:
         column = rows.column(self.field)
         ids = rows.column("id").to_pylist()
@@ -168,31 +175,27 @@ def load(path: str) -> Embed:
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
         raise InvalidArgumentError("--reembed", path, "package.module:callable")
-    with _current_folder_first():
-        try:
-            found: Any = importlib.import_module(module_name)
-        except ImportError as exc:
-            raise MigrationError(f"the module {module_name!r} cannot be imported: {exc}") from exc
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as exc:
-            raise MigrationError(f"the module {module_name!r} has no {name!r}") from exc
-    if not callable(found):
-        raise MigrationError(f"{path} is no callable")
-    return cast("Embed", found)
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """As ``python -m`` does, for a console script has its own folder there instead."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
     try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
+        return load_embedder(path)
+    except ConfigError as exc:
+        raise MigrationError(str(exc)) from exc
+
+
+class Configured:
+    """The embedder of a section ``[retrieval.embedders.<name>]``, which has its own retries."""
+
+    def __init__(self, name: str, config: str | None) -> None:
+        self._embedder = configured_embedder(name, Origin(None, config).settings())
+        self.model = self._embedder.model
+        self.dim = self._embedder.dim
+
+    async def __call__(self, texts: list[str]) -> Float32Array:
+        """Return the vectors of documents."""
+        return await self._embedder.embed(texts, "document")
+
+    async def close(self) -> None:
+        """Let go of its connections."""
+        await self._embedder.close_service()
 
 
 def _is_async(embed: Embed) -> bool:

@@ -91,6 +91,8 @@ from ._core.threads import (
     wait_out,
 )
 from ._core.waiting import Admission, Patience, Pauses, Share, one_call, write_admission
+from ._embed.making import load as load_embedder
+from ._embed.registry import configured_embedder
 from ._filters import bind
 from ._filters.patterns import ANY_CHARACTER, ANY_TEXT, fold_case, same_letter
 from ._filters.terms import NEGATED_OPERATOR, Word, merged, terms_of, word_of
@@ -296,6 +298,7 @@ __all__ = [
     "check_table_name",
     "claimed",
     "cleaned",
+    "configured_embedder",
     "copy_of_error",
     "create_backend",
     "default_budget",
@@ -311,6 +314,7 @@ __all__ = [
     "is_url",
     "last_of_each_id",
     "legal_table_name",
+    "load_embedder",
     "load_settings",
     "local_path",
     "locate",

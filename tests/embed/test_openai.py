@@ -109,6 +109,7 @@ async def test_tasks_at_once_share_requests(service: Service, opened: Open) -> N
     service.delay = 0.05
     async with opened() as store:
         await with_table(store)
+        await store.count("notes")  # the table is open, as in an app that runs
         await asyncio.gather(*(store.insert("notes", rows(1, n)) for n in range(64)))
         assert await store.count("notes") == 64
         assert len(service.requests) <= 6
@@ -506,8 +507,8 @@ def test_one_loop_after_another(tmp_path: Path) -> None:
 
     async def second() -> None:
         async with Service() as service:
-            section = store._embedders._services[0]
-            section._url = f"{service.url}/embeddings"  # type: ignore[union-attr]
+            section: Any = store._embedders._services[0]._embedder
+            section._url = f"{service.url}/embeddings"
             await store.insert("notes", rows(2, 10))
             assert await store.count("notes") == 4
             await store.close()

@@ -561,6 +561,8 @@ class VectorStore:
         if embed is None or not rows.column(schema.vector).null_count:
             return rows
         found = await off_loop(rows.num_rows, lacking, rows, schema, embed)
+        if not found.texts:  # rows may stay without a vector
+            return rows
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
         try:
             vectors = await embedder.embed(found.texts, "document")

@@ -30,15 +30,15 @@ from ..errors import (
 )
 from .answers import checked_matrix
 from .cache import Cache
-from .calling import Caller
+from .calling import Caller, is_async
 from .failures import Failure, failure_of
 from .protocol import AnyEmbedder, Purpose
 
 # A request that is not full waits for more texts while another is under way: for so many seconds
 # after the last text came, and at most so many in all. Services take 20 ms and more for one, so it
 # costs little, and 64 tasks that insert at once make a handful, not 64.
-_QUIET = 0.005
-_LONGEST_GATHERING: dict[Purpose, float] = {"query": 0.01, "document": 0.05}
+_QUIET: dict[Purpose, float] = {"query": 0.005, "document": 0.02}
+_LONGEST_GATHERING: dict[Purpose, float] = {"query": 0.01, "document": 0.1}
 # Texts of one call in a row, before another call that waits has its turn.
 _TURN = 16
 # Seconds between tries: doubled each time, and up to half less at random, so that the clients that
@@ -84,6 +84,7 @@ class Batcher:
         self.dim = embedder.dim
         self.limits = limits
         self.pause = pause
+        self._embedder = embedder
         self.caller = Caller(embedder)
         self._prepare: Callable[[], object] | None = getattr(embedder, "prepare", None)
         self._preparing: PerLoop[_Once] = PerLoop(_Once)
@@ -141,6 +142,12 @@ class Batcher:
         """End what is under way on the running loop with an error; later calls raise it too."""
         self._closed = error
         self._desk().close(error)
+
+    async def close_service(self) -> None:
+        """Let go of the connections of an embedder that the settings describe."""
+        close = getattr(self._embedder, "close", None)
+        if close is not None and is_async(close):
+            await close()
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -350,7 +357,9 @@ class _Desk:
             for kind in kinds:
                 if not self._queues[kind]:
                     continue
-                due = min(self._latest[kind] + _QUIET, self._since[kind] + _LONGEST_GATHERING[kind])
+                due = min(
+                    self._latest[kind] + _QUIET[kind], self._since[kind] + _LONGEST_GATHERING[kind]
+                )
                 full = self._waiting[kind] >= self._limits.batch_size
                 if full or not self._flights or self._loop.time() >= due:
                     self._begin(kind)

@@ -11,11 +11,11 @@ from .._core.schema import Embed
 from .._core.threads import PerLoop
 from ..errors import (
     AiovecError,
+    ConfigError,
     EmbeddingError,
     ModelMismatchError,
 )
 from .batcher import Batcher, Limits
-from .calling import is_async
 from .making import made
 from .protocol import AnyEmbedder
 
@@ -33,7 +33,7 @@ class Embedders:
         self._batchers: dict[str, Batcher] = {}
         # Those that the settings describe, with their sections and what has to be closed.
         self._sections: dict[str, EmbedderSettings] = {}
-        self._services: list[AnyEmbedder] = []
+        self._services: list[Batcher] = []
         self._making: PerLoop[asyncio.Lock] = PerLoop(asyncio.Lock)
         self._closed: Callable[[], AiovecError] | None = None
 
@@ -51,10 +51,10 @@ class Embedders:
             return None
         async with self._making():
             if self._sections.get(name) != section:
-                embedder, limits = await in_thread(made, name, section)
-                self._batchers[name] = Batcher(name, embedder, limits)
+                made_now = await in_thread(configured_embedder, name, settings)
+                self._batchers[name] = made_now
                 self._sections[name] = section
-                self._services.append(embedder)
+                self._services.append(made_now)
             return self._batchers[name]
 
     async def of_table(
@@ -86,9 +86,24 @@ class Embedders:
         for batcher in self._batchers.values():
             batcher.close(error)
         for service in self._services:
-            close = getattr(service, "close", None)
-            if close is not None and is_async(close):
-                await close()
+            await service.close_service()
+
+
+def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
+    """Return the embedder of ``[retrieval.embedders.<name>]``, to be closed by who asks for it.
+
+    ConfigError where there is no such section, or nothing can be made of it. May import the app's
+    code.
+    """
+    section = settings.embedders.get(name)
+    if section is None:
+        listed = ", ".join(sorted(settings.embedders)) or "none"
+        raise ConfigError(
+            f"the TOML file has no embedder {name!r}; it has: {listed}",
+            key=f"retrieval.embedders.{name}", accepted="the name of an embedder",
+        )  # fmt: skip
+    embedder, limits = made(name, section)
+    return Batcher(name, embedder, limits)
 
 
 def limits_of(embedder: object) -> Limits:

@@ -24,19 +24,25 @@ class Lacking:
 
 
 def lacking(rows: pa.Table, schema: Schema, embed: Embed) -> Lacking:
-    """Return the rows without a vector; InvalidRowError for one that has no text either."""
+    """Return the rows without a vector that have a text.
+
+    InvalidRowError for one that has neither, unless the schema allows that.
+    """
     missing = one_array(rows.column(schema.vector)).is_null()
-    places = np.flatnonzero(missing.to_numpy(zero_copy_only=False))
-    texts = one_array(rows.column(embed.field)).filter(missing)
-    ids = one_array(rows.column("id")).filter(missing)
-    empty = pc.fill_null(pc.equal(pc.binary_length(texts), 0), True).to_numpy(zero_copy_only=False)
-    for n in np.flatnonzero(empty)[:1].tolist():
-        what = "no text" if texts[n].as_py() is None else "an empty text"
-        raise InvalidRowError(
-            f"there is {what} to make a vector of; give the row a text or a vector",
-            row=int(places[n]), id=ids[n].as_py(), field=embed.field,
-        )  # fmt: skip
-    return Lacking(places, ids.to_pylist(), texts.to_pylist())
+    texts = one_array(rows.column(embed.field))
+    ids = one_array(rows.column("id"))
+    empty = pc.fill_null(pc.equal(pc.binary_length(texts), 0), True)
+    if not schema.vector_nullable:
+        neither = pc.and_(missing, empty).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(neither)[:1].tolist():
+            what = "no text" if texts[row].as_py() is None else "an empty text"
+            raise InvalidRowError(
+                f"there is {what} to make a vector of; give the row a text or a vector",
+                row=row, id=ids[row].as_py(), field=embed.field,
+            )  # fmt: skip
+    chosen = pc.and_(missing, pc.invert(empty))
+    places = np.flatnonzero(chosen.to_numpy(zero_copy_only=False))
+    return Lacking(places, ids.filter(chosen).to_pylist(), texts.filter(chosen).to_pylist())
 
 
 def filled(
@@ -49,15 +55,18 @@ def filled(
                 embedder, "its vector is zero, so it has no cosine", model=schema.model,
                 row=int(found.places[n]), id=found.ids[n],
             )  # fmt: skip
-    matrix = to_matrix(rows.column(schema.vector))
-    if len(found.places) == len(matrix):
-        matrix = vectors
-    else:
-        matrix = matrix.copy()
+    column = rows.column(schema.vector)
+    missing = one_array(column).is_null().to_numpy(zero_copy_only=False).copy()
+    missing[found.places] = False
+    matrix = vectors
+    if len(found.places) < rows.num_rows:
+        matrix = to_matrix(column).copy()
         matrix[found.places] = vectors
     layout = schema.to_arrow()
     at = layout.get_field_index(schema.vector)
-    return rows.set_column(at, layout.field(at), from_matrix(matrix))
+    return rows.set_column(
+        at, layout.field(at), from_matrix(matrix, missing if missing.any() else None)
+    )
 
 
 def of_row(error: EmbeddingError, found: Lacking, *, numbered: bool) -> EmbeddingError:

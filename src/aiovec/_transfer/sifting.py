@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from .._arrays import BoolArray
 from .._arrow import is_list, is_number
-from .._core.schema import Schema
+from .._core.schema import Embed, Schema
 from .._input.rows import repeated_ids, to_table
 from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
 from .sources import Chunk, Reject
@@ -58,6 +58,9 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool) -> Sifted:
         _halve(rows, places, schema, tables, rejects)
         table = pa.concat_tables([schema.to_arrow().empty_table(), *(t for t, _ in tables)])
         places = [place for _, part in tables for place in part]
+    if schema.embed is not None and not schema.vector_nullable:
+        table, places, found = _without_text(table, places, schema, schema.embed)
+        rejects += found
     if not last_counts:
         table, places, found = _without_repeated(table, places)
         rejects += found
@@ -147,6 +150,9 @@ def _without_bad_vectors(
     rows: Any, places: Sequence[int | str], schema: Schema
 ) -> tuple[Any, Sequence[int | str], list[Reject]]:
     """The rows whose vectors can be taken, and a reject for each of the others."""
+    may_lack = schema.vector_nullable or schema.embed is not None
+    if may_lack and isinstance(rows, (pa.Table, Mapping)) and schema.vector not in _names_of(rows):
+        return rows, places, []
     if isinstance(rows, pa.Table):
         faults = _faults_of_column(rows.column(schema.vector), schema)
     elif isinstance(rows, Mapping) and isinstance(rows[schema.vector], np.ndarray):
@@ -168,7 +174,8 @@ def _faults_of_column(column: pa.ChunkedArray, schema: Schema) -> dict[int, str]
     if not (is_list(kind) and is_number(kind.value_type)):
         return {}
     there = column.is_valid().to_numpy()
-    missing = [] if schema.vector_nullable else np.flatnonzero(~there).tolist()
+    may_lack = schema.vector_nullable or schema.embed is not None
+    missing = [] if may_lack else np.flatnonzero(~there).tolist()
     faults = dict.fromkeys(missing, "the vector is missing")
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     wrong = there & (lengths != schema.dim)
@@ -218,6 +225,25 @@ def _faults_of_matrix(matrix: npt.NDArray[Any], schema: Schema) -> dict[int, str
         for i in np.flatnonzero((stored == 0).all(axis=1)).tolist():
             faults[i] = "the vector is zero, so it has no cosine"
     return faults
+
+
+def _names_of(rows: pa.Table | Mapping[str, Any]) -> Sequence[str]:
+    return rows.column_names if isinstance(rows, pa.Table) else list(rows)
+
+
+def _without_text(
+    table: pa.Table, places: Sequence[int | str], schema: Schema, embed: Embed
+) -> tuple[pa.Table, Sequence[int | str], list[Reject]]:
+    """The rows of which an embedder can make the vectors that are missing."""
+    length = pc.fill_null(pc.binary_length(table.column(embed.field)), 0)
+    bad = pc.and_(table.column(schema.vector).is_null(), pc.equal(length, 0))
+    good = ~bad.to_numpy().astype(bool)
+    if good.all():
+        return table, places, []
+    ids = table.column("id")
+    reason = f"there is no vector, and no text in {embed.field!r} to make one of"
+    rejects = [Reject(places[i], ids[i].as_py(), reason) for i in np.flatnonzero(~good).tolist()]
+    return _take(table, good), [places[i] for i in np.flatnonzero(good).tolist()], rejects
 
 
 def _without_repeated(

@@ -349,3 +349,22 @@ class EmbeddingContract(ContractBase):
             await store.insert("notes", [{"id": "b", "text": "two"}])
             (hit,) = await store.search("notes", "two", limit=1)
             assert hit.id == "b"
+
+    async def test_rows_without_a_text_may_stay_without_a_vector(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            schema = Schema(DIM, model="letters", fields={"body": str}, embed=Embed("body"),
+                            vector_nullable=True)  # fmt: skip
+            await store.create_table("notes", schema)
+            await store.insert("notes", [{"id": "z"}])
+            assert letters.calls == []
+            given: list[dict[str, object]] = [
+                {"id": "a", "body": "one"}, {"id": "b"}, {"id": "c", "body": ""},
+                {"id": "d", "embedding": [2.0] * DIM},
+            ]  # fmt: skip
+            await store.insert("notes", given)
+            found = {record.id: record.vector for record in await store.get("notes", list("abcdz"))}
+            assert found["b"] is found["c"] is found["z"] is None
+            assert np.asarray(found["a"]).tolist() == pytest.approx(letters.vector("one"))
+            assert np.asarray(found["d"]).tolist() == [2.0] * DIM
+            assert {hit.id for hit in await store.search("notes", "one")} == {"a", "d"}

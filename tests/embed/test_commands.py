@@ -1,0 +1,103 @@
+"""The command line with the embedders of the TOML file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import aiovec
+from aiovec import Embed, Schema
+from aiovec._cli.app import app
+from aiovec._demo import HashingEmbedder
+
+CONFIG = """
+[retrieval]
+sqlite_path = "notes.db"
+[retrieval.embedders.small]
+kind = "demo"
+"""
+TEXTS = ["opening a socket", "reading a zip file", "walking through a tree"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
+    Path("aiovec.toml").write_text(CONFIG)
+
+
+def run(*words: str, code: int = 0) -> str:
+    found = CliRunner().invoke(app, list(words))
+    assert found.exit_code == code, found.output + repr(found.exception)
+    return found.output
+
+
+def test_import_makes_vectors_and_rejects_rows_without_a_text() -> None:
+    rows = [{"id": f"r{n}", "body": text} for n, text in enumerate([*TEXTS, "", None])]
+    Path("notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    schema = {"dim": 256, "fields": {"body": "text"}, "embed": {"field": "body", "using": "small"}}
+    Path("schema.json").write_text(json.dumps(schema))
+    found = CliRunner().invoke(
+        app, ["import", "notes.jsonl", "--schema", "schema.json", "--config", "aiovec.toml"]
+    )
+    assert "3 rows" in found.output, found.output
+
+    async def look() -> None:
+        async with aiovec.connect(config="aiovec.toml") as store:
+            assert await store.count("notes") == 3
+            (hit,) = await store.search("notes", "how do I open sockets?", limit=1)
+            assert hit["body"] == TEXTS[0]
+
+    asyncio.run(look())
+    rejects = "".join(path.read_text() for path in Path().glob("*reject*"))
+    assert rejects.count("no text in 'body'") == 2
+
+
+def test_a_migration_reembeds_by_an_embedder_of_the_file() -> None:
+    async def fill() -> None:
+        async with aiovec.connect("old.db") as store:
+            await store.create_table("notes", Schema(2, model="old", fields={"body": str}))
+            await store.insert(
+                "notes", [{"id": t, "body": t, "embedding": [1.0, n]} for n, t in enumerate(TEXTS)]
+            )
+
+    asyncio.run(fill())
+    command = ["migrate", "run", "--from", "old.db", "--to", "new.db", "--from-field", "body"]
+    where = ["--config", "aiovec.toml"]
+    assert "it has: small" in run(*command, "--reembed", "none", *where, code=1)
+    run(*command, "--reembed", "small", "--model", "other", *where, code=2)
+    run(*command, "--reembed", "small", *where)
+
+    async def look() -> None:
+        async with aiovec.connect("new.db", config="aiovec.toml") as store:
+            schema = await store.schema("notes")
+            assert (schema.model, schema.dim) == (HashingEmbedder.model, HashingEmbedder.dim)
+            (hit,) = await store.search(
+                "notes", HashingEmbedder().embed("how do I open sockets?"), limit=1
+            )
+            assert hit.id == TEXTS[0]
+
+    asyncio.run(look())
+
+
+def test_the_schema_of_a_table_travels_with_its_file() -> None:
+    async def fill() -> None:
+        async with aiovec.connect(config="aiovec.toml") as store:
+            schema = Schema(256, fields={"body": str}, embed=Embed("body", using="small"))
+            await store.create_table("notes", schema)
+            await store.insert("notes", [{"id": t, "body": t} for t in TEXTS])
+
+    asyncio.run(fill())
+    run("export", "notes", "notes.parquet", "--config", "aiovec.toml")
+    run("import", "notes.parquet", "copy.db")
+
+    async def look() -> None:
+        async with aiovec.connect("copy.db") as store:  # without the embedder
+            assert (await store.schema("notes")).embed == Embed("body", using="small")
+            assert await store.count("notes") == 3
+
+    asyncio.run(look())
