@@ -22,6 +22,7 @@ SUBJECTS = {
     "open": "opening",
     "import": "importing",
     "search": "search",
+    "text": "text",
     "lancedb": "lance.small",
     "migrate": "migrate",
     "load": "load",

@@ -30,6 +30,8 @@ INFORMATION = {
     "search, cost: others",
     "search, cost: time",
     "migrate, index",
+    "text, others",
+    "text, quality",
 }
 
 

@@ -1,0 +1,1 @@
+"""What ``python -m bench text`` measures, and on what."""
