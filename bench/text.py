@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import numpy as np
 
@@ -115,7 +113,7 @@ async def _timed(asking: Mapping[str, Ask], queries: int, rounds: int) -> dict[s
 
         return measure
 
-    for name, ask in asking.items():  # nothing is opened or imported while it is measured
+    for ask in asking.values():  # nothing is opened or imported while it is measured
         for query in range(min(3, queries)):
             await ask(query)
     await interleaved({name: block_of(name) for name in asking}, rounds)
@@ -133,8 +131,8 @@ async def _quality(store: VectorStore, corpus: Words) -> Result:
         found[name] = 100 * corpus.share([(query, await ask(query)) for query in asked])
     return Result(
         "text, quality",
-        f"the part of a word's own entries that its search has among the 10 best, of {len(asked):,} "
-        "words that have entries",
+        "the part of a word's own entries that its search has among the 10 best, of "
+        f"{len(asked):,} words that have entries",
         "%", found,
     )  # fmt: skip
 
@@ -181,17 +179,16 @@ async def _insert(corpus: Words, options: Options) -> Result:
 
     def inserting(*, text: bool) -> Callable[[], Awaitable[float]]:
         async def timed() -> float:
-            folder: Path = options.folder / "insert"
-            folder.mkdir()
+            path = options.folder / "insert.db"
             try:
-                async with aiovec.connect(folder / "a.db") as store:
+                async with aiovec.connect(path) as store:
                     await store.create_table(TABLE, corpus.text_schema(text=text))
                     began = time.perf_counter()
                     for batch in batches:
                         await store.insert(TABLE, batch)
                     return len(corpus) / (time.perf_counter() - began)
             finally:
-                shutil.rmtree(folder)
+                path.unlink()
 
         return timed
 
