@@ -6,6 +6,7 @@ import random
 import threading
 import time
 import uuid
+from numbers import Integral
 
 # A UUIDv7 has 48 bits of milliseconds and 74 free ones.
 _FREE = 74
@@ -48,16 +49,11 @@ def id_text(value: object) -> str | None:
         return str(value)
     if isinstance(value, bool):
         return None
-    if isinstance(value, int):
-        return _digits(value)
-    # NumPy's whole numbers, without loading NumPy here.
-    kind = getattr(getattr(value, "dtype", None), "kind", None)
-    if kind in ("i", "u") and getattr(value, "shape", None) == ():
-        return str(int(value))  # type: ignore[call-overload]  # a whole number has one
-    return None
+    # NumPy's whole numbers are registered as such; an array of one number is none.
+    return _digits(value) if isinstance(value, Integral) else None
 
 
-def _digits(value: int) -> str | None:
+def _digits(value: Integral) -> str | None:
     try:
         return str(int(value))
     except ValueError:  # more digits than Python makes text of, and than an id may have

@@ -429,7 +429,7 @@ class RowFormsContract(ContractBase):
             "seen": pa.array([0], pa.timestamp("us")),
             "tags": pa.array([[1]]),
             "payload": pa.array(["[1]"]),
-            "id": pa.array([1]),
+            "id": pa.array([1.5]),
         }.items():
             with pytest.raises(InvalidRowError) as caught:
                 await store.insert("notes", pa.table({**good, name: column}))
@@ -503,7 +503,7 @@ class RowFormsContract(ContractBase):
             {"id": ["x"], "embedding": vectors(1), "name": ["a", "b"]},
             {"id": "x", "embedding": vectors(1)},
             pa.table({"id": ["x"]}),
-            pa.table({"embedding": [[1.0] * DIM]}),
+            pa.table({"id": [1.5], "embedding": [[1.0] * DIM]}),
         ):
             with pytest.raises(InvalidRowError):
                 await notes.insert("notes", wrong)

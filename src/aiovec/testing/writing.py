@@ -510,9 +510,9 @@ class WritingContract(ContractBase):
             await notes.delete_where("notes", wrong)
         assert await notes.count("notes") == 10
 
-    async def test_ids_are_texts(self, notes: VectorStore) -> None:
+    async def test_what_is_no_id_is_refused(self, notes: VectorStore) -> None:
         wrong: Any
-        for wrong in (1, [1], [None], {"r0001": 1}, b"r0001", None):
+        for wrong in (1.5, True, [1.5], [True], [None], {"r0001": 1}, b"r0001", None):
             with pytest.raises(InvalidArgumentError):
                 await notes.delete("notes", wrong)
             with pytest.raises(InvalidArgumentError):
