@@ -22,6 +22,9 @@ from .index.effort import KEY, Tuned, tuned_of
 _SCHEMA = b"aiovec.schema"
 _INCARNATION = b"aiovec.table"
 _FIELD = b"aiovec.field"
+# On the id's column: fields of the first schema that were dropped or renamed. Where another one has
+# no column, the table is damaged.
+_GONE = b"aiovec.gone"
 _EMBEDDED = b"aiovec.embedded"
 _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
@@ -54,6 +57,26 @@ def options_of(name: str, field: Field) -> dict[str, Any]:
     """The update of a column's metadata that gives its field other options."""
     options = json.dumps(field.to_dict())
     return {"path": name, "metadata": {_FIELD.decode(): options, DROPPED: None}}
+
+
+def goes(arrow: pa.Schema, name: str) -> list[dict[str, Any]]:
+    """The updates of metadata behind which a field's column may go, or get another name."""
+    made = Schema.from_json((arrow.metadata or {})[_SCHEMA])
+    gone = _gone_in(arrow)
+    if name not in made.fields or name in gone:
+        return []
+    return [{"path": "id", "metadata": {_GONE.decode(): json.dumps([*gone, name])}}]
+
+
+def _gone_in(arrow: pa.Schema) -> list[str]:
+    place = arrow.get_field_index("id")
+    noted = (arrow.field(place).metadata or {}).get(_GONE) if place >= 0 else None
+    if noted is None:
+        return []
+    names = json.loads(noted)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("the note of fields that have gone holds no names")
+    return names
 
 
 def renamable(schema: Schema, name: str) -> dict[str, Any]:
@@ -134,8 +157,12 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
 def _altered(made: Schema, arrow: pa.Schema) -> Schema:
     """The schema with which the table was made, with the fields that its columns are now.
 
-    A field that has no column was dropped, or its column carries it under another name.
+    Of a field that has gone, the column may carry its values on under another name.
     """
+    gone = _gone_in(arrow)
+    for name in made.fields:
+        if name not in arrow.names and name not in gone:
+            raise ValueError(f"it lacks the column {name!r}")
     altered = any(_FIELD in (column.metadata or {}) for column in arrow)
     if not altered and set(made.fields) <= set(arrow.names):
         return made

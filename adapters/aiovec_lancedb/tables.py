@@ -34,7 +34,7 @@ from aiovec.errors import (
 
 from .errors import NoSuchTableError, TableThereError
 from .index.fields import drop_unwanted, index_fields
-from .layout import added_column, incarnation_in, new_table, options_of, renamable
+from .layout import added_column, goes, incarnation_in, new_table, options_of, renamable
 from .memory import ReadAdmission, stream_bytes
 from .session import Opened, Session
 from .upkeep.retention import versions_of
@@ -219,6 +219,10 @@ class DropField(WriteOperation):
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
+        # First, so that its absence is no damage. As long as the column is there, nothing changes.
+        noted = goes(await session.run(table.lance.schema()), self.field)
+        if noted:
+            await session.run(table.lance.update_field_metadata(*noted))
         try:
             await session.run(table.lance.drop_columns([self.field]))
         except AiovecError:
@@ -242,7 +246,9 @@ class RenameField(WriteOperation):
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         # First, so that the column is a field under either name. This alone changes nothing.
-        await session.run(table.lance.update_field_metadata(renamable(table.schema, self.old)))
+        noted = goes(await session.run(table.lance.schema()), self.old)
+        noted.append(renamable(table.schema, self.old))
+        await session.run(table.lance.update_field_metadata(*noted))
         try:
             renaming: Any = {"path": self.old, "rename": self.new}
             await session.run(table.lance.alter_columns(renaming))

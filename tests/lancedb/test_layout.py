@@ -79,6 +79,21 @@ def test_other_columns_are_refused() -> None:
             handle_of("notes", wrong, "here")
 
 
+def test_a_column_that_is_missing_without_a_note_is_damage() -> None:
+    arrow = new_table(SMALL)
+    without = arrow.remove(arrow.get_field_index("year"))
+    column = without.field("id")
+    for note, fits in (
+        ('["year"]', True), ('["name"]', False), ("5", False), ("[1]", False), ("{", False),
+    ):  # fmt: skip
+        noted = without.set(0, column.with_metadata({b"aiovec.gone": note.encode()}))
+        if fits:
+            assert "year" not in handle_of("notes", noted, "here").schema.fields
+            continue
+        with pytest.raises(CorruptStoreError):
+            handle_of("notes", noted, "here")
+
+
 async def test_the_page_reads_a_table(tmp_path: Path) -> None:
     async with opened(tmp_path / "s") as store:
         await store.create_table("notes", SCHEMA)
