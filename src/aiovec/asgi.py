@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ._core.connect import PathText, connect
 from ._core.store import VectorStore  # here at run time too: Litestar resolves the annotations
-from ._embed.protocol import AnyEmbedder
+from ._embed.protocol import EmbedderOption
 from .errors import ConfigError
 
 KEY = "aiovec_store"
@@ -35,7 +35,7 @@ def lifespan(
     *,
     config: PathText | None = None,
     read_only: bool = False,
-    embedders: Mapping[str, AnyEmbedder] | None = None,
+    embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> Lifespan:
     """Return a ``lifespan`` for a framework; the arguments are those of ``aiovec.connect``.
 

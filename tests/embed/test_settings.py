@@ -222,3 +222,44 @@ async def test_a_missing_package_is_named(
         await store.create_table("notes", schema(3))
         with pytest.raises(EmbeddingError, match=re.escape(f'pip install "aiovec[{kind}]"')):
             await store.insert("notes", [{"id": "a", "body": "x"}])
+
+
+# The same keys, given in Python
+
+
+async def test_an_app_describes_an_embedder_with_the_keys_of_the_file(tmp_path: Path) -> None:
+    described = {"default": {"kind": "demo", "batch_size": 8}}
+    async with aiovec.connect(tmp_path / "notes.db", embedders=described) as store:
+        lines = store.table("lines")
+        await lines.create(schema(256))
+        assert (await lines.schema()).model == "aiovec-demo-hash-256"
+        await lines.insert({"id": ["1", "2"], "body": ["wool and silk", "an open door"]})
+        assert [hit.id for hit in await lines.search("woollen", limit=1)] == ["1"]
+    with sync.connect(tmp_path / "notes.db", embedders=described) as plain:
+        assert [hit.id for hit in plain.search("lines", "doors", limit=1)] == ["2"]
+
+
+async def test_what_an_app_describes_comes_before_the_file(toml: Toml) -> None:
+    config = toml('kind = "no_such_module_x:y"')
+    described = {"default": {"kind": "demo"}}
+    async with aiovec.connect(":memory:", config=config, embedders=described) as store:
+        await store.create_table("lines", schema(256))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"kind": "opnai"}, "retrieval.embedders.default.kind: must be text like 'openai', not"),
+        ({"kind": 3}, "retrieval.embedders.default.kind: must be text"),
+        ({"batch_size": "8"}, "embedders.default.batch_size: must be a whole number"),
+        ({"modle": "x"}, "did you mean 'model'"),
+        ({"api_key": "sk-secret-123456"}, "did you mean 'api_key_env'"),
+        ({7: "x"}, "connect(embedders=...): "),
+    ],
+)
+async def test_faults_of_what_an_app_describes(keys: dict[Any, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        await aiovec.connect(":memory:", embedders={"default": keys})
+    assert str(caught.value).startswith("connect(embedders=...): ")
+    assert words in str(caught.value)
+    assert "sk-secret" not in str(caught.value)

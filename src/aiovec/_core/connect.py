@@ -20,7 +20,8 @@ from .contract import Restores
 from .threads import in_daemon_thread, to_its_end
 
 if TYPE_CHECKING:
-    from .._embed.protocol import AnyEmbedder
+    from .._embed.protocol import AnyEmbedder, EmbedderOption
+    from .._settings.embedders import EmbedderSettings
     from .._settings.load import LoadedSettings, RetrievalSettings, Stamp
     from .contract import Backend
     from .plugin import Location
@@ -44,7 +45,7 @@ def connect(
     *,
     config: PathText | None = None,
     read_only: bool = False,
-    embedders: Mapping[str, AnyEmbedder] | None = None,
+    embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> Opening:
     """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
 
@@ -59,7 +60,8 @@ def connect(
     process cannot write; a call that writes raises UnsupportedError.
 
     ``embedders`` make the vectors of tables whose schema has ``embed``, by the names used there;
-    they come before those of the TOML file's ``[retrieval.embedders]``.
+    they come before those of the TOML file's ``[retrieval.embedders]``. Each is an ``Embedder``, or
+    a mapping with the keys of such a section: ``{"default": {"kind": "demo"}}``.
 
     Nothing is read and nothing is imported until the result is awaited or entered. That raises
     ConfigError for a target or a file that cannot be used, BackendNotInstalledError for a backend
@@ -72,7 +74,9 @@ def connect(
 class Opening:
     """A store that is about to be opened, once: await it, or enter it."""
 
-    def __init__(self, source: Origin, embedders: Mapping[str, AnyEmbedder] | None = None) -> None:
+    def __init__(
+        self, source: Origin, embedders: Mapping[str, EmbedderOption] | None = None
+    ) -> None:
         self._source = source
         self._embedders = embedders
         self._used = False
@@ -100,7 +104,7 @@ class Opening:
         if self._used:
             raise RuntimeError("one connect() opens one store; call connect() again for another")
         self._used = True
-        resolved = await in_daemon_thread(self._source.resolve_first)
+        resolved, embedders = await in_daemon_thread(self._resolve)
         from .store import VectorStore
 
         try:
@@ -112,7 +116,16 @@ class Opening:
                 exc.add_note(f"closing it failed too: {unclosed!r}")
             raise
         source = self._source if self._source.follows else None
-        return VectorStore(resolved.backend, resolved.settings, source, self._embedders)
+        return VectorStore(resolved.backend, resolved.settings, source, embedders)
+
+    def _resolve(self) -> tuple[Resolved, dict[str, AnyEmbedder | EmbedderSettings]]:
+        resolved = self._source.resolve_first()
+        from .._settings.load import embedder_section
+
+        return resolved, {
+            name: embedder_section(name, given) if isinstance(given, Mapping) else given
+            for name, given in (self._embedders or {}).items()
+        }
 
 
 @dataclass(frozen=True, slots=True)

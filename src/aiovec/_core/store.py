@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .._input.rows import CheckedRows
+    from .._settings.embedders import EmbedderSettings
     from .._settings.load import RetrievalSettings
     from .connect import Origin
     from .table import Table
@@ -130,7 +131,7 @@ class VectorStore:
         backend: Backend,
         settings: RetrievalSettings,
         source: Origin | None = None,
-        embedders: Mapping[str, AnyEmbedder] | None = None,
+        embedders: Mapping[str, AnyEmbedder | EmbedderSettings] | None = None,
     ) -> None:
         self._embedders = Embedders(embedders or {})
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(4))

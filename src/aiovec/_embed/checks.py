@@ -7,11 +7,14 @@ from typing import cast
 
 from .._core.schema import MAX_DIM, check_embedder_name
 from ..errors import ConfigError, shown
-from .protocol import AnyEmbedder
+from .protocol import AnyEmbedder, EmbedderOption
 
 
-def check_embedders(given: object) -> dict[str, AnyEmbedder]:
-    """Return the argument ``embedders`` as a dict of its own, or raise ConfigError."""
+def check_embedders(given: object) -> dict[str, EmbedderOption]:
+    """Return the argument ``embedders`` as a dict of its own, or raise ConfigError.
+
+    The keys of an embedder that is described by a mapping are checked when the store opens.
+    """
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -19,9 +22,13 @@ def check_embedders(given: object) -> dict[str, AnyEmbedder]:
             f"embedders must be a mapping of names to embedders, not {shown(given)}",
             key="embedders", accepted="a mapping",
         )  # fmt: skip
-    checked: dict[str, AnyEmbedder] = {}
+    checked: dict[str, EmbedderOption] = {}
     for name, embedder in given.items():
-        checked[check_embedder_name(name)] = check_embedder(name, embedder)
+        name = check_embedder_name(name)
+        if isinstance(embedder, Mapping):
+            checked[name] = dict(embedder)
+        else:
+            checked[name] = check_embedder(name, embedder)
     return checked
 
 
@@ -38,7 +45,7 @@ def check_embedder(name: str, embedder: object) -> AnyEmbedder:
     if fault:
         raise ConfigError(
             f"the embedder {name!r} {fault}; an embedder is a callable that takes a list of texts "
-            "and has the attributes model and dim",
+            "and has the attributes model and dim, or a mapping such as {'kind': 'demo'}",
             key=f"embedders.{name}", accepted="an aiovec.Embedder",
         )  # fmt: skip
     return cast("AnyEmbedder", embedder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -57,3 +57,6 @@ class SimpleEmbedder(Protocol):
 
 
 AnyEmbedder = Embedder | SimpleEmbedder
+
+EmbedderOption = AnyEmbedder | Mapping[str, object]
+"""An embedder, or the keys of one as in ``[retrieval.embedders.<name>]`` of the TOML file."""

@@ -28,10 +28,16 @@ if TYPE_CHECKING:
 class Embedders:
     """Finds an embedder by name: among those that the app gave, then in the settings."""
 
-    def __init__(self, given: Mapping[str, AnyEmbedder]) -> None:
-        self._given = given
+    def __init__(self, given: Mapping[str, AnyEmbedder | EmbedderSettings]) -> None:
+        self._given: dict[str, AnyEmbedder] = {}
+        self._described: dict[str, EmbedderSettings] = {}
+        for name, one in given.items():
+            if callable(one):
+                self._given[name] = one
+            else:
+                self._described[name] = one
         self._batchers: dict[str, Batcher] = {}
-        # Those that the settings describe, with their sections and what has to be closed.
+        # Those that sections describe, with their sections and what has to be closed.
         self._sections: dict[str, EmbedderSettings] = {}
         self._services: list[Batcher] = []
         self._making: PerLoop[asyncio.Lock] = PerLoop(asyncio.Lock)
@@ -46,7 +52,7 @@ class Embedders:
             if name not in self._batchers:
                 self._batchers[name] = Batcher(name, given, limits_of(given))
             return self._batchers[name]
-        section = settings.embedders.get(name)
+        section = self._described.get(name) or settings.embedders.get(name)
         if section is None:
             return None
         async with self._making():

@@ -40,11 +40,12 @@ def config_error(
     *,
     file: Path | None = None,
     prefix: str | None = None,
+    place: str = "environment",
 ) -> ConfigError:
     """The first fault that was found, as an error that names its place and what may stand there.
 
     ``schema`` is the JSON Schema of the settings. The values come from a ``file``, or from the
-    environment, whose variables begin with ``prefix``.
+    environment, whose variables begin with ``prefix``, or from another ``place``.
     """
     faults = error.errors(include_url=False)
     fault = faults[0]
@@ -54,7 +55,7 @@ def config_error(
     if prefix is not None and key.upper() != _variable(prefix, loc):
         within = f" ({'.'.join(loc)})"  # the variable holds a whole section as JSON
     problem, accepted = _problem(fault, loc, schema)
-    place = "environment" if file is None else str(file)
+    place = place if file is None else str(file)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return ConfigError(
         f"{place}: {key}{within}: {problem}{more}",

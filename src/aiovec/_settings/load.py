@@ -308,6 +308,20 @@ def load_settings(config: Path | None) -> LoadedSettings:
     return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
 
 
+def embedder_section(name: str, given: Mapping[str, object]) -> EmbedderSettings:
+    """Return the section of an embedder whose keys an app gave. A fault raises ConfigError."""
+    retrieval = retrieval_model()
+    try:
+        document = {"retrieval": {"embedders": {name: dict(given)}}}
+        settings: Any = _document_model(retrieval).model_validate(document, strict=True)
+    except ValidationError as exc:
+        fault = config_error(exc, json_schema(), place="connect(embedders=...)")
+    else:
+        section: EmbedderSettings = settings.retrieval.embedders[name]
+        return section
+    raise fault
+
+
 def _has_current_folder() -> bool:
     """Return False where it was removed: a store with an absolute path needs none."""
     try:

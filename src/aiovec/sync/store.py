@@ -21,7 +21,7 @@ from .._core.connect import connect as connect_async
 from .._core.redaction import redacted
 from .._core.store import VectorStore as AsyncStore
 from .._core.table import Table as AsyncTable
-from .._embed.protocol import AnyEmbedder
+from .._embed.protocol import EmbedderOption
 from ..errors import StoreClosedError
 from .portal import Portal
 
@@ -274,7 +274,7 @@ def connect(
     *,
     config: PathText | None = None,
     read_only: bool = False,
-    embedders: Mapping[str, AnyEmbedder] | None = None,
+    embedders: Mapping[str, EmbedderOption] | None = None,
 ) -> Store:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``."""
     portal = Portal(redacted(str(target if target is not None else config or "")))
