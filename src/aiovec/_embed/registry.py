@@ -57,7 +57,7 @@ class Embedders:
             return None
         async with self._making():
             if self._sections.get(name) != section:
-                made_now = await in_thread(configured_embedder, name, settings)
+                made_now = await in_thread(_made, name, section)
                 self._batchers[name] = made_now
                 self._sections[name] = section
                 self._services.append(made_now)
@@ -108,6 +108,10 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
             f"the TOML file has no embedder {name!r}; it has: {listed}",
             key=f"retrieval.embedders.{name}", accepted="the name of an embedder",
         )  # fmt: skip
+    return _made(name, section)
+
+
+def _made(name: str, section: EmbedderSettings) -> Batcher:
     embedder, limits = made(name, section)
     return Batcher(name, embedder, limits)
 
