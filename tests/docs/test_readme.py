@@ -74,7 +74,7 @@ async def test_the_tour(
         ]
         assert names["records"][1]["read"] is True
         assert [record.id for record in names["recent"]] == ["2"]
-        assert "['id', 'embedding', 'source_id'" in capsys.readouterr().out
+        assert "['id', 'embedding', 'body', 'year'" in capsys.readouterr().out
 
 
 def test_the_web_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +86,25 @@ def test_the_web_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(compile(code, "README.md", "exec"), names)
     with TestClient(names["app"]) as client:
         rows = [
-            {"id": "a", "embedding": [1.0, 0.0, 0.0], "text": "east"},
-            {"id": "b", "embedding": [0.0, 1.0, 0.0], "text": "north"},
+            {"id": "a", "body": "wind from the east", "by": "Ann"},
+            {"id": "b", "body": "snow in the north"},
+            {"id": "c", "body": "nothing of the kind"},
         ]
-        assert client.post("/notes", json=rows).json() == {"count": 2}
-        found = client.post("/search", json=[0.1, 0.9, 0.0]).json()
-    assert [(hit["id"], hit["text"]) for hit in found] == [("b", "north"), ("a", "east")]
+        assert client.post("/notes", json=rows).json() == {"count": 3}
+        found = client.get("/search", params={"query": "eastern wind"}).json()
+    assert len(found) == 3
+    assert (found[0]["id"], found[0]["body"], found[0]["by"]) == ("a", rows[0]["body"], "Ann")
+
+
+async def test_the_embedder_of_the_toml(tmp_path: Path) -> None:
+    (lines,) = [text for text in blocks("README.md", "toml") if "embedders" in text]
+    (tmp_path / "aiovec.toml").write_text(lines, encoding="utf-8")
+    schema = aiovec.Schema(
+        768, fields={"body": aiovec.Field(str, text=True)}, embed=aiovec.Embed("body")
+    )
+    async with aiovec.connect(":memory:", config=tmp_path / "aiovec.toml") as store:
+        await store.create_table("docs", schema)
+        assert (await store.schema("docs")).model == "nomic-embed-text"
 
 
 def test_every_link_leads_somewhere() -> None:
