@@ -124,6 +124,9 @@ class ReadLimits:
     """Seconds for which the size of a table's rows is taken as known."""
     most_kept: int = 64
     """Tables of which a version is kept."""
+    candidate_bytes: int = 64 * 2**20
+    """Bytes of vectors that one query may bring into memory. Beyond, a search measures every row,
+    block by block."""
     too_young: int = 100_000_000
     """A file younger than this many nanoseconds may be replaced by another with the same times:
     those of a file come from a clock that moves on every few milliseconds."""

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 # Where the gap behind the last hit is no wider than float32's error, an exact search is repeated
 # with this many times the candidates, and then by measuring every row.
 _WIDER = 8
-# Bytes of vectors that one query may bring into memory here. Beyond, every row is measured.
-_MOST_BYTES = 64 * 2**20
 _EPSILON = 2.0**-23
 # The largest component of a query that Lance measures dot products for. It ranks by 1 - dot, in
 # which small products would vanish beside the 1; a power of two scales them without an error.
@@ -75,7 +73,7 @@ async def search_one(
         return await _by_scan(session, table, query, whole=whole)
     condition = await condition_of(query.where)
     plan = await planner.plan(session, table, query, condition)
-    while not plan.scans and plan.asked * table.schema.dim * 4 <= _MOST_BYTES:
+    while not plan.scans and plan.asked * table.schema.dim * 4 <= planner.most_bytes:
         if plan.exact and not whole:
             raise NeedsEveryRow
         found, settled = await _by_lance(session, table, query, condition, plan)
@@ -240,8 +238,9 @@ class _Share:
 class Planner:
     """Plans the searches of a store. ``target`` is the recall where neither table nor call say."""
 
-    def __init__(self, target: float) -> None:
+    def __init__(self, target: float, most_bytes: int) -> None:
         self._target = target
+        self.most_bytes = most_bytes
         self._shares: OrderedDict[Hashable, _Share] = OrderedDict()
 
     def target_of(self, tuned: Tuned | None) -> float:

@@ -118,7 +118,7 @@ class LancedbBackend(
             self._limits.read,
         )
         self._writing = write_admission(settings.write_queue)
-        self._planner = Planner(settings.recall_target)
+        self._planner = Planner(settings.recall_target, self._limits.read.candidate_bytes)
         self._indexing = Indexing(
             self._session, settings, self._commit, self._no_upkeep, self._limits.index
         )

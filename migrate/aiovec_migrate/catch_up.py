@@ -13,9 +13,6 @@ from .state import Phase, TableState
 from .verifying.compare import Difference, differing_ids, sync, verify_changes, verify_ids
 from .verifying.report import TableReport
 
-# A page of changes: its bytes, and its rows at least and at most.
-_PAGE_BYTES = 32 * 2**20
-_FEWEST, _MOST = 100, 10_000
 # Changes that are few enough for the next step, and seconds within which more of them are as well.
 _FEW, _SOON = 1000, 0.5
 # Rounds that catching up may take before it is said that it never ends.
@@ -93,7 +90,9 @@ class CatchUp:
         feed = self.work.leaving()
         since = self.state.since
         if since is not None:
-            limit = max(_FEWEST, min(_MOST, _PAGE_BYTES // self.each))
+            limits = self.work.host.limits
+            page = min(limits.most_page, limits.page_bytes // self.each)
+            limit = max(limits.least_page, page)
             try:
                 return await self.source.do(lambda handle: feed.changes(handle, since, limit=limit))
             except ChangesPrunedError:

@@ -12,12 +12,8 @@ from aiovec.backend import BulkLoad, BulkLoads, StaleTableError
 from aiovec.errors import DuplicateIdError, MigrationError
 
 from .ends import OpenTable, RunContext, everything, row_bytes
+from .limits import Limits
 from .state import TableState
-
-# What is written at once. A store that takes bulk loads makes a file of each write; one that does
-# not, a transaction, and those that outgrow its cache are slow.
-_BULK_BYTES, _BULK_ROWS = 64 * 2**20, 50_000
-_INSERT_BYTES, _INSERT_ROWS = 16 * 2**20, 4_000
 
 Batch = tuple[pa.RecordBatch, bytes]
 
@@ -73,13 +69,13 @@ class Buffer:
 class TableFill:
     """Writes new rows into the goal's table; after a kill the first may be there already."""
 
-    def __init__(self, table: OpenTable, *, again: bool) -> None:
+    def __init__(self, table: OpenTable, limits: Limits, *, again: bool) -> None:
         self._table = table
         self._again = again
         self._load: BulkLoad | None = None
         bulk = isinstance(table.backend, BulkLoads)
-        self.most_bytes = _BULK_BYTES if bulk else _INSERT_BYTES
-        self.most_rows = _BULK_ROWS if bulk else _INSERT_ROWS
+        self.most_bytes = limits.bulk_bytes if bulk else limits.insert_bytes
+        self.most_rows = limits.bulk_rows if bulk else limits.insert_rows
 
     async def write(self, rows: pa.Table) -> None:
         table = self._table
@@ -118,7 +114,7 @@ async def copy_table(work: RunContext, state: TableState) -> None:
     """Copy what is behind the cursor, and write down each step."""
     source = await work.ends.source_table(state.name)
     target = await work.ends.target_table(state.name)
-    filler = TableFill(target, again=state.rows > 0 or await target.count() > 0)
+    filler = TableFill(target, work.host.limits, again=state.rows > 0 or await target.count() > 0)
     buffer = Buffer(filler.most_bytes)
     size = max(1, min(work.state.options.batch_size, filler.most_bytes // await row_bytes(source)))
     reading = asyncio.ensure_future(_read(source, state.cursor, buffer, size))

@@ -23,9 +23,6 @@ from .state import Phase
 # The share of the pause limit after which a cut-over is called off: the writers that wait end
 # their pause by themselves at the limit.
 _SHARE = 0.8
-# Seconds from the mark to the first pause: by then stores that are in use have opened once where
-# they are about to be led, with all that its driver takes to be imported.
-NOTICE = 3.0
 # Tables whose last changes are applied at the same time.
 _AT_ONCE = 4
 # Seconds between two tries: the first, and the longest.
@@ -94,7 +91,8 @@ class Cutover:
     async def _move(self, origin: Moves) -> None:
         work = self._work
         if work.goal.backend.name != work.origin.backend.name:
-            await work.host.sleep(max(0.0, work.marked_at + NOTICE - work.host.now()))
+            notice = work.marked_at + work.host.limits.notice - work.host.now()
+            await work.host.sleep(max(0.0, notice))
         verify = work.state.options.verify
         for catch_up in self._catch_ups:
             if verify and not catch_up.state.verified:

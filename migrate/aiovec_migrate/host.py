@@ -1,4 +1,4 @@
-"""Threads and clocks of the machine, which tests replace with their own."""
+"""Threads, clocks and limits of a run, which tests replace with their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Protocol, TypeVar
 import anyio
 
 from aiovec.backend import in_thread
+
+from .limits import Limits
 
 _T = TypeVar("_T")
 
@@ -27,6 +29,11 @@ async def no_step(name: str) -> None:
 
 class Host(Protocol):
     """Threads and clocks. The migrator uses nothing else of the machine by itself."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a run on this machine."""
+        ...
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         """Return what the function returns, computed off the event loop."""
@@ -46,8 +53,13 @@ class Host(Protocol):
 class RealHost:
     """This machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
         self._limiter: anyio.CapacityLimiter | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         if self._limiter is None:

@@ -12,9 +12,9 @@ import pytest
 from aiovec import Schema
 from aiovec._core.distance import distances
 from aiovec._core.schema import Metric
-from aiovec_lancedb import search
+from aiovec_lancedb.limits import Limits, ReadLimits
 
-from .support import opened
+from .support import QUICK, opened
 
 DIM = 16
 
@@ -24,10 +24,17 @@ def matrix(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 async def nearest(
-    path: Path, metric: Metric, vectors: Any, query: Any, limit: int, *, exact: bool
+    path: Path,
+    metric: Metric,
+    vectors: Any,
+    query: Any,
+    limit: int,
+    *,
+    exact: bool,
+    limits: Limits = QUICK,
 ) -> tuple[list[int], list[float]]:
     """The numbers of the rows that a store gives, with their distances."""
-    async with opened(path) as store:
+    async with opened(path, limits) as store:
         await store.create_table("notes", Schema(DIM, metric=metric))
         ids = [f"{n:06}" for n in range(len(vectors))]
         await store.insert("notes", {"id": ids, "embedding": vectors})
@@ -113,15 +120,15 @@ async def test_an_exact_search_among_equals(tmp_path: Path) -> None:
     assert len(set(found)) == 10
 
 
-async def test_a_limit_that_would_fill_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_limit_that_would_fill_the_memory(tmp_path: Path) -> None:
     """Many hits are found by measuring in blocks, not by one large answer."""
-    monkeypatch.setattr(search, "_MOST_BYTES", 4 * DIM * 100)
+    small = Limits(read=ReadLimits(candidate_bytes=4 * DIM * 100))
     vectors, query = matrix(5_000), matrix(1, seed=9)[0]
-    found = await nearest(tmp_path / "s", "cosine", vectors, query, 1_000, exact=False)
+    found = await nearest(
+        tmp_path / "s", "cosine", vectors, query, 1_000, exact=False, limits=small
+    )
     check("cosine", vectors, query, 1_000, found)
-    async with opened(tmp_path / "s") as store:
+    async with opened(tmp_path / "s", small) as store:
         everything = await store.search("notes", query, limit=10**12, select=[])
         assert len(everything) == 5_000
         none = await store.search("notes", query, limit=1_000, where="id = 'absent'")

@@ -16,8 +16,12 @@ from typing import Any
 from tests.sqlite.support import State
 
 import aiovec
+import aiovec_migrate
 from aiovec import Field, Schema, VectorStore
 from aiovec.testing import python_rows
+from aiovec_migrate import Outcome, RunState
+from aiovec_migrate.host import Host, RealHost
+from aiovec_migrate.limits import Limits
 
 DIM = 16
 FIELDS: dict[str, Any] = {
@@ -35,6 +39,21 @@ BEGINNING = datetime(2024, 2, 29, 12, tzinfo=UTC)
 
 Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]
 """Of each table its schema as JSON, and its rows by their ids."""
+
+
+def at_once() -> Host:
+    """For stores that are not open elsewhere, and so need no time to load what they are led to."""
+    return RealHost(Limits(notice=0.0))
+
+
+async def migrated(*ends: Any, host: Host | None = None, **options: Any) -> Outcome:
+    """``aiovec_migrate.run`` that switches at once."""
+    return await aiovec_migrate.run(*ends, host=host or at_once(), **options)
+
+
+async def rolled_back(*, host: Host | None = None, **options: Any) -> RunState:
+    """``aiovec_migrate.rollback`` that switches at once."""
+    return await aiovec_migrate.rollback(host=host or at_once(), **options)
 
 
 @contextmanager

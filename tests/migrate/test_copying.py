@@ -15,9 +15,10 @@ import aiovec
 import aiovec_migrate
 from aiovec._core.connect import Origin
 from aiovec._input.rows import to_table
-from aiovec_migrate import catch_up, copy
 from aiovec_migrate.copy import Buffer, TableFill
 from aiovec_migrate.ends import OpenTable
+from aiovec_migrate.host import RealHost
+from aiovec_migrate.limits import Limits
 from aiovec_sqlite import SqliteBackend
 
 
@@ -53,9 +54,7 @@ async def test_the_reader_waits_for_the_writer() -> None:
 async def test_large_rows_are_read_and_caught_up_with_a_few_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy, "_INSERT_BYTES", 2**20)
-    monkeypatch.setattr(catch_up, "_PAGE_BYTES", 2**20)
-    monkeypatch.setattr(catch_up, "_FEWEST", 10)
+    limits = Limits(insert_bytes=2**20, page_bytes=2**20, least_page=10)
     rows = [{"id": f"r{n:03}", "embedding": [1.0, 2.0], "text": "x" * 50_000} for n in range(60)]
     pages: list[int | None] = []
     sizes: list[int] = []
@@ -82,7 +81,11 @@ async def test_large_rows_are_read_and_caught_up_with_a_few_at_once(
                 pages.append(state.lag)
 
         await aiovec_migrate.run(
-            tmp_path / "a.db", tmp_path / "b.db", journal=tmp_path / "j", step=step
+            tmp_path / "a.db",
+            tmp_path / "b.db",
+            journal=tmp_path / "j",
+            host=RealHost(limits),
+            step=step,
         )
     assert len(sizes) == 1
     assert 1 <= sizes[0] <= 20
@@ -122,7 +125,7 @@ async def filler(target: str, *, again: bool) -> AsyncIterator[tuple[TableFill, 
                 [{"id": f"{n % 100}", "embedding": [n, 1.0], "n": n} for n in numbers], schema
             )
 
-        yield TableFill(table, again=again), rows, table
+        yield TableFill(table, Limits(), again=again), rows, table
     finally:
         await backend.close()
 

@@ -14,9 +14,19 @@ from tests.sqlite.support import State
 import aiovec
 import aiovec_migrate
 from aiovec.errors import AiovecError, MigrationError, StoreMovedError
-from aiovec_migrate import Options, Phase, cut_over
+from aiovec_migrate import Options, Phase
+from aiovec_migrate.host import RealHost
 
-from .support import contents_at, differences, fill, row, some_rows, write_toml
+from .support import (
+    contents_at,
+    differences,
+    fill,
+    migrated,
+    rolled_back,
+    row,
+    some_rows,
+    write_toml,
+)
 from .test_resume import Stop, StoppedError
 
 CUT_OVER = [
@@ -40,7 +50,7 @@ async def a_store(folder: Path, backend: str = "sqlite") -> Path:
 
 async def switch(config: Path, target: str = "lancedb", **more: Any) -> aiovec_migrate.Outcome:
     options = more.pop("options", SWITCH)
-    return await aiovec_migrate.run(None, target, config=config, options=options, **more)
+    return await migrated(None, target, config=config, options=options, **more)
 
 
 def named(config: Path) -> str:
@@ -92,7 +102,7 @@ async def test_what_is_written_up_to_the_pause_arrives(tmp_path: Path) -> None:
 
 
 async def test_open_stores_get_the_time_to_load_what_comes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """A table so small that it is copied at once is not switched at once."""
     config = await a_store(tmp_path)
@@ -101,8 +111,7 @@ async def test_open_stores_get_the_time_to_load_what_comes(
     async def note(step: str) -> None:
         at[step] = time.monotonic()
 
-    monkeypatch.setattr(cut_over, "NOTICE", 3.0)
-    await switch(config, step=note)
+    await switch(config, step=note, host=RealHost())
     assert at["cut-over:ready"] - at["marked"] >= 2.9
     async with aiovec.connect(config=config) as store:
         assert store.backend_name == "lancedb"
@@ -173,7 +182,7 @@ async def test_a_cut_over_that_stopped_is_completed(
         # Writers go on at once, wherever the switch stopped.
         async with asyncio.timeout(SWITCH.pause_limit):
             await store.insert("notes", some_rows("between", 4, "notes"))
-        await aiovec_migrate.run(None, target, config=config, options=SWITCH)
+        await migrated(None, target, config=config, options=SWITCH)
         await store.insert("notes", some_rows("behind", 4, "notes"))
     assert named(config) == target
     found = (await contents_at(config=config))["notes"][1]
@@ -187,7 +196,7 @@ async def test_the_way_back_keeps_what_was_written_since(tmp_path: Path) -> None
         await store.insert("notes", some_rows("since", 5, "notes"))
         await store.delete("notes", ["r/20"])
         await store.create_table("young", aiovec.Schema(2))
-        state = await aiovec_migrate.rollback(config=config)
+        state = await rolled_back(config=config)
         assert state.phase is Phase.ROLLED_BACK
         assert named(config) == "sqlite"
         await store.insert("notes", some_rows("behind", 5, "notes"))
@@ -203,7 +212,7 @@ async def test_after_the_way_back_an_abort_removes_the_copies(tmp_path: Path) ->
     """So that the next run finds room for its own."""
     config = await a_store(tmp_path)
     await switch(config)
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
     before = await contents_at(tmp_path / "notes.db")
     await aiovec_migrate.abort(config=config)
     assert await aiovec_migrate.status(config=config) is None
@@ -219,8 +228,8 @@ async def test_a_way_back_that_stopped_is_completed(tmp_path: Path, step: str) -
         await switch(config)
         await store.insert("notes", some_rows("since", 5, "notes"))
     with pytest.raises(StoppedError):
-        await aiovec_migrate.rollback(config=config, step=Stop(step))
-    await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config, step=Stop(step))
+    await rolled_back(config=config)
     assert named(config) == "sqlite"
     one, other = await contents_at(tmp_path / "notes.db"), await contents_at(config=config)
     assert differences(one, other) == []
@@ -246,9 +255,7 @@ async def test_a_switch_needs_a_toml_that_names_both(tmp_path: Path) -> None:
     elsewhere = f"lancedb://{tmp_path / 'elsewhere'}"
     await refused(lambda: switch(config, elsewhere), r"no backend of .*aiovec\.toml")
     await refused(
-        lambda: aiovec_migrate.run(
-            tmp_path / "notes.db", elsewhere, journal=tmp_path / "j", options=SWITCH
-        ),
+        lambda: migrated(tmp_path / "notes.db", elsewhere, journal=tmp_path / "j", options=SWITCH),
         "TOML",
     )
     assert named(config) == "sqlite"
@@ -256,5 +263,5 @@ async def test_a_switch_needs_a_toml_that_names_both(tmp_path: Path) -> None:
 
 async def test_only_what_has_switched_is_rolled_back(tmp_path: Path) -> None:
     config = await a_store(tmp_path)
-    await aiovec_migrate.run(None, "lancedb", config=config, options=Options(index=False))
-    await refused(lambda: aiovec_migrate.rollback(config=config), "has switched")
+    await migrated(None, "lancedb", config=config, options=Options(index=False))
+    await refused(lambda: rolled_back(config=config), "has switched")

@@ -18,7 +18,17 @@ from aiovec._core.contract import moves_of
 from aiovec._core.moving import MoveRecord
 from aiovec_migrate import Options
 
-from .support import Contents, contents_at, differences, fill, row, some_rows, write_toml
+from .support import (
+    Contents,
+    contents_at,
+    differences,
+    fill,
+    migrated,
+    rolled_back,
+    row,
+    some_rows,
+    write_toml,
+)
 from .test_resume import Stop, StoppedError
 
 SWITCH = Options(switch=True, batch_size=50, index=False)
@@ -60,7 +70,7 @@ async def a_store(folder: Path, backend: str) -> Path:
 
 async def call(command: str, config: Path, **more: Any) -> Any:
     if command == "run":
-        return await aiovec_migrate.run(config=config, options=SWITCH, **more)
+        return await migrated(config=config, options=SWITCH, **more)
     return await getattr(aiovec_migrate, command)(config=config, **more)
 
 
@@ -84,9 +94,9 @@ async def test_the_named_command_ends_it(tmp_path: Path, way: str, command: str,
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
     if command != "run":
-        await aiovec_migrate.run(None, target, config=config, options=SWITCH)
+        await migrated(None, target, config=config, options=SWITCH)
     if command == "abort":
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
     first = {"target": target} if command == "run" else {}
     with pytest.raises(StoppedError):
         await call(command, config, step=Stop(step), **first)
@@ -109,7 +119,7 @@ async def stopped_without_a_journal(tmp_path: Path, way: str, step: str) -> tupl
     config = await a_store(tmp_path, source)
     wanted = await contents_at(config=config)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(None, target, config=config, options=SWITCH, step=Stop(step))
+        await migrated(None, target, config=config, options=SWITCH, step=Stop(step))
     await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
     return config, wanted
 
@@ -139,7 +149,7 @@ async def test_a_damaged_journal_is_one_to_be_removed(tmp_path: Path, command: s
     wanted = await contents_at(config=config)
     step = Stop("table:noted" if command == "abort" else "phase:done")
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH, step=step)
+        await migrated(None, "lancedb", config=config, options=SWITCH, step=step)
     journal = tmp_path / ".aiovec" / "migration.db"
     await asyncio.to_thread(journal.write_bytes, b"this is no journal" * 100)
     with pytest.raises(CorruptStoreError, match=f"Remove that file.*{command}"):
@@ -177,9 +187,9 @@ async def test_a_copy_that_is_done_but_for_its_journal_gets_no_switch(
     config = await a_store(tmp_path, source)
     wanted = await contents_at(config=config)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(None, target, config=config, step=Stop("released"))
+        await migrated(None, target, config=config, step=Stop("released"))
     with pytest.raises(MigrationError, match=r"done, without a switch.* migrate finish"):
-        await aiovec_migrate.run(config=config, options=SWITCH)
+        await migrated(config=config, options=SWITCH)
     state = await aiovec_migrate.status(config=config)
     assert state is not None
     assert state.next_command == "finish"
@@ -207,16 +217,16 @@ async def test_there_and_back_and_there_again_with_one_store_open(tmp_path: Path
             assert found == written, f"at {step} misses {written - found}"
 
         for number in range(2):
-            await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH, step=write)
+            await migrated(None, "lancedb", config=config, options=SWITCH, step=write)
             assert store.backend_name == "lancedb"
             await store.create_table(f"young{number}", aiovec.Schema(2))
-            await aiovec_migrate.rollback(config=config, step=write)
+            await rolled_back(config=config, step=write)
             assert store.backend_name == "sqlite"
             assert f"young{number}" in await store.tables()
             await aiovec_migrate.abort(config=config, step=write)
-        await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH, step=write)
+        await migrated(None, "lancedb", config=config, options=SWITCH, step=write)
         await store.drop_table("young0")
-        await aiovec_migrate.rollback(config=config, step=write)
+        await rolled_back(config=config, step=write)
         assert await store.tables() == ["notes", "young1"]
         await aiovec_migrate.finish(config=config, step=write)
         assert {record.id for record in await store.get("notes", sorted(written))} == written
@@ -224,7 +234,7 @@ async def test_there_and_back_and_there_again_with_one_store_open(tmp_path: Path
         with pytest.raises(StoreMovedError, match=r"notes\.db"):
             await left.count("notes")
     with pytest.raises(MigrationError, match="migrate forget"):
-        await aiovec_migrate.run(
+        await migrated(
             place_of(config, "lancedb"), str(tmp_path / "c.db"), journal=tmp_path / "j.db"
         )
 
@@ -245,7 +255,7 @@ async def test_a_read_only_store_follows_and_leaves_no_mark(
     ):
         assert await store.count("notes") == await by_path.count("notes")
         with pytest.raises(StoppedError):
-            await aiovec_migrate.run(None, target, config=config, options=SWITCH, step=Stop(step))
+            await migrated(None, target, config=config, options=SWITCH, step=Stop(step))
         before = await record_at(place_of(config, target))
         assert await store.count("notes") == len(wanted["notes"][1])
         assert store.backend_name == target
@@ -256,7 +266,7 @@ async def test_a_read_only_store_follows_and_leaves_no_mark(
             with pytest.raises(StoreMovedError):
                 await call
         assert await record_at(place_of(config, target)) == before
-    await aiovec_migrate.run(None, target, config=config, options=SWITCH)
+    await migrated(None, target, config=config, options=SWITCH)
     await check_use(config, target, wanted)
 
 

@@ -22,9 +22,10 @@ import aiovec_migrate
 from aiovec import AiovecError, Field, MigrationError, StoreFullError
 from aiovec_migrate import Options
 from aiovec_migrate.host import RealHost
+from aiovec_migrate.limits import Limits
 
 from .flaky_s3 import fail, flaky_s3
-from .support import contents_at, differences, fill, row, write_toml
+from .support import contents_at, differences, fill, migrated, rolled_back, row, write_toml
 
 __all__ = ["small_disk"]  # a fixture
 
@@ -79,15 +80,15 @@ async def test_the_targets_disk_is_full(small_disk: Path, tmp_path: Path) -> Non
         await asyncio.to_thread(_take_all, filler)
 
     with pytest.raises(StoreFullError, match=r"notes\.lance"):
-        await aiovec_migrate.run(
+        await migrated(
             "sqlite", "lancedb", config=config, options=SWITCH, step=At("copy:read", take_all)
         )
     await app_works(config, "full")
     with pytest.raises(StoreFullError):
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+        await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     await asyncio.to_thread(filler.unlink)
     wanted = await contents_at(config=config)
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     await check_switched(config, wanted)
 
 
@@ -110,7 +111,7 @@ async def _through_a_flaky_server(bucket: Bucket, folder: Path) -> None:
 
     async def attempt(step: At | None = None) -> None:
         more = {} if step is None else {"step": step}
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH, **more)
+        await migrated("sqlite", "lancedb", config=config, options=SWITCH, **more)
 
     async def errors() -> None:
         await asyncio.to_thread(fail, bucket, 503)
@@ -171,7 +172,7 @@ async def test_a_damaged_source(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(content)
 
     with pytest.raises(AiovecError, match=r"notes\.db"):
-        await aiovec_migrate.run(
+        await migrated(
             "sqlite",
             "lancedb",
             config=config,
@@ -183,7 +184,7 @@ async def test_a_damaged_source(tmp_path: Path) -> None:
     await app_works(config, "mended")
     wanted = await contents_at(config=config)
     assert len(wanted["notes"][1]) == len(whole["notes"][1]) + 5
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     await check_switched(config, wanted)
 
 
@@ -199,7 +200,7 @@ async def test_a_source_replaced_midway(tmp_path: Path) -> None:
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(
+        await migrated(
             "sqlite", "lancedb", config=config, options=SWITCH, step=At("copy:journalled", stop)
         )
 
@@ -211,12 +212,12 @@ async def test_a_source_replaced_midway(tmp_path: Path) -> None:
     await asyncio.to_thread(replace)
     before = await contents_at(config=config)
     with pytest.raises(MigrationError, match="not the store that the run"):
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+        await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     await app_works(config, "replaced")
     await aiovec_migrate.abort(config=config)
     assert len((await contents_at(config=config))["notes"][1]) == len(before["notes"][1]) + 5
     wanted = await contents_at(config=config)
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     await check_switched(config, wanted)
 
 
@@ -246,7 +247,7 @@ async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
             await store.insert("notes", [row("late", State(1, 1), "app")])
 
     before = await contents_at(config=config)
-    await aiovec_migrate.run(source, target, config=config, options=SWITCH, step=At(step, alter))
+    await migrated(source, target, config=config, options=SWITCH, step=At(step, alter))
     assert refused == 3
     after = await contents_at(config=config)
     assert after["notes"][1].pop("late")
@@ -286,7 +287,7 @@ async def test_two_migrators_at_once(tmp_path: Path) -> None:
 async def test_a_clock_that_jumps(tmp_path: Path) -> None:
     class Jumping(RealHost):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__(Limits(notice=0.0))
             self.looks = 0
 
         def wall(self) -> datetime:
@@ -298,12 +299,12 @@ async def test_a_clock_that_jumps(tmp_path: Path) -> None:
     await filled(tmp_path / "notes.db")
     wanted = await contents_at(config=config)
     host = Jumping()
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH, host=host)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH, host=host)
     assert host.looks > 4
     await check_switched(config, wanted)
     state = await aiovec_migrate.status(config=config, host=host)
     assert state is not None
     assert state.phase.over
-    await aiovec_migrate.rollback(config=config, host=host)
+    await rolled_back(config=config, host=host)
     await aiovec_migrate.finish(config=config, host=host)
     assert differences(wanted, await contents_at(config=config)) == []

@@ -209,7 +209,7 @@ class Fire:
 
     def migrator(self, command: str, *, hit: bool) -> tuple[bool, str]:
         """Run a command, and hit it perhaps; whether it came to its end, and its error."""
-        told: dict[str, Any] = {"notice": 0.2}
+        told: dict[str, Any] = {"limits": {"notice": 0.2}}
         if command == "run":
             options = {"switch": True, "batch_size": 30, "pause_limit": 1.0, "index": False}
             told |= {"source": self.used, "target": OTHER[self.used], "options": options}

@@ -17,7 +17,16 @@ from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, Sto
 from aiovec_migrate import Options
 from aiovec_migrate.journal import FILE, default_file
 
-from .support import Contents, contents_at, differences, fill, row, write_toml
+from .support import (
+    Contents,
+    contents_at,
+    differences,
+    fill,
+    migrated,
+    rolled_back,
+    row,
+    write_toml,
+)
 from .test_resume import Stop, StoppedError
 
 SWITCH = Options(switch=True, batch_size=20)
@@ -34,7 +43,7 @@ async def ready(folder: Path) -> Path:
 async def switched(folder: Path) -> Path:
     """The same behind a switch, with a row that an app wrote since."""
     config = await ready(folder)
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     async with aiovec.connect(config=config) as store:
         await store.upsert("notes", [row("r/1", State(99, 99), "since")])
         await store.delete("notes", ["r/2"])
@@ -59,7 +68,7 @@ async def test_a_repair_never_writes_over_the_store_in_use(tmp_path: Path) -> No
 
 async def test_a_repair_before_the_switch_is_what_it_is_for(tmp_path: Path) -> None:
     config = await ready(tmp_path)
-    await aiovec_migrate.run("sqlite", "lancedb", config=config)
+    await migrated("sqlite", "lancedb", config=config)
     async with aiovec.connect(f"lancedb://{tmp_path / 'notes.lance'}") as store:
         await store.delete("notes", ["r/1"])
     report = await aiovec_migrate.verify(config=config, repair=True)
@@ -82,16 +91,16 @@ async def test_what_was_verified_before_a_kill_is_compared_again(tmp_path: Path)
     """C7: rows of the target that were altered while nobody was at work do not pass as equal."""
     config = await ready(tmp_path)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(
+        await migrated(
             "sqlite", "lancedb", config=config, options=SWITCH, step=Stop("cut-over:ready")
         )
     async with aiovec.connect(f"lancedb://{tmp_path / 'notes.lance'}") as store:
         await store.update("notes", {"name": "altered"}, ids=["r/3", "r/4"])
     with pytest.raises(MigrationError, match="not the same"):
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+        await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     report = await aiovec_migrate.verify(config=config, repair=True)
     assert report.equal
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     async with aiovec.connect(config=config) as store:
         assert store.backend_name == "lancedb"
         assert await store.count("notes", "name = 'altered'") == 0
@@ -110,7 +119,7 @@ async def test_a_target_with_tables_of_its_own_is_no_place_to_switch_to(tmp_path
     plan = await aiovec_migrate.plan("sqlite", "lancedb", config=config, options=SWITCH)
     assert [problem.kind for problem in plan.problems] == ["other-tables"]
     with pytest.raises(MigrationError, match="others"):
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+        await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     assert (await aiovec_migrate.plan("sqlite", "lancedb", config=config)).ok
 
 
@@ -121,7 +130,7 @@ async def test_a_run_that_goes_on_with_a_switch_is_refused_what_a_new_one_is(
     config = await ready(tmp_path)
     step = Stop("copy:journalled")
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, step=step)
+        await migrated("sqlite", "lancedb", config=config, step=step)
     other = f"lancedb://{tmp_path / 'notes.lance'}"
     told = "others"
     if obstacle == "another backend":
@@ -131,7 +140,7 @@ async def test_a_run_that_goes_on_with_a_switch_is_refused_what_a_new_one_is(
         async with aiovec.connect(other) as store:
             await fill(store, {"others": 5})
     with pytest.raises(MigrationError, match=f"nothing was switched.*{told}"):
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+        await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     async with aiovec.connect(tmp_path / "notes.db") as store:
         await store.upsert("notes", [row("r/1", State(99, 99), "since")])
     wanted = await contents_at(tmp_path / "notes.db")
@@ -140,7 +149,7 @@ async def test_a_run_that_goes_on_with_a_switch_is_refused_what_a_new_one_is(
     else:
         async with aiovec.connect(other) as store:
             await store.drop_table("others")
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     assert differences(await contents_at(config=config), wanted) == []
 
 
@@ -151,9 +160,7 @@ async def test_a_switch_that_was_decided_is_completed_without_being_asked_for(
     config = await ready(tmp_path)
     wanted = await contents_at(config=config)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(
-            "sqlite", "lancedb", config=config, options=SWITCH, step=Stop(step)
-        )
+        await migrated("sqlite", "lancedb", config=config, options=SWITCH, step=Stop(step))
     for command in (aiovec_migrate.abort, aiovec_migrate.finish, aiovec_migrate.rollback):
         with pytest.raises(MigrationError, match="aiovec migrate run") as refused:
             await command(config=config)
@@ -161,18 +168,18 @@ async def test_a_switch_that_was_decided_is_completed_without_being_asked_for(
     (tmp_path / "elsewhere").mkdir()
     other = await asyncio.to_thread(write_toml, tmp_path / "elsewhere", "sqlite")
     with pytest.raises(MigrationError, match=r"switch of .*aiovec\.toml.*--config"):
-        await aiovec_migrate.run(
+        await migrated(
             tmp_path / "notes.db",
             f"lancedb://{tmp_path / 'notes.lance'}",
             config=other,
             journal=tmp_path / ".aiovec" / FILE,
         )
     assert "sqlite" in (await asyncio.to_thread(other.read_text)).splitlines()[2]
-    outcome = await aiovec_migrate.run("sqlite", "lancedb", config=config)
+    outcome = await migrated("sqlite", "lancedb", config=config)
     assert outcome.state.options.switch
     async with aiovec.connect(config=config) as store:
         assert store.backend_name == "lancedb"
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
     assert differences(await contents_at(config=config), wanted) == []
     async with aiovec.connect(config=config) as store:
         assert store.backend_name == "sqlite"
@@ -188,7 +195,7 @@ async def test_a_store_that_was_left_is_not_backed_up(
     async with aiovec.connect(config=config) as store, aiovec.connect(places[source]) as by_path:
         await fill(store, {"notes": 20})
         await by_path.backup(tmp_path / "before")
-        await aiovec_migrate.run(source, target, config=config, options=SWITCH)
+        await migrated(source, target, config=config, options=SWITCH)
         with pytest.raises(StoreMovedError):
             await by_path.backup(tmp_path / "by path")
         await store.backup(tmp_path / "followed")
@@ -219,7 +226,7 @@ async def test_a_read_only_toml_is_not_replaced(tmp_path: Path) -> None:
 async def test_a_sync_never_writes_over_the_store_in_use(tmp_path: Path) -> None:
     """C2: rows that an app wrote to the target since it was named in the TOML are not extra."""
     config = await ready(tmp_path)
-    await aiovec_migrate.run("sqlite", "lancedb", config=config)
+    await migrated("sqlite", "lancedb", config=config)
     await asyncio.to_thread(write_toml, tmp_path, "lancedb")
     async with aiovec.connect(config=config) as store:
         await store.insert("notes", [row("since", State(1, 1), "app")])
@@ -233,7 +240,7 @@ async def test_a_sync_never_writes_over_the_store_in_use(tmp_path: Path) -> None
 
 async def test_behind_a_rollback_the_copies_can_be_verified(tmp_path: Path) -> None:
     config = await switched(tmp_path)
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
     report = await aiovec_migrate.verify(config=config)
     assert report.equal
 
@@ -245,13 +252,13 @@ async def test_the_way_back_behind_a_finish_is_the_one_that_is_told(tmp_path: Pa
     kept = await contents_at(config=config)
     old = str(tmp_path / "notes.db")
     with pytest.raises(MigrationError) as refused:
-        await aiovec_migrate.run(None, "sqlite", config=config, options=SWITCH)
+        await migrated(None, "sqlite", config=config, options=SWITCH)
     told = str(refused.value)
     assert f"aiovec migrate forget {old}; then drop it" in told
     await aiovec_migrate.forget(old)
     async with aiovec.connect(old) as store:
         await store.drop_table("notes")
-    await aiovec_migrate.run(None, "sqlite", config=config, options=SWITCH)
+    await migrated(None, "sqlite", config=config, options=SWITCH)
     assert differences(await contents_at(old), kept) == []
 
 
@@ -287,7 +294,7 @@ async def stopped_before_the_switch(folder: Path) -> Path:
     """A run that has copied all, and a target that has lost rows since and got another one."""
     config = await ready(folder)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(
+        await migrated(
             "sqlite", "lancedb", config=config, options=SWITCH, step=Stop("cut-over:ready")
         )
     async with aiovec.connect(f"lancedb://{folder / 'notes.lance'}") as store:
@@ -301,14 +308,14 @@ async def test_no_run_goes_on_beside_a_repair(tmp_path: Path) -> None:
 
     async def switch() -> None:
         with pytest.raises(MigrationError, match="another migrator is at work"):
-            await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+            await migrated("sqlite", "lancedb", config=config, options=SWITCH)
         await app_writes(config)
 
     at = At("overwriting", switch)
     await aiovec_migrate.verify(config=config, repair=True, step=at)
     assert at.done
     wanted = await contents_at(config=config)
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     async with aiovec.connect(config=config) as store:
         assert store.backend_name == "lancedb"
     assert differences(await contents_at(config=config), wanted) == []
@@ -323,7 +330,7 @@ async def test_no_repair_begins_beside_a_run(tmp_path: Path) -> None:
         assert (await aiovec_migrate.verify(config=config)).equal
 
     at = At("cut-over:ready", repair)
-    await aiovec_migrate.run("sqlite", "lancedb", config=config, options=SWITCH, step=at)
+    await migrated("sqlite", "lancedb", config=config, options=SWITCH, step=at)
     assert at.done
 
 
@@ -340,7 +347,7 @@ async def test_what_overwrites_stops_where_a_migration_of_the_store_begins(
         async with aiovec.connect(f"lancedb://{tmp_path / 'notes.lance'}") as store:
             await store.drop_table("notes")
         with suppress(StoppedError):
-            await aiovec_migrate.run(
+            await migrated(
                 "sqlite",
                 "lancedb",
                 config=config,

@@ -23,7 +23,7 @@ import aiovec_migrate
 from aiovec import StoreMovedError
 from aiovec_migrate import Options
 
-from .support import contents_at, differences, fill, row, write_toml
+from .support import contents_at, differences, fill, migrated, rolled_back, row, write_toml
 
 COUNTS = {"notes": 260, "others": 90}
 OPTIONS: dict[str, Any] = {"batch_size": 40, "pause_limit": 1.0}
@@ -85,7 +85,7 @@ class Case:
     def told(self, **more: Any) -> dict[str, Any]:
         """The arguments of a victim."""
         target = self.route.target_in(self.folder)
-        return {**self.route.arguments, "target": target, "notice": 0.0, **more}
+        return {**self.route.arguments, "target": target, "limits": {"notice": 0.0}, **more}
 
     async def write(self, chance: random.Random) -> None:
         """What the app does meanwhile, to its store and to the yardstick alike."""
@@ -107,14 +107,14 @@ class Case:
     async def resume(self, command: str) -> None:
         if command == "run":
             told = self.told()
-            await aiovec_migrate.run(
+            await migrated(
                 told["source"],
                 told["target"],
                 config=self.config,
                 options=Options(**told["options"]),
             )
         elif command == "rollback":
-            await aiovec_migrate.rollback(config=self.config)
+            await rolled_back(config=self.config)
         elif command == "abort":
             await aiovec_migrate.abort(config=self.config)
         else:

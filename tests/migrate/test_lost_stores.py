@@ -18,7 +18,15 @@ from aiovec import ConfigError, CorruptStoreError, MigrationError
 from aiovec._core.contract import moves_of
 from aiovec_migrate import Event, Options
 
-from .support import contents, contents_at, differences, fill, write_toml
+from .support import (
+    contents,
+    contents_at,
+    differences,
+    fill,
+    migrated,
+    rolled_back,
+    write_toml,
+)
 from .test_resume import Stop, StoppedError, remove
 
 SWITCH = Options(switch=True, index=False)
@@ -29,7 +37,7 @@ async def switched(folder: Path) -> Path:
     config = await asyncio.to_thread(write_toml, folder, "sqlite")
     async with aiovec.connect(config=config) as store:
         await fill(store, {"notes": 60, "others": 20})
-    await aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH)
+    await migrated(None, "lancedb", config=config, options=SWITCH)
     return config
 
 
@@ -40,7 +48,7 @@ async def test_a_rollback_keeps_the_copies_of_tables_that_the_new_store_has_lost
     wanted = await contents_at(config=config)
     await asyncio.to_thread(shutil.rmtree, tmp_path / "notes.lance" / "notes.lance")
     told: list[Event] = []
-    await aiovec_migrate.rollback(config=config, listener=told.append)
+    await rolled_back(config=config, listener=told.append)
     assert differences(wanted, await contents_at(config=config)) == []
     [warning] = [event.text for event in told if event.kind == "warning"]
     assert "'notes' is missing in" in warning
@@ -62,7 +70,7 @@ async def test_a_table_made_anew_replaces_the_old_one_only_where_it_can_be_read(
     kept = tmp_path / "kept"
     await asyncio.to_thread(shutil.move, data, kept)
     with pytest.raises(CorruptStoreError):
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
     async with aiovec.connect(tmp_path / "notes.db", read_only=True) as old:
         moves = moves_of(backend_of(old))
         assert moves is not None
@@ -71,7 +79,7 @@ async def test_a_table_made_anew_replaces_the_old_one_only_where_it_can_be_read(
         moves.act_for(mark.run)
         assert differences(wanted, await contents(old)) == []
     await asyncio.to_thread(shutil.move, kept, data)
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
     found = await contents_at(config=config)
     assert list(found["notes"][1]) == ["one"]
 
@@ -100,15 +108,15 @@ async def test_an_abort_leaves_a_table_that_another_run_made_meanwhile(
 
     async def meanwhile(step: str) -> None:
         if step == "table:noted":
-            await aiovec_migrate.run("sqlite", target, config=one)
+            await migrated("sqlite", target, config=one)
             if killed:
                 raise StoppedError(step)
 
     with pytest.raises(StoppedError if killed else MigrationError):
-        await aiovec_migrate.run("sqlite", target, config=other, step=meanwhile)
+        await migrated("sqlite", target, config=other, step=meanwhile)
     for _ in range(2):
         with pytest.raises(MigrationError, match="somebody else made the table 'notes'"):
-            await aiovec_migrate.run("sqlite", target, config=other)
+            await migrated("sqlite", target, config=other)
     told: list[Event] = []
     await aiovec_migrate.abort(config=other, listener=told.append)
     assert [event.table for event in told if event.kind == "warning"] == ["notes"]
@@ -127,11 +135,11 @@ async def test_an_abort_that_comes_at_once_leaves_it_too(tmp_path: Path, made: b
 
     async def meanwhile(step: str) -> None:
         if step == "table:noted":
-            await aiovec_migrate.run("sqlite", target, config=one)
+            await migrated("sqlite", target, config=one)
             raise StoppedError(step)
 
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run("sqlite", target, config=other, step=meanwhile)
+        await migrated("sqlite", target, config=other, step=meanwhile)
     await aiovec_migrate.abort(config=other)
     assert differences(wanted, await contents_at(target)) == []
 
@@ -145,7 +153,7 @@ async def test_an_abort_removes_what_is_its_own(tmp_path: Path, step: str, made:
             await fill(store, {"notes": 0})
         step = step.replace("created", "noted")
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run("sqlite", target, config=one, step=Stop(step))
+        await migrated("sqlite", target, config=one, step=Stop(step))
     await aiovec_migrate.abort(config=one)
     async with aiovec.connect(target) as store:
         assert await store.tables() == ([] if made else ["notes"])
@@ -174,11 +182,11 @@ async def test_a_rollback_from_a_damaged_table_is_refused_before_it_begins(tmp_p
     data = tmp_path / "notes.lance" / "others.lance" / "data"
     await asyncio.to_thread(shutil.move, data, tmp_path / "kept")
     with pytest.raises(CorruptStoreError):
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
     assert await phase_of(config) == "done"
     await check_in_use(config)
     await asyncio.to_thread(shutil.move, tmp_path / "kept", data)
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
 
 
 async def test_a_rollback_that_fails_midway_is_called_off(tmp_path: Path) -> None:
@@ -191,7 +199,7 @@ async def test_a_rollback_that_fails_midway_is_called_off(tmp_path: Path) -> Non
             await asyncio.to_thread(shutil.move, data, tmp_path / "kept")
 
     with pytest.raises(CorruptStoreError):
-        await aiovec_migrate.rollback(config=config, step=damage)
+        await rolled_back(config=config, step=damage)
     for command in (aiovec_migrate.finish, aiovec_migrate.run):
         with pytest.raises(MigrationError, match=r"migrate rollback.*call it off.*migrate abort"):
             await command(config=config)
@@ -200,7 +208,7 @@ async def test_a_rollback_that_fails_midway_is_called_off(tmp_path: Path) -> Non
     assert (state.phase, state.switched) == ("done", True)
     await check_in_use(config)
     await asyncio.to_thread(shutil.move, tmp_path / "kept", data)
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
     assert differences(wanted, await contents_at(tmp_path / "notes.db")) == []
 
 
@@ -210,12 +218,12 @@ async def test_a_rollback_that_was_called_off_loses_nothing(tmp_path: Path, step
     async with aiovec.connect(config=config) as store:
         await store.delete("notes", ["r/20"])
         with pytest.raises(StoppedError):
-            await aiovec_migrate.rollback(config=config, step=Stop(step))
+            await rolled_back(config=config, step=Stop(step))
         await aiovec_migrate.abort(config=config)
         await store.delete("notes", ["r/21"])
         wanted = await contents_at(config=config)
         await check_in_use(config)
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
         assert await store.count("notes") == len(wanted["notes"][1])
         assert store.backend_name == "sqlite"
     assert differences(wanted, await contents_at(tmp_path / "notes.db")) == []
@@ -224,17 +232,17 @@ async def test_a_rollback_that_was_called_off_loses_nothing(tmp_path: Path, step
 async def test_a_rollback_that_has_turned_is_not_called_off(tmp_path: Path) -> None:
     config = await switched(tmp_path)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.rollback(config=config, step=Stop("cut-over:moved"))
+        await rolled_back(config=config, step=Stop("cut-over:moved"))
     with pytest.raises(MigrationError, match="last steps: complete that"):
         await aiovec_migrate.abort(config=config)
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
 
 
 async def test_an_old_store_that_is_gone_is_not_made_by_a_rollback(tmp_path: Path) -> None:
     config = await switched(tmp_path)
     await asyncio.to_thread(remove, tmp_path, "notes.db")
     with pytest.raises(ConfigError, match=r"no store at .*notes\.db"):
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
     assert await phase_of(config) == "done"
     await check_in_use(config)
     await aiovec_migrate.finish(config=config)
@@ -245,7 +253,7 @@ async def test_an_old_store_that_is_gone_is_not_made_by_a_rollback(tmp_path: Pat
 async def test_an_old_store_that_goes_midway_is_not_made_by_an_abort(tmp_path: Path) -> None:
     config = await switched(tmp_path)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.rollback(config=config, step=Stop("rollback:marked"))
+        await rolled_back(config=config, step=Stop("rollback:marked"))
     await asyncio.to_thread(remove, tmp_path, "notes.db")
     await aiovec_migrate.abort(config=config)
     await check_in_use(config)
@@ -258,7 +266,7 @@ async def test_a_new_store_that_is_gone_leaves_the_old_one(tmp_path: Path) -> No
     wanted = await contents_at(config=config)
     await asyncio.to_thread(shutil.rmtree, tmp_path / "notes.lance")
     with pytest.raises(ConfigError, match="no store at"):
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
     await aiovec_migrate.finish(config=config)
     assert not (tmp_path / "notes.lance").exists()
     await aiovec_migrate.forget(tmp_path / "notes.db")
@@ -271,7 +279,7 @@ async def test_a_store_in_use_that_was_restored_is_refused_before_it_begins(tmp_
         await store.backup(tmp_path / "backup")
     await aiovec.restore(tmp_path / "backup", config=config)
     with pytest.raises(MigrationError, match="restored or emptied since"):
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
     assert await phase_of(config) == "done"
     await check_in_use(config)
     await aiovec_migrate.finish(config=config)
@@ -283,9 +291,7 @@ async def test_an_abort_keeps_the_copies_of_a_source_that_is_gone(tmp_path: Path
         await fill(store, {"notes": 60})
     wanted = await contents_at(config=config)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(
-            None, "lancedb", config=config, options=SWITCH, step=Stop("phase:verifying")
-        )
+        await migrated(None, "lancedb", config=config, options=SWITCH, step=Stop("phase:verifying"))
     await asyncio.to_thread(remove, tmp_path, "notes.db")
     await aiovec_migrate.abort(config=config)
     assert differences(wanted, await contents_at(f"lancedb://{tmp_path / 'notes.lance'}")) == []
@@ -302,16 +308,14 @@ async def test_a_source_that_was_restored_since_the_switch_gives_the_target_to_n
     async with aiovec.connect(config=config) as store:
         await fill(store, {"notes": 60})
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(
-            None, "lancedb", config=config, options=SWITCH, step=Stop("cut-over:ready")
-        )
+        await migrated(None, "lancedb", config=config, options=SWITCH, step=Stop("cut-over:ready"))
     if how == "copy":
         await asyncio.to_thread(shutil.copy, tmp_path / "notes.db", kept)
     async with aiovec.connect(config=config) as store:
         if how == "backup":
             await store.backup(kept)
         with pytest.raises(StoppedError):
-            await aiovec_migrate.run(config=config, options=SWITCH, step=Stop(step))
+            await migrated(config=config, options=SWITCH, step=Stop(step))
         await store.delete("notes", ["r/20"])
         wanted = await contents(store)
         assert store.backend_name == "lancedb"
@@ -350,7 +354,7 @@ async def test_a_run_is_not_ended_in_the_name_of_another_store(
             await fill(store, {"notes": 20})
     step = Stop("copy:journalled" if command is aiovec_migrate.abort else "")
     with suppress(StoppedError):
-        await aiovec_migrate.run("sqlite", "lancedb", config=config, step=step)
+        await migrated("sqlite", "lancedb", config=config, step=step)
     before = await phase_of(config)
     with pytest.raises(MigrationError, match=r"other\.db has no part.*notes\.db.*notes\.lance"):
         await command(tmp_path / "other.db", config=config)

@@ -16,7 +16,7 @@ from aiovec_lancedb.store import LancedbBackend
 from aiovec_migrate import Options
 from aiovec_sqlite.store import SqliteBackend
 
-from .support import contents_at, differences, write_toml
+from .support import contents_at, differences, migrated, rolled_back, write_toml
 from .test_ends import SWITCH, a_store, place_of
 
 PASSING = "passing"
@@ -72,11 +72,11 @@ async def test_a_run_and_its_way_back(
         await meets(app, backend, call, returns)
         plan = await aiovec_migrate.plan(None, other, config=config, options=SWITCH)
         assert not plan.problems
-        await aiovec_migrate.run(None, other, config=config, options=SWITCH)
+        await migrated(None, other, config=config, options=SWITCH)
         if PASSING in await app.tables():
             await app.drop_table(PASSING)
         await meets(app, other, call, returns)
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
         if PASSING in await app.tables():
             await app.drop_table(PASSING)
         assert app.backend_name == backend

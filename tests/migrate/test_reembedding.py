@@ -21,11 +21,12 @@ import aiovec_migrate
 from aiovec import Schema
 from aiovec.errors import InvalidArgumentError, InvalidVectorError, MigrationError
 from aiovec_migrate.host import RealHost
+from aiovec_migrate.limits import Limits
 from aiovec_migrate.planning.look import make_plan
 from aiovec_migrate.reembed import Reembedding, load
 from aiovec_migrate.state import Options, Phase
 
-from .support import write_toml
+from .support import migrated, rolled_back, write_toml
 
 SCHEMA = Schema(3, model="old", fields={"body": str, "year": int})
 
@@ -62,7 +63,7 @@ class Hasty(RealHost):
     """A machine on which pauses take no time, and are written down."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Limits(notice=0.0))
         self.slept: list[float] = []
 
     async def sleep(self, seconds: float) -> None:
@@ -329,7 +330,7 @@ async def test_a_run_that_failed_goes_on_behind_what_it_has_computed(
 
     async def go() -> Any:
         transform = embedding(embed, attempts=1, batch_size=500)
-        return await aiovec_migrate.run(
+        return await migrated(
             store.target,
             tmp_path / "t.db",
             journal=tmp_path / "j.db",
@@ -364,16 +365,14 @@ async def test_a_switch_to_another_model_is_one_way_and_says_so_before(tmp_path:
     )
     assert [problem.kind for problem in found.problems] == ["one-way"]
     with pytest.raises(MigrationError, match=r"no way back .* --one-way"):
-        await aiovec_migrate.run(
-            None, "lancedb", config=config, options=options, transform=transform
-        )
+        await migrated(None, "lancedb", config=config, options=options, transform=transform)
     assert await aiovec_migrate.status(config=config) is None
     options = replace(options, one_way=True)
-    await aiovec_migrate.run(None, "lancedb", config=config, options=options, transform=transform)
+    await migrated(None, "lancedb", config=config, options=options, transform=transform)
     async with aiovec.connect(config=config) as store:
         assert (await store.schema("notes")).model == "new"
     with pytest.raises(MigrationError, match=r"migrate finish.* migrate forget.* in the TOML"):
-        await aiovec_migrate.rollback(config=config)
+        await rolled_back(config=config)
     # What that error advises, typed as it stands there.
     await aiovec_migrate.finish(config=config)
     await aiovec_migrate.forget(tmp_path / "notes.db")

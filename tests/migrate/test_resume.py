@@ -15,7 +15,7 @@ import aiovec_migrate
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Options, Outcome
 
-from .support import SCHEMAS, contents_at, differences, fill, row, some_rows
+from .support import SCHEMAS, contents_at, differences, fill, migrated, row, some_rows
 
 STEPS = [
     "planned", "marked", "table:noted", "table:created", "phase:copying", "copy:read",
@@ -58,9 +58,7 @@ def target_in(folder: Path, kind: str) -> str:
 
 async def run(folder: Path, target: str, **more: Any) -> Outcome:
     options = more.pop("options", Options(batch_size=20))
-    return await aiovec_migrate.run(
-        folder / "a.db", target, journal=folder / "j", options=options, **more
-    )
+    return await migrated(folder / "a.db", target, journal=folder / "j", options=options, **more)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +109,10 @@ async def test_a_run_that_has_let_go_of_its_source_is_done(tmp_path: Path, kind:
         await fill(store, {"notes": 30})
         wanted = await contents_at(source)
         with pytest.raises(StoppedError):
-            await aiovec_migrate.run(source, target, journal=journal, step=Stop("released"))
+            await migrated(source, target, journal=journal, step=Stop("released"))
         await store.insert("notes", some_rows("later", 5, "notes"))
         await store.delete("notes", "r/1")
-        outcome = await aiovec_migrate.run(source, target, journal=journal)
+        outcome = await migrated(source, target, journal=journal)
         assert outcome.state.phase == "done"
         assert differences(wanted, await contents_at(target)) == []
         await store.create_table("free", SCHEMAS["others"])
@@ -155,7 +153,7 @@ async def test_another_journal_cannot_take_a_source_that_is_on_its_way(tmp_path:
     state = await aiovec_migrate.status(journal=tmp_path / "j")
     assert state is not None
     with pytest.raises(MigrationError, match=state.run):
-        await aiovec_migrate.run(tmp_path / "a.db", target, journal=tmp_path / "k")
+        await migrated(tmp_path / "a.db", target, journal=tmp_path / "k")
 
 
 async def test_a_replaced_source_is_refused(tmp_path: Path) -> None:

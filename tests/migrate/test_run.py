@@ -18,7 +18,16 @@ from aiovec_migrate.verifying import compare
 from aiovec_sqlite import SqliteBackend
 
 from .pairs import PAIRS
-from .support import SCHEMAS, contents_at, differences, fill, row, some_rows, write_toml
+from .support import (
+    SCHEMAS,
+    contents_at,
+    differences,
+    fill,
+    migrated,
+    row,
+    some_rows,
+    write_toml,
+)
 
 LANCE, SQLITE = "notes.lance", "notes.db"
 
@@ -34,7 +43,7 @@ def lance(folder: Path, name: str = LANCE) -> str:
 
 async def move(source: object, target: object, journal: Path, **options: Any) -> list[Event]:
     events: list[Event] = []
-    await aiovec_migrate.run(
+    await migrated(
         str(source), str(target), journal=journal, options=Options(**options),
         listener=events.append,
     )  # fmt: skip
@@ -144,13 +153,13 @@ async def test_the_source_is_free_behind_a_run_without_a_switch(tmp_path: Path) 
 
 async def test_the_outcome_has_a_report(tmp_path: Path) -> None:
     await source_in(tmp_path / "a.db", notes=20)
-    outcome = await aiovec_migrate.run(
+    outcome = await migrated(
         tmp_path / "a.db", lance(tmp_path), journal=tmp_path / "j", options=Options()
     )
     assert outcome.report is not None
     assert outcome.report.equal
     assert [table.rows.source_rows for table in outcome.report.tables] == [18]
-    again = await aiovec_migrate.run(
+    again = await migrated(
         tmp_path / "a.db", lance(tmp_path), journal=tmp_path / "j", options=Options()
     )
     assert again.state.run == outcome.state.run  # it is done, and stays so
@@ -197,7 +206,7 @@ async def test_what_is_written_meanwhile_arrives(tmp_path: Path) -> None:
             await store.upsert("notes", [row(f"r/{n + 5}", State(7, 7), step)])
             await store.update("notes", {"name": step}, ids=["r/199"])
 
-        await aiovec_migrate.run(
+        await migrated(
             tmp_path / "a.db", lance(tmp_path), journal=tmp_path / "j",
             options=Options(batch_size=20), step=write,
         )  # fmt: skip
@@ -236,7 +245,7 @@ async def test_rows_that_come_and_go_while_all_is_compared(
 async def test_a_toml_names_both(tmp_path: Path) -> None:
     await source_in(tmp_path / SQLITE, notes=20)
     config = write_toml(tmp_path, "sqlite")
-    await aiovec_migrate.run(None, "lancedb", config=config, options=Options())
+    await migrated(None, "lancedb", config=config, options=Options())
     assert (tmp_path / ".aiovec" / "migration.db").exists()
     found = await contents_at(lance(tmp_path))
     assert differences(await contents_at(tmp_path / SQLITE), found) == []
@@ -256,7 +265,7 @@ async def test_a_run_opens_each_store_once_and_each_table_once(
     for kind in (SqliteBackend, LancedbBackend):
         _counted(kind, "open", stores, monkeypatch)
         _counted(kind, "open_table", tables, monkeypatch)
-    outcome = await aiovec_migrate.run(*ends, journal=tmp_path / "journal")
+    outcome = await migrated(*ends, journal=tmp_path / "journal")
     assert outcome.state.phase is Phase.DONE
     assert sorted(stores) == sorted(ends_of(outcome.state))
     # The plan looks at the source's before the run marks it; until then it may be altered.

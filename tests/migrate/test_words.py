@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.migrate.pairs import PAIRS, Pair, pair_of, upsert
-from tests.migrate.support import write_toml
+from tests.migrate.support import migrated, rolled_back, write_toml
 from tests.migrate.test_verifying import verified
 
 import aiovec
@@ -148,7 +148,7 @@ async def test_text_is_carried_there_and_back(
     before = await answers(config)
     assert len(before["wool"]) == 4
     options = Options(switch=True, batch_size=5)
-    await aiovec_migrate.run(None, target, config=config, options=options)
+    await migrated(None, target, config=config, options=options)
     (report,) = (await aiovec_migrate.verify(config=config)).tables
     assert report.equal
     assert report.keywords is not None
@@ -160,7 +160,7 @@ async def test_text_is_carried_there_and_back(
         await store.insert("notes", [{"id": "new", "embedding": [1.0, 2.0], "title": "Wool x42"}])
     changed = await answers(config)
     assert changed["x42"] == sorted([*before["x42"], "new"])
-    await aiovec_migrate.rollback(config=config)
+    await rolled_back(config=config)
     assert await answers(config) == changed
 
 

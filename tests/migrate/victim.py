@@ -3,8 +3,8 @@
     python -m tests.migrate.victim COMMAND CONFIG JSON
 
 The JSON may name ``source``, ``target``, ``options``, ``die``: the step's name and at which of its
-occurrences, ``stall``: the same and the seconds for which it stands still there, and ``notice``:
-the seconds that open stores are given before the first pause.
+occurrences, ``stall``: the same and the seconds for which it stands still there, and ``limits``:
+those that are not the product's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any, NoReturn
 
 import aiovec_migrate
 from aiovec import AiovecError
-from aiovec_migrate import Options, cut_over
+from aiovec_migrate import Options
+from aiovec_migrate.host import RealHost
+from aiovec_migrate.limits import Limits
 
 
 def say(*facts: Any) -> None:
@@ -52,7 +54,7 @@ class Steps:
 
 async def main(command: str, config: str, told: dict[str, Any]) -> None:
     step = Steps(told.get("die", (None, 0)), told.get("stall", (None, 0, 0.0)))
-    cut_over.NOTICE = told.get("notice", cut_over.NOTICE)
+    host = RealHost(Limits(**told.get("limits", {})))
     try:
         if command == "run":
             await aiovec_migrate.run(
@@ -60,10 +62,11 @@ async def main(command: str, config: str, told: dict[str, Any]) -> None:
                 told.get("target"),
                 config=config,
                 options=Options(**told.get("options", {})),
+                host=host,
                 step=step,
             )
         elif command == "rollback":
-            await aiovec_migrate.rollback(config=config, step=step)
+            await aiovec_migrate.rollback(config=config, host=host, step=step)
         elif command == "abort":
             await aiovec_migrate.abort(config=config, step=step)
         else:

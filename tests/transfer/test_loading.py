@@ -132,19 +132,14 @@ async def test_bad_rows_of_parquet(store: VectorStore, tmp_path: Path) -> None:
     }
 
 
-async def test_ids_that_come_twice_in_different_batches(
-    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from aiovec._transfer import loading
-
-    monkeypatch.setattr(loading, "_ROWS_AT_ONCE", range(2, 3))
+async def test_ids_that_come_twice_in_different_batches(store: VectorStore, tmp_path: Path) -> None:
     path = lines(tmp_path / "notes.jsonl", good("a", "b", "c", "a", "d", "c", "c"))
-    done = await bring(store, path)
+    done = await bring(store, path, rows_at_once=2)
     assert done.rows == 4
     reason = "the id came before in the same source"
     assert rejected(tmp_path) == {4: ("a", reason), 6: ("c", reason), 7: ("c", reason)}
     await store.drop_table("notes")
-    done = await bring(store, path, upsert=True)
+    done = await bring(store, path, upsert=True, rows_at_once=2)
     assert (done.rows, done.replaced, done.rejected) == (7, 3, 0)
     (record,) = await store.get("notes", "c")
     assert record.vector.tolist() == [1, 6]  # the last one counts
@@ -539,20 +534,19 @@ async def test_numpy_vectors_do_not_replace_their_records(
 
 
 async def test_a_cancelled_import_leaves_whole_batches_and_a_usable_store(
-    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: VectorStore, tmp_path: Path
 ) -> None:
-    from aiovec._transfer import loading
-
-    monkeypatch.setattr(loading, "_ROWS_AT_ONCE", range(100, 101))
     path = lines(tmp_path / "notes.jsonl", good(*map(str, range(5000))))
     began = asyncio.Event()
-    task = asyncio.create_task(bring(store, path, seen=lambda one, rows: began.set()))
+    task = asyncio.create_task(
+        bring(store, path, rows_at_once=100, seen=lambda one, rows: began.set())
+    )
     await began.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await store.count("notes") % 100 == 0
-    done = await bring(store, path, upsert=True)
+    done = await bring(store, path, rows_at_once=100, upsert=True)
     assert await store.count("notes") == 5000
     assert done.rejected == 0
     assert names_in(tmp_path) == ["notes.jsonl"]

@@ -32,7 +32,7 @@ from .sources import Chunk, ForeignTable, Reject
 
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_AT_ONCE = 16 * 1024 * 1024
-_ROWS_AT_ONCE = range(64, 10_001)
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 64, 10_000
 _IDS_AT_ONCE = 500
 
 
@@ -81,10 +81,14 @@ class Loaded:
 
 @dataclass(slots=True)
 class Loading:
-    """Options of a load: ``seen`` is called with the table and the number of rows read."""
+    """Options of a load: ``seen`` is called with the table and the number of rows read.
+
+    ``rows_at_once`` are the rows of one write; by default as many as make 16 MiB of vectors.
+    """
 
     upsert: bool = False
     strict: bool = False
+    rows_at_once: int | None = None
     seen: Callable[[Load, int], None] = field(default=lambda load, rows: None)
 
 
@@ -199,7 +203,9 @@ async def _fill(
     """Load one table: the next chunk is read and checked while the last one is written."""
     schema = placed.schema
     before = await store.count(placed.load.table) if how.upsert else 0
-    size = min(max(_BYTES_AT_ONCE // (4 * schema.dim), _ROWS_AT_ONCE[0]), _ROWS_AT_ONCE[-1])
+    size = how.rows_at_once
+    if size is None:
+        size = min(max(_BYTES_AT_ONCE // (4 * schema.dim), _FEWEST_AT_ONCE), _MOST_AT_ONCE)
     read = 0
     async with contextlib.aclosing(_sifted(source, placed, how, size)) as sifted:
         async for part in sifted:

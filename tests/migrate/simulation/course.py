@@ -14,8 +14,9 @@ import pytest
 
 from aiovec._core.contract import TableHandle
 from aiovec.errors import AiovecError, MigrationError
-from aiovec_migrate import Event, Migration, Options, copy, migration
+from aiovec_migrate import Event, Migration, Options, migration
 from aiovec_migrate.journal import Journal
+from aiovec_migrate.limits import Limits
 from aiovec_migrate.locate import Place
 
 from .app import SCHEMA, Worker, as_table, comparable, make_row
@@ -121,6 +122,8 @@ class Course:
         self.scenario = scenario = Scenario.of(seed)
         self.loop = SimulatedLoop(seed)
         self.world = World(seed, self.loop, {"old": scenario.source, "new": scenario.target})
+        rows = scenario.written_at_once
+        self.world.host.limits = Limits(notice=0.0, bulk_rows=rows, insert_rows=rows)
         if self.world.slowness > 0.1:
             # A user whose stores are so slow gives them the time.
             options = replace(scenario.options, pause_limit=max(5.0, scenario.options.pause_limit))
@@ -141,8 +144,6 @@ class Course:
         """All of it; SimulationError, with the trace as a note, where something is wrong."""
         try:
             with pytest.MonkeyPatch.context() as patched:
-                for limit in ("_BULK_ROWS", "_INSERT_ROWS"):
-                    patched.setattr(copy, limit, self.scenario.written_at_once)
                 patched.setattr(migration, "uuid", self)  # whose runs have names that a seed gives
                 self.loop.run_until_complete(self._main())
         except BaseException as error:

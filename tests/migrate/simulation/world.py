@@ -12,6 +12,7 @@ from typing import TypeVar
 from aiovec.errors import MigrationError
 from aiovec_migrate import RunState, TableState
 from aiovec_migrate.journal import Journal
+from aiovec_migrate.limits import Limits
 
 from .backend import BACKENDS, MovingBackend
 from .disk import Disk
@@ -89,6 +90,7 @@ class World:
 class ModelHost:
     def __init__(self, world: World) -> None:
         self._world = world
+        self.limits = Limits(notice=0.0)
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         await self._world.time_passes()
