@@ -86,7 +86,7 @@ async def _copy(
 def _prepare(path: Path, partial: Path) -> None:
     with translated(str(path)):
         if os.path.lexists(path):
-            raise AiovecError(f"{path} exists already; a backup needs a path that does not")
+            raise AiovecError(f"{path} already exists; name a path that does not exist yet")
         partial.mkdir(parents=True)
 
 
@@ -104,13 +104,13 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
     folder = folder.resolve()
     backup = backup.resolve()
     if folder == backup or backup in folder.parents or folder in backup.parents:
-        raise InvalidArgumentError("backup", str(backup), "a folder apart from the target")
+        raise InvalidArgumentError("backup", str(backup), "a folder outside the target")
     if not tables_in(backup):
-        raise CorruptStoreError(str(backup), "this is no backup of LanceDB: it has no tables")
+        raise CorruptStoreError(str(backup), "this is not a LanceDB backup: it has no tables")
     if folder.exists() and not overwrite and any(folder.iterdir()) and not tables_in(folder):
         raise CorruptStoreError(
             str(folder),
-            "this is no store of LanceDB; to replace it all the same, pass overwrite=True",
+            "this is not a LanceDB store; pass overwrite=True to replace it anyway",
         )
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.partial")
     with translated(str(folder)):
@@ -157,5 +157,7 @@ def _check_unused(folder: Path) -> None:
         except FileNotFoundError:
             continue
         if file is None:
-            raise StoreBusyError(f"{folder} is in use by this process or another one", 0.0)
+            raise StoreBusyError(
+                f"{folder} is in use by this process or another one; close the store there", 0.0
+            )
         file.close()

@@ -90,13 +90,13 @@ def _elsewhere(place: StoreTarget) -> Iterator[Finding]:
             ok=there,
             cure=None if there else f"set {KEY_VARIABLE} to the key of {place.shown}",
         )
-    yield Finding("store", f'{place.shown}: not looked into; "aiovec info" opens it')
+    yield Finding("store", f'{place.shown}: not checked here; "aiovec info" opens it')
 
 
 def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:
-    yield from room_at(folder, "every write makes files there")
+    yield from room_at(folder, "every write creates files there")
     if not folder.exists():
-        yield Finding("store", f"{folder}: not there yet")
+        yield Finding("store", f"{folder}: does not exist yet")
         return
     if not folder.is_dir():
         yield Finding(
@@ -161,13 +161,13 @@ async def _table(session: Session, name: str) -> Finding:
         return Finding(f"table {name}", f"{rows:,} rows")
     return Finding(
         f"table {name}",
-        f"{rows:,} rows, of which {compared - distinct:,} have the id of another",
+        f"{rows:,} rows; {compared - distinct:,} of them repeat the id of another row",
         ok=False,
         cure="delete those ids and insert their rows again; another program wrote to the table",
     )
 
 
 def _cure_of(error: CorruptStoreError) -> str:
-    if "no schema of aiovec" in error.reason:
+    if "no aiovec schema" in error.reason:
         return "name another folder; another program made this table"
     return "restore the folder from a backup"

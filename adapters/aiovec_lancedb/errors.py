@@ -127,7 +127,9 @@ def translate(error: Exception, target: str) -> Exception:
     if failed is not None:
         return AiovecError(f"{target}: {failed}")
     if _CONFLICT.search(text):
-        return ConflictError(f"others are writing to {target} at once: {message_of(error)}", 0.0)
+        return ConflictError(
+            f"other writers changed {target} at the same time: {message_of(error)}", 0.0
+        )
     if _NO_PLACE.search(text):
         return ConfigError(f"{target}: {message_of(error)}", accepted="a folder, or a URL")
     if _REFUSED.search(text):
@@ -170,8 +172,8 @@ def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
             raise
         cleaned(exc, secrets)
         raise AiovecError(
-            f"LanceDB broke down on {target}: {message_of(exc)}. A damaged file can be the reason; "
-            "'aiovec doctor' reads them"
+            f"LanceDB crashed on {target}: {message_of(exc)}. A damaged file may be the cause; "
+            "check with 'aiovec doctor'"
         ) from exc
 
 
@@ -218,27 +220,27 @@ def failure(error: BaseException) -> str | None:
         status = None if found is None else int(found[1])
     says = _server_says(status, text)
     if _NO_BUCKET.search(text):
-        return "there is no such bucket"
+        return "the bucket does not exist"
     if _NO_HTTP.search(text):
         return 'its address is http://, which needs the storage option allow_http = "true"'
     if _NO_CREDENTIALS.search(text):
-        return f"no credentials were found in storage_options or in the environment{says}"
+        return f"there are no credentials in storage_options or in the environment{says}"
     if status in (401, 403):
-        return f"the server refuses these credentials, or what they may do{says}"
+        return f"the server rejects these credentials, or they lack a permission{says}"
     if status == 404 and _NO_SUCH_PLACE.search(text):
-        return f"the server knows no such place{says}"
+        return f"the server does not know this address{says}"
     if status == 501:
-        return f"the server cannot do what is needed{says}"
+        return f"the server does not support this request{says}"
     if status == 429 or (status is not None and status >= 500):
-        return f"the server fails{says}"
+        return f"the server fails; try again later{says}"
     if status in (301, 307, 308, 400) and _NO_SUCH_PLACE.search(text):
-        return f"the server refuses the request; is the region right?{says}"
+        return f"the server rejects the request; check the region{says}"
     if _TIMED_OUT.search(text):
-        return "the server does not answer in time"
+        return "the server did not answer in time"
     if _NO_CONNECTION.search(text):
         return "the server cannot be reached"
     if _NO_SENSE.search(text):
-        return "what answers there is no server for this"
+        return "the server at this address answers in another protocol"
     return None
 
 

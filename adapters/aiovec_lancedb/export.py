@@ -432,16 +432,16 @@ def cursor_in(cursor: bytes | None) -> RowCursor | str | None:
         if cursor.startswith(_BY_ID):
             return cursor[len(_BY_ID) :].decode()
         if not cursor.startswith(_BY_ROW):
-            raise ValueError("it begins otherwise")
+            raise ValueError("it does not begin like a cursor")
         found = RowCursor(*json.loads(cursor[len(_BY_ROW) :]))
         whole = (found.version, found.rows, 0 if found.base is None else found.base)
         texts = (found.table, found.filter, found.last)
         if set(map(type, whole)) != {int} or set(map(type, texts)) != {str}:
-            raise ValueError("it holds other types")
+            raise ValueError("its values have other types")
         if min(whole) < 0 or max(whole) >= 2**63:
-            raise ValueError("it holds a number out of range")
+            raise ValueError("it has a number out of range")
         return found
     except (ValueError, TypeError, RecursionError) as exc:
         raise InvalidArgumentError(
-            "after", cursor, "a cursor that a batch of this store carried"
+            "after", cursor, "the cursor of a batch that this store exported"
         ) from exc

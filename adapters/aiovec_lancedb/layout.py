@@ -139,13 +139,13 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
     metadata = arrow.metadata or {}
     try:
         if _SCHEMA not in metadata:
-            raise ValueError("it carries no schema of aiovec")
+            raise ValueError("it has no aiovec schema")
         if int(metadata.get(_LAYOUT, LAYOUT)) > LAYOUT:
-            raise ValueError("a newer version wrote it; update aiovec")
+            raise ValueError("a newer version of aiovec wrote it; upgrade aiovec")
         schema = _altered(Schema.from_json(metadata[_SCHEMA]), arrow)
         for column in schema.to_arrow():
             if column.name not in arrow.names:
-                raise ValueError(f"it lacks the column {column.name!r}")
+                raise ValueError(f"the column {column.name!r} is missing")
             there = arrow.field(column.name).type
             if column.name != PAYLOAD and there != column.type:
                 raise ValueError(f"its column {column.name!r} holds {there}, not {column.type}")

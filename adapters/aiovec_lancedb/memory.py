@@ -72,7 +72,7 @@ class ReadAdmission(Admission):
     """Shares of the memory that reads may take."""
 
     def __init__(self, memory: int = 0) -> None:
-        super().__init__("other calls take the memory for reads")
+        super().__init__("other reads use all of search_memory")
         self.allow(memory)
 
     def allow(self, memory: int) -> None:

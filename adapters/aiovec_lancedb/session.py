@@ -56,7 +56,7 @@ _PATIENCE = 60.0
 # ones, which push the old ones out.
 _METADATA_CACHE = 64 * 2**20
 _FORKED = (
-    "it does not survive that. Open stores after the fork, or start processes by spawn or "
+    "LanceDB does not survive a fork. Open stores after the fork, or start processes with spawn or "
     "forkserver"
 )
 _LOOKS_FOR_DROPPED = (0.0, 0.05, 0.2)
@@ -159,7 +159,7 @@ class Session:
         self._process = os.getpid()
         if first_process() != self._process:
             raise AiovecError(
-                f"{self.target}: LanceDB was in use before this process was forked; {_FORKED}"
+                f"{self.target}: LanceDB was in use before this process was forked. {_FORKED}"
             )
         if not self._target.managed:
             options["session"] = await in_thread(_caches)
@@ -171,7 +171,7 @@ class Session:
             await self.check_place()
         except TimeoutError:
             raise AiovecError(
-                f"{self.target}: the server gave no answer within {_PATIENCE:.0f} s"
+                f"{self.target}: the server did not answer within {_PATIENCE:.0f} s"
             ) from None
 
     async def check_place(self) -> None:
@@ -209,7 +209,7 @@ class Session:
         if self._process != os.getpid():
             # Its threads are not in this process, so a call would wait for ever.
             raise StoreClosedError(
-                self.target, f"it was opened before this process was forked; {_FORKED}"
+                self.target, f"it was opened before this process was forked. {_FORKED}"
             )
         return self._connection
 
@@ -281,7 +281,7 @@ class Session:
                     raise TableNotFoundError(name, names) from exc.__cause__
                 if pause is None:  # its folder is there
                     raise CorruptStoreError(
-                        self.target, f"of the table {name!r} no version can be read"
+                        self.target, f"no version of table {name!r} can be read"
                     ) from exc.__cause__
             # It is being dropped, or was made anew since.
             await asyncio.sleep(pause)
@@ -293,7 +293,9 @@ class Session:
         """Raise ConflictError where a write has lost the table's lock. Asks nothing of a read."""
         confirm = CONFIRM.get()
         if confirm is not None and not await in_thread(confirm):
-            raise ConflictError(f"{self.target}: the lock was taken over by others", 0.0)
+            raise ConflictError(
+                f"{self.target}: another process took over the lock; try again", 0.0
+            )
 
     async def opened(self, handle: TableHandle) -> Opened:
         """The table as it is now, or StaleTableError where it is no longer what the handle says."""

@@ -180,9 +180,9 @@ class LancedbBackend(
         folder = self._target.folder
         if self._target.in_memory or (folder is not None and not await in_thread(folder.is_dir)):
             raise ConfigError(
-                f"there is no store at {self.target}, and read_only=True makes none",
+                f"there is no store at {self.target}, and read_only=True creates none",
                 key="target",
-                accepted="the place of a store",
+                accepted="an existing store",
             )
 
     @property
@@ -219,7 +219,7 @@ class LancedbBackend(
                 await keeper.finish()
                 await self._indexing.finish(seconds)
         except TimeoutError:
-            text = "closing %s left upkeep for later: it takes more than close_timeout, %g s"
+            text = "close() of %s left upkeep for later: it takes longer than close_timeout (%g s)"
             await in_thread(LOG.info, text, self.target, seconds)
 
     def _marks(self) -> Callable[[], Marks] | None:
@@ -326,8 +326,8 @@ class LancedbBackend(
             raise UnsupportedError(
                 "rename_table",
                 self.name,
-                f"{self.target} is no folder, and only there a table is renamed in one step; "
-                "copy it by export and insert",
+                f"a table can be renamed only in a folder, and {self.target} is none; export the "
+                "table and insert its rows into a new one",
             )
         async with self._indexing.dropping(old):
             await self._write(old, tables.RenameTable(old, new, self._commit))
@@ -453,7 +453,9 @@ class LancedbBackend(
         try:
             return await search()
         except text.LacksTextIndexError as exc:
-            hint = f"the table {table.name!r} has no index for it; open the store for writing once"
+            hint = (
+                f"the table {table.name!r} has no text index yet; open the store for writing once"
+            )
             raise UnsupportedError("text", self.name, hint) from exc
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
@@ -621,7 +623,7 @@ class LancedbBackend(
     async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
         folder = self._target.folder
         if folder is None:
-            hint = "it needs a folder; copy the backup with the tools of the storage"
+            hint = "a restore needs a folder; copy the backup with the tools of the object storage"
             raise UnsupportedError("restore", self.name, hint)
         copy, target = await in_thread(partial(copy_beside, backup, folder, overwrite=overwrite))
         try:

@@ -162,7 +162,7 @@ class AddField(WriteOperation):
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         if self.name in table.schema.fields:
-            raise InvalidNameError(self.name, "field", "there is a field of this name")
+            raise InvalidNameError(self.name, "field", "a field with this name exists")
         lance = table.lance
         try:
             await session.run(lance.add_columns(added_column(self.name, self.field)))
@@ -306,7 +306,9 @@ class _TakeName(WriteOperation):
             raise TableExistsError(self.new)
         folder = session.folder
         if folder is None:
-            raise UnsupportedError("rename_table", "lancedb", "the store lies in no folder")
+            raise UnsupportedError(
+                "rename_table", "lancedb", "a table can be renamed only in a folder"
+            )
         await session.confirm()
         with session.translated():
             await in_thread(_rename, folder, self.old, self.new)
@@ -376,7 +378,7 @@ async def check_whole(
             for index in await session.run(table.lance.list_indices()):
                 await session.run(table.lance.prewarm_index(index.name))
     except CorruptStoreError as exc:
-        expected = "one whose files are all there; upkeep has removed some of this one's"
+        expected = "a version whose files all exist; upkeep removed some of this one's"
         raise InvalidArgumentError("version", version, expected) from exc
 
 
@@ -384,7 +386,7 @@ async def _check_out(session: Session, table: Opened, version: int) -> int:
     """Look at a version that is kept; the number of the newest one."""
     kept = [one.number for one in await versions_of(session, table)]
     if version not in kept:
-        expected = f"one that is kept, from {kept[0]} to {kept[-1]}"
+        expected = f"a version that still exists, from {kept[0]} to {kept[-1]}"
         raise InvalidArgumentError("version", version, expected)
     await session.run(table.lance.checkout(version))
     return kept[-1]

@@ -70,8 +70,8 @@ class StoreTarget:
         if not self.in_memory and self.folder is None and f"://{MASK}@" in self.shown:
             # Lance takes such an address for a path and stores in a folder of that name.
             raise ConfigError(
-                f"{self.shown}: an address takes no user and no password; put credentials into "
-                "storage_options or the environment",
+                f"{self.shown}: an address must not contain a user or a password; put credentials "
+                "into storage_options or the environment",
                 key="lancedb_url",
             )
         options: dict[str, Any] = {}
@@ -81,7 +81,8 @@ class StoreTarget:
             key = os.environ.get(KEY_VARIABLE)
             if not key:
                 raise ConfigError(
-                    f"{self.shown}: needs a key in the environment variable {KEY_VARIABLE}",
+                    f"{self.shown}: the key is missing; set the environment variable "
+                    f"{KEY_VARIABLE}",
                     key=KEY_VARIABLE,
                 )
             options |= {"api_key": key, "region": settings.region}

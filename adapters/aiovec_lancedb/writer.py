@@ -260,7 +260,7 @@ class TableWriter(Committer[_Call]):
             reason = f"the file system failed while it was written: {exc}"
             raise OutcomeUnknownError(self._session.target, reason) from exc
         raise AiovecError(
-            f"the file system or the disk failed under {self._session.target} while {cut[0]} was "
+            f"the file system or the disk of {self._session.target} failed while {cut[0]} was "
             "written; nothing of the call was kept, try again"
         )
 

@@ -374,7 +374,7 @@ class Update(WriteOperation):
         except (ValueError, RecursionError) as exc:
             if isinstance(exc, AiovecError):
                 raise
-            reason = f"a payload of the table {self.handle.name!r} is no JSON object"
+            reason = f"a payload of the table {self.handle.name!r} is not a JSON object"
             raise CorruptStoreError(self.handle.name, reason) from exc
         layout = schema.to_arrow()
         columns = [found.column("id"), payload_array(texts)]

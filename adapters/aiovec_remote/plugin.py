@@ -31,5 +31,5 @@ class RemotePlugin(BackendPlugin):
     def findings(self, location: Location | None) -> Sequence[Finding]:
         if location is None:
             return []
-        what = f"{self.name!r} is what the store needs, and it is not installed"
+        what = f"the store needs the backend {self.name!r}, which is not installed"
         return [Finding("backend", what, ok=False, cure=f'pip install "{self.install}"')]

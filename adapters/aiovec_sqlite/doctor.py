@@ -97,7 +97,7 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
         yield Finding("store", str(exc), ok=False, cure=cure)
         return
     if not there:
-        yield Finding("store", f"{path}: not there yet")
+        yield Finding("store", f"{path}: does not exist yet")
         return
     yield Finding("store", f"{path}: {path.stat().st_size:,} bytes")
     if not usable:

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 
 # What a verification says of a target that is in use.
-_IN_USE = (
-    "{} is in use: rows that apps have written there since the switch differ, and that is no fault"
-)
+_IN_USE = "{} is in use: rows that apps wrote there since the switch differ, as expected"
 
 
 async def plan(
@@ -90,12 +88,14 @@ async def run(
             source = state.source_name if source is None else source
             target = state.target_name if target is None else target
         elif target is None:
-            raise MigrationError("say where to: a target, or the name of a backend in the TOML")
+            raise MigrationError(
+                "name the target store: a target, or the name of a backend in the TOML file"
+            )
         async with AsyncExitStack() as stack:
             one = await _entered(stack, source, file, host, existing=True)
             other = await _entered(stack, target, file, host, existing=None)
             if state is None and (found := await obstacles(Ends(one, other))):
-                raise MigrationError("nothing was begun: " + "; ".join(found))
+                raise MigrationError("the migration did not start: " + "; ".join(found))
             if other.missing:  # to open it is to make it, so only now
                 other = await _entered(stack, target, file, host, existing=False)
             migration = Migration(
@@ -114,7 +114,7 @@ def _with_model(options: Options | None, transform: Transform | None) -> Options
     name = "" if transform is None else transform.name
     if options.reembed not in ("", name):
         raise InvalidArgumentError(
-            "reembed", options.reembed, f"the name of the transform, which is {name!r}, or nothing"
+            "reembed", options.reembed, f"{name!r}, the name of the transform, or empty"
         )
     return replace(options, reembed=name)
 
@@ -158,7 +158,7 @@ async def verify(
             if same and tables is None:
                 tables = state.options.tables
         if target is None:
-            raise MigrationError("say what to compare: there is no run whose stores could be meant")
+            raise MigrationError("name both stores: there is no run that could name them")
         ignore = same and state is not None and bool(state.options.reembed)
         async with _stores(source, target, file, host, existing=(True, True)) as (one, other):
             if state is not None and same:
@@ -309,7 +309,9 @@ async def forget(
     try:
         moves = moves_of(place.backend)
         if moves is None:
-            raise MigrationError(f"{place} can carry no mark of a migration")
+            raise MigrationError(
+                f"{place} cannot hold the mark of a migration, so there is nothing to forget"
+            )
         await moves.forget_move()
     finally:
         await to_its_end(place.backend.close())

@@ -98,7 +98,7 @@ class CatchUp:
             except ChangesPrunedError:
                 self.work.tell(
                     "note",
-                    "the changes that are needed are no longer kept: both tables are compared",
+                    "the source no longer keeps the needed changes, so both tables are compared",
                     table=self.state.name,
                 )
         number = await self.source.do(feed.change_number)
@@ -199,8 +199,8 @@ async def _compare(catch_up: CatchUp) -> None:
             catch_up.suspects = set(found.ids)
             return
     raise MigrationError(
-        f"{found.total} rows of table {state.name!r} are not the same in both stores, or are "
-        "written while they are compared: " + ", ".join(found.ids[:5])
+        f"{found.total} rows of table {state.name!r} differ between the stores, or were written "
+        "during the comparison: " + ", ".join(found.ids[:5])
     )
 
 
@@ -218,9 +218,9 @@ async def _settle(catch_up: CatchUp) -> None:
         wrong = sorted(before - written)
         if wrong:
             raise MigrationError(
-                f"{len(wrong)} rows of table {state.name!r} are not the same in both stores, and "
-                f"nobody wrote them meanwhile: {', '.join(wrong[:5])}; `aiovec migrate verify "
-                "--repair` writes them again"
+                f"{len(wrong)} rows of table {state.name!r} differ between the stores, and nobody "
+                f"wrote them meanwhile: {', '.join(wrong[:5])}; rewrite them with `aiovec migrate "
+                "verify --repair`"
             )
         if not catch_up.suspects:
             state.verified = True
@@ -228,7 +228,7 @@ async def _settle(catch_up: CatchUp) -> None:
             work.tell("table", table=state.name)
             return
     raise MigrationError(
-        f"rows of table {state.name!r} are written so often that they could not be compared: "
+        f"rows of table {state.name!r} change too often to be compared: "
         + ", ".join(sorted(catch_up.suspects)[:5])
     )
 
@@ -258,6 +258,6 @@ async def _equal(work: RunContext, catch_up: CatchUp) -> Difference:
         if not found.total:
             return found
     raise MigrationError(
-        f"table {catch_up.state.name!r} is written to all the time and keeps no changes, so "
-        "the target is never equal to it; go on when it is at rest"
+        f"table {catch_up.state.name!r} is written to continuously and keeps no changes, so the "
+        "target never becomes equal; run again when nobody writes"
     )

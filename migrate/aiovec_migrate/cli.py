@@ -165,7 +165,7 @@ def options_of(
 ) -> Options:
     if switch and tables:
         raise typer.BadParameter(
-            "--switch moves all tables, for a store finds all of them in one backend; leave out "
+            "--switch moves all tables, because an app uses one backend for all of them; leave out "
             "--table or --switch"
         )
     return Options(
@@ -191,7 +191,7 @@ def transform_of(
 ) -> Reembedding | None:
     if path is None:
         if field is not None or model is not None or dim is not None:
-            raise typer.BadParameter("--from-field, --model and --dim go with --reembed")
+            raise typer.BadParameter("--from-field, --model and --dim need --reembed")
         return None
     if field is None:
         raise typer.BadParameter("--reembed needs --from-field")
@@ -202,7 +202,7 @@ def transform_of(
         if not model:
             raise typer.BadParameter("--reembed with a callable needs --model")
         if path.startswith(":") or path.endswith(":"):
-            raise typer.BadParameter("--reembed takes package.module:callable")
+            raise typer.BadParameter("--reembed must be package.module:callable")
         embed = reembed.load(path)
     else:
         embed = configured = reembed.Configured(path, config)
@@ -233,8 +233,7 @@ app = typer.Typer(
     help="Move tables to another store while apps keep reading and writing.",
     epilog=(
         "A store is a target (notes.db, lancedb:///path, http://…) or the name of a backend that "
-        "the TOML file configures. A run that was killed or interrupted goes on when it is "
-        "started again."
+        "the TOML file configures. The same command continues a run that was killed or interrupted."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -252,8 +251,8 @@ def _going_on(command: Callable[_P, None]) -> Callable[_P, None]:
             command(*args, **kwargs)
         except (KeyboardInterrupt, asyncio.CancelledError) as exc:
             say_error(
-                "interrupted; nothing is lost: run the same command again to go on, or end it "
-                "with: aiovec migrate abort"
+                "interrupted; nothing is lost. Run the same command again to continue, or end the "
+                "run with: aiovec migrate abort"
             )
             raise typer.Exit(130) from exc
 
@@ -284,7 +283,7 @@ def plan_(
     Exits with 1 where something would stop it.
     """
     if target is None:
-        raise typer.BadParameter("give the store that the tables go to", param_hint="--to")
+        raise typer.BadParameter("name the target store", param_hint="--to")
     transform = transform_of(reembed, from_field, model, dim, EMBED_BATCH, EMBED_CALLS, config)
     options = options_of(
         table, batch_size, switch, pause_limit, no_verify, no_index, transform, one_way=one_way
@@ -436,7 +435,7 @@ def rollback_(config: Config = None, journal: Journal = None, json: Events = Fal
     if json:
         out().file.write(show.json_line({"kind": "result", "run": show.state_dict(state)}))
     else:
-        out().print(f"migrate: rolled back; the stores are at {state.source} again")
+        out().print(f"migrate: rolled back; apps use {state.source} again")
 
 
 @app.command("abort")
@@ -474,7 +473,7 @@ def abort_(
         phase = "aborted" if state is None else state.phase
         out().file.write(show.json_line({"kind": "result", "phase": phase}))
     elif state is not None:
-        out().print(f"migrate: the rollback was called off; the stores stay in {state.target}")
+        out().print(f"migrate: the rollback was cancelled; apps stay on {state.target}")
     else:
         out().print("migrate: aborted; the source is as it was")
 
@@ -501,7 +500,7 @@ def finish_(
         out().file.write(show.json_line({"kind": "result", "phase": "finished"}))
     else:
         out().print(
-            "migrate: finished; the journal is removed, and the old store says where it has moved"
+            "migrate: finished; the journal is removed, and the old store says where it moved to"
         )
 
 
@@ -522,7 +521,7 @@ def forget_(
     if json:
         print_json({"store": store, "forgotten": True})
     else:
-        out().print(f"migrate: {store} is a store of its own again")
+        out().print(f"migrate: {store} is an independent store again")
 
 
 @app.command("sync")
@@ -539,7 +538,7 @@ def sync_(
     Rows that only the target has are deleted there.
     """
     if source is None or target is None:
-        raise typer.BadParameter("give both stores, by --from and --to")
+        raise typer.BadParameter("name both stores with --from and --to")
     from . import api, show
 
     with show.Showing(json=json) as listener:

@@ -107,7 +107,9 @@ class TableFill:
                 self._load = None
             else:
                 return
-        raise MigrationError(f"the table {table.handle.name!r} is altered while it is filled")
+        raise MigrationError(
+            f"the table {table.handle.name!r} changed while it was filled; try again"
+        )
 
 
 async def copy_table(work: RunContext, state: TableState) -> None:

@@ -71,7 +71,7 @@ class Cutover:
         reason = ""
         for attempt in range(1, work.state.options.attempts + 1):
             if attempt > 1:
-                work.tell("warning", f"the cut-over was called off: {reason}; it is tried again")
+                work.tell("warning", f"the switch was called off and will be tried again: {reason}")
                 await work.host.sleep(rest)
                 rest = min(2 * rest, _LONGEST_REST)
             try:
@@ -83,9 +83,9 @@ class Cutover:
                 await self.complete()
                 return
         raise MigrationError(
-            f"the cut-over was tried {work.state.options.attempts} times and called off each "
-            f"time, the last time because {reason}; nobody was switched, and the same command "
-            "goes on from here"
+            f"the switch was tried {work.state.options.attempts} times and called off each time, "
+            f"the last time because {reason}; no app was switched, and the same command continues "
+            "from here"
         )
 
     async def _move(self, origin: Moves) -> None:
@@ -118,7 +118,7 @@ class Cutover:
                 raise CalledOffError(f"the pause limit of {limit:g} s was too short")
             moved = await self._set_moved(origin, generation)
             if not moved:
-                raise CalledOffError("the waiting writers had ended the pause")
+                raise CalledOffError("the pause had ended, because its limit was over")
         except AiovecError as exc:
             raise CalledOffError(str(exc)) from exc
         finally:
@@ -154,7 +154,7 @@ class Cutover:
         others = sorted(set(await work.origin.backend.tables()) ^ known)
         if others:
             raise CalledOffError(
-                f"tables were created or dropped behind the migration: {', '.join(others)}"
+                f"tables were created or dropped during the switch: {', '.join(others)}"
             )
         await work.step("cut-over:checked")
 

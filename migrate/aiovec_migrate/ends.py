@@ -79,8 +79,8 @@ class OpenTable:
         differences = handle.schema.differences(self.handle.schema)
         if differences:
             raise MigrationError(
-                f"the schema of table {handle.name!r} in {self.backend.target} was changed while "
-                "it was moved: " + "; ".join(differences)
+                f"the schema of table {handle.name!r} in {self.backend.target} changed during the "
+                "migration: " + "; ".join(differences)
             )
         self.handle = handle
 
@@ -91,7 +91,7 @@ class OpenTable:
                 return await work(self.handle)
             except StaleTableError:
                 await self.reopen()
-        raise MigrationError(f"the table {self.handle.name!r} is altered all the time")
+        raise MigrationError(f"the schema of table {self.handle.name!r} keeps changing; try again")
 
     async def count(self) -> int:
         return await self.do(lambda handle: self.backend.count(handle, None))
@@ -111,7 +111,7 @@ async def looked_at(
             reason = exc
             if name not in await backend.tables():
                 return None
-    raise MigrationError(f"the table {name!r} is altered all the time") from reason
+    raise MigrationError(f"the table {name!r} keeps changing; try again") from reason
 
 
 def everything(schema: Schema) -> Columns:
@@ -205,7 +205,7 @@ class RunContext:
         if moves is None:
             raise MigrationError(
                 f"{self.origin} cannot be left while it is in use: it has no lock that all its "
-                "writers take. Stop every program that writes to it, move its tables (aiovec "
+                "writers use. Stop every program that writes to it, move its tables (aiovec "
                 "migrate run, without --switch), name the new backend in the TOML, and start "
                 "the programs again"
             )

@@ -173,15 +173,16 @@ class FileJournal(Journal):
         return CorruptStoreError(
             str(self._file),
             f"the journal cannot be read: {reason}. Remove that file; the marks in the stores are "
-            "enough then to end the run (aiovec migrate abort before the switch, or finish after "
-            "it)",
+            "then enough to end the run (aiovec migrate abort before the switch, finish after it)",
         )
 
     def _take_lock(self) -> None:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise MigrationError(f"no journal can be kept in {self._file.parent}: {exc}") from exc
+            raise MigrationError(
+                f"the journal cannot be written in {self._file.parent}: {exc}"
+            ) from exc
         file = self._file.with_name(self._file.name + ".lock")
         try:
             lock = sqlite3.connect(

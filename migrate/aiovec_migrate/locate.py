@@ -99,11 +99,13 @@ def locate(text: PathText | None, config: PathText | None) -> Located:
         source = Origin(text, config)
     location = source.location()
     if location.in_memory:
-        raise MigrationError("a store in memory cannot be migrated: no other process sees it")
+        raise MigrationError(
+            "a store in memory cannot be migrated, because only its own process can read it"
+        )
     if not named and str(location) != location.address:
         raise MigrationError(
-            f"{location}: the journal keeps no user, password or query of an address; configure "
-            f"the store in the TOML file and name its backend, {location.backend}"
+            f"{location}: the journal does not store the user, password or query of an address; "
+            f"configure the store in the TOML file and name its backend, {location.backend}"
         )
     file = config_file(config) if named or config is not None else None
     settings = load_settings(file).settings.retrieval
@@ -120,8 +122,8 @@ def _check_meant(text: str) -> None:
     if bare and not os.path.exists(text):
         known = ", ".join(backend_names())
         raise ConfigError(
-            f"{text!r} is neither a backend ({known}) nor a store; for a new store in a folder of "
-            f"this name write ./{text}",
+            f"{text!r} is neither a backend ({known}) nor a store; write ./{text} for a new store "
+            "in a folder of this name",
             key="target",
             accepted=f"{known}, or a path",
         )

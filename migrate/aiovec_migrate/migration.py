@@ -39,15 +39,15 @@ def check_fits(state: RunState, migration: Migration, *, ending: bool = False) -
         return
     options = migration.options
     if state.phase is Phase.ABORTING:
-        raise MigrationError("the run is being aborted; complete that: aiovec migrate abort")
+        raise MigrationError("the run is being aborted; complete the abort: aiovec migrate abort")
     if state.phase is Phase.ROLLING_BACK:
         raise MigrationError(
-            "the run is being rolled back; complete that (aiovec migrate rollback), or call it off "
-            "(aiovec migrate abort)"
+            "the run is being rolled back; complete the rollback (aiovec migrate rollback), or "
+            "cancel it (aiovec migrate abort)"
         )
     if state.phase is Phase.ROLLED_BACK:
         raise MigrationError(
-            "the run is rolled back; forget it (aiovec migrate finish), or drop its copies as well "
+            "the run was rolled back; end it (aiovec migrate finish), or also drop its copies "
             "(aiovec migrate abort)"
         )
     if state.options.tables != options.tables:
@@ -62,8 +62,8 @@ def check_fits(state: RunState, migration: Migration, *, ending: bool = False) -
         )
     if state.phase is Phase.DONE and options.switch and not state.options.switch:
         raise MigrationError(
-            "the run is done, without a switch; forget it (aiovec migrate finish) and begin one "
-            "with a switch into an empty target"
+            "the run ended without a switch; end it (aiovec migrate finish) and start a run with "
+            "--switch into an empty target"
         )
     if state.options.switch and options.switch:
         check_config(state, migration)
@@ -85,9 +85,9 @@ async def check_source(work: RunContext) -> None:
     mark = await source.move_mark()
     reason = ""
     if mark is None:
-        reason = "it carries no mark of this run"
+        reason = "it has no mark of this run"
     elif mark.run != work.run:
-        reason = f"it carries the mark of another run, {mark.run}"
+        reason = f"it has the mark of another run, {mark.run}"
     else:
         source.act_for(work.run)
         for table in work.state.tables.values():
@@ -101,17 +101,17 @@ async def check_source(work: RunContext) -> None:
                 break
     switched = await has_switched(work)
     if switched and not reason:
-        reason = "it does not say that stores were led away from it"
+        reason = "it does not say that apps were switched away from it"
     if reason:
         cure = (
-            f"stores were led to {work.goal}, so end the run (aiovec migrate finish), and name the "
-            "store that is to be used in the TOML"
+            f"apps were switched to {work.goal}, so end the run (aiovec migrate finish), and name "
+            "the store to use in the TOML file"
             if switched
-            else "end the run (aiovec migrate abort) and begin anew"
+            else "end the run (aiovec migrate abort) and start again"
         )
         raise MigrationError(
-            f"{work.origin} is not the store that the run {work.run} began with: {reason}. It was "
-            f"replaced or restored; {cure}"
+            f"{work.origin} is not the store that the run {work.run} started with: {reason}. It "
+            f"was replaced or restored; {cure}"
         )
 
 
@@ -149,8 +149,8 @@ async def prepare(work: RunContext) -> None:
             await work.step("table:noted")
         elif table.schema != schema.to_json():
             raise MigrationError(
-                f"the table {name!r} of the source has another schema than the run began "
-                "with, so it is another source; end the run: aiovec migrate abort"
+                f"the table {name!r} of the source has a different schema than when the run "
+                "started, so this is another source; end the run: aiovec migrate abort"
             )
         await _create(work, table, schema, there)
 
@@ -160,7 +160,7 @@ async def _check_empty(work: RunContext, name: str, schema: Schema) -> None:
     differences = found.schema.differences(schema)
     if differences:
         raise MigrationError(
-            f"the target has a table {name!r} already, with another schema: "
+            f"the target already has a table {name!r} with a different schema: "
             + "; ".join(differences)
         )
     rows = await found.count()
@@ -172,7 +172,7 @@ async def _create(work: RunContext, table: TableState, schema: Schema, there: se
     if table.name not in there:
         if table.rows or not (table.made or table.foreign):
             raise MigrationError(
-                f"the table {table.name!r} is gone from the target, so it is another target "
+                f"the table {table.name!r} is missing in the target, so this is another target "
                 f"than {work.state.target}; end the run: aiovec migrate abort"
             )
         if table.foreign:  # it is gone again
@@ -196,8 +196,8 @@ async def _create(work: RunContext, table: TableState, schema: Schema, there: se
     differences = found.schema.differences(schema)
     if differences:
         raise MigrationError(
-            f"the table {table.name!r} in the target has another schema than the run gave it: "
-            + "; ".join(differences)
+            f"the table {table.name!r} in the target no longer has the schema that the run gave "
+            "it: " + "; ".join(differences)
         )
 
 
@@ -211,8 +211,8 @@ async def _foreign(work: RunContext, table: TableState) -> MigrationError:
     table.made, table.foreign = False, True
     await work.save(table)
     return MigrationError(
-        f"somebody else made the table {table.name!r} in the target just when this run was about "
-        "to; end the run, which leaves it alone: aiovec migrate abort"
+        f"somebody else created the table {table.name!r} in the target when this run was about to; "
+        "end the run, which keeps that table: aiovec migrate abort"
     )
 
 
@@ -393,17 +393,17 @@ class Migration:
         if not options.switch:
             return None
         if self._toml is None:
-            raise MigrationError("a switch flips a TOML: say which one (--config)")
+            raise MigrationError("--switch changes a TOML file: name it with --config")
         if options.has_no_way_back and not options.one_way:
             raise MigrationError(ONE_WAY)
         if not self.target.configured or not self.source.configured:
             raise MigrationError(
-                "a switch leads stores from one backend of the TOML to another, so name both by "
-                "their names there"
+                "--switch leads apps from one backend of the TOML file to another, so name both "
+                "backends as the file does"
             )
         if self.target.configured == self.source.configured:
             raise MigrationError(
-                f"the TOML cannot tell the target from the source: both are its backend "
+                "source and target are the same backend of the TOML file, "
                 f"{self.source.configured!r}"
             )
         self._work(self._planned()).leaving()
@@ -519,6 +519,6 @@ class Migration:
     async def _needed(self) -> RunState:
         state = await self._journal.load()
         if state is None:
-            raise MigrationError("the journal knows of no migration")
+            raise MigrationError("the journal holds no migration")
         check_fits(state, self, ending=True)
         return state

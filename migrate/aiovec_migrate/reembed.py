@@ -92,9 +92,9 @@ class Reembedding(Transform):
         field = schema.fields.get(self.field)
         if field is None or field.kind != "text":
             texts = [name for name, each in schema.fields.items() if each.kind == "text"]
-            what = "no field" if field is None else "no text"
+            what = "not a field" if field is None else "not a text field"
             raise MigrationError(
-                f"{self.field!r} is {what} here; the text fields are: {', '.join(texts) or 'none'}"
+                f"{self.field!r} is {what}; the text fields are: {', '.join(texts) or 'none'}"
             )
         return replace_model(schema, self.model, schema.dim if self.dim is None else self.dim)
 
@@ -129,8 +129,8 @@ class Reembedding(Transform):
             listed = ", ".join(map(repr, missing[:5]))
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise MigrationError(
-                f"these rows have no {self.field!r} to compute a vector from: {listed}{more}; "
-                "give them a text or delete them, then run again"
+                f"these rows have no {self.field!r} to compute a vector from: {listed}{more}; give "
+                "them a text or delete them, and run again"
             )
         return column.to_pylist(), ids
 
@@ -149,7 +149,7 @@ class Reembedding(Transform):
                 if attempt == self._attempts:
                     raise MigrationError(
                         f"the embedding {self.name!r} failed {attempt} times, the last time with "
-                        f"{type(exc).__name__}: {exc}; run again to go on"
+                        f"{type(exc).__name__}: {exc}; run again to continue"
                     ) from exc
                 # Not all at the same moment, for what failed may be a service under load.
                 await self._host.sleep(pause * self._random.uniform(0.5, 1.0))
@@ -215,8 +215,7 @@ def _checked(given: object, count: int, dim: int) -> Float32Array:
         if lengths - {dim}:
             (wrong, *_) = lengths - {dim}
             raise MigrationError(
-                f"the embedding gave a vector of {wrong} dimensions, not {dim}; "
-                f"tell its length by --dim {wrong}"
+                f"the embedding gave a vector of {wrong} dimensions, not {dim}; pass --dim {wrong}"
             )
         # Too large for float32 is infinity, which is told below.
         with np.errstate(over="ignore"):
@@ -239,7 +238,7 @@ def _with_vectors(
     if schema.metric == "cosine":
         for row in np.flatnonzero(~vectors.any(axis=1))[:1]:
             raise InvalidVectorError(
-                "is zero, as the embedding gave it, which has no direction", id=ids[row]
+                "is zero, as the embedding gave it, so it has no direction", id=ids[row]
             )
     arrow = schema.to_arrow()
     at = rows.schema.get_field_index(schema.vector)

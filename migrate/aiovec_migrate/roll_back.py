@@ -45,7 +45,7 @@ class Rollback:
             await self._move(toml)
         await work.step("rollback:released")
         await work.enter(Phase.ROLLED_BACK)
-        work.tell("done", "the stores are back where they were")
+        work.tell("done", "the rollback is already done")
 
     def _checked(self) -> Toml:
         state = self._work.state
@@ -57,13 +57,13 @@ class Rollback:
             )
         if state.options.reembed:
             raise MigrationError(
-                "the vectors are of another model now, so they cannot be carried back. If what "
-                "was written since the switch may be lost: end the run (aiovec migrate finish), "
-                "let the old store be in use again (aiovec migrate forget), and name its backend "
-                "in the TOML"
+                "the vectors are of another model now, so they cannot be copied back. If you can "
+                "lose the writes since the switch: end the run (aiovec migrate finish), make the "
+                "old store independent again (aiovec migrate forget), and name its backend in the "
+                "TOML file"
             )
         if self._toml is None:
-            raise MigrationError("a rollback flips a TOML: say which one (--config)")
+            raise MigrationError("a rollback changes a TOML file: name it with --config")
         return self._toml
 
     async def _has_turned(self, toml: Toml) -> bool:
@@ -104,13 +104,13 @@ class Rollback:
         ):
             if not is_it:
                 raise MigrationError(
-                    f"{store} is not the store that the run {run} has switched: it was replaced, "
-                    "restored or emptied since, so nothing is carried from it or into it. "
-                    "What ends the run, without a way back: aiovec migrate finish"
+                    f"{store} is not the store that the run {run} switched: it was replaced, "
+                    "restored or emptied since, so no rows are copied from or to it. End the run, "
+                    "without a way back: aiovec migrate finish"
                 )
         if record.mark is not None and record.mark.run != run:
             raise MigrationError(
-                f"another migration, run {record.mark.run}, is open on {self._new}: end that first"
+                f"another migration, run {record.mark.run}, is open on {self._new}: end it first"
             )
 
     async def _check_tables(self) -> None:
@@ -149,7 +149,11 @@ class Rollback:
                 await opened.do(partial(_read, new, whole=True))
                 await work.ends.drop_target_table(name)
                 await work.step("rollback:dropped")
-                work.tell("note", "was made anew since the switch, so it is here too", table=name)
+                work.tell(
+                    "note",
+                    "was recreated after the switch, so the rollback recreates it too",
+                    table=name,
+                )
                 there.discard(name)
             if name not in there:
                 await old.create_table(name, schema)
@@ -160,15 +164,15 @@ class Rollback:
         rows = await (await work.ends.target_table(name)).count()
         if rows:
             text = (
-                f"the table {name!r} is missing in {self._new}; its {rows:,} rows of before the "
-                f"switch stay in {self._old}: drop it there if that was meant"
+                f"the table {name!r} is missing in {self._new}; its {rows:,} rows from before the "
+                f"switch stay in {self._old}: drop it there if you dropped it on purpose"
             )
             work.tell("warning", text, table=name)
             await work.step("rollback:kept")
             return
         await work.ends.drop_target_table(name)
         await work.step("rollback:dropped")
-        work.tell("note", "was dropped since the switch, so it goes here too", table=name)
+        work.tell("note", "was dropped after the switch, so the rollback drops it too", table=name)
 
     async def _fits(self, name: str, schema: Schema) -> bool:
         """Return whether the source's table has the schema, after adding missing fields."""
@@ -217,7 +221,7 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
         await unmark(place, work.run)
     await work.step("abort:released")
     if work.origin.missing:
-        work.tell("warning", f"{work.origin} is not there, so what was copied to the target stays")
+        work.tell("warning", f"{work.origin} does not exist, so the copies in the target are kept")
     elif not keep_target and not work.goal.missing:
         await _drop_tables(work)
     await work.journal.remove()
@@ -230,14 +234,14 @@ async def _call_off(work: RunContext) -> None:
     state, used = work.state, work.goal
     if await has_left(used, work.run):
         raise MigrationError(
-            "the run has been rolled back but for the last steps: complete that (aiovec migrate "
-            "rollback), then abort it or finish it"
+            "the last steps of the rollback are missing: complete it (aiovec migrate rollback), "
+            "then abort or finish the run"
         )
     await unmark(used, work.run)
     await work.step("abort:released")
     state.switched = True
     await work.enter(Phase.DONE)
-    work.tell("done", f"the rollback was called off; the stores stay in {used}")
+    work.tell("done", f"the rollback was cancelled; apps stay on {used}")
 
 
 async def has_switched(work: RunContext) -> bool:
@@ -263,12 +267,13 @@ async def _ways_on(work: RunContext) -> str:
     """Where a run is that has switched or is done, and the commands for it."""
     if await _is_cut_off(work):
         return (
-            f"stores were led to {work.goal}, and {work.origin} was replaced, restored or removed "
+            f"apps were switched to {work.goal}, and {work.origin} was replaced, restored or "
+            "removed "
             "since; `aiovec migrate finish` ends the run, without a way back"
         )
     if work.state.phase is not Phase.DONE:
-        return f"stores have been led to {work.goal}; complete the run: `aiovec migrate run`"
-    back = "; `aiovec migrate rollback` leads back" if await has_switched(work) else ""
+        return f"apps were switched to {work.goal}; complete the run: `aiovec migrate run`"
+    back = "; `aiovec migrate rollback` goes back" if await has_switched(work) else ""
     return f"the run is done{back}, `aiovec migrate finish` ends it"
 
 
@@ -281,7 +286,8 @@ async def _drop_tables(work: RunContext) -> None:
         if not await _is_own(work, table):
             work.tell(
                 "warning",
-                f"the table {table.name!r} in {work.goal} has rows of somebody else, so it stays",
+                f"the table {table.name!r} in {work.goal} has rows that this run did not write, so "
+                "it is kept",
                 table=table.name,
             )
             continue
@@ -326,21 +332,21 @@ async def finish(work: RunContext) -> None:
     state = work.state
     if state.phase is Phase.ROLLING_BACK:
         raise MigrationError(
-            "the run is being rolled back: complete that by `aiovec migrate rollback`, or call it "
-            "off by `aiovec migrate abort`"
+            "the run is being rolled back: complete the rollback with `aiovec migrate rollback`, "
+            "or cancel it with `aiovec migrate abort`"
         )
     if await _is_cut_off(work):
         work.tell(
             "warning",
-            f"{work.origin} does not say that stores were led to {work.goal}: make sure that "
-            f"{state.config} names the one that is to be used",
+            f"{work.origin} does not say that apps were switched to {work.goal}: make sure that "
+            f"{state.config} names the store to use",
         )
     elif await has_switched(work) and not state.phase.over:
         raise MigrationError(f"the run is not over: {await _ways_on(work)}")
     elif not state.phase.over:
         raise MigrationError(
-            f"the run is not over (it is {state.phase}): go on with it by `aiovec migrate "
-            f"{state.next_command}`, or end it by `aiovec migrate abort`"
+            f"the run is not over (it is {state.phase}): continue it with `aiovec migrate "
+            f"{state.next_command}`, or end it with `aiovec migrate abort`"
         )
     for place in (work.origin, work.goal):
         await unmark(place, work.run)
@@ -354,7 +360,7 @@ async def finish(work: RunContext) -> None:
 End = Callable[[Sequence[Place]], Awaitable[None]]
 """Ends a run in these stores, of which the one or the other may carry its mark."""
 
-_NO_RUN = "there is no journal of a migration here, and no mark of one in {stores}"
+_NO_RUN = "there is no journal of a migration here, and no migration mark in {stores}"
 
 
 async def end_run(places: Sequence[Place]) -> None:
@@ -398,4 +404,4 @@ async def _marked(places: Sequence[Place]) -> list[tuple[Place, MoveMark]]:
 
 
 def _listed(places: Sequence[Place]) -> str:
-    return ", ".join(map(str, places)) or "any store that could be meant"
+    return ", ".join(map(str, places)) or "any store of the TOML file"

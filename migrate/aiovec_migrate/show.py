@@ -312,7 +312,9 @@ def summary(
         verdict = "NOT EQUAL"
         lines += report.to_text().rstrip("\n").split("\n")
     if not begun:
-        lines.append("this run was over already, so nothing was done; the next begins after finish")
+        lines.append(
+            "this run had already ended, so nothing was done; a new one can start after finish"
+        )
     lines.append(
         f"migrate: {state.phase.value}: {tables} {'table' if tables == 1 else 'tables'}, "
         f"{rows:,} rows copied from {state.source} to {state.target}; {verdict}"
@@ -324,7 +326,7 @@ def summary(
     else:
         back = ""
     if state.phase is Phase.DONE:
-        lines.append(f"next: aiovec migrate finish{options} when you are content{back}")
+        lines.append(f"next: aiovec migrate finish{options} when everything works{back}")
     return lines
 
 
@@ -370,12 +372,12 @@ def _next(state: RunState, options: str) -> str:
     if state.phase is Phase.DONE and state.switched and not state.options.has_no_way_back:
         return f"{command}, or aiovec migrate rollback{options} to go back"
     if state.phase is Phase.ROLLING_BACK:
-        return f"{command}; aiovec migrate abort{options} calls it off"
+        return f"{command}; aiovec migrate abort{options} cancels it"
     if state.next_command != "run":
         return command
     if state.phase is Phase.MOVED:
-        return f"{command}, where it is not at work"
-    return f"{command}, where it is not at work; aiovec migrate abort{options} ends it"
+        return f"{command}, if it is not running"
+    return f"{command}, if it is not running; aiovec migrate abort{options} ends it"
 
 
 def _progress(state: RunState) -> tuple[int, int]:

@@ -18,9 +18,9 @@ FORMAT = 1
 MAX_BATCH = 1_000_000
 
 ONE_WAY = (
-    "there is no way back from a switch to another embedding model: what is written behind it has "
-    "no vectors of the old model. Pass --one-way if that is meant, or leave out --switch and name "
-    "the new backend in the TOML when its users are content"
+    "a switch to another embedding model cannot be rolled back: rows written after it have no "
+    "vectors of the old model. Pass --one-way to accept that, or leave out --switch and name the "
+    "new backend in the TOML file yourself"
 )
 
 
@@ -125,8 +125,8 @@ class Options:
             raise InvalidArgumentError("tables", self.tables, "None or at least one name")
         if self.switch and self.tables is not None:
             raise MigrationError(
-                "a switch moves all tables, for a store opened from the TOML finds all of them in "
-                "one backend; leave out the tables, or the switch"
+                "all tables with a switch, because an app uses one backend for all of them; leave "
+                "out the tables or the switch"
             )
 
 
@@ -223,7 +223,7 @@ class RunState:
         """Begin a phase. MigrationError if it cannot follow the present one."""
         if phase not in self.phase.following:
             raise MigrationError(
-                f"the run {self.run} is {self.phase}, so it cannot be {phase} next; go on with "
+                f"the run {self.run} is {self.phase}, so it cannot be {phase} next; continue with "
                 f"`aiovec migrate {self.next_command}`"
             )
         self.phase = phase
@@ -244,7 +244,7 @@ class RunState:
         known = _mapping(json.loads(text))
         if known.pop("format", None) != FORMAT:
             raise MigrationError(
-                "the journal was written by another version of aiovec; end the run with that one"
+                "another version of aiovec wrote the journal; end the run with that version"
             )
         options = _only_known(Options, known["options"])
         if options.get("tables") is not None:

@@ -104,14 +104,13 @@ def flip(file: Path, backend: str) -> Flip:
             kept = _replace(real, content, edited, backend)
         except OSError as exc:
             raise MigrationError(
-                f"{real} cannot be replaced: {exc.strerror or exc}; it is as it was. "
+                f"{real} cannot be replaced: {exc.strerror or exc}; it was not changed. "
                 f"{_by_hand(backend)}"
             ) from exc
         if kept is not None:
             return Flip(real, before, backend, kept)
     raise MigrationError(
-        f"{real} was changed by somebody else each time it was about to be replaced; "
-        "it is as they left it"
+        f"{real} was changed by another program at each try to replace it; their changes are kept"
     )
 
 
@@ -264,14 +263,14 @@ def _edited(file: Path, content: bytes, backend: str) -> tuple[str, bytes]:
     except (ValueError, RecursionError) as exc:
         raise MigrationError(
             f"{file}: the key {SECTION}.{KEY} is written in a way that cannot be changed safely "
-            f"({exc}); the file is as it was. {_by_hand(backend)}"
+            f"({exc}); the file was not changed. {_by_hand(backend)}"
         ) from exc
     mark = _MARK if content.startswith(_MARK) else b""
     return before, mark + result.encode()
 
 
 def _by_hand(backend: str) -> str:
-    return f'By hand it is the line {KEY} = "{backend}" under [{SECTION}]'
+    return f'To change it by hand, write the line {KEY} = "{backend}" under [{SECTION}]'
 
 
 def _check_replaceable(file: Path) -> None:
@@ -280,7 +279,7 @@ def _check_replaceable(file: Path) -> None:
     effective = bool(os.supports_effective_ids)  # it lists os.access or nothing
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         raise MigrationError(
-            f"{file} cannot be replaced: this user may not write in {folder}; it is as it was"
+            f"{file} cannot be replaced: this user may not write in {folder}; it was not changed"
         )
     try:
         found = file.stat()
@@ -291,7 +290,8 @@ def _check_replaceable(file: Path) -> None:
             )
         if found.st_dev != folder.stat().st_dev:
             raise MigrationError(
-                f"{file} cannot be replaced, since it is mounted by itself; mount its folder"
+                f"{file} cannot be replaced, because the file itself is mounted; mount its folder "
+                "instead"
             )
     except OSError as exc:
         raise MigrationError(f"{file} cannot be reached: {exc.strerror or exc}") from exc

@@ -76,7 +76,7 @@ async def test_a_store_in_use(store: Path) -> None:
 def test_a_store_that_is_not_there_yet_is_not_made(run: Run, folder: Path) -> None:
     finished = run("doctor", "missing.db", "--json")
     assert finished.code == 0
-    assert found(finished)["store"]["value"].endswith("missing.db: not there yet")
+    assert found(finished)["store"]["value"].endswith("missing.db: does not exist yet")
     assert list(folder.iterdir()) == []
 
 

@@ -165,7 +165,7 @@ def test_from_sqlite_to_lancedb_and_back_by_the_toml(run: Run, toml: Path, store
     assert "migrate: done: 1 table, 4 rows copied from" in finished.out
     assert "; every row is equal" in finished.out
     assert f"switched: {toml} names the new backend" in finished.out
-    assert f"next: aiovec migrate finish --config {toml} when you are content" in finished.out
+    assert f"next: aiovec migrate finish --config {toml} when everything works" in finished.out
     assert "copying" in finished.err
     assert "\x1b" not in finished.err
     assert tomllib.loads(toml.read_text("utf-8"))["retrieval"]["backend"] == "lancedb"
@@ -187,7 +187,7 @@ def test_from_sqlite_to_lancedb_and_back_by_the_toml(run: Run, toml: Path, store
 
     back = run("migrate", "rollback", "--config", toml)
     assert back.code == 0, back.err
-    assert back.out == f"migrate: rolled back; the stores are at {store} (sqlite) again\n"
+    assert back.out == f"migrate: rolled back; apps use {store} (sqlite) again\n"
     assert tomllib.loads(toml.read_text("utf-8"))["retrieval"]["backend"] == "sqlite"
     assert rows_of(str(store)) == original
 
@@ -236,7 +236,7 @@ def test_a_run_without_a_switch_leaves_the_source_in_use(run: Run, store: Path) 
     assert rows_of("t.db") == rows_of(str(store))
     again = run("migrate", "run", "--from", store, "--to", "t.db")
     assert again.code == 0
-    assert again.out.startswith("this run was over already, so nothing was done")
+    assert again.out.startswith("this run had already ended, so nothing was done")
 
 
 def test_one_table_of_several(run: Run, store: Path, folder: Path) -> None:

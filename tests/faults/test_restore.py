@@ -341,7 +341,7 @@ async def test_a_folder_of_lancedb(tmp_path: Path) -> None:
     await to_thread(os.truncate, data, 100)
     with pytest.raises(AiovecError):
         await aiovec.restore(backup, target)
-    with pytest.raises(CorruptStoreError, match="no backup"):
+    with pytest.raises(CorruptStoreError, match="not a LanceDB backup"):
         await aiovec.restore(kept / "t.lance", target)
     assert await names_in(tmp_path) == sorted(["backup", kept.name, "notes"])
     assert await ids_in(target) == ["a", "b"]

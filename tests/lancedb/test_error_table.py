@@ -32,7 +32,7 @@ async def test_writers_that_take_no_turns(tmp_path: Path) -> None:
     outcomes = await asyncio.gather(add(one), add(two), return_exceptions=True)
     [error] = [outcome for outcome in outcomes if outcome is not None]
     assert isinstance(error, StoreBusyError)
-    assert "others are writing to here" in str(error)
+    assert "other writers changed here" in str(error)
     assert isinstance(error.__cause__, RuntimeError)
     database.close()
 
@@ -75,14 +75,15 @@ def request(text: str) -> RuntimeError:
     ("text", "says"),
     [
         ("ListRequest, Status { status: 301, body: Some(\"<Code>PermanentRedirect</Code>\") }",
-         "is the region right? (HTTP 301, PermanentRedirect)"),
+         "check the region (HTTP 301, PermanentRedirect)"),
         ("uri: http://169.254.169.254/latest/api/token, inner: Connect", "no credentials"),
-        ("inner: Status { status: 429, body: None }", "the server fails (HTTP 429)"),
-        ("inner: Status { status: 501, body: None }", "cannot do what is needed (HTTP 501)"),
+        ("inner: Status { status: 429, body: None }",
+         "the server fails; try again later (HTTP 429)"),
+        ("inner: Status { status: 501, body: None }", "does not support this request (HTTP 501)"),
         ("inner: Http(dns error: failed to lookup address information)", "cannot be reached"),
         ("inner: Http(hyper: IncompleteMessage)", "cannot be reached"),
         ("inner: Status { status: 404, body: Some(\"<Code>ContainerNotFound</Code>\") }",
-         "no such bucket"),
+         "the bucket does not exist"),
     ],
 )  # fmt: skip
 def test_failed_requests(text: str, says: str) -> None:

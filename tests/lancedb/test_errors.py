@@ -106,7 +106,7 @@ async def test_tables_of_others_are_told(tmp_path: Path) -> None:
     async with opened(tmp_path / "s") as store:
         assert await store.tables() == ["foreign"]
         with pytest.raises(
-            CorruptStoreError, match="'foreign' cannot be used: it carries no schema"
+            CorruptStoreError, match="'foreign' cannot be used: it has no aiovec schema"
         ):
             await store.count("foreign")
         with pytest.raises(TableExistsError):
@@ -280,14 +280,14 @@ async def test_a_panic_on_a_damaged_manifest_is_translated(
         with pytest.raises(AiovecError) as caught:
             await call(store)
     assert type(caught.value.__cause__).__name__ == "RustPanic"
-    assert "broke down" in str(caught.value)
+    assert "crashed" in str(caught.value)
 
 
 def test_a_panic_is_told() -> None:
     class PanicException(BaseException):
         """As pyo3 makes it: no Exception, and of no module that can be imported."""
 
-    with pytest.raises(AiovecError, match="broke down") as caught, translated("here"):
+    with pytest.raises(AiovecError, match="crashed") as caught, translated("here"):
         raise PanicException("index out of bounds")
     assert isinstance(caught.value.__cause__, PanicException)
 

@@ -346,7 +346,7 @@ async def test_a_place_without_a_lock_for_all_its_writers_cannot_be_left_in_use(
     await backend.open()
     try:
         assert not backend.supports("moves")
-        with pytest.raises(UnsupportedError, match="lock that all its writers take"):
+        with pytest.raises(UnsupportedError, match="lock that all its writers use"):
             await backend.begin_move("r1", PLACE)
         assert await backend.move_mark() is None
     finally:

@@ -112,7 +112,7 @@ async def test_an_empty_table_gets_no_index_of_a_kind(store: VectorStore) -> Non
 async def test_a_build_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
     async with store_at(tmp_path / "store", build_memory="64 MiB") as store:
         await filled(store, 300)
-        with pytest.raises(aiovec.InvalidArgumentError, match=r"build_memory, 64 MiB.*takes some"):
+        with pytest.raises(aiovec.InvalidArgumentError, match=r"build_memory, 64 MiB.*needs about"):
             await store.create_index("notes", "hnsw")
         assert await store.indexes("notes") == []
 

@@ -68,7 +68,7 @@ async def test_a_version_whose_files_are_gone_is_not_restored(tmp_path: Path, pa
         for path in old:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     async with opened(tmp_path / "s", index="none") as store:
-        with pytest.raises(InvalidArgumentError, match="whose files are all there"):
+        with pytest.raises(InvalidArgumentError, match="whose files all exist"):
             await store.restore("notes", version)
         assert await ids_in(store) == [f"r{n:05}" for n in range(5)]
         assert await store.upsert("notes", numbered(6)) == 6

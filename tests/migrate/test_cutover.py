@@ -158,7 +158,7 @@ async def test_it_gives_up_in_words_and_goes_on_later(tmp_path: Path) -> None:
             await asyncio.sleep(30)
 
     options = Options(switch=True, pause_limit=0.2, attempts=2, index=False)
-    with pytest.raises(MigrationError, match=r"tried 2 times .* nobody was switched"):
+    with pytest.raises(MigrationError, match=r"tried 2 times .* no app was switched"):
         await switch(config, options=options, step=dawdle)
     assert named(config) == "sqlite"
     async with aiovec.connect(config=config) as store:

@@ -137,9 +137,9 @@ async def test_without_the_journal_the_marks_are_enough_to_abort(
         await store.create_table("young", aiovec.Schema(2))
         await store.drop_table("young")
     await check_use(config, source, wanted)
-    with pytest.raises(MigrationError, match="no mark"):
+    with pytest.raises(MigrationError, match="no migration mark"):
         await aiovec_migrate.abort(config=config)
-    with pytest.raises(MigrationError, match="no mark"):
+    with pytest.raises(MigrationError, match="no migration mark"):
         await aiovec_migrate.abort(place_of(config, source), journal=tmp_path / "none.db")
 
 
@@ -188,7 +188,7 @@ async def test_a_copy_that_is_done_but_for_its_journal_gets_no_switch(
     wanted = await contents_at(config=config)
     with pytest.raises(StoppedError):
         await migrated(None, target, config=config, step=Stop("released"))
-    with pytest.raises(MigrationError, match=r"done, without a switch.* migrate finish"):
+    with pytest.raises(MigrationError, match=r"ended without a switch.* migrate finish"):
         await migrated(config=config, options=SWITCH)
     state = await aiovec_migrate.status(config=config)
     assert state is not None

@@ -162,7 +162,7 @@ async def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
 
 async def test_no_journal_where_no_folder_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MigrationError, match="no journal can be kept"):
+    with pytest.raises(MigrationError, match="the journal cannot be written"):
         await FileJournal(tmp_path / "file" / "journal.db", RealHost()).lock()
 
 

@@ -52,7 +52,7 @@ async def test_a_rollback_keeps_the_copies_of_tables_that_the_new_store_has_lost
     assert differences(wanted, await contents_at(config=config)) == []
     [warning] = [event.text for event in told if event.kind == "warning"]
     assert "'notes' is missing in" in warning
-    assert f"{len(wanted['notes'][1])} rows of before the switch stay in" in warning
+    assert f"{len(wanted['notes'][1])} rows from before the switch stay in" in warning
     await aiovec_migrate.abort(config=config)
     assert differences(wanted, await contents_at(config=config)) == []
 
@@ -115,7 +115,7 @@ async def test_an_abort_leaves_a_table_that_another_run_made_meanwhile(
     with pytest.raises(StoppedError if killed else MigrationError):
         await migrated("sqlite", target, config=other, step=meanwhile)
     for _ in range(2):
-        with pytest.raises(MigrationError, match="somebody else made the table 'notes'"):
+        with pytest.raises(MigrationError, match="somebody else created the table 'notes'"):
             await migrated("sqlite", target, config=other)
     told: list[Event] = []
     await aiovec_migrate.abort(config=other, listener=told.append)
@@ -201,7 +201,7 @@ async def test_a_rollback_that_fails_midway_is_called_off(tmp_path: Path) -> Non
     with pytest.raises(CorruptStoreError):
         await rolled_back(config=config, step=damage)
     for command in (aiovec_migrate.finish, aiovec_migrate.run):
-        with pytest.raises(MigrationError, match=r"migrate rollback.*call it off.*migrate abort"):
+        with pytest.raises(MigrationError, match=r"migrate rollback.*cancel it.*migrate abort"):
             await command(config=config)
     state = await aiovec_migrate.abort(config=config)
     assert state is not None
@@ -233,7 +233,7 @@ async def test_a_rollback_that_has_turned_is_not_called_off(tmp_path: Path) -> N
     config = await switched(tmp_path)
     with pytest.raises(StoppedError):
         await rolled_back(config=config, step=Stop("cut-over:moved"))
-    with pytest.raises(MigrationError, match="last steps: complete that"):
+    with pytest.raises(MigrationError, match="last steps of the rollback are missing"):
         await aiovec_migrate.abort(config=config)
     await rolled_back(config=config)
 
@@ -326,7 +326,7 @@ async def test_a_source_that_was_restored_since_the_switch_gives_the_target_to_n
         await asyncio.to_thread(shutil.copy, kept, tmp_path / "notes.db")
     same = {"options": SWITCH}
     commands: tuple[tuple[Callable[..., Awaitable[object]], str], ...] = (
-        (aiovec_migrate.run, r"replaced or restored; stores were led to .*migrate finish"),
+        (aiovec_migrate.run, r"replaced or restored; apps were switched to .*migrate finish"),
         (aiovec_migrate.abort, r"too late.*restored.*migrate finish"),
         (aiovec_migrate.rollback, "migrate run"),
     )

@@ -130,7 +130,7 @@ def test_a_plan_tells_all_and_writes_nothing(
     assert found.free is not None
     assert found.needed > notes.bytes
     text = found.to_text()
-    for words in ("which will be made", "300 rows", "embedding: fixed_size_list", "needed at",
+    for words in ("which will be created", "300 rows", "embedding: fixed_size_list", "needed at",
                   "plan: nothing stands in the way"):  # fmt: skip
         assert words in text
     assert json.loads(found.to_json())["tables"][0]["name"] == "notes"
@@ -213,13 +213,13 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_target_that_nobody_named(fill: Fill) -> None:
-    with pytest.raises(MigrationError, match="say where to"):
+    with pytest.raises(MigrationError, match="name the target store"):
         plan(fill("sqlite", notes=(SCHEMA, 3)), None)
 
 
 @pytest.mark.parametrize("memory", [":memory:", "memory://x"])
 def test_a_target_in_memory(fill: Fill, memory: str) -> None:
-    with pytest.raises(MigrationError, match="no other process sees it"):
+    with pytest.raises(MigrationError, match="only its own process can read it"):
         plan(fill("sqlite", notes=(SCHEMA, 3)), memory)
 
 
@@ -284,12 +284,12 @@ def test_the_index_of_the_target(fill: Fill, tmp_path: Path) -> None:
     config.write_text("[retrieval.lancedb]\nindex_from = 256\n", "utf-8")
     source = fill("sqlite", few=(SCHEMA, 10), many=(SCHEMA, 400))
     few, many = plan(source, "lancedb", config=config).tables
-    assert few.index == "none: fewer than 256 rows are searched one by one"
-    assert many.index == "ivf_rq in 6 partitions with 4 bits a dimension"
+    assert few.index == "none: a search scans every row of a table below 256 rows"
+    assert many.index == "ivf_rq in 6 partitions with 4 bits per dimension"
     few, many = plan(source, place("sqlite", tmp_path, "t")).tables
     assert few.index == many.index == "none: every search is exact"
     without = plan(source, "lancedb", config=config, options=Options(index=False))
-    assert {table.index for table in without.tables} == {"none, as was asked"}
+    assert {table.index for table in without.tables} == {"none, as requested"}
 
 
 def test_what_lies_in_lancedb_is_opened_without_upkeep(
@@ -400,7 +400,7 @@ def test_a_switch_that_a_variable_would_undo(config: Path, monkeypatch: pytest.M
     found = plan(None, "lancedb", config=config, options=SWITCH)
     assert found.ok
     (note,) = found.notes
-    assert "AIOVEC_RETRIEVAL__BACKEND holds stores on 'sqlite'" in note
+    assert "AIOVEC_RETRIEVAL__BACKEND keeps apps on 'sqlite'" in note
     assert plan(None, "lancedb", config=config).notes == ()
 
 

@@ -198,7 +198,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda texts: [["a"] * 4] * 2, "gave no list of vectors"),
     (lambda texts: [[1.0] * 4], "gave 1 vectors for 2 texts"),
     (lambda texts: [[1.0] * 4] * 3, "gave 3 vectors for 2 texts"),
-    (lambda texts: [[1.0] * 4, [1.0] * 5], "of 5 dimensions, not 4; tell its length by --dim 5"),
+    (lambda texts: [[1.0] * 4, [1.0] * 5], "of 5 dimensions, not 4; pass --dim 5"),
     (lambda texts: np.ones((2, 3)), "of 3 dimensions, not 4"),
 ]
 
@@ -239,7 +239,7 @@ def test_the_target_s_schema() -> None:
     assert schema.differences(found) == [
         "dim is 8, not 12", "model is 'old', not 'new'", "quantized is 'bit', not None",
     ]  # fmt: skip
-    for field, reason in (("absent", "is no field here"), ("seen", "is no text here")):
+    for field, reason in (("absent", "is not a field"), ("seen", "is not a text field")):
         with pytest.raises(MigrationError, match=f"{reason}; the text fields are: body"):
             embedding(_Model(), field=field).target_schema(
                 Schema(8, fields={"body": str, "seen": datetime})
@@ -279,7 +279,7 @@ def test_a_callable_named_on_the_command_line(
     assert load("named_embedder:Model.embed")(["a"]) == ["a"]
     for path, reason in (
         ("named_embedder:absent", "has no 'absent'"),
-        ("named_embedder:number", "is no callable"),
+        ("named_embedder:number", "is not callable"),
         ("no_such_module:x", "cannot be imported"),
     ):
         with pytest.raises(MigrationError, match=reason):
@@ -307,7 +307,7 @@ async def test_the_plan_counts_rows_without_a_text(store: Any, tmp_path: Path) -
     assert found.ok
     assert found.tables[0].schema["dim"] == 4
     assert found.tables[0].schema["model"] == "new"
-    assert "computing the vectors anew is not in the estimate" in found.notes[-1]
+    assert "the estimate does not include the time to compute the new vectors" in found.notes[-1]
 
 
 async def test_a_run_that_failed_goes_on_behind_what_it_has_computed(
@@ -338,7 +338,7 @@ async def test_a_run_that_failed_goes_on_behind_what_it_has_computed(
             transform=transform,
         )
 
-    with pytest.raises(MigrationError, match="the service is gone; run again to go on"):
+    with pytest.raises(MigrationError, match="the service is gone; run again to continue"):
         await go()
     twice.add("the service is there again")
     outcome = await go()
@@ -364,7 +364,7 @@ async def test_a_switch_to_another_model_is_one_way_and_says_so_before(tmp_path:
         None, "lancedb", config=config, options=options, transform=transform
     )
     assert [problem.kind for problem in found.problems] == ["one-way"]
-    with pytest.raises(MigrationError, match=r"no way back .* --one-way"):
+    with pytest.raises(MigrationError, match=r"cannot be rolled back: .* --one-way"):
         await migrated(None, "lancedb", config=config, options=options, transform=transform)
     assert await aiovec_migrate.status(config=config) is None
     options = replace(options, one_way=True)

@@ -183,7 +183,7 @@ async def test_a_restored_source_is_refused(tmp_path: Path) -> None:
 async def test_a_target_that_is_gone_is_refused(tmp_path: Path) -> None:
     target = await stopped(tmp_path)
     remove(tmp_path, "b.db")
-    with pytest.raises(MigrationError, match="gone from the target"):
+    with pytest.raises(MigrationError, match="missing in the target"):
         await run(tmp_path, target)
 
 
@@ -227,7 +227,7 @@ async def test_an_open_run_cannot_be_finished(tmp_path: Path) -> None:
     [
         (aiovec_migrate.abort, "no journal of a migration"),
         (aiovec_migrate.finish, "no journal of a migration"),
-        (aiovec_migrate.rollback, "knows of no migration"),
+        (aiovec_migrate.rollback, "holds no migration"),
     ],
 )
 async def test_without_a_run_there_is_nothing_to_end(

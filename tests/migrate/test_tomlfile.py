@@ -324,7 +324,7 @@ def test_a_file_that_never_stands_still_is_left_alone(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _edit_meanwhile(file, monkeypatch, times=100)
-    with pytest.raises(MigrationError, match="changed by somebody else each time"):
+    with pytest.raises(MigrationError, match="changed by another program at each try"):
         flip(file, "lancedb")
     assert backend_in(file) == "sqlite"
     assert b"# edit 1" in file.read_bytes()
@@ -394,7 +394,9 @@ def test_a_file_that_tomlkit_cannot_edit_is_refused(file: Path) -> None:
     file.write_bytes(before)
     assert backend_in(file) == "sqlite"  # for Python's parser it is not too deep
     for call in (check, flip):
-        with pytest.raises(MigrationError, match=r"By hand it is the line backend = \"lancedb\""):
+        with pytest.raises(
+            MigrationError, match=r"To change it by hand, write the line backend = \"lancedb\""
+        ):
             call(file, "lancedb")
     assert file.read_bytes() == before
     assert _names(file.parent) == ["aiovec.toml"]

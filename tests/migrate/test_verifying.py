@@ -135,13 +135,13 @@ async def test_tables_that_cannot_be_compared(files: Pair) -> None:
     report = await verified(files)
     assert not report.equal
     problems = {table.table: table.problem for table in report.tables}
-    assert problems["here"] == "there is no such table in the target"
-    assert problems["there"] == "there is no such table in the source"
+    assert problems["here"] == "the table does not exist in the target"
+    assert problems["there"] == "the table does not exist in the source"
     assert "another schema" in problems["notes"]
     assert problems["notes"] in report.to_text()
     assert report.to_text().endswith("verdict   NOT EQUAL: here, notes, there\n")
     (only,) = (await verified(files, ["absent"])).tables
-    assert only.problem == "there is no such table in the source"
+    assert only.problem == "the table does not exist in the source"
 
 
 async def test_with_vectors_of_another_model(files: Pair) -> None:
@@ -208,7 +208,7 @@ async def test_searches_that_meet_rows_that_differ(files: Pair) -> None:
     assert notes.searches is not None
     assert notes.searches.unlike == 0
     assert notes.searches.moving > 0
-    assert "met rows that differ" in (await verified(files)).to_text()
+    assert "met differing rows" in (await verified(files)).to_text()
 
 
 async def test_recall_of_the_targets_index(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ async def test_a_row_that_an_index_lacks_is_reported(tmp_path: Path, analyzer: s
         assert notes.keywords.unlike >= 1
         assert "r00" in notes.keywords.unlike_ids
         assert not report.equal
-        assert "found on one side alone in 'r00'" in report.to_text()
+        assert "only one store found 'r00'" in report.to_text()
         assert report.to_dict()["tables"][0]["keywords"]["unlike"] >= 1  # type: ignore[index]
 
 

@@ -120,10 +120,14 @@ class Builder:
         if target is None:
             target = await self._target(table)
         if table.extreme or not rows:
-            reason = "has vectors too large or small for it" if table.extreme else "has no rows yet"
+            reason = (
+                "has vectors that are too large or too small for an index"
+                if table.extreme
+                else "has no rows yet"
+            )
             if auto:
                 return Build(kinds.NONE, {}, auto=True, target=target, rows=rows)
-            raise InvalidArgumentError("kind", kind, f"'auto' while the table {reason}")
+            raise InvalidArgumentError("kind", kind, f"'auto', because the table {reason}")
         if auto:
             if rows < self._settings.index_from:
                 return Build(kinds.NONE, {}, auto=True, target=target, rows=rows)
@@ -137,7 +141,8 @@ class Builder:
                 "kind",
                 kind,
                 f"one that builds within build_memory, {size_text(self._memory)}: over "
-                f"{rows:,} rows of {schema.dim} dimensions this takes some {size_text(needed)}",
+                f"{rows:,} rows of {schema.dim} dimensions this kind needs about "
+                f"{size_text(needed)}",
             )
         return Build(kind, plan, auto, target, rows)
 
@@ -180,14 +185,14 @@ class Builder:
 
     async def index_ids(self, handle: TableHandle, tell: Telling) -> None:
         """Build the index over the ids, for calls by id."""
-        with tell("indexing the ids"):
+        with tell("building the index of the ids"):
             await self._index(handle, "id", indexing.BTree())
 
     async def index_texts(self, handle: TableHandle, columns: Sequence[str], tell: Telling) -> None:
         """Build the indexes for keyword search over these fields anew, with all rows."""
         config = text_config(handle.schema.analyzer)
         for column in columns:
-            with tell(f"indexing the texts of {column}"):
+            with tell(f"building the text index of {column}"):
                 await self._index(handle, column, config)
 
     async def _index(

@@ -96,7 +96,7 @@ def checked_options(
         raise InvalidArgumentError(_RECALL, recall, "a number above 0 and below 1")
     if kind == "ivf_rq" and schema.dim % 8:
         raise InvalidArgumentError(
-            "kind", kind, f"a kind for vectors whose length is no multiple of 8, as {schema.dim}"
+            "kind", kind, f"another kind, because {schema.dim} dimensions are not a multiple of 8"
         )
     chosen = {name: value for name, value in options.items() if name != _RECALL}
     for name, value in chosen.items():
@@ -132,10 +132,10 @@ def chosen_kind(schema: Schema) -> str:
 def chosen(schema: Schema, rows: int, index_from: int) -> str:
     """Return in words what "auto" builds for so many rows."""
     if rows < index_from:
-        return f"none: fewer than {index_from:,} rows are searched one by one"
+        return f"none: a search scans every row of a table below {index_from:,} rows"
     kind = chosen_kind(schema)
     plan = plan_of(kind, {}, rows, schema.dim)
-    bits = f" with {plan['num_bits']} bits a dimension" if "num_bits" in plan else ""
+    bits = f" with {plan['num_bits']} bits per dimension" if "num_bits" in plan else ""
     return f"{kind} in {plan['num_partitions']:,} partitions{bits}"
 
 

@@ -39,7 +39,7 @@ class _BuildEndedError(AiovecError):
     """A drop of the table or of its index ended the build that the caller waits for."""
 
     def __init__(self) -> None:
-        super().__init__("the build was ended: its table or index was dropped")
+        super().__init__("the index build was stopped, because its table or index was dropped")
 
 
 @dataclass(slots=True)
@@ -123,7 +123,10 @@ class Indexing:
             listed = ", ".join(sorted(there)) or "the table has none"
             raise InvalidArgumentError("name", name, f"the name of an index ({listed})")
         if "text" in [info.kind for info in infos if info.name == name]:
-            expected = "another index: keyword search needs this one, use drop_field_index"
+            expected = (
+                "the name of another index; drop the text index, which keyword search needs, by "
+                "drop_field_index"
+            )
             raise InvalidArgumentError("name", name, expected)
         vectors = await vector_index(self._session, table)
         async with self._only_one(handle.name):

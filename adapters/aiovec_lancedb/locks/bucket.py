@@ -146,8 +146,8 @@ def translating(bucket: Bucket) -> Iterator[None]:
     except NotSupportedError as exc:
         cleaned(exc, bucket.secrets)
         raise AiovecError(
-            f"{bucket.shown}: this object storage has no conditional writes, without which several "
-            "writers cannot take turns"
+            f"{bucket.shown}: this object storage does not support conditional writes, which the "
+            "lock between writers needs; if one process writes, set bucket_lock = false"
         ) from exc
     except _FAILURES as exc:
         cleaned(exc, bucket.secrets)
@@ -239,14 +239,14 @@ class LeasedLock(WriteLock):
             self._left = kept and self._written(kept, free=True)
             if self._left is None:
                 _log.error(
-                    "a write to %s could not keep its lock; another process may have written at "
-                    "the same time",
+                    "a write to %s lost its lock; another process may have written at the same "
+                    "time",
                     self._bucket.shown,
                 )
         except _FAILURES as exc:
             # It is free for others when its term is over; what was written is written.
             _log.warning(
-                "the lock %s of %s stays behind for %.0f s (%s)",
+                "the lock %s of %s could not be removed and expires in %.0f s (%s)",
                 self._object, self._bucket.shown, self._term, type(exc).__name__,
             )  # fmt: skip
         finally:
@@ -424,7 +424,7 @@ class BucketMarks(Marks):
                 except (AlreadyExistsError, PreconditionError):
                     continue  # by another, or by this one, whose answer was lost
                 return
-        raise StoreBusyError("other processes change the mark all the time", 0.0)
+        raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
 
     def locked_tables(self) -> list[str]:
         with translating(self._bucket):

@@ -166,7 +166,9 @@ class FolderMarks(Marks):
         until = time.monotonic() + _PATIENCE
         while (lock := LockedFile.at(self._folder / "_move.lock")) is None:
             if time.monotonic() > until:
-                raise StoreBusyError("another process is changing the mark", _PATIENCE)
+                raise StoreBusyError(
+                    "another process is changing the mark of the migration", _PATIENCE
+                )
             time.sleep(_POLL)
         try:
             text = change(self.read())
@@ -290,7 +292,7 @@ class Fence:
         if self._make is None:
             raise UnsupportedError(
                 "a migration while the app writes", "lancedb",
-                f"{self._target} has no lock that all its writers take",
+                f"{self._target} has no lock that all its writers use",
             )  # fmt: skip
         if self._made is None:
             self._made = self._make()

@@ -242,7 +242,7 @@ def _forms_in_json(value: Value) -> list[str]:
     if isinstance(value, bool):
         return ["true" if value else "false"]
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{type(value).__name__} is no JSON")
+        raise TypeError(f"{type(value).__name__} is not JSON")
     if not value:
         return ["-?0", r"-?0\.0"]
     forms = set()

@@ -62,7 +62,7 @@ def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
             options = ", ".join([*columns, f"tokenize='{_TOKENIZERS[schema.analyzer]}'"])
             connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5({options})")
         except sqlite3.OperationalError as exc:
-            hint = "highlight needs SQLite's FTS5, which this Python was built without"
+            hint = "highlight needs SQLite with FTS5, and this Python's SQLite has none"
             raise UnsupportedError("highlight", "lancedb", hint) from exc
         places = ", ".join("?" * (len(names) + 1))
         values = [column.to_pylist() for column in texts.columns]

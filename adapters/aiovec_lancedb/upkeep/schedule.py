@@ -266,7 +266,7 @@ class Housekeeper:
                     self._tables.pop(name, None)
                     continue
                 # In a thread, since a handler may write to a file.
-                text = "upkeep of the table %r failed; it goes on later: %s"
+                text = "upkeep of the table %r failed and will be tried again: %s"
                 await in_thread(LOG.warning, text, name, exc)
                 state.failed += 1
                 state.look_at = time.monotonic() + 60
@@ -327,7 +327,7 @@ class Housekeeper:
         except (StoreBusyError, TimeoutError) as exc:
             state.failed += 1
             state.look_at = time.monotonic() + self.limits.quiet * 2 ** min(state.failed, 8)
-            text = "upkeep of the table %r was in vain: %s"
+            text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, name, exc)
             return
         finally:
@@ -407,7 +407,7 @@ class Housekeeper:
                 deadline = time.monotonic() + self.busy_timeout
             if time.monotonic() > deadline:
                 raise StoreBusyError(
-                    f"the upkeep of the table {table!r} is under way elsewhere", self.busy_timeout
+                    f"another process is doing the upkeep of the table {table!r}", self.busy_timeout
                 )
             await asyncio.sleep(self.limits.poll)
         try:

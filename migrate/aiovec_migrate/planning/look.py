@@ -112,7 +112,9 @@ class _Look:
     ) -> Plan:
         in_thread = self._host.in_thread
         if target is None:
-            raise MigrationError("say where to: a target, or the name of a backend in the TOML")
+            raise MigrationError(
+                "name the target store: a target, or the name of a backend in the TOML file"
+            )
         here = await in_thread(locate, source, config)
         there = await in_thread(locate, target, config)
         file = await in_thread(config_file, config)
@@ -190,22 +192,22 @@ class _Look:
         if self._options.has_no_way_back and not self._options.one_way:
             self._problem("one-way", ONE_WAY)
         if file is None:
-            self._problem("no-config", "a switch flips a TOML file; name it by --config")
+            self._problem("no-config", "--switch changes a TOML file; name it with --config")
             return
         backend = configured_name(there, file)
         if not backend:
             self._problem(
                 "not-configured",
-                f"no backend of {file} stores at {there.location}; write that place into the "
-                "file, or name the target by its backend",
+                f"no backend of {file} stores at {there.location}; write that address into the "
+                "file, or name a backend of the file as the target",
             )
             return
         present = toml.backend_in(file)
         if configured_name(here, file) != present:
             self._problem(
                 "not-present",
-                f"{file} names the backend {present!r}, which is not the source; a switch would "
-                "lead stores away from rows that are not moved",
+                f"{file} names the backend {present!r}, which is not the source; after the switch, "
+                "apps would miss the rows in it",
             )
         try:
             toml.check(file, backend)
@@ -214,9 +216,9 @@ class _Look:
         if (held := toml.variable_that_holds()) is not None:
             variable, value = held
             self._notes.append(
-                f"the environment variable {variable} holds stores on {value!r}, whatever the TOML "
-                "says; those that run with it will raise StoreMovedError after the switch, so "
-                "unset it first"
+                f"the environment variable {variable} keeps apps on {value!r}, whatever the TOML "
+                "file says; those apps will raise StoreMovedError after the switch, so unset it "
+                "first"
             )
 
     def _look_at_room(self, free: int | None, plans: list[TablePlan], versions: bool) -> int:
@@ -225,12 +227,12 @@ class _Look:
         needed = int((_WITH_VERSIONS if versions else _AT_LEAST) * size) + _SPARE
         if free is not None and free < needed:
             self._problem(
-                "room", f"the target needs some {needed:,} bytes, and {free:,} are free there"
+                "room", f"the target needs about {needed:,} bytes, and {free:,} are free there"
             )
         elif free is not None and free < _FOR_A_MOMENT * size:
             self._notes.append(
-                f"room is scarce: {free:,} bytes are free, and while the target builds an index or "
-                f"compacts it may take up to {int(_FOR_A_MOMENT * size):,} for a moment"
+                f"space is tight: {free:,} bytes are free, and the target may briefly need up to "
+                f"{int(_FOR_A_MOMENT * size):,} while it builds an index or compacts"
             )
         return needed
 
@@ -248,8 +250,8 @@ class _Look:
             moves.act_for(record.mark.run)
             if record.mark.state == FINISHED:
                 self._forget = (
-                    "an earlier migration has left it, so first let it be a store of its own "
-                    f"again: aiovec migrate forget {goal.address}; then "
+                    "an earlier migration moved away from this store, so first make it an "
+                    f"independent store again: aiovec migrate forget {goal.address}; then "
                 )
         return await goal.tables()
 
@@ -259,15 +261,15 @@ class _Look:
         mark = None if moves is None else await moves.move_mark()
         if mark is not None and mark.run != self._run:
             if mark.left:
-                text = f"the source has moved to {mark.moved_to} already"
+                text = f"the source has already moved to {mark.moved_to}"
                 if mark.state == FINISHED:
-                    text += "; to use it as a store of its own again: aiovec migrate forget"
+                    text += "; to use it as an independent store again: aiovec migrate forget"
                 self._problem("moved", text)
                 return []
             self._problem(
                 "run-open",
-                f"the migration {mark.run} is open on the source; go on with it by the command "
-                "that began it, or end it with: aiovec migrate abort",
+                f"the migration {mark.run} is open on the source; continue it with the command "
+                "that started it, or end it with: aiovec migrate abort",
             )
         names = await origin.tables()
         wanted = names if self._options.tables is None else self._options.tables
@@ -310,7 +312,7 @@ class _Look:
         if isinstance(shape, VectorIndexes) and self._options.index:
             index = shape.index_for(schema, found.stats.rows) or "as the target chooses"
         elif not self._options.index:
-            index = "none, as was asked"
+            index = "none, as requested"
         return TablePlan(
             name=name,
             rows=found.stats.rows,
@@ -328,21 +330,26 @@ class _Look:
     ) -> None:
         mine = other.schema
         if mine.dim != schema.dim:
-            self._problem("dim", f"the target's has {mine.dim} dimensions, not {schema.dim}", name)
+            self._problem(
+                "dim", f"the target's table has {mine.dim} dimensions, not {schema.dim}", name
+            )
         if mine.model != schema.model:
             self._problem(
                 "model",
-                f"the target's holds vectors of the model {mine.model!r}, not {schema.model!r}",
+                f"the target's table holds vectors of the model {mine.model!r}, not "
+                f"{schema.model!r}",
                 name,
             )
         rest = [text for text in differences if not text.startswith(("dim is", "model is"))]
         if rest:
-            self._problem("schema", "the target's has another schema: " + "; ".join(rest), name)
+            self._problem(
+                "schema", "the target's table has a different schema: " + "; ".join(rest), name
+            )
         if other.stats.rows:
             self._problem(
                 "rows",
-                f"the target's holds {other.stats.rows:,} rows already; {self._forget}drop it, "
-                "name another target, or carry over only what differs with: aiovec migrate sync",
+                f"the target's table already holds {other.stats.rows:,} rows; {self._forget}drop "
+                "it, name another target, or copy only the differences with: aiovec migrate sync",
                 name,
             )
 
@@ -357,15 +364,15 @@ class _Look:
         if missing:
             self._problem(
                 "null-text",
-                f"{missing:,} rows have no {field!r} from which a vector could be computed; "
-                "give them a text or delete them",
+                f"{missing:,} rows have no {field!r}, so their vectors cannot be computed; give "
+                "them a text or delete them",
                 found.handle.name,
             )
 
     def _look_at_abilities(self, origin: Backend, shape: Backend, tables: list[_Found]) -> None:
         if moves_of(origin) is None:
             text = (
-                f"{origin.target} has no lock that all its writers take, so it can be moved only "
+                f"{origin.target} has no lock that all its writers use, so it can be moved only "
                 "while nobody writes to it"
             )
             if self._options.switch:
@@ -379,7 +386,7 @@ class _Look:
         ]
         if texts and isinstance(origin, TextSearch) and not isinstance(shape, TextSearch):
             self._notes.append(
-                f"the {shape.name} backend has no keyword search, which is in use in: "
+                f"the {shape.name} backend has no keyword search, which these tables use: "
                 + ", ".join(texts)
             )
         if texts and origin.supports("text-prefix") and not shape.supports("text-prefix"):
@@ -388,7 +395,7 @@ class _Look:
                 f"as word* will raise UnsupportedError in: {', '.join(texts)}"
             )
         if self._transform is not None:
-            self._notes.append("the time for computing the vectors anew is not in the estimate")
+            self._notes.append("the estimate does not include the time to compute the new vectors")
 
     # The time
 

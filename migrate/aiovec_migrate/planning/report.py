@@ -147,7 +147,7 @@ class Plan:
         return "\n".join(self._lines())
 
     def _lines(self) -> Sequence[str]:
-        exists = "" if self.target_exists else ", which will be made"
+        exists = "" if self.target_exists else ", which will be created"
         lines = [f"from    {self.source}", f"to      {self.target}{exists}"]
         if self.switch:
             lines.append(f"switch  {self.config} will name the target's backend")
@@ -167,7 +167,7 @@ class Plan:
         if self.problems:
             one = len(self.problems) == 1
             found = "1 problem stops" if one else f"{len(self.problems)} problems stop"
-            lines += ["", f"plan: {found} a run"]
+            lines += ["", f"plan: {found} the run"]
         else:
             lines += ["", "plan: nothing stands in the way"]
         return lines
@@ -177,12 +177,10 @@ class Plan:
             return "not measured"
         read = f"reading {self.rates.read:,.0f} rows/s"
         if self.rates.write is None:
-            return (
-                f"{duration(self.seconds)} or more: measured was {read}; the target may be slower"
-            )
+            return f"{duration(self.seconds)} or more: measured {read}; the target may be slower"
         return (
-            f"about {duration(self.seconds)}, without building indexes: measured were {read} and "
-            f"writing {self.rates.write:,.0f} rows/s into memory; a slow disk takes longer"
+            f"about {duration(self.seconds)}, without index builds: measured {read} and writing "
+            f"{self.rates.write:,.0f} rows/s into memory; a slow disk takes longer"
         )
 
 

@@ -527,7 +527,7 @@ def unaltered(table: str) -> Iterator[None]:
         yield
     except StaleTableError as exc:
         raise MigrationError(
-            f"the table {table!r} was altered while it was compared; begin again"
+            f"the table {table!r} was altered during the comparison; try again"
         ) from exc
 
 
@@ -540,6 +540,6 @@ def check_comparable(table: str, mine: Schema, theirs: Schema, vector: bool) -> 
 
     if shape(mine) != shape(theirs):
         raise MigrationError(
-            f"the rows of table {table!r} cannot be compared, for the target has another schema: "
-            + "; ".join(theirs.differences(mine))
+            f"the rows of table {table!r} cannot be compared, because the target has another "
+            "schema: " + "; ".join(theirs.differences(mine))
         )

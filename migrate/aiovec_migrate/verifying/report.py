@@ -179,9 +179,9 @@ def _named_lines(rows: Difference) -> list[str]:
 def _search_lines(searches: Searches) -> list[str]:
     lines = []
     if searches.asked:
-        answer = f"{searches.unlike:,} of {searches.asked:,} answered otherwise"
+        answer = f"{searches.unlike:,} of {searches.asked:,} gave other results"
         if searches.moving:
-            answer += f", {searches.moving:,} met rows that differ"
+            answer += f", {searches.moving:,} met differing rows"
         lines.append(f"  searches  {answer}")
     if searches.recall is not None:
         lines.append(f"  recall    {searches.recall:.3f} of the {searches.limit} nearest")
@@ -191,15 +191,15 @@ def _search_lines(searches: Searches) -> list[str]:
 def _keyword_lines(keywords: Keywords) -> list[str]:
     if not keywords.asked:
         return []
-    answer = f"{keywords.unlike:,} of {keywords.asked:,} answered otherwise"
+    answer = f"{keywords.unlike:,} of {keywords.asked:,} gave other results"
     if keywords.moving:
-        answer += f", {keywords.moving:,} met rows that differ"
+        answer += f", {keywords.moving:,} met differing rows"
     lines = [f"  words     {answer}"]
     if keywords.unlike:
         words, ids = (
             ", ".join(map(repr, found)) for found in (keywords.unlike_words, keywords.unlike_ids)
         )
-        lines.append(f"    {words}: found on one side alone in {ids}")
+        lines.append(f"    {words}: only one store found {ids}")
     return lines
 
 
@@ -238,7 +238,7 @@ async def verify(
         at = host.now()
         absent = "the source" if table not in mine else "the target" if table not in theirs else ""
         if absent:
-            report = _unseen(table, f"there is no such table in {absent}")
+            report = _unseen(table, f"the table does not exist in {absent}")
         else:
             try:
                 report = await _verify_table(

@@ -112,7 +112,7 @@ def load(path: str) -> Callable[..., Any]:
     if isinstance(found, type):
         found = found()
     if not callable(found):
-        raise ConfigError(f"{path} is no callable", key="kind", accepted="a callable")
+        raise ConfigError(f"{path} is not callable", key="kind", accepted="a callable")
     return cast("Callable[..., Any]", found)
 
 
