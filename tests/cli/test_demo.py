@@ -66,11 +66,12 @@ def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_it_shows_each_thing_and_ends_with_a_clear_line(shown: Shown) -> None:
     titles = [line.partition(":")[0] for line in shown.text.splitlines() if re.match(r"\w", line)]
     assert [title.split()[0] for title in titles] == [
-        "Text", "Embed", "Search", "Search", "Search", "Filter", "Update", "Delete",
+        "Text", "Embed", "Vectors", "Vectors", "Vectors", "Keywords", "Hybrid,", "Filter", "Update",
+        "Delete",
         *(["Restore"] if shown.backend == "lancedb" else []), "What", "What", "demo",
     ]  # fmt: skip
     assert re.search(r"^  [\d,]{5,} passages ", shown.text, re.MULTILINE)
-    assert shown.text.count("  3 hits in ") == 5
+    assert shown.text.count("  3 hits in ") == 7
     assert re.fullmatch(r"demo: done in [\d.]+ s", shown.text.splitlines()[-1])
 
 
@@ -81,10 +82,15 @@ def test_in_a_pipe_there_are_plain_lines(shown: Shown) -> None:
 
 
 def test_it_finds_what_was_asked_for(shown: Shown) -> None:
-    by_query = dict(re.findall(r'^Search: "(.*)"\n.*?\d  (\S+)$', shown.text, re.MULTILINE))
+    by_query = dict(re.findall(r'^Vectors: "(.*)"\n.*?\d  (\S+)$', shown.text, re.MULTILINE))
     assert by_query["compress a file with gzip"].startswith("gzip.")
     assert by_query["temporary directory that is removed afterwards"].startswith("tempfile.")
     assert by_query["wait until several tasks are done"].startswith("asyncio.")
+    _, _, keywords = shown.text.partition("\nKeywords: ")
+    keywords, _, hybrid = keywords.partition("\nHybrid, ")
+    assert keywords.count("[RFC 2822]") == 3
+    hybrid, _, _ = hybrid.partition("\nFilter: ")
+    assert re.search(r"^  0\.0\d\d  email\.\S+  \(vector \d+, text \d+\)$", hybrid, re.MULTILINE)
 
 
 def test_what_it_says_to_type_next_works(
@@ -94,7 +100,7 @@ def test_what_it_says_to_type_next_works(
     commands = re.findall(r"^  aiovec (.+)$", shown.text, re.MULTILINE)
     if shown.backend == "sqlite":
         assert commands.pop() == "demo --backend lancedb"  # the other one that is shown here
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         finished = run(*shlex.split(command))
         assert finished.code == 0, command
@@ -110,6 +116,7 @@ def test_the_store_holds_what_it_showed(shown: Shown, monkeypatch: pytest.Monkey
             assert store.backend_name == shown.backend
             schema = await store.schema("stdlib")
             assert (schema.dim, schema.model) == (256, HashingEmbedder.model)
+            assert schema.embed == aiovec.Embed("text")
             assert await store.count("stdlib") > 3_000
             restored = [best] if store.supports("snapshots") else []
             assert [row.id for row in await store.get("stdlib", best)] == restored

@@ -21,12 +21,12 @@ from .._core.connect import connect
 from .._core.contract import TableStats
 from .._core.plugin import BackendPlugin
 from .._core.records import Hit
-from .._core.schema import Field, Schema
+from .._core.schema import Embed, Field, Schema
 from .._core.store import VectorStore
 from .._demo import HashingEmbedder, Passage, stdlib_passages
 from .._locate import is_url, locate
 from .._plugins import plugins
-from ..errors import AiovecError, TableNotFoundError
+from ..errors import AiovecError, TableNotFoundError, UnsupportedError
 from .output import one_line, out, progress
 from .run import failing_clearly, run
 
@@ -42,6 +42,9 @@ _QUERIES = (
     "temporary directory that is removed afterwards",
     "wait until several tasks are done",
 )
+_WORDS = '"RFC 2822" -header'
+_WORDS_AND_VECTOR = "parse a date as RFC 2822 has it"
+_MARKS = ("[", "]")
 _FILTERED_QUERY = "wait until several tasks are done"
 _FILTER = "kind = 'class' AND module STARTSWITH 'asyncio'"
 
@@ -53,10 +56,13 @@ SCHEMA = Schema(
         "kind": Field(str, index="bitmap"),
         "line": int,
         "length": int,
-        "text": str,
+        "text": Field(str, text=True),
         "read": bool,
     },
+    analyzer="english",
+    embed=Embed("text"),
 )
+_EMBEDDERS = {"default": {"kind": "demo", "batch_size": _BATCH}}
 
 
 @failing_clearly
@@ -109,17 +115,20 @@ class _Tour:
     def __init__(self, target: str) -> None:
         self._target = target
         self._console = out()
-        self._embedder = HashingEmbedder()
 
     async def take(self) -> None:
         began = time.perf_counter()
-        async with connect(self._target) as store:
+        async with connect(self._target, embedders=_EMBEDDERS) as store:
             await _make_table(store)
             passages = await self._read()
             await self._store(store, passages)
             for query in _QUERIES:
-                self._title(f'Search: "{query}"')
+                self._title(f'Vectors: "{query}"')
                 hits = await self._search(store, query)
+            self._title(f"Keywords: {_WORDS}")
+            await self._keywords(store)
+            self._title(f'Hybrid, keywords and vectors: "{_WORDS_AND_VECTOR}"')
+            await self._hybrid(store)
             self._title(f'Filter: "{_FILTERED_QUERY}" where {_FILTER}')
             found = await self._search(store, _FILTERED_QUERY, where=_FILTER) or hits
             await self._change(store, found)
@@ -147,43 +156,57 @@ class _Tour:
 
     async def _store(self, store: VectorStore, passages: Sequence[Passage]) -> None:
         self._title(f"Embed with {HashingEmbedder.model} ({HashingEmbedder.dim} dimensions), store")
-        embedding = writing = 0.0
+        began = time.perf_counter()
         with progress("passages") as bar:
             task = bar.add_task("embedding and storing", total=len(passages))
             for start in range(0, len(passages), _BATCH):
                 part = passages[start : start + _BATCH]
-                began = time.perf_counter()
-                columns = await asyncio.to_thread(_columns, part, self._embedder)
-                embedded = time.perf_counter()
-                await store.insert(TABLE, columns, model=HashingEmbedder.model)
-                embedding += embedded - began
-                writing += time.perf_counter() - embedded
+                await store.insert(TABLE, await asyncio.to_thread(_columns, part))
                 bar.advance(task, len(part))
+        seconds = time.perf_counter() - began
         kept = "safe on the disk" if store.supports("power-loss") else "a commit"
         self._say(
-            f"  embedded in {embedding:.2f} s, stored in {writing:.2f} s "
-            f"({len(passages) / writing:,.0f} rows/s, each batch {kept})"
+            f"  embedded, indexed and stored in {seconds:.2f} s "
+            f"({len(passages) / seconds:,.0f} rows/s, each batch {kept})"
         )
 
     async def _search(
         self, store: VectorStore, query: str, *, where: str | None = None
     ) -> list[Hit]:
-        vector = self._embedder.embed(query)
         began = time.perf_counter()
-        hits = await store.search(
-            TABLE, vector, limit=_SHOWN, where=where, model=HashingEmbedder.model
-        )
+        hits = await store.search(TABLE, query, limit=_SHOWN, where=where)
+        self._hits(hits, began)
+        return hits
+
+    async def _keywords(self, store: VectorStore) -> None:
+        began = time.perf_counter()
+        try:
+            hits = await store.search_text(TABLE, _WORDS, limit=_SHOWN, highlight=_MARKS)
+        except UnsupportedError:  # this Python's own SQLite, which marks the words, has no FTS5
+            hits = await store.search_text(TABLE, _WORDS, limit=_SHOWN)
+        self._hits(hits, began)
+
+    async def _hybrid(self, store: VectorStore) -> None:
+        began = time.perf_counter()
+        hits = await store.search_hybrid(TABLE, _WORDS_AND_VECTOR, limit=_SHOWN)
+        self._hits(hits, began)
+
+    def _hits(self, hits: Sequence[Hit], began: float) -> None:
         seconds = time.perf_counter() - began
         for hit in hits:
-            text = one_line(hit["text"])
+            # The text begins with the name, which is the id.
+            text = one_line((hit.highlights or {}).get("text") or _behind_name(hit))
             if len(text) > _LONGEST_TEXT:
                 text = text[: _LONGEST_TEXT - 1] + "…"
+            ranks = ", ".join(f"{name} {int(rank)}" for name, rank in (hit.ranks or {}).items())
             self._console.print(
-                Text.assemble("  ", (f"{hit.score:.3f}", "cyan"), "  ", (hit.id, "bold")),
-            )
+                Text.assemble(
+                    "  ", (f"{hit.score:.3f}", "cyan"), "  ", (hit.id, "bold"),
+                    (f"  ({ranks})" if ranks else "", "cyan"),
+                ),
+            )  # fmt: skip
             self._console.print(Text(f"         {text}", "dim"))
         self._say(f"  {len(hits)} hits in {seconds * 1000:.1f} ms", "green")
-        return hits
 
     async def _change(self, store: VectorStore, found: Sequence[Hit]) -> None:
         best = found[0].id
@@ -215,8 +238,11 @@ class _Tour:
         self._title("What to type next")
         commands = [
             f"aiovec info {named}",
-            f"aiovec search {named} {TABLE} --like {found[-1].id} --select kind,text",
+            f'aiovec search {named} {TABLE} "temporary director*" --text --select kind,text'
+            if store.supports("text-prefix")
+            else f'aiovec search {named} {TABLE} "temporary directory" --text --select kind,text',
             f"aiovec search {named} {TABLE} --like gzip.GzipFile --where \"kind = 'module'\"",
+            f"aiovec distinct {named} {TABLE} kind",
             f"aiovec doctor {named}",
         ]
         first, *others = _offered()
@@ -267,15 +293,19 @@ def _time(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
-def _columns(passages: Sequence[Passage], embedder: HashingEmbedder) -> dict[str, Any]:
+def _behind_name(hit: Hit) -> str:
+    text: str = hit["text"]
+    return text.partition("\n")[2]
+
+
+def _columns(passages: Sequence[Passage]) -> dict[str, Any]:
     texts = [f"{passage.name}\n{passage.text}" for passage in passages]
     return {
         "id": [passage.name for passage in passages],
-        SCHEMA.vector: embedder.embed_many(texts),
         "module": [passage.module for passage in passages],
         "kind": [passage.kind for passage in passages],
         "line": np.array([passage.line for passage in passages]),
-        "length": np.array([passage.length for passage in passages]),
-        "text": [passage.text for passage in passages],
+        "length": np.array([len(text) for text in texts]),
+        "text": texts,
         "read": np.zeros(len(passages), dtype=bool),
     }
