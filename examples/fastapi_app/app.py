@@ -14,11 +14,9 @@ from pydantic import BaseModel, Field
 
 from aiovec import AiovecError, FilterError, InvalidRowError, VectorStore
 from aiovec.asgi import get_store, lifespan
-from embedding import HashingEmbedder
 from retriever import Retriever
 
 CONFIG = Path(__file__).with_name("aiovec.toml")
-EMBEDDER = HashingEmbedder()
 LOG = logging.getLogger(__name__)
 
 
@@ -26,12 +24,12 @@ LOG = logging.getLogger(__name__)
 async def start(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     """Opens the store with the app, makes the table, and closes the store with the app."""
     async with lifespan(config=CONFIG)(app) as state:
-        await Retriever(get_store({"app": app}), EMBEDDER).prepare()
+        await Retriever(get_store({"app": app})).prepare()
         yield state
 
 
 def retriever(store: Annotated[VectorStore, Depends(get_store)]) -> Retriever:
-    return Retriever(store, EMBEDDER)
+    return Retriever(store)
 
 
 Notes = Annotated[Retriever, Depends(retriever)]
@@ -40,7 +38,7 @@ app = FastAPI(title="Notes", lifespan=start)
 
 class Note(BaseModel):
     id: str = Field(min_length=1)
-    text: str
+    text: str = Field(min_length=1)
     topic: str | None = None
     year: int | None = None
 
@@ -94,6 +92,6 @@ async def wrong(request: Request, error: AiovecError) -> JSONResponse:
 
 @app.exception_handler(AiovecError)
 async def trouble(request: Request, error: AiovecError) -> JSONResponse:
-    """What a client cannot correct: a full disk, a lock held too long, a table that is missing."""
+    """What a client cannot correct: a full disk, a missing table, a model that does not answer."""
     LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return JSONResponse({"detail": "the store cannot answer now"}, status_code=503)
