@@ -26,8 +26,8 @@ LANCEDB = "aiovec on LanceDB, keywords, whole rows"
 
 # The shape of the real set that the figures in the docs come from.
 _ROWS, _DIM = 117_659, 384
-_ROUNDS = 10
-_BLOCK = 100  # of queries by one way, before the next one's turn
+_ROUNDS = 50
+_BLOCK = 20  # of queries by one way, before the next one's turn
 _INSERT_ROUNDS = 3
 _BATCH = 1_000
 _LONG, _LONG_WORDS = 50, 50

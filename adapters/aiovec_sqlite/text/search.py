@@ -6,6 +6,7 @@ Every word goes into the query as a quoted string, so nothing that a user types 
 from __future__ import annotations
 
 import heapq
+import json
 import math
 import re
 import sqlite3
@@ -17,7 +18,6 @@ import numpy as np
 
 from aiovec.backend import (
     Columns,
-    Float32Array,
     Found,
     StoredRows,
     TableHandle,
@@ -27,7 +27,7 @@ from aiovec.backend import (
 
 from ..connection import Ticket
 from ..driver import load_driver
-from ..errors import CORRUPT, TextDamageError, code_of, names_text_index
+from ..errors import CORRUPT, DamageError, TextDamageError, code_of, names_text_index
 from ..layout import TableLayout, current_table, quoted
 from ..reads import by_rowids, condition_of
 from ..vectors import VectorReader
@@ -191,21 +191,19 @@ def _rows(
     columns: Columns,
 ) -> StoredRows:
     numbers = np.array(rowids, dtype=np.int64)
-    vectors: Float32Array | None = None
-    (there,) = (
-        db.execute(
+    try:
+        vectors = VectorReader(db, table).read(numbers, ticket) if columns.vector else None
+        return by_rowids(db, ticket, table, numbers, columns, vectors)
+    except DamageError as exc:
+        (there,) = db.execute(
             f"SELECT count(*) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
             "ON r._rowid = j.value",
-            (f"[{','.join(map(str, rowids))}]",),
+            (json.dumps(rowids),),
         ).fetchone()
-        if rowids
-        else (0,)
-    )
-    if there != len(rowids):
-        raise TextDamageError(table.name, f"{len(rowids) - there} rows that it names are gone")
-    if columns.vector:
-        vectors = VectorReader(db, table).read(numbers, ticket)
-    return by_rowids(db, ticket, table, numbers, columns, vectors)
+        if there == len(rowids):
+            raise
+        missing = len(rowids) - there
+        raise TextDamageError(table.name, f"{missing} rows that it names are gone") from exc
 
 
 # Clauses that are too short for the index

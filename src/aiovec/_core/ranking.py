@@ -102,12 +102,15 @@ def fuse(
     scores: dict[str, float] = {}
     found: dict[str, dict[str, tuple[int, Hit]]] = {}
     for name, hits in lists.items():
-        weight = 1.0 if isinstance(fusion, RRF) else getattr(fusion, name)
-        scaled = _scaled([hit.score for hit in hits])
-        for rank, hit in enumerate(hits, start=1):
+        if isinstance(fusion, RRF):
+            weight, k = 1.0, fusion.k
+            parts = [1.0 / (k + rank) for rank in range(1, len(hits) + 1)]
+        else:
+            weight = getattr(fusion, name)
+            parts = _scaled([hit.score for hit in hits])
+        for rank, (hit, part) in enumerate(zip(hits, parts, strict=True), start=1):
             found.setdefault(hit.id, {})[name] = rank, hit
             if weight:
-                part = 1.0 / (fusion.k + rank) if isinstance(fusion, RRF) else scaled[rank - 1]
                 scores[hit.id] = scores.get(hit.id, 0.0) + weight * part
     best = sorted(scores, key=lambda id: (-scores[id], id))[:limit]
     return [_fused(found[id], scores[id]) for id in best]
