@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -370,6 +370,26 @@ def drop_all(tx: Transaction, name: str) -> None:
         if type(fts) is not str or not _FTS.fullmatch(fts):
             raise TextDamageError(name, "its entry cannot be read")
         _drop(tx.db, generation, fts)
+
+
+def drop_named(db: sqlite3.Connection, faults: Iterable[str]) -> bool:
+    """Remove the indexes that SQLite's messages name; True if there was one."""
+    named = "\n".join(faults)
+    found = [
+        (generation, fts)
+        for generation, fts in (
+            db.execute("SELECT generation, fts FROM aiovec_text").fetchall()
+            if _has_list(db)
+            else ()
+        )
+        if type(fts) is str and _FTS.fullmatch(fts) and re.search(rf"{re.escape(fts)}(?!\d)", named)
+    ]
+    if found:
+        db.execute("BEGIN IMMEDIATE")
+        for generation, fts in found:
+            _drop(db, generation, fts)
+        db.execute("COMMIT")
+    return bool(found)
 
 
 def drop_with(tx: Transaction, name: str, field: str) -> None:
