@@ -34,7 +34,6 @@ LOCKED = 6
 READONLY = 8
 IOERR = 10
 CORRUPT = 11
-CORRUPT_VTAB = 267  # an extended code: a virtual table, of which FTS5 alone uses it
 FULL = 13
 CANTOPEN = 14
 NOTADB = 26
@@ -85,10 +84,6 @@ class TextDamageError(DamageError):
 def code_of(error: BaseException) -> int:
     """The primary result code, 0 where there is none."""
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-def _full_code(error: BaseException) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0) or 0)
 
 
 def is_busy(error: BaseException) -> bool:
@@ -148,9 +143,7 @@ def translate(error: Exception, target: str, *, repeated: bool = True) -> Aiovec
         )
     if isinstance(error, TextDamageError):
         return CorruptStoreError(target, text)
-    if code in (0, ERROR, CORRUPT) and (
-        names_text_index(text) or _full_code(error) == CORRUPT_VTAB
-    ):
+    if code in (0, ERROR, CORRUPT) and names_text_index(text):
         return CorruptStoreError(target, f"a text index is damaged ({text}); {_REBUILD}")
     if "no such module: fts5" in text or "error in tokenizer constructor" in text:
         return AiovecError(

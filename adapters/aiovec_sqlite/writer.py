@@ -37,6 +37,7 @@ from .driver import load_driver
 from .errors import failures, is_busy, may_pass, translate
 from .layout import change_number
 from .moves import change, is_over, mark_in
+from .text.damage import damage_behind
 
 # More rows than this are not written within a savepoint.
 _MOST_ROWS_IN_SAVEPOINT = 1000
@@ -455,7 +456,7 @@ class Writer(Committer[_Call]):
             elif db.in_transaction:
                 db.execute("ROLLBACK TO call")
                 db.execute("RELEASE call")
-            return exc
+            return damage_behind(db, exc)
         if not alone:
             db.execute("RELEASE call")
         return None

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ from tests.sqlite.support import backend_of, opened, python, sql
 import aiovec
 from aiovec import Field, Schema
 from aiovec.backend import Columns, TextClause, TextQuery
-from aiovec.errors import CorruptStoreError, StoreClosedError, UnsupportedError
+from aiovec.errors import (
+    CorruptStoreError,
+    StoreClosedError,
+    TableNotFoundError,
+    UnsupportedError,
+)
 from aiovec_sqlite import SqliteBackend
 from aiovec_sqlite.doctor import findings
 from aiovec_sqlite.driver import has_fts5, load_driver
@@ -368,6 +374,87 @@ async def test_a_killed_build_goes_on(
     assert check_index(path) == 6_003
 
 
+async def test_two_processes_turn_text_on_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with opened(path) as store:
+        await store.create_table("notes", LATER)
+        await store.insert("notes", columns(1_000))
+    both = [python("-c", KILLED, str(path), stdout=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        output, _ = await asyncio.to_thread(process.communicate, timeout=60)
+        assert "done" in output
+    async with opened(path) as store:
+        assert len(await found(store, "wool")) == 1_000
+    assert check_index(path) == 1_000
+
+
+async def test_a_table_goes_while_its_index_is_built(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(text_index, "_MOST_ROWS", 20)
+    path = tmp_path / "s.db"
+    for anew in (False, True):
+        async with opened(path) as store, opened(path) as other:
+            await store.create_table("notes", LATER)
+            await store.insert("notes", columns(1_000))
+            building = asyncio.ensure_future(store.create_field_index("notes", "body", "text"))
+            for _ in range(30):
+                if (await store.schema("notes")).fields["body"].text:
+                    break
+            await other.drop_table("notes")
+            if anew:
+                await other.create_table("notes", SCHEMA)
+                await other.insert("notes", columns(30))
+            result = (await asyncio.gather(building, return_exceptions=True))[0]
+            assert result is None or isinstance(result, TableNotFoundError)
+            if anew:
+                assert len(await found(store, "wool")) == 30
+                await store.drop_table("notes")
+    with sql(path) as db:
+        assert db.execute("SELECT count(*) FROM aiovec_text").fetchone() == (0,)
+        left = "SELECT name FROM sqlite_master WHERE name LIKE 'notes.%'"
+        assert db.execute(left).fetchall() == []
+
+
+async def test_reads_go_on_while_text_is_turned_on_and_off(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with opened(path) as store, opened(path) as other:
+        await store.create_table("notes", LATER)
+        await store.insert("notes", columns(2_000))
+
+        async def turn() -> None:
+            for _ in range(4):
+                await other.create_field_index("notes", "body", "text")
+                await other.drop_field_index("notes", "body")
+
+        turning = asyncio.ensure_future(turn())
+        rounds = 0
+        while not turning.done():
+            rounds += 1
+            assert len(await store.find("notes", limit=5_000, select=["body"])) == 2_000
+            exported = [batch.num_rows async for batch in store.export("notes", batch_size=100)]
+            assert sum(exported) == 2_000
+        await turning
+        assert rounds > 1
+
+
+async def test_a_cancelled_search_stops(tmp_path: Path) -> None:
+    schema = Schema(DIM, fields={"body": Field(str, text=True)}, analyzer="ngram")
+    async with opened(tmp_path / "s.db") as store:
+        await store.create_table("notes", schema)
+        texts = [" ".join(f"{n}{m} lorem ipsum dolor" for m in range(200)) for n in range(1_500)]
+        await store.insert("notes", rows(texts))
+        for query in ("or", "lor ore rem ips psu sum dol olo"):  # a scan, and the index
+            search = asyncio.ensure_future(store.search_text("notes", f"{query} -zz", any=True))
+            await asyncio.sleep(0.05)
+            assert not search.done()
+            search.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await search
+            await asyncio.sleep(0.2)
+            began = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - began < 0.15
+
+
 async def test_a_second_field_and_off_again(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(text_index, "_MOST_ROWS", 30)
     path = tmp_path / "s.db"
@@ -461,9 +548,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-async def test_damage_is_told_and_mended(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "s.db"
+async def damaged(path: Path, damage: str) -> None:
     async with opened(path) as store:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", columns(300))
@@ -472,6 +557,12 @@ async def test_damage_is_told_and_mended(tmp_path: Path, damage: str) -> None:
         (fts,) = db.execute("SELECT fts FROM aiovec_text").fetchone()
         db.execute("PRAGMA writable_schema = ON")
         db.executescript(DAMAGE[damage].format(fts=fts))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_damage_is_told_and_mended(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "s.db"
+    await damaged(path, damage)
     bad = [f for f in await asyncio.to_thread(findings, path) if not f.ok]
     assert bad, "the doctor finds nothing"
     assert any("drop_field_index" in (finding.cure or "") for finding in bad), bad
@@ -485,6 +576,52 @@ async def test_damage_is_told_and_mended(tmp_path: Path, damage: str) -> None:
         )
         await store.insert("notes", columns(5, 900))
         assert len(await found(store, "wool")) == await store.count("notes")
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE)[:4])
+async def test_a_backup_with_a_damaged_index_is_restored_without_it(
+    tmp_path: Path, damage: str
+) -> None:
+    path, copy, back = (tmp_path / name for name in ("s.db", "copy.db", "back.db"))
+    await damaged(path, damage)
+    async with opened(path) as store:
+        await store.backup(copy)
+        rows_there = await store.find("notes", limit=999, include_vector=True)
+    before = copy.read_bytes()
+    await aiovec.restore(copy, back)
+    assert copy.read_bytes() == before
+    async with opened(back) as store:
+        assert await store.find("notes", limit=999, include_vector=True) == rows_there
+        with pytest.raises(UnsupportedError, match="optimize"):
+            await store.search_text("notes", "wool")
+        await store.optimize("notes")
+        assert len(await found(store, "wool")) == 300
+    assert check_index(back) == 300
+    assert all(finding.ok for finding in await asyncio.to_thread(findings, back))
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE)[2:5])
+async def test_writes_that_meet_a_damaged_index_say_how_to_mend_it(
+    tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "s.db"
+    await damaged(path, damage)
+    async with opened(path) as store:
+        for write in (
+            lambda: store.insert("notes", columns(5, 500)),
+            lambda: store.update("notes", {"body": "silk"}, ids="r000001"),
+            lambda: store.delete("notes", "r000002"),
+            lambda: store.delete_where("notes", "TRUE"),
+        ):
+            with pytest.raises(CorruptStoreError, match="drop_field_index"):
+                await write()
+        assert await store.count("notes") == 300
+        assert await store.update("notes", {"n": 7}, ids="r000003") == 1  # no text in it
+        await store.drop_field_index("notes", "body")
+        await store.create_field_index("notes", "body", "text")
+        await store.upsert("notes", columns(5, 500))
+        assert len(await found(store, "wool")) == 305
+    assert check_index(path) == 305
 
 
 WRITING = """

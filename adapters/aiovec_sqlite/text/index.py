@@ -22,6 +22,7 @@ from ..driver import has_fts5, load_driver
 from ..errors import CORRUPT, ERROR, TextDamageError, check_stored, code_of, stored
 from ..layout import TableLayout, quoted, read_table
 from ..writer import Transaction
+from .damage import FTS_NAME, has_list, probe
 
 _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     generation INTEGER PRIMARY KEY, name TEXT NOT NULL, fts TEXT NOT NULL, fields TEXT NOT NULL,
@@ -35,9 +36,6 @@ _MOST_CHARACTERS = 1_000_000
 _MERGED_PAGES = 200
 # FTS5's default, less a little: what a page of the index takes in the file.
 _PAGE_BYTES = 4_050
-
-# Of which the names of SQL are made. A renamed table keeps the names of its index.
-_FTS = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def wanted_fields(schema: Schema) -> tuple[str, ...]:
 
 def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
     """The indexes of a table, the oldest first: one that serves, and one that is being built."""
-    if not _has_list(db):
+    if not has_list(db):
         return []
     return [
         _read(name, row)
@@ -104,12 +102,6 @@ def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
             (name,),
         ).fetchall()
     ]
-
-
-def _has_list(db: sqlite3.Connection) -> bool:
-    """Return whether the file has the list: the first index makes it."""
-    found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone()
-    return found is not None
 
 
 def _read(name: str, row: tuple[Any, ...]) -> TextIndex:
@@ -125,7 +117,7 @@ def _read(name: str, row: tuple[Any, ...]) -> TextIndex:
         type(names) is not list
         or not names
         or any(type(field) is not str for field in names)
-        or not _FTS.fullmatch(fts)
+        or not FTS_NAME.fullmatch(fts)
         or analyzer not in ("plain", "english", "ngram")
         or (done is None) != (upto is None)
     ):
@@ -362,12 +354,12 @@ def _drop(db: sqlite3.Connection, generation: int, fts: str) -> None:
 
 def drop_all(tx: Transaction, name: str) -> None:
     """Remove the indexes of a table, also where their entries cannot be read."""
-    if not _has_list(tx.db):
+    if not has_list(tx.db):
         return
     for generation, fts in tx.db.execute(
         "SELECT generation, fts FROM aiovec_text WHERE name = ?", (name,)
     ).fetchall():
-        if type(fts) is not str or not _FTS.fullmatch(fts):
+        if type(fts) is not str or not FTS_NAME.fullmatch(fts):
             raise TextDamageError(name, "its entry cannot be read")
         _drop(tx.db, generation, fts)
 
@@ -378,11 +370,11 @@ def drop_named(db: sqlite3.Connection, faults: Iterable[str]) -> bool:
     found = [
         (generation, fts)
         for generation, fts in (
-            db.execute("SELECT generation, fts FROM aiovec_text").fetchall()
-            if _has_list(db)
-            else ()
+            db.execute("SELECT generation, fts FROM aiovec_text").fetchall() if has_list(db) else ()
         )
-        if type(fts) is str and _FTS.fullmatch(fts) and re.search(rf"{re.escape(fts)}(?!\d)", named)
+        if type(fts) is str
+        and FTS_NAME.fullmatch(fts)
+        and re.search(rf"{re.escape(fts)}(?!\d)", named)
     ]
     if found:
         db.execute("BEGIN IMMEDIATE")
@@ -475,11 +467,7 @@ def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
             f"(SELECT count(*) FROM {index.shadow('docsize')} WHERE id NOT IN "
             f"(SELECT _rowid FROM {index.view}))"
         ).fetchone()
-        db.execute(
-            f"SELECT rowid, bm25({index.table}) FROM {index.table} WHERE {index.table} MATCH ? "
-            "LIMIT 1",
-            ('"a" *',),
-        ).fetchall()
+        probe(db, index.fts)
     except TextDamageError:
         return "damaged: its entry cannot be read", False
     except load_driver().DatabaseError as exc:
