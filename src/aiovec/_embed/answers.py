@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ def checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
 
     Rows may still hold NaN or infinity, which is the fault of one text alone.
     """
-    if answer is None or isinstance(answer, (str, bytes, Mapping)):
+    if answer is None or isinstance(answer, (str, bytes, Mapping, Set)):
         raise Failure(f"it gave {type(answer).__name__}, not a list of vectors")
     try:
         vectors = answer if isinstance(answer, np.ndarray) else list(answer)

@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import numpy as np
 
 from .._arrays import Float32Array
-from .._core.pool import LITTLE, in_thread, off_loop
+from .._core.pool import LITTLE, off_loop
 from .._core.schema import Schema
-from .._core.threads import PerLoop
+from .._core.threads import PerLoop, in_idle_thread
 from ..errors import (
     AiovecError,
     DimensionMismatchError,
@@ -32,6 +31,7 @@ from .answers import checked_matrix
 from .cache import Cache
 from .calling import Caller, is_async
 from .failures import Failure, failure_of
+from .local import LocalModel
 from .protocol import AnyEmbedder, Purpose
 
 # A request that is not full waits for more texts while another is under way: for so many seconds
@@ -41,11 +41,14 @@ _QUIET: dict[Purpose, float] = {"query": 0.005, "document": 0.02}
 _LONGEST_GATHERING: dict[Purpose, float] = {"query": 0.01, "document": 0.1}
 # Texts of one call in a row, before another call that waits has its turn.
 _TURN = 16
+LARGEST_BATCH = 2048
+"""Texts in a request, at most: the event loop puts them together."""
 # Seconds between tries: doubled each time, and up to half less at random, so that the clients that
 # a busy service refused do not come back at the same moment.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 # ``off_loop``: numbers of a list that NumPy reads in the time of one Python value.
 _NUMBERS_A_VALUE = 16
+_NUMBERS_OF_AN_ARRAY_A_VALUE = 256
 _CHARACTERS_A_VALUE = 512
 
 
@@ -86,8 +89,7 @@ class Batcher:
         self.pause = pause
         self._embedder = embedder
         self.caller = Caller(embedder)
-        self._prepare: Callable[[], object] | None = getattr(embedder, "prepare", None)
-        self._preparing: PerLoop[_Once] = PerLoop(_Once)
+        self._loading: PerLoop[_Loading] = PerLoop(_Loading)
         self._cache = Cache(limits.cache_bytes, self.dim)
         self._desk: PerLoop[_Desk] = PerLoop(lambda: _Desk(self))
         self._closed: Callable[[], AiovecError] | None = None
@@ -108,8 +110,8 @@ class Batcher:
         Cancelled, its texts are dropped; what is under way for others goes on.
         """
         self._check_open()
-        if self._prepare is not None:
-            await self._get_ready(self._prepare)
+        if isinstance(self._embedder, LocalModel):
+            await self._get_ready(self._embedder)
         effort = len(texts)
         if effort <= LITTLE:
             effort += sum(map(len, texts)) // _CHARACTERS_A_VALUE
@@ -121,26 +123,30 @@ class Batcher:
             return await off_loop(effort, self._put_together, wanted, found)
         return await off_loop(effort, self._put_together, wanted, [])
 
-    async def _get_ready(self, prepare: Callable[[], object]) -> None:
+    async def _get_ready(self, model: LocalModel) -> None:
         """Load a local model, which takes its own time; once for all that wait."""
-        once = self._preparing()
-        if once.task is None or (once.task.done() and once.failed):
-            once.task = asyncio.ensure_future(in_thread(prepare, limit=once.limit))
-            once.task.add_done_callback(_retrieved)
-        try:
-            await asyncio.shield(once.task)
-        except asyncio.CancelledError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - loading a model may raise anything
-            failure = failure_of(exc)
-        else:
-            self._check_open()
-            return
-        raise self.error_of(failure, None)
+        loading = self._loading()
+        task = loading.task
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            # Not in the pool, whose work keeps a loop from ending: it may take minutes.
+            task = loading.task = asyncio.ensure_future(in_idle_thread(model.prepare))
+            task.add_done_callback(_retrieved)
+        await asyncio.wait([task, loading.closed], return_when=asyncio.FIRST_COMPLETED)
+        self._check_open()
+        if task.cancelled():
+            raise self.error_of(Failure("its loading was cancelled", retryable=True), None)
+        error = task.exception()
+        if isinstance(error, Exception):
+            raise self.error_of(failure_of(error), None)
+        if error is not None:
+            raise error
 
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End what is under way on the running loop with an error; later calls raise it too."""
         self._closed = error
+        loading = self._loading()
+        if not loading.closed.done():
+            loading.closed.set_result(None)
         self._desk().close(error)
 
     async def close_service(self) -> None:
@@ -148,6 +154,15 @@ class Batcher:
         close = getattr(self._embedder, "close", None)
         if close is not None and is_async(close):
             await close()
+
+    def check_same_model(self) -> None:
+        """Raise Failure if the app has given its embedder another model or length meanwhile."""
+        found = (self._embedder.model, self._embedder.dim)
+        if found != (self.model, self.dim):
+            raise Failure(
+                f"its model is now {found[0]!r:.80} with {found[1]!r:.20} dimensions; the vectors "
+                "of two models cannot be compared, so open a store with a new embedder for it"
+            )
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -188,21 +203,15 @@ class Batcher:
         return error
 
 
-class _Once:
-    """The loading of a model on one event loop."""
+class _Loading:
+    """The loading of a model on one event loop, and the end of whoever waits for it."""
 
     def __init__(self) -> None:
-        self.task: asyncio.Task[object] | None = None
-        self.limit = anyio.CapacityLimiter(1)
-
-    @property
-    def failed(self) -> bool:
-        return self.task is not None and (
-            self.task.cancelled() or self.task.exception() is not None
-        )
+        self.task: asyncio.Task[None] | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-def _retrieved(task: asyncio.Task[object]) -> None:
+def _retrieved(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
         task.exception()  # those who waited have it
 
@@ -489,9 +498,11 @@ class _Desk:
             async with asyncio.timeout(self._limits.timeout) as limit:
                 prefix = self._limits.prefix(flight.kind)
                 answer = await self._batcher.caller([prefix + t for t in texts], flight.kind)
-            effort = len(texts) * self._batcher.dim // _NUMBERS_A_VALUE
+            self._batcher.check_same_model()
+            per_value = _NUMBERS_A_VALUE
             if isinstance(answer, np.ndarray):
-                effort = 0
+                per_value = _NUMBERS_OF_AN_ARRAY_A_VALUE
+            effort = len(texts) * self._batcher.dim // per_value
             return await off_loop(effort, checked_matrix, answer, len(texts), self._batcher.dim)
         except asyncio.CancelledError:
             if task is not None and task.cancelling():

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
 from functools import partial
+from itertools import islice
 from typing import Any, cast
 
 import anyio
 
 from .._core.threads import PerLoop, in_idle_thread
 from .protocol import AnyEmbedder, Purpose
+
+# Held while a thread calls a plain embedder, which several stores may share.
+_locks: weakref.WeakKeyDictionary[object, threading.Lock] = weakref.WeakKeyDictionary()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_locks.clear)  # whoever held one is not there
 
 
 class Caller:
@@ -25,15 +34,25 @@ class Caller:
         self._takes_kind = takes_kind(embedder)
         # A model is seldom made for calls from several threads.
         self._place: PerLoop[anyio.CapacityLimiter] = PerLoop(lambda: anyio.CapacityLimiter(1))
+        self._lock = threading.Lock()
+        with contextlib.suppress(TypeError):  # one without a hash, or a weak reference
+            self._lock = _locks.setdefault(embedder, self._lock)
 
     async def __call__(self, texts: list[str], kind: Purpose) -> object:
-        """Return what the embedder gives for the texts."""
+        """Return what the embedder gives for the texts. The list of texts is its own."""
         call = partial(self._embedder, texts, **({"kind": kind} if self._takes_kind else {}))
+        most = len(texts) + 1
         if self._is_async:
-            return await cast("Awaitable[object]", call())
-        given = await self._in_thread(call)
+            given: object = await cast("Awaitable[object]", call())
+        else:
+            given = await self._in_thread(lambda: _read(call(), most))
         # A partial of a coroutine function, for example, is none itself.
-        return await given if inspect.isawaitable(given) else given
+        if inspect.isawaitable(given):
+            given = await given
+        if isinstance(given, Iterator):
+            lazy = given
+            given = await self._in_thread(lambda: _read(lazy, most))
+        return given
 
     async def _in_thread(self, call: Callable[[], object]) -> object:
         """Return the result of a plain function.
@@ -47,7 +66,8 @@ class Caller:
 
         def work() -> tuple[object, BaseException | None]:
             try:
-                return context.run(call), None
+                with self._lock:
+                    return context.run(call), None
             except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
                 return None, exc
             finally:
@@ -63,6 +83,11 @@ class Caller:
         if error is not None:
             raise error
         return outcome
+
+
+def _read(given: object, most: int) -> object:
+    """Return the vectors of a generator, at most so many: it computes them while it is read."""
+    return list(islice(given, most)) if isinstance(given, Iterator) else given
 
 
 def is_async(embedder: object) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from .._core.redaction import MASK, without_secrets
+from .._core.redaction import MASK, cleaned, without_secrets
 from ..errors import AiovecError, EmbeddingError
 
 # The same call would fail in the same way: mistakes in code, and values that it refuses.
@@ -55,10 +56,13 @@ def failure_of(error: Exception, secrets: Iterable[str] = ()) -> Failure:
     """Return what an exception of an embedder means."""
     if isinstance(error, Failure):
         return error
+    secrets = tuple(secrets)
+    with contextlib.suppress(Exception):  # one that keeps its arguments to itself
+        cleaned(error, secrets)
     if isinstance(error, EmbeddingError):
         return Failure(
-            error.reason, retryable=error.retryable, divisible=not error.retryable,
-            status=error.status, cause=error,
+            shortened(error.reason, secrets), retryable=error.retryable,
+            divisible=not error.retryable, status=error.status, cause=error,
         )  # fmt: skip
     said = str(error)
     reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__, secrets)

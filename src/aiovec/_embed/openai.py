@@ -36,6 +36,7 @@ OWN_KEY = "OPENAI_API_KEY"
 _A_NUMBER, _A_VECTOR, _AN_ANSWER = 32, 4096, 65_536
 _AN_ERROR = 16_384
 _BYTES_A_VALUE = 256
+_CHARACTERS_A_VALUE = 64
 
 
 class OpenAIEmbedder:
@@ -96,7 +97,8 @@ class OpenAIEmbedder:
         failure: Failure
         try:
             data = await off_loop(
-                len(texts), lambda: json.dumps({**self._options, "input": texts}).encode()
+                len(texts) + sum(map(len, texts)) // _CHARACTERS_A_VALUE,
+                lambda: json.dumps({**self._options, "input": texts}).encode(),
             )
             async with session.post(
                 self._url, data=data, headers=self._headers(), allow_redirects=False

@@ -15,7 +15,7 @@ from ..errors import (
     EmbeddingError,
     ModelMismatchError,
 )
-from .batcher import Batcher, Limits
+from .batcher import LARGEST_BATCH, Batcher, Limits
 from .making import made
 from .protocol import AnyEmbedder
 
@@ -37,7 +37,7 @@ class Embedders:
             else:
                 self._described[name] = one
         self._batchers: dict[str, Batcher] = {}
-        # Those that sections describe, with their sections and what has to be closed.
+        # Those that sections describe or did before, with their sections and what has to be closed.
         self._sections: dict[str, EmbedderSettings] = {}
         self._services: list[Batcher] = []
         self._making: PerLoop[asyncio.Lock] = PerLoop(asyncio.Lock)
@@ -45,8 +45,7 @@ class Embedders:
 
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
         """Return the embedder, made at its first use; None where there is none of this name."""
-        if self._closed is not None:
-            raise self._closed()
+        self._check_open()
         given = self._given.get(name)
         if given is not None:
             if name not in self._batchers:
@@ -58,10 +57,15 @@ class Embedders:
         async with self._making():
             if self._sections.get(name) != section:
                 made_now = await in_thread(_made, name, section)
+                self._check_open()
                 self._batchers[name] = made_now
                 self._sections[name] = section
                 self._services.append(made_now)
             return self._batchers[name]
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed()
 
     async def of_table(
         self, handle: TableHandle, embed: Embed, settings: RetrievalSettings, model: str | None
@@ -89,7 +93,7 @@ class Embedders:
     async def close(self, error: Callable[[], AiovecError]) -> None:
         """End what is under way with an error. May be called again, on another event loop."""
         self._closed = error
-        for batcher in self._batchers.values():
+        for batcher in {*self._batchers.values(), *self._services}:
             batcher.close(error)
         for service in self._services:
             await service.close_service()
@@ -120,5 +124,5 @@ def limits_of(embedder: object) -> Limits:
     """Return the bounds for an app's own embedder, which may name a ``batch_size``."""
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return Limits(batch_size=size)
+        return Limits(batch_size=min(size, LARGEST_BATCH))
     return Limits()
