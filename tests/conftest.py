@@ -44,6 +44,7 @@ ONCE = (
     "tests/cli/test_import_export.py",
     "tests/cli/test_lancedb.py",
     "tests/cli/test_migrate.py",
+    "tests/connect/test_third_party.py",
     "tests/contract/test_lancedb.py::TestLancedbFolder",  # in memory it is the same code
     # Of the suites in memory, tests/contract/conftest.py marks what no loop can change.
     "tests/contract/test_lancedb_s3.py",
@@ -81,6 +82,7 @@ ONCE = (
     "tests/migrate/test_resume.py",
     "tests/migrate/test_simulation.py",
     "tests/migrate/test_verifying.py",
+    "tests/migrate/test_words.py",
     # Whole numbers, bounds and layouts that numpy and numkong compute; test_resident.py stays.
     "tests/sqlite/copies/test_bits.py",
     "tests/sqlite/copies/test_bound.py",
@@ -88,6 +90,7 @@ ONCE = (
     "tests/sqlite/copies/test_memory.py",
     "tests/sqlite/copies/test_partitions.py",
     "tests/sqlite/copies/test_prefix.py",
+    "tests/sqlite/test_fork.py::test_a_fork_amid_allocations_of_sqlite",  # SQLite's own mutexes
     "tests/sqlite/test_missing_rows.py",
     "tests/sqlite/test_near_duplicates.py",
     "tests/sqlite/test_nearest.py",

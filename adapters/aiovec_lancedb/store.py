@@ -16,6 +16,7 @@ from aiovec.backend import (
     Backups,
     BulkLoads,
     Changes,
+    Clock,
     Columns,
     Expr,
     Field,
@@ -102,9 +103,15 @@ class LancedbBackend(
     name: ClassVar[str] = "lancedb"
 
     def __init__(
-        self, target: str | Path, settings: LancedbSettings, limits: Limits | None = None
+        self,
+        target: str | Path,
+        settings: LancedbSettings,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """The clock is that of work in the background."""
         self._limits = limits or Limits()
+        self._clock = clock or Clock()
         self._target = StoreTarget(str(target))
         self._settings = settings
         self._admission = ReadAdmission()
@@ -120,7 +127,12 @@ class LancedbBackend(
         self._writing = write_admission(settings.write_queue)
         self._planner = Planner(settings.recall_target, self._limits.read.candidate_bytes)
         self._indexing = Indexing(
-            self._session, settings, self._commit, self._no_upkeep, self._limits.index
+            self._session,
+            settings,
+            self._commit,
+            self._no_upkeep,
+            self._limits.index,
+            self._clock,
         )
         self._writers: Writers | None = None
         self._housekeeper: Housekeeper | None = None
@@ -174,6 +186,7 @@ class LancedbBackend(
                 self._settings.busy_timeout,
                 self._indexing.look,
                 self._limits.upkeep,
+                self._clock,
             )
 
     async def _check_there(self) -> None:

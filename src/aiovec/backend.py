@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt64Array
+from ._core.clock import Clock
 from ._core.connect import CONFIG_FILE, CONFIG_VARIABLE, Origin
 from ._core.contract import (
     AdviceFacts,
@@ -221,6 +222,7 @@ __all__ = [
     "Changes",
     "ChangesPrunedError",
     "Chunk",
+    "Clock",
     "Columns",
     "Committer",
     "Compare",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aiovec import Hit, Schema, VectorStore
 from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import Clock
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import Limits
 from aiovec_lancedb.settings import LancedbSettings
@@ -58,11 +59,11 @@ async def until(done: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def store_at(
-    path: Path, limits: Limits = QUICK, **settings: Any
+    path: Path, limits: Limits = QUICK, clock: Clock | None = None, **settings: Any
 ) -> AsyncIterator[VectorStore]:
     # What is due when it closes has tests of its own.
     options = {"index": "none", "close_timeout": 0.0, **settings}
-    backend = LancedbBackend(str(path), LancedbSettings(**options), limits)
+    backend = LancedbBackend(str(path), LancedbSettings(**options), limits, clock)
     await backend.open()
     async with VectorStore(backend, RetrievalSettings()) as store:
         yield store

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiovec import Schema, VectorStore
 from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import Clock
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import IndexLimits, Limits
 from aiovec_lancedb.settings import LancedbSettings
@@ -25,10 +26,10 @@ QUICK = Limits(index=IndexLimits(least_questions=16, most_questions=16))
 
 @asynccontextmanager
 async def opened(
-    target: Path | str, limits: Limits = QUICK, **settings: Any
+    target: Path | str, limits: Limits = QUICK, clock: Clock | None = None, **settings: Any
 ) -> AsyncIterator[VectorStore]:
     """A store on a folder or URL, with settings of its own."""
-    backend = LancedbBackend(str(target), LancedbSettings(**settings), limits)
+    backend = LancedbBackend(str(target), LancedbSettings(**settings), limits, clock)
     try:
         await backend.open()
     except BaseException:

@@ -8,13 +8,16 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.clock import DrivenClock
 
 import aiovec
 from aiovec import Field, Schema
 from aiovec._core.store import VectorStore
+from aiovec.backend import is_over
 from aiovec_lancedb import tables
 from aiovec_lancedb.index.fields import index_fields
 
@@ -197,8 +200,10 @@ async def test_an_index_over_a_field_that_a_kill_prevented_is_made(
         [name] = [info.name for info in await store.indexes("notes") if info.column == "year"]
         await store.drop_index("notes", name)
         assert set(await kinds(store)) == {"owner", "tags"}
-    async with opened(tmp_path / "s") as store:
+    clock = DrivenClock()
+    async with opened(tmp_path / "s", clock=clock) as store:
         await store.insert("notes", numbered(100, start=100))
         await store.optimize("notes")
-        await asyncio.sleep(2.5)
+        backend: Any = store._follower.engine.backend
+        await clock.until(lambda: is_over(backend._housekeeper._task))  # nothing is left to do
         assert set(await kinds(store)) == {"owner", "tags"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.clock import DrivenClock
 
 import aiovec
 from aiovec import F, Tuning, VectorStore
@@ -187,16 +187,31 @@ async def test_a_bulk_load_brings_an_index_when_it_is_over(tmp_path: Path) -> No
 
 async def test_an_index_is_not_built_amid_many_writes(tmp_path: Path) -> None:
     """Until they end, or have gone on for long."""
-    amid = replace(QUICK.index, lull=3600.0)
+    limits, clock = QUICK.index, DrivenClock()
+    step = 0.9 * limits.lull
+    steps = int(limits.longest_wait / step)
     settings: dict[str, Any] = {"index": "ivf_flat", "index_from": 1500}
-    async with store_at(tmp_path / "store", Limits(index=amid), **settings) as store:
+    async with store_at(tmp_path / "store", QUICK, clock, **settings) as store:
         await filled(store)
-        await asyncio.sleep(0.3)
-        assert await store.indexes("notes") == []
-        assert "building" not in (await store.stats("notes")).index
-    long = replace(amid, longest_wait=0.1)
-    async with store_at(tmp_path / "store", Limits(index=long), **settings) as store:
-        await store.insert("notes", rows(ROWS, ROWS + 300))
+        for number in range(ROWS, ROWS + steps):
+            clock.advance(step)
+            await store.insert("notes", rows(number, number + 1))
+            assert await store.indexes("notes") == []
+            assert "building" not in (await store.stats("notes")).index
+        clock.advance(step)
+
+        async def indexed() -> bool:
+            return bool(await store.indexes("notes"))
+
+        await until(indexed)
+
+
+async def test_an_index_is_built_when_the_writes_have_ended(tmp_path: Path) -> None:
+    clock = DrivenClock()
+    settings: dict[str, Any] = {"index": "ivf_flat", "index_from": 1500}
+    async with store_at(tmp_path / "store", QUICK, clock, **settings) as store:
+        await filled(store)
+        clock.advance(QUICK.index.lull)
 
         async def indexed() -> bool:
             return bool(await store.indexes("notes"))

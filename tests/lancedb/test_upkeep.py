@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.clock import DrivenClock
 
 from aiovec import Field, Schema, VectorStore
 from aiovec._core import pool
@@ -287,13 +288,17 @@ async def test_one_process_at_a_time(tmp_path: Path) -> None:
     """While another has the table to itself, nothing is tidied; behind it everything is."""
     other = LancedbBackend(str(tmp_path / "s"), LancedbSettings(), EAGER)
     await other.open()
-    async with opened(tmp_path / "s", EAGER) as store, VectorStore(other, RetrievalSettings()):
+    clock = DrivenClock()
+    async with (
+        opened(tmp_path / "s", EAGER, clock) as store,
+        VectorStore(other, RetrievalSettings()),
+    ):
         await store.create_table("notes", SMALL)
         keeper = other._housekeeper
         assert keeper is not None
         async with keeper.alone("notes"):
             await insert_singly(store, 30)
-            await asyncio.sleep(0.5)
+            await clock.rounds(5)
             stats = await store.stats("notes")
             assert stats.details["fragments"] == 30
             assert stats.last_optimize is None
@@ -322,13 +327,13 @@ async def test_others_writes_are_no_quiet(tmp_path: Path) -> None:
 
 
 async def test_a_table_rests_from_the_upkeep_of_any(tmp_path: Path) -> None:
-    limits = Limits(upkeep=replace(EAGERLY, rest=1e6))
-    async with opened(tmp_path / "s", limits) as one, opened(tmp_path / "s", limits) as two:
+    limits, clock = Limits(upkeep=replace(EAGERLY, rest=1e6)), DrivenClock()
+    async with opened(tmp_path / "s", limits) as one, opened(tmp_path / "s", limits, clock) as two:
         await one.create_table("notes", SMALL)
         await one.insert("notes", numbered(100, start=1000))
         await one.optimize("notes")
         await insert_singly(two, 30)
-        await asyncio.sleep(1)
+        await clock.rounds(5)
         assert (await two.stats("notes")).details["fragments"] == 31
         await one.optimize("notes")
         assert (await two.stats("notes")).details["fragments"] == 1

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiovec.backend import (
+    Clock,
     PerLoop,
     StaleTableError,
     TableHandle,
@@ -121,7 +122,7 @@ class _UpkeepState:
     wrote: bool = False
 
     def next_look(self, limits: UpkeepLimits) -> float:
-        """When to look at it again, on the clock of ``time.monotonic``."""
+        """When to look at it again, on the clock of the housekeeper."""
         at = float("inf") if self.look_at is None else self.look_at
         if self.commits >= limits.commits:
             at = 0.0
@@ -177,6 +178,7 @@ class Housekeeper:
     busy_timeout: float
     look_at_indexes: Callable[[TableHandle], Awaitable[None]]
     limits: UpkeepLimits
+    clock: Clock
     _tables: dict[str, _UpkeepState] = field(default_factory=dict)
     _locks: dict[str, TaskLock] = field(default_factory=dict)
     _held: PerLoop[set[str]] = field(default_factory=lambda: PerLoop(set))
@@ -199,7 +201,7 @@ class Housekeeper:
         state = self._tables.setdefault(table, _UpkeepState())
         state.commits += 1
         state.wrote = True
-        state.last_commit = time.monotonic()
+        state.last_commit = self.clock.now()
         if not self._start() and state.commits == self.limits.commits:
             self._wake.set()
 
@@ -210,7 +212,7 @@ class Housekeeper:
         self._known.add(table)
         self._unseen.append(table)
         if len(self._unseen) == 1:
-            self._next_unseen = time.monotonic() + self.limits.quiet
+            self._next_unseen = self.clock.now() + self.limits.quiet
         if not self._start():
             self._wake.set()
 
@@ -247,7 +249,7 @@ class Housekeeper:
     async def _run(self) -> None:
         while (name := await self._next()) is not None:
             state = self._tables.setdefault(name, _UpkeepState())
-            began = time.monotonic()
+            began = self.clock.now()
             quiet = (
                 self._finishing
                 or state.commits < self.limits.commits
@@ -269,8 +271,8 @@ class Housekeeper:
                 text = "upkeep of the table %r failed and will be tried again: %s"
                 await in_thread(LOG.warning, text, name, exc)
                 state.failed += 1
-                state.look_at = time.monotonic() + 60
-            ended = time.monotonic()
+                state.look_at = self.clock.now() + 60
+            ended = self.clock.now()
             if not quiet and state.look_at is None:
                 state.look_at = ended + self.limits.quiet  # these may have been the last
             state.rest_until = ended + self.limits.rest * (ended - began)
@@ -280,7 +282,7 @@ class Housekeeper:
     async def _next(self) -> str | None:
         """Wait for the next table to look at; None where there is none left."""
         while True:
-            now = time.monotonic()
+            now = self.clock.now()
             if self._finishing:
                 return next((name for name, state in self._tables.items() if state.wrote), None)
             due = [(state.next_look(self.limits), name) for name, state in self._tables.items()]
@@ -291,9 +293,7 @@ class Housekeeper:
                 return None
             if at > now:
                 self._wake.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(at - now):
-                        await self._wake.wait()
+                await self.clock.wait(self._wake, at - now)
             elif name is not None:
                 return name
             else:
@@ -307,7 +307,7 @@ class Housekeeper:
             await self.look_at_indexes(handle)
         rest = await in_thread(self._rest_of, handle)
         if rest > 0:
-            state.look_at = time.monotonic() + rest
+            state.look_at = self.clock.now() + rest
             return
         await self._index_fields(handle)
         table = await self.session.opened(handle)
@@ -315,18 +315,18 @@ class Housekeeper:
         # Others may be writing, of whom nothing is seen but the versions that they make.
         if quiet and number != state.seen_version and not self._finishing:
             state.seen_version, quiet = number, False
-            state.look_at = time.monotonic() + self.limits.quiet
+            state.look_at = self.clock.now() + self.limits.quiet
         shape = Shape.of(await self.session.run(table.lance.stats()))
         if not await self._is_due(table, number, shape, state, quiet=quiet):
             return
         if not await self._take_lock(name):
-            state.look_at = time.monotonic() + 5  # another process is at it
+            state.look_at = self.clock.now() + 5  # another process is at it
             return
         try:
             await self._tidy(handle, shape, alone=state.failed >= self.limits.attempts, now=False)
         except (StoreBusyError, TimeoutError) as exc:
             state.failed += 1
-            state.look_at = time.monotonic() + self.limits.quiet * 2 ** min(state.failed, 8)
+            state.look_at = self.clock.now() + self.limits.quiet * 2 ** min(state.failed, 8)
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, name, exc)
             return
@@ -358,7 +358,7 @@ class Housekeeper:
         state.seen_version = state.tidied_version
         if len(await versions_of(self.session, table)) > self.retention.most + self.limits.over:
             state.look_at = (
-                time.monotonic() + self.retention.grace.total_seconds() + self.limits.quiet
+                self.clock.now() + self.retention.grace.total_seconds() + self.limits.quiet
             )
 
     def _rest_of(self, handle: TableHandle) -> float:
