@@ -16,6 +16,8 @@ import pytest
 
 import aiovec
 from aiovec._core.doctor import Finding
+from aiovec._embed.findings import findings_of_embedders
+from aiovec._settings.embedders import EmbedderSettings
 from aiovec_sqlite.doctor import findings
 
 from .conftest import Finished, Run
@@ -61,6 +63,64 @@ def test_a_sound_store(run: Run, store: Path, folder: Path) -> None:
     assert facts["integrity"]["value"] == "sound"
     assert facts["table notes"]["value"] == "4 rows"
     assert contents(folder) == before
+
+
+def test_embedders_of_the_toml_file(
+    run: Run, config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is shown with what it lacks; a key is never shown, and nothing is embedded."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("SOME_KEY", "sk-secret-123456")
+    (folder / "broken_embedder.py").write_text("raise RuntimeError('at import')", "utf-8")
+    sections = {
+        "default": 'kind = "demo"',
+        "local": 'model = "m"\ndim = 4\nbase_url = "http://127.0.0.1:9/v1"',
+        "keyed": 'model = "m"\ndim = 4\nbase_url = "http://me:pw@h/v1"\napi_key_env = "SOME_KEY"',
+        "keyless": 'model = "m"\ndim = 4',
+        "nameless": "dim = 4",
+        "absent": 'kind = "no_such_module_x:y"',
+        "broken": 'kind = "broken_embedder:y"',
+    }
+    with config.open("a", encoding="utf-8") as file:
+        for name, keys in sections.items():
+            file.write(f"\n[retrieval.embedders.{name}]\n{keys}\n")
+    finished = run("doctor", "--config", config, "--json")
+    assert finished.code == 1
+    facts = {
+        subject.removeprefix("embedder "): finding
+        for subject, finding in found(finished).items()
+        if subject.startswith("embedder ")
+    }
+    assert set(facts) == set(sections)
+    assert {name for name, fact in facts.items() if fact["ok"]} == {"default", "local", "keyed"}
+    assert facts["default"]["value"] == "demo, aiovec-demo-hash-256, 256 dimensions"
+    assert facts["local"]["value"].endswith("at http://127.0.0.1:9/v1, without a key")
+    assert facts["keyed"]["value"].endswith(", SOME_KEY is set")
+    assert facts["keyless"]["cure"].startswith("set OPENAI_API_KEY")
+    assert "retrieval.embedders.nameless.model" in facts["nameless"]["value"]
+    assert "no_such_module_x" in facts["absent"]["value"]
+    assert "at import" in facts["broken"]["value"]
+    assert "sk-secret" not in finished.out
+    assert "pw" not in facts["keyed"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [
+        ("openai", "aiohttp", "openai"),
+        ("fastembed", "fastembed", "fastembed"),
+        ("sentence-transformers", "sentence_transformers", "sentence-transformers"),
+    ],
+)
+def test_an_embedder_whose_package_is_missing(
+    kind: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    section = EmbedderSettings(kind=kind, model="m", dim=4)
+    (finding,) = findings_of_embedders({"default": section})
+    assert not finding.ok
+    assert f"the package {module} is not installed" in finding.value
+    assert finding.cure == f'pip install "aiovec[{extra}]"'
 
 
 async def test_a_store_in_use(store: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aiovec import VectorStore
+from aiovec import Embed, Field, Schema, VectorStore, sync
 from aiovec._cli.facts import shown_for_people
 
 from .conftest import ROWS, SCHEMA, Run
@@ -44,8 +44,26 @@ def test_info_tells_the_store_and_its_tables(run: Run, store: Path) -> None:
     assert facts["rows"] == "4"
     assert facts["vectors"] == "embedding, 3 dimensions, cosine"
     assert facts["fields"] == "lang: text (index=bitmap), year: int, body: text"
+    assert facts["keywords"] == "none: no field has text=True"
+    assert facts["embedder"] == "none"
     assert facts["searched"] == "from the file"
     assert facts["searches"] == "none"
+
+
+def test_info_tells_the_text_fields_and_the_embedder(run: Run, folder: Path) -> None:
+    schema = Schema(
+        256,
+        fields={"title": Field(str, text=True), "body": Field(str, text=True), "year": int},
+        analyzer="english",
+        embed=Embed("body"),
+    )
+    with sync.connect("texts.db", embedders={"default": {"kind": "demo"}}) as store:
+        store.create_table("docs", schema)
+    finished = run("info", "texts.db")
+    facts = dict(line.split(None, 1) for line in finished.out.splitlines() if line)
+    assert facts["keywords"] == "title, body (analyzer english)"
+    assert facts["embedder"] == "default, of the field body"
+    assert facts["model"] == "aiovec-demo-hash-256"
 
 
 def test_figures_are_shown_for_people() -> None:

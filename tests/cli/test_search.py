@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from aiovec import Embed, Field, Schema, sync
+
 from .conftest import Run
 
 
@@ -127,3 +129,54 @@ def test_a_failure_ends_with_1_and_one_line(
     assert finished.err.startswith("error: ")
     assert message in finished.err
     assert finished.err.count("\n") == 1
+
+
+# With the embedder of the TOML file
+
+
+@pytest.fixture
+def texts(folder: Path) -> Path:
+    """A store whose table makes vectors of its texts, and the TOML file that names it."""
+    schema = Schema(256, fields={"body": Field(str, text=True)}, embed=Embed("body"))
+    with sync.connect("texts.db", embedders={"default": {"kind": "demo"}}) as store:
+        store.create_table("docs", schema)
+        store.insert(
+            "docs",
+            [
+                {"id": "wool", "body": "Wash wool in cold water."},
+                {"id": "snow", "body": "Snow is frozen water."},
+                {"id": "door", "body": "The door is open."},
+            ],
+        )
+    path = folder / "texts.toml"
+    path.write_text(
+        '[retrieval]\nsqlite_path = "texts.db"\n[retrieval.embedders.default]\nkind = "demo"\n',
+        "utf-8",
+    )
+    return path
+
+
+def test_words_are_embedded_by_the_embedder_of_the_toml_file(run: Run, texts: Path) -> None:
+    by_both = ids(run, "docs", "cold water", "--config", texts)
+    assert by_both == ids(run, "docs", "cold water", "--hybrid", "--config", texts)
+    assert by_both[0] == "wool"
+    assert len(by_both) == 3  # one matches no word
+    assert set(ids(run, "docs", "water -cold", "--text", "--config", texts)) == {"snow"}
+    by_vector = ids(run, "docs", "--vector", "opened doors", "--config", texts)
+    assert by_vector[0] == "door"
+    assert len(by_vector) == 3
+
+
+def test_words_without_their_embedder_say_what_to_do(run: Run, texts: Path) -> None:
+    for options in (["cold water"], ["cold water", "--hybrid"], ["--vector", "cold water"]):
+        finished = run("search", "texts.db", "docs", *options)
+        assert finished.code == 1
+        assert "[retrieval.embedders.default] in the TOML file" in finished.err
+    assert ids(run, "texts.db", "docs", "cold water", "--text") == ["wool"]
+    assert "--text searches by keywords alone" in run("search", "texts.db", "docs", "cold").err
+
+
+def test_a_text_for_a_table_without_an_embedder(run: Run, store: Path) -> None:
+    finished = run("search", store, "notes", "--vector", "1, 0, 0")
+    assert finished.code == 1
+    assert "the table 'notes' has no embedder" in finished.err

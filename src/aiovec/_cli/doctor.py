@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from .._core.doctor import Finding, examine
+from .._embed.findings import findings_of_embedders
 from ..errors import AiovecError, ConfigError
 from .output import one_line, out, print_json
 from .run import failing_clearly
@@ -32,7 +33,9 @@ def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> 
 
 def _findings(store: str | None, config: str | None) -> list[Finding]:
     try:
-        location = source_of(store, config).location()
+        source = source_of(store, config)
+        location = source.location()
+        embedders = source.settings().embedders
     except ConfigError as exc:
         if store is None and config is None and exc.file is None:
             return examine()  # nothing names a store, so there is none to examine
@@ -40,7 +43,7 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
         return [*examine(), Finding("configuration", str(exc), ok=False, cure=cure)]
     except AiovecError as exc:
         return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]
-    return examine(location)
+    return [*examine(location), *findings_of_embedders(embedders)]
 
 
 def _show(findings: list[Finding], wrong: int) -> None:

@@ -107,6 +107,8 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "vectors": f"{schema['vector']}, {schema['dim']} dimensions, {schema['metric']}",
         "model": schema["model"] or "not said",
         "fields": fields or "none",
+        "keywords": _keywords(schema),
+        "embedder": _embedder(schema),
         "payload": "any further keys" if schema["payload"] else "no further keys",
         "index": table["index"],
         "unindexed": f"{table['unindexed_rows']:,} rows",
@@ -115,6 +117,22 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
         **{_label(name): shown_for_people(value) for name, value in table["details"].items()},
     }
+
+
+def _keywords(schema: dict[str, Any]) -> str:
+    covered = [name for name, field in schema["fields"].items() if _is_text(field)]
+    if not covered:
+        return "none: no field has text=True"
+    return f"{', '.join(covered)} (analyzer {schema.get('analyzer', 'plain')})"
+
+
+def _is_text(field: str | dict[str, Any]) -> bool:
+    return isinstance(field, dict) and bool(field.get("text"))
+
+
+def _embedder(schema: dict[str, Any]) -> str:
+    embed = schema.get("embed")
+    return f"{embed['using']}, of the field {embed['field']}" if embed else "none"
 
 
 def _indexes(found: list[dict[str, Any]]) -> str:

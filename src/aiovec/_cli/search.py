@@ -10,7 +10,7 @@ import typer
 
 from .._core.records import Hit
 from .._core.schema import check_table_name
-from ..errors import InvalidArgumentError, InvalidNameError
+from ..errors import AiovecError, EmbeddingError, InvalidArgumentError, InvalidNameError
 from .output import err, print_json, print_rows
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, expanded, opened, store_and
@@ -43,8 +43,9 @@ def search(
     vector: Annotated[
         str | None,
         typer.Option(
-            help="The vector as a JSON array, or @FILE that holds one.",
-            metavar="JSON|@FILE",
+            help="The vector as a JSON array, @FILE that holds one, or a text of which the table's "
+            "embedder makes one.",
+            metavar="JSON|@FILE|TEXT",
             show_default=False,
         ),
     ] = None,
@@ -91,7 +92,9 @@ def search(
         if third is not None or text or hybrid:
             raise typer.BadParameter("give words, or one of --vector and --like, not both")
         store, table = store_and(first, second, "a TABLE")
-        query = None if vector is None else _read_vector(vector)
+        query: Any = vector
+        if vector is not None and vector.lstrip()[:1] in ("[", "{", "@"):
+            query = _read_vector(vector)
         hits, seconds = run(_search(store, config, table, query, like, where, limit, fields))
     if json:
         print_json({"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)})
@@ -141,6 +144,11 @@ async def _search(
                 raise InvalidArgumentError("--like", like, f"the id of a row in table {table!r}")
             vector = rows[0].vector
             wanted += 1  # the row itself is found too, and left out below
+        elif isinstance(vector, str) and (await vectors.schema(table)).embed is None:
+            raise InvalidArgumentError(
+                "--vector", vector,
+                f"a JSON array of numbers or @FILE, for the table {table!r} has no embedder",
+            )  # fmt: skip
         began = time.perf_counter()
         hits = await vectors.search(table, vector, where=where, limit=wanted, select=select)
         seconds = time.perf_counter() - began
@@ -173,9 +181,12 @@ async def _by_words(
         if mode == "text":
             hits = await vectors.search_text(table, words, where=where, limit=limit, select=select)
         elif mode == "hybrid":
-            hits = await vectors.search_hybrid(
-                table, words, where=where, limit=limit, select=select
-            )
+            try:
+                hits = await vectors.search_hybrid(
+                    table, words, where=where, limit=limit, select=select
+                )
+            except EmbeddingError as exc:
+                raise AiovecError(f"{exc}. --text searches by keywords alone") from exc
         else:
             hits = await vectors.search(table, words, where=where, limit=limit, select=select)
         return hits, time.perf_counter() - began

@@ -39,6 +39,12 @@ _BYTES_A_VALUE = 256
 _CHARACTERS_A_VALUE = 64
 
 
+def key_name_of(settings: EmbedderSettings) -> str:
+    """Return the environment variable with the key of a service; empty where it needs none."""
+    own = urlsplit(settings.base_url).hostname == OWN_HOST
+    return settings.api_key_env or (OWN_KEY if own else "")
+
+
 class OpenAIEmbedder:
     """Asks a service by HTTP. One session for each event loop, closed with the store."""
 
@@ -46,9 +52,7 @@ class OpenAIEmbedder:
         self.model = settings.model
         self.dim = settings.dim
         self._url = settings.base_url.rstrip("/") + "/embeddings"
-        self._key_name = settings.api_key_env
-        if not self._key_name and urlsplit(settings.base_url).hostname == OWN_HOST:
-            self._key_name = OWN_KEY
+        self._key_name = key_name_of(settings)
         self._connections = settings.concurrency
         self._options: dict[str, object] = {"model": settings.model}
         if settings.request_dim:
