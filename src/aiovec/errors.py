@@ -144,7 +144,10 @@ class TableNotFoundError(AiovecError, LookupError):
 class TableExistsError(AiovecError):
     def __init__(self, table: str) -> None:
         self.table = table
-        super().__init__(f"the table {table!r} exists already; pass exist_ok=True to accept it")
+        super().__init__(
+            f"the table {table!r} exists already; choose another name, or, to create_table, pass "
+            "exist_ok=True to accept it"
+        )
 
 
 class SchemaMismatchError(AiovecError):

@@ -25,6 +25,7 @@ FILES = {
     "notes.arrow": ["notes.arrow"],
     "notes.arrows": ["notes.arrows"],
     "notes.jsonl": ["notes.jsonl", "notes.schema.json"],
+    "notes.csv": ["notes.csv", "notes.schema.json"],
     "notes.npy": ["notes.npy", "notes.jsonl", "notes.schema.json"],
 }
 
@@ -267,7 +268,7 @@ def test_wrong_usage_and_failures_of_import(run: Run, old: Path, store: Path) ->
         ([old, "new.db", "--table", "absent"], "there is no table 'absent'"),
         ([old, "new.db", "--dtype", "int4"], "there is no dtype"),
         ([old, "new.db", "--schema", "absent.json"], "absent.json"),
-        ([old, "new.db", "--format", "csv"], "there is no format 'csv'"),
+        ([old, "new.db", "--format", "xlsx"], "there is no format 'xlsx'"),
         ([old, "new.db", "--table", "items-big", "--model", "other"], "the model 'big'"),
     ):
         finished = run("import", *arguments)

@@ -29,6 +29,7 @@ SUFFIXES = {
     "arrow": ".arrow",
     "arrow-stream": ".arrows",
     "jsonl": ".jsonl",
+    "csv": ".csv",
     "numpy": ".npy",
 }
 _numbers = itertools.count()
@@ -138,7 +139,7 @@ async def test_json_lines_are_what_insert_takes(tmp_path: Path) -> None:
 
 
 async def test_a_table_without_rows_comes_back(tmp_path: Path) -> None:
-    for form in ("parquet", "arrow", "arrow-stream", "jsonl", "numpy"):
+    for form in ("parquet", "arrow", "arrow-stream", "jsonl", "csv", "numpy"):
         await there_and_back(EVERY_KIND, [], form, tmp_path)
 
 

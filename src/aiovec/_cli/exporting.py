@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import counted, out, print_json, progress
+from .output import counted, err, out, print_json, progress
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, expanded, opened
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .._transfer import Saved
+    from .._transfer import OutputStream, Saved
 
 
 @failing_clearly
@@ -28,8 +28,9 @@ def export(
         str | None,
         typer.Argument(
             metavar="FILE",
-            help="Where the rows go: .parquet, .arrow, .arrows, .jsonl or .npy (with .jsonl beside "
-            "it). Two arguments alone are TABLE and FILE.",
+            help="Where the rows go: .parquet, .arrow, .arrows, .jsonl, .csv or .npy (with .jsonl "
+            "beside it), or - for standard output, with --format. Two arguments alone are TABLE "
+            "and FILE.",
             show_default=False,
         ),
     ] = None,
@@ -53,7 +54,8 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="parquet, arrow, arrow-stream, jsonl or numpy, where the suffix does not say.",
+            help="parquet, arrow, arrow-stream, jsonl, csv or numpy, where the suffix does not "
+            "say; for standard output jsonl, csv or arrow.",
             show_default=False,
         ),
     ] = None,
@@ -65,17 +67,25 @@ def export(
 ) -> None:
     """Write the rows of a table, as it is at one moment, to a file that aiovec import reads back.
 
-    Others may read and write the table meanwhile. A file appears when it is complete.
+    Others may read and write the table meanwhile. A file appears when it is complete. With - the
+    rows go to standard output, and everything else to standard error.
     """
-    import aiovec._transfer  # noqa: F401 - slow, so before a loop runs
+    from .._transfer import OutputStream  # slow, so before a loop runs
 
     if first is None or second is None:
         raise typer.BadParameter("give a TABLE and a FILE, and before them a STORE if you like")
     store, table, file = (None, first, second) if third is None else (first, second, third)
     fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
     began = time.perf_counter()
-    path = expanded(file)
-    target, saved = run(_export(store, config, table, path, where, fields, form, overwrite))
+    piped = file == "-"
+    if piped:
+        path = Path("standard output")
+        with OutputStream(sys.stdout.fileno()) as stream:
+            work = _export(store, config, table, path, where, fields, form, overwrite, stream)
+            target, saved = run(work)
+    else:
+        path = expanded(file)
+        target, saved = run(_export(store, config, table, path, where, fields, form, overwrite))
     seconds = time.perf_counter() - began
     files = [str(written) for written in saved.files]
     if json:
@@ -87,11 +97,13 @@ def export(
                 "rows": saved.rows,
                 "files": files,
                 "seconds": round(seconds, 6),
-            }
+            },
+            stderr=piped,
         )
         return
     rows = counted(saved.rows)
-    out().print(f"exported {rows} of {table} to {', '.join(files)} in {seconds:.2f} s")
+    place = ", ".join(files) if files else path
+    (err if piped else out)().print(f"exported {rows} of {table} to {place} in {seconds:.2f} s")
 
 
 async def _export(
@@ -103,6 +115,7 @@ async def _export(
     select: list[str] | None,
     form: str | None,
     overwrite: bool,
+    stream: OutputStream | None = None,
 ) -> tuple[str, Saved]:
     from .._transfer import save
 
@@ -119,5 +132,6 @@ async def _export(
                 select=select,
                 overwrite=overwrite,
                 seen=lambda rows: bar.update(task, completed=rows),
+                stream=stream,
             )
         return vectors.target, saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -33,8 +34,9 @@ def import_(
         str,
         typer.Argument(
             metavar="FILE",
-            help="Parquet, Arrow IPC, JSON Lines, NumPy (.npy with .jsonl beside it), or a SQLite "
-            "database with vectors, which is opened read-only.",
+            help="Parquet, Arrow IPC, JSON Lines, CSV, NumPy (.npy with .jsonl beside it), or a "
+            "SQLite database with vectors, which is opened read-only; - is standard input, with "
+            "--format and --table.",
             show_default=False,
         ),
     ],
@@ -66,7 +68,8 @@ def import_(
         str | None,
         typer.Option(
             "--format",
-            help="parquet, arrow, arrow-stream, jsonl or numpy, where it cannot be seen.",
+            help="parquet, arrow, arrow-stream, jsonl, csv or numpy, where it cannot be seen; for "
+            "standard input or a pipe jsonl, csv or arrow.",
             show_default=False,
         ),
     ] = None,
@@ -120,7 +123,8 @@ def import_(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Where the rows that cannot be taken are listed; by default FILE.rejects.jsonl.",
+            help="Where the rows that cannot be taken are listed; by default FILE.rejects.jsonl, "
+            "or stdin.rejects.jsonl.",
             show_default=False,
         ),
     ] = None,
@@ -144,10 +148,13 @@ def import_(
 
     if metric not in (None, *_METRICS):
         raise typer.BadParameter(f"--metric is one of {', '.join(_METRICS)}")
-    path = expanded(file)
+    piped = file == "-"
+    if piped and not (list_ or table or as_):
+        raise typer.BadParameter("standard input has no name; give the table's by --table")
+    path = Path("standard input") if piped else expanded(file)
     told = None if schema is None else _schema_in(expanded(schema))
     hints = Hints(table, id_column, vector_column, model_column, dtype)
-    with closing(_open(path, form, hints, told)) as source:
+    with closing(_open(path, form, hints, told, piped)) as source:
         found = source.tables()
         if list_:
             _show_found(source, found, json=json)
@@ -156,7 +163,7 @@ def import_(
         loads = _loads(source, found, table, as_, told, metric, model)
         # Beside the file, unless that is a place where nothing can be written.
         folder = path.parent if os.access(path.parent, os.W_OK) else Path()
-        beside = folder / f"{path.name}.rejects.jsonl"
+        beside = folder / f"{'stdin' if piped else path.name}.rejects.jsonl"
         listed = beside if rejects is None else expanded(rejects)
         if listed.absolute() == path.absolute():
             raise typer.BadParameter("--rejects would replace the file itself")
@@ -197,10 +204,11 @@ def _schema_in(path: Path) -> Schema:
     return schema_in(path)
 
 
-def _open(file: Path, form: str | None, hints: Any, told: Schema | None) -> Input:
-    from .._transfer import open_input
+def _open(file: Path, form: str | None, hints: Any, told: Schema | None, piped: bool) -> Input:
+    from .._transfer import InputStream, open_input
 
-    return open_input(file, form=form, hints=hints, schema=told)
+    stream = InputStream(sys.stdin.fileno()) if piped else None
+    return open_input(file, form=form, hints=hints, schema=told, stream=stream)
 
 
 def _loads(

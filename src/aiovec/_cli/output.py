@@ -74,12 +74,13 @@ def say_error(message: object) -> None:
     err().print(Text.assemble(("error: ", "bold red"), (one_line(message), "red")))
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, stderr: bool = False) -> None:
     """A value as JSON, each item of its outermost levels on a line of its own."""
-    unicode_out = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    stream = sys.stderr if stderr else sys.stdout
+    unicode_out = (stream.encoding or "").lower().replace("-", "").startswith("utf")
     text = json.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
     # JSON escapes C0 by itself. DEL and C1 drive a terminal too, and only strings can hold them.
-    sys.stdout.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    stream.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_rows(

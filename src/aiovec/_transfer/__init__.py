@@ -1,4 +1,4 @@
-"""Tables into files and out of them: Parquet, Arrow IPC, JSON Lines, NumPy with JSON Lines.
+"""Tables into files and out of them: Parquet, Arrow IPC, JSON Lines, CSV, NumPy with JSON Lines.
 
 Brings pyarrow, so it is imported where it is needed, off the event loop. Readers and writers work
 without an event loop; ``load`` and ``save`` run them in threads.
@@ -10,12 +10,15 @@ from .loading import Load, Loaded, Loading, load
 from .reading import Input, open_input
 from .rejects import Reason, RejectsFile
 from .saving import Saved, save
+from .streams import InputStream, OutputStream
 
 __all__ = [
     "Input",
+    "InputStream",
     "Load",
     "Loaded",
     "Loading",
+    "OutputStream",
     "Reason",
     "RejectsFile",
     "Saved",

@@ -25,12 +25,13 @@ from .._arrow import (
     take_sound,
 )
 from .._core.schema import Schema
-from ..errors import ConfigError, InvalidRowError
+from ..errors import AiovecError, ConfigError, InvalidRowError
 from .arrow_rows import Fitting, suggested_schema
 from .foreign import BYTES_AT_ONCE, reading
 from .parquet_limits import check_limits
 from .parts import PartFile, writing_to
 from .sources import Chunk, Hints, Reject
+from .streams import InputStream, OutputStream
 
 # A row group is gathered up to this size: large enough to read fast, small enough to hold.
 _ROW_GROUP_BYTES = 32 * 1024 * 1024
@@ -46,10 +47,22 @@ class ArrowFile:
 
     place = "row"
 
-    def __init__(self, path: Path, form: str, hints: Hints, told: Schema | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        form: str,
+        hints: Hints,
+        told: Schema | None,
+        stream: InputStream | None = None,
+    ) -> None:
         self._path = path
         self._hints = hints
-        self._file = pa.OSFile(str(path), "rb")
+        self._stream = stream
+        if stream is None:
+            self._file = pa.OSFile(str(path), "rb")
+        else:
+            stream.seek(0)  # nothing of it is kept to be read again
+            self._file = pa.PythonFile(stream, "r")
         try:
             with reading(path):
                 self._open(form)
@@ -105,12 +118,14 @@ class ArrowFile:
         return None if self._held is None else self._held.rows
 
     def _sound_batches(self, size: int) -> Iterator[_Sound]:
-        room = max(_LEAST_ROOM, _RATIO * self._path.stat().st_size)
+        size_of_file = self._path.stat().st_size if self._stream is None else 0
+        unpacked = 0
         for batch in self._batches(size):
             sizes = _repeated_sizes(batch)
             # Not nbytes, which follows offsets that nobody has validated yet.
-            room -= max(batch.get_total_buffer_size(), int(sizes.sum()))
-            if room < 0:
+            unpacked += max(batch.get_total_buffer_size(), int(sizes.sum()))
+            came = size_of_file if self._stream is None else self._stream.count
+            if unpacked > max(_LEAST_ROOM, _RATIO * came):
                 raise ConfigError(
                     f"{self._path} unpacks to more than {_RATIO:,} times its size; it is made to "
                     "fill the memory. Write it again, without texts that repeat in every row",
@@ -216,15 +231,20 @@ class _Sink(Protocol):
 class ArrowFileWriter:
     """Writes a Parquet or Arrow IPC file."""
 
-    def __init__(self, path: Path, form: str, schema: pa.Schema) -> None:
+    def __init__(
+        self, path: Path, form: str, schema: pa.Schema, stream: OutputStream | None = None
+    ) -> None:
         self._path = path
         self._schema = schema
-        self._part = PartFile(path)
+        self._part = PartFile(path) if stream is None else None
         self._waiting: list[pa.RecordBatch] = []
         self._bytes = 0
         self._sink: Any = None
         with writing_to(path):
-            self._file = pa.OSFile(str(self._part.part), "wb")
+            if self._part is None:
+                self._file = pa.PythonFile(stream, "w")
+            else:
+                self._file = pa.OSFile(str(self._part.part), "wb")
             try:
                 self._sink = self._sink_of(form)
             except BaseException:
@@ -233,7 +253,7 @@ class ArrowFileWriter:
 
     @property
     def files(self) -> list[Path]:
-        return [self._path]
+        return [] if self._part is None else [self._path]
 
     def _sink_of(self, form: str) -> _Sink:
         sink: _Sink
@@ -265,16 +285,18 @@ class ArrowFileWriter:
         with writing_to(self._path):
             self._sink.close()
             self._file.close()
-            self._part.finish()
+            if self._part is not None:
+                self._part.finish()
 
     def discard(self) -> None:
         self._waiting.clear()
-        with suppress(OSError, ValueError, pa.ArrowException):
+        with suppress(OSError, ValueError, AiovecError, pa.ArrowException):
             if self._sink is not None:
                 self._sink.close()  # left open, it would write when it is collected
         with suppress(OSError):
             self._file.close()
-        self._part.discard()
+        if self._part is not None:
+            self._part.discard()
 
 
 def _repeats(kind: pa.DataType) -> bool:

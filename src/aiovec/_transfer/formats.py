@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from ..errors import AiovecError, ConfigError
 
-FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "numpy")
+FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv", "numpy")
+_STREAMED = ("jsonl", "csv", "arrow")
 
 _SUFFIXES: Mapping[str, str] = MappingProxyType(
     {
@@ -20,6 +21,7 @@ _SUFFIXES: Mapping[str, str] = MappingProxyType(
         ".arrows": "arrow-stream",
         ".jsonl": "jsonl",
         ".ndjson": "jsonl",
+        ".csv": "csv",
         ".npy": "numpy",
     }
 )
@@ -33,6 +35,22 @@ def check_format(name: str) -> str:
             key="--format", accepted=", ".join(FORMATS),
         )  # fmt: skip
     return name
+
+
+def format_of_stream(name: str | None) -> str:
+    """The format of standard input or output, which cannot go back and has no suffix."""
+    if name is None:
+        raise ConfigError(
+            f"a stream has no name that ends with its format; say --format {', '.join(_STREAMED)}",
+            key="--format", accepted=", ".join(_STREAMED),
+        )  # fmt: skip
+    if check_format(name) not in (*_STREAMED, "arrow-stream"):
+        raise ConfigError(
+            f"{name} needs a file, because it is not read or written in one go; for a stream use "
+            f"--format {', '.join(_STREAMED)}",
+            key="--format", accepted=", ".join(_STREAMED),
+        )  # fmt: skip
+    return "arrow-stream" if name == "arrow" else name
 
 
 def format_to_write(path: Path, name: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -19,8 +18,9 @@ from .._input.columns import python_values
 from ..errors import AiovecError, ConfigError
 from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
 from .formats import sidecar_of
-from .parts import PartFile, finish_together, writing_to
 from .sources import Chunk, Hints, Reject
+from .streams import InputStream
+from .text_files import TextWriter
 
 _FEW = 100  # lines that are looked at where no schema is given
 # Numbers of vectors held at once: as Python's own they take eight times their room.
@@ -31,7 +31,7 @@ _USUAL_VECTORS = ("embedding", "vector")
 def rows_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[dict[str, Any]]:
     """A batch's rows as flat mappings of JSON values, without the vector."""
     columns = {
-        name: _json_values(batch.column(name))
+        name: json_values(batch.column(name))
         for name in batch.schema.names
         if name not in ("payload", vector)
     }
@@ -45,7 +45,7 @@ def rows_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[dict[str, Any
         yield {**row, **json.loads(payload), **row} if payload else row
 
 
-def _vector_texts(column: pa.Array) -> list[str]:
+def vector_texts(column: pa.Array) -> list[str]:
     if not column.null_count:
         return vectors_as_json(to_matrix(column))
     there = iter(vectors_as_json(to_matrix(column.drop_null())))
@@ -67,7 +67,7 @@ def vectors_as_json(matrix: Float32Array) -> list[str]:
     return [f"[{', '.join(words[i : i + dim])}]" for i in range(0, len(words), dim)]
 
 
-def _json_values(column: pa.Array) -> list[Any]:
+def json_values(column: pa.Array) -> list[Any]:
     values = python_values(column)
     if pa.types.is_timestamp(column.type):
         return [None if v is None else _rfc3339(v) for v in values]
@@ -78,76 +78,20 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-class JsonLinesWriter:
+class JsonLinesWriter(TextWriter):
     """Writes rows, and beside them the schema, which JSON Lines cannot carry."""
 
-    def __init__(self, path: Path, schema: pa.Schema, told: Schema | None) -> None:
-        self._path = path
-        self._vector = told.vector if told is not None else None
-        self._part = PartFile(path)
-        self._sidecar = SchemaFile(sidecar_of(path), told)
-        with writing_to(path):
-            self._file = self._part.part.open("w", encoding="utf-8", newline="\n")
-
-    @property
-    def files(self) -> list[Path]:
-        return [self._path, *self._sidecar.files]
-
-    def write(self, batch: pa.RecordBatch) -> None:
+    def text_of(self, batch: pa.RecordBatch) -> str:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(batch, self._vector)]
         if self._vector is not None:
             name = json.dumps(self._vector)
-            vectors = _vector_texts(batch.column(self._vector))
+            vectors = vector_texts(batch.column(self._vector))
             # Every line is an object with an id, so there is a brace to put the vector before.
             lines = [
                 f"{line[:-1]}, {name}: {vector}}}"
                 for line, vector in zip(lines, vectors, strict=True)
             ]
-        with writing_to(self._path):
-            self._file.writelines(f"{line}\n" for line in lines)
-
-    def finish(self) -> None:
-        with writing_to(self._path):
-            self._file.close()
-            self._sidecar.write()
-            finish_together(self._part, self._sidecar.parts, self._sidecar.stale)
-
-    def discard(self) -> None:
-        with suppress(OSError):  # what is left to be written may not fit
-            self._file.close()
-        self._part.discard()
-        self._sidecar.discard()
-
-
-class SchemaFile:
-    """The schema beside a file whose format cannot carry it.
-
-    Without a schema, one that is there belongs to an older file and is ``stale``.
-    """
-
-    def __init__(self, path: Path, schema: Schema | None) -> None:
-        self._part = PartFile(path)
-        self._schema = schema
-
-    @property
-    def parts(self) -> list[PartFile]:
-        return [] if self._schema is None else [self._part]
-
-    @property
-    def files(self) -> list[Path]:
-        return [part.path for part in self.parts]
-
-    @property
-    def stale(self) -> list[Path]:
-        return [self._part.path] if self._schema is None else []
-
-    def write(self) -> None:
-        if self._schema is not None:
-            text = json.dumps(self._schema.to_dict(), ensure_ascii=False, indent=2)
-            self._part.part.write_text(f"{text}\n", encoding="utf-8")
-
-    def discard(self) -> None:
-        self._part.discard()
+        return "".join(f"{line}\n" for line in lines)
 
 
 class JsonLines:
@@ -158,20 +102,32 @@ class JsonLines:
     notes: tuple[str, ...] = ()
     omitted: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, hints: Hints, told: Schema | None) -> None:
+    def __init__(
+        self, path: Path, hints: Hints, told: Schema | None, stream: InputStream | None = None
+    ) -> None:
         self._path = path
         self._id = hints.id_column or "id"
-        self._file = path.open("rb")
+        self._file: IO[bytes] | InputStream = stream or path.open("rb")
         try:
-            self.schema = told or sidecar_schema(path) or self._suggested(hints)
+            if told is None and stream is None:
+                told = sidecar_schema(path)
+            self._begin(hints, told)
+            self.schema = told or self._suggested(hints)
             self._vector = hints.vector_column or self.schema.vector
         except BaseException:
             self.close()
             raise
 
+    def _begin(self, hints: Hints, told: Schema | None) -> None:
+        """Read what stands before the rows."""
+
+    def _lines(self, schema: Schema | None) -> Iterator[Line]:
+        """The rows, as a table of this schema takes them; None is before it is known."""
+        return objects_in(self._file)
+
     def _suggested(self, hints: Hints) -> Schema:
         """The vector's name and length; every other key goes to the payload, as it is."""
-        for _, row in zip(range(_FEW), objects_in(self._file), strict=False):
+        for _, row in zip(range(_FEW), self._lines(None), strict=False):
             if isinstance(row.value, Reject):
                 continue
             able = [key for key, value in row.value.items() if _looks_like_vector(value)]
@@ -179,11 +135,10 @@ class JsonLines:
                 if name in able:
                     able = [name]
             if len(able) == 1 and hints.vector_column in (None, able[0]):
-                self._file.seek(0)
                 return Schema(len(row.value[able[0]]), vector=able[0])
         raise ConfigError(
-            f"no vector was found in the first lines of {self._path}; name its key by "
-            "--vector-column, or give a --schema",
+            f"no vector was found in the first {self.place}s of {self._path}; say by "
+            "--vector-column where the vectors are, or give a --schema",
             file=str(self._path), key="--vector-column",
         )  # fmt: skip
 
@@ -195,7 +150,7 @@ class JsonLines:
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))
         nbytes = 0
         with reading(self._path) as here:
-            for line in objects_in(self._file):
+            for line in self._lines(schema):
                 here.at = f"line {line.number}"
                 if isinstance(line.value, Reject):
                     rejects.append(line.value)
@@ -258,7 +213,7 @@ class Line:
         self.nbytes = nbytes
 
 
-class _RepeatedKeyError(ValueError):
+class RepeatedKeyError(ValueError):
     """An object with a key twice, of which only one value could be kept."""
 
 
@@ -268,15 +223,15 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _RepeatedKeyError(f"the key {key!r:.60} stands twice in an object")
+                raise RepeatedKeyError(f"the key {key!r:.60} stands twice in an object")
             seen.add(key)
     return found
 
 
-_JSON = json.JSONDecoder(object_pairs_hook=_once_each)
+JSON = json.JSONDecoder(object_pairs_hook=_once_each)
 
 
-def lines_in(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+def lines_in(file: IO[bytes] | InputStream) -> Iterator[tuple[int, bytes | None]]:
     """The lines of a file with their numbers; None for one too long. Empty ones are passed over."""
     number = 0
     while text := file.readline(LONGEST_LINE + 1):
@@ -291,7 +246,7 @@ def lines_in(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
             yield number, text
 
 
-def objects_in(file: IO[bytes]) -> Iterator[Line]:
+def objects_in(file: IO[bytes] | InputStream) -> Iterator[Line]:
     """The objects of a file, a line for each. Empty lines are passed over."""
     for number, text in lines_in(file):
         if text is None:
@@ -299,11 +254,11 @@ def objects_in(file: IO[bytes]) -> Iterator[Line]:
             yield Line(number, Reject(number, None, reason))
             continue
         try:
-            value = _JSON.decode(text.decode())
+            value = JSON.decode(text.decode())
         except RecursionError:
             yield Line(number, Reject(number, None, "no JSON: it is nested too deeply"))
             continue
-        except _RepeatedKeyError as exc:
+        except RepeatedKeyError as exc:
             yield Line(number, Reject(number, None, str(exc)))
             continue
         except ValueError as exc:

@@ -144,7 +144,7 @@ async def load(
     return [
         Loaded(
             p.load.table, p.load.source.origin, p.load.source.layout, p.created, p.rows,
-            p.rejected, p.schema, p.load.source.notes, p.load.source.omitted, p.replaced,
+            p.rejected, p.schema, source.notes(p.load.source), p.load.source.omitted, p.replaced,
             p.missing, tuple(rejects.reasons(p.load.table)),
         )
         for p in placed
@@ -237,10 +237,10 @@ async def _sifted(
             return sift(chunk, placed.schema, last_counts=how.upsert)
 
     chunks = source.chunks(placed.load.source, placed.schema, size)
-    coming = asyncio.ensure_future(in_thread(following, chunks))
+    coming = asyncio.ensure_future(in_thread(following, chunks, stop=source.stop))
     try:
         while (part := await coming) is not None:
-            coming = asyncio.ensure_future(in_thread(following, chunks))
+            coming = asyncio.ensure_future(in_thread(following, chunks, stop=source.stop))
             yield part
     finally:
         coming.cancel()

@@ -19,7 +19,6 @@ from ..errors import ConfigError, DimensionMismatchError
 from .foreign import BYTES_AT_ONCE, reading
 from .formats import records_of, sidecar_of
 from .jsonlines import (
-    SchemaFile,
     lines_in,
     objects_in,
     renamed,
@@ -30,6 +29,7 @@ from .jsonlines import (
 )
 from .parts import PartFile, finish_together, writing_to
 from .sources import Chunk, Hints, Reject
+from .text_files import SchemaFile
 
 # The header is written again when the number of rows is known, so it has a fixed length.
 _HEADER_BYTES = 128

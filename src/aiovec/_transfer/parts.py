@@ -85,6 +85,8 @@ def writing_to(path: Path) -> Iterator[None]:
     """Let a failure to write name the file."""
     try:
         yield
+    except BrokenPipeError:  # whoever reads standard output has seen enough
+        raise
     except OSError as exc:
         if exc.errno in _FULL:
             raise StoreFullError(str(path), exc.strerror or str(exc)) from exc

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,8 +11,9 @@ from typing import Protocol
 from .._core.schema import Schema
 from ..errors import AiovecError, ConfigError
 from .foreign import reading
-from .formats import check_format, format_to_read
+from .formats import check_format, format_of_stream, format_to_read
 from .sources import Chunk, ForeignTable, Hints, Skipped, Source, legal_table_name, source_for
+from .streams import InputStream
 
 
 class Rows(Protocol):
@@ -32,11 +35,19 @@ class Input:
     ``form`` is the file's format, or "database". Blocking, as what it reads with is.
     """
 
-    def __init__(self, path: Path, form: str, rows: Rows | None, source: Source | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        form: str,
+        rows: Rows | None,
+        source: Source | None,
+        stream: InputStream | None = None,
+    ) -> None:
         self.path = path
         self.form = form
         self._rows = rows
         self._source = source
+        self._stream = stream
 
     @property
     def is_database(self) -> bool:
@@ -80,6 +91,15 @@ class Input:
         with reading(self.path, f"the table {table.origin}"):
             yield from source.read(table, schema, size)
 
+    def notes(self, table: ForeignTable) -> tuple[str, ...]:
+        """The notes on a table, once it was read."""
+        return table.notes if self._rows is None else self._rows.notes
+
+    def stop(self) -> None:
+        """Let a thread that waits for a stream give up."""
+        if self._stream is not None:
+            self._stream.stop()
+
     def backup(self, path: Path) -> None:
         """Copy a database."""
         if self._source is None:
@@ -90,6 +110,8 @@ class Input:
         for reader in (self._rows, self._source):
             if reader is not None:
                 reader.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def open_input(
@@ -98,13 +120,26 @@ def open_input(
     form: str | None = None,
     hints: Hints | None = None,
     schema: Schema | None = None,
+    stream: InputStream | None = None,
 ) -> Input:
     """Open a file by its format, or a database by the source that recognises it.
 
-    ``schema`` is that of the table the rows shall go to, where it is known already.
+    ``schema`` is that of the table the rows shall go to, where it is known already. ``stream`` is
+    read instead of a file; then the path is its name for messages.
     """
     hints = hints or Hints()
-    _check_there(path)
+    if stream is None:
+        _check_there(path)
+        if stat.S_ISFIFO(path.stat().st_mode):
+            stream = _pipe(path)
+    if stream is not None:
+        try:
+            found = format_of_stream(form)
+            with reading(path):
+                return Input(path, found, _open(path, found, hints, schema, stream), None, stream)
+        except BaseException:
+            stream.close()
+            raise
     # Before anything else opens the file: see ``Source.recognise``.
     kind = source_for(path)
     if kind is not None:
@@ -122,6 +157,15 @@ def open_input(
         return Input(path, found, _open(path, found, hints, schema), None)
 
 
+def _pipe(path: Path) -> InputStream:
+    with reading(path):
+        fd = os.open(path, os.O_RDONLY)
+    try:
+        return InputStream(fd)
+    finally:
+        os.close(fd)
+
+
 def _check_there(path: Path) -> None:
     try:
         path.stat()
@@ -131,17 +175,27 @@ def _check_there(path: Path) -> None:
         raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
 
 
-def _open(path: Path, form: str, hints: Hints, schema: Schema | None) -> Rows:
+def _open(
+    path: Path,
+    form: str,
+    hints: Hints,
+    schema: Schema | None,
+    stream: InputStream | None = None,
+) -> Rows:
     if hints.dtype is not None:
         raise ConfigError("--dtype is for databases; a file tells its own types", key="--dtype")
     if form == "jsonl":
         from .jsonlines import JsonLines
 
-        return JsonLines(path, hints, schema)
+        return JsonLines(path, hints, schema, stream)
+    if form == "csv":
+        from .csv_files import CsvFile
+
+        return CsvFile(path, hints, schema, stream)
     if form == "numpy":
         from .numpy_files import NumpyFiles
 
         return NumpyFiles(path, hints, schema)
     from .arrow_files import ArrowFile
 
-    return ArrowFile(path, form, hints, schema)
+    return ArrowFile(path, form, hints, schema, stream)

@@ -17,8 +17,12 @@ from .._core.store import VectorStore
 from .._input.selection import select_columns
 from .._input.types import Where
 from ..errors import ConfigError
-from .formats import format_to_write, records_of, sidecar_of
+from .formats import format_of_stream, format_to_write, records_of, sidecar_of
 from .parts import check_apart
+from .streams import OutputStream
+from .text_files import TextWriter
+
+_TEXTS = ("jsonl", "csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +54,32 @@ async def save(
     select: Sequence[str] | None = None,
     overwrite: bool = False,
     seen: Callable[[int], None] = lambda rows: None,
+    stream: OutputStream | None = None,
 ) -> Saved:
-    """Write the rows of one snapshot to a file, in constant memory."""
-    chosen = format_to_write(path, form)
+    """Write the rows of one snapshot to a file, in constant memory.
+
+    ``stream`` is written instead of a file; then the path is its name for messages.
+    """
+    chosen = format_to_write(path, form) if stream is None else format_of_stream(form)
     full = await store.schema(table)
     schema, told = exported_schema(full, select)
-    await in_thread(check_apart, store, [path, sidecar_of(path), records_of(path)])
-    writer: Writer = await in_thread(_open, path, chosen, schema, told, overwrite)
+    stop = None if stream is None else stream.stop
+    if stream is None:
+        await in_thread(check_apart, store, [path, sidecar_of(path), records_of(path)])
+    writer: Writer = await in_thread(
+        _open, path, chosen, schema, told, overwrite, stream, stop=stop
+    )
     rows = 0
     try:
         size = min(max(4 * 1024 * 1024 // (4 * full.dim), 64), 4000)
         batches: Any = store.export(table, batch_size=size, where=where, select=select)
         async with contextlib.aclosing(batches):
             async for batch in batches:
-                await in_thread(writer.write, _as(batch, schema))
+                await in_thread(writer.write, _as(batch, schema), stop=stop)
                 rows += batch.num_rows
                 seen(rows)
         files = tuple(writer.files)
-        await in_thread(writer.finish)
+        await in_thread(writer.finish, stop=stop)
     except BaseException:
         await _shielded(writer.discard)
         raise
@@ -101,15 +113,19 @@ def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
 
 
-def _open(path: Path, form: str, schema: pa.Schema, told: Schema | None, overwrite: bool) -> Writer:
-    writer: Writer
+def _open(
+    path: Path,
+    form: str,
+    schema: pa.Schema,
+    told: Schema | None,
+    overwrite: bool,
+    stream: OutputStream | None,
+) -> Writer:
+    if stream is not None:
+        return _open_stream(path, form, schema, told, stream)
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}")
-    if form == "jsonl":
-        from .jsonlines import JsonLinesWriter as OneWriter
-    elif form == "numpy":
-        from .numpy_files import NumpyWriter as OneWriter  # type: ignore[assignment]
-    else:
+    if form not in (*_TEXTS, "numpy"):
         from .arrow_files import ArrowFileWriter
 
         _check_free([path], overwrite)
@@ -117,8 +133,35 @@ def _open(path: Path, form: str, schema: pa.Schema, told: Schema | None, overwri
     _check_free(
         [path, sidecar_of(path), *([records_of(path)] if form == "numpy" else [])], overwrite
     )
-    writer = OneWriter(path, schema, told)
-    return writer
+    if form == "numpy":
+        from .numpy_files import NumpyWriter
+
+        return NumpyWriter(path, schema, told)
+    return _text_writer(form)(path, schema, told)
+
+
+def _open_stream(
+    path: Path, form: str, schema: pa.Schema, told: Schema | None, stream: OutputStream
+) -> Writer:
+    if form in _TEXTS:
+        return _text_writer(form)(path, schema, told, stream)
+    if stream.is_terminal:
+        raise ConfigError(
+            f"{path} is a terminal, and {form} is no text; redirect it into a file or a program"
+        )
+    from .arrow_files import ArrowFileWriter
+
+    return ArrowFileWriter(path, form, schema, stream)
+
+
+def _text_writer(form: str) -> type[TextWriter]:
+    if form == "csv":
+        from .csv_files import CsvWriter
+
+        return CsvWriter
+    from .jsonlines import JsonLinesWriter
+
+    return JsonLinesWriter
 
 
 def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
@@ -131,6 +174,8 @@ def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
     for path in paths:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file that can be replaced; - is standard output")
         if os.path.lexists(path) and not overwrite:
             raise ConfigError(f"{path} is there already; --overwrite replaces it")
 
