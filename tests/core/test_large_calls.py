@@ -114,3 +114,27 @@ async def test_values_that_python_cannot_write_out_are_refused_too(value: Any) -
                 await call
         with pytest.raises(AiovecError):
             store.table(value)
+
+
+async def test_long_texts_become_arrow_in_parts() -> None:
+    """Arrow holds the interpreter's lock while it copies texts, and the loop waits for that."""
+    long = "wörter " * 60_000
+    texts = [None, "", *(f"{long}{n}" for n in range(9)), None, "last"]
+    schema = aiovec.Schema(2, fields={"body": str})
+    rows = {
+        "id": [f"r{n:02}" for n in range(len(texts))],
+        "embedding": [[1.0, 2.0]] * len(texts),
+        "body": texts,
+    }
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", schema)
+        assert await store.insert("notes", rows) == len(texts)
+        found = await store.find("notes", order_by="id")
+        assert [row["body"] for row in found] == texts
+        rows["body"] = [*texts[:7], "lone \ud800", *texts[8:]]
+        with pytest.raises(aiovec.InvalidRowError) as caught:
+            await store.upsert("notes", rows)
+        assert (caught.value.row, caught.value.id, caught.value.field) == (7, "r07", "body")
+        long_ids = {**rows, "id": ["x" * 400_000 + str(n) for n in range(len(texts))]}
+        with pytest.raises(aiovec.InvalidRowError, match="512 bytes"):
+            await store.upsert("notes", long_ids)

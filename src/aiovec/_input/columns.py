@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from typing import Any, cast
@@ -25,6 +25,8 @@ Place = Callable[[int], tuple[int | None, str | None]]
 
 _INT64 = range(-(2**63), 2**63)
 _FEW = 16
+# Of texts that are turned into Arrow in one piece: it takes some milliseconds.
+_MOST_CHARACTERS = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS = pa.timestamp("us", tz="UTC")
 _FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
@@ -108,7 +110,8 @@ def _is_plain_id(id: str) -> bool:
 
 def text_array(name: str, values: Sequence[Any], place: Place) -> pa.Array:
     try:
-        return pa.array(values, type=pa.utf8())
+        parts = [pa.array(part, type=pa.utf8()) for part in _in_parts(values)]
+        return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
     except (UnicodeEncodeError, pa.ArrowException, TypeError) as exc:
         for row, value in enumerate(values):
             if isinstance(value, str):
@@ -121,6 +124,28 @@ def text_array(name: str, values: Sequence[Any], place: Place) -> pa.Array:
                     ),
                 )  # fmt: skip
         raise InvalidRowError(str(exc), field=name) from exc
+
+
+def _in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the texts in parts of which each is soon an Arrow array.
+
+    Arrow holds the interpreter's lock meanwhile, for which the event loop waits.
+    """
+    try:
+        whole = sum(map(len, values)) <= _MOST_CHARACTERS
+    except TypeError:  # some are null
+        whole = False
+    if whole:
+        yield values
+        return
+    start = characters = 0
+    for row, value in enumerate(values, start=1):
+        characters += len(value) if isinstance(value, str) else 0
+        if characters > _MOST_CHARACTERS:
+            yield values[start:row]
+            start, characters = row, 0
+    if start < len(values) or not start:
+        yield values[start:]
 
 
 _ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
