@@ -33,6 +33,10 @@ async def test_the_guide_runs_from_top_to_bottom(
         assert [record.id for record in names["records"]] == ["c", "a"]
         assert names["total"] == 2
         assert [hit.id for hit in names["hits"]] == ["1"]
+        assert [hit.id for hit in names["by_words"]] == ["wool"]
+        assert [hit.id for hit in names["by_both"]] == ["e42", "hats"]
+        assert [hit.id for hit in names["near"]] == ["1"]
+        assert [hit.id for hit in names["both"]] == ["2"]
         after = [batch async for batch in store.export("articles", after=names["cursor"])]
         assert after == []
         (north,) = await store.get("articles", "b")
