@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import pickle
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -268,3 +269,16 @@ def test_errors_and_their_causes_are_cleaned() -> None:
     assert shown_value("toy", {"api_key": "x", "n": 1, "token": None, "l": ["s3://u:p@h"]}) == {
         "api_key": MASK, "n": 1, "token": None, "l": ["s3://***@h"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a", "a-", "secret_", "secret_a", "token", "token=", "a= ", "://", "ab://", "bearer ", " "],
+)
+def test_a_long_message_is_searched_in_little_time(text: str) -> None:
+    """A megabyte of one word took minutes."""
+    long = text * (1_000_000 // len(text))
+    began = time.process_time()
+    without_secrets(long)
+    assert time.process_time() - began < 10
+    assert without_secrets(f"{long} my_api_key='abc' s3://u:p@h").endswith("='***' s3://***@h")

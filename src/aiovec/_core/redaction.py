@@ -16,20 +16,22 @@ MASK = "***"
 
 # At least two letters, for C:// is a drive of Windows.
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>`]+")
+# Begins behind the scheme, which stays: so a long word is looked at once, not from each letter.
+_URL_IN_TEXT = re.compile(r"(?<=[A-Za-z0-9+.-]{2})://[^\s'\"<>`]+")
 
 _NAME = re.compile(
     r"secret|token|passw|passphrase|api[-_]?key|access[-_]?key|account[-_]?key|private[-_]?key"
     r"|\bkey\b|_key\b|credential|signature|\bsig\b|\bsas\b|sas_|auth",
     re.IGNORECASE,
 )
-# What authorises by standing in an address or in an echoed header.
-_PAIR = re.compile(
-    r"((?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|[\w-]*token|[\w-]*api[-_]?key"
-    r"|[\w-]*access[-_]key(?:[-_]id)?|[\w-]*account[-_]key|[\w-]*secret(?:[-_]\w+)*|password"
-    r"|x-api-key|authorization)[\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+",
+# What authorises by standing in an address or in an echoed header: a whole word, then its value.
+_NAME_OF_PAIR = re.compile(r"(?<![\w-])([\w-]++)[\"']?\s*+[=:]")
+_AUTHORISES = re.compile(
+    r"(?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|token|api[-_]?key"
+    r"|access[-_]key(?:[-_]id)?|account[-_]key|secret(?:[-_][\w-]*)?|password|authorization)\Z",
     re.IGNORECASE,
 )
+_VALUE_OF_PAIR = re.compile(r"(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+", re.IGNORECASE)
 # What a server repeats of a request that it could not verify.
 _ECHO = re.compile(r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*")
 
@@ -95,8 +97,20 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     values = {*known, *_in_environment()}
     for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(secret, MASK)
-    text = _URL_IN_TEXT.sub(lambda found: redacted(found[0]), text)
-    return _ECHO.sub(rf"<\1>{MASK}", _PAIR.sub(rf"\1{MASK}", text))
+    scheme = "any"
+    text = _URL_IN_TEXT.sub(lambda found: redacted(scheme + found[0])[len(scheme) :], text)
+    return _ECHO.sub(rf"<\1>{MASK}", _without_pairs(text))
+
+
+def _without_pairs(text: str) -> str:
+    parts: list[str] = []
+    copied = at = 0
+    while (name := _NAME_OF_PAIR.search(text, at)) is not None:
+        at = name.end()
+        if _AUTHORISES.search(name[1]) and (value := _VALUE_OF_PAIR.match(text, at)):
+            parts += [text[copied : value.end(1)], MASK]
+            copied = at = value.end()
+    return "".join([*parts, text[copied:]])
 
 
 def _in_environment() -> Iterable[str]:

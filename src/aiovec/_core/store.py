@@ -459,7 +459,8 @@ class VectorStore:
         existing ones, as in ``upsert``.
 
         Where the schema has ``embed``, rows may come without a vector: the store's embedder makes
-        it of their text. EmbeddingError names the row for which it failed.
+        it of their text; not of rows that are skipped. EmbeddingError names the row for which it
+        failed.
         """
         if on_conflict not in ON_CONFLICT:
             expected = " or ".join(map(repr, ON_CONFLICT))
@@ -517,12 +518,14 @@ class VectorStore:
             schema, backend = handle.schema, engine.backend
             # Before the rows are turned into what is written, which takes memory.
             size = await off_loop(columns, bytes_of, held[0], schema)
-            if schema.embed is not None and schema not in embedded:
+            # Which rows are there already may have changed since an attempt before.
+            if schema.embed is not None and (on_conflict == "skip" or schema not in embedded):
                 # No other write waits for memory while the embedder works.
                 async with backend.writing(size):
                     batch = await off_loop(effort, check, schema)
-                numbered = on_conflict == "fail"  # else repeated ids have moved the rows
-                embedded[schema] = await self._with_vectors(engine, handle, batch, model, numbered)
+                embedded[schema] = await self._with_vectors(
+                    engine, handle, batch, model, on_conflict
+                )
             checked = embedded.get(schema)
             async with _own_time(checked is not None), backend.writing(size) as share:
                 batch = checked
@@ -552,23 +555,30 @@ class VectorStore:
         handle: TableHandle,
         rows: pa.Table,
         model: str | None,
-        numbered: bool,
+        on_conflict: OnConflict,
     ) -> pa.Table:
-        """Return the rows with vectors from the embedder where they have none."""
-        from .._embed.rows import filled, lacking, of_row
+        """Return the rows with vectors from the embedder where they have none.
+
+        Rows that would be made for nothing, as ``on_conflict`` skips them, are left out.
+        """
+        from .._embed.rows import filled, lacking, of_row, without
 
         schema = handle.schema
         embed = schema.embed
         if embed is None or not rows.column(schema.vector).null_count:
             return rows
         found = await off_loop(rows.num_rows, lacking, rows, schema, embed)
+        if found.texts and on_conflict == "skip":
+            there = (await engine.backend.get(handle, found.ids, Columns(()))).ids
+            rows, found = await off_loop(rows.num_rows, without, rows, found, there)
         if not found.texts:  # rows may stay without a vector
             return rows
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
         try:
             vectors = await embedder.embed(found.texts, "document")
         except EmbeddingError as exc:
-            error = of_row(exc, found, numbered=numbered)
+            # Repeated ids have moved the rows, unless they are an error.
+            error = of_row(exc, found, numbered=on_conflict == "fail")
         else:
             return await off_loop(
                 rows.num_rows, filled, rows, schema, found, vectors, embedder.name

@@ -102,11 +102,11 @@ def shortened(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             line = line.replace(secret, MASK)
-    # The search for other secrets takes the square of the length, so only what is shown has it.
+    line = without_secrets(line)
     if len(line) > _LONGEST_REASON:
         line = line[: _LONGEST_REASON - 1]
         line = (line.rpartition(" ")[0] or line) + "…"
-    return without_secrets(line)
+    return line
 
 
 def retry_after_of(headers: Any) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,8 @@ from .._arrays import Float32Array, Int64Array
 from .._arrow import from_matrix, one_array, to_matrix
 from .._core.schema import Embed, Schema
 from ..errors import EmbeddingError, InvalidRowError
+
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,26 @@ def lacking(rows: pa.Table, schema: Schema, embed: Embed) -> Lacking:
             )  # fmt: skip
     chosen = pc.and_(missing, pc.invert(empty))
     places = np.flatnonzero(chosen.to_numpy(zero_copy_only=False))
-    return Lacking(places, ids.filter(chosen).to_pylist(), texts.filter(chosen).to_pylist())
+    return Lacking(places, _listed(ids.filter(chosen)), _listed(texts.filter(chosen)))
+
+
+def _listed(column: pa.Array) -> list[str]:
+    """Return a column as a list, in parts, between which the event loop has its turn."""
+    parts = (column.slice(start, _AT_ONCE) for start in range(0, len(column), _AT_ONCE))
+    return [value for part in parts for value in part.to_pylist()]
+
+
+def without(rows: pa.Table, found: Lacking, ids: Iterable[str]) -> tuple[pa.Table, Lacking]:
+    """Return the rows, and those that lack a vector, but for lacking ones with these ids."""
+    left_out = set(ids)
+    kept = np.array([id not in left_out for id in found.ids], dtype=bool)
+    mask = np.ones(rows.num_rows, dtype=bool)
+    mask[found.places[~kept]] = False
+    places = (np.cumsum(mask) - 1)[found.places[kept]]
+    chosen = Lacking(
+        places, list(compress(found.ids, kept.tolist())), list(compress(found.texts, kept.tolist()))
+    )
+    return rows.filter(pa.array(mask)), chosen
 
 
 def filled(

@@ -175,6 +175,30 @@ class EmbeddingContract(ContractBase):
             with pytest.raises(EmbeddingError):
                 await store.search("notes", "bad")
 
+    async def test_rows_that_are_skipped_are_not_embedded(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            await store.create_table("notes", EMBEDDED)
+            await store.insert(
+                "notes", [{"id": f"r{n}", "body": f"old {n}"} for n in range(0, 9, 2)]
+            )
+            letters.refused = {"new 4"}  # of a row that is there
+            asked = len(letters.calls)
+            rows: list[dict[str, Any]] = [{"id": f"r{n}", "body": f"new {n}"} for n in range(9)]
+            rows[5]["embedding"] = [2.0] * DIM
+            rows.append({"id": "r7", "body": "a second r7"})
+            assert await store.insert("notes", rows, on_conflict="skip") == 4
+            texts = [text for _, texts in letters.calls[asked:] for text in texts]
+            assert texts == ["new 1", "new 3", "new 7"]
+            for record in await store.get("notes", [f"r{n}" for n in range(9)]):
+                text = f"{'new' if int(record.id[1]) % 2 else 'old'} {record.id[1]}"
+                vector = [2.0] * DIM if record.id == "r5" else letters.vector(text)
+                assert record["body"] == text
+                assert np.asarray(record.vector).tolist() == pytest.approx(vector)
+            asked = len(letters.calls)
+            assert await store.insert("notes", rows, on_conflict="skip") == 0
+            assert len(letters.calls) == asked
+
     async def test_one_bad_text_fails_its_own_call_alone(self, tmp_path: Path) -> None:
         letters = Letters()
         letters.refused = {"bad"}
