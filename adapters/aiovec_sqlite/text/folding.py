@@ -1,17 +1,21 @@
-"""Parts of words too short for the ngram index, found in the texts themselves.
+"""Parts of words that the ngram index cannot find, found in the texts themselves.
 
-A needle becomes a regular expression in which each letter stands for all that the index takes for
-the same: upper and lower case, with accents or without.
+A short needle becomes a regular expression in which each letter stands for all that the index takes
+for the same: upper and lower case, with accents or without. For a long one, whose expression would
+take seconds and megabytes to compile, the text is folded instead.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 # Code points beyond these are not folded: emoji, and ideographs, which have no case.
 _LAST = 0x1F000
+# Characters of a needle that is worth an expression: about 10 ms to compile.
+_SHORT = 8
 
 
 def _folded(char: str) -> str:
@@ -23,9 +27,18 @@ def _folded(char: str) -> str:
     return base if len(lower) == 1 or lower[0] != char else char
 
 
+class _Folding(dict[int, str]):
+    def __missing__(self, code: int) -> str:
+        self[code] = found = _folded(chr(code))
+        return found
+
+
+_FOLDING = _Folding()
+
+
 def folded(text: str) -> str:
     """A text as the index compares it."""
-    return "".join(map(_folded, text))
+    return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
 @lru_cache(maxsize=1)
@@ -42,17 +55,39 @@ def _alike() -> dict[str, str]:
 
 
 @lru_cache(maxsize=512)
-def pattern_of(needle: str) -> re.Pattern[str]:
-    """A pattern that finds a needle in any case, with or without accents."""
+def _pattern_of(needle: str) -> re.Pattern[str]:
+    """A pattern that finds a folded needle in any case, with or without accents."""
     alike = _alike()
     accents = f"[{re.escape(alike[''])}]*"
-    chars = [f"[{re.escape(char + alike.get(char, ''))}]" for char in folded(needle)]
+    chars = [f"[{re.escape(char + alike.get(char, ''))}]" for char in needle]
     # Behind the last one too, so that a letter is marked with its accents.
     return re.compile("".join(f"{char}{accents}" for char in chars))
+
+
+def spans_of(needle: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where a needle stands in a text, in any case, with or without accents."""
+    wanted = folded(needle)
+    if len(wanted) <= _SHORT:
+        yield from (match.span() for match in _pattern_of(wanted).finditer(text))
+        return
+    whole = folded(text)
+    # The characters that the folded ones come from: accents of their own are left out.
+    if len(whole) == len(text):
+        origins: Sequence[int] = range(len(text))
+    else:
+        origins = [n for n, char in enumerate(text) if _FOLDING[ord(char)]]
+    at = whole.find(wanted)
+    while at >= 0:
+        behind = at + len(wanted)
+        yield origins[at], origins[behind] if behind < len(origins) else len(text)
+        at = whole.find(wanted, behind)
 
 
 def count_in(needle: str, text: object) -> int:
     """How often a needle stands in a text: the SQL function ``aiovec_counts``."""
     if type(text) is not str:
         return 0
-    return sum(1 for _ in pattern_of(needle).finditer(text))
+    wanted = folded(needle)
+    if len(wanted) > _SHORT:
+        return folded(text).count(wanted)
+    return sum(1 for _ in _pattern_of(wanted).finditer(text))

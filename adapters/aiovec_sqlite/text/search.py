@@ -31,11 +31,13 @@ from ..errors import CORRUPT, DamageError, TextDamageError, code_of, names_text_
 from ..layout import TableLayout, current_table, quoted
 from ..reads import by_rowids, condition_of
 from ..vectors import VectorReader
-from .folding import folded, pattern_of
+from .folding import folded, spans_of
 from .index import TextIndex, being_built, indexes_of, serving, wanted_fields
 
 # The trigram tokenizer finds nothing shorter.
 _GRAM = 3
+# Of a longer part, FTS5 would look at each row that has a gram of it once for each of its grams.
+_LONGEST_PART = 128
 # Words of a snippet. On an ngram table, characters.
 _SNIPPET_WORDS = 32
 _SNIPPET_CHARACTERS = 160
@@ -62,7 +64,7 @@ def search_text(
     terms = _Terms(db, table, index, clauses, any=query.any)
     limit = min(query.limit, _MOST)
     with _told_as_damage(table.name):
-        if terms.short:
+        if terms.scanned:
             best = _by_scan(db, ticket, table, index, terms, query, limit)
         elif terms.match is None:
             best = []
@@ -112,22 +114,22 @@ class _Terms:
         # A clause without a letter for the index counts as not typed.
         self.clauses = [c for c in clauses if not self._grams or folded(c.text)]
         self.positive = [c for c in self.clauses if not c.excluded]
-        self.short = [c for c in self.clauses if self._is_short(c)] if self.positive else []
-        long = [c for c in self.clauses if not self._is_short(c)]
-        self.long = [c for c in long if not c.excluded]
-        self.without = [c for c in long if c.excluded]
+        self.scanned = [c for c in self.clauses if self._is_scanned(c)] if self.positive else []
+        rest = [c for c in self.clauses if not self._is_scanned(c)]
+        self.indexed = [c for c in rest if not c.excluded]
+        self.without = [c for c in rest if c.excluded]
         self.any = any
 
-    def _is_short(self, clause: TextClause) -> bool:
-        return self._grams and len(folded(clause.text)) < _GRAM
+    def _is_scanned(self, clause: TextClause) -> bool:
+        return self._grams and not _GRAM <= len(folded(clause.text)) <= _LONGEST_PART
 
     @property
     def match(self) -> str | None:
         """The query for FTS5; None where it has no word to look for."""
-        if not self.long:
+        if not self.indexed:
             return None
         # Words side by side: AND would find nothing where one of them has no token.
-        expression = self._joint.join(map(self._expression, self.long))
+        expression = self._joint.join(map(self._expression, self.indexed))
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
     @property
@@ -137,7 +139,7 @@ class _Terms:
     @property
     def any_of_them(self) -> str:
         """A query for all that makes a row match, to be marked."""
-        return " OR ".join(map(self._expression, self.long))
+        return " OR ".join(map(self._expression, self.indexed))
 
     def _expression(self, clause: TextClause) -> str:
         words = '"' + clause.text.replace('"', '""') + '"'
@@ -206,7 +208,7 @@ def _rows(
         raise TextDamageError(table.name, f"{missing} rows that it names are gone") from exc
 
 
-# Clauses that are too short for the index
+# Clauses that are too short or too long for the index
 
 
 def _by_scan(
@@ -219,13 +221,13 @@ def _by_scan(
     limit: int,
 ) -> list[tuple[int, float]]:
     """The best rows where some clauses have to be looked for in the texts."""
-    wanted = [clause for clause in terms.short if not clause.excluded]
+    wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
     if terms.match is not None:
         sql, values = _matching(table, index, terms.match, query)
         by_index = {rowid: -score for rowid, score in db.execute(sql, values)}
     counts, bound = [], []
-    for clause in terms.short:
+    for clause in terms.scanned:
         each = []
         for name in terms.fields_of(clause):
             each.append(f"aiovec_counts(?, r.{quoted(name)})")
@@ -239,9 +241,9 @@ def _by_scan(
             f" AND r._rowid NOT IN (SELECT rowid FROM {index.table} WHERE {index.table} MATCH ?)"
         )
         values = [*values, terms.unwanted]
-    bad = [n for n, clause in enumerate(terms.short) if clause.excluded]
-    good = [n for n, clause in enumerate(terms.short) if not clause.excluded]
-    needs_index = bool(terms.long) and not terms.any
+    bad = [n for n, clause in enumerate(terms.scanned) if clause.excluded]
+    good = [n for n, clause in enumerate(terms.scanned) if not clause.excluded]
+    needs_index = bool(terms.indexed) and not terms.any
     looked = characters = 0
     kept: list[tuple[int, int, list[int]]] = []
     having = [0] * len(wanted)
@@ -340,9 +342,7 @@ def _marked_parts(
 
 def _marked(text: str, needles: Sequence[str], marks: tuple[str, str]) -> str | None:
     """A part of the text with the needles marked; None where none of them is in it."""
-    spans = sorted(
-        match.span() for needle in needles for match in pattern_of(needle).finditer(text)
-    )
+    spans = sorted(span for needle in needles for span in spans_of(needle, text))
     if not spans:
         return None
     start = max(0, spans[0][0] - _SNIPPET_CHARACTERS // 4)

@@ -15,7 +15,7 @@ from .._filters.tree import Ref
 from .._input.arguments import ability_of, check_count, check_flag, check_tuning
 from .._input.selection import Selection, group_key, selected_names, selection_of
 from .._input.types import Where
-from .._text.query import parse_off_loop, text_fields
+from .._text.query import check_phrases, parse_off_loop, text_fields
 from ..errors import AiovecError, InvalidArgumentError, UnsupportedError
 from .contract import (
     Backend,
@@ -162,6 +162,7 @@ async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple
             "Field(str, text=True) in the schema, or add such a field with add_field",
         )  # fmt: skip
     clauses = await parse_off_loop(query, handle.schema)
+    await off_loop(len(query), check_phrases, query, clauses, handle.schema)
     for clause in clauses:
         if clause.prefix and not backend.supports("text-prefix"):
             raise UnsupportedError(

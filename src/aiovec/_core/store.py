@@ -44,7 +44,17 @@ from .._input.selection import (
     sort_order,
     value_ref,
 )
-from .._input.types import ON_CONFLICT, FieldValue, Ids, OnConflict, Rows, Vector, Vectors, Where
+from .._input.types import (
+    ON_CONFLICT,
+    FieldValue,
+    Id,
+    Ids,
+    OnConflict,
+    Rows,
+    Vector,
+    Vectors,
+    Where,
+)
 from .._telemetry.events import Operation, watch, watch_batches
 from ..errors import (
     DuplicateIdError,
@@ -267,6 +277,7 @@ class VectorStore:
         check_table_name(table)
         if schema is not None and not isinstance(schema, Schema):
             raise InvalidArgumentError("schema", schema, "an aiovec.Schema or None")
+        exist_ok = check_flag("exist_ok", exist_ok)
 
         async def create(engine: Engine) -> None:
             wanted = schema or Schema.context_vectors(engine.settings.dim)
@@ -415,6 +426,7 @@ class VectorStore:
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         """Drop the table and all its rows."""
         check_table_name(table)
+        missing_ok = check_flag("missing_ok", missing_ok)
 
         async def drop(engine: Engine) -> None:
             engine.forget(table)
@@ -462,7 +474,7 @@ class VectorStore:
         it of their text; not of rows that are skipped. EmbeddingError names the row for which it
         failed.
         """
-        if on_conflict not in ON_CONFLICT:
+        if not isinstance(on_conflict, str) or on_conflict not in ON_CONFLICT:
             expected = " or ".join(map(repr, ON_CONFLICT))
             raise InvalidArgumentError("on_conflict", on_conflict, expected)
         return await self._write("insert", table, rows, model, on_conflict=on_conflict)
@@ -1097,7 +1109,7 @@ class VectorStore:
     async def search_like(
         self,
         table: str,
-        id: str,
+        id: Id,
         *,
         limit: int = 10,
         where: Where = None,
@@ -1119,10 +1131,12 @@ class VectorStore:
         where it has no vector.
         """
         from .._input.rows import check_ids
+        from .ids import id_text
 
-        if not isinstance(id, str):
-            raise InvalidArgumentError("id", id, "the id of a row, which is a text")
-        (wanted,) = await self._checked_ids(id, check_ids)
+        text = id_text(id)
+        if text is None:
+            raise InvalidArgumentError("id", id, "the id of a row: text, a whole number or a UUID")
+        (wanted,) = await self._checked_ids(text, check_ids)
         options = SearchOptions(
             limit=limit, where=where, select=select, exact=exact, tuning=tuning,
             include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,

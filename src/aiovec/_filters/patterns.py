@@ -40,7 +40,7 @@ def marked(pattern: str, escape: str | None = None) -> str:
     A character behind ``escape`` is literal, whatever it is. FilterError where none follows.
     """
     if escape is None:
-        return pattern.translate(_MARKS)
+        return pattern.replace("%", ANY_TEXT).replace("_", ANY_CHARACTER)
     found = []
     rest = iter(pattern)
     for character in rest:

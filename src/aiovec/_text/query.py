@@ -8,7 +8,7 @@ is no field separate words as punctuation does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .._core.contract import TextClause
 from .._core.pool import off_loop
@@ -18,6 +18,8 @@ from ..errors import InvalidArgumentError
 # Every clause is looked up by itself, and a query is seldom longer than a paragraph.
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
+# Engines look at each row that has a word of a phrase once for each word of the phrase.
+_MOST_PHRASE_WORDS = 1_000
 # A query of single letters takes as long to parse, for each character, as so many values to copy.
 _VALUES_A_CHARACTER = 4
 
@@ -38,6 +40,9 @@ _GAP = re.compile(r"\s+")
 _OPERATORS = frozenset('-*:"')
 
 
+_WORD = re.compile(r"[^\W_]+")
+
+
 async def parse_off_loop(text: str, schema: Schema) -> tuple[TextClause, ...]:
     """``parse``, in a thread where the query is long."""
     return await off_loop(_VALUES_A_CHARACTER * len(text), parse, text, schema)
@@ -53,6 +58,23 @@ def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
             "query", text, f"at most {_MOST_CLAUSES:,} different words (it has {len(found):,})"
         )
     return found
+
+
+def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> None:
+    """Raise InvalidArgumentError where the phrases of a query take too long to look for.
+
+    Parts of a text, on an ngram table, have no words to count.
+    """
+    if schema.analyzer == "ngram":
+        return
+    counts = (sum(1 for _ in _WORD.finditer(clause.text)) for clause in clauses)
+    total = sum(count for count in counts if count > 1)
+    if total > _MOST_PHRASE_WORDS:
+        raise InvalidArgumentError(
+            "query", text,
+            f"at most {_MOST_PHRASE_WORDS:,} words in phrases (it has {total:,}); search for "
+            "fewer, or for words without quotes",
+        )  # fmt: skip
 
 
 def text_fields(schema: Schema) -> list[str]:

@@ -560,7 +560,7 @@ class ChangingContract(ContractBase):
         assert await store.count("notes") == 20
         hits = await store.search("notes", [1.0, 2, 3, 4], limit=30)
         assert len(hits) == 20
-        for bad in ("ignore", None, True, 1, ["skip"]):
+        for bad in ("ignore", None, True, 1, ["skip"], np.zeros(2)):
             with case(bad), pytest.raises(InvalidArgumentError) as caught:
                 await store.insert("notes", rows, on_conflict=bad)  # type: ignore[arg-type]  # bad
             assert caught.value.argument == "on_conflict"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -254,6 +255,20 @@ class ChoosingContract(ContractBase):
                 assert len(set(found)) == min(limit, 299)
         await store.delete_where("notes", "id != 'r007'")
         assert await store.search_like("notes", "r007") == []
+
+    async def test_likeness_by_a_number_or_a_uuid(self, store: VectorStore) -> None:
+        await store.create_table("notes", Schema(2))
+        ids = (7, uuid.UUID(int=7), "x")
+        rows = [{"id": id, "embedding": [1.0, n]} for n, id in enumerate(ids)]
+        await store.insert("notes", rows)
+        for id in ids:
+            others = {str(other) for other in ids if other != id}
+            assert set(ids_of(await store.search_like("notes", id))) == others
+        assert ids_of(await store.search_like("notes", np.int64(7), limit=1)) == [str(ids[1])]
+        for wrong in (8, True, 7.0):
+            with case(wrong), pytest.raises(InvalidArgumentError) as caught:
+                await store.search_like("notes", wrong)  # type: ignore[arg-type]
+            assert caught.value.argument == "id"
 
     async def test_likeness_to_what_is_not_there(self, notes: VectorStore) -> None:
         wrong: Any

@@ -566,6 +566,33 @@ class TextContract(ContractBase):
 
     # Calls of any size, and many at once
 
+    async def test_long_phrases_do_not_hang(self, store: VectorStore) -> None:
+        """An engine looks at each row once for each word of a phrase, or gram of a part."""
+        self.need(store, "text")
+        line, count = "=" * 90, 500
+        texts = {f"r{n:04}": f"{line} wool wool {n}" for n in range(count)}
+        texts["long"] = f"{line} \u00c9t\u00e9 {'a' * 40_000} {'=' * 20_000}"
+        for n, schema in enumerate((TEXTS, ENGLISH, NGRAM)):
+            await self.table(store, schema, pages(texts), name=f"t{n}")
+        async with asyncio.timeout(60):
+            for length in (10_000, 49_000):
+                found = await store.search_text("t2", "=" * length)
+                assert ids_of(found) == (["long"] if length < 20_000 else [])
+            part = f"ete {'A' * 40_000} {'=' * 19_000}"
+            (hit,) = await store.search_text("t2", f'"{part}"', highlight=True)
+            assert hit.id == "long"
+            assert "<mark>" in hit.highlights["body"]
+            assert ids_of(await store.search_text("t2", f'"{part}" -{"=" * 300}')) == []
+            others = await store.search_text("t2", f"wool -{'=' * 300}", limit=count + 1)
+            assert len(others) == count
+            for table in ("t0", "t1"):
+                assert await store.search_text(table, f'"{"wool " * 300}"') == []
+                for phrase in (f'"{"wool " * 15_000}"', "body:" * 20_000):
+                    with pytest.raises(InvalidArgumentError, match="words in phrases") as caught:
+                        await store.search_text(table, phrase)
+                    assert caught.value.argument == "query"
+                    assert len(str(caught.value)) < 300
+
     async def test_large_keyword_searches(self, store: VectorStore) -> None:
         """What fails this test is the fixture ``loop_time``, and what it says is where."""
         self.need(store, "text")
