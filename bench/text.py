@@ -58,15 +58,16 @@ async def _searches(
     }
     notes: list[str] = []
     if options.peers:
+        narrow = corpus.narrow()
         try:
             asking[ways.TANTIVY] = ways.tantivy(options.folder / "tantivy", corpus)
         except ImportError:
             notes.append("skipped: tantivy: it is not installed")
         try:
-            asking[ways.LANCEDB] = await ways.lancedb(options.folder / "direct", corpus)
+            asking[ways.LANCEDB] = await ways.lancedb(options.folder / "direct", narrow)
             place = f"lancedb://{options.folder / 'lance'}"
             lance = await stack.enter_async_context(aiovec.connect(place))
-            await ways.fill(lance, corpus)
+            await ways.fill(lance, narrow)
             asking[LANCEDB] = ways.by_text(lance, corpus.words)
         except ImportError:
             notes.append("skipped: LanceDB: lancedb is not installed")

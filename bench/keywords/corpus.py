@@ -49,6 +49,11 @@ class Words(Corpus):
                 return cls(data, words)
         return _generated(rows, dim)
 
+    def narrow(self) -> Words:
+        """The same texts with vectors so short that no index of them takes time to build."""
+        few = self.vectors[:, :8], self.texts, self.queries[:, :8]
+        return Words(Dataset(self.origin, *few), self.words)
+
     def text_schema(self, *, text: bool = True) -> Schema:
         fields = {"pick": Field(int, index="btree"), "text": Field(str, text=text)}
         return Schema(self.dim, fields=fields)

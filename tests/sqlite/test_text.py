@@ -21,6 +21,7 @@ from aiovec import Field, Schema
 from aiovec.backend import Columns, TextClause, TextQuery
 from aiovec.errors import (
     CorruptStoreError,
+    MigrationError,
     StoreClosedError,
     TableNotFoundError,
     UnsupportedError,
@@ -412,6 +413,38 @@ async def test_a_table_goes_while_its_index_is_built(tmp_path: Path, monkeypatch
         assert db.execute("SELECT count(*) FROM aiovec_text").fetchone() == (0,)
         left = "SELECT name FROM sqlite_master WHERE name LIKE 'notes.%'"
         assert db.execute(left).fetchall() == []
+
+
+async def test_a_migration_begins_while_an_index_is_built(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(text_index, "_MOST_ROWS", 20)
+    path = tmp_path / "s.db"
+    async with opened(path) as store:
+        await store.create_table("notes", LATER)
+        await store.insert("notes", columns(1_000))
+        building = asyncio.ensure_future(store.create_field_index("notes", "body", "text"))
+        for _ in range(30):
+            if (await store.schema("notes")).fields["body"].text:
+                break
+        mover = SqliteBackend(str(path), SqliteSettings())
+        await mover.open()
+        try:
+            handle = await mover.open_table("notes")
+            before = await mover.change_number(handle)
+            await mover.begin_move("r1")
+            await building
+            assert await mover.change_number(handle) == before  # an index changes no row
+            assert len(await found(store, "wool")) == 1_000
+            with pytest.raises(MigrationError):
+                await store.drop_field_index("notes", "body")
+            await store.insert("notes", columns(5, 1_000))
+            await store.optimize("notes")
+            assert len(await found(store, "wool")) == 1_005
+            await mover.end_move("r1")
+        finally:
+            await mover.close()
+        await store.drop_field_index("notes", "body")
+        with pytest.raises(UnsupportedError):
+            await store.search_text("notes", "wool")
 
 
 async def test_reads_go_on_while_text_is_turned_on_and_off(tmp_path: Path) -> None:
