@@ -571,17 +571,17 @@ class TextContract(ContractBase):
         self.need(store, "text")
         line, count = "=" * 90, 500
         texts = {f"r{n:04}": f"{line} wool wool {n}" for n in range(count)}
-        texts["long"] = f"{line} \u00c9t\u00e9 {'a' * 40_000} {'=' * 20_000}"
+        texts["long"] = f"{line} \u00c9t\u00e9 {'a' * 10_000} {'=' * 20_000}"
         for n, schema in enumerate((TEXTS, ENGLISH, NGRAM)):
             await self.table(store, schema, pages(texts), name=f"t{n}")
         async with asyncio.timeout(60):
             for length in (10_000, 49_000):
                 found = await store.search_text("t2", "=" * length)
                 assert ids_of(found) == (["long"] if length < 20_000 else [])
-            part = f"ete {'A' * 40_000} {'=' * 19_000}"
+            part = f"ete {'A' * 10_000} {'=' * 19_000}"
             (hit,) = await store.search_text("t2", f'"{part}"', highlight=True)
             assert hit.id == "long"
-            assert "<mark>" in hit.highlights["body"]
+            assert list(hit.highlights) == ["body"]
             assert ids_of(await store.search_text("t2", f'"{part}" -{"=" * 300}')) == []
             others = await store.search_text("t2", f"wool -{'=' * 300}", limit=count + 1)
             assert len(others) == count
