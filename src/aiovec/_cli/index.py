@@ -24,7 +24,7 @@ def index(
         str | None,
         typer.Argument(
             metavar="TABLE",
-            help="The table to index; one argument alone is it.",
+            help="The table to index; without a STORE, the TOML file names the store.",
             show_default=False,
         ),
     ] = None,

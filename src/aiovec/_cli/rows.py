@@ -30,7 +30,9 @@ def rows(
     second: Annotated[
         str | None,
         typer.Argument(
-            metavar="TABLE", help="The table; one argument alone is it.", show_default=False
+            metavar="TABLE",
+            help="The table; without a STORE, the TOML file names the store.",
+            show_default=False,
         ),
     ] = None,
     where: _Where = None,
@@ -79,7 +81,7 @@ def rows(
     if as_csv:
         print_csv(names, found)
         return
-    print_rows(names, [[_cell(row.get(name)) for name in names] for row in found])
+    print_rows(names, [[cell(row.get(name)) for name in names] for row in found])
 
 
 @failing_clearly
@@ -116,7 +118,7 @@ def distinct(
     if json:
         print_json({"values": [{"value": value, "rows": count} for value, count in found]})
         return
-    print_rows(["rows", field], [[count, _cell(value)] for value, count in found], right=["rows"])
+    print_rows(["rows", field], [[count, cell(value)] for value, count in found], right=["rows"])
 
 
 def print_csv(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> None:
@@ -129,8 +131,8 @@ def print_csv(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> None:
 def _csv_cell(value: object) -> str:
     # Quotes tell an empty text from null, which the csv module of old Pythons cannot.
     if value is None or isinstance(value, (bool, int, float)):
-        return _cell(value)
-    return _quoted(_cell(value))
+        return cell(value)
+    return _quoted(cell(value))
 
 
 def _quoted(text: str) -> str:
@@ -139,7 +141,8 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """Return a value as it is shown in a table: null as nothing, lists and objects as JSON."""
     if value is None:
         return ""
     if isinstance(value, (list, dict, bool)):

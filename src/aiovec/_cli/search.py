@@ -12,6 +12,7 @@ from .._core.records import Hit
 from .._core.schema import check_table_name
 from ..errors import AiovecError, EmbeddingError, InvalidArgumentError, InvalidNameError
 from .output import err, print_json, print_rows
+from .rows import cell
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, expanded, opened, store_and
 
@@ -22,14 +23,16 @@ def search(
     second: Annotated[
         str | None,
         typer.Argument(
-            metavar="TABLE", help="The table; one argument alone is it.", show_default=False
+            metavar="TABLE",
+            help="The table; without a STORE, the TOML file names the store.",
+            show_default=False,
         ),
     ] = None,
     third: Annotated[
         str | None,
         typer.Argument(
             metavar="WORDS",
-            help="The words to search for, unless --vector or --like says something else.",
+            help="The words to search for; behind -- where they begin with a minus.",
             show_default=False,
         ),
     ] = None,
@@ -186,7 +189,9 @@ async def _by_words(
                     table, words, where=where, limit=limit, select=select
                 )
             except EmbeddingError as exc:
-                raise AiovecError(f"{exc}. --text searches by keywords alone") from exc
+                raise AiovecError(
+                    f"{exc}. Here --config names the TOML file; --text searches by keywords alone"
+                ) from exc
         else:
             hits = await vectors.search(table, words, where=where, limit=limit, select=select)
         return hits, time.perf_counter() - began
@@ -196,6 +201,6 @@ def _show(hits: list[Hit]) -> None:
     names = list(dict.fromkeys(name for hit in hits for name in hit.fields))
     print_rows(
         ["score", "id", *names],
-        [[f"{hit.score:.4f}", hit.id, *(hit.fields.get(n, "") for n in names)] for hit in hits],
+        [[f"{hit.score:.4f}", hit.id, *(cell(hit.fields.get(n)) for n in names)] for hit in hits],
         right=["score"],
     )

@@ -44,7 +44,8 @@ def backup(
         str | None,
         typer.Argument(
             metavar="PATH",
-            help="Where the copy goes, which must not exist yet; one argument alone is it.",
+            help="Where the copy goes, which must not exist yet; without a STORE, the TOML file "
+            "names the store.",
             show_default=False,
         ),
     ] = None,

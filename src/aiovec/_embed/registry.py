@@ -79,8 +79,8 @@ class Embedders:
         if found is None:
             raise EmbeddingError(
                 embed.using,
-                f"the table {handle.name!r} makes vectors of its field {embed.field!r} by the "
-                f"embedder {embed.using!r}, and this store has none of this name; give it by "
+                f"this store has no embedder of this name, by which the table {handle.name!r} "
+                f"makes vectors of its field {embed.field!r}; give it by "
                 f"connect(embedders={{{embed.using!r}: ...}}) or by "
                 f"[retrieval.embedders.{embed.using}] in the TOML file, or pass vectors",
                 model=handle.schema.model,

@@ -66,7 +66,9 @@ def check_query_texts(texts: Mapping[int, str]) -> list[str]:
     """Texts to search for, or InvalidArgumentError for one that is empty or no valid Unicode."""
     for text in texts.values():
         if not text:
-            raise InvalidArgumentError("the text to search for", text, "not empty")
+            raise InvalidArgumentError(
+                "the text to search for", text, "text of at least one character"
+            )
         if not text.isascii():
             fault = partial(InvalidArgumentError, "the text to search for", text, "valid Unicode")
             encodable(text, fault)
