@@ -31,7 +31,7 @@ def _rename_new(partial: Path, path: Path) -> None:
     try:
         os.link(partial, path)
     except FileExistsError:
-        raise InvalidArgumentError("path", str(path), "one that does not exist yet") from None
+        raise InvalidArgumentError("path", str(path), "a path that does not exist yet") from None
     except OSError:  # a file system without links
         partial.rename(path)
 
@@ -54,7 +54,7 @@ def _settle_copy(path: Path) -> None:
 def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
     """Write the state of this moment to a new file that is either whole or not there."""
     if os.path.lexists(path):
-        raise InvalidArgumentError("path", str(path), "one that does not exist yet")
+        raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
     check_free_name(str(path))
     if not path.parent.is_dir():
         raise InvalidArgumentError("path", str(path), "a file in a folder that exists")
@@ -79,9 +79,9 @@ def restore(
     # What a link leads to is replaced, and SQLite keeps its further files beside that.
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
-        raise InvalidArgumentError("backup", str(backup), "another file than the target")
+        raise InvalidArgumentError("backup", str(backup), "a file other than the target")
     if not check_header(backup):
-        raise CorruptStoreError(str(backup), "this is no backup: it is empty")
+        raise CorruptStoreError(str(backup), "this is not a backup: it is empty")
     make_folder_of(target)
     remove_abandoned(target.parent, f".{target.name}.", ".partial")
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
@@ -161,7 +161,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
     except CorruptStoreError as exc:
         if not overwrite:
             raise CorruptStoreError(
-                str(target), f"{exc.reason}; to replace it all the same, pass overwrite=True"
+                str(target), f"{exc.reason}; pass overwrite=True to replace it anyway"
             ) from exc
     with translated(str(target)):
         # The bare driver: tables of any extension may be in what is replaced.

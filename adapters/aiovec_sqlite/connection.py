@@ -298,7 +298,7 @@ def check_not_inherited(file: str | os.PathLike[str]) -> None:
     if _INHERITED and os.path.realpath(file) in _INHERITED:
         raise AiovecError(
             f"{os.fspath(file)} was open when this process was forked, so SQLite cannot use it "
-            "safely here; open the store after the fork, close it before, or start processes by "
+            "safely here; open the store after the fork, close it before, or start processes with "
             "spawn or forkserver"
         )
 

@@ -69,7 +69,7 @@ def _name_of(driver: Any) -> str:
 
 def _simd(debug: str) -> str:
     flags = debug.partition("Build flags:")[2].strip()
-    return flags or "none in sqlite-vec"
+    return flags or "sqlite-vec has none"
 
 
 def _fts5(db: sqlite3.Connection) -> Finding:
@@ -78,15 +78,15 @@ def _fts5(db: sqlite3.Connection) -> Finding:
     except load_driver().Error:
         return Finding(
             "fts5",
-            "missing; there is no keyword search without it",
+            "missing; keyword search needs it",
             ok=False,
-            cure="install a SQLite that has it: pip install pysqlite3",
+            cure="install a SQLite with FTS5: pip install pysqlite3",
         )
     return Finding("fts5", "there")
 
 
 def _file(path: Path, usable: bool) -> Iterator[Finding]:
-    yield from room_at(path.parent, "SQLite keeps files beside the store")
+    yield from room_at(path.parent, "SQLite creates files beside the store")
     try:
         there = check_header(path)
     except CorruptStoreError as exc:
@@ -119,7 +119,7 @@ def _cure_of(error: AiovecError) -> str:
     if "layout" in reason:
         return "pip install --upgrade aiovec"
     if "database" in reason:
-        return "name another path; this file belongs to something else, or was never a store"
+        return "name another path; this file belongs to another program, or was never a store"
     return "restore the file from a backup"
 
 
@@ -140,7 +140,7 @@ def _journal(path: Path) -> Finding:
     try:
         size = path.with_name(path.name + "-wal").stat().st_size
     except OSError:
-        return Finding("journal", "none: nobody has the store open")
+        return Finding("journal", "none: no process has the store open")
     return Finding("journal", f"wal, {size:,} bytes")
 
 
@@ -191,7 +191,7 @@ def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
         for field in fields
         for call in ("drop_field_index", "create_field_index")
     )
-    cure = f"aiovec optimize {name}" if state.startswith("missing") else f"build it anew: {calls}"
+    cure = f"aiovec optimize {name}" if state.startswith("missing") else f"rebuild it: {calls}"
     yield Finding(f"text index of {name}", state, ok=sound, cure=None if sound else cure)
 
 
@@ -209,7 +209,7 @@ def _table(db: sqlite3.Connection, name: str) -> Finding:
         return Finding(f"table {name}", f"{rows:,} rows")
     return Finding(
         f"table {name}",
-        f"{rows:,} rows, but {vectors:,} vectors, and {apart:,} rows have none",
+        f"{rows:,} rows but {vectors:,} vectors; {apart:,} rows have none",
         ok=False,
         cure="restore the file from a backup; another program wrote to it",
     )

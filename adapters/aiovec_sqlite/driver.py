@@ -38,7 +38,7 @@ def load_driver() -> Any:
     if driver.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise ExtensionUnavailableError(
-            f"SQLite {driver.sqlite_version} is too old, aiovec needs {oldest}", _cure()
+            f"SQLite {driver.sqlite_version} is too old; aiovec needs {oldest} or newer", _cure()
         )
     return driver
 
@@ -65,15 +65,16 @@ def _cure() -> str:
         or (system == "Windows" and machine in ("amd64", "x86_64"))
     )
     if has_wheel:
-        return "install the SQLite driver that can: pip install pysqlite3"
+        return "install a SQLite driver that loads extensions: pip install pysqlite3"
     if system == "Darwin":
-        return "use a Python that can, such as Homebrew's: brew install python"
+        return "use a Python that loads extensions, such as Homebrew's: brew install python"
     if system == "Linux":
         return (
-            "use a Python that can, such as your distribution's python3 or conda's, or build the "
+            "use a Python that loads extensions, such as your distribution's python3 or conda's, "
+            "or build the "
             "driver with a compiler and SQLite's headers installed: pip install pysqlite3"
         )
-    return "use a Python that can, such as the one from python.org or conda's"
+    return "use a Python that loads extensions, such as the one from python.org or conda's"
 
 
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
@@ -114,5 +115,5 @@ def load_extension(db: sqlite3.Connection) -> None:
     except load_driver().Error as exc:
         raise ExtensionUnavailableError(
             f"sqlite-vec could not be loaded: {exc}",
-            "install it anew with: pip install --force-reinstall sqlite-vec",
+            "reinstall it with: pip install --force-reinstall sqlite-vec",
         ) from exc

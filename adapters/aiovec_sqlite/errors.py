@@ -61,8 +61,8 @@ class DamageError(Exception):
 
 
 _REBUILD = (
-    "its rows may be sound: build the index anew by drop_field_index and create_field_index with "
-    "the kind 'text'"
+    "the rows may be intact: rebuild the index with drop_field_index and create_field_index(..., "
+    "'text')"
 )
 _TEXT_INDEX = re.compile(r"\.text[0-9]{1,19}(?![0-9])")
 
@@ -128,18 +128,18 @@ def translate(error: Exception, target: str, *, repeated: bool = True) -> Aiovec
         return StoreBusyError(f"{target} is locked by another process", 0.0)
     if code in (IOERR, CORRUPT) and (reason := _why_unreadable(target)) is not None:
         return AiovecError(
-            f"the file system or the disk failed to read {target} ({reason}); that says nothing "
-            "of what is stored, and nothing was changed; try again"
+            f"the file system or the disk failed to read {target} ({reason}); the stored data may "
+            "be intact, and nothing was changed; try again"
         )
     if code == IOERR:
         return AiovecError(
-            f"the file system or the disk failed under {target} ({text}); nothing was changed, try "
+            f"the file system or the disk of {target} failed ({text}); nothing was changed, try "
             "again"
         )
     if passing and code == CORRUPT:
         return AiovecError(
             f"{target} could not be read ({text}): the file system failed, or the file is damaged; "
-            "try again, and where it stays so, 'aiovec doctor' tells which it is"
+            "try again, and if it still fails, run 'aiovec doctor' to see which"
         )
     if isinstance(error, TextDamageError):
         return CorruptStoreError(target, text)
@@ -148,7 +148,7 @@ def translate(error: Exception, target: str, *, repeated: bool = True) -> Aiovec
     if "no such module: fts5" in text or "error in tokenizer constructor" in text:
         return AiovecError(
             f"{target} has a text index that this SQLite cannot use ({text}); use a newer SQLite "
-            "(pip install pysqlite3), or turn text=True off with one that can"
+            "(pip install pysqlite3), or drop the text index with one"
         )
     if code in (CORRUPT, NOTADB):
         return CorruptStoreError(target, f"the file is damaged ({text}); restore it from a backup")

@@ -60,7 +60,7 @@ class Gate:
             raise AiovecError(
                 "this process was forked while SQLite was at work in another thread, so SQLite "
                 "cannot be used safely here; fork while no call of a store runs, or start "
-                "processes by spawn or forkserver"
+                "processes with spawn or forkserver"
             )
 
 

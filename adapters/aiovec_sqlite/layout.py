@@ -30,7 +30,7 @@ from .driver import load_driver
 from .errors import CANTOPEN, CORRUPT, NOTADB, DamageError, check_stored, code_of, stored
 
 _HEADER_BYTES = 100
-_NO_DATABASE = "this is no SQLite database"
+_NO_DATABASE = "this is not a SQLite database"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def read_header(path: Path) -> Header | None:
     except OSError as exc:
         raise _unreadable(path, exc.strerror or str(exc)) from exc
     if not stat.S_ISREG(found.st_mode):
-        raise CorruptStoreError(str(path), "this is no file but a directory or a device")
+        raise CorruptStoreError(str(path), "this is not a file but a directory or a device")
     if not found.st_size:
         return None
     if found.st_size < _HEADER_BYTES:  # SQLite takes a single byte for an empty database
@@ -355,8 +355,8 @@ def _check_version(target: str, version: int) -> None:
     if version > LAYOUT_VERSION:
         raise CorruptStoreError(
             target,
-            f"the file has layout {version}, this version of aiovec reads up to {LAYOUT_VERSION}; "
-            "upgrade aiovec to open it",
+            f"the file has layout {version}, and this version of aiovec reads up to "
+            f"{LAYOUT_VERSION}; upgrade aiovec to open it",
         )
 
 

@@ -89,7 +89,7 @@ class OpenFile:
             self.unchanged != _state(self.target) or _inode(self.wal_path) is not None
         ):
             raise StoreReplacedError(
-                self.target, "somebody writes to it, where this process can only read"
+                self.target, "another process writes to it, and this one can only read"
             )
 
 
@@ -149,8 +149,8 @@ def _check_only_name(path: Path) -> None:
         if look:
             time.sleep(_BETWEEN_LOOKS)  # a restore gives it one for a moment
     raise AiovecError(
-        f"{path} has another name{_other_name(path)}, by a hard link, and SQLite loses what is "
-        "written by one name to the other; remove the other name, or open a copy of the file"
+        f"{path} has a second name{_other_name(path)} by a hard link, and SQLite loses writes "
+        "between the two names; remove one name, or open a copy of the file"
     )
 
 
@@ -198,9 +198,9 @@ def check_store_to_read(path: Path) -> None:
             check_own_wal(path.resolve(), db)
     if not exists:
         raise ConfigError(
-            f"there is no store at {path}, and read_only=True makes none",
+            f"there is no store at {path}, and read_only=True creates none",
             key="target",
-            accepted="the path of a store",
+            accepted="the path of an existing store",
         )
 
 
@@ -219,8 +219,8 @@ def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
             raise
         if has_wal(path):
             raise AiovecError(
-                f"{path} has changes in {path.name}-wal which cannot be read where nothing can be "
-                "written; copy both files to a folder that can be written"
+                f"{path} has changes in {path.name}-wal which can only be read in a writable "
+                "folder; copy both files to one"
             ) from exc
         return _settled(f"{uri}?mode=ro&immutable=1", timeout)
 
@@ -329,9 +329,9 @@ def check_own_wal(path: Path, db: sqlite3.Connection) -> None:
     if not fits:
         raise CorruptStoreError(
             str(path),
-            f"the WAL beside it, {path.name}-wal, belongs to another file, so a backup was copied "
-            "over a store that had not been closed; put the backup in its place by aiovec restore, "
-            "which removes the WAL, or delete the WAL if the file is the backup as it was",
+            f"the WAL beside it, {path.name}-wal, belongs to another file: a backup was copied "
+            "over a store that was not closed. Restore the backup with aiovec restore, which "
+            "removes the WAL, or delete the WAL if the file is the unchanged backup",
         )
 
 

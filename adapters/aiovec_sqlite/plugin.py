@@ -53,7 +53,7 @@ class SqlitePlugin(BackendPlugin):
             path = path_of_url(target)
             if "?" in path or "#" in path:
                 raise ConfigError(
-                    f"{redacted(target)}: a sqlite:// target takes no options; they stand in the "
+                    f"{redacted(target)}: a sqlite:// target takes no options; set them in the "
                     "TOML file under [retrieval.sqlite]"
                 )
             target = MEMORY if path == f"/{MEMORY}" else path
@@ -85,7 +85,7 @@ def store_file(path: str) -> str:
     file lies there.
     """
     if "\0" in path:
-        raise ConfigError(f"{path!r} cannot hold a store: there is a NUL in it")
+        raise ConfigError(f"{path!r} cannot hold a store: the path contains a NUL")
     is_directory = (
         path.endswith(os.sep)
         or os.path.isdir(path)
@@ -103,7 +103,8 @@ def check_free_name(path: str) -> None:
         if path.endswith(end):
             raise ConfigError(
                 f"{path} is a name that SQLite uses for a part of the database "
-                f"{path.removesuffix(end)}, and may remove; choose one that does not end in {end}",
+                f"{path.removesuffix(end)} and may remove; choose a name that does not end in "
+                f"{end}",
                 accepted="another name",
             )
 
@@ -125,7 +126,7 @@ def make_folder_of(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(
-            f"{str(file)!r} cannot hold a store: a file, and no folder, lies above it"
+            f"{str(file)!r} cannot hold a store: a part of the path is a file, not a folder"
         ) from None
     except OSError as exc:
         raise ConfigError(f"{str(file)!r} cannot hold a store: {exc.strerror or exc}") from exc

@@ -292,7 +292,9 @@ def _rowid_of_cursor(cursor: bytes | None) -> int:
     if cursor is None:
         return 0
     if not cursor.isdigit() or len(cursor) > 19:
-        raise InvalidArgumentError("after", cursor, "a cursor that a batch of this store carried")
+        raise InvalidArgumentError(
+            "after", cursor, "the cursor of a batch that this store exported"
+        )
     return int(cursor)
 
 
@@ -440,5 +442,8 @@ async def bound_wal(target: str, walk: Export, copy: OwnCopy, run: Run) -> None:
     except StoreClosedError:
         return
     except AiovecError as exc:
-        text = "an open export keeps the WAL of %s growing until it ends; copying it failed: %s"
+        text = (
+            "the WAL of %s grows until the open export ends, because copying the rest of the "
+            "export failed: %s"
+        )
         await in_thread(LOG.warning, text, target, exc)

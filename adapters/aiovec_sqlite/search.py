@@ -206,7 +206,7 @@ def _check_all_found(
     ).fetchone()
     if rows != found:
         raise DamageError(
-            f"table {table.name!r}: of {rows} rows that the filter selects vec0 has {found}"
+            f"table {table.name!r}: the filter selects {rows} rows, but vec0 has {found} of them"
         )
 
 

@@ -143,7 +143,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         in_memory = self._target == MEMORY
         if in_memory and self.read_only:
             raise ConfigError(
-                "a store in memory begins empty, so read_only=True makes no sense for it"
+                "a store in memory starts empty, so it cannot be opened with read_only=True"
             )
         opener = (
             partial(open_memory, self._settings)

@@ -426,7 +426,7 @@ def _patched(
     except (ValueError, RecursionError) as exc:
         if isinstance(exc, AiovecError):
             raise
-        raise DamageError(f"a payload of {table.name!r} is no JSON object") from exc
+        raise DamageError(f"a payload of {table.name!r} is not a JSON object") from exc
 
 
 def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> None:

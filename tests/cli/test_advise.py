@@ -137,8 +137,8 @@ def test_lines_for_people(run: Run, large: Path, monkeypatch: pytest.MonkeyPatch
     assert finished.out.endswith("No table needs to move now.\n")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE__SCAN_MEMORY", "100 KB")
     out = run("advise", large).out
-    assert f"For docs, begin with: aiovec migrate plan --from {large} --to lancedb://PATH\n" in out
-    assert "measures on this machine" in out
+    assert f"For docs, start with: aiovec migrate plan --from {large} --to lancedb://PATH\n" in out
+    assert "measures how long the move takes" in out
 
 
 def test_one_table_and_a_small_one(run: Run, store: Path) -> None:
@@ -180,4 +180,4 @@ def test_a_store_on_lancedb_has_moved_already(run: Run, folder: Path) -> None:
     asyncio.run(make())
     found = advised(run, "lancedb://there")
     assert (found["backend"], found["advised"], found["tables"]) == ("lancedb", False, [])
-    assert "no other backend is meant to follow" in run("advise", "lancedb://there").out
+    assert "no installed backend is a successor" in run("advise", "lancedb://there").out

@@ -204,7 +204,7 @@ def test_rows_that_another_program_left_without_vectors(run: Run, store: Path) -
         db.execute("INSERT INTO \"notes.rows\" (id, _seq) VALUES ('foreign', 99)")
         db.commit()
     finding = wrong(run("doctor", store, "--json"))["table notes"]
-    assert finding["value"] == "5 rows, but 4 vectors, and 1 rows have none"
+    assert finding["value"] == "5 rows but 4 vectors; 1 rows have none"
 
 
 @pytest.mark.skipif(

@@ -94,7 +94,7 @@ def test_a_broken_command_says_so_in_one_line(
     _install(site, "broken", "not_working", source)
     listed = beside("--help")
     assert listed.code == 0
-    assert "Cannot be used" in listed.out
+    assert "Unusable" in listed.out
     assert "backup" in listed.out
     assert "Traceback" not in listed.err
     for arguments in (["broken"], ["broken", "run", "--to", "x"], ["broken", "--help"]):

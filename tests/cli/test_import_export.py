@@ -117,12 +117,12 @@ def test_an_old_database_is_imported_and_stays_as_it_was(run: Run, old: Path, fo
     finished = run("import", old, "new.db")
     assert finished.code == 1  # B20: a row was not taken
     assert finished.err == (
-        f"{old} is opened read-only and stays as it is; aiovec backup {old} COPY copies it first\n"
+        f"{old} is opened read-only and is not changed; aiovec backup {old} COPY copies it first\n"
         "docs: not taken: 1 row, such as 2: the vector has 1 bytes, no multiple of 4\n"
     )
     assert "imported 2 rows from items (vec0 table) into the new table items-big" in finished.out
     rejects = folder / "old.db.rejects.jsonl"
-    assert finished.out.endswith(f"not taken: 1 row; {rejects} tells why for each\n")
+    assert finished.out.endswith(f"not imported: 1 row; {rejects} has the reason for each\n")
     (line,) = rejects.read_text().splitlines()
     assert json.loads(line) == {
         "table": "docs", "rowid": 2, "id": "2",
@@ -228,7 +228,7 @@ def test_strict_upsert_and_a_given_schema(run: Run, old: Path, folder: Path) -> 
     assert run(*arguments).code == 0
     finished = run(*arguments)
     assert finished.code == 1
-    assert "the id is there already" in finished.err
+    assert "the id already exists" in finished.err
     assert run(*arguments, "--upsert").code == 0
     (table,) = json.loads(run("info", "new.db", "--json").out)["tables"]
     assert (table["name"], table["schema"]["fields"]) == ("notes", {"year": "int"})
@@ -244,8 +244,8 @@ def test_a_list_of_rejects_replaces_nothing_else(run: Run, old: Path, store: Pat
         (f"{store}-wal", "belongs to the store itself"),
         ("other.db", "other.db is a database"),
         ("other.db-wal", "belongs to the database other.db"),
-        ("mine.txt", "no list of rejects"),
-        ("link.txt", "no list of rejects"),
+        ("mine.txt", "not a list of rejects"),
+        ("link.txt", "not a list of rejects"),
     ):
         finished = run("import", old, store, "--rejects", name)
         assert finished.code == 1, name
@@ -264,7 +264,7 @@ def test_wrong_usage_and_failures_of_import(run: Run, old: Path, store: Path) ->
     for arguments, said in (
         (["absent.parquet", "new.db"], "there is no file"),
         ([old, old], "database of another application"),
-        ([store, "new.db"], "is a store of aiovec already"),
+        ([store, "new.db"], "is already an aiovec store"),
         ([old, "new.db", "--table", "absent"], "there is no table 'absent'"),
         ([old, "new.db", "--dtype", "int4"], "there is no dtype"),
         ([old, "new.db", "--schema", "absent.json"], "absent.json"),

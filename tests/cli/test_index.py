@@ -65,7 +65,7 @@ def test_an_index_as_json_and_its_end(run: Run, target: str) -> None:
 def test_a_small_table_gets_none_by_itself(run: Run, target: str) -> None:
     finished = run("index", target, "notes")
     assert finished.code == 0
-    assert "every search looks at every row" in finished.out
+    assert "every search scans every row" in finished.out
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_small_table_gets_none_by_itself(run: Run, target: str) -> None:
         (["notes", "--option", "m"], 2, "NAME=NUMBER"),
         (["notes", "--option", "recall=1"], 2, "--recall"),
         (["notes", "--option", "kind=3"], 2, "--kind"),
-        (["notes", "--option", "wait=3"], 2, "no option of an index"),
-        (["notes", "--option", "table=3"], 2, "no option of an index"),
+        (["notes", "--option", "wait=3"], 2, "not an option of an index"),
+        (["notes", "--option", "table=3"], 2, "not an option of an index"),
         (["notes", "--option", "self=3"], 1, "self"),
         (["notes", "--option", "=3"], 2, "NAME=NUMBER"),
         (["notes", "--option", f"m={'9' * 5000}"], 2, "NAME=NUMBER"),

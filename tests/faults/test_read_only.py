@@ -198,7 +198,7 @@ async def test_a_wal_on_such_a_medium(
     await to_thread(sealed, folder)
     target = folder / "notes.db"
     if not with_lock_file:
-        with pytest.raises(AiovecError, match="copy both files to a folder that can be written"):
+        with pytest.raises(AiovecError, match="which can only be read in a writable folder"):
             await aiovec.connect(target, read_only=True)
         return
     async with aiovec.connect(target, read_only=True) as store:
@@ -234,7 +234,7 @@ async def test_one_who_writes_where_we_can_only_read(
             assert await reader.count("t") == 2
             async with aiovec.connect(source) as store:
                 await store.insert("t", rows("c"))
-                with pytest.raises(StoreReplacedError, match="somebody writes to it"):
+                with pytest.raises(StoreReplacedError, match="another process writes to it"):
                     await reader.count("t")
         async with aiovec.connect(medium / "notes.db", read_only=True) as reader:
             assert await reader.count("t") == 3

@@ -88,10 +88,10 @@ STRANGERS: list[tuple[Callable[[Path], None], str]] = [
     (ordinary_database, "another application, or one that aiovec did not create"),
     (ordinary_database_in_wal_mode, "another application, or one that aiovec did not create"),
     (database_with_our_names, "another application, or one that aiovec did not create"),
-    (text_file, "no SQLite database"),
-    (short_text_file, "no SQLite database"),
-    (only_the_magic, "no SQLite database"),
-    (zeros, "no SQLite database"),
+    (text_file, "not a SQLite database"),
+    (short_text_file, "not a SQLite database"),
+    (only_the_magic, "not a SQLite database"),
+    (zeros, "not a SQLite database"),
 ]
 
 
@@ -154,7 +154,7 @@ async def test_a_damaged_first_page(copied: Path, first: int) -> None:
     path = copied
     # Not the numbers by which a store is known: those are tried above.
     await to_thread(overwrite, path, first, b"\xa5" * (8 if first < 100 else 4000))
-    await refused(path, "no SQLite database|damaged|cut short")
+    await refused(path, "not a SQLite database|damaged|cut short")
 
 
 async def test_a_store_without_its_tables(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ async def test_a_directory(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 async def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     await to_thread(os.mkfifo, tmp_path / "notes.db")
-    with pytest.raises(CorruptStoreError, match="no file"):
+    with pytest.raises(CorruptStoreError, match="not a file"):
         await aiovec.connect(tmp_path / "notes.db")
 
 

@@ -59,7 +59,7 @@ async def test_an_error_holds_no_cursor_of_the_thread(cancellable: bool) -> None
             except RefusedError:
                 second = db.execute("SELECT 1 UNION ALL SELECT 2")
                 kept.append(weakref.ref(second))
-                raise LookupError("in its place")  # noqa: B904 - so that it has a context alone
+                raise LookupError("Restore the backup")  # noqa: B904 - so that it has a context alone
         except LookupError as exc:
             raise ValueError("at last") from exc
 

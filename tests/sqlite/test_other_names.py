@@ -21,7 +21,7 @@ async def test_a_store_with_a_hard_link_is_refused(tmp_path: Path) -> None:
         await store.insert("notes", ROWS)
     (tmp_path / "b.db").hardlink_to(tmp_path / "a.db")
     for name, other in (("a.db", "b.db"), ("b.db", "a.db")):
-        with pytest.raises(AiovecError, match=rf"{name} has another name \({other}\)"):
+        with pytest.raises(AiovecError, match=rf"{name} has a second name \({other}\)"):
             await aiovec.connect(tmp_path / name)
     (tmp_path / "b.db").unlink()
     async with aiovec.connect(tmp_path / "a.db") as store:
@@ -50,7 +50,7 @@ async def test_places_where_nothing_can_lie(tmp_path: Path) -> None:
         (tmp_path / "link.db").symlink_to("absent.db")
         with pytest.raises(InvalidArgumentError, match="not exist yet"):
             await store.backup(tmp_path / "link.db")
-    with pytest.raises(ConfigError, match="a file, and no folder, lies above it"):
+    with pytest.raises(ConfigError, match="a part of the path is a file"):
         await aiovec.connect(tmp_path / "file" / "notes.db")
     with pytest.raises(ConfigError, match="a user that does not exist"):
         await aiovec.connect("~no-such-user/notes.db")

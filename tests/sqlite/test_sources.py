@@ -142,12 +142,12 @@ async def test_halves_of_points_and_bad_payloads_are_rejects(
     reasons = {r["rowid"]: (r["id"], r["reason"]) for r in rejects}
     assert {r["table"] for r in rejects} == {"notes"}
     assert reasons.keys() == {2, 3, 4, 5, 6, 7, 8}
-    assert reasons[2][1].startswith("the payload is no JSON: ")
-    assert reasons[3] == ("c", "the payload is no JSON object")
+    assert reasons[2][1].startswith("the payload is not JSON: ")
+    assert reasons[3] == ("c", "the payload is not a JSON object")
     assert reasons[4] == ("a", "the id came before in the same source")
     assert reasons[5][1] == "field 'id': an id is text of 1 to 512 bytes without NUL"
     assert reasons[6] == ("f", "field 'x': NaN and infinity are not JSON")
-    assert reasons[7] == (None, "there is no row of it in payload_notes")
+    assert reasons[7] == (None, "it has no row in payload_notes")
     assert reasons[8] == ("lonely", "the vector is missing")
 
 
@@ -272,7 +272,7 @@ async def test_int8_vectors_are_taken_as_numbers_and_bits_are_not(
         assert record.vector.tolist() == [1, -1, 127, -128]
     db.execute("DROP TABLE small")
     db.execute("CREATE VIRTUAL TABLE bits USING vec0(e bit[8])")
-    with pytest.raises(ConfigError, match="bits are no vectors"):
+    with pytest.raises(ConfigError, match="bit vectors cannot be imported"):
         await bring(path, tmp_path / "other.db")
 
 
@@ -549,7 +549,7 @@ async def test_rows_that_only_the_index_has_are_rejects(
     db.execute("DELETE FROM notes WHERE rowid = 2")
     done, rejects = await bring(path, tmp_path / "new.db")
     assert (done["notes"].rows, done["notes"].rejected) == (5, 1)
-    assert rejects[0]["reason"] == "it is in notes_vec only; there is no row of it in notes"
+    assert rejects[0]["reason"] == "it is only in notes_vec; notes has no row for it"
 
 
 @pytest.mark.parametrize("trigger", [True, False])
@@ -602,7 +602,7 @@ async def test_a_vec0_table_with_the_same_vectors_is_an_index(
     assert (done.keys(), done["docs"].rows) == ({"docs"}, 5)
     assert [reject["reason"] for reject in rejects] == ["the vector is missing"] * 2
     assert done["docs"].schema.metric == ("cosine" if "cosine" in declared else "l2")
-    assert done["docs"].notes == ("not taken, being an index of the same vectors: vec_docs",)
+    assert done["docs"].notes == ("left out, because it indexes the same vectors: vec_docs",)
     assert done["docs"].omitted == ("the column body of vec_docs",)
 
 
@@ -643,7 +643,7 @@ async def test_rows_of_an_index_are_found_by_its_own_key(
     done, rejects = await bring(path, tmp_path / "new.db")
     assert done.keys() == {"docs"}
     told = [(r["rowid"], r["reason"]) for r in rejects if "vec_docs" in r["reason"]]
-    assert told == [(lonely, "it is in vec_docs only; there is no row of it in docs")]
+    assert told == [(lonely, "it is only in vec_docs; docs has no row for it")]
     assert [r["reason"] for r in rejects if "docs_vec" in r["reason"]] == []
     assert done["docs"].rows == 5
 
@@ -742,7 +742,7 @@ async def test_ids_of_a_compound_key_are_made_of_all_its_columns(
         db.execute("INSERT INTO t VALUES (?, ?, ?)", (space, id, VECTORS[i].tobytes()))
     done, rejects = await bring(path, tmp_path / "new.db")
     assert (done["t"].rows, rejects) == (6, [])
-    assert done["t"].notes == ("ids are made of the key's columns, as space/id",)
+    assert done["t"].notes == ("ids are made from the columns of the key, such as space/id",)
     async with aiovec.connect(tmp_path / "new.db") as store:
         found = await store.find("t")
         assert {r.id for r in found} == {
@@ -858,7 +858,7 @@ def test_a_table_of_bits_does_not_keep_the_others_from_coming(
     source.close()
     assert skipped.keys() == {"bits", "two"}
     assert skipped["bits"][0] == 1
-    assert "bits are no vectors" in skipped["bits"][1]
+    assert "bit vectors cannot be imported" in skipped["bits"][1]
     assert "--vector-column" in skipped["two"][1]
 
 
@@ -997,7 +997,7 @@ def test_a_store_of_our_own_is_told(tmp_path: Path) -> None:
 
     asyncio.run(make())
     assert source_for(tmp_path / "own.db") is SqliteSource
-    with pytest.raises(ConfigError, match="is a store of aiovec already"):
+    with pytest.raises(ConfigError, match="is already an aiovec store"):
         open_input(tmp_path / "own.db")
 
 
@@ -1043,7 +1043,7 @@ def test_a_backup_is_a_whole_copy(db: sqlite3.Connection, path: Path, tmp_path: 
     docs_with(db)
     source = SqliteSource(path, Hints())
     source.backup(tmp_path / "copy.db")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         source.backup(tmp_path / "copy.db")
     source.close()
     copy = SqliteSource(tmp_path / "copy.db", Hints())

@@ -110,7 +110,7 @@ async def test_payloads_that_are_none(tmp_path: Path) -> None:
     assert set(reasons) == set("abcde")
     assert "an object in JSON" in reasons["a"]
     assert "which is a column too" in reasons["c"]
-    assert "stands twice" in reasons["d"]
+    assert "occurs twice" in reasons["d"]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,9 @@ async def test_a_file_of_which_nothing_fits_leaves_no_table(
     store: VectorStore, tmp_path: Path
 ) -> None:
     path = lines(tmp_path / "notes.jsonl", [{"id": "a", "vec": [1, 2]}, {"id": "b", "vec": [1]}])
-    with pytest.raises(InvalidRowError, match="not one of 2 could be taken; the first: the vector"):
+    with pytest.raises(
+        InvalidRowError, match="not one of 2 could be imported; the first: the vector"
+    ):
         await bring(store, path, schema=Schema(2))
     assert await store.tables() == []
 
@@ -197,7 +199,7 @@ def test_thousands_of_bad_vectors_are_found_in_one_pass(monkeypatch: pytest.Monk
 
 async def test_strict_keeps_nothing_of_a_new_table(store: VectorStore, tmp_path: Path) -> None:
     path = lines(tmp_path / "notes.jsonl", [*good("a", "b"), "broken", *good("b")])
-    with pytest.raises(InvalidRowError, match="2 of them cannot be taken, so nothing was kept"):
+    with pytest.raises(InvalidRowError, match="2 of them cannot be imported, so nothing was kept"):
         await bring(store, path, strict=True)
     assert await store.tables() == []
     assert set(rejected(tmp_path)) == {3, 4}
@@ -223,7 +225,7 @@ async def test_strict_and_a_table_that_is_there(
     else:
         with pytest.raises(InvalidRowError, match="nothing was kept"):
             await bring(store, path, strict=True)
-        assert rejected(tmp_path) == {None: ("a", "the id is there already")}
+        assert rejected(tmp_path) == {None: ("a", "the id already exists")}
         assert await store.count("notes") == 1
         assert (await bring(store, lines(path, good("x", "y")), strict=True)).rows == 2
     assert await store.tables() == ["notes"]
@@ -285,7 +287,7 @@ async def test_rows_for_a_table_that_is_there(store: VectorStore, tmp_path: Path
     rows = [{"id": id, "embedding": [1, 2], "year": 3, "k": "x"} for id in ("a", "b")]
     done = await bring(store, lines(tmp_path / "notes.jsonl", rows))  # type: ignore[arg-type]
     assert (done.created, done.rows) == (False, 1)
-    assert rejected(tmp_path) == {1: ("a", "the id is there already")}
+    assert rejected(tmp_path) == {1: ("a", "the id already exists")}
     (record,) = await store.get("notes", "b")
     assert record.fields == {"year": 3, "k": "x"}
     assert (await bring(store, tmp_path / "notes.jsonl", upsert=True)).rows == 2
@@ -356,7 +358,9 @@ async def test_somebody_elses_parquet(store: VectorStore, tmp_path: Path) -> Non
         write(table, tmp_path / name)
         done = await bring(store, tmp_path / name, hints=Hints(id_column="doc"))
         (kept,) = done.notes
-        assert kept.endswith("no type or name of a field: naive, day, price, parts, odd name")
+        assert kept.endswith(
+            "their name or type suits no field: naive, day, price, parts, odd name"
+        )
         assert done.omitted == ("the column raw (binary)",)
         assert await store.schema("notes") == Schema(
             2, vector="emb", fields={"year": int, "kind": str, "seen": datetime}
@@ -387,7 +391,7 @@ async def test_numpy_of_other_types_and_records_that_cannot_be_taken(
     store: VectorStore, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "notes.npy", np.eye(4, dtype=">f8")[1:, ::-1])
-    with pytest.raises(ConfigError, match="holds the records"):
+    with pytest.raises(ConfigError, match="must hold a line of JSON"):
         await bring(store, tmp_path / "notes.npy")
     lines(tmp_path / "notes.jsonl", [{"id": "a"}, "broken", "", {"id": "c", "k": 1}])
     done = await bring(store, tmp_path / "notes.npy")
@@ -576,7 +580,7 @@ def test_a_line_with_a_key_twice_is_rejected() -> None:
     text = b'{"id":"a","id":"b"}\n{"id":"c","more":{"x":1,"x":2}}\n{"id":"d"}\n'
     first, second, third = (line.value for line in objects_in(io.BytesIO(text)))
     assert isinstance(first, Reject)
-    assert first.reason == "the key 'id' stands twice in an object"
+    assert first.reason == "the key 'id' occurs twice in an object"
     assert isinstance(second, Reject)
     assert "'x'" in second.reason
     assert third == {"id": "d"}
@@ -588,5 +592,5 @@ def test_a_repeated_key_among_many_is_found_in_one_pass() -> None:
     began = time.process_time()
     (found,) = objects_in(io.BytesIO(line))
     assert isinstance(found.value, Reject)
-    assert "'k99999' stands twice" in found.value.reason
+    assert "'k99999' occurs twice" in found.value.reason
     assert time.process_time() - began < 10  # a comparison of each with each takes a minute

@@ -18,7 +18,7 @@ MOST_TOGETHER = 32
 _AT_ONCE = 8
 # Calls under way at once; further callers wait for a place.
 _MOST_CALLS = 1024
-_BUSY = "other searches of this process take too long"
+_BUSY = "the searches of this process take too long"
 
 
 class Call:

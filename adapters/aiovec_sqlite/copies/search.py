@@ -264,7 +264,9 @@ class ResidentSearch:
         if resident is None:
             state = "from the file"
         else:
-            state = "in memory" if resident.ready else "from the file, while it is being loaded"
+            state = (
+                "in memory" if resident.ready else "from the file while the table is being loaded"
+            )
         timings = self._timings.get(table.name)
         searches = {} if timings is None else timings.to_dict()
         told: dict[str, object] = {
@@ -333,7 +335,7 @@ class ResidentSearch:
         db.execute("BEGIN")
         layout = current_table(db, table)
         if layout.extreme:
-            raise CannotRankError("vectors are there whose squares leave float32")
+            raise CannotRankError("the table has vectors whose squares do not fit into float32")
         most_for_masks = int(self._budget * _FOR_MASKS)
         bits = self.by_bits(table)
         copy = ResidentCopy(layout, self._workspace, bits=bits, most_for_masks=most_for_masks)

@@ -101,7 +101,7 @@ def _from_json(values: Sequence[Any], dim: int) -> tuple[Matrix, BoolArray, dict
         if value is None:
             faults[i] = "the vector is missing"
         elif numbers is None:
-            faults[i] = "the vector is no JSON array of numbers"
+            faults[i] = "the vector is not a JSON array of numbers"
         elif len(numbers) != dim:
             faults[i] = f"the vector has {len(numbers)} dimensions, not {dim}"
         else:

@@ -56,7 +56,7 @@ def collections(db: sqlite3.Connection, catalog: Catalog, taken: set[str]) -> li
         taken.add(table)
         notes = []
         if vector.metric not in _METRICS:
-            notes.append(f"the metric {vector.metric} is not known here; the table gets l2")
+            notes.append(f"the metric {vector.metric} is unknown to aiovec; the table gets l2")
         schema = Schema(
             vector.dim, metric=_METRICS.get(vector.metric, "l2"), model=made_by or None,
             vector=_VECTOR,
@@ -100,15 +100,15 @@ def _chunk(part: Collection, found: list[tuple[Any, ...]], schema: Schema) -> Ch
     reserved = re.compile(rf"_*(id|{_VECTOR}|{schema.vector})\Z")
     for (rowid, _, id, text, there), vector in zip(chosen, matrix, strict=True):
         if there is None:
-            rejects.append(Reject(rowid, None, f"there is no row of it in {part.payload}"))
+            rejects.append(Reject(rowid, None, f"it has no row in {part.payload}"))
             continue
         try:
             payload = json.loads(text) if text else {}
         except (ValueError, TypeError, RecursionError) as exc:
-            rejects.append(Reject(rowid, _shown(id), f"the payload is no JSON: {exc}"))
+            rejects.append(Reject(rowid, _shown(id), f"the payload is not JSON: {exc}"))
             continue
         if not isinstance(payload, dict):
-            rejects.append(Reject(rowid, _shown(id), "the payload is no JSON object"))
+            rejects.append(Reject(rowid, _shown(id), "the payload is not a JSON object"))
             continue
         row = {f"_{key}" if reserved.match(key) else key: value for key, value in payload.items()}
         rows.append({**row, "id": as_id(id), schema.vector: vector})

@@ -32,10 +32,11 @@ _CHROMA = frozenset({
 
 CURES: Mapping[str, str] = MappingProxyType(
     {
-        "Chroma": "its vectors lie in index files beside it, and its table embeddings_queue is a "
-        "log that holds some of them only. Write each collection to a JSON Lines file with "
+        "Chroma": "its vectors are in index files beside it, and its table embeddings_queue is a "
+        "log with only some of them. Write each collection to a JSON Lines file with "
         "chromadb's collection.get, and import that file",
-        "Qdrant (local mode)": "its points are pickled, and unpickling a file can run any code. "
+        "Qdrant (local mode)": "its points are pickled, and unpickling a file can run arbitrary "
+        "code. "
         "Write each collection to a JSON Lines file with qdrant_client's scroll, and import that "
         "file",
         "llm": "its ids are unique within a collection only, and each collection has a model of "
@@ -168,8 +169,8 @@ class SqliteSource(Source):
         if code_of(error) != ERROR and not isinstance(error, UnicodeDecodeError):
             return translate(error, str(self._path))
         return ConfigError(
-            f"{self._path} has a layout that aiovec does not know: {error}. Say by --table, "
-            "--id-column, --vector-column and --dtype where the vectors are",
+            f"{self._path} has a layout that aiovec does not know: {error}. Name the vectors with "
+            "--table, --id-column, --vector-column and --dtype",
             file=str(self._path), key="--table",
         )  # fmt: skip
 
@@ -241,16 +242,16 @@ class SqliteSource(Source):
         told = self._hints.table
         if told is not None:
             return (
-                f"no column of the table {told!r} looks like vectors; say which it is by "
-                f"--vector-column and --dtype ({', '.join((*DTYPES, JSON))})"
+                f"no column of the table {told!r} looks like vectors; name it with --vector-column "
+                f"and --dtype ({', '.join((*DTYPES, JSON))})"
             )
         if self._skipped:
             reasons = "; ".join(f"{one.origin}: {one.reason}" for one in self._skipped)
-            return f"no table of {self._path} can be taken: {reasons}"
+            return f"no table of {self._path} can be imported: {reasons}"
         return (
-            f"no vectors were recognised in {self._path}, whose layout aiovec does not know; say "
-            "by --table, --id-column, --vector-column and --dtype where they are. Known are vec0 "
-            "tables, collections, LangChain's SQLiteVec, and columns of float BLOBs or JSON "
+            f"no vectors were recognised in {self._path}, whose layout aiovec does not know; name "
+            "them with --table, --id-column, --vector-column and --dtype. It knows vec0 tables, "
+            "collections, LangChain's SQLiteVec, and columns of float BLOBs or JSON "
             f"arrays; the tables are: {', '.join(catalog.names) or 'none'}"
         )
 
@@ -263,7 +264,7 @@ class SqliteSource(Source):
 
     def backup(self, path: Path) -> None:
         if path.exists():
-            raise ConfigError(f"{path} is there already; a backup overwrites nothing")
+            raise ConfigError(f"{path} already exists; name a path that does not exist yet")
         try:
             with closing(load_driver().connect(str(path))) as copy:
                 open_db = open_read_only(self._path)
@@ -301,8 +302,8 @@ def _refuse_own(path: Path) -> None:
     header = read_header(path)
     if header is not None and header.application_id == APPLICATION_ID:
         raise ConfigError(
-            f"{path} is a store of aiovec already; to take tables over use aiovec migrate, or "
-            "aiovec export and then aiovec import"
+            f"{path} is already an aiovec store; copy tables with aiovec migrate, or aiovec export "
+            "and then aiovec import"
         )
 
 

@@ -184,7 +184,7 @@ def _add_index(db: sqlite3.Connection, catalog: Catalog, table: _Found, index: _
         return False
     table.copies.append(Copy(index.table, index.place or "rowid", link))
     table.metric = index.metric
-    table.notes.append(f"not taken, being an index of the same vectors: {index.table}")
+    table.notes.append(f"left out, because it indexes the same vectors: {index.table}")
     own = {column.name.lower() for column, _ in table.columns}
     others = [f"the column {c.name}" for c, _ in index.columns if c.name.lower() not in own]
     table.omitted += [f"{what} of {index.table}" for what in (*others, *index.omitted)]
@@ -242,31 +242,31 @@ def _scaled(matrix: Matrix) -> Matrix:
 def _vec0(db: sqlite3.Connection, catalog: Catalog, name: str, hints: Hints) -> _Found:
     declared = catalog.vec0(name)
     if declared is None:
-        raise ConfigError(f"what the vec0 table {name!r} declares cannot be read")
+        raise ConfigError(f"the declaration of the vec0 table {name!r} cannot be read")
     able = [v for v in declared.vectors if v.element != "bit"]
     vectors = [v for v in able if hints.vector_column in (None, v.name)]
     shown = ", ".join(f"{v.name} {v.element}[{v.dim}]" for v in declared.vectors)
     if not able:
         raise ConfigError(
-            f"the vec0 table {name!r} has the vectors {shown}; bits are no vectors that can be "
-            "taken. Import the float vectors that they were made from",
+            f"the vec0 table {name!r} has the vectors {shown}; bit vectors cannot be imported. "
+            "Import the float vectors that they were made from",
             key="--table",
         )
     if len(vectors) != 1:
         raise ConfigError(
-            f"the vec0 table {name!r} has the vectors {shown}; take one of them by --table "
-            f"{name} and --vector-column",
+            f"the vec0 table {name!r} has the vectors {shown}; choose one with --table {name} and "
+            "--vector-column",
             key="--vector-column",
         )
     vector = vectors[0]
     notes, omitted = [], []
     for other in declared.vectors:
         if other.element == "bit" and other.dim == vector.dim:
-            notes.append(f"not taken, being bits of the same vectors: {other.name}")
+            notes.append(f"left out, because it holds bits of the same vectors: {other.name}")
         elif other is not vector:
             omitted.append(f"the vectors {other.name} ({other.element}[{other.dim}])")
     if vector.metric not in _METRICS:
-        notes.append(f"the metric {vector.metric} is not known here; the table gets l2")
+        notes.append(f"the metric {vector.metric} is unknown to aiovec; the table gets l2")
     columns = [(Column(c.name, c.type), c.is_partition) for c in declared.columns]
     modelled = _model_column(name, columns, hints)
     models: list[tuple[str | None, int]] = [(None, catalog.count(name))]
@@ -418,8 +418,8 @@ def _only(name: str, column: str, dtypes: tuple[str, ...], length: int, dims: se
             return fitting[0]
         raise ConfigError(
             f"the BLOBs of the column {column!r} of the table {name!r} may be vectors of "
-            f"{' or '.join(dtypes)}; their bytes make sense as each. Say which by --table {name} "
-            f"and --dtype",
+            f"{' or '.join(dtypes)}; their bytes make sense as any of them. Choose one with "
+            f"--table {name} and --dtype",
             key="--dtype", accepted=", ".join(dtypes),
         )  # fmt: skip
     return dtypes[0]
@@ -428,8 +428,8 @@ def _only(name: str, column: str, dtypes: tuple[str, ...], length: int, dims: se
 def _checked(name: str, column: str, dtype: str, dim: int) -> int:
     if not 1 <= dim <= MAX_DIM:
         raise ConfigError(
-            f"the column {column!r} of the table {name!r} holds no vectors of {dtype} that can be "
-            f"taken (their usual length would be {dim})",
+            f"the column {column!r} of the table {name!r} holds no importable vectors of {dtype} "
+            f"(their usual length would be {dim})",
             key="--vector-column",
         )
     return dim
@@ -480,7 +480,7 @@ def _table(
     kept, fields, omitted = kept_columns(db, found.table, columns)
     notes = list(found.notes)
     if len(ids) > 1:
-        notes.append(f"ids are made of the key's columns, as {'/'.join(ids)}")
+        notes.append(f"ids are made from the columns of the key, such as {'/'.join(ids)}")
     schema = Schema(
         group.dim, metric=found.metric, model=group.model, vector=_vector_name(found.vector, names),
         fields=fields,
@@ -516,8 +516,8 @@ def _ids_of(found: _Found, names: list[str], hints: Hints) -> tuple[str, ...]:
         ids = () if usual is None else (usual,)
     if not ids or not set(ids) <= {*names, found.place}:
         raise ConfigError(
-            f"the table {found.table!r} has no column {hints.id_column or 'id'!r}, and no key; say "
-            f"by --id-column which of these holds the ids: {', '.join(names)}",
+            f"the table {found.table!r} has no column {hints.id_column or 'id'!r}, and no key; "
+            f"choose the column of the ids with --id-column: {', '.join(names)}",
             key="--id-column",
         )
     return ids
@@ -555,7 +555,7 @@ def read(db: sqlite3.Connection, table: ForeignTable, schema: Schema, size: int)
             f"LEFT JOIN {quoted(part.table)} t ON {column} = {key} WHERE {column} IS NULL"
         )
         for rows in batches(db, lonely, (), size):
-            reason = f"it is in {copy.table} only; there is no row of it in {part.table}"
+            reason = f"it is only in {copy.table}; {part.table} has no row for it"
             yield Chunk([], [], [Reject(place, None, reason) for (place,) in rows])
 
 

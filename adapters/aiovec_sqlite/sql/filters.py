@@ -112,8 +112,8 @@ def to_sql(expr: Expr, schema: Schema) -> tuple[str, list[Any]]:
     part = _compiled(expr, negate=False)
     if len(part.parameters) > MAX_PARAMETERS:
         raise FilterError(
-            f"the filter needs {len(part.parameters):,} parameters of SQLite's "
-            f"{MAX_PARAMETERS:,}; a condition on a payload key takes two or more"
+            f"the filter needs {len(part.parameters):,} SQL parameters, and SQLite takes "
+            f"{MAX_PARAMETERS:,}; use fewer conditions (one on a payload key takes two or more)"
         )
     many = len(part.parameters) > _MANY_PARAMETERS
     return part.operand().replace(_ONE, _ONE_OF_MANY if many else "?"), list(part.parameters)

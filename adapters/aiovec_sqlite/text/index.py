@@ -141,9 +141,9 @@ def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
     raise UnsupportedError(
         "text",
         "sqlite",
-        f"the table {table.name!r} has no text index yet, because an older version made it; build "
-        f"it by optimize({table.name!r}) or "
-        f"create_field_index({table.name!r}, {fields[0]!r}, 'text')",
+        f"the table {table.name!r} has no text index yet, because an older version created the "
+        f"table; build it with optimize({table.name!r}) or create_field_index({table.name!r}, "
+        f"{fields[0]!r}, 'text')",
     )
 
 
@@ -152,8 +152,8 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
     return UnsupportedError(
         "text",
         "sqlite",
-        f"the text index of {name!r} is being built ({index.progress} done); search again later, "
-        f"and where nobody builds it any more, go on by optimize({name!r})",
+        f"the text index of {name!r} is being built ({index.progress} done); search again later; "
+        f"if no process builds it any more, continue with optimize({name!r})",
     )
 
 
@@ -457,7 +457,7 @@ def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
     try:
         found = indexes_of(db, table.name)
         if not found:
-            return "missing; an older version made the table", False
+            return "missing; an older version created the table", False
         index = found[-1]
         if not index.ready:
             return f"being built: {index.progress}", True
@@ -473,5 +473,8 @@ def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
     except load_driver().DatabaseError as exc:
         return f"damaged: {exc}", False
     if missing or more:
-        return f"damaged: {missing:,} rows are not in it, and {more:,} of it are gone", False
+        return (
+            f"damaged: {missing:,} rows are missing in it, and {more:,} of its rows are gone",
+            False,
+        )
     return f"ready, analyzer {index.analyzer!r}", True

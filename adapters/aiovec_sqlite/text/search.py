@@ -205,7 +205,7 @@ def _rows(
         if there == len(rowids):
             raise
         missing = len(rowids) - there
-        raise TextDamageError(table.name, f"{missing} rows that it names are gone") from exc
+        raise TextDamageError(table.name, f"{missing} rows that it names do not exist") from exc
 
 
 # Clauses that are too short or too long for the index

@@ -162,7 +162,7 @@ def _show(found: _Found, config: str, store: str | None) -> None:
     say = out().print
     print_facts(found.about)
     if found.successor is None:
-        say("There is no advice for this store: no other backend is meant to follow this one.")
+        say("There is no advice for this store: no installed backend is a successor of this one.")
         return
     for advice in found.tables:
         say()
@@ -174,14 +174,14 @@ def _show(found: _Found, config: str, store: str | None) -> None:
         return
     to = "" if store is None else f" --from {store}"
     to += f" --to {found.successor}" + ("" if store is None else "://PATH")
-    say(f"For {', '.join(moving)}, begin with: aiovec migrate plan{config}{to}")
-    say("It measures on this machine how long the move takes.")
+    say(f"For {', '.join(moving)}, start with: aiovec migrate plan{config}{to}")
+    say("It measures how long the move takes on this machine.")
 
 
 def _lines(advice: Advice) -> dict[str, object]:
     facts = advice.facts
     search, memory = "not measured: there are no rows", "no copy is kept"
-    growth = "not known: the table is younger than a day"
+    growth = "unknown: the table is younger than a day"
     if (times := facts.searches) is not None:
         search = (
             f"{times.p50_ms:.3g} ms, p95 {times.p95_ms:.3g} ms, of {times.searches}; "

@@ -16,9 +16,8 @@ app = typer.Typer(
     help="A vector store in one file that async apps can await.",
     epilog=(
         "STORE is a target (notes.db, a folder, a URL) or, with "
-        "--config, the name of a backend that the TOML file configures. Without STORE it is the "
-        "backend that the TOML file says; without --config that is $AIOVEC_CONFIG, else "
-        "./aiovec.toml."
+        "--config, the name of a backend that the TOML file configures. Default: the backend in "
+        "use of the TOML file, which is --config, else $AIOVEC_CONFIG, else ./aiovec.toml."
     ),
     no_args_is_help=True,
     add_completion=False,

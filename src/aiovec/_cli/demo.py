@@ -71,8 +71,7 @@ def demo(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The backend that stores; the rest is the same. Without it, the one that stores "
-            "in one file.",
+            help="The backend that stores the passages. Default: the one that stores in a file.",
             show_default=False,
         ),
     ] = None,
@@ -80,8 +79,8 @@ def demo(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Where the demo's store lies. Without it, aiovec-demo with the backend's suffix, "
-            "in the current folder.",
+            help="Path of the demo's store. Default: aiovec-demo with the backend's suffix, in the "
+            "current folder.",
             show_default=False,
         ),
     ] = None,
@@ -148,7 +147,7 @@ class _Tour:
                 passages += part
                 bar.update(task, completed=len(passages))
         if not passages:
-            raise AiovecError("this Python came without the sources of its standard library")
+            raise AiovecError("this Python has no sources of its standard library")
         kinds = [passage.kind for passage in passages]
         counted = ", ".join(f"{kinds.count(k):,} {k}" for k in ("module", "class", "function"))
         self._done(f"{len(passages):,} passages ({counted})", began)

@@ -28,9 +28,9 @@ def export(
         str | None,
         typer.Argument(
             metavar="FILE",
-            help="Where the rows go: .parquet, .arrow, .arrows, .jsonl, .csv or .npy (with .jsonl "
-            "beside it), or - for standard output, with --format. Two arguments alone are TABLE "
-            "and FILE.",
+            help="Target file: .parquet, .arrow, .arrows, .jsonl, .csv or .npy (with .jsonl beside "
+            "it), or - for standard output, with --format. Two arguments are TABLE and FILE; the "
+            "store then comes from the TOML file.",
             show_default=False,
         ),
     ] = None,
@@ -46,7 +46,7 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="FIELDS",
-            help="Only these fields, with commas or repeated; the vector by its own name.",
+            help="Only these fields, separated by commas or repeated; the vector by its own name.",
             show_default=False,
         ),
     ] = None,
@@ -54,14 +54,12 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="parquet, arrow, arrow-stream, jsonl, csv or numpy, where the suffix does not "
-            "say; for standard output jsonl, csv or arrow.",
+            help="Format: parquet, arrow, arrow-stream, jsonl, csv or numpy; for standard output "
+            "jsonl, csv or arrow. Default: by the suffix.",
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
@@ -73,7 +71,7 @@ def export(
     from .._transfer import OutputStream  # slow, so before a loop runs
 
     if first is None or second is None:
-        raise typer.BadParameter("give a TABLE and a FILE, and before them a STORE if you like")
+        raise typer.BadParameter("pass [STORE] TABLE FILE")
     store, table, file = (None, first, second) if third is None else (first, second, third)
     fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
     began = time.perf_counter()

@@ -78,12 +78,12 @@ def _broken(reason: str) -> Any:
     app = typer.Typer(add_completion=False)
 
     @app.command(
-        help=f"Cannot be used: {reason}",
+        help=f"Unusable: {reason}",
         add_help_option=False,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def say() -> None:
-        say_error(f"{reason}; reinstall the package that brings it")
+        say_error(f"{reason}; reinstall the package of this command")
         raise typer.Exit(1)
 
     return get_command(app)

@@ -50,7 +50,7 @@ def info(
         {
             "store": found["target"],
             "backend": found["backend"],
-            "abilities": ", ".join(found["abilities"]) or "none beside those of every store",
+            "abilities": ", ".join(found["abilities"]) or "none besides those of every store",
             "tables": len(found["tables"]),
         }
     )

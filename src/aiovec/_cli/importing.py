@@ -44,32 +44,34 @@ def import_(
         str | None,
         typer.Argument(
             metavar="STORE",
-            help="A target such as notes.db, created where it is missing, or, with --config, the "
-            "name of a backend.",
+            help="A target such as notes.db, created if it is missing, or, with --config, the name "
+            "of a backend.",
             show_default=False,
         ),
     ] = None,
     table: Annotated[
         str | None,
         typer.Option(
-            help="The table to write, by default named like the file; of a database, the table "
-            "to take, by default all.",
+            help="The table to write. Default: the name of the file. For a database, the table to "
+            "import; default: all.",
             show_default=False,
         ),
     ] = None,
     as_: Annotated[
         str | None,
-        typer.Option("--as", help="Another name for the table here.", show_default=False),
+        typer.Option(
+            "--as", help="Name of the table in the store, if it differs.", show_default=False
+        ),
     ] = None,
     list_: Annotated[
-        bool, typer.Option("--list", help="Only show what can be imported; write nothing.")
+        bool, typer.Option("--list", help="Only show what would be imported; write nothing.")
     ] = False,
     form: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="parquet, arrow, arrow-stream, jsonl, csv or numpy, where it cannot be seen; for "
-            "standard input or a pipe jsonl, csv or arrow.",
+            help="Format: parquet, arrow, arrow-stream, jsonl, csv or numpy; for standard input or "
+            "a pipe jsonl, csv or arrow. Default: by the suffix.",
             show_default=False,
         ),
     ] = None,
@@ -77,53 +79,55 @@ def import_(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="A schema in JSON for a table that is created.",
+            help="JSON file with the schema of a table that is created.",
             show_default=False,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="The embedding model, where the file does not say.", show_default=False),
+        typer.Option(help="Embedding model, if the file does not name it.", show_default=False),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="cosine, l2 or dot.", show_default=False)
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option(help="Where the ids are, if not in id.", show_default=False)
+        str | None, typer.Option(help="Column or key of the ids. Default: id.", show_default=False)
     ] = None,
     vector_column: Annotated[
-        str | None, typer.Option(help="Where the vectors are.", show_default=False)
+        str | None, typer.Option(help="Column or key of the vectors.", show_default=False)
     ] = None,
     model_column: Annotated[
         str | None,
         typer.Option(
-            help="Of a database: the column that names each row's model.", show_default=False
+            help="For a database: the column that names each row's model.", show_default=False
         ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Of a database's BLOBs: float32, float64, float16, int8, or json for text.",
+            help="For a database: the type of the BLOBs (float32, float64, float16, int8), or json "
+            "for text.",
             show_default=False,
         ),
     ] = None,
     upsert: Annotated[
-        bool, typer.Option("--upsert", help="Replace rows of the same ids instead of refusing.")
+        bool,
+        typer.Option("--upsert", help="Replace rows with the same ids instead of rejecting them."),
     ] = False,
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="Check every row first, and keep none if one cannot be taken. The checked rows of "
-            "an existing table are then moved into it; with --upsert, a failure of the move leaves "
-            "the rows that were moved.",
+            help="Check every row first, and import none if one cannot be imported. For an "
+            "existing table, the checked rows are then moved into it; with --upsert, a failure of "
+            "that move keeps the rows moved so far.",
         ),
     ] = False,
     rejects: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Where the rows that cannot be taken are listed; by default FILE.rejects.jsonl, "
+            help="File that lists the rows that cannot be imported. Default: FILE.rejects.jsonl, "
             "or stdin.rejects.jsonl.",
             show_default=False,
         ),
@@ -132,7 +136,7 @@ def import_(
         bool,
         typer.Option(
             "--allow-rejects",
-            help="Exit with 0 although rows, columns or tables of the file were not taken.",
+            help="Exit with 0 even if rows, columns or tables of the file were left out.",
         ),
     ] = False,
     config: Config = None,
@@ -147,10 +151,10 @@ def import_(
     from .._transfer.sources import Hints
 
     if metric not in (None, *_METRICS):
-        raise typer.BadParameter(f"--metric is one of {', '.join(_METRICS)}")
+        raise typer.BadParameter(f"--metric must be one of {', '.join(_METRICS)}")
     piped = file == "-"
     if piped and not (list_ or table or as_):
-        raise typer.BadParameter("standard input has no name; give the table's by --table")
+        raise typer.BadParameter("standard input has no name; name the table with --table")
     path = Path("standard input") if piped else expanded(file)
     told = None if schema is None else _schema_in(expanded(schema))
     hints = Hints(table, id_column, vector_column, model_column, dtype)
@@ -169,8 +173,8 @@ def import_(
             raise typer.BadParameter("--rejects would replace the file itself")
         if source.is_database:
             err().print(
-                f"{path} is opened read-only and stays as it is; "
-                f"aiovec backup {path} COPY copies it first"
+                f"{path} is opened read-only and is not changed; aiovec backup {path} COPY copies "
+                "it first"
             )
         began = time.perf_counter()
         notes = RejectsFile(listed)
@@ -225,8 +229,8 @@ def _loads(
 
     if len(found) > 1 and (as_ is not None or schema is not None):
         raise ConfigError(
-            f"{source.path} has {len(found)} tables; choose one by --table to go with --as or "
-            f"--schema: {', '.join(one.name for one in found)}",
+            f"{source.path} has {len(found)} tables; choose one with --table for --as or --schema: "
+            f"{', '.join(one.name for one in found)}",
             key="--table",
         )
     chosen = as_ if source.is_database else as_ or table
@@ -369,4 +373,6 @@ def _show(
         err().print(f"{other.origin}{rows}: not taken: {other.reason}")
     out().print(f"done in {seconds:.2f} s")
     if rejects.count:
-        out().print(f"not taken: {counted(rejects.count)}; {rejects.path} tells why for each")
+        out().print(
+            f"not imported: {counted(rejects.count)}; {rejects.path} has the reason for each"
+        )

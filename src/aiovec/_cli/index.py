@@ -29,12 +29,13 @@ def index(
         ),
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="auto, or a kind that the backend knows, such as ivf_pq.")
+        str, typer.Option(help="auto, or a kind of index of the backend, such as ivf_pq.")
     ] = "auto",
     recall: Annotated[
         float | None,
         typer.Option(
-            help="The part of the true nearest rows that searches shall find; kept with the table.",
+            help="Share of the true nearest rows that searches should find, such as 0.95; stored "
+            "with the table.",
             show_default=False,
         ),
     ] = None,
@@ -43,7 +44,7 @@ def index(
         typer.Option(
             "--option",
             metavar="NAME=NUMBER",
-            help="An option of the kind, such as num_partitions=256; may be given again.",
+            help="Option of the kind, such as num_partitions=256. Can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -63,7 +64,7 @@ def index(
     if recall is not None:
         options["recall"] = recall
     if drop is not None and (options or kind != "auto"):
-        raise typer.BadParameter("--drop goes with no other option of an index")
+        raise typer.BadParameter("--drop takes no other option of an index")
     seconds, found = run(_index(store, config, table, kind, options, drop))
     if json:
         print_json(
@@ -80,7 +81,7 @@ def index(
         out().print()
         print_facts(facts_of(info))
     if not found:
-        out().print("the table has no index: every search looks at every row")
+        out().print("the table has no index: every search scans every row")
 
 
 def facts_of(info: IndexInfo) -> dict[str, object]:
@@ -108,11 +109,11 @@ def _parameter(name: str, value: object) -> str:
 def _option(text: str) -> tuple[str, int]:
     name, equals, value = text.partition("=")
     if not name or not equals or not value.isdecimal() or len(value) > _DIGITS:
-        raise typer.BadParameter(f"{text!r:.60} is no NAME=NUMBER", param_hint="--option")
+        raise typer.BadParameter(f"{text!r:.60} must be NAME=NUMBER", param_hint="--option")
     if name in ("kind", "recall"):
-        raise typer.BadParameter(f"{name} is an option of its own: --{name}")
+        raise typer.BadParameter(f"{name} has its own option: --{name}")
     if name in ("table", "wait"):
-        raise typer.BadParameter(f"{name} is no option of an index", param_hint="--option")
+        raise typer.BadParameter(f"{name} is not an option of an index", param_hint="--option")
     return name, int(value)
 
 

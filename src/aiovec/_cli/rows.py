@@ -41,18 +41,18 @@ def rows(
         typer.Option(
             "--order-by",
             metavar="KEYS",
-            help="Fields or payload.<key>, with commas or repeated; -year sorts descending. "
-            "By default the id. Write --order-by=-year.",
+            help="Fields or payload.<key>, separated by commas or repeated. A leading minus sorts "
+            "descending: --order-by=-year. Default: the id.",
             show_default=False,
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 20,
-    offset: Annotated[int, typer.Option(min=0, help="How many rows to pass over.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="Rows to skip.")] = 0,
     select: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELDS",
-            help="Fields to show, with commas or repeated; the vector by its own name.",
+            help="Fields to show, separated by commas or repeated; the vector by its own name.",
             show_default=False,
         ),
     ] = None,
@@ -63,7 +63,7 @@ def rows(
     """Show rows of a table, without a search."""
     store, table = store_and(first, second, "a TABLE")
     if json and as_csv:
-        raise typer.BadParameter("give one of --json and --csv")
+        raise typer.BadParameter("pass only one of --json and --csv")
 
     async def read() -> list[dict[str, Any]]:
         async with opened(store, config, reading=True) as vectors:
@@ -94,20 +94,21 @@ def distinct(
         str | None,
         typer.Argument(
             metavar="FIELD",
-            help='A field, "id" or payload.<key>. Two arguments alone are TABLE and FIELD.',
+            help='A field, "id" or payload.<key>. Two arguments are TABLE and FIELD; the store '
+            "then comes from the TOML file.",
             show_default=False,
         ),
     ] = None,
     where: _Where = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="How many values.", show_default="all")
+        int | None, typer.Option(min=1, help="Number of values.", show_default="all")
     ] = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Show the values of a field or payload.<key> with the number of rows that have each."""
     if first is None or second is None:
-        raise typer.BadParameter("give a TABLE and a FIELD, and before them a STORE if you like")
+        raise typer.BadParameter("pass [STORE] TABLE FIELD")
     store, table, field = (None, first, second) if third is None else (first, second, third)
 
     async def read() -> list[tuple[Any, int]]:

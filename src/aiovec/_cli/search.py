@@ -36,9 +36,7 @@ def search(
             show_default=False,
         ),
     ] = None,
-    text: Annotated[
-        bool, typer.Option("--text", help="Search for the words by keywords alone.")
-    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="Search by keywords only.")] = False,
     hybrid: Annotated[
         bool,
         typer.Option("--hybrid", help="Search by keywords and by the vector of the words."),
@@ -46,8 +44,8 @@ def search(
     vector: Annotated[
         str | None,
         typer.Option(
-            help="The vector as a JSON array, @FILE that holds one, or a text of which the table's "
-            "embedder makes one.",
+            help="The vector as a JSON array, @FILE with one, or a text that the table's embedder "
+            "turns into one.",
             metavar="JSON|@FILE|TEXT",
             show_default=False,
         ),
@@ -68,7 +66,9 @@ def search(
     select: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FIELDS", help="Fields to show, with commas or repeated.", show_default=False
+            metavar="FIELDS",
+            help="Fields to show, separated by commas or repeated.",
+            show_default=False,
         ),
     ] = None,
     config: Config = None,
@@ -80,20 +80,20 @@ def search(
     words where it has an embedder, and both where it has both.
     """
     if vector is not None and like is not None:
-        raise typer.BadParameter("give one of --vector and --like")
+        raise typer.BadParameter("pass only one of --vector and --like")
     fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
     if vector is None and like is None:
         # Two arguments are a table and words, unless the first can only be a store.
         if first is None or second is None or (third is None and not _is_table(first)):
-            raise typer.BadParameter("give a TABLE and WORDS, or one of --vector and --like")
+            raise typer.BadParameter("pass a TABLE and WORDS, or --vector or --like")
         store, table, words = (None, first, second) if third is None else (first, second, third)
         if text and hybrid:
-            raise typer.BadParameter("give one of --text and --hybrid")
+            raise typer.BadParameter("pass only one of --text and --hybrid")
         mode = "text" if text else "hybrid" if hybrid else None
         hits, seconds = run(_by_words(store, config, table, words, mode, where, limit, fields))
     else:
         if third is not None or text or hybrid:
-            raise typer.BadParameter("give words, or one of --vector and --like, not both")
+            raise typer.BadParameter("pass either WORDS, or --vector or --like")
         store, table = store_and(first, second, "a TABLE")
         query: Any = vector
         if vector is not None and vector.lstrip()[:1] in ("[", "{", "@"):

@@ -32,7 +32,7 @@ Config = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="The TOML file. Without it: $AIOVEC_CONFIG, else ./aiovec.toml.",
+        help="The TOML file. Default: $AIOVEC_CONFIG, else ./aiovec.toml.",
         show_default=False,
     ),
 ]
@@ -42,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")
 def store_and(first: str | None, second: str | None, last: str) -> tuple[str | None, str]:
     """Return the store and the last argument of ``[STORE] LAST``; a single argument is LAST."""
     if first is None:
-        raise typer.BadParameter(f"give {last}, and before it a STORE if you like")
+        raise typer.BadParameter(f"pass [STORE] {last}")
     return (None, first) if second is None else (first, second)
 
 
@@ -51,8 +51,8 @@ def expanded(path: str) -> Path:
     found = os.path.expanduser(path)
     if found.startswith("~") and found == path:
         raise ConfigError(
-            f"{path} begins with the home folder of a user that does not exist; write ./{path} "
-            "for a path here",
+            f"{path} starts with the home folder of a user who does not exist; write ./{path} for "
+            "a path in this folder",
             accepted="a path",
         )
     return Path(found)

@@ -74,13 +74,16 @@ def backup(
 @failing_clearly
 def restore(
     backup: Annotated[
-        str, typer.Argument(metavar="BACKUP", help="What aiovec backup wrote.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="BACKUP", help="The backup that aiovec backup wrote.", show_default=False
+        ),
     ],
     store: Annotated[
         str | None,
         typer.Argument(
             metavar="TARGET",
-            help="The store to put it in the place of. Without it: the TOML file's.",
+            help="The store to replace. Default: the TOML file's.",
             show_default=False,
         ),
     ] = None,
@@ -103,7 +106,7 @@ def restore(
         return
     out().print(f"restored {target} from {backup}")
     if kept is not None:
-        out().print(f"the store that was there is now {kept}")
+        out().print(f"the replaced store is now {kept}")
 
 
 def _copied_foreign(store: str, path: str) -> bool:

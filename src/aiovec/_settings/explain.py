@@ -88,8 +88,8 @@ def check_environment(prefix: str, known: Sequence[str]) -> None:
             right = by_letters[near[0]] if near else None
         if right is not None:
             raise ConfigError(
-                f"environment: {name} is not read; did you mean {right}? Sections and keys are "
-                "joined by two underscores",
+                f"environment: {name} is unknown; did you mean {right}? Two underscores join "
+                "sections and keys",
                 key=name, accepted=right,
             )  # fmt: skip
 

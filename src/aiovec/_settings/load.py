@@ -404,7 +404,7 @@ def _not_json(error: SettingsError) -> ConfigError:
             json.loads(os.environ.get(key) or "{}")
         except ValueError:
             return ConfigError(
-                f"environment: {key}: names a section, so it must be {accepted}",
+                f"environment: {key}: is a section, so its value must be {accepted}",
                 key=key,
                 accepted=accepted,
             )

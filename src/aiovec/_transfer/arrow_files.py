@@ -104,7 +104,7 @@ class ArrowFile:
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ConfigError(
                 f"{self._path} has several columns of one name ({', '.join(map(repr, twice))}), "
-                "which cannot be told apart; write it again with names of their own",
+                "which cannot be told apart; write the file again with different names",
                 file=str(self._path),
             )
         self._held: _Sound | None = None
@@ -127,8 +127,8 @@ class ArrowFile:
             came = size_of_file if self._stream is None else self._stream.count
             if unpacked > max(_LEAST_ROOM, _RATIO * came):
                 raise ConfigError(
-                    f"{self._path} unpacks to more than {_RATIO:,} times its size; it is made to "
-                    "fill the memory. Write it again, without texts that repeat in every row",
+                    f"{self._path} unpacks to more than {_RATIO:,} times its size; it may be made "
+                    "to fill the memory. Write it again without texts that repeat in every row",
                     file=str(self._path),
                 )
             for part in _bounded(batch, sizes):

@@ -49,7 +49,9 @@ def suggested_schema(
             kept.append(column.name)
     notes = []
     if kept:
-        notes.append(f"kept in the payload, having no type or name of a field: {', '.join(kept)}")
+        notes.append(
+            f"kept in the payload, because their name or type suits no field: {', '.join(kept)}"
+        )
     return Schema(dim, vector=_legal(vector), fields=fields), tuple(notes), _omitted(dropped)
 
 
@@ -61,7 +63,7 @@ def id_column_of(found: pa.Schema, hints: Hints) -> str:
     name = hints.id_column or "id"
     if name not in found.names:
         raise ConfigError(
-            f"there is no column {name!r}; say which holds the ids by --id-column: "
+            f"there is no column {name!r}; choose the column of the ids with --id-column: "
             f"{', '.join(found.names)}",
             key="--id-column", accepted=", ".join(found.names),
         )  # fmt: skip
@@ -76,7 +78,7 @@ def _vector_column(found: pa.Schema, hints: Hints) -> str:
             return str(able[0])
         raise ConfigError(
             f"{'several columns' if able else 'no column'} can be the vector, a list of floats; "
-            f"say which by --vector-column: {', '.join(able or found.names)}",
+            f"choose one with --vector-column: {', '.join(able or found.names)}",
             key="--vector-column", accepted=", ".join(able),
         )  # fmt: skip
     if name not in able:
@@ -90,11 +92,13 @@ def _vector_column(found: pa.Schema, hints: Hints) -> str:
 
 def _usual_length(vector: str, first: pa.Table | None) -> int:
     if first is None:
-        raise ConfigError("there are no rows, so the vectors' length is not known; say --schema")
+        raise ConfigError(
+            "there are no rows, so the length of the vectors is unknown; pass --schema"
+        )
     lengths = pc.list_value_length(first.column(vector)).drop_null()
     usual = pc.mode(lengths)
     if not len(usual) or not usual[0]["mode"].as_py():
-        raise ConfigError(f"the column {vector!r} begins without a vector; say --schema")
+        raise ConfigError(f"the column {vector!r} starts without a vector; pass --schema")
     return int(usual[0]["mode"].as_py())
 
 

@@ -52,9 +52,9 @@ class reading:  # noqa: N801 - reads as a statement
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
+        return "it needs more memory than there is"
     if isinstance(error, RecursionError):
-        return "something in it is nested too deeply"
+        return "a value in it is nested too deeply"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())[:_MESSAGE_LENGTH].rstrip(".")

@@ -94,7 +94,7 @@ def _by_suffix(path: Path) -> str:
     found = _SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise ConfigError(
-            f"what {path.name} is cannot be seen from its name; say --format "
+            f"the name {path.name} does not show its format; pass --format "
             f"{', '.join(FORMATS)}, or use one of the suffixes {', '.join(_SUFFIXES)}",
             key="--format", accepted=", ".join(FORMATS),
         )  # fmt: skip

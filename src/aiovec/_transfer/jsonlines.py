@@ -223,7 +223,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise RepeatedKeyError(f"the key {key!r:.60} stands twice in an object")
+                raise RepeatedKeyError(f"the key {key!r:.60} occurs twice in an object")
             seen.add(key)
     return found
 
@@ -256,7 +256,7 @@ def objects_in(file: IO[bytes] | InputStream) -> Iterator[Line]:
         try:
             value = JSON.decode(text.decode())
         except RecursionError:
-            yield Line(number, Reject(number, None, "no JSON: it is nested too deeply"))
+            yield Line(number, Reject(number, None, "not JSON: it is nested too deeply"))
             continue
         except RepeatedKeyError as exc:
             yield Line(number, Reject(number, None, str(exc)))

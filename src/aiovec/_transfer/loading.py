@@ -170,7 +170,7 @@ async def _place(store: VectorStore, one: Load, how: Loading) -> _Placed:
         raise DimensionMismatchError(there.dim, wanted.dim)
     if one.metric is not None and one.metric != there.metric:
         raise ConfigError(
-            f"the table {one.table!r} is there with the metric {there.metric!r}", key="--metric"
+            f"the table {one.table!r} exists with the metric {there.metric!r}", key="--metric"
         )
     if not how.strict:
         return _Placed(one, there, one.table, created=False)
@@ -259,7 +259,7 @@ async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading
             await store._write("upsert", placed.place, rows, on_conflict="replace")
         return part
     fresh = placed.created or placed.is_staged
-    reason = "the id came before in the same source" if fresh else "the id is there already"
+    reason = "the id came before in the same source" if fresh else "the id already exists"
     while part.rows.num_rows:
         try:
             rows = CheckedRows(part.rows, placed.schema)
@@ -284,7 +284,7 @@ async def _settle(
     bad = sum(one.rejected for one in placed)
     if bad:
         raise InvalidRowError(
-            f"{bad:,} of them cannot be taken, so nothing was kept; {rejects.path} lists each"
+            f"{bad:,} of them cannot be imported, so nothing was kept; {rejects.path} lists each"
         )
     for one in placed:
         if one.is_staged:
@@ -294,7 +294,7 @@ async def _settle(
 async def _reject_known(store: VectorStore, one: _Placed, rejects: RejectsFile, place: str) -> None:
     async for ids in _ids_of(store, one.place):
         there = await store.find(one.load.table, F.id.in_(ids), select=["id"], limit=len(ids))
-        found = [Reject(None, record.id, "the id is there already") for record in there]
+        found = [Reject(None, record.id, "the id already exists") for record in there]
         one.rejected += len(found)
         await in_thread(rejects.write, one.load.table, place, found)
 
@@ -352,6 +352,6 @@ async def _check_taken(store: VectorStore, placed: list[_Placed], rejects: Rejec
     await _undo(store, placed, everything=False)
     first = rejects.first
     raise InvalidRowError(
-        f"not one of {sum(one.rejected for one in placed):,} could be taken; the first: "
+        f"not one of {sum(one.rejected for one in placed):,} could be imported; the first: "
         f"{first.reason if first else 'unknown'}; {rejects.path} lists each"
     )

@@ -46,15 +46,15 @@ class NumpyFiles:
         records = records_of(path)
         if not records.is_file():
             raise ConfigError(
-                f"there is no file {records}; it holds the records, a line of JSON for each "
-                f"vector of {path.name}",
+                f"there is no file {records}; it must hold a line of JSON for each vector of "
+                f"{path.name}",
                 file=str(records),
             )
         with path.open("rb") as file:
             archive = file.read(2) == b"PK"
         if archive:
             raise ConfigError(
-                f"{path} is an .npz archive; write the array with the vectors by numpy.save",
+                f"{path} is an .npz archive; write the array of the vectors with numpy.save",
                 file=str(path),
             )
         with reading(path, "its header"):
@@ -62,8 +62,8 @@ class NumpyFiles:
             self._vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         if self._vectors.ndim != 2 or self._vectors.dtype.kind not in "fiu":
             raise ConfigError(
-                f"{path} holds {self._vectors.dtype} of shape {self._vectors.shape}; vectors are "
-                "numbers in two dimensions, a row for each",
+                f"{path} holds {self._vectors.dtype} of shape {self._vectors.shape}; vectors must "
+                "be numbers in two dimensions, a row for each vector",
                 file=str(path),
             )
         self.rows: int | None = len(self._vectors)
@@ -154,7 +154,7 @@ def _check_shape(path: Path) -> None:
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > there:
         raise ConfigError(
             f"{path} says that it has the shape {shape}, which its {there:,} bytes cannot hold; it "
-            "is cut or damaged. Write it again by numpy.save",
+            "is cut or damaged. Write it again with numpy.save",
             file=str(path),
         )
 

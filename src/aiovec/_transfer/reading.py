@@ -103,7 +103,7 @@ class Input:
     def backup(self, path: Path) -> None:
         """Copy a database."""
         if self._source is None:
-            raise ConfigError(f"{self.path} is no database; copy the file")
+            raise ConfigError(f"{self.path} is not a database; copy the file")
         self._source.backup(path)
 
     def close(self) -> None:
@@ -149,8 +149,7 @@ def open_input(
             return Input(path, "database", None, kind(path, hints))
     if path.is_dir():
         raise ConfigError(
-            f"{path} is a folder; import takes a file. aiovec migrate moves a store that lies in "
-            "a folder"
+            f"{path} is a folder; import takes a file. Move a store in a folder with aiovec migrate"
         )
     found = format_to_read(path, form)
     with reading(path):
@@ -183,7 +182,7 @@ def _open(
     stream: InputStream | None = None,
 ) -> Rows:
     if hints.dtype is not None:
-        raise ConfigError("--dtype is for databases; a file tells its own types", key="--dtype")
+        raise ConfigError("--dtype is for databases; a file has its own types", key="--dtype")
     if form == "jsonl":
         from .jsonlines import JsonLines
 

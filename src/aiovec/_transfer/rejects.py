@@ -51,8 +51,8 @@ class RejectsFile:
         """
         if os.path.lexists(self.path) and not _is_list(self.path):
             raise ConfigError(
-                f"{self.path} exists and is no list of rejects, so it is not replaced; "
-                "name another file"
+                f"{self.path} exists and is not a list of rejects, so it is not replaced; name "
+                "another file"
             )
         with writing_to(self.path):
             self._file = self._part.part.open("w", encoding="utf-8", newline="\n")

@@ -169,7 +169,7 @@ def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
     if len({str(path).casefold() for path in paths}) < len(paths):
         raise ConfigError(
             f"{paths[0]} would be written twice, as the vectors and as their records; name a file "
-            "that ends with .npy"
+            "that ends in .npy"
         )
     for path in paths:
         if path.is_dir():
@@ -177,7 +177,7 @@ def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is no file that can be replaced; - is standard output")
         if os.path.lexists(path) and not overwrite:
-            raise ConfigError(f"{path} is there already; --overwrite replaces it")
+            raise ConfigError(f"{path} already exists; pass --overwrite to replace it")
 
 
 async def _shielded(work: Callable[[], None]) -> None:

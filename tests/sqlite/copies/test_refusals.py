@@ -156,7 +156,10 @@ async def test_extreme_vectors_are_told_of_once(
         with caplog.at_level(logging.WARNING, "aiovec"):
             await search_until(store, lambda: len(asked) > 4)
     assert told(caplog) == [
-        "table t is searched from the file: vectors are there whose squares leave float32"
+        (
+            "table t is searched from the file: the table has vectors whose squares do not fit "
+            "into float32"
+        )
     ]
 
 
