@@ -6,7 +6,10 @@ import asyncio
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 from typer.testing import CliRunner
 
 import aiovec
@@ -100,4 +103,44 @@ def test_the_schema_of_a_table_travels_with_its_file() -> None:
             assert (await store.schema("notes")).embed == Embed("body", using="small")
             assert await store.count("notes") == 3
 
+    asyncio.run(look())
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "csv"])
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("embeds", [False, True])
+def test_files_without_a_vector_column(form: str, existing: bool, embeds: bool) -> None:
+    """With an embedder, or where rows need no vector, they are imported like JSON Lines."""
+    bodies = [*TEXTS, "", None]
+    rows = pa.table({"id": [f"r{n}" for n in range(5)], "body": bodies, "year": [*range(5)]})
+    path = Path(f"notes.{form}")
+    if form == "parquet":
+        pq.write_table(rows, path)
+    elif form == "arrow":
+        with pa.ipc.new_file(str(path), rows.schema) as writer:
+            writer.write_table(rows)
+    else:
+        csv.write_csv(rows, path)
+    schema = Schema(
+        256, fields={"body": str, "year": int}, vector_nullable=not embeds,
+        embed=Embed("body", "small") if embeds else None,
+    )  # fmt: skip
+    Path("schema.json").write_text(json.dumps(schema.to_dict()))
+
+    async def make() -> None:
+        async with aiovec.connect(config="aiovec.toml") as store:
+            await store.create_table("notes", schema)
+
+    async def look() -> None:
+        async with aiovec.connect(config="aiovec.toml") as store:
+            assert await store.count("notes") == (3 if embeds else 5)
+            found = await store.get("notes", ["r0", "r1"])
+            assert [(r["body"], r["year"]) for r in found] == [(TEXTS[0], 0), (TEXTS[1], 1)]
+            assert [r.vector is not None for r in found] == [embeds] * 2
+
+    words = ["import", str(path), "--config", "aiovec.toml", "--schema", "schema.json"]
+    if existing:
+        asyncio.run(make())
+    found = CliRunner().invoke(app, words)
+    assert f"{3 if embeds else 5} rows" in found.output, found.output
     asyncio.run(look())

@@ -575,7 +575,7 @@ def _vector_column(given: Any, count: int, schema: Schema, place: Place) -> pa.A
     elif given is not None:
         missing = np.fromiter((vector is None for vector in given), dtype=bool, count=count)
         given = [vector for vector in given if vector is not None]
-    if not missing.any():
+    if given is not None and not missing.any():
         return from_matrix(_matrix(given, schema, place))
     whole = np.zeros((count, schema.dim), dtype=np.float32)
     there = np.flatnonzero(~missing)

@@ -70,7 +70,7 @@ class ArrowFile:
                     there = told.vector in self._schema.names
                     self._hints = replace(hints, vector_column=told.vector if there else None)
                 self.schema, self.notes, self.omitted = suggested_schema(
-                    self._schema, self._hints, self._first
+                    self._schema, self._hints, self._first, told
                 )
         except BaseException:
             self.close()

@@ -16,9 +16,14 @@ _CARRIED = b"aiovec.schema"
 
 
 def suggested_schema(
-    found: pa.Schema, hints: Hints, first: Callable[[], pa.Table | None]
+    found: pa.Schema,
+    hints: Hints,
+    first: Callable[[], pa.Table | None],
+    told: Schema | None = None,
 ) -> tuple[Schema, tuple[str, ...], tuple[str, ...]]:
     """The schema that the data carries or its columns suggest, notes, and what is not taken.
+
+    It is the one of the user where that one takes rows without vectors, and the data has none.
 
     What has no column type here (dates, structs, lists of lists) and what has no legal name as
     a field is kept in the payload.
@@ -28,6 +33,13 @@ def suggested_schema(
         schema = Schema.from_json(carried)
         if schema.vector in found.names:
             return schema, (), _omitted(f.name for f in found if _is_binary(f.type))
+    if (
+        told is not None
+        and (told.embed is not None or told.vector_nullable)
+        and hints.vector_column is None
+        and not any(_is_vector(f.type) for f in found)
+    ):
+        return told, (), _omitted(f.name for f in found if _is_binary(f.type))
     vector = _vector_column(found, hints)
     kind = found.field(vector).type
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else _usual_length(vector, first())
@@ -111,7 +123,10 @@ class Fitting:
             (f.name for f in found if _legal(f.name) == own.vector and _is_vector(f.type)),
             own.vector,
         )
-        self._names: dict[str, str] = {id_column: "id", vector: target.vector}
+        self._names: dict[str, str] = {id_column: "id"}
+        # Else an embedder makes the vectors, or the rows have none.
+        if vector in found.names or not (target.embed is not None or target.vector_nullable):
+            self._names[vector] = target.vector
         for column in found:
             if column.name in self._names or _is_binary(column.type):
                 continue

@@ -107,6 +107,7 @@ class EmbeddingContract(ContractBase):
             )
             assert await store.insert("notes", some) == 3
             without = pa.table({"id": ["d", "e"], "body": ["ef", "gh"]})
+            assert await store.insert("notes", without.slice(0, 0)) == 0
             assert await store.insert("notes", without.to_batches()) == 2
 
             found = await store.get("notes", ["a", "b", "c", "d", "e"])
