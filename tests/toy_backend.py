@@ -140,7 +140,8 @@ class ToyBackend(Backend, TextSearch):
         for row in selected:
             changed = {**row, **values}
             if vector is not None:
-                changed[table.schema.vector] = vector.tolist()
+                there = not np.isnan(vector).all()
+                changed[table.schema.vector] = vector.tolist() if there else None
             if payload:
                 changed["payload"] = payload.apply(row["payload"], row["id"])
             rows[row["id"]] = changed

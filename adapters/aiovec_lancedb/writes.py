@@ -320,7 +320,8 @@ class Update(WriteOperation):
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
         condition = await selection(self.ids, self.where)
-        if self.vector is not None and is_extreme(self.vector[None, :]):
+        takes = self.vector is not None and bool(without_vector(self.vector[None, :])[0])
+        if self.vector is not None and not takes and is_extreme(self.vector[None, :]):
             await extremes.mark(session, table)
         if self.payload:
             return [await self._merge(session, table, condition)]
@@ -329,7 +330,9 @@ class Update(WriteOperation):
             name: sql.assigned(_stored(value), fields[name].kind)
             for name, value in self.values.items()
         }
-        if self.vector is not None:
+        if takes:
+            values[table.schema.vector] = "NULL"
+        elif self.vector is not None:
             # Each number is that of a float32, so Lance's float64 and its cast keep it exactly.
             numbers = ",".join(map(repr, self.vector.astype(float).tolist()))
             values[table.schema.vector] = f"[{numbers}]"
@@ -362,7 +365,9 @@ class Update(WriteOperation):
             uses_index = uses_index and size <= _MOST_BY_INDEX
         reader = pa.RecordBatchReader.from_batches(layout, taken)
         builder = table.lance.merge_insert("id").use_index(uses_index)
-        await session.run(builder.when_matched_update_all().execute(reader))
+        nulls = "null" if table.schema.vector_nullable else "error"
+        work = builder.when_matched_update_all().execute(reader, on_bad_vectors=nulls)
+        await session.run(work)
         return count
 
     def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
@@ -403,7 +408,8 @@ def _with_vector(
 ) -> Iterator[pa.RecordBatch]:
     """The blocks with the same vector for each row, made as each of them is taken."""
     for block in blocks:
-        vectors = from_matrix(np.tile(vector, (block.num_rows, 1)))
+        matrix = np.tile(vector, (block.num_rows, 1))
+        vectors = from_matrix(matrix, without_vector(matrix))
         yield pa.RecordBatch.from_arrays([*block.columns, vectors], schema=layout)
 
 

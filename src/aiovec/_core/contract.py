@@ -384,7 +384,8 @@ class Backend(ABC):
         """Set fields, and change the payload, in the rows selected by both; how many those were.
 
         ``ids`` are distinct; None for either selects every row. With ``vector``, each of these
-        rows gets this vector. Where ``payload.apply`` raises for a row, nothing is changed.
+        rows gets this vector; with one of NaN they have none any more, as tables with
+        ``vector_nullable`` allow. Where ``payload.apply`` raises for a row, nothing is changed.
         """
 
     @abstractmethod

@@ -612,7 +612,7 @@ class VectorStore:
         InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes the key.
         ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
         ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
-        vector in the same write.
+        vector in the same write; no text, where rows may have no vector, takes theirs.
         """
         from .._input.rows import check_patch, distinct_ids, effort_of
 
@@ -643,13 +643,20 @@ class VectorStore:
     async def _vector_of_update(
         self, engine: Engine, handle: TableHandle, values: Mapping[str, Any]
     ) -> Any:
-        """Return the vector of a new text in the embedded field; None if the update has none."""
+        """Return the vector of a new text in the embedded field; None if the update has none.
+
+        NaN where rows without a text have no vector.
+        """
+        import numpy as np
+
         from .._input.vectors import query_vector
 
         embed = handle.schema.embed
         if embed is None or embed.field not in values:
             return None
         text = values[embed.field]
+        if not text and handle.schema.vector_nullable:
+            return np.full(handle.schema.dim, np.nan, dtype=np.float32)
         if not text:
             raise InvalidRowError(
                 "there is no text to make the vectors of; pass one, or set other fields",

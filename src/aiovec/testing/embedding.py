@@ -393,3 +393,27 @@ class EmbeddingContract(ContractBase):
             assert np.asarray(found["a"]).tolist() == pytest.approx(letters.vector("one"))
             assert np.asarray(found["d"]).tolist() == [2.0] * DIM
             assert {hit.id for hit in await store.search("notes", "one")} == {"a", "d"}
+
+    async def test_an_update_that_takes_the_text_takes_the_vector(self, tmp_path: Path) -> None:
+        letters = Letters()
+        async with await self.open_with(tmp_path, letters) as store:
+            schema = Schema(DIM, model="letters", fields={"body": str, "year": int},
+                            embed=Embed("body"), vector_nullable=True)  # fmt: skip
+            await store.create_table("notes", schema)
+            await store.insert("notes", [{"id": f"r{n}", "body": f"text {n}"} for n in range(6)])
+            asked = len(letters.calls)
+            assert await store.update("notes", {"body": None}, ids=["r0", "none"]) == 1
+            assert await store.update("notes", {"body": "", "year": 3}, ids=["r1"]) == 1
+            change: dict[str, Any] = {"body": None, "payload.a": 1}
+            assert await store.update("notes", change, where="id = 'r2'") == 1
+            assert len(letters.calls) == asked
+            found = await store.get("notes", [f"r{n}" for n in range(6)])
+            assert [record.vector is None for record in found] == [True] * 3 + [False] * 3
+            assert [record["body"] for record in found][:4] == [None, "", None, "text 3"]
+            hits = await store.search("notes", "text", exact=True)
+            assert {hit.id for hit in hits} == {"r3", "r4", "r5"}
+            assert await store.update("notes", {"body": "again"}, ids=["r0", "r2", "r3"]) == 3
+            for record in await store.get("notes", ["r0", "r2", "r3"]):
+                vector = letters.vector("again")
+                assert np.asarray(record.vector).tolist() == pytest.approx(vector)
+            assert len(await store.search("notes", "text", exact=True)) == 5
