@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import aiovec
-from aiovec import Field, Schema
+from aiovec import Embed, Field, Schema
 
 from .conftest import Run
+from .test_command import on_a_terminal, posix_only
 
 HOSTILE = ['red "wool", x', "", "=cmd\nnew\x1b[31m;\t", None, "é日😀"]
 
@@ -97,3 +98,71 @@ def test_search_for_words(run: Run, texts: Path) -> None:
     for options in (("--text", "--hybrid"), ("--like", "0"), ("--vector", "[1, 0]")):
         assert run("search", texts, "docs", "wool", *options).code == 2
     assert run("search", texts, "docs", "wool", "--hybrid").code == 1  # there is no embedder
+
+
+async def length_of(texts: list[str]) -> list[list[float]]:
+    return [[1.0, float(len(text))] for text in texts]
+
+
+@pytest.fixture
+def embedded(folder: Path) -> Path:
+    """A TOML file whose store has an embedder and the table ``docs``."""
+    config = folder / "e.toml"
+    config.write_text(
+        '[retrieval]\nsqlite_path = "e.db"\n[retrieval.embedders.default]\n'
+        f'kind = "{__name__}:length_of"\nmodel = "m"\ndim = 2\n'
+    )
+
+    async def fill() -> None:
+        async with aiovec.connect(config=config) as store:
+            fields = {"body": Field(str, text=True)}
+            await store.create_table("docs", Schema(2, fields=fields, embed=Embed("body")))
+            await store.insert(
+                "docs", [{"id": n * "i", "body": n * "x" + " wool"} for n in range(1, 9)]
+            )
+
+    asyncio.run(fill())
+    return config
+
+
+def test_the_three_ways_to_search_for_words(run: Run, embedded: Path, texts: Path) -> None:
+    def ids(*arguments: object) -> list[str]:
+        finished = run("search", *arguments, "--limit", 1, "--json", "--config", embedded)
+        assert finished.code == 0, finished.err
+        return [hit["id"] for hit in json.loads(finished.out)["hits"]]
+
+    assert ids("docs", "xxxx", "--text") == ["iiii"]
+    for arguments in (
+        ["docs", "abcdefghi", "--vector"], ["--vector", "docs", "abcdefghi"],
+        ["docs", "--vector", "abcdefghi"], ["docs", "[1, 9.0]", "--vector"],
+        ["docs", "--vector", "[1, 9]"], ["docs", "--vector=[1, 9]"],
+    ):  # fmt: skip
+        assert ids(*arguments) == ["iiii"], arguments
+    assert ids("docs", "xx wool", "--hybrid") == ["ii"]
+    for options in (
+        ["--vector", "--text"], ["--vector", "--hybrid"], ["--vector", "--like", "0"],
+        ["--vector", "[1, 0]"], ["--vector="], ["--vector", "[1"],
+    ):  # fmt: skip
+        expected = 1 if options == ["--vector="] else 2
+        assert run("search", texts, "docs", "wool", *options).code == expected
+    assert run("search", texts, "docs", "[1, x]", "--vector").code == 2
+
+
+@posix_only
+def test_stored_text_is_shown_and_does_not_drive_a_terminal(texts: Path) -> None:
+    for arguments in (
+        ["rows", str(texts), "docs"], ["rows", str(texts), "docs", "--csv"],
+        ["distinct", str(texts), "docs", "body"],
+        ["export", str(texts), "docs", "-", "--format", "csv"],
+        ["export", str(texts), "docs", "-", "--format", "jsonl"],
+    ):  # fmt: skip
+        code, written = on_a_terminal(*arguments)
+        assert code == 0
+        assert "[31m" in written
+        assert "\x1b[31m" not in written
+
+
+def test_nothing_is_cut_or_coloured_in_a_pipe(run: Run, store: Path) -> None:
+    finished = run("rows", store, "notes", "--select", "body")
+    assert finished.lines[4] == ["d", "x" * 1000]
+    assert "\x1b" not in finished.out

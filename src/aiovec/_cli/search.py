@@ -7,6 +7,7 @@ import time
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from .._core.records import Hit
 from .._core.schema import check_table_name
@@ -15,6 +16,20 @@ from .output import err, print_json, print_rows
 from .rows import cell
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, expanded, opened, store_and
+
+# The first characters of a vector: JSON, or a file that holds it.
+_GIVEN = ("[", "{", "@")
+
+
+class SearchCommand(TyperCommand):
+    """Lets ``--vector`` stand without a value: then it says how to search for the words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for i, arg in enumerate(args[:end]):
+            if arg == "--vector" and not (i + 1 < end and args[i + 1].lstrip().startswith(_GIVEN)):
+                args[i] = "--vector="
+        return super().parse_args(ctx, args)
 
 
 @failing_clearly
@@ -32,7 +47,8 @@ def search(
         str | None,
         typer.Argument(
             metavar="WORDS",
-            help="The words to search for; behind -- where they begin with a minus.",
+            help="The words to search for, behind -- where they begin with a minus; with --vector "
+            "they may be a vector as a JSON array.",
             show_default=False,
         ),
     ] = None,
@@ -44,9 +60,9 @@ def search(
     vector: Annotated[
         str | None,
         typer.Option(
-            help="The vector as a JSON array, @FILE with one, or a text that the table's embedder "
-            "turns into one.",
-            metavar="JSON|@FILE|TEXT",
+            help="Search by the vector alone that the table's embedder makes of the words; or, "
+            "without words, by this vector: a JSON array, or @FILE that holds one.",
+            metavar="[JSON|@FILE]",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +95,8 @@ def search(
     For words, the table's schema decides: keywords where it has text fields, the vector of the
     words where it has an embedder, and both where it has both.
     """
-    if vector is not None and like is not None:
+    by_vector, vector = vector == "", vector or None
+    if like is not None and (by_vector or vector is not None):
         raise typer.BadParameter("pass only one of --vector and --like")
     fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
     if vector is None and like is None:
@@ -87,17 +104,21 @@ def search(
         if first is None or second is None or (third is None and not _is_table(first)):
             raise typer.BadParameter("pass a TABLE and WORDS, or --vector or --like")
         store, table, words = (None, first, second) if third is None else (first, second, third)
-        if text and hybrid:
-            raise typer.BadParameter("pass only one of --text and --hybrid")
-        mode = "text" if text else "hybrid" if hybrid else None
-        hits, seconds = run(_by_words(store, config, table, words, mode, where, limit, fields))
+        modes = {"text": text, "hybrid": hybrid, "vector": by_vector}
+        chosen = [mode for mode, wanted in modes.items() if wanted]
+        if len(chosen) > 1:
+            raise typer.BadParameter("pass only one of --text, --hybrid and --vector")
+        if by_vector:
+            work = _search(store, config, table, _query(words), None, where, limit, fields)
+        else:
+            mode = chosen[0] if chosen else None
+            work = _by_words(store, config, table, words, mode, where, limit, fields)
+        hits, seconds = run(work)
     else:
         if third is not None or text or hybrid:
             raise typer.BadParameter("pass either WORDS, or --vector or --like")
         store, table = store_and(first, second, "a TABLE")
-        query: Any = vector
-        if vector is not None and vector.lstrip()[:1] in ("[", "{", "@"):
-            query = _read_vector(vector)
+        query = None if vector is None else _query(vector)
         hits, seconds = run(_search(store, config, table, query, like, where, limit, fields))
     if json:
         print_json({"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)})
@@ -114,6 +135,10 @@ def _is_table(name: str) -> bool:
     except InvalidNameError:
         return False
     return True
+
+
+def _query(given: str) -> str | list[float]:
+    return _read_vector(given) if given.lstrip().startswith(_GIVEN) else given
 
 
 def _read_vector(given: str) -> list[float]:

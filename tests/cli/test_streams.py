@@ -1,0 +1,161 @@
+"""aiovec import - and aiovec export -: standard input and output."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+from .test_command import aiovec_command, on_a_terminal, posix_only
+
+ROW = b'{"id": "a", "embedding": [1, 0]}\n'
+
+
+def ended(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        aiovec_command(*command), input=given, capture_output=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "arrow"])
+def test_out_of_one_store_and_into_another(form: str, run: Run, store: Path, folder: Path) -> None:
+    out = ended(["export", str(store), "notes", "-", "--format", form, "--json"])
+    assert out.returncode == 0
+    facts = json.loads(out.stderr)
+    assert (facts["rows"], facts["files"]) == (4, [])
+    assert run("export", store, "notes", "notes.jsonl").code == 0
+    back = ended(
+        ["import", "-", "new.db", "--format", form, "--table", "notes", "--json", "--schema",
+         "notes.schema.json"],
+        out.stdout,
+    )  # fmt: skip
+    assert (back.returncode, back.stderr) == (0, b"")
+    (facts,) = json.loads(back.stdout)["tables"]
+    assert (facts["name"], facts["rows"], facts["rejected"]) == ("notes", 4, 0)
+    assert run("rows", "new.db", "notes").lines == run("rows", store, "notes").lines
+    assert sorted(path.name for path in folder.iterdir() if "stdin" in path.name) == []
+
+
+def test_bad_rows_of_a_stream_are_listed_beside_the_command(folder: Path) -> None:
+    done = ended(["import", "-", "n.db", "--format", "jsonl", "--table", "t"], ROW + b"broken\n")
+    assert done.returncode == 1
+    (line,) = (folder / "stdin.rejects.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["line"] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["import", "-", "n.db", "--format", "csv"], 2, b"--table"),
+        (["import", "-", "n.db", "--table", "t"], 1, b"say --format jsonl, csv, arrow"),
+        (["import", "-", "n.db", "--table", "t", "--format", "parquet"], 1, b"needs a file"),
+        (["import", "-", "n.db", "--table", "t", "--format", "numpy"], 1, b"needs a file"),
+        (["import", "-", "n.db", "--table", "t", "--format", "what"], 1, b"no format 'what'"),
+        (["import", "-", "n.db", "--table", "t", "--format", "csv"], 1, b"is empty"),
+        (["import", "-", "n.db", "--table", "t", "--format", "jsonl"], 1, b"no vector was found"),
+        (["import", "-", "n.db", "--table", "t", "--format", "arrow"], 1, b"cannot be read"),
+        (["export", "notes.db", "notes", "-"], 1, b"say --format jsonl, csv, arrow"),
+        (["export", "notes.db", "notes", "-", "--format", "parquet"], 1, b"needs a file"),
+        (["export", "notes.db", "notes", "/dev/null", "--format", "csv", "--overwrite"], 1,
+         b"no file that can be replaced"),
+    ],
+)  # fmt: skip
+def test_what_a_stream_cannot_be(store: Path, command: list[str], code: int, said: bytes) -> None:
+    done = ended(command)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert said in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@posix_only
+@pytest.mark.parametrize("form", ["csv", "jsonl", "arrow"])
+def test_who_reads_and_leaves_early(form: str, store: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            aiovec_command("export", str(store), "notes", "-", "--format", form),
+            stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@posix_only
+@pytest.mark.parametrize("given", [b"", ROW, ROW * 200])
+def test_an_interrupt_while_it_waits_for_more_rows(given: bytes, folder: Path) -> None:
+    process = subprocess.Popen(
+        aiovec_command("import", "-", "n.db", "--format", "jsonl", "--table", "t"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    try:
+        process.stdin.write(given)
+        process.stdin.flush()
+        while given and not (folder / "n.db").exists():
+            time.sleep(0.1)
+        time.sleep(3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr is not None
+        said = process.stderr.read()
+        # Without a sign of the command's own it may still be starting.
+        assert said == b"error: interrupted\n" or (not given and not said)
+    finally:
+        process.kill()
+        process.communicate()
+    assert list(folder.glob(".*.part")) == []
+
+
+@posix_only
+@pytest.mark.parametrize("form", ["csv", "arrow"])
+def test_an_interrupt_while_nobody_reads(form: str, folder: Path) -> None:
+    lines = "".join(f'"{n}","[1,{n}]","{"x" * 1000}"\n' for n in range(1000))
+    (folder / "t.csv").write_text(f"id,embedding,text\n{lines}")
+    assert ended(["import", "t.csv", "n.db"]).returncode == 0
+    process = subprocess.Popen(
+        aiovec_command("export", "n.db", "t", "-", "--format", form),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert process.stdout.read(10)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b"error: interrupted\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@posix_only
+def test_a_named_pipe(run: Run, folder: Path) -> None:
+    os.mkfifo(folder / "rows.csv")
+    writer = threading.Thread(
+        target=(folder / "rows.csv").write_text, args=('id,embedding\na,"[1,0]"\n',), daemon=True
+    )
+    writer.start()
+    done = run("import", "rows.csv", "n.db", "--format", "csv")
+    writer.join(10)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("imported 1 row")
+    assert run("export", "n.db", "rows", "rows.csv", "--overwrite").code == 1
+
+
+@posix_only
+def test_a_terminal_gets_text_alone(store: Path) -> None:
+    code, written = on_a_terminal("export", str(store), "notes", "-", "--format", "arrow")
+    assert code == 1
+    assert "is a terminal" in written
