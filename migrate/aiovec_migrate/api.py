@@ -367,7 +367,7 @@ async def _known(
     async with _journal(config, journal, host) as (file, kept):
         state = await kept.load()
         if state is None:
-            raise MigrationError(f"the journal {kept.file} knows of no migration")
+            raise MigrationError(f"the journal {kept.file} holds no migration")
         if named is not None and not await host.in_thread(_has_part, named, state, file):
             raise MigrationError(
                 f"{named} has no part in the run that the journal {kept.file} knows, which leads "

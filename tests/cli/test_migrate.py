@@ -356,7 +356,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("error: interrupted; nothing is lost: run the same")
+    assert errors.splitlines()[-1].startswith("error: interrupted; nothing is lost. Run the same")
     assert "Traceback" not in errors
 
     aborted = run("migrate", "abort")
