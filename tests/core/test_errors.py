@@ -106,3 +106,13 @@ def test_errors_about_values_are_value_errors() -> None:
         errors.InvalidNameError,
     ):
         assert issubclass(cls, ValueError)
+
+
+async def test_a_name_that_is_taken_tells_what_to_do() -> None:
+    async with aiovec.connect(":memory:") as store:
+        for name in ("a", "b"):
+            await store.create_table(name, aiovec.Schema(2))
+        with pytest.raises(
+            aiovec.TableExistsError, match="'b' exists already; choose another name"
+        ):
+            await store.rename_table("a", "b")
