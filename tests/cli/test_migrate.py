@@ -86,7 +86,7 @@ WRONG = [
     ["run", "--to", "x.db", "--no-verify", "--report", "r.txt"],
     ["run", "--to", "x.db", "--reembed", "m:e"],
     ["run", "--to", "x.db", "--reembed", "m:e", "--from-field", "body"],
-    ["run", "--to", "x.db", "--reembed", "m", "--from-field", "body", "--model", "new"],
+    ["run", "--to", "x.db", "--reembed", "m:", "--from-field", "body", "--model", "new"],
     ["run", "--to", "x.db", "--model", "new"],
     ["sync", "--from", "notes.db"],
     ["sync", "--to", "notes.db"],
