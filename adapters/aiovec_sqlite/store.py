@@ -153,8 +153,8 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         connection = Connection(opener, "aiovec-sqlite-writer")
         with translated(self._target):
             await connection
+        self._connection = connection  # from now on ``close`` closes it
         await connection.run(lambda _: has_fts5())  # known from now on, without a look
-        self._connection = connection
         if not in_memory:
             with translated(self._target):
                 self._file = await connection.run(
