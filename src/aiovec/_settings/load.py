@@ -6,6 +6,7 @@ them to people and to editors are written from the models: see ``generate``.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tomllib
@@ -416,14 +417,22 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "aiovec.toml",
-        **_without_titles(_document_model(retrieval_model()).model_json_schema()),
+        **_tidied(_document_model(retrieval_model()).model_json_schema()),
     }
 
 
-def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
-    """The titles that pydantic makes of the names say nothing more than these."""
-    return {
-        key: _without_titles(value) if isinstance(value, dict) else value
-        for key, value in schema.items()
-        if not (key == "title" and isinstance(value, str))
-    }
+def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema without titles, which only repeat names, and with plain descriptions.
+
+    Pydantic leaves the indentation in a docstring of which Python 3.13 has taken the first part.
+    """
+    tidied: dict[str, Any] = {}
+    for key, value in schema.items():
+        if isinstance(value, dict):
+            tidied[key] = _tidied(value)
+        elif isinstance(value, str) and key in ("title", "description"):
+            if key == "description":
+                tidied[key] = inspect.cleandoc(value)
+        else:
+            tidied[key] = value
+    return tidied
