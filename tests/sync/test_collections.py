@@ -181,7 +181,7 @@ def test_models(store: VectorStore) -> None:
         [{"id": "a", "vector": [1, 0, 0], "payload": "text"}],
         [{"id": "a", "vector": [1, 0, 0], "payload": {1: "text"}}],
         [{"id": "a", "vector": [1, 0, 0], "payload": {"x": float("nan")}}],
-        [{"id": 1, "vector": [1, 0, 0]}],
+        [{"id": 1.5, "vector": [1, 0, 0]}],
         ["a"],
         {"id": "a", "vector": [1, 0, 0]},
     ],
@@ -322,7 +322,7 @@ def test_names_and_forms_of_filters(store: VectorStore) -> None:
     for condition in ("v", FieldCondition(key=3, value=1), FieldCondition(key="", value=1)):  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError):
             store.search("notes", [1, 0, 0], filter_=VectorFilter(must=[condition]))  # type: ignore[list-item]
-    for value in ([1], {"a": 1}, b"x", float("nan"), 2**64):
+    for value in ([[1]], {"a": 1}, b"x", float("nan"), 2**64):
         with pytest.raises(FilterError):
             store.search("notes", [1, 0, 0], filter_=only(v=value))
 
