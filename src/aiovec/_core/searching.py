@@ -458,7 +458,8 @@ async def finished(
         return [Results(one, columns=ranked.columns) for one in hits]
 
     if options.rerank is None and not options.diversity and not ranked.added:
-        return await off_loop(sum(map(len, lists)) // _HITS_A_VALUE, partial(results, lists))
+        effort = len(lists) + sum(map(len, lists)) // _HITS_A_VALUE
+        return await off_loop(effort, partial(results, lists))
     if options.rerank is not None:
         for n in range(len(lists)):
             held, lists[n] = [lists[n]], []
