@@ -661,11 +661,13 @@ class TablesContract(ContractBase):
             while not ended.is_set():
                 row = {"id": f"new{done}", "embedding": vectors(1)[0], "year": 1}
                 done += await store.insert("notes", [row])
+                await asyncio.sleep(0)  # what needs no waiting would leave no turn to the others
             return done
 
         async def read() -> None:
             while not ended.is_set():
                 assert len(await store.find("notes", "year = 7")) >= 1
+                await asyncio.sleep(0)
 
         writing, reading = asyncio.ensure_future(write()), asyncio.ensure_future(read())
         try:
