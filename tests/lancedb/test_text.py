@@ -167,7 +167,7 @@ async def test_more_conditions_than_lance_can_plan(store: VectorStore, compacted
         (f"q1 {' '.join(f'-{word}' for word in words)}", False),
         ("q1 " + " ".join(f'-"{a} {b}"' for a, b in pairwise(words)), False),
         (" ".join(f"title:{word}" for word in words), False),
-        ("w1 " + " ".join(f'"{a} x" -"x {a}"' for a in words), True),
+        ("w1 " + " ".join(f'"{a} x" -"x {a}"' for a in words[:200]), True),
     ]
     for query, any_word in queries:
         clauses_of_it = parse(query, TEXTS)
