@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ._arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt64Array
 from ._core.clock import Clock
+from ._core.conditions import Conditions, TableChangedError, WriteKey, under, write_key
 from ._core.connect import CONFIG_FILE, CONFIG_VARIABLE, Origin
 from ._core.contract import (
     AdviceFacts,
@@ -226,6 +227,7 @@ __all__ = [
     "Columns",
     "Committer",
     "Compare",
+    "Conditions",
     "Const",
     "Contains",
     "Destination",
@@ -279,6 +281,7 @@ __all__ = [
     "StaleTableError",
     "StartsWith",
     "StoredRows",
+    "TableChangedError",
     "TableHandle",
     "TableStats",
     "TextClause",
@@ -292,6 +295,7 @@ __all__ = [
     "VectorQuery",
     "Word",
     "WriteCall",
+    "WriteKey",
     "backend_names",
     "bind",
     "bound_allocator",
@@ -349,6 +353,7 @@ __all__ = [
     "to_its_end",
     "to_matrix",
     "total_memory",
+    "under",
     "unreadable_mark",
     "version_of",
     "wait_out",
@@ -358,4 +363,5 @@ __all__ = [
     "without_vector",
     "word_of",
     "write_admission",
+    "write_key",
 ]

@@ -249,7 +249,7 @@ class Backend(ABC):
     """Its name in the TOML."""
 
     promises: frozenset[str] = frozenset()
-    """Abilities without a class of their own: "power-loss", "quantized", "text-prefix"."""
+    """Abilities without a class of their own: those of ``PROMISES``."""
 
     @property
     @abstractmethod
@@ -747,8 +747,9 @@ def moves_of(backend: Backend) -> Moves | None:
     return backend if isinstance(backend, Moves) and backend.supports("moves") else None
 
 
-PROMISES = ("power-loss", "quantized", "text-prefix")
-"""The abilities without a class of their own."""
+PROMISES = ("once", "power-loss", "quantized", "text-prefix")
+"""The abilities without a class of their own. "once": the key of a write (``write_key``) is
+committed with it, so that a write which is repeated under its key is not done twice."""
 
 ABILITIES: Mapping[str, type] = {
     "text": TextSearch,

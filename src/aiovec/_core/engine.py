@@ -24,6 +24,7 @@ from ..errors import (
     StoreMovedError,
     StoreReplacedError,
 )
+from .conditions import TableChangedError, state_of, wanted_state
 from .contract import Backend, Moves, ReadOnly, StaleTableError, TableHandle, moves_of
 from .moving import MOVED, MoveMark
 from .pool import in_thread
@@ -51,6 +52,7 @@ class Engine:
         self.settings = settings
         self.place = Place(backend.name, backend.target)
         self._handles: dict[str, TableHandle] = {}
+        self._states: dict[str, tuple[TableHandle, str]] = {}
         self._calls = PerLoop(Calls)
 
     async def open_table(self, name: str, *, fresh: bool = False) -> TableHandle:
@@ -59,13 +61,28 @@ class Engine:
         if handle is None:
             self._handles.pop(name, None)
             handle = self._handles[name] = await self.backend.open_table(name)
-        return handle
+            fresh = True
+        wanted = wanted_state()
+        if wanted is None or wanted == self.state_of(handle):
+            return handle
+        if fresh:
+            raise TableChangedError(name)
+        return await self.open_table(name, fresh=True)
+
+    def state_of(self, handle: TableHandle) -> str:
+        """The name of the state that a handle stands for."""
+        known = self._states.get(handle.name)
+        if known is None or known[0] is not handle:
+            known = self._states[handle.name] = (handle, state_of(handle))
+        return known[1]
 
     def forget(self, name: str) -> None:
         self._handles.pop(name, None)
+        self._states.pop(name, None)
 
     def forget_all(self) -> None:
         self._handles.clear()
+        self._states.clear()
 
     def enter(self) -> Calls:
         """Keep it from being closed until ``leave`` of what this gives is called."""

@@ -221,8 +221,8 @@ class VectorStore:
 
     def supports(self, ability: str) -> bool:
         """Return whether the backend has an ability: "text", "text-prefix", "indexes", "changes",
-        "snapshots", "backup", "moves", "read-only", "restore", "advice", "power-loss" or
-        "quantized"."""
+        "snapshots", "backup", "moves", "read-only", "restore", "advice", "once",
+        "power-loss" or "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
         return self._follower.engine.backend.supports(ability)
