@@ -156,6 +156,7 @@ if TYPE_CHECKING:
         bytes_of,
         timedelta_of,
     )
+    from ._settings.server import ServerSettings
 else:
     # They bring NumPy, pyarrow or pydantic, so they are loaded when one of them is asked for.
     _LATER = {
@@ -179,6 +180,7 @@ else:
         "MemorySize": "._settings.sections",
         "bytes_of": "._settings.sections",
         "timedelta_of": "._settings.sections",
+        "ServerSettings": "._settings.server",
     }
 
     def __getattr__(name):
@@ -274,6 +276,7 @@ __all__ = [
     "Restores",
     "RetrievalSettings",
     "Schema",
+    "ServerSettings",
     "Share",
     "Skipped",
     "Snapshots",

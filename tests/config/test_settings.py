@@ -317,3 +317,25 @@ def test_the_stamp_tells_every_change(toml: Any, tmp_path: Path) -> None:
     assert stamp_of(file) != stamp
     file.unlink()
     assert stamp_of(file) is None
+
+
+def test_the_file_of_api_keys_counts_from_the_folder_of_the_toml(toml: Any, tmp_path: Path) -> None:
+    server = load_settings(toml('[retrieval.server]\napi_keys_file = "keys"')).settings.retrieval
+    assert server.server.api_keys_file == str(tmp_path / "keys")
+    assert load_settings(toml("")).settings.retrieval.server.api_keys_file == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "accepted"),
+    [
+        ("port = 65536", "a whole number from 0 to 65_535"),
+        ('host = ""', "text like '127.0.0.1'"),
+        ('allowed_hosts = [""]', "text that is not empty"),
+        ("idle_timeout = 0", "a number above 0"),
+    ],
+)
+def test_wrong_keys_of_the_server(toml: Any, line: str, accepted: str) -> None:
+    error = fault(toml(f"[retrieval.server]\n{line}"))
+    assert error.key is not None
+    assert error.key.startswith("retrieval.server.")
+    assert accepted in str(error)

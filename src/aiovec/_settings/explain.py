@@ -132,6 +132,8 @@ def _node(schema: Mapping[str, Any], loc: Sequence[str]) -> Mapping[str, Any]:
     for part in ["", *loc]:
         if part:
             found = node.get("properties", {}).get(part)
+            if found is None and part.isdecimal():  # the place in a list
+                found = node.get("items")
             if found is None:  # a section whose keys are names, such as those of the embedders
                 named = node.get("patternProperties", {}).values()
                 found = next(iter(named), node.get("additionalProperties"))

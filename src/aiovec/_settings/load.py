@@ -41,6 +41,7 @@ from ..errors import ConfigError
 from .embedders import EmbedderName, EmbedderSettings
 from .explain import check_environment, config_error, environment_name
 from .sections import AnySettings, BackendSettings, Quiet, Section
+from .server import ServerSettings
 
 if TYPE_CHECKING:
     from .._core.plugin import BackendPlugin
@@ -53,10 +54,6 @@ def _known_backend(value: str) -> str:
     if value not in backend_names():
         raise PydanticCustomError("backend", "no backend has this name")
     return value
-
-
-class ServerSettings(Section):
-    """The section of ``aiovec serve``, which has no keys yet."""
 
 
 class AdviseSettings(Section):
@@ -304,8 +301,12 @@ def load_settings(config: Path | None) -> LoadedSettings:
     if config is not None or _has_current_folder():
         base = None if config is None else Path(os.path.abspath(config)).parent
         keys = [plugin.address_key.name for plugin in plugins() if plugin.address_key is not None]
-        addresses = {key: local_path(getattr(retrieval, key), base) for key in keys}
-        retrieval = retrieval.model_copy(update=addresses)
+        places: dict[str, object] = {key: local_path(getattr(retrieval, key), base) for key in keys}
+        if key_file := retrieval.server.api_keys_file:
+            places["server"] = retrieval.server.model_copy(
+                update={"api_keys_file": local_path(key_file, base)}
+            )
+        retrieval = retrieval.model_copy(update=places)
     return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
 
 
