@@ -115,6 +115,7 @@ from ._filters.tree import (
     StartsWith,
     Value,
 )
+from ._http.problems import Problem, error_of, problem_of
 from ._locate import (
     is_url,
     local_path,
@@ -270,6 +271,7 @@ __all__ = [
     "PayloadPatch",
     "PerLoop",
     "Place",
+    "Problem",
     "ReadOnly",
     "Ref",
     "Reject",
@@ -312,6 +314,7 @@ __all__ = [
     "create_backend",
     "default_budget",
     "distances",
+    "error_of",
     "flush_folder",
     "fold_case",
     "from_matrix",
@@ -340,6 +343,7 @@ __all__ = [
     "payload_array",
     "payload_texts",
     "plugin_of",
+    "problem_of",
     "python_values",
     "redacted",
     "remove_abandoned",
