@@ -1,1 +1,6 @@
-"""The store over HTTP: a server, and its routes for an app of one's own."""
+"""The store over HTTP: ``aiovec serve``, and its endpoints for apps of your own."""
+
+from .app import create_app
+from .endpoints import router
+
+__all__ = ["create_app", "router"]

@@ -1,0 +1,66 @@
+"""The server's app: its routers, and the middlewares around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware import Middleware
+
+from aiovec import Embedder, VectorStore, __version__
+from aiovec.asgi import KEY, lifespan
+from aiovec.backend import ServerSettings
+
+from .endpoints import router
+
+RouterOf = Callable[[VectorStore | None, ServerSettings], APIRouter]
+"""Makes a router. Without a store, its requests find one by ``aiovec.asgi.get_store``."""
+
+MiddlewareOf = Callable[[ServerSettings], Middleware]
+"""Makes a middleware, which is pure ASGI."""
+
+ROUTERS: list[RouterOf] = [lambda store, _: router(store)]
+"""The app's routers, in the order in which they get a request."""
+
+MIDDLEWARES: list[MiddlewareOf] = []
+"""The app's middlewares, the outermost first."""
+
+
+def create_app(
+    target: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    read_only: bool = False,
+    embedders: Mapping[str, Embedder] | None = None,
+    store: VectorStore | None = None,
+    settings: ServerSettings | None = None,
+) -> FastAPI:
+    """Return the server as an ASGI app, which opens its store when it starts.
+
+    The arguments are those of ``aiovec.connect``; or ``store`` is one that is open already, and
+    that its owner closes.
+    """
+    chosen = settings or ServerSettings()
+    app = FastAPI(
+        title="aiovec",
+        summary="A vector store over HTTP",
+        version=__version__,
+        docs_url=None,  # its page loads scripts from another host
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=None
+        if store is not None
+        else lifespan(
+            target, config=config, read_only=read_only or chosen.read_only, embedders=embedders
+        ),
+        middleware=[make(chosen) for make in MIDDLEWARES],
+    )
+    if store is not None:
+        setattr(app.state, KEY, store)
+    for make in ROUTERS:
+        app.include_router(make(store, chosen))
+    return app
+
+
+__all__ = ["MIDDLEWARES", "ROUTERS", "create_app"]

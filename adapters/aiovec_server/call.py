@@ -1,0 +1,75 @@
+"""A request to an endpoint: its table, its arguments, its body."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from starlette.requests import Request
+
+from aiovec import VectorStore
+from aiovec.asgi import get_store
+
+from .kinds import Keys
+from .problems import RequestError
+
+# A body below this is parsed where it came; a larger one in pieces, in a thread.
+SMALL_BODY = 64 * 1024
+
+
+class Call:
+    """One request, as an endpoint sees it."""
+
+    __slots__ = ("_store", "request")
+
+    def __init__(self, request: Request, store: VectorStore | None) -> None:
+        self.request = request
+        self._store = store
+
+    @property
+    def store(self) -> VectorStore:
+        return get_store(self.request) if self._store is None else self._store
+
+    @property
+    def table(self) -> str:
+        table: str = self.request.path_params["table"]
+        return table
+
+    def query(self, keys: Keys) -> dict[str, Any]:
+        """Return the arguments of the query string."""
+        text = self.request.scope["query_string"]
+        if not text:
+            return keys.of_query(())
+        try:
+            pairs = parse_qsl(
+                text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
+            )
+        except ValueError as exc:
+            raise RequestError(400, f"the query string cannot be read: {exc}") from exc
+        return keys.of_query(pairs)
+
+    def last_segment(self, name: str) -> str:
+        """Return the last part of the path, as the client encoded it.
+
+        Clients and proxies take ``.``, ``..`` and bare slashes for a way through folders, so an id
+        of that kind might name another row on its way here. It is refused, and goes in a body.
+        """
+        found: str = self.request.path_params[name]
+        raw = self.request.scope.get("raw_path")
+        if raw is not None:
+            last = re.sub(rb"[?#].*", b"", raw, flags=re.DOTALL).rsplit(b"/", 1)[1]
+            try:
+                encoded = unquote_to_bytes(last).decode()
+            except UnicodeDecodeError as exc:
+                raise RequestError(400, f"the {name} in the path is not valid UTF-8") from exc
+            bare = encoded != found
+        else:
+            bare = "/" in found
+        if bare or not found or found in (".", ".."):
+            raise RequestError(
+                400,
+                f"the path cannot carry the {name} {found!r} safely: encode its slashes as %2F, or "
+                "name it in a body, as POST .../delete does",
+            )
+        return found
