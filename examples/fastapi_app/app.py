@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
-from aiovec import AiovecError, FilterError, InvalidRowError, VectorStore
-from aiovec.asgi import get_store, lifespan
+from aiovec import VectorStore
+from aiovec.asgi import add_error_handlers, get_store, lifespan
 from retriever import Retriever
 
 CONFIG = Path(__file__).with_name("aiovec.toml")
-LOG = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -34,6 +31,7 @@ def retriever(store: Annotated[VectorStore, Depends(get_store)]) -> Retriever:
 
 Notes = Annotated[Retriever, Depends(retriever)]
 app = FastAPI(title="Notes", lifespan=start)
+add_error_handlers(app)
 
 
 class Note(BaseModel):
@@ -81,17 +79,3 @@ async def count(retriever: Notes, where: str | None = None) -> dict[str, int]:
 @app.get("/health")
 async def health(retriever: Notes) -> dict[str, str]:
     return await retriever.health()
-
-
-@app.exception_handler(FilterError)
-@app.exception_handler(InvalidRowError)
-async def wrong(request: Request, error: AiovecError) -> JSONResponse:
-    """What a client can correct: the message says where, and what is expected there."""
-    return JSONResponse({"detail": str(error)}, status_code=422)
-
-
-@app.exception_handler(AiovecError)
-async def trouble(request: Request, error: AiovecError) -> JSONResponse:
-    """What a client cannot correct: a full disk, a missing table, a model that does not answer."""
-    LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return JSONResponse({"detail": "the store cannot answer now"}, status_code=503)

@@ -1,8 +1,9 @@
 """A store for web apps: opened with the app, closed with it, at hand in each request.
 
-    from aiovec.asgi import get_store, lifespan
+    from aiovec.asgi import add_error_handlers, get_store, lifespan
 
     app = FastAPI(lifespan=lifespan(config="aiovec.toml"))
+    add_error_handlers(app)
 
     @app.post("/search")
     async def search(query: Query, store: Annotated[VectorStore, Depends(get_store)]): ...
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 from ._core.connect import PathText, connect
 from ._core.store import VectorStore  # here at run time too: Litestar resolves the annotations
 from ._embed.protocol import EmbedderOption
+from ._http.handlers import add_error_handlers
 from .errors import ConfigError
 
 KEY = "aiovec_store"
@@ -122,4 +124,4 @@ get_store = _GetStore()
 It takes a request, a web socket or the ASGI scope itself. ConfigError where no lifespan ran.
 """
 
-__all__ = ["get_store", "lifespan"]
+__all__ = ["add_error_handlers", "get_store", "lifespan"]
