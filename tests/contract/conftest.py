@@ -4,8 +4,8 @@ The parts that depend on the event loop run on SQLite files a second time, on uv
 is installed; ``.ci/run`` has the whole suite on uvloop. In memory the other parts run with one
 Python only: they are the same code as on SQLite files, which have the whole suite with each.
 
-On an S3 server most of the suite is a long test, and so is what takes seconds in memory and is
-shown in a folder or a file.
+On an S3 server most of the suite is a long test, and so are in memory the parts that are the same
+code as in a folder or a file (``shown_elsewhere``, but for ``here_too``) and what takes seconds.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ):
             item.add_marker(pytest.mark.long)
         shown_elsewhere: tuple[str, ...] = getattr(item.cls, "shown_elsewhere", ())
-        if shown_elsewhere and part_of(item).startswith(shown_elsewhere):
+        here_too: frozenset[str] = getattr(item.cls, "here_too", frozenset())
+        if part_of(item).startswith(shown_elsewhere) and item.originalname not in here_too:
             item.add_marker(pytest.mark.long)
         if not getattr(item.cls, "persistent", True) and not of_loops(item):
             item.add_marker(pytest.mark.once)

@@ -23,15 +23,20 @@ class TestSqliteFile(BackendContract):
 
 class TestSqliteMemory(BackendContract):
     persistent = False
-    # Conversions and filters are the same code as in a file.
+    # Conversions, filters, reads and searches are the same code as in a file.
     shown_elsewhere = (
-        "FilteringContract.", "ModelsContract.", "NamesContract.", "RowFormsContract.",
+        "ChoosingContract.", "FilteringContract.", "HybridContract.", "LargeCallsContract.",
+        "ModelsContract.", "NamesContract.", "ReadingContract.", "RowFormsContract.",
+        "SearchingContract.", "TextContract.",
     )  # fmt: skip
+    here_too = frozenset({
+        "test_find_orders_by_several_keys", "test_groups_beside_writers",
+        "test_keyword_searches_beside_writers", "test_many_hybrid_searches_at_once",
+        "test_queries", "test_the_nearest_come_first",
+    })  # fmt: skip
     slow = frozenset({
         "test_a_loop_that_ends_while_calls_run[0.0]", "test_a_loop_that_ends_while_calls_run[0.02]",
-        "test_a_loop_that_is_closed_without_an_end", "test_every_method_selects_the_same",
-        "test_large_arguments", "test_large_filters", "test_large_rows", "test_limits_beyond_4096",
-        "test_many_queries", "test_many_rows_in_and_out", "test_pages_of_every_size",
+        "test_a_loop_that_is_closed_without_an_end", "test_pages_of_every_size",
         "test_rows_that_nobody_else_holds", "test_state_machine",
     })  # fmt: skip
 

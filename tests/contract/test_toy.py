@@ -24,7 +24,8 @@ class TestToy(BackendContract):
         "test_large_arguments", "test_large_rows", "test_limits_beyond_4096",
         "test_a_loop_that_is_closed_without_an_end", "test_a_loop_that_ends_while_calls_run",
         "test_a_loop_that_ends_while_the_store_closes", "test_large_filters", "test_many_queries",
-        "test_many_rows_in_and_out", "test_large_keyword_searches",
+        "test_many_rows_in_and_out", "test_large_keyword_searches", "test_long_phrases_do_not_hang",
+        "test_a_filter_never_starves_a_keyword_search",
     })  # fmt: skip
 
     def make_backend(self, path: Path) -> Backend:

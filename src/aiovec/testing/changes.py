@@ -84,7 +84,7 @@ class ChangesContract(ContractBase):
         assert follower.rows == await _content(store, "notes")
         assert follower.rows["r0001"]["embedding"] == [2.0] * DIM
 
-    @pytest.mark.parametrize("limit", [1, 2, 3, 10, 1_000])
+    @pytest.mark.parametrize("limit", [1, 3, 1_000])
     async def test_pages_of_every_size(self, feed: tuple[VectorStore, Backend], limit: int) -> None:
         store, backend = feed
         await store.create_table("notes", SMALL)

@@ -98,7 +98,7 @@ class ChangingContract(ContractBase):
         for row, vector in zip(rows[::2], new[::2], strict=True):
             row["embedding"] = vector
         assert_same_rows(await store.get("notes", ids), rows, schema)
-        for row in rows:
+        for row in rows[:10]:  # five of each
             (hit,) = await store.search("notes", row["embedding"], limit=1)
             assert hit.id == row["id"]
             assert hit.distance == pytest.approx(0, abs=1e-4)
@@ -188,7 +188,7 @@ class ChangingContract(ContractBase):
         await self.table(store, SMALL, small_rows(30))
         ids = [f"r{n:04}" for n in range(30)]
         new = vectors(30, seed=5)
-        for turn in range(3):
+        for turn in range(2):
             calls = [store.set_vectors("notes", [id], [new[n]]) for n, id in enumerate(ids)]
             calls += [store.update("notes", {"name": f"u{turn}"}, ids=[id]) for id in ids]
             assert await asyncio.gather(*calls) == [1] * 60

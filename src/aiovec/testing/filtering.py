@@ -12,6 +12,7 @@ from .._core.store import VectorStore
 from .._filters import F
 from ..errors import FilterError
 from .base import ContractBase, case
+from .machine import long_run
 from .values import DIM, ids_of, vectors
 
 SCHEMA = Schema(
@@ -355,15 +356,19 @@ class FilteringContract(ContractBase):
         for number, (text, _, ids) in enumerate(CASES):
             wanted = sorted(ids.split())
             assert await store.count("notes", text) == len(wanted), text
-            hits = await store.search("notes", query, where=text, limit=50, select=[])
-            assert sorted(ids_of(hits)) == wanted, text
-            exported = [
-                id
-                async for batch in store.export("notes", where=text, select=[])
-                for id in batch.column("id").to_pylist()
-            ]
-            assert sorted(exported) == wanted, text
-            if number % 3 == 0:  # test_delete_where_selects_the_same has others
+            # The others in turn: test_what_filters_select has all of them with find.
+            turn = None if long_run() else number % 4
+            if turn in (None, 0, 3):
+                hits = await store.search("notes", query, where=text, limit=50, select=[])
+                assert sorted(ids_of(hits)) == wanted, text
+            if turn in (None, 1):
+                exported = [
+                    id
+                    async for batch in store.export("notes", where=text, select=[])
+                    for id in batch.column("id").to_pylist()
+                ]
+                assert sorted(exported) == wanted, text
+            if turn in (None, 2):  # test_delete_where_selects_the_same has others
                 marked = await store.update("notes", {"mark": number}, where=text)
                 assert marked == len(wanted), text
                 found = await store.find("notes", F["payload.mark"] == number)
@@ -372,7 +377,7 @@ class FilteringContract(ContractBase):
     async def test_delete_where_selects_the_same(self, store: VectorStore) -> None:
         await self._filled(store)
         everything = await store.get("notes", [row["id"] for row in _ROWS])
-        for text, _, ids in CASES[1::3]:
+        for text, _, ids in CASES if long_run() else CASES[1::6]:
             assert await store.delete_where("notes", text) == len(ids.split()), text
             left = sorted({row["id"] for row in _ROWS} - set(ids.split()))
             assert ids_of(await store.find("notes")) == left, text

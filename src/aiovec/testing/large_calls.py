@@ -16,7 +16,7 @@ from .base import ContractBase, case
 from .loop_time import own_work
 from .values import DIM
 
-_ROWS = 20_000
+_ROWS = 19_000  # a store may index larger tables by itself, which takes the most of such a test
 _SCHEMA = Schema(DIM, fields={"name": str, "year": int, "tags": list[str]})
 
 

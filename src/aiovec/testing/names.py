@@ -110,8 +110,10 @@ class NamesContract(ContractBase):
             assert [record[name] for record in found] == [n * 100 + place for n in (3, 2, 1, 0)], (
                 name
             )
-            assert await store.update("notes", {name: -1}, where=F[name] >= 300) == 1
-            rows[3][name] = -1
+        changed = dict.fromkeys(HOSTILE_NAMES, -1)
+        where = all_of(F[name] >= 300 for name in HOSTILE_NAMES)
+        assert await store.update("notes", changed, where=where) == 1
+        rows[3] |= changed
         assert_same_rows(await store.get("notes", ids), rows, schema)
         async for batch in store.export("notes"):
             assert batch.schema.names == schema.to_arrow().names

@@ -19,6 +19,7 @@ from .._filters import F
 from ..errors import FilterError, InvalidArgumentError, InvalidNameError
 from .base import ContractBase, case
 from .loop_time import own_work
+from .machine import long_run
 from .values import (
     DIM,
     EPOCH,
@@ -174,6 +175,7 @@ class ReadingContract(ContractBase):
             None, [], ["id"], ["year"], ["rank"], ["lang"], ["embedding"], ["payload"],
             ["rank", "lang"], ["payload.extra", "embedding", "year"],
         )  # fmt: skip
+        halves = itertools.cycle((selections[::2], selections[1::2], selections[:5]))
         pages = itertools.cycle(((100, 0), (3, 0), (5, 4), (100, 38), (1, 99), (2, 7), (9, 1)))
         for (where, wanted), order, descending in itertools.product(
             filters.items(), (None, "id", "year", "rank", "lang"), (False, True)
@@ -183,7 +185,8 @@ class ReadingContract(ContractBase):
             there.sort(key=lambda row: row["id"])
             there.sort(key=lambda row: row[key], reverse=descending)
             ranked = there + [row for row in wanted if row[key] is None]
-            for select, (limit, offset) in zip(selections, pages, strict=False):
+            chosen = selections if long_run() else next(halves)
+            for select, (limit, offset) in zip(chosen, pages, strict=False):
                 case = (where, order, descending, select, limit, offset)
                 found = await store.find(
                     "notes", where, order_by=order, descending=descending, limit=limit,
@@ -442,13 +445,13 @@ class ReadingContract(ContractBase):
             await notes.find("plain", order_by="payload.k")
 
     async def test_many_rows_are_ordered_by_a_payload(self, store: VectorStore) -> None:
-        count = 20_000
+        count = 19_000  # below what a store may index by itself
         ranks = [n * 7919 % count for n in range(count)]
         await store.create_table("notes", Schema(DIM))
         columns = {"id": [f"r{n:05}" for n in range(count)], "embedding": [[1.0] * DIM] * count}
         await store.insert("notes", {**columns, "rank": ranks})
         places = sorted(range(count), key=lambda n: -ranks[n])
-        for limit, offset in ((3, 0), (10, 12_000), (20_000, 1)):
+        for limit, offset in ((3, 0), (10, 12_000), (count, 1)):
             found = await store.find(
                 "notes", order_by="-payload.rank", limit=limit, offset=offset, select=[]
             )
