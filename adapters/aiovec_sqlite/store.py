@@ -27,6 +27,7 @@ from aiovec.backend import (
     FieldIndex,
     Float32Array,
     Found,
+    Kept,
     MoveRecord,
     Moves,
     Order,
@@ -46,9 +47,11 @@ from aiovec.backend import (
     TextSearch,
     Value,
     VectorQuery,
+    WriteKey,
     default_budget,
     in_thread,
     write_admission,
+    write_key,
 )
 from aiovec.errors import (
     AiovecError,
@@ -66,6 +69,7 @@ from .connection import CancelledWorkError, Connection, Ticket
 from .copies import COPY_LIMITS, CopyLimits, ResidentSearch
 from .driver import connect, has_fts5
 from .errors import failures, translated
+from .once import Keys
 from .opening import (
     OpenFile,
     check_store_to_read,
@@ -125,7 +129,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         # The migration's run that this object acts for, whatever the file's mark says.
         self._run: str | None = None
         kept = self._target != MEMORY and settings.durability == "full"
-        promises = {"quantized", "text-prefix"}
+        promises = {"once", "quantized", "text-prefix"}
         self.promises = frozenset(promises | {"power-loss"} if kept else promises)
 
     @property
@@ -287,6 +291,17 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         async with self.writing(0):
             return await self._open_writer().run(work)
 
+    async def _write_once(
+        self, work: Callable[[Transaction], _T], *, text_of: str | None = None
+    ) -> _T:
+        """Write under the key of the call, if it has one.
+
+        ``text_of`` is the table whose text index has to be built behind it.
+        """
+        key = write_key()
+        async with self.writing(0):
+            return await self._open_writer().run(work, key=key, text_of=text_of)
+
     def _open_writer(self) -> Writer:
         if self.read_only:
             raise UnsupportedError("write", self.name, "it was opened with read_only=True")
@@ -304,13 +319,17 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
 
     async def create_table(self, name: str, schema: Schema) -> None:
         size = self._settings.chunk_size
-        await self._write(
+        await self._write_once(
             lambda tx: tables.create_table(tx, name, schema, size, self._schemas_free)
         )
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._write(lambda tx: tables.add_field(tx, table, name, field, self._schemas_free))
-        if field.text:
+        text_of = table.name if field.text else None
+        await self._write_once(
+            lambda tx: tables.add_field(tx, table, name, field, self._schemas_free),
+            text_of=text_of,
+        )
+        if text_of is not None:
             await self._build_text(table.name)
 
     async def _build_text(self, name: str) -> None:
@@ -322,34 +341,44 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             pass
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        await self._write(
-            lambda tx: tables.create_field_index(tx, table, field, kind, self._schemas_free)
+        text_of = table.name if kind == "text" else None
+        await self._write_once(
+            lambda tx: tables.create_field_index(tx, table, field, kind, self._schemas_free),
+            text_of=text_of,
         )
-        if kind == "text":
+        if text_of is not None:
             await self._build_text(table.name)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
-        await self._write(
-            lambda tx: tables.drop_field_index(tx, table, field, kind, self._schemas_free)
+        drops_text = kind in (None, "text") and table.schema.fields[field].text
+        text_of = table.name if drops_text else None
+        await self._write_once(
+            lambda tx: tables.drop_field_index(tx, table, field, kind, self._schemas_free),
+            text_of=text_of,
         )
-        if kind in (None, "text") and table.schema.fields[field].text:
+        if text_of is not None:
             await self._build_text(table.name)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        await self._write(lambda tx: tables.drop_field(tx, table, field, self._schemas_free))
-        if table.schema.fields[field].text:
+        text_of = table.name if table.schema.fields[field].text else None
+        await self._write_once(
+            lambda tx: tables.drop_field(tx, table, field, self._schemas_free), text_of=text_of
+        )
+        if text_of is not None:
             await self._build_text(table.name)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        await self._write(lambda tx: tables.rename_field(tx, table, old, new, self._schemas_free))
+        await self._write_once(
+            lambda tx: tables.rename_field(tx, table, old, new, self._schemas_free)
+        )
 
     async def rename_table(self, old: str, new: str) -> None:
-        await self._write(lambda tx: tables.rename_table(tx, old, new, self._schemas_free))
+        await self._write_once(lambda tx: tables.rename_table(tx, old, new, self._schemas_free))
 
     async def drop_table(self, name: str) -> None:
-        await self._write(lambda tx: tables.drop_table(tx, name, self._schemas_free))
+        await self._write_once(lambda tx: tables.drop_table(tx, name, self._schemas_free))
 
     def _schemas_free(self, tx: Transaction) -> None:
         moves.check_schemas_free(tx, self._target, self._run)
@@ -360,10 +389,12 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
     ) -> int:
         act = writes.insert_new if skip_existing else writes.insert
-        return await self._open_writer().run(writes.RowsWrite.of(act, table, rows))
+        return await self._open_writer().run(writes.RowsWrite.of(act, table, rows), key=write_key())
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._open_writer().run(writes.RowsWrite.of(writes.upsert, table, rows))
+        await self._open_writer().run(
+            writes.RowsWrite.of(writes.upsert, table, rows), key=write_key()
+        )
 
     async def update(
         self,
@@ -375,20 +406,32 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        return await self._write(
+        return await self._write_once(
             lambda tx: writes.update(tx, table, values, payload, ids, where, vector)
         )
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        return await self._open_writer().run(lambda tx: writes.set_vectors(tx, table, ids, vectors))
+        return await self._open_writer().run(
+            lambda tx: writes.set_vectors(tx, table, ids, vectors), key=write_key()
+        )
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
         keep = self._settings.keep_deletes
-        return await self._write(lambda tx: writes.delete(tx, table, ids, where, keep))
+        return await self._write_once(lambda tx: writes.delete(tx, table, ids, where, keep))
+
+    async def kept(self, key: WriteKey) -> Kept | None:
+        found = await self._read(lambda db, _: Keys().find(db, key))
+        if found is None:
+            return None
+        kept, text_of = found
+        if text_of is not None and not self.read_only:
+            with suppress(StoreMovedError):  # the store it moved to builds its own
+                await self._build_text(text_of)
+        return kept
 
     # Reading
 

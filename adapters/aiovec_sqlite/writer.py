@@ -21,6 +21,7 @@ from aiovec.backend import (
     Pauses,
     Share,
     WriteCall,
+    WriteKey,
     copy_of_error,
 )
 from aiovec.errors import (
@@ -37,6 +38,7 @@ from .driver import load_driver
 from .errors import failures, is_busy, may_pass, translate
 from .layout import change_number
 from .moves import change, is_over, mark_in
+from .once import Keys
 from .text.damage import damage_behind
 
 # More rows than this are not written within a savepoint.
@@ -143,11 +145,25 @@ class _RolledBackError(Exception):
 class _Call(WriteCall):
     """A write of one store: its work, and what its tries have shown so far."""
 
-    __slots__ = ("alone", "begun", "changes_mark", "read_since", "repeated", "result", "work")
+    __slots__ = (
+        "alone", "begun", "changes_mark", "key", "read_since", "repeated", "result", "text_of",
+        "work",
+    )  # fmt: skip
 
-    def __init__(self, work: Callable[[Transaction], Any], *, changes_mark: bool) -> None:
+    def __init__(
+        self,
+        work: Callable[[Transaction], Any],
+        *,
+        changes_mark: bool,
+        key: WriteKey | None,
+        text_of: str | None,
+    ) -> None:
         super().__init__()
         self.work = work
+        # It is kept with the work's result, and so is the table whose text index is to be built
+        # behind the work.
+        self.key = key
+        self.text_of = text_of
         # Of the work; the caller gets it after the commit.
         self.result: Any = None
         # The thread has begun; only the thread asks.
@@ -220,11 +236,22 @@ class Writer(Committer[_Call]):
         self._closed = False
         # The migration's run whose writes pass its own mark.
         self.run_acted_for: str | None = None
+        self.keys = Keys()
         self._pauses = Pauses()
         self._commits = GroupCommit(self, self._pauses)
 
-    async def run(self, work: Callable[[Transaction], _T], *, changes_mark: bool = False) -> _T:
+    async def run(
+        self,
+        work: Callable[[Transaction], _T],
+        *,
+        changes_mark: bool = False,
+        key: WriteKey | None = None,
+        text_of: str | None = None,
+    ) -> _T:
         """Run the work in a transaction; return its result after the commit.
+
+        With a ``key``, which is committed with it, nothing is done where a work was done under that
+        key before: this returns the result that was kept.
 
         Cancelled before it began, the work never runs; while it runs alone, it is rolled back;
         together with others or later, it is committed all the same. Which of these it was is
@@ -234,7 +261,7 @@ class Writer(Committer[_Call]):
         if self._closed:
             raise StoreClosedError(self.target)
         patience = self.patience()
-        call = _Call(work, changes_mark=changes_mark)
+        call = _Call(work, changes_mark=changes_mark, key=key, text_of=text_of)
         return cast("_T", await self._commits.run(call, patience))
 
     def patience(self) -> Patience:
@@ -412,8 +439,7 @@ class Writer(Committer[_Call]):
             else:
                 yield from calls
 
-    @staticmethod
-    def _apply_together(db: sqlite3.Connection, change: Change, calls: list[_Call]) -> bool:
+    def _apply_together(self, db: sqlite3.Connection, change: Change, calls: list[_Call]) -> bool:
         """Do calls that are alike as one; False where each has to be tried alone."""
         begun = [call for call in calls if call.begin_in_thread()]
         done = False
@@ -422,10 +448,14 @@ class Writer(Committer[_Call]):
             work = cast("JoinableWork", first).joined(others)
             db.execute("SAVEPOINT calls")
             try:
-                results = work(Transaction(db, change, None, alone=False))
-                for call, result in zip(calls, results, strict=True):
-                    call.result = result
-                done = True
+                keys = [call.key for call in calls if call.key is not None]
+                if not any(self.keys.find(db, key) for key in keys):
+                    results = work(Transaction(db, change, None, alone=False))
+                    for call, result in zip(calls, results, strict=True):
+                        call.result = result
+                        if call.key is not None:
+                            self.keys.keep(db, call.key, result, None)
+                    done = True
             except Exception as exc:
                 if not db.in_transaction:
                     for call in calls:
@@ -439,9 +469,8 @@ class Writer(Committer[_Call]):
                 call.wait_again()
         return done
 
-    @staticmethod
     def _apply(
-        db: sqlite3.Connection, change: Change, call: _Call, *, alone: bool
+        self, db: sqlite3.Connection, change: Change, call: _Call, *, alone: bool
     ) -> Exception | None:
         """Do a call's work in a savepoint, or alone in the transaction itself."""
         if not call.begin_in_thread():
@@ -449,7 +478,7 @@ class Writer(Committer[_Call]):
         if not alone:
             db.execute("SAVEPOINT call")
         try:
-            call.result = call.work(Transaction(db, change, call, alone=alone))
+            call.result = self._once(Transaction(db, change, call, alone=alone), call)
         except Exception as exc:  # noqa: BLE001 - the caller gets it
             if alone:
                 _roll_back(db)
@@ -460,6 +489,17 @@ class Writer(Committer[_Call]):
         if not alone:
             db.execute("RELEASE call")
         return None
+
+    def _once(self, tx: Transaction, call: _Call) -> object:
+        """Do a call's work, or nothing where its key is kept; return the result."""
+        if call.key is None:
+            return call.work(tx)
+        found = self.keys.find(tx.db, call.key)
+        if found is not None:
+            return found[0].outcome
+        result = call.work(tx)
+        self.keys.keep(tx.db, call.key, result, call.text_of)
+        return result
 
     def _translated(self, error: Exception) -> Exception:
         """Return the error of a call's work, or of its commit, as its caller gets it."""

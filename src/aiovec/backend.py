@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ._arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt64Array
 from ._core.clock import Clock
-from ._core.conditions import Conditions, TableChangedError, WriteKey, under, write_key
+from ._core.conditions import Conditions, TableChangedError, under, write_key
 from ._core.connect import CONFIG_FILE, CONFIG_VARIABLE, Origin
 from ._core.contract import (
     AdviceFacts,
@@ -48,6 +48,7 @@ from ._core.contract import (
 from ._core.doctor import Finding, room_at, version_of
 from ._core.files import flush_folder, look_at, remove_abandoned
 from ._core.group_commit import Committer, GroupCommit, Held, WriteCall, copy_of_error
+from ._core.keys import Kept, WriteKey
 from ._core.memory import (
     bound_allocator,
     default_budget,
@@ -67,6 +68,7 @@ from ._core.moving import (
     mark_of,
     unreadable_mark,
 )
+from ._core.once import once
 from ._core.patch import PayloadPatch
 from ._core.plugin import AddressKey, BackendPlugin, Location
 from ._core.pool import in_thread, off_loop, thread_limiter
@@ -253,6 +255,7 @@ __all__ = [
     "Int64Array",
     "IsNull",
     "IsTrue",
+    "Kept",
     "Kind",
     "Like",
     "Location",
@@ -336,6 +339,7 @@ __all__ = [
     "moves_of",
     "nearest_first",
     "off_loop",
+    "once",
     "one_array",
     "one_call",
     "order_of",

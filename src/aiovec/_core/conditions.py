@@ -13,22 +13,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from .contract import TableHandle
+from .keys import WriteKey
 
 
 class TableChangedError(Exception):
     """The table is no longer in the state that the call was made for. Never reaches a user."""
-
-
-@dataclass(frozen=True, slots=True)
-class WriteKey:
-    """The name that a caller gave to one write, to repeat it without doing it twice.
-
-    ``digest`` is that of the write itself: the same key with another digest is another write, which
-    is refused.
-    """
-
-    name: str
-    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +26,11 @@ class Conditions:
     """The state of the table, as ``state_of`` names it; None for whatever state it has."""
 
     key: WriteKey | None = None
+    """The key of the one write that is made under these conditions."""
+
+    retried: bool = False
+    """The write may have been done before without its key: a cut-over has led to another store, or
+    the store loses keys. Then it counts as done where the store shows that it was."""
 
 
 _CONDITIONS: ContextVar[Conditions] = ContextVar("aiovec_conditions", default=Conditions())  # noqa: B039 - frozen
@@ -56,9 +50,20 @@ def write_key() -> WriteKey | None:
     """Return the key of the write that is running.
 
     A backend that promises "once" commits it with the write, and gives the outcome that it kept
-    where the key is there already.
+    where it has the key already. It asks when its method is called: the context of a task that
+    commits for many is that of only one of them.
     """
     return _CONDITIONS.get().key
+
+
+def is_retried() -> bool:
+    """Return whether the write that is running may have been done before without its key."""
+    return _CONDITIONS.get().retried
+
+
+def now() -> Conditions:
+    """Return the conditions under which the running call was made."""
+    return _CONDITIONS.get()
 
 
 def wanted_state() -> str | None:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from .._arrays import Float32Array
 from .._filters.tree import Expr, Ref, Value
+from .keys import Kept, WriteKey
 from .moving import Destination, MoveMark, MoveRecord
 from .patch import PayloadPatch
 from .schema import Field, FieldIndex, Schema
@@ -402,6 +403,15 @@ class Backend(ABC):
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
         """Delete the rows selected by both; how many those were."""
+
+    async def kept(self, key: WriteKey) -> Kept | None:
+        """The trace of a write that was done under this key, whatever has become of the store.
+
+        None where there is none: it was not done, or its key was forgotten since. What a killed
+        process has left undone of it, such as the build of an index, is completed.
+        InvalidArgumentError where another write has the key.
+        """
+        return None
 
     # Reading
 

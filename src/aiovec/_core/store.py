@@ -18,6 +18,7 @@ from collections.abc import (
     Sequence,
     Sized,
 )
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -69,6 +70,7 @@ from ..errors import (
     UnsupportedError,
 )
 from .advice import Advisor
+from .conditions import is_retried
 from .contract import (
     Advises,
     Backend,
@@ -86,6 +88,7 @@ from .contract import (
     VectorIndexes,
 )
 from .engine import Engine, Follower
+from .once import as_it_is, has_rows, once
 from .patch import Remove
 from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Rerank, check_fusion
@@ -120,6 +123,10 @@ _WRITES = frozenset(
         "delete_where", "optimize", "create_index", "drop_index", "restore",
     }
 )  # fmt: skip
+
+
+# The calls that are done once under a key; the others can be repeated.
+_ONCE = (_WRITES | {"create_table"}) - {"optimize", "create_index", "drop_index", "restore"}
 
 
 class VectorStore:
@@ -300,7 +307,11 @@ class VectorStore:
                 await engine.backend.create_table(table, wanted)
             except TableExistsError:
                 if not exist_ok:
-                    raise
+                    if not is_retried():
+                        raise
+                    if (await engine.open_table(table, fresh=True)).schema != wanted:
+                        raise
+                    return
                 try:
                     there = (await engine.open_table(table, fresh=True)).schema
                 except TableNotFoundError:
@@ -338,6 +349,8 @@ class VectorStore:
             )
 
         async def add(engine: Engine, handle: TableHandle) -> None:
+            if is_retried() and handle.schema.fields.get(name) == added:
+                return
             handle.schema.with_field(name, added)  # raises InvalidNameError where it cannot be
             await engine.backend.add_field(handle, name, added)
             engine.forget(table)
@@ -385,6 +398,8 @@ class VectorStore:
         """
 
         async def drop(engine: Engine, handle: TableHandle) -> None:
+            if is_retried() and field not in handle.schema.fields:
+                return
             existing_field(handle.schema, field)
             handle.schema.without_field(field)  # raises where it cannot be
             await engine.backend.drop_field(handle, field)
@@ -400,6 +415,8 @@ class VectorStore:
         check_field_name(new)
 
         async def rename(engine: Engine, handle: TableHandle) -> None:
+            if is_retried() and old not in handle.schema.fields and new in handle.schema.fields:
+                return
             existing_field(handle.schema, old)
             handle.schema.with_renamed_field(old, new)  # raises InvalidNameError where it is taken
             await engine.backend.rename_field(handle, old, new)
@@ -419,7 +436,11 @@ class VectorStore:
         async def rename(engine: Engine) -> None:
             engine.forget(old)
             engine.forget(new)
-            await engine.backend.rename_table(old, new)
+            try:
+                await engine.backend.rename_table(old, new)
+            except TableNotFoundError as exc:
+                if not (is_retried() and new in exc.tables):
+                    raise
 
         await self._call(Operation("rename_table", old), rename)
 
@@ -433,7 +454,7 @@ class VectorStore:
             try:
                 await engine.backend.drop_table(table)
             except TableNotFoundError:
-                if not missing_ok:
+                if not (missing_ok or is_retried()):
                     raise
 
         await self._call(Operation("drop_table", table), drop)
@@ -550,7 +571,11 @@ class VectorStore:
                     await backend.upsert(handle, batch)
                 elif count:
                     skip = on_conflict == "skip"
-                    count = await backend.insert(handle, batch, skip_existing=skip)
+                    try:
+                        count = await backend.insert(handle, batch, skip_existing=skip)
+                    except DuplicateIdError:
+                        if not (is_retried() and await has_rows(backend, handle, batch)):
+                            raise
             operation.affected = count
             return count
 
@@ -1407,8 +1432,16 @@ class VectorStore:
             raise StoreClosedError(self.target)
         self._loop.enter(self.target)
 
-    async def _call(self, operation: Operation, act: Callable[[Engine], Awaitable[_T]]) -> _T:
-        """Run ``act`` on the backend in use, again where the table or the backend changed."""
+    async def _call(
+        self,
+        operation: Operation,
+        act: Callable[[Engine], Awaitable[_T]],
+        result: Callable[[int | None], _T] = as_it_is,
+    ) -> _T:
+        """Run ``act`` on the backend in use, again where the table or the backend changed.
+
+        ``result`` makes what ``act`` returns of the outcome that is kept of a write.
+        """
         self._enter()
         if operation.name in _WRITES:
             self._check_writable(operation.name)
@@ -1416,18 +1449,23 @@ class VectorStore:
             for attempt in self._follower.attempts():
                 async with attempt as engine:
                     operation.place = engine.place
-                    return await act(engine)
+                    if operation.name not in _ONCE:
+                        return await act(engine)
+                    return await once(engine.backend, partial(act, engine), result)
         raise StoreClosedError(self.target)  # never reached: the last attempt raises
 
     async def _on_table(
-        self, operation: Operation, act: Callable[[Engine, TableHandle], Awaitable[_T]]
+        self,
+        operation: Operation,
+        act: Callable[[Engine, TableHandle], Awaitable[_T]],
+        result: Callable[[int | None], _T] = as_it_is,
     ) -> _T:
         table = check_table_name(operation.table)
 
         async def with_handle(engine: Engine) -> _T:
             return await act(engine, await engine.open_table(table))
 
-        return await self._call(operation, with_handle)
+        return await self._call(operation, with_handle, result)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """The ids that a user passed in, read once, as ``check`` gives them."""

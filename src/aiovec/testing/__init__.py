@@ -17,7 +17,7 @@ import pytest
 # Before they are imported, so that a failing assert in them shows its values.
 for _part in (
     "values", "base", "oracle", "machine", "cancellation", "changes", "concurrency", "exporting",
-    "filtering", "large_calls", "life", "loops", "models", "moving", "names", "reading",
+    "filtering", "large_calls", "life", "loops", "models", "moving", "names", "once", "reading",
     "row_forms", "searching", "tables", "writing", "contract",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{_part}")

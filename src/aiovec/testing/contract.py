@@ -21,6 +21,7 @@ from .machine import run_machine
 from .models import ModelsContract
 from .moving import MovingContract
 from .names import NamesContract
+from .once import OnceContract
 from .reading import ReadingContract
 from .row_forms import RowFormsContract
 from .searching import SearchingContract
@@ -52,6 +53,7 @@ class BackendContract(
     ChangingContract,
     NullableVectorsContract,
     MovingContract,
+    OnceContract,
     ContractBase,
 ):
     """Every test that a backend owes. Give ``make_backend`` and run it with pytest::
