@@ -10,16 +10,19 @@ import numpy as np
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
+from aiovec._core.ranking import POOL
 
 from .keywords import ways
 from .keywords.corpus import Words, chinese_texts
 from .measure import Check, Result, interleaved, medians, number
 from .options import Options
-from .searching.corpus import QUERIES, TABLE
+from .searching.corpus import LIMIT, QUERIES, TABLE
 from .searching.store import Ask, until_ready
 
 AIOVEC = "aiovec on SQLite, keywords, whole rows"
 VECTOR = "aiovec on SQLite, vector"
+# A hybrid search fuses longer lists than it returns.
+NEAREST = "aiovec on SQLite, vector as hybrid takes it"
 WORDS = "aiovec on SQLite, keywords as hybrid takes them"
 HYBRID = "aiovec on SQLite, hybrid"
 LANCEDB = "aiovec on LanceDB, keywords, whole rows"
@@ -52,7 +55,8 @@ async def _searches(
     asking: dict[str, Ask] = {
         AIOVEC: ways.by_text(store, corpus.words),
         VECTOR: ways.by_vector(store, corpus),
-        WORDS: ways.by_text(store, corpus.words, any=True),
+        NEAREST: ways.by_vector(store, corpus, LIMIT * POOL),
+        WORDS: ways.by_text(store, corpus.words, limit=LIMIT * POOL, any=True),
         HYBRID: ways.by_both(store, corpus),
         ways.FTS5: stack.enter_context(ways.fts5(options.folder / "bare.db", corpus)),
     }
@@ -74,7 +78,7 @@ async def _searches(
     times = await _timed(asking, len(corpus.words), options.rounds(_ROUNDS))
     found = {name: float(np.median(took)) for name, took in times.items()}
     last = {name: float(np.percentile(took, 99)) for name, took in times.items()}
-    slower = max(found[VECTOR], found[WORDS])
+    slower = max(found[NEAREST], found[WORDS])
     notes.append("p99: " + "; ".join(f"{name} {number(ms)}" for name, ms in last.items()))
     notes += [
         f"{AIOVEC} / {peer}: {found[AIOVEC] / found[peer]:.2f}"

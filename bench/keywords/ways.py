@@ -29,17 +29,19 @@ async def fill(store: VectorStore, corpus: Words) -> None:
     await store.optimize(TABLE)
 
 
-def by_text(store: VectorStore, words: list[str], table: str = TABLE, **more: Any) -> Ask:
+def by_text(
+    store: VectorStore, words: list[str], table: str = TABLE, limit: int = LIMIT, **more: Any
+) -> Ask:
     async def ask(query: int) -> list[int]:
-        hits = await store.search_text(table, words[query], limit=LIMIT, **more)
+        hits = await store.search_text(table, words[query], limit=limit, **more)
         return [row_number(hit.id) for hit in hits]
 
     return ask
 
 
-def by_vector(store: VectorStore, corpus: Words) -> Ask:
+def by_vector(store: VectorStore, corpus: Words, limit: int = LIMIT) -> Ask:
     async def ask(query: int) -> list[int]:
-        hits = await store.search(TABLE, corpus.queries[query], limit=LIMIT)
+        hits = await store.search(TABLE, corpus.queries[query], limit=limit)
         return [row_number(hit.id) for hit in hits]
 
     return ask

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
@@ -91,8 +92,25 @@ def order_of(measures: Sequence[float], ids: Sequence[str], limit: int) -> list[
     return sorted(range(len(ids)), key=lambda i: (measures[i], ids[i]))[:limit]
 
 
+class Unmade(ABC):
+    """A row in one list of a hybrid search: a hit is made of it if the fused list keeps it."""
+
+    __slots__ = ("highlights", "id", "score")
+
+    def __init__(self, id: str, score: float, highlights: Mapping[str, str]) -> None:
+        self.id = id
+        self.score = score
+        self.highlights = highlights
+
+    @abstractmethod
+    def made(self) -> Hit: ...
+
+
+Listed = Hit | Unmade
+
+
 def fuse(
-    vector_hits: Sequence[Hit], text_hits: Sequence[Hit], fusion: Fusion, limit: int
+    vector_hits: Sequence[Listed], text_hits: Sequence[Listed], fusion: Fusion, limit: int
 ) -> list[Hit]:
     """Return one list of two, each best first. ``ranks`` tells where a hit stood in each.
 
@@ -100,7 +118,7 @@ def fuse(
     """
     lists = {"vector": vector_hits, "text": text_hits}
     scores: dict[str, float] = {}
-    found: dict[str, dict[str, tuple[int, Hit]]] = {}
+    places: dict[str, dict[str, int]] = {}
     for name, hits in lists.items():
         if isinstance(fusion, RRF):
             weight, k = 1.0, fusion.k
@@ -108,19 +126,24 @@ def fuse(
         else:
             weight = getattr(fusion, name)
             parts = _scaled([hit.score for hit in hits])
-        for rank, (hit, part) in enumerate(zip(hits, parts, strict=True), start=1):
-            found.setdefault(hit.id, {})[name] = rank, hit
-            if weight:
+        places[name] = {hit.id: place for place, hit in enumerate(hits)}
+        if weight:
+            for hit, part in zip(hits, parts, strict=True):
                 scores[hit.id] = scores.get(hit.id, 0.0) + weight * part
     best = sorted(scores, key=lambda id: (-scores[id], id))[:limit]
-    return [_fused(found[id], scores[id]) for id in best]
+    fused = []
+    for id in best:
+        own = {name: lists[name][known[id]] for name, known in places.items() if id in known}
+        ranks = {name: Rank(places[name][id] + 1, hit.score) for name, hit in own.items()}
+        fused.append(_fused(own, scores[id], ranks))
+    return fused
 
 
-def _fused(places: Mapping[str, tuple[int, Hit]], score: float) -> Hit:
+def _fused(own: Mapping[str, Listed], score: float, ranks: Mapping[str, Rank]) -> Hit:
     """Return one hit of those that the lists have of a row."""
-    ranks = {name: Rank(rank, hit.score) for name, (rank, hit) in places.items()}
-    hit = next(iter(places.values()))[1]
-    highlights = places["text"][1].highlights if "text" in places else hit.highlights
+    one = next(iter(own.values()))
+    hit = one.made() if isinstance(one, Unmade) else one
+    highlights = own["text"].highlights if "text" in own else hit.highlights
     return hit.__replace__(score=score, ranks=ranks, highlights=highlights)
 
 

@@ -48,10 +48,6 @@ class _Row(Mapping[str, Any]):
     vector: Float32Array | None
     vector_name: str
 
-    def _set(self, **facts: Any) -> None:
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a {type(self).__name__} cannot be changed")
 
@@ -124,7 +120,11 @@ class Record(_Row):
         fields: Mapping[str, Any] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:
-        self._set(id=id, vector=vector, fields=fields, vector_name=vector_name)
+        put = object.__setattr__
+        put(self, "id", id)
+        put(self, "vector", vector)
+        put(self, "fields", fields)
+        put(self, "vector_name", vector_name)
 
     def __repr__(self) -> str:
         return self._repr()
@@ -190,10 +190,15 @@ class Hit(_Row):
         highlights: Mapping[str, str] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:
-        self._set(
-            id=id, score=score, distance=distance, fields=fields, vector=vector, ranks=ranks,
-            highlights=highlights, vector_name=vector_name,
-        )  # fmt: skip
+        put = object.__setattr__  # name by name: a search makes many of them on the event loop
+        put(self, "id", id)
+        put(self, "score", score)
+        put(self, "distance", distance)
+        put(self, "fields", fields)
+        put(self, "vector", vector)
+        put(self, "ranks", ranks)
+        put(self, "highlights", highlights)
+        put(self, "vector_name", vector_name)
 
     def __repr__(self) -> str:
         distance = "" if self.distance is None else f"distance={self.distance:.6g}"

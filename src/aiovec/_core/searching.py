@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -33,7 +33,9 @@ from .pool import LITTLE, off_loop
 from .ranking import (
     POOL,
     Fusion,
+    Listed,
     Rerank,
+    Unmade,
     check_bound,
     check_diversity,
     check_rerank,
@@ -48,10 +50,14 @@ from .results import Results, columns_of
 from .schema import Field, Metric
 from .threads import wait_out
 
+_T = TypeVar("_T")
+
 Marks = tuple[str, str]
 _MARKS = ("<mark>", "</mark>")
 # So many hits are put into another list as fast as one value is copied.
 _HITS_A_VALUE = 16
+# A row of one list of two takes its place there as fast as so many values are copied.
+_VALUES_A_LISTED_ROW = 4
 # Fusing looks at a hit as long as it takes to copy so many values.
 _VALUES_A_FUSED_HIT = 8
 
@@ -201,6 +207,7 @@ class Search:
         self._fuses = fuses
         self._ref = ref
         self._groups: dict[str, Group] = {}
+        self._left_to_make = 0
         self._strips_vectors = bool(options.diversity) and not chosen.shows_vector
         self._added = frozenset(added)
         columns = replace(chosen.columns, fields=(*chosen.columns.fields, *added))
@@ -276,16 +283,16 @@ class Search:
 
     async def of_both(
         self,
-        by_vector: Callable[[int], Awaitable[list[Hit]]],
-        by_text: Callable[[int], Awaitable[list[Hit]]],
+        by_vector: Callable[[int], Awaitable[list[Listed]]],
+        by_text: Callable[[int], Awaitable[list[Listed]]],
         fusion: Fusion,
     ) -> list[Hit]:
         """Return the fused hits of two searches for so many hits, which run at once."""
 
-        async def both(count: int) -> dict[str, list[Hit]]:
-            lists: dict[str, list[Hit]] = {}
+        async def both(count: int) -> dict[str, list[Listed]]:
+            lists: dict[str, list[Listed]] = {}
 
-            async def fill(name: str, search: Callable[[int], Awaitable[list[Hit]]]) -> None:
+            async def fill(name: str, search: Callable[[int], Awaitable[list[Listed]]]) -> None:
                 lists[name] = await search(count)
 
             await together(fill("vector", by_vector), fill("text", by_text))
@@ -317,6 +324,32 @@ class Search:
         self, vectors: Sequence[Any], limit: int, wheres: Sequence[Expr | None] | None = None
     ) -> list[list[Hit]]:
         """Return the nearest of each vector, best first."""
+        return await self._by_vectors(vectors, limit, wheres, self._hits)
+
+    async def by_clauses(
+        self, clauses: tuple[TextClause, ...], limit: int, where: Expr | None
+    ) -> list[Hit]:
+        """Return the best rows by keywords, best first."""
+        return await self._by_clauses(clauses, limit, where, self._hits)
+
+    async def list_by_vector(self, vector: Any, limit: int) -> list[Listed]:
+        """Return the nearest of a vector, to be fused."""
+        (listed,) = await self._by_vectors([vector], limit, None, self._listed)
+        return listed
+
+    async def list_by_clauses(
+        self, clauses: tuple[TextClause, ...], limit: int, where: Expr | None
+    ) -> list[Listed]:
+        """Return the best rows by keywords, to be fused."""
+        return await self._by_clauses(clauses, limit, where, self._listed)
+
+    async def _by_vectors(
+        self,
+        vectors: Sequence[Any],
+        limit: int,
+        wheres: Sequence[Expr | None] | None,
+        of: Callable[[Found, int, Metric | None], list[_T]],
+    ) -> list[list[_T]]:
         options = self._options
         wanted = limit if self._left_out is None else limit + 1
 
@@ -340,65 +373,88 @@ class Search:
             )
         effort = len(answers)
         if effort <= LITTLE:
-            effort += sum(self._chosen.effort(found.rows) for found in answers)
+            effort += sum(self._effort(found.rows) for found in answers)
 
-        def hits() -> list[list[Hit]]:
+        def hits() -> list[list[_T]]:
             made = []
             answers.reverse()
             while answers:  # freed one by one, and in the thread, as the queries are
-                made.append(self._hits(answers.pop(), limit, self._handle.schema.metric))
+                made.append(of(answers.pop(), limit, self._handle.schema.metric))
             queries.clear()
             return made
 
         return await off_loop(effort, hits)
 
-    async def by_clauses(
-        self, clauses: tuple[TextClause, ...], limit: int, where: Expr | None
-    ) -> list[Hit]:
-        """Return the best rows by keywords, best first."""
+    async def _by_clauses(
+        self,
+        clauses: tuple[TextClause, ...],
+        limit: int,
+        where: Expr | None,
+        of: Callable[[Found, int, Metric | None], list[_T]],
+    ) -> list[_T]:
         if all(clause.excluded for clause in clauses):
             return []
         options = self._options
         asked = TextQuery(clauses, limit, where, self._chosen.columns, options.any, options.marks)
         searches = ability_of(self._backend, TextSearch, "text")
         answers = [await searches.search_text(self._handle, asked)]
-        effort = self._chosen.effort(answers[0].rows)
-        return await off_loop(effort, lambda: self._hits(answers.pop(), limit, None))
+        effort = self._effort(answers[0].rows)
+        return await off_loop(effort, lambda: of(answers.pop(), limit, None))
+
+    def _effort(self, rows: StoredRows) -> int:
+        """Return how many values it takes to list the rows; what is fused is made later."""
+        effort = self._chosen.effort(rows)
+        if not self._fuses:
+            return effort
+        self._left_to_make += effort
+        return effort if self._ref is not None else _VALUES_A_LISTED_ROW * len(rows.ids)
 
     def _hits(self, found: Found, limit: int, metric: Metric | None) -> list[Hit]:
         """Return the hits of one answer, best first; without a metric, of a keyword search."""
+        return [self._hit(found, *place) for place in self._best(found, limit, metric)]
+
+    def _listed(self, found: Found, limit: int, metric: Metric | None) -> list[Listed]:
+        """Return the rows of one answer, to be fused."""
+        return [_Unmade(self, found, *place) for place in self._best(found, limit, metric)]
+
+    def _best(
+        self, found: Found, limit: int, metric: Metric | None
+    ) -> list[tuple[int, float, float | None]]:
+        """Return positions in an answer, best first, each with its score and distance."""
         rows, measures = _rows_of(found), found.measures
-        chosen, name = self._chosen, self._handle.schema.vector
         farthest = self._options.max_distance
         least = None if self._fuses else self._options.min_score
         lowest_first = measures if metric is not None else [-measure for measure in measures]
-        hits: list[Hit] = []
+        best: list[tuple[int, float, float | None]] = []
         for i in order_of(lowest_first, rows.ids, len(rows.ids)):
             measure = measures[i]
             score = measure if metric is None else score_of(metric, measure)
             too_far = metric is not None and farthest is not None and measure > farthest
-            if len(hits) == limit or too_far or (least is not None and score < least):
+            if len(best) == limit or too_far or (least is not None and score < least):
                 break  # those behind it are no better
             if rows.ids[i] == self._left_out:
                 continue
-            hits.append(
-                Hit(
-                    rows.ids[i],
-                    score,
-                    None if metric is None else measure,
-                    chosen.fields_of(rows, i),
-                    chosen.vector_of(rows, i),
-                    highlights=found.highlights[i] if found.highlights else {},
-                    vector_name=name,
-                )
-            )
+            best.append((i, score, None if metric is None else measure))
             if self._ref is not None:
                 self._groups[rows.ids[i]] = group_of(rows, i, self._ref)
-        return hits
+        return best
 
-    async def _fused(self, lists: dict[str, list[Hit]], fusion: Fusion, limit: int) -> list[Hit]:
+    def _hit(self, found: Found, i: int, score: float, distance: float | None) -> Hit:
+        rows, chosen = found.rows, self._chosen
+        return Hit(
+            rows.ids[i],
+            score,
+            distance,
+            chosen.fields_of(rows, i),
+            chosen.vector_of(rows, i),
+            highlights=found.highlights[i] if found.highlights else {},
+            vector_name=self._handle.schema.vector,
+        )
+
+    async def _fused(self, lists: dict[str, list[Listed]], fusion: Fusion, limit: int) -> list[Hit]:
         """Return one list of both, which are emptied."""
-        effort = _VALUES_A_FUSED_HIT * sum(map(len, lists.values()))
+        effort = _VALUES_A_FUSED_HIT * sum(map(len, lists.values())) + self._left_to_make
+        self._left_to_make = 0
         least = self._options.min_score
 
         def fused() -> list[Hit]:
@@ -414,6 +470,24 @@ class Search:
         vector = self._chosen.shows_vector and not self._strips_vectors
         columns = columns_of(self._handle.schema, names, hits=True, vector=vector)
         return Ranked(hits, vectors, self._strips_vectors, self._added, groups, columns)
+
+
+class _Unmade(Unmade):
+    """A place in the answer of one search of two. Most of them are in no fused list."""
+
+    __slots__ = ("_distance", "_found", "_i", "_search")
+
+    def __init__(
+        self, search: Search, found: Found, i: int, score: float, distance: float | None
+    ) -> None:
+        super().__init__(found.rows.ids[i], score, found.highlights[i] if found.highlights else {})
+        self._search = search
+        self._found = found
+        self._i = i
+        self._distance = distance
+
+    def made(self) -> Hit:
+        return self._search._hit(self._found, self._i, self.score, self._distance)
 
 
 def _rows_of(found: Found) -> StoredRows:

@@ -91,7 +91,7 @@ from .engine import Engine, Follower
 from .once import as_it_is, has_rows, once
 from .patch import Remove
 from .pool import in_thread, off_loop
-from .ranking import RRF, Fusion, Rerank, check_fusion
+from .ranking import RRF, Fusion, Listed, Rerank, check_fusion
 from .records import Hit, Record
 from .results import Results
 from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
@@ -1319,23 +1319,23 @@ class VectorStore:
             known = [] if embeds else [await checked()]
             prepared = await Search.of(engine.backend, handle, options, where, fuses=True)
 
-            async def by_vector(count: int) -> list[Hit]:
+            async def by_vector(count: int) -> list[Listed]:
                 if not known:
                     known.append(await checked())
                 one = _search_operation("search", table, options, count)
                 with watch(one, engine.place):
                     began = time.perf_counter()
-                    (hits,) = await prepared.by_vectors(known, count)
+                    listed = await prepared.list_by_vector(known[0], count)
                     self._advisor.searched(engine, handle, time.perf_counter() - began)
-                    one.returned = len(hits)
-                    return hits
+                    one.returned = len(listed)
+                    return listed
 
-            async def by_text(count: int) -> list[Hit]:
+            async def by_text(count: int) -> list[Listed]:
                 one = _search_operation("search_text", table, options, count)
                 with watch(one, engine.place):
-                    hits = await prepared.by_clauses(clauses, count, where)
-                    one.returned = len(hits)
-                    return hits
+                    listed = await prepared.list_by_clauses(clauses, count, where)
+                    one.returned = len(listed)
+                    return listed
 
             hits = await prepared.of_both(by_vector, by_text, fusion)
             operation.returned = len(hits)
