@@ -1,0 +1,161 @@
+"""A sample of a table's vectors in two dimensions."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aiovec.backend import Float32Array, in_thread
+from aiovec.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from aiovec import Record, Schema, VectorStore
+
+MAX_ROWS = 2_000
+# What a map holds at most, in numbers of its vectors: 2,000 rows of 1,024 dimensions, 8 MB.
+_MAX_NUMBERS = 2_048_000
+# A large table is sampled in this many places of its order, evenly.
+_PLACES = 16
+# Power iteration: this many directions for the two that are asked for, so that it converges soon.
+_DIRECTIONS = 8
+_ROUNDS = 16
+_GROUPS = 7
+"""Values that have a colour of their own; the others share one."""
+_LABEL = 120
+
+
+def sample_size(dim: int, rows: int) -> int:
+    """Return how many rows a map of a table takes."""
+    return max(1, min(rows, MAX_ROWS, _MAX_NUMBERS // dim))
+
+
+async def map_of(store: VectorStore, table: str, *, rows: int, color: str | None) -> dict[str, Any]:
+    """Return the places of a sample of rows, with what their points show.
+
+    ``color`` is the field whose most frequent values get a group each.
+    """
+    began = time.perf_counter()
+    schema = await store.schema(table)
+    if color is not None and color not in schema.fields:
+        expected = "a field of the table: " + (", ".join(schema.fields) or "it has none")
+        raise InvalidArgumentError("color", color, expected)
+    total = await store.count(table)
+    label = label_field(schema)
+    select = [name for name in dict.fromkeys((label, color)) if name is not None]
+    found = await _sample(store, table, sample_size(schema.dim, rows), total, select)
+    answer = await in_thread(_layout, found, schema.metric, label, color)
+    return {**answer, "total": total, "label": label, "color": color,
+            "seconds": round(time.perf_counter() - began, 6)}  # fmt: skip
+
+
+def label_field(schema: Schema) -> str | None:
+    """Return the field that says most of a row: one for keyword search, else the first text."""
+    texts = [name for name, field in schema.fields.items() if field.type is str]
+    return next((name for name in texts if schema.fields[name].text), next(iter(texts), None))
+
+
+async def _sample(
+    store: VectorStore, table: str, size: int, total: int, select: list[str]
+) -> list[Record]:
+    places = _PLACES if total > size else 1
+    each = -(-size // places)
+    found: dict[str, Record] = {}
+    for place in range(places):
+        records = await store.find(
+            table, limit=each, offset=place * total // places, select=select, include_vector=True
+        )
+        found.update((record.id, record) for record in records)
+    return list(found.values())[:size]
+
+
+def _layout(
+    found: list[Record], metric: str, label: str | None, color: str | None
+) -> dict[str, Any]:
+    placed = [record for record in found if record.vector is not None]
+    vectors = np.zeros((0, 1), np.float32)
+    if placed:
+        vectors = np.stack([np.asarray(record.vector, np.float32) for record in placed])
+    places, explained = principal_components(vectors, unit=metric == "cosine")
+    groups, members = _groups(placed, color)
+    return {
+        "rows": len(placed),
+        "without": len(found) - len(placed),
+        "explained": [round(float(share), 4) for share in explained],
+        "ids": [record.id for record in placed],
+        "x": [round(float(x), 4) for x in places[:, 0]],
+        "y": [round(float(y), 4) for y in places[:, 1]],
+        "labels": [None if label is None else _short(record[label]) for record in placed],
+        "groups": groups,
+        "members": members,
+    }
+
+
+def principal_components(
+    vectors: Float32Array, *, unit: bool
+) -> tuple[Float32Array, Float32Array]:
+    """Return each vector's place along the two directions in which they differ most, and which
+    share of their variance each direction has.
+
+    Places lie between -1 and 1. The same vectors get the same places. With ``unit``, vectors are
+    scaled to length one before, for their lengths do not count.
+    """
+    count, dim = vectors.shape
+    places = np.zeros((count, 2), np.float32)
+    explained = np.zeros(2, np.float32)
+    if count == 0:
+        return places, explained
+    data = vectors.astype(np.float64)  # the squares of float32 numbers cannot overflow there
+    if unit:
+        data /= np.maximum(np.linalg.norm(data, axis=1, keepdims=True), 1e-300)
+    least = 1e-12 * float(np.einsum("ij,ij->", data, data))
+    data -= data.mean(axis=0)
+    variance = float(np.einsum("ij,ij->", data, data))
+    if variance <= least:
+        return places, explained  # they are all the same
+    start = np.random.default_rng(7).normal(size=(dim, min(_DIRECTIONS, dim)))
+    directions, _ = np.linalg.qr(start)
+    for _ in range(_ROUNDS):
+        directions, _ = np.linalg.qr(data.T @ (data @ directions))
+    # The best two within the space that was found.
+    left, values, _ = np.linalg.svd(data @ directions, full_matrices=False)
+    found = min(2, len(values))
+    axes = left[:, :found] * values[:found]
+    # A direction has no sign of its own: the point farthest out is on the positive side.
+    farthest = axes[np.abs(axes).argmax(axis=0), np.arange(found)]
+    axes *= np.where(farthest < 0, -1.0, 1.0)
+    places[:, :found] = axes / max(float(np.abs(axes).max()), 1e-300)
+    explained[:found] = values[:found] ** 2 / variance
+    return places, explained
+
+
+def _groups(placed: list[Record], color: str | None) -> tuple[list[Mapping[str, Any]], list[int]]:
+    """Return the groups, the largest first, and for each record the number of its group."""
+    if color is None:
+        return [], []
+    texts = [_group_of(record[color]) for record in placed]
+    counts = Counter(texts)
+    named = [text for text, _ in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]
+    numbers = {text: min(n, _GROUPS) for n, text in enumerate(named)}
+    groups: list[Mapping[str, Any]] = [
+        {"name": text, "rows": counts[text]} for text in named[:_GROUPS]
+    ]
+    if len(named) > _GROUPS:
+        others = sum(counts[text] for text in named[_GROUPS:])
+        groups.append({"name": None, "values": len(named) - _GROUPS, "rows": others})
+    return groups, [numbers[text] for text in texts]
+
+
+def _group_of(value: object) -> str:
+    if value is None:
+        return "(null)"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))[:_LABEL] or "(empty)"
+    return str(value)[:_LABEL]
+
+
+def _short(value: object) -> str | None:
+    return None if value is None else str(value)[:_LABEL]

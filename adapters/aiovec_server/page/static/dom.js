@@ -1,0 +1,76 @@
+// Elements made by hand. Text only ever becomes a text node, so nothing in a row can be markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(element, properties, children) {
+  for (const [name, value] of Object.entries(properties ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (name === "style") {
+      for (const [key, one] of Object.entries(value)) element.style.setProperty(key, one);
+    } else if (name === "value") element.value = value;
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    element.append(child instanceof Node ? child : String(child));
+  }
+  return element;
+}
+
+// h("a", { href: "#/", click: handler }, "text", element): functions listen to the event so named.
+export function h(tag, properties, ...children) {
+  return fill(document.createElement(tag), properties, children);
+}
+
+export function svg(tag, properties, ...children) {
+  return fill(document.createElementNS(SVG, tag), properties, children);
+}
+
+const live = () => document.getElementById("live");
+
+// Tell a screen reader. The same text twice in a row is told twice.
+export function announce(text) {
+  const region = live();
+  region.textContent = "";
+  setTimeout(() => { region.textContent = text; }, 50);
+}
+
+let ids = 0;
+export const uid = (prefix) => `${prefix}-${++ids}`;
+
+// A label with its control and, below it, a hint.
+export function labelled(label, control, { hint, class: kind } = {}) {
+  control.id ||= uid("field");
+  let note = null;
+  if (hint) {
+    note = h("small", { id: `${control.id}-hint`, class: "hint" }, hint);
+    control.setAttribute("aria-describedby", note.id);
+  }
+  return h("div", { class: `field ${kind ?? ""}` }, h("label", { for: control.id }, label), control, note);
+}
+
+export function select(name, choices, chosen) {
+  return h("select", { name }, choices.map(([value, text]) =>
+    h("option", { value, selected: String(value) === String(chosen) }, text)));
+}
+
+// What stands where there is nothing to show, and what to do about it.
+export function empty(title, ...rest) {
+  return h("div", { class: "empty" }, h("h2", {}, title), rest);
+}
+
+export function code(text) {
+  const copy = h("button", { type: "button", class: "copy", click: async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      announce("Copied");
+      copy.textContent = "Copied";
+    } catch {
+      copy.textContent = "Select and copy by hand";
+    }
+    setTimeout(() => { copy.textContent = "Copy"; }, 2000);
+  } }, "Copy");
+  return h("div", { class: "code" },
+    h("pre", { tabindex: "0", role: "region", "aria-label": "Code" }, h("code", {}, text)), copy);
+}

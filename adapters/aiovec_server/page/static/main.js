@@ -1,0 +1,171 @@
+// The frame around the views: which one the address names, errors, and the server's absence.
+
+import * as api from "./api.js";
+import { h, announce, empty } from "./dom.js";
+import { askForKey } from "./dialogs.js";
+import { activity } from "./view-activity.js";
+import { details } from "./view-details.js";
+import { mapView } from "./view-map.js";
+import { migration } from "./view-migration.js";
+import { row } from "./view-row.js";
+import { rows } from "./view-rows.js";
+import { search } from "./view-search.js";
+import { tables } from "./view-tables.js";
+import { tableHead } from "./table-head.js";
+
+const view = document.getElementById("view");
+const OF_TABLE = { "": rows, search, map: mapView, details, row };
+
+let facts = null;
+let leaving = null;
+let shown = "";
+
+// "#/t/notes/search?q=x" as its parts and its query.
+export function route(hash) {
+  const [path, query = ""] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
+  let parts;
+  try { parts = path.split("/").map(decodeURIComponent); } catch { parts = ["?"]; }
+  return { parts, query: new URLSearchParams(query) };
+}
+
+function viewOf(parts) {
+  if (parts[0] === "") return { make: tables, title: "Tables" };
+  if (parts[0] === "activity") return { make: activity, title: "Activity" };
+  if (parts[0] === "migration") return { make: migration, title: "Migration" };
+  if (parts[0] === "t" && parts[1]) {
+    const make = OF_TABLE[parts[2] ?? ""];
+    if (make) return { make, table: parts[1], name: parts[2] ?? "", title: parts[1] };
+  }
+  return null;
+}
+
+async function content(found, context) {
+  if (!found) {
+    return empty("There is no such page", h("p", {}, h("a", { href: "#/" }, "All tables")));
+  }
+  if (!found.table) return found.make(context);
+  const of = await api.facts(found.table, context.signal);
+  return [tableHead(of, found.name), await found.make({ ...context, facts: of, table: found.table })];
+}
+
+async function show({ again = false } = {}) {
+  const here = location.hash;
+  const { parts, query } = route(here);
+  const found = viewOf(parts);
+  leaving?.abort();
+  leaving = new AbortController();
+  const { signal } = leaving;
+  const wait = setTimeout(() => { document.getElementById("busy").hidden = false; }, 150);
+  view.setAttribute("aria-busy", "true");
+  try {
+    facts ??= await about(signal);
+    const context = { parts, query, signal, about: facts, again: () => show({ again: true }) };
+    const made = await content(found, context);
+    if (signal.aborted) return;
+    view.replaceChildren(...[made].flat(Infinity));
+    online();
+  } catch (error) {
+    if (signal.aborted) return;
+    if (error.status === 401) {
+      await askForKey(api.key.get() !== null);
+      return void show({ again: true });
+    }
+    if (error.status === api.UNREACHABLE) return void offline();
+    view.replaceChildren(failure(error));
+  } finally {
+    clearTimeout(wait);
+    if (!signal.aborted || leaving.signal === signal) {
+      document.getElementById("busy").hidden = true;
+      view.removeAttribute("aria-busy");
+    }
+  }
+  settle(found, here, again);
+}
+
+async function about(signal) {
+  const known = await api.about(signal);
+  document.getElementById("about").replaceChildren(
+    h("span", {}, `${known.backend} · ${known.version}`),
+    h("span", { class: known.writes ? "chip warn" : "chip" }, known.writes ? "Writes allowed" : "Read-only"));
+  return known;
+}
+
+function failure(error) {
+  if (!(error instanceof api.Problem)) console.error(error);
+  const known = error instanceof api.Problem;
+  return h("div", { class: "failure", role: "alert" },
+    h("h1", { tabindex: "-1" }, known && error.status === 404 ? "Not here" : "That did not work"),
+    h("p", {}, known ? error.message : "The page could not show the answer."),
+    h("p", {}, h("button", { type: "button", click: () => show({ again: true }) }, "Try again"),
+      " ", h("a", { href: "#/" }, "All tables")));
+}
+
+// Title, marks of the navigation, and the focus of those who use no mouse.
+function settle(found, here, again) {
+  const section = found?.table ? "" : location.hash.replace(/\?.*/, "").replace(/^#\/?/, "");
+  for (const link of document.querySelectorAll("#main-nav a")) {
+    const mine = link.getAttribute("href").slice(2) === section && !(found?.table);
+    if (mine) link.setAttribute("aria-current", "page");
+    else if (found?.table && link.getAttribute("href") === "#/") link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+  const heading = view.querySelector("h1");
+  document.title = `${view.querySelector("[data-title]")?.dataset.title ?? heading?.textContent ?? "aiovec"} · aiovec`;
+  const path = here.replace(/\?.*/s, "");
+  const before = shown;
+  shown = path;
+  if (before === "" || again) return;
+  if (before === path) {
+    const status = view.querySelector("[data-status]");
+    if (status) announce(status.textContent);
+    return;
+  }
+  scrollTo(0, 0);
+  if (heading) {
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+  }
+}
+
+let trying = null;
+
+function offline() {
+  const bar = document.getElementById("offline");
+  if (bar.hidden) {
+    bar.hidden = false;
+    bar.textContent = "The server does not answer. Trying again…";
+  }
+  if (view.childElementCount === 0 || view.querySelector("noscript")) {
+    view.replaceChildren(empty("No connection", h("p", {}, "Start the server with ",
+      h("code", {}, "aiovec serve"), "; this page goes on by itself.")));
+  }
+  trying ??= setInterval(async () => {
+    if (document.hidden) return;
+    try { await api.health(); } catch (error) {
+      if (error.status === api.UNREACHABLE || error.status >= 502) return;
+    }
+    clearInterval(trying);
+    trying = null;
+    facts = null;
+    show({ again: true });
+  }, 1500);
+}
+
+function online() {
+  const bar = document.getElementById("offline");
+  if (bar.hidden) return;
+  bar.hidden = true;
+  bar.textContent = "";
+  announce("The server answers again");
+}
+
+addEventListener("hashchange", () => {
+  if (location.hash !== "#view") show();
+});
+addEventListener("aiovec:offline", offline);
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  (view.querySelector("h1") ?? view).tabIndex = -1;
+  (view.querySelector("h1") ?? view).focus();
+});
+show();

@@ -1,0 +1,187 @@
+// Search: by words, by meaning, by both, by a row, or by a vector.
+
+import * as api from "./api.js";
+import { announce, code, empty, h, labelled, uid } from "./dom.js";
+import { number, plural, score, seconds } from "./format.js";
+import { cell, shown } from "./value.js";
+import { filterHint } from "./view-rows.js";
+import { rowLink, tableLink } from "./table-head.js";
+
+const MODES = {
+  words: ["Keywords", "Words", "Words, \"phrases\", -excluded, prefix*"],
+  meaning: ["Meaning", "Text", "The table's embedder makes a vector of it"],
+  both: ["Both", "Text", "Keywords and meaning, fused by rank"],
+  like: ["Like a row", "Id of the row", "The rows nearest to it; the row itself is left out"],
+  vector: ["Vector", "Numbers", ""],
+};
+const LIMITS = [10, 25, 50, 100];
+
+// A vector is too long for an address. It stays until the page is closed, one for each table.
+const pasted = new Map();
+
+function modesOf(facts) {
+  const { words, meaning } = facts.can;
+  return Object.keys(MODES).filter((mode) => ({ words, meaning, both: words && meaning })[mode] ?? true);
+}
+
+export async function search(context) {
+  const { table, facts, query, signal } = context;
+  const modes = modesOf(facts);
+  const by = modes.includes(query.get("by")) ? query.get("by") : modes.includes("both") ? "both" : modes[0];
+  const options = {
+    by, query: query.get("q") ?? "", id: query.get("id") ?? "",
+    filter: query.get("where")?.trim() || undefined,
+    limit: LIMITS.includes(Number(query.get("k"))) ? Number(query.get("k")) : LIMITS[0],
+    exact: query.get("exact") === "1",
+    vector: pasted.get(table)?.numbers,
+  };
+  const form = searchForm(context, modes, options);
+  const asked = by === "like" ? options.id !== "" : by === "vector" ? query.has("go") && options.vector : options.query.trim() !== "";
+  if (!asked) return [form, hint(facts)];
+  try {
+    return [form, results(table, facts, options, await api.search(table, options, signal))];
+  } catch (error) {
+    if (!(error instanceof api.Problem) || ![400, 404, 422].includes(error.status)) throw error;
+    return [form, h("p", { class: "error", role: "alert", "data-status": true }, error.message)];
+  }
+}
+
+function hint(facts) {
+  if (facts.rows === 0) {
+    return empty("There is nothing to find yet", h("p", {}, "The table has no rows. Insert some first."));
+  }
+  const missing = [];
+  if (!facts.can.words) missing.push("Keyword search needs a field with text=True.");
+  if (!facts.can.meaning) missing.push("Search by meaning needs a schema with embed=Embed(…).");
+  return missing.length ? h("p", { class: "muted" }, missing.join(" ")) : null;
+}
+
+// The numbers of a pasted vector: JSON, or separated by anything.
+export function numbersOf(text, dim) {
+  const parts = text.trim().replace(/^\[|\]$/g, "").split(/[\s,;]+/).filter((part) => part !== "");
+  const numbers = parts.map(Number);
+  const wrong = numbers.findIndex((one) => !Number.isFinite(one));
+  if (wrong >= 0) throw new RangeError(`Number ${wrong + 1} of the vector is “${parts[wrong].slice(0, 40)}”, not a finite number.`);
+  if (numbers.length !== dim) {
+    throw new RangeError(`The vector has ${plural(numbers.length, "number")}; this table's vectors have ${number(dim)}.`);
+  }
+  return numbers;
+}
+
+function searchForm({ table, facts, again }, modes, options) {
+  const problem = h("p", { class: "error", role: "alert", hidden: true });
+  const dim = facts.schema.dim;
+  const fieldFor = (mode) => {
+    const [, label, note] = MODES[mode];
+    if (mode === "vector") {
+      return labelled(label, h("textarea", { name: "vector", rows: "4", class: "mono", spellcheck: "false",
+        value: pasted.get(table)?.text ?? "" }), { hint: `${number(dim)} numbers, separated by commas or spaces`, class: "wide" });
+    }
+    const input = mode === "like"
+      ? h("input", { name: "id", value: options.id, class: "mono", autocomplete: "off", autocapitalize: "off", spellcheck: "false" })
+      : h("input", { name: "q", value: options.query, type: "search", autocomplete: "off", enterkeyhint: "search" });
+    return labelled(label, input, { hint: note, class: "wide" });
+  };
+  const place = h("div", { class: "wide" }, fieldFor(options.by));
+  const group = uid("by");
+  const choice = h("fieldset", { class: "segments" }, h("legend", {}, "Search by"), modes.map((mode) => {
+    const input = h("input", { type: "radio", name: "by", value: mode, id: `${group}-${mode}`, checked: mode === options.by,
+      change: () => {
+        const typed = place.querySelector("[name=q]")?.value;
+        if (typed !== undefined) options.query = typed;
+        place.replaceChildren(fieldFor(mode));
+        problem.hidden = true;
+      } });
+    return h("span", {}, input, h("label", { for: input.id }, MODES[mode][0]));
+  }));
+  const where = h("input", { name: "where", value: options.filter ?? "", class: "mono", autocomplete: "off",
+    autocapitalize: "off", spellcheck: "false" });
+  const limit = h("select", { name: "k" }, LIMITS.map((one) => h("option", { value: one, selected: one === options.limit }, one)));
+  const form = h("form", { class: "controls", role: "search", "aria-label": `Search ${table}`, submit: (event) => {
+    event.preventDefault();
+    submit(form, problem, table, dim, again);
+  } }, choice, place,
+  labelled("Filter", where, { hint: filterHint(facts), class: "wide" }),
+  labelled("Hits", limit),
+  facts.approximate && h("div", { class: "field check" }, h("label", {},
+    h("input", { type: "checkbox", name: "exact", value: "1", checked: options.exact }), " Exact")),
+  h("button", { class: "primary" }, "Search"), problem);
+  return form;
+}
+
+function submit(form, problem, table, dim, again) {
+  const data = new FormData(form);
+  const by = data.get("by");
+  problem.hidden = true;
+  if (by === "vector") {
+    try {
+      const text = data.get("vector");
+      pasted.set(table, { text, numbers: numbersOf(text, dim) });
+    } catch (error) {
+      problem.textContent = error.message;
+      problem.hidden = false;
+      return;
+    }
+  }
+  const before = location.hash;
+  location.hash = tableLink(table, "search", {
+    by, q: data.get("q"), id: data.get("id"), where: data.get("where").trim(),
+    k: Number(data.get("k")) === LIMITS[0] ? "" : data.get("k"), exact: data.get("exact"),
+    go: by === "vector" ? "1" : "",
+  });
+  if (location.hash === before) {
+    again();
+    announce("Searching");
+  }
+}
+
+function results(table, facts, options, { hits, seconds: took }) {
+  if (hits.length === 0) {
+    return h("div", { "data-status": true }, empty("Nothing was found",
+      h("p", {}, options.filter ? "No row that matches the filter was found. Try it without the filter."
+        : options.by === "words" ? "No row has these words. Fewer words find more." : "The table has no row to compare with.")));
+  }
+  const best = Math.max(...hits.map((hit) => hit.score));
+  const least = Math.min(0, ...hits.map((hit) => hit.score));
+  return [
+    h("p", { class: "result-line" }, h("span", { "data-status": true }, `${plural(hits.length, "hit")} in ${seconds(took)}`),
+      options.by === "like" && h("span", { class: "muted" }, "nearest to ", h("a", { href: rowLink(table, options.id) }, cell(options.id, 60)))),
+    h("ol", { class: "hits" }, hits.map((hit) => hitOf(table, facts, hit, (hit.score - least) / (best - least || 1)))),
+    request(table, options),
+  ];
+}
+
+// A keyword search marks its words in the text; whatever else the text holds stays text.
+function marked(snippet) {
+  return h("bdi", { class: "value" }, snippet.split(/(<mark>.*?<\/mark>)/s).map((part) => {
+    const word = /^<mark>(.*)<\/mark>$/s.exec(part);
+    return word ? h("mark", {}, shown(word[1])) : shown(part);
+  }));
+}
+
+function hitOf(table, facts, hit, share) {
+  const { label } = facts;
+  const snippet = hit.highlights?.[label];
+  const text = label && hit.fields[label];
+  const others = Object.entries(hit.fields)
+    .filter(([name, value]) => name !== label && value !== null && value !== "").slice(0, 6);
+  return h("li", {},
+    h("div", { class: "hit-head" },
+      h("a", { class: "hit-id", href: rowLink(table, hit.id) }, cell(hit.id, 80)),
+      h("span", { class: "score" },
+        h("span", { class: "meter", "aria-hidden": "true" }, h("span", { style: { width: `${Math.max(2, share * 100)}%` } })),
+        h("span", {}, h("span", { class: "unseen" }, "Score "), score(hit.score)),
+        hit.distance !== null && hit.distance !== undefined && h("small", {}, `distance ${score(hit.distance)}`))),
+    snippet ? h("p", { class: "text" }, marked(snippet)) : text && h("p", { class: "text" }, cell(text, 280)),
+    h("p", { class: "hit-facts" },
+      others.map(([name, value]) => h("span", {}, h("span", { class: "key" }, cell(name, 40)), " ", cell(value, 60))),
+      Object.entries(hit.ranks ?? {}).map(([list, rank]) => h("span", {}, h("span", { class: "key" }, `by ${list}`), ` #${rank.rank ?? rank}`)),
+      h("a", { href: tableLink(table, "search", { by: "like", id: hit.id }), "aria-label": `More like ${hit.id.slice(0, 80)}` }, "More like this")));
+}
+
+function request(table, options) {
+  const { path, body } = api.searchRequest(table, options);
+  const text = JSON.stringify(body).replaceAll("'", "'\\''");
+  return h("details", { class: "request" }, h("summary", {}, "The same search as a request"),
+    code(`curl -X POST '${api.address(path)}' \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`));
+}
