@@ -13,6 +13,7 @@ from aiovec.asgi import KEY, lifespan
 from aiovec.backend import ServerSettings
 
 from .endpoints import router
+from .page import FiguresMiddleware, page_router
 
 RouterOf = Callable[[VectorStore | None, ServerSettings], APIRouter]
 """Makes a router. Without a store, its requests find one by ``aiovec.asgi.get_store``."""
@@ -20,10 +21,10 @@ RouterOf = Callable[[VectorStore | None, ServerSettings], APIRouter]
 MiddlewareOf = Callable[[ServerSettings], Middleware]
 """Makes a middleware, which is pure ASGI."""
 
-ROUTERS: list[RouterOf] = [lambda store, _: router(store)]
+ROUTERS: list[RouterOf] = [lambda store, _: router(store), page_router]
 """The app's routers, in the order in which they get a request."""
 
-MIDDLEWARES: list[MiddlewareOf] = []
+MIDDLEWARES: list[MiddlewareOf] = [lambda _: Middleware(FiguresMiddleware)]
 """The app's middlewares, the outermost first."""
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from fastapi import APIRouter
 
-from starlette.requests import Request
+from aiovec import VectorStore
+from aiovec.backend import ServerSettings
 
 from .endpoints import page_routes
-from .figures import Figures, FiguresMiddleware
+from .figures import FiguresMiddleware
 from .static import static_routes
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from aiovec import VectorStore
-
-__all__ = ["Figures", "FiguresMiddleware", "add_page", "is_public"]
+__all__ = ["FiguresMiddleware", "is_public", "page_router"]
 
 
 def is_public(path: str) -> bool:
@@ -27,15 +22,13 @@ def is_public(path: str) -> bool:
     return path == "/" or path.startswith("/assets/")
 
 
-def add_page(
-    app: FastAPI, store_of: Callable[[Request], VectorStore], *, allow_writes: bool = False
-) -> Figures:
-    """Add the page to an app, and return the figures that a ``FiguresMiddleware`` is to feed.
+def page_router(store: VectorStore | None, settings: ServerSettings) -> APIRouter:
+    """Return the page's files and endpoints as a router.
 
-    ``store_of`` gives the store to a request. With ``allow_writes`` the page offers to delete rows
-    and to optimize tables; it does so by the server's endpoints, whose keys decide.
+    Without a store it serves the one of the app's lifespan. With ``allow_writes`` the page offers
+    to delete rows and to optimize tables; it does so by the server's endpoints, whose keys decide.
     """
-    figures = Figures()
-    app.router.routes.extend(static_routes())
-    app.router.routes.extend(page_routes(store_of, figures, allow_writes=allow_writes))
-    return figures
+    router = APIRouter(redirect_slashes=False)
+    router.routes.extend(static_routes())
+    router.routes.extend(page_routes(store, allow_writes=settings.allow_writes))
+    return router

@@ -19,7 +19,9 @@ import aiovec
 from aiovec.backend import in_thread
 from aiovec.errors import AiovecError, InvalidArgumentError
 
-from .figures import Figures
+from ..call import Call
+from ..problems import RequestError, response_of
+from .figures import figures_of
 from .maps import MAX_ROWS, label_field, map_of
 
 if TYPE_CHECKING:
@@ -35,10 +37,8 @@ _MAPS_AT_ONCE = 2
 Answer = Callable[["VectorStore", Request], Awaitable[Any]]
 
 
-def page_routes(
-    store_of: Callable[[Request], VectorStore], figures: Figures, *, allow_writes: bool
-) -> list[Route]:
-    """Return the routes of ``/page``."""
+def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
+    """Return the routes of ``/page``, over a store of their own or that of the app."""
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
 
     async def overview(store: VectorStore, request: Request) -> Any:
@@ -58,7 +58,7 @@ def page_routes(
             )
 
     async def of_figures(store: VectorStore, request: Request) -> Any:
-        return figures.to_dict()
+        return figures_of(request.scope)
 
     async def me(store: VectorStore, request: Request) -> Any:
         return {
@@ -69,7 +69,10 @@ def page_routes(
 
     def route(path: str, answer: Answer) -> Route:
         async def send(request: Request) -> Response:
-            return await _json(await answer(store_of(request), request))
+            try:
+                return await _json(await answer(Call(request, own).store, request))
+            except (AiovecError, RequestError) as error:
+                return response_of(error)
 
         return Route(f"/page/{path}", send, methods=["GET"], include_in_schema=False)
 

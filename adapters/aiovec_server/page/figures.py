@@ -110,15 +110,25 @@ def _percentile(counts: Mapping[int, int], share: float) -> float | None:
     return None
 
 
-class FiguresMiddleware:
-    """Measures every request of an app but the page's own."""
+_KEY = "aiovec.figures"
 
-    def __init__(self, app: ASGIApp, figures: Figures) -> None:
+
+def figures_of(scope: Scope) -> dict[str, object]:
+    """Return the figures of the middleware that a request came through."""
+    figures: Figures = scope.get(_KEY) or Figures()
+    return figures.to_dict()
+
+
+class FiguresMiddleware:
+    """Measures every request of an app but the page's own, and shows the figures to the latter."""
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._figures = figures
+        self._figures = Figures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _of_the_page(scope["path"]):
+            scope[_KEY] = self._figures
             await self._app(scope, receive, send)
             return
         status = 500

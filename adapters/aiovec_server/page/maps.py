@@ -94,9 +94,7 @@ def _layout(
     }
 
 
-def principal_components(
-    vectors: Float32Array, *, unit: bool
-) -> tuple[Float32Array, Float32Array]:
+def principal_components(vectors: Float32Array, *, unit: bool) -> tuple[Float32Array, Float32Array]:
     """Return each vector's place along the two directions in which they differ most, and which
     share of their variance each direction has.
 
