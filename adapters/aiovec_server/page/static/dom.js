@@ -23,6 +23,12 @@ export function h(tag, properties, ...children) {
   return fill(document.createElement(tag), properties, children);
 }
 
+// Replace what an element holds. Null and false leave nothing behind.
+export function put(element, ...children) {
+  element.replaceChildren();
+  return fill(element, null, children);
+}
+
 export function svg(tag, properties, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }

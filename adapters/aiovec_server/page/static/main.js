@@ -1,7 +1,7 @@
 // The frame around the views: which one the address names, errors, and the server's absence.
 
 import * as api from "./api.js";
-import { h, announce, empty } from "./dom.js";
+import { announce, empty, h, put } from "./dom.js";
 import { askForKey } from "./dialogs.js";
 import { activity } from "./view-activity.js";
 import { details } from "./view-details.js";
@@ -62,7 +62,7 @@ async function show({ again = false } = {}) {
     const context = { parts, query, signal, about: facts, again: () => show({ again: true }) };
     const made = await content(found, context);
     if (signal.aborted) return;
-    view.replaceChildren(...[made].flat(Infinity));
+    put(view, made);
     online();
   } catch (error) {
     if (signal.aborted) return;

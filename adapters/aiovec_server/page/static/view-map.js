@@ -152,7 +152,7 @@ class MapView {
       text ? h("p", { class: "text" }, cell(text[1], 320)) : "",
       h("dl", { class: "fields small" }, rest.map(([name, value]) => [h("dt", {}, cell(name, 60)), h("dd", {}, typeof value === "object" ? whole(value) : cell(value, 120))])),
       hits.length ? h("h3", {}, "Nearest rows") : "",
-      h("ol", { class: "nearest" }, hits.map((hit) => h("li", {}, h("a", { href: rowLink(this.table, hit.id) }, cell(hit.id, 60)),
-        h("span", { class: "figure muted" }, score(hit.score))))));
+      h("ol", { class: "nearest" }, hits.map((hit) => h("li", {}, h("div", {},
+        h("a", { href: rowLink(this.table, hit.id) }, cell(hit.id, 60)), h("span", { class: "figure muted" }, score(hit.score)))))));
   }
 }

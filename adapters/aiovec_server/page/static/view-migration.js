@@ -1,7 +1,7 @@
 // How far a migration of the store is.
 
 import * as api from "./api.js";
-import { empty, h } from "./dom.js";
+import { empty, h, put } from "./dom.js";
 import { number, percent } from "./format.js";
 import { every } from "./polling.js";
 
@@ -23,7 +23,7 @@ const OTHER = {
 
 export async function migration({ signal }) {
   const place = h("div", {});
-  const fill = (found) => place.replaceChildren(...(found ? progress(found) : [none()]));
+  const fill = (found) => put(place, found ? progress(found) : none());
   fill(await api.migration(signal).then((answer) => answer?.run ?? null));
   every(2000, signal, async () => fill((await api.migration(signal))?.run ?? null));
   return [h("h1", {}, "Migration"), place];
@@ -47,7 +47,7 @@ function progress(run) {
     })),
     tables(run.tables ?? []),
     run.next && h("p", {}, "Next: ", h("code", {}, run.next)),
-  ].filter(Boolean);
+  ];
 }
 
 function tables(found) {

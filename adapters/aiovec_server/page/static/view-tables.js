@@ -49,7 +49,7 @@ function cells(one) {
   const { schema } = one;
   const values = [
     number(one.rows), bytes(one.bytes),
-    [`${number(schema.dim)} × ${schema.metric}`, schema.model && h("small", {}, schema.model)],
+    [`${number(schema.dim)} dims, ${schema.metric}`, schema.model && h("small", {}, schema.model)],
     [one.index, one.approximate && one.unindexedRows > 0
       && h("small", {}, `${plural(one.unindexedRows, "row")} not indexed`)],
     one.recall === null ? (one.approximate ? "–" : "exact") : percent(one.recall),
