@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -48,6 +49,9 @@ HEADERS: Mapping[str, str] = {
 }
 
 
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class StaticFile:
     """One file of the page as it is sent."""
@@ -63,7 +67,7 @@ class StaticFile:
         if self.etag in _tags(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         body = self.body
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if _GZIP.search(request.headers.get("accept-encoding", "")):
             headers["content-encoding"] = "gzip"
             body = self.compressed
         return Response(body, media_type=self.kind, headers=headers)
@@ -72,15 +76,9 @@ class StaticFile:
 def static_routes() -> list[Route]:
     """Return a route for each file: the page at ``/``, the rest below ``/assets``.
 
-    The files are read here, not in a request. No path of a request ever becomes the path of a file.
+    No path of a request ever becomes the path of a file.
     """
-    folder = files(__package__).joinpath("static")
-    found = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
-    routes = []
-    for name, body in sorted(found.items()):
-        path = "/" if name == "index.html" else f"/assets/{name}"
-        routes.append(_route(path, _file(name, body)))
-    return routes
+    return [_route(path, file) for path, file in _FILES.items()]
 
 
 def _route(path: str, file: StaticFile) -> Route:
@@ -99,3 +97,18 @@ def _file(name: str, body: bytes) -> StaticFile:
 
 def _tags(header: str) -> set[str]:
     return {tag.strip() for tag in header.split(",")}
+
+
+def _read() -> Mapping[str, StaticFile]:
+    folder = files(__package__).joinpath("static")
+    names = sorted(entry.name for entry in folder.iterdir())
+    return {
+        "/" if name == "index.html" else f"/assets/{name}": _file(
+            name, folder.joinpath(name).read_bytes()
+        )
+        for name in names
+    }
+
+
+# Read with the module, for an app may be made where the event loop runs.
+_FILES = _read()
