@@ -15,6 +15,7 @@ from aiovec.errors import AiovecError
 
 from ..call import Call
 from ..kinds import Keys
+from ..once import WriteKeys
 from ..problems import RequestError, response_of
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -62,10 +63,11 @@ class Endpoints:
 
 def add_to(router: APIRouter, endpoints: Sequence[Endpoint], store: VectorStore | None) -> None:
     """Add endpoints to a router. Without a store, requests find that of their app's lifespan."""
+    keys = WriteKeys()
     for endpoint in endpoints:
         router.add_api_route(
             endpoint.path,
-            _answering(endpoint.handler, store),
+            _answering(keys.once(endpoint.handler), store),
             methods=[endpoint.method],
             name=endpoint.handler.__name__,
             response_model=None,

@@ -7,7 +7,7 @@ where the table has another, and a write with a key is done once, however often 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,8 +25,9 @@ class Conditions:
     state: str | None = None
     """The state of the table, as ``state_of`` names it; None for whatever state it has."""
 
-    key: WriteKey | None = None
-    """The key of the one write that is made under these conditions."""
+    key: WriteKey | Callable[[], WriteKey] | None = None
+    """The key of the one write that is made under these conditions, or a function that gives it
+    when the write begins: then a server has read all that the write's digest is made of."""
 
     retried: bool = False
     """The write may have been done before without its key: a cut-over has led to another store, or
@@ -53,7 +54,8 @@ def write_key() -> WriteKey | None:
     where it has the key already. It asks when its method is called: the context of a task that
     commits for many is that of only one of them.
     """
-    return _CONDITIONS.get().key
+    key = _CONDITIONS.get().key
+    return key if key is None or isinstance(key, WriteKey) else key()
 
 
 def is_retried() -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .conditions import now, under
+from .conditions import now, under, write_key
 from .contract import Backend, Columns, StoredRows, TableHandle
 from .pool import off_loop
 
@@ -39,15 +39,15 @@ async def once(
     ``write`` looks at no state of the table before it is awaited: what it checks may no longer hold
     when the write was done already.
     """
-    conditions = now()
-    if conditions.key is None:
+    key = write_key()
+    if key is None:
         return await write()
-    kept = await backend.kept(conditions.key)
+    kept = await backend.kept(key)
     if kept is None:
         return await write()
     if kept.done:
         return result(kept.outcome)
-    with under(replace(conditions, retried=True)):
+    with under(replace(now(), retried=True)):
         return await write()
 
 
