@@ -55,6 +55,7 @@ ONCE = (
     "tests/contract/test_lancedb.py::TestLancedbFolder",  # in memory it is the same code
     # Of the suites in memory, tests/contract/conftest.py marks what no loop can change.
     "tests/contract/test_lancedb_s3.py",
+    "tests/contract/test_remote.py",
     "tests/contract/test_toy.py",
     "tests/core/test_text_query.py",
     "tests/demo/",

@@ -1,35 +1,63 @@
-"""The remote backend before it is opened."""
+"""The remote backend before it is opened. Imports no aiohttp, which may be missing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from aiovec.backend import AddressKey, BackendPlugin, BackendSettings, Finding, Location
-from aiovec.errors import BackendNotInstalledError
+from aiovec.backend import AddressKey, Backend, BackendPlugin, Finding, Location, redacted
+from aiovec.errors import ConfigError
+
+from .settings import RemoteSettings
 
 
 class RemotePlugin(BackendPlugin):
-    """An aiovec server, by its address. Its client is not part of this version."""
+    """An aiovec server, by its address."""
 
     name = "remote"
     schemes = ("http", "https")
     install = "aiovec[remote]"
+    requires = ("aiohttp",)
+    settings = RemoteSettings
     address_key = AddressKey(
         "remote_url",
         "http://127.0.0.1:4002",
-        "The server of the remote backend, which is not part of this version.",
+        "The server of the remote backend, as `aiovec serve` says its address.\n"
+        'It needs: pip install "aiovec[remote]"',
         r"^https?://\S",
     )
 
-    def create(self, address: str, settings: BackendSettings) -> NoReturn:
-        raise BackendNotInstalledError(self.name, self.install)
+    def create(self, address: str, settings: RemoteSettings) -> Backend:
+        from .backend import RemoteBackend
 
-    def exists(self, location: Location) -> bool:
-        return False  # nobody can tell without the client
+        return RemoteBackend(address, settings)
+
+    def locate(self, target: str, base: Path | None = None) -> Location:
+        shown = redacted(target)
+        scheme, mark, rest = target.partition("://")
+        if scheme.lower() == self.name:
+            target = f"http{mark}{rest}"
+        try:
+            url = urlsplit(target)
+            port = url.port
+        except ValueError as exc:
+            raise ConfigError(f"{shown}: is no address of a server", key="target") from exc
+        if url.scheme.lower() not in ("http", "https") or not url.hostname or port == 0:
+            raise ConfigError(
+                f"{shown}: is no address of a server", key="target", accepted="http://host:port"
+            )
+        if "@" in url.netloc or url.query or url.fragment:
+            raise ConfigError(
+                f"{shown}: the address of a server has no user, query or fragment; a key goes into "
+                "api_key of [retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
+                key="target", accepted="http://host:port",
+            )  # fmt: skip
+        if any(char.isspace() or not char.isprintable() for char in target):
+            raise ConfigError(f"{shown!r}: has white space in it", key="target")
+        return Location(self.name, target.rstrip("/"))
 
     def findings(self, location: Location | None) -> Sequence[Finding]:
-        if location is None:
-            return []
-        what = f"the store needs the backend {self.name!r}, which is not installed"
-        return [Finding("backend", what, ok=False, cure=f'pip install "{self.install}"')]
+        from .doctor import findings
+
+        return findings(None if location is None else str(location))

@@ -12,6 +12,7 @@ from aiovec import Embedder, VectorStore, __version__
 from aiovec.asgi import KEY, lifespan
 from aiovec.backend import ServerSettings
 
+from .calls import backend_router
 from .endpoints import router
 from .page import FiguresMiddleware, page_router
 
@@ -21,7 +22,11 @@ RouterOf = Callable[[VectorStore | None, ServerSettings], APIRouter]
 MiddlewareOf = Callable[[ServerSettings], Middleware]
 """Makes a middleware, which is pure ASGI."""
 
-ROUTERS: list[RouterOf] = [lambda store, _: router(store), page_router]
+ROUTERS: list[RouterOf] = [
+    lambda store, _: router(store),
+    lambda store, _: backend_router(store),
+    page_router,
+]
 """The app's routers, in the order in which they get a request."""
 
 MIDDLEWARES: list[MiddlewareOf] = [lambda _: Middleware(FiguresMiddleware)]

@@ -154,13 +154,15 @@ def test_a_toml_file_that_cannot_be_used(run: Run, config: Path) -> None:
     assert finding["cure"]
 
 
-def test_a_backend_that_is_configured_and_not_installed(run: Run, config: Path) -> None:
-    config.write_text('[retrieval]\nbackend = "remote"\n', "utf-8")
+def test_a_server_that_does_not_answer(run: Run, config: Path) -> None:
+    config.write_text(
+        '[retrieval]\nbackend = "remote"\nremote_url = "http://127.0.0.1:1"\n', "utf-8"
+    )
     finished = run("doctor", "--config", config, "--json")
     assert finished.code == 1
     (finding,) = wrong(finished).values()
-    assert "'remote'" in finding["value"]
-    assert finding["cure"] == 'pip install "aiovec[remote]"'
+    assert "http://127.0.0.1:1" in finding["value"]
+    assert "aiovec serve" in finding["cure"]
 
 
 def test_a_damaged_file(run: Run, store: Path, folder: Path) -> None:

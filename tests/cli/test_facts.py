@@ -144,14 +144,16 @@ def test_a_table_that_is_dropped_meanwhile_is_left_out(
 
 
 def test_with_config_a_store_may_be_a_backends_name(run: Run, store: Path, config: Path) -> None:
-    text = config.read_text("utf-8").replace('backend = "sqlite"', 'backend = "remote"')
+    text = config.read_text("utf-8").replace(
+        'backend = "sqlite"', 'backend = "remote"\nremote_url = "http://127.0.0.1:1"'
+    )
     config.write_text(text, "utf-8")
     named = run("info", "sqlite", "--config", config, "--json")
     assert json.loads(named.out)["target"] == str(store)
 
     without = run("info", "--config", config)
     assert without.code == 1
-    assert "the backend 'remote' is not installed" in without.err
+    assert "no server answers at http://127.0.0.1:1" in without.err
 
 
 def test_without_config_a_backends_name_is_a_path(run: Run, folder: Path) -> None:

@@ -30,7 +30,7 @@ def _keys(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str,
 
 
 KEYS = _keys(retrieval_model())
-SECTIONS = [("sqlite",), ("lancedb",), ("server",), ("advise",), ("embedders",)]
+SECTIONS = [("sqlite",), ("lancedb",), ("remote",), ("server",), ("advise",), ("embedders",)]
 
 
 @pytest.fixture(autouse=True)

@@ -183,7 +183,7 @@ def test_urls_stay_as_they_are(url: str, toml: Any) -> None:
         ("[retreival]\n", "retreival", "retrieval", "'retrieval'?"),
         ("[retrieval.sqlite]\nreader = 1", "retrieval.sqlite.reader", "durability", "'readers'?"),
         ("[retrieval.sqlit]\nreaders = 1", "retrieval.sqlit", "lancedb", "'sqlite'?"),
-        ("[retrieval.remote]\nx = 1", "retrieval.remote", "sqlite", "known"),
+        ("[retrieval.remote]\nx = 1", "retrieval.remote.x", "api_key", "known"),
         ("[retrieval]\nbackend = 'nosuch'", "retrieval.backend", "lancedb, remote", "'nosuch'"),
         ("[retrieval]\nbackend = 3", "retrieval.backend", "sqlite", "not 3"),
         ("[retrieval]\ndim = '768'", "retrieval.dim", "whole number from 1 to 8_192", "'768'"),

@@ -250,7 +250,13 @@ async def test_an_unknown_backend(tmp_path: Path) -> None:
     assert "sqlite, lancedb, remote" in str(caught.value)
 
 
-async def test_a_known_backend_that_is_not_installed(made: list[Toy], tmp_path: Path) -> None:
+async def test_a_known_backend_that_is_not_installed(
+    made: list[Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "aiovec_remote.backend", raising=False)
+    monkeypatch.delitem(sys.modules, "aiovec_remote.client", raising=False)
+    monkeypatch.delitem(sys.modules, "aiovec_remote.connections", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(BackendNotInstalledError, match=r'pip install "aiovec\[remote\]"') as caught:
         await connect("http://127.0.0.1:4002")
     assert (caught.value.backend, caught.value.extra) == ("remote", "aiovec[remote]")

@@ -950,46 +950,56 @@ class VectorStore:
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = selected_names(select)
         operation = Operation("export", table, filtered=where is not None)
-        batches = self._batches(operation, table, batch_size, where, names, after)
-        async with contextlib.aclosing(
-            watch_batches(operation, self._follower.engine.place, batches)
-        ) as watched:
-            async for batch in watched:
-                yield batch
 
-    async def _batches(
+        async def prepared(handle: TableHandle) -> tuple[Columns, Expr | None]:
+            chosen = (
+                Selection.everything(handle.schema)
+                if names is None
+                else await selection_of(handle.schema, names, whole_payload=True)
+            )
+            return chosen.columns, await self._bind(where, handle.schema)
+
+        batches = self._batches(operation, table, batch_size, after, prepared)
+        async with contextlib.aclosing(batches):
+            async for batch, cursor in batches:
+                metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
+                yield batch.replace_schema_metadata(metadata)
+
+    def _batches(
         self,
         operation: Operation,
         table: str,
         batch_size: int,
-        where: Where,
-        names: Sequence[str] | None,
         after: bytes | None,
-    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        """Yield the batches of an export with their cursors; ``prepared`` gives what to read."""
+        batches = self._read_batches(operation, table, batch_size, after, prepared)
+        return watch_batches(operation, self._follower.engine.place, batches)
+
+    async def _read_batches(
+        self,
+        operation: Operation,
+        table: str,
+        batch_size: int,
+        after: bytes | None,
+        prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         operation.returned = 0
         for attempt in self._follower.attempts():
             async with attempt as engine:
                 operation.place = engine.place
                 handle = await engine.open_table(table)
-                chosen = (
-                    Selection.everything(handle.schema)
-                    if names is None
-                    else await selection_of(handle.schema, names, whole_payload=True)
-                )
+                columns, where = await prepared(handle)
                 batches = engine.backend.export(
-                    handle,
-                    where=await self._bind(where, handle.schema),
-                    columns=chosen.columns,
-                    after=after,
-                    batch_size=batch_size,
+                    handle, where=where, columns=columns, after=after, batch_size=batch_size
                 )
                 try:
                     async for batch, cursor in batches:
                         # Once a batch is out, a repeated attempt would give rows twice.
                         attempt.commit()
                         operation.returned += int(batch.num_rows)
-                        metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
-                        yield batch.replace_schema_metadata(metadata)
+                        yield batch, cursor
                 finally:
                     await batches.aclose()
                 return

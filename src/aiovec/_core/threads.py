@@ -42,6 +42,11 @@ class PerLoop(Generic[_T]):
                 self._replaced(before)
         return self._value  # type: ignore[return-value]  # it was made for this loop
 
+    def drop(self) -> _T | None:
+        """Return the value of the newest loop, if there is one, and forget it. Needs no loop."""
+        value, self._value, self._loop = self._value, None, None
+        return value
+
 
 def is_over(task: asyncio.Task[object] | None) -> bool:
     """Return whether there is no task, or it has ended, or never will as its loop is closed."""

@@ -1,0 +1,95 @@
+"""The connections to a server: one session of aiohttp for each event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import warnings
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import aiohttp
+
+from .settings import RemoteSettings
+
+# Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
+# lost, and nobody can tell whether it was read before.
+_KEEP_ALIVE = 4.0
+# Seconds of silence after which the system asks whether the other machine is still there, between
+# further questions, and the number of those without an answer that end a connection.
+_PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+
+class Connections:
+    """The session of one event loop. It is closed with the loop, if that is ended properly."""
+
+    def __init__(self, settings: RemoteSettings) -> None:
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,  # the client bounds its calls itself
+                keepalive_timeout=_KEEP_ALIVE,
+                socket_factory=_socket,
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding",),
+        )
+        self._keeper = self._kept()
+        self._begun = False
+
+    async def begin(self) -> aiohttp.ClientSession:
+        """Return the session, which from now on is closed when its loop is ended."""
+        if not self._begun:
+            self._begun = True
+            await anext(self._keeper)
+        return self.session
+
+    async def _kept(self) -> AsyncGenerator[None, None]:
+        # A loop that ends closes the generators that were begun in it, and waits for them.
+        try:
+            yield
+        finally:
+            await self.session.close()
+
+    async def close(self) -> None:
+        """Close all connections; requests that are under way fail."""
+        await self.session.close()
+        await self._keeper.aclose()
+
+    def abandon(self) -> None:
+        """Let go of the connections of a loop that was closed with them, or will be no more."""
+        connector: Any = self.session.connector
+        if connector is None or self.session.closed:
+            return
+        idle = [protocol for kept in list(connector._conns.values()) for protocol, _ in kept]
+        with warnings.catch_warnings():
+            # Nobody could have closed them: what asyncio and aiohttp warn of is no fault of a user.
+            warnings.simplefilter("ignore", ResourceWarning)
+            for protocol in {*idle, *connector._acquired}:
+                transport = protocol.transport
+                if transport is not None:
+                    with contextlib.suppress(Exception):
+                        transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                    with contextlib.suppress(Exception):
+                        transport.abort()
+                protocol.transport = None
+            del idle, protocol, transport
+            with contextlib.suppress(Exception):
+                connector._close()
+            self.session._connector = None
+
+
+def _socket(address: Any) -> socket.socket:
+    """A socket that notices when the other machine is gone, also while a call takes long."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES:
+            if hasattr(socket, name):
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -1,0 +1,56 @@
+"""The findings of ``aiovec doctor`` about the remote backend: its package, and one server."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from aiovec.backend import Finding, version_of
+
+_CURE = 'pip install "aiovec[remote]"'
+# Seconds until the server has to answer.
+_PATIENCE = 5.0
+_LONGEST = 10_000
+
+
+def findings(address: str | None) -> list[Finding]:
+    """Return the facts about the package and, where an address is given, about its server."""
+    package = version_of("aiohttp")
+    if address is None:
+        return [package] if package.ok else []
+    if not package.ok:
+        return [Finding(package.subject, package.value, ok=False, cure=_CURE)]
+    return [package, *_of_server(address)]
+
+
+def _of_server(address: str) -> Iterator[Finding]:
+    try:
+        told = _health(address)
+    except (OSError, ValueError) as exc:
+        yield Finding(
+            "server", f"{address}: {exc}"[:300], ok=False,
+            cure="start it with: aiovec serve; or correct the address",
+        )  # fmt: skip
+        return
+    yield Finding("server", f"{address}: {told.get('status', 'no aiovec server')!s:.60}",
+                  ok=told.get("status") == "ok")  # fmt: skip
+    for name in ("backend", "version"):
+        if name in told:
+            yield Finding(f"server's {name}", f"{told[name]!s:.60}")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _health(address: str) -> dict[str, Any]:
+    opener = urllib.request.build_opener(_NoRedirects())
+    with opener.open(f"{address}/health", timeout=_PATIENCE) as answer:
+        told = json.loads(answer.read(_LONGEST))
+    if type(told) is not dict:
+        raise ValueError("it answers, but is no aiovec server")
+    return told

@@ -1,0 +1,231 @@
+"""``POST /backend/{call}``: the calls of remote backends, as an ASGI app and a route of Starlette.
+
+A call's body and its answer are messages of ``aiovec.backend``. An answer with rows is sent in
+parts that wait for the client; a client that disconnects cancels its call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.routing import Route
+
+from aiovec import VectorStore
+from aiovec.asgi import get_store
+from aiovec.backend import (
+    BATCH_FRAME,
+    END_FRAME,
+    FAILED_FRAME,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    STORE_HEADER,
+    Message,
+    Problem,
+    ServedCalls,
+    TableChangedError,
+    WireError,
+    effort_of_body,
+    effort_of_key,
+    effort_of_message,
+    frame,
+    key_of,
+    off_loop,
+    pack,
+    problem_of,
+    unpack,
+)
+from aiovec.errors import AiovecError
+
+_Scope = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# Bytes that are handed to the connection at once, which then waits for the client.
+_PART = 256 * 1024
+_LONGEST_KEY = 200
+_EXPORT = "application/vnd.aiovec.export"
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before its call was answered."""
+
+
+def backend_router(store: VectorStore | None = None) -> APIRouter:
+    """Return the router of the calls that remote backends make of a store.
+
+    Without one, requests find it by ``aiovec.asgi.get_store``.
+    """
+    router = APIRouter()
+    router.routes.append(Route("/backend/{call}", BackendCalls(store), methods=["POST"]))
+    return router
+
+
+class BackendCalls:
+    """An ASGI app that answers the calls of remote backends."""
+
+    def __init__(self, store: VectorStore | None = None) -> None:
+        self._store = store
+        self._calls: ServedCalls | None = None
+
+    def _served(self, scope: _Scope) -> ServedCalls:
+        store = self._store or get_store(Request(scope))
+        if self._calls is None or self._calls.store is not store:
+            self._calls = ServedCalls(store)
+        return self._calls
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        call = str(scope["path_params"]["call"])
+        headers = _headers_of(scope)
+        served = self._served(scope)
+        answer = _Answer(send, served)
+        if (asked_for := headers.get(PROTOCOL_HEADER.lower(), "")) != PROTOCOL:
+            detail = f"this server speaks version {PROTOCOL} of the calls, not {asked_for!r:.20}"
+            await answer.problem(Problem.plain(400, detail))
+            return
+        if call != "export" and not served.knows(call):
+            await answer.problem(Problem.plain(404, f"there is no call {call!r:.60}"))
+            return
+        with contextlib.suppress(ClientGoneError):
+            body = await _body_of(receive)
+            work = self._export if call == "export" else self._run
+            async with _watched(receive):
+                await _answered(answer, work(served, answer, call, headers, body))
+
+    async def _run(
+        self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[str, str],
+        body: bytearray,
+    ) -> None:  # fmt: skip
+        asked = await off_loop(effort_of_body(body), unpack, headers.get("content-type", ""), body)
+        key = None
+        if name := headers.get("idempotency-key"):
+            key = await off_loop(effort_of_key(body), key_of, name[:_LONGEST_KEY], call, body)
+        told = await served.run(call, asked, key)
+        await answer.message(told)
+
+    async def _export(
+        self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[str, str],
+        body: bytearray,
+    ) -> None:  # fmt: skip
+        asked = unpack(headers.get("content-type", ""), body)
+        await answer.export(served.export(asked))
+
+
+async def _answered(answer: _Answer, work: Awaitable[None]) -> None:
+    """Tell of what cannot be done."""
+    try:
+        await work
+    except TableChangedError:
+        await answer.problem(Problem.plain(412, "the table is no longer in the state asked for"))
+    except WireError as exc:
+        await answer.problem(Problem.plain(400, str(exc)))
+    except AiovecError as exc:
+        await answer.problem(problem_of(exc))
+
+
+class _Answer:
+    """The answer to one call, which begins once."""
+
+    def __init__(self, send: _Send, served: ServedCalls) -> None:
+        self._send = send
+        self._served = served
+        self._begun = False
+
+    async def problem(self, problem: Problem) -> None:
+        if self._begun:  # of an export, whose status has gone out
+            await self._frame(FAILED_FRAME, memoryview(problem.body()))
+            await self._end()
+            return
+        headers = problem.headers()
+        await self._begin(problem.status, headers, len(problem.body()))
+        await self._send({"type": "http.response.body", "body": problem.body()})
+
+    async def message(self, message: Message) -> None:
+        kind, data = await off_loop(effort_of_message(message), pack, message)
+        await self._begin(200, {"content-type": kind}, len(data))
+        await self._parts(data)
+        await self._end()
+
+    async def export(self, batches: AsyncGenerator[Message, None]) -> None:
+        async with contextlib.aclosing(batches):
+            async for message in batches:
+                _, data = await off_loop(effort_of_message(message), pack, message)
+                if not self._begun:
+                    await self._begin(200, {"content-type": _EXPORT}, None)
+                await self._frame(BATCH_FRAME, data)
+        if not self._begun:
+            await self._begin(200, {"content-type": _EXPORT}, None)
+        await self._frame(END_FRAME, memoryview(b""))
+        await self._end()
+
+    async def _begin(self, status: int, headers: Mapping[str, str], length: int | None) -> None:
+        self._begun = True
+        named = {**headers, STORE_HEADER.lower(): self._served.store_mark()}
+        if length is not None:
+            named["content-length"] = str(length)
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _frame(self, kind: int, data: memoryview) -> None:
+        head = frame(kind, len(data))
+        if len(data) <= _PART:
+            await self._part(head + bytes(data))
+        else:
+            await self._part(head)
+            await self._parts(data)
+
+    async def _parts(self, data: memoryview) -> None:
+        for start in range(0, len(data), _PART):
+            await self._part(bytes(data[start : start + _PART]))
+
+    async def _part(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+async def _body_of(receive: _Receive) -> bytearray:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body
+
+
+@contextlib.asynccontextmanager
+async def _watched(receive: _Receive) -> AsyncGenerator[None, None]:
+    """Cancel what is done within when the client disconnects."""
+    caller = asyncio.current_task()
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        if caller is not None:
+            caller.cancel()
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone or caller is None or caller.uncancel():
+            raise
+        raise ClientGoneError from None
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+def _headers_of(scope: _Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]}  # fmt: skip

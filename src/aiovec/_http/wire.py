@@ -1,0 +1,347 @@
+"""Bodies of the calls between the remote backend and a server.
+
+A body is one ``Message``: facts, which are JSON, and rows where the call has some. Without rows it
+is JSON, with rows an Arrow IPC stream whose schema carries the facts in its metadata. Both sides
+read a body as data from a stranger: ``unpack`` gives arrays that Arrow has validated in full, and
+``stored_rows`` and ``found_rows`` give what fits the schema and nothing else.
+
+Blocking, and for large bodies slow enough to need a thread. Brings pyarrow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .._arrays import Float32Array
+from .._arrow import check_table, one_array, payload_texts, to_matrix
+from .._core.contract import Columns, Found, StoredRows
+from .._core.schema import Field, Schema
+from .._input.columns import python_values
+from ..errors import AiovecError
+from .ipc import DamagedStreamError, read_stream
+
+PROTOCOL = "1"
+"""The version of the calls. A server answers the clients of its own version alone."""
+
+PROTOCOL_HEADER = "Aiovec-Protocol"
+STORE_HEADER = "Aiovec-Store"
+"""Of every answer: changes when the server has come to serve another store."""
+
+ARROW = "application/vnd.apache.arrow.stream"
+JSON = "application/json"
+
+_FACTS = b"aiovec.facts"
+_TIME = "$time"
+_PAYLOAD = "payload"
+# No field has such a name.
+_MEASURE, _HIGHLIGHTS = "#measure", "#highlights"
+# Bytes of a body that take as long to read as one value does to check.
+_BYTES_A_VALUE = 64
+
+Body = bytes | bytearray | memoryview
+
+
+class WireError(Exception):
+    """A body that is no message, or does not fit what was asked. Never reaches a user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a call or an answer says. ``rows`` is None where it has none."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: pa.Table | None = None
+
+
+def effort_of_body(data: Body) -> int:
+    """Return how many values it takes to read a body, for ``off_loop``."""
+    return len(data) // _BYTES_A_VALUE
+
+
+def effort_of_message(message: Message) -> int:
+    """Return how many values it takes to pack a message that holds few facts beside its rows."""
+    rows = message.rows
+    return 0 if rows is None else int(rows.get_total_buffer_size()) // (4 * _BYTES_A_VALUE)
+
+
+def pack(message: Message) -> tuple[str, memoryview]:
+    """Return the content type and the bytes of a message."""
+    facts = json_bytes(message.facts)
+    if message.rows is None:
+        return JSON, memoryview(facts)
+    schema = message.rows.schema.with_metadata({_FACTS: facts})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(message.rows.replace_schema_metadata(schema.metadata))
+    return ARROW, memoryview(sink.getvalue()).cast("B")
+
+
+def unpack(content_type: str, data: Body) -> Message:
+    """Return the message of a body, or raise WireError. Its rows are sound, but may be any."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == JSON:
+        return Message(_facts_of(data))
+    if kind != ARROW:
+        raise WireError(f"a body of the type {content_type!r:.80} is neither {JSON} nor {ARROW}")
+    try:
+        rows = read_stream(data)
+        check_table(rows)
+    except (DamagedStreamError, AiovecError) as exc:
+        raise WireError(str(exc)) from exc
+    metadata = rows.schema.metadata or {}
+    return Message(_facts_of(metadata.get(_FACTS, b"{}")), rows.replace_schema_metadata(None))
+
+
+# JSON that also has moments
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as JSON; a datetime becomes an object with the one key ``$time``."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_tagged).encode()
+
+
+def _tagged(value: object) -> object:
+    if isinstance(value, datetime):
+        return {_TIME: value.astimezone(UTC).isoformat()}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)
+
+
+def _untagged(value: dict[str, Any]) -> object:
+    if len(value) == 1 and isinstance(text := value.get(_TIME), str):
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return moment
+    return value
+
+
+def _facts_of(data: Body) -> dict[str, Any]:
+    try:
+        facts = json.loads(bytes(data).decode(), object_hook=_untagged)
+    except (ValueError, RecursionError, OverflowError) as exc:
+        raise WireError(f"the JSON cannot be read: {exc}"[:200]) from exc
+    if type(facts) is not dict:
+        raise WireError("the JSON is no object")
+    return facts
+
+
+# Rows of answers
+
+
+def table_of_rows(stored: StoredRows, schema: Schema) -> pa.Table:
+    """Return rows of a table of this schema as Arrow: id, fields, payload and vector."""
+    columns: dict[str, Any] = {"id": pa.array(stored.ids, pa.utf8())}
+    for name, values in stored.fields.items():
+        columns[name] = pa.array(values, schema.fields[name].arrow_type(), from_pandas=False)
+    if stored.payloads is not None:
+        columns[_PAYLOAD] = pa.array(stored.payloads, pa.utf8())
+    if stored.vectors is not None:
+        columns[schema.vector] = matrix_column(stored.vectors)
+    return pa.table(columns)
+
+
+def effort_of_rows(answers: Iterable[StoredRows]) -> int:
+    """Return how many values it takes to turn rows into Arrow, for ``off_loop``."""
+    effort = 0
+    for rows in answers:
+        effort += len(rows.ids) * (len(rows.fields) + 2)
+        effort += 0 if rows.vectors is None else rows.vectors.size // 16
+    return effort
+
+
+def matrix_column(matrix: Float32Array) -> pa.FixedSizeListArray:
+    """A matrix as it is, with NaN where a row has no vector."""
+    flat = pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1), pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
+
+
+def stored_rows(rows: pa.Table | None, schema: Schema, columns: Columns) -> StoredRows:
+    """Return rows that were asked for, or raise WireError where they are not those columns."""
+    if rows is None:
+        raise WireError("rows were asked for, and there are none")
+    wanted = ["id", *columns.fields]
+    wanted += [_PAYLOAD] if columns.payload else []
+    wanted += [schema.vector] if columns.vector else []
+    if rows.schema.names != wanted:
+        raise WireError(f"the columns are {rows.schema.names!r:.200}, not {wanted!r:.200}")
+    ids = _checked(rows, "id", pa.utf8(), nullable=False)
+    fields = {}
+    for name in columns.fields:
+        one = schema.fields[name]
+        column = _checked(rows, name, one.arrow_type(), nullable=one.nullable)
+        _refuse_nan(name, one, column)
+        fields[name] = python_values(column)
+    payloads = None
+    if columns.payload:
+        payloads = payload_texts(_checked(rows, _PAYLOAD, pa.utf8(), nullable=True))
+    vectors = None
+    if columns.vector:
+        vectors = _matrix(rows, schema)
+    return StoredRows(ids.to_pylist(), fields, payloads, vectors)
+
+
+def _checked(rows: pa.Table, name: str, kind: pa.DataType, *, nullable: bool) -> pa.Array:
+    column = one_array(rows.column(name))
+    if column.type != kind:
+        raise WireError(f"the column {name!r} is {column.type}, not {kind}")
+    if not nullable and column.null_count:
+        raise WireError(f"the column {name!r} has a null")
+    return column
+
+
+def _refuse_nan(name: str, one: Field, column: pa.Array) -> None:
+    if one.kind == "float" and len(column) and pc.any(pc.is_nan(column)).as_py():
+        raise WireError(f"the column {name!r} has NaN")
+
+
+def _matrix(rows: pa.Table, schema: Schema) -> Float32Array:
+    column = _checked(rows, schema.vector, pa.list_(pa.float32(), schema.dim), nullable=False)
+    if column.flatten().null_count:
+        raise WireError("a vector has a null in it")
+    matrix = to_matrix(column)
+    broken = ~np.isfinite(matrix).all(axis=1)
+    if broken.any() and not (schema.vector_nullable and np.isnan(matrix[broken]).all()):
+        raise WireError("a vector is not finite")
+    return matrix
+
+
+def table_of_found(found: Sequence[Found], schema: Schema) -> Message:
+    """Return the answers of many queries, which asked for the same columns, as one message."""
+    tables = []
+    for one in found:
+        table = table_of_rows(one.rows, schema)
+        table = table.append_column(_MEASURE, pa.array(one.measures, pa.float64()))
+        if one.highlights is not None:
+            texts = [json.dumps(dict(each), ensure_ascii=False) for each in one.highlights]
+            table = table.append_column(_HIGHLIGHTS, pa.array(texts, pa.utf8()))
+        tables.append(table)
+    counts = [table.num_rows for table in tables]
+    return Message({"counts": counts}, pa.concat_tables(tables) if tables else None)
+
+
+def found_rows(
+    message: Message, schema: Schema, columns: Columns, queries: int, *, highlights: bool = False
+) -> list[Found]:
+    """Return the answers to so many queries for these columns, or raise WireError."""
+    counts, rows = message.facts.get("counts"), message.rows
+    if type(counts) is not list or any(type(n) is not int or n < 0 for n in counts):
+        raise WireError("the numbers of hits are missing")
+    if len(counts) != queries:
+        raise WireError(f"there are {len(counts)} answers to {queries} queries")
+    if rows is None or sum(counts) != rows.num_rows:
+        raise WireError("the numbers of hits are not those of the rows")
+    extra = [_MEASURE, *([_HIGHLIGHTS] if highlights else [])]
+    if rows.schema.names[-len(extra) :] != extra:
+        raise WireError(f"the columns are {rows.schema.names!r:.200}, without {extra}")
+    column = _checked(rows, _MEASURE, pa.float64(), nullable=False)
+    if len(column) and pc.any(pc.is_nan(column)).as_py():
+        raise WireError("a distance or score is NaN")
+    measures = column.to_pylist()
+    marked = None
+    if highlights:
+        texts = _checked(rows, _HIGHLIGHTS, pa.utf8(), nullable=False).to_pylist()
+        marked = list(map(_highlights, texts))
+    stored = stored_rows(rows.drop_columns(extra), schema, columns)
+    found, start = [], 0
+    for count in counts:
+        part = slice(start, start + count)
+        found.append(
+            Found(_part(stored, part), measures[part], None if marked is None else marked[part])
+        )
+        start += count
+    return found
+
+
+def _part(rows: StoredRows, part: slice) -> StoredRows:
+    return StoredRows(
+        rows.ids[part],
+        {name: values[part] for name, values in rows.fields.items()},
+        None if rows.payloads is None else rows.payloads[part],
+        None if rows.vectors is None else rows.vectors[part],
+    )
+
+
+def _highlights(text: str) -> Mapping[str, str]:
+    try:
+        marked = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise WireError("highlights are no JSON") from exc
+    if type(marked) is not dict or not all(type(part) is str for part in marked.values()):
+        raise WireError("highlights are no texts")
+    return marked
+
+
+# An export: frames in one stream
+
+
+def exported_batch(
+    message: Message, schema: Schema, columns: Columns
+) -> tuple[pa.RecordBatch, bytes]:
+    """Return a batch that was asked for and its cursor, or raise WireError."""
+    rows, text = message.rows, message.facts.get("cursor")
+    layout = schema.to_arrow()
+    wanted = {"id", *columns.fields}
+    wanted |= {_PAYLOAD} if columns.payload else set()
+    wanted |= {schema.vector} if columns.vector else set()
+    names = [name for name in layout.names if name in wanted]
+    if rows is None or rows.schema.names != names:
+        raise WireError(f"the columns of a batch are not {names!r:.200}")
+    for name in names:
+        one = layout.field(name)
+        column = _checked(rows, name, one.type, nullable=one.nullable)
+        if name == schema.vector:
+            _check_vectors(column, schema)
+        elif name in schema.fields:
+            _refuse_nan(name, schema.fields[name], column)
+    try:
+        cursor = bytes.fromhex(text if type(text) is str else "?")
+        batch = pa.RecordBatch.from_arrays(
+            [one_array(rows.column(name)) for name in names], schema=_part_of(layout, names)
+        )
+    except (ValueError, pa.ArrowException) as exc:
+        raise WireError("a batch has no cursor") from exc
+    return batch, cursor
+
+
+def _part_of(layout: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    return pa.schema([layout.field(name) for name in names], metadata=layout.metadata)
+
+
+def _check_vectors(column: pa.FixedSizeListArray, schema: Schema) -> None:
+    if column.drop_null().flatten().null_count:
+        raise WireError("a vector has a null in it")
+    if not np.isfinite(to_matrix(column.drop_null())).all():
+        raise WireError("a vector is not finite")
+
+
+FRAME_HEAD = 9
+"""Bytes in front of each frame: its kind, and its length as a big-endian number."""
+
+BATCH_FRAME, END_FRAME, FAILED_FRAME = 1, 2, 3
+
+
+def frame(kind: int, length: int) -> bytes:
+    """Return the head of a frame."""
+    return bytes((kind,)) + length.to_bytes(FRAME_HEAD - 1, "big")
+
+
+def frame_of(head: Body) -> tuple[int, int]:
+    """Return the kind and the length that the head of a frame says, or raise WireError."""
+    kind, length = head[0], int.from_bytes(bytes(head[1:FRAME_HEAD]), "big")
+    if kind not in (BATCH_FRAME, END_FRAME, FAILED_FRAME):
+        raise WireError("a part of the export begins with unknown bytes")
+    return kind, length
