@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from .._core.conditions import Conditions, WriteKey, under
+from .._core.conditions import Conditions, under
 from .._core.contract import (
     Columns,
     Snapshots,
@@ -28,6 +28,7 @@ from .._core.contract import (
     abilities,
 )
 from .._core.engine import Engine
+from .._core.keys import WriteKey
 from .._core.pool import off_loop
 from .._core.schema import Schema, check_field_name, check_table_name
 from .._core.store import VectorStore
