@@ -78,6 +78,11 @@ async def opened(
         yield opened_store
 
 
+async def open_or_create(source: Origin) -> VectorStore:
+    """Open a store; one that does not exist is created."""
+    return await Opening(source)
+
+
 async def of_each_table(
     vectors: VectorStore,
     named: Sequence[str] | None,

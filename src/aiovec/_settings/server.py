@@ -110,6 +110,13 @@ class ServerSettings(Section):
         description="Seconds that a client may take to send the head of a request.\n"
         "Also the longest pause in a request's body.",
     )
+    send_timeout: float = PydanticField(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="Seconds that a client may take to read a part of an answer, some 100 KiB to a "
+        "few MiB.",
+    )
     keep_alive: float = PydanticField(
         default=75.0,
         gt=0,

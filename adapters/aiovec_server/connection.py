@@ -1,0 +1,153 @@
+"""A connection: uvicorn's, with bounds on what a slow or greedy client may hold.
+
+uvicorn waits for ever for the head of a request, for its body, and for a client that does not read
+its answer, and it keeps a head of any size in memory. ``check`` is called a few times within each
+timeout, for all connections in turn: cheaper than timers, which every request would set and cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from aiovec._http.problems import Problem
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a request's method, target and headers. A browser's cookies take a few KiB."""
+
+# Errors of the app. Warnings would let anybody who sends nonsense fill the log.
+_log = logging.getLogger("aiovec.server.connections")
+_log.setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds on connections."""
+
+    connections: int
+    receive: float
+    """Seconds that a client may take for the head of a request, and for each part of a body."""
+
+    send: float
+    """Seconds that it may take to read a part of an answer."""
+
+
+class HeadTooLargeError(Exception):
+    """The head of a request has more bytes than ``MAX_HEAD``."""
+
+
+class Connection(HttpToolsProtocol):
+    """A client's connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        bounds: Bounds,
+        crowded: Callable[[Connection], bool],
+    ) -> None:
+        super().__init__(config=config, server_state=server_state, app_state={})
+        self.logger = _log
+        self._bounds = bounds
+        self._crowded = crowded
+        self.heard = self._sent = self.loop.time()
+        # Of a connection without a request, when it began to wait for the rest of a head.
+        self._head_since: float | None = self.heard
+        self._in_head = self._in_body = False
+        self._got_body = False
+        self._unusable = 0  # bytes in a row of a head, or of what stands between parts of a body
+        self._unsent = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no request is in progress."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self._crowded(self):
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
+
+    def check(self, now: float) -> None:
+        """Close the connection if its client has stalled for too long."""
+        if self._is_stalled(now):
+            self.transport.abort()
+
+    def _is_stalled(self, now: float) -> bool:
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._sent = unsent, now
+        elif now - self._sent >= self._bounds.send:
+            return True
+        if self.is_idle:
+            if self._head_since is None and (self._in_head or self._in_body):
+                self._head_since = self.heard  # it came with the request before
+            return self._head_since is not None and now - self._head_since >= self._bounds.receive
+        if not self.cycle.more_body or self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            self.heard = now  # it is not the client's turn
+        return now - self.heard >= self._bounds.receive
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = self.loop.time()
+        if self._head_since is None and self.is_idle:
+            self._head_since = self.heard
+        self._got_body = False
+        super().data_received(data)
+        if self._in_head or (self._in_body and not self._got_body):
+            self._unusable += len(data)
+            if self._unusable > MAX_HEAD:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._unusable = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._in_body, self._head_since = False, True, None
+        self._unusable = 0
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            raise HeadTooLargeError
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._got_body, self._unusable = True, 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed."""
+        head = len(self.url or b"") + sum(len(n) + len(v) for n, v in self.headers or ())
+        if head > MAX_HEAD:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request")
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer with an error, and close."""
+        if self.transport.is_closing():
+            return
+        if not self.is_idle:
+            # An answer is under way, in the middle of which another one would be taken for a part.
+            self.transport.abort()
+            return
+        again = 1 if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+        problem = Problem.plain(status, detail, retry_after=again)
+        body = problem.body()
+        headers = {**problem.headers(), "content-length": str(len(body)), "connection": "close"}
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
+
+
+_TOO_LARGE = f"the head of the request is larger than {MAX_HEAD // 1024} KiB"

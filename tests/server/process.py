@@ -1,0 +1,74 @@
+"""A server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START = 60  # seconds; a second on an idle machine
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment without settings of aiovec, but with the modules of this process."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIOVEC_")}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(extra or {})}
+
+
+class Served:
+    """A running ``aiovec serve``."""
+
+    def __init__(self, process: subprocess.Popen[str], facts: dict[str, Any]) -> None:
+        self.process = process
+        self.url: str = facts["url"]
+        self.port = int(self.url.rpartition(":")[2])
+        self.facts = facts
+
+    def call(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Return the JSON that a request is answered with."""
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json", **(headers or {})},
+        )
+        with urllib.request.urlopen(request, timeout=START) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def stop(self, kind: int = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(kind)
+        return self.process.wait(START)
+
+
+@contextmanager
+def serving(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Served]:
+    """Start ``aiovec serve`` at a free port; it is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiovec_server", "--port", "0", "--json", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(env),
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            assert process.stderr is not None
+            raise AssertionError(f"it did not start: {process.stderr.read()}")
+        yield Served(process, json.loads(line))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
