@@ -24,6 +24,7 @@ from aiovec.backend import (
     Float32Array,
     Found,
     IndexInfo,
+    Kept,
     MoveRecord,
     Moves,
     Order,
@@ -44,10 +45,12 @@ from aiovec.backend import (
     Value,
     VectorIndexes,
     VectorQuery,
+    WriteKey,
     default_budget,
     in_thread,
     is_extreme,
     write_admission,
+    write_key,
 )
 from aiovec.errors import (
     AiovecError,
@@ -77,6 +80,7 @@ from .locks import moves
 from .locks.local import FOLDER, WriteLock
 from .locks.moves import FolderMarks, Marks
 from .memory import ReadAdmission, Trimmer
+from .once import Keys
 from .reads import TableReader
 from .search import Planner
 from .session import Opened, Session
@@ -138,6 +142,8 @@ class LancedbBackend(
         self._housekeeper: Housekeeper | None = None
         self._pins: Pins | None = None
         self._pauses = Pauses()
+        own = self._own_folder
+        self._keys = None if own is None else Keys(own, self.target)
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here
 
@@ -172,6 +178,7 @@ class LancedbBackend(
             busy_timeout=self._settings.busy_timeout,
             fence=self._fence,
             pauses=self._pauses,
+            keys=self._keys,
         )
         self._pins = Pins(key, self._own_folder)
         if self.upkeep and not self._target.managed:  # there the service does it
@@ -283,16 +290,16 @@ class LancedbBackend(
         if self.read_only:
             raise UnsupportedError("write", self.name, "it was opened with read_only=True")
 
-    async def _write(self, table: str, work: WriteOperation) -> Any:
+    async def _write(self, table: str, work: WriteOperation, key: WriteKey | None = None) -> Any:
         async with self.writing(0):
-            return await self._commit(table, work)
+            return await self._commit(table, work, key)
 
-    async def _commit(self, table: str, work: WriteOperation) -> Any:
+    async def _commit(self, table: str, work: WriteOperation, key: WriteKey | None = None) -> Any:
         self._check_writable()
         if self._writers is None:
             raise StoreClosedError(self.target)
         try:
-            result = await self._writers.run(table, work)
+            result = await self._writers.run(table, work, key=key)
         finally:
             self._reader.wrote(table)
         if self._housekeeper is not None:
@@ -312,27 +319,35 @@ class LancedbBackend(
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        await self._write(name, tables.CreateTable(name, schema))
+        await self._write(name, tables.CreateTable(name, schema), write_key())
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._write(table.name, tables.AddField(table, name, field))
+        await self._write(table.name, tables.AddField(table, name, field), write_key())
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         await self._indexing.index_field(table, field, table.schema.fields[field].with_index(kind))
+        await self._note_done()
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         altered = table.schema.fields[field].without_index(kind)
         await self._indexing.index_field(table, field, altered)
+        await self._note_done()
+
+    async def _note_done(self) -> None:
+        """Note the key of a write that may be done twice, as long as it is not noted."""
+        key = write_key()
+        if key is not None and self._keys is not None:
+            await in_thread(self._keys.note, key)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         async with self._indexing.altering(table.name):
-            await self._write(table.name, tables.DropField(table, field))
+            await self._write(table.name, tables.DropField(table, field), write_key())
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         async with self._indexing.altering(table.name):
-            await self._write(table.name, tables.RenameField(table, old, new))
+            await self._write(table.name, tables.RenameField(table, old, new), write_key())
 
     async def rename_table(self, old: str, new: str) -> None:
         if self._session.folder is None:
@@ -343,12 +358,12 @@ class LancedbBackend(
                 "table and insert its rows into a new one",
             )
         async with self._indexing.dropping(old):
-            await self._write(old, tables.RenameTable(old, new, self._commit))
+            await self._write(old, tables.RenameTable(old, new, self._commit), write_key())
         self._reader.wrote(new)
 
     async def drop_table(self, name: str) -> None:
         async with self._indexing.dropping(name):
-            await self._write(name, tables.DropTable(name))
+            await self._write(name, tables.DropTable(name), write_key())
 
     # Writing
 
@@ -365,7 +380,7 @@ class LancedbBackend(
     ) -> int:
         prepared = await writes.Prepared.of(rows, table.schema)
         work = writes.RowsWrite(table, prepared, on_conflict)
-        count = int(await self._commit(table.name, work))
+        count = int(await self._commit(table.name, work, write_key()))
         self._indexing.wrote(table, count)
         return count
 
@@ -387,7 +402,7 @@ class LancedbBackend(
         # others hold one.
         most = None if ids is None else len(ids)
         async with await self._reader.changing(table, most) if payload else nullcontext():
-            changed = int(await self._write(table.name, work))
+            changed = int(await self._write(table.name, work, write_key()))
         self._indexing.wrote(table, changed)
         return changed
 
@@ -396,16 +411,20 @@ class LancedbBackend(
     ) -> int:
         extreme = await in_thread(is_extreme, vectors)
         work = writes.SetVectors(table, ids, vectors, extreme)
-        changed = int(await self._commit(table.name, work))
+        changed = int(await self._commit(table.name, work, write_key()))
         self._indexing.wrote(table, changed)
         return changed
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        gone = int(await self._write(table.name, writes.Delete(table, ids, where)))
+        work = writes.Delete(table, ids, where)
+        gone = int(await self._write(table.name, work, write_key()))
         self._indexing.wrote(table, gone)
         return gone
+
+    async def kept(self, key: WriteKey) -> Kept | None:
+        return None if self._keys is None else await in_thread(self._keys.find, key)
 
     # Reading
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
@@ -25,19 +26,27 @@ from aiovec.backend import (
     StaleTableError,
     Unstoppable,
     WriteCall,
+    WriteKey,
     copy_of_error,
     in_thread,
 )
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
+    DuplicateIdError,
+    InvalidNameError,
+    MigrationError,
     OutcomeUnknownError,
     StoreClosedError,
+    StoreMovedError,
     StoreReplacedError,
+    TableExistsError,
+    TableNotFoundError,
 )
 
 from .errors import ConflictError
 from .locks.local import TaskLock, WriteLock
+from .once import Keys, Noted
 from .session import CONFIRM, Session
 from .written import DataFiles
 
@@ -54,6 +63,12 @@ _LOCK_TRY = 0.1
 # then, after these seconds.
 _PAUSES_AFTER_CONFLICTS = (0.0, 0.02, 0.1, 0.5, 1.0)
 
+
+# Errors with which a write is refused: certainly nothing of it was done.
+_REFUSALS = (
+    ConflictError, DuplicateIdError, InvalidNameError, MigrationError, StaleTableError,
+    StoreMovedError, TableExistsError, TableNotFoundError,
+)  # fmt: skip
 
 Touched = Sequence[str]
 
@@ -100,11 +115,12 @@ class WriteOperation(ABC):
 class _Call(WriteCall):
     """A write of one table."""
 
-    __slots__ = ("work",)
+    __slots__ = ("noted", "work")
 
-    def __init__(self, work: WriteOperation) -> None:
+    def __init__(self, work: WriteOperation, key: WriteKey | None) -> None:
         super().__init__(work.size)
         self.work = work
+        self.noted = None if key is None else Noted(key)
 
     def end(self, outcome: Any) -> None:
         """End it with its work's result or error."""
@@ -129,6 +145,7 @@ class TableWriter(Committer[_Call]):
         threads: PerLoop[anyio.CapacityLimiter],
         fence: Fence,
         pauses: Pauses,
+        keys: Keys | None,
     ) -> None:
         self.target = session.target
         self._session = session
@@ -137,20 +154,26 @@ class TableWriter(Committer[_Call]):
         self._mark: MoveMark | None = None
         folder = session.folder
         self._files = None if folder is None else DataFiles(folder, table)
+        self._keys = keys
         self._looked = False
         self._lock = TaskLock(lock)
         self._write_lock = lock
         self._threads = threads
         self._commits = GroupCommit(self, pauses)
 
-    async def run(self, work: WriteOperation, patience: Patience) -> Any:
+    async def run(
+        self, work: WriteOperation, patience: Patience, key: WriteKey | None = None
+    ) -> Any:
         """Have the work done; return its result after its commit.
+
+        With a ``key``, nothing is done where a work is known to have been done under it: this
+        returns the result of that one.
 
         Cancelled before it began, the work is never done; afterwards it is done all the same,
         unless it was held and would have to begin anew. Which of these it was is settled when this
         returns, however often it is cancelled.
         """
-        return await self._commits.run(_Call(work), patience)
+        return await self._commits.run(_Call(work, key), patience)
 
     async def finish(self) -> None:
         """Wait for the writes that were accepted."""
@@ -181,9 +204,50 @@ class TableWriter(Committer[_Call]):
         return None
 
     async def _do(self, group: list[_Call]) -> None:
-        outcomes = await self._outcomes([call.work for call in group])
+        group = await self._begun(group)
+        outcomes = await self._outcomes([call.work for call in group]) if group else []
+        await self._note_ends(group, outcomes)
         for call, outcome in zip(group, outcomes, strict=True):
             call.end(outcome)
+
+    async def _begun(self, group: list[_Call]) -> list[_Call]:
+        """Note the calls' keys; return the calls without those that their keys end."""
+        keyed: dict[str, _Call] = {}
+        again = []
+        for call in group:
+            if call.noted is not None and keyed.setdefault(call.noted.key.name, call) is not call:
+                call.wait_again()  # until the first of its key has its outcome
+                again.append(call)
+        if not keyed or self._keys is None:
+            return group
+        try:
+            await in_thread(self._keys.begin, [call.noted for call in keyed.values()])
+        except AiovecError as exc:
+            for call in keyed.values():
+                call.fail(copy_of_error(exc))
+        for call in keyed.values():
+            noted = call.noted
+            if noted is None or call.ended:
+                continue
+            if noted.error is not None:
+                call.fail(noted.error)
+            elif noted.kept is not None and noted.kept.done:
+                call.succeed(noted.kept.outcome)
+        return [call for call in group if not call.ended and call not in again]
+
+    async def _note_ends(self, group: list[_Call], outcomes: list[Any]) -> None:
+        done, undone = [], []
+        for call, outcome in zip(group, outcomes, strict=True):
+            if call.noted is None:
+                continue
+            if not isinstance(outcome, BaseException):
+                done.append((call.noted.key, outcome if isinstance(outcome, int) else None))
+            elif call.noted.new and isinstance(outcome, _REFUSALS):
+                undone.append(call.noted.key)
+        if self._keys is not None and (done or undone):
+            # The writes are done. Of a key that stays as begun, the rows tell it.
+            with suppress(AiovecError):
+                await in_thread(self._keys.end, done, undone)
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
         return await in_thread(self._fence.is_over, pause)
@@ -307,8 +371,10 @@ class Writers:
         busy_timeout: float,
         fence: Fence,
         pauses: Pauses,
+        keys: Keys | None,
     ) -> None:
         self._session = session
+        self._keys = keys
         self._fence = fence
         # For all tables: a pause holds every one of them.
         self._pauses = pauses
@@ -319,7 +385,13 @@ class Writers:
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(16))
         self._closed = False
 
-    async def run(self, table: str, work: WriteOperation, limit: float | None = None) -> Any:
+    async def run(
+        self,
+        table: str,
+        work: WriteOperation,
+        limit: float | None = None,
+        key: WriteKey | None = None,
+    ) -> Any:
         """The work's result, once it is committed. StoreBusyError where it cannot begin in time.
 
         That is ``limit`` seconds, or ``busy_timeout``.
@@ -328,14 +400,14 @@ class Writers:
             raise StoreClosedError(self._session.target)
         self._session.check()
         patience = Patience(self._busy_timeout if limit is None else limit, self._pauses.since)
-        return await self._writer(table).run(work, patience)
+        return await self._writer(table).run(work, patience, key)
 
     def _writer(self, table: str) -> TableWriter:
         writer = self._writers.get(table)
         if writer is None:
             writer = self._writers[table] = TableWriter(
                 self._session, table, self._lock_of(table), self._threads, self._fence,
-                self._pauses,
+                self._pauses, self._keys,
             )  # fmt: skip
         return writer
 

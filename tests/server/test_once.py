@@ -16,7 +16,7 @@ from aiovec import Schema, VectorStore
 from aiovec_server import create_app
 
 SCHEMA = Schema(2, fields={"n": int})
-PLACES = ("sqlite",)
+PLACES = ("sqlite", "lancedb")
 
 
 def rows(*ids: str) -> list[dict[str, Any]]:

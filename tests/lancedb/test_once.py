@@ -1,0 +1,134 @@
+"""Keys of writes beside Lance's tables, and the one moment in which a kill leaves them open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aiovec
+from aiovec import Schema, VectorStore
+from aiovec.backend import Backend, Conditions, WriteKey, under
+from aiovec.testing.once import OnceContract
+from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.once import FILE
+from aiovec_lancedb.settings import LancedbSettings
+
+SCHEMA = Schema(4, fields={"n": int})
+
+
+def keyed(name: str, digest: bytes = b"d") -> AbstractContextManager[None]:
+    return under(Conditions(key=WriteKey(name, digest)))
+
+
+def rows(*ids: str) -> list[dict[str, Any]]:
+    return [
+        {"id": id, "embedding": np.full(4, n + 1, np.float32), "n": n} for n, id in enumerate(ids)
+    ]
+
+
+class TestOnceWithoutKills(OnceContract):
+    """What the promise asks for, as long as no process is killed between a commit and its note."""
+
+    def make_backend(self, path: Path) -> Backend:
+        return LancedbBackend(path / "store", LancedbSettings())
+
+    def need(self, store: VectorStore, ability: str) -> None:
+        if ability != "once":
+            super().need(store, ability)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[VectorStore]:
+    async with aiovec.connect(f"lancedb://{tmp_path}/a") as store:
+        await store.create_table("notes", SCHEMA)
+        yield store
+
+
+async def test_without_a_key_nothing_is_made(store: VectorStore, tmp_path: Path) -> None:
+    await store.insert("notes", rows("a"))
+    await store.delete("notes", ["a"])
+    file = tmp_path / "a" / ".aiovec" / FILE
+    assert not file.exists()
+    with keyed("k"):
+        await store.insert("notes", rows("a"))
+    assert file.exists()
+
+
+async def test_a_damaged_file_of_keys_is_told(store: VectorStore, tmp_path: Path) -> None:
+    file = tmp_path / "a" / ".aiovec" / FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"no database, but long enough to be read as one" * 30)
+    with keyed("k"), pytest.raises(aiovec.CorruptStoreError, match="remove it"):
+        await store.insert("notes", rows("a"))
+    assert await store.insert("notes", rows("a")) == 1
+
+
+_VICTIM = """
+    import asyncio, os, sys
+    import numpy as np
+    import aiovec
+    from aiovec.backend import Conditions, WriteKey, under
+    from aiovec_lancedb.once import Keys
+
+    Keys.end = lambda *_: os._exit(9)  # as a kill right behind the commit
+
+    async def main():
+        async with aiovec.connect(sys.argv[1]) as store:
+            call = getattr(store, sys.argv[2])
+            args = eval(sys.argv[3], {"np": np, "aiovec": aiovec})
+            with under(Conditions(key=WriteKey("k", b"d"))):
+                await call(*args)
+
+    asyncio.run(main())
+"""
+
+_ROW = "{'id': 'new', 'embedding': np.full(4, 7, np.float32), 'n': 7, 'more': {'b': 1, 'a': 2}}"
+_CALLS = {
+    "insert": (f"('notes', [{_ROW}])", 1),
+    "upsert": (f"('notes', [{_ROW}])", 1),
+    "set_vectors": ("('notes', ['a'], [[9.0] * 4])", 1),
+    "create_table": ("('more', aiovec.Schema(4, fields={'n': int}))", None),
+    "drop_table": ("('notes',)", None),
+    "add_field": ("('notes', 'lang', str)", None),
+    "drop_field": ("('notes', 'n')", None),
+    "rename_field": ("('notes', 'n', 'm')", None),
+    "rename_table": ("('notes', 'others')", None),
+}
+
+
+@pytest.mark.parametrize("call", _CALLS)
+async def test_a_write_whose_process_was_killed_behind_the_commit(
+    tmp_path: Path, call: str
+) -> None:
+    target = f"lancedb://{tmp_path}/a"
+    async with aiovec.connect(target) as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", rows("a", "b"))
+    arguments, outcome = _CALLS[call]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", textwrap.dedent(_VICTIM), target, call, arguments],
+        env=os.environ,
+        timeout=120,
+        capture_output=True,
+    )
+    assert done.returncode == 9, done.stderr
+    async with aiovec.connect(target) as store:
+        names = await store.tables()
+        for _ in range(2):
+            with keyed("k"):
+                args = eval(arguments, {"np": np, "aiovec": aiovec})
+                assert await getattr(store, call)(*args) == outcome
+        assert await store.tables() == names
+        if call in ("insert", "upsert"):
+            assert await store.count("notes") == 3
