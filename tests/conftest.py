@@ -138,6 +138,13 @@ _ALLOWED: tuple[tuple[str, str, str, str], ...] = (
         "threading.Lock.acquire", "aiovec/sync/portal.py", "stop",
         "so does its close, which ends the thread of its loop",
     ),
+    *(
+        (
+            function, "fastapi/routing.py", "_extract_endpoint_context",
+            "FastAPI looks once where an endpoint stands in its file, to name it in its errors",
+        )
+        for function in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read")
+    ),
     (
         "io.TextIOWrapper.write", "asyncio/base_events.py", "call_exception_handler",
         "what asyncio logs of a loop that was closed without an end, when its tasks are collected",

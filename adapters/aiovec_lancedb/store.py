@@ -144,6 +144,7 @@ class LancedbBackend(
         self._pauses = Pauses()
         own = self._own_folder
         self._keys = None if own is None else Keys(own, self.target)
+        self.keeps_keys = self._keys is not None
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here
 

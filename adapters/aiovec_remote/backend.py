@@ -99,7 +99,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         self._serves = backend
         self._server_reads_only = told["readOnly"]
         self._mark = self._client.store_mark
-        self._client.repeats_writes = "once" in self._abilities
+        self._client.repeats_writes = told.get("keepsKeys") is True
 
     async def close(self) -> None:
         if os.getpid() == self._process:

@@ -132,10 +132,11 @@ class Client:
     ) -> Message:
         began = time.monotonic()
         waits = _waits()
+        retried = False
         while True:
             patience = self._settings.reconnect_timeout if tries else 0.0
             try:
-                return await self._try(call, kind, body, key, long=long)
+                return await self._try(call, kind, body, key, long=long, retried=retried)
             except _RefusedError as exc:
                 wait = next(waits) if exc.after is None else exc.after
                 limit = self._settings.busy_timeout
@@ -146,6 +147,7 @@ class Client:
                     raise StoreClosedError(self.target) from exc
                 if key is not None and exc.sent and not self.repeats_writes:
                     raise OutcomeUnknownError(self.target, str(exc)) from exc
+                retried |= exc.sent
                 wait, limit, failure = next(waits), patience, exc
                 error = self._lost(exc, key)
             if time.monotonic() - began + wait > limit:
@@ -163,9 +165,10 @@ class Client:
         )
 
     async def _try(
-        self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool
-    ) -> Message:
-        async with self._response(call, kind, body, key, long=long) as response:
+        self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool,
+        retried: bool = False,
+    ) -> Message:  # fmt: skip
+        async with self._response(call, kind, body, key, long=long, retried=retried) as response:
             if response.status != 200:
                 await self._refuse(response, call, len(body))
             content_type = response.headers.get("Content-Type", "")
@@ -185,11 +188,14 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _response(
-        self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool,
+        retried: bool = False,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:  # fmt: skip
         headers = {**self._headers, "Content-Type": kind}
         if key is not None:
             headers["Idempotency-Key"] = key
+            if retried:
+                headers["Idempotency-Retry"] = "1"
         session = await self._connections().begin()
         begun = False
         try:

@@ -41,6 +41,8 @@ from aiovec.backend import (
 )
 from aiovec.errors import AiovecError
 
+from .once import RETRY_HEADER
+
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -104,7 +106,8 @@ class BackendCalls:
         key = None
         if name := headers.get("idempotency-key"):
             key = await off_loop(effort_of_key(body), key_of, name[:_LONGEST_KEY], call, body)
-        told = await served.run(call, asked, key)
+        retried = headers.get(RETRY_HEADER.lower(), "0") != "0"
+        told = await served.run(call, asked, key, retried=retried)
         await answer.message(told)
 
     async def _export(

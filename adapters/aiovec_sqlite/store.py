@@ -101,6 +101,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
 
     name: ClassVar[str] = "sqlite"
     successor: ClassVar[str] = "lancedb"
+    keeps_keys = True
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import pytest
 
 import aiovec
 from aiovec import Schema, VectorStore
+from aiovec.backend import moves_of
 from aiovec_server import create_app
 
 SCHEMA = Schema(2, fields={"n": int})
@@ -128,6 +129,9 @@ async def test_a_retry_that_the_store_does_not_know(
     client: httpx.AsyncClient, store: VectorStore
 ) -> None:
     """As after a cut-over: the rows came along, their key did not."""
+    moves = moves_of(store._follower.engine.backend)
+    assert moves is not None
+    await moves.arrive("run", 1)
     await store.insert("notes", rows("a", "b"))
     retry = {"Idempotency-Retry": "1"}
     assert (await insert(client, "a", "b", key="k", **retry)).json() == {"count": 2}

@@ -257,6 +257,10 @@ class Backend(ABC):
     def target(self) -> str:
         """Where the store lies, as a user would name it; never a secret."""
 
+    keeps_keys: bool = False
+    """True if the keys of writes are kept, so that a caller without an answer may repeat a write:
+    by the promise "once", or with notes that miss only what a kill right behind a commit left."""
+
     upkeep: bool = True
     """Set to False before ``open`` by those who only look: no work begins in the background."""
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .conditions import now, under, write_key
-from .contract import Backend, Columns, StoredRows, TableHandle
+from ..errors import DuplicateIdError, TableExistsError
+from .conditions import is_retried, now, under, write_key
+from .contract import Backend, Columns, StoredRows, TableHandle, moves_of
 from .pool import off_loop
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .schema import Schema
+    from .schema import Field, Schema
 
 _T = TypeVar("_T")
 
@@ -43,12 +44,55 @@ async def once(
     if key is None:
         return await write()
     kept = await backend.kept(key)
-    if kept is None:
-        return await write()
-    if kept.done:
+    if kept is not None and kept.done:
         return result(kept.outcome)
-    with under(replace(now(), retried=True)):
+    # A store that keeps every key knows what it did, unless a cut-over has led to it.
+    retried = kept is not None or (
+        is_retried() and (not backend.supports("once") or await _was_moved_to(backend))
+    )
+    with under(replace(now(), retried=retried)):
         return await write()
+
+
+async def _was_moved_to(backend: Backend) -> bool:
+    moves = moves_of(backend)
+    return moves is not None and (await moves.move_record()).generation > 0
+
+
+async def insert(
+    backend: Backend, handle: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+) -> int:
+    """Insert rows; of a write that may have been done before, it is done where they are there."""
+    try:
+        return await backend.insert(handle, rows, skip_existing=skip_existing)
+    except DuplicateIdError:
+        if not (is_retried() and await has_rows(backend, handle, rows)):
+            raise
+        return int(rows.num_rows)
+
+
+async def create_table(backend: Backend, name: str, schema: Schema) -> None:
+    """Create a table; if it may have been done before, it is done where such a table is there."""
+    try:
+        await backend.create_table(name, schema)
+    except TableExistsError:
+        if not is_retried() or (await backend.open_table(name)).schema != schema:
+            raise
+
+
+def is_field_added(schema: Schema, name: str, field: Field) -> bool:
+    """Return whether adding the field may have been done before, and the table has it."""
+    return is_retried() and schema.fields.get(name) == field
+
+
+def is_field_dropped(schema: Schema, name: str) -> bool:
+    """Return whether dropping the field may have been done before, and the table lacks it."""
+    return is_retried() and name not in schema.fields
+
+
+def is_field_renamed(schema: Schema, old: str, new: str) -> bool:
+    """Return whether renaming may have been done before, and the table has the new name."""
+    return is_retried() and old not in schema.fields and new in schema.fields
 
 
 async def has_rows(backend: Backend, handle: TableHandle, rows: pa.Table) -> bool:

@@ -69,6 +69,7 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
+from . import once
 from .advice import Advisor
 from .conditions import is_retried
 from .contract import (
@@ -88,7 +89,6 @@ from .contract import (
     VectorIndexes,
 )
 from .engine import Engine, Follower
-from .once import as_it_is, has_rows, once
 from .patch import Remove
 from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Listed, Rerank, check_fusion
@@ -304,14 +304,10 @@ class VectorStore:
                             "it stores no bit codes; leave quantized out of the schema",
                         )  # fmt: skip
                     raise TableExistsError(table)
-                await engine.backend.create_table(table, wanted)
+                await once.create_table(engine.backend, table, wanted)
             except TableExistsError:
                 if not exist_ok:
-                    if not is_retried():
-                        raise
-                    if (await engine.open_table(table, fresh=True)).schema != wanted:
-                        raise
-                    return
+                    raise
                 try:
                     there = (await engine.open_table(table, fresh=True)).schema
                 except TableNotFoundError:
@@ -349,7 +345,7 @@ class VectorStore:
             )
 
         async def add(engine: Engine, handle: TableHandle) -> None:
-            if is_retried() and handle.schema.fields.get(name) == added:
+            if once.is_field_added(handle.schema, name, added):
                 return
             handle.schema.with_field(name, added)  # raises InvalidNameError where it cannot be
             await engine.backend.add_field(handle, name, added)
@@ -398,7 +394,7 @@ class VectorStore:
         """
 
         async def drop(engine: Engine, handle: TableHandle) -> None:
-            if is_retried() and field not in handle.schema.fields:
+            if once.is_field_dropped(handle.schema, field):
                 return
             existing_field(handle.schema, field)
             handle.schema.without_field(field)  # raises where it cannot be
@@ -415,7 +411,7 @@ class VectorStore:
         check_field_name(new)
 
         async def rename(engine: Engine, handle: TableHandle) -> None:
-            if is_retried() and old not in handle.schema.fields and new in handle.schema.fields:
+            if once.is_field_renamed(handle.schema, old, new):
                 return
             existing_field(handle.schema, old)
             handle.schema.with_renamed_field(old, new)  # raises InvalidNameError where it is taken
@@ -571,11 +567,7 @@ class VectorStore:
                     await backend.upsert(handle, batch)
                 elif count:
                     skip = on_conflict == "skip"
-                    try:
-                        count = await backend.insert(handle, batch, skip_existing=skip)
-                    except DuplicateIdError:
-                        if not (is_retried() and await has_rows(backend, handle, batch)):
-                            raise
+                    count = await once.insert(backend, handle, batch, skip_existing=skip)
             operation.affected = count
             return count
 
@@ -1446,7 +1438,7 @@ class VectorStore:
         self,
         operation: Operation,
         act: Callable[[Engine], Awaitable[_T]],
-        result: Callable[[int | None], _T] = as_it_is,
+        result: Callable[[int | None], _T] = once.as_it_is,
     ) -> _T:
         """Run ``act`` on the backend in use, again where the table or the backend changed.
 
@@ -1461,14 +1453,14 @@ class VectorStore:
                     operation.place = engine.place
                     if operation.name not in _ONCE:
                         return await act(engine)
-                    return await once(engine.backend, partial(act, engine), result)
+                    return await once.once(engine.backend, partial(act, engine), result)
         raise StoreClosedError(self.target)  # never reached: the last attempt raises
 
     async def _on_table(
         self,
         operation: Operation,
         act: Callable[[Engine, TableHandle], Awaitable[_T]],
-        result: Callable[[int | None], _T] = as_it_is,
+        result: Callable[[int | None], _T] = once.as_it_is,
     ) -> _T:
         table = check_table_name(operation.table)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from .._core import once
 from .._core.conditions import Conditions, under
 from .._core.contract import (
     Columns,
@@ -58,7 +59,7 @@ _HASHED_A_VALUE = 512
 
 # What of its store's abilities a client has; the others need the store's files.
 OFFERED = frozenset({
-    "text", "text-prefix", "indexes", "snapshots", "quantized", "power-loss", "once",
+    "text", "text-prefix", "indexes", "snapshots", "quantized", "power-loss",
 })  # fmt: skip
 
 
@@ -114,10 +115,12 @@ class ServedCalls:
         text = "\0".join((engine.backend.name, engine.backend.target, *self._abilities(engine)))
         return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
-    async def run(self, call: str, asked: Message, key: WriteKey | None = None) -> Message:
+    async def run(
+        self, call: str, asked: Message, key: WriteKey | None = None, *, retried: bool = False
+    ) -> Message:
         """Return the answer to a call, which is cancelled with the task that awaits it."""
         state = given.optional(asked.facts, "state", str)
-        with under(Conditions(state=state, key=key)):
+        with under(Conditions(state=state, key=key, retried=retried)):
             if key is None:
                 return await self._calls[call](asked)
             return await self._cancellable(call, asked, key.name)
@@ -171,6 +174,7 @@ class ServedCalls:
             return Message({
                 "backend": engine.backend.name,
                 "abilities": self._abilities(engine),
+                "keepsKeys": engine.backend.keeps_keys,
                 "readOnly": self.store.read_only,
             })  # fmt: skip
 
@@ -200,10 +204,10 @@ class ServedCalls:
 
         async def create(engine: Engine) -> Message:
             # A table that a migration brings keeps every option of its schema.
-            await engine.backend.create_table(name, schema)
+            await once.create_table(engine.backend, name, schema)
             return Message()
 
-        return await self.store._call(Operation("create_table", name), create)
+        return await self.store._call(Operation("create_table", name), create, _of_outcome)
 
     async def _rename_table(self, asked: Message) -> Message:
         old, new = (check_table_name(asked.facts.get(name)) for name in ("table", "new"))
@@ -218,7 +222,8 @@ class ServedCalls:
 
     async def _on_table(self, name: str, asked: Message, act: _OnTable) -> Message:
         given.state_in(asked.facts)
-        return await self.store._on_table(Operation(name, asked.facts.get("table")), act)
+        operation = Operation(name, asked.facts.get("table"))
+        return await self.store._on_table(operation, act, _of_outcome)
 
     async def _altered(
         self, name: str, asked: Message, act: Callable[[Engine, TableHandle], Awaitable[None]]
@@ -236,6 +241,8 @@ class ServedCalls:
             raise InvalidArgumentError("field", field, "nullable and no partition key")
 
         async def add(engine: Engine, handle: TableHandle) -> None:
+            if once.is_field_added(handle.schema, name, field):
+                return
             handle.schema.with_field(name, field)
             await engine.backend.add_field(handle, name, field)
 
@@ -260,6 +267,8 @@ class ServedCalls:
     async def _drop_field(self, asked: Message) -> Message:
         async def drop(engine: Engine, handle: TableHandle) -> None:
             field = given.one_of(asked.facts, "field", str)
+            if once.is_field_dropped(handle.schema, field):
+                return
             existing_field(handle.schema, field)
             handle.schema.without_field(field)
             await engine.backend.drop_field(handle, field)
@@ -271,6 +280,8 @@ class ServedCalls:
 
         async def rename(engine: Engine, handle: TableHandle) -> None:
             old = given.one_of(asked.facts, "field", str)
+            if once.is_field_renamed(handle.schema, old, new):
+                return
             existing_field(handle.schema, old)
             handle.schema.with_renamed_field(old, new)
             await engine.backend.rename_field(handle, old, new)
@@ -283,7 +294,7 @@ class ServedCalls:
         skip = given.one_of(asked.facts, "skipExisting", bool)
 
         async def insert(engine: Engine, handle: TableHandle, rows: Any) -> int:
-            return await engine.backend.insert(handle, rows, skip_existing=skip)
+            return await once.insert(engine.backend, handle, rows, skip_existing=skip)
 
         return await self._write("insert", asked, insert)
 
@@ -550,6 +561,11 @@ class ServedCalls:
 async def _rows_message(rows: StoredRows, schema: Schema) -> Message:
     table = await off_loop(effort_of_rows([rows]), table_of_rows, rows, schema)
     return Message(rows=table)
+
+
+def _of_outcome(outcome: int | None) -> Message:
+    """Return the answer of a write whose outcome was kept."""
+    return Message() if outcome is None else Message({"count": outcome})
 
 
 def key_of(name: str, call: str, body: bytes | bytearray | memoryview) -> WriteKey:
