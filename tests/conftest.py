@@ -149,6 +149,13 @@ _ALLOWED: tuple[tuple[str, str, str, str], ...] = (
         "io.TextIOWrapper.write", "asyncio/base_events.py", "call_exception_handler",
         "what asyncio logs of a loop that was closed without an end, when its tasks are collected",
     ),
+    *(
+        (
+            function, "fastapi/routing.py", "_extract_endpoint_context",
+            "FastAPI looks up where an endpoint is defined, at its first request",
+        )
+        for function in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read")
+    ),
 )  # fmt: skip
 
 _DRIVERS = ("sqlite3", "pysqlite3.dbapi2")

@@ -14,7 +14,9 @@ from aiovec.backend import ServerSettings
 
 from .calls import backend_router
 from .endpoints import router
+from .metrics import metrics_router
 from .page import FiguresMiddleware, page_router
+from .protection import limits, observing, security
 
 RouterOf = Callable[[VectorStore | None, ServerSettings], APIRouter]
 """Makes a router. Without a store, its requests find one by ``aiovec.asgi.get_store``."""
@@ -26,10 +28,16 @@ ROUTERS: list[RouterOf] = [
     lambda store, _: router(store),
     lambda store, _: backend_router(store),
     page_router,
+    lambda store, settings: metrics_router(store, enabled=settings.metrics),
 ]
 """The app's routers, in the order in which they get a request."""
 
-MIDDLEWARES: list[MiddlewareOf] = [lambda _: Middleware(FiguresMiddleware)]
+MIDDLEWARES: list[MiddlewareOf] = [
+    observing,
+    lambda _: Middleware(FiguresMiddleware),
+    security,
+    limits,
+]
 """The app's middlewares, the outermost first."""
 
 
@@ -55,6 +63,8 @@ def create_app(
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
         redirect_slashes=False,
+        # Newer versions make spans of their own, which name paths and with them ids.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=None
         if store is not None
         else lifespan(

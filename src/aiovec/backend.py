@@ -126,7 +126,7 @@ from ._locate import (
     scheme_of,
 )
 from ._plugins import backend_names, claimed, create_backend, plugin_of
-from ._telemetry.events import Place, watch_memory, watch_searches
+from ._telemetry.events import HttpRequest, Place, watch_memory, watch_request, watch_searches
 from ._transfer.sources import (
     Chunk,
     ForeignTable,
@@ -302,6 +302,7 @@ __all__ = [
     "GroupCommit",
     "Held",
     "Hints",
+    "HttpRequest",
     "In",
     "IndexInfo",
     "IndexOptions",
@@ -437,6 +438,7 @@ __all__ = [
     "version_of",
     "wait_out",
     "watch_memory",
+    "watch_request",
     "watch_searches",
     "without_secrets",
     "without_vector",

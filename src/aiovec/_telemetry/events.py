@@ -66,6 +66,22 @@ class Operation:
         """The number of rows it wrote or deleted."""
 
 
+class HttpRequest:
+    """A request to the server. ``route`` and ``status`` are known at its end.
+
+    ``caller`` are the headers that name the span of who asks.
+    """
+
+    __slots__ = ("caller", "method", "route", "scheme", "status")
+
+    def __init__(self, method: str, scheme: str, caller: Mapping[str, str]) -> None:
+        self.method = method
+        self.scheme = scheme
+        self.caller = caller
+        self.route: str | None = None
+        self.status: int | None = None
+
+
 class MemorySource(Protocol):
     """An object that holds copies of tables in memory."""
 
@@ -76,6 +92,11 @@ class MemorySource(Protocol):
 def watch(operation: Operation, place: Place) -> AbstractContextManager[object, None]:
     """Tell of what is done within: a span that is the current one, and its metrics."""
     return _UNSEEN if _OBSERVER is None else _OBSERVER.watch(operation, place)
+
+
+def watch_request(request: HttpRequest) -> AbstractContextManager[object]:
+    """Tell of a request: a span that is the current one, child of the caller's, and its metric."""
+    return _UNSEEN if _OBSERVER is None else _OBSERVER.watch_request(request)
 
 
 def watch_batches(

@@ -10,21 +10,27 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opentelemetry import context, metrics, trace
+from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from .. import __version__
 
 if TYPE_CHECKING:
-    from .events import Attributes, MemorySource, Operation, Place
+    from .events import Attributes, HttpRequest, MemorySource, Operation, Place
 
 _T = TypeVar("_T")
 
 # As the conventions say for ``db.client.operation.duration``.
 _DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+# As they say for ``http.server.request.duration``.
+_REQUEST_DURATIONS = (
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10,
+)  # fmt: skip
+_SERVER_ERROR = 500
 # Stages are shorter than calls by far.
 _STAGE_DURATIONS = (
     0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
@@ -82,11 +88,48 @@ class Observer:
             unit="By",
             description="Bytes of the copies that searches scan.",
         )
+        self.requests = meter.create_histogram(
+            "http.server.request.duration",
+            unit="s",
+            description="Duration of HTTP server requests.",
+            explicit_bucket_boundaries_advisory=_REQUEST_DURATIONS,
+        )
         # By their ids, since they need not be hashable.
         self._memories: dict[int, tuple[Place, weakref.ref[MemorySource]]] = {}
 
     def watch(self, operation: Operation, place: Place) -> Watch:
         return Watch(self, self._tracer, operation, place)
+
+    @contextmanager
+    def watch_request(self, request: HttpRequest) -> Iterator[None]:
+        """Make the span of a request to the server.
+
+        Neither its path nor its query is told, since ids and words stand there: its route is.
+        """
+        attributes: dict[str, str | int] = {
+            "http.request.method": request.method,
+            "url.scheme": request.scheme,
+        }
+        caller = propagate.extract(request.caller) if request.caller else None
+        span = self._tracer.start_span(
+            request.method, caller, trace.SpanKind.SERVER, attributes=attributes
+        )
+        within = trace.set_span_in_context(span, caller)
+        began = time.perf_counter()
+        token = context.attach(within)
+        try:
+            yield
+        finally:
+            context.detach(token)
+            took = time.perf_counter() - began
+            attributes.update(_answered(request))
+            if request.status is None or request.status >= _SERVER_ERROR:
+                span.set_status(trace.StatusCode.ERROR)
+            if request.route is not None:
+                span.update_name(f"{request.method} {request.route}")
+            span.set_attributes(attributes)
+            span.end()
+            self.requests.record(took, attributes, within)
 
     async def watch_batches(
         self, operation: Operation, place: Place, batches: AsyncGenerator[_T, None]
@@ -250,6 +293,19 @@ def _asked(operation: Operation) -> dict[str, int | bool]:
         found["aiovec.exact"] = operation.exact
     if operation.filtered is not None:
         found["aiovec.filtered"] = operation.filtered
+    return found
+
+
+def _answered(request: HttpRequest) -> dict[str, str | int]:
+    found: dict[str, str | int] = {}
+    if request.route is not None:
+        found["http.route"] = request.route
+    if request.status is None:
+        found["error.type"] = "disconnect"  # the client went before its answer
+    else:
+        found["http.response.status_code"] = request.status
+        if request.status >= _SERVER_ERROR:
+            found["error.type"] = str(request.status)
     return found
 
 

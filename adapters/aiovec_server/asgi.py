@@ -1,0 +1,83 @@
+"""Helpers of the server's middlewares: ASGI's types, a request's headers, problems as answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from aiovec.backend import Problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """Return each value of a header, whose name is in lower case."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path that the router compares: decoded, without that of an app around this one."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "")
+    return path[len(root) :] or "/" if root and path.startswith(root) else path
+
+
+def state_of_request(scope: Scope) -> MutableMapping[str, Any]:
+    """Return what the middlewares and the endpoints of one request tell each other."""
+    state: MutableMapping[str, Any] = scope.setdefault("state", {})
+    return state
+
+
+def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+async def send_problem(
+    scope: Scope, send: Send, problem: Problem, headers: Mapping[str, str] | None = None
+) -> None:
+    """Answer with a problem."""
+    await begin_problem(scope, send, problem, headers)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def begin_problem(
+    scope: Scope, send: Send, problem: Problem, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send all of a problem, but do not end the answer yet."""
+    body = problem.body()
+    named = {
+        **problem.headers(),
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        **(headers or {}),
+    }
+    named = {**unread_headers(scope), **named}
+    start = {"status": problem.status, "headers": raw_headers(named)}
+    await send({"type": "http.response.start", **start})
+    body = b"" if scope["method"] == "HEAD" else body
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def refuse_socket(receive: Receive, send: Send) -> None:
+    """Refuse a web socket, of which the server has none."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1008})
+
+
+_LARGEST_UNREAD = 1024 * 1024
+"""Bytes of a body that the server reads over to keep its connection, if nobody reads them."""
+
+
+def unread_headers(scope: Scope) -> dict[str, str]:
+    """Return the header that ends a connection which would bring too much that nobody reads."""
+    if header_values(scope, b"transfer-encoding"):
+        return {"connection": "close"}
+    for text in header_values(scope, b"content-length"):
+        if not text.isdigit() or len(text) > 15 or int(text) > _LARGEST_UNREAD:
+            return {"connection": "close"}
+    return {}

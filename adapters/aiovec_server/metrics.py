@@ -1,0 +1,159 @@
+"""Figures for Prometheus: of requests, by the template of their route and status, and the store's.
+
+Labels are bounded: no path, no id and no name that a client chose is one, but the names of the
+store's first tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aiovec import VectorStore
+from aiovec.asgi import get_store
+from aiovec.backend import in_thread
+from aiovec.errors import AiovecError
+
+from .observing import Observed
+
+# Seconds. Searches in memory take a millisecond, index builds minutes.
+_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
+)  # fmt: skip
+STATE = "aiovec_metrics"
+"""Under which name a request's state has the figures."""
+
+_MOST_TABLES = 100
+_STORE_SECONDS = 10.0
+"""Age of the store's figures at which they are read again: some of them take a scan."""
+_STORE_PATIENCE = 2.0
+
+
+class Metrics:
+    """The figures of one app, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._requests = Counter(
+            "aiovec_http_requests",
+            "Requests that ended. Status 499: the client disconnected first.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "aiovec_http_request_duration_seconds",
+            "Time from the head of a request to the end of its answer.",
+            ["method", "route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._running = Gauge(
+            "aiovec_http_requests_in_progress", "Requests in progress.", registry=self.registry
+        )
+        self._received = Counter(
+            "aiovec_http_received_bytes", "Bytes of requests' bodies.", registry=self.registry
+        )
+        self._sent = Counter(
+            "aiovec_http_sent_bytes", "Bytes of answers' bodies.", registry=self.registry
+        )
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._store = _StoreFigures(self.registry)
+
+    def begun(self) -> None:
+        self._running.inc()
+
+    def ended(self, observed: Observed) -> None:
+        self._running.dec()
+        key = (observed.method, observed.route, observed.status)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = (
+                self._requests.labels(observed.method, observed.route, str(observed.status)),
+                self._seconds.labels(observed.method, observed.route),
+            )
+        children[0].inc()
+        children[1].observe(observed.seconds)
+        if observed.received:
+            self._received.inc(observed.received)
+        self._sent.inc(observed.sent)
+
+    async def text(self, store: VectorStore) -> bytes:
+        """Return all figures in Prometheus' text format."""
+        await self._store.refresh(store)
+        text: bytes = await in_thread(generate_latest, self.registry)
+        return text
+
+
+class _StoreFigures:
+    """Rows, bytes and unindexed rows of the store's tables."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, about: str, labels: list[str]) -> Gauge:
+            return Gauge(name, about, labels, registry=registry)
+
+        self._up = gauge("aiovec_store_up", "1 if the store answered.", ["backend"])
+        self._tables = Gauge("aiovec_tables", "Tables of the store.", registry=registry)
+        self._rows = gauge("aiovec_table_rows", "Rows of a table.", ["table"])
+        self._bytes = gauge("aiovec_table_bytes", "Bytes that a table takes.", ["table"])
+        self._unindexed = gauge(
+            "aiovec_table_unindexed_rows",
+            "Rows that the table's index does not hold yet.",
+            ["table"],
+        )
+        self._read = 0.0
+        self._lock = asyncio.Lock()
+
+    async def refresh(self, store: VectorStore) -> None:
+        """Read the store's figures, unless they are fresh. They stay if it does not answer."""
+        async with self._lock:
+            if self._read and time.monotonic() - self._read < _STORE_SECONDS:
+                return
+            up = 0
+            try:
+                async with asyncio.timeout(_STORE_PATIENCE):
+                    await self._refresh(store)
+                    up = 1
+            except (AiovecError, TimeoutError):
+                pass
+            self._up.clear()
+            self._up.labels(store.backend_name).set(up)
+            self._read = time.monotonic()
+
+    async def _refresh(self, store: VectorStore) -> None:
+        names = await store.tables()
+        self._tables.set(len(names))
+        found = [(name, await store.stats(name)) for name in names[:_MOST_TABLES]]
+        for gauge in (self._rows, self._bytes, self._unindexed):
+            gauge.clear()
+        for name, stats in found:
+            self._rows.labels(name).set(stats.rows)
+            self._bytes.labels(name).set(stats.bytes)
+            self._unindexed.labels(name).set(stats.unindexed_rows or 0)
+
+
+def metrics_router(store: VectorStore | None, *, enabled: bool) -> APIRouter:
+    """Return the router of ``GET /metrics``."""
+    made = APIRouter(redirect_slashes=False)
+    if not enabled:
+        return made
+
+    async def read(request: Request) -> Response:
+        metrics: Metrics = request.scope["state"][STATE]
+        text = await metrics.text(get_store(request) if store is None else store)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    made.add_api_route(
+        "/metrics",
+        read,
+        response_class=Response,
+        response_model=None,
+        summary="Figures for Prometheus",
+        responses={200: {"content": {"text/plain": {}}}},
+    )
+    return made

@@ -1,0 +1,189 @@
+"""What is seen of each request: its id, and the facts that logs, metrics and spans are made of.
+
+Also the outermost bound: an error that nobody expected ends here, as a problem that says nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiovec.backend import HttpRequest, in_thread, problem_of, watch_request
+
+from .asgi import (
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header_values,
+    send_problem,
+    state_of_request,
+)
+
+LOG = logging.getLogger("aiovec.server")
+
+UNKNOWN = "(none)"
+"""The route of a request that has none."""
+CLIENT_GONE = 499
+"""The status, in logs and metrics, of a call whose client disconnected: no answer was sent."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(slots=True)
+class Observed:
+    """One request that ended. Nothing that a client chose freely but its id and its address."""
+
+    id: str
+    method: str
+    route: str
+    """The template of the path, such as /tables/{table}/search."""
+    table: str | None
+    status: int
+    seconds: float
+    received: int
+    sent: int
+    client: str
+    access: str | None
+    whole: bool
+    """Whether the answer was sent to its end."""
+
+
+class Listener(Protocol):
+    def begun(self) -> None:
+        """Count a request that begins."""
+
+    def ended(self, observed: Observed) -> None:
+        """Count a request that ended."""
+
+
+class Observing:
+    """Names each request, and tells listeners when it has ended."""
+
+    def __init__(
+        self, app: App, listeners: Sequence[Listener], shared: Mapping[str, object]
+    ) -> None:
+        self._app = app
+        self._listeners = listeners
+        self._shared = shared
+        """What each request brings to its endpoint, by ``request.state``."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        id = _id_of(scope)
+        state = state_of_request(scope)
+        state["request_id"] = id
+        state.update(self._shared)
+        answer = _Sent(send, id)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        for listener in self._listeners:
+            listener.begun()
+        request = HttpRequest(method, scope.get("scheme", "http"), _trace_headers(scope))
+        try:
+            with watch_request(request):
+                try:
+                    await self._guarded(scope, receive, answer, id)
+                finally:
+                    request.route = _template(scope)
+                    request.status = answer.status or None
+        finally:
+            observed = Observed(
+                id=id,
+                method=method,
+                route=route_of(scope),
+                table=_table_of(scope),
+                status=answer.status or CLIENT_GONE,
+                seconds=time.perf_counter() - began,
+                received=state.get("aiovec_received", 0),
+                sent=answer.size,
+                client=_client_of(scope),
+                access=state.get("aiovec_access"),
+                whole=answer.whole,
+            )
+            for listener in self._listeners:
+                listener.ended(observed)
+
+    async def _guarded(self, scope: Scope, receive: Receive, answer: _Sent, id: str) -> None:
+        try:
+            await self._app(scope, receive, answer)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, no traceback leaves
+            await in_thread(_log_error, id, exc)
+            if not answer.status:
+                await send_problem(scope, answer, problem_of(exc))
+
+
+def _log_error(id: str, error: Exception) -> None:
+    LOG.error("request %s failed", id, exc_info=error)
+
+
+class _Sent:
+    """A ``send`` that looks at what it sends, and names the request."""
+
+    __slots__ = ("_id", "_send", "size", "status", "whole")
+
+    def __init__(self, send: Send, id: str) -> None:
+        self._send = send
+        self._id = id
+        self.status = 0
+        self.size = 0
+        self.whole = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            name = [(b"x-request-id", self._id.encode())]
+            message = {**message, "headers": [*message.get("headers", ()), *name]}
+            await self._send(message)
+            self.status = message["status"]
+            return
+        await self._send(message)
+        if message["type"] == "http.response.body":
+            self.size += len(message.get("body", b""))
+            self.whole = not message.get("more_body", False)
+
+
+def _id_of(scope: Scope) -> str:
+    """Return the request's id: the client's, unless it could confuse a log."""
+    given = header_values(scope, b"x-request-id")
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return given[0]
+    return uuid.uuid4().hex
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the route that took the request."""
+    return _template(scope) or UNKNOWN
+
+
+def _template(scope: Scope) -> str | None:
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) and path else None
+
+
+def _table_of(scope: Scope) -> str | None:
+    table = scope.get("path_params", {}).get("table")
+    return table[:63] if isinstance(table, str) else None
+
+
+def _client_of(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _trace_headers(scope: Scope) -> dict[str, str]:
+    """Return the headers that name the span of the caller."""
+    found = {}
+    for name in ("traceparent", "tracestate"):
+        values = header_values(scope, name.encode())
+        if len(values) == 1 and len(values[0]) <= 1024:
+            found[name] = values[0]
+    return found
