@@ -9,9 +9,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiovec.backend import HttpRequest, in_thread, problem_of, watch_request
 
@@ -74,6 +74,7 @@ class Observing:
         self._listeners = listeners
         self._shared = shared
         """What each request brings to its endpoint, by ``request.state``."""
+        self._templates = _Templates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,13 +95,13 @@ class Observing:
                 try:
                     await self._guarded(scope, receive, answer, id)
                 finally:
-                    request.route = _template(scope)
+                    request.route = self._templates.of(scope)
                     request.status = answer.status or None
         finally:
             observed = Observed(
                 id=id,
                 method=method,
-                route=route_of(scope),
+                route=request.route or UNKNOWN,
                 table=_table_of(scope),
                 status=answer.status or CLIENT_GONE,
                 seconds=time.perf_counter() - began,
@@ -159,14 +160,33 @@ def _id_of(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def route_of(scope: Scope) -> str:
-    """Return the template of the route that took the request."""
-    return _template(scope) or UNKNOWN
+class _Templates:
+    """Finds the templates of routes. Those of Starlette do not leave themselves in the scope."""
+
+    def __init__(self) -> None:
+        self._by_endpoint: dict[int, str] | None = None
+
+    def of(self, scope: Scope) -> str | None:
+        path = getattr(scope.get("route"), "path", None)
+        if isinstance(path, str) and path:
+            return path
+        endpoint = scope.get("endpoint")
+        if endpoint is None:
+            return None
+        if self._by_endpoint is None:
+            # They live as long as the app, so none of the ids is ever another's.
+            self._by_endpoint = dict(_endpoints(getattr(scope.get("app"), "routes", ())))
+        return self._by_endpoint.get(id(endpoint))
 
 
-def _template(scope: Scope) -> str | None:
-    path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) and path else None
+def _endpoints(routes: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    for route in routes:
+        path, endpoint = getattr(route, "path", None), getattr(route, "endpoint", None)
+        if isinstance(path, str) and endpoint is not None:
+            yield id(endpoint), path
+        for name in ("routes", "original_router"):
+            inner = getattr(route, name, None)
+            yield from _endpoints(getattr(inner, "routes", inner) or ())
 
 
 def _table_of(scope: Scope) -> str | None:
