@@ -16,7 +16,6 @@ import pytest
 import aiovec
 from aiovec.backend import ServerSettings
 from aiovec_server import create_app
-from aiovec_server.page import is_public
 
 STATIC = files("aiovec_server.page").joinpath("static")
 NAMES = sorted(entry.name for entry in STATIC.iterdir())
@@ -80,7 +79,6 @@ class TestFiles:
             "require-trusted-types-for": "'script'",
             "trusted-types": "'none'",
         }
-        assert is_public(address_of(name))
 
     async def test_a_browser_that_has_a_file_gets_no_bytes(self, client: httpx.AsyncClient) -> None:
         first = await client.get("/assets/main.js")

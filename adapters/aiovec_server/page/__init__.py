@@ -11,15 +11,7 @@ from .endpoints import page_routes
 from .figures import FiguresMiddleware
 from .static import static_routes
 
-__all__ = ["FiguresMiddleware", "is_public", "page_router"]
-
-
-def is_public(path: str) -> bool:
-    """Return whether a path is one of the page's own files.
-
-    They hold no data, so a server gives them without an API key: the page asks for one.
-    """
-    return path == "/" or path.startswith("/assets/")
+__all__ = ["FiguresMiddleware", "page_router"]
 
 
 def page_router(store: VectorStore | None, settings: ServerSettings) -> APIRouter:

@@ -118,9 +118,13 @@ class MapView {
 
   async pick(n) {
     this.tip.hidden = true;
-    if (n < 0) return void this.rest();
+    if (n < 0) {
+      this.picked = null;
+      return void this.rest();
+    }
     const id = this.found.ids[n];
     this.picked = id;
+    this.panel.setAttribute("aria-busy", "true");
     announce(plainText(this.name(n)).slice(0, 160));
     try {
       const [row, near] = await Promise.all([
@@ -133,6 +137,8 @@ class MapView {
       if (this.picked === id) this.tell(id, row, near.hits);
     } catch (error) {
       if (!this.signal.aborted && this.picked === id) this.fail(error);
+    } finally {
+      if (this.picked === id) this.panel.removeAttribute("aria-busy");
     }
   }
 

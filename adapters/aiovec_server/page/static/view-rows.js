@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { empty, h, labelled, select } from "./dom.js";
 import { number, plural } from "./format.js";
-import { cell, shown } from "./value.js";
+import { cell } from "./value.js";
 import { rowLink, tableLink } from "./table-head.js";
 
 const SIZES = [25, 50, 100];
@@ -101,7 +101,7 @@ function list(table, facts, wanted, found, total) {
       h("table", { class: "grid rows stacked", role: "table" },
         h("caption", { class: "unseen" }, status),
         h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader" }, "id"),
-          names.map((name) => h("th", { scope: "col", role: "columnheader", class: numeric(name) ? "num" : null }, shown(name))))),
+          names.map((name) => h("th", { scope: "col", role: "columnheader", class: numeric(name) ? "num" : null }, cell(name, 60))))),
         h("tbody", { role: "rowgroup" }, found.map((one) => h("tr", { role: "row" },
           h("th", { scope: "row", role: "rowheader", class: "name" }, h("a", { href: rowLink(table, one.id) }, cell(one.id, 80))),
           names.map((name) => h("td", { role: "cell", "data-label": name.slice(0, 40), class: numeric(name) ? "num" : null },
