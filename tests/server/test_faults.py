@@ -1,0 +1,175 @@
+"""A server that is killed, answers that are lost, a cut-over: nothing lost, doubled or failed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from tests.server.process import Served, serving
+from tests.server.writers import SCHEMA, check, with_writers
+
+import aiovec
+
+PLACES = ("sqlite", "lancedb")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__REMOTE__RECONNECT_TIMEOUT", "90")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__REMOTE__BUSY_TIMEOUT", "90")
+
+
+async def a_store(path: Path, place: str) -> str:
+    """Return the target of a store with the table that the clients write to."""
+    target = str(path / "a.db") if place == "sqlite" else f"lancedb://{path}/a"
+    async with aiovec.connect(target) as store:
+        await store.create_table("notes", SCHEMA)
+    return target
+
+
+class Restarted:
+    """A server that is killed and started again at the same port."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = arguments
+        self._stack = ExitStack()
+        self.served: Served
+
+    async def start(self, port: int = 0) -> None:
+        def start() -> Served:
+            return self._stack.enter_context(serving(*self._arguments, "--port", str(port)))
+
+        self.served = await asyncio.to_thread(start)
+
+    async def kill(self) -> None:
+        process = self.served.process
+        process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(process.wait)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self._stack.close)
+
+
+@asynccontextmanager
+async def restarted(*arguments: str) -> AsyncIterator[Restarted]:
+    server = Restarted(*arguments)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.end()
+
+
+class CuttingProxy:
+    """Passes requests on wholly, and cuts off some answers at random places."""
+
+    def __init__(self, port: int, seed: int, part: float) -> None:
+        self._port = port
+        self._random = random.Random(seed)
+        self._part = part
+        self.cuts = 0
+        self.calm = False
+
+    async def __aenter__(self) -> CuttingProxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            behind, before = await asyncio.open_connection("127.0.0.1", self._port)
+            passing = asyncio.ensure_future(self._pass(reader, before))
+            try:
+                await self._answer(behind, writer)
+            finally:
+                passing.cancel()
+                before.close()
+                writer.close()
+
+    @staticmethod
+    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not self.calm and self._random.random() < self._part:
+                self.cuts += 1
+                writer.write(data[: self._random.randrange(len(data))])
+                with suppress(OSError):
+                    await writer.drain()
+                return
+            writer.write(data)
+            await writer.drain()
+
+
+async def _killed(path: Path, place: str, *, clients: int, kills: int) -> None:
+    target = await a_store(path, place)
+    async with restarted(target) as server:
+        port = server.served.port
+
+        async def kill() -> None:
+            for number in range(kills):
+                await asyncio.sleep(random.Random(number).uniform(0.3, 1.2))
+                await server.kill()
+                await server.start(port)
+            await asyncio.sleep(0.5)
+
+        writers = await with_writers(server.served.url, clients, kill, exact=place == "sqlite")
+        await server.kill()
+    assert all(writer.calls for writer in writers)
+    await check(target, writers)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_server_that_is_killed_under_load(tmp_path: Path, place: str) -> None:
+    await _killed(tmp_path, place, clients=8, kills=2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_server_that_is_killed_often(tmp_path: Path, place: str) -> None:
+    await _killed(tmp_path, place, clients=24, kills=60)
+
+
+async def _cut_off(path: Path, place: str, *, clients: int, seconds: float) -> None:
+    target = await a_store(path, place)
+    async with (
+        restarted(target) as server,
+        CuttingProxy(server.served.port, 3, 0.1) as proxy,
+    ):
+
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+
+        proxy.calm = True  # the remote backend looks at the server once
+        starting = asyncio.get_running_loop().call_later(0.5, setattr, proxy, "calm", False)
+        writers = await with_writers(proxy.url, clients, wait)
+        starting.cancel()
+        assert proxy.cuts > clients
+    await check(target, writers)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_answers_that_are_cut_off(tmp_path: Path, place: str) -> None:
+    """The write was done, and nobody heard of it."""
+    await _cut_off(tmp_path, place, clients=8, seconds=4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("place", PLACES)
+async def test_answers_that_are_cut_off_for_long(tmp_path: Path, place: str) -> None:
+    await _cut_off(tmp_path, place, clients=32, seconds=90)
