@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from aiovec import Embedder, VectorStore, __version__
-from aiovec.asgi import KEY, lifespan
-from aiovec.backend import ServerSettings
+from aiovec.asgi import KEY, add_error_handlers, lifespan
+from aiovec.backend import Problem, ServerSettings
 
 from .calls import backend_router
-from .endpoints import router
+from .endpoints import add_endpoints
+from .endpoints.document import shortened
 from .metrics import metrics_router
 from .page import FiguresMiddleware, page_router
 from .protection import limits, observing, security
@@ -25,12 +30,11 @@ MiddlewareOf = Callable[[ServerSettings], Middleware]
 """Makes a middleware, which is pure ASGI."""
 
 ROUTERS: list[RouterOf] = [
-    lambda store, _: router(store),
     lambda store, _: backend_router(store),
     page_router,
     lambda store, settings: metrics_router(store, enabled=settings.metrics),
 ]
-"""The app's routers, in the order in which they get a request."""
+"""The app's routers beside the REST endpoints, in the order in which they get a request."""
 
 MIDDLEWARES: list[MiddlewareOf] = [
     observing,
@@ -74,9 +78,22 @@ def create_app(
     )
     if store is not None:
         setattr(app.state, KEY, store)
+    add_endpoints(app, store)
     for make in ROUTERS:
         app.include_router(make(store, chosen))
+    openapi = app.openapi
+    app.openapi = cache(lambda: shortened(openapi()))  # type: ignore[method-assign]
+    add_error_handlers(app)
+    app.add_exception_handler(HTTPException, _problem)
     return app
+
+
+def _problem(_: Request, error: Exception) -> Response:
+    """Answer to a path or a method that does not exist."""
+    if not isinstance(error, HTTPException):
+        raise error
+    found = Problem.plain(error.status_code, str(error.detail))
+    return Response(found.body(), found.status, {**(error.headers or {}), **found.headers()})
 
 
 __all__ = ["MIDDLEWARES", "ROUTERS", "create_app"]

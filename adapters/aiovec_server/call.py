@@ -10,12 +10,10 @@ from starlette.requests import Request
 
 from aiovec import VectorStore
 from aiovec.asgi import get_store
+from aiovec.errors import ConfigError
 
 from .kinds import Keys
 from .problems import RequestError
-
-# A body below this is parsed where it came; a larger one in pieces, in a thread.
-SMALL_BODY = 64 * 1024
 
 
 class Call:
@@ -32,9 +30,31 @@ class Call:
         return get_store(self.request) if self._store is None else self._store
 
     @property
+    def store_or_none(self) -> VectorStore | None:
+        """The store; None where the app has none."""
+        try:
+            return self.store
+        except ConfigError:
+            return None
+
+    def check_path(self) -> None:
+        """Refuse an encoded slash but in the last segment, where it belongs to a name.
+
+        A proxy in front that keeps rules for paths would have seen another one than this server.
+        """
+        raw = self.request.scope.get("raw_path")
+        if raw is not None and b"%" in raw and b"%2f" in raw.lower().rpartition(b"/")[0]:
+            raise RequestError(404, "there is nothing at this path: it has an encoded slash in it")
+
+    @property
     def table(self) -> str:
         table: str = self.request.path_params["table"]
         return table
+
+    def segment(self, name: str) -> str:
+        """Return a part of the path that is a name, in which no character needs care."""
+        found: str = self.request.path_params[name]
+        return found
 
     def query(self, keys: Keys) -> dict[str, Any]:
         """Return the arguments of the query string."""

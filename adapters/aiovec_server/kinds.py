@@ -70,6 +70,11 @@ IDS = Kind(
     _is_ids,
 )
 OBJECT = Kind("an object", {"type": "object"}, lambda v: type(v) is dict)
+FIELD = Kind(
+    "the name of a type, or an object with the type and its options",
+    {"oneOf": [{"type": "string"}, {"type": "object"}]},
+    lambda v: type(v) is str or type(v) is dict,
+)
 NUMBERS: Json = {"type": "array", "items": {"type": "number"}}
 # The store looks at the numbers itself.
 VECTOR = Kind("a list of numbers", NUMBERS, lambda v: type(v) is list)
@@ -117,6 +122,11 @@ class Key:
     also: tuple[str, ...] = ()
     """Other names under which it is taken, besides its name in snake_case."""
 
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the value."""
+        found = dict(self.kind.schema)
+        return found if self.default is None else {**found, "default": self.default}
+
     @property
     def names(self) -> set[str]:
         return {self.name, snake_case(self.name), *self.also}
@@ -136,6 +146,17 @@ class Keys:
     def __post_init__(self) -> None:
         for key in self.keys:
             self._by_name.update(dict.fromkeys(key.names, key))
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of a body with these keys."""
+        return {
+            "type": "object",
+            "properties": {
+                key.name: {**key.json_schema(), "description": key.about} for key in self.keys
+            },
+            "required": [key.name for key in self.keys if key.required],
+            "additionalProperties": False,
+        }
 
     def of_body(self, body: object) -> dict[str, Any]:
         """Return the arguments in a JSON object. A null counts as absent."""

@@ -117,6 +117,7 @@ from ._filters.tree import (
     StartsWith,
     Value,
 )
+from ._http.migration import move_record_of
 from ._http.problems import Problem, error_of, problem_of
 from ._locate import (
     is_url,
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
     )
     from ._core.distance import distances, is_extreme, nearest_first
     from ._core.ranking import order_of
+    from ._http.ipc import DamagedStreamError, read_stream
     from ._http.serving import (
         ServedCalls,
         effort_of_key,
@@ -221,6 +223,8 @@ else:
         "python_values": "._input.columns",
         "last_of_each_id": "._input.rows",
         "order_of": "._core.ranking",
+        "DamagedStreamError": "._http.ipc",
+        "read_stream": "._http.ipc",
         "RetrievalSettings": "._settings.load",
         "load_settings": "._settings.load",
         "AnySettings": "._settings.sections",
@@ -288,6 +292,7 @@ __all__ = [
     "Conditions",
     "Const",
     "Contains",
+    "DamagedStreamError",
     "Destination",
     "Duration",
     "EqualsList",
@@ -402,6 +407,7 @@ __all__ = [
     "look_at",
     "mark_of",
     "merged",
+    "move_record_of",
     "moves_of",
     "nearest_first",
     "off_loop",
@@ -416,6 +422,7 @@ __all__ = [
     "plugin_of",
     "problem_of",
     "python_values",
+    "read_stream",
     "redacted",
     "remove_abandoned",
     "resident_memory",

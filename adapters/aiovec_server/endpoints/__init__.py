@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 from aiovec import VectorStore
 
-from . import records, searches, tables
-from .declaring import Endpoint, add_to
+from . import records, rows, searches, tables, upkeep
+from .declaring import DirectRoute, Endpoint, add_to
 
 # The busiest first: a path is compared with one after the other.
 ENDPOINTS: list[Endpoint] = [
     *searches.ENDPOINTS.all,
     *records.ENDPOINTS.all,
     *tables.ENDPOINTS.all,
+    *rows.ENDPOINTS.all,
+    *upkeep.ENDPOINTS.all,
 ]
+
+
+def add_endpoints(app: FastAPI, store: VectorStore | None) -> None:
+    """Add the endpoints to the server's own app."""
+    add_to(app.router, ENDPOINTS, store, DirectRoute)
 
 
 def router(store: VectorStore | None = None) -> APIRouter:

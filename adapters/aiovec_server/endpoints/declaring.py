@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,8 +16,11 @@ from aiovec.errors import AiovecError
 
 from ..call import Call
 from ..kinds import Keys
+from ..media import JSON
 from ..once import WriteKeys
 from ..problems import RequestError, response_of
+from . import document
+from .document import Answer
 
 Handler = Callable[[Call], Awaitable[Response]]
 NO_KEYS = Keys(())
@@ -24,16 +28,18 @@ NO_KEYS = Keys(())
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. Its documentation is the handler's docstring."""
+    """One endpoint. Its handler's docstring is its description."""
 
     method: str
     path: str
     handler: Handler
-    body: Keys | None = None
+    answer: Answer
     query: Keys = NO_KEYS
+    body: Mapping[str, Any] | None = None
+    """The schema and the example of the body for each of its media types."""
+    body_needed: bool = True
     status: int = 200
-    answers: Mapping[str, Any] = field(default_factory=dict)
-    """The example of an answer for each media type."""
+    writes: bool = False
 
 
 class Endpoints:
@@ -46,40 +52,74 @@ class Endpoints:
         self,
         method: str,
         path: str,
+        answer: Answer,
         *,
-        body: Keys | None = None,
-        query: Keys = NO_KEYS,
-        status: int = 200,
-        answers: Mapping[str, Any] | None = None,
+        body: Keys | Mapping[str, Any] | None = None,
+        example: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Callable[[Handler], Handler]:
-        """Declare the function below as an endpoint."""
+        """Declare the function below as an endpoint. ``example`` is that of a JSON body."""
+        bodies: Mapping[str, Any] | None = None
+        if isinstance(body, Keys):
+            bodies = {JSON: {"schema": body.json_schema(), "example": example or {}}}
+            options.setdefault("body_needed", any(key.required for key in body.keys))
+        elif body is not None:
+            bodies = body
 
         def declare(handler: Handler) -> Handler:
-            self.all.append(Endpoint(method, path, handler, body, query, status, answers or {}))
+            self.all.append(Endpoint(method, path, handler, answer, body=bodies, **options))
             return handler
 
         return declare
 
 
-def add_to(router: APIRouter, endpoints: Sequence[Endpoint], store: VectorStore | None) -> None:
+class DirectRoute(APIRoute):
+    """A route without dependencies, whose requests go to the endpoint and not by way of FastAPI's.
+
+    That would take a third of a request's time. Only for a router that nobody includes, since those
+    who do may add dependencies.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
+def add_to(
+    router: APIRouter,
+    endpoints: Sequence[Endpoint],
+    store: VectorStore | None,
+    route: type[APIRoute] = APIRoute,
+) -> None:
     """Add endpoints to a router. Without a store, requests find that of their app's lifespan."""
     keys = WriteKeys()
     for endpoint in endpoints:
+        name = endpoint.handler.__name__
+        summary, _, description = (endpoint.handler.__doc__ or name).partition("\n")
         router.add_api_route(
             endpoint.path,
             _answering(keys.once(endpoint.handler), store),
             methods=[endpoint.method],
-            name=endpoint.handler.__name__,
+            name=name,
+            operation_id=name,
+            summary=summary.rstrip("."),
+            description="\n".join(line.strip() for line in description.strip().split("\n")),
             response_model=None,
+            response_class=Response,
             status_code=endpoint.status,
+            responses=document.responses(endpoint),
+            openapi_extra=document.extra(endpoint),
+            route_class_override=route,
         )
 
 
 def _answering(handler: Handler, store: VectorStore | None) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
+        call = Call(request, store)
         try:
-            return await handler(Call(request, store))
+            call.check_path()
+            return await handler(call)
         except (AiovecError, RequestError) as exc:
-            return response_of(exc)
+            return response_of(exc, call.store_or_none)
 
     return answer

@@ -1,80 +1,98 @@
-"""Rows in, rows out."""
+"""Rows in, rows out, by ids or all of them."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
+from starlette.responses import Response
 
-from starlette.responses import Response, StreamingResponse
-
-from aiovec.backend import payload_texts, python_values, to_matrix
-
-from ..bodies import JSON_LINES, body_json, dump, json_response, load
+from ..bodies import body_rows, json_response
 from ..call import Call
-from ..kinds import TEXT, Key, Keys, one_of
+from ..exporting import ArrowWriter, LinesWriter, Writer, begun, cursor_of
+from ..kinds import COUNT, FLAG, TEXT, TEXTS, Key, Keys, one_of
+from ..media import ARROW, JSON_LINES, answer_type
+from ..problems import RequestError
+from ..streaming import Streamed
 from .declaring import Endpoints
+from .document import ROWS_BODY, STREAM, counted
 
 ENDPOINTS = Endpoints()
 
+_FILTER = Key("filter", "where", TEXT, "A condition on the rows.", also=("where",))
 WRITE = Keys(
     (
-        Key("mode", "mode", one_of("insert", "upsert"), "How rows are written.", default="insert"),
-        Key(
-            "on_conflict", "on_conflict", one_of("fail", "skip", "replace"),
-            "What an insert does with a row whose id exists.", default="fail",
-        ),
-        Key("model", "model", TEXT, "The model that made the vectors."),
+        Key("mode", "mode", one_of("insert", "upsert"), "`upsert` replaces rows of the same ids.",
+            default="insert"),
+        Key("on_conflict", "on_conflict", one_of("fail", "skip", "replace"),
+            "What an insert does with a row whose id exists.", default="fail"),
+        Key("model", "model", TEXT, "The model that made the vectors; another than the table's is "
+            "refused."),
     )
 )  # fmt: skip
-COUNT_ROWS = Keys((Key("filter", "where", TEXT, "A condition on the rows.", also=("where",)),))
+EXPORT = Keys(
+    (
+        _FILTER,
+        Key("select", "select", TEXTS, "Fields, the vector or payload; all by default."),
+        Key("batch_size", "batch_size", COUNT, "Rows that are read at once.", default=1000),
+        Key("after", "after", TEXT, "A cursor: go on behind it."),
+        Key("cursors", "cursors", FLAG, "In JSON Lines, put a line with the cursor behind each "
+            'batch: `{"cursor": "…"}`.', default=False),
+    )
+)  # fmt: skip
+COUNTED = Keys((_FILTER,))
 
 
-@ENDPOINTS.add("POST", "/tables/{table}/records", query=WRITE)
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/records", counted("count"), query=WRITE, body=ROWS_BODY, writes=True
+)
 async def add_records(call: Call) -> Response:
-    """Insert or upsert records."""
+    """Insert or upsert records.
+
+    All of them are written or none. A record without a vector gets one of its text, if the table
+    has an embedder.
+    """
     options = call.query(WRITE)
     mode = options.pop("mode", "insert")
-    rows = await body_json(call)
+    if mode == "upsert" and "on_conflict" in options:
+        raise RequestError(422, "mode=upsert replaces rows always: leave on_conflict out")
+    rows = await body_rows(call)
     write = call.store.insert if mode == "insert" else call.store.upsert
     return json_response({"count": await write(call.table, rows, **options)})
 
 
-@ENDPOINTS.add("GET", "/tables/{table}/records")
+@ENDPOINTS.add("GET", "/tables/{table}/records", STREAM, query=EXPORT)
 async def export_records(call: Call) -> Response:
-    """Stream every record."""
-    schema = await call.store.schema(call.table)
+    """Stream all records.
 
-    async def lines() -> AsyncIterator[bytes]:
-        async with contextlib.aclosing(call.store.export(call.table)) as batches:  # type: ignore[type-var]
-            async for batch in batches:
-                names = [n for n in batch.schema.names if n not in ("payload", schema.vector)]
-                columns = {name: python_values(batch.column(name)) for name in names}
-                payloads = (
-                    payload_texts(batch.column("payload"))
-                    if "payload" in batch.schema.names
-                    else [None] * batch.num_rows
-                )
-                vectors = to_matrix(batch.column(schema.vector)).tolist()
-                parts = []
-                for n in range(batch.num_rows):
-                    row = {name: values[n] for name, values in columns.items()}
-                    row = {"id": row["id"], schema.vector: vectors[n], **row}
-                    if payloads[n]:
-                        row = {**row, **load(payloads[n].encode()), **row}  # type: ignore[union-attr]
-                    parts.append(dump(row) + b"\n")
-                yield b"".join(parts)
-
-    return StreamingResponse(lines(), media_type=JSON_LINES)
+    The answer is one snapshot of the table, in constant memory on the server. In Arrow, each batch
+    has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
+    URL-safe Base64.
+    """
+    options = call.query(EXPORT)
+    kind = answer_type(call, (JSON_LINES, ARROW))
+    cursors = options.pop("cursors", False)
+    if "after" in options:
+        options["after"] = cursor_of(options["after"])
+    writer: Writer
+    if kind == ARROW:
+        schema = await call.store.schema(call.table)
+        writer = ArrowWriter(schema, options.get("select"))
+    else:
+        writer = LinesWriter(cursors)
+    first, rest = await begun(writer.parts(call.store.export(call.table, **options)))
+    return Streamed(first, rest, kind)
 
 
-@ENDPOINTS.add("DELETE", "/tables/{table}/records/{id:path}")
+@ENDPOINTS.add("DELETE", "/tables/{table}/records/{id:path}", counted("deleted"), writes=True)
 async def delete_record(call: Call) -> Response:
-    """Delete the record of an id."""
+    """Delete one record.
+
+    A slash in the id is encoded as %2F. The ids `.` and `..` go by `POST /tables/{table}/delete`,
+    since clients take them for folders. An id that is absent is no error.
+    """
     id = call.last_segment("id")
     return json_response({"deleted": await call.store.delete(call.table, [id])})
 
 
-@ENDPOINTS.add("GET", "/tables/{table}/count", query=COUNT_ROWS)
+@ENDPOINTS.add("GET", "/tables/{table}/count", counted("count"), query=COUNTED)
 async def count_records(call: Call) -> Response:
-    """Count the rows."""
-    return json_response({"count": await call.store.count(call.table, **call.query(COUNT_ROWS))})
+    """Count the records."""
+    return json_response({"count": await call.store.count(call.table, **call.query(COUNTED))})

@@ -2,74 +2,217 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from aiovec import Hit, Results, Tuning
+from aiovec import RRF, Hit, Results, Tuning, Weighted
 from aiovec.backend import off_loop
+from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
-from ..bodies import JsonBytes, body_json, dump, hit_json
+from ..bodies import JsonBytes, body_json, effort_of, hit_json, listed, rows_response
 from ..call import Call
-from ..kinds import COUNT, FLAG, NUMBER, OBJECT, TEXT, TEXTS, VECTOR, Key, Keys
+from ..kinds import (
+    COUNT,
+    FILTERS,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    VECTOR,
+    VECTORS,
+    Key,
+    Keys,
+)
 from ..problems import RequestError
 from .declaring import Endpoints
+from .document import HITS, HITS_OF_MANY
 
 ENDPOINTS = Endpoints()
+_T = TypeVar("_T", Tuning, RRF, Weighted)
 
-_LIMIT = Key("topK", "limit", COUNT, "Hits, at most.", default=10, also=("limit",))
+_FILTER = Key("filter", "where", TEXT, "A condition that hits meet.", also=("where",))
 _COMMON = (
-    _LIMIT,
-    Key("filter", "where", TEXT, "A condition that hits meet.", also=("where",)),
+    Key("topK", "limit", COUNT, "Hits, at most.", default=10, also=("limit",)),
     Key("select", "select", TEXTS, "Fields of the hits; all by default."),
     Key("includeVector", "include_vector", FLAG, "Give each hit's vector.", default=False),
     Key("minScore", "min_score", NUMBER, "Leave out hits with a lower score."),
-    Key("groupBy", "group_by", TEXT, "A field; the hits are the best of each of its values."),
+    Key("groupBy", "group_by", TEXT, "A field: the hits are the best rows of its best values."),
     Key("perGroup", "per_group", COUNT, "Hits of each group, at most.", default=1),
+    Key("diversity", "diversity", NUMBER, "From 0 to 1: trade nearness for variety."),
+    Key("fetchK", "fetch_k", COUNT, "Hits from which diversity chooses."),
 )
 _NEAR = (
     Key("exact", "exact", FLAG, "Find the true nearest, not those of an index.", default=False),
-    Key("tuning", "tuning", OBJECT, "The effort of an approximate search."),
-    Key("maxDistance", "max_distance", NUMBER, "Leave out hits further away."),
-    Key("model", "model", TEXT, "The model that made the vector."),
+    Key("tuning", "tuning", OBJECT, "The effort of an approximate search: nprobes, ef, refine, "
+        "recall, dims, oversample."),
+    Key("maxDistance", "max_distance", NUMBER, "Leave out hits that are further away."),
+    Key("model", "model", TEXT, "The model that made the vector; another than the table's is "
+        "refused."),
+)  # fmt: skip
+_WORDS = (
+    Key("query", "query", TEXT, 'Words, "exact phrases", -without and field:word.', required=True),
+    Key("any", "any", FLAG, "One matching word is enough."),
+    Key("highlight", "highlight", FLAG, "Give a snippet of each field that matched.",
+        default=False),
+)  # fmt: skip
+_QUERY = (
+    Key("vector", "vector", VECTOR, "The vector to search for."),
+    Key("text", "text", TEXT, "In its place, a text, if the table has an embedder."),
 )
-SEARCH = Keys(
+
+SEARCH = Keys((*_QUERY, _FILTER, *_COMMON, *_NEAR))
+MANY = Keys(
     (
-        Key("vector", "vector", VECTOR, "The vector to search for."),
-        Key("text", "text", TEXT, "A text to search for, where the table has an embedder."),
+        Key("vectors", "vectors", VECTORS, "The vectors to search for."),
+        Key("texts", "texts", TEXTS, "In their place, texts, if the table has an embedder."),
+        Key("filter", "where", FILTERS, "A condition for all, or one for each.", also=("where",)),
         *_COMMON,
         *_NEAR,
     )
 )
+WORDS = Keys((*_WORDS, _FILTER, *_COMMON))
+HYBRID = Keys(
+    (
+        *_WORDS,
+        *_QUERY,
+        Key("fusion", "fusion", OBJECT, '{"type": "rrf", "k": 60} (the default), or '
+            '{"type": "weighted", "vector": 0.7, "text": 0.3}.'),
+        _FILTER,
+        *_COMMON,
+        *_NEAR,
+    )
+)  # fmt: skip
+LIKE = Keys((Key("id", "id", TEXT, "The id of the row.", required=True), _FILTER, *_COMMON, *_NEAR))
+
+_EXAMPLE = {"vector": [0.6, 0.8, 0.0], "topK": 5, "filter": "year >= 2024"}
 
 
-@ENDPOINTS.add("POST", "/tables/{table}/search", body=SEARCH)
+@ENDPOINTS.add("POST", "/tables/{table}/search", HITS, body=SEARCH, example=_EXAMPLE)
 async def search(call: Call) -> Response:
-    """Return the rows nearest to a vector, best first."""
-    options = SEARCH.of_body(await body_json(call))
-    text = options.pop("text", None)
-    if (text is None) == ("vector" not in options):
-        raise RequestError(422, "the body needs a 'vector' or a 'text', one of them")
+    """Search by vector.
+
+    Returns the rows nearest to a vector, best first.
+    """
+    options = _options(SEARCH.of_body(await body_json(call)))
+    vector = _one_of(options, "vector", "text")
+    with _explaining(vector):
+        hits = await call.store.search(call.table, vector, **options)
+    return await _answer(call, hits)
+
+
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/search_many", HITS_OF_MANY, body=MANY,
+    example={"vectors": [[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]], "topK": 5},
+)  # fmt: skip
+async def search_many(call: Call) -> Response:
+    """Search by several vectors.
+
+    All searches see the same state of the table. The results stand in the order of the vectors.
+    """
+    options = _options(MANY.of_body(await body_json(call)))
+    vectors = _one_of(options, "vectors", "texts")
+    found = await call.store.search_many(call.table, vectors, **options)
+    effort = sum(map(effort_of, found))
+    return JsonBytes(await off_loop(effort, _many_json, found))
+
+
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/search_text", HITS, body=WORDS,
+    example={"query": "walk sea", "topK": 5, "highlight": True},
+)  # fmt: skip
+async def search_text(call: Call) -> Response:
+    """Search by keywords.
+
+    Returns the best rows by BM25. All words have to match, unless `any` is true.
+    """
+    options = WORDS.of_body(await body_json(call))
+    return await _answer(call, await call.store.search_text(call.table, **options))
+
+
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/search_hybrid", HITS, body=HYBRID,
+    example={"query": "walk sea", "vector": [0.6, 0.8, 0.0], "topK": 5},
+)  # fmt: skip
+async def search_hybrid(call: Call) -> Response:
+    """Search by keywords and by vector.
+
+    Both lists are fused into one. Each hit has its `ranks` in them.
+    """
+    options = _options(HYBRID.of_body(await body_json(call)))
+    if "text" in options:
+        _one_of(options, "vector", "text", keep=True)
+    if "fusion" in options:
+        options["fusion"] = _fusion_of(options["fusion"])
+    return await _answer(call, await call.store.search_hybrid(call.table, **options))
+
+
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/search_like", HITS, body=LIKE, example={"id": "note-1", "topK": 5}
+)
+async def search_like(call: Call) -> Response:
+    """Search by a row.
+
+    Returns the rows nearest to it, without the row itself.
+    """
+    options = _options(LIKE.of_body(await body_json(call)))
+    return await _answer(call, await call.store.search_like(call.table, **options))
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
     if "tuning" in options:
-        options["tuning"] = tuning_of(options["tuning"])
-    vector = options.pop("vector", text)
-    hits = await call.store.search(call.table, vector, **options)
-    return await hits_response(hits)
+        options["tuning"] = _made(Tuning, "tuning", options["tuning"])
+    return options
 
 
-def tuning_of(value: Mapping[str, Any]) -> Tuning:
+def _one_of(options: dict[str, Any], name: str, other: str, *, keep: bool = False) -> Any:
+    """Take one of two arguments out of the options; with ``keep``, put it back as the first."""
+    if (name in options) == (other in options):
+        raise RequestError(422, f"the body needs {name!r} or {other!r}, and not both")
+    found = options.pop(name if name in options else other)
+    if keep:
+        options[name] = found
+    return found
+
+
+@contextmanager
+def _explaining(vector: object) -> Iterator[None]:
+    """Say why a text is refused in the place of a vector."""
     try:
-        return Tuning(**value)  # the store checks the values
-    except TypeError:
-        known = ", ".join(Tuning.__dataclass_fields__)
-        raise RequestError(422, f"'tuning' has a key that is not among {known}") from None
+        yield
+    except InvalidVectorError as exc:
+        if not isinstance(vector, str):
+            raise
+        expected = "left out: the table has no embedder, so pass a vector"
+        raise InvalidArgumentError("text", vector, expected) from exc
 
 
-async def hits_response(hits: Results[Hit]) -> Response:
-    effort = 20 * len(hits)
-    return JsonBytes(await off_loop(effort, _hits_json, hits))
+def _fusion_of(value: dict[str, Any]) -> RRF | Weighted:
+    kind = value.get("type")
+    options = {key: number for key, number in value.items() if key != "type"}
+    if kind == "rrf":
+        return _made(RRF, "fusion", options)
+    if kind == "weighted":
+        return _made(Weighted, "fusion", options)
+    raise InvalidArgumentError("fusion.type", kind, "'rrf' or 'weighted'")
 
 
-def _hits_json(hits: Results[Hit]) -> bytes:
-    return b'{"hits":[' + b",".join([dump(hit_json(hit)) for hit in hits]) + b"]}"
+def _made(cls: type[_T], name: str, options: Mapping[str, Any]) -> _T:
+    known = [field.name for field in fields(cls)]
+    for key in options:
+        if key not in known:
+            raise InvalidArgumentError(f"the keys of {name}", key, f"among {', '.join(known)}")
+    return cls(**options)  # what they may be is checked there, or by the store
+
+
+async def _answer(call: Call, hits: Results[Hit]) -> Response:
+    return await rows_response(call, "hits", hits, hit_json)
+
+
+def _many_json(found: list[Results[Hit]]) -> bytes:
+    results = [b'{"hits":' + listed(hits, hit_json) + b"}" for hits in found]
+    return b'{"results":[' + b",".join(results) + b"]}"

@@ -1,0 +1,256 @@
+"""The OpenAPI document: each endpoint's parameters, body, answers and problems, with examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from ..media import ARROW, JSON, JSON_LINES, PROBLEM
+
+if TYPE_CHECKING:
+    from .declaring import Endpoint
+
+Json = Mapping[str, Any]
+
+TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+ANYTHING: Json = {}
+BYTES: Json = {"type": "string", "format": "binary"}
+
+_RECORD: Json = {
+    "type": "object",
+    "properties": {"id": TEXT},
+    "additionalProperties": True,
+}
+EXAMPLE_RECORD: Json = {
+    "id": "note-1", "embedding": [0.6, 0.8, 0.0], "year": 2024, "body": "A walk by the sea.",
+}  # fmt: skip
+EXAMPLE_SCHEMA: Json = {
+    "dim": 3,
+    "fields": {"year": "int", "body": {"type": "text", "text": True}},
+}
+_LINE = '{"id": "note-1", "embedding": [0.6, 0.8, 0.0], "year": 2024}\n'
+
+
+def listed(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def an_object(properties: Mapping[str, Json]) -> Json:
+    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of an endpoint where all went well."""
+
+    schema: Json | None
+    """None where the answer has no body."""
+    example: Any = None
+    kinds: Sequence[str] = (JSON,)
+    about: str = "Done"
+
+    def content(self) -> dict[str, Any]:
+        if self.schema is None:
+            return {}
+        found: dict[str, Any] = {}
+        for kind in self.kinds:
+            if kind == JSON:
+                found[kind] = {"schema": self.schema, "example": self.example}
+            elif kind == JSON_LINES:
+                found[kind] = {"schema": TEXT, "example": _LINE}
+            else:
+                found[kind] = {"schema": BYTES}
+        return found
+
+
+def counted(name: str) -> Answer:
+    return Answer(an_object({name: COUNT}), {name: 2})
+
+
+_HIT: Json = {
+    "type": "object",
+    "properties": {
+        "id": TEXT,
+        "score": {"type": ["number", "null"]},
+        "distance": {"type": ["number", "null"]},
+        "fields": {"type": "object"},
+        "vector": listed({"type": "number"}),
+        "ranks": {"type": "object"},
+        "highlights": {"type": "object"},
+    },
+    "required": ["id", "score", "distance", "fields"],
+}
+_EXAMPLE_HIT: Json = {
+    "id": "note-1", "score": 0.96, "distance": 0.04,
+    "fields": {"year": 2024, "body": "A walk by the sea."},
+}  # fmt: skip
+HITS = Answer(
+    an_object({"hits": listed(_HIT)}), {"hits": [_EXAMPLE_HIT]}, (JSON, JSON_LINES, ARROW)
+)
+HITS_OF_MANY = Answer(
+    an_object({"results": listed(an_object({"hits": listed(_HIT)}))}),
+    {"results": [{"hits": [_EXAMPLE_HIT]}]},
+)
+RECORDS = Answer(
+    an_object({"records": listed(_RECORD)}),
+    {"records": [EXAMPLE_RECORD]},
+    (JSON, JSON_LINES, ARROW),
+)
+STREAM = Answer(TEXT, None, (JSON_LINES, ARROW))
+TABLE = Answer(
+    an_object({"name": TEXT, "rows": COUNT, "schema": {"type": "object"}}),
+    {"name": "notes", "rows": 0, "schema": EXAMPLE_SCHEMA},
+)
+NOTHING = Answer(None)
+ROWS_BODY: Json = {
+    JSON: {"schema": listed(_RECORD), "example": [EXAMPLE_RECORD]},
+    JSON_LINES: {"schema": TEXT, "example": _LINE},
+    ARROW: {"schema": BYTES},
+}
+
+_PROBLEM: Json = {
+    "type": "object",
+    "properties": {
+        "type": TEXT,
+        "title": TEXT,
+        "status": {"type": "integer"},
+        "detail": TEXT,
+        "error": TEXT,
+        "facts": {"type": "object"},
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+_REASONS = {
+    400: "The request cannot be read, or lacks a confirmation",
+    401: "No API key, or an unknown one",
+    403: "The API key, the host or the origin may not do this",
+    404: "There is no such table",
+    406: "The answer cannot have a media type that Accept names",
+    408: "The request took too long to arrive",
+    409: "Something exists already, or is of another schema or model",
+    413: "The body is too large",
+    415: "The body's media type is not accepted",
+    422: "An argument, a filter, a row or a vector is not accepted, or the backend lacks this",
+    429: "Too many calls at once; try again after Retry-After",
+    500: "The server or its store failed",
+    502: "The embedder failed",
+    503: "The store cannot answer now; try again after Retry-After",
+    504: "The call took too long",
+    507: "The store is full",
+}
+_ALWAYS = (400, 401, 403, 422, 429, 500, 503, 504)
+
+
+def responses(endpoint: Endpoint) -> dict[int | str, dict[str, Any]]:
+    """Return the answers of an endpoint by their status, for FastAPI."""
+    statuses = set(_ALWAYS)
+    if "{table}" in endpoint.path:
+        statuses |= {404, 502}
+    if endpoint.body is not None:
+        statuses |= {408, 413, 415}
+    if len(endpoint.answer.kinds) > 1:
+        statuses.add(406)
+    if endpoint.writes:
+        statuses |= {409, 507}
+    if "vector" in str(endpoint.body) or endpoint.method == "POST":
+        statuses.add(409)  # another model's vector
+    found: dict[int | str, dict[str, Any]] = {
+        endpoint.status: {
+            "description": endpoint.answer.about,
+            **({"content": endpoint.answer.content()} if endpoint.answer.schema else {}),
+        }
+    }
+    for status in sorted(statuses):
+        found[status] = PROBLEMS[status]
+    return found
+
+
+def _example(status: int) -> dict[str, Any]:
+    if status == 404:
+        return {
+            "type": "urn:aiovec:error:TableNotFoundError", "title": "No such table",
+            "status": 404, "detail": "there is no table 'notes'; the tables are: none",
+            "error": "TableNotFoundError", "facts": {"table": "notes", "tables": []},
+        }  # fmt: skip
+    if status == 422:
+        return {
+            "type": "urn:aiovec:error:InvalidArgumentError", "title": "Invalid argument",
+            "status": 422, "detail": "topK must be a whole number of at least 1, not 0",
+            "error": "InvalidArgumentError",
+            "facts": {
+                "argument": "topK", "value": 0, "expected": "a whole number of at least 1",
+            },
+        }  # fmt: skip
+    phrase = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": phrase, "status": status, "detail": _REASONS[status]}
+
+
+PROBLEMS: Mapping[int, dict[str, Any]] = {
+    status: {
+        "description": about,
+        "content": {PROBLEM: {"schema": _PROBLEM, "example": _example(status)}},
+    }
+    for status, about in _REASONS.items()
+}
+
+_TABLE_NAME = {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,62}$"}
+_SEGMENTS: Mapping[str, Json] = {
+    "table": {"schema": _TABLE_NAME, "example": "notes"},
+    "id": {
+        "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+        "example": "note-1",
+        "description": "The record's id, each character but letters, digits, -, _ and ~ encoded.",
+    },
+    "field": {"schema": TEXT, "example": "year"},
+    "index": {"schema": TEXT, "example": "embedding_idx"},
+}
+
+
+def extra(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the rest of an endpoint's OpenAPI: its parameters and its body."""
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, **_SEGMENTS[name]}
+        for name in re.findall(r"\{(\w+)", endpoint.path)
+    ]
+    parameters += [
+        {
+            "name": key.name,
+            "in": "query",
+            "required": key.required,
+            "description": key.about,
+            "schema": key.json_schema(),
+            "explode": False,  # a list is one value, with commas
+        }
+        for key in endpoint.query.keys
+    ]
+    found: dict[str, Any] = {"parameters": parameters}
+    if endpoint.body is not None:
+        found["requestBody"] = {"required": endpoint.body_needed, "content": dict(endpoint.body)}
+    return found
+
+
+def shortened(openapi: dict[str, Any]) -> dict[str, Any]:
+    """Return a document in which what stands in many places is one component."""
+    schemas = {"Problem": _PROBLEM, "Hit": _HIT, "Record": _RECORD}
+    answers = {f"Problem{status}": problem for status, problem in PROBLEMS.items()}
+    components = openapi.setdefault("components", {})
+    openapi["paths"] = _referring(openapi["paths"], {"schemas": schemas, "responses": answers})
+    components["schemas"] = {**components.get("schemas", {}), **schemas}
+    components["responses"] = _referring(answers, {"schemas": schemas})
+    return openapi
+
+
+def _referring(value: Any, known: Mapping[str, Mapping[str, Any]]) -> Any:
+    if isinstance(value, list):
+        return [_referring(item, known) for item in value]
+    if not isinstance(value, dict):
+        return value
+    for section, parts in known.items():
+        for name, part in parts.items():
+            if value == part:
+                return {"$ref": f"#/components/{section}/{name}"}
+    return {key: _referring(item, known) for key, item in value.items()}
