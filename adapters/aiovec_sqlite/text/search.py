@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import math
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from ..errors import CORRUPT, DamageError, TextDamageError, code_of, names_text_
 from ..layout import TableLayout, current_table, quoted
 from ..reads import by_rowids, condition_of
 from ..vectors import VectorReader
+from .common_words import K1, B, best_by_rare_words, weight_of
 from .folding import folded, spans_of
 from .index import TextIndex, being_built, indexes_of, serving, wanted_fields
 
@@ -42,8 +42,6 @@ _LONGEST_PART = 128
 _SNIPPET_WORDS = 32
 _SNIPPET_CHARACTERS = 160
 _CUT = "…"
-# Of BM25, as FTS5 has them.
-_K1, _B, _LEAST_WEIGHT = 1.2, 0.75, 1e-6
 # Rows between two looks whether the caller has gone.
 _BLOCK = 1_000
 _MOST = 2**63 - 1
@@ -69,7 +67,7 @@ def search_text(
         elif terms.match is None:
             best = []
         else:
-            best = _by_index(db, table, index, terms.match, query, limit)
+            best = _by_index(db, ticket, table, index, terms, query, limit)
     ticket.check()
     rowids = [rowid for rowid, _ in best]
     rows = _rows(db, ticket, table, rowids, query.columns)
@@ -129,7 +127,7 @@ class _Terms:
         if not self.indexed:
             return None
         # Words side by side: AND would find nothing where one of them has no token.
-        expression = self._joint.join(map(self._expression, self.indexed))
+        expression = self._joint.join(self.expressions)
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
     @property
@@ -139,7 +137,11 @@ class _Terms:
     @property
     def any_of_them(self) -> str:
         """A query for all that makes a row match, to be marked."""
-        return " OR ".join(map(self._expression, self.indexed))
+        return " OR ".join(self.expressions)
+
+    @property
+    def expressions(self) -> list[str]:
+        return [self._expression(clause) for clause in self.indexed]
 
     def _expression(self, clause: TextClause) -> str:
         words = '"' + clause.text.replace('"', '""') + '"'
@@ -156,16 +158,25 @@ class _Terms:
 
 def _by_index(
     db: sqlite3.Connection,
+    ticket: Ticket,
     table: TableLayout,
     index: TextIndex,
-    match: str,
+    terms: _Terms,
     query: TextQuery,
     limit: int,
 ) -> list[tuple[int, float]]:
     """The rowids of the best rows with their scores."""
-    sql, values = _matching(table, index, match, query)
-    found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit)).fetchall()
-    return [(rowid, -score) for rowid, score in found]
+
+    def run(match: str) -> list[tuple[int, float]]:
+        sql, values = _matching(table, index, match, query)
+        found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit)).fetchall()
+        return [(rowid, -score) for rowid, score in found]
+
+    best = None
+    # FTS5 leaves words out of some scores where an AND of words is within a NOT.
+    if terms.any and not terms.without:
+        best = best_by_rare_words(db, ticket, table, index, terms.expressions, limit, run)
+    return run(terms.match or "") if best is None else best
 
 
 def _matching(
@@ -264,14 +275,12 @@ def _by_scan(
         if (any(own) or rowid in by_index) if terms.any else all(own):
             kept.append((rowid, length, own))
     mean = characters / looked if characters else 1.0
-    weights = [
-        max(_LEAST_WEIGHT, math.log((looked - rows + 0.5) / (rows + 0.5))) for rows in having
-    ]
+    weights = [weight_of(looked, rows) for rows in having]
 
     def score(rowid: int, length: int, own: Sequence[int]) -> float:
-        base = _K1 * (1 - _B + _B * length / mean)
+        base = K1 * (1 - B + B * length / mean)
         return by_index.get(rowid, 0.0) + sum(
-            weight * count * (_K1 + 1) / (count + base)
+            weight * count * (K1 + 1) / (count + base)
             for weight, count in zip(weights, own, strict=True)
         )
 
