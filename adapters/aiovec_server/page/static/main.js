@@ -14,7 +14,7 @@ import { tables } from "./view-tables.js";
 import { tableHead } from "./table-head.js";
 
 const view = document.getElementById("view");
-const OF_TABLE = { "": rows, search, map: mapView, details, row };
+const OF_TABLE = new Map(Object.entries({ "": rows, search, map: mapView, details, row }));
 
 let facts = null;
 let leaving = null;
@@ -33,7 +33,7 @@ function viewOf(parts) {
   if (parts[0] === "activity") return { make: activity, title: "Activity" };
   if (parts[0] === "migration") return { make: migration, title: "Migration" };
   if (parts[0] === "t" && parts[1]) {
-    const make = OF_TABLE[parts[2] ?? ""];
+    const make = OF_TABLE.get(parts[2] ?? "");
     if (make) return { make, table: parts[1], name: parts[2] ?? "", title: parts[1] };
   }
   return null;

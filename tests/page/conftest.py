@@ -1,0 +1,153 @@
+"""A browser and servers for the tests of the page, each started once for a module."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+HERE = Path(__file__).parent
+SECONDS_TO_START = 60
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+# The browser of a machine without the network asks for nothing by itself.
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+class Served:
+    """A server in its own process, that can be ended and started again at the same address."""
+
+    def __init__(self, place: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
+        self._place = place
+        self._options = options
+        self._env = {**os.environ, **(env or {})}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, str(HERE / "serving.py"), str(self._place), str(self.port)]
+        self._process = subprocess.Popen([*command, *self._options], env=self._env)
+        until = time.monotonic() + SECONDS_TO_START
+        while True:
+            try:
+                urllib.request.urlopen(self.url, timeout=5).close()
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                assert self._process.poll() is None, "the server ended"
+                assert time.monotonic() < until, "the server did not start"
+                time.sleep(0.05)
+            else:
+                return
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """Start servers that end with the module."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*options: str, env: Mapping[str, str] | None = None) -> Served:
+            place = tmp_path_factory.mktemp("served") / "store.db"
+            served = Served(place, *options, env=env)
+            stack.callback(served.end)
+            served.start()
+            return served
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[..., Served]) -> Served:
+    """The server that most tests look at. It allows the page to write."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    return serve("allow-writes")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium, once for a module."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    playwright = pytest.importorskip("playwright.async_api")
+    async with playwright.async_playwright() as running:
+        made = await running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield made
+        await made.close()
+
+
+class Watch:
+    """What went on in a page that must not: errors, other hosts, breaches of the policy."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.errors: list[str] = []
+
+    async def attach(self, page: Page) -> None:
+        page.on("request", lambda request: self._request(request.url))
+        page.on("pageerror", lambda error: self.errors.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))
+        page.on("console", lambda said: self._console(said.text))
+        await page.add_init_script(
+            "addEventListener('securitypolicyviolation', (event) => "
+            "console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));"
+        )
+
+    def _request(self, url: str) -> None:
+        if not url.startswith((self.origin, "data:")):
+            self.errors.append(f"request: {url}")
+
+    def _console(self, text: str) -> None:
+        # A browser tells of every answer that is no success; those are the tests' own matter.
+        if not text.startswith("Failed to load resource"):
+            self.errors.append(f"console: {text}")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser, served: Served) -> AsyncIterator[Page]:
+    """A new page at the server. Nothing may go on in it that must not."""
+    context = await browser.new_context(base_url=served.url, reduced_motion="reduce")
+    context.set_default_timeout(10_000)
+    made = await context.new_page()
+    watch = Watch(served.url)
+    await watch.attach(made)
+    yield made
+    ran = await made.evaluate("window.ran ?? null")
+    await context.close()
+    await asyncio.sleep(0)
+    assert ran is None, "a script of a row ran"
+    assert not watch.errors
