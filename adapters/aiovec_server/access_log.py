@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TextIO
 
@@ -88,20 +90,37 @@ class AccessLog:
 
 def _write(lines: _Lines, stream: TextIO) -> None:
     """Write what comes, all that waits at once."""
+    descriptor = _descriptor_of(stream)
     while True:
         waiting = [lines.get()]
         while not lines.empty():
             waiting.append(lines.get())
-        try:
-            stream.write("".join(line for line in waiting if isinstance(line, str)))
-            stream.flush()
-        except (OSError, ValueError):
-            pass  # closed, or a full disk: a server serves on
+        text = "".join(line for line in waiting if isinstance(line, str))
+        with suppress(OSError, ValueError):  # closed, or a full disk: a server serves on
+            if descriptor is None:
+                stream.write(text)
+                stream.flush()
+            else:
+                _write_bytes(descriptor, text.encode())
         for entry in waiting:
             if isinstance(entry, threading.Event):
                 entry.set()
         if None in waiting:
             return
+
+
+def _descriptor_of(stream: TextIO) -> int | None:
+    """Return the file beneath. While a thread is held up in the stream's own ``write``, it holds
+    its lock, and Python would abort the process that ends then."""
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None  # a stream of a test or a notebook
+
+
+def _write_bytes(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 _LOGS: weakref.WeakSet[AccessLog] = weakref.WeakSet()

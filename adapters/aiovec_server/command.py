@@ -146,9 +146,10 @@ _REMOTE = "remote"
 
 def _check_protected(settings: ServerSettings, addresses: list[Address]) -> None:
     """Refuse to let other machines in without a key."""
+    from .keys import keys_of
     from .sockets import is_loopback
 
-    if is_loopback(addresses) or os.environ.get(settings.api_keys_env) or settings.api_keys_file:
+    if keys_of(settings) or is_loopback(addresses):
         return
     raise typer.BadParameter(
         f"{settings.host} can be reached by other machines, and no API key protects the store. Set "
