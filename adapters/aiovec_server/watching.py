@@ -8,6 +8,7 @@ from types import TracebackType
 from .asgi import Message, Receive, Send
 
 _DISCONNECT = {"type": "http.disconnect"}
+_NO_BODY = {"type": "http.request", "body": b"", "more_body": False}
 
 _AT_FIRST = 0.05
 """Seconds after which a call is watched at all. Most have ended by then, and cost a timer alone."""
@@ -25,7 +26,7 @@ class Watch:
         """When the client last sent a part, or took one of the answer."""
         self._sending = self._receiving = False
         self._reading_body = has_body
-        self._first: Message | None = None if has_body else {"type": "http.request", "body": b""}
+        self._first: Message | None = None if has_body else dict(_NO_BODY)
         self._gone = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
