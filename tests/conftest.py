@@ -94,6 +94,7 @@ ONCE = (
     "tests/migrate/test_verifying.py",
     "tests/migrate/test_words.py",
     "tests/page/",
+    "tests/remote/",
     "tests/server/",
     # Whole numbers, bounds and layouts that numpy and numkong compute; test_resident.py stays.
     "tests/sqlite/copies/test_bits.py",

@@ -9,6 +9,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -47,7 +48,8 @@ from aiovec.errors import (
 )
 
 from .connections import Connections
-from .settings import RemoteSettings
+from .settings import SCHEME, RemoteSettings
+from .sidecar import Sidecar
 
 # Seconds before another try: the first wait, and the longest. A server may ask for others.
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
@@ -82,7 +84,10 @@ class Client:
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self.target = redacted(url)
-        self._url = url.rstrip("/") + "/backend/"
+        self._url = url.rstrip("/")
+        self._sidecar: Sidecar | None = None
+        if url.startswith(f"{SCHEME}://"):
+            self._sidecar = Sidecar(Path(url.removeprefix(f"{SCHEME}://")))
         self._settings = settings
         self._headers = {PROTOCOL_HEADER: PROTOCOL}
         if settings.api_key:
@@ -143,6 +148,7 @@ class Client:
                 failure: Exception = exc
                 error: AiovecError = StoreBusyError(str(exc), time.monotonic() - began)
             except _LostError as exc:
+                self._look_again()
                 if self._closed:
                     raise StoreClosedError(self.target) from exc
                 if key is not None and exc.sent and not self.repeats_writes:
@@ -186,12 +192,25 @@ class Client:
             return OutcomeUnknownError(self.target, reason)
         return CorruptStoreError(self.target, reason)
 
+    async def _place(self) -> tuple[str, dict[str, str]]:
+        """Return the server's URL, and the header for the key of one that was started."""
+        if self._sidecar is None:
+            return self._url, {}
+        server = await self._sidecar.server()
+        return server.url, {"Authorization": f"Bearer {server.key}"}
+
+    def _look_again(self) -> None:
+        """After a lost request: the server may have died, and another one been started."""
+        if self._sidecar is not None:
+            self._sidecar.lost()
+
     @contextlib.asynccontextmanager
     async def _response(
         self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool,
         retried: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:  # fmt: skip
-        headers = {**self._headers, "Content-Type": kind}
+        url, key_header = await self._place()
+        headers = {**self._headers, **key_header, "Content-Type": kind}
         if key is not None:
             headers["Idempotency-Key"] = key
             if retried:
@@ -200,7 +219,7 @@ class Client:
         begun = False
         try:
             async with session.post(
-                self._url + call,
+                f"{url}/backend/{call}",
                 data=bytes(body) if len(body) <= _PART else _Parts(body),
                 headers=headers,
                 allow_redirects=False,
@@ -239,6 +258,7 @@ class Client:
             try:
                 first = await anext(parts, None)
             except (_RefusedError, _LostError) as exc:
+                self._look_again()
                 if self._closed:
                     raise StoreClosedError(self.target) from exc
                 busy = isinstance(exc, _RefusedError)
@@ -321,6 +341,8 @@ class Client:
             raise StaleTableError
         if status in _BUSY and _is_passing(problem):
             raise _RefusedError(str(error), _retry_after(response))
+        if status == 401 and self._sidecar is not None:
+            raise _LostError("another server has taken the place of the one", sent=False)
         if status == 504:
             raise _LostError(str(error), sent=True)
         if not problem.get("error"):
@@ -353,6 +375,8 @@ class Client:
         self._turns.close(StoreClosedError(self.target))
         await self._writes().idle.wait()
         await self._connections().close()
+        if self._sidecar is not None:
+            self._sidecar.close()
 
 
 class _Count:

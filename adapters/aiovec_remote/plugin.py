@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from aiovec.backend import AddressKey, Backend, BackendPlugin, Finding, Location, redacted
+from aiovec.backend import (
+    AddressKey,
+    Backend,
+    BackendPlugin,
+    Finding,
+    Location,
+    RetrievalSettings,
+    redacted,
+)
 from aiovec.errors import ConfigError
 
-from .settings import RemoteSettings
+from .settings import SCHEME, RemoteSettings
 
 
 class RemotePlugin(BackendPlugin):
@@ -32,6 +40,11 @@ class RemotePlugin(BackendPlugin):
         from .backend import RemoteBackend
 
         return RemoteBackend(address, settings)
+
+    def locate_configured(self, settings: RetrievalSettings, file: Path | None) -> Location | None:
+        if not settings.server.autostart or file is None:
+            return None
+        return Location(self.name, f"{SCHEME}://{file}")
 
     def locate(self, target: str, base: Path | None = None) -> Location:
         shown = redacted(target)
@@ -60,4 +73,6 @@ class RemotePlugin(BackendPlugin):
     def findings(self, location: Location | None) -> Sequence[Finding]:
         from .doctor import findings
 
+        if location is not None and location.address.startswith(f"{SCHEME}://"):
+            location = None  # looking must start nothing
         return findings(None if location is None else str(location))

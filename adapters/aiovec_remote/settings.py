@@ -6,6 +6,9 @@ from pydantic import Field
 
 from aiovec.backend import BackendSettings
 
+SCHEME = "sidecar"
+"""The scheme of a TOML file whose server is started when it is needed."""
+
 
 class RemoteSettings(BackendSettings):
     """The settings of the remote backend, the client of an aiovec server."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from json import dumps as dump
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,9 +22,13 @@ from aiovec.errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
+    from socket import socket
 
+    from aiovec import VectorStore
     from aiovec.backend import RetrievalSettings, ServerSettings
 
+    from .running import Clients
     from .sockets import Address
 
 Host = Annotated[
@@ -57,6 +62,11 @@ IdleTimeout = Annotated[
         show_default=False,
     ),
 ]
+Shared = Annotated[
+    bool,
+    # The remote backend starts a server with it: see ``aiovec._http.sidecar``.
+    typer.Option("--sidecar", hidden=True),
+]
 
 app = typer.Typer(
     name="serve",
@@ -77,6 +87,7 @@ def serve(
     read_only: ReadOnly = False,
     idle_timeout: IdleTimeout = None,
     json: AsJson = False,
+    sidecar: Shared = False,
 ) -> None:
     """Serve a store over HTTP, to other machines and languages, and as a page at /.
 
@@ -95,17 +106,72 @@ def serve(
     )
     source = _source(store, config, retrieval, settings)
     from . import app as _  # noqa: F401 - slow to load, so not on the event loop
+
+    if sidecar:
+        if config is None:
+            raise typer.BadParameter("--sidecar needs --config")
+        _serve_shared(source, settings, Path(config))
+    else:
+        _serve_alone(source, settings, idle_timeout, json=json)
+
+
+def _serve_alone(
+    source: Origin, settings: ServerSettings, idle_timeout: float | None, *, json: bool
+) -> None:
     from .running import run
-    from .sockets import bind, resolve
+    from .sockets import bind, resolve, url_of
 
     addresses = resolve(settings.host)
     _check_protected(settings, addresses)
     sockets = bind(settings.host, addresses, settings.port)
+
+    def ready(store: VectorStore) -> None:
+        url = url_of(settings.host, sockets[0].getsockname()[1])
+        line = f"Serving {store.target} at {url} (Ctrl+C stops it)"
+        facts = {"url": url, "backend": store.backend_name, "store": store.target}
+        typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
+        sys.stdout.flush()
+
     try:
-        run(lambda stop: _serve(source, settings, sockets, stop, idle_timeout, json=json))
+        run(lambda stop: _serve(source, settings, sockets, stop, ready, idle_timeout))
     finally:
         for one in sockets:
             one.close()
+
+
+def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> None:
+    """Serve the processes of this machine that use a TOML file, until there are none."""
+    from aiovec._http.sidecar import SidecarFolder, digest_of, new_key
+
+    from .running import run
+    from .sockets import bind, resolve
+
+    folder, digest = SidecarFolder.of(config), digest_of(config)
+    if not folder.claim():
+        return
+    key, addresses = new_key(), resolve("127.0.0.1")
+    others = os.environ.get(settings.api_keys_env)
+    os.environ[settings.api_keys_env] = f"{others},{key}" if others else key
+    # Nobody reads a log of every request there, and it would hide what matters.
+    settings = settings.model_copy(update={"host": "127.0.0.1", "access_log": False})
+    try:
+        sockets = bind("127.0.0.1", addresses, settings.port)
+    except ConfigError:
+        sockets = bind("127.0.0.1", addresses, 0)
+
+    def ready(store: VectorStore) -> None:
+        folder.publish(sockets[0].getsockname()[1], key, digest)
+
+    try:
+        run(
+            lambda stop: _serve(
+                source, settings, sockets, stop, ready, settings.idle_timeout, folder
+            )
+        )
+    finally:
+        for one in sockets:
+            one.close()
+        folder.leave()
 
 
 def _check_installed() -> None:
@@ -162,33 +228,20 @@ def _check_protected(settings: ServerSettings, addresses: list[Address]) -> None
 async def _serve(
     source: Origin,
     settings: ServerSettings,
-    sockets: list[Any],
+    sockets: list[socket],
     stop: asyncio.Event,
+    ready: Callable[[VectorStore], None],
     idle_timeout: float | None,
-    *,
-    json: bool,
+    clients: Clients | None = None,
 ) -> None:
     from .app import create_app
     from .running import HttpServer, make_room_for_files, unless
-    from .sockets import url_of
 
     make_room_for_files(settings.max_connections)
     store = await unless(stop, open_or_create(source))
     if store is None:
         return
     async with store:
-        server = HttpServer(
-            create_app(store=store, settings=settings), settings, idle_timeout=idle_timeout
-        )
-        url = url_of(settings.host, sockets[0].getsockname()[1])
-        facts = {"url": url, "backend": store.backend_name, "store": store.target}
-
-        def ready() -> None:
-            if json:
-                line = dump({**facts, "pid": os.getpid()})
-            else:
-                line = one_line(f"Serving {store.target} at {url} (Ctrl+C stops it)")
-            typer.echo(line)
-            sys.stdout.flush()
-
-        await server.serve(sockets, stop, ready)
+        app = create_app(store=store, settings=settings)
+        server = HttpServer(app, settings, idle_timeout=idle_timeout, clients=clients)
+        await server.serve(sockets, stop, lambda: ready(store))

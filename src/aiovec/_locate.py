@@ -50,6 +50,9 @@ def locate_configured(
 
     ``file`` is the TOML file that they come from; relative paths count from its folder.
     """
+    location = plugin.locate_configured(settings, file)
+    if location is not None:
+        return location
     text = settings.address(plugin)
     base = None if file is None else file.parent
     _check_text(text)

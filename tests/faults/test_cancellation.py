@@ -191,7 +191,7 @@ async def test_a_cancelled_search_stops_using_the_cpu(tmp_path: Path, metric: st
         await store.create_table("notes", Schema(256, metric=metric))
         chance = np.random.default_rng(1)
         # sqlite-vec is the slower one, so it gets the rows that make its search long.
-        for start in range(0, 60_000 if metric == "cosine" else 30_000, 10_000):
+        for start in range(0, 40_000 if metric == "cosine" else 20_000, 10_000):
             ids = [f"{start + n}" for n in range(10_000)]
             vectors = chance.standard_normal((10_000, 256), dtype=np.float32)
             await store.insert("notes", {"id": ids, "embedding": vectors})

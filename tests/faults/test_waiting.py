@@ -36,7 +36,9 @@ async def opened(kind: str, path: Path, **settings: Any) -> AsyncIterator[Vector
     if kind == "sqlite":
         backend = SqliteBackend(str(path / "s.db"), SqliteSettings(**settings))
     else:
-        backend = LancedbBackend(str(path / "s"), LancedbSettings(**settings))
+        # Else the most of a test's time would go into the indexes of a table that is dropped.
+        options = {"index": "none", "close_timeout": 0, **settings}
+        backend = LancedbBackend(str(path / "s"), LancedbSettings(**options))
     await backend.open()
     async with VectorStore(backend, RetrievalSettings()) as store:
         yield store
@@ -95,7 +97,7 @@ async def test_searches_behind_others_of_this_process(tmp_path: Path, kind: str)
     if kind == "sqlite from the file":
         settings |= {"scan": "disk", "readers": 1}
     elif kind == "lancedb":
-        settings |= {"search_memory": "8 MiB", "index": "none"}
+        settings |= {"search_memory": "8 MiB"}
     async with opened(kind.split()[0], tmp_path, **settings) as store:
         await store.create_table("notes", Schema(dim))
         for start in range(0, rows, 2000):

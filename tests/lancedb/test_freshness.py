@@ -58,7 +58,7 @@ async def test_each_write_of_another_store_is_seen_by_the_next_read(
     two: tuple[VectorStore, VectorStore],
 ) -> None:
     reader, writer = two
-    for n in range(25):
+    for n in range(12):
         await settle(reader)
         await writer.insert("notes", numbered(1, start=n))
         assert await reader.count("notes") == n + 1

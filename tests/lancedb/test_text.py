@@ -75,7 +75,7 @@ async def text_indexes(store: VectorStore) -> dict[str, tuple[int, int]]:
     }
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), 2])
 async def test_each_state_of_the_index_finds_the_same(
     store: VectorStore, tmp_path: Path, seed: int
 ) -> None:
@@ -169,7 +169,8 @@ async def test_more_conditions_than_lance_can_plan(store: VectorStore, compacted
         (" ".join(f"title:{word}" for word in words), False),
         ("w1 " + " ".join(f'"{a} x" -"x {a}"' for a in words[:200]), True),
     ]
-    for query, any_word in queries:
+    # Without an index Lance looks at each row by itself: slower, and fewer ways to plan a query.
+    for query, any_word in queries if compacted else queries[1::3]:
         clauses_of_it = parse(query, TEXTS)
         expected = matching_ids(rows, TEXTS, clauses_of_it, any_word)
         assert await found(store, query, any=any_word) == sorted(expected), query[:40]

@@ -17,7 +17,7 @@ from aiovec import F, Field, Schema, VectorStore
 
 from .indexed import store_at
 
-_ROWS, _DIM, _TOPICS = 12_000, 32, 30
+_ROWS, _DIM, _TOPICS = 8_000, 32, 30
 _SCHEMA = Schema(_DIM, fields={"topic": int, "tagged": Field(int, index="bitmap")})
 _LIMIT = 10
 

@@ -146,7 +146,7 @@ def processes(folder: Path, count: int, seconds: float) -> None:
 
 
 def test_from_processes(tmp_path: Path) -> None:
-    processes(tmp_path, 2, seconds=3)
+    processes(tmp_path, 2, seconds=2)
 
 
 @pytest.mark.long

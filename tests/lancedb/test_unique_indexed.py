@@ -101,7 +101,7 @@ def processes(path: Path, rounds: int, *, indexed: bool) -> None:
 
 
 def test_two_processes_on_an_indexed_table(tmp_path: Path) -> None:
-    processes(tmp_path, 10, indexed=True)
+    processes(tmp_path, 6, indexed=True)
 
 
 @pytest.mark.long

@@ -18,7 +18,6 @@ from tests.sqlite.support import State
 import aiovec
 import aiovec_migrate
 from aiovec import Field, Schema, VectorStore
-from aiovec.testing import python_rows
 from aiovec_migrate import Outcome, RunState
 from aiovec_migrate.host import Host, RealHost
 from aiovec_migrate.limits import Limits
@@ -126,6 +125,10 @@ async def contents(store: VectorStore) -> Contents:
 
 
 def _comparable(batch: Any, schema: Schema) -> list[dict[str, Any]]:
+    # Here, for with the contract suite come pytest and hypothesis: half of what a process of an
+    # app under test would take to begin.
+    from aiovec.testing import python_rows
+
     rows = python_rows(batch)
     at = batch.schema.get_field_index(schema.vector)
     column = batch.column(at)

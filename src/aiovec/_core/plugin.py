@@ -108,6 +108,13 @@ class BackendPlugin(ABC):
         """
         return Location(self.name, target)
 
+    def locate_configured(self, settings: Any, file: Path | None) -> Location | None:
+        """Return the location if other settings than the address say it.
+
+        ``settings`` is the ``[retrieval]`` of the TOML file ``file``.
+        """
+        return None
+
     def exists(self, location: Location) -> bool:
         """Return whether a store may exist there, so that opening it makes nothing new."""
         return location.path is None or location.path.exists()

@@ -1,0 +1,178 @@
+"""A server of one's own: started at the first connect, shared by processes, restarted if it died.
+
+It ends by itself when no client has used it for ``idle_timeout``: see ``SidecarFolder``, by which
+the system tells it of clients, also of those that were killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from aiovec._http.sidecar import LOG_SIZE, Lock, SharedServer, SidecarFolder, digest_of
+from aiovec.backend import PerLoop, ServerSettings, in_idle_thread, load_settings
+from aiovec.errors import AiovecError, ConfigError, StoreBusyError
+
+_HEALTH = 5.0  # seconds that a server may take to say that it is well
+_LOOK = 0.02  # seconds between two looks at a server that starts
+
+
+class Sidecar:
+    """The server of a TOML file."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._folder = SidecarFolder.of(config)
+        self._turn = PerLoop(asyncio.Lock)
+        self._server: SharedServer | None = None
+        self._using: Lock | None = None
+        self._closed = False
+        self._life = threading.Lock()
+
+    async def server(self) -> SharedServer:
+        """Return the running server; it is started if there is none."""
+        found = self._server
+        if found is None:
+            async with self._turn():
+                found = self._server
+                if found is None:
+                    self._server = found = await in_idle_thread(self._find)
+        return found
+
+    def lost(self) -> None:
+        """Look for the server again before the next request."""
+        self._server = None
+
+    def close(self) -> None:
+        """Let the server end, unless others use it."""
+        with self._life:
+            self._closed = True
+            using, self._using = self._using, None
+        if using is not None:
+            using.close()
+
+    def _find(self) -> SharedServer:
+        folder = self._folder
+        folder.prepare()
+        self._use()
+        settings = load_settings(self._config).settings.retrieval.server
+        patience = settings.start_timeout + settings.shutdown_timeout + _HEALTH
+        with folder.searching() as search:
+            began = time.monotonic()
+            # Others may be starting it, one after another.
+            if not search.take(within=2 * patience):
+                raise StoreBusyError(
+                    "other processes have been starting the server all the time",
+                    time.monotonic() - began,
+                )
+            for found in self._tries(settings, time.monotonic() + patience):
+                if found is not None:
+                    return found
+                time.sleep(_LOOK)
+        state = folder.state()
+        process = "" if state is None else f" (process {state.pid})"
+        raise AiovecError(
+            f"the server{process} does not answer within {patience:g} s; its log is {folder.log}"
+        )
+
+    def _use(self) -> None:
+        """Tell the server of this client, before it is looked for: it may be about to end."""
+        with self._life:
+            if self._using is None and not self._closed:
+                self._using = self._folder.using()
+
+    def _tries(self, settings: ServerSettings, deadline: float) -> Iterator[SharedServer | None]:
+        """Yield None until the server answers, then the server."""
+        folder, digest = self._folder, digest_of(self._config)
+        child: _Child | None = None
+        told: SharedServer | None = None
+        while time.monotonic() < deadline:
+            if not folder.is_served():
+                if child is None:
+                    child = _Child(self._config, folder)
+                elif child.ended():
+                    if folder.is_served():
+                        continue  # by one that began at the same moment
+                    raise child.failure()
+            elif (state := folder.state()) is not None:
+                if state.digest == digest:
+                    if _is_well(state):
+                        yield state
+                elif told != state and folder.is_served():
+                    told = state  # its settings are not those of the file any more
+                    with contextlib.suppress(OSError):
+                        os.kill(state.pid, signal.SIGTERM)
+            yield None
+
+
+class _Child:
+    """A server that this process started. It outlives the process."""
+
+    def __init__(self, config: Path, folder: SidecarFolder) -> None:
+        self._log = folder.log
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size > LOG_SIZE:
+                self._log.replace(self._log.with_suffix(".1"))
+        if not sys.executable:
+            raise ConfigError(
+                "this program does not say where its Python is, so it cannot start a server; start "
+                "`aiovec serve` yourself, and leave autostart out",
+                key="retrieval.server.autostart",
+            )
+        number = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _CAREFULLY, 0o600)
+        try:
+            self._from = os.fstat(number).st_size
+            self._process = subprocess.Popen(
+                # -P: a module in the current folder must not take the place of ours.
+                [sys.executable, "-P", "-m", "aiovec_server", "--config", str(config), "--sidecar"],
+                stdin=subprocess.DEVNULL,
+                stdout=number,
+                stderr=number,
+                # Ctrl+C in the terminal of the app, or its end, is not that of the server.
+                start_new_session=True,
+                creationflags=_DETACHED,
+            )
+        finally:
+            os.close(number)
+        # When it ends, it is no zombie for as long as this process lives.
+        threading.Thread(target=self._process.wait, name="aiovec-server", daemon=True).start()
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def failure(self) -> AiovecError:
+        """Return the error of a server that did not start."""
+        with self._log.open("rb") as file:
+            file.seek(self._from)
+            said = file.read(100_000).decode("utf-8", "replace").split("\n")
+        last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+        return AiovecError(
+            f"the server could not be started: {last.removeprefix('error: ')} (its log is "
+            f"{self._log})"
+        )
+
+
+def _is_well(server: SharedServer) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_HEALTH)
+    try:
+        connection.request("GET", "/health", headers={"Authorization": f"Bearer {server.key}"})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0)
+_DETACHED = 0
+if sys.platform == "win32":
+    _DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
