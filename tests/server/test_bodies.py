@@ -1,0 +1,402 @@
+"""Bodies of many rows: in pieces, as lines, as Arrow; and exports of many rows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.server.apps import Client, notes, serving
+
+import aiovec
+from aiovec_server import create_app, pieces
+from aiovec_server.pieces import JsonArray, JsonLines, rows_in
+from aiovec_server.problems import RequestError
+
+JSON = {"content-type": "application/json"}
+LINES = {"content-type": "application/x-ndjson"}
+ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
+
+
+async def parts_of(text: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(text), size):
+        yield text[start : start + size]
+
+
+def hostile_row(rng: random.Random, depth: int = 0) -> Any:
+    """A value whose text has every kind of bracket, quote and comma within it."""
+    kind = rng.randrange(8 if depth < 4 else 5)
+    if kind == 0:
+        return "".join(rng.choice('}{][",\\: \n1eé\u2028') for _ in range(rng.randrange(12)))
+    if kind == 1:
+        return rng.choice([0, -1, 10**18, True, False, None])
+    if kind == 2:
+        return rng.uniform(-1, 1) * 10 ** rng.randrange(-300, 300)
+    if kind in (3, 4):
+        return "},{"
+    if kind == 5:
+        return [hostile_row(rng, depth + 1) for _ in range(rng.randrange(4))]
+    return {str(n): hostile_row(rng, depth + 1) for n in range(rng.randrange(4))}
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_list_in_pieces_is_the_same_as_at_once(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    monkeypatch.setattr(pieces, "PIECE", rng.choice([10, 60, 300]))
+    rows = [
+        {"id": str(n), "v": hostile_row(rng), "w": [rng.random() for _ in range(20)]}
+        for n in range(rng.randrange(60))
+    ]
+    spaces = rng.choice([(",", ":"), (" ,\n ", ": "), (",\t", ":")])
+    text = json.dumps(rows, separators=spaces, ensure_ascii=rng.random() < 0.5).encode()
+    text = b" \n" + text + b"\n"
+    size = rng.choice([1, 7, 1000])
+    found = await rows_in(parts_of(text, size), JsonArray())
+    for row in found:
+        assert isinstance(row["w"], np.ndarray)
+        row["w"] = row["w"].tolist()
+    assert found == rows
+    lines = b"".join(
+        json.dumps(row).encode() + rng.choice([b"\n", b"\r\n", b"\n\n"]) for row in rows
+    )
+    found = await rows_in(parts_of(lines, size), JsonLines())
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_damaged_list_is_refused_wherever_the_damage_is(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 40)
+    rng = random.Random(seed)
+    whole = json.dumps([{"id": str(n), "v": hostile_row(rng)} for n in range(20)]).encode()
+    for _ in range(60):
+        text = bytearray(whole)
+        place = rng.randrange(len(text))
+        how = rng.randrange(3)
+        if how == 0:
+            del text[place:]
+        elif how == 1:
+            text[place] = rng.choice(b'{}[]",x\\')
+        else:
+            text[place:place] = rng.choice([b",", b"}", b"]", b'"', b"},{", b"\x00", b"],["])
+        try:
+            wanted = json.loads(text)
+        except ValueError:
+            with pytest.raises(RequestError):
+                await rows_in(parts_of(bytes(text), 9), JsonArray())
+        else:
+            assert await rows_in(parts_of(bytes(text), 9), JsonArray()) == wanted
+
+
+async def test_numbers_are_read_as_python_reads_them() -> None:
+    rng = random.Random(1)
+    numbers = [rng.uniform(-1, 1) * 10.0 ** rng.randrange(-310, 300) for _ in range(3000)]
+    texts = [repr(x) for x in numbers] + [
+        "5e-324",
+        "0.1e1",
+        "1E5",
+        "-0.0",
+        "2.2250738585072014e-308",
+    ]
+    texts += [
+        f"{rng.randrange(10**16)}{rng.randrange(10**16):016d}.{rng.randrange(10**9)}"
+        for _ in range(500)
+    ]
+    assert pieces.load(f"[{','.join(texts)}]".encode()) == [json.loads(text) for text in texts]
+
+
+async def test_a_trailing_comma_and_a_body_of_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 20)
+    rows = b",".join(b'{"id":"%d"}' % n for n in range(9))
+    for text, status in (
+        (b"[" + rows + b",]", 400), (b"[" + rows, 400), (rows, 422), (b"[" + rows + b"]]", 400),
+        (b'{"id": "a"}', 422), (b'"' + b"x" * 99 + b'"', 422), (b"", 400), (b"  ", 400),
+    ):  # fmt: skip
+        with pytest.raises(RequestError) as caught:
+            await rows_in(parts_of(text, 10), JsonArray())
+        assert caught.value.status == status, text
+
+
+async def test_a_row_without_end_is_refused_before_it_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pieces, "LONGEST_ROW", 2000)
+    monkeypatch.setattr(pieces, "PIECE", 100)
+    read = 0
+
+    async def endless(start: bytes, more: bytes) -> AsyncIterator[bytes]:
+        nonlocal read
+        yield start
+        for _ in range(1000):
+            read += len(more)
+            yield more
+
+    for start, more, splitter in (
+        (b'[{"id": "', b"},{" * 30, JsonArray()),
+        (b"[", b"[" * 90, JsonArray()),
+        (b'{"id": "', b"}" * 90, JsonLines()),
+    ):
+        read = 0
+        with pytest.raises(RequestError) as caught:
+            await rows_in(endless(start, more), splitter)
+        assert caught.value.status == 413
+        assert read < 9000
+
+
+async def test_many_rows_by_each_kind_of_body() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((2000, 64)).astype(np.float32)
+    rows = [
+        {"id": str(n), "embedding": vector, "year": n, "body": "},{" * (n % 5)}
+        for n, vector in enumerate(matrix.tolist())
+    ]
+    table = pa.table(
+        {"id": [row["id"] for row in rows], "embedding": list(matrix), "year": range(2000)}
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=300)
+    bodies = [
+        (json.dumps(rows).encode(), JSON),
+        ("\n".join(map(json.dumps, rows)).encode(), LINES),
+        (sink.getvalue().to_pybytes(), ARROW),
+    ]
+    async with aiovec.connect(":memory:") as store:
+        schema = aiovec.Schema(64, fields={"year": int})
+        async with serving(create_app(store=store)) as client:
+            for n, (body, headers) in enumerate(bodies):
+                await store.create_table(f"t{n}", schema)
+                path = f"/tables/t{n}/records"
+                found = await client.ok("POST", path, content=body, headers=headers)
+                assert found == {"count": 2000}
+                again = await client.problem("POST", path, 409, content=body, headers=headers)
+                assert again["error"] == "DuplicateIdError"
+                (row,) = await store.get(f"t{n}", ["1234"])
+                assert row["year"] == 1234
+                assert np.array_equal(row.vector, matrix[1234])
+            # Half of the rows are good, and none is kept.
+            await store.create_table("none", schema)
+            broken = json.dumps(rows).encode()[:-1] + b',{"id": "x", "embedding": [1]}]'
+            found = await client.problem(
+                "POST", "/tables/none/records", 422, content=broken, headers=JSON
+            )
+            assert (found["error"], found["facts"]["id"]) == ("DimensionMismatchError", "x")
+            assert await store.count("none") == 0
+
+
+def ipc(table: pa.Table, **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def vectors(count: int) -> pa.Array:
+    flat = pa.array(np.ones(3 * count, dtype=np.float32))
+    return pa.FixedSizeListArray.from_arrays(flat, 3)
+
+
+async def test_arrow_bodies_that_would_fill_the_memory_or_are_damaged() -> None:
+    plain = pa.table({"id": ["a"], "embedding": vectors(1)})
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["x" * 1000]))
+    bombs = [
+        ipc(plain, compression="zstd"),
+        ipc(plain.append_column("d", pa.array(["x"]).dictionary_encode())),
+        ipc(plain.append_column("r", runs)),
+        ipc(plain.append_column("v", pa.array(["x"], pa.string_view()))),
+        b"", b"ARROW1", ipc(plain)[:-30], b"\xff\xff\xff\xff" * 9, ipc(plain)[8:],
+    ]  # fmt: skip
+    rng = random.Random(3)
+    good = ipc(plain)
+    for _ in range(150):
+        damaged = bytearray(good)
+        for _ in range(rng.randrange(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        bombs.append(bytes(damaged))
+    async with notes() as client:
+        for place, body in enumerate(bombs):
+            answer = await client.post("/tables/notes/records", content=body, headers=ARROW)
+            assert answer.status_code < 500, (place, answer.text)
+            if place < 9 and body:
+                assert answer.status_code in (400, 422), (place, answer.text)
+        bad_text = pa.Array.from_buffers(
+            pa.utf8(),
+            1,
+            [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")],
+        )
+        body = ipc(pa.table({"id": ["b"], "embedding": vectors(1), "body": bad_text}))
+        found = await client.problem(
+            "POST", "/tables/notes/records", 422, content=body, headers=ARROW
+        )
+        assert "UTF-8" in found["detail"]
+
+
+async def test_vectors_by_arrow() -> None:
+    async with notes() as client:
+        body = ipc(pa.table({"v": vectors(2), "id": ["note-0", "none"]}))
+        found = await client.ok("POST", "/tables/notes/set_vectors", content=body, headers=ARROW)
+        assert found == {"updated": 1}
+        body = ipc(pa.table({"id": ["note-0"]}))
+        await client.problem("POST", "/tables/notes/set_vectors", 422, content=body, headers=ARROW)
+
+
+async def lines_of(client: Client, path: str, **options: Any) -> list[Any]:
+    answer = await client.get(path, **options)
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_an_export_goes_on_from_a_cursor() -> None:
+    async with notes() as client:
+        path = "/tables/notes/records"
+        whole = await lines_of(client, path)
+        assert [row["id"] for row in whole] == [f"note-{n}" for n in range(5)]
+        assert whole[1]["at"] == "2024-01-02T00:00:00Z"
+        assert whole[1]["kind"] == "x"
+        some = await lines_of(client, path + "?batch_size=2&cursors=true&select=year")
+        assert [set(line) for line in some if "id" in line] == [{"id", "year"}] * 5
+        (first, *_) = (line["cursor"] for line in some if "cursor" in line)
+        rest = await lines_of(client, f"{path}?after={first}&batch_size=2")
+        assert [row["id"] for row in rest] == ["note-2", "note-3", "note-4"]
+        arrow = await client.get(f"{path}?batch_size=2", headers={"accept": ARROW["content-type"]})
+        reader = pa.ipc.open_stream(arrow.content)
+        assert aiovec.Schema.from_arrow(reader.schema).dim == 3
+        batch, metadata = next(reader.iter_batches_with_custom_metadata())
+        assert batch.num_rows == 2
+        import base64
+
+        assert base64.urlsafe_b64decode(first) == dict(metadata)[b"aiovec.cursor"]
+        filtered = await lines_of(
+            client, path + "?filter=year%20%3E%202022&select=embedding,payload"
+        )
+        assert [set(row) for row in filtered] == [{"id", "embedding", "kind"}] * 2
+        # Back again
+        lines = "\n".join(json.dumps(row) for row in whole)
+        await client.ok("POST", path + "?mode=upsert", content=lines, headers=LINES)
+        assert await lines_of(client, path) == whole
+        for query in ("after=x", "after=AAAA", "after=%F0%9F%8E%89", "batch_size=0", "cursors=1",
+                      "filter=(", "select=none", "batchSize=1"):  # fmt: skip
+            await client.problem("GET", f"{path}?{query}", 422)
+        await client.problem("GET", "/tables/none/records", 404)
+
+
+async def test_an_export_of_nothing_has_its_columns() -> None:
+    async with notes() as client:
+        await client.ok("POST", "/tables/notes/delete", json={"filter": "TRUE"})
+        assert await lines_of(client, "/tables/notes/records") == []
+        for query, names in (
+            ("", ["id", "embedding", "year", "at", "tags", "body", "payload"]),
+            ("?select=year", ["id", "year"]),
+        ):
+            answer = await client.get(
+                f"/tables/notes/records{query}", headers={"accept": ARROW["content-type"]}
+            )
+            table = pa.ipc.open_stream(answer.content).read_all()
+            assert (table.num_rows, table.schema.names) == (0, names)
+
+
+async def test_a_row_without_a_vector_is_exported_with_null() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", aiovec.Schema(2, vector_nullable=True))
+        await store.insert("t", [{"id": "a"}, {"id": "b", "embedding": [1, 2]}])
+        async with serving(create_app(store=store)) as client:
+            rows = await lines_of(client, "/tables/t/records")
+            assert [row["embedding"] for row in rows] == [None, [1, 2]]
+            found = await client.ok("POST", "/tables/t/get", json={"ids": ["a", "b"]})
+            assert [row.get("embedding") for row in found["records"]] == [None, [1, 2]]
+
+
+class _Connection:
+    """An ASGI connection whose client reads as slowly as the test wants."""
+
+    def __init__(self, app: Any, path: str) -> None:
+        self.parts: list[bytes] = []
+        self.whole = False
+        self.may_read = asyncio.Semaphore(0)
+        self.gone = asyncio.Event()
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET",
+            "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "root_path": "", "headers": [(b"host", b"localhost:4002")],
+            "client": ("127.0.0.1", 1), "server": ("localhost", 4002), "state": {},
+        }  # fmt: skip
+        self.task = asyncio.ensure_future(app(scope, self.receive, self.send))
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await self.may_read.acquire()
+            self.parts.append(message.get("body", b""))
+            self.whole = not message.get("more_body", False)
+
+
+async def test_a_slow_client_is_waited_for_and_one_that_goes_ends_the_export(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = 0
+    ended = asyncio.Event()
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", aiovec.Schema(8))
+        await store.insert(
+            "t", {"id": [str(n) for n in range(5000)], "embedding": np.ones((5000, 8), np.float32)}
+        )
+        export = store.export
+
+        async def counted(*args: Any, **options: Any) -> AsyncIterator[pa.RecordBatch]:
+            nonlocal batches
+            try:
+                async for batch in export(*args, batch_size=50, **options):
+                    batches += 1
+                    yield batch
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(store, "export", counted)
+        app = create_app(store=store)
+        connection = _Connection(app, "/tables/t/records")
+        for reads in (0, 1, 5):
+            for _ in range(reads):
+                connection.may_read.release()
+            await asyncio.sleep(0.2)
+            assert batches <= len(connection.parts) + 3
+        connection.gone.set()
+        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait([connection.task], timeout=10)
+        assert connection.task.done()
+        assert batches < 20
+        await store.insert("t", [{"id": "after", "embedding": [1] * 8}])
+
+
+async def test_an_error_in_the_midst_of_an_export_breaks_it_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", aiovec.Schema(1))
+        await store.insert("t", [{"id": str(n), "embedding": [1]} for n in range(9)])
+        export = store.export
+
+        async def failing(*args: Any, **options: Any) -> AsyncIterator[pa.RecordBatch]:
+            async for batch in export(*args, batch_size=2, **options):
+                yield batch
+                raise aiovec.CorruptStoreError("/secret", "damaged")
+
+        monkeypatch.setattr(store, "export", failing)
+        connection = _Connection(create_app(store=store), "/tables/t/records")
+        for _ in range(9):
+            connection.may_read.release()
+        await asyncio.wait([connection.task], timeout=10)
+        assert connection.task.done()
+        assert connection.parts
+        assert not connection.whole
+        assert b"secret" not in b"".join(connection.parts)
