@@ -28,6 +28,7 @@ from aiovec.backend import ServerSettings
 
 from .connection import Bounds, Connection
 from .sockets import BACKLOG
+from .systemd import notify
 
 _T = TypeVar("_T")
 
@@ -102,6 +103,7 @@ class HttpServer:
         ]
         try:
             ready()
+            notify("READY=1")
             while not stop.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(interval):
@@ -110,6 +112,7 @@ class HttpServer:
                 if self._is_over():
                     break
         finally:
+            notify("STOPPING=1")
             for server in servers:
                 server.close()
             await self._end()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -397,6 +399,18 @@ async def test_a_long_call_is_use() -> None:
         server.app.go_on.set()
         assert b"ok" in await call
         await asyncio.wait_for(server.task, START)
+
+
+async def test_the_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(START)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with running():
+            assert await asyncio.to_thread(manager.recv, 100) == b"READY=1"
+        assert await asyncio.to_thread(manager.recv, 100) == b"STOPPING=1"
+    async with running() as server:  # the manager is gone
+        assert b"ok" in await server.ask()
 
 
 async def test_work_that_is_not_wanted_any_more_is_cancelled() -> None:
