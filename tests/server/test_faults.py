@@ -10,10 +10,12 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tests.migrate.support import migrated, rolled_back, write_toml
 from tests.server.process import Served, serving
-from tests.server.writers import SCHEMA, check, with_writers
+from tests.server.writers import SCHEMA, check, check_store, with_writers
 
 import aiovec
+from aiovec_migrate import Options, Phase
 
 PLACES = ("sqlite", "lancedb")
 
@@ -73,7 +75,8 @@ class CuttingProxy:
         self._random = random.Random(seed)
         self._part = part
         self.cuts = 0
-        self.calm = False
+        self.calm = True
+        """True until the clients have opened their stores, for which the remote backend tries once."""
 
     async def __aenter__(self) -> CuttingProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -152,12 +155,10 @@ async def _cut_off(path: Path, place: str, *, clients: int, seconds: float) -> N
     ):
 
         async def wait() -> None:
+            proxy.calm = False
             await asyncio.sleep(seconds)
 
-        proxy.calm = True  # the remote backend looks at the server once
-        starting = asyncio.get_running_loop().call_later(0.5, setattr, proxy, "calm", False)
         writers = await with_writers(proxy.url, clients, wait)
-        starting.cancel()
         assert proxy.cuts > clients
     await check(target, writers)
 
@@ -173,3 +174,46 @@ async def test_answers_that_are_cut_off(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 async def test_answers_that_are_cut_off_for_long(tmp_path: Path, place: str) -> None:
     await _cut_off(tmp_path, place, clients=32, seconds=90)
+
+
+async def _moved(path: Path, *, clients: int, cut: float) -> None:
+    """There and back, while clients write through the server."""
+    config = write_toml(path, "sqlite")
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("notes", SCHEMA)
+    options = Options(switch=True, index=False)
+    async with (
+        restarted("--config", str(config)) as server,
+        CuttingProxy(server.served.port, 5, cut) as proxy,
+    ):
+
+        async def move() -> None:
+            proxy.calm = False
+            await asyncio.sleep(1.0)
+            done = await migrated(None, "lancedb", config=config, options=options)
+            assert done.state.phase is Phase.DONE
+            await asyncio.sleep(1.0)
+            await rolled_back(config=config)
+            await asyncio.sleep(1.0)
+
+        writers = await with_writers(proxy.url, clients, move, exact=not cut)
+        assert server.served.call("GET", "/health")["backend"] == "sqlite"
+    assert all(writer.calls > 2 for writer in writers)
+    async with aiovec.connect(config=config) as store:
+        assert store.backend_name == "sqlite"
+        await check_store(store, writers)
+    with pytest.raises(aiovec.StoreMovedError):
+        async with aiovec.connect(f"lancedb://{path}/notes.lance") as left:
+            await left.count("notes")
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.03])
+async def test_a_cut_over_there_and_back_under_load(tmp_path: Path, cut: float) -> None:
+    await _moved(tmp_path, clients=16, cut=cut)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("cut", [0.0, 0.03])
+async def test_a_cut_over_of_many_clients(tmp_path: Path, cut: float) -> None:
+    await _moved(tmp_path, clients=64, cut=cut)
