@@ -76,7 +76,7 @@ class CuttingProxy:
         self._part = part
         self.cuts = 0
         self.calm = True
-        """True until the clients have opened their stores, for which the remote backend tries once."""
+        """True until the clients have opened their stores: that is tried once."""
 
     async def __aenter__(self) -> CuttingProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
