@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict
-from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from aiovec.backend import (
     Float32Array,
     Found,
     IndexInfo,
+    Kept,
     Message,
     Order,
     Patience,
@@ -42,6 +43,8 @@ from aiovec.backend import (
     VectorIndexes,
     VectorQuery,
     WireError,
+    WriteKey,
+    effort_of,
     exported_batch,
     found_rows,
     from_matrix,
@@ -49,17 +52,21 @@ from aiovec.backend import (
     stored_rows,
     without_vector,
     write_admission,
+    write_key,
 )
-from aiovec.errors import AiovecError, StoreClosedError, UnsupportedError
+from aiovec.errors import StoreClosedError, UnsupportedError
 
+from . import answers
 from .client import Client
 from .settings import RemoteSettings
+
+_T = TypeVar("_T")
 
 # Writing calls that check or send their rows at once, in 64 MiB together.
 _WRITES_AT_ONCE = 1024
 # Characters of a filter that take as long to write as one value does to check.
 _CHARACTERS_A_VALUE = 32
-_BYTES_A_VALUE = 64
+_NUMBERS_A_VALUE = 16
 
 
 class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
@@ -72,9 +79,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         self._writing = write_admission(_WRITES_AT_ONCE)
         self._patience = settings.busy_timeout
         self._process = os.getpid()
-        self._abilities: frozenset[str] = frozenset()
-        self._serves = ""
-        self._server_reads_only = False
+        self._served = answers.Served()
         self._mark = ""
 
     @property
@@ -89,77 +94,65 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     async def _look(self, *, tries: bool) -> None:
         """Ask which store the server serves, and what that is able to do."""
         answer = await self._client.ask("open", Message(), tries=tries)
-        told = answer.facts
-        listed, backend = told.get("abilities"), told.get("backend")
-        if type(listed) is not list or not all(type(one) is str for one in listed):
-            raise self._garbled("the abilities are missing")
-        if type(backend) is not str or type(told.get("readOnly")) is not bool:
-            raise self._garbled("the name of the backend is missing")
-        self._abilities = frozenset(listed)
-        self._serves = backend
-        self._server_reads_only = told["readOnly"]
+        try:
+            self._served = answers.served_in(answer)
+        except WireError as exc:
+            raise self._client.unreadable(exc) from exc
         self._mark = self._client.store_mark
-        self._client.repeats_writes = told.get("keepsKeys") is True
+        self._client.repeats_writes = self._served.keeps_keys
 
     async def close(self) -> None:
         if os.getpid() == self._process:
             await self._client.close()
 
     async def ping(self) -> None:
-        await self._ask("ping", {})
+        await self._ask(answers.nothing, "ping", {})
 
     def supports(self, ability: str) -> bool:
-        if ability == "read-only":
-            return True
-        return ability in self._abilities
+        return ability == "read-only" or ability in self._served.abilities
 
     # Tables
 
     async def tables(self) -> list[str]:
-        names = (await self._ask("tables", {})).facts.get("tables")
-        if type(names) is not list or not all(type(name) is str for name in names):
-            raise self._garbled("the tables are missing")
-        return names
+        return await self._ask(answers.names_in, "tables", {})
 
     async def open_table(self, name: str) -> TableHandle:
-        told = (await self._ask("open_table", {"table": name})).facts
-        text, state = told.get("schema"), told.get("state")
-        if type(text) is not str or type(state) is not str:
-            raise self._garbled("the schema is missing")
-        try:
-            schema = Schema.from_json(text)
-        except AiovecError as exc:
-            raise self._garbled(f"the schema of the table {name!r}: {exc}") from exc
-        return TableHandle(name, schema, state)
+        return await self._ask(
+            lambda answer: answers.handle_in(answer, name), "open_table", {"table": name}
+        )
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        await self._write("create_table", {"table": name, "schema": schema.to_json()})
+        await self._write(
+            answers.nothing, "create_table", {"table": name, "schema": schema.to_json()}
+        )
 
     async def rename_table(self, old: str, new: str) -> None:
-        await self._write("rename_table", {"table": old, "new": new}, long=True)
+        await self._write(answers.nothing, "rename_table", {"table": old, "new": new}, long=True)
 
     async def drop_table(self, name: str) -> None:
-        await self._write("drop_table", {"table": name}, long=True)
+        await self._write(answers.nothing, "drop_table", {"table": name}, long=True)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         facts = {**_of(table), "name": name, "field": field.to_dict()}
-        await self._write("add_field", facts, long=True)
+        await self._write(answers.nothing, "add_field", facts, long=True)
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         facts = {**_of(table), "field": field, "kind": kind}
-        await self._write("create_field_index", facts, long=True)
+        await self._write(answers.nothing, "create_field_index", facts, long=True)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         facts = {**_of(table), "field": field, "kind": kind}
-        await self._write("drop_field_index", facts, long=True)
+        await self._write(answers.nothing, "drop_field_index", facts, long=True)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        await self._write("drop_field", {**_of(table), "field": field}, long=True)
+        await self._write(answers.nothing, "drop_field", {**_of(table), "field": field}, long=True)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        await self._write("rename_field", {**_of(table), "field": old, "new": new}, long=True)
+        await self._write(
+            answers.nothing, "rename_field", {**_of(table), "field": old, "new": new}, long=True
+        )
 
     # Writing
 
@@ -170,10 +163,10 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
     ) -> int:
         facts = {**_of(table), "skipExisting": skip_existing}
-        return self._count_in(await self._write("insert", facts, rows))
+        return await self._write(answers.count_in, "insert", facts, rows)
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write("upsert", _of(table), rows)
+        await self._write(answers.count_in, "upsert", _of(table), rows)
 
     async def update(
         self,
@@ -195,18 +188,21 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             [list(path)] if isinstance(value, Remove) else [list(path), value]
             for path, value in payload.changes
         ]
+        effort = effort_of(dict(values)) + effort_of(changes)
         facts = {
-            **_of(table), "values": dict(values), "payload": json.dumps(changes),
+            **_of(table), "values": dict(values),
+            "payload": await off_loop(effort, json.dumps, changes),
             "ids": None if ids is None else list(ids), "where": await _text(where),
         }  # fmt: skip
-        return self._count_in(await self._write("update", facts, rows, size=len(ids or ())))
+        size = effort + len(ids or ())
+        return await self._write(answers.count_in, "update", facts, rows, size=size)
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
         rows = pa.table({table.schema.vector: from_matrix(vectors)})
         facts = {**_of(table), "ids": list(ids)}
-        return self._count_in(await self._write("set_vectors", facts, rows, size=len(ids)))
+        return await self._write(answers.count_in, "set_vectors", facts, rows, size=len(ids))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
@@ -214,14 +210,16 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {
             **_of(table), "ids": None if ids is None else list(ids), "where": await _text(where)
         }  # fmt: skip
-        return self._count_in(await self._write("delete", facts, size=len(ids or ())))
+        return await self._write(answers.count_in, "delete", facts, size=len(ids or ()))
+
+    async def kept(self, key: WriteKey) -> Kept | None:
+        return await self._ask(answers.kept_in, "kept", {"key": _key(key)})
 
     # Reading
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         facts = {**_of(table), "ids": list(ids), "columns": asdict(columns)}
-        answer = await self._ask("get", facts, size=len(ids))
-        return await self._rows_in(answer, table.schema, columns)
+        return await self._ask(_rows(table, columns), "get", facts, size=len(ids))
 
     async def find(
         self,
@@ -238,7 +236,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             "orderBy": [[_name_of(order.ref), order.descending] for order in order_by],
             "columns": asdict(columns),
         }  # fmt: skip
-        return await self._rows_in(await self._ask("find", facts), table.schema, columns)
+        return await self._ask(_rows(table, columns), "find", facts)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         if not queries:
@@ -264,20 +262,20 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {**_of(table), "columns": asdict(columns), "kinds": listed, "which": which}
         effort = len(queries) * table.schema.dim // 16
         rows = await off_loop(effort, _queries_table, table.schema.vector, queries)
-        answer = await self._ask("search", facts, rows, size=len(queries))
-        return await self._found_in(answer, table.schema, columns, len(queries))
+        read = _found(table, columns, len(queries))
+        return await self._ask(read, "search", facts, rows, size=len(queries))
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+        self._need("text")
         facts = {
             **_of(table), "where": await _text(query.where), "limit": query.limit,
             "any": query.any, "columns": asdict(query.columns),
             "highlight": None if query.highlight is None else list(query.highlight),
             "clauses": [[one.text, one.field, one.prefix, one.excluded] for one in query.clauses],
         }  # fmt: skip
-        answer = await self._ask("search_text", facts, size=len(query.clauses))
         shown = query.highlight is not None
-        found = await self._found_in(answer, table.schema, query.columns, 1, highlights=shown)
-        return found[0]
+        read = _found(table, query.columns, 1, highlights=shown)
+        return (await self._ask(read, "search_text", facts, size=len(query.clauses)))[0]
 
     async def export(
         self,
@@ -304,7 +302,8 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
                 yield found
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        return self._count_in(await self._ask("count", {**_of(table), "where": await _text(where)}))
+        facts = {**_of(table), "where": await _text(where)}
+        return await self._ask(answers.count_in, "count", facts)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
@@ -312,73 +311,47 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {
             **_of(table), "field": _name_of(ref), "where": await _text(where), "limit": limit
         }  # fmt: skip
-        counts = (await self._ask("value_counts", facts)).facts.get("counts")
-        if type(counts) is not list:
-            raise self._garbled("the counts are missing")
-
-        def pairs() -> list[tuple[Value, int]]:
-            found = []
-            for pair in counts:
-                if type(pair) is not list or len(pair) != 2 or type(pair[1]) is not int:
-                    raise self._garbled("a count is none")
-                found.append((self._value(pair[0]), pair[1]))
-            return found
-
-        return await off_loop(len(counts), pairs)
+        return await self._ask(answers.counts_in, "value_counts", facts)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
         facts = {**_of(table), "field": _name_of(ref), "where": await _text(where)}
-        found = (await self._ask("bounds", facts)).facts.get("bounds", ())
-        if found is None:
-            return None
-        if type(found) is not list or len(found) != 2:
-            raise self._garbled("the bounds are no pair")
-        return self._value(found[0]), self._value(found[1])
-
-    def _value(self, value: Any) -> Value:
-        if type(value) not in (str, int, float, bool, datetime) or value != value:
-            raise self._garbled("a value is of no type that a row can have")
-        return value  # type: ignore[no-any-return]  # it is one of those
+        return await self._ask(answers.bounds_in, "bounds", facts)
 
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        told = (await self._ask("stats", _of(table), long=True)).facts.get("stats")
-        try:
-            return TableStats(**_typed(told, _STATS))
-        except (TypeError, ValueError) as exc:
-            raise self._garbled(f"the statistics: {exc}") from exc
+        def read(answer: Message) -> TableStats:
+            return answers.stats_in(answer, self.name)
+
+        return await self._ask(read, "stats", _of(table), long=True)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._write("optimize", _of(table), long=True)
+        await self._write(answers.nothing, "optimize", _of(table), long=True)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
+        self._need("indexes")
         facts = {**_of(table), "kind": kind, "wait": wait, "options": dict(options)}
-        await self._write("create_index", facts, long=True)
+        await self._write(answers.nothing, "create_index", facts, long=True)
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
-        told = (await self._ask("indexes", _of(table))).facts.get("indexes")
-        try:
-            return [IndexInfo(**_typed(one, _INDEX)) for one in _listed(told)]
-        except (TypeError, ValueError) as exc:
-            raise self._garbled(f"the indexes: {exc}") from exc
+        self._need("indexes")
+        return await self._ask(answers.indexes_in, "indexes", _of(table))
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
-        await self._write("drop_index", {**_of(table), "name": name}, long=True)
+        self._need("indexes")
+        await self._write(answers.nothing, "drop_index", {**_of(table), "name": name}, long=True)
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
-        told = (await self._ask("versions", _of(table))).facts.get("versions")
-        try:
-            return [_typed(one, {}) for one in _listed(told)]
-        except TypeError as exc:
-            raise self._garbled(f"the versions: {exc}") from exc
+        self._need("snapshots")
+        return await self._ask(answers.versions_in, "versions", _of(table))
 
     async def restore(self, table: TableHandle, version: int) -> None:
-        await self._write("restore", {**_of(table), "version": version}, long=True)
+        self._need("snapshots")
+        await self._write(answers.nothing, "restore", {**_of(table), "version": version}, long=True)
 
     # Inside
 
@@ -387,59 +360,76 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             raise StoreClosedError(self.target, FORKED)
 
     async def _ask(
-        self, call: str, facts: Mapping[str, Any], rows: pa.Table | None = None, *,
-        size: int = 0, long: bool = False,
-    ) -> Message:  # fmt: skip
-        """Ask for something that changes nothing. ``size`` is the number of values in the facts."""
+        self,
+        read: Callable[[Message], _T],
+        call: str,
+        facts: Mapping[str, Any],
+        rows: pa.Table | None = None,
+        *,
+        size: int = 0,
+        long: bool = False,
+        writes: bool = False,
+    ) -> _T:
+        """Return what ``read`` finds in the answer. ``size`` is the number of values in facts."""
         self._check_process()
         if self._client.store_mark != self._mark:
             await self._look(tries=True)
-        return await self._client.ask(call, Message(facts, rows), size=size, long=long)
+        key = None
+        if writes:
+            key = uuid.uuid4().hex
+            if (given := write_key()) is not None:  # this store's own caller repeats the write
+                facts = {**facts, "key": _key(given)}
+        message = Message(facts, rows)
+        answer = await self._client.ask(call, message, key=key, size=size, long=long)
+        try:
+            return await off_loop(_effort(answer), read, answer)
+        except WireError as exc:
+            raise self._client.unreadable(exc, writes=writes) from exc
 
     async def _write(
-        self, call: str, facts: Mapping[str, Any], rows: pa.Table | None = None, *,
-        size: int = 0, long: bool = False,
-    ) -> Message:  # fmt: skip
-        self._check_process()
+        self,
+        read: Callable[[Message], _T],
+        call: str,
+        facts: Mapping[str, Any],
+        rows: pa.Table | None = None,
+        *,
+        size: int = 0,
+        long: bool = False,
+    ) -> _T:
         if self.read_only:
             raise UnsupportedError(call, self.name, f"{self.target} was opened with read_only=True")
-        if self._client.store_mark != self._mark:
-            await self._look(tries=True)
-        message = Message(facts, rows)
-        return await self._client.ask(call, message, once=True, size=size, long=long)
+        return await self._ask(read, call, facts, rows, size=size, long=long, writes=True)
 
-    def _garbled(self, reason: str) -> AiovecError:
-        return self._client.unreadable(WireError(reason))
-
-    def _count_in(self, answer: Message) -> int:
-        count = answer.facts.get("count")
-        if type(count) is not int or count < 0:
-            raise self._garbled("the number of rows is missing")
-        return count
-
-    async def _rows_in(self, answer: Message, schema: Schema, columns: Columns) -> StoredRows:
-        try:
-            return await off_loop(_effort(answer.rows), stored_rows, answer.rows, schema, columns)
-        except WireError as exc:
-            raise self._client.unreadable(exc) from exc
-
-    async def _found_in(
-        self, answer: Message, schema: Schema, columns: Columns, queries: int, *,
-        highlights: bool = False,
-    ) -> list[Found]:  # fmt: skip
-        def found() -> list[Found]:
-            return found_rows(answer, schema, columns, queries, highlights=highlights)
-
-        try:
-            return await off_loop(_effort(answer.rows) + queries * 8, found)
-        except WireError as exc:
-            raise self._client.unreadable(exc) from exc
+    def _need(self, ability: str) -> None:
+        if not self.supports(ability):
+            hint = f"the server at {self.target} serves a store of {self._served.backend}"
+            raise UnsupportedError(ability, self.name, hint)
 
 
-def _effort(rows: pa.Table | None) -> int:
-    if rows is None:
-        return 0
-    return int(rows.num_rows * rows.num_columns + rows.nbytes // _BYTES_A_VALUE)
+def _effort(answer: Message) -> int:
+    """Return how many values it takes to read an answer. Follows none of its rows' lengths."""
+    listed = sum(len(value) for value in answer.facts.values() if isinstance(value, list))
+    if answer.rows is None or not answer.rows.num_columns:
+        return listed
+    values = sum(
+        kind.list_size // _NUMBERS_A_VALUE if pa.types.is_fixed_size_list(kind) else 1
+        for kind in answer.rows.schema.types
+    )
+    return int(listed + answer.rows.num_rows * values + answer.rows.column(0).num_chunks)
+
+
+def _rows(table: TableHandle, columns: Columns) -> Callable[[Message], StoredRows]:
+    return lambda answer: stored_rows(answer.rows, table.schema, columns)
+
+
+def _found(
+    table: TableHandle, columns: Columns, queries: int, *, highlights: bool = False
+) -> Callable[[Message], list[Found]]:
+    return lambda answer: found_rows(answer, table.schema, columns, queries, highlights=highlights)
+
+
+def _key(key: WriteKey) -> dict[str, str]:
+    return {"name": key.name, "digest": key.digest.hex()}
 
 
 def _of(table: TableHandle) -> dict[str, Any]:
@@ -456,30 +446,3 @@ def _name_of(ref: Ref) -> list[str]:
 
 def _queries_table(vector: str, queries: Sequence[VectorQuery]) -> pa.Table:
     return pa.table({vector: from_matrix(np.stack([query.vector for query in queries]))})
-
-
-_STATS: Mapping[str, tuple[type, ...]] = {
-    "table": (str,), "backend": (str,), "rows": (int,), "bytes": (int,), "index": (str,),
-    "unindexed_rows": (int,), "scan_memory": (int,), "last_optimize": (datetime, type(None)),
-    "details": (dict,),
-}  # fmt: skip
-_INDEX: Mapping[str, tuple[type, ...]] = {
-    "name": (str,), "kind": (str,), "column": (str,), "parameters": (dict,),
-    "rows_indexed": (int,), "rows_unindexed": (int,), "recall": (float, int, type(None)),
-}  # fmt: skip
-
-
-def _typed(told: object, types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Return an object of JSON whose keys have these types, or raise TypeError."""
-    if type(told) is not dict:
-        raise TypeError(f"it is {type(told).__name__}, not an object")
-    for name, accepted in types.items():
-        if type(told.get(name)) not in accepted:
-            raise TypeError(f"{name} is {told.get(name)!r:.60}")
-    return told
-
-
-def _listed(told: object) -> list[Any]:
-    if type(told) is not list:
-        raise TypeError(f"it is {type(told).__name__}, not a list")
-    return told

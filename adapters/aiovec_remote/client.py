@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from aiovec.backend import (
     Message,
     Patience,
     PerLoop,
-    StaleTableError,
     WireError,
     effort_of_body,
     effort_of_message,
@@ -39,15 +36,13 @@ from aiovec.backend import (
 )
 from aiovec.errors import (
     AiovecError,
-    ConfigError,
     CorruptStoreError,
-    InvalidArgumentError,
     OutcomeUnknownError,
-    StoreBusyError,
     StoreClosedError,
 )
 
 from .connections import Connections
+from .refusals import LostError, RefusedError, json_object, read_body, refuse
 from .settings import SCHEME, RemoteSettings
 from .sidecar import Sidecar
 
@@ -57,26 +52,6 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 _REVOKING = 10.0
 # Bytes that are handed to a connection at once.
 _PART = 256 * 1024
-_BUSY = frozenset({429, 503})
-_GATEWAY = frozenset({502, 504})
-_LONGEST_PROBLEM = 1_000_000
-_PROBLEM = "application/problem+json"
-
-
-class _LostError(Exception):
-    """A request without an answer. ``sent`` tells whether the server may have got it."""
-
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        self.sent = sent
-        super().__init__(reason)
-
-
-class _RefusedError(Exception):
-    """An answer by which the server did nothing and may do it later."""
-
-    def __init__(self, reason: str, after: float | None) -> None:
-        self.after = after
-        super().__init__(reason)
 
 
 class Client:
@@ -88,7 +63,7 @@ class Client:
         self._sidecar: Sidecar | None = None
         if url.startswith(f"{SCHEME}://"):
             self._sidecar = Sidecar(Path(url.removeprefix(f"{SCHEME}://")))
-        self._settings = settings
+        self.settings = settings
         self._headers = {PROTOCOL_HEADER: PROTOCOL}
         if settings.api_key:
             self._headers["Authorization"] = f"Bearer {settings.api_key}"
@@ -110,60 +85,38 @@ class Client:
 
     async def ask(
         self, call: str, message: Message, *,
-        once: bool = False, size: int = 0, long: bool = False, tries: bool = True,
+        key: str | None = None, size: int = 0, long: bool = False, tries: bool = True,
     ) -> Message:  # fmt: skip
-        """Return the answer to a call that reads; to one that writes with ``once``.
+        """Return the answer to a call that reads; to one that writes, under its key.
 
         ``size`` is the number of values in the facts. ``long`` calls may take any time. Without
         ``tries`` a server that cannot be reached is an error at once.
         """
-        self._check_open()
-        key = uuid.uuid4().hex if once else None
+        self.check_open()
         kind, body = await off_loop(size + effort_of_message(message), pack, message)
-        async with self._turns.share(0, Patience(self._settings.busy_timeout)):
-            self._check_open()
+        made = _Tries(self, writes=key is not None, once=not tries)
+        async with self._turns.share(0, made.patience):
+            self.check_open()
             if key is None:
-                return await self._answered(call, kind, body, None, long=long, tries=tries)
-            count = self._writes()
-            with count:
+                return await self._answered(call, kind, body, None, made, long=long)
+            with self._writes():
                 try:
-                    return await self._answered(call, kind, body, key, long=long, tries=tries)
+                    return await self._answered(call, kind, body, key, made, long=long)
                 except asyncio.CancelledError:
                     await to_its_end(self._revoke(key))
                     raise
 
     async def _answered(
-        self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool, tries: bool
+        self, call: str, kind: str, body: memoryview, key: str | None, tries: _Tries, *, long: bool
     ) -> Message:
-        began = time.monotonic()
-        waits = _waits()
-        retried = False
         while True:
-            patience = self._settings.reconnect_timeout if tries else 0.0
             try:
-                return await self._try(call, kind, body, key, long=long, retried=retried)
-            except _RefusedError as exc:
-                wait = next(waits) if exc.after is None else exc.after
-                limit = self._settings.busy_timeout
-                failure: Exception = exc
-                error: AiovecError = StoreBusyError(str(exc), time.monotonic() - began)
-            except _LostError as exc:
-                self._look_again()
-                if self._closed:
-                    raise StoreClosedError(self.target) from exc
-                if key is not None and exc.sent and not self.repeats_writes:
-                    raise OutcomeUnknownError(self.target, str(exc)) from exc
-                retried |= exc.sent
-                wait, limit, failure = next(waits), patience, exc
-                error = self._lost(exc, key)
-            if time.monotonic() - began + wait > limit:
-                raise error from failure
-            await asyncio.sleep(wait)
-            self._check_open()
+                return await self._try(call, kind, body, key, long=long, retried=tries.may_be_done)
+            except (RefusedError, LostError) as exc:
+                await tries.wait_after(exc)
 
-    def _lost(self, exc: _LostError, key: str | None) -> AiovecError:
-        if exc.sent and key is not None:
-            return OutcomeUnknownError(self.target, str(exc))
+    def lost(self, exc: LostError) -> AiovecError:
+        """Return the error for a call that had no answer, and changed nothing."""
         if exc.sent:
             return AiovecError(f"the server at {self.target} did not answer: {exc}")
         return AiovecError(
@@ -171,14 +124,20 @@ class Client:
         )
 
     async def _try(
-        self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool,
+        self,
+        call: str,
+        kind: str,
+        body: memoryview,
+        key: str | None,
+        *,
+        long: bool,
         retried: bool = False,
-    ) -> Message:  # fmt: skip
+    ) -> Message:
         async with self._response(call, kind, body, key, long=long, retried=retried) as response:
             if response.status != 200:
-                await self._refuse(response, call, len(body))
+                await self._refuse(response, len(body))
             content_type = response.headers.get("Content-Type", "")
-            data = await _read(response)
+            data = await read_body(response)
         self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
         try:
             return await off_loop(effort_of_body(data), unpack, content_type, data)
@@ -199,16 +158,27 @@ class Client:
         server = await self._sidecar.server()
         return server.url, {"Authorization": f"Bearer {server.key}"}
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
         """After a lost request: the server may have died, and another one been started."""
         if self._sidecar is not None:
             self._sidecar.lost()
 
+    async def _refuse(self, response: aiohttp.ClientResponse, size: int) -> None:
+        if response.status == 401 and self._sidecar is not None:
+            raise LostError("another server has taken the place of the one", sent=False)
+        await refuse(response, self.target, size)
+
     @contextlib.asynccontextmanager
     async def _response(
-        self, call: str, kind: str, body: memoryview, key: str | None, *, long: bool,
+        self,
+        call: str,
+        kind: str,
+        body: memoryview,
+        key: str | None,
+        *,
+        long: bool,
         retried: bool = False,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:  # fmt: skip
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         url, key_header = await self._place()
         headers = {**self._headers, **key_header, "Content-Type": kind}
         if key is not None:
@@ -224,24 +194,24 @@ class Client:
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
-                    sock_connect=self._settings.connect_timeout,
-                    sock_read=None if long else self._settings.idle_timeout,
+                    sock_connect=self.settings.connect_timeout,
+                    sock_read=None if long else self.settings.idle_timeout,
                 ),
             ) as response:
                 begun = True
                 yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            raise _LostError(_reason(exc), sent=False) from exc
+            raise LostError(_reason(exc), sent=False) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise _LostError(_reason(exc), sent=True) from exc
-        except RuntimeError as exc:  # "Session is closed"
-            if begun or not session.closed:
+            raise LostError(_reason(exc), sent=True) from exc
+        except RuntimeError as exc:  # "Session is closed", "Connection closed."
+            if not session.closed:
                 raise
-            raise _LostError(_reason(exc), sent=False) from exc
+            raise LostError(_reason(exc), sent=begun) from exc
 
     async def _revoke(self, key: str) -> None:
         """Cancel a write at the server, and wait until it has ended there."""
-        kind, body = pack(Message({"key": key}))
+        kind, body = pack(Message({"write": key}))
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_REVOKING):
                 await self._try("cancel", kind, body, None, long=False)
@@ -250,28 +220,15 @@ class Client:
 
     async def stream(self, message: Message) -> AsyncGenerator[Message, None]:
         """Yield the parts of an export as they come; the server waits for who reads slowly."""
-        self._check_open()
+        self.check_open()
         kind, body = pack(message)
-        began, waits = time.monotonic(), _waits()
+        tries = _Tries(self)
         while True:
             parts = self._parts(kind, body)
             try:
                 first = await anext(parts, None)
-            except (_RefusedError, _LostError) as exc:
-                self._look_again()
-                if self._closed:
-                    raise StoreClosedError(self.target) from exc
-                busy = isinstance(exc, _RefusedError)
-                waited = time.monotonic() - began
-                error = (
-                    StoreBusyError(str(exc), waited) if busy else self._lost(exc, None)  # type: ignore[arg-type]  # it is one of two
-                )
-                wait = (exc.after if isinstance(exc, _RefusedError) else None) or next(waits)
-                limit = self._settings.busy_timeout if busy else self._settings.reconnect_timeout
-                if waited + wait > limit:
-                    raise error from exc
-                await asyncio.sleep(wait)
-                self._check_open()
+            except (RefusedError, LostError) as exc:
+                await tries.wait_after(exc)
                 continue
             break
         async with contextlib.aclosing(parts):
@@ -280,7 +237,7 @@ class Client:
                 del first
                 try:
                     first = await anext(parts, None)
-                except _LostError as exc:
+                except LostError as exc:
                     if self._closed:
                         raise StoreClosedError(self.target) from exc
                     raise AiovecError(
@@ -293,79 +250,31 @@ class Client:
     async def _parts(self, kind: str, body: memoryview) -> AsyncGenerator[Message, None]:
         async with self._response("export", kind, body, None, long=False) as response:
             if response.status != 200:
-                await self._refuse(response, "export", len(body))
+                await self._refuse(response, len(body))
             self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
             try:
                 while True:
                     what, length = frame_of(await response.content.readexactly(FRAME_HEAD))
                     data = await _read_length(response, length)
                     if what == FAILED_FRAME:
-                        raise error_of(_json(data), target=self.target)
+                        raise error_of(json_object(data), target=self.target)
                     if what != BATCH_FRAME:
                         return
                     yield await off_loop(
                         effort_of_body(data), unpack, "application/vnd.apache.arrow.stream", data
                     )
             except asyncio.IncompleteReadError as exc:
-                raise _LostError("the answer was cut off", sent=True) from exc
+                raise LostError("the answer was cut off", sent=True) from exc
             except WireError as exc:
                 raise self.unreadable(exc) from exc
             finally:
                 if not response.content.at_eof():
                     response.close()  # the server stops reading the table
 
-    # Answers that are none
-
-    async def _refuse(self, response: aiohttp.ClientResponse, call: str, size: int) -> None:
-        """Raise what an answer with another status than 200 means."""
-        status = response.status
-        content_type = response.content_type
-        data = await _read(response, _LONGEST_PROBLEM)
-        if 300 <= status < 400:
-            raise ConfigError(
-                f"{self.target} answers with a redirect (HTTP {status}), which is not followed; "
-                "use the address of the aiovec server itself",
-                key="target",
-            )
-        if content_type != _PROBLEM:
-            text = f"HTTP {status} with {content_type}"
-            if status in _GATEWAY or status in _BUSY:
-                raise _LostError(f"a proxy says {text}", sent=True)
-            raise ConfigError(
-                f"what answers at {self.target} is no aiovec server of this version ({text})",
-                key="target",
-            )
-        problem = _json(data)
-        error = error_of(problem, target=self.target)
-        if status == 412:
-            raise StaleTableError
-        if status in _BUSY and _is_passing(problem):
-            raise _RefusedError(str(error), _retry_after(response))
-        if status == 401 and self._sidecar is not None:
-            raise _LostError("another server has taken the place of the one", sent=False)
-        if status == 504:
-            raise _LostError(str(error), sent=True)
-        if not problem.get("error"):
-            raise self._plain(status, str(error), size)
-        raise error
-
-    def _plain(self, status: int, detail: str, size: int) -> AiovecError:
-        """Return the error for a problem of HTTP alone."""
-        if status in (401, 403):
-            return ConfigError(
-                f"the server at {self.target} refuses the call: {detail}; set api_key in "
-                "[retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
-                key="retrieval.remote.api_key",
-            )
-        if status == 413:
-            return InvalidArgumentError(
-                "the call", f"{size:,} bytes", f"smaller, for the server at {self.target}: {detail}"
-            )
-        return AiovecError(f"the server at {self.target} says HTTP {status}: {detail}")
-
     # The end
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise StoreClosedError once the store is closed."""
         if self._closed:
             raise StoreClosedError(self.target)
 
@@ -397,6 +306,51 @@ class _Count:
             self.idle.set()
 
 
+class _Tries:
+    """The tries of one call: the waits between them, and the error when there is no further one."""
+
+    def __init__(self, client: Client, *, writes: bool = False, once: bool = False) -> None:
+        self.may_be_done = False
+        """Whether the write may have been done by a try that had no answer."""
+        self.patience = Patience(client.settings.busy_timeout)
+        self._client = client
+        self._writes = writes
+        self._reconnects = 0.0 if once else client.settings.reconnect_timeout
+        self._began = time.monotonic()
+        self._waits = _waits()
+
+    async def wait_after(self, exc: RefusedError | LostError) -> None:
+        """Wait until it is time for another try, or raise why there is none."""
+        error: AiovecError
+        self._client.look_again()
+        if isinstance(exc, RefusedError):
+            wait = next(self._waits) if exc.after is None else exc.after
+            left = self.patience.left()
+            error = self.patience.error(str(exc))
+        else:
+            wait = next(self._waits)
+            left = self._began + self._reconnects - time.monotonic()
+            error = self._client.lost(exc)
+            self.may_be_done |= exc.sent and self._writes
+        if self.may_be_done:
+            error = OutcomeUnknownError(self._client.target, str(exc))
+            if not self._client.repeats_writes:
+                raise error from exc
+        self._check_open(exc)
+        if wait > left:
+            raise error from exc
+        await asyncio.sleep(wait)
+        self._check_open(exc)
+
+    def _check_open(self, exc: Exception) -> None:
+        try:
+            self._client.check_open()
+        except StoreClosedError as closed:
+            if self.may_be_done:
+                raise OutcomeUnknownError(self._client.target, str(exc)) from exc
+            raise closed from exc
+
+
 class _Parts(aiohttp.Payload):
     """A body that is sent in parts, so that a large one does not hold the event loop."""
 
@@ -413,42 +367,14 @@ class _Parts(aiohttp.Payload):
             await writer.write(bytes(self._body[start : start + _PART]))
 
 
-async def _read(response: aiohttp.ClientResponse, most: int | None = None) -> bytearray:
-    data = bytearray()
-    async for part in response.content.iter_any():
-        data += part
-        if most is not None and len(data) > most:
-            response.close()
-            break
-    return data
-
-
 async def _read_length(response: aiohttp.ClientResponse, length: int) -> bytearray:
     data = bytearray()
     while len(data) < length:
         part = await response.content.read(min(length - len(data), _PART))
         if not part:
-            raise _LostError("the answer was cut off", sent=True)
+            raise LostError("the answer was cut off", sent=True)
         data += part
     return data
-
-
-def _json(data: bytearray) -> dict[str, Any]:
-    try:
-        found = json.loads(bytes(data))
-    except (ValueError, RecursionError):
-        return {}
-    return found if type(found) is dict else {}
-
-
-def _is_passing(problem: dict[str, Any]) -> bool:
-    """Return whether a refusal is one of the moment: limits, and a store that is busy or closes."""
-    return problem.get("error", "") in ("", "StoreBusyError", "StoreClosedError")
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
 
 
 def _waits() -> Any:

@@ -176,7 +176,7 @@ if TYPE_CHECKING:
         unpack,
     )
     from ._input.columns import python_values
-    from ._input.rows import last_of_each_id
+    from ._input.rows import effort_of, last_of_each_id
     from ._settings.load import RetrievalSettings, load_settings
     from ._settings.sections import (
         AnySettings,
@@ -221,6 +221,7 @@ else:
         "stored_rows": "._http.wire",
         "unpack": "._http.wire",
         "python_values": "._input.columns",
+        "effort_of": "._input.rows",
         "last_of_each_id": "._input.rows",
         "order_of": "._core.ranking",
         "DamagedStreamError": "._http.ipc",
@@ -380,6 +381,7 @@ __all__ = [
     "create_backend",
     "default_budget",
     "distances",
+    "effort_of",
     "effort_of_body",
     "effort_of_key",
     "effort_of_message",

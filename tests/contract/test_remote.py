@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 from tests.contract.remote_server import Server, running_server
+from tests.contract.test_lancedb import DEVIATIONS
 
 from aiovec._core.contract import Backend
 from aiovec.testing import BackendContract
@@ -43,6 +44,7 @@ class TestRemoteSqlite(OverHttp):
 
 class TestRemoteLancedb(OverHttp):
     kind = "lancedb"
+    deviations = DEVIATIONS
 
 
 del OverHttp

@@ -14,8 +14,9 @@ import numpy as np
 
 from .._arrays import Float32Array
 from .._core.contract import Columns, Order, TextClause, TextQuery, Tuning
+from .._core.keys import WriteKey
 from .._core.patch import REMOVE, PayloadPatch, path_text
-from .._core.schema import Field, Schema
+from .._core.schema import Field, FieldIndex, Schema
 from .._filters.tree import Ref
 from .._input.arguments import check_count, check_tuning
 from .._input.rows import check_ids, check_patch
@@ -31,6 +32,8 @@ _T = TypeVar("_T")
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
 _LONGEST_STATE = 200
+LONGEST_KEY = 200
+_HEX = re.compile("(?:[0-9a-f]{2}){1,64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Facts = Mapping[str, Any]
@@ -62,6 +65,17 @@ def limit_in(facts: Facts, name: str, *, least: int = 1) -> int:
     value = facts.get(name)
     check_count(name, value, least=least)
     return min(one_of(facts, name, int), 2**62)
+
+
+def key_in(facts: Facts) -> WriteKey | None:
+    """Return the key that the client's own caller gave to a write, if there is one."""
+    told = optional(facts, "key", dict)
+    if told is None:
+        return None
+    name, digest = one_of(told, "name", str), one_of(told, "digest", str)
+    if not 0 < len(name) <= LONGEST_KEY or not _HEX.fullmatch(digest):
+        raise InvalidArgumentError("key", name, f"1 to {LONGEST_KEY} characters, with a digest")
+    return WriteKey(name, bytes.fromhex(digest))
 
 
 def cursor_in(facts: Facts) -> bytes | None:
@@ -109,7 +123,7 @@ def orders_in(facts: Facts, schema: Schema) -> list[Order]:
         if type(each) is not list or len(each) != 2 or type(each[1]) is not bool:
             raise InvalidArgumentError("orderBy", each, "a pair of a field and a flag")
         orders.append(Order(ref_in(each[0], schema, lists=False), each[1]))
-    order_keys([order.ref.name for order in orders])  # refuses too many
+    order_keys([order.ref.name for order in orders[:-1]])  # refuses too many; the last is the id
     return orders
 
 
@@ -150,8 +164,13 @@ def _column(message: Message, schema: Schema) -> Any:
     return message.rows.column(0)
 
 
-def patch_in(facts: Facts, schema: Schema) -> tuple[dict[str, Any], PayloadPatch]:
-    """Return the fields that an update sets, and its changes of the payload."""
+def patch_in(
+    facts: Facts, schema: Schema, *, alone: bool = True
+) -> tuple[dict[str, Any], PayloadPatch]:
+    """Return the fields that an update sets, and its changes of the payload.
+
+    There are some, if the update is to do nothing else.
+    """
     changed = dict(one_of(facts, "values", dict))
     for name in changed:
         if name not in schema.fields:
@@ -162,7 +181,17 @@ def patch_in(facts: Facts, schema: Schema) -> tuple[dict[str, Any], PayloadPatch
             changed[path_text(tuple(path))] = value[0] if value else REMOVE
     except (ValueError, TypeError, RecursionError, AttributeError) as exc:
         raise InvalidArgumentError("payload", facts["payload"], "changes of the payload") from exc
+    if not changed and not alone:
+        return {}, PayloadPatch()
     return check_patch(changed, schema)
+
+
+def index_in(facts: Facts) -> FieldIndex:
+    """Return the kind of an index over a field."""
+    kind = one_of(facts, "kind", str)
+    if kind not in ("btree", "bitmap", "text"):
+        raise InvalidArgumentError("kind", kind, "'btree', 'bitmap' or 'text'")
+    return kind  # type: ignore[return-value]  # it is one of those
 
 
 def field_in(facts: Facts) -> Field:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -221,16 +222,29 @@ def _matrix(rows: pa.Table, schema: Schema) -> Float32Array:
 
 def table_of_found(found: Sequence[Found], schema: Schema) -> Message:
     """Return the answers of many queries, which asked for the same columns, as one message."""
-    tables = []
-    for one in found:
-        table = table_of_rows(one.rows, schema)
-        table = table.append_column(_MEASURE, pa.array(one.measures, pa.float64()))
-        if one.highlights is not None:
-            texts = [json.dumps(dict(each), ensure_ascii=False) for each in one.highlights]
-            table = table.append_column(_HIGHLIGHTS, pa.array(texts, pa.utf8()))
-        tables.append(table)
-    counts = [table.num_rows for table in tables]
-    return Message({"counts": counts}, pa.concat_tables(tables) if tables else None)
+    if not found:
+        return Message({"counts": []})
+    first = found[0].rows
+    vectors = [one.rows.vectors for one in found if one.rows.vectors is not None]
+    joined = StoredRows(
+        list(chain.from_iterable(one.rows.ids for one in found)),
+        {
+            name: list(chain.from_iterable(one.rows.fields[name] for one in found))
+            for name in first.fields
+        },
+        None
+        if first.payloads is None
+        else list(chain.from_iterable(one.rows.payloads or () for one in found)),
+        np.concatenate(vectors) if vectors else None,
+    )
+    table = table_of_rows(joined, schema)
+    measures = list(chain.from_iterable(one.measures for one in found))
+    table = table.append_column(_MEASURE, pa.array(measures, pa.float64()))
+    if found[0].highlights is not None:
+        marked = chain.from_iterable(one.highlights or () for one in found)
+        texts = [json.dumps(dict(each), ensure_ascii=False) for each in marked]
+        table = table.append_column(_HIGHLIGHTS, pa.array(texts, pa.utf8()))
+    return Message({"counts": [len(one.rows.ids) for one in found]}, table)
 
 
 def found_rows(

@@ -1,0 +1,144 @@
+"""Facts of a server's answers, checked before they are believed. Each raises WireError."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from aiovec.backend import (
+    IndexInfo,
+    Kept,
+    Message,
+    Schema,
+    TableHandle,
+    TableStats,
+    Value,
+    WireError,
+)
+from aiovec.errors import AiovecError
+
+_Types = Mapping[str, tuple[type, ...]]
+
+_STATS: _Types = {
+    "table": (str,), "backend": (str,), "rows": (int,), "bytes": (int,), "index": (str,),
+    "unindexed_rows": (int,), "scan_memory": (int,), "last_optimize": (datetime, type(None)),
+    "details": (dict,),
+}  # fmt: skip
+_INDEX: _Types = {
+    "name": (str,), "kind": (str,), "column": (str,), "parameters": (dict,),
+    "rows_indexed": (int,), "rows_unindexed": (int,), "recall": (float, int, type(None)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The store that a server serves: the name of its backend, and what it is able to do."""
+
+    backend: str = ""
+    abilities: frozenset[str] = frozenset()
+    keeps_keys: bool = False
+    """A write that is repeated under its key finds what became of the first."""
+
+
+def nothing(answer: Message) -> None:
+    """Check an answer that says nothing but that the call was done."""
+
+
+def served_in(answer: Message) -> Served:
+    types: _Types = {"backend": (str,), "abilities": (list,), "keepsKeys": (bool,)}
+    told = _typed(answer.facts, types, "the answer")
+    abilities = frozenset(_texts(told["abilities"], "abilities"))
+    return Served(told["backend"], abilities, told["keepsKeys"])
+
+
+def names_in(answer: Message) -> list[str]:
+    return _texts(answer.facts.get("tables"), "tables")
+
+
+def handle_in(answer: Message, name: str) -> TableHandle:
+    told = _typed(answer.facts, {"schema": (str,), "state": (str,)}, "the answer")
+    try:
+        return TableHandle(name, Schema.from_json(told["schema"]), told["state"])
+    except AiovecError as exc:
+        raise WireError(f"the schema of the table {name!r}: {exc}") from exc
+
+
+def count_in(answer: Message) -> int:
+    count = answer.facts.get("count")
+    if type(count) is not int or count < 0:
+        raise WireError(f"the number of rows is {count!r:.60}")
+    return count
+
+
+def kept_in(answer: Message) -> Kept | None:
+    told = answer.facts.get("kept", ())
+    if told is None:
+        return None
+    kept = _typed(told, {"outcome": (int, type(None)), "done": (bool,)}, "what is kept")
+    return Kept(kept["outcome"], done=kept["done"])
+
+
+def counts_in(answer: Message) -> Sequence[tuple[Value, int]]:
+    found = []
+    for pair in _listed(answer.facts.get("counts"), "counts"):
+        if type(pair) is not list or len(pair) != 2 or type(pair[1]) is not int:
+            raise WireError(f"a count is {pair!r:.60}")
+        found.append((_value(pair[0]), pair[1]))
+    return found
+
+
+def bounds_in(answer: Message) -> tuple[Value, Value] | None:
+    found = answer.facts.get("bounds", ())
+    if found is None:
+        return None
+    if type(found) is not list or len(found) != 2:
+        raise WireError(f"the bounds are {found!r:.60}")
+    return _value(found[0]), _value(found[1])
+
+
+def stats_in(answer: Message, backend: str) -> TableStats:
+    """Return the statistics of a table, as those of this backend."""
+    told = _typed(answer.facts.get("stats"), _STATS, "the statistics")
+    details = {"server_backend": told["backend"], **told["details"]}
+    return TableStats(**{**told, "backend": backend, "details": details})
+
+
+def indexes_in(answer: Message) -> list[IndexInfo]:
+    listed = _listed(answer.facts.get("indexes"), "indexes")
+    return [IndexInfo(**_typed(one, _INDEX, "an index")) for one in listed]
+
+
+def versions_in(answer: Message) -> list[Mapping[str, Any]]:
+    listed = _listed(answer.facts.get("versions"), "versions")
+    return [_typed(one, {}, "a version") for one in listed]
+
+
+def _value(value: Any) -> Value:
+    if type(value) not in (str, int, float, bool, datetime) or value != value:
+        raise WireError(f"a value is {value!r:.60}, which no row can have")
+    return value  # type: ignore[no-any-return]  # it is one of those
+
+
+def _typed(told: object, types: _Types, what: str) -> dict[str, Any]:
+    """Return the keys of these types of an object; all of it where none are named."""
+    if not isinstance(told, dict):
+        raise WireError(f"{what} is {told!r:.60}, not an object")
+    for name, accepted in types.items():
+        if type(told.get(name)) not in accepted:
+            raise WireError(f"{name} of {what} is {told.get(name)!r:.60}")
+    return {name: told[name] for name in types} if types else told
+
+
+def _listed(told: object, what: str) -> list[Any]:
+    if type(told) is not list:
+        raise WireError(f"the {what} are {told!r:.60}, not a list")
+    return told
+
+
+def _texts(told: object, what: str) -> list[str]:
+    listed = _listed(told, what)
+    if not all(type(one) is str for one in listed):
+        raise WireError(f"the {what} are no texts")
+    return listed

@@ -1,0 +1,103 @@
+"""Answers of a server that are none: each as the error it means."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+
+from aiovec.backend import StaleTableError, error_of
+from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
+
+_PROBLEM = "application/problem+json"
+_BUSY = frozenset({429, 503})
+_GATEWAY = frozenset({502, 504})
+_LONGEST_PROBLEM = 1_000_000
+
+
+class LostError(Exception):
+    """A request without an answer. ``sent`` tells whether the server may have got it."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        self.sent = sent
+        super().__init__(reason)
+
+
+class RefusedError(Exception):
+    """An answer by which the server did nothing and may do it later."""
+
+    def __init__(self, reason: str, after: float | None) -> None:
+        self.after = after
+        super().__init__(reason)
+
+
+async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> None:
+    """Raise what an answer with another status than 200 means; ``size`` is the request's."""
+    status = response.status
+    data = await read_body(response, _LONGEST_PROBLEM)
+    if 300 <= status < 400:
+        raise ConfigError(
+            f"{target} answers with a redirect (HTTP {status}), which is not followed; use the "
+            "address of the aiovec server itself",
+            key="target",
+        )
+    if response.content_type != _PROBLEM:
+        text = f"HTTP {status} with {response.content_type}"
+        if status in _GATEWAY or status in _BUSY:
+            raise LostError(f"a proxy says {text}", sent=True)
+        raise ConfigError(
+            f"what answers at {target} is no aiovec server of this version ({text})", key="target"
+        )
+    problem = json_object(data)
+    error = error_of(problem, target=target)
+    if status == 412:
+        raise StaleTableError
+    if status in _BUSY and _is_passing(problem):
+        raise RefusedError(str(error), _retry_after(response))
+    if status == 504:
+        raise LostError(str(error), sent=True)
+    raise error if problem.get("error") else _plain(status, str(error), target, size)
+
+
+def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
+    """Return the error for a problem of HTTP alone."""
+    if status in (401, 403):
+        return ConfigError(
+            f"the server at {target} refuses the call: {detail}; set api_key in "
+            "[retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
+            key="retrieval.remote.api_key",
+        )
+    if status == 413:
+        return InvalidArgumentError(
+            "the call", f"{size:,} bytes", f"smaller, for the server at {target}: {detail}"
+        )
+    return AiovecError(f"the server at {target} says HTTP {status}: {detail}")
+
+
+async def read_body(response: aiohttp.ClientResponse, most: int | None = None) -> bytearray:
+    data = bytearray()
+    async for part in response.content.iter_any():
+        data += part
+        if most is not None and len(data) > most:
+            response.close()
+            break
+    return data
+
+
+def json_object(data: bytearray) -> dict[str, Any]:
+    try:
+        found = json.loads(bytes(data))
+    except (ValueError, RecursionError):
+        return {}
+    return found if type(found) is dict else {}
+
+
+def _is_passing(problem: dict[str, Any]) -> bool:
+    """Return whether a refusal is one of the moment: limits, and a store that is busy or closes."""
+    return problem.get("error", "") in ("", "StoreBusyError", "StoreClosedError")
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
