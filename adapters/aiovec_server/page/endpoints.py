@@ -23,6 +23,7 @@ from ..call import Call
 from ..problems import RequestError, response_of
 from .figures import figures_of
 from .maps import MAX_ROWS, label_field, map_of
+from .migrations import Runs
 
 if TYPE_CHECKING:
     from aiovec import VectorStore
@@ -40,6 +41,7 @@ Answer = Callable[["VectorStore", Request], Awaitable[Any]]
 def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
     """Return the routes of ``/page``, over a store of their own or that of the app."""
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
+    runs = Runs()
 
     async def overview(store: VectorStore, request: Request) -> Any:
         return await _overview(store, _number(request, "offset", 0, 0, 10**9), allow_writes)
@@ -60,7 +62,10 @@ def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
     async def of_figures(store: VectorStore, request: Request) -> Any:
         return figures_of(request.scope)
 
-    async def me(store: VectorStore, request: Request) -> Any:
+    async def migration(store: VectorStore, request: Request) -> Any:
+        return await runs.facts(store)
+
+    async def about(store: VectorStore, request: Request) -> Any:
         return {
             "version": aiovec.__version__,
             "backend": store.backend_name,
@@ -77,9 +82,10 @@ def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
         return Route(f"/page/{path}", send, methods=["GET"], include_in_schema=False)
 
     return [
-        route("about", me),
+        route("about", about),
         route("overview", overview),
         route("figures", of_figures),
+        route("migration", migration),
         route("tables/{table}", table),
         route("tables/{table}/map", sample_map),
     ]

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { empty, h, put } from "./dom.js";
-import { number, percent } from "./format.js";
+import { ago, number, percent, plural, seconds } from "./format.js";
 import { every } from "./polling.js";
 
 const PHASES = [
@@ -20,46 +20,68 @@ const OTHER = {
   "rolled-back": ["Rolled back", "The source is in use again."],
   aborting: ["Aborting", "The run ends; the source stays in use."],
 };
+// What the store alone says, where nobody here can read how far the run is.
+const STATES = {
+  open: ["A migration is open", "Rows are being copied; reads and writes go on."],
+  paused: ["Writers wait", "The last changes go over to the target."],
+  moved: ["The store has moved", "Another store is in use. The migration can still be rolled back."],
+  finished: ["The store has moved", "Another store is in use, and the migration is over."],
+};
 
 export async function migration({ signal }) {
-  const place = h("div", {});
-  const fill = (found) => put(place, found ? progress(found) : none());
-  fill(await api.migration(signal).then((answer) => answer?.run ?? null));
-  every(2000, signal, async () => fill((await api.migration(signal))?.run ?? null));
+  const place = h("div", { "data-status": true });
+  const fill = (found) => put(place, shown(found));
+  fill(await api.migration(signal));
+  every(2000, signal, async () => fill(await api.migration(signal)));
   return [h("h1", {}, "Migration"), place];
 }
 
-const none = () => empty("No migration is open",
-  h("p", {}, "A store moves to another backend while apps go on using it. See what a move would do:"),
-  h("p", {}, h("code", {}, "aiovec migrate plan --config aiovec.toml --to lancedb")));
+function shown(found) {
+  if (found.progress) return progress(found);
+  const said = STATES[found.state];
+  if (said) {
+    return empty(said[0], h("p", {}, said[1]), h("p", {}, "How far the run is, ",
+      h("code", {}, "aiovec migrate status"), " tells where it was started."));
+  }
+  return empty("No migration is open",
+    found.generation > 0 && h("p", {}, `This store was moved here by the run ${found.run}.`),
+    h("p", {}, "A store moves to another backend while apps go on using it. See what a move would do:"),
+    h("p", {}, h("code", {}, "aiovec migrate plan --config aiovec.toml --to lancedb")));
+}
 
-function progress(run) {
-  const at = PHASES.findIndex(([name]) => name === run.phase);
+function progress({ progress: run }) {
+  const phases = PHASES.filter(([name]) => (run.verifies || name !== "verifying")
+    && (run.switches || (name !== "moved" && name !== "cutting-over")));
+  const at = phases.findIndex(([name]) => name === run.phase);
   const other = OTHER[run.phase];
   return [
-    h("p", { class: "facts" }, run.source && h("span", {}, `from ${run.source}`), run.target && h("span", {}, `to ${run.target}`)),
-    other && h("p", { class: "phase-now", "data-status": true }, h("strong", {}, other[0]), ` ${other[1]}`),
-    h("ol", { class: "phases", "aria-label": "Phases" }, PHASES.map(([name, title, note], n) => {
+    h("p", { class: "facts" },
+      h("span", {}, `${run.from} to ${run.to}`), h("span", {}, `run ${run.run}`), h("span", {}, `started ${ago(run.started)}`),
+      run.rate !== null && !run.over && h("span", {}, `${number(run.rate)} rows/s`),
+      run.left !== null && !run.over && h("span", {}, `${seconds(run.left)} left`),
+      run.lag !== null && !run.over && h("span", {}, plural(run.lag, "change behind", "changes behind")),
+      run.longestPause > 0 && h("span", {}, `writers waited ${seconds(run.longestPause)}`)),
+    other && h("p", { class: "phase-now" }, h("strong", {}, other[0]), ` ${other[1]}`),
+    h("ol", { class: "phases", "aria-label": "Phases" }, phases.map(([name, title, note], n) => {
       const state = n < at || run.phase === "done" ? "past" : n === at ? "now" : "to-come";
       return h("li", { class: state, "aria-current": state === "now" ? "step" : null },
-        h("strong", {}, title), h("span", { class: "unseen" }, { past: " (done)", now: " (now)", "to-come": "" }[state]),
+        h("strong", {}, title, h("span", { class: "unseen" }, { past: " (done)", now: " (now)", "to-come": "" }[state])),
         h("span", { class: "muted" }, note));
     })),
-    tables(run.tables ?? []),
-    run.next && h("p", {}, "Next: ", h("code", {}, run.next)),
+    run.tables.length > 0 && h("section", {}, h("h2", {}, "Tables"), tables(run.tables)),
   ];
 }
 
+const MARKS = [["copied", "copied"], ["indexed", "indexed"], ["verified", "verified"]];
+
 function tables(found) {
-  const list = Array.isArray(found) ? found : Object.entries(found).map(([name, facts]) => ({ name, ...facts }));
-  if (list.length === 0) return null;
-  return h("ul", { class: "progress" }, list.map((one) => {
-    const done = one.copied ?? one.rows ?? 0;
-    const total = one.total ?? one.rows ?? 0;
-    const share = total > 0 ? Math.min(1, done / total) : 1;
-    const name = one.name ?? one.table;
-    return h("li", {}, h("div", { class: "hit-head" }, h("span", { class: "mono" }, name),
-      h("span", {}, `${number(done)} of ${number(total)} rows`)),
-    h("progress", { max: "1", value: share, "aria-label": `${name}: ${percent(share)} copied` }));
+  return h("ul", { class: "progress" }, found.map((one) => {
+    // The source may grow during the copy.
+    const total = Math.max(one.total, one.rows);
+    const share = one.copied ? 1 : total > 0 ? one.rows / total : 0;
+    const marks = MARKS.filter(([name]) => one[name]).map(([, text]) => text).join(", ");
+    return h("li", {}, h("div", { class: "hit-head" }, h("span", { class: "mono" }, one.name),
+      h("span", {}, `${number(one.rows)} of ${plural(total, "row")}`, marks && h("small", {}, ` ${marks}`))),
+    h("progress", { max: "1", value: share, "aria-label": `${one.name}: ${percent(share)} copied` }));
   }));
 }
