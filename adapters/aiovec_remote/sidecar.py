@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import http.client
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aiovec._http.sidecar import LOG_SIZE, Lock, SharedServer, SidecarFolder, digest_of
-from aiovec.backend import PerLoop, ServerSettings, in_idle_thread, load_settings
+from aiovec.backend import PerLoop, in_idle_thread, load_settings
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
 _HEALTH = 5.0  # seconds that a server may take to say that it is well
@@ -61,9 +60,19 @@ class Sidecar:
             using.close()
 
     def _find(self) -> SharedServer:
+        self._folder.prepare()
+        try:
+            self._use()
+            return self._searched()
+        except OSError as exc:  # a file system without locks, or a full disk
+            raise ConfigError(
+                f"a server cannot be started by means of {self._folder.path}: {exc.strerror}; "
+                "start `aiovec serve` yourself, and leave autostart out",
+                key="retrieval.server.autostart",
+            ) from exc
+
+    def _searched(self) -> SharedServer:
         folder = self._folder
-        folder.prepare()
-        self._use()
         settings = load_settings(self._config).settings.retrieval.server
         patience = settings.start_timeout + settings.shutdown_timeout + _HEALTH
         with folder.searching() as search:
@@ -74,7 +83,7 @@ class Sidecar:
                     "other processes have been starting the server all the time",
                     time.monotonic() - began,
                 )
-            for found in self._tries(settings, time.monotonic() + patience):
+            for found in self._tries(time.monotonic() + patience):
                 if found is not None:
                     return found
                 time.sleep(_LOOK)
@@ -90,11 +99,10 @@ class Sidecar:
             if self._using is None and not self._closed:
                 self._using = self._folder.using()
 
-    def _tries(self, settings: ServerSettings, deadline: float) -> Iterator[SharedServer | None]:
+    def _tries(self, deadline: float) -> Iterator[SharedServer | None]:
         """Yield None until the server answers, then the server."""
-        folder, digest = self._folder, digest_of(self._config)
+        folder = self._folder
         child: _Child | None = None
-        told: SharedServer | None = None
         while time.monotonic() < deadline:
             if not folder.is_served():
                 if child is None:
@@ -103,14 +111,13 @@ class Sidecar:
                     if folder.is_served():
                         continue  # by one that began at the same moment
                     raise child.failure()
-            elif (state := folder.state()) is not None:
-                if state.digest == digest:
-                    if _is_well(state):
-                        yield state
-                elif told != state and folder.is_served():
-                    told = state  # its settings are not those of the file any more
-                    with contextlib.suppress(OSError):
-                        os.kill(state.pid, signal.SIGTERM)
+            # A server that was started by other settings notices that by itself, and ends.
+            elif (
+                (state := folder.state()) is not None
+                and state.digest == digest_of(self._config)
+                and _is_well(state)
+            ):
+                yield state
             yield None
 
 

@@ -7,7 +7,7 @@ the list of all commands imports it.
 from __future__ import annotations
 
 import os
-import sys
+from contextlib import suppress
 from json import dumps as dump
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -129,8 +129,8 @@ def _serve_alone(
         url = url_of(settings.host, sockets[0].getsockname()[1])
         line = f"Serving {store.target} at {url} (Ctrl+C stops it)"
         facts = {"url": url, "backend": store.backend_name, "store": store.target}
-        typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
-        sys.stdout.flush()
+        with suppress(OSError):  # nobody reads it
+            typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
 
     try:
         run(lambda stop: _serve(source, settings, sockets, stop, ready, idle_timeout))
@@ -141,12 +141,12 @@ def _serve_alone(
 
 def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> None:
     """Serve the processes of this machine that use a TOML file, until there are none."""
-    from aiovec._http.sidecar import SidecarFolder, digest_of, new_key
+    from aiovec._http.sidecar import SidecarFolder, new_key
 
     from .running import run
     from .sockets import bind, resolve
 
-    folder, digest = SidecarFolder.of(config), digest_of(config)
+    folder = SidecarFolder.of(config)
     if not folder.claim():
         return
     key, addresses = new_key(), resolve("127.0.0.1")
@@ -160,7 +160,7 @@ def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> Non
         sockets = bind("127.0.0.1", addresses, 0)
 
     def ready(store: VectorStore) -> None:
-        folder.publish(sockets[0].getsockname()[1], key, digest)
+        folder.publish(sockets[0].getsockname()[1], key)
 
     try:
         run(

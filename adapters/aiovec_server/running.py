@@ -50,6 +50,9 @@ class Clients(Protocol):
     def retire(self) -> bool:
         """Let no new ones come, unless there are any. Return whether the server may stop."""
 
+    def is_outdated(self) -> bool:
+        """Return whether they need a server with other settings, which one of them will start."""
+
 
 class HttpServer:
     """Serves an app on sockets until it is told to stop, or nobody needs it."""
@@ -144,7 +147,9 @@ class HttpServer:
             connection.check(now)
 
     def _is_over(self) -> bool:
-        """Return whether the server was not used for so long that it stops."""
+        """Return whether the server was not used for so long that it stops, or is outdated."""
+        if self._clients is not None and self._clients.is_outdated():
+            return True
         if self._idle_timeout is None:
             return False
         now = asyncio.get_running_loop().time()

@@ -40,6 +40,18 @@ def bind(host: str, addresses: Sequence[Address], port: int) -> list[socket.sock
 
     ConfigError if the port is taken or this machine has none of the addresses.
     """
+    for _ in range(_TRIES if port == 0 and len(addresses) > 1 else 1):
+        try:
+            return _bound_to_all(host, addresses, port)
+        except ConfigError as exc:  # a port that is free at one address may be taken at another
+            fault = exc
+    raise fault
+
+
+_TRIES = 20
+
+
+def _bound_to_all(host: str, addresses: Sequence[Address], port: int) -> list[socket.socket]:
     bound: list[socket.socket] = []
     missing: OSError | None = None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -231,7 +232,7 @@ def test_garbage_in_the_file_is_no_server(place: Place, text: bytes) -> None:
 def test_what_others_may_have_written_is_not_believed(place: Place, tmp_path: Path) -> None:
     folder = place.folder
     assert folder.claim()
-    folder.publish(1234, "a key", "digest")
+    folder.publish(1234, "a key")
     assert place.server.port == 1234
     assert oct(os.stat(folder.path / "state").st_mode & 0o777) == "0o600"
     (folder.path / "state").chmod(0o644)
@@ -272,7 +273,7 @@ def test_only_one_is_the_server(place: Place) -> None:
 def test_it_retires_when_the_last_client_is_gone(place: Place) -> None:
     folder = place.folder
     assert folder.claim()
-    folder.publish(1234, "a key", "digest")
+    folder.publish(1234, "a key")
     assert not folder.any()
     first, second = SidecarFolder.of(place.config).using(), SidecarFolder.of(place.config).using()
     assert folder.any()
@@ -285,6 +286,37 @@ def test_it_retires_when_the_last_client_is_gone(place: Place) -> None:
     assert folder.retire()
     assert folder.state() is None
     folder.leave()
+
+
+def test_it_notices_another_file(place: Place) -> None:
+    folder = place.folder
+    assert folder.claim()
+    assert not folder.is_outdated()
+    text = place.config.read_text()
+    place.config.write_text(text + "\n# a comment")
+    assert not folder.is_outdated()
+    place.config.write_text(text + "\n[half")  # not all of it is written yet
+    assert not folder.is_outdated()
+    place.config.write_text(text + "\nmax_rows = 7")
+    assert folder.is_outdated()
+    place.config.unlink()
+    assert not folder.is_outdated()
+    folder.leave()
+
+
+def test_a_server_whose_folder_was_removed_leaves_the_new_one_alone(place: Place) -> None:
+    folder = place.folder
+    assert folder.claim()
+    folder.publish(1234, "a key")
+    shutil.rmtree(folder.path)
+    other = SidecarFolder.of(place.config)
+    assert other.claim()
+    told = {"pid": os.getppid(), "port": 9, "key": "another", "digest": "", "started": 1.0}
+    (folder.path / "state").touch(mode=0o600)
+    (folder.path / "state").write_text(json.dumps(told))
+    folder.leave()
+    assert place.server.key == "another"
+    other.leave()
 
 
 def test_a_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:

@@ -371,7 +371,10 @@ def _busy(server: Running) -> int:
 
 class Processes:
     def __init__(self) -> None:
-        self.live, self.asked = True, 0
+        self.live, self.asked, self.outdated = True, 0, False
+
+    def is_outdated(self) -> bool:
+        return self.outdated
 
     def any(self) -> bool:
         return self.live
@@ -379,6 +382,13 @@ class Processes:
     def retire(self) -> bool:
         self.asked += 1
         return self.asked > 1
+
+
+async def test_an_outdated_server_ends_with_clients_that_use_it() -> None:
+    clients = Processes()
+    async with running(idle_timeout=60, clients=clients, receive_timeout=0.2) as server:
+        clients.outdated = True
+        await asyncio.wait_for(server.task, START)
 
 
 async def test_a_server_that_is_not_needed_ends() -> None:

@@ -103,18 +103,21 @@ class Lock:
 class SidecarFolder:
     """The folder of one TOML file. ConfigError where it cannot be used, or is another user's."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, config: Path) -> None:
         self.path = path
+        self.config = config
         self.log = path / "log"
         self._state = path / "state"
         self._server: Lock | None = None
         self._clients: Lock | None = None
+        self._digest = ""
+        self._stamp: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: Path) -> SidecarFolder:
         """Return the folder of a TOML file."""
         config = Path(os.path.abspath(config))
-        return cls(config.parent / ".aiovec" / f"{config.name}.server")
+        return cls(config.parent / ".aiovec" / f"{config.name}.server", config)
 
     def prepare(self) -> None:
         """Make the folder, and check that it is this user's alone."""
@@ -174,12 +177,13 @@ class SidecarFolder:
             lock.close()
             return False
         self._server, self._clients = lock, Lock(self.path / "clients")
+        self._digest = digest_of(self.config)
         self._state.unlink(missing_ok=True)  # of a server that was killed
         return True
 
-    def publish(self, port: int, key: str, digest: str) -> None:
+    def publish(self, port: int, key: str) -> None:
         """Tell clients where the server is."""
-        told = SharedServer(os.getpid(), port, key, digest, time.time())
+        told = SharedServer(os.getpid(), port, key, self._digest, time.time())
         made = self.path / f"state.{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             made.unlink()
@@ -200,17 +204,38 @@ class SidecarFolder:
         """Let no client find the server any more, unless one uses it; return whether it may end."""
         if self._clients is None or not self._clients.take():
             return False
-        self._state.unlink(missing_ok=True)
+        self._withdraw()
         self._clients.give_back()
+        return True
+
+    def is_outdated(self) -> bool:
+        """Return whether the TOML file says something else than when the server was started."""
+        try:
+            found = self.config.stat()
+        except OSError:
+            return False
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if stamp == self._stamp:
+            return False
+        digest = digest_of(self.config)
+        if digest in ("", self._digest):  # unreadable, maybe half of it is written: look again
+            self._stamp = stamp if digest else ()
+            return False
         return True
 
     def leave(self) -> None:
         """Stop being the server of the folder."""
         if self._server is not None:
-            self._state.unlink(missing_ok=True)
+            self._withdraw()
             self._server.close()
         if self._clients is not None:
             self._clients.close()
+
+    def _withdraw(self) -> None:
+        state = self.state()
+        # Where somebody removed the folder, another server may have begun in a new one.
+        if state is not None and state.pid == os.getpid():
+            self._state.unlink(missing_ok=True)
 
     def _bound_log(self) -> None:
         with contextlib.suppress(OSError):
