@@ -57,14 +57,19 @@ class _Reader(Generic[_Number]):
         return _has_known_chunks(self._db, self._table, self._chunks)
 
     def read(
-        self, rowids: Int64Array, ticket: Ticket, *, scattered: bool = False
+        self,
+        rowids: Int64Array,
+        ticket: Ticket,
+        *,
+        scattered: bool = False,
+        present: bool = False,
     ) -> npt.NDArray[_Number]:
         """Return the column's values of rows that exist, in the order of ``rowids``.
 
         ``scattered`` tells that hardly two of them lie in the same chunk. Where rows may have no
-        vector, theirs is of NaN.
+        vector, theirs is of NaN, unless all of these are known to have one (``present``).
         """
-        if self._table.schema.vector_nullable:
+        if self._table.schema.vector_nullable and not present:
             return self._read_with_gaps(rowids, ticket)
         return self._read_all(rowids, ticket, scattered=scattered)
 

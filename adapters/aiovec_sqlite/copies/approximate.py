@@ -175,11 +175,11 @@ class SignReader:
         self.together = max(_FEWEST, _READ // numbers)
 
     def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
-        bits = self._bits.read(rowids, ticket)
+        bits = self._bits.read(rowids, ticket, present=True)
         nothing = np.zeros(len(rowids), dtype=np.float32)
         if self._vectors is None:
             return RowCodes(bits, nothing + 1, nothing, nothing)
-        vectors = ordinary(self._vectors.read(rowids, ticket))
+        vectors = ordinary(self._vectors.read(rowids, ticket, present=True))
         squares: Float32Array = np.einsum("ij,ij->i", vectors, vectors)
         sizes: Float32Array = np.abs(vectors).sum(axis=1)
         # So that on the average the product with the signs is that with the vector.

@@ -65,7 +65,7 @@ class RowReader(Protocol):
     """The count of rows to read at once."""
 
     def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
-        """The codes of rows that exist, in the order of ``rowids``."""
+        """The codes of rows that have a vector, in the order of ``rowids``."""
         ...
 
 
@@ -79,7 +79,7 @@ class Int8Reader:
         self._metric = table.schema.metric
 
     def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
-        return encode_rows(ordinary(self._vectors.read(rowids, ticket)), self._metric)
+        return encode_rows(ordinary(self._vectors.read(rowids, ticket, present=True)), self._metric)
 
 
 def bytes_of_row(dim: int, *, bits: bool) -> int:
@@ -361,7 +361,8 @@ class ResidentCopy:
         changed = np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
         segments = without(state.segments, changed)
         reader = row_reader(db, table, bits=self.bits)
-        segments = add_rows(segments, reader, rows, state.keys, ticket, self._limits.full_segment)
+        some = with_vectors(table, rows)
+        segments = add_rows(segments, reader, some, state.keys, ticket, self._limits.full_segment)
         return State(change, tuple(segments))
 
     def compact(self) -> None:
@@ -431,7 +432,8 @@ class Loader:
         VectorReader(db, table).check_rows()
         self._reader = row_reader(db, table, bits=bits)
         self._own = large_keys(db, table, limits.own_segments)
-        (rows,) = db.execute(f"SELECT count(*) FROM {table.rows}").fetchone()
+        counted = table.shadow("rowids") if table.schema.vector_nullable else table.rows
+        (rows,) = db.execute(f"SELECT count(*) FROM {counted}").fetchone()
         self.expected_bytes: int = rows * bytes_of_row(table.schema.dim, bits=bits)
         self._last = 0
         self._segments: list[Segment] = []
@@ -446,7 +448,8 @@ class Loader:
         ).fetchall()
         if rows:
             self._last = rows[-1][0]
-            self._segments = add_rows(self._segments, self._reader, rows, self._own, ticket, full)
+            some = with_vectors(self._table, rows)
+            self._segments = add_rows(self._segments, self._reader, some, self._own, ticket, full)
         if len(rows) == full:
             return True
         self._trim()
@@ -486,4 +489,16 @@ def add_rows(
 
 
 def _row_columns(table: TableLayout) -> str:
-    return ", ".join(["r._rowid", *key_columns(table)])
+    """The columns of ``r`` for ``with_vectors``."""
+    columns = ["r._rowid", *key_columns(table)]
+    if table.schema.vector_nullable:
+        has = f"SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid"
+        columns.append(f"EXISTS ({has})")
+    return ", ".join(columns)
+
+
+def with_vectors(table: TableLayout, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """Return the rows that have a vector, as ``add_rows`` takes them."""
+    if not table.schema.vector_nullable:
+        return rows
+    return [row[:-1] for row in rows if row[-1]]

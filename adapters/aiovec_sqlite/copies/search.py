@@ -212,12 +212,7 @@ class ResidentSearch:
             return None
 
     def prepare(self, table: TableHandle) -> bool:
-        """Return whether there is a copy; begin to make one where there is none.
-
-        Of a table whose rows may have no vector none is made: the file answers.
-        """
-        if table.schema.vector_nullable:
-            return False
+        """Return whether there is a copy; begin to make one where there is none."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.token != table.token:

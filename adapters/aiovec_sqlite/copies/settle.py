@@ -203,7 +203,9 @@ class Rescoring:
         """Their vectors; one that several queries want is read once."""
         once, places = np.unique(rowids, return_inverse=True)
         sparse = len(once) * _SPARSE < self._rows
-        vectors: Float32Array = self._vectors.read(once, self._ticket, scattered=sparse)[places]
+        vectors: Float32Array = self._vectors.read(
+            once, self._ticket, scattered=sparse, present=True
+        )[places]
         return vectors
 
 
