@@ -219,7 +219,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
         facts = {**_of(table), "ids": list(ids), "columns": asdict(columns)}
-        return await self._ask(_rows(table, columns), "get", facts, size=len(ids))
+        return await self._ask(_rows(table, columns, len(ids)), "get", facts, size=len(ids))
 
     async def find(
         self,
@@ -236,7 +236,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             "orderBy": [[_name_of(order.ref), order.descending] for order in order_by],
             "columns": asdict(columns),
         }  # fmt: skip
-        return await self._ask(_rows(table, columns), "find", facts)
+        return await self._ask(_rows(table, columns, limit), "find", facts)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         if not queries:
@@ -262,7 +262,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {**_of(table), "columns": asdict(columns), "kinds": listed, "which": which}
         effort = len(queries) * table.schema.dim // 16
         rows = await off_loop(effort, _queries_table, table.schema.vector, queries)
-        read = _found(table, columns, len(queries))
+        read = _found(table, columns, [query.limit for query in queries])
         return await self._ask(read, "search", facts, rows, size=len(queries))
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
@@ -274,7 +274,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             "clauses": [[one.text, one.field, one.prefix, one.excluded] for one in query.clauses],
         }  # fmt: skip
         shown = query.highlight is not None
-        read = _found(table, query.columns, 1, highlights=shown)
+        read = _found(table, query.columns, [query.limit], highlights=shown)
         return (await self._ask(read, "search_text", facts, size=len(query.clauses)))[0]
 
     async def export(
@@ -418,14 +418,14 @@ def _effort(answer: Message) -> int:
     return int(listed + answer.rows.num_rows * values + answer.rows.column(0).num_chunks)
 
 
-def _rows(table: TableHandle, columns: Columns) -> Callable[[Message], StoredRows]:
-    return lambda answer: stored_rows(answer.rows, table.schema, columns)
+def _rows(table: TableHandle, columns: Columns, limit: int) -> Callable[[Message], StoredRows]:
+    return lambda answer: stored_rows(answer.rows, table.schema, columns, limit)
 
 
 def _found(
-    table: TableHandle, columns: Columns, queries: int, *, highlights: bool = False
+    table: TableHandle, columns: Columns, limits: Sequence[int], *, highlights: bool = False
 ) -> Callable[[Message], list[Found]]:
-    return lambda answer: found_rows(answer, table.schema, columns, queries, highlights=highlights)
+    return lambda answer: found_rows(answer, table.schema, columns, limits, highlights=highlights)
 
 
 def _key(key: WriteKey) -> dict[str, str]:

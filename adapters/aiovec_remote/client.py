@@ -13,9 +13,11 @@ from typing import Any
 import aiohttp
 
 from aiovec.backend import (
+    ARROW,
     BATCH_FRAME,
     FAILED_FRAME,
     FRAME_HEAD,
+    JSON,
     PROTOCOL,
     PROTOCOL_HEADER,
     STORE_HEADER,
@@ -42,7 +44,15 @@ from aiovec.errors import (
 )
 
 from .connections import Connections
-from .refusals import LostError, RefusedError, json_object, read_body, refuse
+from .refusals import (
+    LateError,
+    LostError,
+    RefusedError,
+    json_object,
+    not_a_server,
+    read_body,
+    refuse,
+)
 from .settings import SCHEME, RemoteSettings
 from .sidecar import Sidecar
 
@@ -52,6 +62,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 _REVOKING = 10.0
 # Bytes that are handed to a connection at once.
 _PART = 256 * 1024
+_OURS = frozenset({JSON, ARROW})
 
 
 class Client:
@@ -114,6 +125,10 @@ class Client:
                 return await self._try(call, kind, body, key, long=long, retried=tries.may_be_done)
             except (RefusedError, LostError) as exc:
                 await tries.wait_after(exc)
+            except LateError as exc:
+                if key is not None:
+                    raise OutcomeUnknownError(self.target, str(exc)) from exc
+                raise tries.patience.error(str(exc)) from exc
 
     def lost(self, exc: LostError) -> AiovecError:
         """Return the error for a call that had no answer, and changed nothing."""
@@ -137,6 +152,8 @@ class Client:
             if response.status != 200:
                 await self._refuse(response, len(body))
             content_type = response.headers.get("Content-Type", "")
+            if key is None and response.content_type not in _OURS:
+                raise not_a_server(self.target, f"it answers with {response.content_type}")
             data = await read_body(response)
         self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
         try:
@@ -260,9 +277,7 @@ class Client:
                         raise error_of(json_object(data), target=self.target)
                     if what != BATCH_FRAME:
                         return
-                    yield await off_loop(
-                        effort_of_body(data), unpack, "application/vnd.apache.arrow.stream", data
-                    )
+                    yield await off_loop(effort_of_body(data), unpack, ARROW, data)
             except asyncio.IncompleteReadError as exc:
                 raise LostError("the answer was cut off", sent=True) from exc
             except WireError as exc:

@@ -32,6 +32,10 @@ class RefusedError(Exception):
         super().__init__(reason)
 
 
+class LateError(Exception):
+    """An answer by which the server has given a call up because it took too long."""
+
+
 async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> None:
     """Raise what an answer with another status than 200 means; ``size`` is the request's."""
     status = response.status
@@ -46,9 +50,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> No
         text = f"HTTP {status} with {response.content_type}"
         if status in _GATEWAY or status in _BUSY:
             raise LostError(f"a proxy says {text}", sent=True)
-        raise ConfigError(
-            f"what answers at {target} is no aiovec server of this version ({text})", key="target"
-        )
+        raise not_a_server(target, text)
     problem = json_object(data)
     error = error_of(problem, target=target)
     if status == 412:
@@ -56,8 +58,15 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> No
     if status in _BUSY and _is_passing(problem):
         raise RefusedError(str(error), _retry_after(response))
     if status == 504:
-        raise LostError(str(error), sent=True)
+        raise LateError(str(error))
     raise error if problem.get("error") else _plain(status, str(error), target, size)
+
+
+def not_a_server(target: str, reason: str) -> ConfigError:
+    """Return the error for an address where something else answers."""
+    return ConfigError(
+        f"what answers at {target} is no aiovec server of this version ({reason})", key="target"
+    )
 
 
 def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
@@ -67,6 +76,10 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
             f"the server at {target} refuses the call: {detail}; set api_key in "
             "[retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY",
             key="retrieval.remote.api_key",
+        )
+    if status == 426:
+        return ConfigError(
+            f"{target}: {detail}; install the same version of aiovec here and there", key="target"
         )
     if status == 413:
         return InvalidArgumentError(

@@ -87,7 +87,7 @@ class BackendCalls:
         answer = _Answer(send, served)
         if (asked_for := headers.get(PROTOCOL_HEADER.lower(), "")) != PROTOCOL:
             detail = f"this server speaks version {PROTOCOL} of the calls, not {asked_for!r:.20}"
-            await answer.problem(Problem.plain(400, detail))
+            await answer.problem(Problem.plain(426, detail))
             return
         if call != "export" and not served.knows(call):
             await answer.problem(Problem.plain(404, f"there is no call {call!r:.60}"))

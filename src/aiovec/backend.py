@@ -156,10 +156,12 @@ if TYPE_CHECKING:
         key_of,
     )
     from ._http.wire import (
+        ARROW,
         BATCH_FRAME,
         END_FRAME,
         FAILED_FRAME,
         FRAME_HEAD,
+        JSON,
         PROTOCOL,
         PROTOCOL_HEADER,
         STORE_HEADER,
@@ -202,6 +204,8 @@ else:
         "ServedCalls": "._http.serving",
         "effort_of_key": "._http.serving",
         "key_of": "._http.serving",
+        "ARROW": "._http.wire",
+        "JSON": "._http.wire",
         "BATCH_FRAME": "._http.wire",
         "END_FRAME": "._http.wire",
         "FAILED_FRAME": "._http.wire",
@@ -251,6 +255,7 @@ else:
 __all__ = [
     "ANY_CHARACTER",
     "ANY_TEXT",
+    "ARROW",
     "BATCH_FRAME",
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
@@ -259,6 +264,7 @@ __all__ = [
     "FINISHED",
     "FORKED",
     "FRAME_HEAD",
+    "JSON",
     "MASK",
     "MAX_DIM",
     "MOVED",

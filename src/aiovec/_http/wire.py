@@ -170,10 +170,12 @@ def matrix_column(matrix: Float32Array) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
 
 
-def stored_rows(rows: pa.Table | None, schema: Schema, columns: Columns) -> StoredRows:
-    """Return rows that were asked for, or raise WireError where they are not those columns."""
+def stored_rows(rows: pa.Table | None, schema: Schema, columns: Columns, limit: int) -> StoredRows:
+    """Return rows, of which so many were asked for, or raise WireError where they are others."""
     if rows is None:
         raise WireError("rows were asked for, and there are none")
+    if rows.num_rows > limit:
+        raise WireError(f"there are {rows.num_rows:,} rows, more than {limit:,}")
     wanted = ["id", *columns.fields]
     wanted += [_PAYLOAD] if columns.payload else []
     wanted += [schema.vector] if columns.vector else []
@@ -248,14 +250,21 @@ def table_of_found(found: Sequence[Found], schema: Schema) -> Message:
 
 
 def found_rows(
-    message: Message, schema: Schema, columns: Columns, queries: int, *, highlights: bool = False
+    message: Message,
+    schema: Schema,
+    columns: Columns,
+    limits: Sequence[int],
+    *,
+    highlights: bool = False,
 ) -> list[Found]:
-    """Return the answers to so many queries for these columns, or raise WireError."""
+    """Return the answers to queries for these columns with these limits, or raise WireError."""
     counts, rows = message.facts.get("counts"), message.rows
     if type(counts) is not list or any(type(n) is not int or n < 0 for n in counts):
         raise WireError("the numbers of hits are missing")
-    if len(counts) != queries:
-        raise WireError(f"there are {len(counts)} answers to {queries} queries")
+    if len(counts) != len(limits):
+        raise WireError(f"there are {len(counts)} answers to {len(limits)} queries")
+    if any(count > limit for count, limit in zip(counts, limits, strict=True)):
+        raise WireError("there are more hits than were asked for")
     if rows is None or sum(counts) != rows.num_rows:
         raise WireError("the numbers of hits are not those of the rows")
     extra = [_MEASURE, *([_HIGHLIGHTS] if highlights else [])]
@@ -269,7 +278,7 @@ def found_rows(
     if highlights:
         texts = _checked(rows, _HIGHLIGHTS, pa.utf8(), nullable=False).to_pylist()
         marked = list(map(_highlights, texts))
-    stored = stored_rows(rows.drop_columns(extra), schema, columns)
+    stored = stored_rows(rows.drop_columns(extra), schema, columns, sum(counts))
     found, start = [], 0
     for count in counts:
         part = slice(start, start + count)

@@ -1,0 +1,507 @@
+"""The remote backend and servers that fail, lie, or are none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.remote.fake import SCHEMA, Fake, fake_server, http, opened, problem, told
+
+from aiovec import VectorStore
+from aiovec.backend import (
+    BATCH_FRAME,
+    END_FRAME,
+    FAILED_FRAME,
+    Message,
+    RetrievalSettings,
+    frame,
+    pack,
+)
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    CorruptStoreError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreMovedError,
+    TableNotFoundError,
+    UnsupportedError,
+)
+from aiovec_remote.backend import RemoteBackend
+from aiovec_remote.plugin import RemotePlugin
+from aiovec_remote.settings import RemoteSettings
+
+SECRET = "k3y-that-nobody-may-see"
+QUICK = RemoteSettings(
+    api_key=SECRET, connect_timeout=1, idle_timeout=1, reconnect_timeout=0.3, busy_timeout=0.3
+)
+VECTOR = [1.0, 0.0]
+RETRIEVAL = RetrievalSettings()
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[Fake]:
+    async with fake_server() as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def store_of(fake: Fake, settings: RemoteSettings = QUICK) -> AsyncIterator[VectorStore]:
+    backend = RemoteBackend(fake.url, settings)
+    try:
+        await backend.open()
+    except BaseException:
+        await backend.close()
+        raise
+    async with VectorStore(backend, RETRIEVAL) as store:
+        yield store
+
+
+def rows(**changed: Any) -> pa.Table:
+    """The columns of two hits, as a server tells them."""
+    columns: dict[str, Any] = {
+        "id": pa.array(["a", "b"]),
+        "year": pa.array([1, None], pa.int64()),
+        "score": pa.array([0.5, None], pa.float64()),
+        "name": pa.array(["x", None], pa.utf8()),
+        "payload": pa.array(['{"k":1}', None], pa.utf8()),
+        "#measure": pa.array([0.0, 0.5], pa.float64()),
+    }
+    columns.update({name.replace("measure", "#measure"): value for name, value in changed.items()})
+    return pa.table({name: value for name, value in columns.items() if value is not None})
+
+
+async def test_hits_as_they_came(fake: Fake) -> None:
+    fake.answers["search"] = [told(Message({"counts": [2]}, rows()))]
+    async with store_of(fake) as store:
+        hits = await store.search("notes", VECTOR, limit=2)
+    assert [hit.to_dict() for hit in hits] == [
+        {"id": "a", "_score": 1.0, "_distance": 0.0, "year": 1, "score": 0.5, "name": "x", "k": 1},
+        {"id": "b", "_score": 0.5, "_distance": 0.5, "year": None, "score": None, "name": None},
+    ]
+
+
+_BROKEN_UTF8 = pa.Array.from_buffers(
+    pa.utf8(), 2, [None, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
+)
+_WRONG_OFFSETS = pa.Array.from_buffers(
+    pa.utf8(), 2, [None, pa.py_buffer(np.array([0, 9_999, 2], np.int32)), pa.py_buffer(b"ab")]
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Message(),
+        Message({"counts": [2]}),
+        Message({"counts": [3]}, rows()),
+        Message({"counts": [1]}, rows()),
+        Message({"counts": [-1, 3]}, rows()),
+        Message({"counts": [True, 1]}, rows()),
+        Message({"counts": [1, 1]}, rows()),
+        Message({"counts": "2"}, rows()),
+        Message({"counts": [2]}, rows(id=None)),
+        Message({"counts": [2]}, rows(id=pa.array(["a", None]))),
+        Message({"counts": [2]}, rows(id=pa.array([1, 2]))),
+        Message({"counts": [2]}, rows(id=_BROKEN_UTF8)),
+        Message({"counts": [2]}, rows(name=_WRONG_OFFSETS)),
+        Message({"counts": [2]}, rows(year=pa.array(["1", "2"]))),
+        Message({"counts": [2]}, rows(year=pa.array([1, 2], pa.int32()))),
+        Message({"counts": [2]}, rows(score=pa.array([float("nan"), 1.0]))),
+        Message({"counts": [2]}, rows(payload=pa.array(["[1]", "{"]))),
+        Message({"counts": [2]}, rows(payload=pa.array([b"1", b"2"]))),
+        Message({"counts": [2]}, rows(measure=pa.array([0.0, None]))),
+        Message({"counts": [2]}, rows(measure=pa.array([0.0, float("nan")]))),
+        Message({"counts": [2]}, rows(measure=None)),
+        Message({"counts": [2]}, rows(more=pa.array([1, 2]))),
+        Message({"counts": [2]}, rows(name=pa.nulls(2))),
+        Message({"counts": [4]}, pa.concat_tables([rows(), rows()])),
+    ],
+)
+async def test_hits_that_cannot_be_believed(fake: Fake, answer: Message) -> None:
+    fake.answers["search"] = [told(answer)]
+    async with store_of(fake) as store:
+        with pytest.raises(CorruptStoreError) as caught:
+            await store.search("notes", VECTOR, limit=2)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("vector", [[[1, None], [1, 2]], [[1.0, float("nan")], [1, 2]], [[1], [2]]])
+async def test_vectors_that_cannot_be_believed(fake: Fake, vector: list[Any]) -> None:
+    column = pa.array(vector, pa.list_(pa.float32(), len(vector[0])))
+    table = rows(measure=None).append_column(SCHEMA.vector, column)
+    fake.answers["get"] = [told(Message({}, table))]
+    async with store_of(fake) as store:
+        with pytest.raises(CorruptStoreError):
+            await store.get("notes", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"not json", b"[1]", b"\xff\xfe", b"null", b"[" * 100_000,
+        b'{"tables": [1]}', b'{"tables": "a"}', b"{}", b'{"tables": {"$time": "x"}}',
+        b'{"tables": ' + b"9" * 5_000 + b"}",
+    ],
+)  # fmt: skip
+async def test_an_answer_of_garbage(fake: Fake, body: bytes) -> None:
+    fake.answers["tables"] = [http(body)]
+    async with store_of(fake) as store:
+        with pytest.raises(CorruptStoreError):
+            await store.tables()
+
+
+async def test_compressed_and_damaged_arrow(fake: Fake) -> None:
+    kind, good = pack(Message({"counts": [2]}, rows()))
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, rows().schema, options=options) as writer:
+        writer.write_table(rows())
+    bodies = [sink.getvalue().to_pybytes(), b"ARROW1" + bytes(good), b"\xff" * 100]
+    bodies += [bytes(good)[:end] for end in range(0, len(good) - 8, 97)]
+    async with store_of(fake) as store:
+        for body in bodies:
+            fake.answers["search"] = [http(body, kind=kind)]
+            with pytest.raises(CorruptStoreError):
+                await store.search("notes", VECTOR, limit=2)
+
+
+async def test_answers_that_are_cut_off_are_asked_for_again(fake: Fake) -> None:
+    whole = told(Message({"tables": ["notes"]}))
+    cuts = [whole[:end] for end in (0, 1, 10, len(whole) // 2, len(whole) - 1)]
+    async with store_of(fake) as store:
+        for cut in cuts:
+
+            async def answer(_: Any, writer: asyncio.StreamWriter, cut: bytes = cut) -> None:
+                writer.write(cut)
+
+            fake.answers["tables"] = [answer, whole]
+            assert await store.tables() == ["notes"]
+        fake.answers["tables"] = [None]
+        with pytest.raises(AiovecError, match="did not answer"):
+            await store.tables()
+
+
+async def test_a_write_whose_answer_is_lost_is_not_repeated_without_kept_keys(fake: Fake) -> None:
+    fake.answers["delete"] = [None, told(Message({"count": 1}))]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await store.delete("notes", ["a"])
+    assert caught.value.target == fake.url
+    assert len(fake.calls("delete")) == 1
+
+
+async def test_a_write_whose_answer_is_lost_is_repeated_under_its_key(fake: Fake) -> None:
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers["delete"] = [None, None, told(Message({"count": 1}))]
+    async with store_of(fake) as store:
+        assert await store.delete("notes", ["a"]) == 1
+        first, second, third = fake.calls("delete")
+        keys = {one.headers["idempotency-key"] for one in (first, second, third)}
+        assert len(keys) == 1
+        assert "idempotency-retry" not in first.headers
+        assert second.headers["idempotency-retry"] == third.headers["idempotency-retry"] == "1"
+        assert first.body == second.body == third.body
+        fake.answers["delete"] = [None]
+        with pytest.raises(OutcomeUnknownError):
+            await store.delete("notes", ["a"])
+    assert keys != {fake.calls("delete")[-1].headers["idempotency-key"]}
+
+
+async def test_a_busy_server_after_a_lost_answer_leaves_the_outcome_unknown(fake: Fake) -> None:
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers["delete"] = [None, problem("503 Service Unavailable", b'{"detail": "busy"}')]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError):
+            await store.delete("notes", ["a"])
+
+
+async def test_a_write_with_an_answer_of_garbage_may_be_done(fake: Fake) -> None:
+    async with store_of(fake) as store:
+        for answer in (http(b"?"), told(Message()), told(Message({"count": -1}))):
+            fake.answers["delete"] = [answer]
+            with pytest.raises(OutcomeUnknownError):
+                await store.delete("notes", ["a"])
+
+
+async def test_limits_of_the_server_are_waited_for(fake: Fake) -> None:
+    again = problem("429 Too Many Requests", headers="retry-after: 0\r\n")
+    busy = problem("503 Service Unavailable", b'{"detail": "busy", "error": "StoreBusyError"}')
+    done = told(Message({"count": 1}))
+    fake.answers["delete"] = [again, busy, done]
+    async with store_of(fake) as store:
+        assert await store.delete("notes", ["a"]) == 1
+        fake.answers["delete"] = [busy]
+        with pytest.raises(StoreBusyError, match="busy"):
+            await store.delete("notes", ["a"])
+        count = len(fake.calls("delete"))
+        fake.answers["delete"] = [problem("429 Too Many Requests", headers="retry-after: 99\r\n")]
+        with pytest.raises(StoreBusyError):
+            await store.delete("notes", ["a"])
+        assert len(fake.calls("delete")) == count + 1
+
+
+async def test_a_call_that_took_the_server_too_long(fake: Fake) -> None:
+    late = problem("504 Gateway Timeout", b'{"detail": "took more than 1 s"}')
+    fake.answers |= {"delete": [late], "tables": [late]}
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError, match="more than 1 s"):
+            await store.delete("notes", ["a"])
+        with pytest.raises(StoreBusyError, match="more than 1 s"):
+            await store.tables()
+    assert len(fake.calls("delete")) == len(fake.calls("tables")) == 1
+
+
+async def test_a_silent_server(fake: Fake) -> None:
+    async def silence(reader: asyncio.StreamReader, _: Any) -> None:
+        await reader.read()
+
+    fake.answers["tables"] = [silence]
+    async with store_of(fake) as store:
+        with pytest.raises(AiovecError, match="did not answer"):
+            await store.tables()
+
+
+async def test_a_cancelled_read_closes_its_connection(fake: Fake) -> None:
+    async def silence(reader: asyncio.StreamReader, _: Any) -> None:
+        await reader.read()
+
+    fake.answers["search"] = [silence]
+    async with store_of(fake) as store:
+        fake.gone.clear()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(store.search("notes", VECTOR), 0.1)
+        await asyncio.wait_for(fake.gone.wait(), 5)
+
+
+async def test_a_cancelled_write_is_ended_at_the_server_first(fake: Fake) -> None:
+    async def silence(reader: asyncio.StreamReader, _: Any) -> None:
+        await reader.read()
+
+    fake.answers |= {"delete": [silence], "cancel": [told(Message())]}
+    async with store_of(fake) as store:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(store.delete("notes", ["a"]), 0.2)
+        (cancelled,) = fake.calls("cancel")
+        assert fake.calls("delete")[0].headers["idempotency-key"].encode() in cancelled.body
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (http(b"<html>", status="404 Not Found", kind="text/html"), "no aiovec server"),
+        (http(b"<html>", kind="text/html"), "no aiovec server"),
+        (http(b"", status="302 Found", headers="location: http://127.0.0.1:1/\r\n"), "redirect"),
+        (http(b"", status="307 x", headers="location: http://127.0.0.1:1/\r\n"), "redirect"),
+        (problem("426 Upgrade Required", b'{"detail": "speaks version 9"}'), "version 9"),
+        (problem("401 Unauthorized", b'{"detail": "no key"}'), "api_key"),
+        (problem("403 Forbidden", b'{"detail": "may not write"}'), "may not write"),
+    ],
+)
+async def test_what_is_no_server_for_us(fake: Fake, answer: bytes, words: str) -> None:
+    fake.answers["open"] = [answer]
+    with pytest.raises(ConfigError, match=words) as caught:
+        async with store_of(fake):
+            pass
+    assert SECRET not in str(caught.value)
+    assert fake.url in str(caught.value)
+    assert len(fake.requests) == 1
+
+
+async def test_proxies_in_front_of_a_server_that_restarts(fake: Fake) -> None:
+    gateway = http(b"<html>", status="502 Bad Gateway", kind="text/html")
+    fake.answers["tables"] = [gateway, told(Message({"tables": []}))]
+    fake.answers["delete"] = [gateway]
+    async with store_of(fake) as store:
+        assert await store.tables() == []
+        with pytest.raises(OutcomeUnknownError, match="proxy"):
+            await store.delete("notes", ["a"])
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b'{"error": 3, "facts": []}'])
+async def test_errors_of_garbage(fake: Fake, body: bytes) -> None:
+    fake.answers["tables"] = [problem("500 Internal Server Error", body)]
+    async with store_of(fake) as store:
+        with pytest.raises(AiovecError):
+            await store.tables()
+
+
+async def test_errors_are_those_of_the_server(fake: Fake) -> None:
+    body = b'{"error": "TableNotFoundError", "detail": "gone", "facts": {"table": "t"}}'
+    fake.answers["open_table"] = [problem("404 Not Found", body)]
+    moved = b'{"error": "StoreMovedError", "detail": "moved", "facts": {}}'
+    fake.answers["tables"] = [problem("503 Service Unavailable", moved)]
+    large = problem("413 Content Too Large", b'{"detail": "at most 1 MiB"}')
+    async with store_of(fake) as store:
+        with pytest.raises(TableNotFoundError) as caught:
+            await store.count("t")
+        assert caught.value.table == "t"
+        with pytest.raises(StoreMovedError):
+            await store.tables()
+        fake.answers["create_table"] = [large]
+        with pytest.raises(InvalidArgumentError, match="1 MiB"):
+            await store.create_table("t", SCHEMA)
+
+
+async def test_no_server_at_all() -> None:
+    backend = RemoteBackend("http://127.0.0.1:1", QUICK)
+    with pytest.raises(AiovecError, match="aiovec serve"):
+        await backend.open()
+    await backend.close()
+
+
+async def test_another_store_behind_the_same_address_is_noticed(fake: Fake) -> None:
+    async with store_of(fake) as store:
+        assert not store.supports("snapshots")
+        fake.answers["tables"] = [told(Message({"tables": []}), mark="two")]
+        await store.tables()
+        fake.answers["open"] = [told(opened(abilities=("snapshots",)), mark="two")]
+        await store.tables()
+        assert store.supports("snapshots")
+        assert not store.supports("text")
+        count = len(fake.calls("open"))
+        await store.tables()
+        assert len(fake.calls("open")) == count
+
+
+async def test_a_store_opened_for_reading_asks_for_no_write(fake: Fake) -> None:
+    backend = RemoteBackend(fake.url, QUICK)
+    backend.read_only = True
+    await backend.open()
+    handle = await backend.open_table("notes")
+    with pytest.raises(UnsupportedError, match="read_only"):
+        await backend.delete(handle, ids=["a"], where=None)
+    with pytest.raises(UnsupportedError, match="read_only"):
+        await backend.drop_table("notes")
+    await backend.close()
+    assert {request.call for request in fake.requests} == {"open", "open_table"}
+
+
+async def test_the_key_is_sent_and_never_shown(fake: Fake) -> None:
+    async with store_of(fake) as store:
+        assert fake.requests[0].headers["authorization"] == f"Bearer {SECRET}"
+        shown = [repr(store), store.target, repr(QUICK), repr(store._follower.engine.backend)]
+    assert not any(SECRET in text for text in shown)
+
+
+# Exports
+
+
+def batch(cursor: str = "00ff", **changed: Any) -> bytes:
+    table = rows(measure=None, **changed).cast(
+        pa.schema([field for field in SCHEMA.to_arrow() if field.name != SCHEMA.vector])
+    ) if not changed else rows(measure=None, **changed)  # fmt: skip
+    column = pa.array([[1, 0], [0, 1]], pa.list_(pa.float32(), 2))
+    names = SCHEMA.to_arrow().names
+    whole = table.append_column(SCHEMA.vector, column).select(names)
+    _, data = pack(Message({"cursor": cursor}, whole))
+    return frame(BATCH_FRAME, len(data)) + bytes(data)
+
+
+def exported(*parts: bytes, length: int | None = None) -> bytes:
+    body = b"".join(parts)
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: x\r\ncontent-length: {length or len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+END = frame(END_FRAME, 0)
+
+
+async def collected(store: VectorStore) -> list[int]:
+    return [len(batch) async for batch in store.export("notes")]
+
+
+async def test_an_export_and_its_cursor(fake: Fake) -> None:
+    fake.answers["export"] = [exported(batch(), batch(), END)]
+    async with store_of(fake) as store:
+        batches = [one async for one in store.export("notes")]
+    assert [len(one) for one in batches] == [2, 2]
+    assert batches[0].schema.metadata[b"aiovec.cursor"] == b"\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (exported(batch(), batch()), AiovecError),
+        (exported(batch()[:-5], length=10**6), AiovecError),
+        (exported(batch(), b"\x01"), AiovecError),
+        (exported(batch(), frame(7, 3) + b"abc"), CorruptStoreError),
+        (exported(frame(BATCH_FRAME, 2**60) + b"abc"), AiovecError),
+        (exported(frame(BATCH_FRAME, 3) + b"abc", END), CorruptStoreError),
+        (exported(batch(cursor="zz"), END), CorruptStoreError),
+        (exported(batch(name=pa.array([1, 2])), END), CorruptStoreError),
+        (exported(batch(), frame(FAILED_FRAME, 2) + b"{}"), AiovecError),
+    ],
+)
+async def test_an_export_that_cannot_be_believed(
+    fake: Fake, answer: bytes, error: type[AiovecError]
+) -> None:
+    fake.answers["export"] = [answer]
+    async with store_of(fake) as store:
+        with pytest.raises(error):
+            await collected(store)
+
+
+async def test_an_abandoned_export_closes_its_connection(fake: Fake) -> None:
+    async def endless(_: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: x\r\n\r\n")
+        while True:
+            writer.write(batch())
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    fake.answers["export"] = [endless]
+    async with store_of(fake) as store:
+        async with contextlib.aclosing(store.export("notes")) as batches:  # type: ignore[type-var]
+            async for _ in batches:
+                fake.gone.clear()
+                break
+        await asyncio.wait_for(fake.gone.wait(), 5)
+
+
+async def test_a_close_ends_what_is_under_way(fake: Fake) -> None:
+    async def silence(reader: asyncio.StreamReader, _: Any) -> None:
+        await reader.read()
+
+    fake.answers["search"] = [silence]
+    async with store_of(fake) as store:
+        searching = asyncio.ensure_future(store.search("notes", VECTOR))
+        await asyncio.sleep(0.1)
+    with pytest.raises(StoreClosedError):
+        await searching
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://", "http:///x", "http://host:99999", "http://host:x", "http://host:0",
+        f"http://ann:{SECRET}@host", f"http://{SECRET}@host", f"http://host/?key={SECRET}",
+        f"http://host/#{SECRET}", "http://ho st", "http://host/a\tb", "remote://",
+        "http://[::1", "http://host\x00",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RemotePlugin().locate(address)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("http://host", "http://host"), ("https://host:4002/", "https://host:4002"),
+        ("remote://host:1", "http://host:1"), ("http://[::1]:80/a/b/", "http://[::1]:80/a/b"),
+    ],
+)  # fmt: skip
+def test_addresses(address: str, meant: str) -> None:
+    assert RemotePlugin().locate(address).address == meant
