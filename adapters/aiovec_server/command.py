@@ -235,9 +235,10 @@ async def _serve(
     clients: Clients | None = None,
 ) -> None:
     from .app import create_app
-    from .running import HttpServer, make_room_for_files, unless
+    from .running import HttpServer, room_for_connections, unless
 
-    make_room_for_files(settings.max_connections)
+    room = room_for_connections(settings.max_connections)
+    settings = settings.model_copy(update={"max_connections": room})
     store = await unless(stop, open_or_create(source))
     if store is None:
         return

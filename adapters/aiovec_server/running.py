@@ -40,6 +40,9 @@ _CLEANING = 5.0
 _FILES = 256
 """Open files for all but connections: the store's, those of modules, pipes."""
 
+_FEWEST = 16
+"""Connections where the system allows hardly any open files."""
+
 
 class Clients(Protocol):
     """The processes that use a server without a call in progress."""
@@ -266,16 +269,18 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | Non
     return None if task.cancelled() else task.result()
 
 
-def make_room_for_files(connections: int) -> None:
-    """Raise the soft limit on open files, often 1024, to that of the connections."""
+def room_for_connections(wanted: int) -> int:
+    """Return how many connections may be open, after raising the soft limit on open files."""
     if sys.platform == "win32":
-        return
+        return wanted
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _FILES
+    files = wanted + _FILES
     if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):  # then connections wait in the backlog
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        files = min(files, hard)
+    if soft != resource.RLIM_INFINITY and soft < files:  # often 1024
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+            soft = files
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(_FEWEST, soft - _FILES))

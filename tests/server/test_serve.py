@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from tests.server.process import START, environment, serving
+from tests.server.process import START, Served, environment, serving
 from typer.testing import CliRunner, Result
 
 import aiovec.sync
@@ -52,15 +54,41 @@ def test_it_ends_with_0_and_keeps_what_it_acknowledged(tmp_path: Path, kind: int
         idle = http.client.HTTPConnection("127.0.0.1", server.port)
         idle.request("GET", "/tables/notes/count")
         assert idle.getresponse().read() == b'{"count":10}'
+        acknowledged: list[str] = []
+        writers = [threading.Thread(target=_write, args=(server, n, acknowledged)) for n in "abc"]
+        for writer in writers:
+            writer.start()
+        while len(acknowledged) < 20:
+            time.sleep(0.01)
         before = time.monotonic()
         assert server.stop(kind) == 0
         assert time.monotonic() - before < 10
+        for writer in writers:
+            writer.join()
         idle.close()
         assert server.process.stderr is not None
         assert "Traceback" not in server.process.stderr.read()
     assert not Path(f"{file}-wal").exists()  # it was closed, not cut off
     with aiovec.sync.connect(file) as store:
-        assert store.count("notes") == 10
+        assert store.count("notes") == 10 + len(acknowledged)
+        assert len(store.get("notes", acknowledged)) == len(acknowledged)
+
+
+def _write(server: Served, name: str, acknowledged: list[str]) -> None:
+    """Write rows until the server is gone. Each call is answered, or was never begun."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=START)
+    for n in range(1_000_000):
+        row = {"id": f"{name}{n}", "embedding": [1.0, 2.0, n]}
+        try:
+            connection.request("POST", "/tables/notes/records", json.dumps([row]), _JSON)
+            answer = connection.getresponse()
+        except OSError:
+            return
+        assert answer.read() == b'{"count":1}'
+        acknowledged.append(f"{name}{n}")
+
+
+_JSON = {"content-type": "application/json"}
 
 
 def test_the_first_line_says_where_it_is(tmp_path: Path) -> None:
@@ -184,3 +212,14 @@ def test_listing_the_commands_imports_no_framework() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
     )
     assert found.stdout == "False"
+
+
+def test_few_open_files_mean_few_connections(tmp_path: Path) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300)); "
+        "from aiovec_server.running import room_for_connections as room; print(room(2048), room(8))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert found.stdout == "44 8\n"
