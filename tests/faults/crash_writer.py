@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tests.sqlite.support import DIM, State, vector
 
 from aiovec import Field, Schema, VectorStore, connect
@@ -120,7 +121,16 @@ class Worker:
                 self.rows[id] = state
 
 
-Content = dict[str, Any]  # {"fields": [names that were added], "rows": {id: [version, n, late]}}
+# {"fields": [names that were added], "text": whether keywords are indexed,
+#  "rows": {id: [version, n, late, deep]}}
+Content = dict[str, Any]
+# The fields that each of these tables has from its creation.
+OWN_FIELDS = ("n", "body")
+
+
+def body_of(id: str) -> str:
+    """The text of a row, whatever else changes in it."""
+    return f"common words of {id}"
 
 
 class TableWorker:
@@ -137,7 +147,7 @@ class TableWorker:
         self.calls = 0
         self.made = 0
         self.table = ""
-        self.content: Content = {"fields": [], "rows": {}}
+        self.content: Content = {"fields": [], "text": False, "rows": {}}
         self.versions: dict[int, Content] = {}
 
     async def run(self) -> None:
@@ -149,10 +159,12 @@ class TableWorker:
 
     async def create(self) -> None:
         self.table = f"{self.name}-{self.calls}"
-        self.content, self.versions = {"fields": [], "rows": {}}, {}
+        text = self.random.random() < 0.3
+        self.content, self.versions = {"fields": [], "text": text, "rows": {}}, {}
         index = self.random.choice([None, "btree", "bitmap"])
         metric = self.random.choice(["cosine", "l2", "dot"])
-        schema = Schema(DIM, metric=metric, fields={"n": Field(int, index=index)})
+        fields = {"n": Field(int, index=index), "body": Field(str, text=text)}
+        schema = Schema(DIM, metric=metric, fields=fields)
         await self.told("create", self.content, self.store.create_table(self.table, schema))
 
     def some(self) -> list[str]:
@@ -160,7 +172,7 @@ class TableWorker:
         return self.random.sample(sorted(rows), self.random.randint(0, len(rows)))
 
     def new_rows(self, ids: list[str]) -> dict[str, list[Any]]:
-        return {id: [self.calls, self.calls, None] for id in ids}
+        return {id: [self.calls, self.calls, None, None] for id in ids}
 
     def new_ids(self) -> list[str]:
         self.made += 1000
@@ -168,9 +180,12 @@ class TableWorker:
 
     async def change(self) -> None:
         calls = [self.insert, self.upsert, self.update, self.delete, self.insert, self.upsert,
-                 self.bulk_import, self.optimize]  # fmt: skip
+                 self.bulk_import, self.optimize, self.insert_skipping, self.insert_replacing,
+                 self.set_vectors, self.patch, self.index_text]  # fmt: skip
         if len(self.content["fields"]) < 3:
             calls.append(self.add_field)
+        if self.content["fields"]:
+            calls += [self.rename_field, self.drop_field]
         if self.store.supports("snapshots"):
             calls.append(self.restore)
         if self.store.supports("indexes") and len(self.content["rows"]) > 300:
@@ -179,12 +194,12 @@ class TableWorker:
 
     def full(self, rows: dict[str, list[Any]]) -> list[dict[str, Any]]:
         return [
-            {"id": id, "embedding": vector(id, version), "n": n}
-            for id, (version, n, _) in rows.items()
+            {"id": id, "embedding": vector(id, version), "n": n, "body": body_of(id)}
+            for id, (version, n, _, _) in rows.items()
         ]
 
     def after(self, rows: dict[str, list[Any]]) -> Content:
-        return {"fields": self.content["fields"], "rows": rows}
+        return {**self.content, "rows": rows}
 
     async def insert(self) -> None:
         rows = self.new_rows(self.new_ids())
@@ -210,7 +225,7 @@ class TableWorker:
         fields = dict.fromkeys(("n", *self.content["fields"]), self.calls)
         late = self.calls if self.content["fields"] else None
         rows = {
-            id: [old[0], self.calls, late] if id in chosen else old
+            id: [old[0], self.calls, late, old[3]] if id in chosen else old
             for id, old in self.content["rows"].items()
         }
         await self.told("update", self.after(rows), self.store.update(self.table, fields, **by))
@@ -225,13 +240,67 @@ class TableWorker:
         """Rows have one value for all added fields, so they lose it where one more comes."""
         if self.content["fields"]:
             cleared = dict.fromkeys(self.content["fields"])
-            rows = {id: [*old[:2], None] for id, old in self.content["rows"].items()}
+            rows = self.without_late()
             call = self.store.update(self.table, cleared, where="TRUE")
             await self.told("update", self.after(rows), call)
         name = f"late{self.calls}"
         after = {**self.content, "fields": [*self.content["fields"], name]}
         field = Field(int, index=self.random.choice([None, "btree"]))
         await self.told("add_field", after, self.store.add_field(self.table, name, field))
+
+    def without_late(self) -> dict[str, list[Any]]:
+        return {id: [*old[:2], None, old[3]] for id, old in self.content["rows"].items()}
+
+    async def rename_field(self) -> None:
+        fields = list(self.content["fields"])
+        old, new = self.random.choice(fields), f"new{self.calls}"
+        fields[fields.index(old)] = new
+        after = {**self.content, "fields": fields}
+        await self.told("rename_field", after, self.store.rename_field(self.table, old, new))
+
+    async def drop_field(self) -> None:
+        fields = list(self.content["fields"])
+        gone = self.random.choice(fields)
+        fields.remove(gone)
+        rows = self.content["rows"] if fields else self.without_late()
+        after = {**self.content, "fields": fields, "rows": rows}
+        await self.told("drop_field", after, self.store.drop_field(self.table, gone))
+
+    async def index_text(self) -> None:
+        """Build the index over the texts, or drop it."""
+        after = {**self.content, "text": not self.content["text"]}
+        act = self.store.create_field_index if after["text"] else self.store.drop_field_index
+        await self.told("index_text", after, act(self.table, "body", "text"))
+
+    async def insert_skipping(self) -> None:
+        rows = self.new_rows(self.some() + self.new_ids())
+        after = self.after({**rows, **self.content["rows"]})
+        call = self.store.insert(self.table, self.full(rows), on_conflict="skip")
+        await self.told("insert_skip", after, call)
+
+    async def insert_replacing(self) -> None:
+        rows = self.new_rows(self.some() + self.new_ids())
+        after = self.after({**self.content["rows"], **rows})
+        call = self.store.insert(self.table, self.full(rows), on_conflict="replace")
+        await self.told("insert_replace", after, call)
+
+    async def set_vectors(self) -> None:
+        ids = self.some()
+        rows = dict(self.content["rows"])
+        rows.update({id: [self.calls, *rows[id][1:]] for id in ids})
+        vectors = np.array([vector(id, self.calls) for id in ids]).reshape(-1, DIM)
+        call = self.store.set_vectors(self.table, ids, vectors)
+        await self.told("set_vectors", self.after(rows), call)
+
+    async def patch(self) -> None:
+        """Set a key within the payload of each row, beside which others stay."""
+        chosen, by = self.chosen()
+        rows = {
+            id: [*old[:3], self.calls] if id in chosen else old
+            for id, old in self.content["rows"].items()
+        }
+        fields = {"payload.deep.x": self.calls, "payload.deep.same": "kept"}
+        await self.told("patch", self.after(rows), self.store.update(self.table, fields, **by))
 
     async def bulk_import(self) -> None:
         rows = self.new_rows(self.some() + self.new_ids())

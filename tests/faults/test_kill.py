@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tests.sqlite.support import (
 import aiovec
 from aiovec import VectorStore
 
-from .crash_writer import Content
+from .crash_writer import OWN_FIELDS, Content, body_of
 
 
 class Journal:
@@ -164,7 +164,8 @@ async def check_tables(store: VectorStore, journal: Journal) -> None:
     there = set(await store.tables())
     for table, before in journal.tables.items():
         kind, after = journal.open.get(table, ("", before))
-        found = await _content(store, table) if table in there else None
+        known = [one for one in (before, after) if one is not None]
+        found = await _content(store, table, known) if table in there else None
         if kind == "import" and found != before:
             assert before is not None
             assert after is not None
@@ -194,24 +195,34 @@ def _differences(found: Content | None, *wanted: Content | None) -> list[str]:
     return told
 
 
-async def _content(store: VectorStore, table: str) -> Content:
+async def _content(store: VectorStore, table: str, known: Sequence[Content]) -> Content:
     """What a table holds, in the form of ``crash_writer.TableWorker``; its vectors are checked."""
-    fields = [name for name in (await store.schema(table)).fields if name != "n"]
+    schema = await store.schema(table)
+    fields = [name for name in schema.fields if name not in OWN_FIELDS]
     ids = list(await whole_table(store, table))
+    versions = sorted({row[0] for one in known for row in one["rows"].values()}, reverse=True)
     rows = {}
     for record in await store.get(table, ids):
         late = {record.fields[name] for name in fields} or {None}
         assert len(late) == 1, (table, record.id, late)
-        version = await asyncio.to_thread(_version_of, record)
-        rows[record.id] = [version, record.fields["n"], late.pop()]
+        assert record.fields["body"] == body_of(record.id)
+        deep = record.fields.get("deep", {"x": None, "same": "kept"})
+        assert deep["same"] == "kept", (table, record.id, deep)
+        version = await asyncio.to_thread(_version_of, record, versions)
+        rows[record.id] = [version, record.fields["n"], late.pop(), deep["x"]]
     assert len(rows) == len(ids)
     assert await store.count(table) == len(ids)
-    return {"fields": fields, "rows": rows}
+    text = schema.fields["body"].text
+    if text and ids:
+        await store.optimize(table)  # which goes on with a build that was killed
+        found = await store.search_text(table, "common", limit=len(ids) + 1)
+        assert {hit.id for hit in found} == set(ids), (table, "keywords")
+    return {"fields": fields, "text": text, "rows": rows}
 
 
-def _version_of(record: aiovec.Record) -> int:
-    """The write that a vector came with: fields may be newer."""
-    for version in range(record.fields["n"], -1, -1):
+def _version_of(record: aiovec.Record, versions: Sequence[int]) -> int:
+    """The write that a vector came with."""
+    for version in versions:
         if vector(record.id, version).tobytes() == record.vector.tobytes():
             return version
     raise AssertionError(f"{record.id} has a vector that nobody wrote")
