@@ -66,6 +66,7 @@ ONCE = (
     "tests/faults/test_io_errors.py",
     "tests/faults/test_kill.py",
     "tests/faults/test_kill_creation.py",
+    "tests/faults/test_kill_once.py",
     "tests/faults/test_kill_of_schema_changes.py",
     "tests/faults/test_many_processes.py",
     "tests/faults/test_other_libraries.py",
