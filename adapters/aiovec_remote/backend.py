@@ -262,7 +262,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {**_of(table), "columns": asdict(columns), "kinds": listed, "which": which}
         effort = len(queries) * table.schema.dim // 16
         rows = await off_loop(effort, _queries_table, table.schema.vector, queries)
-        read = _found(table, columns, [query.limit for query in queries])
+        read = _found(table, columns, len(queries))
         return await self._ask(read, "search", facts, rows, size=len(queries))
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
@@ -274,7 +274,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             "clauses": [[one.text, one.field, one.prefix, one.excluded] for one in query.clauses],
         }  # fmt: skip
         shown = query.highlight is not None
-        read = _found(table, query.columns, [query.limit], highlights=shown)
+        read = _found(table, query.columns, 1, highlights=shown)
         return (await self._ask(read, "search_text", facts, size=len(query.clauses)))[0]
 
     async def export(
@@ -423,9 +423,9 @@ def _rows(table: TableHandle, columns: Columns, limit: int) -> Callable[[Message
 
 
 def _found(
-    table: TableHandle, columns: Columns, limits: Sequence[int], *, highlights: bool = False
+    table: TableHandle, columns: Columns, queries: int, *, highlights: bool = False
 ) -> Callable[[Message], list[Found]]:
-    return lambda answer: found_rows(answer, table.schema, columns, limits, highlights=highlights)
+    return lambda answer: found_rows(answer, table.schema, columns, queries, highlights=highlights)
 
 
 def _key(key: WriteKey) -> dict[str, str]:

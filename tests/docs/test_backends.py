@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import aiovec
+from aiovec._http.serving import OFFERED
 from aiovec.testing.base import ABILITIES
+from aiovec_remote.backend import RemoteBackend
+from aiovec_remote.settings import RemoteSettings
 
 from .blocks import ROOT, blocks
 
@@ -18,15 +22,23 @@ BACKENDS = ("sqlite", "lancedb")
 
 def rows() -> dict[str, list[str]]:
     """The rows of the table: what differs, then what each backend does, and the tests."""
+    return _rows_of("What they do differently", BACKENDS)
+
+
+def remote_rows() -> dict[str, list[str]]:
+    return _rows_of("Over HTTP", ["remote"])
+
+
+def _rows_of(title: str, backends: Sequence[str]) -> dict[str, list[str]]:
     page = (ROOT / "docs/BACKENDS.md").read_text(encoding="utf-8")
-    section = page.split("## What they do differently")[1].split("\n## ")[0]
+    section = page.split(f"## {title}")[1].split("\n## ")[0]
     cells = [
         [cell.strip() for cell in line.strip("|").split(" | ")]
         for line in section.splitlines()
         if line.startswith("|")
     ]
     head, _, *found = cells
-    assert [cell.strip("` ") for cell in head[1:]] == [*BACKENDS, "shown by"]
+    assert [cell.strip("` ") for cell in head[1:]] == [*backends, "shown by"]
     return {row[0].strip("| "): row[1:] for row in found}
 
 
@@ -53,6 +65,16 @@ async def test_keys_as_deep_as_the_table_says(tmp_path: Path) -> None:
                     await store.count("notes", f"payload.{keys}.k.k = 1")
 
 
+def test_the_table_of_the_remote_backend_is_complete() -> None:
+    able, missing = (set(re.findall(r"`([\w-]+)`", told)) for told in (
+        remote_rows()["abilities"][0], remote_rows()["abilities that are missing"][0]
+    ))  # fmt: skip
+    assert able == {*OFFERED, "read-only"}
+    assert set(ABILITIES) - able == missing
+    backend = RemoteBackend("http://127.0.0.1:1", RemoteSettings())
+    assert [one for one in ABILITIES if backend.supports(one)] == ["read-only"]
+
+
 def test_every_row_is_shown_by_tests_that_exist() -> None:
     defined: set[str] = set()
     for source in [
@@ -61,7 +83,7 @@ def test_every_row_is_shown_by_tests_that_exist() -> None:
     ]:
         defined |= set(re.findall(r"def (test_\w+)", source.read_text(encoding="utf-8")))
     assert len(rows()) > 10
-    for what, (*_, shown) in rows().items():
+    for what, (*_, shown) in [*rows().items(), *remote_rows().items()]:
         named = set(re.findall(r"`(test_\w+)`", shown))
         assert named, f"nothing shows the row {what!r}"
         assert named <= defined, f"the row {what!r}: not there: {sorted(named - defined)}"

@@ -122,7 +122,6 @@ _WRONG_OFFSETS = pa.Array.from_buffers(
         Message({"counts": [2]}, rows(measure=None)),
         Message({"counts": [2]}, rows(more=pa.array([1, 2]))),
         Message({"counts": [2]}, rows(name=pa.nulls(2))),
-        Message({"counts": [4]}, pa.concat_tables([rows(), rows()])),
     ],
 )
 async def test_hits_that_cannot_be_believed(fake: Fake, answer: Message) -> None:

@@ -253,18 +253,19 @@ def found_rows(
     message: Message,
     schema: Schema,
     columns: Columns,
-    limits: Sequence[int],
+    queries: int,
     *,
     highlights: bool = False,
 ) -> list[Found]:
-    """Return the answers to queries for these columns with these limits, or raise WireError."""
+    """Return the answers to so many queries for these columns, or raise WireError.
+
+    Each may have more rows than were asked for, as of any search where distances are equal.
+    """
     counts, rows = message.facts.get("counts"), message.rows
     if type(counts) is not list or any(type(n) is not int or n < 0 for n in counts):
         raise WireError("the numbers of hits are missing")
-    if len(counts) != len(limits):
-        raise WireError(f"there are {len(counts)} answers to {len(limits)} queries")
-    if any(count > limit for count, limit in zip(counts, limits, strict=True)):
-        raise WireError("there are more hits than were asked for")
+    if len(counts) != queries:
+        raise WireError(f"there are {len(counts)} answers to {queries} queries")
     if rows is None or sum(counts) != rows.num_rows:
         raise WireError("the numbers of hits are not those of the rows")
     extra = [_MEASURE, *([_HIGHLIGHTS] if highlights else [])]
