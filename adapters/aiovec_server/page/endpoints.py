@@ -116,7 +116,8 @@ async def table_facts(store: VectorStore, name: str) -> dict[str, Any]:
     schema = await store.schema(name)
     stats = await store.stats(name)
     indexes = await store.indexes(name) if store.supports("indexes") else []
-    recalls = [info.recall for info in indexes if info.recall is not None]
+    of_vectors = [info for info in indexes if info.column == schema.vector]
+    recalls = [info.recall for info in of_vectors if info.recall is not None]
     texts = [field for field, facts in schema.fields.items() if facts.text]
     return {
         "name": name,
@@ -128,7 +129,7 @@ async def table_facts(store: VectorStore, name: str) -> dict[str, Any]:
         "scanMemory": stats.scan_memory,
         "lastOptimize": None if stats.last_optimize is None else stats.last_optimize.isoformat(),
         "recall": min(recalls, default=None),
-        "approximate": bool(recalls),
+        "approximate": bool(of_vectors),
         "indexes": [asdict(info) for info in indexes],
         "schema": json.loads(schema.to_json()),
         "label": label_field(schema),

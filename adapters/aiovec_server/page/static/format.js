@@ -17,6 +17,7 @@ export function bytes(value) {
 
 export function seconds(value) {
   if (value === null || value === undefined) return "–";
+  if (value === 0) return "0";
   if (value < 0.001) return `${three.format(value * 1e6)}\u00a0µs`;
   if (value < 1) return `${three.format(value * 1000)}\u00a0ms`;
   if (value < 120) return `${three.format(value)}\u00a0s`;

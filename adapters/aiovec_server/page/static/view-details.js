@@ -48,8 +48,8 @@ async function optimize(table, button, again) {
 function indexes(facts) {
   if (facts.indexes.length === 0) return null;
   const titles = ["Index", "Kind", "Column", "Indexed", "Not indexed", "Recall"];
-  return h("section", {}, h("h2", {}, "Vector indexes"),
-    h("table", { class: "grid stacked", role: "table" }, h("caption", { class: "unseen" }, "Vector indexes"),
+  return h("section", {}, h("h2", {}, "Indexes"),
+    h("table", { class: "grid stacked", role: "table" }, h("caption", { class: "unseen" }, "Indexes"),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, titles.map((name, n) =>
         h("th", { scope: "col", role: "columnheader", class: n > 2 ? "num" : null }, name)))),
       h("tbody", { role: "rowgroup" }, facts.indexes.map((one) => h("tr", { role: "row" },

@@ -1,0 +1,97 @@
+"""The pictures of docs/SERVER.md: ``python -m tests.page.screenshots`` makes them anew.
+
+They show the demo's store, so they need no network, only Chromium.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from playwright.async_api import async_playwright
+
+from tests.page.conftest import CHROMIUM, OPTIONS, Served
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+LARGEST = 150_000  # bytes of a picture
+WIDE = {"width": 1160, "height": 720}
+PHONE = {"width": 375, "height": 720}
+QUERIES = ("compress a file", "temporary directory", "wait for tasks", "parse a date")
+
+
+async def choose_a_point(page: Page) -> None:
+    await page.locator("canvas.map").focus()
+    for _ in range(3):
+        await page.keyboard.press("ArrowRight")
+    await page.locator(".panel:not([aria-busy]) .nearest").wait_for()
+    await page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+
+
+async def settle(page: Page) -> None:
+    await page.locator("main:not([aria-busy]) h1").wait_for()
+
+
+PICTURES: list[tuple[str, str, str, dict[str, int], Any]] = [
+    ("server-page", "#/t/stdlib/search?by=both&q=compress+a+file+with+gzip", "light", WIDE, settle),
+    ("server-page-map", "#/t/stdlib/map?color=kind", "dark", WIDE, choose_a_point),
+    ("server-page-activity", "#/activity", "light", WIDE, settle),
+    ("server-page-phone", "#/t/stdlib?where=kind+%3D+%27class%27", "light", PHONE, settle),
+]
+
+
+async def make_traffic(url: str, seconds: float) -> None:
+    """Search as an app would, now more and now less."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        number = 0
+        while loop.time() < until:
+            body = {"text": QUERIES[number % len(QUERIES)], "topK": 10 + number % 40}
+            (await client.post("tables/stdlib/search", json=body)).raise_for_status()
+            number += 1
+            await asyncio.sleep(0.01 + 0.04 * (1 + (number // 150) % 4))
+
+
+async def main(seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "demo.db"
+        demo = [sys.executable, "-m", "aiovec", "demo", "--path", str(place)]
+        await asyncio.to_thread(subprocess.run, demo, check=True, stdout=subprocess.DEVNULL)
+        served = Served(place)
+        await asyncio.to_thread(served.start)
+        try:
+            await make_traffic(served.url, seconds)
+            await take(served.url)
+        finally:
+            served.end()
+
+
+async def take(url: str) -> None:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        for name, where, scheme, size, prepare in PICTURES:
+            options: Any = {"color_scheme": scheme, "viewport": size, "base_url": url}
+            context = await browser.new_context(**options)
+            page = await context.new_page()
+            await page.goto(where)
+            await settle(page)
+            await prepare(page)
+            picture = await page.screenshot()
+            if len(picture) > LARGEST:
+                raise SystemExit(f"{name} has {len(picture)} bytes, more than {LARGEST}")
+            await asyncio.to_thread((DOCS / f"{name}.png").write_bytes, picture)
+            await context.close()
+        await browser.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(float(os.environ.get("SECONDS_OF_TRAFFIC", "120"))))
