@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from playwright.async_api import async_playwright
-
 from tests.page.conftest import CHROMIUM, OPTIONS, Served
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LARGEST = 150_000  # bytes of a picture
 WIDE = {"width": 1160, "height": 720}
+TALL = {"width": 1160, "height": 870}
 PHONE = {"width": 375, "height": 720}
 QUERIES = ("compress a file", "temporary directory", "wait for tasks", "parse a date")
 
@@ -42,8 +42,8 @@ async def settle(page: Page) -> None:
 
 PICTURES: list[tuple[str, str, str, dict[str, int], Any]] = [
     ("server-page", "#/t/stdlib/search?by=both&q=compress+a+file+with+gzip", "light", WIDE, settle),
-    ("server-page-map", "#/t/stdlib/map?color=kind", "dark", WIDE, choose_a_point),
-    ("server-page-activity", "#/activity", "light", WIDE, settle),
+    ("server-page-map", "#/t/stdlib/map?color=kind&rows=500", "dark", TALL, choose_a_point),
+    ("server-page-activity", "#/activity", "light", TALL, settle),
     ("server-page-phone", "#/t/stdlib?where=kind+%3D+%27class%27", "light", PHONE, settle),
 ]
 

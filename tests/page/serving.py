@@ -100,7 +100,7 @@ async def main(place: str, port: int, *, writes: bool) -> None:
     async with aiovec.connect(place, embedders=EMBEDDERS) as store:
         if not await store.tables():
             await fill(store)
-        settings = ServerSettings(allow_writes=writes)
+        settings = ServerSettings(allow_writes=writes, access_log=False)
         app = create_app(store=store, settings=settings)
         server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning"))
         await server.serve()

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 import aiovec
 from aiovec.backend import ServerSettings
 from aiovec_server import create_app
+from aiovec_server.page import maps
 
 STATIC = files("aiovec_server.page").joinpath("static")
 NAMES = sorted(entry.name for entry in STATIC.iterdir())
@@ -236,6 +238,26 @@ class TestMap:
         assert min(numbers) < 300
         assert max(numbers) > 2_700
 
+    async def test_a_sample_of_the_first_rows_of_a_very_large_table(
+        self,
+        client: httpx.AsyncClient,
+        store: aiovec.VectorStore,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(maps, "WALKED", 1_000)
+        await fill(store, 2_500)
+        made = await self.get(client, rows=100)
+        assert (made["rows"], made["of"], made["total"]) == (100, 1_000, 2_500)
+        assert max(int(id[1:]) for id in made["ids"]) < 1_000
+
+    @pytest.mark.parametrize("size", [1, 2, 7, 2_000])
+    async def test_samples_of_any_size(
+        self, client: httpx.AsyncClient, store: aiovec.VectorStore, size: int
+    ) -> None:
+        await fill(store, 2_003)
+        made = await self.get(client, rows=size)
+        assert len(set(made["ids"])) == made["rows"] == size
+
     async def test_an_empty_table(
         self, client: httpx.AsyncClient, store: aiovec.VectorStore
     ) -> None:
@@ -278,6 +300,25 @@ class TestMap:
         await store.insert("notes", [{"id": "a", "embedding": [1, 0], "odd": "x" * 100_000}])
         made = await self.get(client)
         assert made["labels"] == [None]
+
+
+class TestIndexes:
+    async def test_recall_is_that_of_the_index_over_the_vectors(self, tmp_path: Path) -> None:
+        pytest.importorskip("lancedb")
+        async with aiovec.connect(f"lancedb://{tmp_path / 'lance'}") as store:
+            await fill(store, 512)
+            transport = httpx.ASGITransport(app=create_app(store=store))
+            base = "http://127.0.0.1:4002"
+            async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+                before = (await client.get("/page/tables/notes")).json()
+                assert (before["recall"], before["approximate"]) == (None, False)
+                assert "body" in [index["column"] for index in before["indexes"]]
+                await store.create_index("notes", "ivf_flat", num_partitions=2)
+                (table,) = (await client.get("/page/overview")).json()["tables"]
+                assert table["approximate"] is True
+                assert 0.5 < table["recall"] <= 1
+                made = (await client.get("/page/tables/notes/map?rows=100")).json()
+                assert made["rows"] == 100
 
 
 class TestFigures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from aiovec.backend import Float32Array, in_thread
 from aiovec.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from aiovec import Record, Schema, VectorStore
+    from aiovec import Record, Results, Schema, VectorStore
 
 MAX_ROWS = 2_000
 # What a map holds at most, in numbers of its vectors: 2,000 rows of 1,024 dimensions, 8 MB.
 _MAX_NUMBERS = 2_048_000
-# A large table is sampled in this many places of its order, evenly.
-_PLACES = 16
+WALKED = 1_000_000
+"""Rows of a table that a sample is spread over; of a larger table, the first ones. SQLite walks
+300,000 rows in a second."""
+_BATCH = 2_000
 # Power iteration: this many directions for the two that are asked for, so that it converges soon.
 _DIRECTIONS = 8
 _ROUNDS = 16
@@ -48,7 +51,7 @@ async def map_of(store: VectorStore, table: str, *, rows: int, color: str | None
     select = [name for name in dict.fromkeys((label, color)) if name is not None]
     found = await _sample(store, table, sample_size(schema.dim, rows), total, select)
     answer = await in_thread(_layout, found, schema.metric, label, color)
-    return {**answer, "total": total, "label": label, "color": color,
+    return {**answer, "total": total, "of": min(total, WALKED), "label": label, "color": color,
             "seconds": round(time.perf_counter() - began, 6)}  # fmt: skip
 
 
@@ -60,20 +63,31 @@ def label_field(schema: Schema) -> str | None:
 
 async def _sample(
     store: VectorStore, table: str, size: int, total: int, select: list[str]
-) -> list[Record]:
-    places = _PLACES if total > size else 1
-    each = -(-size // places)
-    found: dict[str, Record] = {}
-    for place in range(places):
-        records = await store.find(
-            table, limit=each, offset=place * total // places, select=select, include_vector=True
-        )
-        found.update((record.id, record) for record in records)
-    return list(found.values())[:size]
+) -> Results[Record]:
+    """Return rows at even distances, as they lie in the store.
+
+    The ids alone are walked: that is fast in either backend, where an offset into a large table is
+    not. Rows that are deleted meanwhile are left out.
+    """
+    step = max(1, min(total, WALKED) / size)
+    ids: list[str] = []
+    walked = 0
+    export = store.export(table, select=[], batch_size=_BATCH)
+    async with aclosing(export) as batches:  # type: ignore[type-var]  # it is a generator
+        async for batch in batches:
+            # Those of this batch among the places 0, step, 2 * step, ...
+            places = range(len(ids), size)
+            chosen = [int(place * step) - walked for place in places]
+            column = batch.column("id")
+            ids += [column[n].as_py() for n in chosen if n < batch.num_rows]
+            walked += batch.num_rows
+            if len(ids) >= size:
+                break
+    return await store.get(table, ids, select=select, include_vector=True)
 
 
 def _layout(
-    found: list[Record], metric: str, label: str | None, color: str | None
+    found: Results[Record], metric: str, label: str | None, color: str | None
 ) -> dict[str, Any]:
     placed = [record for record in found if record.vector is not None]
     vectors = np.zeros((0, 1), np.float32)

@@ -24,6 +24,12 @@ export async function mapView({ table, facts, query, signal }) {
   return new MapView(table, facts, wanted, found, signal).parts();
 }
 
+function sampleOf({ rows, total, of }) {
+  if (rows >= total) return plural(rows, "row");
+  const part = of < total ? `the first ${number(of)} of ` : "";
+  return `A sample of ${number(rows)} of ${part}${plural(total, "row")}`;
+}
+
 class MapView {
   constructor(table, facts, wanted, found, signal) {
     Object.assign(this, { table, facts, wanted, signal });
@@ -68,7 +74,7 @@ class MapView {
     const share = found.explained[0] + found.explained[1];
     this.canvas.setAttribute("aria-label", `Map of ${plural(found.rows, "row")}`);
     this.line.replaceChildren(
-      h("span", { "data-status": true }, found.rows < found.total ? `A sample of ${number(found.rows)} of ${plural(found.total, "row")}` : plural(found.rows, "row")),
+      h("span", { "data-status": true }, sampleOf(found)),
       h("span", { class: "muted" }, `The two main directions show ${percent(share)} of the variance · computed in ${seconds(found.seconds)}`));
     this.legend.replaceChildren(...found.groups.map((group, n) => h("li", {},
       h("span", { class: `swatch group-${n}`, "aria-hidden": "true" }),
