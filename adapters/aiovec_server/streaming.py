@@ -30,8 +30,7 @@ class Streamed(Response):
         self.media_type = media_type
         self.status_code = 200
         self.background = None
-        self.body = b""
-        self.init_headers(headers)
+        self.init_headers(headers)  # without a body, so without its length
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(send))

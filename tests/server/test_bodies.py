@@ -251,6 +251,7 @@ async def test_vectors_by_arrow() -> None:
 async def lines_of(client: Client, path: str, **options: Any) -> list[Any]:
     answer = await client.get(path, **options)
     assert answer.status_code == 200, answer.text
+    assert "content-length" not in answer.headers
     return [json.loads(line) for line in answer.text.splitlines()]
 
 

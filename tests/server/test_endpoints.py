@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +15,8 @@ from tests.server.apps import ROWS, SCHEMA, Client, notes, serving
 import aiovec
 from aiovec.asgi import lifespan
 from aiovec_server import create_app, router
-from aiovec_server.endpoints import ENDPOINTS
+from aiovec_server.endpoints import ENDPOINTS, records, rows, searches, tables
+from aiovec_server.kinds import Keys
 
 
 @pytest.fixture
@@ -432,3 +434,40 @@ async def test_a_store_that_is_open_already_stays_open() -> None:
         async with serving(create_app(store=store)) as client:
             assert await client.ok("GET", "/tables") == {"tables": []}
         await store.ping()
+
+
+@pytest.mark.parametrize(
+    ("keys", "method", "apart"),
+    [
+        (searches.SEARCH, "search", {"text"}),
+        (searches.MANY, "search_many", {"texts"}),
+        (searches.WORDS, "search_text", set()),
+        (searches.HYBRID, "search_hybrid", {"text"}),
+        (searches.LIKE, "search_like", set()),
+        (rows.GET, "get", set()),
+        (rows.FIND, "find", set()),
+        (rows.EXISTS, "exists", set()),
+        (rows.DISTINCT, "distinct", set()),
+        (rows.BOUNDS, "bounds", set()),
+        (rows.SET_VECTORS, "set_vectors", set()),
+        (rows.UPDATE, "update", {"remove"}),
+        (records.WRITE, "insert", {"mode"}),
+        (records.EXPORT, "export", {"cursors"}),
+        (tables.CREATE, "create_table", set()),
+    ],
+)
+def test_every_key_is_an_argument_of_its_method_and_no_argument_is_forgotten(
+    keys: Keys, method: str, apart: set[str]
+) -> None:
+    parameters = inspect.signature(getattr(aiovec.VectorStore, method)).parameters
+    arguments = set(parameters)
+    given = {key.argument for key in keys.keys}
+    assert given - apart <= arguments
+    # Code, and what stands in the path or is the body itself.
+    assert arguments - given <= {"self", "table", "rerank", "rows"}
+    for key in keys.keys:
+        default = inspect.signature(getattr(aiovec.VectorStore, method)).parameters.get(
+            key.argument
+        )
+        if default is not None and key.default is not None:
+            assert default.default == key.default, key.name

@@ -51,9 +51,10 @@ _NEAR = (
     Key("tuning", "tuning", OBJECT, "The effort of an approximate search: nprobes, ef, refine, "
         "recall, dims, oversample."),
     Key("maxDistance", "max_distance", NUMBER, "Leave out hits that are further away."),
-    Key("model", "model", TEXT, "The model that made the vector; another than the table's is "
-        "refused."),
 )  # fmt: skip
+_MODEL = Key(
+    "model", "model", TEXT, "The model that made the vector; another than the table's is refused."
+)
 _WORDS = (
     Key("query", "query", TEXT, 'Words, "exact phrases", -without and field:word.', required=True),
     Key("any", "any", FLAG, "One matching word is enough."),
@@ -65,7 +66,7 @@ _QUERY = (
     Key("text", "text", TEXT, "In its place, a text, if the table has an embedder."),
 )
 
-SEARCH = Keys((*_QUERY, _FILTER, *_COMMON, *_NEAR))
+SEARCH = Keys((*_QUERY, _FILTER, *_COMMON, *_NEAR, _MODEL))
 MANY = Keys(
     (
         Key("vectors", "vectors", VECTORS, "The vectors to search for."),
@@ -73,6 +74,7 @@ MANY = Keys(
         Key("filter", "where", FILTERS, "A condition for all, or one for each.", also=("where",)),
         *_COMMON,
         *_NEAR,
+        _MODEL,
     )
 )
 WORDS = Keys((*_WORDS, _FILTER, *_COMMON))
@@ -85,6 +87,7 @@ HYBRID = Keys(
         _FILTER,
         *_COMMON,
         *_NEAR,
+        _MODEL,
     )
 )  # fmt: skip
 LIKE = Keys((Key("id", "id", TEXT, "The id of the row.", required=True), _FILTER, *_COMMON, *_NEAR))

@@ -1,0 +1,76 @@
+"""The endpoints driven by other programs: curl, by the commands of the docs, and Node.js."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.server.process import Served, serving
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("store") / "notes.db") as made:
+        yield made
+
+
+def run(*command: str) -> str:
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_classic_endpoints_by_the_docs_curl_commands(served: Served) -> None:
+    page = (ROOT / "docs/SERVER.md").read_text("utf-8")
+    (script,) = (
+        block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block
+    )
+    script = script.replace("URL=http://127.0.0.1:4002", f"URL={served.url}")
+    script = script.replace("curl -sS", "echo; curl -sS --fail-with-body")
+    answers = [
+        json.loads(line) for line in run("sh", "-e", "-c", script).splitlines() if line.strip()
+    ]
+    made, written, found, count, *records, deleted = answers
+    assert (made["name"], made["rows"]) == ("notes", 0)
+    assert written == {"count": 2}
+    assert [hit["id"] for hit in found["hits"]] == ["walk", "a/b"]
+    assert set(found["hits"][0]) == {"id", "score", "distance", "fields"}
+    assert count == {"count": 1}
+    records.sort(key=lambda record: str(record["id"]))
+    assert [record["id"] for record in records] == ["a/b", "walk"]
+    assert records[1]["body"] == "A walk by the sea"
+    assert deleted == {"deleted": 1}
+    url = f"{served.url}/tables/notes"
+    assert "confirm" in run("curl", "-sS", "-X", "DELETE", url)
+    status = run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", "DELETE",
+                 f"{url}?confirm=notes")  # fmt: skip
+    assert status == "204"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_a_path_that_curl_tidies_drops_no_table(served: Served) -> None:
+    served.call("POST", "/tables", {"name": "kept", "schema": {"dim": 1}})
+    for path in ("records/..", "records/../", "records/%2e%2e", ".", "records/."):
+        for options in ([], ["--path-as-is"]):
+            run("curl", "-sS", "-X", "DELETE", *options, f"{served.url}/tables/kept/{path}")
+    assert served.call("GET", "/tables/kept")["rows"] == 0
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+def test_the_node_client(served: Served) -> None:
+    said = run("node", str(ROOT / "examples/node_client/demo.mjs"), served.url)
+    assert "status: 'ok'" in said
+    for line in (
+        "written: 3", "hit: walk 1.000 A walk by the sea", "hit: a/b 0.480 Rain",
+        "refused: DimensionMismatchError 422 3", "count: 3 1", "record: .. 3", "deleted: 2",
+        "tables: 0",
+    ):  # fmt: skip
+        assert line in said.splitlines(), said
