@@ -28,6 +28,13 @@ def test_the_example_shows_spans_and_every_metric(tmp_path: Path) -> None:
         'while (await store.stats("notes")).details["searched"] != "in memory":\n'
         '            await store.search("notes", [1, 0])\n'
         '        await store.search("notes", [1, 0])\n'
+        "        schema = aiovec.Schema(\n"
+        "            dim=256, fields={'body': str}, embed=aiovec.Embed('body')\n"
+        "        )\n"
+        "        embedders = {'default': {'kind': 'demo'}}\n"
+        "        async with aiovec.connect('texts.db', embedders=embedders) as texts:\n"
+        "            await texts.create_table('lines', schema)\n"
+        "            await texts.insert('lines', [{'id': '1', 'body': 'words'}])\n"
         "        metrics.get_meter_provider().force_flush()",
     )
     assert twice != example
@@ -46,4 +53,5 @@ def test_the_example_shows_spans_and_every_metric(tmp_path: Path) -> None:
 def test_every_attribute_stands_in_the_table() -> None:
     told = {name for _, facts in CALLS.values() for name in facts} | PLACE.keys()
     told |= {"db.operation.name", "db.collection.name", "error.type", "aiovec.cancelled"}
+    told |= {f"aiovec.embedding.{fact}" for fact in ("name", "kind", "texts")}
     assert listed("Spans") == told

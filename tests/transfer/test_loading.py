@@ -89,10 +89,10 @@ async def test_each_bad_line_is_told_and_the_rest_goes_on(
         ("7", {"year": 1}), ("a", {}),
     ]  # fmt: skip
     found = rejected(tmp_path)
-    assert found.pop(2)[1].startswith("no JSON: ")
+    assert found.pop(2)[1].startswith("not valid JSON: ")
     assert found.pop(16)[1] == "the vector is str, not a sequence of numbers"
     assert found == {
-        3: (None, "no JSON object"),
+        3: (None, "not a JSON object"),
         5: ("short", "the vector has 1 dimensions, not 2"),
         6: ("none", "the vector is missing (key 'embedding')"),
         7: ("absent", "the vector is missing (key 'embedding')"),
@@ -397,7 +397,7 @@ async def test_numpy_of_other_types_and_records_that_cannot_be_taken(
     done = await bring(store, tmp_path / "notes.npy")
     assert done.rows == 2
     ((place, (_, reason)),) = rejected(tmp_path).items()
-    assert (place, reason[:15]) == (1, "no JSON: Expect")
+    assert (place, reason[:22]) == (1, "not valid JSON: Expect")
     (record,) = await store.get("notes", "c")
     assert (record.vector.tolist(), record.fields) == ([1, 0, 0, 0], {"k": 1})
 

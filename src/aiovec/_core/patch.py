@@ -48,11 +48,12 @@ class PayloadPatch:
         """Return the payload of the row ``id`` as it becomes, as JSON text, or None if it is empty.
 
         A path leads through objects; those that are absent or null are made. InvalidRowError where
-        a value is to be set within something else. ValueError where ``payload`` is no JSON object.
+        a value is to be set within something else. ValueError where ``payload`` is not a JSON
+        object.
         """
         root = json.loads(payload) if payload else {}
         if type(root) is not dict:
-            raise ValueError("a payload is no JSON object")
+            raise ValueError("a payload is not a JSON object")
         for path, value in self.changes:
             if isinstance(value, Remove):
                 _remove(root, path)

@@ -56,7 +56,7 @@ from .._input.types import (
     Vectors,
     Where,
 )
-from .._telemetry.events import Operation, watch, watch_batches
+from .._telemetry.events import Embedding, Operation, watch, watch_batches, watch_embedding
 from ..errors import (
     DuplicateIdError,
     EmbeddingError,
@@ -102,6 +102,9 @@ from .waiting import one_call
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .._arrays import Float32Array
+    from .._embed.batcher import Batcher
+    from .._embed.protocol import Purpose
     from .._input.rows import CheckedRows
     from .._settings.embedders import EmbedderSettings
     from .._settings.load import RetrievalSettings
@@ -604,7 +607,7 @@ class VectorStore:
             return rows
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
         try:
-            vectors = await embedder.embed(found.texts, "document")
+            vectors = await _embedded(engine, handle, embedder, found.texts, "document")
         except EmbeddingError as exc:
             # Repeated ids have moved the rows, unless they are an error.
             error = of_row(exc, found, numbered=on_conflict == "fail")
@@ -680,7 +683,7 @@ class VectorStore:
                 field=embed.field,
             )
         embedder = await self._embedders.of_table(handle, embed, engine.settings, None)
-        (made,) = await embedder.embed([text], "document")
+        (made,) = await _embedded(engine, handle, embedder, [text], "document")
         return query_vector(made, handle.schema)
 
     async def set_vectors(
@@ -1206,7 +1209,7 @@ class VectorStore:
             return {}
         listed = await off_loop(len(texts), check_query_texts, texts)
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
-        found = await embedder.embed(listed, "query")
+        found = await _embedded(engine, handle, embedder, listed, "query")
         return dict(zip(texts, found, strict=True))
 
     async def search_text(
@@ -1541,6 +1544,14 @@ def _absolute(path: str | Path) -> Path:
         if exc.errno == errno.ENAMETOOLONG:
             raise InvalidArgumentError("path", path, "no longer than the disk allows") from exc
     return target
+
+
+async def _embedded(
+    engine: Engine, handle: TableHandle, embedder: Batcher, texts: list[str], kind: Purpose
+) -> Float32Array:
+    """Return one row for each text, or raise EmbeddingError with the text's place as ``row``."""
+    with watch_embedding(Embedding(handle.name, embedder.name, kind, len(texts)), engine.place):
+        return await embedder.embed(texts, kind)
 
 
 def _check_query(query: object) -> None:

@@ -215,7 +215,7 @@ def parsed(body: bytes, count: int, dim: int) -> Float32Array | Failure:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as exc:
-        return Failure(f"its answer is no JSON ({exc}); it begins with {body[:60]!r}")
+        return Failure(f"its answer is not valid JSON ({exc}); it begins with {body[:60]!r}")
     data = document.get("data") if isinstance(document, dict) else None
     if not isinstance(data, list):
         return Failure(f"its answer has no list 'data'; it begins with {body[:60]!r}")

@@ -512,7 +512,9 @@ def arrow_payload(column: pa.Array, schema: Schema, place: Place) -> pa.Array:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as exc:
-            raise InvalidRowError(f"is no JSON: {exc}", row=number, id=id, field="payload") from exc
+            raise InvalidRowError(
+                f"is not valid JSON: {exc}", row=number, id=id, field="payload"
+            ) from exc
         if not isinstance(value, dict):
             raise InvalidRowError(
                 "the payload is a JSON object", row=number, id=id, field="payload"

@@ -65,7 +65,7 @@ class Selection:
                 raise TypeError(f"a {type(payload).__name__}")
         except (ValueError, TypeError, RecursionError) as exc:
             raise CorruptStoreError(
-                f"row {rows.ids[i]!r}", "its payload is no JSON object; restore it from a backup"
+                f"row {rows.ids[i]!r}", "its payload is not a JSON object; restore it from a backup"
             ) from exc
         if self.keys is not None:
             payload = _part(payload, self.keys)

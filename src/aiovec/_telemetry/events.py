@@ -66,6 +66,18 @@ class Operation:
         """The number of rows it wrote or deleted."""
 
 
+class Embedding:
+    """One call's texts that an embedder makes vectors of."""
+
+    __slots__ = ("embedder", "kind", "table", "texts")
+
+    def __init__(self, table: str, embedder: str, kind: str, texts: int) -> None:
+        self.table = table
+        self.embedder = embedder
+        self.kind = kind
+        self.texts = texts
+
+
 class HttpRequest:
     """A request to the server. ``route`` and ``status`` are known at its end.
 
@@ -92,6 +104,11 @@ class MemorySource(Protocol):
 def watch(operation: Operation, place: Place) -> AbstractContextManager[object, None]:
     """Tell of what is done within: a span that is the current one, and its metrics."""
     return _UNSEEN if _OBSERVER is None else _OBSERVER.watch(operation, place)
+
+
+def watch_embedding(embedding: Embedding, place: Place) -> AbstractContextManager[object]:
+    """Tell of the vectors that are made within: a span that is the current one, and its metrics."""
+    return _UNSEEN if _OBSERVER is None else _OBSERVER.watch_embedding(embedding, place)
 
 
 def watch_request(request: HttpRequest) -> AbstractContextManager[object]:

@@ -20,7 +20,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from .. import __version__
 
 if TYPE_CHECKING:
-    from .events import Attributes, HttpRequest, MemorySource, Operation, Place
+    from .events import Attributes, Embedding, HttpRequest, MemorySource, Operation, Place
 
 _T = TypeVar("_T")
 
@@ -82,6 +82,18 @@ class Observer:
             description="Searches that were answered together.",
             explicit_bucket_boundaries_advisory=_BATCHES,
         )
+        self.embeddings = meter.create_histogram(
+            "aiovec.embedding.duration",
+            unit="s",
+            description="Duration of the calls of an embedder that a call of the store waited for.",
+            explicit_bucket_boundaries_advisory=_REQUEST_DURATIONS,
+        )
+        self.embedded_texts = meter.create_histogram(
+            "aiovec.embedding.texts",
+            unit="{text}",
+            description="Texts of a call of the store that an embedder made vectors of.",
+            explicit_bucket_boundaries_advisory=_ROWS,
+        )
         meter.create_observable_up_down_counter(
             "aiovec.search.memory.usage",
             callbacks=[self._observe_memory],
@@ -99,6 +111,38 @@ class Observer:
 
     def watch(self, operation: Operation, place: Place) -> Watch:
         return Watch(self, self._tracer, operation, place)
+
+    @contextmanager
+    def watch_embedding(self, embedding: Embedding, place: Place) -> Iterator[None]:
+        attributes: dict[str, str | int | float | bool] = {
+            **place.attributes,
+            "db.collection.name": embedding.table,
+            "aiovec.embedding.name": embedding.embedder,
+            "aiovec.embedding.kind": embedding.kind,
+        }
+        span = self._tracer.start_span(
+            f"embed {embedding.table}",
+            attributes={**attributes, "aiovec.embedding.texts": embedding.texts},
+        )
+        within = trace.set_span_in_context(span)
+        began = time.perf_counter()
+        task, token = _task(), context.attach(within)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            took = time.perf_counter() - began
+            if task is _task():  # as in Watch
+                context.detach(token)
+            late = _failed(error, span)
+            span.set_attributes(late)
+            span.end()
+            attributes.update(late)
+            self.embeddings.record(took, attributes, within)
+            self.embedded_texts.record(embedding.texts, attributes, within)
 
     @contextmanager
     def watch_request(self, request: HttpRequest) -> Iterator[None]:
@@ -237,12 +281,7 @@ class Watch:
         late: dict[str, str | int | float | bool] = {}
         if operation.place is not None and operation.place is not self._place:
             late.update(operation.place.attributes)
-        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            late["aiovec.cancelled"] = True
-        elif error is not None:
-            # Its class alone: a message may name ids and quote filters.
-            late["error.type"] = type(error).__qualname__
-            span.set_status(trace.StatusCode.ERROR)
+        late.update(_failed(error, span))
         attributes.update(late)
         self._observer.durations.record(took, attributes, self._context)
         if operation.returned is not None:
@@ -282,6 +321,17 @@ def _task() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:  # no loop is running
         return None
+
+
+def _failed(error: BaseException | None, span: trace.Span) -> dict[str, str | bool]:
+    """Return the attributes of what ended with an error; the span gets its status."""
+    if error is None:
+        return {}
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        return {"aiovec.cancelled": True}
+    span.set_status(trace.StatusCode.ERROR)
+    # Its class alone: a message may name ids and quote filters.
+    return {"error.type": type(error).__qualname__}
 
 
 def _asked(operation: Operation) -> dict[str, int | bool]:

@@ -262,12 +262,12 @@ def objects_in(file: IO[bytes] | InputStream) -> Iterator[Line]:
             yield Line(number, Reject(number, None, str(exc)))
             continue
         except ValueError as exc:
-            yield Line(number, Reject(number, None, f"no JSON: {exc}"))
+            yield Line(number, Reject(number, None, f"not valid JSON: {exc}"))
             continue
         if isinstance(value, dict):
             yield Line(number, value, len(text))
         else:
-            yield Line(number, Reject(number, None, "no JSON object"))
+            yield Line(number, Reject(number, None, "not a JSON object"))
 
 
 def sidecar_schema(path: Path) -> Schema | None:
