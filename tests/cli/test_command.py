@@ -19,7 +19,7 @@ from .conftest import Run
 
 COMMANDS = (
     "demo doctor info tables search rows distinct import export index optimize backup restore "
-    "advise migrate"
+    "advise migrate serve"
 ).split()
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has neither a pty nor SIGINT")
