@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -43,6 +44,23 @@ class HeadTooLargeError(Exception):
     """The head of a request has more bytes than ``MAX_HEAD``."""
 
 
+class _Transport:
+    """A transport to which nothing is written once it is closed: uvloop's would raise, and
+    asyncio's would log, before either tells of the closing."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: asyncio.Transport) -> None:
+        self._inner = inner
+
+    def write(self, data: bytes) -> None:
+        if not self._inner.is_closing():
+            self._inner.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
 class Connection(HttpToolsProtocol):
     """A client's connection."""
 
@@ -61,7 +79,7 @@ class Connection(HttpToolsProtocol):
         # Of a connection without a request, when it began to wait for the rest of a head.
         self._head_since: float | None = self.heard
         self._in_head = self._in_body = False
-        self._got_body = False
+        self._begun, self._got_body = 0, False  # in the data that came last
         self._unusable = 0  # bytes in a row of a head, or of what stands between parts of a body
         self._unsent = 0
 
@@ -72,6 +90,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", _Transport(transport))
         if self._crowded(self):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
 
@@ -98,15 +117,19 @@ class Connection(HttpToolsProtocol):
         self.heard = self.loop.time()
         if self._head_since is None and self.is_idle:
             self._head_since = self.heard
-        self._got_body = False
+        between = not self._in_head and not self._in_body
+        self._begun, self._got_body = 0, False
         super().data_received(data)
-        if self._in_head or (self._in_body and not self._got_body):
+        # Where several messages came at once, nobody knows where the last one begins in the data.
+        whole = not self._begun or (between and self._begun == 1)
+        if whole and (self._in_head or (self._in_body and not self._got_body)):
             self._unusable += len(data)
             if self._unusable > MAX_HEAD:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
 
     def on_message_begin(self) -> None:
         self._in_head, self._unusable = True, 0
+        self._begun += 1
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
