@@ -117,12 +117,14 @@ def ref_in(given: object, schema: Schema, *, lists: bool) -> Ref:
 
 
 def orders_in(facts: Facts, schema: Schema) -> list[Order]:
-    """Return the keys to sort by."""
+    """Return the keys to sort by, of which the last one tells all rows apart."""
     orders = []
     for each in one_of(facts, "orderBy", list):
         if type(each) is not list or len(each) != 2 or type(each[1]) is not bool:
             raise InvalidArgumentError("orderBy", each, "a pair of a field and a flag")
         orders.append(Order(ref_in(each[0], schema, lists=False), each[1]))
+    if not orders or orders[-1].ref.name != "id":
+        raise InvalidArgumentError("orderBy", len(orders), "fields with the id as the last one")
     order_keys([order.ref.name for order in orders[:-1]])  # refuses too many; the last is the id
     return orders
 

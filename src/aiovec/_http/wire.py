@@ -132,7 +132,10 @@ def _untagged(value: dict[str, Any]) -> object:
 
 def _facts_of(data: Body) -> dict[str, Any]:
     try:
-        facts = json.loads(bytes(data).decode(), object_hook=_untagged)
+        text = bytes(data).decode()
+        facts = json.loads(text, object_hook=_untagged)
+        if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
+            json_bytes(facts)
     except (ValueError, RecursionError, OverflowError) as exc:
         raise WireError(f"the JSON cannot be read: {exc}"[:200]) from exc
     if type(facts) is not dict:

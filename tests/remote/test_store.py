@@ -1,0 +1,286 @@
+"""A store over HTTP as an app and a command line use it, and calls that no client would make."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pyarrow as pa
+import pytest
+from tests.contract.remote_server import Server, running_server
+from tests.remote.fake import fake_server
+
+import aiovec
+import aiovec.sync
+from aiovec import Field, Schema
+from aiovec._cli import main
+from aiovec._http.serving import ServedCalls
+from aiovec.backend import ARROW, JSON, PROTOCOL, PROTOCOL_HEADER, Message, pack
+from aiovec.errors import AiovecError, ConfigError, UnsupportedError
+
+SCHEMA = Schema(2, fields={"year": int, "body": Field(str, text=True), "tags": list[str]})
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "embedding": [1, 0], "year": 1, "body": "some words", "more": {"x": 1}},
+    {"id": "b", "embedding": [0, 1], "year": 2, "body": "other words", "tags": ["t"]},
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: Server, tmp_path: Path) -> Iterator[str]:
+    yield server.url("sqlite", tmp_path)
+    server.forget()
+
+
+@pytest.fixture
+async def notes(url: str) -> AsyncIterator[aiovec.VectorStore]:
+    async with aiovec.connect(url) as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", ROWS)
+        yield store
+
+
+def test_the_commands(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["aiovec", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert int(ended.value.code or 0) == code, captured.err
+        return captured.out + captured.err
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    (tmp_path / "schema.json").write_text(SCHEMA.to_json())
+    run("import", "rows.jsonl", url, "--table", "notes", "--schema", "schema.json")
+    assert "notes" in run("tables", url)
+    assert "some words" in run("rows", url, "notes")
+    assert "other words" in run("search", url, "notes", "other", "--text")
+    run("export", url, "notes", "out.parquet")
+    run("import", "out.parquet", url, "--table", "again")
+    assert json.loads(run("info", url, "--json"))["backend"] == "remote"
+    assert "server's backend" in run("doctor", url)
+    run("optimize", url, "notes")
+    assert "does not support 'backup'" in run("backup", url, "copy.db", code=1)
+
+
+def test_without_async(url: str) -> None:
+    with aiovec.sync.connect(url) as store:
+        store.create_table("notes", SCHEMA)
+        assert store.insert("notes", ROWS) == 2
+        assert [hit.id for hit in store.search("notes", [1.0, 0.0])] == ["a", "b"]
+        assert sum(batch.num_rows for batch in store.export("notes")) == 2
+
+
+async def test_for_reading_only(notes: aiovec.VectorStore) -> None:
+    async with aiovec.connect(notes.target, read_only=True) as store:
+        assert store.read_only
+        assert await store.count("notes") == 2
+        with pytest.raises(UnsupportedError, match="read_only"):
+            await store.delete("notes", "a")
+
+
+@pytest.mark.parametrize("backend", ["remote", "lancedb"])
+async def test_by_the_toml_file_with_a_key_of_the_environment(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__REMOTE__API_KEY", "k3y-of-the-environment")
+    file = tmp_path / "aiovec.toml"
+    async with fake_server() as fake:
+        file.write_text(f'[retrieval]\nbackend = "{backend}"\n{backend}_url = "{fake.url}"\n')
+        async with aiovec.connect(config=file) as store:
+            assert (store.backend_name, store.target) == ("remote", fake.url)
+        assert fake.requests[0].headers["authorization"] == "Bearer k3y-of-the-environment"
+
+
+async def test_another_client_changes_the_table(notes: aiovec.VectorStore) -> None:
+    async with aiovec.connect(notes.target) as other:
+        await other.add_field("notes", "lang", str)
+        assert await notes.update("notes", {"lang": "de"}, ids=["a"]) == 1
+        await other.drop_table("notes")
+        with pytest.raises(aiovec.TableNotFoundError):
+            await notes.search("notes", [1.0, 0.0])
+        await other.create_table("notes", Schema(3))
+        with pytest.raises(aiovec.DimensionMismatchError):
+            await notes.search("notes", [1.0, 0.0])
+
+
+async def test_a_server_that_stops_and_comes_back(tmp_path: Path) -> None:
+    """Reads wait for it; a store that was opened before goes on."""
+
+    def begin() -> tuple[Any, Server]:
+        running = running_server()
+        return running, running.__enter__()
+
+    running, first = await asyncio.to_thread(begin)
+    try:
+        store = await aiovec.connect(first.url("sqlite", tmp_path))
+        await store.create_table("notes", SCHEMA)
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
+    try:
+        store._follower.engine.backend._client.settings = (  # type: ignore[attr-defined]
+            store._follower.engine.backend._client.settings.model_copy(  # type: ignore[attr-defined]
+                update={"reconnect_timeout": 0.2}
+            )
+        )
+        with pytest.raises(AiovecError, match="no server answers"):
+            await store.tables()
+    finally:
+        await store.close()
+
+
+# Calls that no client would make
+
+
+async def _asked(
+    session: aiohttp.ClientSession, url: str, call: str, body: bytes, kind: str = JSON
+) -> tuple[int, str, str]:
+    headers = {PROTOCOL_HEADER: PROTOCOL, "Content-Type": kind}
+    async with session.post(f"{url}/backend/{call}", data=body, headers=headers) as answer:
+        return answer.status, answer.content_type, await answer.text("utf-8", "replace")
+
+
+_HOSTILE: tuple[Any, ...] = (
+    None, True, -1, 0, 2**70, 1.5, "", "x", "\0", "\ud800", "../..", "notes' --", [], [[]], [None],
+    ["a", "a"], ["\ud800"], {}, {"x": {}}, {"fields": [1]}, {"fields": ["nosuch"]},
+    {"fields": ["year", "year"], "payload": True, "vector": True}, "a" * 5_000, [[["payload"], 1]],
+    [["payload", ""]], [["payload", *["k"] * 500]], ["payload"], ["id", "x"], ["payload", "\ud800"],
+    {"name": "k", "digest": "zz"}, {"nprobes": -1}, {"recall": "x"}, {"$time": "x"},
+)  # fmt: skip
+_NAMES = (
+    "table", "state", "ids", "where", "columns", "limit", "offset", "orderBy", "kinds", "which",
+    "field", "name", "new", "kind", "values", "payload", "clauses", "highlight", "any", "options",
+    "wait", "version", "batchSize", "after", "schema", "key", "skipExisting", "write",
+)  # fmt: skip
+
+
+async def test_facts_that_no_client_sends(notes: aiovec.VectorStore) -> None:
+    """Each fact of each call in turn is something else: an error of the caller, never of ours."""
+    handle = await notes._follower.engine.backend.open_table("notes")
+    columns = {"fields": ["year"], "payload": False, "vector": False}
+    sound: dict[str, Any] = {
+        "table": "notes", "state": handle.token, "ids": ["a"], "where": "year > 0", "limit": 1,
+        "columns": columns, "offset": 0, "orderBy": [[["id"], False]], "which": [0],
+        "kinds": [{"limit": 1, "where": None, "exact": False, "tuning": None}], "field": ["year"],
+        "values": {"year": 1}, "payload": "[]", "clauses": [["words", None, False, False]],
+        "highlight": None, "any": False, "batchSize": 10, "after": None, "skipExisting": True,
+    }  # fmt: skip
+    table = pa.table({SCHEMA.vector: pa.array([[1, 0]], pa.list_(pa.float32(), 2))})
+    taken = {
+        "get": "ids columns", "find": "columns limit offset orderBy", "search": "kinds which",
+        "search_text": "clauses highlight any limit where", "count": "table state where key",
+        "value_counts": "field limit", "bounds": "field", "export": "batchSize after columns state",
+        "delete": "ids where", "update": "values payload ids", "set_vectors": "ids",
+        "insert": "skipExisting", "open_table": "table",
+    }  # fmt: skip
+    async with aiohttp.ClientSession() as session:
+        for call, names in taken.items():
+            for name, value in itertools.product(names.split(), _HOSTILE):
+                facts = {**sound, name: value}
+                rows = table if call in ("search", "set_vectors", "insert") else None
+                body = json.dumps(facts).encode()
+                kind = JSON
+                if rows is not None:
+                    try:
+                        kind, packed = pack(Message(facts, rows))
+                    except UnicodeEncodeError:
+                        continue
+                    body = bytes(packed)
+                status, _, text = await _asked(session, notes.target, call, body, kind)
+                assert status in (200, 400, 404, 412, 422), (call, name, value, status, text)
+                assert status == 200 or "Traceback" not in text
+    assert await notes.tables() == ["notes"]
+    assert (await notes.schema("notes")) == SCHEMA
+
+
+async def test_calls_that_change_tables_with_other_facts(notes: aiovec.VectorStore) -> None:
+    calls = ("create_table", "rename_table", "drop_table", "add_field", "create_field_index",
+             "drop_field_index", "drop_field", "rename_field", "create_index", "drop_index",
+             "restore", "cancel", "kept", "nosuch", "../tables", "", "__init__")  # fmt: skip
+    handle = await notes._follower.engine.backend.open_table("notes")
+    async with aiohttp.ClientSession() as session:
+        for call, value in itertools.product(calls, _HOSTILE):
+            facts = {name: value for name in _NAMES if name not in ("state", "table", "key")}
+            body = json.dumps({**facts, "state": handle.token, "table": "notes"}).encode()
+            if call == "rename_table" and value == "x":
+                continue  # a name like any other
+            if call == "drop_table":
+                body = json.dumps({"table": value}).encode()
+            status, _, text = await _asked(session, notes.target, call, body)
+            expected = (200, 400, 404, 405, 409, 412, 422)
+            assert status in expected, (call, value, status, text)
+    assert [row["id"] for row in await notes.find("notes")] == ["a", "b"]
+
+
+async def test_bodies_that_no_client_sends(notes: aiovec.VectorStore) -> None:
+    kind, good = pack(Message({"table": "notes", "state": "s"}, pa.table({"id": ["x"]})))
+    bodies = [
+        (b"", JSON), (b"[]", JSON), (b"[" * 100_000, JSON), (b"\xff", JSON), (b"{}", "text/html"),
+        (b"", ARROW), (b"x" * 100, ARROW), (b"{}", ""), (b'{"a": {"$time": "never"}}', JSON),
+        *((bytes(good)[:end], kind) for end in range(0, len(good), 50)),
+    ]  # fmt: skip
+    async with aiohttp.ClientSession() as session:
+        for call, (body, of) in itertools.product(("insert", "search", "export", "tables"), bodies):
+            status, _, text = await _asked(session, notes.target, call, body, of)
+            assert status in (200, 400, 412, 422), (call, body[:40], status, text)
+        headers = {PROTOCOL_HEADER: "999"}
+        async with session.post(f"{notes.target}/backend/open", headers=headers) as answer:
+            assert answer.status == 426
+            assert "999" in await answer.text()
+
+
+async def test_rows_that_no_client_sends(notes: aiovec.VectorStore) -> None:
+    """The server checks rows by itself: a client may be anybody's."""
+    handle = await notes._follower.engine.backend.open_table("notes")
+    good = notes._follower.engine.backend
+    vector = pa.array([[1, 0]], pa.list_(pa.float32(), 2))
+    bad = [
+        pa.table({"id": ["x"]}),
+        pa.table({"id": ["x"], SCHEMA.vector: [[1.0, 2.0, 3.0]]}),
+        pa.table({"id": ["x"], SCHEMA.vector: [[float("nan"), 1.0]]}),
+        pa.table({"id": ["x\0"], SCHEMA.vector: vector}),
+        pa.table({"id": [""], SCHEMA.vector: vector}),
+        pa.table({"id": ["x"], SCHEMA.vector: vector, "year": ["no number"]}),
+        pa.table({"id": ["x"], SCHEMA.vector: vector, "payload": ["[1]"]}),
+        pa.table({"id": ["x", "x"], SCHEMA.vector: pa.concat_arrays([vector, vector])}),
+    ]
+    for rows in bad:
+        with pytest.raises(AiovecError) as caught:
+            await good.insert(handle, rows)
+        assert isinstance(caught.value, ValueError), caught.value
+    assert await notes.count("notes") == 2
+
+
+async def test_every_call_of_the_backend_is_served(notes: aiovec.VectorStore) -> None:
+    served = ServedCalls(notes)
+    for call in ("open", "insert", "search", "cancel", "kept", "restore"):
+        assert served.knows(call)
+    assert not served.knows("export")
+    assert not served.knows("_open")
+
+
+def test_an_address_where_nothing_is_served(url: str) -> None:
+    root = url.rsplit("/", 1)[0]
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{root}/sqlite-zz/health", timeout=30)
+
+
+async def test_a_store_needs_a_whole_address() -> None:
+    with pytest.raises(ConfigError):
+        await aiovec.connect("http://")
