@@ -95,7 +95,7 @@ _NUMBERS = Schema(dim=8, fields={"year": int, "score": float})
 
 
 @pytest.mark.parametrize("op", _EXACT)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(value=cases.ints, literal=cases.finite_floats, near=st.booleans())
 def test_an_int_field_against_a_fraction_is_exact(
     op: Any, value: int, literal: float, near: bool
@@ -108,7 +108,7 @@ def test_an_int_field_against_a_fraction_is_exact(
 
 
 @pytest.mark.parametrize("op", _EXACT)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(value=cases.floats, literal=cases.ints, near=st.booleans())
 def test_a_float_field_against_an_int_is_exact(
     op: Any, value: float, literal: int, near: bool
@@ -121,7 +121,7 @@ def test_a_float_field_against_an_int_is_exact(
     assert evaluate(bound, table, _NUMBERS).to_pylist() == [_EXACT[op](value, literal), None]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     values=st.lists(cases.ints, min_size=1, max_size=4),
     literals=st.lists(cases.ints | cases.finite_floats, min_size=1, max_size=4),

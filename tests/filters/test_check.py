@@ -156,14 +156,14 @@ def test_what_means_the_same_has_one_form(where: Expr, bound: Expr) -> None:
     assert bind(bound, SCHEMA) == bound
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_binding_twice_changes_nothing(data: st.DataObject) -> None:
     once = bind(data.draw(cases.filters([])), cases.SCHEMA)
     assert bind(once, cases.SCHEMA) == once
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_literals_have_exactly_the_type_of_their_field(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["number", "number in"]))

@@ -42,7 +42,7 @@ def test_f_survives_copying_pickling_and_inspection() -> None:
     assert repr(pickle.loads(pickle.dumps(F.year))) == repr(copy.deepcopy(F.year)) == repr(F.year)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_trees_can_be_pickled_hashed_and_compared(data: st.DataObject) -> None:
     expr = data.draw(cases.filters([]))

@@ -176,9 +176,9 @@ print(statuses)
 
 
 def test_a_fork_amid_allocations_of_sqlite(tmp_path: Path) -> None:
-    done = run_code(FORKS, str(tmp_path), "15")
+    done = run_code(FORKS, str(tmp_path), "8")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [0] * 15, done.stderr
+    assert json.loads(done.stdout) == [0] * 8, done.stderr
 
 
 def test_a_fork_waits_for_those_inside_and_lets_nobody_in() -> None:

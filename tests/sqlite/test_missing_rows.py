@@ -85,7 +85,10 @@ async def outcome(search: Awaitable[Any]) -> Any:
 
 @pytest.mark.parametrize("table", ["rows", "vec"])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("metric", "partition"), [("cosine", True), ("l2", False), ("dot", False)])
+@pytest.mark.parametrize(
+    ("metric", "partition"),
+    [("cosine", True), pytest.param("l2", False, marks=pytest.mark.long), ("dot", False)],
+)
 async def test_searches_never_tell_another_row(
     tmp_path: Path, table: str, way: str, metric: Metric, partition: bool
 ) -> None:

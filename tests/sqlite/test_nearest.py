@@ -71,8 +71,15 @@ async def fill(store: VectorStore, metric: Metric, partition: bool) -> dict[str,
     return {str(row["id"]): row for row in rows}
 
 
-@pytest.mark.parametrize("scan", ["disk", "auto"])
-@pytest.mark.parametrize("partition", [False, True])
+@pytest.mark.parametrize(
+    ("scan", "partition"),
+    [
+        pytest.param("disk", False, marks=pytest.mark.long),  # searched as one partition is
+        ("disk", True),
+        ("auto", False),
+        ("auto", True),
+    ],
+)
 @pytest.mark.parametrize("metric", METRICS)
 async def test_more_equal_rows_than_any_margin(
     tmp_path: Path, metric: Metric, partition: bool, scan: str

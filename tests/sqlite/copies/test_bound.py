@@ -349,7 +349,10 @@ def test_the_bound_is_reached_where_a_query_lies_along_what_is_left_out(metric: 
     assert 0.98 < missed[0] / bound[0] <= 1
 
 
-@pytest.mark.parametrize(("full", "together"), [(64, 150), (100, 1), (LIMITS.full_segment, 1)])
+@pytest.mark.parametrize(
+    ("full", "together"),
+    [(64, 150), pytest.param(100, 1, marks=pytest.mark.long), (LIMITS.full_segment, 1)],
+)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_row_among_the_best_is_missing(
