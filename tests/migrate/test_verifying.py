@@ -44,9 +44,11 @@ async def files(tmp_path: Path) -> AsyncIterator[Pair]:
         yield made
 
 
-async def verified(pair: Pair, tables: Any = None, **options: Any) -> VerifyReport:
+async def verified(
+    pair: Pair, tables: Any = None, host: RealHost | None = None, **options: Any
+) -> VerifyReport:
     return await verify(
-        pair.source, pair.target, tables, host=RealHost(), options=VerifyOptions(**options)
+        pair.source, pair.target, tables, host=host or RealHost(), options=VerifyOptions(**options)
     )
 
 
