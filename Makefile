@@ -13,7 +13,7 @@
 
 VENV ?= .venv
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
 else

@@ -124,7 +124,7 @@ def test_an_interrupt_while_it_waits_for_more_rows(given: bytes, folder: Path) -
         process.stdin.flush()
         while given and not (folder / "n.db").exists():
             time.sleep(0.1)
-        time.sleep(3)
+        time.sleep(1)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130

@@ -43,7 +43,7 @@ async def batches_of(store: VectorStore, **options: Any) -> list[pa.RecordBatch]
 
 
 @pytest.mark.parametrize("after", [None, BY_IDS], ids=["as they lie", "by ids"])
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.long), 7, 64, 1000])
 async def test_a_large_table_goes_in_parts(
     tmp_path: Path, batch_size: int, after: bytes | None
 ) -> None:

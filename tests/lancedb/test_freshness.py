@@ -113,7 +113,7 @@ async def test_reads_beside_writes_see_what_was_acknowledged(
 
     async def read() -> int:
         reads = 0
-        while written < 60:
+        while written < 40:
             before = written
             assert await reader.count("notes") >= before
             reads += 1
@@ -121,7 +121,7 @@ async def test_reads_beside_writes_see_what_was_acknowledged(
 
     async def write() -> None:
         nonlocal written
-        for n in range(60):
+        for n in range(40):
             await writer.insert("notes", numbered(1, start=n))
             written = n + 1
             await asyncio.sleep(0.005 * (n % 4))
