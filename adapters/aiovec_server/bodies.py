@@ -12,6 +12,7 @@ from starlette.responses import Response
 from aiovec import Hit, Record, Results
 from aiovec.backend import in_thread, off_loop
 
+from .bounds import check_rows
 from .call import Call
 from .media import ARROW, JSON, JSON_LINES, answer_type, body_type
 from .pieces import JsonArray, JsonLines, load, rows_in
@@ -62,13 +63,16 @@ async def body_rows(call: Call) -> Any:
         rows = load(await call.request.body())
         if type(rows) is not list:
             raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
+        check_rows(len(rows))
         return rows
     return await rows_in(call.request.stream(), JsonArray())
 
 
 async def arrow_body(call: Call) -> pa.Table:
     """Return the table of an Arrow IPC stream. The store validates its values."""
-    return await in_thread(_table, await call.request.body())
+    table = await in_thread(_table, await call.request.body())
+    check_rows(table.num_rows)
+    return table
 
 
 def _table(data: bytes) -> pa.Table:

@@ -106,6 +106,9 @@ def serve(
     )
     source = _source(store, config, retrieval, settings)
     from . import app as _  # noqa: F401 - slow to load, so not on the event loop
+    from .lines import log_to_stderr
+
+    log_to_stderr()
 
     if sidecar:
         if config is None:

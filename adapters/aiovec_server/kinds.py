@@ -8,6 +8,7 @@ from typing import Any
 
 from aiovec.errors import InvalidArgumentError
 
+from .bounds import check_argument
 from .problems import RequestError
 
 Json = Mapping[str, Any]
@@ -192,6 +193,7 @@ class Keys:
     def _put(self, found: dict[str, Any], key: Key, name: str, value: object) -> None:
         if key.argument in found:
             raise RequestError(422, f"{name!r} is given twice, under one name or two; pass it once")
+        check_argument(name, key.argument, value)
         found[key.argument] = value
 
     def _complete(self, found: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .asgi import (
     path_of,
     state_of_request,
 )
+from .bounds import BOUNDS, Bounds
 from .watching import Watch
 
 _MIB = 1024 * 1024
@@ -91,6 +92,7 @@ class Limits:
         self._timeout = settings.timeout
         self._stall = settings.receive_timeout
         self._turns = Turns(settings.max_calls)
+        self._bounds = Bounds(settings.max_top_k, settings.max_rows)
         self._room = _BODIES * self._max_body
         """Bytes for the bodies of all requests in progress."""
 
@@ -106,6 +108,7 @@ class Limits:
         # Health and the page's files answer also while all turns are taken.
         counted = access_of(scope["method"], path_of(scope)) is not Access.NONE
         body = _Body(self, answer, receive, length)
+        token = BOUNDS.set(self._bounds)
         watch = Watch(self._timeout, body.receive, has_body=length != 0)
         try:
             async with watch:
@@ -117,10 +120,14 @@ class Limits:
                         await self._app(scope, watch.receive, watch.sending(answer.send))
                     except _RefusedError:
                         pass
+                    except Exception:
+                        if not watch.is_gone:  # else it only says that the client has gone
+                            raise
                     finally:
                         if counted:
                             self._turns.give()
         finally:
+            BOUNDS.reset(token)
             self._room += body.held
             state_of_request(scope)["aiovec_received"] = body.held
         if watch.is_gone:
@@ -141,7 +148,10 @@ class Limits:
         if len(given) > 1 or (given and coded) or len(coded) > 1:
             return None, Problem.plain(400, "the request says twice where its body ends")
         if coded:
-            return None, None
+            known = coded[0].strip().lower() == "chunked"
+            return None, None if known else Problem.plain(
+                400, "the Transfer-Encoding is not chunked"
+            )
         if not given:
             # In HTTP/2 and later, a body needs neither.
             known = scope.get("http_version", "1.1").startswith("1") or scope["method"] in _BARE

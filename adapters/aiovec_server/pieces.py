@@ -14,6 +14,7 @@ import pydantic_core
 
 from aiovec.backend import in_thread
 
+from .bounds import check_rows
 from .problems import RequestError
 
 # Bytes that are parsed at once: under a millisecond.
@@ -52,7 +53,9 @@ async def rows_in(body: AsyncIterator[bytes], splitter: Splitter) -> Rows:
         splitter.feed(data)
         if not splitter.waits:
             found += await in_thread(lambda: splitter.rows(last=False))
+            check_rows(len(found))
     found += await in_thread(lambda: splitter.rows(last=True))
+    check_rows(len(found))
     return found
 
 

@@ -13,6 +13,7 @@ from aiovec.backend import ServerSettings
 from .access_log import AccessLog
 from .keys import keys_of
 from .limits import Limits
+from .lines import Lines
 from .metrics import STATE, Metrics
 from .observing import Listener, Observing
 from .security import Security
@@ -25,7 +26,7 @@ def observing(settings: ServerSettings) -> Middleware:
         shared[STATE] = metrics = Metrics()
         listeners.append(metrics)
     if settings.access_log:
-        listeners.append(AccessLog())
+        listeners.append(AccessLog(Lines()))
     return Middleware(Observing, listeners=listeners, shared=shared)
 
 

@@ -186,6 +186,7 @@ async def test_the_largest_body() -> None:
         {"content-length": "-1"}, {"content-length": "+5"}, {"content-length": "5, 5"},
         {"content-length": "0x5"}, {"content-length": "5_0"}, {"content-length": ""},
         {"content-length": "5", "transfer-encoding": "chunked"},
+        {"transfer-encoding": "identity, chunked"}, {"transfer-encoding": "gzip"},
     ],
 )  # fmt: skip
 async def test_a_length_that_can_be_read_in_two_ways(headers: dict[str, str]) -> None:

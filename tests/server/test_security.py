@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from aiovec import ConfigError
 from aiovec.backend import ServerSettings
 from aiovec_server import create_app
 from aiovec_server.access import Access, access_of
-from aiovec_server.access_log import _LOGS, AccessLog
+from aiovec_server.access_log import AccessLog
+from aiovec_server.endpoints import ENDPOINTS
 from aiovec_server.keys import Keys, keys_of
+from aiovec_server.lines import _ALL, Lines, LogHandler
 from aiovec_server.observing import Observed
 
 WRITES = "w" * 16 + "-writes"
@@ -155,21 +158,21 @@ def routes_of(routes: Any) -> Iterator[tuple[str, str]]:
 
 
 async def test_each_endpoint_needs_what_it_does(store: aiovec.VectorStore) -> None:
-    """A new endpoint that reads by POST, or that is open, needs a decision here."""
-    found = dict.fromkeys(routes_of(create_app(store=store).routes))
-    posts = {path for method, path in found if method == "POST"}
-    reading = {path for path in posts if access_of("POST", path) is Access.READ}
-    tables = {path for path in reading if path.startswith("/tables/")}
-    assert tables <= {f"/tables/{{table}}/{verb}" for verb in (
-        "search", "search_many", "search_text", "search_hybrid", "search_like", "get", "find",
-        "exists", "distinct", "bounds", "count", "export", "versions",
-    )}  # fmt: skip
-    assert "/tables/{table}/search" in tables
+    """What an endpoint declares of itself, and what a request to it needs, are the same."""
+    for endpoint in ENDPOINTS:
+        path = endpoint.path.replace("{table}", "notes").replace("{id:path}", "a")
+        needed = access_of(endpoint.method, path)
+        if path == "/health":
+            assert needed is Access.NONE
+        else:
+            assert needed is (Access.WRITE if endpoint.writes else Access.READ), path
+    found = set(routes_of(create_app(store=store).routes))
     opened = {path for method, path in found if access_of(method, path) is Access.NONE}
     assert all(path in ("/", "/health") or path.startswith("/assets/") for path in opened)
-    for method, path in found:
-        if method in ("PUT", "PATCH", "DELETE"):
-            assert access_of(method, path) is Access.WRITE
+    others = {path for _, path in found} - {endpoint.path for endpoint in ENDPOINTS} - opened
+    assert {path.split("/")[1] for path in others} == {
+        "backend", "metrics", "openapi.json", "page",
+    }  # fmt: skip
 
 
 def test_each_call_of_the_remote_backend_needs_what_it_does() -> None:
@@ -181,7 +184,7 @@ def test_each_call_of_the_remote_backend_needs_what_it_does() -> None:
     # Whatever is new writes, until it is listed.
     assert known - READING_CALLS == {
         "add_field", "cancel", "create_field_index", "create_index", "create_table", "delete",
-        "drop_field", "drop_field_index", "drop_index", "drop_table", "insert", "optimize",
+        "drop_field", "drop_field_index", "drop_index", "drop_table", "insert", "kept", "optimize",
         "rename_field", "rename_table", "restore", "set_vectors", "update", "upsert",
     }  # fmt: skip
 
@@ -388,7 +391,7 @@ def test_a_key_is_compared_with_each_in_the_same_way(monkeypatch: pytest.MonkeyP
 # What is seen of requests
 
 
-class Lines:
+class Stream:
     def __init__(self) -> None:
         self.text = ""
 
@@ -400,15 +403,16 @@ class Lines:
 
 
 def test_a_line_of_the_access_log_is_one_line() -> None:
-    lines = Lines()
-    log = AccessLog(lines)  # type: ignore[arg-type]
+    stream = Stream()
+    lines = Lines(stream)  # type: ignore[arg-type]
+    log = AccessLog(lines)
     hostile = 'a\n{"status": 200}\r\x1b[31m\u2028\u0085"'
     log.ended(Observed(hostile, "GET", hostile, hostile, 200, 0.5, 1, 2, hostile, None, True))
-    log.flush()
-    assert lines.text.count("\n") == 1
-    assert lines.text.isascii()
-    assert lines.text.strip().isprintable()
-    found = json.loads(lines.text)
+    lines.flush()
+    assert stream.text.count("\n") == 1
+    assert stream.text.isascii()
+    assert stream.text.strip().isprintable()
+    found = json.loads(stream.text)
     assert found["client"] == hostile
     assert (found["ms"], found["received"], found["sent"]) == (500, 1, 2)
 
@@ -418,26 +422,46 @@ def test_lines_that_nobody_takes_are_counted() -> None:
 
     go_on, entered = threading.Event(), threading.Event()
 
-    class Stalled(Lines):
+    class Stalled(Stream):
         def write(self, text: str) -> None:
             entered.set()
             go_on.wait(20)
             super().write(text)
 
-    lines = Stalled()
-    log = AccessLog(lines)  # type: ignore[arg-type]
+    stream = Stalled()
+    lines = Lines(stream)  # type: ignore[arg-type]
+    log = AccessLog(lines)
     observed = Observed("x", "GET", "/", None, 200, 0.5, 1, 2, "", None, True)
     log.ended(observed)
     entered.wait(20)
     for _ in range(10_050):
         log.ended(observed)
     go_on.set()
-    log.flush(20)
+    lines.flush(20)
     log.ended(observed)
-    log.flush(20)
-    found = [json.loads(line) for line in lines.text.splitlines()]
+    lines.flush(20)
+    found = [json.loads(line) for line in stream.text.splitlines()]
     assert len(found) == 10_002
     assert found[-1]["dropped"] == 50
+
+
+def test_records_of_logging_are_lines_too() -> None:
+    stream = Stream()
+    lines = Lines(stream)  # type: ignore[arg-type]
+    logger = logging.getLogger("test_records_of_logging")
+    logger.propagate = False
+    logger.addHandler(LogHandler(lines))
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        logger.exception("failed %s", 'a\n{"level": "x"}')
+    logger.warning("%d", "no number")
+    lines.flush()
+    (line,) = stream.text.splitlines()
+    found = json.loads(line)
+    assert (found["level"], found["logger"]) == ("error", "test_records_of_logging")
+    assert found["message"] == 'failed a\n{"level": "x"}'
+    assert found["exception"].endswith("ValueError: a\nb")
 
 
 @pytest.mark.usefixtures("keys")
@@ -456,19 +480,19 @@ async def test_no_secret_and_no_query_is_seen(
             await client.request(method, path, headers=headers)
         await client.get("/tables", headers=bearer(secret * 3))
         metrics = (await client.get("/metrics", headers=bearer(READS))).text
-    for log in list(_LOGS):
-        await asyncio.to_thread(log.flush)
+    for lines in list(_ALL):
+        await asyncio.to_thread(lines.flush)
     text = capfd.readouterr().err
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    assert [line["status"] for line in lines[:4]] == [200, 200, 404, 405]
-    assert [line["route"] for line in lines[:3]] == [
+    told = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert [line["status"] for line in told[:4]] == [200, 200, 404, 405]
+    assert [line["route"] for line in told[:3]] == [
         "/tables/{table}/count", "/tables/{table}/records/{id:path}", "(none)",
     ]  # fmt: skip
-    assert lines[1]["table"] == "notes"
-    assert [line.get("key") for line in lines[:5]] == ["write"] * 4 + [None]
-    for told in (text, metrics):
+    assert told[1]["table"] == "notes"
+    assert [line.get("key") for line in told[:5]] == ["write"] * 4 + [None]
+    for seen in (text, metrics):
         for hidden in (secret, secret.upper(), WRITES, READS):
-            assert hidden not in told
+            assert hidden not in seen
 
 
 async def test_metrics(store: aiovec.VectorStore) -> None:

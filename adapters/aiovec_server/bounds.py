@@ -1,0 +1,43 @@
+"""How much one request may ask for: hits, and rows or ids or queries.
+
+The server sets it for each of its requests; the endpoints in an app of one's own have none.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from aiovec.errors import InvalidArgumentError
+
+_HITS = frozenset({"limit", "per_group", "batch_size"})
+_LISTS = frozenset({"ids", "vectors", "texts", "where"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    hits: int
+    rows: int
+
+
+BOUNDS: ContextVar[Bounds | None] = ContextVar("aiovec_server_bounds", default=None)
+
+
+def check_argument(name: str, argument: str, value: object) -> None:
+    """Refuse a number of hits, or a list of ids or queries, beyond the server's bounds."""
+    bounds = BOUNDS.get()
+    if bounds is None:
+        return
+    if argument in _HITS and isinstance(value, int) and value > bounds.hits:
+        raise InvalidArgumentError(name, value, f"at most {bounds.hits:,} on this server")
+    if argument in _LISTS and isinstance(value, list):
+        check_rows(len(value), name)
+
+
+def check_rows(count: int, name: str = "rows in a request") -> None:
+    """Refuse more rows than a request may bring."""
+    bounds = BOUNDS.get()
+    if bounds is not None and count > bounds.rows:
+        raise InvalidArgumentError(
+            name, count, f"at most {bounds.rows:,} on this server; send them in several requests"
+        )
