@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..media import ARROW, JSON, JSON_LINES, PROBLEM
+from ..once import HEADER, RETRY_HEADER
 
 if TYPE_CHECKING:
     from .declaring import Endpoint
@@ -210,6 +211,26 @@ _SEGMENTS: Mapping[str, Json] = {
 }
 
 
+_ONCE: list[Json] = [
+    {
+        "name": HEADER,
+        "in": "header",
+        "required": False,
+        "description": "Names this write, so that it can be repeated without being done twice. "
+        "The same key with another request is refused.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+        "example": "4f5d0b0e-6a0c-4f0e-9a3c-0a8f6a4f7c11",
+    },
+    {
+        "name": RETRY_HEADER,
+        "in": "header",
+        "required": False,
+        "description": "1 where the request is repeated because its answer was lost.",
+        "schema": {"type": "string", "enum": ["0", "1"]},
+    },
+]
+
+
 def extra(endpoint: Endpoint) -> dict[str, Any]:
     """Return the rest of an endpoint's OpenAPI: its parameters and its body."""
     parameters: list[dict[str, Any]] = [
@@ -227,6 +248,8 @@ def extra(endpoint: Endpoint) -> dict[str, Any]:
         }
         for key in endpoint.query.keys
     ]
+    if endpoint.writes:
+        parameters += _ONCE
     found: dict[str, Any] = {"parameters": parameters}
     if endpoint.body is not None:
         found["requestBody"] = {"required": endpoint.body_needed, "content": dict(endpoint.body)}
