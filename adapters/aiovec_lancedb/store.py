@@ -563,12 +563,14 @@ class LancedbBackend(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         await self._indexing.create(table, kind, options, wait=wait)
+        await self._note_done()
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         return await self._indexing.infos(table)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._indexing.drop(table, name)
+        await self._note_done()
 
     def index_for(self, schema: Schema, rows: int) -> str:
         return kinds.chosen(schema, rows, self._settings.index_from)
@@ -590,7 +592,7 @@ class LancedbBackend(
     async def restore(self, table: TableHandle, version: int) -> None:
         async with self._open_pins().held(table.name, version):
             await tables.check_whole(self._session, table, version, self._admission)
-            await self._write(table.name, tables.Restore(table, version))
+            await self._write(table.name, tables.Restore(table, version), write_key())
         self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:

@@ -132,3 +132,27 @@ async def test_a_write_whose_process_was_killed_behind_the_commit(
         assert await store.tables() == names
         if call in ("insert", "upsert"):
             assert await store.count("notes") == 3
+
+
+async def test_a_version_is_restored_once(store: VectorStore) -> None:
+    await store.insert("notes", rows("a"))
+    version = (await store.versions("notes"))[-1]["version"]
+    await store.insert("notes", rows("b"))
+    with keyed("k"):
+        await store.restore("notes", version)
+    assert await store.count("notes") == 1
+    await store.insert("notes", rows("c"))
+    with keyed("k"):
+        await store.restore("notes", version)
+    assert await store.count("notes") == 2
+
+
+async def test_an_index_is_dropped_once(store: VectorStore) -> None:
+    await store.insert("notes", rows(*(f"r{n}" for n in range(300))))
+    for _ in range(2):
+        with keyed("create"):
+            await store.create_index("notes", "ivf_flat")
+    ((name,),) = [[index.name for index in await store.indexes("notes") if index.column != "id"]]
+    for _ in range(2):
+        with keyed("drop"):
+            await store.drop_index("notes", name)

@@ -128,8 +128,8 @@ _WRITES = frozenset(
 )  # fmt: skip
 
 
-# The calls that are done once under a key; the others can be repeated.
-_ONCE = (_WRITES | {"create_table"}) - {"optimize", "create_index", "drop_index", "restore"}
+# The calls that are done once under a key.
+_ONCE = (_WRITES | {"create_table"}) - {"optimize"}
 
 
 class VectorStore:
