@@ -211,7 +211,7 @@ _SEGMENTS: Mapping[str, Json] = {
 }
 
 
-_ONCE: list[Json] = [
+_ONCE: list[dict[str, Any]] = [
     {
         "name": HEADER,
         "in": "header",
