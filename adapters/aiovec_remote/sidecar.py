@@ -34,18 +34,28 @@ class Sidecar:
         self._turn = PerLoop(asyncio.Lock)
         self._server: SharedServer | None = None
         self._using: Lock | None = None
+        self._listening: Lock | None = None
         self._closed = False
         self._life = threading.Lock()
 
     async def server(self) -> SharedServer:
         """Return the running server; it is started if there is none."""
-        found = self._server
+        # Each time: a process of another user may have got the port of a server that has ended, and
+        # must be told neither rows nor that they are stored.
+        found = self._server if self._is_listening() else None
         if found is None:
             async with self._turn():
-                found = self._server
+                found = self._server if self._is_listening() else None
                 if found is None:
                     self._server = found = await in_idle_thread(self._find)
         return found
+
+    def _is_listening(self) -> bool:
+        lock = self._listening
+        if lock is None or not lock.take(shared=True):
+            return lock is not None
+        lock.give_back()
+        return False
 
     def lost(self) -> None:
         """Look for the server again before the next request."""
@@ -55,9 +65,11 @@ class Sidecar:
         """Let the server end, unless others use it."""
         with self._life:
             self._closed = True
-            using, self._using = self._using, None
-        if using is not None:
-            using.close()
+            locks = self._using, self._listening
+            self._using = self._listening = None
+        for lock in locks:
+            if lock is not None:
+                lock.close()
 
     def _find(self) -> SharedServer:
         self._folder.prepare()
@@ -85,7 +97,9 @@ class Sidecar:
                 )
             for found in self._tries(time.monotonic() + patience):
                 if found is not None:
-                    return found
+                    self._listening = folder.listening()
+                    if self._is_listening():
+                        return found
                 time.sleep(_LOOK)
         state = folder.state()
         process = "" if state is None else f" (process {state.pid})"

@@ -53,6 +53,9 @@ class Clients(Protocol):
     def retire(self) -> bool:
         """Let no new ones come, unless there are any. Return whether the server may stop."""
 
+    def stopping(self) -> None:
+        """Tell them that the server is about to give its port back."""
+
     def is_outdated(self) -> bool:
         """Return whether they need a server with other settings, which one of them will start."""
 
@@ -119,6 +122,8 @@ class HttpServer:
                     break
         finally:
             notify("STOPPING=1")
+            if self._clients is not None:
+                self._clients.stopping()
             for server in servers:
                 server.close()
             await self._end()

@@ -243,6 +243,31 @@ def test_what_others_may_have_written_is_not_believed(place: Place, tmp_path: Pa
     folder.leave()
 
 
+async def test_whoever_gets_the_port_of_a_server_that_died_is_told_nothing(place: Place) -> None:
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(100))
+        writer.close()
+
+    async with aiovec.connect(config=place.config) as store:
+        await store.create_table("notes", Schema(dim=2))
+        for kind in (signal.SIGKILL, signal.SIGTERM):
+            server = await asyncio.to_thread(lambda: place.server)
+            os.kill(server.pid, kind)
+            deadline = time.monotonic() + START
+            while True:
+                try:
+                    thief = await asyncio.start_server(listen, "127.0.0.1", server.port)
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0)
+            async with thief:
+                assert await store.count("notes") == 0
+    assert heard == []
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
 async def test_a_folder_that_others_can_open_is_refused(place: Place, mode: int) -> None:
     place.folder.path.mkdir(parents=True)

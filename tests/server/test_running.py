@@ -378,7 +378,10 @@ def _busy(server: Running) -> int:
 
 class Processes:
     def __init__(self) -> None:
-        self.live, self.asked, self.outdated = True, 0, False
+        self.live, self.asked, self.outdated, self.told = True, 0, False, False
+
+    def stopping(self) -> None:
+        self.told = True
 
     def is_outdated(self) -> bool:
         return self.outdated
@@ -406,6 +409,7 @@ async def test_a_server_that_is_not_needed_ends() -> None:
         clients.live = False
         await asyncio.wait_for(server.task, START)
     assert clients.asked == 2  # at the first, a client came
+    assert clients.told
 
 
 async def test_a_long_call_is_use() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.server.process import START, Served, environment, serving
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import aiovec.sync
@@ -223,3 +225,15 @@ def test_few_open_files_mean_few_connections(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
     )
     assert found.stdout == "44 8\n"
+
+
+def test_the_examples_start_it_with_options_that_exist() -> None:
+    folder = Path(__file__).parents[2] / "examples" / "server"
+    unit = (folder / "aiovec.service").read_text(encoding="utf-8")
+    container = (folder / "Containerfile").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", container, re.MULTILINE)
+    for words in (line.split(), json.loads(entry)):
+        assert words[0].endswith("aiovec")
+        assert words[1] == "serve"
+        assert get_command(app).make_context("serve", words[2:]).params

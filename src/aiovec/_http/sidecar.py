@@ -3,6 +3,7 @@
 It lies beside the TOML file and holds
 
 ``server``   locked by the server as long as it lives, so that the system tells when it died
+``listening`` locked by the server as long as its port is its own: no other process has got it
 ``start``    locked by whoever looks for the server, so that two never start one each
 ``clients``  locked, shared, by each process that uses the server
 ``state``    where the server listens, and the key that it asks for
@@ -110,6 +111,7 @@ class SidecarFolder:
         self._state = path / "state"
         self._server: Lock | None = None
         self._clients: Lock | None = None
+        self._listening: Lock | None = None
         self._digest = ""
         self._stamp: tuple[int, ...] = ()
 
@@ -154,6 +156,10 @@ class SidecarFolder:
         with Lock(self.path / "server") as lock:
             return not lock.take(shared=True)
 
+    def listening(self) -> Lock:
+        """Return the lock, not taken, that the server holds as long as its port is its own."""
+        return Lock(self.path / "listening")
+
     def state(self) -> SharedServer | None:
         """Return what the file says of the server. None where it says nothing that can be right."""
         try:
@@ -183,6 +189,8 @@ class SidecarFolder:
 
     def publish(self, port: int, key: str) -> None:
         """Tell clients where the server is."""
+        self._listening = self.listening()
+        self._listening.take(within=2.0)  # a client may be trying it
         told = SharedServer(os.getpid(), port, key, self._digest, time.time())
         made = self.path / f"state.{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
@@ -223,16 +231,22 @@ class SidecarFolder:
             return False
         return True
 
+    def stopping(self) -> None:
+        """Tell clients, before the port is given back, that it will be."""
+        self._withdraw()
+        if self._listening is not None:
+            self._listening.close()
+
     def leave(self) -> None:
         """Stop being the server of the folder."""
+        self.stopping()
         if self._server is not None:
-            self._withdraw()
             self._server.close()
         if self._clients is not None:
             self._clients.close()
 
     def _withdraw(self) -> None:
-        state = self.state()
+        state = None if self._server is None else self.state()
         # Where somebody removed the folder, another server may have begun in a new one.
         if state is not None and state.pid == os.getpid():
             self._state.unlink(missing_ok=True)
