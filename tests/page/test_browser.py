@@ -416,32 +416,41 @@ class TestServer:
         await expect(page.locator("[data-status]")).to_have_text("Rows 26\u201350 of 60")
         await context.close()
 
-    async def test_a_server_with_a_key(self, page: Page) -> None:
-        """The answers are a server's with API keys; tests/server has those themselves."""
-
-        async def guarded(route: Route) -> None:
-            if route.request.headers.get("authorization") == "Bearer the right key":
-                await route.continue_()
-            else:
-                problem = {"status": 401, "title": "Unauthorized", "detail": "A key is needed."}
-                await route.fulfill(
-                    status=401, content_type="application/problem+json", body=json.dumps(problem)
-                )
-
-        await page.route(re.compile("/(page|tables|migration)"), guarded)
+    async def test_a_server_with_keys(self, browser: Browser, serve: Callable[..., Served]) -> None:
+        reading, writing = "read-0123456789abcdef", "write-0123456789abcdef"
+        env = {"AIOVEC_API_KEYS": f"read:{reading} {writing}"}
+        served = await asyncio.to_thread(serve, "allow-writes", env=env)
+        context = await browser.new_context(base_url=served.url)
+        page = await context.new_page()
         await page.goto("#/t/notes")
         dialog = page.get_by_role("dialog")
-        await expect(dialog).to_contain_text("wants an API key")
         field = dialog.get_by_label("API key", exact=True)
+        await expect(dialog).to_contain_text("wants an API key")
         await expect(field).to_be_focused()
-        await field.fill("a wrong key")
+        await page.keyboard.press("Escape")  # there is nothing to see without a key
+        await expect(field).to_be_focused()
+        await field.fill("no header can hold this: é")
+        await page.keyboard.press("Enter")
+        await expect(dialog).to_be_visible()
+        await field.fill("a-wrong-key-0123456789")
         await page.keyboard.press("Enter")
         await expect(dialog.get_by_role("alert")).to_contain_text("did not accept")
-        await dialog.get_by_label("API key", exact=True).fill("the right key")
+        await field.fill(reading)
         await page.keyboard.press("Enter")
         await expect(page.locator("[data-status]")).to_have_text("Rows 1\u201325 of 60")
         await page.reload()
         await expect(page.locator("[data-status]")).to_have_text("Rows 1\u201325 of 60")
+        for where in ("search?by=both&q=ship", "search?by=like&id=note-01", "map", "details"):
+            await visit(page, f"#/t/notes/{where}")
+            await expect(page.locator(".failure, .error:visible")).to_have_count(0)
         assert await page.evaluate("JSON.stringify(localStorage)") == "{}"
         assert await page.evaluate("document.cookie") == ""
-        assert "right" not in page.url
+        assert reading not in page.url
+        # A key for reading alone: the server refuses, and the page says why.
+        await visit(page, "#/t/notes/row/note-01")
+        await page.get_by_role("button", name="Delete row").click()
+        await dialog.get_by_role("button", name="Delete").click()
+        await expect(page.get_by_role("alert")).to_contain_text(re.compile("read", re.IGNORECASE))
+        await visit(page, "#/t/notes/row/note-01")
+        await expect(page.locator("dl.fields")).to_be_visible()
+        await context.close()

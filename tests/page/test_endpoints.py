@@ -185,6 +185,27 @@ class TestOverview:
             assert "store.db" not in text
             assert "/tmp" not in text
 
+    async def test_a_damaged_table_does_not_hide_the_others(
+        self,
+        client: httpx.AsyncClient,
+        store: aiovec.VectorStore,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        await fill(store, 3)
+        await store.create_table("broken", aiovec.Schema(2))
+        stats = type(store).stats
+
+        async def failing(self: aiovec.VectorStore, table: str) -> aiovec.TableStats:
+            if table == "broken":
+                raise aiovec.CorruptStoreError(store.target, "it is damaged")
+            return await stats(self, table)
+
+        monkeypatch.setattr(aiovec.VectorStore, "stats", failing)
+        broken, notes = (await client.get("/page/overview")).json()["tables"]
+        assert "damaged" in broken["detail"]
+        assert "store.db" not in broken["detail"]
+        assert notes["rows"] == 3
+
     async def test_an_unknown_table(self, client: httpx.AsyncClient) -> None:
         for path in ("/page/tables/gone", "/page/tables/gone/map"):
             answer = await client.get(path)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import aiovec
-from aiovec.backend import in_thread
+from aiovec.backend import in_thread, problem_of
 from aiovec.errors import AiovecError, InvalidArgumentError
 
 from ..call import Call
@@ -100,7 +100,7 @@ async def _overview(store: VectorStore, offset: int, allow_writes: bool) -> dict
             try:
                 return await table_facts(store, name)
             except AiovecError as error:  # one damaged table does not hide the others
-                return {"name": name, "error": type(error).__name__, "detail": str(error)}
+                return {"name": name, "detail": problem_of(error).detail}
 
     shown = names[offset : offset + _PER_OVERVIEW]
     return {

@@ -19,10 +19,18 @@ function ask(title, content, buttons) {
   });
 }
 
-// Ask for the key until there is one. It is kept for this tab only.
-export async function askForKey(refused) {
+let asking = null;
+
+// Ask for the key, once however many ask for it. It is kept for this tab only.
+export function askForKey(refused) {
+  asking ??= question(refused).finally(() => { asking = null; });
+  return asking;
+}
+
+async function question(refused) {
   const input = h("input", { type: "password", name: "key", autocomplete: "off", required: true,
-    spellcheck: "false" });
+    spellcheck: "false",
+    pattern: "\\s*[!-~]+\\s*", title: "Letters, digits and signs of ASCII, without spaces" });
   const chosen = await ask("This server wants an API key", [
     refused && h("p", { class: "error", role: "alert" }, "The server did not accept the key."),
     labelled("API key", input, { hint: "Kept in this tab until it is closed, and sent to this server only." }),

@@ -90,7 +90,11 @@ export function vectorOf(numbers) {
     });
   };
   requestAnimationFrame(draw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => requestAnimationFrame(draw));
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", function again() {
+    if (canvas.isConnected) requestAnimationFrame(draw);
+    else scheme.removeEventListener("change", again);
+  });
   return canvas;
 }
 

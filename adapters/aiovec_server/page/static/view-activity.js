@@ -21,7 +21,13 @@ export async function activity({ signal, query }) {
       draw();
     } }), h("label", { for: id }, text));
   }));
-  new ResizeObserver(draw).observe(place);
+  let width = 0;
+  new ResizeObserver(() => {
+    if (place.clientWidth !== width) {
+      width = place.clientWidth;
+      draw();
+    }
+  }).observe(place);
   draw();
   every(2000, signal, async () => { figures = await api.figures(signal); draw(); });
   return [h("h1", {}, "Activity"), choice, place];

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { announce, code, empty, h, labelled, uid } from "./dom.js";
 import { number, plural, score, seconds } from "./format.js";
-import { cell, shown } from "./value.js";
+import { cell, plainText, shown } from "./value.js";
 import { filterHint } from "./view-rows.js";
 import { rowLink, tableLink } from "./table-head.js";
 
@@ -176,7 +176,7 @@ function hitOf(table, facts, hit, share) {
     h("p", { class: "hit-facts" },
       others.map(([name, value]) => h("span", {}, h("span", { class: "key" }, cell(name, 40)), " ", cell(value, 60))),
       Object.entries(hit.ranks ?? {}).map(([list, rank]) => h("span", {}, h("span", { class: "key" }, `by ${list}`), ` #${rank.rank ?? rank}`)),
-      h("a", { href: tableLink(table, "search", { by: "like", id: hit.id }), "aria-label": `More like ${hit.id.slice(0, 80)}` }, "More like this")));
+      h("a", { href: tableLink(table, "search", { by: "like", id: hit.id }), "aria-label": `More like ${plainText(hit.id).slice(0, 80)}` }, "More like this")));
 }
 
 function request(table, options) {

@@ -17,7 +17,7 @@ export async function tables({ query, signal }) {
       h("p", {}, "Create one with ", h("code", {}, "store.create_table(…)"), " in Python, or by a request:"),
       code(FIRST))];
   }
-  const known = answer.tables.filter((one) => !one.error);
+  const known = answer.tables.filter((one) => !one.detail);
   const rows = known.reduce((sum, one) => sum + one.rows, 0);
   const size = known.reduce((sum, one) => sum + one.bytes, 0);
   const part = answer.total > answer.tables.length;
@@ -42,7 +42,7 @@ function list(found) {
       COLUMNS.map(([name, kind]) => h("th", { scope: "col", role: "columnheader", class: kind }, name)))),
     h("tbody", { role: "rowgroup" }, found.map((one) => h("tr", { role: "row" },
       h("th", { scope: "row", role: "rowheader", class: "name" }, h("a", { href: tableLink(one.name) }, one.name)),
-      one.error ? h("td", { role: "cell", colspan: "6", class: "error" }, one.detail) : cells(one)))));
+      one.detail ? h("td", { role: "cell", colspan: "6", class: "error" }, one.detail) : cells(one)))));
 }
 
 function cells(one) {
