@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric
 
+from ..kernel.library import load
+from ..kernel.scan import scan_natively
 from .codes import QueryCodes, rounding
 from .segments import LIMITS, CopyLimits, Segment, State
 
@@ -244,6 +246,12 @@ def candidates(
     ``alone`` tells that a second core has nothing else to do.
     """
     helper = workspace.helper if alone and len(asked) <= _FEW_QUERIES else None
+    if (library := load()) is not None:
+        found = scan_natively(
+            library, state.segments, [one.query for one in asked], [one.wanted for one in asked],
+            [one.masks for one in asked], metric, helper,
+        )  # fmt: skip
+        return [Candidates(rowids, most) for rowids, most in found]
     scan = _Scan(asked, metric, workspace)
     for block, products in _products(_blocks(state.segments, scan.most_rows), scan, helper):
         scan.add(block, products)

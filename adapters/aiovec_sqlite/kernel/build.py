@@ -1,0 +1,76 @@
+"""Compile the scan: ``python -m aiovec_sqlite.kernel.build``.
+
+The build of the package does it, and any machine with a compiler can. No Python is needed by what
+comes out, so one library serves every version of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCE = HERE / "scan.c"
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+LIBRARY = HERE / f"_scan{SUFFIX}"
+# A file that is cut short or altered would end the process that loads it, so it is compared first.
+DIGEST = HERE / f"_scan{SUFFIX}.sha256"
+_GNU = ("-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+# Contracted products would differ from one processor to the next; the bound allows either.
+_LIMIT = 300.0
+
+
+class NoCompilerError(Exception):
+    """The scan cannot be compiled here, for the reason in the message."""
+
+
+def compilers() -> list[list[str]]:
+    """Return the commands of the compilers to try: ``$CC`` alone, or whatever is installed."""
+    if chosen := os.environ.get("CC"):
+        return [shlex.split(chosen)]
+    configured = shlex.split(sysconfig.get_config_var("CC") or "")[:1]
+    names = [*configured, "cc", "gcc", "clang"] + (["cl"] if sys.platform == "win32" else [])
+    found = dict.fromkeys(path for name in names if (path := shutil.which(name)))
+    return [[path] for path in found]
+
+
+def build(to: Path = LIBRARY) -> Path:
+    """Compile the library to a path, and write its digest beside it. NoCompilerError if not."""
+    reasons = []
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".scan-") as room:
+        made = Path(room) / to.name
+        for compiler in compilers():
+            done = subprocess.run(  # noqa: S603 - the compiler that the machine names
+                _command(compiler, made), capture_output=True, text=True, cwd=room,
+                timeout=_LIMIT, check=False,
+            )  # fmt: skip
+            if not done.returncode and made.exists():
+                digest = hashlib.sha256(made.read_bytes()).hexdigest()
+                (made.parent / "digest").write_text(f"{digest}\n")
+                made.replace(to)
+                (made.parent / "digest").replace(to.with_name(f"{to.name}.sha256"))
+                return to
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            reasons.append(f"{compiler[0]} failed ({' '.join(last)[:200]})")
+    raise NoCompilerError("; ".join(reasons) or "no C compiler was found")
+
+
+def _command(compiler: list[str], made: Path) -> list[str]:
+    if Path(compiler[0]).stem.lower() == "cl":
+        return [*compiler, "/nologo", "/O2", "/std:c11", "/LD", str(SOURCE), f"/Fe:{made}"]
+    flags = shlex.split(os.environ.get("CFLAGS", ""))
+    return [*compiler, *_GNU, *flags, "-o", str(made), str(SOURCE)]
+
+
+if __name__ == "__main__":
+    try:
+        print(build())
+    except NoCompilerError as exc:
+        sys.exit(f"the scan was not compiled: {exc}")

@@ -1,0 +1,137 @@
+"""The compiled scan: loading it, and calling it.
+
+``load`` gives None where there is none that can be used: then NumPy and the present kernels do the
+same. ``AIOVEC_SCAN`` names a kind of scan for tests and comparisons, or "off".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .build import DIGEST, LIBRARY
+
+LOG = logging.getLogger("aiovec.sqlite")
+
+VARIABLE = "AIOVEC_SCAN"
+OFF = "off"
+# The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
+KINDS = {"portable": 0, "avx2": 1, "avx-vnni": 2, "avx512-vnni": 3, "neon": 4}
+_VERSION = 1
+
+
+
+# Laid out as in scan.c.
+
+
+class SegmentRecord(ctypes.Structure):
+    _fields_ = (
+        ("codes", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("offset", ctypes.c_void_p),
+        ("error", ctypes.c_void_p), ("rowids", ctypes.c_void_p), ("rows", ctypes.c_int64),
+        ("most_error", ctypes.c_double), ("most_reach", ctypes.c_double),
+        ("most_offset", ctypes.c_double),
+    )  # fmt: skip
+
+
+class QueryRecord(ctypes.Structure):
+    _fields_ = (
+        ("codes", ctypes.c_void_p), ("scale", ctypes.c_double), ("length", ctypes.c_double),
+        ("slack", ctypes.c_double), ("blur", ctypes.c_double), ("floor", ctypes.c_double),
+        ("lowers", ctypes.c_void_p), ("wanted", ctypes.c_int64), ("known", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class AnswerRecord(ctypes.Structure):
+    _fields_ = (
+        ("found", ctypes.c_void_p), ("count", ctypes.c_int64), ("room", ctypes.c_int64),
+        ("segment", ctypes.c_int64), ("row", ctypes.c_int64),
+    )  # fmt: skip
+
+
+FOUND_NUMBERS = 4
+"""The count of eight bytes in what is kept of a row."""
+
+
+class UnusableError(Exception):
+    """There is no library that can be used, for the reason in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The functions of a loaded library, and the kind of scan to use."""
+
+    scan: ctypes._NamedFuncPointer
+    settle: ctypes._NamedFuncPointer
+    kinds: tuple[str, ...]
+    kind: str
+
+
+def load() -> Library | None:
+    """Return the library for this process, or None. Reads the disk the first time."""
+    return _loaded(os.environ.get(VARIABLE, ""))
+
+
+def why_not() -> str:
+    """Return the reason why there is none to load, in words; "" if there is one."""
+    try:
+        _open(os.environ.get(VARIABLE, ""), LIBRARY, DIGEST)
+    except UnusableError as exc:
+        return str(exc)
+    return ""
+
+
+@lru_cache(maxsize=8)
+def _loaded(wanted: str) -> Library | None:
+    try:
+        return _open(wanted, LIBRARY, DIGEST)
+    except UnusableError as exc:
+        # Nobody is warned of what they chose, or of a machine without a compiler.
+        if LIBRARY.exists() and wanted != OFF:
+            LOG.warning("exact searches are slower than they could be: %s", exc)
+        return None
+
+
+def _open(wanted: str, library: Path, digest: Path) -> Library:
+    if wanted == OFF:
+        raise UnusableError(f"{VARIABLE}={OFF} says so")
+    try:
+        made, expected = library.read_bytes(), digest.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as exc:
+        raise UnusableError("the native scan was not compiled when the package was built") from exc
+    if hashlib.sha256(made).hexdigest() != expected:
+        raise UnusableError(f"{library.name} is damaged; install the package again")
+    try:
+        opened = ctypes.CDLL(str(library))
+        version, kinds = opened.aiovec_scan_version, opened.aiovec_scan_kinds
+        version.restype = kinds.restype = ctypes.c_int64
+        scan, settle = opened.aiovec_scan, opened.aiovec_scan_settle
+    except (OSError, AttributeError) as exc:
+        raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
+    if version() != _VERSION:
+        raise UnusableError(f"{library.name} is of another version; install the package again")
+    number, place = ctypes.c_int64, ctypes.c_void_p
+    scan.argtypes = [number, place, number, place, place, number, number, ctypes.c_double, number,
+                     place]  # fmt: skip
+    scan.restype = number
+    settle.argtypes = [place, place, number, number, place, place, place, place]
+    settle.restype = None
+    here = tuple(name for name, bit in KINDS.items() if kinds() >> bit & 1)
+    if wanted and wanted not in here:
+        raise UnusableError(
+            f"{VARIABLE}={wanted} is no scan of this processor; it has {', '.join(here)}"
+        )
+    return Library(scan, settle, here, wanted or here[-1])
+
+
+def address(array: npt.NDArray[np.generic]) -> int:
+    """Return where an array's first byte lies; the array has to outlive its use."""
+    place: int = array.__array_interface__["data"][0]
+    return place

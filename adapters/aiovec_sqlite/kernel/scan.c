@@ -1,0 +1,913 @@
+/* The scan of resident copies: for each query all rows that may be among its nearest.
+ *
+ * A row is dim int8 codes with a scale, an offset and an error; docs/EXACT_SEARCH.md says what they
+ * mean, and proves the bound by which a row may be left out. In one pass over the rows the scan
+ * multiplies their codes with those of all queries, leaves out the rows whose value cannot reach
+ * the query's floor, and keeps the others. The floor is the least of the `wanted` best lower ends
+ * seen so far, so that so many rows truly reach it.
+ *
+ * No code of Python is called from here, and nothing is kept from one call to the next, so any
+ * number of threads may scan at once. Every file scope name but the two functions that are exported
+ * is static. The compiler needs C11 and nothing else.
+ */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(_MSC_VER)
+#include <intrin.h>
+#define EXPORTED __declspec(dllexport)
+#define INLINE static __forceinline
+#else
+#define EXPORTED __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define X86 1
+#include <immintrin.h>
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define ARM 1
+#include <arm_neon.h>
+#endif
+
+/* A change of what crosses the border has another number; the library is refused then. */
+#define VERSION 1
+
+/* Rows that are multiplied and compared together. */
+#define TILE 32
+/* Queries that are multiplied together. */
+#define GROUP 8
+/* For more queries than this a tile's rows are brought into the order of the lanes. */
+#define FEW 4
+/* Values lie above minus this, in units of the query's scale, and so within float32. */
+#define FARTHEST 1e37f
+
+/* What the caller gives, laid out as in kernel.py. */
+
+typedef struct {
+    const int8_t *codes; /* rows * dim, one row behind the other */
+    const float *scale;
+    const float *offset; /* minus infinity: the row is gone */
+    const float *error;
+    const int64_t *rowids;
+    int64_t rows;
+    double most_error;
+    double most_reach;
+    double most_offset;
+} Segment;
+
+typedef struct {
+    const int8_t *codes;
+    double scale;
+    double length;
+    double slack;
+    double blur;
+    double floor;   /* in: at least `wanted` rows truly reach it; out: likewise, and higher */
+    double *lowers; /* room for `wanted` lower ends, a heap with the least one first */
+    int64_t wanted;
+    int64_t known; /* how many there are */
+} Query;
+
+typedef struct {
+    int64_t rowid;
+    double value;
+    double miss;
+    int32_t query;
+    int32_t unused;
+} Found;
+
+typedef struct {
+    Found *found;
+    int64_t count;
+    int64_t room;
+    /* Where to go on when there was no more room. */
+    int64_t segment;
+    int64_t row;
+} Answer;
+
+/* One call. */
+
+typedef struct {
+    const Segment *segments;
+    const uint8_t *const *masks; /* for each segment and query its rows' marks, or NULL */
+    Query *queries;
+    int64_t count; /* queries */
+    int64_t dim;
+    double share; /* the relative rounding of a float32 sum of dim products */
+    int l2;
+    Answer *answer;
+    /* Of the segment that is looked through */
+    const Segment *segment;
+    const uint8_t *const *segment_masks;
+    float *lowest;  /* for each query, in units of its scale */
+    float *inverse; /* one by each query's scale */
+    int32_t *sums;  /* 128 times the sum of each query's codes */
+    int8_t *packed; /* the queries' codes in the order of the kernel */
+    int8_t *tile;   /* likewise those of the rows that are multiplied */
+    int64_t wide;   /* of few queries, the room of each one's codes as 16-bit numbers */
+} Scan;
+
+/* The products of some rows with the queries from `first` on: TILE numbers for each of these. */
+typedef void Products(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+                      int32_t *out);
+
+static double most_miss(const Scan *scan, const Query *query) {
+    const Segment *segment = scan->segment;
+    return query->length * segment->most_error +
+           query->slack * (segment->most_reach * (1 + scan->share)) +
+           scan->share * segment->most_offset + query->blur;
+}
+
+/* The least value in float32 that may reach the floor in this segment. */
+static void set_lowest(const Scan *scan, int64_t number) {
+    const Query *query = &scan->queries[number];
+    double least = (query->floor - most_miss(scan, query)) / query->scale;
+    float lowest = least < -1e38 ? -1e38f : least > 1e38 ? 1e38f : (float)least;
+    scan->lowest[number] = lowest - fabsf(lowest) * 2.4e-7f - 1e-44f;
+}
+
+/* The heap of lower ends: each one is at most its two successors. */
+
+static void push_lower(Query *query, double lower) {
+    double *heap = query->lowers;
+    int64_t place;
+    if (query->known < query->wanted) {
+        place = query->known++;
+        while (place > 0 && heap[(place - 1) / 2] > lower) {
+            heap[place] = heap[(place - 1) / 2];
+            place = (place - 1) / 2;
+        }
+        heap[place] = lower;
+        return;
+    }
+    if (lower <= heap[0]) return;
+    place = 0;
+    for (;;) {
+        int64_t next = 2 * place + 1;
+        if (next >= query->wanted) break;
+        if (next + 1 < query->wanted && heap[next + 1] < heap[next]) next++;
+        if (heap[next] >= lower) break;
+        heap[place] = heap[next];
+        place = next;
+    }
+    heap[place] = lower;
+}
+
+/* Drop what the floors have excluded since it was found. */
+static void drop_excluded(const Scan *scan) {
+    Answer *answer = scan->answer;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < answer->count; i++) {
+        Found one = answer->found[i];
+        if (one.value + one.miss >= scan->queries[one.query].floor) answer->found[kept++] = one;
+    }
+    answer->count = kept;
+}
+
+/* Look at one row that may reach the query's floor. */
+static void consider(const Scan *scan, int64_t number, int64_t row, int32_t product) {
+    Query *query = &scan->queries[number];
+    const Segment *segment = scan->segment;
+    double offset = segment->offset[row];
+    if (offset == -INFINITY) return;
+    double value = (double)((float)product * segment->scale[row]) * query->scale;
+    if (scan->l2) {
+        value += offset;
+        double farthest = -(double)FARTHEST * query->scale;
+        if (value < farthest) value = farthest;
+    }
+    double miss = query->length * segment->error[row] +
+                  query->slack * (segment->most_reach * (1 + scan->share));
+    if (scan->l2) miss += scan->share * fabs(offset) + query->blur;
+    if (value + miss < query->floor) return;
+    Answer *answer = scan->answer;
+    Found *found = &answer->found[answer->count++];
+    found->rowid = segment->rowids[row];
+    found->value = value;
+    found->miss = miss;
+    found->query = (int32_t)number;
+    found->unused = 0;
+    push_lower(query, value - miss);
+    if (query->known == query->wanted && query->lowers[0] > query->floor) {
+        query->floor = query->lowers[0];
+        set_lowest(scan, number);
+    }
+}
+
+/* Which rows of a tile have a value that reaches the query's lowest: a bit for each. */
+INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t count,
+                        const int32_t *products) {
+    const float *scale = scan->segment->scale + row, *offset = scan->segment->offset + row;
+    float lowest = scan->lowest[number], inverse = scan->inverse[number];
+    const uint8_t *mask = scan->masks ? scan->segment_masks[number] : NULL;
+    uint8_t hit[TILE] = {0};
+    /* Loops of a fixed length become a few instructions for vectors. */
+#define COMPARE(length)                                                                     \
+    if (scan->l2)                                                                           \
+        for (int64_t i = 0; i < (length); i++) {                                            \
+            float value = (float)products[i] * scale[i] + offset[i] * inverse;              \
+            value = value < -FARTHEST ? -FARTHEST : value;                                  \
+            hit[i] = value >= lowest;                                                       \
+        }                                                                                   \
+    else                                                                                    \
+        for (int64_t i = 0; i < (length); i++) hit[i] = (float)products[i] * scale[i] >= lowest; \
+    if (mask)                                                                               \
+        for (int64_t i = 0; i < (length); i++) hit[i] &= mask[row + i];
+    if (count == TILE) {
+        COMPARE(TILE)
+    } else {
+        COMPARE(count)
+    }
+#undef COMPARE
+    uint64_t words[TILE / 8];
+    memcpy(words, hit, TILE);
+    if (!(words[0] | words[1] | words[2] | words[3])) return 0;
+    uint32_t marks = 0;
+    for (int64_t i = 0; i < TILE; i++) marks |= (uint32_t)hit[i] << i;
+    return marks;
+}
+
+/* Each processor's own scan is this one, with its products inlined. `group` queries are multiplied
+ * at once. */
+INLINE int look_through(const Scan *scan, Products *products, int64_t group) {
+    int32_t found[TILE * GROUP];
+    Answer *answer = scan->answer;
+    const Segment *segment = scan->segment;
+    for (int64_t row = answer->row; row < segment->rows; row += TILE) {
+        int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
+        if (answer->room - answer->count < count * scan->count) {
+            drop_excluded(scan);
+            /* Where much is left, the next rows would soon need room again. */
+            if (answer->room - answer->count < count * scan->count ||
+                answer->count > answer->room / 2) {
+                answer->row = row;
+                return 0;
+            }
+        }
+        for (int64_t first = 0; first < scan->count; first += group) {
+            products(scan, segment->codes + row * scan->dim, count, first, found);
+            int64_t last = first + group < scan->count ? first + group : scan->count;
+            for (int64_t number = first; number < last; number++) {
+                const int32_t *own = found + (number - first) * TILE;
+                uint32_t marks = reached(scan, number, row, count, own);
+                for (int64_t i = 0; marks; i++, marks >>= 1)
+                    if (marks & 1) consider(scan, number, row + i, own[i]);
+            }
+        }
+    }
+    answer->row = 0;
+    return 1;
+}
+
+typedef int LookThrough(const Scan *scan);
+
+/* Codes in columns of four, the order of a lane: column c of row r begins at (c * width + r) * 4.
+ * Rows and components beyond the last are 0. `flip` makes signed codes unsigned. */
+INLINE void pack_columns(int8_t *to, const int8_t *rows, int64_t count, int64_t dim, int64_t width,
+                         int8_t flip) {
+    int64_t columns = (dim + 3) / 4;
+    for (int64_t c = 0; c < columns; c++)
+        for (int64_t r = 0; r < width; r++)
+            for (int64_t i = 0; i < 4; i++) {
+                int64_t place = 4 * c + i;
+                int8_t code = r < count && place < dim ? rows[r * dim + place] : 0;
+                to[(c * width + r) * 4 + i] = (int8_t)(code ^ flip);
+            }
+}
+
+#define BY_NUMBER(few)                                 \
+    switch (scan->count) {                             \
+    case 1: few(scan, rows, count, 1, out); break;     \
+    case 2: few(scan, rows, count, 2, out); break;     \
+    case 3: few(scan, rows, count, 3, out); break;     \
+    default: few(scan, rows, count, 4, out); break;    \
+    }
+
+/* Portable */
+
+static void products_portable(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+                              int32_t *out) {
+    int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
+    for (int64_t number = first; number < last; number++) {
+        const int8_t *query = scan->queries[number].codes;
+        for (int64_t r = 0; r < count; r++) {
+            const int8_t *row = rows + r * scan->dim;
+            int32_t sum = 0;
+            for (int64_t i = 0; i < scan->dim; i++) sum += (int16_t)row[i] * (int16_t)query[i];
+            out[(number - first) * TILE + r] = sum;
+        }
+    }
+}
+
+static int scan_portable(const Scan *scan) {
+    return look_through(scan, products_portable, GROUP);
+}
+
+#if X86
+
+#if defined(_MSC_VER)
+#define TARGET(features)
+#else
+#define TARGET(features) __attribute__((target(features)))
+#endif
+
+#define AVX2 TARGET("avx2,fma")
+#define AVXVNNI TARGET("avx2,fma,avxvnni")
+#define AVX512 TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+
+/* 16 rows of 64 codes, which `valid` selects, as 16 columns of four. Rows beyond the last repeat it:
+ * nobody looks at their products. */
+AVX512 INLINE void transpose_16(int8_t *to, const int8_t *rows, int64_t count, int64_t dim,
+                                int64_t stride, __mmask64 valid) {
+    __m512i a[16], b[16];
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    for (int r = 0; r < 16; r++) {
+        const int8_t *row = rows + (r < count ? r : count - 1) * dim;
+        a[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(valid, row), flip);
+    }
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    /* a[4g + j] has in its 128-bit part p the column 4p + j of the rows 4g to 4g + 3. */
+    for (int j = 0; j < 4; j++) {
+        __m512i low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x44);
+        __m512i high = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xee);
+        __m512i low2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x44);
+        __m512i high2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xee);
+        b[j] = _mm512_shuffle_i32x4(low, low2, 0x88);
+        b[4 + j] = _mm512_shuffle_i32x4(low, low2, 0xdd);
+        b[8 + j] = _mm512_shuffle_i32x4(high, high2, 0x88);
+        b[12 + j] = _mm512_shuffle_i32x4(high, high2, 0xdd);
+    }
+    for (int c = 0; c < 16; c++) _mm512_store_si512((void *)(to + c * stride), b[c]);
+}
+
+AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t count,
+                                   int64_t first, int32_t *out) {
+    int64_t dim = scan->dim, columns = (dim + 3) / 4;
+    if (!first)
+        for (int64_t place = 0; place < dim; place += 64) {
+            __mmask64 valid = dim - place < 64 ? (1ULL << (dim - place)) - 1 : ~0ULL;
+            int8_t *to = scan->tile + place / 4 * 4 * TILE;
+            transpose_16(to, rows + place, count < 16 ? count : 16, dim, 4 * TILE, valid);
+            if (count > 16)
+                transpose_16(to + 64, rows + 16 * dim + place, count - 16, dim, 4 * TILE, valid);
+        }
+    const int32_t *queries = (const int32_t *)scan->packed + first * columns;
+    __m512i sums[2 * GROUP];
+    for (int j = 0; j < GROUP; j++)
+        sums[2 * j] = sums[2 * j + 1] = _mm512_set1_epi32(-scan->sums[first + j]);
+    const int8_t *tile = scan->tile;
+    for (int64_t c = 0; c < columns; c++, tile += 4 * TILE, queries += GROUP) {
+        __m512i low = _mm512_load_si512((const void *)tile);
+        __m512i high = _mm512_load_si512((const void *)(tile + 64));
+        for (int j = 0; j < GROUP; j++) {
+            __m512i codes = _mm512_set1_epi32(queries[j]);
+            sums[2 * j] = _mm512_dpbusd_epi32(sums[2 * j], low, codes);
+            sums[2 * j + 1] = _mm512_dpbusd_epi32(sums[2 * j + 1], high, codes);
+        }
+    }
+    for (int j = 0; j < GROUP; j++) {
+        _mm512_storeu_si512((void *)(out + j * TILE), sums[2 * j]);
+        _mm512_storeu_si512((void *)(out + j * TILE + 16), sums[2 * j + 1]);
+    }
+}
+
+/* Few queries: each row is read once, in its own order. `number` is a constant where this is
+ * inlined, so that the sums stay in registers. */
+AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                              int32_t *out) {
+    int64_t dim = scan->dim;
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    for (int64_t r = 0; r < count; r++) {
+        const int8_t *row = rows + r * dim;
+        __m512i sums[FEW];
+        for (int j = 0; j < number; j++) sums[j] = _mm512_setzero_si512();
+        int64_t i = 0;
+        for (; i + 64 <= dim; i += 64) {
+            __m512i codes = _mm512_xor_si512(_mm512_loadu_si512(row + i), flip);
+            for (int j = 0; j < number; j++)
+                sums[j] = _mm512_dpbusd_epi32(sums[j], codes,
+                                              _mm512_loadu_si512(scan->queries[j].codes + i));
+        }
+        if (i < dim) {
+            __mmask64 valid = (1ULL << (dim - i)) - 1;
+            __m512i codes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(valid, row + i), flip);
+            for (int j = 0; j < number; j++)
+                sums[j] = _mm512_dpbusd_epi32(
+                    sums[j], codes, _mm512_maskz_loadu_epi8(valid, scan->queries[j].codes + i));
+        }
+        for (int j = 0; j < number; j++)
+            out[j * TILE + r] = _mm512_reduce_add_epi32(sums[j]) - scan->sums[j];
+    }
+}
+
+AVX512 static void products_avx512_few(const Scan *scan, const int8_t *rows, int64_t count,
+                                       int64_t first, int32_t *out) {
+    (void)first;
+    BY_NUMBER(few_avx512)
+}
+
+AVX512 static int scan_avx512(const Scan *scan) {
+    if (scan->count <= FEW) return look_through(scan, products_avx512_few, GROUP);
+    return look_through(scan, products_avx512, GROUP);
+}
+
+/* 8 rows of 32 codes as 8 columns of four. */
+AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int64_t dim,
+                             int64_t left) {
+    __m256i a[8], b[8];
+    for (int r = 0; r < 8; r++) {
+        const int8_t *row = rows + (r < count ? r : count - 1) * dim;
+        if (left >= 32) {
+            a[r] = _mm256_loadu_si256((const __m256i *)row);
+        } else {
+            int8_t codes[32] = {0};
+            memcpy(codes, row, (size_t)left);
+            a[r] = _mm256_loadu_si256((const __m256i *)codes);
+        }
+    }
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int j = 0; j < 4; j++) {
+        to[j] = _mm256_permute2x128_si256(a[j], a[4 + j], 0x20);
+        to[4 + j] = _mm256_permute2x128_si256(a[j], a[4 + j], 0x31);
+    }
+}
+
+/* AVX2 multiplies 16-bit numbers, so that nothing saturates: a column of four codes is two vectors
+ * of pairs, its even codes and its odd ones. */
+AVX2 static void products_avx2(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+                               int32_t *out) {
+    int64_t dim = scan->dim, columns = (dim + 3) / 4;
+    __m256i *tile = (__m256i *)scan->tile;
+    if (!first)
+        for (int64_t r = 0; r < count; r += 8)
+            for (int64_t place = 0; place < dim; place += 32) {
+                __m256i column[8];
+                int64_t here = place / 4, many = columns - here < 8 ? columns - here : 8;
+                transpose_8(column, rows + r * dim + place, count - r, dim, dim - place);
+                for (int64_t c = 0; c < many; c++) {
+                    __m256i *to = tile + (here + c) * 8 + r / 8 * 2;
+                    to[0] = _mm256_srai_epi16(_mm256_slli_epi16(column[c], 8), 8);
+                    to[1] = _mm256_srai_epi16(column[c], 8);
+                }
+            }
+    /* Two pairs for each column and query. */
+    const int32_t *queries = (const int32_t *)scan->packed + first * columns * 2;
+    for (int half = 0; half < GROUP; half += 4)
+        for (int r = 0; r < (count > 16 ? 4 : 2); r += 2) {
+            __m256i sums[8];
+            for (int j = 0; j < 8; j++) sums[j] = _mm256_setzero_si256();
+            const __m256i *from = tile + r * 2;
+            const int32_t *pairs = queries + half * 2;
+            for (int64_t c = 0; c < columns; c++, from += 8, pairs += GROUP * 2) {
+                __m256i even = _mm256_load_si256(from), odd = _mm256_load_si256(from + 1);
+                __m256i even2 = _mm256_load_si256(from + 2), odd2 = _mm256_load_si256(from + 3);
+                for (int j = 0; j < 4; j++) {
+                    __m256i one = _mm256_set1_epi32(pairs[2 * j]);
+                    __m256i two = _mm256_set1_epi32(pairs[2 * j + 1]);
+                    sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(even, one));
+                    sums[4 + j] = _mm256_add_epi32(sums[4 + j], _mm256_madd_epi16(even2, one));
+                    sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(odd, two));
+                    sums[4 + j] = _mm256_add_epi32(sums[4 + j], _mm256_madd_epi16(odd2, two));
+                }
+            }
+            for (int j = 0; j < 4; j++) {
+                int32_t *to = out + (half + j) * TILE + r * 8;
+                _mm256_storeu_si256((__m256i *)to, sums[j]);
+                _mm256_storeu_si256((__m256i *)(to + 8), sums[4 + j]);
+            }
+        }
+}
+
+AVX2 INLINE int32_t sum_of_8(__m256i sums) {
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+    return _mm_cvtsi128_si32(four);
+}
+
+AVX2 INLINE __m256i wide(const int8_t *codes) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)codes));
+}
+
+AVX2 INLINE void few_avx2(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                          int32_t *out) {
+    int64_t dim = scan->dim, even = dim / 32 * 32;
+    const int16_t *queries = (const int16_t *)scan->packed;
+    for (int64_t r = 0; r < count; r++) {
+        const int8_t *row = rows + r * dim;
+        __m256i sums[FEW];
+        for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
+        for (int64_t i = 0; i < even; i += 32) {
+            __m256i low = wide(row + i), high = wide(row + i + 16);
+            for (int j = 0; j < number; j++) {
+                const __m256i *codes = (const __m256i *)(queries + j * scan->wide + i);
+                __m256i one = _mm256_madd_epi16(low, _mm256_load_si256(codes));
+                __m256i other = _mm256_madd_epi16(high, _mm256_load_si256(codes + 1));
+                sums[j] = _mm256_add_epi32(sums[j], _mm256_add_epi32(one, other));
+            }
+        }
+        for (int j = 0; j < number; j++) {
+            int32_t rest = 0;
+            for (int64_t i = even; i < dim; i++) rest += (int32_t)row[i] * scan->queries[j].codes[i];
+            out[j * TILE + r] = sum_of_8(sums[j]) + rest;
+        }
+    }
+}
+
+AVX2 static void products_avx2_few(const Scan *scan, const int8_t *rows, int64_t count,
+                                   int64_t first, int32_t *out) {
+    (void)first;
+    BY_NUMBER(few_avx2)
+}
+
+AVX2 static int scan_avx2(const Scan *scan) {
+    if (scan->count <= FEW) return look_through(scan, products_avx2_few, GROUP);
+    return look_through(scan, products_avx2, GROUP);
+}
+
+/* The products of VNNI, in vectors of half the width. */
+AVXVNNI static void products_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
+                                     int64_t first, int32_t *out) {
+    int64_t dim = scan->dim, columns = (dim + 3) / 4;
+    __m256i *tile = (__m256i *)scan->tile;
+    const __m256i flip = _mm256_set1_epi8((char)0x80);
+    if (!first)
+        for (int64_t r = 0; r < count; r += 8)
+            for (int64_t place = 0; place < dim; place += 32) {
+                __m256i column[8];
+                int64_t here = place / 4, many = columns - here < 8 ? columns - here : 8;
+                transpose_8(column, rows + r * dim + place, count - r, dim, dim - place);
+                for (int64_t c = 0; c < many; c++)
+                    tile[(here + c) * 4 + r / 8] = _mm256_xor_si256(column[c], flip);
+            }
+    const int32_t *queries = (const int32_t *)scan->packed + first * columns;
+    for (int half = 0; half < GROUP; half += 4)
+        for (int r = 0; r < (count > 16 ? 4 : 2); r += 2) {
+            __m256i sums[8];
+            for (int j = 0; j < 4; j++)
+                sums[j] = sums[4 + j] = _mm256_set1_epi32(-scan->sums[first + half + j]);
+            const __m256i *from = tile + r;
+            const int32_t *codes = queries + half;
+            for (int64_t c = 0; c < columns; c++, from += 4, codes += GROUP) {
+                __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
+                for (int j = 0; j < 4; j++) {
+                    __m256i one = _mm256_set1_epi32(codes[j]);
+                    sums[j] = _mm256_dpbusd_avx_epi32(sums[j], low, one);
+                    sums[4 + j] = _mm256_dpbusd_avx_epi32(sums[4 + j], high, one);
+                }
+            }
+            for (int j = 0; j < 4; j++) {
+                int32_t *to = out + (half + j) * TILE + r * 8;
+                _mm256_storeu_si256((__m256i *)to, sums[j]);
+                _mm256_storeu_si256((__m256i *)(to + 8), sums[4 + j]);
+            }
+        }
+}
+
+AVXVNNI INLINE void few_avxvnni(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                                int32_t *out) {
+    int64_t dim = scan->dim, even = dim / 32 * 32;
+    const __m256i flip = _mm256_set1_epi8((char)0x80);
+    for (int64_t r = 0; r < count; r++) {
+        const int8_t *row = rows + r * dim;
+        __m256i sums[FEW];
+        for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
+        for (int64_t i = 0; i < even; i += 32) {
+            __m256i codes = _mm256_loadu_si256((const __m256i *)(row + i));
+            codes = _mm256_xor_si256(codes, flip);
+            for (int j = 0; j < number; j++)
+                sums[j] = _mm256_dpbusd_avx_epi32(
+                    sums[j], codes,
+                    _mm256_loadu_si256((const __m256i *)(scan->queries[j].codes + i)));
+        }
+        for (int j = 0; j < number; j++) {
+            int32_t rest = 0;
+            for (int64_t i = even; i < dim; i++)
+                rest += ((int32_t)row[i] + 128) * scan->queries[j].codes[i];
+            out[j * TILE + r] = sum_of_8(sums[j]) + rest - scan->sums[j];
+        }
+    }
+}
+
+AVXVNNI static void products_avxvnni_few(const Scan *scan, const int8_t *rows, int64_t count,
+                                         int64_t first, int32_t *out) {
+    (void)first;
+    BY_NUMBER(few_avxvnni)
+}
+
+AVXVNNI static int scan_avxvnni(const Scan *scan) {
+    if (scan->count <= FEW) return look_through(scan, products_avxvnni_few, GROUP);
+    return look_through(scan, products_avxvnni, GROUP);
+}
+
+#endif /* X86 */
+
+#if ARM
+
+#if defined(_MSC_VER)
+#define DOTPROD
+#else
+#define DOTPROD __attribute__((target("+dotprod")))
+#endif
+
+DOTPROD static void products_neon(const Scan *scan, const int8_t *rows, int64_t count,
+                                  int64_t first, int32_t *out) {
+    int64_t dim = scan->dim, columns = (dim + 3) / 4;
+    if (!first) pack_columns(scan->tile, rows, count, dim, TILE, 0);
+    const int8_t *queries = scan->packed + first * columns * 4;
+    for (int half = 0; half < GROUP; half += 4)
+        for (int r = 0; r < TILE; r += 16) {
+            int32x4_t sums[16];
+            for (int j = 0; j < 16; j++) sums[j] = vdupq_n_s32(0);
+            const int8_t *from = scan->tile + r * 4;
+            const int8_t *codes = queries + half * 4;
+            for (int64_t c = 0; c < columns; c++, from += 4 * TILE, codes += 4 * GROUP) {
+                int8x16_t own = vld1q_s8(codes);
+                for (int v = 0; v < 4; v++) {
+                    int8x16_t part = vld1q_s8(from + 16 * v);
+                    sums[v] = vdotq_laneq_s32(sums[v], part, own, 0);
+                    sums[4 + v] = vdotq_laneq_s32(sums[4 + v], part, own, 1);
+                    sums[8 + v] = vdotq_laneq_s32(sums[8 + v], part, own, 2);
+                    sums[12 + v] = vdotq_laneq_s32(sums[12 + v], part, own, 3);
+                }
+            }
+            for (int j = 0; j < 16; j++)
+                vst1q_s32(out + (half + j / 4) * TILE + r + j % 4 * 4, sums[j]);
+        }
+}
+
+DOTPROD INLINE void few_neon(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                             int32_t *out) {
+    int64_t dim = scan->dim, even = dim / 16 * 16;
+    for (int64_t r = 0; r < count; r++) {
+        const int8_t *row = rows + r * dim;
+        int32x4_t sums[FEW];
+        for (int j = 0; j < number; j++) sums[j] = vdupq_n_s32(0);
+        for (int64_t i = 0; i < even; i += 16) {
+            int8x16_t codes = vld1q_s8(row + i);
+            for (int j = 0; j < number; j++)
+                sums[j] = vdotq_s32(sums[j], codes, vld1q_s8(scan->queries[j].codes + i));
+        }
+        for (int j = 0; j < number; j++) {
+            int32_t rest = 0;
+            for (int64_t i = even; i < dim; i++) rest += (int32_t)row[i] * scan->queries[j].codes[i];
+            out[j * TILE + r] = vaddvq_s32(sums[j]) + rest;
+        }
+    }
+}
+
+DOTPROD static void products_neon_few(const Scan *scan, const int8_t *rows, int64_t count,
+                                      int64_t first, int32_t *out) {
+    (void)first;
+    BY_NUMBER(few_neon)
+}
+
+DOTPROD static int scan_neon(const Scan *scan) {
+    if (scan->count <= FEW) return look_through(scan, products_neon_few, GROUP);
+    return look_through(scan, products_neon, GROUP);
+}
+
+#endif /* ARM */
+
+/* Which scans this processor can run */
+
+enum { PORTABLE, AVX2_, AVXVNNI_, AVX512_, NEON_, KINDS };
+
+#if X86
+#if defined(_MSC_VER)
+static void cpuid(unsigned leaf, unsigned sub, unsigned found[4]) {
+    __cpuidex((int *)found, (int)leaf, (int)sub);
+}
+static uint64_t state_kept(void) { return _xgetbv(0); }
+#else
+#include <cpuid.h>
+static void cpuid(unsigned leaf, unsigned sub, unsigned found[4]) {
+    __cpuid_count(leaf, sub, found[0], found[1], found[2], found[3]);
+}
+static uint64_t state_kept(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+#endif
+
+static unsigned kinds_here(void) {
+    unsigned found[4], kinds = 1u << PORTABLE;
+    cpuid(0, 0, found);
+    if (found[0] < 7) return kinds;
+    cpuid(1, 0, found);
+    unsigned wanted = 1u << 27 | 1u << 28 | 1u << 12; /* OSXSAVE, AVX, FMA */
+    if ((found[2] & wanted) != wanted) return kinds;
+    uint64_t kept = state_kept();
+    if ((kept & 0x6) != 0x6) return kinds;
+    cpuid(7, 0, found);
+    unsigned b = found[1], c = found[2], most = found[0];
+    if (!(b >> 5 & 1)) return kinds;
+    kinds |= 1u << AVX2_;
+    /* F, DQ, BW, VL, and VNNI */
+    if ((kept & 0xe6) == 0xe6 && b >> 16 & 1 && b >> 17 & 1 && b >> 30 & 1 && b >> 31 & 1 &&
+        c >> 11 & 1)
+        kinds |= 1u << AVX512_;
+    if (most >= 1) {
+        cpuid(7, 1, found);
+        if (found[0] >> 4 & 1) kinds |= 1u << AVXVNNI_;
+    }
+    return kinds;
+}
+#elif ARM
+#if defined(__linux__)
+#include <sys/auxv.h>
+static unsigned kinds_here(void) {
+    return 1u << PORTABLE | (getauxval(AT_HWCAP) >> 20 & 1 ? 1u << NEON_ : 0);
+}
+#else
+/* Every Mac with such a processor has it; Windows says so by a number of its own. */
+#if defined(_WIN32)
+#include <windows.h>
+static unsigned kinds_here(void) {
+    return 1u << PORTABLE | (IsProcessorFeaturePresent(43) ? 1u << NEON_ : 0);
+}
+#else
+static unsigned kinds_here(void) { return 1u << PORTABLE | 1u << NEON_; }
+#endif
+#endif
+#else
+static unsigned kinds_here(void) { return 1u << PORTABLE; }
+#endif
+
+static LookThrough *const SCANS[KINDS] = {
+    scan_portable,
+#if X86
+    scan_avx2, scan_avxvnni, scan_avx512, NULL,
+#elif ARM
+    NULL, NULL, NULL, scan_neon,
+#endif
+};
+
+/* The queries in the order of their kernel, in groups; those beyond the last are 0. */
+
+static void pack_bytes(Scan *scan) {
+    int64_t columns = (scan->dim + 3) / 4;
+    for (int64_t number = 0; number < scan->count; number++) {
+        const int8_t *codes = scan->queries[number].codes;
+        int8_t *group = scan->packed + number / GROUP * GROUP * columns * 4;
+        for (int64_t i = 0; i < scan->dim; i++)
+            group[(i / 4 * GROUP + number % GROUP) * 4 + i % 4] = codes[i];
+    }
+}
+
+static void pack_pairs(Scan *scan) {
+    int64_t columns = (scan->dim + 3) / 4;
+    int16_t *packed = (int16_t *)scan->packed;
+    for (int64_t number = 0; number < scan->count; number++) {
+        const int8_t *codes = scan->queries[number].codes;
+        int16_t *group = packed + number / GROUP * GROUP * columns * 4;
+        for (int64_t i = 0; i < scan->dim; i++)
+            group[(i / 4 * GROUP + number % GROUP) * 4 + i % 2 * 2 + i % 4 / 2] = codes[i];
+    }
+}
+
+static void pack_wide(Scan *scan) {
+    int16_t *packed = (int16_t *)scan->packed;
+    for (int64_t number = 0; number < scan->count; number++)
+        for (int64_t i = 0; i < scan->dim; i++)
+            packed[number * scan->wide + i] = scan->queries[number].codes[i];
+}
+
+/* Exported */
+
+EXPORTED int64_t aiovec_scan_version(void) { return VERSION; }
+
+/* A bit for each kind of scan that can run here. */
+EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
+
+/* Go on with a scan where `answer` says. 1: done; 0: more room is needed; -1: no memory.
+ *
+ * `masks` has for each segment and query a byte for each row, 0 or 1, or NULL for all rows. */
+EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t number,
+                             const uint8_t *const *masks, Query *queries, int64_t count,
+                             int64_t dim, double share, int64_t l2, Answer *answer) {
+    int64_t padded = (count + GROUP - 1) / GROUP * GROUP, columns = (dim + 3) / 4;
+    /* Codes in whole columns, of two bytes each in the widest kind. Both begin with a line of the
+     * processor's cache. The tile has room for whole transposed blocks. */
+    size_t of_queries = (size_t)(padded * columns * 8), of_tile = (size_t)((columns + 16) * 8 * TILE);
+    size_t of_numbers = (size_t)padded * (2 * sizeof(float) + sizeof(int32_t));
+    char *room = calloc(1, of_queries + of_tile + of_numbers + 192);
+    if (!room) return -1;
+    char *place = room + (64 - ((uintptr_t)room & 63));
+    Scan scan = {0};
+    scan.masks = masks;
+    scan.queries = queries;
+    scan.count = count;
+    scan.dim = dim;
+    scan.share = share;
+    scan.l2 = l2 != 0;
+    scan.answer = answer;
+    scan.tile = (int8_t *)place;
+    place += (of_tile + 63) / 64 * 64;
+    scan.packed = (int8_t *)place;
+    place += (of_queries + 63) / 64 * 64;
+    scan.lowest = (float *)place;
+    scan.inverse = scan.lowest + padded;
+    scan.sums = (int32_t *)(scan.inverse + padded);
+    for (int64_t i = 0; i < count; i++) {
+        int32_t sum = 0;
+        for (int64_t c = 0; c < dim; c++) sum += queries[i].codes[c];
+        scan.sums[i] = 128 * sum;
+        scan.inverse[i] = (float)(1 / queries[i].scale);
+    }
+    scan.wide = (columns * 4 + 15) / 16 * 16;
+    if (kind == AVX2_ && count <= FEW)
+        pack_wide(&scan);
+    else if (kind == AVX2_)
+        pack_pairs(&scan);
+    else if (kind != PORTABLE)
+        pack_bytes(&scan);
+    LookThrough *look = SCANS[kind];
+    int64_t done = 1;
+    for (; answer->segment < number; answer->segment++) {
+        scan.segment = &segments[answer->segment];
+        scan.segment_masks = masks ? masks + answer->segment * count : NULL;
+        for (int64_t i = 0; i < count; i++) set_lowest(&scan, i);
+        if (!look(&scan)) {
+            done = 0;
+            break;
+        }
+    }
+    free(room);
+    return done;
+}
+
+static int by_value(const void *one, const void *other) {
+    double a = ((const Found *)one)->value, b = ((const Found *)other)->value;
+    return a < b ? 1 : a > b ? -1 : 0;
+}
+
+/* What several scans of different rows found for the same queries, in the order of the queries, the
+ * best first: those that the floors of all do not exclude, each with the most that its value can
+ * be. `sorted`, `rowids` and `most` have room for all of them; `ends` gets the place behind each
+ * query's last one. The heaps of the first scan take in the others. */
+EXPORTED void aiovec_scan_settle(Query *const *queries, const Answer *const *answers,
+                                 int64_t number, int64_t count, Found *sorted, int64_t *rowids,
+                                 double *most, int64_t *ends) {
+    Query *first = queries[0];
+    for (int64_t part = 1; part < number; part++)
+        for (int64_t i = 0; i < count; i++) {
+            const Query *other = &queries[part][i];
+            for (int64_t k = 0; k < other->known; k++) push_lower(&first[i], other->lowers[k]);
+            if (other->floor > first[i].floor) first[i].floor = other->floor;
+        }
+    for (int64_t i = 0; i < count; i++) {
+        ends[i] = 0;
+        if (first[i].known == first[i].wanted && first[i].lowers[0] > first[i].floor)
+            first[i].floor = first[i].lowers[0];
+    }
+    for (int64_t part = 0; part < number; part++)
+        for (int64_t i = 0; i < answers[part]->count; i++) {
+            const Found *one = &answers[part]->found[i];
+            ends[one->query] += one->value + one->miss >= first[one->query].floor;
+        }
+    int64_t place = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t mine = ends[i];
+        ends[i] = place;
+        place += mine;
+    }
+    for (int64_t part = 0; part < number; part++)
+        for (int64_t i = 0; i < answers[part]->count; i++) {
+            const Found *one = &answers[part]->found[i];
+            if (one->value + one->miss >= first[one->query].floor)
+                sorted[ends[one->query]++] = *one;
+        }
+    place = 0;
+    for (int64_t i = 0; i < count; i++) {
+        qsort(sorted + place, (size_t)(ends[i] - place), sizeof(Found), by_value);
+        place = ends[i];
+    }
+    for (int64_t i = 0; i < place; i++) {
+        rowids[i] = sorted[i].rowid;
+        most[i] = sorted[i].value + sorted[i].miss;
+    }
+}

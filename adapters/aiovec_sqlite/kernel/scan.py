@@ -1,0 +1,203 @@
+"""Candidates of many queries at once, by the native scan.
+
+The whole scan of a batch is one call, during which Python's other threads run. A few queries that
+have the machine for themselves are scanned by two threads, each with floors of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+
+import numpy as np
+
+from aiovec.backend import BoolArray, Float64Array, Int64Array, Metric
+
+from ..copies.codes import QueryCodes, rounding
+from ..copies.segments import Segment
+from .library import (
+    FOUND_NUMBERS,
+    KINDS,
+    AnswerRecord,
+    Library,
+    QueryRecord,
+    SegmentRecord,
+    address,
+)
+
+# Rows that a thread takes at once where two share a scan, and codes below which one is quicker.
+_PIECE = 8192
+_WORTH_SHARING = 2_000_000
+# Room for what a query finds, beside some for each row that it wants.
+_ROOM, _ROOM_FOR_EACH = 256, 24
+# The scan wants room for as many rows as it compares at once.
+_TILE = 32
+
+# The number of a segment, its first row, and the one behind its last.
+_Piece = tuple[int, int, int]
+_Masks = Sequence[Sequence[BoolArray] | None]
+
+
+def scan_natively(
+    library: Library,
+    segments: Sequence[Segment],
+    queries: Sequence[QueryCodes],
+    wanted: Sequence[int],
+    masks: _Masks,
+    metric: Metric,
+    helper: Executor | None,
+) -> list[tuple[Int64Array, Float64Array]]:
+    """Return for each query the ids of all rows that may be among its nearest, and the most that
+    their values can be; the likeliest first."""
+    call = _Call(library, segments, queries, wanted, masks, metric)
+    if helper is None or call.rows * call.dim < _WORTH_SHARING:
+        whole = _Part(call)
+        whole.look_through([(number, 0, one.count) for number, one in enumerate(call.segments)])
+        return call.settled([whole])
+    pieces = call.pieces()
+    mine, other = _Part(call), _Part(call)
+    helping = helper.submit(other.look_through_some, pieces)
+    try:
+        mine.look_through_some(pieces)
+    finally:
+        pieces.clear()  # the helper ends with what it has
+        helping.result()
+    return call.settled([mine, other])
+
+
+class _Call:
+    """One scan: what is looked through, and for whom."""
+
+    def __init__(
+        self,
+        library: Library,
+        segments: Sequence[Segment],
+        queries: Sequence[QueryCodes],
+        wanted: Sequence[int],
+        masks: _Masks,
+        metric: Metric,
+    ) -> None:
+        self.library = library
+        self.kind = KINDS[library.kind]
+        self.queries = queries
+        self.codes = (
+            queries[0].codes if len(queries) == 1 else np.stack([query.codes for query in queries])
+        )
+        self.dim = len(queries[0].codes)
+        self.share = rounding(self.dim)
+        self.l2 = int(metric == "l2")
+        alive = [number for number, one in enumerate(segments) if one.count > one.dead]
+        self.segments = [segments[number] for number in alive]
+        self.rows = sum(one.count for one in self.segments)
+        self.wanted = [min(one, self.rows) for one in wanted]
+        self._masks: list[list[BoolArray | None]] | None = None
+        if any(mask is not None for mask in masks):
+            self._masks = [
+                [None if mask is None else mask[number] for mask in masks] for number in alive
+            ]
+
+    def pieces(self) -> deque[_Piece]:
+        """The segments in pieces, which threads take as they come to them."""
+        return deque(
+            (number, first, min(first + _PIECE, one.count))
+            for number, one in enumerate(self.segments)
+            for first in range(0, one.count, _PIECE)
+        )
+
+    def records(self, pieces: Sequence[_Piece]) -> ctypes.Array[SegmentRecord]:
+        made = (SegmentRecord * len(pieces))()
+        for record, (number, first, last) in zip(made, pieces, strict=True):
+            one = self.segments[number]
+            record.codes = address(one.codes) + first * self.dim
+            record.scale = address(one.scale) + 4 * first
+            record.offset = address(one.offset) + 4 * first
+            record.error = address(one.error) + 4 * first
+            record.rowids = address(one.rowids) + 8 * first
+            record.rows = last - first
+            record.most_error = one.most_error
+            record.most_reach = one.most_reach
+            record.most_offset = one.most_offset
+        return made
+
+    def masks(self, pieces: Sequence[_Piece]) -> ctypes.Array[ctypes.c_void_p] | None:
+        """Where the masks of the pieces' rows lie, for each piece and query."""
+        if self._masks is None:
+            return None
+        places = [
+            None if mask is None else address(mask) + first
+            for number, first, _ in pieces
+            for mask in self._masks[number]
+        ]
+        return (ctypes.c_void_p * len(places))(*places)
+
+    def settled(self, parts: Sequence[_Part]) -> list[tuple[Int64Array, Float64Array]]:
+        """What the parts have found, without what the floors of all of them exclude."""
+        total = sum(part.answer.count for part in parts)
+        room = np.empty(FOUND_NUMBERS * total, dtype=np.int64)
+        rowids = np.empty(total, dtype=np.int64)
+        most = np.empty(total, dtype=np.float64)
+        ends = (ctypes.c_int64 * len(self.queries))()
+        places = ctypes.c_void_p * len(parts)
+        self.library.settle(
+            places(*(ctypes.addressof(part.queries) for part in parts)),
+            places(*(ctypes.addressof(part.answer) for part in parts)),
+            len(parts), len(self.queries), address(room), address(rowids), address(most), ends,
+        )  # fmt: skip
+        found, start = [], 0
+        for end in ends:
+            found.append((rowids[start:end], most[start:end]))
+            start = end
+        return found
+
+
+class _Part:
+    """What one thread looks through, with floors and room of its own."""
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._lowers = np.empty(sum(call.wanted), dtype=np.float64)
+        self.queries = (QueryRecord * len(call.queries))()
+        codes, lowers = address(call.codes), address(self._lowers)
+        for record, query, wanted in zip(self.queries, call.queries, call.wanted, strict=True):
+            record.codes, record.lowers, record.wanted = codes, lowers, wanted
+            record.scale, record.length = query.scale, query.length
+            record.slack, record.blur = query.slack, query.blur
+            record.floor = -np.inf
+            codes += call.dim
+            lowers += 8 * wanted
+        count = len(call.queries)
+        room = count * _ROOM + _ROOM_FOR_EACH * len(self._lowers)
+        self.answer = AnswerRecord()
+        self._found = np.empty(0, dtype=np.int64)
+        self._grow(min(room, count * call.rows) + count * _TILE)
+
+    def look_through_some(self, pieces: deque[_Piece]) -> None:
+        """Look through pieces until none is left."""
+        with suppress(IndexError):
+            while True:
+                self.look_through([pieces.popleft()])
+
+    def look_through(self, pieces: Sequence[_Piece]) -> None:
+        call, answer = self._call, self.answer
+        records, masks = call.records(pieces), call.masks(pieces)
+        answer.segment = answer.row = 0
+        while True:
+            done = call.library.scan(
+                call.kind, records, len(records), masks, self.queries, len(self.queries), call.dim,
+                call.share, call.l2, ctypes.byref(answer),
+            )  # fmt: skip
+            if done > 0:
+                return
+            if done < 0:
+                raise MemoryError("no memory for a scan")
+            self._grow(2 * answer.room + _TILE * len(self.queries))
+
+    def _grow(self, room: int) -> None:
+        found = np.empty(FOUND_NUMBERS * room, dtype=np.int64)
+        kept = FOUND_NUMBERS * self.answer.count
+        found[:kept] = self._found[:kept]
+        self._found = found
+        self.answer.found, self.answer.room = address(found), room
