@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Metric
 
-from ..kernel.library import load
-from ..kernel.scan import scan_natively
 from .codes import QueryCodes, rounding
+from .kernel.library import load
+from .native import scan_natively
 from .segments import LIMITS, CopyLimits, Segment, State
 
 

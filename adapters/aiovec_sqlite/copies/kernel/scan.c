@@ -626,10 +626,12 @@ AVXVNNI static int scan_avxvnni(const Scan *scan) {
 
 #if ARM
 
-#if defined(_MSC_VER)
+#if defined(_MSC_VER) || defined(__ARM_FEATURE_DOTPROD)
 #define DOTPROD
+#elif defined(__clang__)
+#define DOTPROD __attribute__((target("dotprod")))
 #else
-#define DOTPROD __attribute__((target("+dotprod")))
+#define DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
 
 DOTPROD static void products_neon(const Scan *scan, const int8_t *rows, int64_t count,

@@ -1,4 +1,4 @@
-"""Compile the scan: ``python -m aiovec_sqlite.kernel.build``.
+"""Compile the scan: ``python -m aiovec_sqlite.copies.kernel.build``.
 
 The build of the package does it, and any machine with a compiler can. No Python is needed by what
 comes out, so one library serves every version of it.
@@ -47,7 +47,7 @@ def build(to: Path = LIBRARY) -> Path:
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".scan-") as room:
         made = Path(room) / to.name
         for compiler in compilers():
-            done = subprocess.run(  # noqa: S603 - the compiler that the machine names
+            done = subprocess.run(
                 _command(compiler, made), capture_output=True, text=True, cwd=room,
                 timeout=_LIMIT, check=False,
             )  # fmt: skip
@@ -71,6 +71,6 @@ def _command(compiler: list[str], made: Path) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        print(build())
+        sys.stdout.write(f"{build()}\n")
     except NoCompilerError as exc:
         sys.exit(f"the scan was not compiled: {exc}")

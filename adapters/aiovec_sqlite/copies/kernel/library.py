@@ -28,7 +28,6 @@ KINDS = {"portable": 0, "avx2": 1, "avx-vnni": 2, "avx512-vnni": 3, "neon": 4}
 _VERSION = 1
 
 
-
 # Laid out as in scan.c.
 
 

@@ -16,9 +16,8 @@ import numpy as np
 
 from aiovec.backend import BoolArray, Float64Array, Int64Array, Metric
 
-from ..copies.codes import QueryCodes, rounding
-from ..copies.segments import Segment
-from .library import (
+from .codes import QueryCodes, rounding
+from .kernel.library import (
     FOUND_NUMBERS,
     KINDS,
     AnswerRecord,
@@ -27,6 +26,7 @@ from .library import (
     SegmentRecord,
     address,
 )
+from .segments import Segment
 
 # Rows that a thread takes at once where two share a scan, and codes below which one is quicker.
 _PIECE = 8192

@@ -1,0 +1,91 @@
+/* Reads scans from standard input and writes what they find: for runs under sanitizers, and under
+ * an emulator of another processor. All numbers are little-endian, as scans.py packs them. */
+
+#include "scan.c"
+
+#include <stdio.h>
+
+static void get(void *to, size_t size) {
+    if (size && fread(to, 1, size, stdin) != size) exit(3);
+}
+
+static void *got(size_t size) {
+    void *to = malloc(size ? size : 1); /* exactly as long, so that a byte beyond is noticed */
+    if (!to) exit(4);
+    get(to, size);
+    return to;
+}
+
+static int64_t number(void) {
+    int64_t found;
+    get(&found, sizeof found);
+    return found;
+}
+
+static double real(void) {
+    double found;
+    get(&found, sizeof found);
+    return found;
+}
+
+int main(void) {
+    int64_t kinds = aiovec_scan_kinds();
+    fwrite(&kinds, sizeof kinds, 1, stdout);
+    for (;;) {
+        int64_t kind = number();
+        if (kind < 0) return 0;
+        int64_t segments = number(), count = number(), dim = number(), l2 = number();
+        double share = real();
+        Segment *parts = calloc((size_t)segments + 1, sizeof *parts);
+        const uint8_t **masks = calloc((size_t)(segments * count) + 1, sizeof *masks);
+        for (int64_t i = 0; i < segments; i++) {
+            size_t rows = (size_t)(parts[i].rows = number());
+            parts[i].codes = got(rows * (size_t)dim);
+            parts[i].scale = got(rows * 4);
+            parts[i].offset = got(rows * 4);
+            parts[i].error = got(rows * 4);
+            parts[i].rowids = got(rows * 8);
+            parts[i].most_error = real();
+            parts[i].most_reach = real();
+            parts[i].most_offset = real();
+            for (int64_t j = 0; j < count; j++)
+                if (number()) masks[i * count + j] = got(rows);
+        }
+        Query *queries = calloc((size_t)count, sizeof *queries);
+        for (int64_t j = 0; j < count; j++) {
+            queries[j].codes = got((size_t)dim);
+            queries[j].scale = real();
+            queries[j].length = real();
+            queries[j].slack = real();
+            queries[j].blur = real();
+            queries[j].floor = -INFINITY;
+            queries[j].wanted = number();
+            queries[j].lowers = malloc((size_t)queries[j].wanted * sizeof(double) + 1);
+        }
+        Answer answer = {0};
+        answer.room = TILE * count;
+        answer.found = malloc((size_t)answer.room * sizeof(Found));
+        while (!aiovec_scan(kind, parts, segments, masks, queries, count, dim, share, l2, &answer)) {
+            answer.room *= 2;
+            answer.found = realloc(answer.found, (size_t)answer.room * sizeof(Found));
+        }
+        size_t total = (size_t)answer.count;
+        Found *sorted = malloc(total * sizeof(Found) + 1);
+        int64_t *rowids = malloc(total * 8 + 1), *ends = malloc((size_t)count * 8);
+        double *most = malloc(total * 8 + 1);
+        Query *const all_queries[] = {queries};
+        const Answer *const answers[] = {&answer};
+        aiovec_scan_settle(all_queries, answers, 1, count, sorted, rowids, most, ends);
+        fwrite(ends, 8, (size_t)count, stdout);
+        fwrite(rowids, 8, (size_t)ends[count - 1], stdout);
+        for (int64_t i = 0; i < segments; i++) {
+            free((void *)parts[i].codes), free((void *)parts[i].scale);
+            free((void *)parts[i].offset), free((void *)parts[i].error);
+            free((void *)parts[i].rowids);
+            for (int64_t j = 0; j < count; j++) free((void *)masks[i * count + j]);
+        }
+        for (int64_t j = 0; j < count; j++) free((void *)queries[j].codes), free(queries[j].lowers);
+        free(parts), free(masks), free(queries), free(answer.found), free(sorted);
+        free(rowids), free(most), free(ends);
+    }
+}

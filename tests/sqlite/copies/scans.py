@@ -1,0 +1,148 @@
+"""Random scans, and what they have to find, by NumPy in float64."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.backend import Metric
+from aiovec_sqlite.copies.codes import QueryCodes, encode_queries, encode_rows, rounding
+from aiovec_sqlite.copies.segments import Segment
+
+Bools = npt.NDArray[np.bool_]
+METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    segments: list[Segment]
+    queries: list[QueryCodes]
+    wanted: list[int]
+    masks: list[list[Bools] | None]
+    metric: Metric
+
+
+def random_case(rng: np.random.Generator, *, rows: int = 300, dims: int = 300) -> Case:
+    """A scan of hard sizes: few components, odd ones, segments that begin anywhere in memory."""
+    metric = METRICS[rng.integers(3)]
+    dim = int(rng.choice([1, 2, 3, 4, 5, 15, 16, 31, 33, 63, 64, 65, rng.integers(1, dims + 1)]))
+    sizes = rng.integers(0, rows, rng.integers(4)).tolist()
+    segments = [_segment(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
+    count = int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
+    vectors = _vectors(rng, count, dim)
+    masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
+    wanted = [int(rng.choice([1, 1, 3, 10, 50, 1000])) for _ in range(count)]
+    return Case(segments, encode_queries(vectors, metric), wanted, masks, metric)
+
+
+def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float32]:
+    vectors = rng.standard_normal((count, dim)).astype(np.float32)
+    kind = rng.integers(6)
+    if kind == 0:  # near ties
+        vectors = np.float32(1) + vectors * np.float32(1e-5)
+    elif kind == 1:  # one component outshines the others, whose codes are 0
+        vectors[:, 0] = 1000
+    elif kind == 2:
+        vectors *= np.float32(10.0 ** rng.integers(-12, 12))
+    elif kind == 3:  # the largest codes alone
+        vectors = np.where(vectors > 0, np.float32(1), np.float32(-1))
+    elif kind == 4:
+        vectors[:] = vectors[:1]
+    return vectors
+
+
+def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
+    rows = encode_rows(_vectors(rng, max(count, 1), dim), metric)
+    room = count + int(rng.integers(0, 9))
+    segment = Segment.empty((), max(room, 1), dim)
+    if rng.random() < 0.5:  # not where a line of the cache begins
+        loose = np.zeros(max(room, 1) * dim + 64, dtype=np.int8)[int(rng.integers(1, 64)) :]
+        object.__setattr__(segment, "codes", loose[: max(room, 1) * dim].reshape(-1, dim))
+    ids = place * 10_000 + rng.permutation(10_000)[:count].astype(np.int64)
+    if count:
+        segment = segment.append(ids, rows)
+    if count and rng.random() < 0.4:
+        segment = segment.without(
+            np.sort(rng.choice(ids, rng.integers(0, count + 1), replace=False))
+        )
+    return segment
+
+
+def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
+    share = rng.random()
+    return [rng.random(one.count) < share for one in segments]
+
+
+def expected(case: Case) -> list[dict[int, float]]:
+    """For each query the rows that no bound excludes, with the most that their values can be."""
+    return [_expected(case, column) for column in range(len(case.queries))]
+
+
+def _expected(case: Case, column: int) -> dict[int, float]:
+    query, mask = case.queries[column], case.masks[column]
+    share = rounding(len(query.codes))
+    ids, values, misses = [], [], []
+    for number, one in enumerate(case.segments):
+        codes = one.codes[: one.count].astype(np.int64)
+        products = (codes @ query.codes.astype(np.int64)).astype(np.float32)
+        value = (products * one.scale[: one.count]).astype(np.float64) * query.scale
+        miss = query.length * one.error[: one.count].astype(np.float64)
+        miss += query.slack * (one.most_reach * (1 + share))
+        offset = one.offset[: one.count].astype(np.float64)
+        if case.metric == "l2":
+            value = np.maximum(value + offset, -1e37 * query.scale)
+            miss += share * np.abs(offset) + query.blur
+        there = offset > -np.inf
+        if mask is not None:
+            there &= mask[number]
+        ids.append(one.rowids[: one.count][there])
+        values.append(value[there])
+        misses.append(miss[there])
+    if not ids:
+        return {}
+    rowids, value, miss = (np.concatenate(parts) for parts in (ids, values, misses))
+    wanted = case.wanted[column]
+    floor = -np.inf
+    if len(rowids) >= wanted:
+        floor = np.sort(value - miss)[len(rowids) - wanted]
+    kept = value + miss >= floor
+    return dict(zip(rowids[kept].tolist(), (value + miss)[kept].tolist(), strict=True))
+
+
+def packed(case: Case, kind: int) -> bytes:
+    """A case as ``scan_driver.c`` reads it."""
+    dim = len(case.queries[0].codes)
+    head = (kind, len(case.segments), len(case.queries), dim, int(case.metric == "l2"))
+    parts = [struct.pack("<5qd", *head, rounding(dim))]
+    for number, one in enumerate(case.segments):
+        parts.append(struct.pack("<q", one.count))
+        arrays = (one.codes, one.scale, one.offset, one.error, one.rowids)
+        parts += [array[: one.count].tobytes() for array in arrays]
+        parts.append(struct.pack("<3d", one.most_error, one.most_reach, one.most_offset))
+        for mask in case.masks:
+            parts.append(struct.pack("<q", mask is not None))
+            if mask is not None:
+                parts.append(mask[number].tobytes())
+    for query, wanted in zip(case.queries, case.wanted, strict=True):
+        parts.append(query.codes.tobytes())
+        facts = (query.scale, query.length, query.slack, query.blur)
+        parts.append(struct.pack("<4dq", *facts, wanted))
+    return b"".join(parts)
+
+
+def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[list[list[int]]]]:
+    """What the driver wrote: the kinds of its processor, and each query's rowids for each case."""
+    numbers = np.frombuffer(found, dtype="<i8")
+    place, answers = 1, []
+    for case in cases:
+        ends = [0, *numbers[place : place + len(case.queries)].tolist()]
+        place += len(case.queries)
+        rowids = numbers[place : place + ends[-1]].tolist()
+        place += ends[-1]
+        answers.append([rowids[a:b] for a, b in itertools.pairwise(ends)])
+    assert place == len(numbers)
+    return int(numbers[0]), answers

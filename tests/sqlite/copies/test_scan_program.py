@@ -1,0 +1,88 @@
+"""The native scan as a program of its own: under sanitizers, and on an emulated processor."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.sqlite.copies.scans import expected, packed, random_case, unpacked
+
+from aiovec_sqlite.copies.kernel.build import SOURCE
+from aiovec_sqlite.copies.kernel.library import KINDS
+
+DRIVER = Path(__file__).with_name("scan_driver.c")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+COUNT = 60
+
+
+def compiled(compiler: str, to: Path, *flags: str) -> Path:
+    """Compile the driver, or skip where the machine has no such compiler."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler} on this machine")
+    command = [compiler, "-std=c11", *flags, "-I", str(SOURCE.parent), "-o", str(to), str(DRIVER)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return to
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled("gcc", tmp_path_factory.mktemp("sanitized") / "driver", *SANITIZERS)
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    emulator = shutil.which("qemu-aarch64")
+    if emulator is None:
+        pytest.skip("there is no qemu-aarch64 on this machine")
+    to = tmp_path_factory.mktemp("emulated") / "driver"
+    return [emulator, str(compiled("aarch64-linux-gnu-gcc", to, "-O3", "-static"))]
+
+
+async def output_of(command: list[str], given: bytes) -> tuple[int | None, bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    found, said = await process.communicate(given)
+    return process.returncode, found, said
+
+
+async def check(command: list[str], kind: str, seeds: range) -> None:
+    """Let the program answer random cases; skip where its processor has no such instructions."""
+    cases = [random_case(np.random.default_rng(seed)) for seed in seeds]
+    end = (-1).to_bytes(8, "little", signed=True)
+    code, found, said = await output_of(command, end)
+    assert code == 0, said.decode()
+    if not int.from_bytes(found, "little") >> KINDS[kind] & 1:
+        pytest.skip(f"the processor has no {kind}")
+    given = b"".join(packed(case, KINDS[kind]) for case in cases) + end
+    code, found, said = await output_of(command, given)
+    assert code == 0, said.decode()
+    _, answers = unpacked(found, cases)
+    for seed, case, answer in zip(seeds, cases, answers, strict=True):
+        assert [set(mine) for mine in answer] == [set(one) for one in expected(case)], seed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_under_sanitizers(sanitized: Path, kind: str) -> None:
+    await check([str(sanitized)], kind, range(COUNT))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+async def test_under_sanitizers_at_length(sanitized: Path, kind: str) -> None:
+    for start in range(1_000, 20_000, 1_000):
+        await check([str(sanitized)], kind, range(start, start + 1_000))
+
+
+@pytest.mark.parametrize("kind", ["portable", "neon"])
+async def test_on_an_emulated_processor(emulated: list[str], kind: str) -> None:
+    """Instructions that this machine lacks are tried where Debian's emulator is installed."""
+    await check(emulated, kind, range(COUNT))
