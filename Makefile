@@ -91,13 +91,15 @@ $(RUN):
 	echo "== making $(VENV) with $$found ($$($$found -V 2>&1))"; \
 	$$found -m venv $(VENV)
 
-# Editable, so only a change of what is installed asks for it again.
-$(CORE): pyproject.toml | $(RUN)
+# Editable, so only a change of what is installed or compiled asks for it again.
+NATIVE := hatch_build.py $(wildcard adapters/aiovec_sqlite/copies/kernel/scan.c) \
+	$(wildcard adapters/aiovec_sqlite/copies/kernel/build.py)
+$(CORE): pyproject.toml $(NATIVE) | $(RUN)
 	@echo "== installing aiovec into $(VENV)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(DEV): pyproject.toml | $(RUN)
+$(DEV): pyproject.toml $(NATIVE) | $(RUN)
 	@echo "== installing aiovec and its development tools into $(VENV)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ $(CORE)

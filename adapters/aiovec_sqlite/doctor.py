@@ -12,6 +12,7 @@ from typing import Any
 from aiovec.backend import Finding, room_at, version_of
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
+from .copies.kernel.library import load, why_not
 from .driver import connect, load_driver, load_extension
 from .errors import names_text_index, translated
 from .layout import check_header, quoted, read_table
@@ -54,6 +55,7 @@ def _driver() -> Iterator[Finding]:
             version, debug = db.execute("SELECT vec_version(), vec_debug()").fetchone()
             yield Finding("sqlite-vec", version)
             yield Finding("simd", _simd(debug))
+        yield _scan()
         yield _fts5(db)
 
 
@@ -65,6 +67,14 @@ def _name_of(driver: Any) -> str:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
         return str(package)
+
+
+def _scan() -> Finding:
+    """How searches of tables in memory are computed; either way is exact."""
+    library = load()
+    if library is None:
+        return Finding("exact scan", f"without native code: {why_not()}")
+    return Finding("exact scan", f"native, by {library.kind}")
 
 
 def _simd(debug: str) -> str:

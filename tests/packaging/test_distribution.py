@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import aiovec
+from aiovec_sqlite.copies.kernel.build import DIGEST, LIBRARY, compilers
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("src", "adapters", "migrate")
@@ -52,7 +53,10 @@ def package_files() -> set[str]:
         file.relative_to(folder.parent).as_posix()
         for folder in packages()
         for file in folder.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc"
+        if file.is_file()
+        and "__pycache__" not in file.parts
+        and file.suffix != ".pyc"
+        and file not in (LIBRARY, DIGEST)  # made by the build, where there is a compiler
     }
 
 
@@ -82,7 +86,35 @@ def test_the_packages_are_found() -> None:
 def test_the_wheel_holds_every_file_of_every_package_and_no_other(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == package_files()
+    made = {f"aiovec_sqlite/copies/kernel/{file.name}" for file in (LIBRARY, DIGEST)}
+    native = held & made
+    assert held - native == package_files()
+    assert native in (set(), made)
+    # One wheel serves all Pythons: it holds nothing that was compiled for one of them.
+    assert wheel.stem.endswith("-py3-none-any") is not bool(native)
+    assert "-py3-none-" in wheel.stem
+    assert bool(native) is bool(compilers())
+
+
+def test_a_machine_without_a_compiler_builds_it_too(built: Path, tmp_path: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", str(source)]
+    environment = {**os.environ, "CC": str(tmp_path / "no compiler")}
+    done = subprocess.run(
+        [*command], check=False, capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "built without its native scan" in done.stdout + done.stderr
+    (found,) = (source / "dist").glob("*.whl")
+    assert found.stem.endswith("-py3-none-any")
+    environment["AIOVEC_NATIVE"] = "require"
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode != 0
 
 
 def test_every_package_is_typed() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 
@@ -31,6 +31,8 @@ from .segments import Segment
 # Rows that a thread takes at once where two share a scan, and codes below which one is quicker.
 _PIECE = 8192
 _WORTH_SHARING = 2_000_000
+# Products of codes after which a scan looks whether it is still wanted: some 50 ms.
+_WITHOUT_BREAK = 4_000_000_000
 # Room for what a query finds, beside some for each row that it wants.
 _ROOM, _ROOM_FOR_EACH = 256, 24
 # The scan wants room for as many rows as it compares at once.
@@ -49,19 +51,25 @@ def scan_natively(
     masks: _Masks,
     metric: Metric,
     helper: Executor | None,
+    check: Callable[[], None],
 ) -> list[tuple[Int64Array, Float64Array]]:
     """Return for each query the ids of all rows that may be among its nearest, and the most that
-    their values can be; the likeliest first."""
+    their values can be; the likeliest first.
+
+    ``check`` is called now and then, and ends the scan by raising.
+    """
     call = _Call(library, segments, queries, wanted, masks, metric)
     if helper is None or call.rows * call.dim < _WORTH_SHARING:
         whole = _Part(call)
-        whole.look_through([(number, 0, one.count) for number, one in enumerate(call.segments)])
+        for some in call.runs():
+            check()
+            whole.look_through(some)
         return call.settled([whole])
     pieces = call.pieces()
     mine, other = _Part(call), _Part(call)
     helping = helper.submit(other.look_through_some, pieces)
     try:
-        mine.look_through_some(pieces)
+        mine.look_through_some(pieces, check)
     finally:
         pieces.clear()  # the helper ends with what it has
         helping.result()
@@ -98,6 +106,19 @@ class _Call:
             self._masks = [
                 [None if mask is None else mask[number] for mask in masks] for number in alive
             ]
+
+    def runs(self) -> Iterator[list[_Piece]]:
+        """The segments, as many at once as are looked through without a break."""
+        some: list[_Piece] = []
+        work = 0
+        for number, one in enumerate(self.segments):
+            some.append((number, 0, one.count))
+            work += one.count * self.dim * len(self.queries)
+            if work > _WITHOUT_BREAK:
+                yield some
+                some, work = [], 0
+        if some:
+            yield some
 
     def pieces(self) -> deque[_Piece]:
         """The segments in pieces, which threads take as they come to them."""
@@ -174,10 +195,13 @@ class _Part:
         self._found = np.empty(0, dtype=np.int64)
         self._grow(min(room, count * call.rows) + count * _TILE)
 
-    def look_through_some(self, pieces: deque[_Piece]) -> None:
+    def look_through_some(
+        self, pieces: deque[_Piece], check: Callable[[], None] = lambda: None
+    ) -> None:
         """Look through pieces until none is left."""
         with suppress(IndexError):
             while True:
+                check()
                 self.look_through([pieces.popleft()])
 
     def look_through(self, pieces: Sequence[_Piece]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -239,21 +239,29 @@ class Candidates:
 
 
 def candidates(
-    state: State, asked: Sequence[Asked], metric: Metric, workspace: Workspace, *, alone: bool
+    state: State,
+    asked: Sequence[Asked],
+    metric: Metric,
+    workspace: Workspace,
+    *,
+    alone: bool,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Candidates]:
     """For each query all rows that may be among its nearest, and some more.
 
-    ``alone`` tells that a second core has nothing else to do.
+    ``alone`` tells that a second core has nothing else to do; ``check`` raises where nobody waits
+    for the answer any more.
     """
     helper = workspace.helper if alone and len(asked) <= _FEW_QUERIES else None
     if (library := load()) is not None:
         found = scan_natively(
             library, state.segments, [one.query for one in asked], [one.wanted for one in asked],
-            [one.masks for one in asked], metric, helper,
+            [one.masks for one in asked], metric, helper, check,
         )  # fmt: skip
         return [Candidates(rowids, most) for rowids, most in found]
     scan = _Scan(asked, metric, workspace)
     for block, products in _products(_blocks(state.segments, scan.most_rows), scan, helper):
+        check()
         scan.add(block, products)
     return scan.finish()
 

@@ -351,7 +351,8 @@ class Batch:
                 encode_queries(np.stack(vectors), metric), mine, scan.masks, strict=True
             )
         ]
-        return candidates(scan.state, asked, metric, workspace, alone=self._alone)
+        check = self._snapshot.ticket.check
+        return candidates(scan.state, asked, metric, workspace, alone=self._alone, check=check)
 
 
 def _sought(scan: _Scan, queries: Sequence[VectorQuery], oversample: float) -> list[Sought]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from aiovec_sqlite.copies import native as native_scan
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import KINDS, Library
 from aiovec_sqlite.copies.native import scan_natively
+from aiovec_sqlite.copies.scan import Asked, Workspace, candidates
+from aiovec_sqlite.copies.segments import State
 
 
 @pytest.fixture(params=KINDS)
@@ -31,8 +35,9 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 def check(library: Library, case: Case, helper: ThreadPoolExecutor | None = None) -> None:
     found = scan_natively(
-        library, case.segments, case.queries, case.wanted, case.masks, case.metric, helper
-    )
+        library, case.segments, case.queries, case.wanted, case.masks, case.metric, helper,
+        lambda: None,
+    )  # fmt: skip
     assert len(found) == len(case.queries)
     for (rowids, most), wanted in zip(found, expected(case), strict=True):
         assert set(rowids.tolist()) == set(wanted)
@@ -95,3 +100,75 @@ def test_no_rows_and_no_segments(library: Library) -> None:
     case = random_case(rng)
     empty = Case([], case.queries, case.wanted, [None] * len(case.queries), case.metric)
     check(library, empty)
+
+
+def test_a_scan_that_nobody_waits_for_ends(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_scan, "_WITHOUT_BREAK", 1)
+    monkeypatch.setattr(native_scan, "_WORTH_SHARING", 0)
+    rng = np.random.default_rng(4)
+    case = random_case(rng)
+    while len(case.segments) < 3 or any(one.count == one.dead for one in case.segments):
+        case = random_case(rng)
+    left = 0
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TimeoutError
+
+    with ThreadPoolExecutor(1) as pool:
+        for helper, left in ((None, 1), (pool, 0)):  # noqa: B007 - check counts it down
+            with pytest.raises(TimeoutError):
+                scan_natively(
+                    library, case.segments, case.queries, case.wanted, case.masks, case.metric,
+                    helper, check,
+                )  # fmt: skip
+
+
+def test_a_library_that_is_damaged_or_missing(tmp_path: Path) -> None:
+    """A file that is cut short would end the process that loads it."""
+    if not native.LIBRARY.exists():
+        pytest.skip(native.why_not())
+    whole = native.LIBRARY.read_bytes()
+    library, digest = tmp_path / native.LIBRARY.name, tmp_path / native.DIGEST.name
+    with pytest.raises(native.UnusableError, match="was not compiled"):
+        native.opened("", library, digest)
+    digest.write_bytes(native.DIGEST.read_bytes())
+    for made in (b"", whole[:1000], whole[:-1], whole[:-1] + b"?", b"no library"):
+        library.write_bytes(made)
+        with pytest.raises(native.UnusableError, match="damaged"):
+            native.opened("", library, digest)
+    library.write_bytes(b"no library")
+    digest.write_text(hashlib.sha256(b"no library").hexdigest())
+    with pytest.raises(native.UnusableError, match="cannot be loaded"):
+        native.opened("", library, digest)
+    library.write_bytes(whole)
+    digest.write_bytes(native.DIGEST.read_bytes())
+    assert native.opened("", library, digest).kind
+    with pytest.raises(native.UnusableError, match=r"AIOVEC_SCAN=sse9 .* it has portable"):
+        native.opened("sse9", library, digest)
+    with pytest.raises(native.UnusableError, match="AIOVEC_SCAN=off"):
+        native.opened("off", library, digest)
+
+
+def test_candidates_are_the_same_without_it(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a machine without a compiler."""
+    workspace = Workspace(helpers=0)
+    for seed in range(200, 230):
+        case = random_case(np.random.default_rng(seed))
+        state = State(1, tuple(one for one in case.segments if one.count))
+        masks = [None if mask is None else [m for m in mask if len(m)] for mask in case.masks]
+        asked = [Asked(*one) for one in zip(case.queries, case.wanted, masks, strict=True)]
+        if case.metric == "l2":  # whose offsets the other way adds in float32
+            continue
+        both = []
+        for chosen in (library.kind, native.OFF):
+            monkeypatch.setenv(native.VARIABLE, chosen)
+            found = candidates(state, asked, case.metric, workspace, alone=False)
+            both.append([set(one.rowids.tolist()) for one in found])
+        assert both[0] == both[1], seed

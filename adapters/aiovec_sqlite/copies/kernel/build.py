@@ -1,4 +1,4 @@
-"""Compile the scan: ``python -m aiovec_sqlite.copies.kernel.build``.
+"""Compile the scan: ``python adapters/aiovec_sqlite/copies/kernel/build.py``.
 
 The build of the package does it, and any machine with a compiler can. No Python is needed by what
 comes out, so one library serves every version of it.
@@ -23,7 +23,7 @@ LIBRARY = HERE / f"_scan{SUFFIX}"
 # A file that is cut short or altered would end the process that loads it, so it is compared first.
 DIGEST = HERE / f"_scan{SUFFIX}.sha256"
 _GNU = ("-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
-# Contracted products would differ from one processor to the next; the bound allows either.
+# Seconds that a compiler may take.
 _LIMIT = 300.0
 
 

@@ -81,7 +81,7 @@ def load() -> Library | None:
 def why_not() -> str:
     """Return the reason why there is none to load, in words; "" if there is one."""
     try:
-        _open(os.environ.get(VARIABLE, ""), LIBRARY, DIGEST)
+        opened(os.environ.get(VARIABLE, ""), LIBRARY, DIGEST)
     except UnusableError as exc:
         return str(exc)
     return ""
@@ -90,7 +90,7 @@ def why_not() -> str:
 @lru_cache(maxsize=8)
 def _loaded(wanted: str) -> Library | None:
     try:
-        return _open(wanted, LIBRARY, DIGEST)
+        return opened(wanted, LIBRARY, DIGEST)
     except UnusableError as exc:
         # Nobody is warned of what they chose, or of a machine without a compiler.
         if LIBRARY.exists() and wanted != OFF:
@@ -98,7 +98,11 @@ def _loaded(wanted: str) -> Library | None:
         return None
 
 
-def _open(wanted: str, library: Path, digest: Path) -> Library:
+def opened(wanted: str, library: Path, digest: Path) -> Library:
+    """Return the library at a path, with the kind of scan that is wanted; "" is the fastest.
+
+    UnusableError where it cannot be used, or is not what ``digest`` says.
+    """
     if wanted == OFF:
         raise UnusableError(f"{VARIABLE}={OFF} says so")
     try:
@@ -108,10 +112,10 @@ def _open(wanted: str, library: Path, digest: Path) -> Library:
     if hashlib.sha256(made).hexdigest() != expected:
         raise UnusableError(f"{library.name} is damaged; install the package again")
     try:
-        opened = ctypes.CDLL(str(library))
-        version, kinds = opened.aiovec_scan_version, opened.aiovec_scan_kinds
+        functions = ctypes.CDLL(str(library))
+        version, kinds = functions.aiovec_scan_version, functions.aiovec_scan_kinds
         version.restype = kinds.restype = ctypes.c_int64
-        scan, settle = opened.aiovec_scan, opened.aiovec_scan_settle
+        scan, settle = functions.aiovec_scan, functions.aiovec_scan_settle
     except (OSError, AttributeError) as exc:
         raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
     if version() != _VERSION:
