@@ -47,10 +47,14 @@ def build(to: Path = LIBRARY) -> Path:
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".scan-") as room:
         made = Path(room) / to.name
         for compiler in compilers():
-            done = subprocess.run(
-                _command(compiler, made), capture_output=True, text=True, cwd=room,
-                timeout=_LIMIT, check=False,
-            )  # fmt: skip
+            try:
+                done = subprocess.run(
+                    _command(compiler, made), capture_output=True, text=True, cwd=room,
+                    timeout=_LIMIT, check=False,
+                )  # fmt: skip
+            except (OSError, subprocess.TimeoutExpired) as exc:
+                reasons.append(f"{compiler[0]} failed ({exc})")
+                continue
             if not done.returncode and made.exists():
                 digest = hashlib.sha256(made.read_bytes()).hexdigest()
                 (made.parent / "digest").write_text(f"{digest}\n")
