@@ -102,8 +102,10 @@ ONCE = (
     "tests/sqlite/copies/test_bound.py",
     "tests/sqlite/copies/test_extreme.py",
     "tests/sqlite/copies/test_memory.py",
+    "tests/sqlite/copies/test_native_scan.py",
     "tests/sqlite/copies/test_partitions.py",
     "tests/sqlite/copies/test_prefix.py",
+    "tests/sqlite/copies/test_scan_program.py",
     "tests/sqlite/test_fork.py::test_a_fork_amid_allocations_of_sqlite",  # SQLite's own mutexes
     "tests/sqlite/test_missing_rows.py",
     "tests/sqlite/test_near_duplicates.py",
