@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -85,3 +86,25 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     }
     assert named
     assert named <= defined, f"not there: {sorted(named - defined)}"
+
+
+def test_the_reference_has_every_method_and_every_error() -> None:
+    page = (ROOT / "docs/REFERENCE.md").read_text(encoding="utf-8")
+    _, _, methods = page.partition("\n## Methods of a store\n")
+    methods, _, errors = methods.partition("\n## Errors\n")
+    first = "\n".join(re.findall(r"^\| (.+?) \|", methods, re.MULTILINE))
+    public = {name for name in vars(aiovec.VectorStore) if not name.startswith("_")}
+    assert set(re.findall(r"`(\w+)[(`]", first)) == public
+    listed = re.findall(r"^\| `(\w+)`( \\\*)? \|.*\| (.*) \|$", errors, re.MULTILINE)
+    assert [name for name, *_ in listed] == [
+        name
+        for name in re.findall(r"^class (\w+)", inspect.getsource(aiovec.errors), re.MULTILINE)
+        if name != "AiovecError"
+    ]
+    for name, star, facts in listed:
+        kind = getattr(aiovec.errors, name)
+        assert bool(star) == issubclass(kind, ValueError), name
+        if name in ("EmbeddingError", "MigrationError"):  # one has a table of its own
+            continue
+        own = set(re.findall(r"self\.(\w+) =", inspect.getsource(kind)))
+        assert set(re.findall(r"`(\w+)`", facts)) == own, name

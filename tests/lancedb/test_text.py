@@ -296,13 +296,16 @@ async def test_letters_that_lance_folds(store: VectorStore) -> None:
     await store.insert("notes", [
         row("letters", "Straße ærø Łódź", "Ørsted"), row("greek", "Ωμέγα", "Чай й"),
         row("apart", "re\u0301sume\u0301", None), row("two", None, "re sume"),
+        row("signs", "x² nª Ⓐ ﬁx \uff21\uff22", None), row("cases", "İstanbul ΟΔΟΣ", "τέλος"),
     ])  # fmt: skip
     for _ in range(2):
         for query, ids in (
             ("strasse", ["letters"]), ("straße", ["letters"]), ("aero", ["letters"]),
             ("lodz orsted", ["letters"]), ("ωμέγα", ["greek"]), ("ωμεγα", []), ("чаи", []),
             ("résumé", ["apart", "two"]), ("re\u0301sume\u0301", ["apart", "two"]), ("resume", []),
-            ("-résumé re", []),
+            ("-résumé re", []), ("x2", ["signs"]), ("na", ["signs"]), ("a", ["signs"]),
+            ("fix", ["signs"]), ("ab", ["signs"]), ("istanbul", []), ("İstanbul", ["cases"]),
+            ("οδος", []), ("οδοσ", ["cases"]), ("τέλοσ", []), ("τέλος", ["cases"]),
         ):  # fmt: skip
             assert await found(store, query) == ids, query
         await store.optimize("notes")

@@ -702,6 +702,20 @@ async def test_killed_writers(tmp_path: Path) -> None:
         assert check_index(path) == len(there)
 
 
+async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
+    """Each of these is a difference to LanceDB that ``docs/BACKENDS.md`` names."""
+    texts = {"signs": "x² nª Ⓐ ﬁx \uff21\uff22 ß ø", "cases": "İstanbul ΟΔΟΣ", "plain": "other"}
+    async with opened(tmp_path / "s.db") as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", rows(dict(texts)))
+        for query in ("x2", "na", "a", "fix", "ab", "ss", "o"):
+            assert await found(store, query) == [], query
+        for query in ("x²", "nª", "ﬁx", "\uff41\uff42", "ß"):
+            assert await found(store, query) == ["signs"], query
+        for query in ("istanbul", "İSTANBUL", "οδος", "οδοσ"):
+            assert await found(store, query) == ["cases"], query
+
+
 # Without FTS5
 
 
