@@ -13,7 +13,7 @@ from aiovec.backend import DamagedStreamError, read_stream
 from .problems import RequestError
 
 
-def read_table(data: bytes) -> pa.Table:
+def read_table(data: bytes | bytearray) -> pa.Table:
     """Return the rows of an Arrow IPC stream, whose values are not validated yet."""
     try:
         table = read_stream(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,19 +10,25 @@ import pydantic_core
 from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
-from aiovec.backend import in_thread, off_loop
+from aiovec.backend import in_thread
 
 from .bounds import check_rows
 from .call import Call
 from .media import ARROW, JSON, JSON_LINES, answer_type, body_type
 from .pieces import JsonArray, JsonLines, load, rows_in
 from .problems import RequestError
+from .streaming import InParts
 
 # A JSON body up to this many bytes is parsed where it came: under half a millisecond.
 SMALL_BODY = 64 * 1024
 # What a row of an answer takes besides its values, for ``off_loop``.
 _VALUES_A_ROW = 8
 _NUMBERS_A_VALUE = 16
+# As in aiovec's own: what may be done on the event loop, in values that Python code touches.
+LITTLE = 2000
+_ROWS_LET_GO = 500
+# Bytes of an answer that are handed to the connection at once.
+_PART = 256 * 1024
 
 
 class JsonBytes(Response):
@@ -47,7 +53,7 @@ def json_response(value: object, status: int = 200) -> Response:
 async def body_json(call: Call) -> Any:
     """Return the value of a body that has to be JSON."""
     body_type(call, (JSON,))
-    text = await call.request.body()
+    text = await _whole(call)
     return load(text) if len(text) <= SMALL_BODY else await in_thread(load, text)
 
 
@@ -60,7 +66,7 @@ async def body_rows(call: Call) -> Any:
         return await rows_in(call.request.stream(), JsonLines())
     length = call.request.headers.get("content-length", "")
     if length.isdecimal() and len(length) < 9 and int(length) <= SMALL_BODY:
-        rows = load(await call.request.body())
+        rows = load(await _whole(call))
         if type(rows) is not list:
             raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
         check_rows(len(rows))
@@ -70,15 +76,34 @@ async def body_rows(call: Call) -> Any:
 
 async def arrow_body(call: Call) -> pa.Table:
     """Return the table of an Arrow IPC stream. The store validates its values."""
-    table = await in_thread(_table, await call.request.body())
+    table = await in_thread(_table, await _whole(call))
     check_rows(table.num_rows)
     return table
 
 
-def _table(data: bytes) -> pa.Table:
+def _table(data: bytearray) -> pa.Table:
     from .arrow_bodies import read_table
 
     return read_table(data)
+
+
+async def _whole(call: Call) -> bytearray:
+    """Return all of a body, which is not copied at the end."""
+    text = bytearray()
+    async for data in call.request.stream():
+        text += data
+    return text
+
+
+async def release(rows: Any) -> None:
+    """Let go of a body's rows, in steps and in a thread if there are many."""
+    if type(rows) is list and len(rows) > LITTLE:
+        await in_thread(_emptied, rows)
+
+
+def _emptied(rows: list[Any]) -> None:
+    while rows:
+        del rows[-_ROWS_LET_GO:]
 
 
 # Answers
@@ -111,11 +136,16 @@ async def rows_response(
     """Answer with rows: ``{name: [...]}``, or a line or an Arrow row for each, as Accept says."""
     kind = answer_type(call, (JSON, JSON_LINES, ARROW))
     if kind == ARROW:
-        return Response(await in_thread(arrow_bytes, rows.to_arrow), media_type=ARROW)
-    effort = effort_of(rows)
-    if kind == JSON_LINES:
-        return Response(await off_loop(effort, _lines, rows, row), media_type=JSON_LINES)
-    return JsonBytes(await off_loop(effort, _named, name, rows, row))
+        return InParts(await in_thread(arrow_parts, rows), ARROW)
+    pieces = _lines(rows, row) if kind == JSON_LINES else named(name, rows, row)
+    return await json_parts(pieces, effort_of(rows), kind)
+
+
+async def json_parts(pieces: Iterable[bytes], effort: int, kind: str = JSON) -> Response:
+    """Answer with the text that these pieces make up; ``effort`` is that of making them."""
+    if effort <= LITTLE:
+        return Response(b"".join(pieces), media_type=kind)
+    return InParts(await in_thread(_gathered, pieces), kind)
 
 
 def effort_of(rows: Sequence[Hit] | Sequence[Record]) -> int:
@@ -128,23 +158,40 @@ def effort_of(rows: Sequence[Hit] | Sequence[Record]) -> int:
     return len(rows) * (_VALUES_A_ROW + len(first.fields) + numbers)
 
 
-def _named(name: str, rows: Iterable[Any], row: _Row) -> bytes:
-    return b'{"' + name.encode() + b'":' + listed(rows, row) + b"}"
+def named(name: str, rows: Iterable[Any], row: _Row) -> Iterator[bytes]:
+    """Give the text of ``{name: [...]}``, row by row: so other threads get a turn between."""
+    comma = b'{"' + name.encode() + b'":['
+    for one in rows:
+        yield comma + dump(row(one))
+        comma = b","
+    yield b"]}" if comma == b"," else comma + b"]}"
 
 
-def listed(rows: Iterable[Any], row: _Row) -> bytes:
-    """Return rows as a JSON array. Each by itself, so that other threads get a turn between."""
-    return b"[" + b",".join([dump(row(one)) for one in rows]) + b"]"
+def _lines(rows: Iterable[Any], row: _Row) -> Iterator[bytes]:
+    for one in rows:
+        yield dump(row(one)) + b"\n"
 
 
-def _lines(rows: Iterable[Any], row: _Row) -> bytes:
-    return b"".join([dump(row(one)) + b"\n" for one in rows])
+def _gathered(pieces: Iterable[bytes]) -> list[bytes]:
+    """Return a text in parts of some size."""
+    parts: list[bytes] = []
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _PART:
+            parts.append(b"".join(waiting))
+            waiting, size = [], 0
+    parts.append(b"".join(waiting))
+    return parts
 
 
-def arrow_bytes(table: Callable[[], pa.Table]) -> bytes:
-    """Return a table as an Arrow IPC stream."""
-    made = table()
+def arrow_parts(rows: Results[Hit] | Results[Record]) -> list[bytes]:
+    """Return rows as an Arrow IPC stream."""
+    table = rows.to_arrow()
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, made.schema) as writer:
-        writer.write_table(made)
-    return bytes(memoryview(sink.getvalue()))
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    whole = memoryview(sink.getvalue())
+    return [bytes(whole[start : start + _PART]) for start in range(0, len(whole), _PART)]

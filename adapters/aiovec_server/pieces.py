@@ -32,7 +32,7 @@ Rows = list[Any]
 def load(text: bytes | bytearray) -> Any:
     """Return the value of a JSON text."""
     try:
-        return pydantic_core.from_json(bytes(text), allow_inf_nan=False)
+        return pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as exc:
         raise RequestError(400, f"the body is not JSON: {exc}") from exc
 

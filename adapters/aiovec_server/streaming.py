@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from starlette.responses import Response
@@ -51,6 +52,24 @@ class Streamed(Response):
             async for part in rest:
                 await _part(send, part)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class InParts(Response):
+    """An answer that is there, sent in parts at the pace of its client."""
+
+    def __init__(self, parts: Sequence[bytes], media_type: str) -> None:
+        self._parts = deque(parts)
+        self.media_type = media_type
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"content-length": str(sum(map(len, parts)))})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        while self._parts:
+            await _part(send, self._parts.popleft())
+            await asyncio.sleep(0)  # a client that reads fast never has this wait
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _part(send: Send, part: bytes) -> None:

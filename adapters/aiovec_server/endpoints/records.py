@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from ..bodies import body_rows, json_response
+from ..bodies import body_rows, json_response, release
 from ..call import Call
 from ..exporting import ArrowWriter, LinesWriter, Writer, begun, cursor_of
 from ..kinds import COUNT, FLAG, TEXT, TEXTS, Key, Keys, one_of
@@ -55,7 +55,11 @@ async def add_records(call: Call) -> Response:
         raise RequestError(422, "mode=upsert replaces rows always: leave on_conflict out")
     rows = await body_rows(call)
     write = call.store.insert if mode == "insert" else call.store.upsert
-    return json_response({"count": await write(call.table, rows, **options)})
+    try:
+        count = await write(call.table, rows, **options)
+    finally:
+        await release(rows)
+    return json_response({"count": count})
 
 
 @ENDPOINTS.add("GET", "/tables/{table}/records", STREAM, query=EXPORT)

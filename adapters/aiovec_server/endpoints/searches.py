@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from aiovec import RRF, Hit, Results, Tuning, Weighted
-from aiovec.backend import off_loop
 from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
-from ..bodies import JsonBytes, body_json, effort_of, hit_json, listed, rows_response
+from ..bodies import body_json, effort_of, hit_json, json_parts, named, rows_response
 from ..call import Call
 from ..kinds import (
     COUNT,
@@ -120,8 +119,7 @@ async def search_many(call: Call) -> Response:
     options = _options(MANY.of_body(await body_json(call)))
     vectors = _one_of(options, "vectors", "texts")
     found = await call.store.search_many(call.table, vectors, **options)
-    effort = sum(map(effort_of, found))
-    return JsonBytes(await off_loop(effort, _many_json, found))
+    return await json_parts(_many_json(found), sum(map(effort_of, found)))
 
 
 @ENDPOINTS.add(
@@ -216,6 +214,10 @@ async def _answer(call: Call, hits: Results[Hit]) -> Response:
     return await rows_response(call, "hits", hits, hit_json)
 
 
-def _many_json(found: list[Results[Hit]]) -> bytes:
-    results = [b'{"hits":' + listed(hits, hit_json) + b"}" for hits in found]
-    return b'{"results":[' + b",".join(results) + b"]}"
+def _many_json(found: list[Results[Hit]]) -> Iterator[bytes]:
+    yield b'{"results":['
+    for place, hits in enumerate(found):
+        if place:
+            yield b","
+        yield from named("hits", hits, hit_json)
+    yield b"]}"
