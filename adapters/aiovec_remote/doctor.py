@@ -6,9 +6,14 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from aiovec._http.sidecar import SidecarFolder
 from aiovec.backend import Finding, version_of
+from aiovec.errors import AiovecError
+
+from .settings import SCHEME
 
 _CURE = 'pip install "aiovec[remote]"'
 # Seconds until the server has to answer.
@@ -23,7 +28,24 @@ def findings(address: str | None) -> list[Finding]:
         return [package] if package.ok else []
     if not package.ok:
         return [Finding(package.subject, package.value, ok=False, cure=_CURE)]
+    if address.startswith(f"{SCHEME}://"):
+        return [package, _of_sidecar(Path(address.removeprefix(f"{SCHEME}://")))]
     return [package, *_of_server(address)]
+
+
+def _of_sidecar(config: Path) -> Finding:
+    """Tell whether the server of a TOML file runs. None is started by the question."""
+    folder = SidecarFolder.of(config)
+    try:
+        if folder.path.exists():
+            folder.prepare()
+            if folder.is_served() and (server := folder.state()) is not None:
+                told = f"{server.url}, process {server.pid}, log {folder.log}"
+                return Finding("server", told)
+    except (AiovecError, OSError) as exc:
+        cure = "remove the folder .aiovec beside the TOML file, or leave autostart out"
+        return Finding("server", str(exc), ok=False, cure=cure)
+    return Finding("server", "the first connect starts one")
 
 
 def _of_server(address: str) -> Iterator[Finding]:

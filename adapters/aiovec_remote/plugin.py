@@ -73,6 +73,4 @@ class RemotePlugin(BackendPlugin):
     def findings(self, location: Location | None) -> Sequence[Finding]:
         from .doctor import findings
 
-        if location is not None and location.address.startswith(f"{SCHEME}://"):
-            location = None  # looking must start nothing
-        return findings(None if location is None else str(location))
+        return findings(None if location is None else location.address)

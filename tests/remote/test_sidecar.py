@@ -22,6 +22,7 @@ import aiovec
 import aiovec.sync
 from aiovec import AiovecError, ConfigError, Schema
 from aiovec._http.sidecar import Lock, SharedServer, SidecarFolder
+from aiovec.backend import Origin, plugin_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and modes of POSIX")
 
@@ -311,6 +312,22 @@ def test_it_retires_when_the_last_client_is_gone(place: Place) -> None:
     assert folder.retire()
     assert folder.state() is None
     folder.leave()
+
+
+def test_the_doctor_looks_and_starts_nothing(place: Place) -> None:
+    plugin = plugin_of("remote")
+    location = Origin(None, place.config).location()
+    assert plugin.findings(location)[-1].value == "the first connect starts one"
+    assert not place.folder.path.exists()
+    assert place.folder.claim()
+    place.folder.publish(1234, "a secret key")
+    found = plugin.findings(location)[-1]
+    assert found.ok
+    assert f"http://127.0.0.1:1234, process {os.getpid()}" in found.value
+    assert "a secret key" not in found.value
+    place.folder.leave()
+    place.folder.path.chmod(0o777)
+    assert not plugin.findings(location)[-1].ok
 
 
 def test_it_notices_another_file(place: Place) -> None:
