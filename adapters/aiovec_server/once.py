@@ -41,6 +41,13 @@ def key_name(values: Sequence[str]) -> str | None:
     return values[0]
 
 
+def is_retry(value: str) -> bool:
+    """Return whether the header says that the request may have been made before."""
+    if value not in ("0", "1"):
+        raise RequestError(422, f"the header {RETRY_HEADER} has to be 0 or 1")
+    return value == "1"
+
+
 class WriteKeys:
     """The keys of the requests that came to one app."""
 
@@ -69,7 +76,7 @@ class WriteKeys:
             return await act(request)
         while (running := self._running.get(name)) is not None:
             await asyncio.wait([running])
-        retried = name in self._seen or request.headers.get(RETRY_HEADER, "0") != "0"
+        retried = name in self._seen or is_retry(request.headers.get(RETRY_HEADER, "0"))
         ended = self._running[name] = asyncio.get_running_loop().create_future()
         maybe_done = True
         try:

@@ -120,6 +120,12 @@ async def test_two_keys_are_none(client: httpx.AsyncClient) -> None:
     assert answer.status_code == 422
 
 
+async def test_a_retry_is_0_or_1(client: httpx.AsyncClient) -> None:
+    for value, status in (("yes", 422), ("", 422), ("0", 200), ("1", 200)):
+        answer = await insert(client, "a", key="k", **{"Idempotency-Retry": value})
+        assert answer.status_code == status, value
+
+
 async def test_the_longest_key(client: httpx.AsyncClient) -> None:
     assert (await insert(client, "a", key="~" * 200)).json() == {"count": 1}
     assert (await insert(client, "a", key="~" * 200)).json() == {"count": 1}

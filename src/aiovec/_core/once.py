@@ -113,12 +113,13 @@ async def has_rows(backend: Backend, handle: TableHandle, rows: pa.Table) -> boo
 
 def _are_same(rows: pa.Table, ids: list[str], found: StoredRows, schema: Schema) -> bool:
     from .._arrow import payload_texts, to_matrix
+    from .._input.columns import python_values
 
     place = {id: number for number, id in enumerate(found.ids)}
     order = [place[id] for id in ids]
     for name in schema.fields:
         stored = found.fields[name]
-        if rows.column(name).to_pylist() != [stored[number] for number in order]:
+        if list(python_values(rows.column(name))) != [stored[number] for number in order]:
             return False
     if found.payloads is not None:
         payloads = found.payloads

@@ -12,11 +12,13 @@ import pytest
 
 from .._core.conditions import Conditions, under
 from .._core.keys import WriteKey
+from .._core.once import has_rows
 from .._core.schema import Field
 from .._core.store import VectorStore
+from .._input.rows import to_table
 from ..errors import DuplicateIdError, InvalidArgumentError, TableNotFoundError
 from .base import ContractBase, case
-from .values import DIM, SMALL, small_rows
+from .values import DIM, EVERY_KIND, SMALL, rows_of_every_kind, small_rows
 
 Call = Callable[[VectorStore], Awaitable[Any]]
 
@@ -233,6 +235,22 @@ class OnceContract(ContractBase):
             await asyncio.wait([task])
             assert await insert(number) == 3
         assert await notes.count("notes") == 70
+
+    async def test_rows_that_are_there_are_known_again(self, store: VectorStore) -> None:
+        """Of a backend that keeps no keys: what tells that a repeated insert was done."""
+        await store.create_table("notes", EVERY_KIND)
+        rows = to_table(rows_of_every_kind(40), EVERY_KIND)
+        await store.insert("notes", rows)
+        backend = store._follower.engine.backend
+        handle = await backend.open_table("notes")
+        assert await has_rows(backend, handle, rows)
+        assert await has_rows(backend, handle, rows.take(list(range(39, -1, -3))))
+        for name, field in EVERY_KIND.fields.items():
+            with case(name):
+                other = rows.column(name).take([*range(1, 40), 0])
+                place = rows.schema.get_field_index(name)
+                changed = rows.set_column(place, rows.schema.field(place), other)
+                assert not await has_rows(backend, handle, changed), field
 
     async def test_reads_under_a_key_are_reads(self, notes: VectorStore) -> None:
         self.need(notes, "once")
