@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pydantic_core
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from aiovec import VectorStore
-from aiovec.backend import Problem, problem_of
+from aiovec.backend import Problem, in_thread, problem_of
 from aiovec.errors import AiovecError
 
 LOG = logging.getLogger("aiovec.server")
@@ -34,7 +35,7 @@ def response_of(error: AiovecError | RequestError, store: VectorStore | None = N
     if isinstance(error, AiovecError):
         found = problem_of(error, () if store is None else (store.target,))
         if found.status >= _SERVER_ERROR:
-            LOG.error("status %d: %s", found.status, type(error).__name__, exc_info=error)
+            return _LoggedResponse(found, error)
         return _response(found)
     problem = Problem.plain(error.status, error.detail)
     if not error.accepted:
@@ -50,3 +51,22 @@ def _response(
 ) -> Response:
     body = problem.body() if more is None else pydantic_core.to_json({**problem.to_dict(), **more})
     return Response(body, problem.status, {**problem.headers(), **(headers or {})})
+
+
+class _LoggedResponse(Response):
+    """The answer to an error of the server, which is logged first: the answer hides its cause."""
+
+    def __init__(self, problem: Problem, error: AiovecError) -> None:
+        super().__init__(problem.body(), problem.status, problem.headers())
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # In a thread, for a log may be a file or a pipe.
+        await in_thread(self._log, scope.get("state", {}).get("request_id", ""))
+        await super().__call__(scope, receive, send)
+
+    def _log(self, request: str) -> None:
+        name = type(self._error).__name__
+        LOG.error(
+            "request %s: status %d, %s", request, self.status_code, name, exc_info=self._error
+        )
