@@ -1,4 +1,4 @@
-"""A browser and servers for the tests of the page, each started once for a module."""
+"""A browser and servers for the tests of the page, each started once."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class Served:
             self._process = None
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
-    """Start servers that end with the module."""
+    """Start servers that end with the tests of this process."""
     with contextlib.ExitStack() as stack:
 
         def start(*options: str, env: Mapping[str, str] | None = None) -> Served:
@@ -90,7 +90,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         yield start
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(serve: Callable[..., Served]) -> Served:
     """The server that most tests look at. It allows the page to write."""
     if CHROMIUM is None:
@@ -98,9 +98,9 @@ def served(serve: Callable[..., Served]) -> Served:
     return serve("allow-writes")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """Chromium, once for a module."""
+    """Chromium, once for all tests of this process."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     playwright = pytest.importorskip("playwright.async_api")
@@ -137,7 +137,7 @@ class Watch:
             self.errors.append(f"console: {text}")
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, served: Served) -> AsyncIterator[Page]:
     """A new page at the server. Nothing may go on in it that must not."""
     context = await browser.new_context(base_url=served.url, reduced_motion="reduce")

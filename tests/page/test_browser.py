@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.page.conftest import Served
 
 expect = playwright.expect
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 VIEWS = {
     "tables": "#/",
@@ -253,6 +253,8 @@ class TestViews:
         await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         await expect(page).to_have_url(re.compile("#/t/plain$"))
         await expect(page.locator("[data-status]")).to_have_text("Rows 1\u20134 of 4")
+        row = {"id": "p4", "embedding": [4, 16, 1], "n": 4}
+        assert (await page.request.post("/tables/plain/records", data=[row])).ok
 
     async def test_optimizing(self, page: Page) -> None:
         await visit(page, "#/t/plain/details")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.page.conftest import Served
 
 expect = playwright.expect
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\u0007\n]")
 
@@ -101,11 +101,18 @@ async def test_the_map(page: Page) -> None:
 
 
 async def test_deleting_a_row_whose_id_looks_like_a_folder(page: Page) -> None:
-    await page.goto("#/t/hostile/row/..")
-    await page.get_by_role("button", name="Delete row").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    await expect(page.locator("tbody tr")).to_have_count(len(HOSTILE_IDS) - 1)
-    await expect(page.locator("tbody a[href='#/t/hostile/row/.']")).to_have_count(1)
+    table = {"name": "folders", "schema": {"dim": 2}}
+    assert (await page.request.post("/tables", data=table)).ok
+    rows = [{"id": id, "embedding": [1, 0]} for id in (".", "..", "...")]
+    assert (await page.request.post("/tables/folders/records", data=rows)).ok
+    try:
+        await page.goto("#/t/folders/row/..")
+        await page.get_by_role("button", name="Delete row").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await expect(page.locator("tbody tr")).to_have_count(2)
+        await expect(page.locator("tbody a[href='#/t/folders/row/.']")).to_have_count(1)
+    finally:
+        await page.request.delete("/tables/folders?confirm=folders")
 
 
 ADDRESSES = [

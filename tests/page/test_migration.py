@@ -102,7 +102,7 @@ PROGRESS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 class TestView:
     async def show(self, page: Page, **found: Any) -> None:
         async def answer(route: Route) -> None:
