@@ -6,6 +6,7 @@ first, so that a crash or a hang can be told; ``… FOLDER SEED COUNT FIRST`` be
 
 from __future__ import annotations
 
+import csv
 import faulthandler
 import json
 import random
@@ -22,7 +23,7 @@ import pyarrow.feather as feather
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from aiovec import AiovecError
+from aiovec import AiovecError, Schema
 from aiovec._transfer import open_input
 from aiovec._transfer.foreign import reading
 from aiovec._transfer.sifting import sift
@@ -47,6 +48,10 @@ _NUMBERS = (
     2**63 - 1,
     2**64 - 1,
 )
+
+
+# What is read beside a file, and mutated as well.
+_BESIDE = {"matrix.npy": "matrix.jsonl", "typed.csv": "typed.schema.json"}
 
 
 def table() -> pa.Table:
@@ -78,11 +83,27 @@ def corpora(folder: Path) -> dict[str, bytes]:
     np.save(folder / "matrix.npy", np.ones((ROWS, DIM), "f4"))
     (folder / "matrix.jsonl").write_text("\n".join(lines), "utf-8")
     np.savez(folder / "archive.npz", a=np.ones((ROWS, DIM), "f4"))
+    _comma_separated(rows, folder)
     _databases(folder)
     return {
         path.name: path.read_bytes() for path in sorted(folder.iterdir())
-        if path.name != "matrix.jsonl"
+        if path.name not in _BESIDE.values()
     }  # fmt: skip
+
+
+def _comma_separated(rows: pa.Table, folder: Path) -> None:
+    """A file whose columns are texts, and one whose columns a schema names."""
+    schema = Schema(DIM, fields={"lang": str, "tags": list[str], "year": int})
+    (folder / "typed.schema.json").write_text(schema.to_json(), "utf-8")
+    for name in ("plain.csv", "typed.csv"):
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, quoting=csv.QUOTE_MINIMAL)
+            writer.writerow(rows.column_names)
+            for row in rows.to_pylist():
+                writer.writerow(
+                    json.dumps(value) if isinstance(value, (list, dict)) else value
+                    for value in row.values()
+                )
 
 
 def _databases(folder: Path) -> None:
@@ -214,6 +235,10 @@ def hostile(folder: Path) -> Iterator[tuple[str, Callable[[Path], Any]]]:
     deep = {b"aiovec.schema": b"[" * 100_000}
     schema = table().schema.with_metadata(deep)
     yield "deep.parquet", lambda path: pq.write_table(table().cast(schema), path)
+    yield "cell.csv", lambda path: path.write_bytes(b'id,embedding\n"' + b"x" * (20 * 2**20))
+    yield "header.csv", lambda path: path.write_bytes(b"," * (20 * 2**20))
+    yield "columns.csv", lambda path: path.write_bytes(b"id,embedding" + b",a" * 10**6 + b"\n")
+    yield "deep.csv", lambda path: path.write_bytes(b"id,embedding\na," + b"[" * 10**6 + b"\n")
     yield "shape.npy", lambda path: _npy(path, "(9223372036854775807, 4)")
     yield "negative.npy", lambda path: _npy(path, "(-1, 4)")
     yield "nested.npy", lambda path: _npy(path, "(" * 4000 + ")" * 4000)
@@ -266,10 +291,11 @@ def main() -> None:
         name = names[case % len(names)]
         path = folder / f"case-{name}"
         path.write_bytes(mutated(originals[name], rng))
-        if name.endswith(".npy"):
-            path.with_suffix(".jsonl").write_bytes(
-                mutated((sound / "matrix.jsonl").read_bytes(), rng)
-            )
+        if beside := _BESIDE.get(name):
+            data = (sound / beside).read_bytes()
+            # A schema that cannot be read would keep the rows from being looked at.
+            spoilt = name.endswith(".npy") or rng.random() < 0.2
+            (folder / f"case-{beside}").write_bytes(mutated(data, rng) if spoilt else data)
         (folder / "case").write_text(f"{seed} {case} {name}", "utf-8")
         outcome = attempt(path, f"{seed} {case} {name}")
         outcomes[outcome] = outcomes.get(outcome, 0) + 1

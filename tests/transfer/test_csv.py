@@ -187,6 +187,24 @@ def test_a_row_that_is_too_long_is_passed_over(size: int, monkeypatch: pytest.Mo
         assert found[2].number == 3 + long.count(b"\n")
 
 
+@pytest.mark.parametrize("size", [1, 5, 2**20])
+def test_a_row_of_too_many_cells_is_passed_over(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "_READ_BYTES", size)
+    monkeypatch.setattr(csv_files, "_MOST_CELLS", 5)
+    assert cells_of(b"1,2,3,4,5\n") == [[b"1", b"2", b"3", b"4", b"5"]]
+    for long in (
+        b"," * 5,
+        b"," * 30,
+        b'"1",' * 30,
+        b"1," * 9 + b'"\n,""",' + b',"x\ny"',
+        b"1," * 9 + b'2"',
+    ):
+        found = list(csv_files.Records(io.BytesIO(b"a,b\n" + long + b"\r\nc,d\n")))
+        assert [record.cells for record in found[::2]] == [[b"a", b"b"], [b"c", b"d"]]
+        assert str(found[1].cells).startswith("the row has more than")
+        assert found[2].number == 3 + long.count(b"\n")
+
+
 def test_random_rows_are_read_as_python_reads_them() -> None:
     import random
 

@@ -45,7 +45,8 @@ def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
         "text.parquet": "refused", "nested.parquet": "refused", "wide.parquet": "refused",
         "rows.parquet": "refused", "line.jsonl": "refused", "deep.jsonl": "refused",
         "list.jsonl": "refused", "deep.parquet": "refused", "shape.npy": "refused",
-        "negative.npy": "refused", "nested.npy": "refused",
+        "cell.csv": "refused", "header.csv": "refused", "columns.csv": "refused",
+        "deep.csv": "refused", "negative.npy": "refused", "nested.npy": "refused",
     }  # fmt: skip
 
 

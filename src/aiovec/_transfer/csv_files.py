@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
@@ -29,6 +30,8 @@ _QUOTED = rb'"([^"]*+(?:""[^"]*+)*+)"'
 _CELL = re.compile(rb'(?:%s|((?!")[^,\r\n]*+))(,|%s|\Z)' % (_QUOTED, _END))
 _QUOTED_CELL = re.compile(_QUOTED)
 _LINE_END = re.compile(_END)
+# Cells in a row that are not quoted, each with its comma.
+_PLAIN_CELLS = re.compile(rb'(?:(?!")[^,\r\n]*+,)*+')
 _CELL_END = re.compile(rb"," + b"|" + _END)
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # pandas writes whole numbers with gaps as 1.0
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
@@ -111,10 +114,11 @@ class CsvFile(JsonLines):
                 "give it one, or write the file without the column",
                 file=str(self._path),
             )
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
+            listed = ", ".join(map(repr, twice))
             raise ConfigError(
-                f"{self._path} has several columns of one name ({', '.join(map(repr, twice))}), "
+                f"{self._path} has several columns of one name ({listed:.200}), "
                 "which cannot be told apart; write it again with names of their own",
                 file=str(self._path),
             )
@@ -337,7 +341,9 @@ class Records:
         offset = 0  # of the cell, from the beginning of the row
         while True:
             if offset > LONGEST_LINE:
-                return self._too_long(number, offset)
+                return self._dropped(number, offset, _TOO_LONG)
+            if len(cells) >= _MOST_CELLS:
+                return self._dropped(number, offset, _TOO_MANY)
             cell = _CELL.match(self._buffer, self._at + offset)
             if cell is None:
                 quoted = _QUOTED_CELL.match(self._buffer, self._at + offset)
@@ -356,20 +362,25 @@ class Records:
                 self._pass(cell.end())
                 return Record(number, cells if offset <= LONGEST_LINE else _TOO_LONG, offset)
             if len(self._buffer) - self._at - offset > LONGEST_LINE:
-                return self._too_long(number, offset)
+                return self._dropped(number, offset, _TOO_LONG)
             if not self._more() and cell is None:
                 self._pass(len(self._buffer))
                 return Record(number, "a quote is opened and never closed, to the file's end", 0)
 
-    def _too_long(self, number: int, offset: int) -> Record:
+    def _dropped(self, number: int, offset: int, reason: str) -> Record:
         """Pass over the rest of a row without holding it, from the beginning of a cell."""
         self._pass(self._at + offset)
         while self._at < len(self._buffer) or self._more():
+            plain = _PLAIN_CELLS.match(self._buffer, self._at)
+            if plain is not None:
+                self._pass(plain.end())
+                if self._at == len(self._buffer):
+                    continue  # a quote may come next
             if self._buffer.startswith(b'"', self._at):
                 self._skip_quoted()
             if self._skip_to(_CELL_END) != b",":
                 break
-        return Record(number, _TOO_LONG, 0)
+        return Record(number, reason, 0)
 
     def _skip_quoted(self) -> None:
         self._pass(self._at + 1)
@@ -404,4 +415,6 @@ class Records:
         return self._more()
 
 
+_MOST_CELLS = 2**16
 _TOO_LONG = f"the row is longer than {LONGEST_LINE:,} bytes"
+_TOO_MANY = f"the row has more than {_MOST_CELLS:,} cells"
