@@ -40,11 +40,28 @@ class OverHttp(BackendContract):
 
 class TestRemoteSqlite(OverHttp):
     kind = "sqlite"
+    # The store asks its backend again and again, and computes the rest by itself.
+    slow = frozenset({
+        "test_groups", "test_groups_far_down_the_ranking", "test_groups_of_what_is_selected",
+        "test_hybrid_fuses_the_two_searches", "test_large_keyword_searches",
+    })  # fmt: skip
 
 
 class TestRemoteLancedb(OverHttp):
     kind = "lancedb"
     deviations = DEVIATIONS
+    # What client and server do with a call is the same for every store, and what LanceDB does with
+    # it the same for every client.
+    shown_elsewhere = (
+        "CancellationContract.", "ChoosingContract.", "ConcurrencyContract.", "EmbeddingContract.",
+        "FilteringContract.", "HybridContract.", "LargeCallsContract.", "LoopsContract.",
+        "ModelsContract.", "MovingContract.", "NamesContract.", "NullableVectorsContract.",
+        "ReadingContract.", "RowFormsContract.", "TextContract.",
+    )  # fmt: skip
+    here_too = frozenset(
+        {"test_queries", "test_highlights", "test_a_cancelled_export_frees_its_snapshot"}
+    )
+    slow = frozenset({"test_state_machine"})
 
 
 del OverHttp
