@@ -38,6 +38,23 @@ READING_CALLS = frozenset(
     """.split()
 )
 
+# POST /backend/...: the calls that take as long as their table is large. Their client waits, as it
+# would for a store of its own, and a retry would only begin again.
+LONG_CALLS = frozenset(
+    """
+    add_field create_field_index create_index drop_field drop_field_index drop_index drop_table
+    optimize rename_field rename_table restore stats
+    """.split()
+)
+
+
+def may_take_long(method: str, path: str) -> bool:
+    """Return whether no timeout ends a request, but its client going away."""
+    match path.split("/"):
+        case ["", "backend", call]:
+            return method == "POST" and call in LONG_CALLS
+    return False
+
 
 def access_of(method: str, path: str) -> Access:
     """Return what a request needs. The path is decoded, as the router compares it."""

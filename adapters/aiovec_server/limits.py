@@ -7,7 +7,7 @@ from collections import deque
 
 from aiovec.backend import Problem, ServerSettings
 
-from .access import Access, access_of
+from .access import Access, access_of, may_take_long
 from .asgi import (
     App,
     Message,
@@ -32,6 +32,9 @@ _QUEUE = 64
 """Calls that wait for a turn; the next ones are told to come again."""
 _QUEUE_SECONDS = 2.0
 _RETRY_SECONDS = 1
+
+_LONG = 30 * 86_400.0
+"""Seconds that an index build, or another long call of a remote backend, may take."""
 
 _PACE = 16 * 1024
 """Bytes a second that a body has to come with. A client that sends slower holds a turn for long."""
@@ -109,7 +112,8 @@ class Limits:
         counted = access_of(scope["method"], path_of(scope)) is not Access.NONE
         body = _Body(self, answer, receive, length)
         token = BOUNDS.set(self._bounds)
-        watch = Watch(self._timeout, body.receive, has_body=length != 0)
+        long = may_take_long(scope["method"], path_of(scope))
+        watch = Watch(_LONG if long else self._timeout, body.receive, has_body=length != 0)
         try:
             async with watch:
                 if counted and not await self._turns.take():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 import aiovec
+import aiovec_remote
 from aiovec.backend import ServerSettings
 from aiovec_server import create_app
 from aiovec_server import limits as limits_module
+from aiovec_server.access import LONG_CALLS
 from aiovec_server.limits import Limits, Turns
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -286,6 +290,30 @@ async def test_a_call_that_takes_too_long() -> None:
     calls.go_on.set()
     assert await Connection(app, "GET").answered() == 200
     assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+
+async def test_a_long_call_of_a_remote_backend_is_not_late() -> None:
+    calls = Calls(read=False)
+    app = limited(calls, timeout=0.05)
+    late = Connection(app, path="/backend/search")
+    build = Connection(app, path="/backend/create_index")
+    assert await late.answered() == 504
+    answered = asyncio.ensure_future(build.answered())
+    await asyncio.sleep(0.2)
+    calls.go_on.set()
+    assert await answered == 200
+
+
+def test_the_long_calls_are_those_that_a_remote_backend_waits_for() -> None:
+    text = (Path(aiovec_remote.__file__).parent / "backend.py").read_text(encoding="utf-8")
+    calls = [
+        argument.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and any(one.arg == "long" for one in node.keywords)
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
+    ]
+    assert set(calls) == LONG_CALLS
 
 
 async def test_a_call_that_reads_no_body_is_late_too() -> None:
