@@ -60,7 +60,7 @@ def page_routes(own: VectorStore | None, *, allow_writes: bool) -> list[Route]:
             )
 
     async def of_figures(store: VectorStore, request: Request) -> Any:
-        return figures_of(request.scope)
+        return await figures_of(request.scope)
 
     async def migration(store: VectorStore, request: Request) -> Any:
         return await runs.facts(store)

@@ -7,6 +7,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from aiovec.backend import in_thread
+
+from ..access import Access, access_of
+from ..asgi import path_of
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,13 +24,6 @@ KINDS = ("search", "read", "write")
 # Upper bounds of the latencies that are counted together, in seconds: 100 microseconds to two
 # minutes, each 15 % above the one before. So a percentile is at most 15 % too high.
 BOUNDS = tuple(0.0001 * 1.15**n for n in range(101))
-
-_WRITING = frozenset({"delete", "indexes", "optimize", "records", "restore", "update"})
-# Calls of a remote backend that change nothing, besides its searches.
-_READING_CALLS = (
-    "bounds", "changes", "count", "distinct", "exists", "export", "fetch", "find", "get", "index",
-    "open", "ping", "read", "schema", "stats", "tables", "versions",
-)  # fmt: skip
 
 
 class _Point:
@@ -92,7 +90,8 @@ def _columns(points: list[_Point | None], kinds: tuple[str, ...]) -> Mapping[str
     for point in points:
         merged: dict[int, int] = {}
         for kind in kinds:
-            for place, count in () if point is None else point.latencies[kind].items():
+            # In one step: a request may end meanwhile.
+            for place, count in [] if point is None else list(point.latencies[kind].items()):
                 merged[place] = merged.get(place, 0) + count
         counts.append(sum(merged.values()))
         middle.append(_percentile(merged, 0.5))
@@ -113,10 +112,10 @@ def _percentile(counts: Mapping[int, int], share: float) -> float | None:
 _KEY = "aiovec.figures"
 
 
-def figures_of(scope: Scope) -> dict[str, object]:
+async def figures_of(scope: Scope) -> dict[str, object]:
     """Return the figures of the middleware that a request came through."""
     figures: Figures = scope.get(_KEY) or Figures()
-    return figures.to_dict()
+    return await in_thread(figures.to_dict)
 
 
 class FiguresMiddleware:
@@ -127,7 +126,8 @@ class FiguresMiddleware:
         self._figures = Figures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _of_the_page(scope["path"]):
+        path = path_of(scope) if scope["type"] == "http" else "/"
+        if _of_the_page(path):
             scope[_KEY] = self._figures
             await self._app(scope, receive, send)
             return
@@ -146,7 +146,7 @@ class FiguresMiddleware:
             await self._app(scope, receive, watched)
         finally:
             figures.running -= 1
-            kind = kind_of(scope["method"], scope["path"])
+            kind = kind_of(scope["method"], path)
             figures.add(kind, time.perf_counter() - began, failed=status >= 500)
 
 
@@ -156,13 +156,6 @@ def _of_the_page(path: str) -> bool:
 
 def kind_of(method: str, path: str) -> str:
     """Return the kind under which a request is counted."""
-    last = path.rsplit("/", 1)[-1]
-    if "search" in last:
+    if "search" in path.rsplit("/", 1)[-1]:
         return "search"
-    if path.startswith("/backend/"):
-        return "read" if last.startswith(_READING_CALLS) else "write"
-    if method in ("GET", "HEAD", "OPTIONS"):
-        return "read"
-    if method == "DELETE" or last in _WRITING or path == "/tables":
-        return "write"
-    return "read"
+    return "write" if access_of(method, path) is Access.WRITE else "read"

@@ -75,12 +75,12 @@ async def _sample(
     export = store.export(table, select=[], batch_size=_BATCH)
     async with aclosing(export) as batches:  # type: ignore[type-var]  # it is a generator
         async for batch in batches:
-            # Those of this batch among the places 0, step, 2 * step, ...
-            places = range(len(ids), size)
-            chosen = [int(place * step) - walked for place in places]
             column = batch.column("id")
-            ids += [column[n].as_py() for n in chosen if n < batch.num_rows]
-            walked += batch.num_rows
+            end = walked + batch.num_rows
+            # The places are 0, step, 2 * step, ...
+            while len(ids) < size and (place := int(len(ids) * step)) < end:
+                ids.append(column[place - walked].as_py())
+            walked = end
             if len(ids) >= size:
                 break
     return await store.get(table, ids, select=select, include_vector=True)
