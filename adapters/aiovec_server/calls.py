@@ -114,7 +114,7 @@ class BackendCalls:
         self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[str, str],
         body: bytearray,
     ) -> None:  # fmt: skip
-        asked = unpack(headers.get("content-type", ""), body)
+        asked = await off_loop(effort_of_body(body), unpack, headers.get("content-type", ""), body)
         await answer.export(served.export(asked))
 
 

@@ -90,13 +90,14 @@ class _Stores:
 
     async def _open(self, name: str) -> Any:
         import aiovec
+        from aiovec.backend import ServerSettings
         from aiovec_server import create_app
 
         kind, _, place = name.partition("-")
         path = Path(bytes.fromhex(place).decode())
         target = {"sqlite": f"{path}/store.db", "lancedb": f"lancedb://{path}/store"}[kind]
         self._stores[name] = await aiovec.connect(target)
-        return create_app(store=self._stores[name])
+        return create_app(store=self._stores[name], settings=ServerSettings(access_log=False))
 
     async def _close(self, name: str) -> None:
         self._apps.pop(name, None)

@@ -32,6 +32,8 @@ _T = TypeVar("_T")
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
 _LONGEST_STATE = 200
+# More than a user can name, and the id.
+_MOST_ORDERS = 40
 LONGEST_KEY = 200
 _HEX = re.compile("(?:[0-9a-f]{2}){1,64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -91,6 +93,8 @@ def columns_in(facts: Facts, schema: Schema) -> Columns:
     """Return the columns to read, each of which the schema has."""
     given = one_of(facts, "columns", dict)
     names = one_of(given, "fields", list)
+    if len(names) > len(schema.fields):
+        raise InvalidArgumentError("columns", len(names), "distinct fields of the table")
     unknown = [name for name in names if type(name) is not str or name not in schema.fields]
     if unknown or len(set(names)) != len(names):
         raise InvalidArgumentError("columns", names, "distinct fields of the table")
@@ -119,7 +123,10 @@ def ref_in(given: object, schema: Schema, *, lists: bool) -> Ref:
 def orders_in(facts: Facts, schema: Schema) -> list[Order]:
     """Return the keys to sort by, of which the last one tells all rows apart."""
     orders = []
-    for each in one_of(facts, "orderBy", list):
+    listed = one_of(facts, "orderBy", list)
+    if len(listed) > _MOST_ORDERS:
+        raise InvalidArgumentError("orderBy", len(listed), f"at most {_MOST_ORDERS} keys")
+    for each in listed:
         if type(each) is not list or len(each) != 2 or type(each[1]) is not bool:
             raise InvalidArgumentError("orderBy", each, "a pair of a field and a flag")
         orders.append(Order(ref_in(each[0], schema, lists=False), each[1]))
@@ -204,7 +211,8 @@ def field_in(facts: Facts) -> Field:
 def text_query_in(facts: Facts, schema: Schema, columns: Columns, where: Any) -> TextQuery:
     """Return a keyword search; ``where`` is its filter, bound already."""
     searched = text_fields(schema)
-    clauses = tuple(_clause(each, searched) for each in one_of(facts, "clauses", list))
+    listed = one_of(facts, "clauses", list)
+    clauses = tuple(_clause(each, searched) for each in listed[: _MOST_CLAUSES + 1])
     if not any(not clause.excluded for clause in clauses) or len(clauses) > _MOST_CLAUSES:
         raise InvalidArgumentError(
             "clauses", len(clauses), f"1 to {_MOST_CLAUSES:,}, of which one is not excluded"

@@ -86,14 +86,14 @@ class Reads(Part):
         facts = asked.facts
         columns = given.columns_in(facts, schema)
         kinds = []
-        for each in given.one_of(facts, "kinds", list):
+        which = given.one_of(facts, "which", list)
+        for each in given.one_of(facts, "kinds", list)[: len(which) + 1]:
             if type(each) is not dict:
                 raise InvalidArgumentError("kinds", each, "objects")
             where = await self.where(each, schema)
             tuning, exact = given.tuning_in(each, schema.dim), given.one_of(each, "exact", bool)
             kinds.append((given.limit_in(each, "limit"), where, columns, exact, tuning))
         vectors = await off_loop(effort_of(asked.rows), given.vectors_in, asked, schema)
-        which = given.one_of(facts, "which", list)
         if len(which) != len(vectors) or not all(
             type(n) is int and 0 <= n < len(kinds) for n in which
         ):

@@ -68,9 +68,11 @@ def effort_of_body(data: Body) -> int:
 
 
 def effort_of_message(message: Message) -> int:
-    """Return how many values it takes to pack a message that holds few facts beside its rows."""
+    """Return how many values it takes to pack a message whose facts are short, or lists."""
     rows = message.rows
-    return 0 if rows is None else int(rows.get_total_buffer_size()) // (4 * _BYTES_A_VALUE)
+    listed = sum(len(fact) for fact in message.facts.values() if isinstance(fact, list))
+    size = 0 if rows is None else int(rows.get_total_buffer_size())
+    return listed + size // (4 * _BYTES_A_VALUE)
 
 
 def pack(message: Message) -> tuple[str, memoryview]:
