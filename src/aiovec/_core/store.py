@@ -885,15 +885,16 @@ class VectorStore:
         if limit is not None:
             check_count("limit", limit)
 
-        async def count(engine: Engine, handle: TableHandle) -> dict[Value, int]:
+        async def counted(engine: Engine, handle: TableHandle) -> dict[Value, int]:
             ref = value_ref(handle.schema, field, lists=True)
             condition = await self._bind(where, handle.schema)
-            found = await engine.backend.value_counts(handle, ref, condition, limit)
-            operation.returned = len(found)
-            return await off_loop(len(found), _added_up, found)
+            counts = [await engine.backend.value_counts(handle, ref, condition, limit)]
+            operation.returned = count = len(counts[0])
+            # Freed in the thread too, as that of a million takes its time.
+            return await off_loop(count, lambda: _added_up(counts.pop()))
 
         operation = Operation("distinct", table, limit=limit, filtered=where is not None)
-        return await self._on_table(operation, count)
+        return await self._on_table(operation, counted)
 
     async def bounds(
         self, table: str, field: str, where: Where = None
