@@ -23,7 +23,8 @@ def path_of(scope: Scope) -> str:
     """Return the path that the router compares: decoded, without that of an app around this one."""
     path: str = scope["path"]
     root = scope.get("root_path", "")
-    return path[len(root) :] or "/" if root and path.startswith(root) else path
+    within = path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
+    return path[len(root) :] if within else path
 
 
 def state_of_request(scope: Scope) -> MutableMapping[str, Any]:

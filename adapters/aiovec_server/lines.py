@@ -24,6 +24,10 @@ from aiovec.backend import start_thread
 MOST_WAITING = 10_000
 """Lines that wait for the thread. More are dropped, and the next line says how many."""
 
+_GATHERED = 0.05
+"""Seconds in which lines gather before they are written: to wake a thread for each would cost a
+busy server more than the line."""
+
 _AT_END = 2.0
 """Seconds that the process waits at its end for the last lines, if a pipe stalls."""
 
@@ -49,7 +53,7 @@ class Lines:
         found = {"time": _now(), **facts}
         if self._dropped:
             found["dropped"], self._dropped = self._dropped, 0
-        self._waiting.put(json.dumps(found, default=repr) + "\n")
+        self._waiting.put(_ENCODE(found) + "\n")
 
     def flush(self, seconds: float = _AT_END) -> None:
         """Wait until all lines are written."""
@@ -93,6 +97,7 @@ def log_to_stderr() -> None:
 
 
 _FORMATTER = logging.Formatter()
+_ENCODE = json.JSONEncoder(default=repr).encode
 
 
 def _now() -> str:
@@ -106,6 +111,7 @@ def _write(waiting: _Queue, stream: TextIO) -> None:
     descriptor = _descriptor_of(stream)
     while True:
         entries = [waiting.get()]
+        time.sleep(_GATHERED)
         while not waiting.empty():
             entries.append(waiting.get())
         text = "".join(line for line in entries if isinstance(line, str))

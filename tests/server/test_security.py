@@ -19,6 +19,7 @@ from aiovec.backend import ServerSettings
 from aiovec_server import create_app
 from aiovec_server.access import Access, access_of
 from aiovec_server.access_log import AccessLog
+from aiovec_server.asgi import path_of
 from aiovec_server.endpoints import ENDPOINTS
 from aiovec_server.keys import Keys, keys_of
 from aiovec_server.lines import _ALL, Lines, LogHandler
@@ -173,6 +174,22 @@ async def test_each_endpoint_needs_what_it_does(store: aiovec.VectorStore) -> No
     assert {path.split("/")[1] for path in others} == {
         "backend", "metrics", "openapi.json", "page",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "wanted"),
+    [
+        ("", "/tables", "/tables"),
+        ("/app", "/app/tables", "/tables"),
+        ("/app", "/app", ""),
+        ("/app", "/app/", "/"),
+        ("/app", "/apple/tables", "/apple/tables"),
+        ("/app", "/tables", "/tables"),
+        ("/health", "/health/tables", "/tables"),
+    ],
+)
+def test_an_app_around_the_servers(root: str, path: str, wanted: str) -> None:
+    assert path_of({"root_path": root, "path": path}) == wanted
 
 
 def test_each_call_of_the_remote_backend_needs_what_it_does() -> None:

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opentelemetry import context, metrics, propagate, trace
+from opentelemetry import context, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .. import __version__
 
@@ -41,6 +42,9 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 # More does not go into a span.
 _LARGEST = 2**63 - 1
+
+# Not the global propagator: to load that fails where the environment names one that is missing.
+_CALLERS = TraceContextTextMapPropagator()
 
 # A context that is not empty, since an empty one would count as none.
 _NO_CALLER = trace.set_span_in_context(trace.INVALID_SPAN, context.Context())
@@ -154,7 +158,7 @@ class Observer:
             "http.request.method": request.method,
             "url.scheme": request.scheme,
         }
-        caller = propagate.extract(request.caller) if request.caller else None
+        caller = _CALLERS.extract(request.caller) if request.caller else None
         span = self._tracer.start_span(
             request.method, caller, trace.SpanKind.SERVER, attributes=attributes
         )
