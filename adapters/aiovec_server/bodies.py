@@ -27,6 +27,8 @@ _NUMBERS_A_VALUE = 16
 # As in aiovec's own: what may be done on the event loop, in values that Python code touches.
 LITTLE = 2000
 _ROWS_LET_GO = 500
+# Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
+_DEEPEST = 32
 # Bytes of an answer that are handed to the connection at once.
 _PART = 256 * 1024
 
@@ -187,9 +189,17 @@ def _gathered(pieces: Iterable[bytes]) -> list[bytes]:
     return parts
 
 
+def _depth(kind: pa.DataType) -> int:
+    return max((1 + _depth(kind.field(n).type) for n in range(kind.num_fields)), default=0)
+
+
 def arrow_parts(rows: Results[Hit] | Results[Record]) -> list[bytes]:
     """Return rows as an Arrow IPC stream."""
     table = rows.to_arrow()
+    for place, column in enumerate(table.schema):
+        if _depth(column.type) > _DEEPEST:
+            texts = [None if v is None else dump(v).decode() for v in table[place].to_pylist()]
+            table = table.set_column(place, column.name, pa.array(texts, pa.utf8()))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -401,3 +401,30 @@ async def test_an_error_in_the_midst_of_an_export_breaks_it_off(
         assert connection.parts
         assert not connection.whole
         assert b"secret" not in b"".join(connection.parts)
+
+
+@pytest.mark.parametrize("depth", [33, 90, 99])
+async def test_payloads_as_deep_as_a_row_may_have_come_back_in_every_form(depth: int) -> None:
+    deep: Any = 1
+    for n in range(depth):
+        deep = [deep] if n % 40 else {"k": deep}
+    lists: Any = "x"
+    for _ in range(depth):
+        lists = [lists]
+    async with notes() as client:
+        row = {"id": "deep", "embedding": [1, 0, 0], "deep": deep, "lists": lists}
+        await client.ok("POST", "/tables/notes/records", json=[row])
+        for path, body in (
+            ("get", {"ids": ["deep"]}),
+            ("search", {"vector": [1, 0, 0], "filter": "id = 'deep'"}),
+        ):
+            found = await client.ok("POST", f"/tables/notes/{path}", json=body)
+            (one,) = found.get("records") or [hit["fields"] for hit in found["hits"]]
+            assert (one["deep"], one["lists"]) == (deep, lists)
+            answer = await client.post(
+                f"/tables/notes/{path}", json=body, headers={"accept": ARROW["content-type"]}
+            )
+            (one,) = pa.ipc.open_stream(answer.content).read_all().to_pylist()
+            assert (json.loads(one["deep"]), json.loads(one["lists"])) == (deep, lists)
+        rows = await lines_of(client, "/tables/notes/records?filter=id%20%3D%20%27deep%27")
+        assert rows[0]["lists"] == lists

@@ -85,14 +85,16 @@ async def test_large_requests_leave_the_event_loop_to_others(matrix: Any) -> Non
             )
             await store.delete_where("t", "TRUE")
             await call(app, "POST", "/tables/t/records", as_arrow, content_type=ARROW)
+            with own_work():
+                vectors = matrix.tolist()
             for path, body in (
                 ("search", {"vector": vector, "topK": ROWS, "includeVector": True}),
-                ("search_many", {"vectors": matrix[:300].tolist(), "topK": 20}),
+                ("search_many", {"vectors": vectors[:300], "topK": 20}),
                 ("get", {"ids": ids}),
                 ("find", {"limit": ROWS, "includeVector": True}),
                 ("exists", {"ids": ids}),
                 ("distinct", {"field": "id"}),
-                ("set_vectors", {"ids": ids, "vectors": matrix.tolist()}),
+                ("set_vectors", {"ids": ids, "vectors": vectors}),
                 ("delete", {"ids": ids[:-9]}),
             ):
                 with own_work():

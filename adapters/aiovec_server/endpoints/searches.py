@@ -117,8 +117,9 @@ async def search_many(call: Call) -> Response:
     All searches see the same state of the table. The results stand in the order of the vectors.
     """
     options = _options(MANY.of_body(await body_json(call)))
-    vectors = _one_of(options, "vectors", "texts")
-    found = await call.store.search_many(call.table, vectors, **options)
+    vectors: list[Any] = _one_of(options, "vectors", "texts")
+    with _explaining(next((one for one in vectors if type(one) is str), None)):
+        found = await call.store.search_many(call.table, vectors, **options)
     return await json_parts(_many_json(found), sum(map(effort_of, found)))
 
 
@@ -149,7 +150,9 @@ async def search_hybrid(call: Call) -> Response:
         _one_of(options, "vector", "text", keep=True)
     if "fusion" in options:
         options["fusion"] = _fusion_of(options["fusion"])
-    return await _answer(call, await call.store.search_hybrid(call.table, **options))
+    with _explaining(options.get("vector")):
+        hits = await call.store.search_hybrid(call.table, **options)
+    return await _answer(call, hits)
 
 
 @ENDPOINTS.add(
