@@ -94,6 +94,7 @@ def serve(
     SIGTERM and Ctrl+C stop it: calls in progress end first. A second signal stops it at once.
     """
     _check_installed()
+    _open_standard_streams()
     retrieval = source_of(store, config).settings()
     server = retrieval.server
     settings = server.model_copy(
@@ -175,6 +176,16 @@ def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> Non
         for one in sockets:
             one.close()
         folder.leave()
+
+
+def _open_standard_streams() -> None:
+    """Open those that the parent process closed: a socket in their place would make uvloop abort,
+    and a message of a library would go to a client."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _check_installed() -> None:

@@ -216,6 +216,16 @@ def test_listing_the_commands_imports_no_framework() -> None:
     assert found.stdout == "False"
 
 
+def test_a_parent_that_closed_the_streams(tmp_path: Path) -> None:
+    code = (
+        "import os; from aiovec_server.command import app; os.closerange(0, 3); "
+        f"app([{str(tmp_path / 'notes.db')!r}, '--port', '0', '--idle-timeout', '0.1'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), timeout=START)
+    assert ended.returncode == 0
+    assert (tmp_path / "notes.db").exists()
+
+
 def test_few_open_files_mean_few_connections(tmp_path: Path) -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300)); "
