@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import warnings
 from collections.abc import AsyncGenerator
@@ -20,6 +21,9 @@ _KEEP_ALIVE = 4.0
 _PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
+_of_parents: list[Connections] = []
+
+
 class Connections:
     """The session of one event loop. It is closed with the loop, if that is ended properly."""
 
@@ -35,6 +39,7 @@ class Connections:
             auto_decompress=False,
             skip_auto_headers=("Accept-Encoding",),
         )
+        self._process = os.getpid()
         self._keeper = self._kept()
         self._begun = False
 
@@ -61,6 +66,12 @@ class Connections:
         """Let go of the connections of a loop that was closed with them, or will be no more."""
         connector: Any = self.session.connector
         if connector is None or self.session.closed:
+            return
+        if os.getpid() != self._process:
+            # They are those of the parent, which goes on with them: a process that was forked has
+            # its sockets, and with epoll even its selector. To close one here would end it there.
+            connector._closed = True
+            _of_parents.append(self)
             return
         idle = [protocol for kept in list(connector._conns.values()) for protocol, _ in kept]
         with warnings.catch_warnings():

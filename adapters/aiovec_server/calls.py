@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
@@ -57,6 +58,13 @@ class ClientGoneError(Exception):
     """The client closed its connection before its call was answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class CallRoute:
+    """What a log and the metrics name a call by: the calls are few, and each is of another kind."""
+
+    path: str
+
+
 def backend_router(store: VectorStore | None = None) -> APIRouter:
     """Return the router of the calls that remote backends make of a store.
 
@@ -92,6 +100,7 @@ class BackendCalls:
         if call != "export" and not served.knows(call):
             await answer.problem(Problem.plain(404, f"there is no call {call!r:.60}"))
             return
+        scope["route"] = CallRoute(f"/backend/{call}")
         with contextlib.suppress(ClientGoneError):
             body = await _body_of(receive)
             work = self._export if call == "export" else self._run

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -273,6 +275,80 @@ async def test_every_call_of_the_backend_is_served(notes: aiovec.VectorStore) ->
         assert served.knows(call)
     assert not served.knows("export")
     assert not served.knows("_open")
+
+
+_FORKING = """
+import asyncio, gc, os, sys
+import aiovec
+from aiovec.errors import StoreClosedError
+
+store = loop = None
+
+async def main():
+    global store, loop
+    loop = asyncio.get_running_loop()
+    store = await aiovec.connect(sys.argv[1])
+    await store.tables()
+
+def in_child():
+    global store
+    async def use():
+        try:
+            await store.tables()
+        except StoreClosedError as exc:
+            assert "forked" in str(exc)
+            await store.close()
+        else:
+            raise AssertionError
+    asyncio.run(use())
+    store = None
+    gc.collect()
+
+runner = asyncio.Runner()
+runner.run(main())
+child = os.fork()
+if not child:
+    asyncio.set_event_loop(None)
+    in_child()
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+connections = store._follower.engine.backend._client._connections._value
+pool = connections.session.connector._conns
+before = [protocol for kept in pool.values() for protocol, _ in kept]
+assert len(before) == 1 and before[0].is_connected()
+
+async def after():
+    async with asyncio.timeout(10):
+        assert await store.tables() == []
+    connector = connections.session.connector
+    assert [protocol for kept in connector._conns.values() for protocol, _ in kept] == before
+    await store.close()
+
+runner.run(after())
+runner.close()
+print("went on")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_leaves_the_parents_connections(url: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", _FORKING, url],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "went on\n"), ended.stderr
+    assert "Unclosed" not in ended.stderr
+
+
+async def test_the_metrics_know_the_calls_apart(notes: aiovec.VectorStore) -> None:
+    await notes.search("notes", [1.0, 0.0])
+    async with aiohttp.ClientSession() as session:
+        await _asked(session, notes.target, "nosuch", b"{}")
+        async with session.get(f"{notes.target}/metrics") as answer:
+            told = await answer.text()
+    assert 'route="/backend/search"' in told
+    assert 'route="/backend/insert"' in told
+    assert "nosuch" not in told
 
 
 def test_an_address_where_nothing_is_served(url: str) -> None:
