@@ -26,11 +26,14 @@ PATHS = ("path", "file", "part", "partial", "records", "folder")
 
 _ROWS = "open_input first asks aiovec._transfer.sources whether a file is a database"
 _LOCKS = "files of LanceDB's own folder, of which none is a database"
+_SHARED = "lock, state and log of a shared server, in a folder of their own"
+_KERNEL = "the kernel's library, which comes with the package"
 ALLOWED = {
     "src/aiovec/_cli/search.py": "a vector that the user named as @file",
     "src/aiovec/_demo/passages.py": "the standard library's sources",
     "src/aiovec/_core/files.py": "a folder",
     "src/aiovec/_core/memory.py": "the control group's limits",
+    "src/aiovec/_http/sidecar.py": _SHARED,
     "src/aiovec/_settings/generate.py": "pages and samples of this repository",
     "src/aiovec/_settings/load.py": "the TOML file",
     "src/aiovec/_transfer/arrow_files.py": _ROWS,
@@ -46,6 +49,11 @@ ALLOWED = {
     "adapters/aiovec_lancedb/locks/moves.py": _LOCKS,
     "adapters/aiovec_lancedb/upkeep/schedule.py": _LOCKS,
     "adapters/aiovec_lancedb/written.py": "files of LanceDB's tables, of which none is a database",
+    "adapters/aiovec_remote/sidecar.py": _SHARED,
+    "adapters/aiovec_server/keys.py": "the file of API keys, which the settings name",
+    "adapters/aiovec_server/page/static.py": "the page's files, which come with the package",
+    "adapters/aiovec_sqlite/copies/kernel/build.py": _KERNEL,
+    "adapters/aiovec_sqlite/copies/kernel/library.py": _KERNEL,
     "adapters/aiovec_sqlite/errors.py": "a new file that tries whether there is room",
     "adapters/aiovec_lancedb/backup.py": _LOCKS,
     "adapters/aiovec_sqlite/backup.py": "a copy, under a name of its own until it is complete",
