@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -491,22 +492,33 @@ def fuzzed(chance: random.Random, served: Served) -> bytes:
     return data
 
 
+def _fuzz_answer(served: Served, data: bytes) -> bytes:
+    """Return what comes until the server closes, or has nothing more to say: behind a request to
+    upgrade, it takes no other."""
+    with connected(served) as connection:
+        received = b""
+        connection.settimeout(3.5)
+        with suppress(OSError):
+            connection.sendall(data + head(served, "GET", "/health", "Connection: close"))
+            while part := connection.recv(65536):
+                received += part
+        return received
+
+
 def _fuzz(served: Served, count: int, seed: int) -> None:
     chance = random.Random(seed)
-    reading = threading.local()
-    assert reading is not None
-    for number in range(count):
-        data = fuzzed(chance, served)
-        # Not a single one of them may drop the table: none has the whole question.
-        with connected(served) as connection:
-            with suppress(OSError):
-                connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
-            answer = all_of(connection)
+    requests = [fuzzed(chance, served) for _ in range(count)]
+    # Several at once, for those whose end is missing wait until they are cut off.
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda data: _fuzz_answer(served, data), requests))
+    answered = 0
+    for number, (data, answer) in enumerate(zip(requests, answers, strict=True)):
         found = statuses(answer)
-        assert all(status < 500 or status in (501, 503) for status in found), (seed, number, data)
+        answered += bool(found)
+        assert all(status < 500 or status == 503 for status in found), (seed, number, data, answer)
         for hidden in (b"Traceback", b"/store.db", b".py", b"site-packages"):
             assert hidden not in answer or b"/assets/" in data, (seed, number, data, answer)
+    assert answered > count * 0.8
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -294,3 +296,21 @@ def test_long_hostile_texts_take_no_time() -> None:
         for error in _errors_with(text):
             problem_of(error, ["x" * 500])
     assert time.process_time() - began < 10
+
+
+def test_the_reference_lists_every_status() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/REFERENCE.md").read_text(encoding="utf-8")
+    part = page.partition("\n## Errors over HTTP\n")[2].partition("\n## ")[0]
+    listed: dict[str, tuple[int, bool]] = {}
+    for names, status in re.findall(r"^\| (`.*`) \| (\d.*) \|$", part, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", names):
+            listed[name] = int(status[:3]), "Retry-After" in status
+    told = {
+        type(error).__name__: (
+            problem_of(error).status,
+            "retry-after" in problem_of(error).headers(),
+        )
+        for _, error, _ in EVERY
+        if not (isinstance(error, E.EmbeddingError) and not error.retryable)
+    }
+    assert listed == told
