@@ -38,6 +38,7 @@ from aiovec.backend import (
 )
 from aiovec.errors import (
     AiovecError,
+    ConfigError,
     CorruptStoreError,
     OutcomeUnknownError,
     StoreClosedError,
@@ -217,6 +218,11 @@ class Client:
             ) as response:
                 begun = True
                 yield response
+        except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as exc:
+            raise ConfigError(
+                f"{self.target}: {_reason(exc)}; correct the address, or the server's certificate",
+                key="target",
+            ) from exc
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             raise LostError(_reason(exc), sent=False) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
@@ -339,7 +345,7 @@ class _Tries:
         error: AiovecError
         self._client.look_again()
         if isinstance(exc, RefusedError):
-            wait = next(self._waits) if exc.after is None else exc.after
+            wait = max(next(self._waits), exc.after or 0.0)
             left = self.patience.left()
             error = self.patience.error(str(exc))
         else:
@@ -401,6 +407,6 @@ def _waits() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if type(error) is aiohttp.ClientConnectorError:
         return (error.os_error.strerror or str(error.os_error))[:300].lower()
     return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__

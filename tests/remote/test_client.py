@@ -356,6 +356,37 @@ async def test_no_server_at_all() -> None:
     await backend.close()
 
 
+async def test_what_speaks_no_tls_or_no_http(fake: Fake) -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    backend = RemoteBackend(f"https://127.0.0.1:{port}", QUICK)
+    with pytest.raises(ConfigError, match="https://127"):
+        await backend.open()
+    await backend.close()
+    server.close()
+    for answer in (b"SSH-2.0-OpenSSH_9\r\n", b"\x00" * 100, b"HTTP/1.1 99 x\r\n\r\n"):
+        fake.answers["open"] = [answer]
+        with pytest.raises(AiovecError, match="did not answer"):
+            async with store_of(fake):
+                pass
+
+
+async def test_heads_that_are_too_long_or_say_two_lengths(fake: Fake) -> None:
+    whole = told(Message({"tables": []}))
+    long = b"x-more: " + b"y" * 100_000 + b"\r\n"
+    twice = b"content-length: 3\r\n"
+    async with store_of(fake) as store:
+        for more in (long, twice):
+            fake.answers["tables"] = [whole.replace(b"aiovec-store", more + b"aiovec-store")]
+            with pytest.raises(AiovecError):
+                await store.tables()
+
+
 async def test_another_store_behind_the_same_address_is_noticed(fake: Fake) -> None:
     async with store_of(fake) as store:
         assert not store.supports("snapshots")
