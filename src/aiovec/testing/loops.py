@@ -119,7 +119,7 @@ class LoopsContract(ContractBase):
         And none is left behind: asyncio would complain of it on the user's standard error.
         """
         store = self.opened(tmp_path)
-        for turn in range(3):
+        for turn in range(2):
 
             async def leave(turn: int = turn) -> None:
                 await self._crowd(store, turn)

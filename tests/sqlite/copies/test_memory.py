@@ -97,7 +97,7 @@ async def main(path, dim, scan, budget):
         names = await store.tables()
         await store.search(names[0], queries[0], where="n = 1")
         before, counted = most(), 0
-        for _ in range(12):
+        for _ in range(8):
             await asyncio.gather(*(store.search(n, q) for n in names for q in queries))
             if scan == "auto":
                 resident = backend_of(store)._resident
