@@ -15,7 +15,7 @@ from aiovec.backend import in_thread
 from .bounds import check_rows
 from .call import Call
 from .media import ARROW, JSON, JSON_LINES, answer_type, body_type
-from .pieces import JsonArray, JsonLines, load, rows_in
+from .pieces import JsonArray, JsonLines, load, load_large, rows_in
 from .problems import RequestError
 from .streaming import InParts
 
@@ -56,7 +56,7 @@ async def body_json(call: Call) -> Any:
     """Return the value of a body that has to be JSON."""
     body_type(call, (JSON,))
     text = await _whole(call)
-    return load(text) if len(text) <= SMALL_BODY else await in_thread(load, text)
+    return load(text) if len(text) <= SMALL_BODY else await in_thread(load_large, text)
 
 
 async def body_rows(call: Call) -> Any:

@@ -6,6 +6,7 @@ Python's floats take five times the room of their text, so their vectors become 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -35,6 +36,37 @@ def load(text: bytes | bytearray) -> Any:
         return pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as exc:
         raise RequestError(400, f"the body is not JSON: {exc}") from exc
+
+
+_VECTORS = re.compile(rb'"vectors"\s*:\s*\[')
+_NEXT = re.compile(rb"\]\s*,\s*\[")
+
+
+def load_large(text: bytearray) -> Any:
+    """Return the value of a JSON text; a long list of ``vectors`` in it is parsed in pieces.
+
+    A piece of the list ends where what was cut off is JSON within ``[`` and ``]``, as in
+    ``JsonArray``. Anything that is not as expected is left to the parser as a whole.
+    """
+    begin = _VECTORS.search(text, 0, PIECE)
+    if begin is None or text.find(b'"vectors"', begin.end()) >= 0:
+        return load(text)
+    head, place = text[: begin.end()], begin.end()
+    found: Rows = []
+    try:
+        # The list is a value of the outermost object, and no part of a text.
+        pydantic_core.from_json(head + b"]}", allow_inf_nan=False)
+        while (cut := _NEXT.search(text, place + PIECE)) is not None:
+            piece = b"[" + text[place : cut.start() + 1] + b"]"
+            found += map(_compact, pydantic_core.from_json(piece, allow_inf_nan=False))
+            place = cut.end() - 1
+    except ValueError:
+        return load(text)
+    if not found or text.find(b"\\u", place) >= 0:  # the key once more, written in another way
+        return load(text)
+    value = load(head + text[place:])
+    value["vectors"][:0] = found
+    return value
 
 
 class Splitter(Protocol):
@@ -183,7 +215,12 @@ def compact(rows: Rows) -> Rows:
     for row in rows:
         if type(row) is dict:
             for name, value in row.items():
-                # Whole numbers stay: in the payload they are not floats.
-                if type(value) is list and len(value) >= _MANY and set(map(type, value)) == {float}:
-                    row[name] = np.array(value, dtype=np.float64)
+                row[name] = _compact(value)
     return rows
+
+
+def _compact(value: Any) -> Any:
+    # Whole numbers stay: in the payload they are not floats.
+    if type(value) is list and len(value) >= _MANY and set(map(type, value)) == {float}:
+        return np.array(value, dtype=np.float64)
+    return value

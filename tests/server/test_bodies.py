@@ -428,3 +428,68 @@ async def test_payloads_as_deep_as_a_row_may_have_come_back_in_every_form(depth:
             assert (json.loads(one["deep"]), json.loads(one["lists"])) == (deep, lists)
         rows = await lines_of(client, "/tables/notes/records?filter=id%20%3D%20%27deep%27")
         assert rows[0]["lists"] == lists
+
+
+def plain(value: Any) -> Any:
+    """The value with lists in the place of arrays."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, np.ndarray)):
+        return [
+            plain(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)
+        ]
+    return value
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_long_list_of_vectors_in_pieces_is_the_same_as_at_once(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 90)
+    rng = random.Random(seed)
+
+    def vector() -> Any:
+        return rng.choice(
+            [[rng.random() for _ in range(rng.choice([3, 20]))], "],[", hostile_row(rng), [[], [1]]]
+        )
+
+    for _ in range(40):
+        body: dict[str, Any] = {"topK": 3} if rng.random() < 0.3 else {}
+        if rng.random() < 0.1:
+            body["query"] = 'a "vectors": [ [1],[2'
+        body["vectors"] = [vector() for _ in range(rng.randrange(30))]
+        if rng.random() < 0.5:
+            body["filter"] = ["],[", hostile_row(rng), [[1], [2]]]
+        separators = rng.choice([(",", ":"), (", ", " : "), (",\n", ":")])
+        text = json.dumps(body, separators=separators).encode()
+        assert plain(pieces.load_large(bytearray(text))) == body
+        for _ in range(5):
+            damaged = bytearray(text)
+            place = rng.randrange(len(damaged))
+            damaged[place : place + rng.randrange(2)] = rng.choice(
+                [b"]", b"[", b'"', b",", b"}", b""]
+            )
+            try:
+                wanted = json.loads(damaged)
+            except ValueError:
+                with pytest.raises(RequestError):
+                    pieces.load_large(damaged)
+            else:
+                assert plain(pieces.load_large(damaged)) == wanted
+
+
+def test_vectors_that_stand_twice_or_elsewhere_are_left_to_the_parser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 20)
+    many = ",".join(["[1.5,2.5,3.5]"] * 20)
+    for text in (
+        f'{{"vectors":[{many}],"vectors":[[1]]}}',
+        f'{{"a":{{"vectors":[{many}]}}}}',
+        f'[{{"vectors":[{many}]}}]',
+        f'{{"vectors":[{many}],"a":"\\"vectors\\":["}}',
+    ):
+        assert pieces.load_large(bytearray(text.encode())) == json.loads(text)
+    for text in (f'{{"vectors":[{many},]}}', f'{{"vectors":[{many}]', f'"vectors":[{many}]'):
+        with pytest.raises(RequestError):
+            pieces.load_large(bytearray(text.encode()))
