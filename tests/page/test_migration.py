@@ -139,6 +139,7 @@ class TestView:
             ({"state": "finished"}, "is over"),
             ({"generation": 1, "run": "abc"}, "moved here by the run abc"),
             ({"progress": {**PROGRESS, "phase": "rolling-back"}}, "coming into use again"),
+            ({"progress": {**PROGRESS, "phase": "done", "over": True}}, "aiovec migrate rollback"),
             ({"progress": {**PROGRESS, "phase": "a later version's"}}, "Catching up"),
         ],
     )

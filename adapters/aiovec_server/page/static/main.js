@@ -16,7 +16,6 @@ import { tableHead } from "./table-head.js";
 const view = document.getElementById("view");
 const OF_TABLE = new Map(Object.entries({ "": rows, search, map: mapView, details, row }));
 
-let facts = null;
 let leaving = null;
 let shown = "";
 
@@ -58,7 +57,8 @@ async function show({ again = false } = {}) {
   const wait = setTimeout(() => { document.getElementById("busy").hidden = false; }, 150);
   view.setAttribute("aria-busy", "true");
   try {
-    facts ??= await about(signal);
+    // Each time: behind a migration, a server goes on with another backend.
+    const facts = await about(signal);
     const context = { parts, query, signal, about: facts, again: () => show({ again: true }) };
     const made = await content(found, context);
     if (signal.aborted) return;
@@ -146,7 +146,6 @@ function offline() {
     }
     clearInterval(trying);
     trying = null;
-    facts = null;
     show({ again: true });
   }, 1500);
 }

@@ -28,7 +28,7 @@ function state(table, facts, about, again) {
 
 async function optimize(table, button, again) {
   const sure = await confirm("Optimize this table?",
-    "The store compacts the table and brings its indexes up to date. Reads and writes go on meanwhile; a large table takes minutes.", "Optimize");
+    "The store compacts the table and brings its indexes up to date. Reads and writes go on meanwhile. If it takes longer than the server's time limit, it is given up, and `aiovec optimize` does it without a limit.", "Optimize");
   if (!sure) return;
   button.disabled = true;
   button.textContent = "Optimizing…";

@@ -56,7 +56,7 @@ function progress({ progress: run }) {
   const other = OTHER[run.phase];
   return [
     h("p", { class: "facts" },
-      h("span", {}, `${run.from} to ${run.to}`), h("span", {}, `run ${run.run}`), h("span", {}, `started ${ago(run.started)}`),
+      h("span", {}, `${run.from} to ${run.to}`), h("span", {}, `run ${run.run.slice(0, 8)}`), h("span", {}, `started ${ago(run.started)}`),
       run.rate !== null && !run.over && h("span", {}, `${number(run.rate)} rows/s`),
       run.left !== null && !run.over && h("span", {}, `${seconds(run.left)} left`),
       run.lag !== null && !run.over && h("span", {}, plural(run.lag, "change behind", "changes behind")),
@@ -68,6 +68,8 @@ function progress({ progress: run }) {
         h("strong", {}, title, h("span", { class: "unseen" }, { past: " (done)", now: " (now)", "to-come": "" }[state])),
         h("span", { class: "muted" }, note));
     })),
+    run.phase === "done" && run.switches && h("p", {}, h("code", {}, "aiovec migrate finish"), " ends the run when everything works; ",
+      h("code", {}, "aiovec migrate rollback"), " goes back."),
     run.tables.length > 0 && h("section", {}, h("h2", {}, "Tables"), tables(run.tables)),
   ];
 }
