@@ -124,7 +124,9 @@ class Sidecar:
                 elif child.ended():
                     if folder.is_served():
                         continue  # by one that began at the same moment
-                    raise child.failure()
+                    if child.failed():
+                        raise child.failure()
+                    child = None  # it ran, and was ended before it was seen
             # A server that was started by other settings notices that by itself, and ends.
             elif (
                 (state := folder.state()) is not None
@@ -169,6 +171,10 @@ class _Child:
 
     def ended(self) -> bool:
         return self._process.poll() is not None
+
+    def failed(self) -> bool:
+        """Return whether it ended by itself, with an error, and not by a signal."""
+        return (self._process.returncode or 0) > 0
 
     def failure(self) -> AiovecError:
         """Return the error of a server that did not start."""

@@ -23,6 +23,7 @@ import aiovec.sync
 from aiovec import AiovecError, ConfigError, Schema
 from aiovec._http.sidecar import Lock, SharedServer, SidecarFolder
 from aiovec.backend import Origin, plugin_of
+from aiovec_remote import sidecar
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and modes of POSIX")
 
@@ -191,6 +192,25 @@ async def test_a_server_that_is_killed_amid_calls_is_started_again(place: Place)
         third = await asyncio.to_thread(lambda: place.server)
         assert third.pid != second.pid
         assert await store.count("notes") == len(acknowledged)
+
+
+async def test_a_server_that_is_killed_as_it_starts_is_started_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    real = sidecar._Child
+
+    def start(*arguments: Any) -> Any:
+        child = real(*arguments)
+        started.append(child)
+        if len(started) < 3:
+            child._process.kill()
+        return child
+
+    monkeypatch.setattr(sidecar, "_Child", start)
+    async with aiovec.connect(config=place.config) as store:
+        assert await store.tables() == []
+    assert len(started) == 3
 
 
 async def test_a_server_that_cannot_start_says_why(place: Place) -> None:
