@@ -485,6 +485,7 @@ def test_vectors_that_stand_twice_or_elsewhere_are_left_to_the_parser(
     many = ",".join(["[1.5,2.5,3.5]"] * 20)
     for text in (
         f'{{"vectors":[{many}],"vectors":[[1]]}}',
+        f'{{"vectors":[{many}],"\\u0076ectors":5}}',
         f'{{"a":{{"vectors":[{many}]}}}}',
         f'[{{"vectors":[{many}]}}]',
         f'{{"vectors":[{many}],"a":"\\"vectors\\":["}}',

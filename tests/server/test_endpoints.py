@@ -14,6 +14,7 @@ from tests.server.apps import ROWS, SCHEMA, Client, notes, serving
 
 import aiovec
 from aiovec.asgi import lifespan
+from aiovec.backend import Destination
 from aiovec_server import create_app, router
 from aiovec_server.endpoints import ENDPOINTS, records, rows, searches, tables
 from aiovec_server.kinds import Keys
@@ -475,3 +476,56 @@ def test_every_key_is_an_argument_of_its_method_and_no_argument_is_forgotten(
         )
         if default is not None and key.default is not None:
             assert default.default == key.default, key.name
+
+
+class _Embedder:
+    """Makes a vector of a text's letters."""
+
+    model, dim = "letters", 3
+
+    def __call__(self, texts: list[str], *, kind: str) -> list[list[float]]:
+        return [[1 + text.count(letter) for letter in "abc"] for text in texts]
+
+
+async def test_texts_in_the_place_of_vectors() -> None:
+    app = create_app(":memory:", embedders={"default": _Embedder()})
+    async with serving(app) as client:
+        schema = {"dim": 3, "fields": {"body": {"type": "text", "text": True}}}
+        schema["embed"] = {"field": "body", "using": "default"}
+        made = await client.ok("POST", "/tables", 201, json={"name": "t", "schema": schema})
+        assert made["schema"]["model"] == "letters"
+        records = [{"id": letter, "body": letter * 9} for letter in "abc"]
+        await client.ok("POST", "/tables/t/records", json=records)
+        found = await client.ok("POST", "/tables/t/search", json={"text": "bbbb", "topK": 1})
+        assert found["hits"][0]["id"] == "b"
+        many = await client.ok(
+            "POST", "/tables/t/search_many", json={"texts": ["aaa", "ccc"], "topK": 1}
+        )
+        assert [r["hits"][0]["id"] for r in many["results"]] == ["a", "c"]
+        hybrid = {"query": "ccccccccc", "topK": 1}
+        found = await client.ok("POST", "/tables/t/search_hybrid", json=hybrid)
+        assert found["hits"][0]["id"] == "c"
+        other = {"vector": [1, 2, 3], "model": "another"}
+        wrong = await client.problem("POST", "/tables/t/search", 409, json=other)
+        assert wrong["error"] == "ModelMismatchError"
+
+
+async def test_a_migration_is_told_without_a_place(tmp_path: Any) -> None:
+    path = tmp_path / "notes.db"
+    async with notes(str(path)) as client:
+        other = aiovec.connect(path)
+        async with other as store:
+            backend: Any = store._follower.engine.backend
+            place = Destination(
+                moved_to=f"{tmp_path}/new", backend="lancedb", config=f"{tmp_path}/a.toml",
+                target=f"{tmp_path}/new", source=str(path), journal=f"{tmp_path}/journal",
+            )  # fmt: skip
+            await backend.begin_move("run-1", place)
+            found = await client.ok("GET", "/migration")
+            assert found == {"state": "open", "run": "run-1", "to": "lancedb", "generation": 0}
+            refused = await client.problem(
+                "POST", "/tables", 409, json={"name": "new", "schema": {"dim": 1}}
+            )
+            assert refused["error"] == "MigrationError"
+            await backend.end_move("run-1")
+        assert (await client.ok("GET", "/migration"))["state"] == "none"
