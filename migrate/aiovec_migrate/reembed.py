@@ -9,15 +9,22 @@ The run can go on once the row has a text or is deleted.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from aiovec.backend import Float32Array, Origin, Schema, configured_embedder, load_embedder
+from aiovec.backend import (
+    EmbedderCaller,
+    Float32Array,
+    Origin,
+    Schema,
+    configured_embedder,
+    embedding_failure,
+    load_embedder,
+)
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -36,7 +43,9 @@ if TYPE_CHECKING:
 Embed = Callable[[list[str]], Any]
 """Takes texts and gives, or awaits, one vector for each, in their order.
 
-An async one runs on the event loop, any other in a thread, several calls at once.
+An async one runs on the event loop, any other in a thread, several calls at once. One that takes
+``kind`` gets ``kind="document"``, and what it raises counts as passing or lasting, as with any
+embedder.
 """
 
 
@@ -48,7 +57,7 @@ class Reembedding(Transform):
 
     ``field`` is the text field that is embedded; the target's tables have the ``model`` and, where
     it is given, the ``dim``. ``batch_size`` texts go into a call, ``concurrency`` calls run at
-    once, and a call that fails is tried ``attempts`` times with growing pauses between.
+    once, and a call whose failure may pass is tried ``attempts`` times with growing pauses between.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Reembedding(Transform):
         # The size and number of calls change no vector, so a run may go on with others.
         self.name = f"{of} of {field} as {model}" + (f" ({dim})" if dim is not None else "")
         self._embed = embed
+        self._call = EmbedderCaller(embed, at_once=concurrency)
         self._batch_size = batch_size
         self._concurrency = concurrency
         self._attempts = attempts
@@ -140,28 +150,28 @@ class Reembedding(Transform):
         for attempt in range(1, self._attempts + 1):
             try:
                 async with cast("asyncio.Semaphore", self._calls):
-                    given = await self._call(texts)
+                    given = await self._call(list(texts), "document")
                 # Outside the turn, and not tried again: it would only say the same once more.
                 return await self._host.in_thread(_checked, given, len(texts), dim)
             except AiovecError:
                 raise
             except Exception as exc:
+                failure = embedding_failure(exc)
+                if not failure.retryable:
+                    raise MigrationError(
+                        f"the embedding {self.name!r} failed in a way that another try would not "
+                        f"change: {failure.reason}; mend it and run again to continue"
+                    ) from exc
                 if attempt == self._attempts:
                     raise MigrationError(
                         f"the embedding {self.name!r} failed {attempt} times, the last time with "
-                        f"{type(exc).__name__}: {exc}; run again to continue"
+                        f"{failure.reason}; run again to continue"
                     ) from exc
                 # Not all at the same moment, for what failed may be a service under load.
-                await self._host.sleep(pause * self._random.uniform(0.5, 1.0))
+                wait = pause * self._random.uniform(0.5, 1.0)
+                await self._host.sleep(max(wait, failure.retry_after or 0.0))
                 pause = min(_LONGEST_PAUSE, 2 * pause)
         raise MigrationError("the embedding was not called")  # attempts is at least 1
-
-    async def _call(self, texts: list[str]) -> object:
-        if _is_async(self._embed):
-            return await cast("Awaitable[object]", self._embed(texts))
-        given = await self._host.in_thread(self._embed, texts)
-        # What only wraps an async callable, as functools.partial of a method does, gives this.
-        return await given if inspect.isawaitable(given) else given
 
 
 def replace_model(schema: Schema, model: str, dim: int) -> Schema:
@@ -196,11 +206,6 @@ class Configured:
     async def close(self) -> None:
         """Let go of its connections."""
         await self._embedder.close_service()
-
-
-def _is_async(embed: Embed) -> bool:
-    call = getattr(type(embed), "__call__", None)  # noqa: B004 - its kind is asked, not whether
-    return inspect.iscoroutinefunction(embed) or inspect.iscoroutinefunction(call)
 
 
 def _checked(given: object, count: int, dim: int) -> Float32Array:

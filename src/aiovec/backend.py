@@ -95,6 +95,8 @@ from ._core.threads import (
     wait_out,
 )
 from ._core.waiting import Admission, Patience, Pauses, Share, one_call, write_admission
+from ._embed.calling import Caller as EmbedderCaller
+from ._embed.failures import failure_of as embedding_failure
 from ._embed.making import load as load_embedder
 from ._embed.registry import configured_embedder
 from ._filters import bind
@@ -302,6 +304,7 @@ __all__ = [
     "DamagedStreamError",
     "Destination",
     "Duration",
+    "EmbedderCaller",
     "EqualsList",
     "Expr",
     "Field",
@@ -391,6 +394,7 @@ __all__ = [
     "effort_of_body",
     "effort_of_key",
     "effort_of_message",
+    "embedding_failure",
     "error_of",
     "exported_batch",
     "flush_folder",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -389,3 +390,49 @@ async def test_a_model_that_is_named_must_be_passed(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgumentError, match="reembed"):
             await call(tmp_path / "a.db", tmp_path / "b.db", options=Options(reembed="model"))
     assert await asyncio.to_thread(os.listdir, tmp_path) == []
+
+
+async def test_a_mistake_in_the_code_is_told_at_once() -> None:
+    host, calls = Hasty(), 0
+
+    def embed(texts: list[str]) -> Any:
+        nonlocal calls
+        calls += 1
+        return texts.absent  # type: ignore[attr-defined]
+
+    with pytest.raises(MigrationError, match=r"another try would not change: AttributeError: .*ab"):
+        await embedding(embed, host=host)(table(2))
+    assert (calls, host.slept) == (1, [])
+
+
+async def test_a_service_says_how_long_to_wait() -> None:
+    host = Hasty()
+
+    class BusyError(Exception):
+        status_code = 429
+        headers = MappingProxyType({"retry-after": "7"})
+
+        @property
+        def response(self) -> BusyError:
+            return self
+
+    async def embed(texts: list[str]) -> list[list[float]]:
+        if len(host.slept) < 2:
+            raise BusyError("slowly")
+        return [vector(text) for text in texts]
+
+    found = await embedding(embed, host=host)(table(1))
+    assert vectors(found) == [vector("text 0")]
+    assert host.slept == [7.0, 7.0]
+
+
+async def test_plain_callables_run_at_once_and_learn_what_the_texts_are_for() -> None:
+    together = threading.Barrier(3)
+
+    def embed(texts: list[str], *, kind: str = "query") -> Any:
+        assert kind == "document"
+        together.wait(timeout=30)
+        return (vector(text) for text in texts)  # read in the thread too
+
+    found = await embedding(embed, batch_size=1, concurrency=3)(table(3))
+    assert vectors(found) == [vector(f"text {n}") for n in range(3)]

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from functools import partial
 from itertools import islice
@@ -26,17 +27,24 @@ if hasattr(os, "register_at_fork"):
 
 
 class Caller:
-    """Calls one embedder, with ``kind`` if it takes that."""
+    """Calls one embedder, with ``kind`` if it takes that.
 
-    def __init__(self, embedder: AnyEmbedder) -> None:
+    A plain one gets ``at_once`` calls at once, each in a thread.
+    """
+
+    def __init__(self, embedder: AnyEmbedder | Callable[..., Any], *, at_once: int = 1) -> None:
         self._embedder = cast("Callable[..., Any]", embedder)
         self._is_async = is_async(embedder)
         self._takes_kind = takes_kind(embedder)
-        # A model is seldom made for calls from several threads.
-        self._place: PerLoop[anyio.CapacityLimiter] = PerLoop(lambda: anyio.CapacityLimiter(1))
-        self._lock = threading.Lock()
-        with contextlib.suppress(TypeError):  # one without a hash, or a weak reference
-            self._lock = _locks.setdefault(embedder, self._lock)
+        self._place: PerLoop[anyio.CapacityLimiter] = PerLoop(
+            lambda: anyio.CapacityLimiter(at_once)
+        )
+        self._lock: AbstractContextManager[object] = nullcontext()
+        if at_once == 1:  # a model is seldom made for calls from several threads
+            lock = threading.Lock()
+            self._lock = lock
+            with contextlib.suppress(TypeError):  # one without a hash, or a weak reference
+                self._lock = _locks.setdefault(embedder, lock)
 
     async def __call__(self, texts: list[str], kind: Purpose) -> object:
         """Return what the embedder gives for the texts. The list of texts is its own."""
