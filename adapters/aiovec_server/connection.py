@@ -12,11 +12,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 from aiovec._http.problems import Problem
 
@@ -74,6 +77,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config=config, server_state=server_state, app_state={})
         self.logger = _log
         self._bounds = bounds
+        self._running: RequestResponseCycle | None = None
         self._crowded = crowded
         self.heard = self._sent = self.loop.time()
         # Of a connection without a request, when it began to wait for the rest of a head.
@@ -126,6 +130,18 @@ class Connection(HttpToolsProtocol):
             self._unusable += len(data)
             if self._unusable > MAX_HEAD:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # uvicorn tells the last request that came, which may wait behind the one in progress.
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
 
     def on_message_begin(self) -> None:
         self._in_head, self._unusable = True, 0

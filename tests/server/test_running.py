@@ -42,6 +42,10 @@ class App:
                     if not message["more_body"]:
                         break
                 self.ended.append(message["type"])
+            elif path == "/leave":
+                while (message := await receive())["type"] == "http.request":
+                    pass
+                self.ended.append(message["type"])
             elif path == "/wait":
                 await self.go_on.wait()
                 self.ended.append("answered")
@@ -352,6 +356,16 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         writer.write(b"y\r\n\r\n")
         assert b"200 OK" in await reader.readuntil(b"0\r\n\r\n")
         writer.close()
+
+
+async def test_a_client_that_leaves_with_requests_in_the_pipeline() -> None:
+    async with running() as server:
+        _, writer = await server.connect()
+        writer.write(_request("/leave") + _request("/wait"))
+        await server.app.entered.wait()
+        await asyncio.sleep(0.1)
+        writer.close()
+        await _until(lambda: server.app.ended == ["http.disconnect"])
 
 
 async def test_more_connections_than_may_be() -> None:
