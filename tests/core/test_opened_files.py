@@ -50,6 +50,7 @@ ALLOWED = {
     "adapters/aiovec_lancedb/upkeep/schedule.py": _LOCKS,
     "adapters/aiovec_lancedb/written.py": "files of LanceDB's tables, of which none is a database",
     "adapters/aiovec_remote/sidecar.py": _SHARED,
+    "adapters/aiovec_server/command.py": "the null device",
     "adapters/aiovec_server/keys.py": "the file of API keys, which the settings name",
     "adapters/aiovec_server/page/static.py": "the page's files, which come with the package",
     "adapters/aiovec_sqlite/copies/kernel/build.py": _KERNEL,
