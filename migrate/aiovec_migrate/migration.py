@@ -229,7 +229,9 @@ async def put_in_order(work: RunContext, catch_ups: Sequence[CatchUp]) -> None:
             continue
         if await catch_up.target.count():
             await catch_up.target.do(target.optimize)
-            if work.state.options.index and isinstance(target, VectorIndexes):
+            # A remote store has the class, and the ability only if its server's store has it.
+            wanted = work.state.options.index and target.supports("indexes")
+            if wanted and isinstance(target, VectorIndexes):
                 await _index(catch_up.target, target)
         table.indexed = True
         await work.save(table)

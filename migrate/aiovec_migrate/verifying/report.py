@@ -320,7 +320,7 @@ async def _searches(
 
 
 async def _has_index(side: Side) -> bool:
-    if not isinstance(side.backend, VectorIndexes):
+    if not isinstance(side.backend, VectorIndexes) or not side.backend.supports("indexes"):
         return False
     found = await side.backend.indexes(side.handle)
     return any(index.column == side.schema.vector for index in found)
