@@ -15,6 +15,8 @@ from aiovec.errors import ConfigError
 from .kinds import Keys
 from .problems import RequestError
 
+_HALF_ENCODED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
 
 class Call:
     """One request, as an endpoint sees it."""
@@ -79,6 +81,8 @@ class Call:
         raw = self.request.scope.get("raw_path")
         if raw is not None:
             last = re.sub(rb"[?#].*", b"", raw, flags=re.DOTALL).rsplit(b"/", 1)[1]
+            if _HALF_ENCODED.search(last):
+                raise RequestError(400, f"the {name} in the path has a % in it; encode it as %25")
             try:
                 encoded = unquote_to_bytes(last).decode()
             except UnicodeDecodeError as exc:
