@@ -63,7 +63,7 @@ async def there_and_back(
 
 @pytest.mark.parametrize("form", SUFFIXES)
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
