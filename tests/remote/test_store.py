@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,11 @@ async def notes(url: str) -> AsyncIterator[aiovec.VectorStore]:
         yield store
 
 
-def test_the_commands(
-    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(*arguments: object, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["aiovec", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -66,6 +68,27 @@ def test_the_commands(
         assert int(ended.value.code or 0) == code, captured.err
         return captured.out + captured.err
 
+    return run
+
+
+def test_a_migration_to_a_server_and_from_it(url: str, tmp_path: Path, run: Run) -> None:
+    for path in ("here.db", "there.db"):
+        with aiovec.sync.connect(tmp_path / path):
+            pass
+    with aiovec.sync.connect(tmp_path / "here.db") as store:
+        store.create_table("notes", SCHEMA)
+        store.insert("notes", ROWS)
+    sides = [str(tmp_path / "here.db"), url, str(tmp_path / "there.db")]
+    for n, (source, target) in enumerate(itertools.pairwise(sides)):
+        told = run(
+            "migrate", "run", "--from", source, "--to", target, "--journal", tmp_path / f"j{n}"
+        )
+        assert "every row is equal" in told
+    with aiovec.sync.connect(tmp_path / "there.db") as store:
+        assert [row["id"] for row in store.find("notes")] == ["a", "b"]
+
+
+def test_the_commands(url: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (tmp_path / "schema.json").write_text(SCHEMA.to_json())
