@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -18,7 +20,7 @@ from starlette.responses import Response
 from aiovec import VectorStore
 from aiovec.asgi import get_store
 from aiovec.backend import in_thread
-from aiovec.errors import AiovecError
+from aiovec.errors import AiovecError, TableNotFoundError
 
 from .observing import Observed
 
@@ -115,20 +117,21 @@ class _StoreFigures:
             if self._read and time.monotonic() - self._read < _STORE_SECONDS:
                 return
             up = 0
-            try:
+            with suppress(AiovecError, TimeoutError):
                 async with asyncio.timeout(_STORE_PATIENCE):
-                    await self._refresh(store)
+                    names = await store.tables()
                     up = 1
-            except (AiovecError, TimeoutError):
-                pass
+                    self._tables.set(len(names))
+                    await self._refresh(store, names[:_MOST_TABLES])
             self._up.clear()
             self._up.labels(store.backend_name).set(up)
             self._read = time.monotonic()
 
-    async def _refresh(self, store: VectorStore) -> None:
-        names = await store.tables()
-        self._tables.set(len(names))
-        found = [(name, await store.stats(name)) for name in names[:_MOST_TABLES]]
+    async def _refresh(self, store: VectorStore, names: Sequence[str]) -> None:
+        found = []
+        for name in names:
+            with suppress(TableNotFoundError):  # dropped meanwhile
+                found.append((name, await store.stats(name)))
         for gauge in (self._rows, self._bytes, self._unindexed):
             gauge.clear()
         for name, stats in found:

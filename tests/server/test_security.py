@@ -17,6 +17,7 @@ import aiovec
 from aiovec import ConfigError
 from aiovec.backend import ServerSettings
 from aiovec_server import create_app
+from aiovec_server import metrics as metrics_module
 from aiovec_server.access import Access, access_of
 from aiovec_server.access_log import AccessLog
 from aiovec_server.asgi import path_of
@@ -538,3 +539,27 @@ async def test_metrics_while_the_store_does_not_answer(store: aiovec.VectorStore
         await store.close()
         text = (await client.get("/metrics")).text
     assert 'aiovec_store_up{backend="sqlite"} 0.0' in text
+
+
+async def test_metrics_while_tables_go_and_figures_take_long(
+    store: aiovec.VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, pauses = store.stats, [0.0]
+
+    async def stats(table: str) -> aiovec.TableStats:
+        if table == "gone":
+            raise aiovec.TableNotFoundError(table)
+        await asyncio.sleep(pauses[0])
+        return await plain(table)
+
+    monkeypatch.setattr(store, "stats", stats)
+    monkeypatch.setattr(metrics_module, "_STORE_PATIENCE", 0.2)
+    monkeypatch.setattr(metrics_module, "_STORE_SECONDS", 0.0)
+    await store.create_table("gone", aiovec.Schema(2))
+    async with client_of(store) as client:
+        for pauses[0] in (0, 20):
+            text = (await client.get("/metrics")).text
+            assert 'aiovec_store_up{backend="sqlite"} 1.0' in text
+            assert "aiovec_tables 2.0" in text
+            assert 'aiovec_table_rows{table="notes"} 1.0' in text  # the older ones stay
+            assert 'table="gone"' not in text
