@@ -279,6 +279,24 @@ INLINE void pack_columns(int8_t *to, const int8_t *rows, int64_t count, int64_t 
             }
 }
 
+/* A tile is read line by line across its rows, which the processor does not foresee. So the next
+ * tile's lines are asked for while this one is multiplied for the first time: two with each of its
+ * columns. Asking for what is beyond the last row does no harm. */
+#define LINE 64
+#if X86
+#define FETCH(place) _mm_prefetch((const char *)(place), _MM_HINT_T1)
+#elif defined(__GNUC__)
+#define FETCH(place) __builtin_prefetch((const void *)(place), 0, 2)
+#else
+#define FETCH(place) ((void)(place))
+#endif
+
+INLINE void fetch_of_next(const int8_t *rows, int64_t dim, int64_t column) {
+    uintptr_t place = (uintptr_t)rows + (uintptr_t)(TILE * dim + column * 4 * TILE);
+    FETCH(place);
+    FETCH(place + LINE);
+}
+
 #define BY_NUMBER(few)                                 \
     switch (scan->count) {                             \
     case 1: few(scan, rows, count, 1, out); break;     \
@@ -372,6 +390,7 @@ AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t
     for (int64_t c = 0; c < columns; c++, tile += 4 * TILE, queries += GROUP) {
         __m512i low = _mm512_load_si512((const void *)tile);
         __m512i high = _mm512_load_si512((const void *)(tile + 64));
+        if (!first) fetch_of_next(rows, dim, c);
         for (int j = 0; j < GROUP; j++) {
             __m512i codes = _mm512_set1_epi32(queries[j]);
             sums[2 * j] = _mm512_dpbusd_epi32(sums[2 * j], low, codes);
@@ -483,6 +502,7 @@ AVX2 static void products_avx2(const Scan *scan, const int8_t *rows, int64_t cou
             for (int64_t c = 0; c < columns; c++, from += 8, pairs += GROUP * 2) {
                 __m256i even = _mm256_load_si256(from), odd = _mm256_load_si256(from + 1);
                 __m256i even2 = _mm256_load_si256(from + 2), odd2 = _mm256_load_si256(from + 3);
+                if (!first && !half && !r) fetch_of_next(rows, dim, c);
                 for (int j = 0; j < 4; j++) {
                     __m256i one = _mm256_set1_epi32(pairs[2 * j]);
                     __m256i two = _mm256_set1_epi32(pairs[2 * j + 1]);
@@ -572,6 +592,7 @@ AVXVNNI static void products_avxvnni(const Scan *scan, const int8_t *rows, int64
             const int32_t *codes = queries + half;
             for (int64_t c = 0; c < columns; c++, from += 4, codes += GROUP) {
                 __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
+                if (!first && !half && !r) fetch_of_next(rows, dim, c);
                 for (int j = 0; j < 4; j++) {
                     __m256i one = _mm256_set1_epi32(codes[j]);
                     sums[j] = _mm256_dpbusd_avx_epi32(sums[j], low, one);
@@ -647,6 +668,7 @@ DOTPROD static void products_neon(const Scan *scan, const int8_t *rows, int64_t 
             const int8_t *codes = queries + half * 4;
             for (int64_t c = 0; c < columns; c++, from += 4 * TILE, codes += 4 * GROUP) {
                 int8x16_t own = vld1q_s8(codes);
+                if (!first && !half && !r) fetch_of_next(rows, dim, c);
                 for (int v = 0; v < 4; v++) {
                     int8x16_t part = vld1q_s8(from + 16 * v);
                     sums[v] = vdotq_laneq_s32(sums[v], part, own, 0);
