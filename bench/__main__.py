@@ -26,6 +26,7 @@ SUBJECTS = {
     "lancedb": "lance.small",
     "migrate": "migrate",
     "load": "load",
+    "server": "server",
     "choices": "choices",
 }
 # What takes so long or so much room that it has to be asked for by name.

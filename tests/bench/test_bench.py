@@ -36,7 +36,7 @@ INFORMATION = {
 
 
 # What takes the most of the time, and is not what every change could break.
-LONG = ("search", "text", "migrate")
+LONG = ("search", "text", "migrate", "server")
 RUN = """
 import sys
 from bench import __main__ as bench
