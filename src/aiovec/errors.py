@@ -292,14 +292,16 @@ class FilterError(AiovecError, ValueError):
 
 
 class UnsupportedError(AiovecError):
-    """The ``backend`` does not have this ``ability``."""
+    """The ``backend``, or a ``table`` of it, does not have this ``ability``."""
 
-    def __init__(self, ability: str, backend: str, hint: str | None = None) -> None:
+    def __init__(
+        self, ability: str, backend: str, hint: str | None = None, *, table: str | None = None
+    ) -> None:
         self.ability = ability
         self.backend = backend
-        super().__init__(
-            f"the {backend} backend does not support {ability!r}" + (f"; {hint}" if hint else "")
-        )
+        self.table = table
+        lacks = f"the {backend} backend" if table is None else f"the table {table!r}"
+        super().__init__(f"{lacks} does not support {ability!r}" + (f"; {hint}" if hint else ""))
 
 
 class StoreClosedError(AiovecError):

@@ -33,7 +33,7 @@ EVERY: dict[type[errors.AiovecError], tuple[tuple[Any, ...], dict[str, Any]]] = 
     ),
     errors.DuplicateIdError: (("notes", ["x"]), {"within_call": True}),
     errors.FilterError: (("bad",), {"text": "a = ", "position": 4, "expected": "a value"}),
-    errors.UnsupportedError: (("text", "toy"), {}),
+    errors.UnsupportedError: (("text", "toy"), {"table": "notes"}),
     errors.StoreClosedError: (("notes.db",), {}),
     errors.StoreBusyError: (("another process writes", 1.5), {}),
     errors.StoreFullError: (("notes.db", "the disk is full"), {}),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field, StaleTableError, TableHandle, in_thread, size_text, total_memory
-from aiovec.errors import InvalidArgumentError, StoreBusyError, TableNotFoundError
+from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, TableNotFoundError
 
 from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
@@ -219,10 +219,22 @@ class Builder:
                 table = await reopened(self._session, handle)
                 if table.schema.fields.get(name) != field:
                     return
-                analyzer = handle.schema.analyzer
-                lacks = await lacking(self._session, table.lance, {name: field}, analyzer)
-                if type(config) in [type(one) for _, one in lacks]:
+                if not await self._lacks(table, name, config):
+                    continue
+                try:
                     await self._index(handle, name, config, replace=False)
+                except AiovecError:
+                    # Upkeep, of any process, makes what a field lacks too.
+                    if await self._lacks(await reopened(self._session, handle), name, config):
+                        raise
+
+    async def _lacks(self, table: Opened, name: str, config: Any) -> bool:
+        """Return whether the field wants this kind of index and has none."""
+        field = table.schema.fields.get(name)
+        if field is None:
+            return False
+        wanted = await lacking(self._session, table.lance, {name: field}, table.schema.analyzer)
+        return type(config) in [type(one) for _, one in wanted]
 
     async def measure(self, handle: TableHandle, tell: Telling) -> None:
         """Find the efforts for the index as it is now, and keep them with the table."""

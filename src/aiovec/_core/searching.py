@@ -164,8 +164,9 @@ async def clauses_of(backend: Backend, handle: TableHandle, query: str) -> tuple
     if not text_fields(handle.schema):
         raise UnsupportedError(
             "text", backend.name,
-            f"no field of the table {handle.name!r} is covered by keyword search; give one "
-            "Field(str, text=True) in the schema, or add such a field with add_field",
+            "no field of it has text=True; create_field_index(table, field, 'text') covers a field "
+            "of text, and add_field(table, name, Field(str, text=True)) adds one",
+            table=handle.name,
         )  # fmt: skip
     clauses = await parse_off_loop(query, handle.schema)
     await off_loop(len(query), check_phrases, query, clauses, handle.schema)

@@ -236,7 +236,7 @@ _TABLE: dict[type[AiovecError], _Row] = {
     errors.UnsupportedError: _Row(
         422,
         "The backend does not support this",
-        {"ability": _TEXT, "backend": _TEXT},
+        {"ability": _TEXT, "backend": _TEXT, "table": _TEXT_OR_NONE},
         machine=True,  # a hint may name the target
     ),
     errors.StoreClosedError: _Row(

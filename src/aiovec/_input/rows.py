@@ -306,7 +306,7 @@ def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str]
         raise InvalidArgumentError("vectors", vectors.shape, "a sequence of vectors, not one")
     if len(vectors) != len(listed):
         raise InvalidArgumentError(
-            "vectors", f"{len(vectors)} vectors", f"one for each of the {len(listed)} ids"
+            "vectors", len(vectors), f"a sequence of {len(listed)} vectors, one for each id"
         )
     if isinstance(vectors, pa.Array):
         matrix = arrow_matrix(vectors, schema, place)
@@ -328,8 +328,10 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
     values: dict[str, Any] = {}
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in fields.items():
-        if name == "id" or name == schema.vector:
-            raise InvalidRowError("update sets fields, not the id or the vector", field=name)
+        if name == "id":
+            raise InvalidRowError("update sets fields, and the id of a row stays", field=name)
+        if name == schema.vector:
+            raise InvalidRowError("update sets fields; set_vectors sets vectors", field=name)
         if name in schema.fields:
             if isinstance(value, Remove):
                 raise InvalidRowError(

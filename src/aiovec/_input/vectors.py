@@ -30,8 +30,12 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
 
 def _refuse_long(vector: Any, schema: Schema) -> None:
     """Refuse what is far too long for a query before anything of it is copied or looked at."""
-    if isinstance(vector, (str, bytes, Mapping)):
-        raise InvalidVectorError(f"is {type(vector).__name__}, not a sequence of numbers")
+    if vector is None or isinstance(vector, (str, bytes, Mapping)):
+        kind = type(vector).__name__
+        reason = "is missing" if vector is None else f"is {kind}, not a sequence of numbers"
+        if schema.embed is None and (vector is None or isinstance(vector, str)):
+            reason += "; the table makes no vectors of texts, since its schema has no embed"
+        raise InvalidVectorError(reason)
     if isinstance(vector, np.ndarray) and vector.ndim != 1 and vector.size > LITTLE:
         raise InvalidVectorError("is not a flat sequence of numbers")
     try:

@@ -318,8 +318,8 @@ class EmbeddingContract(ContractBase):
     async def test_without_embed_a_text_is_no_vector(self, tmp_path: Path) -> None:
         async with await self.open_with(tmp_path, Letters()) as store:
             await store.create_table("notes", Schema(DIM, fields={"body": str}))
-            with pytest.raises(InvalidVectorError):
-                await store.search("notes", "text")  # type: ignore[arg-type,unused-ignore]
+            with pytest.raises(InvalidVectorError, match=r"is str, .*its schema has no embed"):
+                await store.search("notes", "text")
             with pytest.raises(InvalidVectorError):
                 await store.insert("notes", [{"id": "a", "body": "x"}])
 

@@ -201,6 +201,8 @@ class HybridContract(ContractBase):
             await store.search_hybrid("notes", "wool", [1.0])
         with pytest.raises(InvalidVectorError):
             await store.search_hybrid("notes", "wool", [0.0] * DIM)
+        with pytest.raises(InvalidVectorError, match=r"is missing; .* its schema has no embed"):
+            await store.search_hybrid("notes", "wool")
         with pytest.raises(ModelMismatchError):
             await store.search_hybrid("notes", "wool", QUERY, model="other")
         with pytest.raises(InvalidNameError):

@@ -227,8 +227,8 @@ class Oracle:
         there = self._table(table)
         _check_model(table, there.schema, model)
         if len(ids) != len(vectors):
-            expected = f"one for each of the {len(ids)} ids"
-            raise InvalidArgumentError("vectors", vectors, expected)
+            expected = f"a sequence of {len(ids)} vectors, one for each id"
+            raise InvalidArgumentError("vectors", len(vectors), expected)
         given = zip(ids, vectors, strict=True)
         new = {id: _vector(v, there.schema, n, id) for n, (id, v) in enumerate(given)}
         found = [there.rows[id] for id in new if id in there.rows]

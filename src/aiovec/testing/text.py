@@ -269,9 +269,9 @@ class TextContract(ContractBase):
             notes.search_text("notes", ""),
             notes.search_hybrid("notes", "wool", [1.0] * DIM),
         ):
-            with pytest.raises(UnsupportedError, match=r"text=True") as caught:
+            with pytest.raises(UnsupportedError, match=r"^the table 'notes' .*text=True") as caught:
                 await call
-            assert caught.value.ability == "text"
+            assert (caught.value.ability, caught.value.table) == ("text", "notes")
         with pytest.raises(TableNotFoundError):
             await notes.search_text("absent", "wool")
 

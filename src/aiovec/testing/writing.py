@@ -473,6 +473,7 @@ class WritingContract(ContractBase):
             with pytest.raises(InvalidRowError) as caught:
                 await notes.update("notes", change, where="TRUE")
             assert caught.value.field == field
+            assert ("set_vectors" in str(caught.value)) == (field == "embedding")
         wrong: Any
         for wrong in ({}, None, [("name", "x")]):
             with pytest.raises(InvalidArgumentError):
