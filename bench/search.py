@@ -6,7 +6,16 @@ import aiovec
 
 from .measure import Result
 from .options import Options
-from .searching import approximate, cost, crowd, filtered, fresh, partitions, single
+from .searching import (
+    approximate,
+    cost,
+    crowd,
+    filtered,
+    fresh,
+    in_memory,
+    partitions,
+    single,
+)
 from .searching.corpus import Corpus
 from .searching.indexes import indexed_peers
 from .searching.store import fill, until_ready
@@ -26,6 +35,7 @@ async def run(options: Options) -> list[Result]:
         results.append(await single.run(store, path, corpus, options, indexed, told))
         results.append(await filtered.run(store, corpus, options))
         results += await crowd.run(store, corpus, options, indexed)
+        results.append(await in_memory.run(store, corpus, options))
     path.unlink()
     results.append(await partitions.run(options))
     results += await approximate.run(options, corpus)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from aiovec.backend import Admission, Patience, PerLoop, Share
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
@@ -16,6 +16,39 @@ from .connection import CancelledWorkError, Connection, Ticket
 from .errors import failures, may_pass, translate, translated
 
 _T = TypeVar("_T")
+
+
+class Read(Protocol):
+    """``ReaderPool.run``."""
+
+    def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
+
+
+# The page cache, in KiB, of what reads each page once: the inner pages of the trees that it walks.
+_ASIDE_CACHE = 512
+
+
+@asynccontextmanager
+async def reading_aside(connect: Callable[[], Connection]) -> AsyncGenerator[Read, None]:
+    """Reads in the background on a connection of their own, all in one snapshot."""
+    connection = connect()
+    ticket = Ticket()
+
+    def begun(db: sqlite3.Connection) -> sqlite3.Connection:
+        if not db.in_transaction:
+            db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
+            db.execute("BEGIN")
+        return db
+
+    async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+        return await connection.run(lambda db: work(begun(db), ticket))
+
+    try:
+        await connection
+        yield run
+    finally:
+        ticket.cancelled = True
+        await connection.close()
 
 
 class _Readers:
@@ -166,6 +199,19 @@ class SharedConnection:
         return await self.run_outside_snapshot(
             lambda db, ticket: in_snapshot(db, lambda: work(db, ticket))
         )
+
+    @asynccontextmanager
+    async def reading_aside(self) -> AsyncGenerator[Read, None]:
+        """Reads in the background, each in a turn and a snapshot of its own: other calls have
+        theirs between, writes too."""
+
+        async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+            turn = await self.turn().__aenter__()
+            return await self._connection.run_cancellable(
+                lambda db, ticket: in_snapshot(db, lambda: work(db, ticket)), turn.give_back
+            )
+
+        yield run
 
     async def run_outside_snapshot(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         """As ``ReaderPool.run_outside_snapshot``."""

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,7 @@ from .opening import (
     open_writer,
 )
 from .plugin import BESIDE, MEMORY, make_folder_of
-from .pool import ReaderPool, SharedConnection, told
+from .pool import Read, ReaderPool, SharedConnection, reading_aside, told
 from .reads import EXPORT_LIMITS, ExportLimits, OwnCopy, bound_wal
 from .text import index as text_index
 from .text.search import search_text
@@ -166,11 +166,13 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
                     partial(OpenFile.of, Path(self._target), read_only=self.read_only)
                 )
         turn: Callable[[], Share] | None = None
+        aside: Callable[[], AbstractAsyncContextManager[Read]]
         if in_memory:
             self._readers = shared = SharedConnection(
                 connection, self._target, self._settings.busy_timeout
             )
             turn = shared.turn
+            aside = shared.reading_aside
         else:
             self._readers = ReaderPool(
                 lambda: self._new_reader("aiovec-sqlite-reader"),
@@ -179,7 +181,8 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
                 self._settings.busy_timeout,
                 self._check_file,
             )
-            self._resident = await self._resident_search(connection, self._readers)
+            aside = partial(reading_aside, lambda: self._new_reader("aiovec-sqlite-load"))
+        self._resident = await self._resident_search(connection, self._readers, aside)
         if self.read_only:
             await self._preload()
             return
@@ -215,19 +218,25 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
                     self._resident.prepare(await self.open_table(name))
 
     async def _resident_search(
-        self, connection: Connection, readers: ReaderPool
+        self,
+        connection: Connection,
+        readers: ReaderPool | SharedConnection,
+        aside: Callable[[], AbstractAsyncContextManager[Read]],
     ) -> ResidentSearch | None:
         if self._settings.scan == "disk":
             return None
         budget = self._settings.scan_bytes()
         if budget is None:  # asking the system may read files
             budget = await connection.run(lambda _: default_budget())
+        at_once = min(self._settings.readers, os.cpu_count() or 1)
         return ResidentSearch(
             readers.run,
-            lambda: self._new_reader("aiovec-sqlite-load"),
+            aside,
             place=Place(self.name, self._target),
             budget=budget,
-            workers=min(self._settings.readers, os.cpu_count() or 1),
+            workers=1 if isinstance(readers, SharedConnection) else at_once,
+            # Half of a lone search runs on a helper; with one core it would only be in the way.
+            helpers=1 if at_once > 1 else 0,
             busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
             limits=self._copy_limits,

@@ -23,10 +23,16 @@ _PATIENCE = 120.0
 
 async def fill(path: Path, corpus: Corpus, *, quantized: Literal["bit"] | None = None) -> None:
     async with aiovec.connect(path) as store:
-        await store.create_table(TABLE, corpus.schema(quantized))
-        for batch in corpus.batches():
-            await store.insert(TABLE, batch)
-        await store.optimize(TABLE)
+        await fill_open(store, corpus, quantized=quantized)
+
+
+async def fill_open(
+    store: VectorStore, corpus: Corpus, *, quantized: Literal["bit"] | None = None
+) -> None:
+    await store.create_table(TABLE, corpus.schema(quantized))
+    for batch in corpus.batches():
+        await store.insert(TABLE, batch)
+    await store.optimize(TABLE)
 
 
 def copy_bytes(store: VectorStore) -> int:

@@ -266,8 +266,6 @@ def _selected(
 
 # More changes than this are not brought in while a search waits.
 _MOST_CHANGES = 4096
-# The loader's page cache: the inner pages of the trees that it walks.
-_CACHE_KB = 512
 
 
 class OlderSnapshotError(Exception):
@@ -343,22 +341,12 @@ class ResidentCopy:
         self, db: sqlite3.Connection, ticket: Ticket, state: State, change: int
     ) -> State | None:
         table = self.table
-        if state.change < floor_of(db, table):
+        changes = _changes(db, table, state.change)
+        if changes is None:
             return None
-        rows = db.execute(
-            f"SELECT {_row_columns(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
-            (state.change, _MOST_CHANGES + 1),
-        ).fetchall()
-        deleted = db.execute(
-            "SELECT row FROM aiovec_deleted WHERE name = ? AND seq > ? LIMIT ?",
-            (table.name, state.change, _MOST_CHANGES + 1),
-        ).fetchall()
-        if len(rows) + len(deleted) > _MOST_CHANGES:
-            return None
-        if not rows and not deleted:  # another table changed
+        rows, changed = changes
+        if not len(changed):  # another table changed
             return State(change, state.segments)
-        check_stored([row[0] for row in deleted], int, f"the deleted rows of {table.name!r}")
-        changed = np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
         segments = without(state.segments, changed)
         reader = row_reader(db, table, bits=self.bits)
         some = with_vectors(table, rows)
@@ -417,20 +405,44 @@ class ResidentCopy:
             self.recall = measure(db, ticket, self.table, state)
 
 
+def _changes(
+    db: sqlite3.Connection, table: TableLayout, since: int
+) -> tuple[Sequence[tuple[Any, ...]], Int64Array] | None:
+    """Return the rows that were written since then, and the rowids of those and of the deleted.
+
+    None where they are too many, or not all are known any more.
+    """
+    if since < floor_of(db, table):
+        return None
+    rows = db.execute(
+        f"SELECT {_row_columns(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
+        (since, _MOST_CHANGES + 1),
+    ).fetchall()
+    deleted = db.execute(
+        "SELECT row FROM aiovec_deleted WHERE name = ? AND seq > ? LIMIT ?",
+        (table.name, since, _MOST_CHANGES + 1),
+    ).fetchall()
+    if len(rows) + len(deleted) > _MOST_CHANGES:
+        return None
+    check_stored([row[0] for row in deleted], int, f"the deleted rows of {table.name!r}")
+    return rows, np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
+
+
 class Loader:
-    """Reads a table into a copy, a step at a time, within one snapshot."""
+    """Reads a table into a copy, a step at a time.
+
+    Rows come in the order of their rowids. Where each step has a snapshot of its own, what was
+    written between two of them is brought in first: then the rows up to the last one read are as
+    they are in this snapshot. New ones have higher rowids, so their turn comes.
+    """
 
     def __init__(self, db: sqlite3.Connection, copy: ResidentCopy, limits: CopyLimits) -> None:
         self.copy = copy
         self._limits = limits
         table, bits = copy.table, copy.bits
-        # It reads each page once, and needs none again.
-        db.execute(f"PRAGMA cache_size = {-_CACHE_KB}")
-        self._db = db
         self._table = table
         self._change = newest_change(db)
         VectorReader(db, table).check_rows()
-        self._reader = row_reader(db, table, bits=bits)
         self._own = large_keys(db, table, limits.own_segments)
         counted = table.shadow("rowids") if table.schema.vector_nullable else table.rows
         (rows,) = db.execute(f"SELECT count(*) FROM {counted}").fetchone()
@@ -438,10 +450,12 @@ class Loader:
         self._last = 0
         self._segments: list[Segment] = []
 
-    def step(self, ticket: Ticket) -> bool:
+    def step(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
         """Read the next rows; return False when the copy is ready."""
         full = self._limits.full_segment
-        rows = self._db.execute(
+        reader = row_reader(db, self._table, bits=self.copy.bits)
+        self._bring_in(db, reader, ticket)
+        rows = db.execute(
             f"SELECT {_row_columns(self._table)} FROM {self._table.rows} AS r "
             f"WHERE r._rowid > ? ORDER BY r._rowid LIMIT {full}",
             (self._last,),
@@ -449,14 +463,31 @@ class Loader:
         if rows:
             self._last = rows[-1][0]
             some = with_vectors(self._table, rows)
-            self._segments = add_rows(self._segments, self._reader, some, self._own, ticket, full)
+            self._segments = add_rows(self._segments, reader, some, self._own, ticket, full)
         if len(rows) == full:
             return True
         self._trim()
         self.copy.start(State(self._change, tuple(self._segments)))
-        self._db.execute("PRAGMA shrink_memory")
+        db.execute("PRAGMA shrink_memory")
         give_back()
         return False
+
+    def _bring_in(self, db: sqlite3.Connection, reader: RowReader, ticket: Ticket) -> None:
+        """Bring in what was written since the step before; begin anew where that is too much."""
+        change = newest_change(db)
+        if change == self._change:
+            return
+        changes = _changes(db, self._table, self._change)
+        self._change = change
+        if changes is None:
+            self._last, self._segments = 0, []
+            return
+        rows, changed = changes
+        known = [row for row in rows if row[0] <= self._last]
+        some = with_vectors(self._table, known)
+        full = self._limits.full_segment
+        self._segments = without(self._segments, changed)
+        self._segments = add_rows(self._segments, reader, some, self._own, ticket, full)
 
     def _trim(self) -> None:
         """Give back the room of segments that grew step by step, one after the other."""

@@ -6,11 +6,10 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Protocol, TypeVar
 
 import anyio
 
@@ -28,10 +27,10 @@ from aiovec.backend import (
     watch_memory,
 )
 
-from ..connection import Connection, Ticket
+from ..connection import Ticket
 from ..errors import failures
-from ..layout import current_table
-from ..pool import in_snapshot
+from ..layout import TableLayout, current_table
+from ..pool import Read
 from ..search import can_rank_all, prefix_of
 from .batches import MOST_TOGETHER, Call, Pipeline
 from .copy import Loader, OlderSnapshotError, ResidentCopy, bytes_of_row
@@ -100,8 +99,6 @@ class Backoff:
 
 LOG = logging.getLogger("aiovec")
 
-_T = TypeVar("_T")
-
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
 _TOO_LARGE = "it is larger than scan_memory"
@@ -109,12 +106,6 @@ _TOO_LARGE = "it is larger than scan_memory"
 _MOST_LOADERS = 2
 # What scans use again and again does not count up to here: tables of a few thousand rows need less.
 _FREE_FOR_SCANS = 2**20
-
-
-class Read(Protocol):
-    """``ReaderPool.run``."""
-
-    def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
 
 
 # Tables whose searches are timed; the one searched longest ago is forgotten.
@@ -164,20 +155,25 @@ class ResidentSearch:
     def __init__(
         self,
         read: Read,
-        connect: Callable[[], Connection],
+        aside: Callable[[], AbstractAsyncContextManager[Read]],
         *,
         place: Place,
         budget: int,
         workers: int,
+        helpers: int,
         busy_timeout: float,
         bits: bool = False,
         limits: CopyLimits = LIMITS,
         clock: Clock = time.monotonic,
     ) -> None:
-        """``bits`` has tables that keep bit codes searched by these."""
+        """``workers`` is the count of batches at once; a lone one has ``helpers`` beside it.
+
+        ``bits`` has tables that keep bit codes searched by these.
+        """
         self._read = read
         self._place = place
-        self._connect = connect
+        # Reads for work in the background.
+        self._aside = aside
         self._budget = budget
         self._limits = limits
         self._bits = bits
@@ -186,8 +182,7 @@ class ResidentSearch:
         self._backoff = Backoff(limits, clock)
         self._timings: dict[str, Timings] = {}
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(1))
-        # Half of a lone search runs on a helper; with one core it would only be in the way.
-        self._workspace = Workspace(helpers=1 if workers > 1 else 0, limits=limits)
+        self._workspace = Workspace(helpers=helpers, limits=limits)
         self._answering = 0
         # Loading takes some memory beside the copy, so tables are loaded one after the other.
         self._loaders = Admission("other tables are being loaded", calls=_MOST_LOADERS)
@@ -297,44 +292,45 @@ class ResidentSearch:
             self._refuse(table, resident, f"loading it failed: {exc}", failed=True)
 
     async def _load_now(self, table: TableHandle, resident: _Resident) -> None:
-        connection = self._connect()
-        ticket = Ticket()
         try:
-            await connection
-            loader = await connection.run(partial(self._begin_loading, table))
-            if not self._fits(loader.expected_bytes):
-                self._refuse(table, resident, _TOO_LARGE)
-                return
-            # Before the first step: what is being loaded counts as if it were there.
-            self._make_room(table.name, loader.expected_bytes)
-            if self._taken() + loader.expected_bytes > self._budget:
-                # What others are being loaded into is not given away. A later search tries again.
-                self._drop(table.name, resident)
-                return
-            resident.reserved = loader.expected_bytes
-            self._loading.add(resident)
-            while await connection.run(lambda _: loader.step(ticket)):
-                pass
-            resident.copy = loader.copy
-            self._backoff.settle(table)
-            self._measure(table, resident)
+            async with self._aside() as read:
+                await self._load_by(read, table, resident)
         finally:
-            ticket.cancelled = True
-            try:
-                await connection.close()
-            finally:
-                resident.reserved = 0
-                self._loading.discard(resident)
+            resident.reserved = 0
+            self._loading.discard(resident)
 
-    def _begin_loading(self, table: TableHandle, db: sqlite3.Connection) -> Loader:
-        db.execute("BEGIN")
-        layout = current_table(db, table)
-        if layout.extreme:
-            raise CannotRankError("the table has vectors whose squares do not fit into float32")
+    async def _load_by(self, read: Read, table: TableHandle, resident: _Resident) -> None:
+        loader = await read(partial(self._begin_loading, table))
+        if not self._fits(loader.expected_bytes):
+            self._refuse(table, resident, _TOO_LARGE)
+            return
+        # Before the first step: what is being loaded counts as if it were there.
+        self._make_room(table.name, loader.expected_bytes)
+        if self._taken() + loader.expected_bytes > self._budget:
+            # What others are being loaded into is not given away. A later search tries again.
+            self._drop(table.name, resident)
+            return
+        resident.reserved = loader.expected_bytes
+        self._loading.add(resident)
+        while await read(partial(self._load_some, table, loader)):
+            pass
+        resident.copy = loader.copy
+        self._backoff.settle(table)
+        self._measure(table, resident)
+
+    def _begin_loading(self, table: TableHandle, db: sqlite3.Connection, _: Ticket) -> Loader:
+        layout = _rankable(db, table)
         most_for_masks = int(self._budget * _FOR_MASKS)
         bits = self.by_bits(table)
         copy = ResidentCopy(layout, self._workspace, bits=bits, most_for_masks=most_for_masks)
         return Loader(db, copy, self._limits)
+
+    @staticmethod
+    def _load_some(
+        table: TableHandle, loader: Loader, db: sqlite3.Connection, ticket: Ticket
+    ) -> bool:
+        _rankable(db, table)
+        return loader.step(db, ticket)
 
     def _fits(self, wanted: int) -> bool:
         """Return whether the budget would do for so much, and for the memory of scans."""
@@ -445,36 +441,38 @@ class ResidentSearch:
         if needs_compaction(state) and is_over(resident.compacting):
             resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads()))
         if copy.may_regroup() and is_over(resident.regrouping):
-            resident.regrouping = self._tasks.start(self._aside(table, copy.regroup))
+            resident.regrouping = self._tasks.start(self._tend(table, copy.regroup))
         self._measure(table, resident)
 
     def _measure(self, table: TableHandle, resident: _Resident) -> None:
         """Find out how much searches by bits find, where that is not known."""
         copy = resident.copy
         if copy is not None and copy.may_measure() and is_over(resident.measuring):
-            resident.measuring = self._tasks.start(self._aside(table, copy.measure))
+            resident.measuring = self._tasks.start(self._tend(table, copy.measure))
 
-    async def _aside(
+    async def _tend(
         self, table: TableHandle, work: Callable[[sqlite3.Connection, Ticket], None]
     ) -> None:
-        """Do some work on the copy's behalf with a connection of its own, in one snapshot.
+        """Do some work on the copy's behalf in the background, in one snapshot.
 
         Where it fails, nothing is lost: searches are right without it, and ask for it again.
         """
-        ticket = Ticket()
 
-        def run(db: sqlite3.Connection) -> None:
+        def run(db: sqlite3.Connection, ticket: Ticket) -> None:
             if not current_table(db, table).extreme:  # see _answer
                 work(db, ticket)
 
         with suppress(StaleTableError, OlderSnapshotError, *failures()):
-            connection = self._connect()
-            try:
-                await connection
-                await connection.run(lambda db: in_snapshot(db, lambda: run(db)))
-            finally:
-                ticket.cancelled = True
-                await connection.close()
+            async with self._aside() as read:
+                await read(run)
+
+
+def _rankable(db: sqlite3.Connection, table: TableHandle) -> TableLayout:
+    """The table as it is; CannotRankError where it has rows of which no codes can be made."""
+    layout = current_table(db, table)
+    if layout.extreme:
+        raise CannotRankError("the table has vectors whose squares do not fit into float32")
+    return layout
 
 
 def _needs_vectors(query: VectorQuery) -> bool:

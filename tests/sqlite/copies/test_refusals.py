@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from aiovec_sqlite.copies import CopyLimits, copy
 from aiovec_sqlite.copies.search import Backoff
 from aiovec_sqlite.driver import connect as raw_connect
 from aiovec_sqlite.opening import open_reader
+from aiovec_sqlite.pool import Read, reading_aside
 
 DIM = 24
 SCHEMA = Schema(DIM, fields={"n": int, "owner": str})
@@ -35,16 +36,16 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def loads(monkeypatch: pytest.MonkeyPatch, store: VectorStore) -> list[float]:
-    """When connections for loading were asked for."""
+    """When loading began."""
     resident = resident_of(store)
     asked: list[float] = []
-    connect = resident._connect
+    aside = resident._aside
 
-    def counted() -> Connection:
+    def counted() -> AbstractAsyncContextManager[Read]:
         asked.append(time.monotonic())
-        return connect()
+        return aside()
 
-    monkeypatch.setattr(resident, "_connect", counted)
+    monkeypatch.setattr(resident, "_aside", counted)
     return asked
 
 
@@ -115,16 +116,17 @@ async def test_a_load_that_failed_is_tried_again(
         await store.insert("t", rows_for(np.random.default_rng(0), range(50), DIM))
         settings = backend_of(store)._settings
         resident = resident_of(store)
-        right = resident._connect
+        right = resident._aside
         away = partial(open_reader, tmp_path / "absent" / "b.db", settings)
-        monkeypatch.setattr(resident, "_connect", lambda: Connection(away, "aiovec-sqlite-load"))
+        failing = partial(reading_aside, lambda: Connection(away, "aiovec-sqlite-load"))
+        monkeypatch.setattr(resident, "_aside", failing)
         asked = loads(monkeypatch, store)
         await search_until(store, lambda: len(asked) > 4)
         pauses = np.diff(asked)
         # Each is twice the one before; what runs beside it can only make them longer.
         assert all(pause >= 0.02 * 2**n for n, pause in enumerate(pauses))
         assert answered(store, "t") == 0
-        monkeypatch.setattr(resident, "_connect", right)
+        monkeypatch.setattr(resident, "_aside", right)
         await search_until(store, lambda: bool(answered(store, "t")))
     (only,) = told(caplog)
     assert only.startswith("table t is searched from the file: loading it failed: ")

@@ -158,14 +158,6 @@ async def test_extreme_vectors_are_left_to_the_file(
         assert answered(store, "t") == 0
 
 
-async def test_a_store_in_memory_has_no_second_copy() -> None:
-    async with opened(":memory:") as store:
-        await store.create_table("t", schema())
-        await store.insert("t", rows_for(np.random.default_rng(0), range(50), DIM))
-        assert len(await store.search("t", np.ones(DIM), limit=5)) == 5
-        assert backend_of(store)._resident is None
-
-
 # Freshness
 
 
