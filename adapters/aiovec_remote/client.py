@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -64,6 +65,7 @@ _REVOKING = 10.0
 # Bytes that are handed to a connection at once.
 _PART = 256 * 1024
 _OURS = frozenset({JSON, ARROW})
+_KEY = re.compile(r"[!-~]*")
 
 
 class Client:
@@ -77,8 +79,8 @@ class Client:
             self._sidecar = Sidecar(Path(url.removeprefix(f"{SCHEME}://")))
         self.settings = settings
         self._headers = {PROTOCOL_HEADER: PROTOCOL}
-        if settings.api_key:
-            self._headers["Authorization"] = f"Bearer {settings.api_key}"
+        if key := _key_of(settings):
+            self._headers["Authorization"] = f"Bearer {key}"
         self._connections = PerLoop(lambda: Connections(settings), Connections.abandon)
         self._turns = Admission("too many calls are under way", calls=settings.connections)
         self._writes = PerLoop(_Count)
@@ -225,6 +227,8 @@ class Client:
             ) from exc
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             raise LostError(_reason(exc), sent=False) from exc
+        except aiohttp.SocketTimeoutError as exc:
+            raise LostError(_reason(exc), sent=True, silent=True) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise LostError(_reason(exc), sent=True) from exc
         except RuntimeError as exc:  # "Session is closed", "Connection closed."
@@ -337,7 +341,7 @@ class _Tries:
         self._client = client
         self._writes = writes
         self._reconnects = 0.0 if once else client.settings.reconnect_timeout
-        self._began = time.monotonic()
+        self._lost_since: float | None = None
         self._waits = _waits()
 
     async def wait_after(self, exc: RefusedError | LostError) -> None:
@@ -350,7 +354,10 @@ class _Tries:
             error = self.patience.error(str(exc))
         else:
             wait = next(self._waits)
-            left = self._began + self._reconnects - time.monotonic()
+            # Since the first loss: the call itself may have taken longer than all tries may.
+            now = time.monotonic()
+            self._lost_since = self._lost_since or now
+            left = -1.0 if exc.silent else self._lost_since + self._reconnects - now
             error = self._client.lost(exc)
             self.may_be_done |= exc.sent and self._writes
         if self.may_be_done:
@@ -396,6 +403,19 @@ async def _read_length(response: aiohttp.ClientResponse, length: int) -> bytearr
             raise LostError("the answer was cut off", sent=True)
         data += part
     return data
+
+
+def _key_of(settings: RemoteSettings) -> str:
+    """Return the API key, without the line's end of the file that it may come from."""
+    key = settings.api_key.strip()
+    if not _KEY.fullmatch(key):
+        raise ConfigError(
+            "the API key of the remote backend has a character in it that no header carries; an "
+            "API key has visible ASCII characters alone, without spaces",
+            key="retrieval.remote.api_key",
+            accepted="visible ASCII characters",
+        )
+    return key
 
 
 def _waits() -> Any:

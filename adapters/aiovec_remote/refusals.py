@@ -17,10 +17,12 @@ _LONGEST_PROBLEM = 1_000_000
 
 
 class LostError(Exception):
-    """A request without an answer. ``sent`` tells whether the server may have got it."""
+    """A request without an answer. ``sent`` tells whether the server may have got it, ``silent``
+    that it was waited for to the end of the time that it had."""
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, *, sent: bool, silent: bool = False) -> None:
         self.sent = sent
+        self.silent = silent
         super().__init__(reason)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from aiovec.errors import (
     TableNotFoundError,
     UnsupportedError,
 )
+from aiovec_remote import client
 from aiovec_remote.backend import RemoteBackend
 from aiovec_remote.plugin import RemotePlugin
 from aiovec_remote.settings import RemoteSettings
@@ -268,6 +270,44 @@ async def test_a_silent_server(fake: Fake) -> None:
             await store.tables()
 
 
+async def test_the_time_to_reconnect_begins_with_the_loss(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that had run for long is asked for again as any other, and for as long."""
+    now = 100.0
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def lost_after_a_minute(*_: Any) -> None:
+        nonlocal now
+        now += 60
+
+    done = told(Message({"count": 1}))
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers |= {"delete": [lost_after_a_minute, done], "count": [lost_after_a_minute, done]}
+    async with store_of(fake) as store:
+        assert await store.delete("notes", ["a"]) == 1
+        assert await store.count("notes") == 1
+        fake.answers["count"] = [lost_after_a_minute]
+        with pytest.raises(AiovecError, match="did not answer"):
+            await store.count("notes")
+    assert len(fake.calls("count")) == 4
+
+
+async def test_a_silent_server_is_not_waited_for_again(fake: Fake) -> None:
+    async def silence(reader: asyncio.StreamReader, _: Any) -> None:
+        await reader.read()
+
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers |= {"delete": [silence], "tables": [silence]}
+    patient = QUICK.model_copy(update={"reconnect_timeout": 60.0})
+    async with store_of(fake, patient) as store:
+        with pytest.raises(OutcomeUnknownError):
+            await store.delete("notes", ["a"])
+        with pytest.raises(AiovecError, match="did not answer"):
+            await store.tables()
+    assert len(fake.calls("delete")) == len(fake.calls("tables")) == 1
+
+
 async def test_a_cancelled_read_closes_its_connection(fake: Fake) -> None:
     async def silence(reader: asyncio.StreamReader, _: Any) -> None:
         await reader.read()
@@ -446,6 +486,20 @@ END = frame(END_FRAME, 0)
 
 async def collected(store: VectorStore) -> list[int]:
     return [len(batch) async for batch in store.export("notes")]
+
+
+@pytest.mark.parametrize("key", ["k3y\r\nX-Other: 1", "k3y\0", "a k3y", "k3y\u00e9"])
+async def test_a_key_that_no_header_carries(fake: Fake, key: str) -> None:
+    with pytest.raises(ConfigError, match="API key") as caught:
+        async with store_of(fake, RemoteSettings(api_key=key)):
+            pass
+    assert caught.value.key == "retrieval.remote.api_key"
+    assert "k3y" not in str(caught.value)
+
+
+async def test_a_key_from_a_file_with_the_end_of_its_line(fake: Fake) -> None:
+    async with store_of(fake, RemoteSettings(api_key=f"{SECRET}\n")):
+        assert fake.calls("open")[0].headers["authorization"] == f"Bearer {SECRET}"
 
 
 async def test_an_export_and_its_cursor(fake: Fake) -> None:
