@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from aiovec.backend import StaleTableError, error_of
+from aiovec.backend import StaleTableError, error_of, was_begun
 from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
 
 _PROBLEM = "application/problem+json"
@@ -54,6 +54,8 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> No
             raise LostError(f"a proxy says {text}", sent=True)
         raise not_a_server(target, text)
     problem = json_object(data)
+    if was_begun(problem):
+        raise LostError("the server stopped before the call had ended", sent=True)
     error = error_of(problem, target=target)
     if status == 412:
         raise StaleTableError

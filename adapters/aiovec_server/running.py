@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from email.utils import formatdate
 from socket import socket
 from typing import Any, Protocol, TypeVar
@@ -208,7 +209,8 @@ def _until_cancelled(app: App) -> App:
 
 
 async def _say_stopping(send: Any) -> None:
-    problem = Problem.plain(503, "the server is stopping; try again", retry_after=1)
+    detail = "the server is stopping; try again, but a write may have been done"
+    problem = replace(Problem.plain(503, detail, retry_after=1), begun=True)
     headers = {**problem.headers(), "connection": "close"}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": raw})

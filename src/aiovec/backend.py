@@ -120,7 +120,7 @@ from ._filters.tree import (
     Value,
 )
 from ._http.migration import move_record_of
-from ._http.problems import Problem, error_of, problem_of
+from ._http.problems import Problem, error_of, problem_of, was_begun
 from ._locate import (
     is_url,
     local_path,
@@ -456,6 +456,7 @@ __all__ = [
     "unreadable_mark",
     "version_of",
     "wait_out",
+    "was_begun",
     "watch_memory",
     "watch_request",
     "watch_searches",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from aiovec.backend import (
     END_FRAME,
     FAILED_FRAME,
     Message,
+    Problem,
     RetrievalSettings,
     frame,
     pack,
@@ -230,6 +232,22 @@ async def test_a_write_with_an_answer_of_garbage_may_be_done(fake: Fake) -> None
             fake.answers["delete"] = [answer]
             with pytest.raises(OutcomeUnknownError):
                 await store.delete("notes", ["a"])
+
+
+async def test_a_write_that_a_stopping_server_ended_may_be_done(fake: Fake) -> None:
+    """Unlike one that a limit refused before it began."""
+    ended = replace(Problem.plain(503, "stopping", retry_after=1), begun=True)
+    answer = problem("503 Service Unavailable", ended.body(), "retry-after: 1\r\n")
+    done = told(Message({"count": 1}))
+    fake.answers["delete"] = [answer, done]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError, match="stopped"):
+            await store.delete("notes", ["a"])
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers["delete"] = [answer, done]
+    async with store_of(fake) as store:
+        assert await store.delete("notes", ["a"]) == 1
+    assert fake.calls("delete")[-1].headers["idempotency-retry"] == "1"
 
 
 async def test_limits_of_the_server_are_waited_for(fake: Fake) -> None:

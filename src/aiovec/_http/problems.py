@@ -32,6 +32,7 @@ MOST_ITEMS = 100
 """Items of a fact that is a list, such as the ids of a DuplicateIdError."""
 
 _TYPE = "urn:aiovec:error:"
+_BEGUN = "begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Problem:
     facts: Mapping[str, Json] = field(default_factory=dict)
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
+    begun: bool = False
+    """Whether the call was ended within, so that a write may have been done."""
 
     @classmethod
     def plain(cls, status: int, detail: str, *, retry_after: int | None = None) -> Problem:
@@ -65,6 +68,8 @@ class Problem:
         }
         if self.error:
             document |= {"error": self.error, "facts": dict(self.facts)}
+        if self.begun:
+            document[_BEGUN] = True
         return document
 
     def body(self) -> bytes:
@@ -335,6 +340,11 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
         attributes[name] = target if name == "target" else words
     error.__dict__.update(attributes)
     return error
+
+
+def was_begun(document: Mapping[str, object]) -> bool:
+    """Return whether a server's problem tells of a call that it ended within."""
+    return document.get(_BEGUN) is True
 
 
 def _short(text: str) -> str:
