@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,16 @@ import aiovec.sync
 from aiovec import Field, Schema
 from aiovec._cli import main
 from aiovec._http.serving import ServedCalls
-from aiovec.backend import ARROW, JSON, PROTOCOL, PROTOCOL_HEADER, Message, pack
+from aiovec.backend import (
+    ARROW,
+    JSON,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    Message,
+    WireError,
+    pack,
+    unpack,
+)
 from aiovec.errors import AiovecError, ConfigError, UnsupportedError
 
 SCHEMA = Schema(2, fields={"year": int, "body": Field(str, text=True), "tags": list[str]})
@@ -354,6 +364,44 @@ print("went on")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_long_lists_go_in_parts() -> None:
+    """A parser of JSON holds up the event loop, also from another thread."""
+    moment = datetime(2024, 1, 2, tzinfo=UTC)
+    counts = [[f"text {n}", n] for n in range(12_345)] + [[moment, 1], ["\n", 2]]
+    for rows in (None, pa.table({"id": ["a"]})):
+        facts = {"before": 1, "counts": counts, "ids": ["x"] * 5001, "few": [1], "after": None}
+        asked = Message(facts, rows)
+        kind, data = pack(asked)
+        read = unpack(kind, data)
+        assert read.facts == facts
+        assert (read.rows is None) == (rows is None)
+    lines = bytes(pack(Message({"counts": counts, "ids": ["x"]}))[1]).split(b"\n")
+    assert [json.loads(line)[0] for line in lines[1:]] == ["counts"] * 3
+    assert json.loads(lines[0]) == {"counts": [], "ids": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"ids":[]}\n["ids"]',
+        b'{"ids":[]}\n["ids",{}]',
+        b'{"ids":[]}\n["id",[]]',
+        b'{"ids":1}\n["ids",[]]',
+        b'{"ids":[]}\n[1,[]]',
+        b'{"ids":[]}\n["ids",[]]\n',
+        b'{"ids":[]}\n\n["ids",[]]',
+        b'{"ids":[]}\n{"ids":["a"]}',
+        b'[]\n["ids",[]]',
+        b'["ids",[]]',
+        b"\n" * 1_000_000,
+        b"",
+    ],
+)
+def test_parts_of_no_list(body: bytes) -> None:
+    with pytest.raises(WireError):
+        unpack(JSON, body)
+
+
 def test_a_fork_leaves_the_parents_connections(url: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", _FORKING, url],

@@ -1,7 +1,8 @@
 """Bodies of the calls between the remote backend and a server.
 
 A body is one ``Message``: facts, which are JSON, and rows where the call has some. Without rows it
-is JSON, with rows an Arrow IPC stream whose schema carries the facts in its metadata. Both sides
+is JSON, with rows an Arrow IPC stream whose schema carries the facts in its metadata. A fact that
+is a long list follows the others in lines of its own, each a part of it. Both sides
 read a body as data from a stranger: ``unpack`` gives arrays that Arrow has validated in full, and
 ``stored_rows`` and ``found_rows`` give what fits the schema and nothing else.
 
@@ -11,7 +12,7 @@ Blocking, and for large bodies slow enough to need a thread. Brings pyarrow.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -44,6 +45,9 @@ _TIME = "$time"
 _PAYLOAD = "payload"
 # No field has such a name.
 _MEASURE, _HIGHLIGHTS = "#measure", "#highlights"
+# Items of a list that are read or written at once. A parser of JSON holds up every other thread,
+# and so the event loop, while it runs.
+_ITEMS = 5000
 # Bytes of a body that take as long to read as one value does to check.
 _BYTES_A_VALUE = 64
 
@@ -77,7 +81,7 @@ def effort_of_message(message: Message) -> int:
 
 def pack(message: Message) -> tuple[str, memoryview]:
     """Return the content type and the bytes of a message."""
-    facts = json_bytes(message.facts)
+    facts = b"\n".join(map(json_bytes, _lines_of(message.facts)))
     if message.rows is None:
         return JSON, memoryview(facts)
     schema = message.rows.schema.with_metadata({_FACTS: facts})
@@ -132,17 +136,52 @@ def _untagged(value: dict[str, Any]) -> object:
     return value
 
 
+def _lines_of(facts: Mapping[str, Any]) -> Iterator[object]:
+    """Yield the facts, and behind them each part of a long list with its name."""
+    long = {name: fact for name, fact in facts.items() if _is_long(fact)}
+    yield {name: [] if name in long else fact for name, fact in facts.items()}
+    for name, fact in long.items():
+        for start in range(0, len(fact), _ITEMS):
+            yield [name, fact[start : start + _ITEMS]]
+
+
+def _is_long(fact: object) -> bool:
+    return isinstance(fact, list) and len(fact) > _ITEMS
+
+
 def _facts_of(data: Body) -> dict[str, Any]:
-    try:
-        text = bytes(data).decode()
-        facts = json.loads(text, object_hook=_untagged)
-        if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
-            json_bytes(facts)
-    except (ValueError, RecursionError, OverflowError) as exc:
-        raise WireError(f"the JSON cannot be read: {exc}"[:200]) from exc
+    lines = _split(bytes(data))
+    facts = _json_of(next(lines))
     if type(facts) is not dict:
         raise WireError("the JSON is no object")
+    for line in lines:
+        part = _json_of(line)
+        match part:
+            case [str(name), list(items)] if isinstance(known := facts.get(name), list):
+                known += items
+            case _:
+                raise WireError("a part of a list belongs to none")
     return facts
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    """Yield the lines. The next is looked for when the last was sound: there may be millions."""
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        yield data[start:end]
+        start = end + 1
+    yield data[start:]
+
+
+def _json_of(line: bytes) -> Any:
+    try:
+        text = line.decode()
+        found = json.loads(text, object_hook=_untagged)
+        if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
+            json_bytes(found)
+    except (ValueError, RecursionError, OverflowError) as exc:
+        raise WireError(f"the JSON cannot be read: {exc}"[:200]) from exc
+    return found
 
 
 # Rows of answers
