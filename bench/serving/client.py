@@ -1,7 +1,7 @@
 """Keep-alive clients in a process of their own that do little but send and count.
 
-``python -m bench.serving.client ASKED`` gets a JSON object and prints one. The requests are whole,
-in a file that ``save`` wrote.
+``python -m bench.serving.client ASKED TOLD`` gets a JSON object and writes one to a file. The
+requests are whole, in a file that ``save`` wrote.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def main() -> None:
         told = asyncio.run(_measured(asked))
     else:
         told = uvloop.run(_measured(asked))
-    print(json.dumps(told))
+    Path(sys.argv[2]).write_text(json.dumps(told), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -82,15 +83,18 @@ def free_port() -> int:
 
 
 async def told_by(module: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """What a module that is run as a process prints."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, json.dumps(asked),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    said, wrong = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{module} ended with {process.returncode}:\n{wrong.decode()}")
-    found: dict[str, Any] = json.loads(said)
+    """What a module that is run as a process comes to."""
+    with tempfile.TemporaryDirectory(prefix="aiovec-bench-") as folder:
+        told = Path(folder) / "told.json"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, json.dumps(asked), str(told),
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, wrong = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{module} ended with {process.returncode}:\n{wrong.decode()}")
+        text = await asyncio.to_thread(told.read_text, encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
     return found
 
 

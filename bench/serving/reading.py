@@ -1,7 +1,7 @@
 """A client that reads an export as an Arrow stream, in a process of its own.
 
-``python -m bench.serving.reading ASKED`` gets a JSON object and prints one. With ``pace``, it reads
-nothing for ``wait`` seconds at first, and then so many rows a second at most.
+``python -m bench.serving.reading ASKED TOLD`` gets a JSON object and writes one to a file. With
+``pace``, it reads nothing for ``wait`` seconds at first, and then so many rows a second at most.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import http.client
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -36,4 +37,5 @@ def read(port: int, table: str, *, wait: float = 0.0, pace: float | None = None)
 
 
 if __name__ == "__main__":
-    print(json.dumps(read(**json.loads(sys.argv[1]))))
+    found = read(**json.loads(sys.argv[1]))
+    Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
