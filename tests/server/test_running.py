@@ -158,16 +158,14 @@ async def _drained(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_idle_connections_hold_nothing() -> None:
-    async with running() as server:
+    async with running(shutdown_timeout=START) as server:
         held = [await server.connect() for _ in range(50)]
         for _, writer in held[:25]:
             writer.write(_request("/"))
         for reader, _ in held[:25]:
             await reader.readuntil(b"0\r\n\r\n")
-        before = time.monotonic()
         server.stop.set()
-        await server.task
-        assert time.monotonic() - before < 2
+        await asyncio.wait_for(asyncio.shield(server.task), START / 2)
         for _, writer in held:
             writer.close()
 
@@ -192,7 +190,7 @@ async def test_a_client_that_stalls_is_cut_off(start: bytes) -> None:
         before = time.monotonic()
         with suppress(ConnectionResetError):
             await asyncio.wait_for(reader.read(), START)
-        assert 0.1 < time.monotonic() - before < 10
+        assert time.monotonic() - before > 0.1
         writer.close()
         assert b"ok" in await server.ask()
     assert server.app.ended in ([], ["http.disconnect"])
@@ -209,10 +207,8 @@ async def test_a_client_that_drips_is_cut_off() -> None:
                 await asyncio.sleep(0.02)
 
         dripping = asyncio.ensure_future(drip())
-        before = time.monotonic()
         with suppress(ConnectionResetError):
             await asyncio.wait_for(reader.read(), START)
-        assert time.monotonic() - before < 10
         dripping.cancel()
         writer.close()
 
@@ -235,9 +231,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(_request("/stream"))
         await server.app.entered.wait()
-        before = time.monotonic()
-        await _until(lambda: server.stop.is_set() or not _connections(server))
-        assert time.monotonic() - before < 20
+        await _until(lambda: not _connections(server))
         writer.close()
 
 

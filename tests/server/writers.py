@@ -152,23 +152,42 @@ class Writer:
         return {"id": id, "embedding": [1.0, n, 0.5, 0.25], "n": n, "owner": self.name}
 
 
-async def write_until(stop: asyncio.Event, writers: Sequence[Writer]) -> None:
-    """Let all clients write until the event, and finish the calls that they have begun then."""
+class Writing:
+    """Clients that write until they are told to end."""
 
-    async def run(writer: Writer) -> None:
-        while not stop.is_set():
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self.writers = writers
+        self._stop = False
+        self._answered = 0
+        self._more = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Let all write, and finish the calls that they have begun by the end."""
+        async with asyncio.TaskGroup() as tasks:
+            for writer in self.writers:
+                tasks.create_task(self._write(writer))
+
+    async def _write(self, writer: Writer) -> None:
+        while not self._stop:
             await writer.write()
-            await asyncio.sleep(0)
+            self._answered += 1
+            async with self._more:
+                self._more.notify_all()
 
-    async with asyncio.TaskGroup() as tasks:
-        for writer in writers:
-            tasks.create_task(run(writer))
+    async def go_on(self, calls: int) -> None:
+        """Wait until so many more calls have been answered."""
+        until = self._answered + calls
+        async with self._more:
+            await self._more.wait_for(lambda: self._answered >= until)
+
+    def end(self) -> None:
+        self._stop = True
 
 
 async def with_writers(
     url: str,
     count: int,
-    disturb: Callable[[], Awaitable[None]],
+    disturb: Callable[[Writing], Awaitable[None]],
     *,
     exact: bool = True,
 ) -> list[Writer]:
@@ -179,13 +198,13 @@ async def with_writers(
             face: Any = Rest(url) if number % 2 else Remote(url)
             await stack.enter_async_context(face)
             writers.append(Writer(f"w{number}", face, exact=exact))
-        stop = asyncio.Event()
-        writing = asyncio.ensure_future(write_until(stop, writers))
-        disturbing = asyncio.ensure_future(disturb())
+        work = Writing(writers)
+        writing = asyncio.ensure_future(work.run())
+        disturbing = asyncio.ensure_future(disturb(work))
         try:
             await asyncio.wait([writing, disturbing], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stop.set()
+            work.end()
             if not disturbing.done() and writing.done():
                 disturbing.cancel()
         await asyncio.wait([disturbing])
