@@ -286,7 +286,7 @@ class ResidentCopy:
         self.bits = bits
         self.workspace = workspace
         self.masks = Masks(most_for_masks)
-        self.prefixes = Prefixes()
+        self.prefixes = Prefixes(table.schema.metric)
         self._limits = workspace.limits
         self.recall: Recall | None = None
         self.state: State | None = None

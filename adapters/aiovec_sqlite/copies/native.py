@@ -20,6 +20,9 @@ from .codes import QueryCodes, rounding
 from .kernel.library import (
     FOUND_NUMBERS,
     KINDS,
+    L2,
+    PLAIN,
+    SIGNS,
     AnswerRecord,
     Library,
     QueryRecord,
@@ -52,13 +55,16 @@ def scan_natively(
     metric: Metric,
     helper: Executor | None,
     check: Callable[[], None],
+    *,
+    plain: bool = False,
 ) -> list[tuple[Int64Array, Float64Array]]:
     """Return for each query the ids of all rows that may be among its nearest, and the most that
     their values can be; the likeliest first.
 
-    ``check`` is called now and then, and ends the scan by raising.
+    ``plain`` values count as they are: there are no more rows than are wanted. ``check`` is called
+    now and then, and ends the scan by raising.
     """
-    call = _Call(library, segments, queries, wanted, masks, metric)
+    call = _Call(library, segments, queries, wanted, masks, metric, plain)
     if helper is None or call.rows * call.dim < _WORTH_SHARING:
         whole = _Part(call)
         for some in call.runs():
@@ -87,6 +93,7 @@ class _Call:
         wanted: Sequence[int],
         masks: _Masks,
         metric: Metric,
+        plain: bool,
     ) -> None:
         self.library = library
         self.kind = KINDS[library.kind]
@@ -95,10 +102,14 @@ class _Call:
             queries[0].codes if len(queries) == 1 else np.stack([query.codes for query in queries])
         )
         self.dim = len(queries[0].codes)
-        self.share = rounding(self.dim)
-        self.l2 = int(metric == "l2")
+        self.share = 0.0 if plain else rounding(self.dim)
         alive = [number for number, one in enumerate(segments) if one.count > one.dead]
         self.segments = [segments[number] for number in alive]
+        # A segment's arrays are of the same kind in all.
+        codes = self.segments[0].codes if self.segments else self.codes
+        self.step = codes.strides[0]
+        self.how = L2 * (metric == "l2") + SIGNS * (codes.dtype == np.uint8) + PLAIN * plain
+        self._plain = plain
         self.rows = sum(one.count for one in self.segments)
         self.wanted = [min(one, self.rows) for one in wanted]
         self._masks: list[list[BoolArray | None]] | None = None
@@ -132,7 +143,7 @@ class _Call:
         made = (SegmentRecord * len(pieces))()
         for record, (number, first, last) in zip(made, pieces, strict=True):
             one = self.segments[number]
-            record.codes = address(one.codes) + first * self.dim
+            record.codes = address(one.codes) + first * self.step
             record.scale = address(one.scale) + 4 * first
             record.offset = address(one.offset) + 4 * first
             record.error = address(one.error) + 4 * first
@@ -168,8 +179,9 @@ class _Call:
             len(parts), len(self.queries), address(room), address(rowids), address(most), ends,
         )  # fmt: skip
         found, start = [], 0
-        for end in ends:
-            found.append((rowids[start:end], most[start:end]))
+        for end, wanted in zip(ends, self.wanted, strict=True):
+            last = min(end, start + wanted) if self._plain else end
+            found.append((rowids[start:last], most[start:last]))
             start = end
         return found
 
@@ -211,7 +223,7 @@ class _Part:
         while True:
             done = call.library.scan(
                 call.kind, records, len(records), masks, self.queries, len(self.queries), call.dim,
-                call.share, call.l2, ctypes.byref(answer),
+                call.step, call.share, call.how, ctypes.byref(answer),
             )  # fmt: skip
             if done > 0:
                 return

@@ -1,8 +1,9 @@
 """Candidates of many queries at once: every row that the codes' bound cannot exclude.
 
-A first segment gives each query a value that enough rows reach. Rows that reach it in any segment,
-give or take the bound, are collected: some hundred of a hundred thousand. Their own bounds then
-leave the candidates. Scans share arrays that are used again, and a thread that helps.
+The native scan finds them, or NumPy does here. A first segment gives each query a value that enough
+rows reach. Rows that reach it in any segment, give or take the bound, are collected: some hundred
+of a hundred thousand. Their own bounds then leave the candidates. Scans share arrays that are used
+again, and a thread that helps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-import numkong
 import numpy as np
 import numpy.typing as npt
 
@@ -25,23 +25,22 @@ from aiovec.backend import BoolArray, Float32Array, Float64Array, Int64Array, Me
 from .codes import QueryCodes, rounding
 from .kernel.library import load
 from .native import scan_natively
+from .products import Int32Array, products_of
 from .segments import LIMITS, CopyLimits, Segment, State
 
 
 class _Arrays:
     """One thread's arrays, as large as its largest scan."""
 
-    products: Any = None
-    values: Float32Array | None = None
+    products: Int32Array | None = None
     reached: BoolArray | None = None
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.products, self.values, self.reached)
-        return sum(np.asarray(one).nbytes for one in arrays if one is not None)
+        return sum(one.nbytes for one in (self.products, self.reached) if one is not None)
 
     def clear(self) -> None:
-        self.products = self.values = self.reached = None
+        self.products = self.reached = None
 
 
 class Workspace:
@@ -81,27 +80,20 @@ class Workspace:
                 self._every.add(arrays)
         return arrays
 
-    def products(self, rows: int, columns: int) -> Any:
-        """Room for the integer products of a segment."""
+    def products(self, rows: int, columns: int) -> Int32Array:
+        """Room for the integer products of a block."""
         arrays = self._arrays
         found = arrays.products
-        if found is None or found.shape[1] != columns or found.shape[0] < rows:
-            found = arrays.products = numkong.empty((rows, columns), dtype="int32")
-        return found if found.shape[0] == rows else found[:rows]
-
-    def values(self, rows: int, columns: int) -> Float32Array:
-        arrays = self._arrays
-        found = arrays.values
         if found is None or found.size < rows * columns:
-            found = arrays.values = np.empty(rows * columns, dtype=np.float32)
-        return found.reshape(-1)[: rows * columns].reshape(rows, columns)
+            found = arrays.products = np.empty(rows * columns, dtype=np.int32)
+        return found[: rows * columns].reshape(rows, columns)
 
     def reached(self, rows: int, columns: int) -> BoolArray:
         arrays = self._arrays
         found = arrays.reached
         if found is None or found.size < rows * columns:
             found = arrays.reached = np.empty(rows * columns, dtype=np.bool_)
-        return found.reshape(-1)[: rows * columns].reshape(rows, columns)
+        return found[: rows * columns].reshape(rows, columns)
 
     def close(self) -> None:
         if self.helper is not None:
@@ -121,8 +113,6 @@ _FARTHEST = 1e37
 _LOWEST = -1e38
 # Rows whose values are compared with the thresholds in one run of the processor's loop.
 _RUN = 512
-# The kernel takes as long for fewer queries than a multiple of this.
-_WIDTH = 4
 
 
 @dataclass(slots=True)
@@ -235,7 +225,7 @@ class Candidates:
 
     rowids: Int64Array
     most: Float64Array
-    """The most that their true values can be."""
+    """The most that their true values can be; infinite where nothing bounds them."""
 
 
 def candidates(
@@ -245,21 +235,27 @@ def candidates(
     workspace: Workspace,
     *,
     alone: bool,
+    plain: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> list[Candidates]:
     """For each query all rows that may be among its nearest, and some more.
 
-    ``alone`` tells that a second core has nothing else to do; ``check`` raises where nobody waits
-    for the answer any more.
+    ``plain`` values count as they are: then there are as many rows as are wanted, where there are
+    so many. ``alone`` tells that a second core has nothing else to do; ``check`` raises where
+    nobody waits for the answer any more.
     """
     helper = workspace.helper if alone and len(asked) <= _FEW_QUERIES else None
     if (library := load()) is not None:
         found = scan_natively(
             library, state.segments, [one.query for one in asked], [one.wanted for one in asked],
             [one.masks for one in asked], metric, helper, check,
+            plain=plain,
         )  # fmt: skip
-        return [Candidates(rowids, most) for rowids, most in found]
-    scan = _Scan(asked, metric, workspace)
+        return [
+            Candidates(rowids, np.full(len(rowids), np.inf) if plain else most)
+            for rowids, most in found
+        ]
+    scan = _Scan(asked, state, metric, workspace, plain)
     for block, products in _products(_blocks(state.segments, scan.most_rows), scan, helper):
         check()
         scan.add(block, products)
@@ -325,7 +321,7 @@ def _blocks(segments: Sequence[Segment], most_rows: int) -> Iterator[_Block]:
 
 def _products(
     blocks: Iterable[_Block], scan: _Scan, helper: Executor | None
-) -> Iterator[tuple[_Block, Any]]:
+) -> Iterator[tuple[_Block, Int32Array]]:
     """Each block's integer products with all queries, one column a query."""
     # Each takes the next one when it is free: the caller has more to do with each than its helper.
     waiting = deque(blocks)
@@ -335,7 +331,7 @@ def _products(
             while True:
                 yield waiting.popleft()
 
-    def help_out() -> list[tuple[_Block, Any]]:
+    def help_out() -> list[tuple[_Block, Int32Array]]:
         return [(block, scan.products(block, keep=True)) for block in taken()]
 
     helping = None if helper is None or len(waiting) < 2 else helper.submit(help_out)
@@ -348,51 +344,54 @@ def _products(
 class _Scan:
     """One pass over a copy for a batch of queries."""
 
-    def __init__(self, asked: Sequence[Asked], metric: Metric, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        asked: Sequence[Asked],
+        state: State,
+        metric: Metric,
+        workspace: Workspace,
+        plain: bool,
+    ) -> None:
         self._asked = asked
         self._workspace = workspace
         self._metric = metric
-        self._share = rounding(len(asked[0].query.codes))
+        self._plain = plain
+        self._share = 0.0 if plain else rounding(len(asked[0].query.codes))
         self._scales: Float64Array = np.array([one.query.scale for one in asked])
         self._lengths = np.array([one.query.length for one in asked])
         self._slacks = np.array([one.query.slack for one in asked])
         self._blurs = np.array([one.query.blur for one in asked])
         wanted = [one.wanted for one in asked]
         self._collector = Collector(wanted, _MANY * sum(wanted) + 4096)
-        self._codes = np.stack([one.query.codes for one in asked])
-        self._width = len(asked) + -len(asked) % _WIDTH if len(asked) > 1 else 1
+        codes = np.stack([one.query.codes for one in asked])
+        signs = any(segment.codes.dtype == np.uint8 for segment in state.segments)
+        self._products = products_of(codes, signs=signs)
+        self._width = self._products.width
         self._padding = self._width - len(asked)
-        self._packed = None
-        if self._width > 1:
-            self._packed = numkong.dots_pack(np.pad(self._codes, ((0, self._padding), (0, 0))))
 
     @property
     def most_rows(self) -> int:
         """The count of rows to look through at once."""
-        return self._workspace.limits.scanned_together if self._packed is not None else 0
+        return self._workspace.limits.scanned_together if len(self._asked) > 1 else 0
 
-    def products(self, block: _Block, *, keep: bool = False) -> Any:
+    def products(self, block: _Block, *, keep: bool = False) -> Int32Array:
         """The integer products of a block's rows with all queries, and a column or so more.
 
         They are overwritten by the thread's next ones, unless they are to ``keep``.
         """
-        if self._packed is None:
-            (part,) = block.parts
-            return numkong.cdist(part.codes[: part.count], self._codes, "dot", out_dtype="float32")
         rows = block.whole.count
-        room: Any
         if keep:
-            room = numkong.empty((rows, self._width), dtype="int32")
+            room = np.empty((rows, self._width), dtype=np.int32)
         else:
             room = self._workspace.products(rows, self._width)
         first = 0
         for part in block.parts:
             last = first + part.count
-            numkong.dots_packed(part.codes[: part.count], self._packed, out=room[first:last])
+            self._products.put(part.codes[: part.count], room[first:last])
             first = last
         return room
 
-    def add(self, block: _Block, products: Any) -> None:
+    def add(self, block: _Block, products: Int32Array) -> None:
         """Collect the rows of a block that may be wanted."""
         segment = block.whole
         values = self._values(block, products)
@@ -412,27 +411,27 @@ class _Scan:
             rows, columns, value = rows[there], columns[there], value[there]
         if not len(rows):
             return
-        miss = self._misses(segment, rows, columns)
+        miss = None if self._plain else self._misses(segment, rows, columns)
         self._collector.add(Collected(columns, segment.rowids[rows], value, miss))
 
     def finish(self) -> list[Candidates]:
         return [
-            Candidates(part.rowids, part.value if part.miss is None else part.value + part.miss)
+            Candidates(
+                part.rowids,
+                np.full(len(part.rowids), np.inf) if part.miss is None else part.value + part.miss,
+            )
             for part in self._collector.finish()
         ]
 
-    def _values(self, block: _Block, products: Any) -> Float32Array:
+    def _values(self, block: _Block, products: Int32Array) -> Float32Array:
         """The rows' values by codes, in units of the query's scale, in the place of the products.
 
         Minus infinity is no row, and one that is gone may have any value.
         """
         segment, count = block.whole, block.whole.count
-        found = np.asarray(products).reshape(-1)
         # Twice the memory would not stay in the processor's cache.
-        values: Float32Array = found.view(np.float32)
-        if found.dtype != np.float32:
-            np.copyto(values, found, casting="unsafe")
-        values = values.reshape(count, self._width)
+        values: Float32Array = products.view(np.float32)
+        np.copyto(values, products, casting="unsafe")
         values *= segment.scale[:count, None]
         if self._metric == "l2":
             scales = self._padded(self._scales, 1.0)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,7 @@ from ..reads import by_rowids, split
 from ..search import PREFIX_OVERSAMPLE, oversampled, prefix_of
 from ..sql.filters import fixed_values, only_fixes
 from ..vectors import VectorReader
-from .approximate import BIT_OVERSAMPLE, PrefixValues, SignValues, Sought, likeliest
+from .approximate import BIT_OVERSAMPLE, sign_codes
 from .codes import encode_queries, value_of
 from .scan import Asked, Candidates, candidates
 from .segments import SHARED, State, gathered
@@ -333,33 +332,27 @@ class Batch:
     def _candidates(self, scan: _Scan) -> list[Candidates]:
         """Return the candidates of a scan's queries: exact, by signs, or by a prefix."""
         mine = [self._queries[place] for place in scan.places]
-        metric, workspace = self._metric, self._copy.workspace
         vectors = [query.vector for query in mine]
+        state, metric = scan.state, self._metric
+        wanted = [query.limit for query in mine]
         if self._copy.bits:
-            signs = partial(SignValues, vectors, metric, workspace)
-            sought = _sought(scan, mine, BIT_OVERSAMPLE)
-            return likeliest(scan.state, sought, signs, workspace, alone=self._alone)
-        if scan.dims is not None:
-            # The lengths of gathered rows serve this search alone.
-            kept = {} if scan.gathered else self._copy.prefixes.of(scan.state, scan.dims)
-            values = partial(PrefixValues, vectors, scan.dims, metric, kept, workspace)
-            sought = _sought(scan, mine, PREFIX_OVERSAMPLE)
-            return likeliest(scan.state, sought, values, workspace, alone=self._alone)
-        asked = [
-            Asked(code, query.limit, mask)
-            for code, query, mask in zip(
-                encode_queries(np.stack(vectors), metric), mine, scan.masks, strict=True
-            )
-        ]
-        check = self._snapshot.ticket.check
-        return candidates(scan.state, asked, metric, workspace, alone=self._alone, check=check)
-
-
-def _sought(scan: _Scan, queries: Sequence[VectorQuery], oversample: float) -> list[Sought]:
-    return [
-        Sought(oversampled(query, oversample, scan.state.rows), mask)
-        for query, mask in zip(queries, scan.masks, strict=True)
-    ]
+            codes = sign_codes(vectors)
+            wanted = [oversampled(query, BIT_OVERSAMPLE, state.rows) for query in mine]
+        elif scan.dims is not None:
+            wanted = [oversampled(query, PREFIX_OVERSAMPLE, state.rows) for query in mine]
+            # The facts of gathered rows serve this search alone.
+            state, codes = self._copy.prefixes.of(state, vectors, scan.dims, keep=not scan.gathered)
+        else:
+            codes = encode_queries(np.stack(vectors), metric)
+        return candidates(
+            state,
+            [Asked(*one) for one in zip(codes, wanted, scan.masks, strict=True)],
+            metric,
+            self._copy.workspace,
+            alone=self._alone,
+            plain=self._copy.bits or scan.dims is not None,
+            check=self._snapshot.ticket.check,
+        )
 
 
 def _partition_of(query: VectorQuery, table: TableLayout) -> Hashable | None:

@@ -34,13 +34,16 @@ int main(void) {
     for (;;) {
         int64_t kind = number();
         if (kind < 0) return 0;
-        int64_t segments = number(), count = number(), dim = number(), l2 = number();
+        int64_t segments = number(), count = number(), dim = number();
+        int64_t step = number(), how = number();
         double share = real();
         Segment *parts = calloc((size_t)segments + 1, sizeof *parts);
         const uint8_t **masks = calloc((size_t)(segments * count) + 1, sizeof *masks);
         for (int64_t i = 0; i < segments; i++) {
             size_t rows = (size_t)(parts[i].rows = number());
-            parts[i].codes = got(rows * (size_t)dim);
+            /* The last row of a prefix ends before its codes do. */
+            size_t of_row = (size_t)(how & SIGNS ? dim / 8 : dim);
+            parts[i].codes = got(rows ? (rows - 1) * (size_t)step + of_row : 0);
             parts[i].scale = got(rows * 4);
             parts[i].offset = got(rows * 4);
             parts[i].error = got(rows * 4);
@@ -65,7 +68,8 @@ int main(void) {
         Answer answer = {0};
         answer.room = TILE * count;
         answer.found = malloc((size_t)answer.room * sizeof(Found));
-        while (!aiovec_scan(kind, parts, segments, masks, queries, count, dim, share, l2, &answer)) {
+        while (!aiovec_scan(kind, parts, segments, masks, queries, count, dim, step, share, how,
+                            &answer)) {
             answer.room *= 2;
             answer.found = realloc(answer.found, (size_t)answer.room * sizeof(Found));
         }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Metric
-from aiovec_sqlite.copies.codes import QueryCodes, encode_queries, encode_rows, rounding
+from aiovec_sqlite.copies.approximate import sign_codes
+from aiovec_sqlite.copies.codes import QueryCodes, RowCodes, encode_queries, encode_rows, rounding
+from aiovec_sqlite.copies.kernel.library import L2, PLAIN, SIGNS
 from aiovec_sqlite.copies.segments import Segment
 
 Bools = npt.NDArray[np.bool_]
@@ -24,19 +26,41 @@ class Case:
     wanted: list[int]
     masks: list[list[Bools] | None]
     metric: Metric
+    plain: bool = False
+
+    @property
+    def signs(self) -> bool:
+        return any(one.codes.dtype == np.uint8 for one in self.segments)
 
 
 def random_case(rng: np.random.Generator, *, rows: int = 300, dims: int = 300) -> Case:
-    """A scan of hard sizes: few components, odd ones, segments that begin anywhere in memory."""
+    """A scan of hard sizes: few components, odd ones, segments that begin anywhere in memory.
+
+    Half of them are approximate: by the first codes of longer rows, or by signs.
+    """
     metric = METRICS[rng.integers(3)]
+    way = rng.choice(["exact", "exact", "prefix", "signs"])
     dim = int(rng.choice([1, 2, 3, 4, 5, 15, 16, 31, 33, 63, 64, 65, rng.integers(1, dims + 1)]))
     sizes = rng.integers(0, rows, rng.integers(4)).tolist()
-    segments = [_segment(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
+    if way == "signs":
+        dim += -dim % 8
+        segments = [_signs(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
+    else:
+        beyond = int(rng.integers(1, 100)) if way == "prefix" else 0
+        segments = [
+            _segment(rng, place, size, dim + beyond, metric) for place, size in enumerate(sizes)
+        ]
+        segments = [replace(one, codes=one.codes[:, :dim]) for one in segments]
     count = int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
     vectors = _vectors(rng, count, dim)
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
     wanted = [int(rng.choice([1, 1, 3, 10, 50, 1000])) for _ in range(count)]
-    return Case(segments, encode_queries(vectors, metric), wanted, masks, metric)
+    if way == "signs":
+        return Case(segments, sign_codes(list(vectors)), wanted, masks, metric, plain=True)
+    queries = encode_queries(vectors, metric)
+    if way == "prefix":
+        queries = [replace(query, length=0.0, slack=0.0, blur=0.0) for query in queries]
+    return Case(segments, queries, wanted, masks, metric, plain=way == "prefix")
 
 
 def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float32]:
@@ -57,11 +81,25 @@ def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.f
 
 def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
     rows = encode_rows(_vectors(rng, max(count, 1), dim), metric)
+    return _filled(rng, place, count, rows)
+
+
+def _signs(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
+    vectors = _vectors(rng, max(count, 1), dim)
+    bits = np.packbits(vectors > 0, axis=1, bitorder="little")
+    scale = np.abs(vectors).mean(axis=1)
+    nothing = np.zeros(len(vectors), dtype=np.float32)
+    offset = np.square(vectors).sum(axis=1) / np.float32(-2) if metric == "l2" else nothing
+    return _filled(rng, place, count, RowCodes(bits, scale, offset, nothing))
+
+
+def _filled(rng: np.random.Generator, place: int, count: int, rows: RowCodes) -> Segment:
+    width, kind = rows.codes.shape[1], rows.codes.dtype
     room = count + int(rng.integers(0, 9))
-    segment = Segment.empty((), max(room, 1), dim)
+    segment = Segment.empty((), max(room, 1), width, kind)
     if rng.random() < 0.5:  # not where a line of the cache begins
-        loose = np.zeros(max(room, 1) * dim + 64, dtype=np.int8)[int(rng.integers(1, 64)) :]
-        object.__setattr__(segment, "codes", loose[: max(room, 1) * dim].reshape(-1, dim))
+        loose = np.zeros(max(room, 1) * width + 64, dtype=kind)[int(rng.integers(1, 64)) :]
+        segment = replace(segment, codes=loose[: max(room, 1) * width].reshape(-1, width))
     ids = place * 10_000 + rng.permutation(10_000)[:count].astype(np.int64)
     if count:
         segment = segment.append(ids, rows)
@@ -77,17 +115,35 @@ def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
     return [rng.random(one.count) < share for one in segments]
 
 
+def check_found(case: Case, found: list[list[int]]) -> None:
+    """Check each query's rows: all that no bound excludes, or as many of the best as are wanted."""
+    assert len(found) == len(case.queries)
+    for rowids, wanted, possible in zip(found, case.wanted, expected(case), strict=True):
+        assert len(set(rowids)) == len(rowids)
+        if not case.plain:
+            assert set(rowids) == set(possible)
+            continue
+        best = sorted(possible.values(), reverse=True)[:wanted]
+        assert [possible[rowid] for rowid in rowids] == best
+
+
 def expected(case: Case) -> list[dict[int, float]]:
-    """For each query the rows that no bound excludes, with the most that their values can be."""
+    """For each query the rows that no bound excludes, with the most that their values can be.
+
+    Where values count as they are, those that reach the last one wanted.
+    """
     return [_expected(case, column) for column in range(len(case.queries))]
 
 
 def _expected(case: Case, column: int) -> dict[int, float]:
     query, mask = case.queries[column], case.masks[column]
-    share = rounding(len(query.codes))
+    share = 0.0 if case.plain else rounding(len(query.codes))
     ids, values, misses = [], [], []
     for number, one in enumerate(case.segments):
         codes = one.codes[: one.count].astype(np.int64)
+        if case.signs:
+            codes = np.unpackbits(one.codes[: one.count], axis=1, bitorder="little") * 2 - 1
+            codes = codes.astype(np.int8).astype(np.int64)
         products = (codes @ query.codes.astype(np.int64)).astype(np.float32)
         value = (products * one.scale[: one.count]).astype(np.float64) * query.scale
         miss = query.length * one.error[: one.count].astype(np.float64)
@@ -95,7 +151,7 @@ def _expected(case: Case, column: int) -> dict[int, float]:
         offset = one.offset[: one.count].astype(np.float64)
         if case.metric == "l2":
             value = np.maximum(value + offset, -1e37 * query.scale)
-            miss += share * np.abs(offset) + query.blur
+            miss += share * np.abs(np.where(offset > -np.inf, offset, 0)) + query.blur
         there = offset > -np.inf
         if mask is not None:
             there &= mask[number]
@@ -116,11 +172,18 @@ def _expected(case: Case, column: int) -> dict[int, float]:
 def packed(case: Case, kind: int) -> bytes:
     """A case as ``scan_driver.c`` reads it."""
     dim = len(case.queries[0].codes)
-    head = (kind, len(case.segments), len(case.queries), dim, int(case.metric == "l2"))
-    parts = [struct.pack("<5qd", *head, rounding(dim))]
+    step = case.segments[0].codes.strides[0] if case.segments else dim
+    how = L2 * (case.metric == "l2") + SIGNS * case.signs + PLAIN * case.plain
+    head = (kind, len(case.segments), len(case.queries), dim, step, how)
+    parts = [struct.pack("<6qd", *head, 0.0 if case.plain else rounding(dim))]
     for number, one in enumerate(case.segments):
         parts.append(struct.pack("<q", one.count))
-        arrays = (one.codes, one.scale, one.offset, one.error, one.rowids)
+        # The last row of a prefix ends before its codes do.
+        width = one.codes.shape[1]
+        rows = np.zeros((one.count, step), dtype=one.codes.dtype)
+        rows[:, :width] = one.codes[: one.count]
+        parts.append(rows.tobytes()[: max(0, (one.count - 1) * step + width)])
+        arrays = (one.scale, one.offset, one.error, one.rowids)
         parts += [array[: one.count].tobytes() for array in arrays]
         parts.append(struct.pack("<3d", one.most_error, one.most_reach, one.most_offset))
         for mask in case.masks:

@@ -1,4 +1,4 @@
-"""The likeliest rows by values: as many as are wanted, of those that count, from all segments."""
+"""Values that count as they are: as many rows as are wanted, of those that may be found."""
 
 from __future__ import annotations
 
@@ -8,53 +8,70 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aiovec_sqlite.copies.approximate import Sought, likeliest
-from aiovec_sqlite.copies.codes import RowCodes
-from aiovec_sqlite.copies.scan import Workspace
+from aiovec_sqlite.copies import native
+from aiovec_sqlite.copies.codes import QueryCodes, RowCodes
+from aiovec_sqlite.copies.kernel.library import NUMPY, OFF, VARIABLE
+from aiovec_sqlite.copies.scan import Asked, Candidates, Workspace, candidates
 from aiovec_sqlite.copies.segments import Segment, State, appended, without
 
-Values = npt.NDArray[np.float32]
+QUERIES = 3
 
 
-def state_of(sizes: list[int], gone: npt.NDArray[np.int64]) -> State:
+@pytest.fixture(params=["", OFF, NUMPY])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param:
+        monkeypatch.setenv(VARIABLE, request.param)
+    monkeypatch.setattr(native, "_WORTH_SHARING", 0)
+    return str(request.param)
+
+
+def state_of(values: npt.NDArray[np.int8], sizes: list[int], gone: npt.NDArray[np.int64]) -> State:
+    """Rows whose codes are their values, in segments of these sizes."""
     parts: list[Segment] = []
     first = 0
     for number, size in enumerate(sizes):
         nothing = np.zeros(size, dtype=np.float32)
-        codes = RowCodes(np.zeros((size, 1), dtype=np.int8), nothing, nothing, nothing)
-        fresh = appended([], (number,), np.arange(first, first + size), codes, 1)
+        codes = RowCodes(values[first : first + size], nothing + 1, nothing, nothing)
+        fresh = appended([], (number,), np.arange(first, first + size), codes, QUERIES)
         parts += [replace(part, key=()) for part in fresh]
         first += size
     return State(1, tuple(without(parts, gone)))
 
 
+def likeliest(
+    state: State,
+    wanted: list[int],
+    masks: list[list[npt.NDArray[np.bool_]] | None],
+    workspace: Workspace,
+) -> list[Candidates]:
+    """For each component the rows where it is largest."""
+    axes = np.eye(QUERIES, dtype=np.int8)
+    codes = [QueryCodes(axis, 1.0, 0.0, 0.0) for axis in axes]
+    asked = [Asked(*one) for one in zip(codes, wanted, masks, strict=True)]
+    return candidates(state, asked, "dot", workspace, alone=True, plain=True)
+
+
 @pytest.mark.parametrize("helpers", [0, 1])
 @pytest.mark.parametrize("order", ["random", "rising", "falling", "equal"])
 @pytest.mark.parametrize("sizes", [[1], [5, 3], [3000], [200] * 20, [10, 4000, 2, 900]])
-def test_the_best_of_all_segments(sizes: list[int], order: str, helpers: int) -> None:
+def test_the_best_of_all_segments(sizes: list[int], order: str, helpers: int, way: str) -> None:
     rng = np.random.default_rng(len(sizes) + helpers)
     rows = sum(sizes)
     gone = np.flatnonzero(rng.random(rows) < 0.2)
-    state = state_of(sizes, gone)
-    workspace = Workspace(helpers=helpers)
-    queries = 3
-    values = rng.standard_normal((rows, queries)).astype(np.float32)
+    values = rng.integers(-127, 128, (rows, QUERIES), dtype=np.int8)
     if order == "equal":
-        values = np.round(values * 0.5)
+        values //= 64
     elif order != "random":
         values = np.sort(values, axis=0)[:: 1 if order == "rising" else -1]
+    state = state_of(values, sizes, gone)
     alive = np.setdiff1d(np.arange(rows), gone)
     allowed = rng.random(rows) < 0.3
     starts = np.cumsum([0, *sizes[:-1]])
     by_segment = [allowed[start : start + size] for start, size in zip(starts, sizes, strict=True)]
     wanted = [1, 12, 40]
-    sought = [Sought(wanted[0]), Sought(wanted[1], by_segment), Sought(wanted[2])]
-
-    def make() -> object:
-        return lambda segment: values[segment.rowids[: segment.count]].copy()
-
+    workspace = Workspace(helpers=helpers)
     try:
-        found = likeliest(state, sought, make, workspace, alone=True)  # type: ignore[arg-type]
+        found = likeliest(state, wanted, [None, by_segment, None], workspace)
     finally:
         workspace.close()
     for column, one in enumerate(found):
@@ -63,8 +80,9 @@ def test_the_best_of_all_segments(sizes: list[int], order: str, helpers: int) ->
         assert len(set(one.rowids.tolist())) == len(one.rowids)
         assert set(one.rowids.tolist()) <= set(there.tolist())
         assert np.array_equal(values[one.rowids, column], best)
+        assert (one.most == np.inf).all()  # nothing bounds their true values
 
 
-def test_an_empty_table() -> None:
-    (found,) = likeliest(State(1, ()), [Sought(3)], lambda: None, Workspace(helpers=0), alone=True)  # type: ignore[arg-type, return-value]
-    assert len(found.rowids) == 0
+def test_an_empty_table(way: str) -> None:
+    found = likeliest(State(1, ()), [3, 3, 3], [None, None, None], Workspace(helpers=0))
+    assert [len(one.rowids) for one in found] == [0, 0, 0]

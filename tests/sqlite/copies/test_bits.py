@@ -18,12 +18,11 @@ from tests.sqlite.support import backend_of, open_store, python
 
 from aiovec import Field, Schema, Tuning, VectorStore
 from aiovec._core.schema import Metric
-from aiovec_sqlite.copies import CopyLimits, approximate
-from aiovec_sqlite.copies.approximate import SignValues
-from aiovec_sqlite.copies.codes import RowCodes
+from aiovec_sqlite.copies import CopyLimits
+from aiovec_sqlite.copies.approximate import sign_codes
 from aiovec_sqlite.copies.copy import BYTES_BESIDE
-from aiovec_sqlite.copies.scan import Workspace
-from aiovec_sqlite.copies.segments import appended
+from aiovec_sqlite.copies.kernel.library import NUMPY, OFF, VARIABLE
+from aiovec_sqlite.copies.products import products_of
 
 DIM = 64
 ROWS = 2500
@@ -85,25 +84,34 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(
 
 @pytest.mark.parametrize("queries", [1, 2, 3, 4, 5, 32])
 @pytest.mark.parametrize("dim", [8, 64, 4096])
-def test_both_ways_add_up_the_same_whole_numbers(queries: int, dim: int) -> None:
+@pytest.mark.parametrize("way", [OFF, NUMPY])
+def test_products_are_the_same_whole_numbers(
+    queries: int, dim: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By planes for few queries, by signs for many: what a query gets does not depend on others."""
+    monkeypatch.setenv(VARIABLE, way)
     rng = np.random.default_rng([queries, dim])
     points = rng.standard_normal((queries, dim)).astype(np.float32)
     points[0, 0] = 1e6  # far beyond the last step
     rows = rng.standard_normal((1300, dim)).astype(np.float32)
-    signs = np.packbits(rows > 0, axis=1, bitorder="little")
-    nothing = np.zeros(len(rows), dtype=np.float32)
-    coded = RowCodes(signs, nothing + 1, nothing, nothing)
-    (segment,) = appended([], (), np.arange(len(rows)), coded, dim // 8, coming=2000)[:1]
-    steps, levels = approximate._steps(points)
-    near = np.abs(points) < 14 * steps[:, None]
-    assert (np.abs(points - (2.0 * levels - 15) * steps[:, None]) <= 1.001 * steps[:, None])[
-        near
-    ].all()
-    values = SignValues(list(points), "cosine", Workspace(helpers=0))(segment)
-    count = segment.count
-    wanted = np.where(rows[:count] > 0, 1, -1) @ (2 * levels.astype(np.int64) - 15).T
-    assert np.array_equal(values, wanted)
+    coded = sign_codes(list(points))
+    codes = np.stack([one.codes for one in coded])
+    steps = np.array([[one.scale] for one in coded])
+    near = np.abs(points) < 14 * steps
+    assert (np.abs(points - codes * steps) <= 1.001 * steps)[near].all()
+    assert (codes % 2 == 1).all()
+    assert np.abs(codes).max() <= 15
+    products = products_of(codes, signs=True)
+    room = np.empty((len(rows), products.width), dtype=np.int32)
+    products.put(np.packbits(rows > 0, axis=1, bitorder="little"), room)
+    wanted = np.where(rows > 0, 1, -1) @ codes.astype(np.int64).T
+    assert np.array_equal(room[:, :queries], wanted)
+    codes = rng.integers(-127, 128, codes.shape, dtype=np.int8)
+    products = products_of(codes, signs=False)
+    whole = rng.integers(-127, 128, (1300, dim + 3), dtype=np.int8)
+    room = np.empty((len(rows), products.width), dtype=np.int32)
+    products.put(whole[:, :dim], room)
+    assert np.array_equal(room[:, :queries], whole[:, :dim] @ codes.astype(np.int64).T)
 
 
 async def test_exact_searches_and_prefixes_are_left_to_the_file(tmp_path: Path) -> None:

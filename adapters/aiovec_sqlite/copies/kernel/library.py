@@ -1,7 +1,8 @@
 """The compiled scan: loading it, and calling it.
 
-``load`` gives None where there is none that can be used: then NumPy and the present kernels do the
-same. ``AIOVEC_SCAN`` names a kind of scan for tests and comparisons, or "off".
+``load`` gives None where there is none that can be used: then ``products.py`` does the same, with
+more work. ``AIOVEC_SCAN`` names a kind of scan for tests and comparisons; "off" is the way without
+the library, and "numpy" that without numkong too.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from .build import DIGEST, LIBRARY
 LOG = logging.getLogger("aiovec.sqlite")
 
 VARIABLE = "AIOVEC_SCAN"
-OFF = "off"
+OFF, NUMPY = "off", "numpy"
 # The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
 KINDS = {"portable": 0, "avx2": 1, "avx-vnni": 2, "avx512-vnni": 3, "neon": 4}
-_VERSION = 1
+_VERSION = 2
 
+
+# How values are computed, as in scan.c; they add up.
+L2, SIGNS, PLAIN = 1, 2, 4
 
 # Laid out as in scan.c.
 
@@ -93,8 +97,8 @@ def _loaded(wanted: str) -> Library | None:
         return opened(wanted, LIBRARY, DIGEST)
     except UnusableError as exc:
         # Nobody is warned of what they chose, or of a machine without a compiler.
-        if LIBRARY.exists() and wanted != OFF:
-            LOG.warning("exact searches are slower than they could be: %s", exc)
+        if LIBRARY.exists() and wanted not in (OFF, NUMPY):
+            LOG.warning("searches are slower than they could be: %s", exc)
         return None
 
 
@@ -103,8 +107,8 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
 
     UnusableError where it cannot be used, or is not what ``digest`` says.
     """
-    if wanted == OFF:
-        raise UnusableError(f"{VARIABLE}={OFF} says so")
+    if wanted in (OFF, NUMPY):
+        raise UnusableError(f"{VARIABLE}={wanted} says so")
     try:
         made, expected = library.read_bytes(), digest.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as exc:
@@ -121,8 +125,8 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
     if version() != _VERSION:
         raise UnusableError(f"{library.name} is of another version; install the package again")
     number, place = ctypes.c_int64, ctypes.c_void_p
-    scan.argtypes = [number, place, number, place, place, number, number, ctypes.c_double, number,
-                     place]  # fmt: skip
+    scan.argtypes = [number, place, number, place, place, number, number, number, ctypes.c_double,
+                     number, place]  # fmt: skip
     scan.restype = number
     settle.argtypes = [place, place, number, number, place, place, place, place]
     settle.restype = None

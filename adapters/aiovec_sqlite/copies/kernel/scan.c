@@ -6,6 +6,10 @@
  * the query's floor, and keeps the others. The floor is the least of the `wanted` best lower ends
  * seen so far, so that so many rows truly reach it.
  *
+ * Approximate searches are scans too. A prefix is the first codes of each row. Signs are bits, which
+ * are compared with four planes of bits for each of a few queries, and spelled out as -1 and 1 for
+ * many. Their values count as they are: of equal ones only so many are kept as are wanted.
+ *
  * No code of Python is called from here, and nothing is kept from one call to the next, so any
  * number of threads may scan at once. Every file scope name but the two functions that are exported
  * is static. The compiler needs C11 and nothing else.
@@ -35,7 +39,7 @@
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 1
+#define VERSION 2
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -43,13 +47,16 @@
 #define GROUP 8
 /* For more queries than this a tile's rows are brought into the order of the lanes. */
 #define FEW 4
+/* Levels of a query's component where rows are signs: 0 to 15, in four planes of bits. */
+#define PLANES 4
+#define TOP 15
 /* Values lie above minus this, in units of the query's scale, and so within float32. */
 #define FARTHEST 1e37f
 
-/* What the caller gives, laid out as in kernel.py. */
+/* What the caller gives, laid out as in library.py. */
 
 typedef struct {
-    const int8_t *codes; /* rows * dim, one row behind the other */
+    const int8_t *codes; /* of each row, or bits of them */
     const float *scale;
     const float *offset; /* minus infinity: the row is gone */
     const float *error;
@@ -99,6 +106,9 @@ typedef struct {
     int64_t dim;
     double share; /* the relative rounding of a float32 sum of dim products */
     int l2;
+    int plain;      /* values count as they are */
+    int64_t step;   /* bytes from one row of a segment to the next */
+    int64_t stride; /* likewise of the rows that are multiplied, which may be spelled out */
     Answer *answer;
     /* Of the segment that is looked through */
     const Segment *segment;
@@ -109,6 +119,9 @@ typedef struct {
     int8_t *packed; /* the queries' codes in the order of the kernel */
     int8_t *tile;   /* likewise those of the rows that are multiplied */
     int64_t wide;   /* of few queries, the room of each one's codes as 16-bit numbers */
+    int8_t *spelled;  /* the signs of a tile's rows as codes, or NULL */
+    uint64_t *planes; /* of few queries, their levels' bits; for each word PLANES, the highest first */
+    int64_t words;    /* in a row of signs, and in a plane */
 } Scan;
 
 /* The products of some rows with the queries from `first` on: TILE numbers for each of these. */
@@ -183,7 +196,9 @@ static void consider(const Scan *scan, int64_t number, int64_t row, int32_t prod
     double miss = query->length * segment->error[row] +
                   query->slack * (segment->most_reach * (1 + scan->share));
     if (scan->l2) miss += scan->share * fabs(offset) + query->blur;
-    if (value + miss < query->floor) return;
+    if (scan->plain ? query->known == query->wanted && value <= query->floor
+                    : value + miss < query->floor)
+        return;
     Answer *answer = scan->answer;
     Found *found = &answer->found[answer->count++];
     found->rowid = segment->rowids[row];
@@ -231,6 +246,24 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
     return marks;
 }
 
+/* For each byte the signs of its bits, the lowest first: 1 where it is set, else -1. */
+#define SIGN(byte, bit) ((byte) >> (bit) & 1 ? 1 : -1)
+#define OF_1(b)                                                                      \
+    {SIGN(b, 0), SIGN(b, 1), SIGN(b, 2), SIGN(b, 3), SIGN(b, 4), SIGN(b, 5), SIGN(b, 6), \
+     SIGN(b, 7)}
+#define OF_4(b) OF_1(b), OF_1((b) + 1), OF_1((b) + 2), OF_1((b) + 3)
+#define OF_16(b) OF_4(b), OF_4((b) + 4), OF_4((b) + 8), OF_4((b) + 12)
+#define OF_64(b) OF_16(b), OF_16((b) + 16), OF_16((b) + 32), OF_16((b) + 48)
+static const int8_t SIGNS_OF[256][8] = {OF_64(0), OF_64(64), OF_64(128), OF_64(192)};
+
+/* The signs of a tile's rows as codes. */
+INLINE const int8_t *spelled(const Scan *scan, const uint8_t *rows, int64_t count) {
+    int8_t *to = scan->spelled;
+    for (int64_t r = 0; r < count; r++, rows += scan->step)
+        for (int64_t i = 0; i < scan->dim / 8; i++, to += 8) memcpy(to, SIGNS_OF[rows[i]], 8);
+    return scan->spelled;
+}
+
 /* Each processor's own scan is this one, with its products inlined. `group` queries are multiplied
  * at once. */
 INLINE int look_through(const Scan *scan, Products *products, int64_t group) {
@@ -248,8 +281,10 @@ INLINE int look_through(const Scan *scan, Products *products, int64_t group) {
                 return 0;
             }
         }
+        const int8_t *rows = segment->codes + row * scan->step;
+        if (scan->spelled) rows = spelled(scan, (const uint8_t *)rows, count);
         for (int64_t first = 0; first < scan->count; first += group) {
-            products(scan, segment->codes + row * scan->dim, count, first, found);
+            products(scan, rows, count, first, found);
             int64_t last = first + group < scan->count ? first + group : scan->count;
             for (int64_t number = first; number < last; number++) {
                 const int32_t *own = found + (number - first) * TILE;
@@ -265,17 +300,16 @@ INLINE int look_through(const Scan *scan, Products *products, int64_t group) {
 
 typedef int LookThrough(const Scan *scan);
 
-/* Codes in columns of four, the order of a lane: column c of row r begins at (c * width + r) * 4.
- * Rows and components beyond the last are 0. `flip` makes signed codes unsigned. */
-INLINE void pack_columns(int8_t *to, const int8_t *rows, int64_t count, int64_t dim, int64_t width,
-                         int8_t flip) {
+/* Codes in columns of four, the order of a lane: column c of row r begins at (c * TILE + r) * 4.
+ * Rows and components beyond the last are 0. */
+INLINE void pack_columns(int8_t *to, const int8_t *rows, int64_t count, int64_t stride, int64_t dim) {
     int64_t columns = (dim + 3) / 4;
     for (int64_t c = 0; c < columns; c++)
-        for (int64_t r = 0; r < width; r++)
+        for (int64_t r = 0; r < TILE; r++)
             for (int64_t i = 0; i < 4; i++) {
                 int64_t place = 4 * c + i;
-                int8_t code = r < count && place < dim ? rows[r * dim + place] : 0;
-                to[(c * width + r) * 4 + i] = (int8_t)(code ^ flip);
+                int8_t code = r < count && place < dim ? rows[r * stride + place] : 0;
+                to[(c * TILE + r) * 4 + i] = code;
             }
 }
 
@@ -305,7 +339,47 @@ INLINE void fetch_of_next(const int8_t *rows, int64_t dim, int64_t column) {
     default: few(scan, rows, count, 4, out); break;    \
     }
 
+/* The products of signs with the levels of a few queries, which are 15 less twice the weighted sum of
+ * the Hamming distances to the planes. `bits` counts those that are set in a word. */
+#define SIGNS_OF_FEW(bits)                                                                    \
+    for (int64_t r = 0; r < count; r++) {                                                     \
+        const int8_t *row = rows + r * scan->step;                                            \
+        int64_t sums[FEW] = {0};                                                              \
+        const uint64_t *planes = scan->planes;                                                \
+        for (int64_t w = 0; w < scan->words; w++) {                                           \
+            uint64_t word = 0;                                                                \
+            int64_t left = scan->dim / 8 - 8 * w;                                             \
+            if (left >= 8)                                                                    \
+                memcpy(&word, row + 8 * w, 8);                                                \
+            else                                                                              \
+                memcpy(&word, row + 8 * w, (size_t)left);                                     \
+            for (int j = 0; j < number; j++, planes += PLANES)                                \
+                sums[j] += 8 * bits(word ^ planes[0]) + 4 * bits(word ^ planes[1]) +          \
+                           2 * bits(word ^ planes[2]) + bits(word ^ planes[3]);               \
+        }                                                                                     \
+        for (int j = 0; j < number; j++)                                                      \
+            out[j * TILE + r] = (int32_t)(TOP * scan->dim - 2 * sums[j]);                     \
+    }
+
 /* Portable */
+
+INLINE int64_t bits_portable(uint64_t word) {
+    word -= word >> 1 & UINT64_C(0x5555555555555555);
+    word = (word & UINT64_C(0x3333333333333333)) + (word >> 2 & UINT64_C(0x3333333333333333));
+    word = (word + (word >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return (int64_t)(word * UINT64_C(0x0101010101010101) >> 56);
+}
+
+INLINE void signs_portable(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                           int32_t *out) {
+    SIGNS_OF_FEW(bits_portable)
+}
+
+static void products_portable_signs(const Scan *scan, const int8_t *rows, int64_t count,
+                                    int64_t first, int32_t *out) {
+    (void)first;
+    BY_NUMBER(signs_portable)
+}
 
 static void products_portable(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
                               int32_t *out) {
@@ -313,7 +387,7 @@ static void products_portable(const Scan *scan, const int8_t *rows, int64_t coun
     for (int64_t number = first; number < last; number++) {
         const int8_t *query = scan->queries[number].codes;
         for (int64_t r = 0; r < count; r++) {
-            const int8_t *row = rows + r * scan->dim;
+            const int8_t *row = rows + r * scan->stride;
             int32_t sum = 0;
             for (int64_t i = 0; i < scan->dim; i++) sum += (int16_t)row[i] * (int16_t)query[i];
             out[(number - first) * TILE + r] = sum;
@@ -322,6 +396,7 @@ static void products_portable(const Scan *scan, const int8_t *rows, int64_t coun
 }
 
 static int scan_portable(const Scan *scan) {
+    if (scan->planes) return look_through(scan, products_portable_signs, GROUP);
     return look_through(scan, products_portable, GROUP);
 }
 
@@ -333,18 +408,36 @@ static int scan_portable(const Scan *scan) {
 #define TARGET(features) __attribute__((target(features)))
 #endif
 
-#define AVX2 TARGET("avx2,fma")
-#define AVXVNNI TARGET("avx2,fma,avxvnni")
-#define AVX512 TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+#define AVX2 TARGET("avx2,fma,popcnt")
+#define AVXVNNI TARGET("avx2,fma,popcnt,avxvnni")
+#define AVX512 TARGET("avx2,fma,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+
+#if defined(_MSC_VER)
+#define BITS_X86(word) ((int64_t)__popcnt64(word))
+#else
+#define BITS_X86(word) ((int64_t)__builtin_popcountll(word))
+#endif
+
+/* Every processor with AVX2 counts bits in one instruction. */
+AVX2 INLINE void signs_popcnt(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                              int32_t *out) {
+    SIGNS_OF_FEW(BITS_X86)
+}
+
+AVX2 static void products_popcnt(const Scan *scan, const int8_t *rows, int64_t count,
+                                 int64_t first, int32_t *out) {
+    (void)first;
+    BY_NUMBER(signs_popcnt)
+}
 
 /* 16 rows of 64 codes, which `valid` selects, as 16 columns of four. Rows beyond the last repeat it:
  * nobody looks at their products. */
-AVX512 INLINE void transpose_16(int8_t *to, const int8_t *rows, int64_t count, int64_t dim,
-                                int64_t stride, __mmask64 valid) {
+AVX512 INLINE void transpose_16(int8_t *to, const int8_t *rows, int64_t count, int64_t stride,
+                                __mmask64 valid) {
     __m512i a[16], b[16];
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     for (int r = 0; r < 16; r++) {
-        const int8_t *row = rows + (r < count ? r : count - 1) * dim;
+        const int8_t *row = rows + (r < count ? r : count - 1) * stride;
         a[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(valid, row), flip);
     }
     for (int i = 0; i < 16; i += 2) {
@@ -368,7 +461,7 @@ AVX512 INLINE void transpose_16(int8_t *to, const int8_t *rows, int64_t count, i
         b[8 + j] = _mm512_shuffle_i32x4(high, high2, 0x88);
         b[12 + j] = _mm512_shuffle_i32x4(high, high2, 0xdd);
     }
-    for (int c = 0; c < 16; c++) _mm512_store_si512((void *)(to + c * stride), b[c]);
+    for (int c = 0; c < 16; c++) _mm512_store_si512((void *)(to + c * 4 * TILE), b[c]);
 }
 
 AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t count,
@@ -378,9 +471,10 @@ AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t
         for (int64_t place = 0; place < dim; place += 64) {
             __mmask64 valid = dim - place < 64 ? (1ULL << (dim - place)) - 1 : ~0ULL;
             int8_t *to = scan->tile + place / 4 * 4 * TILE;
-            transpose_16(to, rows + place, count < 16 ? count : 16, dim, 4 * TILE, valid);
+            transpose_16(to, rows + place, count < 16 ? count : 16, scan->stride, valid);
             if (count > 16)
-                transpose_16(to + 64, rows + 16 * dim + place, count - 16, dim, 4 * TILE, valid);
+                transpose_16(to + 64, rows + 16 * scan->stride + place, count - 16, scan->stride,
+                             valid);
         }
     const int32_t *queries = (const int32_t *)scan->packed + first * columns;
     __m512i sums[2 * GROUP];
@@ -410,7 +504,7 @@ AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t coun
     int64_t dim = scan->dim;
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * dim;
+        const int8_t *row = rows + r * scan->stride;
         __m512i sums[FEW];
         for (int j = 0; j < number; j++) sums[j] = _mm512_setzero_si512();
         int64_t i = 0;
@@ -439,16 +533,17 @@ AVX512 static void products_avx512_few(const Scan *scan, const int8_t *rows, int
 }
 
 AVX512 static int scan_avx512(const Scan *scan) {
+    if (scan->planes) return look_through(scan, products_popcnt, GROUP);
     if (scan->count <= FEW) return look_through(scan, products_avx512_few, GROUP);
     return look_through(scan, products_avx512, GROUP);
 }
 
 /* 8 rows of 32 codes as 8 columns of four. */
-AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int64_t dim,
+AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int64_t stride,
                              int64_t left) {
     __m256i a[8], b[8];
     for (int r = 0; r < 8; r++) {
-        const int8_t *row = rows + (r < count ? r : count - 1) * dim;
+        const int8_t *row = rows + (r < count ? r : count - 1) * stride;
         if (left >= 32) {
             a[r] = _mm256_loadu_si256((const __m256i *)row);
         } else {
@@ -484,7 +579,8 @@ AVX2 static void products_avx2(const Scan *scan, const int8_t *rows, int64_t cou
             for (int64_t place = 0; place < dim; place += 32) {
                 __m256i column[8];
                 int64_t here = place / 4, many = columns - here < 8 ? columns - here : 8;
-                transpose_8(column, rows + r * dim + place, count - r, dim, dim - place);
+                transpose_8(column, rows + r * scan->stride + place, count - r, scan->stride,
+                            dim - place);
                 for (int64_t c = 0; c < many; c++) {
                     __m256i *to = tile + (here + c) * 8 + r / 8 * 2;
                     to[0] = _mm256_srai_epi16(_mm256_slli_epi16(column[c], 8), 8);
@@ -536,7 +632,7 @@ AVX2 INLINE void few_avx2(const Scan *scan, const int8_t *rows, int64_t count, i
     int64_t dim = scan->dim, even = dim / 32 * 32;
     const int16_t *queries = (const int16_t *)scan->packed;
     for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * dim;
+        const int8_t *row = rows + r * scan->stride;
         __m256i sums[FEW];
         for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
         for (int64_t i = 0; i < even; i += 32) {
@@ -563,6 +659,7 @@ AVX2 static void products_avx2_few(const Scan *scan, const int8_t *rows, int64_t
 }
 
 AVX2 static int scan_avx2(const Scan *scan) {
+    if (scan->planes) return look_through(scan, products_popcnt, GROUP);
     if (scan->count <= FEW) return look_through(scan, products_avx2_few, GROUP);
     return look_through(scan, products_avx2, GROUP);
 }
@@ -578,7 +675,8 @@ AVXVNNI static void products_avxvnni(const Scan *scan, const int8_t *rows, int64
             for (int64_t place = 0; place < dim; place += 32) {
                 __m256i column[8];
                 int64_t here = place / 4, many = columns - here < 8 ? columns - here : 8;
-                transpose_8(column, rows + r * dim + place, count - r, dim, dim - place);
+                transpose_8(column, rows + r * scan->stride + place, count - r, scan->stride,
+                            dim - place);
                 for (int64_t c = 0; c < many; c++)
                     tile[(here + c) * 4 + r / 8] = _mm256_xor_si256(column[c], flip);
             }
@@ -612,7 +710,7 @@ AVXVNNI INLINE void few_avxvnni(const Scan *scan, const int8_t *rows, int64_t co
     int64_t dim = scan->dim, even = dim / 32 * 32;
     const __m256i flip = _mm256_set1_epi8((char)0x80);
     for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * dim;
+        const int8_t *row = rows + r * scan->stride;
         __m256i sums[FEW];
         for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
         for (int64_t i = 0; i < even; i += 32) {
@@ -639,6 +737,7 @@ AVXVNNI static void products_avxvnni_few(const Scan *scan, const int8_t *rows, i
 }
 
 AVXVNNI static int scan_avxvnni(const Scan *scan) {
+    if (scan->planes) return look_through(scan, products_popcnt, GROUP);
     if (scan->count <= FEW) return look_through(scan, products_avxvnni_few, GROUP);
     return look_through(scan, products_avxvnni, GROUP);
 }
@@ -655,10 +754,23 @@ AVXVNNI static int scan_avxvnni(const Scan *scan) {
 #define DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
 
+INLINE int64_t bits_neon(uint64_t word) { return vaddv_u8(vcnt_u8(vcreate_u8(word))); }
+
+DOTPROD INLINE void signs_neon(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                               int32_t *out) {
+    SIGNS_OF_FEW(bits_neon)
+}
+
+DOTPROD static void products_neon_signs(const Scan *scan, const int8_t *rows, int64_t count,
+                                        int64_t first, int32_t *out) {
+    (void)first;
+    BY_NUMBER(signs_neon)
+}
+
 DOTPROD static void products_neon(const Scan *scan, const int8_t *rows, int64_t count,
                                   int64_t first, int32_t *out) {
     int64_t dim = scan->dim, columns = (dim + 3) / 4;
-    if (!first) pack_columns(scan->tile, rows, count, dim, TILE, 0);
+    if (!first) pack_columns(scan->tile, rows, count, scan->stride, dim);
     const int8_t *queries = scan->packed + first * columns * 4;
     for (int half = 0; half < GROUP; half += 4)
         for (int r = 0; r < TILE; r += 16) {
@@ -686,7 +798,7 @@ DOTPROD INLINE void few_neon(const Scan *scan, const int8_t *rows, int64_t count
                              int32_t *out) {
     int64_t dim = scan->dim, even = dim / 16 * 16;
     for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * dim;
+        const int8_t *row = rows + r * scan->stride;
         int32x4_t sums[FEW];
         for (int j = 0; j < number; j++) sums[j] = vdupq_n_s32(0);
         for (int64_t i = 0; i < even; i += 16) {
@@ -709,6 +821,7 @@ DOTPROD static void products_neon_few(const Scan *scan, const int8_t *rows, int6
 }
 
 DOTPROD static int scan_neon(const Scan *scan) {
+    if (scan->planes) return look_through(scan, products_neon_signs, GROUP);
     if (scan->count <= FEW) return look_through(scan, products_neon_few, GROUP);
     return look_through(scan, products_neon, GROUP);
 }
@@ -742,7 +855,7 @@ static unsigned kinds_here(void) {
     cpuid(0, 0, found);
     if (found[0] < 7) return kinds;
     cpuid(1, 0, found);
-    unsigned wanted = 1u << 27 | 1u << 28 | 1u << 12; /* OSXSAVE, AVX, FMA */
+    unsigned wanted = 1u << 27 | 1u << 28 | 1u << 12 | 1u << 23; /* OSXSAVE, AVX, FMA, POPCNT */
     if ((found[2] & wanted) != wanted) return kinds;
     uint64_t kept = state_kept();
     if ((kept & 0x6) != 0x6) return kinds;
@@ -820,25 +933,48 @@ static void pack_wide(Scan *scan) {
             packed[number * scan->wide + i] = scan->queries[number].codes[i];
 }
 
+/* The levels of few queries, bit by bit, for the signs of rows. */
+static void pack_planes(Scan *scan) {
+    for (int64_t number = 0; number < scan->count; number++)
+        for (int64_t i = 0; i < scan->dim; i++) {
+            unsigned level = (unsigned)(scan->queries[number].codes[i] + TOP) / 2;
+            uint64_t *words = scan->planes + (i / 64 * scan->count + number) * PLANES;
+            for (int plane = 0; plane < PLANES; plane++) {
+                unsigned bit = level >> (PLANES - 1 - plane) & 1;
+                ((uint8_t *)(words + plane))[i % 64 / 8] |= (uint8_t)(bit << i % 8);
+            }
+        }
+}
+
 /* Exported */
 
 EXPORTED int64_t aiovec_scan_version(void) { return VERSION; }
+
+enum { L2 = 1, SIGNS = 2, PLAIN = 4 };
 
 /* A bit for each kind of scan that can run here. */
 EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
 
 /* Go on with a scan where `answer` says. 1: done; 0: more room is needed; -1: no memory.
  *
+ * `step` is the distance of a segment's rows in bytes; `how` adds up L2, SIGNS and PLAIN. For signs
+ * dim is a multiple of 8, and a query's codes are odd numbers from -15 to 15.
+ *
  * `masks` has for each segment and query a byte for each row, 0 or 1, or NULL for all rows. */
 EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t number,
                              const uint8_t *const *masks, Query *queries, int64_t count,
-                             int64_t dim, double share, int64_t l2, Answer *answer) {
+                             int64_t dim, int64_t step, double share, int64_t how,
+                             Answer *answer) {
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP, columns = (dim + 3) / 4;
     /* Codes in whole columns, of two bytes each in the widest kind. Both begin with a line of the
      * processor's cache. The tile has room for whole transposed blocks. */
     size_t of_queries = (size_t)(padded * columns * 8), of_tile = (size_t)((columns + 16) * 8 * TILE);
     size_t of_numbers = (size_t)padded * (2 * sizeof(float) + sizeof(int32_t));
-    char *room = calloc(1, of_queries + of_tile + of_numbers + 192);
+    int signs = how & SIGNS ? 1 : 0, few = count <= FEW;
+    int64_t words = (dim + 63) / 64;
+    size_t of_planes = signs && few ? (size_t)(words * count * PLANES) * sizeof(uint64_t) : 0;
+    size_t of_signs = signs && !few ? (size_t)(dim * TILE) : 0;
+    char *room = calloc(1, of_queries + of_tile + of_numbers + of_planes + of_signs + 256);
     if (!room) return -1;
     char *place = room + (64 - ((uintptr_t)room & 63));
     Scan scan = {0};
@@ -847,12 +983,20 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     scan.count = count;
     scan.dim = dim;
     scan.share = share;
-    scan.l2 = l2 != 0;
+    scan.l2 = how & L2 ? 1 : 0;
+    scan.plain = how & PLAIN ? 1 : 0;
+    scan.step = step;
+    scan.stride = signs ? dim : step;
+    scan.words = words;
     scan.answer = answer;
     scan.tile = (int8_t *)place;
     place += (of_tile + 63) / 64 * 64;
     scan.packed = (int8_t *)place;
     place += (of_queries + 63) / 64 * 64;
+    if (of_planes) scan.planes = (uint64_t *)place;
+    place += of_planes;
+    if (of_signs) scan.spelled = (int8_t *)place;
+    place += (of_signs + 63) / 64 * 64;
     scan.lowest = (float *)place;
     scan.inverse = scan.lowest + padded;
     scan.sums = (int32_t *)(scan.inverse + padded);
@@ -863,7 +1007,9 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
         scan.inverse[i] = (float)(1 / queries[i].scale);
     }
     scan.wide = (columns * 4 + 15) / 16 * 16;
-    if (kind == AVX2_ && count <= FEW)
+    if (scan.planes)
+        pack_planes(&scan);
+    else if (kind == AVX2_ && few)
         pack_wide(&scan);
     else if (kind == AVX2_)
         pack_pairs(&scan);
@@ -905,7 +1051,8 @@ EXPORTED void aiovec_scan_settle(Query *const *queries, const Answer *const *ans
         }
     for (int64_t i = 0; i < count; i++) {
         ends[i] = 0;
-        if (first[i].known == first[i].wanted && first[i].lowers[0] > first[i].floor)
+        if (first[i].known && first[i].known == first[i].wanted &&
+            first[i].lowers[0] > first[i].floor)
             first[i].floor = first[i].lowers[0];
     }
     for (int64_t part = 0; part < number; part++)
