@@ -26,7 +26,6 @@ _VALUES_A_ROW = 8
 _NUMBERS_A_VALUE = 16
 # As in aiovec's own: what may be done on the event loop, in values that Python code touches.
 LITTLE = 2000
-_ROWS_LET_GO = 500
 # Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
 _DEEPEST = 32
 # Bytes of an answer that are handed to the connection at once.
@@ -66,8 +65,7 @@ async def body_rows(call: Call) -> Any:
         return await arrow_body(call)
     if kind == JSON_LINES:
         return await rows_in(call.request.stream(), JsonLines())
-    length = call.request.headers.get("content-length", "")
-    if length.isdecimal() and len(length) < 9 and int(length) <= SMALL_BODY:
+    if _is_small(call):
         rows = load(await _whole(call))
         if type(rows) is not list:
             raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
@@ -97,15 +95,20 @@ async def _whole(call: Call) -> bytearray:
     return text
 
 
-async def release(rows: Any) -> None:
-    """Let go of a body's rows, in steps and in a thread if there are many."""
-    if type(rows) is list and len(rows) > LITTLE:
+def _is_small(call: Call) -> bool:
+    length = call.request.headers.get("content-length", "")
+    return length.isdecimal() and len(length) < 9 and int(length) <= SMALL_BODY
+
+
+async def release(call: Call, rows: Any) -> None:
+    """Let go of a body's rows, in a thread unless they are small."""
+    if type(rows) is list and not _is_small(call):
         await in_thread(_emptied, rows)
 
 
 def _emptied(rows: list[Any]) -> None:
     while rows:
-        del rows[-_ROWS_LET_GO:]
+        rows.pop()  # one by one: a row may hold much
 
 
 # Answers

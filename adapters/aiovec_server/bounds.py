@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from aiovec.errors import InvalidArgumentError
 
+from .problems import RequestError
+
 _HITS = frozenset({"limit", "per_group", "batch_size"})
+_WORK_A_ROW = 500
 _LISTS = frozenset({"ids", "vectors", "texts", "where"})
 
 
@@ -40,4 +43,16 @@ def check_rows(count: int, name: str = "rows in a request") -> None:
     if bounds is not None and count > bounds.rows:
         raise InvalidArgumentError(
             name, count, f"at most {bounds.rows:,} on this server; send them in several requests"
+        )
+
+
+def check_work(work: int) -> None:
+    """Refuse rows that hold far more than their vectors: ``[]`` takes thirty times its text.
+
+    ``work`` is that of ``aiovec._http.large_json``, without the numbers of vectors.
+    """
+    bounds = BOUNDS.get()
+    if bounds is not None and work > _WORK_A_ROW * bounds.rows:
+        raise RequestError(
+            413, "the records hold too many values for one request; send them in several"
         )

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -111,7 +112,7 @@ class BackendCalls:
         self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[str, str],
         body: bytearray,
     ) -> None:  # fmt: skip
-        asked = await off_loop(effort_of_body(body), unpack, headers.get("content-type", ""), body)
+        asked = await _asked(headers, body)
         key = None
         if name := headers.get("idempotency-key"):
             key = await off_loop(effort_of_key(body), key_of, name[:_LONGEST_KEY], call, body)
@@ -123,7 +124,7 @@ class BackendCalls:
         self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[str, str],
         body: bytearray,
     ) -> None:  # fmt: skip
-        asked = await off_loop(effort_of_body(body), unpack, headers.get("content-type", ""), body)
+        asked = await _asked(headers, body)
         await answer.export(served.export(asked))
 
 
@@ -199,6 +200,11 @@ class _Answer:
 
     async def _end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+
+
+async def _asked(headers: Mapping[str, str], body: bytearray) -> Message:
+    read = partial(unpack, headers.get("content-type", ""), body, bounded=True)
+    return await off_loop(effort_of_body(body), read)
 
 
 async def _body_of(receive: _Receive) -> bytearray:

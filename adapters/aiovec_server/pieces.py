@@ -13,60 +13,52 @@ from typing import Any, Protocol
 import numpy as np
 import pydantic_core
 
+from aiovec._http import large_json
+from aiovec._http.large_json import TooMuchAtOnceError, check_at_once, load_in_pieces, work_of
 from aiovec.backend import in_thread
+from aiovec.errors import InvalidArgumentError
 
-from .bounds import check_rows
+from .bounds import check_rows, check_work
 from .problems import RequestError
 
-# Bytes that are parsed at once: under a millisecond.
-PIECE = 128 * 1024
-# A row whose text is longer is refused. It would be parsed in one go.
-LONGEST_ROW = 16 * 2**20
 # Lists of so many floats become arrays.
 _MANY = 16
-# Ends of a row that are tried before more of the body is waited for.
+# Ends of a row that are tried before more of the body is waited for, or before a row is refused.
 _TRIES = 3
+_HALVINGS = 30
+_COMMA = re.compile(rb"\s*,")
 
 Rows = list[Any]
 
 
 def load(text: bytes | bytearray) -> Any:
-    """Return the value of a JSON text."""
+    """Return the value of a JSON text that is small."""
     try:
-        return pydantic_core.from_json(text, allow_inf_nan=False)
+        return _parse(text)
     except ValueError as exc:
         raise RequestError(400, f"the body is not JSON: {exc}") from exc
 
 
-_VECTORS = re.compile(rb'"vectors"\s*:\s*\[')
-_NEXT = re.compile(rb"\]\s*,\s*\[")
-
-
 def load_large(text: bytearray) -> Any:
-    """Return the value of a JSON text; a long list of ``vectors`` in it is parsed in pieces.
-
-    A piece of the list ends where what was cut off is JSON within ``[`` and ``]``, as in
-    ``JsonArray``. Anything that is not as expected is left to the parser as a whole.
-    """
-    begin = _VECTORS.search(text, 0, PIECE)
-    if begin is None or text.find(b'"vectors"', begin.end()) >= 0:
-        return load(text)
-    head, place = text[: begin.end()], begin.end()
-    found: Rows = []
+    """Return the value of a JSON text, whose long lists are parsed in pieces."""
     try:
-        # The list is a value of the outermost object, and no part of a text.
-        pydantic_core.from_json(head + b"]}", allow_inf_nan=False)
-        while (cut := _NEXT.search(text, place + PIECE)) is not None:
-            piece = b"[" + text[place : cut.start() + 1] + b"]"
-            found += map(_compact, pydantic_core.from_json(piece, allow_inf_nan=False))
-            place = cut.end() - 1
-    except ValueError:
-        return load(text)
-    if not found or text.find(b"\\u", place) >= 0:  # the key once more, written in another way
-        return load(text)
-    value = load(head + text[place:])
-    value["vectors"][:0] = found
-    return value
+        return load_in_pieces(text, _parse, item=_compact, count=check_rows)
+    except InvalidArgumentError:
+        raise
+    except ValueError as exc:
+        raise RequestError(400, f"the body is not JSON: {exc}") from exc
+    except TooMuchAtOnceError:
+        raise RequestError(413, f"the body {_TOO_MUCH}") from None
+
+
+def _parse(text: bytes | bytearray) -> Any:
+    return pydantic_core.from_json(text, allow_inf_nan=False)
+
+
+_TOO_MUCH = (
+    f"takes more than {large_json.LONGEST:,} bytes, or holds more values than can be read at once; "
+    "send it in parts"
+)
 
 
 class Splitter(Protocol):
@@ -101,8 +93,9 @@ class JsonArray:
 
     def __init__(self) -> None:
         self._text = bytearray()
-        self._wanted = PIECE
+        self._wanted = large_json.PIECE
         self._count = 0
+        self._work = 0
         self._begun = False
 
     @property
@@ -111,64 +104,104 @@ class JsonArray:
 
     def feed(self, data: bytes) -> None:
         self._text += data
-        if self._wanted > LONGEST_ROW and not self.waits:
-            raise RequestError(
-                413,
-                f"the record at place {self._count} takes more than {LONGEST_ROW:,} bytes, or the "
-                "body is no list of records",
-            )
+        if self._wanted > large_json.LONGEST and not self.waits:
+            raise self._too_large()
 
     def rows(self, *, last: bool) -> Rows:
-        if last:
-            return self._last()
-        self._begin()
-        end = len(self._text)
-        for _ in range(_TRIES):
-            end = self._text.rfind(b"}", 0, end)
-            if end < 0:
+        found: Rows = []
+        self._begin(last=last)
+        while len(self._text) > large_json.PIECE:
+            if last:
+                self._wanted = min(self._wanted, len(self._text))
+            if self.waits:
                 break
-            comma = end + 1
-            while self._text[comma : comma + 1].isspace():
-                comma += 1
-            if self._text[comma : comma + 1] != b",":
-                continue
-            try:
-                rows = pydantic_core.from_json(
-                    b"[" + self._text[: end + 1] + b"]", allow_inf_nan=False
-                )
-            except ValueError:
-                continue
-            del self._text[: comma + 1]
-            self._wanted = PIECE
-            self._count += len(rows)
-            return compact(rows)
-        # Far more is waited for, so that all tries together take no longer than twice the text.
-        self._wanted = 2 * len(self._text)
-        return []
+            rows = self._first_rows()
+            if last and not rows and self._wanted > len(self._text):
+                break
+            found += rows
+        return found + self._last() if last else found
 
-    def _begin(self) -> None:
+    def _begin(self, *, last: bool) -> None:
         if not self._begun:
             text = self._text.lstrip(b" \t\r\n")
             if not text.startswith(b"["):
+                if last:
+                    load(self._text[: large_json.PIECE])  # it may be no JSON at all
                 raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
             self._text = text[1:]
             self._begun = True
 
+    def _first_rows(self) -> Rows:
+        """Return the first rows of the text, or none, and then more of it is waited for.
+
+        The end of a row is looked for from behind. If too much stands before it, it is looked for
+        in the middle of what is left: a long row may stand before many short ones.
+        """
+        low = self._wanted // 2 if self._wanted > large_json.PIECE else 0
+        high = place = self._wanted
+        tries, halving = _TRIES, False
+        while tries:
+            end = self._text.rfind(b"}", low, place)
+            if end < 0:
+                low = place
+            elif _COMMA.match(self._text, end + 1) is None:
+                place, tries = end, tries - 1
+                continue
+            else:
+                piece = b"[" + self._text[: end + 1] + b"]"
+                if is_too_much(piece):
+                    tries, halving, high = tries if halving else _HALVINGS, True, end
+                else:
+                    try:
+                        rows = _parse(piece)
+                    except ValueError:
+                        low, place = (end + 1, place) if halving else (low, end)
+                    else:
+                        return self._taken(rows, end)
+            tries -= 1
+            if halving:
+                place = (low + high) // 2
+            elif end < 0:
+                break
+        if halving:
+            raise self._too_large()
+        # Far more is waited for, so that all tries together take no longer than twice the text.
+        self._wanted *= 2
+        return []
+
+    def _taken(self, rows: Rows, end: int) -> Rows:
+        comma = _COMMA.match(self._text, end + 1)
+        self._work += work_of(self._text[: end + 1])
+        del self._text[: end + 1 if comma is None else comma.end()]
+        self._wanted = large_json.PIECE
+        self._count += len(rows)
+        return self._compact(rows)
+
     def _last(self) -> Rows:
-        if not self._begun:
-            rows = load(self._text)
-            if type(rows) is not list:
-                raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
-            return compact(rows)
-        if self._text.lstrip(b" \t\r\n")[:1] == b"]":
+        if self._text.lstrip(b" \t\r\n")[:1] == b"]" and self._count:
             raise RequestError(400, "the body is not JSON: a comma stands before the last ]")
+        if is_too_much(self._text):
+            raise self._too_large()
         try:
-            rows = pydantic_core.from_json(b"[" + self._text, allow_inf_nan=False)
+            rows = _parse(b"[" + self._text)
         except ValueError as exc:
             raise RequestError(
                 400, f"the body is not JSON, from the record at place {self._count} on: {exc}"
             ) from exc
-        return compact(rows)
+        self._work += work_of(self._text)
+        return self._compact(rows)
+
+    def _compact(self, rows: Rows) -> Rows:
+        self._work -= compact(rows)
+        check_work(self._work)
+        return rows
+
+    def _too_large(self) -> RequestError:
+        return RequestError(
+            413,
+            f"the record at place {self._count} takes more than {large_json.LONGEST:,} bytes, or "
+            "holds more values than can be read at once, or the body is no list of records",
+        )
 
 
 class JsonLines:
@@ -177,17 +210,16 @@ class JsonLines:
     def __init__(self) -> None:
         self._text = bytearray()
         self._number = 0
+        self._work = 0
 
     @property
     def waits(self) -> bool:
-        return len(self._text) < PIECE
+        return len(self._text) < large_json.PIECE
 
     def feed(self, data: bytes) -> None:
         self._text += data
-        if len(self._text) > LONGEST_ROW and self._text.rfind(b"\n") < 0:
-            raise RequestError(
-                413, f"line {self._number + 1} takes more than {LONGEST_ROW:,} bytes"
-            )
+        if len(self._text) > large_json.LONGEST and self._text.rfind(b"\n") < 0:
+            raise self._too_large(self._number + 1)
 
     def rows(self, *, last: bool) -> Rows:
         end = len(self._text) if last else self._text.rfind(b"\n") + 1
@@ -200,23 +232,48 @@ class JsonLines:
             self._number += 1
             if not line or line.isspace():
                 continue
+            if is_too_much(line):
+                raise self._too_large(self._number)
             try:
-                row = pydantic_core.from_json(line, allow_inf_nan=False)
+                row = _parse(line)
             except ValueError as exc:
                 raise RequestError(400, f"line {self._number} is not JSON: {exc}") from exc
             if type(row) is not dict:
                 raise RequestError(422, f"line {self._number} is no JSON object")
+            self._work += work_of(line)
             found.append(row)
-        return compact(found)
+        self._work -= compact(found)
+        check_work(self._work)
+        return found
+
+    @staticmethod
+    def _too_large(number: int) -> RequestError:
+        return RequestError(
+            413,
+            f"line {number} takes more than {large_json.LONGEST:,} bytes, or holds more values "
+            "than can be read at once",
+        )
 
 
-def compact(rows: Rows) -> Rows:
-    """Put arrays in the place of long lists of floats."""
+def is_too_much(text: bytes | bytearray) -> bool:
+    """Return whether a parser would hold up other threads for long."""
+    try:
+        check_at_once(text)
+    except TooMuchAtOnceError:
+        return True
+    return False
+
+
+def compact(rows: Rows) -> int:
+    """Put arrays in the place of long lists of floats. Return how many floats they hold."""
+    floats = 0
     for row in rows:
         if type(row) is dict:
             for name, value in row.items():
-                row[name] = _compact(value)
-    return rows
+                row[name] = made = _compact(value)
+                if made is not value:
+                    floats += len(made)
+    return floats
 
 
 def _compact(value: Any) -> Any:

@@ -14,6 +14,8 @@ import pytest
 from tests.server.apps import Client, notes, serving
 
 import aiovec
+from aiovec._http import large_json
+from aiovec.backend import ServerSettings
 from aiovec_server import create_app, pieces
 from aiovec_server.pieces import JsonArray, JsonLines, rows_in
 from aiovec_server.problems import RequestError
@@ -49,7 +51,7 @@ async def test_a_list_in_pieces_is_the_same_as_at_once(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
-    monkeypatch.setattr(pieces, "PIECE", rng.choice([10, 60, 300]))
+    monkeypatch.setattr(large_json, "PIECE", rng.choice([10, 60, 300]))
     rows = [
         {"id": str(n), "v": hostile_row(rng), "w": [rng.random() for _ in range(20)]}
         for n in range(rng.randrange(60))
@@ -74,7 +76,7 @@ async def test_a_list_in_pieces_is_the_same_as_at_once(
 async def test_a_damaged_list_is_refused_wherever_the_damage_is(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 40)
+    monkeypatch.setattr(large_json, "PIECE", 40)
     rng = random.Random(seed)
     whole = json.dumps([{"id": str(n), "v": hostile_row(rng)} for n in range(20)]).encode()
     for _ in range(60):
@@ -114,7 +116,7 @@ async def test_numbers_are_read_as_python_reads_them() -> None:
 
 
 async def test_a_trailing_comma_and_a_body_of_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 20)
+    monkeypatch.setattr(large_json, "PIECE", 20)
     rows = b",".join(b'{"id":"%d"}' % n for n in range(9))
     for text, status in (
         (b"[" + rows + b",]", 400), (b"[" + rows, 400), (rows, 422), (b"[" + rows + b"]]", 400),
@@ -128,8 +130,8 @@ async def test_a_trailing_comma_and_a_body_of_no_list(monkeypatch: pytest.Monkey
 async def test_a_row_without_end_is_refused_before_it_is_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pieces, "LONGEST_ROW", 2000)
-    monkeypatch.setattr(pieces, "PIECE", 100)
+    monkeypatch.setattr(large_json, "LONGEST", 2000)
+    monkeypatch.setattr(large_json, "PIECE", 100)
     read = 0
 
     async def endless(start: bytes, more: bytes) -> AsyncIterator[bytes]:
@@ -445,7 +447,7 @@ def plain(value: Any) -> Any:
 def test_a_long_list_of_vectors_in_pieces_is_the_same_as_at_once(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 90)
+    monkeypatch.setattr(large_json, "PIECE", 90)
     rng = random.Random(seed)
 
     def vector() -> Any:
@@ -478,10 +480,94 @@ def test_a_long_list_of_vectors_in_pieces_is_the_same_as_at_once(
                 assert plain(pieces.load_large(damaged)) == wanted
 
 
+# As many values as fit into a few bytes: what holds up the threads of a process while it is read.
+MANY = b"[" + b",".join([b"[]"] * 300_000) + b"]"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("search", b'{"vector":%b}'),
+        ("update", b'{"ids":["note-1"],"set":{"a":%b}}'),
+        ("get", b'{"ids":%b}'),
+        ("search_many", b'{"vectors":[[1,0,0]],"filter":%b}'),
+        ("records", b'[{"id":"x","embedding":[1,0,0],"a":%b}]'),
+        ("records", b'[{"id":"x","embedding":[1,0,0],"a":%b},{"id":"y"}]'),
+        ("records", b"%b"),
+    ],
+)
+async def test_what_a_parser_would_take_long_for_is_refused(path: str, body: bytes) -> None:
+    async with notes() as client:
+        answer = await client.problem(
+            "POST", f"/tables/notes/{path}", 413, content=body % MANY, headers=JSON
+        )
+        assert "than can be read at once" in answer["detail"]
+        if body.startswith(b"[{"):
+            line = (body % MANY)[1:-1].partition(b"},{")[0]
+            await client.problem("POST", "/tables/notes/records", 413, content=line, headers=LINES)
+        assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
+
+
+async def test_calls_of_remote_backends_are_refused_alike() -> None:
+    async with notes() as client:
+        headers = {**JSON, "aiovec-protocol": "1"}
+        for body in (b'{"ids":%b}', b'{"ids":[]}\n["ids",%b]'):
+            answer = await client.problem(
+                "POST", "/backend/get", 400, content=body % MANY, headers=headers
+            )
+            assert "than can be read at once" in answer["detail"]
+
+
+async def test_rows_that_hold_far_more_than_their_vectors_are_refused() -> None:
+    """Each is read quickly, and all of them would fill the memory."""
+    row = b'{"id":"x","embedding":[1,0,0],"a":[' + b",".join([b"[]"] * 20_000) + b"]}"
+    rows = [row] * 12
+    settings = ServerSettings(max_rows=2000)
+    async with notes(settings=settings) as client:
+        for many, kind in (
+            (b"[%b]" % b",".join(rows), JSON),
+            (b"\n".join(rows), LINES),
+        ):
+            answer = await client.problem(
+                "POST", "/tables/notes/records", 413, content=many, headers=kind
+            )
+            assert "too many values" in answer["detail"]
+        assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
+
+
+@pytest.mark.parametrize("size", [100, 300_000, 1_000_000])
+async def test_a_long_row_before_many_short_ones(size: int) -> None:
+    """The short ones are too many to be read at once with the long one."""
+    long = [
+        {"id": "long", "text": ('"},{' + "x" * 45) * (size // 50)},
+        {"id": "b", "a": [[], {"b": "},"}]},
+    ]
+    rows = [*long, *({"id": str(n), "a": [[]] * 4} for n in range(40_000)), *long]
+    text = json.dumps(rows, separators=(",", ":")).encode()
+    assert await rows_in(parts_of(text, 65536), JsonArray()) == rows
+    assert await rows_in(parts_of(text, len(text)), JsonArray()) == rows
+
+
+def test_long_lists_of_ids_are_read_in_pieces() -> None:
+    ids = [f'note-{n}",' for n in range(60_000)]
+    texts = ["é😀" * (n % 3) for n in range(60_000)]
+    for value in (
+        {"ids": ids, "set": {"ids": [1, 2], "vectors": [[1]]}},
+        {"set": {"ids": ids[:9]}, "filter": "TRUE", "ids": ids},
+        {"vectors": [[0.5] * 20] * 9000, "ids": ids},
+        {"texts": texts, "filter": [None, "a = 1"] * 30_000},
+    ):
+        text = json.dumps(value).encode()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(large_json, "PIECE", 4000)
+            patch.setattr(large_json, "MOST_WORK", 8000)
+            assert plain(pieces.load_large(bytearray(text))) == value
+
+
 def test_vectors_that_stand_twice_or_elsewhere_are_left_to_the_parser(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 20)
+    monkeypatch.setattr(large_json, "PIECE", 20)
     many = ",".join(["[1.5,2.5,3.5]"] * 20)
     for text in (
         f'{{"vectors":[{many}],"vectors":[[1]]}}',

@@ -58,7 +58,7 @@ async def add_records(call: Call) -> Response:
     try:
         count = await write(call.table, rows, **options)
     finally:
-        await release(rows)
+        await release(call, rows)
     return json_response({"count": count})
 
 

@@ -29,6 +29,7 @@ from .._core.schema import Field, Schema
 from .._input.columns import python_values
 from ..errors import AiovecError
 from .ipc import DamagedStreamError, read_stream
+from .large_json import TooMuchAtOnceError, check_at_once
 
 PROTOCOL = "1"
 """The version of the calls. A server answers the clients of its own version alone."""
@@ -91,11 +92,14 @@ def pack(message: Message) -> tuple[str, memoryview]:
     return ARROW, memoryview(sink.getvalue()).cast("B")
 
 
-def unpack(content_type: str, data: Body) -> Message:
-    """Return the message of a body, or raise WireError. Its rows are sound, but may be any."""
+def unpack(content_type: str, data: Body, *, bounded: bool = False) -> Message:
+    """Return the message of a body, or raise WireError. Its rows are sound, but may be any.
+
+    With ``bounded``, facts that a parser would take long for are refused.
+    """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == JSON:
-        return Message(_facts_of(data))
+        return Message(_facts_of(data, bounded))
     if kind != ARROW:
         raise WireError(f"a body of the type {content_type!r:.80} is neither {JSON} nor {ARROW}")
     try:
@@ -104,7 +108,9 @@ def unpack(content_type: str, data: Body) -> Message:
     except (DamagedStreamError, AiovecError) as exc:
         raise WireError(str(exc)) from exc
     metadata = rows.schema.metadata or {}
-    return Message(_facts_of(metadata.get(_FACTS, b"{}")), rows.replace_schema_metadata(None))
+    return Message(
+        _facts_of(metadata.get(_FACTS, b"{}"), bounded), rows.replace_schema_metadata(None)
+    )
 
 
 # JSON that also has moments
@@ -149,13 +155,13 @@ def _is_long(fact: object) -> bool:
     return isinstance(fact, list) and len(fact) > _ITEMS
 
 
-def _facts_of(data: Body) -> dict[str, Any]:
+def _facts_of(data: Body, bounded: bool) -> dict[str, Any]:
     lines = _split(bytes(data))
-    facts = _json_of(next(lines))
+    facts = _json_of(next(lines), bounded)
     if type(facts) is not dict:
         raise WireError("the JSON is no object")
     for line in lines:
-        part = _json_of(line)
+        part = _json_of(line, bounded)
         match part:
             case [str(name), list(items)] if isinstance(known := facts.get(name), list):
                 known += items
@@ -173,12 +179,16 @@ def _split(data: bytes) -> Iterator[bytes]:
     yield data[start:]
 
 
-def _json_of(line: bytes) -> Any:
+def _json_of(line: bytes, bounded: bool) -> Any:
     try:
+        if bounded:
+            check_at_once(line)
         text = line.decode()
         found = json.loads(text, object_hook=_untagged)
         if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
             json_bytes(found)
+    except TooMuchAtOnceError as exc:
+        raise WireError("the call holds more values than can be read at once") from exc
     except (ValueError, RecursionError, OverflowError) as exc:
         raise WireError(f"the JSON cannot be read: {exc}"[:200]) from exc
     return found
