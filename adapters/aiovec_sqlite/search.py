@@ -55,6 +55,8 @@ def oversampled(query: VectorQuery, default: float, rows: int) -> int:
 
 
 _BLOCK = 4096
+# Squares of lengths of which no component can be extreme, up to a million dimensions.
+_SHORT, _LONG = 1e-23, 1e28
 
 
 def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[Any]]:
@@ -138,11 +140,18 @@ def _search_one(
 
 def can_rank(query: VectorQuery) -> bool:
     """Return whether float32 can measure distances to this query."""
+    # Of a vector between these lengths the largest component is neither huge nor tiny.
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = float(np.dot(query.vector, query.vector))
+    if _SHORT < length < _LONG:
+        return True
     return not is_extreme(query.vector[None, :])
 
 
 async def can_rank_all(queries: Sequence[VectorQuery]) -> bool:
     """Return whether float32 can measure distances to each of these queries."""
+    if len(queries) == 1:
+        return can_rank(queries[0])
     return await off_loop(_EFFORT * len(queries), lambda: all(map(can_rank, queries)))
 
 

@@ -14,6 +14,11 @@ from aiovec.errors import StoreBusyError
 # Queries scanned together. More share the reading of the codes a little better, and let the first
 # of them wait longer (``python -m bench search``).
 MOST_TOGETHER = 32
+# So many queries are one batch, on which all cores work: reading the codes for two batches of fewer
+# would take longer. And so few do not keep a worker busy beside another one.
+_ONE_BATCH, _FEW = 8, 4
+# Seconds that few queries wait for the batch under way, which may be a slow one.
+_WAIT_FOR_OTHERS = 0.005
 # Callers that go on in the same round of the event loop; its other tasks have their turn between.
 _AT_ONCE = 8
 # Calls under way at once; further callers wait for a place.
@@ -24,48 +29,64 @@ _BUSY = "the searches of this process take too long"
 class Call:
     """The queries of one caller, who may have gone meanwhile."""
 
-    __slots__ = ("batch", "future", "queries", "since", "table")
+    __slots__ = ("batch", "future", "patience", "queries", "since", "table")
 
     def __init__(
         self,
         table: TableHandle,
         queries: Sequence[VectorQuery],
         future: asyncio.Future[list[Found]],
+        patience: Patience,
     ) -> None:
         self.table = table
         self.queries = queries
         self.future = future
+        self.patience = patience
         self.since = time.perf_counter()
         self.batch: _Batch | None = None
 
 
 class _Batch:
-    """Calls that are answered together, by a task that ends when none of them waits any more."""
+    """Calls that are answered together. The worker lets go of one that nobody waits for."""
 
-    __slots__ = ("answering", "calls")
+    __slots__ = ("_worker", "abandoned", "answered", "calls")
 
-    def __init__(self, calls: Sequence[Call], answering: asyncio.Task[list[list[Found]]]) -> None:
+    def __init__(self, calls: Sequence[Call], worker: asyncio.Task[Any] | None) -> None:
         self.calls = calls
-        self.answering = answering
+        self.abandoned = self.answered = False
+        self._worker = worker
         for call in calls:
             call.batch = self
 
     def look(self) -> None:
+        if self.answered or self.abandoned or self._worker is None:
+            return
         if all(call.future.done() for call in self.calls):
-            self.answering.cancel()
+            self.abandoned = True
+            self._worker.cancel()
 
 
 Answer = Callable[[TableHandle, Sequence[Call]], Awaitable[list[list[Found]]]]
 
 
 class _State:
-    """The calls of one event loop: those that wait, and the tasks that answer others."""
+    """The calls of one event loop: those that wait, and the workers that answer others."""
 
-    __slots__ = ("waiting", "working")
+    __slots__ = ("at_work", "queries", "rings_at", "timer", "waiting", "working")
 
     def __init__(self) -> None:
         self.waiting: deque[Call] = deque()
+        self.queries = 0  # of the calls that wait
         self.working: set[asyncio.Task[Any]] = set()
+        self.at_work = 0
+        # One timer for all calls that wait, and when it rings by the loop's clock.
+        self.timer: asyncio.TimerHandle | None = None
+        self.rings_at = 0.0
+
+    def pop(self) -> Call:
+        call = self.waiting.popleft()
+        self.queries -= len(call.queries)
+        return call
 
 
 class Pipeline:
@@ -84,79 +105,137 @@ class Pipeline:
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         """The answers. A cancelled caller leaves its batch, which goes on without it."""
         patience = Patience(self._busy_timeout)
-        async with self._places.share(0, patience):
+        place = await self._places.place(patience)
+        try:
             state = self._state()
-            call = Call(table, queries, asyncio.get_running_loop().create_future())
+            call = Call(table, queries, asyncio.get_running_loop().create_future(), patience)
             state.waiting.append(call)
-            if len(state.working) < self._workers:
-                state.working.add(asyncio.ensure_future(self._work(state)))
+            state.queries += len(queries)
+            begins = not state.at_work or state.queries > _ONE_BATCH
+            if not (begins and self._add_worker(state)):
+                self._look_within(state, patience.left())
             try:
-                with patience.when_over(lambda: _give_up(call, patience)):
-                    return await call.future
+                return await call.future
             except asyncio.CancelledError:
                 if call.batch is not None:
                     call.batch.look()
                 raise
+        finally:
+            place.give_back()
 
     async def close(self) -> None:
         """Wait until every call has its answer, or the error that there is none any more."""
         state = self._state()
         while state.working:
             await asyncio.wait(state.working)
+        if state.timer is not None:
+            state.timer.cancel()
+
+    def _add_worker(self, state: _State) -> bool:
+        """Begin to work on the calls that wait, if a worker is free."""
+        if state.at_work >= self._workers:
+            return False
+        state.at_work += 1
+        worker = asyncio.ensure_future(self._work(state))
+        if not worker.done():
+            state.working.add(worker)
+        return True
 
     async def _work(self, state: _State) -> None:
+        own = asyncio.current_task()
         try:
             while batch := self._next_batch(state):
-                await self._settle(batch)
+                await self._settle(batch, own)
                 # Let those who got answers ask again first: a batch of the few that came meanwhile
                 # would read all codes for less (``python -m bench search``).
                 await asyncio.sleep(0)
         finally:
             # At once: a call that comes before the loop's next round must find a worker, or none.
-            if (own := asyncio.current_task()) is not None:
+            state.at_work -= 1
+            if own is not None:
                 state.working.discard(own)
 
     def _next_batch(self, state: _State) -> list[Call]:
         """The calls that waited longest, on one table; other idle workers get their share."""
-        idle = self._workers - len(state.working) + 1
-        share = min(MOST_TOGETHER, -(-len(state.waiting) // idle))
+        if state.at_work > 1 and state.queries <= _FEW:
+            return []  # for the others
+        idle = self._workers - state.at_work
+        share = state.queries
+        if share > _ONE_BATCH:
+            share = min(MOST_TOGETHER, -(-share // (idle + 1)))
         batch: list[Call] = []
         queries = 0
         while state.waiting and queries < share:
             call = state.waiting[0]
             if call.future.done():  # its caller has gone
-                state.waiting.popleft()
+                state.pop()
             elif batch and call.table is not batch[0].table:
                 break
             else:
-                batch.append(state.waiting.popleft())
+                batch.append(state.pop())
                 queries += len(call.queries)
+        if state.waiting and not (state.queries > _FEW and self._add_worker(state)):
+            self._look_within(state, state.waiting[0].patience.left())
         return batch
 
-    async def _settle(self, calls: list[Call]) -> None:
-        answering = asyncio.ensure_future(self._answer(calls[0].table, calls))
-        batch = _Batch(calls, answering)
-        await asyncio.wait({answering})
-        if answering.cancelled():
-            for call in calls:
-                call.future.cancel()
-        elif (error := answering.exception()) is None:
-            for place, (call, answer) in enumerate(zip(calls, answering.result(), strict=True)):
-                if place and place % _AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                if not call.future.done():
-                    call.future.set_result(answer)
-        elif len(calls) > 1 and not isinstance(error, StoreBusyError):
-            # Whose it is shows when each is asked alone.
-            for call in batch.calls:
-                await self._settle([call])
-        else:
+    # Calls that wait
+
+    def _look_within(self, state: _State, seconds: float) -> None:
+        """Look after the calls that wait in so many seconds; sooner, where a worker is free."""
+        if state.at_work < self._workers:
+            seconds = min(seconds, _WAIT_FOR_OTHERS)
+        loop = asyncio.get_running_loop()
+        rings_at = loop.time() + max(seconds, 0.0)
+        if state.timer is not None:
+            if state.rings_at <= rings_at:
+                return
+            state.timer.cancel()
+        state.rings_at = rings_at
+        state.timer = loop.call_at(rings_at, self._look, state)
+
+    def _look(self, state: _State) -> None:
+        """Have calls whose time is over fail, and give the others a worker that is free."""
+        state.timer = None
+        least = self._busy_timeout
+        for call in state.waiting:
+            if not call.future.done():
+                left = call.patience.left()
+                if left > 0:
+                    least = min(least, left)
+                else:
+                    call.future.set_exception(call.patience.error(_BUSY))
+        while state.waiting and state.waiting[0].future.done():
+            state.pop()
+        if state.waiting:
+            self._add_worker(state)
+            self._look_within(state, max(least, _WAIT_FOR_OTHERS))
+
+    async def _settle(self, calls: list[Call], worker: asyncio.Task[Any] | None) -> None:
+        batch = _Batch(calls, worker)
+        try:
+            answers = await self._answer(calls[0].table, calls)
+        except asyncio.CancelledError:
+            if not batch.abandoned or worker is None:
+                for call in calls:
+                    call.future.cancel()
+                raise
+            worker.uncancel()
+            return
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            batch.answered = True
+            if len(calls) > 1 and not isinstance(error, StoreBusyError):
+                # Whose it is shows when each is asked alone.
+                for call in calls:
+                    if not call.future.done():
+                        await self._settle([call], worker)
+                return
             for call in calls:
                 if not call.future.done():
                     call.future.set_exception(error)
-
-
-def _give_up(call: Call, patience: Patience) -> None:
-    """The call's time is over: it fails, unless it is being answered."""
-    if call.batch is None and not call.future.done():
-        call.future.set_exception(patience.error(_BUSY))
+            return
+        batch.answered = True
+        for place, (call, answer) in enumerate(zip(calls, answers, strict=True)):
+            if place and place % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if not call.future.done():
+                call.future.set_result(answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
@@ -120,11 +120,10 @@ class Record(_Row):
         fields: Mapping[str, Any] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:
-        put = object.__setattr__
-        put(self, "id", id)
-        put(self, "vector", vector)
-        put(self, "fields", fields)
-        put(self, "vector_name", vector_name)
+        _put_id(self, id)
+        _put_vector(self, vector)
+        _put_fields(self, fields)
+        _put_vector_name(self, vector_name)
 
     def __repr__(self) -> str:
         return self._repr()
@@ -190,15 +189,14 @@ class Hit(_Row):
         highlights: Mapping[str, str] = _NOTHING,
         vector_name: str = "embedding",
     ) -> None:
-        put = object.__setattr__  # name by name: a search makes many of them on the event loop
-        put(self, "id", id)
-        put(self, "score", score)
-        put(self, "distance", distance)
-        put(self, "fields", fields)
-        put(self, "vector", vector)
-        put(self, "ranks", ranks)
-        put(self, "highlights", highlights)
-        put(self, "vector_name", vector_name)
+        _put_id(self, id)
+        _put_score(self, score)
+        _put_distance(self, distance)
+        _put_fields(self, fields)
+        _put_vector(self, vector)
+        _put_ranks(self, ranks)
+        _put_highlights(self, highlights)
+        _put_vector_name(self, vector_name)
 
     def __repr__(self) -> str:
         distance = "" if self.distance is None else f"distance={self.distance:.6g}"
@@ -225,3 +223,20 @@ class Hit(_Row):
         for name, value in self.fields.items():
             flat[f"_{name}" if _OWN.match(name) else name] = value
         return flat
+
+
+def _setter(kind: type, name: str) -> Callable[[object, object], None]:
+    put: Callable[[object, object], None] = vars(kind)[name].__set__
+    return put
+
+
+# A row's attributes cannot be set. Its own methods do so by these, which is quicker than
+# ``object.__setattr__``: a search makes many hits on the event loop.
+_put_id = _setter(_Row, "id")
+_put_vector = _setter(_Row, "vector")
+_put_fields = _setter(_Row, "fields")
+_put_vector_name = _setter(_Row, "vector_name")
+_put_score = _setter(Hit, "score")
+_put_distance = _setter(Hit, "distance")
+_put_ranks = _setter(Hit, "ranks")
+_put_highlights = _setter(Hit, "highlights")

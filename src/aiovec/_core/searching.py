@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import lt
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import anyio
@@ -60,6 +62,7 @@ _HITS_A_VALUE = 16
 _VALUES_A_LISTED_ROW = 4
 # Fusing looks at a hit as long as it takes to copy so many values.
 _VALUES_A_FUSED_HIT = 8
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -211,12 +214,16 @@ class Search:
         self._left_to_make = 0
         self._strips_vectors = bool(options.diversity) and not chosen.shows_vector
         self._added = frozenset(added)
-        columns = replace(chosen.columns, fields=(*chosen.columns.fields, *added))
+        columns = chosen.columns
+        if added:
+            columns = replace(columns, fields=(*columns.fields, *added))
         if ref is not None and ref.path and not columns.payload:
             columns = replace(columns, payload=True)
             chosen = replace(chosen, keys={})
         shows = chosen.shows_vector or self._strips_vectors
-        self._chosen = replace(chosen, columns=columns, shows_vector=shows)
+        if columns is not chosen.columns or shows is not chosen.shows_vector:
+            chosen = replace(chosen, columns=columns, shows_vector=shows)
+        self._chosen = chosen
 
     @classmethod
     async def of(
@@ -412,7 +419,23 @@ class Search:
 
     def _hits(self, found: Found, limit: int, metric: Metric | None) -> list[Hit]:
         """Return the hits of one answer, best first; without a metric, of a keyword search."""
-        return [self._hit(found, *place) for place in self._best(found, limit, metric)]
+        best = self._best(found, limit, metric)
+        rows, chosen, highlights = found.rows, self._chosen, found.highlights
+        fields = chosen.fields_of_each(rows, [i for i, _, _ in best])
+        shows, name = chosen.shows_vector, self._handle.schema.vector
+        return [
+            Hit(
+                rows.ids[i],
+                score,
+                distance,
+                own,
+                chosen.vector_of(rows, i) if shows else None,
+                _NOTHING,
+                highlights[i] if highlights else _NOTHING,
+                name,
+            )
+            for (i, score, distance), own in zip(best, fields, strict=True)
+        ]
 
     def _listed(self, found: Found, limit: int, metric: Metric | None) -> list[Listed]:
         """Return the rows of one answer, to be fused."""
@@ -427,7 +450,10 @@ class Search:
         least = None if self._fuses else self._options.min_score
         lowest_first = measures if metric is not None else [-measure for measure in measures]
         best: list[tuple[int, float, float | None]] = []
-        for i in order_of(lowest_first, rows.ids, len(rows.ids)):
+        order: Sequence[int] = range(len(measures))
+        if not all(map(lt, lowest_first, lowest_first[1:])):
+            order = order_of(lowest_first, rows.ids, len(rows.ids))
+        for i in order:
             measure = measures[i]
             score = measure if metric is None else score_of(metric, measure)
             too_far = metric is not None and farthest is not None and measure > farthest

@@ -559,18 +559,19 @@ class VectorStore:
                     engine, handle, batch, model, on_conflict
                 )
             checked = embedded.get(schema)
-            async with _own_time(checked is not None), backend.writing(size) as share:
-                batch = checked
-                if batch is None:
-                    batch = await off_loop(effort, check, schema)
-                operation.batch = count = int(batch.num_rows)
-                if share is not None:
-                    share.resize(int(batch.nbytes))
-                if count and on_conflict == "replace":
-                    await backend.upsert(handle, batch)
-                elif count:
-                    skip = on_conflict == "skip"
-                    count = await once.insert(backend, handle, batch, skip_existing=skip)
+            with _own_time(checked is not None):
+                async with backend.writing(size) as share:
+                    batch = checked
+                    if batch is None:
+                        batch = await off_loop(effort, check, schema)
+                    operation.batch = count = int(batch.num_rows)
+                    if share is not None:
+                        share.resize(int(batch.nbytes))
+                    if count and on_conflict == "replace":
+                        await backend.upsert(handle, batch)
+                    elif count:
+                        skip = on_conflict == "skip"
+                        count = await once.insert(backend, handle, batch, skip_existing=skip)
             operation.affected = count
             return count
 
@@ -652,7 +653,7 @@ class VectorStore:
             if wanted is not None and not wanted:
                 return 0
             vector = await self._vector_of_update(engine, handle, values)
-            async with _own_time(vector is not None):
+            with _own_time(vector is not None):
                 operation.affected = await engine.backend.update(
                     handle, values, payload, ids=wanted, where=condition, vector=vector
                 )
@@ -1132,7 +1133,7 @@ class VectorStore:
             if options.wheres is not None:
                 wheres = await self._bind_each(options.wheres, schema, len(vectors))
             prepared = await Search.of(engine.backend, handle, options, where)
-            async with _own_time(bool(made)):
+            with _own_time(bool(made)):
                 began = time.perf_counter()
                 hits = await prepared.of_vectors(vectors, wheres)
                 if vectors:
@@ -1515,15 +1516,13 @@ def _texts_of(vector: object) -> dict[int, str]:
     return {0: vector} if isinstance(vector, str) else {}
 
 
-@contextlib.asynccontextmanager
-async def _own_time(starts: bool) -> AsyncIterator[None]:
+def _own_time(starts: bool) -> contextlib.AbstractContextManager[None]:
     """With ``starts``, what a call waits for within counts from here: an embedder's time, which
     has limits of its own, is no time that the store let it wait."""
-    if not starts:
-        yield
-        return
-    with one_call():
-        yield
+    return one_call() if starts else _NOTHING_STARTS
+
+
+_NOTHING_STARTS = contextlib.nullcontext()
 
 
 def _absolute(path: str | Path) -> Path:

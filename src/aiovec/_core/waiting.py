@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from types import TracebackType
 
 from ..errors import StoreBusyError
@@ -35,15 +35,23 @@ class _Call:
 _CALL: ContextVar[_Call | None] = ContextVar("aiovec_call", default=None)
 
 
-@contextmanager
-def one_call() -> Iterator[None]:
+class one_call:  # noqa: N801 - used as a function is
     """A user's call: what it waits for within counts from here."""
-    token = _CALL.set(_Call())
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_token",)
+    _token: Token[_Call | None]
+
+    def __enter__(self) -> None:
+        self._token = _CALL.set(_Call())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with suppress(ValueError):  # collected elsewhere, when its loop was closed under it
-            _CALL.reset(token)
+            _CALL.reset(self._token)
 
 
 def _began() -> float:
@@ -202,6 +210,16 @@ class Admission:
     def share(self, size: int = 0, patience: Patience | None = None) -> Share:
         """A place and ``size`` bytes, to be held by ``async with``."""
         return Share(self, size, patience)
+
+    async def place(self, patience: Patience) -> Share:
+        """A place that the caller gives back. It costs little where one is free."""
+        share = Share(self, 0, patience)
+        state = self._state()
+        if state.waiting or not self._fits(state, 0):
+            return await share.__aenter__()
+        state.calls += 1
+        share._state = state
+        return share
 
     def close(self, error: Exception) -> None:
         """Have those that wait end with the error."""

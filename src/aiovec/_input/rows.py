@@ -185,6 +185,8 @@ def effort_of(given: Any) -> int:
 
 def effort_of_query(vector: Any) -> int:
     """Return how many values it takes to check one query, once it is known not to be too long."""
+    if type(vector) is np.ndarray and vector.dtype != object:
+        return 1 + vector.size // _NUMBERS_A_VALUE
     return effort_of(vector) if isinstance(vector, (list, tuple, np.ndarray)) else 0
 
 

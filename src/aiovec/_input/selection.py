@@ -71,6 +71,13 @@ class Selection:
             payload = _part(payload, self.keys)
         return {**fields, **payload, **fields}
 
+    def fields_of_each(self, rows: StoredRows, places: Sequence[int]) -> list[dict[str, Any]]:
+        """The fields of the rows at these places."""
+        if rows.payloads is not None:
+            return [self.fields_of(rows, i) for i in places]
+        columns = list(rows.fields.items())
+        return [{name: values[i] for name, values in columns} for i in places]
+
     def vector_of(self, rows: StoredRows, i: int) -> Float32Array | None:
         if not self.shows_vector or rows.vectors is None:
             return None

@@ -23,6 +23,13 @@ from .foreign_rows import array_of_typed, is_typed
 
 def query_vector(vector: Any, schema: Schema) -> Float32Array:
     """One query as a contiguous float32 array, checked like a row's vector."""
+    if type(vector) is np.ndarray and vector.dtype == np.float32 and vector.shape == (schema.dim,):
+        found = np.array(vector, order="C")
+        # Of anything but usual numbers this is 0, infinite or NaN, and the reason is found below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = float(np.dot(found, found))
+        if 0.0 < length < np.inf:
+            return found
     _refuse_long(vector, schema)
     array = matrix_of([vector], schema, lambda _: (None, None))
     return cast("Float32Array", array[0])

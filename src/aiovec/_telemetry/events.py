@@ -103,7 +103,9 @@ class MemorySource(Protocol):
 
 def watch(operation: Operation, place: Place) -> AbstractContextManager[object, None]:
     """Tell of what is done within: a span that is the current one, and its metrics."""
-    return _UNSEEN if _OBSERVER is None else _OBSERVER.watch(operation, place)
+    if _OBSERVER is None or not _OBSERVER.is_heard():
+        return _UNSEEN
+    return _OBSERVER.watch(operation, place)
 
 
 def watch_embedding(embedding: Embedding, place: Place) -> AbstractContextManager[object]:

@@ -113,6 +113,14 @@ class Observer:
         # By their ids, since they need not be hashable.
         self._memories: dict[int, tuple[Place, weakref.ref[MemorySource]]] = {}
 
+    @staticmethod
+    def is_heard() -> bool:
+        """Return whether the app listens: the providers of the API itself do nothing."""
+        return not (
+            type(trace.get_tracer_provider()).__module__.startswith("opentelemetry.trace")
+            and type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
+        )
+
     def watch(self, operation: Operation, place: Place) -> Watch:
         return Watch(self, self._tracer, operation, place)
 
