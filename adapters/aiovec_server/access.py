@@ -26,8 +26,8 @@ _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # POST /tables/{table}/...: these take a body, and read.
 READING_POSTS = frozenset(
     """
-    bounds count distinct exists export find get search search_hybrid search_like search_many
-    search_text versions
+    bounds count distinct exists find get search search_hybrid search_like search_many
+    search_text stats versions
     """.split()
 )
 # POST /backend/...: the calls of the remote backend that read.

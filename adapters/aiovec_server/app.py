@@ -16,8 +16,10 @@ from aiovec import Embedder, VectorStore, __version__
 from aiovec.asgi import KEY, add_error_handlers, lifespan
 from aiovec.backend import Problem, ServerSettings
 
+from .asgi import path_of
 from .calls import backend_router
 from .endpoints import add_endpoints
+from .endpoints.declaring import DirectRoute
 from .endpoints.document import shortened
 from .metrics import metrics_router
 from .page import FiguresMiddleware, page_router
@@ -88,12 +90,34 @@ def create_app(
     return app
 
 
-def _problem(_: Request, error: Exception) -> Response:
+def _problem(request: Request, error: Exception) -> Response:
     """Answer to a path or a method that does not exist."""
     if not isinstance(error, HTTPException):
         raise error
-    found = Problem.plain(error.status_code, str(error.detail))
-    return Response(found.body(), found.status, {**(error.headers or {}), **found.headers()})
+    headers, detail = dict(error.headers or {}), str(error.detail)
+    if error.status_code == 404:
+        detail = "there is nothing at this path; GET /openapi.json lists what there is"
+        if request.scope["path"].endswith("/"):
+            detail += ", and no path ends in a slash"
+    elif error.status_code == 405:
+        headers = {"allow": _allowed(request) or headers.get("Allow", "")}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        detail = f"the methods of this path are {headers['allow']}"
+    found = Problem.plain(error.status_code, detail)
+    return Response(found.body(), found.status, {**headers, **found.headers()})
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of an endpoint's path: each of them is a route of its own."""
+    path = path_of(request.scope)
+    found = {"OPTIONS"}
+    for route in request.app.router.routes:
+        if isinstance(route, DirectRoute) and route.path_regex.match(path):
+            found |= route.methods or set()
+    if "GET" in found:
+        found.add("HEAD")
+    return ", ".join(sorted(found)) if len(found) > 1 else ""
 
 
 __all__ = ["MIDDLEWARES", "ROUTERS", "create_app"]

@@ -51,10 +51,15 @@ def json_response(value: object, status: int = 200) -> Response:
 # Requests
 
 
-async def body_json(call: Call) -> Any:
-    """Return the value of a body that has to be JSON."""
-    body_type(call, (JSON,))
+async def body_json(call: Call, *, needed: bool = True) -> Any:
+    """Return the value of a body that has to be JSON; ``{}`` if it is not needed and empty."""
+    if needed:
+        body_type(call, (JSON,))
     text = await _whole(call)
+    if not needed:
+        if not text:
+            return {}
+        body_type(call, (JSON,))
     return load(text) if len(text) <= SMALL_BODY else await in_thread(load_large, text)
 
 

@@ -51,8 +51,8 @@ def answer_type(call: Call, offered: Sequence[str]) -> str:
 
     The first one is the default.
     """
-    accept = call.request.headers.get("accept")
-    if accept is None or accept == "*/*":
+    accept = ",".join(call.request.headers.getlist("accept"))
+    if accept in ("", "*/*"):
         return offered[0]
     ranges = accept.lower().split(",")[:_MOST_RANGES]
     weights = [_range(text) for text in ranges]

@@ -63,7 +63,7 @@ class Security:
             origins = header_values(scope, b"origin")
             if origins:
                 problem, headers = self._origin_problem(scope, origins)
-            elif _is_cross_site(scope):
+            elif _is_foreign(scope):
                 problem = Problem.plain(403, _FOREIGN)
         if problem is None and headers and _is_preflight(scope):
             await _answer_preflight(send, headers)
@@ -182,11 +182,15 @@ def _authority_of_host(origin: str, host: str) -> tuple[str, int] | None:
     return _authority(f"{origin.partition('://')[0]}://{host.lower()}")
 
 
-def _is_cross_site(scope: Scope) -> bool:
-    """Return whether a browser says that a page of another site asks. Links to the page may."""
+def _is_foreign(scope: Scope) -> bool:
+    """Return whether a browser says that a page of another origin asks. Links to the page may.
+
+    Pages of this machine at other ports are of the same site, but of another origin.
+    """
     if access_of(scope["method"], path_of(scope)) is Access.NONE:
         return False
-    return any(value == "cross-site" for value in header_values(scope, b"sec-fetch-site"))
+    sites = header_values(scope, b"sec-fetch-site")
+    return any(value in ("cross-site", "same-site") for value in sites)
 
 
 def _is_preflight(scope: Scope) -> bool:

@@ -281,6 +281,7 @@ async def test_indexes_and_versions_of_lancedb(tmp_path: Any) -> None:
         ("application/json;q=0.1, application/vnd.apache.arrow.stream", "arrow"),
         ("application/json;q=0, */*", "application/x-ndjson"),
         ("application/jsonl", "application/x-ndjson"),
+        ("", "application/json"),
     ],
 )
 async def test_answers_by_accept(client: Client, accept: str, kind: str) -> None:
@@ -386,10 +387,49 @@ async def test_a_wrong_table_name_is_no_server_error(client: Client) -> None:
 async def test_paths_and_methods_that_do_not_exist(client: Client) -> None:
     await client.problem("GET", "/none", 404)
     await client.problem("GET", "/docs", 404)
-    answer = await client.request("PATCH", "/tables/notes")
-    assert answer.status_code == 405
-    assert answer.headers["allow"]
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert "slash" in (await client.problem("GET", "/tables/", 404))["detail"]
+    for path, allowed in (
+        ("/tables", "GET, HEAD, OPTIONS, POST"),
+        ("/tables/notes", "DELETE, GET, HEAD, OPTIONS"),
+        ("/tables/notes/records", "GET, HEAD, OPTIONS, POST"),
+        ("/tables/notes/search", "OPTIONS, POST"),
+        ("/tables/notes/records/a%2Fb", "DELETE, OPTIONS"),
+        ("/tables/notes/fields/year/index", "DELETE, OPTIONS, PUT"),
+        ("/backend/open", "POST"),
+    ):
+        answer = await client.request("PATCH", path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert allowed in answer.json()["detail"]
+        answer = await client.request("OPTIONS", path)
+        assert (answer.status_code, answer.headers["allow"]) == (204, allowed)
+
+
+async def test_head_is_get_without_the_body(client: Client) -> None:
+    for path in ("/health", "/tables", "/tables/notes", "/tables/notes/count",
+                 "/tables/notes/stats", "/tables/notes/records", "/openapi.json", "/"):  # fmt: skip
+        got, head = await client.get(path), await client.head(path)
+        assert (got.status_code, head.status_code) == (200, 200), path
+        assert head.headers["content-type"] == got.headers["content-type"]
+        assert head.headers.get("content-length") == got.headers.get("content-length")
+    assert (await client.head("/tables/none")).status_code == 404
+    assert (await client.head("/tables/notes/search")).status_code == 405
+
+
+async def test_reading_by_post(client: Client) -> None:
+    """As the verbs beside them, which take a body."""
+    for name in ("count", "stats"):
+        got = await client.ok("GET", f"/tables/notes/{name}")
+        assert await client.ok("POST", f"/tables/notes/{name}") == got
+        assert await client.ok("POST", f"/tables/notes/{name}", json={}) == got
+        await client.problem("POST", f"/tables/notes/{name}", 422, json={"x": 1})
+        await client.problem("POST", f"/tables/notes/{name}", 415, content=b"{}")
+    some = {"filter": "id IN (" + ", ".join(f"'note-{n}'" for n in range(2, 9000)) + ")"}
+    assert await client.ok("POST", "/tables/notes/count", json=some) == {"count": 3}
+    assert len((await client.ok("POST", "/tables/notes/find"))["records"]) == 5
+    for method in ("GET", "POST"):
+        found = await client.problem(method, "/tables/notes/versions", 422)
+        assert found["error"] == "UnsupportedError"
 
 
 async def test_openapi_describes_every_endpoint(client: Client) -> None:

@@ -283,8 +283,12 @@ async def test_the_servers_own_page(store: aiovec.VectorStore) -> None:
 
 
 async def test_what_a_browser_says_of_other_sites(store: aiovec.VectorStore) -> None:
-    foreign = {"sec-fetch-site": "cross-site"}
     async with client_of(store) as client:
+        # Same-site is another port of this machine.
+        for site, status in (("same-site", 403), ("same-origin", 200), ("none", 200)):
+            answer = await client.get("/tables", headers={"sec-fetch-site": site})
+            assert answer.status_code == status, site
+        foreign = {"sec-fetch-site": "cross-site"}
         assert (await client.get("/", headers=foreign)).status_code == 200  # a link
         assert (await client.get("/tables", headers=foreign)).status_code == 403
         assert (await client.request("DELETE", "/tables/notes/records/a", headers=foreign)

@@ -10,6 +10,8 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from aiovec import VectorStore
 from aiovec.errors import AiovecError
@@ -84,6 +86,18 @@ class DirectRoute(APIRoute):
         handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
         return handler
 
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Take HEAD where GET is taken. In the OpenAPI document it would stand twice."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        return super().matches(scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
 
 def add_to(
     router: APIRouter,
@@ -93,9 +107,13 @@ def add_to(
 ) -> None:
     """Add endpoints to a router. Without a store, requests find that of their app's lifespan."""
     keys = WriteKeys()
+    names: set[str] = set()
     for endpoint in endpoints:
         name = endpoint.handler.__name__
         summary, _, description = (endpoint.handler.__doc__ or name).partition("\n")
+        if name in names:
+            name = f"{name}_by_{endpoint.method.lower()}"
+        names.add(name)
         router.add_api_route(
             endpoint.path,
             _answering(keys.once(endpoint.handler), store),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from ..bodies import body_rows, json_response, release
+from ..bodies import body_json, body_rows, json_response, release
 from ..call import Call
 from ..exporting import ArrowWriter, LinesWriter, Writer, begun, cursor_of
 from ..kinds import COUNT, FLAG, TEXT, TEXTS, Key, Keys, one_of
@@ -96,7 +96,18 @@ async def delete_record(call: Call) -> Response:
     return json_response({"deleted": await call.store.delete(call.table, [id])})
 
 
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/count", counted("count"), body=COUNTED,
+    example={"filter": "year >= 2024"},
+)  # fmt: skip
 @ENDPOINTS.add("GET", "/tables/{table}/count", counted("count"), query=COUNTED)
 async def count_records(call: Call) -> Response:
-    """Count the records."""
-    return json_response({"count": await call.store.count(call.table, **call.query(COUNTED))})
+    """Count the records.
+
+    A filter that is too long for a path goes in the body of a POST.
+    """
+    if call.request.method == "POST":
+        options = COUNTED.of_body(await body_json(call, needed=False))
+    else:
+        options = call.query(COUNTED)
+    return json_response({"count": await call.store.count(call.table, **options)})

@@ -107,12 +107,13 @@ async def find_records(call: Call) -> Response:
 
     They are sorted by one or more keys, or by id. Vectors come only where asked for.
     """
-    found = await call.store.find(call.table, **FIND.of_body(await body_json(call)))
+    found = await call.store.find(call.table, **FIND.of_body(await body_json(call, needed=False)))
     return await rows_response(call, "records", found, record_json)
 
 
 @ENDPOINTS.add(
     "POST", "/tables/{table}/update", counted("updated"), body=UPDATE, writes=True,
+    body_needed=True,
     example={"set": {"year": 2025, "payload.seen": True}, "filter": "year = 2024"},
 )  # fmt: skip
 async def update_records(call: Call) -> Response:
@@ -131,6 +132,7 @@ async def update_records(call: Call) -> Response:
 
 @ENDPOINTS.add(
     "POST", "/tables/{table}/delete", counted("deleted"), body=DELETE, writes=True,
+    body_needed=True,
     example={"ids": ["note-1", ".."]},
 )  # fmt: skip
 async def delete_records(call: Call) -> Response:

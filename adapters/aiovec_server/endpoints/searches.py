@@ -94,7 +94,9 @@ LIKE = Keys((Key("id", "id", TEXT, "The id of the row.", required=True), _FILTER
 _EXAMPLE = {"vector": [0.6, 0.8, 0.0], "topK": 5, "filter": "year >= 2024"}
 
 
-@ENDPOINTS.add("POST", "/tables/{table}/search", HITS, body=SEARCH, example=_EXAMPLE)
+@ENDPOINTS.add(
+    "POST", "/tables/{table}/search", HITS, body=SEARCH, body_needed=True, example=_EXAMPLE
+)
 async def search(call: Call) -> Response:
     """Search by vector.
 
@@ -108,7 +110,7 @@ async def search(call: Call) -> Response:
 
 
 @ENDPOINTS.add(
-    "POST", "/tables/{table}/search_many", HITS_OF_MANY, body=MANY,
+    "POST", "/tables/{table}/search_many", HITS_OF_MANY, body=MANY, body_needed=True,
     example={"vectors": [[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]], "topK": 5},
 )  # fmt: skip
 async def search_many(call: Call) -> Response:

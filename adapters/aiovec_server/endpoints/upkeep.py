@@ -11,7 +11,7 @@ from aiovec.backend import move_record_of
 from ..bodies import body_json, json_response
 from ..call import Call
 from ..kinds import COUNT, FLAG, NUMBER, TEXT, WHOLE, Key, Keys
-from .declaring import Endpoints
+from .declaring import NO_KEYS, Endpoints
 from .document import ANYTHING, NOTHING, Answer, an_object, listed
 from .document import COUNT as WHOLE_NUMBER
 from .document import TEXT as WORDS
@@ -64,20 +64,25 @@ _INDEXES = Answer(
     },
 )  # fmt: skip
 
-
-@ENDPOINTS.add(
-    "GET", "/tables/{table}/stats",
-    Answer(
-        an_object({"table": WORDS, "backend": WORDS, "rows": WHOLE_NUMBER, "bytes": WHOLE_NUMBER}),
-        {
-            "table": "notes", "backend": "sqlite", "rows": 1200, "bytes": 4100000,
-            "index": "exact", "unindexed_rows": 0, "scan_memory": 1000000, "last_optimize": None,
-            "details": {},
-        },
-    ),
+_STATS = Answer(
+    an_object({"table": WORDS, "backend": WORDS, "rows": WHOLE_NUMBER, "bytes": WHOLE_NUMBER}),
+    {
+        "table": "notes", "backend": "sqlite", "rows": 1200, "bytes": 4100000,
+        "index": "exact", "unindexed_rows": 0, "scan_memory": 1000000, "last_optimize": None,
+        "details": {},
+    },
 )  # fmt: skip
+_VERSIONS = Answer(
+    an_object({"versions": listed({"type": "object"})}),
+    {"versions": [{"version": 3, "timestamp": "2024-01-01T00:00:00Z"}]},
+)
+
+
+@ENDPOINTS.add("POST", "/tables/{table}/stats", _STATS)
+@ENDPOINTS.add("GET", "/tables/{table}/stats", _STATS)
 async def table_stats(call: Call) -> Response:
     """Read the size and the costs of a table."""
+    await _no_body(call)
     found = asdict(await call.store.stats(call.table))
     return json_response(found)
 
@@ -101,7 +106,7 @@ async def list_indexes(call: Call) -> Response:
 )  # fmt: skip
 async def create_index(call: Call) -> Response:
     """Build an approximate index over the vectors."""
-    await call.store.create_index(call.table, **CREATE.of_body(await body_json(call)))
+    await call.store.create_index(call.table, **CREATE.of_body(await body_json(call, needed=False)))
     return await _indexes(call, 201)
 
 
@@ -112,15 +117,11 @@ async def drop_index(call: Call) -> Response:
     return Response(status_code=204)
 
 
-@ENDPOINTS.add(
-    "GET", "/tables/{table}/versions",
-    Answer(
-        an_object({"versions": listed({"type": "object"})}),
-        {"versions": [{"version": 3, "timestamp": "2024-01-01T00:00:00Z"}]},
-    ),
-)  # fmt: skip
+@ENDPOINTS.add("POST", "/tables/{table}/versions", _VERSIONS)
+@ENDPOINTS.add("GET", "/tables/{table}/versions", _VERSIONS)
 async def list_versions(call: Call) -> Response:
     """List the earlier versions of a table that are kept."""
+    await _no_body(call)
     found = await call.store.versions(call.table)
     return json_response({"versions": [dict(version) for version in found]})
 
@@ -159,6 +160,12 @@ async def migration(call: Call) -> Response:
             "generation": record.generation,
         }
     )
+
+
+async def _no_body(call: Call) -> None:
+    """Refuse keys where there are none. A client may send ``{}`` with a POST."""
+    if call.request.method == "POST":
+        NO_KEYS.of_body(await body_json(call, needed=False))
 
 
 async def _indexes(call: Call, status: int = 200) -> Response:
