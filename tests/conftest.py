@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import inspect
 import os
 import signal
 import traceback
@@ -94,17 +95,20 @@ ONCE = (
     "tests/migrate/test_simulation.py",
     "tests/migrate/test_verifying.py",
     "tests/migrate/test_words.py",
+    "tests/packaging/",  # each environment of .ci/run is a build and an install by its Python
     "tests/page/",
     "tests/remote/",
     "tests/server/",
-    # Whole numbers, bounds and layouts that numpy and numkong compute; test_resident.py stays.
+    # Numbers, bounds and layouts that numpy and numkong compute; test_resident.py's rest stays.
     "tests/sqlite/copies/test_bits.py",
     "tests/sqlite/copies/test_bound.py",
     "tests/sqlite/copies/test_extreme.py",
     "tests/sqlite/copies/test_memory.py",
+    "tests/sqlite/copies/test_missing_vectors.py",
     "tests/sqlite/copies/test_native_scan.py",
     "tests/sqlite/copies/test_partitions.py",
     "tests/sqlite/copies/test_prefix.py",
+    "tests/sqlite/copies/test_resident.py::test_the_same_as_from_the_file",
     "tests/sqlite/copies/test_scan_program.py",
     "tests/sqlite/test_fork.py::test_a_fork_amid_allocations_of_sqlite",  # SQLite's own mutexes
     "tests/sqlite/test_missing_rows.py",
@@ -275,14 +279,28 @@ def whole_processes(lean_processes: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
 
 
+def has_its_own_loop(item: pytest.Item) -> bool:
+    """Return whether the loop that ``AIOVEC_LOOP`` names is none of this test's.
+
+    A function without ``async`` has no loop, or one that it makes; only the state machine of the
+    contract asks for the name itself.
+    """
+    test = getattr(item, "function", None)
+    test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
+    return not inspect.iscoroutinefunction(test) and not item.nodeid.startswith("tests/contract/")
+
+
 @pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    places = tuple(place + ("" if place.endswith("/") else "::") for place in ONCE)
+    places = tuple(
+        place + end for place in ONCE for end in ([""] if place.endswith("/") else ["::", "["])
+    )
     for place in ONCE + FIRST:
         if not (config.rootpath / place.partition("::")[0]).exists():
             raise pytest.UsageError(f"ONCE or FIRST names {place}, which does not exist")
+    another_loop = os.environ.get("AIOVEC_LOOP") == "uvloop"
     for item in items:
-        if f"{item.nodeid}::".startswith(places):
+        if f"{item.nodeid}::".startswith(places) or (another_loop and has_its_own_loop(item)):
             item.add_marker(pytest.mark.once)
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 

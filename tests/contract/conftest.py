@@ -1,8 +1,8 @@
 """What of the suite runs where: on uvloop too, with each Python, or with the long tests alone.
 
 The parts that depend on the event loop run on SQLite files a second time, on uvloop, where uvloop
-is installed; ``.ci/run`` has the whole suite on uvloop. In memory the other parts run with one
-Python only: they are the same code as on SQLite files, which have the whole suite with each.
+is installed; ``.ci/run`` has the rest of the suite on uvloop. In memory the other parts run with
+one Python only: they are the same code as on SQLite files, which have the whole suite with each.
 
 On an S3 server most of the suite is a long test, and so are in memory the parts that are the same
 code as in a folder or a file (``shown_elsewhere``, but for ``here_too``) and what takes seconds.
@@ -35,12 +35,17 @@ def of_loops(item: pytest.Item) -> bool:
     return part_of(item).startswith(OF_LOOPS)
 
 
+def on_uvloop_too(item: pytest.Item) -> bool:
+    cls = getattr(item, "cls", None)
+    return cls is not None and cls.__name__ == "TestSqliteFile" and of_loops(item)
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory] | None:
-    cls = getattr(item, "cls", None)
-    twice = cls is not None and cls.__name__ == "TestSqliteFile" and of_loops(item)
-    if not twice or "AIOVEC_LOOP" in os.environ or importlib.util.find_spec("uvloop") is None:
+    if "AIOVEC_LOOP" in os.environ or importlib.util.find_spec("uvloop") is None:
+        return None
+    if not on_uvloop_too(item):
         return None
     import uvloop
 
@@ -60,5 +65,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         here_too: frozenset[str] = getattr(item.cls, "here_too", frozenset())
         if part_of(item).startswith(shown_elsewhere) and item.originalname not in here_too:
             item.add_marker(pytest.mark.long)
-        if not getattr(item.cls, "persistent", True) and not of_loops(item):
+        of_memory = not getattr(item.cls, "persistent", True) and not of_loops(item)
+        if of_memory or (os.environ.get("AIOVEC_LOOP") == "uvloop" and on_uvloop_too(item)):
             item.add_marker(pytest.mark.once)
