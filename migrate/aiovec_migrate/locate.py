@@ -87,6 +87,13 @@ class Located:
         """Return whether a store may exist there, so that opening it makes nothing new."""
         return plugin_of(self.name).exists(self.location)
 
+    def is_named(self) -> bool:
+        """Return whether the settings name it: it is not the backend's default address."""
+        key = plugin_of(self.name).address_key
+        return self.settings.backend == self.name or (
+            key is not None and key.name in self.settings.model_fields_set
+        )
+
 
 def locate(text: PathText | None, config: PathText | None) -> Located:
     """Resolve a target, a backend name, or None (the TOML's current backend) to a place."""
@@ -153,14 +160,17 @@ def configured_name(place: Located, file: Path) -> str:
 
 
 def configured(file: Path | None) -> list[str]:
-    """The names of the backends that the TOML configures and that have a store."""
+    """The names of the backends that the TOML configures and that have a store.
+
+    A store that is not on this machine may always exist, so it must be named there.
+    """
     if file is None or not file.exists():
         return []
     found = []
     for name in backend_names():
         with suppress(ConfigError, MigrationError):
             place = locate(name, file)
-            if place.name == name and place.exists():
+            if place.name == name and place.exists() and (place.path or place.is_named()):
                 found.append(name)
     return found
 

@@ -306,7 +306,9 @@ def load_settings(config: Path | None) -> LoadedSettings:
             places["server"] = retrieval.server.model_copy(
                 update={"api_keys_file": local_path(key_file, base)}
             )
+        given = set(retrieval.model_fields_set)
         retrieval = retrieval.model_copy(update=places)
+        retrieval.model_fields_set.intersection_update(given)  # a default stays one
     return LoadedSettings(settings.model_copy(update={"retrieval": retrieval}), config, stamp)
 
 
