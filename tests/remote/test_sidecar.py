@@ -194,6 +194,37 @@ async def test_a_server_that_is_killed_amid_calls_is_started_again(place: Place)
         assert await store.count("notes") == len(acknowledged)
 
 
+async def test_processes_with_another_environment_have_another_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They mean another store, and must neither read nor write that of the first."""
+    row = {"id": "a", "embedding": [1.0, 0.0]}
+    async with aiovec.connect(config=place.config) as first:
+        await first.create_table("notes", Schema(dim=2))
+        monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE_PATH", "other.db")
+        async with aiovec.connect(config=place.config) as second:
+            await second.create_table("notes", Schema(dim=2))
+            await second.insert("notes", [row])
+            assert await first.count("notes") == 0
+            assert await second.count("notes") == 1
+    assert (place.config.parent / "other.db").exists()
+
+
+def test_only_overrides_of_the_store_ask_for_another_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOVEC_API_KEYS", "read:0123456789abcdef")
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__REMOTE__BUSY_TIMEOUT", "3")
+    assert SidecarFolder.of(place.config).path == place.folder.path
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__SERVER__MAX_TOP_K", "7")
+    changed = SidecarFolder.of(place.config)
+    assert changed.path != place.folder.path
+    assert changed.path.parent == place.folder.path.parent
+    monkeypatch.delenv("AIOVEC_RETRIEVAL__SERVER__MAX_TOP_K")
+    monkeypatch.setenv("aiovec_retrieval__server__max_top_k", "7")
+    assert SidecarFolder.of(place.config).path == changed.path
+
+
 async def test_a_server_that_is_killed_as_it_starts_is_started_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

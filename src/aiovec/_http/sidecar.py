@@ -28,12 +28,15 @@ import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .._settings.load import ENV_DELIMITER, ENV_PREFIX
 from ..errors import ConfigError
 
 LOG_SIZE = 1024 * 1024
 """Bytes of the log, and as many of the part before."""
 
 _KEY = "retrieval.server.autostart"
+_OVERRIDES = f"{ENV_PREFIX}RETRIEVAL{ENV_DELIMITER}"
+_OF_CLIENTS = f"{_OVERRIDES}REMOTE{ENV_DELIMITER}"
 _LARGEST_STATE = 10_000
 
 
@@ -117,9 +120,13 @@ class SidecarFolder:
 
     @classmethod
     def of(cls, config: Path) -> SidecarFolder:
-        """Return the folder of a TOML file."""
+        """Return the folder of a TOML file, as the environment of this process overrides it.
+
+        Processes with other overrides mean other stores, or the same with other settings.
+        """
         config = Path(os.path.abspath(config))
-        return cls(config.parent / ".aiovec" / f"{config.name}.server", config)
+        name = f"{config.name}{_overrides()}.server"
+        return cls(config.parent / ".aiovec" / name, config)
 
     def prepare(self) -> None:
         """Make the folder, and check that it is this user's alone."""
@@ -265,6 +272,18 @@ class SidecarFolder:
 def new_key() -> str:
     """Return an API key that nobody can guess."""
     return secrets.token_urlsafe(32)
+
+
+def _overrides() -> str:
+    """Return a mark for the keys that the environment sets; "" where it sets none of a server's."""
+    upper = {name.upper(): value for name, value in os.environ.items()}
+    found = {
+        name: value
+        for name, value in sorted(upper.items())
+        if name.startswith(_OVERRIDES) and not name.startswith(_OF_CLIENTS)
+    }
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return f".{digest[:12]}" if found else ""
 
 
 def digest_of(config: Path) -> str:
