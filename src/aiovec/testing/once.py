@@ -67,6 +67,11 @@ _CALLS: dict[str, tuple[Call, Any, Call]] = {
         None,
         lambda store: store.insert("more", small_rows(2)),
     ),
+    "rename_table": (
+        lambda store: store.rename_table("notes", "more"),
+        None,
+        lambda store: store.create_table("notes", SMALL),
+    ),
     "drop_table": (
         lambda store: store.drop_table("notes"),
         None,
