@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+import aiovec
+
 playwright = pytest.importorskip("playwright.async_api")
 
 if TYPE_CHECKING:
@@ -101,6 +103,28 @@ class TestViews:
         await expect(page.locator("[data-status]")).to_have_text("Rows 26\u201350 of 60")
         await page.go_back()
         await expect(page.locator("[data-status]")).to_have_text("Rows 51\u201360 of 60")
+
+    async def test_the_filter_of_the_hint_is_one(self, page: Page, served: Served) -> None:
+        """Also where a field has the name of one of the filter's words."""
+        await visit(page, "#/")
+        fields = {"in": "int", "Null": {"type": "text", "text": True}}
+        hint = await page.evaluate(
+            "async ([of, fields]) => (await import(of)).filterHint({schema: {fields}})",
+            [f"{served.url}assets/view-rows.js", fields],
+        )
+        schema = aiovec.Schema(2, fields={"in": int, "Null": str})
+        async with aiovec.connect(":memory:") as store:
+            await store.create_table("notes", schema)
+            assert await store.count("notes", hint.removeprefix("Such as ")) == 0
+
+    async def test_scores_close_to_nothing_are_told(self, page: Page, served: Served) -> None:
+        await visit(page, "#/")
+        shown = await page.evaluate(
+            "async (of) => { const { score } = await import(of);"
+            " return [0, 1, -0.25, 0.001, 0.000123, -4e-7, null].map(score); }",
+            f"{served.url}assets/format.js",
+        )
+        assert shown == ["0.0000", "1.0000", "-0.2500", "0.0010", "0.00012", "-4.0e-7", "\u2013"]
 
     async def test_rows_by_filter_and_order(self, page: Page) -> None:
         await visit(page, "#/t/notes")

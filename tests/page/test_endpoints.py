@@ -259,6 +259,13 @@ class TestMap:
         assert min(numbers) < 300
         assert max(numbers) > 2_700
 
+    async def test_a_sample_of_rows_that_come_in_turn(
+        self, client: httpx.AsyncClient, store: aiovec.VectorStore
+    ) -> None:
+        await fill(store, 3_000)
+        made = await self.get(client, rows=150)
+        assert {int(id[1:]) % 20 for id in made["ids"]} == set(range(20))
+
     async def test_a_sample_of_the_first_rows_of_a_very_large_table(
         self,
         client: httpx.AsyncClient,

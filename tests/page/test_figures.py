@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aiovec_server.page.figures import POINTS, STEP, Figures, FiguresMiddleware, kind_of
-from aiovec_server.page.maps import MAX_ROWS, principal_components, sample_size
+from aiovec_server.page.maps import MAX_ROWS, principal_components, sample_size, spread
 
 
 class Clock:
@@ -136,6 +136,17 @@ class TestPrincipalComponents:
         one, _ = principal_components(data, unit=True)
         other, _ = principal_components(data * lengths, unit=True)
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 1999, 2000])
+    @pytest.mark.parametrize("total", [2000, 2001, 2999, 3000, 4567, 1_000_000])
+    def test_the_places_of_a_sample(self, size: int, total: int) -> None:
+        places = spread(size, total)
+        assert len(places) == size
+        assert places == sorted(set(places))
+        assert 0 <= places[0] < total / size
+        assert total - total / size - 1 < places[-1] < total
+        for part, place in enumerate(places):
+            assert -1 < place - part * total / size <= total / size + 1
 
     def test_the_size_of_a_sample(self) -> None:
         assert sample_size(768, 2_000) == MAX_ROWS

@@ -64,12 +64,12 @@ def label_field(schema: Schema) -> str | None:
 async def _sample(
     store: VectorStore, table: str, size: int, total: int, select: list[str]
 ) -> Results[Record]:
-    """Return rows at even distances, as they lie in the store.
+    """Return rows that are spread evenly over the table, as they lie in the store.
 
     The ids alone are walked: that is fast in either backend, where an offset into a large table is
     not. Rows that are deleted meanwhile are left out.
     """
-    step = max(1, min(total, WALKED) / size)
+    places = spread(size, min(total, WALKED))
     ids: list[str] = []
     walked = 0
     export = store.export(table, select=[], batch_size=_BATCH)
@@ -77,13 +77,27 @@ async def _sample(
         async for batch in batches:
             column = batch.column("id")
             end = walked + batch.num_rows
-            # The places are 0, step, 2 * step, ...
-            while len(ids) < size and (place := int(len(ids) * step)) < end:
+            while len(ids) < size and (place := places[len(ids)]) < end:
                 ids.append(column[place - walked].as_py())
             walked = end
             if len(ids) >= size:
                 break
     return await store.get(table, ids, select=select, include_vector=True)
+
+
+def spread(size: int, total: int) -> list[int]:
+    """Return so many places below ``total``, in order: one of each of as many equal parts.
+
+    By chance within its part, else rows that come in turn, as from ten sources, would all be of
+    one. The same each time.
+    """
+    step = max(1.0, total / size)
+    chances = np.random.default_rng(0).random(size)
+    places: list[int] = []
+    for part, chance in enumerate(chances.tolist()):
+        place = int((part + chance) * step)
+        places.append(max(place, places[-1] + 1) if places else place)
+    return places
 
 
 def _layout(

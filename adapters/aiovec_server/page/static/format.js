@@ -33,7 +33,11 @@ export function rate(value) {
   return value >= 100 ? number(value) : new Intl.NumberFormat("en", { maximumFractionDigits: 1 }).format(value);
 }
 
-export const score = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
+export function score(value) {
+  if (value === null || value === undefined) return "–";
+  // Keywords that most rows have score close to 0.
+  return value !== 0 && Math.abs(value) < 0.001 ? value.toPrecision(2) : value.toFixed(4);
+}
 
 export function ago(text) {
   const at = Date.parse(text ?? "");

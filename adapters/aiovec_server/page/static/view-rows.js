@@ -37,14 +37,17 @@ export async function rows({ table, facts, query, signal }) {
   }
 }
 
+const RESERVED = ["AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"];
+const named = (field) => (RESERVED.includes(field.toUpperCase()) ? `"${field}"` : field);
+
 // A filter that this table understands, for those who see the box for the first time.
 export function filterHint(facts) {
   const fields = Object.entries(facts.schema.fields).map(([name, kind]) => [name, kind.type ?? kind]);
   const text = fields.find(([name, kind]) => kind === "text" && name !== facts.label) ?? fields.find(([, kind]) => kind === "text");
   const whole = fields.find(([, kind]) => kind === "int" || kind === "float");
   const parts = [];
-  if (whole) parts.push(`${whole[0]} >= 10`);
-  if (text) parts.push(`${text[0]} = 'text'`);
+  if (whole) parts.push(`${named(whole[0])} >= 10`);
+  if (text) parts.push(`${named(text[0])} = 'text'`);
   return parts.length ? `Such as ${parts.join(" AND ")}` : "Such as id STARTSWITH 'a'";
 }
 
