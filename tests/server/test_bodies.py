@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -239,6 +240,75 @@ async def test_arrow_bodies_that_would_fill_the_memory_or_are_damaged() -> None:
             "POST", "/tables/notes/records", 422, content=body, headers=ARROW
         )
         assert "UTF-8" in found["detail"]
+
+
+def arrow_streams() -> list[bytes]:
+    vectors = pa.array([[0.5, 0.25, 1.0]] * 9, pa.list_(pa.float32(), 3))
+    ids = pa.array([f"n{n}" for n in range(9)])
+    nested = {"at": pa.array([1] * 9, pa.timestamp("us", "UTC")), "tags": [["x", "y"]] * 9}
+    nested |= {"other": [{"a": [1], "b": "c"}] * 9, "map": pa.array([[(1, 2)]] * 9, pa.map_(
+        pa.int8(), pa.int8()))}  # fmt: skip
+    found = []
+    for table in (
+        pa.table({"id": ids, "embedding": vectors}),
+        pa.table({"id": ids, "embedding": vectors, **nested}),
+    ):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        found.append(sink.getvalue().to_pybytes())
+    return found
+
+
+def damaged_stream(chance: random.Random, stream: bytes) -> bytes:
+    data = bytearray(stream)
+    wrong = [-1, 0, 1, 2, 7, 2**31 - 1, -(2**31), len(data), 2 * len(data), 2**32, 2**62, 2**63 - 1]
+    for _ in range(chance.choice([1, 1, 1, 2, 4])):
+        place = chance.randrange(len(data) - 8)
+        match chance.randrange(4):
+            case 0:
+                data[place] = chance.randrange(256)
+            case 1:
+                data[place & ~7 : (place & ~7) + 8] = struct.pack("<q", chance.choice(wrong))
+            case 2:
+                number = struct.pack("<q", chance.choice(wrong))[:4]
+                data[place & ~3 : (place & ~3) + 4] = number
+            case _:
+                del data[place : place + chance.randrange(64)]
+    return bytes(data)
+
+
+async def _arrow_of_chance(seed: int, count: int) -> None:
+    chance = random.Random(seed)
+    streams = arrow_streams()
+    calls = ["tables/notes/records?mode=upsert", "tables/notes/set_vectors", "backend/upsert"]
+    async with notes() as client:
+        for _ in range(count):
+            data = damaged_stream(chance, chance.choice(streams))
+            headers = {**ARROW, "aiovec-protocol": "1"}
+            answer = await client.post(f"/{chance.choice(calls)}", content=data, headers=headers)
+            assert answer.status_code in (200, 400, 422), (seed, data, answer.text)
+
+
+async def test_arrow_bodies_of_chance() -> None:
+    await _arrow_of_chance(1, 150)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(2, 8))
+async def test_many_arrow_bodies_of_chance(seed: int) -> None:
+    await _arrow_of_chance(seed, 3000)
+
+
+@pytest.mark.parametrize("name", [b"embedding", b"tags", b"UTC"])
+async def test_arrow_names_that_are_no_text(name: bytes) -> None:
+    data = arrow_streams()[1].replace(name, b"\xff" + name[1:])
+    async with notes() as client:
+        for path in ("records", "set_vectors"):
+            found = await client.problem("POST", f"/tables/notes/{path}", 400, content=data,
+                                         headers=ARROW)  # fmt: skip
+            assert "Arrow" in found["detail"]
 
 
 async def test_vectors_by_arrow() -> None:

@@ -27,9 +27,18 @@ def read_stream(data: bytes | bytearray | memoryview) -> pa.Table:
         for message in pa.ipc.MessageReader.open_stream(buffer):
             _check(bytes(message.metadata))
         with pa.ipc.open_stream(buffer) as reader:
+            for field in reader.schema:
+                _check_names(field)
             return reader.read_all()
     except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as exc:
         raise DamagedStreamError(f"the Arrow stream cannot be read: {exc}"[:200]) from exc
+
+
+def _check_names(field: pa.Field) -> None:
+    """Raise UnicodeDecodeError where a name or a time zone is no text: Arrow looks at none."""
+    _ = field.name, getattr(field.type, "tz", None)
+    for n in range(field.type.num_fields):
+        _check_names(field.type.field(n))
 
 
 def _check(metadata: bytes) -> None:
