@@ -130,6 +130,7 @@ from ._locate import (
 )
 from ._plugins import backend_names, claimed, create_backend, plugin_of
 from ._telemetry.events import HttpRequest, Place, watch_memory, watch_request, watch_searches
+from ._text.snippets import LONG_TEXT, SNIPPET_GAP, WORDS_OF_A_SNIPPET, snippet_of
 from ._transfer.sources import (
     Chunk,
     ForeignTable,
@@ -267,6 +268,7 @@ __all__ = [
     "FORKED",
     "FRAME_HEAD",
     "JSON",
+    "LONG_TEXT",
     "MASK",
     "MAX_DIM",
     "MOVED",
@@ -275,7 +277,9 @@ __all__ = [
     "PAUSED",
     "PROTOCOL",
     "PROTOCOL_HEADER",
+    "SNIPPET_GAP",
     "STORE_HEADER",
+    "WORDS_OF_A_SNIPPET",
     "AddressKey",
     "Admission",
     "AdviceFacts",
@@ -443,6 +447,7 @@ __all__ = [
     "scheme_of",
     "secrets_in",
     "size_text",
+    "snippet_of",
     "start_thread",
     "stored_rows",
     "terms_of",

@@ -17,16 +17,24 @@ from functools import partial
 
 import pyarrow as pa
 
-from aiovec.backend import Found, Schema, TextQuery, in_thread
+from aiovec.backend import (
+    LONG_TEXT,
+    SNIPPET_GAP,
+    WORDS_OF_A_SNIPPET,
+    Found,
+    Schema,
+    TextQuery,
+    in_thread,
+    snippet_of,
+)
 from aiovec.errors import UnsupportedError
 
 from .clauses import fields_of, text_fields
 from .grams import folded, folding
 
-# Words of a snippet; of texts that are searched for parts of words, characters, and how many of
-# them are in front of the first match.
-_WORDS, _CHARACTERS, _BEFORE = 32, 160, 40
-_GAP = "…"
+# Characters of a snippet of texts that are searched for parts of words, and how many of them are
+# in front of the first match.
+_CHARACTERS, _BEFORE = 160, 40
 _TOKENIZERS = {
     "plain": "unicode61 remove_diacritics 2",
     "english": "porter unicode61 remove_diacritics 2",
@@ -53,7 +61,7 @@ def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
     # None of a text's own characters can be taken for these.
     opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
     snippets = [
-        f"snippet(texts, {n}, '{opening}', '{ending}', '{_GAP}', {_WORDS})"
+        f"snippet(texts, {n}, '{opening}', '{ending}', '{SNIPPET_GAP}', {WORDS_OF_A_SNIPPET})"
         for n in range(len(names))
     ]
     made: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
@@ -66,12 +74,22 @@ def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
             raise UnsupportedError("highlight", "lancedb", hint) from exc
         places = ", ".join("?" * (len(names) + 1))
         values = [column.to_pylist() for column in texts.columns]
+        before, behind = query.highlight or ("", "")
+        wanted = _terms(schema, query, dict(zip(names, columns, strict=True)))
+        for name, column, own in zip(names, columns, values, strict=True):
+            for row, text in enumerate(own):
+                if text is None or len(text) * 4 <= LONG_TEXT or len(text.encode()) <= LONG_TEXT:
+                    continue
+                snippet = snippet_of(
+                    text, wanted, column, columns, _TOKENIZERS[schema.analyzer],
+                    (before, behind), connection,
+                )  # fmt: skip
+                if snippet is not None:
+                    made[row][name], own[row] = snippet, None
         rows = zip(range(texts.num_rows), *values, strict=True)
         insert = f"INSERT INTO texts(rowid, {', '.join(columns)}) VALUES ({places})"
         connection.executemany(insert, rows)
         select = f"SELECT rowid, {', '.join(snippets)} FROM texts WHERE texts MATCH ?"
-        before, behind = query.highlight or ("", "")
-        wanted = _terms(schema, query, dict(zip(names, columns, strict=True)))
         for row, *found in connection.execute(select, (wanted,)):
             for name, snippet in zip(names, found, strict=True):
                 if snippet is not None and opening in snippet:
@@ -124,12 +142,12 @@ def _snippet(text: str, parts: Sequence[str], marks: Marks | None) -> str | None
     start = max(0, first - _BEFORE)
     end = min(len(text), start + _CHARACTERS)
     before, behind = marks or ("", "")
-    shown = [_GAP] if start else []
+    shown = [SNIPPET_GAP] if start else []
     inside = False
     for n in range(start, end):
         if bool(marked[n]) is not inside:
             inside = not inside
             shown.append(before if inside else behind)
         shown.append(text[n])
-    shown += ([behind] if inside else []) + ([_GAP] if end < len(text) else [])
+    shown += ([behind] if inside else []) + ([SNIPPET_GAP] if end < len(text) else [])
     return "".join(shown)

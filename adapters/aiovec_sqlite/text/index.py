@@ -229,7 +229,7 @@ def _create(tx: Transaction, table: TableLayout) -> TextIndex:
     db.execute(
         f"CREATE VIRTUAL TABLE {index.table} USING fts5({', '.join(index.columns)}, "
         f"content={quoted(f'{index.fts}.rows')}, content_rowid=_rowid, "
-        f"tokenize='{_tokenizer(index.analyzer)}')"
+        f"tokenize='{tokenizer_of(index.analyzer)}')"
     )
     db.execute(
         "INSERT INTO aiovec_text (generation, name, fts, fields, analyzer, done, upto) "
@@ -244,7 +244,8 @@ def _first_rowid(db: sqlite3.Connection, table: TableLayout) -> int:
     return int(db.execute(f"SELECT min(_rowid) FROM {table.rows}").fetchone()[0])
 
 
-def _tokenizer(analyzer: str) -> str:
+def tokenizer_of(analyzer: str) -> str:
+    """Return FTS5's tokenizer for an analyzer."""
     if analyzer == "ngram":
         folds = load_driver().sqlite_version_info >= (3, 45, 0)
         return "trigram remove_diacritics 1" if folds else "trigram"

@@ -9,19 +9,24 @@ import heapq
 import json
 import re
 import sqlite3
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
 
 from aiovec.backend import (
+    LONG_TEXT,
+    SNIPPET_GAP,
+    WORDS_OF_A_SNIPPET,
     Columns,
     Found,
     StoredRows,
     TableHandle,
     TextClause,
     TextQuery,
+    snippet_of,
 )
 
 from ..connection import Ticket
@@ -32,16 +37,21 @@ from ..reads import by_rowids, condition_of
 from ..vectors import VectorReader
 from .common_words import K1, B, best_by_rare_words, weight_of
 from .folding import folded, spans_of
-from .index import TextIndex, being_built, indexes_of, serving, wanted_fields
+from .index import (
+    TextIndex,
+    being_built,
+    indexes_of,
+    serving,
+    tokenizer_of,
+    wanted_fields,
+)
 
 # The trigram tokenizer finds nothing shorter.
 _GRAM = 3
 # Of a longer part, FTS5 would look at each row that has a gram of it once for each of its grams.
 _LONGEST_PART = 128
-# Words of a snippet. On an ngram table, characters.
-_SNIPPET_WORDS = 32
+# Characters of a snippet of an ngram table.
 _SNIPPET_CHARACTERS = 160
-_CUT = "…"
 # Rows between two looks whether the caller has gone.
 _BLOCK = 1_000
 _MOST = 2**63 - 1
@@ -302,26 +312,50 @@ def _highlights(
 ) -> list[Mapping[str, str]]:
     if index.analyzer == "ngram":
         return _marked_parts(db, ticket, table, terms, rowids, marks)
+    # None of a text's own characters can be taken for these.
+    opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
+    snippets = {
+        name: f"snippet({index.table}, {number}, '{opening}', '{ending}', '{SNIPPET_GAP}', "
+        f"{WORDS_OF_A_SNIPPET})"
+        for number, name in enumerate(index.fields)
+        if name in terms.fields
+    }
     shown = []
-    for name in terms.fields:
-        number = index.fields.index(name)
-        # Without marks it is the same where nothing matches, whatever the text itself holds.
-        shown.append(f"snippet({index.table}, {number}, ?, ?, ?, {_SNIPPET_WORDS})")
-        shown.append(f"snippet({index.table}, {number}, '', '', ?, {_SNIPPET_WORDS})")
-    bound = [*marks, _CUT, _CUT] * len(terms.fields)
-    sql = f"SELECT {', '.join(shown)} FROM {index.table} WHERE {index.table} MATCH ? AND rowid = ?"
+    for name, snippet in snippets.items():
+        column = index.column_of(name)
+        is_long = f"length(CAST({column} AS BLOB)) > {LONG_TEXT}"
+        shown.append(f"CASE WHEN {is_long} THEN NULL ELSE {snippet} END")
+        shown.append(f"CASE WHEN {is_long} THEN {column} END")
+    match = terms.any_of_them
+    matching = f"FROM {index.table} WHERE {index.table} MATCH ? AND rowid = ?"
     found: list[Mapping[str, str]] = []
-    for rowid in rowids:
-        ticket.check()
-        row = db.execute(sql, (*bound, terms.any_of_them, rowid)).fetchone()
-        pairs = zip(row[::2], row[1::2], strict=True) if row is not None else ()
-        found.append(
-            {
-                name: marked
-                for name, (marked, plain) in zip(terms.fields, pairs, strict=False)
-                if marked is not None and marked != plain
-            }
-        )
+    with ExitStack() as stack:
+        memory: sqlite3.Connection | None = None
+        for rowid in rowids:
+            ticket.check()
+            sql = f"SELECT {', '.join(shown)} {matching}"
+            row = db.execute(sql, (match, rowid)).fetchone()
+            pairs = zip(row[::2], row[1::2], strict=True) if row is not None else ()
+            own = {}
+            for (name, snippet), (marked, text) in zip(snippets.items(), pairs, strict=False):
+                if type(text) is str:
+                    ticket.check()
+                    if memory is None:
+                        memory = stack.enter_context(closing(load_driver().connect(":memory:")))
+                    marked = snippet_of(
+                        text, match, index.column_of(name), index.columns,
+                        tokenizer_of(index.analyzer), marks, memory,
+                    )  # fmt: skip
+                    if marked is not None:
+                        own[name] = marked
+                        continue
+                    # Only what is longer than a piece can match, so there are few matches.
+                    (marked,) = db.execute(
+                        f"SELECT {snippet} {matching}", (match, rowid)
+                    ).fetchone() or (None,)
+                if marked is not None and opening in marked:
+                    own[name] = marked.replace(opening, marks[0]).replace(ending, marks[1])
+            found.append(own)
     return found
 
 
@@ -358,7 +392,7 @@ def _marked(text: str, needles: Sequence[str], marks: tuple[str, str]) -> str | 
     end = max(min(len(text), start + _SNIPPET_CHARACTERS), spans[0][1])
     if start < _SNIPPET_CHARACTERS // 8:
         start = 0
-    parts = [_CUT if start else ""]
+    parts = [SNIPPET_GAP if start else ""]
     at = start
     for first, last in spans:
         if last > end:
@@ -368,5 +402,5 @@ def _marked(text: str, needles: Sequence[str], marks: tuple[str, str]) -> str | 
         first = max(first, at)
         parts += [text[at:first], marks[0], text[first:last], marks[1]]
         at = last
-    parts += [text[at:end], _CUT if end < len(text) else ""]
+    parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
     return "".join(parts)

@@ -387,6 +387,20 @@ class TextContract(ContractBase):
         assert len(snippet) < 1_000
         assert found["b"].highlights["body"] == "<mark>needles</mark> & <b>"
 
+    async def test_highlights_of_a_word_that_a_text_repeats(self, store: VectorStore) -> None:
+        """An engine that compares each match with every other one takes hours, and cannot stop."""
+        self.need(store, "text")
+        filler = "many other words " * 20_000
+        texts = {"a": "wool " * 100_000, "b": f"{filler}wool of sheep {filler}"}
+        for n, schema in enumerate((TEXTS, ENGLISH, NGRAM)):
+            await self.table(store, schema, pages(texts), name=f"t{n}")
+            async with asyncio.timeout(60):
+                hits = await store.search_text(f"t{n}", "wool", highlight=("[", "]"))
+            found = {hit.id: hit.highlights["body"] for hit in hits}
+            assert found["a"].startswith("[wool] [wool] ")
+            assert "words [wool] of sheep many" in found["b"]
+            assert max(map(len, found.values())) < 1_000
+
     async def test_highlights_of_parts_of_words(self, store: VectorStore) -> None:
         await self._texts(store, NGRAM, _GRAMS)
         for query, id, marked in (
