@@ -52,6 +52,14 @@ class Ticket:
             raise CancelledWorkError
 
 
+class _ToItsEnd(asyncio.Future[Any]):
+    """A future that cancelling the task which awaits it leaves alone: the task goes on when it has
+    a result, and learns then that it was cancelled."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        return False
+
+
 class Connection(aiosqlite.Connection):
     """aiosqlite's connection that runs whole units of work in one hop to its thread.
 
@@ -169,9 +177,10 @@ class Connection(aiosqlite.Connection):
 
     async def run_to_its_end(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the work, and return when it has ended, whatever cancels the caller meanwhile."""
-        done = self._submit(partial(self._with_connection, work))
+        # A shield would take one more round of the event loop for each call.
+        done = self._submit(partial(self._with_connection, work), _ToItsEnd)
         try:
-            return await asyncio.shield(done)
+            return await done
         except asyncio.CancelledError:
             await wait_out(done)
             return done.result()
@@ -219,12 +228,15 @@ class Connection(aiosqlite.Connection):
             self._interrupt(ticket)
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
-    def _submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+    def _submit(
+        self, work: Callable[[], _T], kind: type[asyncio.Future[Any]] | None = None
+    ) -> asyncio.Future[_T]:
         if os.getpid() != self._process:
             raise StoreClosedError(self._thread.name, FORKED)
         if self._closing:
             raise ValueError("Connection closed")
-        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[_T] = loop.create_future() if kind is None else kind(loop=loop)
         self._tx.put_nowait((done, work))
         return done
 
@@ -245,7 +257,7 @@ def _serve(queue: Any) -> None:
         result: object = None
         error: BaseException | None = None
         try:
-            with GATE.entered():
+            with GATE:
                 result = work()
         except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
             let_go(exc)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from aiovec.errors import AiovecError
 
@@ -20,7 +18,10 @@ _LONGEST_WAIT = 2.0
 
 
 class Gate:
-    """Counts the threads that are inside, and lets nobody in while the process is forked."""
+    """Counts the threads that are inside SQLite, and lets nobody in while the process is forked.
+
+    Who goes inside does so by ``with``.
+    """
 
     def __init__(self, longest_wait: float = _LONGEST_WAIT) -> None:
         self._longest_wait = longest_wait
@@ -29,16 +30,14 @@ class Gate:
         self.forked_amid = False
         """This process was forked while a thread was inside, so SQLite cannot be used here."""
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Inside SQLite."""
+    def __enter__(self) -> None:
         with self._changed:
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if not self._inside:
                 self._changed.notify_all()
 
     def before_fork(self) -> None:

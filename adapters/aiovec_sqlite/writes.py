@@ -161,6 +161,10 @@ def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator
         f"SELECT r.id, r._rowid FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r.id = j.value"
     )
+    if len(ids) == 1:  # no list to be read by json_each, which takes longer than the look
+        one = f"SELECT r.id, r._rowid FROM {table.rows} AS r WHERE r.id = ?"
+        yield from tx.db.execute(one, (ids[0],))
+        return
     for start in range(0, len(ids), _BLOCK):
         tx.check()
         yield from tx.db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),))

@@ -187,13 +187,13 @@ def test_a_fork_waits_for_those_inside_and_lets_nobody_in() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def work() -> None:
-        with gate.entered():
+        with gate:
             inside.set()
             leave.wait()
             order.append("left")
 
     def come() -> None:
-        with gate.entered():
+        with gate:
             order.append("came")
 
     def fork() -> None:
@@ -218,10 +218,10 @@ def test_a_fork_waits_for_those_inside_and_lets_nobody_in() -> None:
 
 def test_a_child_of_a_fork_amid_work_that_goes_on_refuses_sqlite() -> None:
     gate = Gate(longest_wait=0.01)
-    with gate.entered():
+    with gate:
         gate.before_fork()
         gate.after_fork_in_child()
         with pytest.raises(AiovecError, match="forked while SQLite was at work"):
             gate.check()
-        with gate.entered():  # what was inherited holds nobody up
+        with gate:  # what was inherited holds nobody up
             pass

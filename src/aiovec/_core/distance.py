@@ -38,7 +38,7 @@ def is_extreme(vectors: Float32Array) -> bool:
         if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= _LARGEST:
             return True
         # Only rows that begin so small can be so small everywhere.
-        small = np.abs(block[:, :1]).max(axis=1, initial=0.0) < _SMALLEST
+        small = np.abs(block[:, 0]) < _SMALLEST
         if small.any():
             sizes = np.abs(block[small]).max(axis=1, initial=0.0)
             if ((sizes < _SMALLEST) & (sizes > 0)).any():

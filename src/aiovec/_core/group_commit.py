@@ -23,8 +23,8 @@ from .waiting import Patience, Pauses
 
 # Calls in one commit. More would make the first of them wait long for the last.
 _LARGEST_GROUP = 512
-# Rounds of the event loop that answered callers get before the next commit begins, so that those
-# who write again at once share it. If it began without them, they would also compete with its
+# Rounds of the event loop that answered callers get at most before the next commit begins, so that
+# those who write again at once share it. If it began without them, they would also compete with its
 # thread for the interpreter.
 _ROUNDS_FOR_CALLERS = 3
 
@@ -161,13 +161,15 @@ class Committer(ABC, Generic[_Call]):
 class _Queue(Generic[_Call]):
     """The writes of one event loop: those that wait, and the task that does them."""
 
-    __slots__ = ("calls", "locked", "running")
+    __slots__ = ("answered", "calls", "locked", "running")
 
     def __init__(self) -> None:
         self.calls: deque[_Call] = deque()
         self.running: asyncio.Task[None] | None = None
         # The lock was asked for, and others had it.
         self.locked = False
+        # The number of calls that the last commit answered.
+        self.answered = 0
 
 
 class GroupCommit(Generic[_Call]):
@@ -233,6 +235,8 @@ class GroupCommit(Generic[_Call]):
                 for _ in range(_ROUNDS_FOR_CALLERS):
                     with suppress(asyncio.CancelledError):
                         await asyncio.sleep(0)
+                    if len(queue.calls) >= queue.answered:
+                        break  # as many write again
         except GeneratorExit:  # the loop is closed, and nobody hears of it
             raise
         except BaseException:
@@ -279,7 +283,9 @@ class GroupCommit(Generic[_Call]):
         for call in group:
             if call.ended:
                 call.answer()
-        queue.calls.extendleft(call for call in reversed(group) if not call.ended)
+        left = [call for call in group if not call.ended]
+        queue.calls.extendleft(reversed(left))
+        queue.answered = len(group) - len(left)
 
     def _next_group(self, queue: _Queue[_Call]) -> list[_Call]:
         group = [queue.calls.popleft()]

@@ -525,6 +525,7 @@ class VectorStore:
             first_of_each_id,
             last_of_each_id,
             repeated_ids,
+            taken_by,
             to_table,
         )
 
@@ -558,7 +559,7 @@ class VectorStore:
                 embedded[schema] = await self._with_vectors(
                     engine, handle, batch, model, on_conflict
                 )
-            checked = embedded.get(schema)
+            checked = embedded.get(schema) if embedded else None
             with _own_time(checked is not None):
                 async with backend.writing(size) as share:
                     batch = checked
@@ -566,7 +567,7 @@ class VectorStore:
                         batch = await off_loop(effort, check, schema)
                     operation.batch = count = int(batch.num_rows)
                     if share is not None:
-                        share.resize(int(batch.nbytes))
+                        share.resize(taken_by(batch))
                     if count and on_conflict == "replace":
                         await backend.upsert(handle, batch)
                     elif count:

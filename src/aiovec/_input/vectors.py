@@ -185,6 +185,8 @@ def _refuse_masked(vectors: Any, place: Place) -> None:
 
 def _refuse_flags(vectors: Any, array: npt.NDArray[Any], place: Place) -> None:
     """Refuse vectors with True or False in them, which NumPy takes for 1 and 0."""
+    if all(isinstance(vector, np.ndarray) and vector.dtype.kind == "f" for vector in vectors):
+        return
     # Real embeddings hold no 0 and no 1, so hardly a vector has to be looked through.
     for row in np.flatnonzero(((array == 0) | (array == 1)).any(axis=1)).tolist():
         vector = vectors[row]
