@@ -291,3 +291,39 @@ def _after(rounds: int, stop: Any) -> Any:
             stop(task, scope)
 
     return later
+
+
+async def test_a_commit_begins_as_soon_as_those_who_write_again_are_back() -> None:
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    class Counted(Store):
+        taken = 0
+
+        async def take(self) -> Callable[[], None] | None:
+            self.taken = rounds
+            return await super().take()
+
+    store = Counted()
+    group = commits(store)
+    counting = asyncio.ensure_future(count())
+
+    async def write(name: str) -> list[int]:
+        waited = []
+        for number in range(4):
+            came = rounds
+            await run(group, f"{name}{number}")
+            waited.append(store.taken - came)
+        return waited
+
+    waited = [await write("a")]
+    waited += await asyncio.gather(*map(write, "bcd"))
+    counting.cancel()
+    assert [len(names) for names in store.groups] == [1] * 4 + [3] * 4
+    assert all(one <= 1 for each in waited for one in each[1:])
+    await group.finish()

@@ -20,7 +20,15 @@ from aiovec import (
     InvalidVectorError,
     Schema,
 )
-from aiovec._input.rows import CheckedRows, check_ids, last_of_each_id, repeated_ids, to_table
+from aiovec._input.columns import text_array
+from aiovec._input.rows import (
+    CheckedRows,
+    check_ids,
+    last_of_each_id,
+    repeated_ids,
+    taken_by,
+    to_table,
+)
 from aiovec.testing import Oracle, python_rows, strategies
 from aiovec.testing.oracle import arrow_table
 
@@ -203,3 +211,28 @@ def test_checked_rows_are_taken_as_they_are_for_their_schema_alone() -> None:
 
     with pytest.raises(DimensionMismatchError):
         to_table(CheckedRows(table, SCHEMA), Schema(4))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 16, 17])
+def test_few_texts_are_the_same_column_as_many(count: int) -> None:
+    values = [[None, "", "grün", "\0", "x" * 300, "日本"][row % 6] for row in range(count)]
+    column = text_array("name", values, lambda row: (row, None))
+    column.validate(full=True)
+    assert column.to_pylist() == values
+    assert column.equals(pa.array(values, pa.utf8()))
+    assert column.null_count == values.count(None)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_text_that_is_no_unicode_is_named_among_few_and_many(count: int) -> None:
+    rows = [{"id": f"{n}", "embedding": [1.0, 2, 3], "name": "right"} for n in range(count)]
+    rows[-1]["name"] = "\ud800"
+    with pytest.raises(InvalidRowError) as caught:
+        to_table(rows, SCHEMA)
+    assert (caught.value.row, caught.value.field) == (count - 1, "name")
+
+
+def test_a_little_part_of_a_large_table_counts_as_such() -> None:
+    large = pa.table({"id": pa.array([f"{n:09}" for n in range(200_000)])})
+    assert taken_by(large) >= 200_000 * 9
+    assert taken_by(large.slice(5, 2)) < 1000
