@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -106,11 +106,11 @@ class _Reader(Generic[_Number]):
             ticket.check()
             left = len(wanted) - start
             # The last ones are filled up with one of them read again.
-            size = next((size for size in _TOGETHER if size <= left), _TOGETHER[-1])
+            size = next((size for size in _TOGETHER if size <= left + size // 8), _TOGETHER[-1])
             some = wanted[start : start + size]
             some += some[-1:] * (size - len(some))
             with ticket.whole:
-                blob, _ = self._db.execute(self._joined[size], some).fetchone()
+                blob, _ = self._db.execute(self._joined(size), some).fetchone()
             if blob is None or len(blob) != size * self._bytes:
                 raise self._missing(wanted, ticket)
             joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self._width)
@@ -118,15 +118,8 @@ class _Reader(Generic[_Number]):
             start += size
         return vectors
 
-    @cached_property
-    def _joined(self) -> dict[int, str]:
-        # ``rowid IN (…)`` would scan the whole table.
-        one = f"(SELECT {self._column} FROM {self._table.vec} WHERE rowid = ?)"
-        checked = f"({_places(self._table)})"
-        return {
-            size: f"SELECT CAST({_concatenated(one, size)} AS BLOB), {checked}"
-            for size in _TOGETHER
-        }
+    def _joined(self, count: int) -> str:
+        return _joined(self._column, self._table.vec, _places(self._table), count)
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
         vectors = np.empty((len(rowids), self._width), dtype=self._kind)
@@ -242,6 +235,13 @@ class BitReader(_Reader[np.uint8]):
 _BLOCK = 2048
 # How many vectors a statement joins.
 _TOGETHER = (64, 16, 4)
+
+
+@lru_cache(maxsize=256)
+def _joined(column: str, vec: str, places: str, count: int) -> str:
+    """SQL for so many vectors end to end. ``rowid IN (…)`` would scan the whole table."""
+    one = f"(SELECT {column} FROM {vec} WHERE rowid = ?)"
+    return f"SELECT CAST({_concatenated(one, count)} AS BLOB), ({places})"
 
 
 def _concatenated(one: str, count: int) -> str:

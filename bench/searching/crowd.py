@@ -14,6 +14,7 @@ from aiovec import VectorStore
 
 from ..measure import Check, Result
 from ..options import Options
+from . import stages
 from .corpus import TABLE, Corpus
 from .indexes import LANCEDB
 from .store import Ask, through_aiovec
@@ -77,6 +78,7 @@ async def run(
         Result(
             "search, by clients", f"clients at once, no writer, {corpus}", "searches/s", by_clients
         ),
+        await stages.run(store, ask, corpus, options, CLIENTS),
     ]
 
 

@@ -106,7 +106,7 @@ _Float = TypeVar("_Float", np.float32, np.float64)
 _GROUP = 64
 # Collected rows, for each wanted one, from which on the threshold is raised on the way.
 _MANY = 64
-# Queries of a batch that is small enough to be shared with a helper.
+# Queries of a batch that is small enough to be shared with a helper where NumPy scans.
 _FEW_QUERIES = 4
 # Values lie above minus this, in units of the query's scale, and so within float32.
 _FARTHEST = 1e37
@@ -244,7 +244,7 @@ def candidates(
     so many. ``alone`` tells that a second core has nothing else to do; ``check`` raises where
     nobody waits for the answer any more.
     """
-    helper = workspace.helper if alone and len(asked) <= _FEW_QUERIES else None
+    helper = workspace.helper if alone else None
     if (library := load()) is not None:
         found = scan_natively(
             library, state.segments, [one.query for one in asked], [one.wanted for one in asked],
@@ -256,6 +256,8 @@ def candidates(
             for rowids, most in found
         ]
     scan = _Scan(asked, state, metric, workspace, plain)
+    if len(asked) > _FEW_QUERIES:
+        helper = None
     for block, products in _products(_blocks(state.segments, scan.most_rows), scan, helper):
         check()
         scan.add(block, products)

@@ -120,6 +120,9 @@ _SPARSE = 32
 
 # Rows read at once.
 _BLOCK = 4096
+# So many vectors are read by one statement. A lone query has as many measured at first, which often
+# saves a second look.
+_FILLED_UP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +154,21 @@ class Rescoring:
 
         The likeliest ones are measured first: their distances leave few of the others.
         """
-        first = [one.rowids[: query.limit] for one, query in zip(found, queries, strict=True)]
+        extra = _FILLED_UP if len(queries) == 1 else 1
+        first = [
+            one.rowids[: query.limit + -query.limit % extra]
+            for one, query in zip(found, queries, strict=True)
+        ]
         measured = self._measured(first, queries)
         others = [
             self._others(one, near, query)
             for one, near, query in zip(found, measured, queries, strict=True)
         ]
+        if not any(map(len, others)):
+            return [
+                near.take(nearest_first(near.distances, query.limit))
+                for near, query in zip(measured, queries, strict=True)
+            ]
         more = self._measured(others, queries)
         return [
             _best(near, other, query.limit)
@@ -164,18 +176,24 @@ class Rescoring:
         ]
 
     def _others(self, found: Candidates, near: Nearest, query: VectorQuery) -> Int64Array:
-        """Candidates beyond the first ones that may be as near as the farthest of these."""
-        rest = slice(query.limit, None)
-        if len(found.rowids) <= query.limit:
-            return found.rowids[rest]
-        farthest = float(near.distances.max())
-        reached = value_of(farthest, query.vector, self._metric, self._longest)
-        return found.rowids[rest][found.most[rest] >= reached]
+        """Candidates beyond the first ones that may be as near as the last one wanted of these."""
+        first, limit = len(near.rowids), query.limit
+        if len(found.rowids) == first:
+            return found.rowids[first:]
+        last = np.partition(near.distances, limit - 1)[limit - 1]
+        reached = value_of(float(last), query.vector, self._metric, self._longest)
+        return found.rowids[first:][found.most[first:] >= reached]
 
     def _measured(
         self, wanted: Sequence[Int64Array], queries: Sequence[VectorQuery]
     ) -> list[Nearest]:
         """Each query's rows with their distances; those of all queries are read together."""
+        if len(queries) == 1 and len(wanted[0]) <= _BLOCK:
+            (only,), (query,) = wanted, queries
+            vectors = self._read_each(only)
+            self.read += len(only)
+            far = distances(vectors, query.vector, self._metric)
+            return [Nearest(only, far, vectors if query.columns.vector else None)]
         keeps = any(query.columns.vector for query in queries)
         rowids = np.concatenate(wanted)
         measured = np.empty(len(rowids), dtype=np.float64)
@@ -201,11 +219,11 @@ class Rescoring:
     def _read(self, rowids: Int64Array) -> Float32Array:
         """Their vectors; one that several queries want is read once."""
         once, places = np.unique(rowids, return_inverse=True)
-        sparse = len(once) * _SPARSE < self._rows
-        vectors: Float32Array = self._vectors.read(
-            once, self._ticket, scattered=sparse, present=True
-        )[places]
-        return vectors
+        return self._read_each(once)[places]
+
+    def _read_each(self, rowids: Int64Array) -> Float32Array:
+        sparse = len(rowids) * _SPARSE < self._rows
+        return self._vectors.read(rowids, self._ticket, scattered=sparse, present=True)
 
 
 def _best(near: Nearest, other: Nearest, limit: int) -> Nearest:
