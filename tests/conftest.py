@@ -99,7 +99,8 @@ ONCE = (
     "tests/page/",
     "tests/remote/",
     "tests/server/",
-    # Numbers, bounds and layouts that numpy and numkong compute; test_resident.py's rest stays.
+    # Numbers, bounds and layouts that C or NumPy compute; test_resident.py's rest stays.
+    "tests/sqlite/copies/test_approximate.py",
     "tests/sqlite/copies/test_bits.py",
     "tests/sqlite/copies/test_bound.py",
     "tests/sqlite/copies/test_extreme.py",
@@ -110,6 +111,7 @@ ONCE = (
     "tests/sqlite/copies/test_prefix.py",
     "tests/sqlite/copies/test_resident.py::test_the_same_as_from_the_file",
     "tests/sqlite/copies/test_scan_program.py",
+    "tests/sqlite/copies/test_ways.py",
     "tests/sqlite/test_fork.py::test_a_fork_amid_allocations_of_sqlite",  # SQLite's own mutexes
     "tests/sqlite/test_missing_rows.py",
     "tests/sqlite/test_near_duplicates.py",

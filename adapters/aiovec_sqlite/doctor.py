@@ -13,6 +13,7 @@ from aiovec.backend import Finding, room_at, version_of
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .copies.kernel.library import load, why_not
+from .copies.products import numkong
 from .driver import connect, load_driver, load_extension
 from .errors import names_text_index, translated
 from .layout import check_header, quoted, read_table
@@ -70,11 +71,17 @@ def _name_of(driver: Any) -> str:
 
 
 def _scan() -> Finding:
-    """How searches of tables in memory are computed; either way is exact."""
+    """How searches of tables in memory are computed; each way gives the same answers."""
     library = load()
-    if library is None:
-        return Finding("exact scan", f"without native code: {why_not()}")
-    return Finding("exact scan", f"native, by {library.kind}")
+    if library is not None:
+        return Finding("scan", f"native, by {library.kind}")
+    if (kernels := numkong()) is not None:
+        return Finding("scan", f"by numkong {kernels.__version__}: {why_not()}")
+    return Finding(
+        "scan",
+        f"by NumPy alone, several times slower: {why_not()}",
+        cure='pip install "aiovec[kernels]", or install aiovec where there is a C compiler',
+    )
 
 
 def _simd(debug: str) -> str:

@@ -23,7 +23,7 @@ _LEAST_ROOM = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact. Where it is not ``ok``, ``cure`` says what to do about it."""
+    """One fact. Where it is not ``ok``, or could be better, ``cure`` says what to do about it."""
 
     subject: str
     value: str

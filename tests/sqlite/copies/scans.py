@@ -33,14 +33,25 @@ class Case:
         return any(one.codes.dtype == np.uint8 for one in self.segments)
 
 
-def random_case(rng: np.random.Generator, *, rows: int = 300, dims: int = 300) -> Case:
+def random_case(
+    rng: np.random.Generator,
+    *,
+    rows: int = 300,
+    dims: int = 300,
+    dim: int = 0,
+    count: int = 0,
+    metric: Metric | None = None,
+) -> Case:
     """A scan of hard sizes: few components, odd ones, segments that begin anywhere in memory.
 
-    Half of them are approximate: by the first codes of longer rows, or by signs.
+    Half of them are approximate: by the first codes of longer rows, or by signs. ``dim``,
+    ``count`` and ``metric`` choose the components (not those of signs), the queries, the metric.
     """
-    metric = METRICS[rng.integers(3)]
+    metric = metric or METRICS[rng.integers(3)]
     way = rng.choice(["exact", "exact", "prefix", "signs"])
-    dim = int(rng.choice([1, 2, 3, 4, 5, 15, 16, 31, 33, 63, 64, 65, rng.integers(1, dims + 1)]))
+    dim = dim or int(
+        rng.choice([1, 2, 3, 4, 5, 15, 16, 31, 33, 63, 64, 65, rng.integers(1, dims + 1)])
+    )
     sizes = rng.integers(0, rows, rng.integers(4)).tolist()
     if way == "signs":
         dim += -dim % 8
@@ -51,7 +62,7 @@ def random_case(rng: np.random.Generator, *, rows: int = 300, dims: int = 300) -
             _segment(rng, place, size, dim + beyond, metric) for place, size in enumerate(sizes)
         ]
         segments = [replace(one, codes=one.codes[:, :dim]) for one in segments]
-    count = int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
+    count = count or int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
     vectors = _vectors(rng, count, dim)
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
     wanted = [int(rng.choice([1, 1, 3, 10, 50, 1000])) for _ in range(count)]
@@ -124,7 +135,7 @@ def check_found(case: Case, found: list[list[int]]) -> None:
             assert set(rowids) == set(possible)
             continue
         best = sorted(possible.values(), reverse=True)[:wanted]
-        assert [possible[rowid] for rowid in rowids] == best
+        assert [possible.get(rowid) for rowid in rowids] == best
 
 
 def expected(case: Case) -> list[dict[int, float]]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.scans import Case, check_found, expected, random_case
+from tests.sqlite.copies.scans import METRICS, Case, check_found, expected, random_case
 
+from aiovec.backend import Metric
 from aiovec_sqlite.copies import native as native_scan
+from aiovec_sqlite.copies.kernel import build
 from aiovec_sqlite.copies.kernel import library as native
+from aiovec_sqlite.copies.kernel.build import SOURCE, compilers
 from aiovec_sqlite.copies.kernel.library import KINDS, Library
 from aiovec_sqlite.copies.native import scan_natively
 from aiovec_sqlite.copies.scan import Asked, Workspace, candidates
@@ -74,6 +82,15 @@ def test_many_dimensions(library: Library, dim: int) -> None:
         check(library, random_case(rng, rows=70, dims=dim))
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_few_dimensions_and_queries(library: Library, metric: Metric) -> None:
+    """What is less than a vector of the processor takes the room of a whole one."""
+    for dim, count in itertools.product((1, 2, 3, 4, 5, 8, 16, 17), (1, 2, 3, 4, 5)):
+        for seed in range(3):
+            rng = np.random.default_rng([dim, count, seed])
+            check(library, random_case(rng, rows=100, dim=dim, count=count, metric=metric))
+
+
 def test_room_that_has_to_grow(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_scan, "_ROOM", 0)
     monkeypatch.setattr(native_scan, "_ROOM_FOR_EACH", 0)
@@ -134,6 +151,16 @@ def test_a_library_that_is_damaged_or_missing(tmp_path: Path) -> None:
     library, digest = tmp_path / native.LIBRARY.name, tmp_path / native.DIGEST.name
     with pytest.raises(native.UnusableError, match="was not compiled"):
         native.opened("", library, digest)
+    library.mkdir()
+    with pytest.raises(native.UnusableError, match="cannot be read"):
+        native.opened("", library, digest)
+    library.rmdir()
+    library.write_bytes(whole)
+    with pytest.raises(native.UnusableError, match="damaged"):  # nothing tells that it is whole
+        native.opened("", library, digest)
+    digest.write_bytes(b"\xff" * 64)
+    with pytest.raises(native.UnusableError, match="damaged"):
+        native.opened("", library, digest)
     digest.write_bytes(native.DIGEST.read_bytes())
     for made in (b"", whole[:1000], whole[:-1], whole[:-1] + b"?", b"no library"):
         library.write_bytes(made)
@@ -152,10 +179,105 @@ def test_a_library_that_is_damaged_or_missing(tmp_path: Path) -> None:
         native.opened("off", library, digest)
 
 
+def compiled(folder: Path, source: str, *flags: str) -> tuple[Path, Path]:
+    """A library made of C, and its digest; skip where there is no compiler."""
+    if not compilers():
+        pytest.skip("there is no compiler")
+    folder.mkdir(exist_ok=True)
+    code, library, digest = (folder / f"made.{suffix}" for suffix in ("c", "so", "sha256"))
+    code.write_text(source)
+    command = [*compilers()[0], "-shared", "-fPIC", *flags, "-o", str(library), str(code)]
+    subprocess.run(command, check=True)
+    digest.write_text(hashlib.sha256(library.read_bytes()).hexdigest())
+    return library, digest
+
+
+def test_a_library_of_another_version(tmp_path: Path) -> None:
+    functions = ("scan_version", "scan_kinds", "scan", "scan_settle")
+    source = "".join(f"long long aiovec_{name}(void) {{ return 1; }}\n" for name in functions)
+    with pytest.raises(native.UnusableError, match="of another version"):
+        native.opened("", *compiled(tmp_path, source))
+    with pytest.raises(native.UnusableError, match="cannot be loaded"):
+        native.opened("", *compiled(tmp_path / "other", "int other(void) { return 0; }"))
+
+
+def test_a_library_for_another_processor(tmp_path: Path) -> None:
+    if not native.LIBRARY.exists() or sys.platform != "linux":
+        pytest.skip("only Linux tells the processor in these bytes")
+    other = bytearray(native.LIBRARY.read_bytes())
+    other[18:20] = (243).to_bytes(2, sys.byteorder)  # a RISC-V
+    library, digest = tmp_path / "made.so", tmp_path / "made.sha256"
+    library.write_bytes(other)
+    digest.write_text(hashlib.sha256(other).hexdigest())
+    with pytest.raises(native.UnusableError, match="cannot be loaded"):
+        native.opened("", library, digest)
+
+
+@pytest.mark.parametrize("made", ["nothing", "text", "folder", "no digest"])
+def test_searches_go_on_without_it(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever lies in its place: a warning, once, and the same answers."""
+    library = tmp_path / native.LIBRARY.name
+    if made == "folder":
+        library.mkdir()
+    elif made == "no digest" and native.LIBRARY.exists():
+        library.write_bytes(native.LIBRARY.read_bytes())
+    elif made != "nothing":
+        library.write_text("no library")
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    monkeypatch.setattr(native, "LIBRARY", library)
+    monkeypatch.setattr(native, "DIGEST", tmp_path / native.DIGEST.name)
+    native._loaded.cache_clear()
+    cases = (random_case(np.random.default_rng(seed)) for seed in itertools.count())
+    case = next(
+        one for one in cases
+        if not one.plain and one.metric == "dot" and len(one.segments) == 3
+        and all(part.count for part in one.segments)
+    )  # fmt: skip
+    asked = [Asked(*one) for one in zip(case.queries, case.wanted, case.masks, strict=True)]
+    try:
+        for _ in range(2):
+            found = candidates(
+                State(1, tuple(case.segments)), asked, case.metric, Workspace(helpers=0),
+                alone=False,
+            )  # fmt: skip
+            for one, wanted in zip(found, expected(case), strict=True):
+                assert set(one.rowids.tolist()) >= set(wanted)
+    finally:
+        native._loaded.cache_clear()
+    warnings = [one.getMessage() for one in caplog.records if one.name == native.LOG.name]
+    assert len(warnings) == (made != "nothing")
+    assert all("searches are slower" in warning for warning in warnings)
+
+
+def test_two_processes_that_compile_it_at_once(tmp_path: Path) -> None:
+    if not compilers():
+        pytest.skip("there is no compiler")
+    kernel = tmp_path / "kernel"
+    kernel.mkdir()
+    for source in (SOURCE, Path(build.__file__)):
+        (kernel / source.name).write_bytes(source.read_bytes())
+    command = [sys.executable, str(kernel / "build.py")]
+    environment = {**os.environ, "CFLAGS": "-O0"}
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+            )
+            for _ in range(2)
+        ]
+    assert [one.returncode for one in started] == [0, 0]
+    assert {one.name for one in kernel.iterdir()} == {
+        "build.py", "scan.c", native.LIBRARY.name, native.DIGEST.name,
+    }  # fmt: skip
+    assert native.opened("", kernel / native.LIBRARY.name, kernel / native.DIGEST.name).kinds
+
+
 def test_candidates_are_the_same_without_it(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way of a machine without a compiler."""
+    """The ways of a machine without a compiler."""
     workspace = Workspace(helpers=0)
     for seed in range(200, 230):
         case = random_case(np.random.default_rng(seed))
@@ -166,9 +288,9 @@ def test_candidates_are_the_same_without_it(
         asked = [Asked(*one) for one in zip(case.queries, case.wanted, masks, strict=True)]
         if case.metric == "l2":  # whose offsets the other way adds in float32
             continue
-        both = []
-        for chosen in (library.kind, native.OFF):
+        every = []
+        for chosen in (library.kind, native.OFF, native.NUMPY):
             monkeypatch.setenv(native.VARIABLE, chosen)
             found = candidates(state, asked, case.metric, workspace, alone=False)
-            both.append([set(one.rowids.tolist()) for one in found])
-        assert both[0] == both[1], seed
+            every.append([set(one.rowids.tolist()) for one in found])
+        assert every[0] == every[1] == every[2], seed

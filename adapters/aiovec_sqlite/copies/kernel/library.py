@@ -67,6 +67,10 @@ class UnusableError(Exception):
     """There is no library that can be used, for the reason in the message."""
 
 
+class AbsentError(UnusableError):
+    """There is none at all, or it is not wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """The functions of a loaded library, and the kind of scan to use."""
@@ -95,10 +99,10 @@ def why_not() -> str:
 def _loaded(wanted: str) -> Library | None:
     try:
         return opened(wanted, LIBRARY, DIGEST)
+    except AbsentError:  # as they chose, or as a machine without a compiler has it
+        return None
     except UnusableError as exc:
-        # Nobody is warned of what they chose, or of a machine without a compiler.
-        if LIBRARY.exists() and wanted not in (OFF, NUMPY):
-            LOG.warning("searches are slower than they could be: %s", exc)
+        LOG.warning("searches are slower than they could be: %s", exc)
         return None
 
 
@@ -108,11 +112,17 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
     UnusableError where it cannot be used, or is not what ``digest`` says.
     """
     if wanted in (OFF, NUMPY):
-        raise UnusableError(f"{VARIABLE}={wanted} says so")
+        raise AbsentError(f"{VARIABLE}={wanted} says so")
     try:
-        made, expected = library.read_bytes(), digest.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as exc:
-        raise UnusableError("the native scan was not compiled when the package was built") from exc
+        made = library.read_bytes()
+    except FileNotFoundError as exc:
+        raise AbsentError("the native scan was not compiled when the package was built") from exc
+    except OSError as exc:
+        raise UnusableError(f"{library.name} cannot be read: {exc.strerror}") from exc
+    try:
+        expected = digest.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        expected = ""
     if hashlib.sha256(made).hexdigest() != expected:
         raise UnusableError(f"{library.name} is damaged; install the package again")
     try:

@@ -966,9 +966,11 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
                              int64_t dim, int64_t step, double share, int64_t how,
                              Answer *answer) {
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP, columns = (dim + 3) / 4;
-    /* Codes in whole columns, of two bytes each in the widest kind. Both begin with a line of the
-     * processor's cache. The tile has room for whole transposed blocks. */
-    size_t of_queries = (size_t)(padded * columns * 8), of_tile = (size_t)((columns + 16) * 8 * TILE);
+    int64_t wide = (columns * 4 + 15) / 16 * 16;
+    /* Codes in whole columns, or of few queries in whole vectors, of two bytes each in the widest
+     * kind. Both begin with a line of the processor's cache. The tile has room for whole transposed
+     * blocks. */
+    size_t of_queries = (size_t)(padded * wide * 2), of_tile = (size_t)((columns + 16) * 8 * TILE);
     size_t of_numbers = (size_t)padded * (2 * sizeof(float) + sizeof(int32_t));
     int signs = how & SIGNS ? 1 : 0, few = count <= FEW;
     int64_t words = (dim + 63) / 64;
@@ -1006,7 +1008,7 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
         scan.sums[i] = 128 * sum;
         scan.inverse[i] = (float)(1 / queries[i].scale);
     }
-    scan.wide = (columns * 4 + 15) / 16 * 16;
+    scan.wide = wide;
     if (scan.planes)
         pack_planes(&scan);
     else if (kind == AVX2_ && few)
