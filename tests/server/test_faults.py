@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
+import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from tests.migrate.support import migrated, rolled_back, write_toml
@@ -176,6 +182,67 @@ async def test_answers_that_are_cut_off(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 async def test_answers_that_are_cut_off_for_long(tmp_path: Path, place: str) -> None:
     await _cut_off(tmp_path, place, clients=32, cuts=2000)
+
+
+def row(id: str, **fields: object) -> dict[str, object]:
+    return {"id": id, "embedding": [1, 2, 3, 4], **fields}
+
+
+def problem(served: Served, method: str, path: str, body: object = None) -> dict[str, Any]:
+    """Return the problem that a request is answered with; no place is in it."""
+    with pytest.raises(HTTPError) as caught:
+        served.call(method, path, body)
+    answer = json.loads(caught.value.read())
+    assert str(served.facts["store"]).removeprefix("lancedb://") not in json.dumps(answer)
+    return {**answer, "retry": caught.value.headers["Retry-After"]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets a limit of another process")
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_full_disk(tmp_path: Path, place: str) -> None:
+    """Files that may not grow, as on a full disk: writes fail as such, and all else goes on."""
+    import resource
+
+    target = await a_store(tmp_path, place)
+    rows = "/tables/notes/records"
+    with serving(target) as served:
+
+        def allow(size: int) -> None:
+            limits = (size, resource.RLIM_INFINITY)
+            resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, limits)
+
+        assert served.call("POST", rows, [row("a")]) == {"count": 1}
+        allow(200_000)
+        for n in range(3):
+            full = problem(served, "POST", rows, [row("b", text="x" * 3_000_000)])
+            assert (full["status"], full["error"]) == (507, "StoreFullError"), n
+        assert served.call("GET", "/tables/notes/count") == {"count": 1}
+        assert served.call("GET", "/health")["status"] == "ok"
+        allow(resource.RLIM_INFINITY)
+        assert served.call("POST", rows, [row("b", text="x" * 3_000_000)]) == {"count": 1}
+        assert served.call("GET", "/tables/notes/count") == {"count": 2}
+        assert served.stop() == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
+async def test_a_file_that_is_replaced_under_the_server(tmp_path: Path) -> None:
+    target = Path(await a_store(tmp_path, "sqlite"))
+    with serving(target) as served:
+        assert served.call("POST", "/tables/notes/records", [row("a")]) == {"count": 1}
+        shutil.copy(target, tmp_path / "other.db")
+        os.replace(tmp_path / "other.db", target)
+        for method, path, body in (
+            ("POST", "/tables/notes/records", [row("b")]),
+            ("POST", "/tables/notes/get", {"ids": ["a"]}),
+            ("GET", "/tables/notes/records", None),
+            ("GET", "/health", None),  # so that whoever watches the server starts it again
+        ):
+            found = problem(served, method, path, body)
+            assert (found["status"], found["error"]) == (503, "StoreReplacedError"), path
+            assert int(found["retry"]) > 0
+        assert served.stop() == 0
+    async with aiovec.connect(target) as store:
+        assert not await store.exists("notes", ["b"])
 
 
 async def _moved(path: Path, *, clients: int, cut: float) -> None:
