@@ -438,6 +438,13 @@ def test_nothing_of_a_client_gets_into_the_head_of_an_answer(server: Served) -> 
 # Requests of chance
 
 
+VERBS = """
+bounds count create_field_index create_index delete distinct exists export fields find get indexes
+insert kept open open_table optimize ping records rename restore search search_hybrid search_like
+search_many search_text set_vectors stats tables update upsert value_counts versions
+""".split()
+
+
 def fuzzed(chance: random.Random, served: Served) -> bytes:
     """A request in which something is wrong, or everything."""
     if chance.random() < 0.1:
@@ -447,6 +454,8 @@ def fuzzed(chance: random.Random, served: Served) -> bytes:
              ".", "", "%2f", "%00", "%ff", "a", "health", "metrics", "assets", "main.js", "é", "'",
              "{}", "search_many", "find", "get", "delete", "indexes", "stats"]  # fmt: skip
     path = "/" + "/".join(chance.choices(words, k=chance.randrange(5)))
+    if chance.random() < 0.3:  # where something is
+        path = chance.choice(["/backend/", "/tables/notes/"]) + chance.choice(VERBS)
     if chance.random() < 0.4:
         path += "?" + "&".join(
             f"{chance.choice(['confirm', 'filter', 'limit', 'x', 'mode', 'after', ''])}="
@@ -469,7 +478,9 @@ def fuzzed(chance: random.Random, served: Served) -> bytes:
         "a/b",
     ]
     keys = ["vector", "topK", "filter", "ids", "rows", "name", "schema", "text", "id", "embedding",
-            "vectors", "where", "limit", "fields", "query", "kind", "x"]  # fmt: skip
+            "vectors", "where", "limit", "fields", "query", "kind", "x", "table", "state",
+            "columns", "clauses", "orderBy", "values", "payload", "key", "tuning", "set",
+            "field"]  # fmt: skip
     body: Any = {chance.choice(keys): chance.choice(values) for _ in range(chance.randrange(6))}
     if chance.random() < 0.3:
         body = [body] * chance.randrange(3)
@@ -478,12 +489,14 @@ def fuzzed(chance: random.Random, served: Served) -> bytes:
         cut = chance.randrange(len(text) + 1)
         text = text[:cut] + chance.randbytes(chance.randrange(5)) + text[cut:]
     kinds = ["application/json", "application/vnd.apache.arrow.stream", "application/x-ndjson",
-             "application/vnd.aiovec.call", "text/plain", "", "\xff"]  # fmt: skip
+             "text/plain", "", "\xff"]  # fmt: skip
     lines = [f"Content-Type: {chance.choice(kinds)}", f"Content-Length: {len(text)}"]
     extra = ["Content-Length: 1", "Transfer-Encoding: chunked", "Accept: x", "Accept: */*",
              "X-Request-Id: \x85", "Host: evil", "Origin: null", "Expect: 100-continue",
-             "X-Aiovec-Protocol: 1", "Idempotency-Key: a", "Connection: close", ":", " folded",
+             "Aiovec-Protocol: 1", "Idempotency-Key: a", "Connection: close", ":", " folded",
              "Upgrade: websocket\r\nConnection: upgrade", "Authorization: Bearer x"]  # fmt: skip
+    if path.startswith("/backend/"):
+        lines.append("Aiovec-Protocol: 1")
     if chance.random() < 0.4:
         lines += chance.choices(extra, k=chance.randrange(1, 3))
     data = head(served, chance.choice(methods), path, *lines) + text
