@@ -282,7 +282,8 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
     if isinstance(outcome, (str, bytes, Mapping, Set)):
         raise refuse(f"a {type(outcome).__name__}")
     answer = list(items)
-    if answer and all(isinstance(item, Hit) for item in answer):
+    # Also none: a function may find that no hit is good enough.
+    if all(isinstance(item, Hit) for item in answer):
         given = {hit.id: hit for hit in hits}
         seen: set[str] = set()
         order = []

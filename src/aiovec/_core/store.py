@@ -671,6 +671,7 @@ class VectorStore:
         """
         import numpy as np
 
+        from .._embed.rows import check_made, of_text
         from .._input.vectors import query_vector
 
         embed = handle.schema.embed
@@ -685,8 +686,14 @@ class VectorStore:
                 field=embed.field,
             )
         embedder = await self._embedders.of_table(handle, embed, engine.settings, None)
-        (made,) = await _embedded(engine, handle, embedder, [text], "document")
-        return query_vector(made, handle.schema)
+        try:
+            vectors = await _embedded(engine, handle, embedder, [text], "document")
+            check_made(vectors, handle.schema, embedder.name)
+        except EmbeddingError as exc:
+            error = of_text(exc, [0])
+        else:
+            return query_vector(vectors[0], handle.schema)
+        raise error
 
     async def set_vectors(
         self,
@@ -1205,6 +1212,7 @@ class VectorStore:
     ) -> dict[int, Any]:
         """Return the vectors of texts to search for, by their places; none for a table of
         vectors alone, where a text is refused as any other value."""
+        from .._embed.rows import check_made, of_text
         from .._input.vectors import check_query_texts
 
         embed = handle.schema.embed
@@ -1212,8 +1220,14 @@ class VectorStore:
             return {}
         listed = await off_loop(len(texts), check_query_texts, texts)
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
-        found = await _embedded(engine, handle, embedder, listed, "query")
-        return dict(zip(texts, found, strict=True))
+        try:
+            found = await _embedded(engine, handle, embedder, listed, "query")
+            await off_loop(len(found), check_made, found, handle.schema, embedder.name)
+        except EmbeddingError as exc:
+            error = of_text(exc, list(texts))
+        else:
+            return dict(zip(texts, found, strict=True))
+        raise error
 
     async def search_text(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -16,6 +16,7 @@ from .._core.schema import Embed, Schema
 from ..errors import EmbeddingError, InvalidRowError
 
 _AT_ONCE = 1000
+_ZERO = "its vector is zero, so it has no cosine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def filled(
     if schema.metric == "cosine":
         for n in np.flatnonzero(~vectors.any(axis=1))[:1].tolist():
             raise EmbeddingError(
-                embedder, "its vector is zero, so it has no cosine", model=schema.model,
+                embedder, _ZERO, model=schema.model,
                 row=int(found.places[n]), id=found.ids[n],
             )  # fmt: skip
     column = rows.column(schema.vector)
@@ -98,9 +99,26 @@ def of_row(error: EmbeddingError, found: Lacking, *, numbered: bool) -> Embeddin
     if at is None:
         return error
     row = int(found.places[at]) if numbered else None
-    told = EmbeddingError(
-        error.embedder, error.reason, model=error.model, row=row, id=found.ids[at],
-        status=error.status, retryable=error.retryable,
+    return _copy(error, row, found.ids[at])
+
+
+def check_made(vectors: Float32Array, schema: Schema, embedder: str) -> None:
+    """Raise EmbeddingError, with the text's place as ``row``, for a vector without a cosine."""
+    if schema.metric == "cosine":
+        for row in np.flatnonzero(~vectors.any(axis=1))[:1].tolist():
+            raise EmbeddingError(embedder, _ZERO, model=schema.model, row=row)
+
+
+def of_text(error: EmbeddingError, places: Sequence[int]) -> EmbeddingError:
+    """Return the error of a text that is no row's, with its place among several as ``row``."""
+    at = error.row
+    return error if at is None else _copy(error, places[at] if len(places) > 1 else None, None)
+
+
+def _copy(error: EmbeddingError, row: int | None, id: str | None) -> EmbeddingError:
+    copy = EmbeddingError(
+        error.embedder, error.reason, model=error.model, row=row, id=id, status=error.status,
+        retryable=error.retryable,
     )  # fmt: skip
-    told.__cause__ = error.__cause__
-    return told
+    copy.__cause__ = error.__cause__
+    return copy

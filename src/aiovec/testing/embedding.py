@@ -173,8 +173,32 @@ class EmbeddingContract(ContractBase):
                 assert caught.value.embedder == "default"
                 assert not caught.value.retryable
                 assert await store.count("notes") == 0
-            with pytest.raises(EmbeddingError):
-                await store.search("notes", "bad")
+            for search in (
+                store.search("notes", "bad"), store.search_many("notes", ["good", "bad"]),
+            ):  # fmt: skip
+                with pytest.raises(EmbeddingError) as caught:
+                    await search
+                assert caught.value.id is None
+                assert ("row" in str(caught.value)) == (caught.value.row is not None)
+            assert caught.value.row == 1
+
+    async def test_a_vector_of_zeros_is_a_failed_embedding(self, tmp_path: Path) -> None:
+        class Zeros(Letters):
+            def vector(self, text: str) -> list[float]:
+                return [0.0] * self.dim if text == "void" else super().vector(text)
+
+        async with await self.open_with(tmp_path, Zeros()) as store:
+            await store.create_table("notes", EMBEDDED)
+            await store.insert("notes", [{"id": "a", "body": "text"}])
+            for call in (
+                store.insert("notes", [{"id": "b", "body": "void"}]),
+                store.update("notes", {"body": "void"}, ids="a"),
+                store.search("notes", "void"),
+                store.search_many("notes", ["text", "void"]),
+            ):
+                with pytest.raises(EmbeddingError, match="is zero, so it has no cosine"):
+                    await call
+            assert [(row.id, row["body"]) for row in await store.find("notes")] == [("a", "text")]
 
     async def test_rows_that_are_skipped_are_not_embedded(self, tmp_path: Path) -> None:
         letters = Letters()

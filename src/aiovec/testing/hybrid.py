@@ -250,6 +250,7 @@ class HybridContract(ContractBase):
                         assert hit.fields == fields[hit.id]
                         assert hit.score == len(rows[hit.id]["body"])
                         assert hit.vector is None
+                assert await search(limit=5, rerank=lambda hits: hits[:0]) == []
                 hits = await search(limit=5, rerank=backwards)
                 assert ids_of(hits) == ids_of(pool[::-1][:5])
 

@@ -467,7 +467,6 @@ class SearchingContract(ContractBase):
             "None": lambda hits: None,
             "a number": lambda hits: 5,
             "an array without a length": lambda hits: np.array(1.0),
-            "nothing": lambda hits: [],
             "too few": lambda hits: [1.0],
             "a text": lambda hits: "1" * len(hits),
             "a mapping": lambda hits: {hit.id: 1.0 for hit in hits},
