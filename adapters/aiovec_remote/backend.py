@@ -218,7 +218,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     # Reading
 
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        facts = {**_of(table), "ids": list(ids), "columns": asdict(columns)}
+        facts = {**_of(table), "ids": list(ids), "columns": _columns(columns)}
         return await self._ask(_rows(table, columns, len(ids)), "get", facts, size=len(ids))
 
     async def find(
@@ -234,7 +234,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {
             **_of(table), "where": await _text(where), "limit": limit, "offset": offset,
             "orderBy": [[_name_of(order.ref), order.descending] for order in order_by],
-            "columns": asdict(columns),
+            "columns": _columns(columns),
         }  # fmt: skip
         return await self._ask(_rows(table, columns, limit), "find", facts)
 
@@ -259,7 +259,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
                     "exact": query.exact, "tuning": tuning,
                 })  # fmt: skip
             which.append(kinds[key])
-        facts = {**_of(table), "columns": asdict(columns), "kinds": listed, "which": which}
+        facts = {**_of(table), "columns": _columns(columns), "kinds": listed, "which": which}
         effort = len(queries) * table.schema.dim // 16
         rows = await off_loop(effort, _queries_table, table.schema.vector, queries)
         read = _found(table, columns, len(queries))
@@ -269,7 +269,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         self._need("text")
         facts = {
             **_of(table), "where": await _text(query.where), "limit": query.limit,
-            "any": query.any, "columns": asdict(query.columns),
+            "any": query.any, "columns": _columns(query.columns),
             "highlight": None if query.highlight is None else list(query.highlight),
             "clauses": [[one.text, one.field, one.prefix, one.excluded] for one in query.clauses],
         }  # fmt: skip
@@ -288,7 +288,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         self._check_process()
         facts = {
-            **_of(table), "where": await _text(where), "columns": asdict(columns),
+            **_of(table), "where": await _text(where), "columns": _columns(columns),
             "after": None if after is None else after.hex(), "batchSize": batch_size,
         }  # fmt: skip
         parts = self._client.stream(Message(facts))
@@ -436,6 +436,10 @@ def _of(table: TableHandle) -> dict[str, Any]:
     return {"table": table.name, "state": table.token}
 
 
+def _columns(columns: Columns) -> dict[str, Any]:
+    return {"fields": columns.fields, "payload": columns.payload, "vector": columns.vector}
+
+
 async def _text(where: Expr | None) -> str | None:
     return None if where is None else await off_loop(4 * where.literals, str, where)
 
@@ -445,4 +449,5 @@ def _name_of(ref: Ref) -> list[str]:
 
 
 def _queries_table(vector: str, queries: Sequence[VectorQuery]) -> pa.Table:
-    return pa.table({vector: from_matrix(np.stack([query.vector for query in queries]))})
+    matrix = np.stack([query.vector for query in queries])
+    return pa.Table.from_arrays([from_matrix(matrix)], [vector])

@@ -147,6 +147,11 @@ def _storage(array: pa.Array) -> pa.Array:
 def check_table(table: pa.Table, first_row: int = 0) -> None:
     """Raise InvalidRowError, with the first damaged row and its field, unless all data is sound."""
     try:
+        table.validate(full=True)
+        return
+    except pa.ArrowException:
+        pass  # of which column and row, the following tells
+    try:
         table.validate()
     except pa.ArrowException as exc:
         raise InvalidRowError(_reason(exc)) from exc

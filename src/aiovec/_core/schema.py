@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -209,19 +209,23 @@ class Field:
         raise InvalidArgumentError("a field", value, "a type's name or a mapping with 'type'")
 
     def arrow_type(self) -> pa.DataType:
-        import pyarrow as pa
+        return _arrow_types()[self.kind]
 
-        types: dict[str, pa.DataType] = {
-            "text": pa.utf8(),
-            "int": pa.int64(),
-            "float": pa.float64(),
-            "bool": pa.bool_(),
-            "datetime": pa.timestamp("us", tz="UTC"),
-            "list[text]": pa.list_(pa.utf8()),
-            "list[int]": pa.list_(pa.int64()),
-            "list[float]": pa.list_(pa.float64()),
-        }
-        return types[self.kind]
+
+@cache
+def _arrow_types() -> Mapping[Kind, pa.DataType]:
+    import pyarrow as pa
+
+    return {
+        "text": pa.utf8(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "datetime": pa.timestamp("us", tz="UTC"),
+        "list[text]": pa.list_(pa.utf8()),
+        "list[int]": pa.list_(pa.int64()),
+        "list[float]": pa.list_(pa.float64()),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Dictionaries repeat a value any number of times. A body of a call needs neither.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,14 +23,13 @@ class DamagedStreamError(Exception):
 
 def read_stream(data: bytes | bytearray | memoryview) -> pa.Table:
     """Return the rows of an uncompressed Arrow IPC stream, not validated yet. Copies nothing."""
-    buffer = pa.py_buffer(data)
     try:
-        for message in pa.ipc.MessageReader.open_stream(buffer):
-            _check(bytes(message.metadata))
-        with pa.ipc.open_stream(buffer) as reader:
-            for field in reader.schema:
-                _check_names(field)
-            return reader.read_all()
+        messages = iter(pa.ipc.MessageReader.open_stream(pa.py_buffer(data)))
+        schema = pa.ipc.read_schema(_checked(next(messages, None)))
+        for field in schema:
+            _check_names(field)
+        batches = [pa.ipc.read_record_batch(_checked(one), schema) for one in messages]
+        return pa.Table.from_batches(batches, schema)
     except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as exc:
         raise DamagedStreamError(f"the Arrow stream cannot be read: {exc}"[:200]) from exc
 
@@ -41,7 +41,10 @@ def _check_names(field: pa.Field) -> None:
         _check_names(field.type.field(n))
 
 
-def _check(metadata: bytes) -> None:
+def _checked(message: Any) -> Any:
+    if message is None:
+        raise DamagedStreamError("the Arrow stream is empty")
+    metadata = bytes(message.metadata)
     (table,) = struct.unpack_from("<I", metadata, 0)
     place = _field(metadata, table, _HEADER_TYPE)
     kind = metadata[place] if place else 0
@@ -52,6 +55,7 @@ def _check(metadata: bytes) -> None:
         (offset,) = struct.unpack_from("<I", metadata, place)
         if _field(metadata, place + offset, _COMPRESSION):
             raise DamagedStreamError("the Arrow stream is compressed; write it without compression")
+    return message
 
 
 def _field(data: bytes, table: int, number: int) -> int:
