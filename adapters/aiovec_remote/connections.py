@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import aiohttp
@@ -74,9 +75,7 @@ class Connections:
             _of_parents.append(self)
             return
         idle = [protocol for kept in list(connector._conns.values()) for protocol, _ in kept]
-        with warnings.catch_warnings():
-            # Nobody could have closed them: what asyncio and aiohttp warn of is no fault of a user.
-            warnings.simplefilter("ignore", ResourceWarning)
+        with _without_warnings():
             for protocol in {*idle, *connector._acquired}:
                 transport = protocol.transport
                 if transport is not None:
@@ -89,6 +88,17 @@ class Connections:
             with contextlib.suppress(Exception):
                 connector._close()
             self.session._connector = None
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Nobody could have closed them: what asyncio and aiohttp warn of is no fault of a user."""
+    if sys.is_finalizing():  # the process ends, and the module of warnings is gone already
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
 
 
 def _socket(address: Any) -> socket.socket:

@@ -363,7 +363,27 @@ print("went on")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+_LEFT_OPEN = {
+    "sync": "store = aiovec.sync.connect(sys.argv[1])\nprint(store.tables())",
+    "async": (
+        "async def main():\n"
+        "    global store\n"
+        "    store = await aiovec.connect(sys.argv[1])\n"
+        "    print(await store.tables())\n"
+        "asyncio.run(main())"
+    ),
+}
+
+
+@pytest.mark.parametrize("script", list(_LEFT_OPEN))
+def test_a_script_that_never_closes_its_store_ends_in_silence(url: str, script: str) -> None:
+    code = f"import asyncio, sys, aiovec, aiovec.sync\n{_LEFT_OPEN[script]}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, url], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_long_lists_go_in_parts() -> None:
     """A parser of JSON holds up the event loop, also from another thread."""
     moment = datetime(2024, 1, 2, tzinfo=UTC)
@@ -402,6 +422,7 @@ def test_parts_of_no_list(body: bytes) -> None:
         unpack(JSON, body)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_fork_leaves_the_parents_connections(url: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", _FORKING, url],
