@@ -12,7 +12,6 @@ from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
 
 _PROBLEM = "application/problem+json"
 _BUSY = frozenset({429, 503})
-_GATEWAY = frozenset({502, 504})
 _LONGEST_PROBLEM = 1_000_000
 
 
@@ -50,7 +49,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> No
         )
     if response.content_type != _PROBLEM:
         text = f"HTTP {status} with {response.content_type}"
-        if status in _GATEWAY or status in _BUSY:
+        if status >= 500 or status in _BUSY:  # the server behind it may have done the call
             raise LostError(f"a proxy says {text}", sent=True)
         raise not_a_server(target, text)
     problem = json_object(data)

@@ -382,6 +382,20 @@ async def test_proxies_in_front_of_a_server_that_restarts(fake: Fake) -> None:
             await store.delete("notes", ["a"])
 
 
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "520 x", "524 A Timeout Occurred"])
+async def test_a_write_that_a_proxy_fails_may_be_done(fake: Fake, status: str) -> None:
+    failed, done = http(b"<html>", status=status, kind="text/html"), told(Message({"count": 1}))
+    fake.answers["delete"] = [failed, done]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError, match=f"HTTP {status[:3]}"):
+            await store.delete("notes", ["a"])
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers["delete"] = [failed, done]
+    async with store_of(fake) as store:
+        assert await store.delete("notes", ["a"]) == 1
+    assert fake.calls("delete")[-1].headers["idempotency-retry"] == "1"
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b'{"error": 3, "facts": []}'])
 async def test_errors_of_garbage(fake: Fake, body: bytes) -> None:
     fake.answers["tables"] = [problem("500 Internal Server Error", body)]
