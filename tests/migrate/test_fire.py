@@ -61,8 +61,8 @@ class Heat:
 
     stalls: tuple[float, ...] = (0.1, 0.3, 1.0)
     rest: float = 2.0
-    between: float = 0.6
-    hits: int = 3
+    between: float = 1.0
+    hits: int = 2
     """How often a command of the migrator is hit at most, before it is let go on."""
 
 

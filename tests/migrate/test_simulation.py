@@ -62,10 +62,13 @@ _HAPPENS = (
 )  # fmt: skip
 
 
-def test_150_seeds() -> None:
-    """Of those among which every kind of event is met: some are rare."""
+# Among these every kind of event is met: some are rare.
+_SEEDS = (*range(460, 525), 542, 573, 584, 585, 590, 602, 607)
+
+
+def test_seeds_that_meet_every_kind_of_event() -> None:
     met = Met()
-    for seed in range(460, 610):
+    for seed in _SEEDS:
         course = Course(seed)
         course.run()
         met.note(course)
@@ -206,4 +209,4 @@ def test_a_cursor_that_is_saved_before_the_write_is_found_out(
             await asyncio.wait([task])
 
     monkeypatch.setattr(copy.TableFill, "write", soon)
-    assert found_out(Course, first=270)
+    assert found_out(Course, first=410)
