@@ -177,7 +177,7 @@ def _add(tx: Transaction, table: TableLayout, rows: pa.Table, vectors: Float32Ar
     partitions = _partition_values(rows, table)
     for start in range(0, rows.num_rows, _BLOCK):
         tx.check()
-        block = rows.slice(start, _BLOCK)
+        block = rows if rows.num_rows <= _BLOCK else rows.slice(start, _BLOCK)
         numbers = range(first + start, first + start + block.num_rows)
         values = zip(numbers, *row_columns(block, table.schema), numbers, strict=True)
         _run_rows(tx, table, _INSERT, tuple(columns), values)
@@ -248,7 +248,7 @@ def _replace(
     partitions = _partition_values(rows, table)
     for start in range(0, rows.num_rows, _BLOCK):
         tx.check()
-        block = rows.slice(start, _BLOCK)
+        block = rows if rows.num_rows <= _BLOCK else rows.slice(start, _BLOCK)
         end = start + block.num_rows
         there = rowids[start:end]
         numbers = range(first + start, first + end)

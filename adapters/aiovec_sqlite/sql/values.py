@@ -47,6 +47,10 @@ def to_sql(value: Any, kind: Kind) -> Any:
 
 def row_columns(rows: pa.Table, schema: Schema) -> list[list[Any]]:
     """A table's columns but the vector, as SQLite takes them: id, fields, payload."""
+    batches = rows.to_batches()
+    if len(batches) == 1:
+        # For a single row, its columns cost less without the parts of a table's.
+        rows = batches[0]
     columns = [rows.column("id").to_pylist()]
     columns += [
         _column_to_sql(rows.column(name), field.kind) for name, field in schema.fields.items()
@@ -56,7 +60,7 @@ def row_columns(rows: pa.Table, schema: Schema) -> list[list[Any]]:
     return columns
 
 
-def _column_to_sql(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
+def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:
     if kind == "bool":
         column = column.cast(pa.int8())
     elif kind == "datetime":

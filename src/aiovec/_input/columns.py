@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from itertools import accumulate
+from struct import pack
 from typing import Any, cast
 from uuid import UUID
 
@@ -131,16 +132,27 @@ def text_array(name: str, values: Sequence[Any], place: Place) -> pa.Array:
 
 
 def _few_texts(values: Sequence[Any]) -> pa.Array | None:
-    """A few texts and nulls as an Arrow array, in a third of the time; None for other values."""
+    """A few texts and nulls as an Arrow array, sooner than by ``pa.array``; None for other values.
+
+    The fewer there are the sooner: those of a single row in a tenth of the time.
+    """
+    if len(values) == 1:
+        (value,) = values
+        if value is None:
+            return pa.nulls(1, pa.utf8())
+        if type(value) is str:
+            text = value.encode()
+            ends = pa.py_buffer(pack("=ii", 0, len(text)))
+            return pa.Array.from_buffers(pa.utf8(), 1, [None, ends, pa.py_buffer(text)])
     if not set(map(type, values)) <= {str, type(None)}:
         return None
     encoded = [b"" if value is None else value.encode() for value in values]
-    ends = array("i", accumulate(map(len, encoded), initial=0))
+    ends = pa.py_buffer(array("i", accumulate(map(len, encoded), initial=0)))
     there = sum(1 << row for row, value in enumerate(values) if value is not None)
     known = None
     if there + 1 != 1 << len(values):
         known = pa.py_buffer(there.to_bytes(_FEW // 8, "little"))
-    buffers = [known, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    buffers = [known, ends, pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.utf8(), len(values), buffers)
 
 
