@@ -22,7 +22,13 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = HERE / f"_scan{SUFFIX}"
 # A file that is cut short or altered would end the process that loads it, so it is compared first.
 DIGEST = HERE / f"_scan{SUFFIX}.sha256"
-_GNU = ("-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+# The same source gives the same bytes: nothing tells the time, or the folder where it was made.
+_MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
+_GNU = ("-std=c11", "-O3", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+_OF_PLATFORM = {
+    "darwin": ("-fPIC", f"-Wl,-install_name,@rpath/{LIBRARY.name}"),
+    "win32": ("-Wl,/Brepro",),
+}
 # Seconds that a compiler may take.
 _LIMIT = 300.0
 
@@ -32,11 +38,14 @@ class NoCompilerError(Exception):
 
 
 def compilers() -> list[list[str]]:
-    """Return the commands of the compilers to try: ``$CC`` alone, or whatever is installed."""
+    """Return the commands of the compilers to try: ``$CC`` alone, or whatever is installed.
+
+    On Windows GCC is none of them: it keeps vectors of AVX where the stack is not aligned for them.
+    """
     if chosen := os.environ.get("CC"):
         return [shlex.split(chosen)]
     configured = shlex.split(sysconfig.get_config_var("CC") or "")[:1]
-    names = [*configured, "cc", "gcc", "clang"] + (["cl"] if sys.platform == "win32" else [])
+    names = [*configured, "cc", "gcc", "clang"] if sys.platform != "win32" else ["cl", "clang"]
     found = dict.fromkeys(path for name in names if (path := shutil.which(name)))
     return [[path] for path in found]
 
@@ -68,9 +77,19 @@ def build(to: Path = LIBRARY) -> Path:
 
 def _command(compiler: list[str], made: Path) -> list[str]:
     if Path(compiler[0]).stem.lower() == "cl":
-        return [*compiler, "/nologo", "/O2", "/std:c11", "/LD", str(SOURCE), f"/Fe:{made}"]
-    flags = shlex.split(os.environ.get("CFLAGS", ""))
-    return [*compiler, *_GNU, *flags, "-o", str(made), str(SOURCE)]
+        return [*compiler, *_MICROSOFT, str(SOURCE), f"/Fe:{made}", "/link", "/Brepro"]
+    flags = [*_GNU, *_OF_PLATFORM.get(sys.platform, ("-fPIC",))]
+    if sys.platform == "darwin":
+        flags += _of_mac()
+    flags += shlex.split(os.environ.get("CFLAGS", ""))
+    return [*compiler, *flags, "-o", str(made), str(SOURCE)]
+
+
+def _of_mac() -> list[str]:
+    """The processors and the oldest system that the wheel's tag names."""
+    _, oldest, processors = sysconfig.get_platform().split("-", 2)
+    names = ["arm64", "x86_64"] if processors == "universal2" else [processors]
+    return [f"-mmacosx-version-min={oldest}", *(part for name in names for part in ("-arch", name))]
 
 
 if __name__ == "__main__":

@@ -21,12 +21,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(_MSC_VER)
-#include <intrin.h>
+#if defined(_WIN32)
 #define EXPORTED __declspec(dllexport)
-#define INLINE static __forceinline
 #else
 #define EXPORTED __attribute__((visibility("default")))
+#endif
+
+/* Clang for Windows calls itself Microsoft's compiler, but wants to be told of instructions. */
+#if defined(_MSC_VER) && !defined(__clang__)
+#define MICROSOFT 1
+#include <intrin.h>
+#define INLINE static __forceinline
+#else
 #define INLINE static inline __attribute__((always_inline))
 #endif
 
@@ -402,7 +408,7 @@ static int scan_portable(const Scan *scan) {
 
 #if X86
 
-#if defined(_MSC_VER)
+#if MICROSOFT
 #define TARGET(features)
 #else
 #define TARGET(features) __attribute__((target(features)))
@@ -412,7 +418,7 @@ static int scan_portable(const Scan *scan) {
 #define AVXVNNI TARGET("avx2,fma,popcnt,avxvnni")
 #define AVX512 TARGET("avx2,fma,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
-#if defined(_MSC_VER)
+#if MICROSOFT
 #define BITS_X86(word) ((int64_t)__popcnt64(word))
 #else
 #define BITS_X86(word) ((int64_t)__builtin_popcountll(word))
@@ -746,7 +752,7 @@ AVXVNNI static int scan_avxvnni(const Scan *scan) {
 
 #if ARM
 
-#if defined(_MSC_VER) || defined(__ARM_FEATURE_DOTPROD)
+#if MICROSOFT || defined(__ARM_FEATURE_DOTPROD)
 #define DOTPROD
 #elif defined(__clang__)
 #define DOTPROD __attribute__((target("dotprod")))
@@ -833,7 +839,7 @@ DOTPROD static int scan_neon(const Scan *scan) {
 enum { PORTABLE, AVX2_, AVXVNNI_, AVX512_, NEON_, KINDS };
 
 #if X86
-#if defined(_MSC_VER)
+#if MICROSOFT
 static void cpuid(unsigned leaf, unsigned sub, unsigned found[4]) {
     __cpuidex((int *)found, (int)leaf, (int)sub);
 }
