@@ -114,7 +114,7 @@ def test_no_arguments_are_wrong_usage(run: Run) -> None:
         (["--vector", "[1,0]"], "2 dimensions"),
         (["--vector", "[0,0,0]"], "zero"),
         (["--vector", "[NaN,0,0]"], "nan"),
-        (["--like", "absent"], "--like must be the id of a row in table 'notes', not 'absent'"),
+        (["--like", "absent"], "--like must be the id of a row of the table 'notes', not 'absent'"),
         (["--like", "a", "--where", "lang ="], "position"),
         (["--like", "a", "--where", "absent = 1"], "absent"),
         (["--like", "a", "--select", "absent"], "absent"),
@@ -180,3 +180,44 @@ def test_a_text_for_a_table_without_an_embedder(run: Run, store: Path) -> None:
     finished = run("search", store, "notes", "--vector", "1, 0, 0")
     assert finished.code == 1
     assert "the table 'notes' has no embedder" in finished.err
+
+
+@pytest.fixture
+def words(folder: Path) -> Path:
+    """A store with a text field and a row without a vector."""
+    schema = Schema(2, fields={"body": Field(str, text=True), "doc": str}, vector_nullable=True)
+    with sync.connect(folder / "words.db") as store:
+        store.create_table("notes", schema)
+        store.insert(
+            "notes",
+            [
+                {"id": "a", "embedding": [1, 0], "body": "red wool", "doc": "one"},
+                {"id": "b", "embedding": [1, 0.1], "body": "red hat", "doc": "one"},
+                {"id": "c", "embedding": [0, 1], "body": "blue hat", "doc": "two"},
+                {"id": "bare", "body": "grey scarf", "doc": "two"},
+            ],
+        )
+    return folder / "words.db"
+
+
+def test_bounds_groups_and_any_word(run: Run, words: Path) -> None:
+    vector = ("--vector", "[1, 0]")
+    assert ids(run, words, "notes", *vector, "--min-score", 0.9) == ["a", "b"]
+    assert ids(run, words, "notes", *vector, "--max-distance", 0.001) == ["a"]
+    assert ids(run, words, "notes", *vector, "--group-by", "doc") == ["a", "c"]
+    two = ("--group-by", "doc", "--per-group", 2, "--limit", 1)
+    assert ids(run, words, "notes", *vector, *two) == ["a", "b"]
+    assert ids(run, words, "notes", "--like", "a", "--max-distance", 0.1) == ["b"]
+    assert ids(run, words, "notes", "red scarf") == []
+    assert sorted(ids(run, words, "notes", "red scarf", "--any")) == ["a", "b", "bare"]
+    for wrong in (
+        ("red", "--max-distance", 1), (*vector, "--any"), ("red", "--vector", "--any"),
+        (*vector, "--per-group", 0),
+    ):  # fmt: skip
+        assert run("search", words, "notes", *wrong).code == 2
+
+
+def test_like_a_row_without_a_vector(run: Run, words: Path) -> None:
+    finished = run("search", words, "notes", "--like", "bare")
+    assert finished.code == 1
+    assert "the id of a row that has a vector, not 'bare'" in finished.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import typer
 from typer.core import TyperCommand
@@ -19,6 +19,17 @@ from .stores import AsJson, Config, Store, expanded, opened, store_and
 
 # The first characters of a vector: JSON, or a file that holds it.
 _GIVEN = ("[", "{", "@")
+
+
+class _Options(TypedDict):
+    """The options of searches of every kind."""
+
+    where: str | None
+    limit: int
+    select: list[str] | None
+    min_score: float | None
+    group_by: str | None
+    per_group: int
 
 
 class SearchCommand(TyperCommand):
@@ -87,6 +98,31 @@ def search(
             show_default=False,
         ),
     ] = None,
+    any_word: Annotated[
+        bool, typer.Option("--any", help="For keywords: one matching word is enough.")
+    ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Only hits of at least this score.", show_default=False),
+    ] = None,
+    max_distance: Annotated[
+        float | None,
+        typer.Option(
+            help="Only hits at most this far from the vector; not for keywords alone.",
+            show_default=False,
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="A field or payload.<key>: the best rows of each of the best --limit values.",
+            show_default=False,
+        ),
+    ] = None,
+    per_group: Annotated[
+        int, typer.Option(min=1, help="How many hits of each group, with --group-by.")
+    ] = 1,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
@@ -99,6 +135,10 @@ def search(
     if like is not None and (by_vector or vector is not None):
         raise typer.BadParameter("pass only one of --vector and --like")
     fields = None if select is None else [n.strip() for part in select for n in part.split(",")]
+    options: _Options = {
+        "where": where, "limit": limit, "select": fields, "min_score": min_score,
+        "group_by": group_by, "per_group": per_group,
+    }  # fmt: skip
     if vector is None and like is None:
         # Two arguments are a table and words, unless the first can only be a store.
         if first is None or second is None or (third is None and not _is_table(first)):
@@ -109,17 +149,23 @@ def search(
         if len(chosen) > 1:
             raise typer.BadParameter("pass only one of --text, --hybrid and --vector")
         if by_vector:
-            work = _search(store, config, table, _query(words), None, where, limit, fields)
+            if any_word:
+                raise typer.BadParameter("--any is for keywords")
+            work = _search(store, config, table, _query(words), None, max_distance, options)
         else:
             mode = chosen[0] if chosen else None
-            work = _by_words(store, config, table, words, mode, where, limit, fields)
+            work = _by_words(
+                store, config, table, words, mode, max_distance, options, any_word=any_word
+            )
         hits, seconds = run(work)
     else:
         if third is not None or text or hybrid:
             raise typer.BadParameter("pass either WORDS, or --vector or --like")
+        if any_word:
+            raise typer.BadParameter("--any is for keywords")
         store, table = store_and(first, second, "a TABLE")
         query = None if vector is None else _query(vector)
-        hits, seconds = run(_search(store, config, table, query, like, where, limit, fields))
+        hits, seconds = run(_search(store, config, table, query, like, max_distance, options))
     if json:
         print_json({"hits": [hit.to_dict() for hit in hits], "seconds": round(seconds, 6)})
         return
@@ -160,27 +206,26 @@ async def _search(
     table: str,
     vector: Any,
     like: str | None,
-    where: str | None,
-    limit: int,
-    select: list[str] | None,
+    max_distance: float | None,
+    options: _Options,
 ) -> tuple[list[Hit], float]:
     async with opened(store, config, reading=True) as vectors:
-        wanted = limit
-        if like is not None:
-            rows = await vectors.get(table, like)
-            if not rows:
-                raise InvalidArgumentError("--like", like, f"the id of a row in table {table!r}")
-            vector = rows[0].vector
-            wanted += 1  # the row itself is found too, and left out below
-        elif isinstance(vector, str) and (await vectors.schema(table)).embed is None:
+        if isinstance(vector, str) and (await vectors.schema(table)).embed is None:
             raise InvalidArgumentError(
                 "--vector", vector,
                 f"a JSON array of numbers or @FILE, for the table {table!r} has no embedder",
             )  # fmt: skip
         began = time.perf_counter()
-        hits = await vectors.search(table, vector, where=where, limit=wanted, select=select)
-        seconds = time.perf_counter() - began
-    return [hit for hit in hits if hit.id != like][:limit], seconds
+        if like is None:
+            hits = await vectors.search(table, vector, max_distance=max_distance, **options)
+        else:
+            try:
+                hits = await vectors.search_like(table, like, max_distance=max_distance, **options)
+            except InvalidArgumentError as exc:
+                if exc.argument != "id":
+                    raise
+                raise InvalidArgumentError("--like", like, exc.expected) from exc
+        return hits, time.perf_counter() - began
 
 
 async def _by_words(
@@ -189,9 +234,10 @@ async def _by_words(
     table: str,
     words: str,
     mode: str | None,
-    where: str | None,
-    limit: int,
-    select: list[str] | None,
+    max_distance: float | None,
+    options: _Options,
+    *,
+    any_word: bool,
 ) -> tuple[list[Hit], float]:
     async with opened(store, config, reading=True) as vectors:
         schema = await vectors.schema(table)
@@ -204,21 +250,25 @@ async def _by_words(
                     "embedder",
                 )  # fmt: skip
             mode = "vector" if not by_text else "text" if schema.embed is None else "hybrid"
+        if max_distance is not None and mode == "text":
+            raise typer.BadParameter("--max-distance is not for keywords alone")
+        if any_word and mode == "vector":
+            raise typer.BadParameter("--any is for keywords")
         began = time.perf_counter()
         hits: list[Hit]
         if mode == "text":
-            hits = await vectors.search_text(table, words, where=where, limit=limit, select=select)
+            hits = await vectors.search_text(table, words, any=any_word, **options)
         elif mode == "hybrid":
             try:
                 hits = await vectors.search_hybrid(
-                    table, words, where=where, limit=limit, select=select
+                    table, words, max_distance=max_distance, **options
                 )
             except EmbeddingError as exc:
                 raise AiovecError(
                     f"{exc}. Here --config names the TOML file; --text searches by keywords alone"
                 ) from exc
         else:
-            hits = await vectors.search(table, words, where=where, limit=limit, select=select)
+            hits = await vectors.search(table, words, max_distance=max_distance, **options)
         return hits, time.perf_counter() - began
 
 
