@@ -154,6 +154,42 @@ async def rows_response(
     return await json_parts(pieces, effort_of(rows), kind)
 
 
+async def results_response(call: Call, found: Sequence[Results[Hit]]) -> Response:
+    """Answer with the hits of several queries, in their order.
+
+    In JSON Lines each query has a line; in Arrow the column ``_query`` tells the number of each
+    row's query, from 0 on.
+    """
+    kind = answer_type(call, (JSON, JSON_LINES, ARROW))
+    if kind == ARROW:
+        return InParts(await in_thread(_arrow_of_many, found), ARROW)
+    pieces = _lines_of_many(found) if kind == JSON_LINES else _json_of_many(found)
+    return await json_parts(pieces, sum(map(effort_of, found)), kind)
+
+
+def _json_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
+    yield b'{"results":['
+    for place, hits in enumerate(found):
+        if place:
+            yield b","
+        yield from named("hits", hits, hit_json)
+    yield b"]}"
+
+
+def _lines_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
+    for hits in found:
+        yield from named("hits", hits, hit_json)
+        yield b"\n"
+
+
+def _arrow_of_many(found: Sequence[Results[Hit]]) -> list[bytes]:
+    joined = found[0].copy() if found else Results[Hit]()
+    for hits in found[1:]:
+        joined.extend(hits)
+    numbers = [number for number, hits in enumerate(found) for _ in hits]
+    return arrow_parts(joined, numbers)
+
+
 async def json_parts(pieces: Iterator[bytes], effort: int, kind: str = JSON) -> Response:
     """Answer with the text that these pieces make up; ``effort`` is that of making them.
 
@@ -215,9 +251,13 @@ def _depth(kind: pa.DataType) -> int:
     return max((1 + _depth(kind.field(n).type) for n in range(kind.num_fields)), default=0)
 
 
-def arrow_parts(rows: Results[Hit] | Results[Record]) -> list[bytes]:
-    """Return rows as an Arrow IPC stream."""
+def arrow_parts(
+    rows: Results[Hit] | Results[Record], queries: Sequence[int] | None = None
+) -> list[bytes]:
+    """Return rows as an Arrow IPC stream, with the number of each row's query if it is given."""
     table = rows.to_arrow()
+    if queries is not None:
+        table = table.add_column(0, "_query", pa.array(queries, pa.uint32()))
     for place, column in enumerate(table.schema):
         if _depth(column.type) > _DEEPEST:
             texts = [None if v is None else dump(v).decode() for v in table[place].to_pylist()]

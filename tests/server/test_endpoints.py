@@ -297,6 +297,31 @@ async def test_answers_by_accept(client: Client, accept: str, kind: str) -> None
         assert [json.loads(line)["id"] for line in answer.text.splitlines()] == ["note-0", "note-1"]
 
 
+async def test_answers_of_several_searches_by_accept(client: Client) -> None:
+    body: Any = {
+        "vectors": [VECTOR, VECTOR[::-1]],
+        "topK": 2,
+        "filter": ["year = 2021", "year >= 2021"],
+    }
+    path = "/tables/notes/search_many"
+    results = (await client.ok("POST", path, json=body))["results"]
+    lines = await client.post(path, json=body, headers={"accept": "application/x-ndjson"})
+    assert [json.loads(line) for line in lines.text.splitlines()] == results
+    for count in (2, 0):
+        body |= {"vectors": body["vectors"][:count], "filter": body["filter"][:count]}
+        answer = await client.post(
+            path, json=body, headers={"accept": "application/vnd.apache.arrow.stream"}
+        )
+        rows = pa.ipc.open_stream(answer.content).read_all().to_pylist()
+        wanted = [
+            (number, hit["id"], hit["score"])
+            for number, result in enumerate(results[:count])
+            for hit in result["hits"]
+        ]
+        assert [(row["_query"], row["id"], row["_score"]) for row in rows] == wanted
+    await client.problem("POST", path, 406, json=body, headers={"accept": "text/html"})
+
+
 async def test_an_accept_that_nothing_fits_is_406(client: Client) -> None:
     body = {"vector": VECTOR}
     for accept in ("text/html", "application/json;q=0", "image/*", ";", "*/*;q=x"):

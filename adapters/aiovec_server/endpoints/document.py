@@ -95,6 +95,7 @@ HITS = Answer(
 HITS_OF_MANY = Answer(
     an_object({"results": listed(an_object({"hits": listed(_HIT)}))}),
     {"results": [{"hits": [_EXAMPLE_HIT]}]},
+    (JSON, JSON_LINES, ARROW),
 )
 RECORDS = Answer(
     an_object({"records": listed(_RECORD)}),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from aiovec import RRF, Hit, Results, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
-from ..bodies import body_json, effort_of, hit_json, json_parts, named, rows_response
+from ..bodies import body_json, hit_json, results_response, rows_response
 from ..call import Call
 from ..kinds import (
     COUNT,
@@ -117,12 +117,14 @@ async def search_many(call: Call) -> Response:
     """Search by several vectors.
 
     All searches see the same state of the table. The results stand in the order of the vectors.
+    In JSON Lines each vector has a line with its hits; in Arrow, `_query` is the number of a row's
+    vector.
     """
     options = _options(MANY.of_body(await body_json(call)))
     vectors: list[Any] = _one_of(options, "vectors", "texts")
     with _explaining(next((one for one in vectors if type(one) is str), None)):
         found = await call.store.search_many(call.table, vectors, **options)
-    return await json_parts(_many_json(found), sum(map(effort_of, found)))
+    return await results_response(call, found)
 
 
 @ENDPOINTS.add(
@@ -217,12 +219,3 @@ def _made(cls: type[_T], name: str, options: Mapping[str, Any]) -> _T:
 
 async def _answer(call: Call, hits: Results[Hit]) -> Response:
     return await rows_response(call, "hits", hits, hit_json)
-
-
-def _many_json(found: list[Results[Hit]]) -> Iterator[bytes]:
-    yield b'{"results":['
-    for place, hits in enumerate(found):
-        if place:
-            yield b","
-        yield from named("hits", hits, hit_json)
-    yield b"]}"
