@@ -42,7 +42,7 @@ async def settle(page: Page) -> None:
 
 PICTURES: list[tuple[str, str, str, dict[str, int], Any]] = [
     ("server-page", "#/t/stdlib/search?by=both&q=compress+a+file+with+gzip", "light", WIDE, settle),
-    ("server-page-map", "#/t/stdlib/map?color=kind", "dark", WIDE, choose_a_point),
+    ("server-page-map", "#/t/stdlib/map?color=kind&rows=500", "dark", TALL, choose_a_point),
     ("server-page-activity", "#/activity", "light", TALL, settle),
     ("server-page-phone", "#/t/stdlib?where=kind+%3D+%27class%27", "light", PHONE, settle),
 ]
