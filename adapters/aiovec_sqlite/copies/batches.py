@@ -1,4 +1,8 @@
-"""Searches that wait are answered together; a lone one never waits for company."""
+"""Searches that wait are answered together; a lone one never waits for company.
+
+A few that come while others are being answered wait for these, some milliseconds at most: both
+batches would read all codes, and the one under way has all cores for itself.
+"""
 
 from __future__ import annotations
 
@@ -72,13 +76,14 @@ Answer = Callable[[TableHandle, Sequence[Call]], Awaitable[list[list[Found]]]]
 class _State:
     """The calls of one event loop: those that wait, and the workers that answer others."""
 
-    __slots__ = ("at_work", "queries", "rings_at", "timer", "waiting", "working")
+    __slots__ = ("at_work", "beginning", "queries", "rings_at", "timer", "waiting", "working")
 
     def __init__(self) -> None:
         self.waiting: deque[Call] = deque()
         self.queries = 0  # of the calls that wait
         self.working: set[asyncio.Task[Any]] = set()
         self.at_work = 0
+        self.beginning = 0  # of those, that have no batch yet
         # One timer for all calls that wait, and when it rings by the loop's clock.
         self.timer: asyncio.TimerHandle | None = None
         self.rings_at = 0.0
@@ -136,6 +141,7 @@ class Pipeline:
         if state.at_work >= self._workers:
             return False
         state.at_work += 1
+        state.beginning += 1
         worker = asyncio.ensure_future(self._work(state))
         if not worker.done():
             state.working.add(worker)
@@ -143,12 +149,17 @@ class Pipeline:
 
     async def _work(self, state: _State) -> None:
         own = asyncio.current_task()
+        state.beginning -= 1
         try:
             while batch := self._next_batch(state):
                 await self._settle(batch, own)
                 # Let those who got answers ask again first: a batch of the few that came meanwhile
                 # would read all codes for less (``python -m bench search``).
                 await asyncio.sleep(0)
+                if state.at_work > 1 and state.queries <= _FEW:  # they are for the others
+                    if state.waiting:
+                        self._look_within(state, _WAIT_FOR_OTHERS)
+                    break
         finally:
             # At once: a call that comes before the loop's next round must find a worker, or none.
             state.at_work -= 1
@@ -157,9 +168,7 @@ class Pipeline:
 
     def _next_batch(self, state: _State) -> list[Call]:
         """The calls that waited longest, on one table; other idle workers get their share."""
-        if state.at_work > 1 and state.queries <= _FEW:
-            return []  # for the others
-        idle = self._workers - state.at_work
+        idle = self._workers - state.at_work + state.beginning
         share = state.queries
         if share > _ONE_BATCH:
             share = min(MOST_TOGETHER, -(-share // (idle + 1)))

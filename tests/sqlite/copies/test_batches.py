@@ -1,0 +1,108 @@
+"""How the searches of one store that come at once are put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aiovec.backend import Columns, Found, StoredRows, TableHandle, VectorQuery
+from aiovec.errors import StoreBusyError
+from aiovec_sqlite.copies.batches import Call, Pipeline
+
+TABLE: Any = object()
+QUERY = VectorQuery(np.ones(4, dtype=np.float32), 1, None, Columns(()))
+
+
+def found() -> Found:
+    return Found(StoredRows([], {}, None, None), [])
+
+
+class Answers:
+    """Answers a batch when it is let, and knows the sizes of those that were asked."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.ended = 0
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, _: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+        self.sizes.append(len(calls))
+        self.asked.set()
+        try:
+            await self.go_on.wait()
+        finally:
+            self.ended += 1
+        return [[found()] for _ in calls]
+
+
+async def test_many_are_shared_by_the_workers() -> None:
+    answers = Answers()
+    pipeline = Pipeline(answers, 2, busy_timeout=60)
+    calls = [asyncio.ensure_future(pipeline.search(TABLE, [QUERY])) for _ in range(16)]
+    await answers.asked.wait()
+    answers.go_on.set()
+    await asyncio.gather(*calls)
+    assert answers.sizes == [8, 8]
+    await pipeline.close()
+
+
+async def test_few_are_one_batch() -> None:
+    answers = Answers()
+    pipeline = Pipeline(answers, 2, busy_timeout=60)
+    calls = [asyncio.ensure_future(pipeline.search(TABLE, [QUERY])) for _ in range(6)]
+    await answers.asked.wait()
+    answers.go_on.set()
+    await asyncio.gather(*calls)
+    assert answers.sizes == [6]
+    await pipeline.close()
+
+
+async def test_a_slow_batch_does_not_keep_a_free_worker_from_the_next_search() -> None:
+    answers = Answers()
+    pipeline = Pipeline(answers, 2, busy_timeout=60)
+    slow = asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))
+    await answers.asked.wait()
+    answers.asked.clear()
+    late = asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))
+    async with asyncio.timeout(30):
+        await answers.asked.wait()
+    assert answers.sizes == [1, 1]
+    assert not slow.done()
+    answers.go_on.set()
+    await asyncio.gather(slow, late)
+    await pipeline.close()
+
+
+async def test_a_batch_ends_when_all_its_callers_have_gone_and_the_worker_goes_on() -> None:
+    answers = Answers()
+    pipeline = Pipeline(answers, 1, busy_timeout=60)
+    calls = [asyncio.ensure_future(pipeline.search(TABLE, [QUERY])) for _ in range(2)]
+    await answers.asked.wait()
+    next_one = asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))
+    await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    answers.go_on.set()
+    async with asyncio.timeout(30):
+        assert len(await next_one) == 1
+    assert all(call.cancelled() for call in calls)
+    assert (answers.sizes, answers.ended) == ([2, 1], 2)
+    await pipeline.close()
+
+
+async def test_who_is_in_no_batch_in_time_fails() -> None:
+    answers = Answers()
+    pipeline = Pipeline(answers, 1, busy_timeout=0.3)
+    first = asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))
+    await answers.asked.wait()
+    with pytest.raises(StoreBusyError):
+        await pipeline.search(TABLE, [QUERY])
+    answers.go_on.set()
+    await first
+    await pipeline.close()
