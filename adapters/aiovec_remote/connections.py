@@ -21,6 +21,10 @@ _KEEP_ALIVE = 4.0
 # further questions, and the number of those without an answer that end a connection.
 _PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
+# Bytes of an answer that wait to be read before the connection pauses. With the 64 KiB of aiohttp's
+# default, each batch of an export takes dozens of turns of the loop.
+_BUFFER = 512 * 1024
+
 
 _of_parents: list[Connections] = []
 
@@ -38,6 +42,7 @@ class Connections:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            read_bufsize=_BUFFER,
             skip_auto_headers=("Accept-Encoding",),
         )
         self._process = os.getpid()
