@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SECONDS_TO_START = 60
+SECONDS_TO_WAIT = 30
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -104,6 +105,7 @@ async def browser() -> AsyncIterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     playwright = pytest.importorskip("playwright.async_api")
+    playwright.expect.set_options(timeout=SECONDS_TO_WAIT * 1000)
     async with playwright.async_playwright() as running:
         made = await running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield made
@@ -141,7 +143,7 @@ class Watch:
 async def page(browser: Browser, served: Served) -> AsyncIterator[Page]:
     """A new page at the server. Nothing may go on in it that must not."""
     context = await browser.new_context(base_url=served.url, reduced_motion="reduce")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(SECONDS_TO_WAIT * 1000)
     made = await context.new_page()
     watch = Watch(served.url)
     await watch.attach(made)

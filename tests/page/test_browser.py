@@ -438,7 +438,7 @@ class TestServer:
         await expect(page.locator("#offline")).to_have_text(re.compile("does not answer"))
         await expect(page.locator("tbody tr")).to_have_count(25)  # what was there stays
         await asyncio.to_thread(served.start)
-        await expect(page.locator("#offline")).to_be_hidden(timeout=15_000)
+        await expect(page.locator("#offline")).to_be_hidden()
         await expect(page.locator("[data-status]")).to_have_text("Rows 26\u201350 of 60")
         await context.close()
 
