@@ -306,19 +306,6 @@ INLINE int look_through(const Scan *scan, Products *products, int64_t group) {
 
 typedef int LookThrough(const Scan *scan);
 
-/* Codes in columns of four, the order of a lane: column c of row r begins at (c * TILE + r) * 4.
- * Rows and components beyond the last are 0. */
-INLINE void pack_columns(int8_t *to, const int8_t *rows, int64_t count, int64_t stride, int64_t dim) {
-    int64_t columns = (dim + 3) / 4;
-    for (int64_t c = 0; c < columns; c++)
-        for (int64_t r = 0; r < TILE; r++)
-            for (int64_t i = 0; i < 4; i++) {
-                int64_t place = 4 * c + i;
-                int8_t code = r < count && place < dim ? rows[r * stride + place] : 0;
-                to[(c * TILE + r) * 4 + i] = code;
-            }
-}
-
 /* A tile is read line by line across its rows, which the processor does not foresee. So the next
  * tile's lines are asked for while this one is multiplied for the first time: two with each of its
  * columns. Asking for what is beyond the last row does no harm. */
@@ -759,6 +746,19 @@ AVXVNNI static int scan_avxvnni(const Scan *scan) {
 #else
 #define DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
+
+/* Codes in columns of four, the order of a lane: column c of row r begins at (c * TILE + r) * 4.
+ * Rows and components beyond the last are 0. */
+INLINE void pack_columns(int8_t *to, const int8_t *rows, int64_t count, int64_t stride, int64_t dim) {
+    int64_t columns = (dim + 3) / 4;
+    for (int64_t c = 0; c < columns; c++)
+        for (int64_t r = 0; r < TILE; r++)
+            for (int64_t i = 0; i < 4; i++) {
+                int64_t place = 4 * c + i;
+                int8_t code = r < count && place < dim ? rows[r * stride + place] : 0;
+                to[(c * TILE + r) * 4 + i] = code;
+            }
+}
 
 INLINE int64_t bits_neon(uint64_t word) { return vaddv_u8(vcnt_u8(vcreate_u8(word))); }
 
