@@ -83,10 +83,14 @@ def spans_of(needle: str, text: str) -> Iterator[tuple[int, int]]:
         at = whole.find(wanted, behind)
 
 
-def count_in(needle: str, text: object) -> int:
-    """How often a needle stands in a text: the SQL function ``aiovec_counts``."""
-    if type(text) is not str:
+def count_in(needle: str, stored: bytes | None) -> int:
+    """How often a needle stands in a text: the SQL function ``aiovec_counts``.
+
+    The text is a BLOB, which the driver hands over whole; a text it cuts at a NUL.
+    """
+    if stored is None:
         return 0
+    text = stored.decode()
     wanted = folded(needle)
     if len(wanted) > _SHORT:
         return folded(text).count(wanted)

@@ -251,7 +251,7 @@ def _by_scan(
     for clause in terms.scanned:
         each = []
         for name in terms.fields_of(clause):
-            each.append(f"aiovec_counts(?, r.{quoted(name)})")
+            each.append(f"aiovec_counts(?, CAST(r.{quoted(name)} AS BLOB))")
             bound.append(clause.text)
         counts.append(" + ".join(each))
     lengths = " + ".join(f"coalesce(length(r.{quoted(name)}), 0)" for name in terms.fields)

@@ -262,6 +262,19 @@ class TextContract(ContractBase):
         await self._texts(store, NGRAM, _GRAMS)
         await self._compare(store, _GRAM_QUERIES)
 
+    async def test_parts_of_words_behind_a_nul(self, store: VectorStore) -> None:
+        await self._texts(store, NGRAM, {"nul": "be\0after", "b": "before"})
+        expected = {
+            "af": ["nul"],
+            "t": ["nul"],
+            "after": ["nul"],
+            "be": ["b", "nul"],
+            "be -t": ["b"],
+        }
+        for query, ids in expected.items():
+            with case(query):
+                assert sorted(ids_of(await store.search_text("notes", query))) == ids
+
     async def test_tables_without_text_are_refused(self, notes: VectorStore) -> None:
         self.need(notes, "text")
         for call in (
