@@ -17,6 +17,8 @@ from aiovec_sqlite.copies.segments import Segment
 
 Bools = npt.NDArray[np.bool_]
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
+# Values that lie farther count as equally far; the scan has it in float32.
+FARTHEST = float(np.float32(1e37))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def _expected(case: Case, column: int) -> dict[int, float]:
         miss += query.slack * (one.most_reach * (1 + share))
         offset = one.offset[: one.count].astype(np.float64)
         if case.metric == "l2":
-            value = np.maximum(value + offset, -1e37 * query.scale)
+            value = np.maximum(value + offset, -FARTHEST * query.scale)
             miss += share * np.abs(np.where(offset > -np.inf, offset, 0)) + query.blur
         there = offset > -np.inf
         if mask is not None:
