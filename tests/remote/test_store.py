@@ -396,8 +396,16 @@ def test_long_lists_go_in_parts() -> None:
         assert read.facts == facts
         assert (read.rows is None) == (rows is None)
     lines = bytes(pack(Message({"counts": counts, "ids": ["x"]}))[1]).split(b"\n")
-    assert [json.loads(line)[0] for line in lines[1:]] == ["counts"] * 3
+    assert [json.loads(line)[0] for line in lines[1:]] == ["counts"] * 50
+    assert max(map(len, lines)) < 10_000
     assert json.loads(lines[0]) == {"counts": [], "ids": ["x"]}
+
+
+async def test_ids_of_any_signs(notes: aiovec.VectorStore) -> None:
+    """The server counts the marks of a call to know how long a parser would take for it."""
+    ids = [f"{n:05d}" + "[" * 507 for n in range(3000)]
+    assert await notes.delete("notes", [*ids, "a"]) == 1
+    assert await notes.exists("notes", [*ids, "b"]) == {"b"}
 
 
 @pytest.mark.parametrize(

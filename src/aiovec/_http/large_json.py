@@ -55,9 +55,9 @@ def work_of(text: Text) -> int:
     return text.count(b",") + 2 * text.count(b":") + 4 * (text.count(b"[") + text.count(b"{"))
 
 
-def check_at_once(text: Text) -> None:
+def check_at_once(text: Text, most: int = MOST_WORK) -> None:
     """Raise TooMuchAtOnceError if a parser would take long for the text."""
-    if len(text) > LONGEST or (len(text) > PIECE and work_of(text) > MOST_WORK):
+    if len(text) > LONGEST or (len(text) > PIECE and work_of(text) > most):
         raise TooMuchAtOnceError
 
 

@@ -29,7 +29,7 @@ from .._core.schema import Field, Schema
 from .._input.columns import python_values
 from ..errors import AiovecError
 from .ipc import DamagedStreamError, read_stream
-from .large_json import TooMuchAtOnceError, check_at_once
+from .large_json import MOST_WORK, TooMuchAtOnceError, check_at_once
 
 PROTOCOL = "1"
 """The version of the calls. A server answers the clients of its own version alone."""
@@ -49,8 +49,10 @@ _PAYLOAD = "payload"
 # No field has such a name.
 _MEASURE, _HIGHLIGHTS = "#measure", "#highlights"
 # Items of a list that are read or written at once. A parser of JSON holds up every other thread,
-# and so the event loop, while it runs.
-_ITEMS = 5000
+# and so the event loop, while it runs. So many ids, whatever stands in them, are never too much.
+_ITEMS = 250
+# Work of a line that a server takes: a new value of the payload may be a list of 200,000 items.
+_MOST_WORK = 2 * MOST_WORK
 # Bytes of a body that take as long to read as one value does to check.
 _BYTES_A_VALUE = 64
 
@@ -183,7 +185,7 @@ def _split(data: bytes) -> Iterator[bytes]:
 def _json_of(line: bytes, bounded: bool) -> Any:
     try:
         if bounded:
-            check_at_once(line)
+            check_at_once(line, _MOST_WORK)
         text = line.decode()
         found = json.loads(text, object_hook=_untagged)
         if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
