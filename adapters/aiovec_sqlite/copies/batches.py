@@ -1,7 +1,7 @@
 """Searches that wait are answered together; a lone one never waits for company.
 
-A few that come while others are being answered wait for these, some milliseconds at most: both
-batches would read all codes, and the one under way has all cores for itself.
+A few that come while others on the same table are being answered wait for these, some milliseconds
+at most: both batches would read all codes, and the one under way has all cores for itself.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ Answer = Callable[[TableHandle, Sequence[Call]], Awaitable[list[list[Found]]]]
 class _State:
     """The calls of one event loop: those that wait, and the workers that answer others."""
 
-    __slots__ = ("at_work", "beginning", "queries", "rings_at", "timer", "waiting", "working")
+    __slots__ = (
+        "at_work", "beginning", "queries", "rings_at", "tables", "timer", "waiting", "working",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.waiting: deque[Call] = deque()
@@ -84,6 +86,7 @@ class _State:
         self.working: set[asyncio.Task[Any]] = set()
         self.at_work = 0
         self.beginning = 0  # of those, that have no batch yet
+        self.tables: list[TableHandle] = []  # one for each batch under way
         # One timer for all calls that wait, and when it rings by the loop's clock.
         self.timer: asyncio.TimerHandle | None = None
         self.rings_at = 0.0
@@ -92,6 +95,10 @@ class _State:
         call = self.waiting.popleft()
         self.queries -= len(call.queries)
         return call
+
+    def may_join(self, table: TableHandle) -> bool:
+        """Return whether a search may gain by waiting for those under way, or about to be."""
+        return bool(self.beginning) or any(one is table for one in self.tables)
 
 
 class Pipeline:
@@ -116,7 +123,7 @@ class Pipeline:
             call = Call(table, queries, asyncio.get_running_loop().create_future(), patience)
             state.waiting.append(call)
             state.queries += len(queries)
-            begins = not state.at_work or state.queries > _ONE_BATCH
+            begins = state.queries > _ONE_BATCH or not (state.at_work and state.may_join(table))
             if not (begins and self._add_worker(state)):
                 self._look_within(state, patience.left())
             try:
@@ -152,13 +159,18 @@ class Pipeline:
         state.beginning -= 1
         try:
             while batch := self._next_batch(state):
-                await self._settle(batch, own)
-                # Let those who got answers ask again first: a batch of the few that came meanwhile
-                # would read all codes for less (``python -m bench search``).
-                await asyncio.sleep(0)
-                if state.at_work > 1 and state.queries <= _FEW:  # they are for the others
-                    if state.waiting:
-                        self._look_within(state, _WAIT_FOR_OTHERS)
+                state.tables.append(table := batch[0].table)
+                try:
+                    await self._settle(batch, own)
+                    # Let those who got answers ask again first: a batch of the few that came
+                    # meanwhile would read all codes for less (``python -m bench search``).
+                    await asyncio.sleep(0)
+                finally:
+                    state.tables.remove(table)
+                if not state.waiting:
+                    break
+                if state.queries <= _FEW and state.may_join(state.waiting[0].table):
+                    self._look_within(state, _WAIT_FOR_OTHERS)
                     break
         finally:
             # At once: a call that comes before the loop's next round must find a worker, or none.

@@ -14,6 +14,7 @@ from aiovec.errors import StoreBusyError
 from aiovec_sqlite.copies.batches import Call, Pipeline
 
 TABLE: Any = object()
+OTHER: Any = object()
 QUERY = VectorQuery(np.ones(4, dtype=np.float32), 1, None, Columns(()))
 
 
@@ -75,6 +76,20 @@ async def test_a_slow_batch_does_not_keep_a_free_worker_from_the_next_search() -
     assert not slow.done()
     answers.go_on.set()
     await asyncio.gather(slow, late)
+    await pipeline.close()
+
+
+async def test_a_search_of_another_table_waits_for_no_batch() -> None:
+    answers = Answers()
+    pipeline = Pipeline(answers, 2, busy_timeout=60)
+    slow = asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))
+    await answers.asked.wait()
+    other = asyncio.ensure_future(pipeline.search(OTHER, [QUERY]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert answers.sizes == [1, 1]
+    answers.go_on.set()
+    await asyncio.gather(slow, other)
     await pipeline.close()
 
 
