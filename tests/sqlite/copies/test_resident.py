@@ -545,7 +545,7 @@ async def test_searches_and_writes_at_once(tmp_path: Path, metric: Metric) -> No
         nonlocal searches
         own = np.random.default_rng([number, 7])
         mine: dict[str, dict[str, Any]] = {}
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or searches < 200:
             act = own.random()
             if act < 0.25 or not mine:
                 ids = (10_000 * (number + 1) + own.integers(0, 60, 4)).tolist()
