@@ -285,7 +285,7 @@ async def test_files_of_older_versions_get_an_index(tmp_path: Path, way: str) ->
 async def test_an_index_is_built_beside_writers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_index, "_MOST_ROWS", 50)
+    monkeypatch.setattr(text_index, "_MOST_ROWS", 20)
     path = tmp_path / "s.db"
     async with opened(path) as store, opened(path) as other:
         await store.create_table("notes", LATER)
@@ -305,7 +305,7 @@ async def test_an_index_is_built_beside_writers(
             except UnsupportedError as exc:
                 refused += "being built" in str(exc)
         await building
-        assert turn > 5
+        assert turn > 2
         assert refused > 0
         rows_there = await store.find("notes", limit=100_000, select=["body"])
         expected = {row.id: row["body"] for row in rows_there}

@@ -149,9 +149,8 @@ class Pipeline:
             return False
         state.at_work += 1
         state.beginning += 1
-        worker = asyncio.ensure_future(self._work(state))
-        if not worker.done():
-            state.working.add(worker)
+        # Not at once, as the loop may begin tasks: it shall find those that call in the same round.
+        state.working.add(asyncio.Task(self._work(state)))
         return True
 
     async def _work(self, state: _State) -> None:
