@@ -50,6 +50,7 @@ from .refusals import (
     LateError,
     LostError,
     RefusedError,
+    TooLargeError,
     json_object,
     not_a_server,
     read_body,
@@ -64,6 +65,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 _REVOKING = 10.0
 # Bytes that are handed to a connection at once.
 _PART = 256 * 1024
+# Bytes of an answer that are read, at most: of rows, which may be many, and of a write's outcome.
+_LARGEST_ANSWER, _LARGEST_OUTCOME = 1024**3, 1024**2
 _OURS = frozenset({JSON, ARROW})
 _KEY = re.compile(r"[!-~]*")
 
@@ -153,11 +156,20 @@ class Client:
     ) -> Message:
         async with self._response(call, kind, body, key, long=long, retried=retried) as response:
             if response.status != 200:
-                await self._refuse(response, len(body))
+                await self._refuse(response, len(body), writes=key is not None)
             content_type = response.headers.get("Content-Type", "")
             if key is None and response.content_type not in _OURS:
                 raise not_a_server(self.target, f"it answers with {response.content_type}")
-            data = await read_body(response)
+            try:
+                data = await read_body(
+                    response, _LARGEST_ANSWER if key is None else _LARGEST_OUTCOME
+                )
+            except TooLargeError as exc:
+                if key is not None:
+                    raise OutcomeUnknownError(self.target, str(exc)) from exc
+                raise AiovecError(
+                    f"{exc}, from {self.target}; ask for fewer rows or fields at once, or export"
+                ) from exc
         self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
         try:
             return await off_loop(effort_of_body(data), unpack, content_type, data)
@@ -183,10 +195,10 @@ class Client:
         if self._sidecar is not None:
             self._sidecar.lost()
 
-    async def _refuse(self, response: aiohttp.ClientResponse, size: int) -> None:
+    async def _refuse(self, response: aiohttp.ClientResponse, size: int, *, writes: bool) -> None:
         if response.status == 401 and self._sidecar is not None:
             raise LostError("another server has taken the place of the one", sent=False)
-        await refuse(response, self.target, size)
+        await refuse(response, self.target, size, writes=writes)
 
     @contextlib.asynccontextmanager
     async def _response(
@@ -277,11 +289,16 @@ class Client:
     async def _parts(self, kind: str, body: memoryview) -> AsyncGenerator[Message, None]:
         async with self._response("export", kind, body, None, long=False) as response:
             if response.status != 200:
-                await self._refuse(response, len(body))
+                await self._refuse(response, len(body), writes=False)
             self.store_mark = response.headers.get(STORE_HEADER, "")[:100]
             try:
                 while True:
                     what, length = frame_of(await response.content.readexactly(FRAME_HEAD))
+                    if length > _LARGEST_ANSWER:
+                        raise AiovecError(
+                            f"a batch from {self.target} would have more than "
+                            f"{_LARGEST_ANSWER:,} bytes; export with a smaller batch_size"
+                        )
                     data = await _read_length(response, length)
                     if what == FAILED_FRAME:
                         raise error_of(json_object(data), target=self.target)
@@ -353,11 +370,13 @@ class _Tries:
             left = self.patience.left()
             error = self.patience.error(str(exc))
         else:
-            wait = next(self._waits)
             # Since the first loss: the call itself may have taken longer than all tries may.
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = -1.0 if exc.silent else self._lost_since + self._reconnects - now
+            # What a proxy asks for may be a guess: the last try is at the end of the time.
+            wait = next(self._waits)
+            wait = max(wait, min(exc.after or 0.0, left))
             error = self._client.lost(exc)
             self.may_be_done |= exc.sent and self._writes
         if self.may_be_done:

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from aiovec.backend import StaleTableError, error_of, was_begun
+from aiovec.backend import StaleTableError, error_of, retry_after_of, was_begun
 from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
 
 _PROBLEM = "application/problem+json"
@@ -17,11 +17,15 @@ _LONGEST_PROBLEM = 1_000_000
 
 class LostError(Exception):
     """A request without an answer. ``sent`` tells whether the server may have got it, ``silent``
-    that it was waited for to the end of the time that it had."""
+    that it was waited for to the end of the time that it had, ``after`` the seconds that a proxy
+    asks to wait."""
 
-    def __init__(self, reason: str, *, sent: bool, silent: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, sent: bool, silent: bool = False, after: float | None = None
+    ) -> None:
         self.sent = sent
         self.silent = silent
+        self.after = after
         super().__init__(reason)
 
 
@@ -33,14 +37,22 @@ class RefusedError(Exception):
         super().__init__(reason)
 
 
+class TooLargeError(Exception):
+    """An answer of more bytes than are read."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the server's answer has more than {most:,} bytes")
+
+
 class LateError(Exception):
     """An answer by which the server has given a call up because it took too long."""
 
 
-async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> None:
+async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, writes: bool) -> None:
     """Raise what an answer with another status than 200 means; ``size`` is the request's."""
     status = response.status
-    data = await read_body(response, _LONGEST_PROBLEM)
+    after = retry_after_of(response.headers)
+    data = await read_part(response, _LONGEST_PROBLEM)
     if 300 <= status < 400:
         raise ConfigError(
             f"{target} answers with a redirect (HTTP {status}), which is not followed; use the "
@@ -50,7 +62,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> No
     if response.content_type != _PROBLEM:
         text = f"HTTP {status} with {response.content_type}"
         if status >= 500 or status in _BUSY:  # the server behind it may have done the call
-            raise LostError(f"a proxy says {text}", sent=True)
+            raise LostError(f"a proxy says {text}", sent=True, after=after)
         raise not_a_server(target, text)
     problem = json_object(data)
     if was_begun(problem):
@@ -59,9 +71,11 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int) -> No
     if status == 412:
         raise StaleTableError
     if status in _BUSY and _is_passing(problem):
-        raise RefusedError(str(error), _retry_after(response))
+        raise RefusedError(str(error), after)
     if status == 504:
         raise LateError(str(error))
+    if writes and status >= 500 and not problem.get("error"):  # it failed anywhere in the write
+        raise LostError(f"the server says HTTP {status}: {error}", sent=True, after=after)
     raise error if problem.get("error") else _plain(status, str(error), target, size)
 
 
@@ -91,13 +105,25 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
     return AiovecError(f"the server at {target} says HTTP {status}: {detail}")
 
 
-async def read_body(response: aiohttp.ClientResponse, most: int | None = None) -> bytearray:
+async def read_part(response: aiohttp.ClientResponse, most: int) -> bytearray:
+    """Return the body; of one of more bytes a part that has more, and close the connection."""
     data = bytearray()
     async for part in response.content.iter_any():
         data += part
-        if most is not None and len(data) > most:
+        if len(data) > most:
             response.close()
             break
+    return data
+
+
+async def read_body(response: aiohttp.ClientResponse, most: int) -> bytearray:
+    """Return the body; of one of more bytes raise TooLargeError, and close the connection."""
+    if (response.content_length or 0) > most:
+        response.close()
+        raise TooLargeError(most)
+    data = await read_part(response, most)
+    if len(data) > most:
+        raise TooLargeError(most)
     return data
 
 
@@ -112,8 +138,3 @@ def json_object(data: bytearray) -> dict[str, Any]:
 def _is_passing(problem: dict[str, Any]) -> bool:
     """Return whether a refusal is one of the moment: limits, and a store that is busy or closes."""
     return problem.get("error", "") in ("", "StoreBusyError", "StoreClosedError")
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None

@@ -97,6 +97,7 @@ from ._core.threads import (
 from ._core.waiting import Admission, Patience, Pauses, Share, one_call, write_admission
 from ._embed.calling import Caller as EmbedderCaller
 from ._embed.failures import failure_of as embedding_failure
+from ._embed.failures import retry_after_of
 from ._embed.making import load as load_embedder
 from ._embed.registry import configured_embedder
 from ._filters import bind
@@ -442,6 +443,7 @@ __all__ = [
     "redacted",
     "remove_abandoned",
     "resident_memory",
+    "retry_after_of",
     "room_at",
     "same_letter",
     "scheme_of",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -174,6 +176,35 @@ async def test_compressed_and_damaged_arrow(fake: Fake) -> None:
             fake.answers["search"] = [http(body, kind=kind)]
             with pytest.raises(CorruptStoreError):
                 await store.search("notes", VECTOR, limit=2)
+
+
+async def test_answers_without_end_are_not_read_to_it(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_LARGEST_ANSWER", 1_000_000)
+
+    async def endless(_: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+        for _ in range(400):
+            writer.write(b" " * 100_000)
+            await writer.drain()
+        writer.write(b"{}")
+
+    async def declared(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(b"").replace(b"length: 0", b"length: 9000000"))
+        await reader.read()
+
+    for answer in (endless, declared):
+        fake.answers |= {"tables": [answer], "delete": [answer]}
+        async with store_of(fake) as store:
+            fake.gone.clear()
+            with pytest.raises(AiovecError, match="more than 1,000,000 bytes") as caught:
+                await store.tables()
+            assert type(caught.value) is AiovecError
+            await asyncio.wait_for(fake.gone.wait(), 5)
+            with pytest.raises(OutcomeUnknownError, match="bytes"):
+                await store.delete("notes", ["a"])
+    assert len(fake.calls("tables")) == len(fake.calls("delete")) == 2
 
 
 async def test_answers_that_are_cut_off_are_asked_for_again(fake: Fake) -> None:
@@ -396,6 +427,64 @@ async def test_a_write_that_a_proxy_fails_may_be_done(fake: Fake, status: str) -
     assert fake.calls("delete")[-1].headers["idempotency-retry"] == "1"
 
 
+async def test_a_write_in_which_the_server_fails_may_be_done(fake: Fake) -> None:
+    """Nobody knows how far it was. A read changes nothing, and fails at once."""
+    failed = problem("500 Internal Server Error", Problem.plain(500, "see the log").body())
+    done = told(Message({"count": 1}))
+    fake.answers |= {"delete": [failed, done], "tables": [failed]}
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError, match="HTTP 500: see the log"):
+            await store.delete("notes", ["a"])
+        with pytest.raises(AiovecError, match="HTTP 500: see the log") as caught:
+            await store.tables()
+    assert type(caught.value) is AiovecError
+    assert len(fake.calls("delete")) == len(fake.calls("tables")) == 1
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers["delete"] = [failed, done]
+    async with store_of(fake) as store:
+        assert await store.delete("notes", ["a"]) == 1
+    assert fake.calls("delete")[-1].headers["idempotency-retry"] == "1"
+
+
+async def test_waits_that_a_server_or_a_proxy_asks_for(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    now = 1000.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        waits.append(seconds)
+        now += seconds
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(client, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    date = email.utils.formatdate(time.time() + 20, usegmt=True)
+    html: dict[str, Any] = {"body": b"<html>", "kind": "text/html"}
+    patient = QUICK.model_copy(update={"reconnect_timeout": 30.0, "busy_timeout": 30.0})
+    done = told(Message({"tables": []}))
+    async with store_of(fake, patient) as store:
+        for text, least, most in ((date, 15, 20), ("7", 7, 7), ("what", 0, 1), ("nan", 0, 1)):
+            after = f"retry-after: {text}\r\n"
+            for answer in (
+                problem("503 Service Unavailable", headers=after),
+                http(status="503 Service Unavailable", headers=after, **html),
+                http(status="429 Too Many Requests", headers=after, **html),
+            ):
+                waits.clear()
+                fake.answers["tables"] = [answer, done]
+                assert await store.tables() == []
+                assert len(waits) == 1
+                assert least <= waits[0] <= most
+        # A proxy that asks for more than there is: one try more, at the end of the time.
+        waits.clear()
+        away = http(status="503 x", headers="retry-after: 3600\r\n", **html)
+        fake.answers["tables"] = [away]
+        with pytest.raises(AiovecError, match="HTTP 503"):
+            await store.tables()
+        assert waits == [30.0]
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b'{"error": 3, "facts": []}'])
 async def test_errors_of_garbage(fake: Fake, body: bytes) -> None:
     fake.answers["tables"] = [problem("500 Internal Server Error", body)]
@@ -563,6 +652,21 @@ async def test_an_export_that_cannot_be_believed(
     async with store_of(fake) as store:
         with pytest.raises(error):
             await collected(store)
+
+
+async def test_batches_of_an_export_have_a_bound(fake: Fake) -> None:
+    """A server could send one without end. The client does not wait for it."""
+
+    async def huge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(exported(frame(BATCH_FRAME, 2**40), length=2**41))
+        await reader.read()
+
+    fake.answers["export"] = [huge]
+    async with store_of(fake) as store:
+        fake.gone.clear()
+        with pytest.raises(AiovecError, match="smaller batch_size"):
+            await collected(store)
+        await asyncio.wait_for(fake.gone.wait(), 5)
 
 
 async def test_an_abandoned_export_closes_its_connection(fake: Fake) -> None:
