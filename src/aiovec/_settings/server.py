@@ -101,7 +101,8 @@ class ServerSettings(Section):
         default=2048,
         ge=1,
         le=1_000_000,
-        description="Open connections, at most; more are closed at once.",
+        description="Open connections, at most; a new one takes the place of an idle one, or gets "
+        "status 503.",
     )
     receive_timeout: float = PydanticField(
         default=30.0,
