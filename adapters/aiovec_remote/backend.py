@@ -67,6 +67,8 @@ _WRITES_AT_ONCE = 1024
 # Characters of a filter that take as long to write as one value does to check.
 _CHARACTERS_A_VALUE = 32
 _NUMBERS_A_VALUE = 16
+# Writing a filter and its kind of search takes as long as so many values.
+_EFFORT_OF_A_FILTER = 20
 
 
 class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
@@ -242,26 +244,11 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         if not queries:
             return []
         columns = queries[0].columns
-        kinds: dict[Any, int] = {}
-        listed: list[dict[str, Any]] = []
-        which = []
-        texts: dict[int, str | None] = {}
-        for query in queries:
-            # Queries of one call share their filter, or a few of them.
-            key = (query.limit, id(query.where), query.exact, query.tuning)
-            if key not in kinds:
-                if id(query.where) not in texts:
-                    texts[id(query.where)] = await _text(query.where)
-                kinds[key] = len(listed)
-                tuning = None if query.tuning is None else asdict(query.tuning)
-                listed.append({
-                    "limit": query.limit, "where": texts[id(query.where)],
-                    "exact": query.exact, "tuning": tuning,
-                })  # fmt: skip
-            which.append(kinds[key])
-        facts = {**_of(table), "columns": _columns(columns), "kinds": listed, "which": which}
-        effort = len(queries) * table.schema.dim // 16
-        rows = await off_loop(effort, _queries_table, table.schema.vector, queries)
+        wheres = {id(query.where): query.where for query in queries}
+        effort = len(queries) * (1 + table.schema.dim // 16)
+        effort += sum(map(_effort_of, wheres.values()))
+        asked, rows = await off_loop(effort, _asked, table.schema.vector, queries)
+        facts = {**_of(table), "columns": _columns(columns), **asked}
         read = _found(table, columns, len(queries))
         return await self._ask(read, "search", facts, rows, size=len(queries))
 
@@ -440,12 +427,42 @@ def _columns(columns: Columns) -> dict[str, Any]:
     return {"fields": columns.fields, "payload": columns.payload, "vector": columns.vector}
 
 
+def _effort_of(where: Expr | None) -> int:
+    """Return how many values it takes to write a filter as text, for ``off_loop``."""
+    return 0 if where is None else _EFFORT_OF_A_FILTER + 4 * where.literals
+
+
 async def _text(where: Expr | None) -> str | None:
-    return None if where is None else await off_loop(4 * where.literals, str, where)
+    return None if where is None else await off_loop(_effort_of(where), str, where)
 
 
 def _name_of(ref: Ref) -> list[str]:
     return [ref.name, *ref.path]
+
+
+def _asked(vector: str, queries: Sequence[VectorQuery]) -> tuple[dict[str, Any], pa.Table]:
+    """Return the kinds of search, the place of each query's kind among them, and the vectors.
+
+    Queries of one call share their filter, or a few of them.
+    """
+    texts: dict[int, str | None] = {}
+    kinds: dict[Any, int] = {}
+    listed: list[dict[str, Any]] = []
+    which = []
+    for query in queries:
+        where = query.where
+        key = (query.limit, id(where), query.exact, query.tuning)
+        if key not in kinds:
+            if id(where) not in texts:
+                texts[id(where)] = None if where is None else str(where)
+            kinds[key] = len(listed)
+            tuning = None if query.tuning is None else asdict(query.tuning)
+            listed.append({
+                "limit": query.limit, "where": texts[id(where)], "exact": query.exact,
+                "tuning": tuning,
+            })  # fmt: skip
+        which.append(kinds[key])
+    return {"kinds": listed, "which": which}, _queries_table(vector, queries)
 
 
 def _queries_table(vector: str, queries: Sequence[VectorQuery]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.toy_backend import ToyBackend
 
 from aiovec import RRF, AiovecError, Field, Schema, UnsupportedError, VectorStore, Weighted
+from aiovec._core import store as store_module
 from aiovec._core.contract import (
     Found,
     StaleTableError,
@@ -310,3 +312,35 @@ def test_bad_weights_are_refused() -> None:
             Weighted(vector=wrong)
         with pytest.raises(AiovecError, match="finite"):
             RRF(k=wrong)
+
+
+async def test_a_cancelled_call_reads_no_further_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of filters take seconds to read, and a cancelled call ends behind its thread."""
+    loop = asyncio.get_running_loop()
+    told = threading.Event()
+    read = 0
+
+    def bind(where: object, schema: Schema) -> Any:
+        nonlocal read
+        read += 1
+        if read == 10:
+            loop.call_soon_threadsafe(cancel)
+            assert told.wait(30)
+        return filters_bind(where, schema)
+
+    def cancel() -> None:
+        task.cancel()
+        later(20)  # behind what the call does when it is cancelled
+
+    def later(rounds: int) -> None:
+        loop.call_soon(*((later, rounds - 1) if rounds else (told.set,)))
+
+    filters_bind = store_module.bind
+    monkeypatch.setattr(store_module, "bind", bind)
+    async with await open_store(ToyBackend()) as store:
+        await store.create_table("notes", SCHEMA)
+        wheres = [f"year = {n}" for n in range(2_000)]
+        task = asyncio.ensure_future(store.search_many("notes", [QUERY] * 2_000, where=wheres))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert read == 10

@@ -11,7 +11,11 @@ import pyarrow as pa
 import pytest
 
 import aiovec
+from aiovec._filters.check import bind
+from aiovec.backend import PROTOCOL, Columns, Message, VectorQuery, in_thread, pack, unpack
 from aiovec.testing.loop_time import own_work, watched_loop
+from aiovec_remote.backend import RemoteBackend
+from aiovec_remote.settings import RemoteSettings
 from aiovec_server import create_app
 
 ROWS, DIM = 6000, 64
@@ -71,6 +75,41 @@ async def test_few_rows_that_hold_much_leave_the_event_loop_to_others() -> None:
                 with own_work():
                     assert b"".join(answer).count(b"[]") == 800_000
         found.check()
+
+
+async def test_a_filter_for_each_of_many_queries_leaves_the_event_loop_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the way from the remote backend to the store behind the server, too."""
+    count = 1_500
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", aiovec.Schema(2, fields={"n": int}))
+        await store.insert("t", [{"id": "a", "embedding": [1, 0], "n": 7}])
+        app = create_app(store=store)
+        backend = RemoteBackend("http://localhost:4002", RemoteSettings())
+
+        async def ask(read: Any, name: str, facts: Any, rows: Any = None, **_: Any) -> Any:
+            kind, body = await in_thread(pack, Message(facts, rows))
+            parts = await call(
+                app, "POST", f"/backend/{name}", bytes(body), content_type=kind,
+                aiovec_protocol=PROTOCOL,
+            )  # fmt: skip
+            return await in_thread(lambda: read(unpack(kind, bytearray(b"".join(parts)))))
+
+        monkeypatch.setattr(backend, "_ask", ask)
+        schema = await store.schema("t")
+        handle = await backend.open_table("t")
+        with own_work():
+            wheres = [bind(f"n >= {n} AND n IN (7, {n})", schema) for n in range(count)]
+            queries = [
+                VectorQuery(np.ones(2, np.float32), 1, where, Columns(()), True, None)
+                for where in wheres
+            ]
+        with watched_loop() as found:
+            hits = await backend.search(handle, queries)
+        assert sum(len(one.rows.ids) for one in hits) == 8
+        found.check()
+        await backend.close()
 
 
 @pytest.fixture(scope="module")

@@ -1512,11 +1512,22 @@ class VectorStore:
             )  # fmt: skip
         distinct = {where if isinstance(where, str) else id(where): where for where in wheres}
 
+        stopped = False
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = True
+
         def bound() -> list[Expr | None]:
-            made = {key: bind(where, schema) for key, where in distinct.items()}
+            made: dict[str | int, Expr | None] = {}
+            for key, where in distinct.items():
+                if stopped:  # nobody waits for the result
+                    return []
+                made[key] = bind(where, schema)
             return [made[where if isinstance(where, str) else id(where)] for where in wheres]
 
-        return await off_loop(len(wheres) + sum(map(_effort_of, distinct.values())), bound)
+        effort = len(wheres) + sum(map(_effort_of, distinct.values()))
+        return await off_loop(effort, bound, stop=stop)
 
     async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
         return await in_thread(work, *args, limit=self._threads())

@@ -34,6 +34,8 @@ from .served import Call, Part, done
 from .wire import Message, effort_of_rows, table_of_found, table_of_rows
 
 _LARGEST_BATCH = 2**31 - 1
+# Reading one kind of search takes as long as so many values, for ``off_loop``.
+_EFFORT_OF_A_KIND = 10
 
 
 class Reads(Part):
@@ -85,14 +87,27 @@ class Reads(Part):
         """Return the queries: each vector with one of the kinds of search that the call names."""
         facts = asked.facts
         columns = given.columns_in(facts, schema)
-        kinds = []
         which = given.one_of(facts, "which", list)
-        for each in given.one_of(facts, "kinds", list)[: len(which) + 1]:
-            if type(each) is not dict:
-                raise InvalidArgumentError("kinds", each, "objects")
-            where = await self.where(each, schema)
-            tuning, exact = given.tuning_in(each, schema.dim), given.one_of(each, "exact", bool)
-            kinds.append((given.limit_in(each, "limit"), where, columns, exact, tuning))
+        told = given.one_of(facts, "kinds", list)[: len(which) + 1]
+
+        def wheres_told() -> list[str | None]:
+            for each in told:
+                if type(each) is not dict:
+                    raise InvalidArgumentError("kinds", each, "objects")
+            return [given.optional(each, "where", str) for each in told]
+
+        def kinds_told() -> list[tuple[Any, ...]]:
+            return [
+                (
+                    given.limit_in(each, "limit"), where, columns,
+                    given.one_of(each, "exact", bool), given.tuning_in(each, schema.dim),
+                )
+                for each, where in zip(told, wheres, strict=True)
+            ]  # fmt: skip
+
+        effort = _EFFORT_OF_A_KIND * len(told)
+        wheres = await self.store._bind_each(await off_loop(effort, wheres_told), schema, len(told))
+        kinds = await off_loop(effort, kinds_told)
         vectors = await off_loop(effort_of(asked.rows), given.vectors_in, asked, schema)
         if len(which) != len(vectors) or not all(
             type(n) is int and 0 <= n < len(kinds) for n in which
