@@ -141,7 +141,7 @@ class _StoreFigures:
 
 
 def metrics_router(store: VectorStore | None, *, enabled: bool) -> APIRouter:
-    """Return the router of ``GET /metrics``."""
+    """Return the router of ``/metrics``."""
     made = APIRouter(redirect_slashes=False)
     if not enabled:
         return made
@@ -159,4 +159,5 @@ def metrics_router(store: VectorStore | None, *, enabled: bool) -> APIRouter:
         summary="Figures for Prometheus",
         responses={200: {"content": {"text/plain": {}}}},
     )
+    made.add_api_route("/metrics", read, methods=["HEAD"], include_in_schema=False)
     return made

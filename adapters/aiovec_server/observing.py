@@ -128,7 +128,7 @@ def _log_error(id: str, error: Exception) -> None:
 
 
 class _Sent:
-    """A ``send`` that looks at what it sends, and names the request."""
+    """A ``send`` that looks at what it sends, names the request, and lets nobody keep answers."""
 
     __slots__ = ("_id", "_send", "size", "status", "whole")
 
@@ -141,8 +141,11 @@ class _Sent:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            name = [(b"x-request-id", self._id.encode())]
-            message = {**message, "headers": [*message.get("headers", ()), *name]}
+            headers = [*message.get("headers", ()), (b"x-request-id", self._id.encode())]
+            if all(name != b"cache-control" for name, _ in headers):
+                # Rows change, and they are for who asked: no browser or proxy shall keep them.
+                headers.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": headers}
             await self._send(message)
             self.status = message["status"]
             return

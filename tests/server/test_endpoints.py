@@ -437,8 +437,28 @@ async def test_head_is_get_without_the_body(client: Client) -> None:
         assert (got.status_code, head.status_code) == (200, 200), path
         assert head.headers["content-type"] == got.headers["content-type"]
         assert head.headers.get("content-length") == got.headers.get("content-length")
+    metrics = await client.head("/metrics")  # their length is another each time
+    assert (metrics.status_code, metrics.headers["content-type"][:10]) == (200, "text/plain")
     assert (await client.head("/tables/none")).status_code == 404
     assert (await client.head("/tables/notes/search")).status_code == 405
+
+
+async def test_no_answer_is_kept_on_its_way(client: Client) -> None:
+    """By a browser or a proxy, for the rows change. The page's own files have rules of theirs."""
+    body = {"vector": VECTOR}
+    for method, path, status in (
+        ("GET", "/tables", 200), ("GET", "/tables/notes", 200),
+        ("HEAD", "/tables/notes/stats", 200), ("GET", "/tables/notes/records", 200),
+        ("POST", "/tables/notes/search", 200),
+        ("DELETE", "/tables/notes/records/none", 200), ("GET", "/health", 200),
+        ("GET", "/openapi.json", 200), ("GET", "/metrics", 200), ("GET", "/page/overview", 200),
+        ("GET", "/tables/none", 404), ("GET", "/nothing", 404), ("PUT", "/health", 405),
+        ("POST", "/backend/open", 426),
+    ):  # fmt: skip
+        answer = await client.request(method, path, json=body if method == "POST" else None)
+        assert answer.status_code == status, (path, answer.text)
+        assert answer.headers.get_list("cache-control") == ["no-store"], path
+    assert (await client.get("/")).headers.get_list("cache-control") == ["no-cache"]
 
 
 async def test_reading_by_post(client: Client) -> None:
