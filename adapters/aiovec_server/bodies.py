@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pydantic_core
@@ -19,6 +19,8 @@ from .media import ARROW, JSON, JSON_LINES, answer_type, body_type
 from .pieces import JsonArray, JsonLines, load, load_large, rows_in
 from .problems import RequestError
 from .streaming import InParts
+
+_Of = TypeVar("_Of")
 
 # A JSON body up to this many bytes is parsed where it came: under half a millisecond.
 SMALL_BODY = 64 * 1024
@@ -119,6 +121,13 @@ def _emptied(rows: list[Any]) -> None:
         rows.pop()  # one by one: a row may hold much
 
 
+def _emptying(rows: list[Any], make: Callable[[_Of], list[bytes]], of: _Of) -> list[bytes]:
+    """Return what was made of the rows, which are gone."""
+    parts = make(of)
+    _emptied(rows)
+    return parts
+
+
 # Answers
 
 _Row = Callable[[Any], dict[str, Any]]
@@ -146,25 +155,28 @@ def record_json(record: Record) -> dict[str, Any]:
 async def rows_response(
     call: Call, name: str, rows: Results[Hit] | Results[Record], row: _Row
 ) -> Response:
-    """Answer with rows: ``{name: [...]}``, or a line or an Arrow row for each, as Accept says."""
-    kind = answer_type(call, (JSON, JSON_LINES, ARROW))
-    if kind == ARROW:
-        return InParts(await in_thread(arrow_parts, rows), ARROW)
-    pieces = _lines(rows, row) if kind == JSON_LINES else named(name, rows, row)
-    return await json_parts(pieces, effort_of(rows), kind)
+    """Answer with rows: ``{name: [...]}``, or a line or an Arrow row for each, as Accept says.
 
-
-async def results_response(call: Call, found: Sequence[Results[Hit]]) -> Response:
-    """Answer with the hits of several queries, in their order.
-
-    In JSON Lines each query has a line; in Arrow the column ``_query`` tells the number of each
-    row's query, from 0 on.
+    The rows are gone afterwards, if they are many.
     """
     kind = answer_type(call, (JSON, JSON_LINES, ARROW))
     if kind == ARROW:
-        return InParts(await in_thread(_arrow_of_many, found), ARROW)
+        return InParts(await in_thread(_emptying, rows, arrow_parts, rows), ARROW)
+    pieces = _lines(rows, row) if kind == JSON_LINES else named(name, rows, row)
+    return await json_parts(pieces, effort_of(rows), kind, rows)
+
+
+async def results_response(call: Call, found: list[Results[Hit]]) -> Response:
+    """Answer with the hits of several queries, in their order.
+
+    In JSON Lines each query has a line; in Arrow the column ``_query`` tells the number of each
+    row's query, from 0 on. As for ``rows_response``, the hits are gone afterwards.
+    """
+    kind = answer_type(call, (JSON, JSON_LINES, ARROW))
+    if kind == ARROW:
+        return InParts(await in_thread(_emptying, found, _arrow_of_many, found), ARROW)
     pieces = _lines_of_many(found) if kind == JSON_LINES else _json_of_many(found)
-    return await json_parts(pieces, sum(map(effort_of, found)), kind)
+    return await json_parts(pieces, sum(map(effort_of, found)), kind, found)
 
 
 def _json_of_many(found: Sequence[Results[Hit]]) -> Iterator[bytes]:
@@ -190,10 +202,13 @@ def _arrow_of_many(found: Sequence[Results[Hit]]) -> list[bytes]:
     return arrow_parts(joined, numbers)
 
 
-async def json_parts(pieces: Iterator[bytes], effort: int, kind: str = JSON) -> Response:
+async def json_parts(
+    pieces: Iterator[bytes], effort: int, kind: str = JSON, rows: list[Any] | None = None
+) -> Response:
     """Answer with the text that these pieces make up; ``effort`` is that of making them.
 
-    It is an estimate: a payload may hold anything. So a text that grows long is made in a thread.
+    It is an estimate: a payload may hold anything. So a text that grows long is made in a thread,
+    and so are its ``rows`` let go of.
     """
     here: list[bytes] = []
     if effort <= LITTLE:
@@ -205,7 +220,8 @@ async def json_parts(pieces: Iterator[bytes], effort: int, kind: str = JSON) -> 
                 break
         else:
             return Response(b"".join(here), media_type=kind)
-    return InParts(await in_thread(_gathered, chain(here, pieces)), kind)
+    parts = await in_thread(_emptying, [] if rows is None else rows, _gathered, chain(here, pieces))
+    return InParts(parts, kind)
 
 
 def effort_of(rows: Sequence[Hit] | Sequence[Record]) -> int:

@@ -149,14 +149,15 @@ def check_table(table: pa.Table, first_row: int = 0) -> None:
     try:
         table.validate(full=True)
         return
-    except pa.ArrowException:
+    except (pa.ArrowException, UnicodeDecodeError):
         pass  # of which column and row, the following tells
+    names = names_of(table)
     try:
         table.validate()
     except pa.ArrowException as exc:
         raise InvalidRowError(_reason(exc)) from exc
     found: tuple[int | None, str, str] | None = None
-    for name, column in zip(names_of(table), table.columns, strict=True):
+    for name, column in zip(names, table.columns, strict=True):
         fault = _first_fault(column)
         if fault is None:
             continue
