@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import pyarrow as pa
-from tests.filters.cases import arrow_table
+from tests.filters.cases import SCHEMA, arrow_table
 
 from aiovec._filters.tree import Expr
 from aiovec_lancedb.driver import lancedb
+from aiovec_lancedb.rows import stored_form
 from aiovec_lancedb.sql.filters import to_sql
 
 
@@ -26,7 +27,7 @@ class LancedbRows:
         self._runner.close()
 
     def hold(self, rows: list[dict[str, Any]]) -> None:
-        self._runner.run(self._hold(arrow_table(rows)))
+        self._runner.run(self._hold(stored_form(arrow_table(rows), SCHEMA)))
 
     async def _hold(self, table: pa.Table) -> None:
         numbers = pa.array(range(table.num_rows), pa.int64())
