@@ -89,7 +89,7 @@ class Client:
         self._writes = PerLoop(_Count)
         self._closed = False
         self.repeats_writes = False
-        """Whether the server's store does a write with a key once, however often it is asked."""
+        """True if the server's store does a write with a key once, however often it is asked."""
         self.store_mark = ""
         """Of the newest answer: which store the server serves."""
 
@@ -353,7 +353,7 @@ class _Tries:
 
     def __init__(self, client: Client, *, writes: bool = False, once: bool = False) -> None:
         self.may_be_done = False
-        """Whether the write may have been done by a try that had no answer."""
+        """True if the write may have been done by a try that had no answer."""
         self.patience = Patience(client.settings.busy_timeout)
         self._client = client
         self._writes = writes

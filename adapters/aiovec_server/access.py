@@ -1,4 +1,4 @@
-"""What a request may do: which requests read, which write, and which anyone may make.
+"""The rights of requests: which ones read, which write, and which anyone may make.
 
 The one place that decides it. A request that is not listed writes, so an endpoint that nobody
 thought of wants a key that may write.
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Access(IntEnum):
-    """What a request needs, and what a key allows; each allows those before it."""
+    """The right that a request needs, and a key gives; each includes those before it."""
 
     NONE = 0
     READ = 1

@@ -1,4 +1,4 @@
-"""How much one request may ask for: hits, and rows or ids or queries.
+"""The most that one request may ask for: hits, and rows or ids or queries.
 
 The server sets it for each of its requests; the endpoints in an app of one's own have none.
 """

@@ -61,7 +61,7 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallRoute:
-    """What a log and the metrics name a call by: the calls are few, and each is of another kind."""
+    """A call's name in the log and the metrics: the calls are few, and each is of another kind."""
 
     path: str
 

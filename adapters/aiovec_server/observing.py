@@ -1,4 +1,4 @@
-"""What is seen of each request: its id, and the facts that logs, metrics and spans are made of.
+"""The facts of each request that logs, metrics and spans are made of, and its id.
 
 Also the outermost bound: an error that nobody expected ends here, as a problem that says nothing.
 """
@@ -53,7 +53,7 @@ class Observed:
     client: str
     access: str | None
     whole: bool
-    """Whether the answer was sent to its end."""
+    """True if the answer was sent to its end."""
 
 
 class Listener(Protocol):
@@ -73,7 +73,7 @@ class Observing:
         self._app = app
         self._listeners = listeners
         self._shared = shared
-        """What each request brings to its endpoint, by ``request.state``."""
+        """The things that each request brings to its endpoint, by ``request.state``."""
         self._templates = _Templates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

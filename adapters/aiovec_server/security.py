@@ -1,4 +1,4 @@
-"""Who may ask: the Host and Origin of a request, its API key, and CORS for chosen pages."""
+"""Checks of who asks: a request's Host, Origin and API key, and CORS for chosen pages."""
 
 from __future__ import annotations
 

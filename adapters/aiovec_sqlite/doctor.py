@@ -71,7 +71,7 @@ def _name_of(driver: Any) -> str:
 
 
 def _scan() -> Finding:
-    """How searches of tables in memory are computed; each way gives the same answers."""
+    """The way by which searches in memory are computed; each gives the same answers."""
     library = load()
     if library is not None:
         return Finding("scan", f"native, by {library.kind}")

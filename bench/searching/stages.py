@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from types import TracebackType
 from typing import Any
 
 from aiovec import VectorStore
 from aiovec.backend import Columns, VectorQuery
 from aiovec_sqlite.connection import Ticket
-from aiovec_sqlite.copies.settle import STAGES, Snapshot, Stage, Timings
+from aiovec_sqlite.copies.settle import STAGES, Snapshot, Timings
 from aiovec_sqlite.layout import current_table
 
 from ..measure import Result
@@ -85,29 +84,11 @@ async def _stages(store: VectorStore, corpus: Corpus, rounds: int) -> dict[str, 
 
 
 class _OfThread(Timings):
-    """Timings that count CPU time."""
+    """Timings of one thread's CPU."""
 
     def __init__(self, place: Any, table: str) -> None:
-        super().__init__(place, table)
+        super().__init__(place, table, time.thread_time)
         self.took: dict[str, float] = {}
 
-    def stage(self, name: str) -> Stage:
-        return _Stage(self, name)
-
-
-class _Stage(Stage):
-    def __init__(self, timings: _OfThread, name: str) -> None:
-        self._took = timings.took
-        self._stage = name
-
-    def __enter__(self) -> None:
-        self._at = time.thread_time()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        took = time.thread_time() - self._at
-        self._took[self._stage] = self._took.get(self._stage, 0.0) + took
+    def add(self, name: str, seconds: float) -> None:
+        self.took[name] = self.took.get(name, 0.0) + seconds

@@ -1,4 +1,4 @@
-"""How far a run is, for a server that shows it: the entry point group ``aiovec.runs``."""
+"""The progress of a run, for a server that shows it: the entry point group ``aiovec.runs``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an endpoint is declared: what it takes, what it answers, and its place in the router."""
+"""Declarations of endpoints: what each takes and answers, and its place in the router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a migration away from the store is: what the store says, and what the run wrote down."""
+"""The progress of a migration away from the store: the store's word, and the run's own notes."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Prefixes:
     def of(
         self, state: State, queries: Sequence[Float32Array], dims: int, *, keep: bool
     ) -> tuple[State, list[QueryCodes]]:
-        """What the scan compares; ``keep`` the facts of the rows for the next search."""
+        """The things that the scan compares; ``keep`` the rows' facts for the next search."""
         # As for dot products: a length of zero divides nothing.
         codes = encode_queries(np.stack([query[:dims] for query in queries]), "dot")
         beyond = 0

@@ -235,12 +235,15 @@ class Pipeline:
         try:
             answers = await self._answer(calls[0].table, calls)
         except asyncio.CancelledError:
-            if not batch.abandoned or worker is None:
-                for call in calls:
-                    call.future.cancel()
+            if worker is not None and batch.abandoned:
+                worker.uncancel()
+                return
+            batch.answered = True
+            for call in calls:
+                call.future.cancel()
+            if worker is None or worker.cancelling():
                 raise
-            worker.uncancel()
-            return
+            return  # the answer was cancelled, and not the worker: others wait for it
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait
             batch.answered = True
             if len(calls) > 1 and not isinstance(error, StoreBusyError):

@@ -166,7 +166,7 @@ class _Call:
         return (ctypes.c_void_p * len(places))(*places)
 
     def settled(self, parts: Sequence[_Part]) -> list[tuple[Int64Array, Float64Array]]:
-        """What the parts have found, without what the floors of all of them exclude."""
+        """The finds of the parts, without what the floors of all of them exclude."""
         total = sum(part.answer.count for part in parts)
         room = np.empty(FOUND_NUMBERS * total, dtype=np.int64)
         rowids = np.empty(total, dtype=np.int64)
@@ -187,7 +187,7 @@ class _Call:
 
 
 class _Part:
-    """What one thread looks through, with floors and room of its own."""
+    """The share of one thread, with floors and room of its own."""
 
     def __init__(self, call: _Call) -> None:
         self._call = call

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -47,9 +47,15 @@ STAGES = ("queue", "fresh", "filter", "scan", "rescore", "fetch")
 
 
 class Timings:
-    """Sums for one table, and what telemetry is told of it. Written by several threads."""
+    """Sums for one table, and what telemetry is told of it. Written by several threads.
 
-    def __init__(self, place: Place, table: str) -> None:
+    ``clock`` gives the seconds by which stages are timed.
+    """
+
+    def __init__(
+        self, place: Place, table: str, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.clock = clock
         self._lock = threading.Lock()
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._searches = 0
@@ -103,7 +109,7 @@ class Stage:
         self._name = name
 
     def __enter__(self) -> None:
-        self._began = time.perf_counter()
+        self._began = self._timings.clock()
 
     def __exit__(
         self,
@@ -111,7 +117,7 @@ class Stage:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._timings.add(self._name, time.perf_counter() - self._began)
+        self._timings.add(self._name, self._timings.clock() - self._began)
 
 
 # Where there are this many rows for each candidate, hardly two of these lie in one chunk.

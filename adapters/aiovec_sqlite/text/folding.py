@@ -84,7 +84,7 @@ def spans_of(needle: str, text: str) -> Iterator[tuple[int, int]]:
 
 
 def count_in(needle: str, stored: bytes | None) -> int:
-    """How often a needle stands in a text: the SQL function ``aiovec_counts``.
+    """The number of times that a needle stands in a text: the SQL function ``aiovec_counts``.
 
     The text is a BLOB, which the driver hands over whole; a text it cuts at a NUL.
     """

@@ -51,7 +51,7 @@ class Problem:
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
     begun: bool = False
-    """Whether the call was ended within, so that a write may have been done."""
+    """True if the call was ended within, so that a write may have been done."""
 
     @classmethod
     def plain(cls, status: int, detail: str, *, retry_after: int | None = None) -> Problem:
@@ -169,7 +169,7 @@ class _Row:
     places: Mapping[str, str] = field(default_factory=dict)
     """The attributes that say where something is. They stay, and these words leave instead."""
     machine: bool = False
-    """Whether this machine wrote a part of the message, so that a path may be in it."""
+    """True if this machine wrote a part of the message, so that a path may be in it."""
     retry_after: int | None = None
 
 

@@ -1,4 +1,4 @@
-"""What the calls of remote backends do on a store: reads and upkeep.
+"""The work of the calls of remote backends on a store: reads and upkeep.
 
 They go beneath the store, which follows a migration for them, for columns in the place of records.
 """

@@ -1,4 +1,4 @@
-"""What the calls of remote backends do on a store: tables and writes. ``reads`` has the others.
+"""The work of the calls of remote backends on a store: tables and writes; the rest is in ``reads``.
 
 What a client sends is checked like what a user passes in. Calls go through the store, so they
 follow a migration, wait their turn, are done once under their key, and are observed as any other.

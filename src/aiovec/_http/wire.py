@@ -65,7 +65,7 @@ class WireError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a call or an answer says. ``rows`` is None where it has none."""
+    """The content of a call or an answer. ``rows`` is None where it has none."""
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     rows: pa.Table | None = None

@@ -21,7 +21,7 @@ _PIECE, _SHARED = 1_000, 200
 
 
 class _Connection(Protocol):
-    """What is used of a ``sqlite3.Connection``, of whichever driver."""
+    """The part of a ``sqlite3.Connection`` that is used, of whichever driver."""
 
     def execute(self, sql: str, parameters: Sequence[str | int] = ..., /) -> Any: ...
 

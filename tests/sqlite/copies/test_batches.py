@@ -111,6 +111,27 @@ async def test_a_batch_ends_when_all_its_callers_have_gone_and_the_worker_goes_o
     await pipeline.close()
 
 
+async def test_the_worker_goes_on_behind_an_answer_that_was_cancelled() -> None:
+    answers = Answers()
+
+    async def answer(table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+        found = await answers(table, calls)
+        if len(answers.sizes) == 1:
+            raise asyncio.CancelledError
+        return found
+
+    pipeline = Pipeline(answer, 1, busy_timeout=60)
+    first = asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))
+    await answers.asked.wait()
+    next_one = asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))
+    await asyncio.sleep(0)
+    answers.go_on.set()
+    async with asyncio.timeout(30):
+        assert len(await next_one) == 1
+    assert first.cancelled()
+    await pipeline.close()
+
+
 async def test_who_is_in_no_batch_in_time_fails() -> None:
     answers = Answers()
     pipeline = Pipeline(answers, 1, busy_timeout=0.3)
