@@ -263,16 +263,18 @@ def _set_up(
 ) -> sqlite3.Connection:
     try:
         db = connected()
+        try:
+            if file is not None:
+                file.check()
+            # It reads the file, for which SQLite opens the WAL: one that is removed later is read
+            # on, and none is made in its place.
+            db.execute(f"PRAGMA cache_size = {-1024 * settings.reader_cache_mb}")
+        except BaseException:
+            db.close()
+            raise
     except load_driver().Error:
         if file is not None:
             file.check()
-        raise
-    try:
-        if file is not None:
-            file.check()
-        db.execute(f"PRAGMA cache_size = {-1024 * settings.reader_cache_mb}")
-    except BaseException:
-        db.close()
         raise
     return db
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sqlite.support import check_file, names_in, opened
+from tests.sqlite.copies.support import ready
+from tests.sqlite.support import backend_of, check_file, names_in, opened
 
 import aiovec
 from aiovec import (
@@ -24,6 +25,7 @@ from aiovec import (
     StoreReplacedError,
     VectorStore,
 )
+from aiovec_sqlite.opening import OpenFile
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 
@@ -100,6 +102,8 @@ async def test_every_call_tells_and_none_makes_a_file(
     await to_thread(path.parent.mkdir)
     store = await filled(path)
     try:
+        # Loading opens a connection, and one that the file is removed under may make a WAL.
+        await ready(store, "t")
         await to_thread(way, path)
         before = await names_in(path.parent)
         for name, call in CALLS.items():
@@ -113,6 +117,29 @@ async def test_every_call_tells_and_none_makes_a_file(
     finally:
         await store.close()
     assert await to_thread(check_file, tmp_path / "saved.db") == {"t": 2}
+
+
+async def test_a_wal_that_is_removed_while_a_connection_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says "disk I/O error" of what it finds then."""
+    path = tmp_path / "notes.db"
+    store = await filled(path)
+    try:
+        check, looks = OpenFile.check, [0]
+
+        def look(file: OpenFile) -> None:
+            check(file)
+            looks[0] += 1
+            if looks[0] == 1:
+                without_wal(path)
+
+        monkeypatch.setattr(OpenFile, "check", look)
+        with pytest.raises(StoreReplacedError, match=r"WAL .* was removed"):
+            await backend_of(store)._new_reader("test")
+        assert looks == [1]
+    finally:
+        await store.close()
 
 
 async def test_a_file_that_cannot_be_looked_at(
