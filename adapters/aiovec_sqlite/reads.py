@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -165,21 +166,58 @@ def by_rowids(
 
     Callers pair the rows with distances and queries, so a missing one raises DamageError.
     """
-    names = ["r._rowid", "r.id", *column_list(columns)]
-    sql = (
-        f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
-        "ON r._rowid = j.value"
-    )
-    found: list[Sequence[Any]] = []
-    for start in range(0, len(rowids), _BLOCK):
+    names = ("_rowid", "id", *(quoted(name) for name in columns.fields))
+    if columns.payload:
+        names += ("payload",)
+    wanted = rowids.tolist()
+    found: list[Any] = []
+    start = 0
+    while start < len(wanted):
         ticket.check()
-        listed = json.dumps(rowids[start : start + _BLOCK].tolist())
-        found += db.execute(sql, (listed,)).fetchall()
-    told, ids, *values = transposed(found, len(names))
-    if list(told) != rowids.tolist():
-        missing = len(set(rowids.tolist()).difference(told))
-        raise DamageError(f"table {table.name!r}: {missing} rows that have a vector are missing")
+        most = min(len(wanted) - start, _MOST_NUMBERS // len(names))
+        size = next((size for size in _TOGETHER if size <= most), 1)
+        some = wanted[start : start + size]
+        row = db.execute(_side_by_side(table.rows, names, size), some).fetchone()
+        if row is None:
+            raise _missing(db, table, wanted)
+        found += row
+        start += size
+    told, ids, *values = (found[place :: len(names)] for place in range(len(names)))
+    if told != wanted:
+        raise _missing(db, table, wanted)
     return rows_from_sql(ids, values, columns, table, vectors)
+
+
+# So many rows are read by one step of a statement. SQLite joins 64 at most, and at least compiles
+# statements of so many columns.
+_TOGETHER = (32, 16, 8, 4, 2)
+_MOST_NUMBERS = 1500
+
+
+@lru_cache(maxsize=256)
+def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
+    """SQL for the columns of so many rows, one row's behind the other's, in one row.
+
+    Each step hands the interpreter to another thread and waits to get it back, which under load
+    takes longer than the reading (``python -m bench search``).
+    """
+    columns = (f"r{i}.{name}" for i in range(count) for name in names)
+    tables = (f"{rows} AS r{i}" for i in range(count))
+    conditions = (f"r{i}._rowid = ?" for i in range(count))
+    return (
+        f"SELECT {', '.join(columns)} FROM {' CROSS JOIN '.join(tables)} "
+        f"WHERE {' AND '.join(conditions)}"
+    )
+
+
+def _missing(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> DamageError:
+    """The error for rows of which at least one is not there."""
+    (count,) = db.execute(
+        "SELECT count(DISTINCT j.value) FROM json_each(?) AS j WHERE NOT EXISTS "
+        f"(SELECT 1 FROM {table.rows} AS r WHERE r._rowid = j.value)",
+        (json.dumps(list(rowids)),),
+    ).fetchone()
+    return DamageError(f"table {table.name!r}: {count} rows that have a vector are missing")
 
 
 def split(rows: StoredRows, sizes: Sequence[int]) -> list[StoredRows]:
