@@ -42,8 +42,8 @@ class _Reader(Generic[_Number]):
     def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
         self._db = db
         self._table = table
-        self._width = self._width_of(table.schema.dim)
-        self._bytes = self._width * np.dtype(self._kind).itemsize
+        self.width = self._width_of(table.schema.dim)
+        self._bytes = self.width * np.dtype(self._kind).itemsize
         self._chunk_id = -1
         self._chunk: npt.NDArray[_Number] | None = None
 
@@ -88,7 +88,7 @@ class _Reader(Generic[_Number]):
             (json.dumps(rowids.tolist()),),
         ).fetchall()
         there = np.sort(np.array(found, dtype=np.int64).reshape(-1))
-        vectors = np.full((len(rowids), self._width), np.nan).astype(self._kind)
+        vectors = np.full((len(rowids), self.width), np.nan).astype(self._kind)
         if len(there):
             vectors[there] = self._read_all(rowids[there], ticket)
         return vectors
@@ -99,7 +99,7 @@ class _Reader(Generic[_Number]):
         Each step hands the interpreter to another thread and waits to get it back, which under
         load takes longer than the reading (``python -m bench search``).
         """
-        vectors = np.empty((len(rowids), self._width), dtype=self._kind)
+        vectors = np.empty((len(rowids), self.width), dtype=self._kind)
         wanted = rowids.tolist()
         start = 0
         while start < len(wanted):
@@ -113,7 +113,7 @@ class _Reader(Generic[_Number]):
                 blob, _ = self._db.execute(self._joined(size), some).fetchone()
             if blob is None or len(blob) != size * self._bytes:
                 raise self._missing(wanted, ticket)
-            joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self._width)
+            joined = np.frombuffer(blob, dtype=self._kind).reshape(size, self.width)
             vectors[start : start + size] = joined[:left]
             start += size
         return vectors
@@ -122,7 +122,7 @@ class _Reader(Generic[_Number]):
         return _joined(self._column, self._table.vec, _places(self._table), count)
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> npt.NDArray[_Number]:
-        vectors = np.empty((len(rowids), self._width), dtype=self._kind)
+        vectors = np.empty((len(rowids), self.width), dtype=self._kind)
         sql = (
             "SELECT m.chunk_id, m.chunk_offset FROM json_each(?) AS j "
             f"CROSS JOIN {self._table.shadow('rowids')} AS m ON m.rowid = j.value"
@@ -205,7 +205,7 @@ class _Reader(Generic[_Number]):
             raise DamageError(f"a chunk of vectors of {self._table.name!r} is missing or cut")
         (blob,) = row
         self._chunk_id = chunk_id
-        self._chunk = np.frombuffer(blob, dtype=self._kind).reshape(-1, self._width)
+        self._chunk = np.frombuffer(blob, dtype=self._kind).reshape(-1, self.width)
         return self._chunk
 
 

@@ -31,6 +31,7 @@ from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader, ordinary
 from .approximate import Prefixes, Recall, SignReader, measure
 from .codes import RowCodes, encode_rows
+from .kept import KeptVectors
 from .scan import Workspace
 from .segments import (
     SHARED,
@@ -276,17 +277,25 @@ class ResidentCopy:
     """One table's codes, at the change number of some snapshot of the file, and what searches keep.
 
     ``bits`` has signs in the place of int8 codes. Filters' masks take at most ``most_for_masks``
-    bytes. The workspace is that of all copies of a store.
+    bytes, vectors that were measured lately ``most_for_vectors``. The workspace is that of all
+    copies of a store.
     """
 
     def __init__(
-        self, table: TableLayout, workspace: Workspace, *, bits: bool, most_for_masks: int
+        self,
+        table: TableLayout,
+        workspace: Workspace,
+        *,
+        bits: bool,
+        most_for_masks: int,
+        most_for_vectors: int,
     ) -> None:
         self.table = table
         self.bits = bits
         self.workspace = workspace
         self.masks = Masks(most_for_masks)
         self.prefixes = Prefixes(table.schema.metric)
+        self.vectors = KeptVectors(table.schema.dim, most_for_vectors)
         self._limits = workspace.limits
         self.recall: Recall | None = None
         self.state: State | None = None
@@ -298,7 +307,7 @@ class ResidentCopy:
     def nbytes(self) -> int:
         state = self.state  # another thread may replace it meanwhile
         codes = 0 if state is None else state.nbytes
-        return codes + self.masks.nbytes + self.prefixes.nbytes
+        return codes + self.masks.nbytes + self.prefixes.nbytes + self.vectors.nbytes
 
     def search_batch(
         self,
@@ -317,6 +326,7 @@ class ResidentCopy:
     def start(self, state: State) -> None:
         """Begin with what was loaded."""
         self._looked_at = shared_rows(state)
+        self.vectors.begin(state.change, state.nbytes)
         self.state = state
 
     def advance(self, db: sqlite3.Connection, ticket: Ticket) -> State | None:
@@ -345,12 +355,14 @@ class ResidentCopy:
         if changes is None:
             return None
         rows, changed = changes
-        if not len(changed):  # another table changed
-            return State(change, state.segments)
-        segments = without(state.segments, changed)
-        reader = row_reader(db, table, bits=self.bits)
-        some = with_vectors(table, rows)
-        segments = add_rows(segments, reader, some, state.keys, ticket, self._limits.full_segment)
+        segments: Sequence[Segment] = state.segments
+        if len(changed):  # else another table changed
+            reader = row_reader(db, table, bits=self.bits)
+            some = with_vectors(table, rows)
+            full = self._limits.full_segment
+            segments = without(segments, changed)
+            segments = add_rows(segments, reader, some, state.keys, ticket, full)
+        self.vectors.advance(change, changed)
         return State(change, tuple(segments))
 
     def compact(self) -> None:

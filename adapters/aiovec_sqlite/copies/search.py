@@ -101,6 +101,8 @@ LOG = logging.getLogger("aiovec")
 
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
+# Likewise the vectors that were measured lately, and no table's more than this.
+_FOR_VECTORS, _MOST_VECTORS = 1 / 64, 32 * 2**20
 _TOO_LARGE = "it is larger than scan_memory"
 # Tables that are loaded at once.
 _MOST_LOADERS = 2
@@ -320,9 +322,13 @@ class ResidentSearch:
 
     def _begin_loading(self, table: TableHandle, db: sqlite3.Connection, _: Ticket) -> Loader:
         layout = _rankable(db, table)
-        most_for_masks = int(self._budget * _FOR_MASKS)
-        bits = self.by_bits(table)
-        copy = ResidentCopy(layout, self._workspace, bits=bits, most_for_masks=most_for_masks)
+        copy = ResidentCopy(
+            layout,
+            self._workspace,
+            bits=self.by_bits(table),
+            most_for_masks=int(self._budget * _FOR_MASKS),
+            most_for_vectors=min(int(self._budget * _FOR_VECTORS), _MOST_VECTORS),
+        )
         return Loader(db, copy, self._limits)
 
     @staticmethod
@@ -345,7 +351,15 @@ class ResidentSearch:
         return sum(resident.nbytes for resident in residents) + self._for_scans()
 
     def _make_room(self, name: str, wanted: int) -> None:
-        """Let go of the tables that were searched longest ago, as many as have to."""
+        """Let go of the tables that were searched longest ago, as many as have to.
+
+        Before that, of the vectors that are kept for a next search.
+        """
+        for resident in list(self._tables.values()):
+            if self._taken() + wanted <= self._budget:
+                return
+            if resident.copy is not None:
+                resident.copy.vectors.give_up()
         for other in list(self._tables):
             if self._taken() + wanted <= self._budget:
                 break
@@ -430,12 +444,14 @@ class ResidentSearch:
         return [[next(answers) for _ in call.queries] for call in calls]
 
     def _keep_house(self, table: TableHandle, resident: _Resident, state: State) -> None:
+        copy = resident.copy
+        if copy is not None and not self._fits(resident.nbytes):
+            copy.vectors.give_up()
         if not self._fits(resident.nbytes):
             self._refuse(table, resident, _TOO_LARGE)
             self._workspace.clear()
             return
         self._make_room(table.name, 0)  # tables grow
-        copy = resident.copy
         if copy is None:
             return
         if needs_compaction(state) and is_over(resident.compacting):

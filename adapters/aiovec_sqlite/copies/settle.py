@@ -37,6 +37,7 @@ from ..sql.filters import fixed_values, only_fixes
 from ..vectors import VectorReader
 from .approximate import BIT_OVERSAMPLE, sign_codes
 from .codes import encode_queries, value_of
+from .kept import KeptVectors
 from .scan import Asked, Candidates, candidates
 from .segments import SHARED, State, gathered
 
@@ -147,10 +148,19 @@ class Nearest:
 class Rescoring:
     """Settles a batch's candidates in a state of the copy."""
 
-    def __init__(self, vectors: VectorReader, metric: Metric, state: State, ticket: Ticket) -> None:
+    def __init__(
+        self,
+        vectors: VectorReader,
+        kept: KeptVectors,
+        metric: Metric,
+        state: State,
+        ticket: Ticket,
+    ) -> None:
         self.read = 0
         self._vectors = vectors
+        self._kept = kept
         self._metric = metric
+        self._change = state.change
         self._rows = state.rows
         self._longest = state.longest
         self._ticket = ticket
@@ -228,8 +238,18 @@ class Rescoring:
         return self._read_each(once)[places]
 
     def _read_each(self, rowids: Int64Array) -> Float32Array:
-        sparse = len(rowids) * _SPARSE < self._rows
-        return self._vectors.read(rowids, self._ticket, scattered=sparse, present=True)
+        """The vectors of different rows: those that are kept, and the others from the file."""
+        vectors = np.empty((len(rowids), self._vectors.width), dtype=np.float32)
+        missing = self._kept.get(rowids, self._change, vectors)
+        if len(missing):
+            fresh = rowids[missing]
+            sparse = len(fresh) * _SPARSE < self._rows
+            read = self._vectors.read(fresh, self._ticket, scattered=sparse, present=True)
+            self._kept.put(fresh, self._change, read)
+            if len(missing) == len(rowids):
+                return read
+            vectors[missing] = read
+        return vectors
 
 
 def _best(near: Nearest, other: Nearest, limit: int) -> Nearest:
@@ -306,7 +326,8 @@ class Batch:
                 found.update(zip(scan.places, self._candidates(scan), strict=True))
         with timings.stage("rescore"):
             reader = VectorReader(snapshot.db, snapshot.table)
-            rescoring = Rescoring(reader, self._metric, snapshot.state, snapshot.ticket)
+            kept = self._copy.vectors
+            rescoring = Rescoring(reader, kept, self._metric, snapshot.state, snapshot.ticket)
             best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
         with timings.stage("fetch"):
             answers = self._fetch(best)
