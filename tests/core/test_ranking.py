@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiovec import RRF, Hit, InvalidArgumentError, Weighted
-from aiovec._core.ranking import best_first, diversify, fuse, order_of, score_of
+from aiovec._core.ranking import Listed, best_first, diversify, fuse, order_of, score_of
 from aiovec._core.schema import Metric
 
 
 def hits(**scores: float) -> list[Hit]:
     return best_first([Hit(id, score, None) for id, score in scores.items()])
+
+
+def listed(**scores: float) -> Listed:
+    """A list of a hybrid search of hits in this order."""
+    found = hits(**scores)
+
+    def hit(place: int, score: float, ranks: Any, highlights: Any) -> Hit:
+        return found[place].__replace__(score=score, ranks=ranks, highlights=highlights)
+
+    return Listed([one.id for one in found], [one.score for one in found], hit)
 
 
 def test_scores() -> None:
@@ -40,7 +51,7 @@ def test_order_is_by_measure_then_id(rows: list[tuple[int, str]]) -> None:
 
 
 def test_rrf_adds_one_over_k_plus_rank() -> None:
-    fused = fuse(hits(a=3, b=2, c=1), hits(c=9, a=8, d=7), RRF(k=10), 10)
+    fused = fuse(listed(a=3, b=2, c=1), listed(c=9, a=8, d=7), RRF(k=10), 10)
     expected = {
         "a": 1 / 11 + 1 / 12, "b": 1 / 12, "c": 1 / 13 + 1 / 11, "d": 1 / 13,
     }  # fmt: skip
@@ -50,12 +61,12 @@ def test_rrf_adds_one_over_k_plus_rank() -> None:
         "a": {"vector": 1, "text": 2}, "b": {"vector": 2}, "c": {"vector": 3, "text": 1},
         "d": {"text": 3},
     }  # fmt: skip
-    assert [hit.id for hit in fuse(hits(a=1), hits(b=1), RRF(), 1)] == ["a"]
-    assert fuse([], [], RRF(), 5) == []
+    assert [hit.id for hit in fuse(listed(a=1), listed(b=1), RRF(), 1)] == ["a"]
+    assert fuse(listed(), listed(), RRF(), 5) == []
 
 
 def test_weighted_scales_each_list() -> None:
-    fused = fuse(hits(a=10, b=5, c=0), hits(b=0.2, d=0.1), Weighted(vector=0.75, text=0.25), 10)
+    fused = fuse(listed(a=10, b=5, c=0), listed(b=0.2, d=0.1), Weighted(vector=0.75, text=0.25), 10)
     assert {hit.id: hit.score for hit in fused} == pytest.approx(
         {"a": 0.75, "b": 0.375 + 0.25, "c": 0.0, "d": 0.0}
     )

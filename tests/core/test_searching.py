@@ -21,7 +21,7 @@ from aiovec._core.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec._core.ranking import fuse
+from aiovec._core.ranking import Listed, fuse
 from aiovec._core.records import Hit, Rank
 from aiovec._core.searching import together
 from aiovec.testing.base import open_store
@@ -257,8 +257,18 @@ def hits(**scores: float) -> list[Hit]:
     return [Hit(id, score, None) for id, score in scores.items()]
 
 
+def listed(**scores: float) -> Listed:
+    """A list of a hybrid search of hits in this order."""
+    found = hits(**scores)
+
+    def hit(place: int, score: float, ranks: Any, highlights: Any) -> Hit:
+        return found[place].__replace__(score=score, ranks=ranks, highlights=highlights)
+
+    return Listed([one.id for one in found], [one.score for one in found], hit)
+
+
 def test_ranks_have_the_scores_of_their_lists() -> None:
-    (one, two, three) = fuse(hits(a=3, b=2), hits(b=9, c=1), RRF(), 5)
+    (one, two, three) = fuse(listed(a=3, b=2), listed(b=9, c=1), RRF(), 5)
     assert [hit.id for hit in (one, two, three)] == ["b", "a", "c"]
     assert one.to_dict()["_ranks"] == {
         "vector": {"rank": 2, "score": 2}, "text": {"rank": 1, "score": 9},
@@ -287,15 +297,15 @@ def test_a_rank_is_a_number() -> None:
 
 
 def test_equal_fused_scores_come_by_id() -> None:
-    fused = fuse(hits(b=2, a=1), hits(a=2, b=1), RRF(), 5)
+    fused = fuse(listed(b=2, a=1), listed(a=2, b=1), RRF(), 5)
     assert [hit.id for hit in fused] == ["a", "b"]
     assert fused[0].score == fused[1].score
-    fused = fuse(hits(c=1, b=1, a=1), [], Weighted(), 5)
+    fused = fuse(listed(c=1, b=1, a=1), listed(), Weighted(), 5)
     assert [hit.id for hit in fused] == ["a", "b", "c"]
 
 
 def test_a_list_without_weight_brings_no_hits() -> None:
-    vector, text = hits(a=3, z=2, y=1), hits(b=5, z=4)
+    vector, text = listed(a=3, z=2, y=1), listed(b=5, z=4)
     for fusion, ids in (
         (Weighted(vector=1, text=0), ["a", "z", "y"]), (Weighted(vector=0, text=1), ["b", "z"]),
         (Weighted(vector=1, text=1e-9), ["a", "z", "b", "y"]),

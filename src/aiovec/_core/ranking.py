@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import inspect
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from numbers import Real
+from types import MappingProxyType
 from typing import Any, cast
 
 import anyio
@@ -72,6 +72,8 @@ def _is_finite(value: object) -> bool:
 
 Fusion = RRF | Weighted
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 def score_of(metric: Metric, distance: float) -> float:
     """The score, higher is better, of a distance, lower is better."""
@@ -80,6 +82,13 @@ def score_of(metric: Metric, distance: float) -> float:
     if metric == "l2":
         return 1.0 / (1.0 + distance)
     return -distance
+
+
+def scores_of(metric: Metric, distances: Sequence[float]) -> list[float]:
+    """``score_of`` for each distance."""
+    if metric == "cosine":
+        return [1.0 - distance for distance in distances]
+    return [score_of(metric, distance) for distance in distances]
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
@@ -92,59 +101,65 @@ def order_of(measures: Sequence[float], ids: Sequence[str], limit: int) -> list[
     return sorted(range(len(ids)), key=lambda i: (measures[i], ids[i]))[:limit]
 
 
-class Unmade(ABC):
-    """A row in one list of a hybrid search: a hit is made of it if the fused list keeps it."""
-
-    __slots__ = ("highlights", "id", "score")
-
-    def __init__(self, id: str, score: float, highlights: Mapping[str, str]) -> None:
-        self.id = id
-        self.score = score
-        self.highlights = highlights
-
-    @abstractmethod
-    def made(self) -> Hit: ...
+MakeHit = Callable[[int, float, Mapping[str, Rank], Mapping[str, str]], Hit]
 
 
-Listed = Hit | Unmade
+@dataclass(slots=True)
+class Listed:
+    """One of the two lists of a hybrid search: the ids of its rows, best first, and their scores.
+
+    ``hit`` makes the hit at a place of the list with the fused score, the ranks and the
+    highlights. Most rows are in no fused list, and no hit is made of them.
+    """
+
+    ids: Sequence[str]
+    scores: Sequence[float]
+    hit: MakeHit
+    highlights: Sequence[Mapping[str, str]] | None = None
 
 
-def fuse(
-    vector_hits: Sequence[Listed], text_hits: Sequence[Listed], fusion: Fusion, limit: int
-) -> list[Hit]:
-    """Return one list of two, each best first. ``ranks`` tells where a hit stood in each.
+def fuse(vector: Listed, text: Listed, fusion: Fusion, limit: int) -> list[Hit]:
+    """Return one list of two. ``ranks`` tells where a hit stood in each.
 
     A list of weight 0 brings no hits of its own.
     """
-    lists = {"vector": vector_hits, "text": text_hits}
     scores: dict[str, float] = {}
-    places: dict[str, dict[str, int]] = {}
-    for name, hits in lists.items():
+    for name, listed in (("vector", vector), ("text", text)):
         if isinstance(fusion, RRF):
-            weight, k = 1.0, fusion.k
-            parts = [1.0 / (k + rank) for rank in range(1, len(hits) + 1)]
+            parts = [1.0 / (fusion.k + rank) for rank in range(1, len(listed.ids) + 1)]
+        elif weight := getattr(fusion, name):
+            parts = [weight * part for part in _scaled(listed.scores)]
         else:
-            weight = getattr(fusion, name)
-            parts = _scaled([hit.score for hit in hits])
-        places[name] = {hit.id: place for place, hit in enumerate(hits)}
-        if weight:
-            for hit, part in zip(hits, parts, strict=True):
-                scores[hit.id] = scores.get(hit.id, 0.0) + weight * part
-    best = sorted(scores, key=lambda id: (-scores[id], id))[:limit]
+            continue
+        known = scores.get
+        for id, part in zip(listed.ids, parts, strict=True):
+            scores[id] = known(id, 0.0) + part
+    places = [dict(zip(one.ids, range(len(one.ids)), strict=True)) for one in (vector, text)]
+    by_vector, by_text = (one.get for one in places)
     fused = []
-    for id in best:
-        own = {name: lists[name][known[id]] for name, known in places.items() if id in known}
-        ranks = {name: Rank(places[name][id] + 1, hit.score) for name, hit in own.items()}
-        fused.append(_fused(own, scores[id], ranks))
+    for id in _best_of(scores, limit):
+        ranks: dict[str, Rank] = {}
+        highlights = _NOTHING
+        listed, place = vector, by_vector(id)
+        if place is not None:
+            ranks["vector"] = Rank(place + 1, vector.scores[place])
+        in_text = by_text(id)
+        if in_text is not None:
+            ranks["text"] = Rank(in_text + 1, text.scores[in_text])
+            highlights = text.highlights[in_text] if text.highlights else _NOTHING
+            if place is None:
+                listed, place = text, in_text
+        fused.append(listed.hit(cast("int", place), scores[id], ranks, highlights))
     return fused
 
 
-def _fused(own: Mapping[str, Listed], score: float, ranks: Mapping[str, Rank]) -> Hit:
-    """Return one hit of those that the lists have of a row."""
-    one = next(iter(own.values()))
-    hit = one.made() if isinstance(one, Unmade) else one
-    highlights = own["text"].highlights if "text" in own else hit.highlights
-    return hit.__replace__(score=score, ranks=ranks, highlights=highlights)
+def _best_of(scores: Mapping[str, float], limit: int) -> list[str]:
+    """The ids of the highest scores, equal ones by id."""
+    best = list(scores)
+    if limit < len(best):  # numbers alone are sorted much faster
+        least = sorted(scores.values(), reverse=True)[limit - 1]
+        best = [id for id, score in scores.items() if score >= least]
+    return sorted(best, key=lambda id: (-scores[id], id))[:limit]
 
 
 def _scaled(scores: Sequence[float]) -> list[float]:

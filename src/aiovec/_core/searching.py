@@ -37,7 +37,6 @@ from .ranking import (
     Fusion,
     Listed,
     Rerank,
-    Unmade,
     check_bound,
     check_diversity,
     check_rerank,
@@ -45,9 +44,9 @@ from .ranking import (
     fuse,
     order_of,
     reranked,
-    score_of,
+    scores_of,
 )
-from .records import Hit
+from .records import Hit, Rank
 from .results import Results, columns_of
 from .schema import Field, Metric
 from .threads import wait_out
@@ -63,6 +62,7 @@ _VALUES_A_LISTED_ROW = 4
 # Fusing looks at a hit as long as it takes to copy so many values.
 _VALUES_A_FUSED_HIT = 8
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NONE_FOUND = Found(StoredRows([], {}), [])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -291,16 +291,16 @@ class Search:
 
     async def of_both(
         self,
-        by_vector: Callable[[int], Awaitable[list[Listed]]],
-        by_text: Callable[[int], Awaitable[list[Listed]]],
+        by_vector: Callable[[int], Awaitable[Listed]],
+        by_text: Callable[[int], Awaitable[Listed]],
         fusion: Fusion,
     ) -> list[Hit]:
         """Return the fused hits of two searches for so many hits, which run at once."""
 
-        async def both(count: int) -> dict[str, list[Listed]]:
-            lists: dict[str, list[Listed]] = {}
+        async def both(count: int) -> dict[str, Listed]:
+            lists: dict[str, Listed] = {}
 
-            async def fill(name: str, search: Callable[[int], Awaitable[list[Listed]]]) -> None:
+            async def fill(name: str, search: Callable[[int], Awaitable[Listed]]) -> None:
                 lists[name] = await search(count)
 
             await together(fill("vector", by_vector), fill("text", by_text))
@@ -312,7 +312,7 @@ class Search:
 
         async def ask(where: Expr | None, count: int) -> tuple[list[Hit], bool]:
             lists = await both(count)
-            over = all(len(hits) < count for hits in lists.values())
+            over = all(len(one.ids) < count for one in lists.values())
             return await self._fused(lists, fusion, 2 * count), over
 
         return await self._grouping(self._ref, ask, self._where)
@@ -340,14 +340,14 @@ class Search:
         """Return the best rows by keywords, best first."""
         return await self._by_clauses(clauses, limit, where, self._hits)
 
-    async def list_by_vector(self, vector: Any, limit: int) -> list[Listed]:
+    async def list_by_vector(self, vector: Any, limit: int) -> Listed:
         """Return the nearest of a vector, to be fused."""
         (listed,) = await self._by_vectors([vector], limit, None, self._listed)
         return listed
 
     async def list_by_clauses(
         self, clauses: tuple[TextClause, ...], limit: int, where: Expr | None
-    ) -> list[Listed]:
+    ) -> Listed:
         """Return the best rows by keywords, to be fused."""
         return await self._by_clauses(clauses, limit, where, self._listed)
 
@@ -356,8 +356,8 @@ class Search:
         vectors: Sequence[Any],
         limit: int,
         wheres: Sequence[Expr | None] | None,
-        of: Callable[[Found, int, Metric | None], list[_T]],
-    ) -> list[list[_T]]:
+        of: Callable[[Found, int, Metric | None], _T],
+    ) -> list[_T]:
         options = self._options
         wanted = limit if self._left_out is None else limit + 1
 
@@ -383,7 +383,7 @@ class Search:
         if effort <= LITTLE:
             effort += sum(self._effort(found.rows) for found in answers)
 
-        def hits() -> list[list[_T]]:
+        def hits() -> list[_T]:
             made = []
             answers.reverse()
             while answers:  # freed one by one, and in the thread, as the queries are
@@ -398,10 +398,10 @@ class Search:
         clauses: tuple[TextClause, ...],
         limit: int,
         where: Expr | None,
-        of: Callable[[Found, int, Metric | None], list[_T]],
-    ) -> list[_T]:
+        of: Callable[[Found, int, Metric | None], _T],
+    ) -> _T:
         if all(clause.excluded for clause in clauses):
-            return []
+            return of(_NONE_FOUND, limit, None)
         options = self._options
         asked = TextQuery(clauses, limit, where, self._chosen.columns, options.any, options.marks)
         searches = ability_of(self._backend, TextSearch, "text")
@@ -419,68 +419,79 @@ class Search:
 
     def _hits(self, found: Found, limit: int, metric: Metric | None) -> list[Hit]:
         """Return the hits of one answer, best first; without a metric, of a keyword search."""
-        best = self._best(found, limit, metric)
+        best, scores = self._best(found, limit, metric)
         rows, chosen, highlights = found.rows, self._chosen, found.highlights
-        fields = chosen.fields_of_each(rows, [i for i, _, _ in best])
+        fields = chosen.fields_of_each(rows, best)
         shows, name = chosen.shows_vector, self._handle.schema.vector
         return [
             Hit(
                 rows.ids[i],
-                score,
-                distance,
+                scores[i],
+                None if metric is None else found.measures[i],
                 own,
                 chosen.vector_of(rows, i) if shows else None,
                 _NOTHING,
                 highlights[i] if highlights else _NOTHING,
                 name,
             )
-            for (i, score, distance), own in zip(best, fields, strict=True)
+            for i, own in zip(best, fields, strict=True)
         ]
 
-    def _listed(self, found: Found, limit: int, metric: Metric | None) -> list[Listed]:
+    def _listed(self, found: Found, limit: int, metric: Metric | None) -> Listed:
         """Return the rows of one answer, to be fused."""
-        return [_Unmade(self, found, *place) for place in self._best(found, limit, metric)]
+        best, scores = self._best(found, limit, metric)
+        rows, chosen, name = found.rows, self._chosen, self._handle.schema.vector
+
+        def hit(
+            place: int, score: float, ranks: Mapping[str, Rank], highlights: Mapping[str, str]
+        ) -> Hit:
+            i = best[place]
+            return Hit(
+                rows.ids[i],
+                score,
+                None if metric is None else found.measures[i],
+                chosen.fields_of(rows, i),
+                chosen.vector_of(rows, i),
+                ranks,
+                highlights,
+                name,
+            )
+
+        return Listed(
+            [rows.ids[i] for i in best],
+            [scores[i] for i in best],
+            hit,
+            [found.highlights[i] for i in best] if found.highlights else None,
+        )
 
     def _best(
         self, found: Found, limit: int, metric: Metric | None
-    ) -> list[tuple[int, float, float | None]]:
-        """Return positions in an answer, best first, each with its score and distance."""
+    ) -> tuple[Sequence[int], Sequence[float]]:
+        """Return positions in an answer, best first, and the score at every position."""
         rows, measures = _rows_of(found), found.measures
-        farthest = self._options.max_distance
-        least = None if self._fuses else self._options.min_score
+        scores = measures if metric is None else scores_of(metric, measures)
         lowest_first = measures if metric is not None else [-measure for measure in measures]
-        best: list[tuple[int, float, float | None]] = []
         order: Sequence[int] = range(len(measures))
         if not all(map(lt, lowest_first, lowest_first[1:])):
             order = order_of(lowest_first, rows.ids, len(rows.ids))
-        for i in order:
-            measure = measures[i]
-            score = measure if metric is None else score_of(metric, measure)
-            too_far = metric is not None and farthest is not None and measure > farthest
-            if len(best) == limit or too_far or (least is not None and score < least):
-                break  # those behind it are no better
-            if rows.ids[i] == self._left_out:
-                continue
-            best.append((i, score, None if metric is None else measure))
-            if self._ref is not None:
+        farthest = self._options.max_distance
+        if metric is not None and farthest is not None:
+            order = [i for i in order if measures[i] <= farthest]
+        least = None if self._fuses else self._options.min_score
+        if least is not None:
+            order = [i for i in order if scores[i] >= least]
+        if self._left_out is not None:
+            order = [i for i in order if rows.ids[i] != self._left_out]
+        best = order[:limit]
+        if self._ref is not None:
+            for i in best:
                 self._groups[rows.ids[i]] = group_of(rows, i, self._ref)
-        return best
+        return best, scores
 
-    def _hit(self, found: Found, i: int, score: float, distance: float | None) -> Hit:
-        rows, chosen = found.rows, self._chosen
-        return Hit(
-            rows.ids[i],
-            score,
-            distance,
-            chosen.fields_of(rows, i),
-            chosen.vector_of(rows, i),
-            highlights=found.highlights[i] if found.highlights else {},
-            vector_name=self._handle.schema.vector,
-        )
-
-    async def _fused(self, lists: dict[str, list[Listed]], fusion: Fusion, limit: int) -> list[Hit]:
+    async def _fused(self, lists: dict[str, Listed], fusion: Fusion, limit: int) -> list[Hit]:
         """Return one list of both, which are emptied."""
-        effort = _VALUES_A_FUSED_HIT * sum(map(len, lists.values())) + self._left_to_make
+        rows = sum(len(one.ids) for one in lists.values())
+        effort = _VALUES_A_FUSED_HIT * rows + self._left_to_make
         self._left_to_make = 0
         least = self._options.min_score
 
@@ -499,24 +510,6 @@ class Search:
         return Ranked(hits, vectors, self._strips_vectors, self._added, groups, columns)
 
 
-class _Unmade(Unmade):
-    """A place in the answer of one search of two. Most of them are in no fused list."""
-
-    __slots__ = ("_distance", "_found", "_i", "_search")
-
-    def __init__(
-        self, search: Search, found: Found, i: int, score: float, distance: float | None
-    ) -> None:
-        super().__init__(found.rows.ids[i], score, found.highlights[i] if found.highlights else {})
-        self._search = search
-        self._found = found
-        self._i = i
-        self._distance = distance
-
-    def made(self) -> Hit:
-        return self._search._hit(self._found, self._i, self.score, self._distance)
-
-
 def _rows_of(found: Found) -> StoredRows:
     """Return the rows of an answer, which are paired with its measures by position."""
     count = len(found.rows.ids)
@@ -530,15 +523,37 @@ def _rows_of(found: Found) -> StoredRows:
 
 async def together(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
     """Run both at once. Where one fails, or the caller is cancelled, both have ended then."""
-    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    left = 2
+
+    def end() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    async def watched(work: Coroutine[Any, Any, None]) -> None:
+        nonlocal left
+        try:
+            await work
+            left -= 1
+        except BaseException:
+            left = 0
+            raise
+        finally:
+            if not left:  # said here, the caller goes on a round of the loop sooner
+                end()
+
+    tasks = [asyncio.ensure_future(watched(one)), asyncio.ensure_future(watched(other))]
+    for task in tasks:  # one that is cancelled before it begins says nothing
+        task.add_done_callback(lambda done: end() if done.cancelled() else None)
     cancelled = None
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        await over
     finally:
         for task in tasks:
             task.cancel()
         for task in tasks:
-            cancelled = await wait_out(task) or cancelled
+            if not task.done():
+                cancelled = await wait_out(task) or cancelled
         failures = [task.exception() for task in tasks if not task.cancelled()]
     if cancelled is not None:
         raise cancelled

@@ -1341,7 +1341,7 @@ class VectorStore:
             known = [] if embeds else [await checked()]
             prepared = await Search.of(engine.backend, handle, options, where, fuses=True)
 
-            async def by_vector(count: int) -> list[Listed]:
+            async def by_vector(count: int) -> Listed:
                 if not known:
                     known.append(await checked())
                 one = _search_operation("search", table, options, count)
@@ -1349,14 +1349,14 @@ class VectorStore:
                     began = time.perf_counter()
                     listed = await prepared.list_by_vector(known[0], count)
                     self._advisor.searched(engine, handle, time.perf_counter() - began)
-                    one.returned = len(listed)
+                    one.returned = len(listed.ids)
                     return listed
 
-            async def by_text(count: int) -> list[Listed]:
+            async def by_text(count: int) -> Listed:
                 one = _search_operation("search_text", table, options, count)
                 with watch(one, engine.place):
                     listed = await prepared.list_by_clauses(clauses, count, where)
-                    one.returned = len(listed)
+                    one.returned = len(listed.ids)
                     return listed
 
             hits = await prepared.of_both(by_vector, by_text, fusion)
