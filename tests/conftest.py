@@ -19,6 +19,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from blockbuster import BlockBuster
 from blockbuster.blockbuster import BlockBusterFunction
+from tests.forked import forking
 
 import aiovec
 from aiovec.testing.loop_time import HeldLoopError, begin_at_once
@@ -270,7 +271,8 @@ def lean_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / name).write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        yield folder
+        with forking():
+            yield folder
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests import forked
 
 import aiovec
 
@@ -38,7 +39,8 @@ def on_a_terminal(*arguments: str, program: Sequence[str] = ()) -> tuple[int, st
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
     environment.pop("NO_COLOR", None)
     command = [*program, *arguments] if program else aiovec_command(*arguments)
-    process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, env=environment)
+    start = subprocess.Popen if program else forked.Popen  # a program may be about imports
+    process = start(command, stdin=other, stdout=other, stderr=other, env=environment)
     os.close(other)
     written = b""
     try:

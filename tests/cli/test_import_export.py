@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests import forked
 
 from aiovec_sqlite.driver import connect
 
@@ -364,7 +364,7 @@ def test_progress_on_a_terminal_and_none_in_a_pipe(old: Path, store: Path, folde
     assert code == 1  # one of the rows is bad
     assert re.search(r"rows", written)
     assert "\x1b[?25l" in written  # the bar hides the cursor
-    finished = subprocess.run(
+    finished = forked.run(
         aiovec_command("import", str(old), str(folder / "pipe.db"), "--allow-rejects"),
         capture_output=True, text=True, check=True, env={**os.environ, "TERM": "xterm"},
     )  # fmt: skip

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests import forked
 
 from .conftest import Run
 from .test_command import aiovec_command, on_a_terminal, posix_only
@@ -20,9 +21,12 @@ ROW = b'{"id": "a", "embedding": [1, 0]}\n'
 
 
 def ended(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        aiovec_command(*command), input=given, capture_output=True, check=False, timeout=60
-    )
+    process = forked.Popen(
+        aiovec_command(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    out, errors = process.communicate(given, timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
 @pytest.mark.parametrize("form", ["csv", pytest.param("jsonl", marks=pytest.mark.long), "arrow"])
@@ -102,7 +106,7 @@ def test_who_reads_and_leaves_early(form: str, store: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run(
+        done = forked.run(
             aiovec_command("export", str(store), "notes", "-", "--format", form),
             stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60,
         )  # fmt: skip
@@ -114,7 +118,7 @@ def test_who_reads_and_leaves_early(form: str, store: Path) -> None:
 @posix_only
 @pytest.mark.parametrize("given", [b"", ROW, ROW * 200])
 def test_an_interrupt_while_it_waits_for_more_rows(given: bytes, folder: Path) -> None:
-    process = subprocess.Popen(
+    process = forked.Popen(
         aiovec_command("import", "-", "n.db", "--format", "jsonl", "--table", "t"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -144,7 +148,7 @@ def test_an_interrupt_while_nobody_reads(form: str, folder: Path) -> None:
     lines = "".join(f'"{n}","[1,{n}]","{"x" * 1000}"\n' for n in range(1000))
     (folder / "t.csv").write_text(f"id,embedding,text\n{lines}")
     assert ended(["import", "t.csv", "n.db"]).returncode == 0
-    process = subprocess.Popen(
+    process = forked.Popen(
         aiovec_command("export", "n.db", "t", "-", "--format", form),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

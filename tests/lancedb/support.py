@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from tests import forked
 
 from aiovec import Schema, VectorStore
 from aiovec._settings.load import RetrievalSettings
@@ -59,15 +62,14 @@ async def ids_in(store: VectorStore, table: str = "notes") -> list[str]:
 
 async def run_code(code: str, *arguments: str, timeout: float = 120) -> str:
     """What other Python code printed, run to its end in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *arguments, cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    process = await asyncio.to_thread(
+        forked.Popen, [sys.executable, "-c", code, *arguments], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(timeout):
-            told, errors = await process.communicate()
+        told, errors = await asyncio.to_thread(process.communicate, timeout=timeout)
     except BaseException:
         process.kill()
         raise
     assert process.returncode == 0, errors.decode()
-    return told.decode()
+    return str(told.decode())

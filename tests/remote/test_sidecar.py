@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import forked
 from tests.server.process import START, environment
 
 import aiovec
@@ -33,7 +34,6 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("AIOVEC_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
 
 
 class Place:
@@ -92,7 +92,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def _app(place: Place, name: str, stay: float = 0.0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-c", _APP, str(place.config), name, str(stay)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import forked
+
 START = 60  # seconds; a second on an idle machine
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment without settings of aiovec, but with the modules of this process."""
+    """Return the environment without settings of aiovec."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIOVEC_")}
-    # What tests/conftest.py put there comes first: the processes of tests import less.
-    places = filter(None, [os.environ.get("PYTHONPATH"), *sys.path])
-    return {**kept, "PYTHONPATH": os.pathsep.join(places), **(extra or {})}
+    return {**kept, **(extra or {})}
 
 
 class Served:
@@ -56,7 +56,7 @@ class Served:
 @contextmanager
 def serving(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Start ``aiovec serve`` at a free port; it is killed at the end if it still runs."""
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "aiovec_server", "--port", "0", "--json", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests import forked
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
@@ -216,14 +217,14 @@ def files_of(path: Path) -> dict[str, str]:
 
 def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Another Python of the same environment, with the repository's root as its folder."""
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, *arguments], cwd=ROOT, text=True, encoding="utf-8", **options
     )
 
 
 def run_code(code: str, *arguments: str, env: Mapping[str, str] | None = None) -> Any:
     """Run code in another Python to its end: code, output, errors."""
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env={**os.environ, **(env or {})},
