@@ -1,4 +1,4 @@
-"""Candidates of many queries at once, by the native scan.
+"""Candidates of many queries at once, by the native scan, and their true distances.
 
 The whole scan of a batch is one call, during which Python's other threads run. A few queries that
 have the machine for themselves are scanned by two threads, each with floors of its own.
@@ -14,13 +14,21 @@ from contextlib import suppress
 
 import numpy as np
 
-from aiovec.backend import BoolArray, Float64Array, Int64Array, Metric
+from aiovec.backend import (
+    BoolArray,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    Metric,
+    distances,
+)
 
 from .codes import QueryCodes, rounding
 from .kernel.library import (
     FOUND_NUMBERS,
     KINDS,
     L2,
+    METRICS,
     PLAIN,
     SIGNS,
     AnswerRecord,
@@ -28,6 +36,7 @@ from .kernel.library import (
     QueryRecord,
     SegmentRecord,
     address,
+    load,
 )
 from .segments import Segment
 
@@ -80,6 +89,32 @@ def scan_natively(
         pieces.clear()  # the helper ends with what it has
         helping.result()
     return call.settled([mine, other])
+
+
+def measure(
+    vectors: Float32Array,
+    rows: Int64Array,
+    points: Float32Array,
+    which: Int64Array,
+    metric: Metric,
+) -> Float64Array:
+    """The true distances of pairs: rows of the vectors, and the points that each belongs to.
+
+    They are those of ``distances``, to the last bit, and all come from one call.
+    """
+    library = load()
+    if library is None:
+        return distances(vectors[rows], points[which], metric)
+    vectors, points = (np.ascontiguousarray(some, dtype=np.float32) for some in (vectors, points))
+    rows, which = (np.ascontiguousarray(some, dtype=np.int64) for some in (rows, which))
+    measured = np.empty(len(rows), dtype=np.float64)
+    done = library.distances(
+        address(vectors), address(rows), address(points), address(which), len(rows),
+        vectors.shape[1], METRICS[metric], address(measured),
+    )  # fmt: skip
+    if done < 0:
+        raise MemoryError("no memory for distances")
+    return measured
 
 
 class _Call:

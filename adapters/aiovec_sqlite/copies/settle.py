@@ -24,7 +24,6 @@ from aiovec.backend import (
     Metric,
     Place,
     VectorQuery,
-    distances,
     nearest_first,
     watch_searches,
 )
@@ -38,6 +37,7 @@ from ..vectors import VectorReader
 from .approximate import BIT_OVERSAMPLE, sign_codes
 from .codes import encode_queries, value_of
 from .kept import KeptVectors
+from .native import measure
 from .scan import Asked, Candidates, candidates
 from .segments import SHARED, State, gathered
 
@@ -204,40 +204,32 @@ class Rescoring:
         self, wanted: Sequence[Int64Array], queries: Sequence[VectorQuery]
     ) -> list[Nearest]:
         """Each query's rows with their distances; those of all queries are read together."""
-        if len(queries) == 1 and len(wanted[0]) <= _BLOCK:
-            (only,), (query,) = wanted, queries
-            vectors = self._read_each(only)
-            self.read += len(only)
-            far = distances(vectors, query.vector, self._metric)
-            return [Nearest(only, far, vectors if query.columns.vector else None)]
-        keeps = any(query.columns.vector for query in queries)
-        rowids = np.concatenate(wanted)
-        measured = np.empty(len(rowids), dtype=np.float64)
+        rowids = wanted[0] if len(wanted) == 1 else np.concatenate(wanted)
         dim = len(queries[0].vector)
+        measured = np.empty(len(rowids), dtype=np.float64)
+        keeps = any(query.columns.vector for query in queries)
         kept = np.empty((len(rowids), dim), dtype=np.float32) if keeps else None
         sizes = [len(part) for part in wanted]
         points = np.stack([query.vector for query in queries])
         which = np.repeat(np.arange(len(queries)), sizes)
         for start in range(0, len(rowids), _BLOCK):
-            end = min(start + _BLOCK, len(rowids))
-            vectors = self._read(rowids[start:end])
-            measured[start:end] = distances(vectors, points[which[start:end]], self._metric)
+            some = slice(start, start + _BLOCK)
+            # One that several queries want is read once.
+            once, places = np.unique(rowids[some], return_inverse=True)
+            vectors = self._read(once)
+            measured[some] = measure(vectors, places, points, which[some], self._metric)
             if kept is not None:
-                kept[start:end] = vectors
+                kept[some] = vectors[places]
         self.read += len(rowids)
-        ends = np.cumsum(sizes).tolist()
-        parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        return [
-            Nearest(rowids[part], measured[part], None if kept is None else kept[part])
-            for part in parts
-        ]
+        found, start = [], 0
+        for size in sizes:
+            part = slice(start, start + size)
+            mine = None if kept is None else kept[part]
+            found.append(Nearest(rowids[part], measured[part], mine))
+            start += size
+        return found
 
     def _read(self, rowids: Int64Array) -> Float32Array:
-        """Their vectors; one that several queries want is read once."""
-        once, places = np.unique(rowids, return_inverse=True)
-        return self._read_each(once)[places]
-
-    def _read_each(self, rowids: Int64Array) -> Float32Array:
         """The vectors of different rows: those that are kept, and the others from the file."""
         vectors = np.empty((len(rowids), self._vectors.width), dtype=np.float32)
         missing = self._kept.get(rowids, self._change, vectors)

@@ -121,7 +121,7 @@ def _cosine_of_near(
     rest -= (shares - upper)[:, None] * points
     squares = _squares(rest)
     # A share that is off by its last bits leaves a little of the point in the rest.
-    along = np.einsum("ij,ij->i", rest, np.broadcast_to(points, rest.shape))
+    along = (rest * points).sum(axis=1)
     off = np.square(along) > _ALONG * squares * of_points
     if off.any():
         mine, lengths = (points[off], of_points[off]) if len(points) > 1 else (points, of_points)

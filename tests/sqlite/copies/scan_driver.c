@@ -28,12 +28,28 @@ static double real(void) {
     return found;
 }
 
+/* Distances of pairs, whose metric's number is 1000 less than what came first. */
+static void measure(int64_t metric) {
+    int64_t vectors = number(), points = number(), count = number(), dim = number();
+    number();
+    float *all = got((size_t)(vectors * dim) * 4), *of = got((size_t)(points * dim) * 4);
+    int64_t *rows = got((size_t)count * 8), *which = got((size_t)count * 8);
+    double *found = malloc((size_t)count * 8 + 1);
+    if (aiovec_scan_distances(all, rows, of, which, count, dim, metric, found) != 1) exit(5);
+    fwrite(found, 8, (size_t)count, stdout);
+    free(all), free(of), free(rows), free(which), free(found);
+}
+
 int main(void) {
     int64_t kinds = aiovec_scan_kinds();
     fwrite(&kinds, sizeof kinds, 1, stdout);
     for (;;) {
         int64_t kind = number();
         if (kind < 0) return 0;
+        if (kind >= 1000) {
+            measure(kind - 1000);
+            continue;
+        }
         int64_t segments = number(), count = number(), dim = number();
         int64_t step = number(), how = number();
         double share = real();

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import Metric
+from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.approximate import sign_codes
 from aiovec_sqlite.copies.codes import QueryCodes, RowCodes, encode_queries, encode_rows, rounding
+from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import L2, PLAIN, SIGNS
 from aiovec_sqlite.copies.segments import Segment
 
@@ -222,3 +223,47 @@ def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[list[list[int]]
         answers.append([rowids[a:b] for a, b in itertools.pairwise(ends)])
     assert place == len(numbers)
     return int(numbers[0]), answers
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Rows and points whose distances are asked for, by their numbers."""
+
+    vectors: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+    points: npt.NDArray[np.float32]
+    which: npt.NDArray[np.int64]
+    metric: Metric
+
+    def by_numpy(self) -> npt.NDArray[np.float64]:
+        return distances(self.vectors[self.rows], self.points[self.which], self.metric)
+
+    def packed(self) -> bytes:
+        """As ``scan_driver.c`` reads them."""
+        count, dim = len(self.rows), self.vectors.shape[1]
+        metric = native.METRICS[self.metric]
+        head = struct.pack("<6q", 1000 + metric, len(self.vectors), len(self.points), count, dim, 0)
+        arrays = (self.vectors, self.points, self.rows, self.which)
+        return head + b"".join(array.tobytes() for array in arrays)
+
+
+def random_pairs(rng: np.random.Generator) -> Pairs:
+    """Far ones, near ones down to the last bit, equal ones; of all sizes, some damaged."""
+    dim = int(rng.choice([1, 2, 7, 8, 9, 16, 31, 127, 128, 129, 136, 257, rng.integers(1, 2000)]))
+    vectors = rng.standard_normal((int(rng.integers(1, 20)), dim)).astype(np.float32)
+    points = rng.standard_normal((int(rng.integers(1, 5)), dim)).astype(np.float32)
+    count = int(rng.integers(0, 15))
+    rows = rng.integers(0, len(vectors), count)
+    which = np.sort(rng.integers(0, len(points), count))
+    if rng.random() < 0.75:
+        vectors[rows] = points[which] * np.float32(rng.uniform(0.1, 10))
+        off = np.float32(0.0 if rng.random() < 0.2 else 10.0 ** -rng.integers(0, 9))
+        vectors += off * rng.standard_normal(vectors.shape).astype(np.float32)
+    vectors *= np.float32(10.0 ** int(rng.integers(-12, 12)) if rng.random() < 0.3 else 1)
+    points *= np.float32(10.0 ** int(rng.integers(-12, 12)) if rng.random() < 0.3 else 1)
+    for some in (vectors, points):
+        if rng.random() < 0.1:
+            some[0] = 0
+        if rng.random() < 0.05:
+            some[0, 0] = np.nan if rng.random() < 0.5 else np.inf
+    return Pairs(vectors, rows, points, which, METRICS[rng.integers(3)])

@@ -13,7 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.scans import METRICS, Case, check_found, expected, random_case
+from tests.sqlite.copies.scans import (
+    METRICS,
+    Case,
+    check_found,
+    expected,
+    random_case,
+    random_pairs,
+)
 
 from aiovec.backend import Metric
 from aiovec_sqlite.copies import native as native_scan
@@ -21,7 +28,7 @@ from aiovec_sqlite.copies.kernel import build
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.build import SOURCE, compilers
 from aiovec_sqlite.copies.kernel.library import KINDS, Library
-from aiovec_sqlite.copies.native import scan_natively
+from aiovec_sqlite.copies.native import measure, scan_natively
 from aiovec_sqlite.copies.scan import Asked, Workspace, candidates
 from aiovec_sqlite.copies.segments import State
 
@@ -73,6 +80,25 @@ def test_random_scans_at_length(library: Library, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(native_scan, "_WORTH_SHARING", 0)
     monkeypatch.setattr(native_scan, "_PIECE", 64)
     campaign(library, range(1_000, 101_000))
+
+
+def measured_pairs(rounds: range) -> None:
+    if native.load() is None:
+        pytest.skip(f"no native scan: {native.why_not()}")
+    for seed in rounds:
+        case = random_pairs(np.random.default_rng(seed))
+        found = measure(case.vectors, case.rows, case.points, case.which, case.metric)
+        assert np.array_equal(found, case.by_numpy(), equal_nan=True), f"seed {seed}"
+
+
+def test_distances_are_numpys_to_the_last_bit() -> None:
+    """So a search tells the same, whichever way it goes."""
+    measured_pairs(range(600))
+
+
+@pytest.mark.long
+def test_distances_at_length() -> None:
+    measured_pairs(range(1_000, 101_000))
 
 
 @pytest.mark.parametrize("dim", [768, 1024, 1536, 4095, 4096])
@@ -193,7 +219,7 @@ def compiled(folder: Path, source: str, *flags: str) -> tuple[Path, Path]:
 
 
 def test_a_library_of_another_version(tmp_path: Path) -> None:
-    functions = ("scan_version", "scan_kinds", "scan", "scan_settle")
+    functions = ("scan_version", "scan_kinds", "scan", "scan_settle", "scan_distances")
     source = "".join(f"long long aiovec_{name}(void) {{ return 1; }}\n" for name in functions)
     with pytest.raises(native.UnusableError, match="of another version"):
         native.opened("", *compiled(tmp_path, source))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.scans import check_found, packed, random_case, unpacked
+from tests.sqlite.copies.scans import check_found, packed, random_case, random_pairs, unpacked
 
 from aiovec_sqlite.copies.kernel.build import SOURCE
 from aiovec_sqlite.copies.kernel.library import KINDS
@@ -24,6 +24,7 @@ def compiled(compiler: str, to: Path, *flags: str) -> Path:
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler} on this machine")
     command = [compiler, "-std=c11", *flags, "-I", str(SOURCE.parent), "-o", str(to), str(DRIVER)]
+    command.append("-lm")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return to
@@ -74,6 +75,30 @@ async def check(command: list[str], kind: str, seeds: range) -> None:
         except AssertionError as exc:
             exc.add_note(f"seed {seed}")
             raise
+
+
+async def check_distances(command: list[str], seeds: range) -> None:
+    cases = [random_pairs(np.random.default_rng(seed)) for seed in seeds]
+    given = b"".join(case.packed() for case in cases) + (-1).to_bytes(8, "little", signed=True)
+    code, found, said = await output_of(command, given)
+    assert code == 0, said.decode()
+    measured = np.frombuffer(found[8:], dtype="<f8")  # behind the kinds of the processor
+    wanted = np.concatenate([case.by_numpy() for case in cases])
+    assert np.array_equal(measured, wanted, equal_nan=True)
+
+
+async def test_distances_under_sanitizers(sanitized: Path) -> None:
+    await check_distances([str(sanitized)], range(COUNT))
+
+
+@pytest.mark.long
+async def test_distances_under_sanitizers_at_length(sanitized: Path) -> None:
+    for start in range(1_000, 20_000, 1_000):
+        await check_distances([str(sanitized)], range(start, start + 1_000))
+
+
+async def test_distances_on_an_emulated_processor(emulated: list[str]) -> None:
+    await check_distances(emulated, range(COUNT))
 
 
 @pytest.mark.parametrize("kind", KINDS)

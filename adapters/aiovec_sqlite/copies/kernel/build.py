@@ -24,11 +24,23 @@ LIBRARY = HERE / f"_scan{SUFFIX}"
 DIGEST = HERE / f"_scan{SUFFIX}.sha256"
 # The same source gives the same bytes: nothing tells the time, or the folder where it was made.
 _MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
-_GNU = ("-std=c11", "-O3", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+# Distances are told to the last bit, so no product is fused with a sum.
+_EXACT = "-ffp-contract=off"
+_GNU = (
+    "-std=c11",
+    "-O3",
+    _EXACT,
+    "-fno-math-errno",
+    "-shared",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+)
 _OF_PLATFORM = {
     "darwin": ("-fPIC", f"-Wl,-install_name,@rpath/{LIBRARY.name}"),
     "win32": ("-Wl,/Brepro",),
 }
+_LIBRARIES = () if sys.platform == "win32" else ("-lm",)
 # Seconds that a compiler may take.
 _LIMIT = 300.0
 
@@ -82,7 +94,7 @@ def _command(compiler: list[str], made: Path) -> list[str]:
     if sys.platform == "darwin":
         flags += _of_mac()
     flags += shlex.split(os.environ.get("CFLAGS", ""))
-    return [*compiler, *flags, "-o", str(made), str(SOURCE)]
+    return [*compiler, *flags, "-o", str(made), str(SOURCE), *_LIBRARIES]
 
 
 def _of_mac() -> list[str]:

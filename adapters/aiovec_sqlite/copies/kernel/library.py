@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from aiovec.backend import Metric
+
 from .build import DIGEST, LIBRARY
 
 LOG = logging.getLogger("aiovec.sqlite")
@@ -26,11 +28,13 @@ VARIABLE = "AIOVEC_SCAN"
 OFF, NUMPY = "off", "numpy"
 # The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
 KINDS = {"portable": 0, "avx2": 1, "avx-vnni": 2, "avx512-vnni": 3, "neon": 4}
-_VERSION = 2
+_VERSION = 3
 
 
 # How values are computed, as in scan.c; they add up.
 L2, SIGNS, PLAIN = 1, 2, 4
+# The numbers of the metrics.
+METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
 
 # Laid out as in scan.c.
 
@@ -77,6 +81,7 @@ class Library:
 
     scan: ctypes._NamedFuncPointer
     settle: ctypes._NamedFuncPointer
+    distances: ctypes._NamedFuncPointer
     kinds: tuple[str, ...]
     kind: str
 
@@ -130,6 +135,7 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         version, kinds = functions.aiovec_scan_version, functions.aiovec_scan_kinds
         version.restype = kinds.restype = ctypes.c_int64
         scan, settle = functions.aiovec_scan, functions.aiovec_scan_settle
+        distances = functions.aiovec_scan_distances
     except (OSError, AttributeError) as exc:
         raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
     if version() != _VERSION:
@@ -140,12 +146,14 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
     scan.restype = number
     settle.argtypes = [place, place, number, number, place, place, place, place]
     settle.restype = None
+    distances.argtypes = [place, place, place, place, number, number, number, place]
+    distances.restype = number
     here = tuple(name for name, bit in KINDS.items() if kinds() >> bit & 1)
     if wanted and wanted not in here:
         raise UnusableError(
             f"{VARIABLE}={wanted} is no scan of this processor; it has {', '.join(here)}"
         )
-    return Library(scan, settle, here, wanted or here[-1])
+    return Library(scan, settle, distances, here, wanted or here[-1])
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
