@@ -17,7 +17,8 @@ from aiovec.asgi import KEY, add_error_handlers, lifespan
 from aiovec.backend import Problem, ServerSettings
 
 from .asgi import path_of
-from .calls import backend_router
+from .calls import BackendCalls, backend_router
+from .direct import Direct
 from .endpoints import add_endpoints
 from .endpoints.declaring import DirectRoute
 from .endpoints.document import shortened
@@ -32,11 +33,10 @@ MiddlewareOf = Callable[[ServerSettings], Middleware]
 """Makes a middleware, which is pure ASGI."""
 
 ROUTERS: list[RouterOf] = [
-    lambda store, _: backend_router(store),
     page_router,
     lambda store, settings: metrics_router(store, enabled=settings.metrics),
 ]
-"""The app's routers beside the REST endpoints, in the order in which they get a request."""
+"""The app's routers beside the store's, in the order in which they get a request."""
 
 MIDDLEWARES: list[MiddlewareOf] = [
     observing,
@@ -81,6 +81,9 @@ def create_app(
     if store is not None:
         setattr(app.state, KEY, store)
     add_endpoints(app, store)
+    calls = BackendCalls(store)
+    app.include_router(backend_router(calls))
+    app.user_middleware.append(Middleware(Direct, routes=app.router.routes, calls=calls))
     for make in ROUTERS:
         app.include_router(make(store, chosen))
     openapi = app.openapi

@@ -1,12 +1,11 @@
 """``POST /backend/{call}``: the calls of remote backends, as an ASGI app and a route of Starlette.
 
 A call's body and its answer are messages of ``aiovec.backend``. An answer with rows is sent in
-parts that wait for the client; a client that disconnects cancels its call.
+parts that wait for the client. The call of a client that disconnects is cancelled by ``Limits``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -53,6 +52,8 @@ _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _PART = 256 * 1024
 _LONGEST_KEY = 200
 _EXPORT = "application/vnd.aiovec.export"
+_PROTOCOL, _RETRY = PROTOCOL_HEADER.lower().encode(), RETRY_HEADER.lower().encode()
+_STORE = STORE_HEADER.lower()
 
 
 class ClientGoneError(Exception):
@@ -66,18 +67,18 @@ class CallRoute:
     path: str
 
 
-def backend_router(store: VectorStore | None = None) -> APIRouter:
-    """Return the router of the calls that remote backends make of a store.
-
-    Without one, requests find it by ``aiovec.asgi.get_store``.
-    """
+def backend_router(calls: BackendCalls) -> APIRouter:
+    """Return the router of the calls that remote backends make of a store."""
     router = APIRouter()
-    router.routes.append(Route("/backend/{call}", BackendCalls(store), methods=["POST"]))
+    router.routes.append(Route("/backend/{call}", calls, methods=["POST"]))
     return router
 
 
 class BackendCalls:
-    """An ASGI app that answers the calls of remote backends."""
+    """An ASGI app that answers the calls of remote backends.
+
+    Without a store, requests find it by ``aiovec.asgi.get_store``.
+    """
 
     def __init__(self, store: VectorStore | None = None) -> None:
         self._store = store
@@ -94,7 +95,7 @@ class BackendCalls:
         headers = _headers_of(scope)
         served = self._served(scope)
         answer = _Answer(send, served)
-        if (asked_for := headers.get(PROTOCOL_HEADER.lower(), "")) != PROTOCOL:
+        if (asked_for := _text(headers, _PROTOCOL)) != PROTOCOL:
             detail = f"this server speaks version {PROTOCOL} of the calls, not {asked_for!r:.20}"
             await answer.problem(Problem.plain(426, detail))
             return
@@ -105,23 +106,22 @@ class BackendCalls:
         with contextlib.suppress(ClientGoneError):
             body = await _body_of(receive)
             work = self._export if call == "export" else self._run
-            async with _watched(receive):
-                await _answered(answer, work(served, answer, call, headers, body))
+            await _answered(answer, work(served, answer, call, headers, body))
 
     async def _run(
-        self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[str, str],
+        self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[bytes, bytes],
         body: bytearray,
     ) -> None:  # fmt: skip
         asked = await _asked(headers, body)
         key = None
-        if name := headers.get("idempotency-key"):
+        if name := _text(headers, b"idempotency-key"):
             key = await off_loop(effort_of_key(body), key_of, name[:_LONGEST_KEY], call, body)
-        retried = headers.get(RETRY_HEADER.lower(), "0") != "0"
+        retried = _text(headers, _RETRY, "0") != "0"
         told = await served.run(call, asked, key, retried=retried)
         await answer.message(told)
 
     async def _export(
-        self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[str, str],
+        self, served: ServedCalls, answer: _Answer, call: str, headers: Mapping[bytes, bytes],
         body: bytearray,
     ) -> None:  # fmt: skip
         asked = await _asked(headers, body)
@@ -160,8 +160,11 @@ class _Answer:
     async def message(self, message: Message) -> None:
         kind, data = await off_loop(effort_of_message(message), pack, message)
         await self._begin(200, {"content-type": kind}, len(data))
-        await self._parts(data)
-        await self._end()
+        if len(data) > _PART:
+            await self._parts(data)
+            await self._end()
+        else:
+            await self._send({"type": "http.response.body", "body": bytes(data)})
 
     async def export(self, batches: AsyncGenerator[Message, None]) -> None:
         async with contextlib.aclosing(batches):
@@ -177,7 +180,7 @@ class _Answer:
 
     async def _begin(self, status: int, headers: Mapping[str, str], length: int | None) -> None:
         self._begun = True
-        named = {**headers, STORE_HEADER.lower(): self._served.store_mark()}
+        named = {**headers, _STORE: self._served.store_mark()}
         if length is not None:
             named["content-length"] = str(length)
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
@@ -202,8 +205,8 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-async def _asked(headers: Mapping[str, str], body: bytearray) -> Message:
-    read = partial(unpack, headers.get("content-type", ""), body, bounded=True)
+async def _asked(headers: Mapping[bytes, bytes], body: bytearray) -> Message:
+    read = partial(unpack, _text(headers, b"content-type"), body, bounded=True)
     return await off_loop(effort_of_body(body), read)
 
 
@@ -218,32 +221,11 @@ async def _body_of(receive: _Receive) -> bytearray:
             return body
 
 
-@contextlib.asynccontextmanager
-async def _watched(receive: _Receive) -> AsyncGenerator[None, None]:
-    """Cancel what is done within when the client disconnects."""
-    caller = asyncio.current_task()
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        if caller is not None:
-            caller.cancel()
-
-    watching = asyncio.ensure_future(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone or caller is None or caller.uncancel():
-            raise
-        raise ClientGoneError from None
-    finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+def _headers_of(scope: _Scope) -> dict[bytes, bytes]:
+    """Return the headers by their names, which are in lower case."""
+    return dict(scope["headers"])
 
 
-def _headers_of(scope: _Scope) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in scope["headers"]}  # fmt: skip
+def _text(headers: Mapping[bytes, bytes], name: bytes, default: str = "") -> str:
+    value = headers.get(name)
+    return default if value is None else value.decode("latin-1")

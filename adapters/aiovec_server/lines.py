@@ -42,18 +42,31 @@ class Lines:
         self._waiting: _Queue = SimpleQueue()
         self._started = False
         self._dropped = 0
+        self._second = 0, ""  # of the last line, as a number and as text
 
     def put(self, facts: Mapping[str, object]) -> None:
         """Write facts as a line, later. Never waits."""
+        self.put_members(_ENCODE(facts)[1:-1])
+
+    def put_members(self, members: str) -> None:
+        """As ``put``, with the facts as JSON already: the members of an object."""
         if not self._started:
             self._start()
         if self._waiting.qsize() >= MOST_WAITING:
             self._dropped += 1
             return
-        found = {"time": _now(), **facts}
         if self._dropped:
-            found["dropped"], self._dropped = self._dropped, 0
-        self._waiting.put(_ENCODE(found) + "\n")
+            members += f', "dropped": {self._dropped}'
+            self._dropped = 0
+        self._waiting.put(f'{{"time": "{self._now()}", {members}}}\n')
+
+    def _now(self) -> str:
+        now = time.time()
+        second, text = self._second
+        if int(now) != second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            self._second = int(now), text
+        return f"{text}.{int(now * 1000) % 1000:03}Z"
 
     def flush(self, seconds: float = _AT_END) -> None:
         """Wait until all lines are written."""
@@ -98,12 +111,6 @@ def log_to_stderr() -> None:
 
 _FORMATTER = logging.Formatter()
 _ENCODE = json.JSONEncoder(default=repr).encode
-
-
-def _now() -> str:
-    now = time.time()
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    return f"{seconds}.{int(now * 1000) % 1000:03}Z"
 
 
 def _write(waiting: _Queue, stream: TextIO) -> None:

@@ -6,11 +6,12 @@ Also the outermost bound: an error that nobody expected ends here, as a problem 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Protocol
 
 from aiovec.backend import HttpRequest, in_thread, problem_of, watch_request
@@ -34,6 +35,11 @@ CLIENT_GONE = 499
 """The status, in logs and metrics, of a call whose client disconnected: no answer was sent."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Not the system's: to ask it takes the interpreter away from the event loop, and a busy scan gives
+# it back late. An id is no secret.
+_RANDOM = Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_RANDOM.seed)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -160,7 +166,7 @@ def _id_of(scope: Scope) -> str:
     given = header_values(scope, b"x-request-id")
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]
-    return uuid.uuid4().hex
+    return f"{_RANDOM.getrandbits(128):032x}"
 
 
 class _Templates:

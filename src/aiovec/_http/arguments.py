@@ -21,7 +21,7 @@ from .._filters.tree import Ref
 from .._input.arguments import check_count, check_tuning
 from .._input.rows import check_ids, check_patch
 from .._input.selection import order_keys, value_ref
-from .._input.vectors import query_vectors
+from .._input.vectors import checked_query_vectors
 from .._text.query import text_fields
 from ..errors import InvalidArgumentError
 from .wire import Message
@@ -151,7 +151,7 @@ def tuning_in(facts: Facts, dim: int) -> Tuning | None:
 
 def vectors_in(message: Message, schema: Schema) -> list[Float32Array]:
     """Return the vectors of a message's one column, fit for searching."""
-    return query_vectors(_column(message, schema), schema)
+    return checked_query_vectors(_column(message, schema), schema)
 
 
 def vector_in(message: Message, schema: Schema) -> Float32Array | None:
@@ -161,7 +161,7 @@ def vector_in(message: Message, schema: Schema) -> Float32Array | None:
     column = _column(message, schema)
     if schema.vector_nullable and len(column) == 1 and not column[0].is_valid:
         return np.full(schema.dim, np.nan, dtype=np.float32)
-    found = query_vectors(column, schema)
+    found = checked_query_vectors(column, schema)
     if len(found) != 1:
         raise InvalidArgumentError("vector", len(found), "one vector")
     return found[0]

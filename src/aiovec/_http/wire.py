@@ -121,7 +121,7 @@ def unpack(content_type: str, data: Body, *, bounded: bool = False) -> Message:
 
 def json_bytes(value: object) -> bytes:
     """Return a value as JSON; a datetime becomes an object with the one key ``$time``."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_tagged).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _tagged(value: object) -> object:
@@ -143,6 +143,11 @@ def _untagged(value: dict[str, Any]) -> object:
             raise ValueError("a time without a zone")
         return moment
     return value
+
+
+# ``json.dumps`` and ``json.loads`` would make one for each call.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_tagged)
+_DECODER = json.JSONDecoder(object_hook=_untagged)
 
 
 def _lines_of(facts: Mapping[str, Any]) -> Iterator[object]:
@@ -187,7 +192,7 @@ def _json_of(line: bytes, bounded: bool) -> Any:
         if bounded:
             check_at_once(line, _MOST_WORK)
         text = line.decode()
-        found = json.loads(text, object_hook=_untagged)
+        found = _DECODER.decode(text)
         if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
             json_bytes(found)
     except TooMuchAtOnceError as exc:
@@ -291,9 +296,24 @@ def table_of_found(found: Sequence[Found], schema: Schema) -> Message:
     """Return the answers of many queries, which asked for the same columns, as one message."""
     if not found:
         return Message({"counts": []})
+    joined = found[0].rows if len(found) == 1 else _joined(found)
+    table = _columns_of(joined, schema)
+    measures = found[0].measures
+    if len(found) > 1:
+        measures = list(chain.from_iterable(one.measures for one in found))
+    table[_MEASURE] = pa.array(measures, pa.float64())
+    if found[0].highlights is not None:
+        marked = chain.from_iterable(one.highlights or () for one in found)
+        texts = [json.dumps(dict(each), ensure_ascii=False) for each in marked]
+        table[_HIGHLIGHTS] = pa.array(texts, pa.utf8())
+    return Message({"counts": [len(one.rows.ids) for one in found]}, _table(table))
+
+
+def _joined(found: Sequence[Found]) -> StoredRows:
+    """Return the rows of many answers one after another."""
     first = found[0].rows
     vectors = [one.rows.vectors for one in found if one.rows.vectors is not None]
-    joined = StoredRows(
+    return StoredRows(
         list(chain.from_iterable(one.rows.ids for one in found)),
         {
             name: list(chain.from_iterable(one.rows.fields[name] for one in found))
@@ -304,14 +324,6 @@ def table_of_found(found: Sequence[Found], schema: Schema) -> Message:
         else list(chain.from_iterable(one.rows.payloads or () for one in found)),
         np.concatenate(vectors) if vectors else None,
     )
-    table = _columns_of(joined, schema)
-    measures = list(chain.from_iterable(one.measures for one in found))
-    table[_MEASURE] = pa.array(measures, pa.float64())
-    if found[0].highlights is not None:
-        marked = chain.from_iterable(one.highlights or () for one in found)
-        texts = [json.dumps(dict(each), ensure_ascii=False) for each in marked]
-        table[_HIGHLIGHTS] = pa.array(texts, pa.utf8())
-    return Message({"counts": [len(one.rows.ids) for one in found]}, _table(table))
 
 
 def found_rows(

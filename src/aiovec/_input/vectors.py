@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from struct import pack
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .._arrays import Float32Array
-from .._arrow import check_array, is_number, plain
+from .._arrow import check_array, is_number, one_array, plain
 from .._core.pool import LITTLE
 from .._core.schema import Schema
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
@@ -20,19 +21,35 @@ from .arguments import is_iterable, read_all
 from .columns import Place, encodable
 from .foreign_rows import array_of_typed, is_typed
 
+_FLOATS = {float}
+
 
 def query_vector(vector: Any, schema: Schema) -> Float32Array:
     """One query as a contiguous float32 array, checked like a row's vector."""
-    if type(vector) is np.ndarray and vector.dtype == np.float32 and vector.shape == (schema.dim,):
-        found = np.array(vector, order="C")
-        # Of anything but usual numbers this is 0, infinite or NaN, and the reason is found below.
-        with np.errstate(over="ignore", invalid="ignore"):
-            length = float(np.dot(found, found))
-        if 0.0 < length < np.inf:
+    if _is_usual(vector, schema.dim):
+        numbers = vector
+        if type(vector) is list:  # at half the time of ``np.array``
+            numbers = np.frombuffer(pack(f"{len(vector)}d", *vector))
+        with np.errstate(over="ignore"):
+            found = np.array(numbers, dtype=np.float32, order="C")
+        if _has_length(found):
             return found
     _refuse_long(vector, schema)
     array = matrix_of([vector], schema, lambda _: (None, None))
     return cast("Float32Array", array[0])
+
+
+def _has_length(vector: Float32Array) -> bool:
+    """Return whether a vector has usual numbers alone. If not, the reason is to be found."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return 0.0 < float(np.dot(vector, vector)) < np.inf
+
+
+def _is_usual(vector: Any, dim: int) -> bool:
+    """Return whether a query is of the form that nearly all have."""
+    if type(vector) is list:
+        return len(vector) == dim and set(map(type, vector)) == _FLOATS
+    return type(vector) is np.ndarray and vector.dtype == np.float32 and vector.shape == (dim,)
 
 
 def _refuse_long(vector: Any, schema: Schema) -> None:
@@ -90,10 +107,22 @@ def query_vectors(vectors: Any, schema: Schema) -> list[Float32Array]:
     """Many queries, as ``collect_vectors`` gives them."""
     if isinstance(vectors, (pa.Array, pa.ChunkedArray)):
         check_array(vectors, "vectors")
-        return list(arrow_matrix(plain(vectors, "vectors"), schema, lambda row: (row, None)))
+        return checked_query_vectors(vectors, schema)
     if isinstance(vectors, np.ndarray) and vectors.ndim == 1 and vectors.dtype != object:
         raise InvalidArgumentError("vectors", vectors.shape, "a sequence of vectors, not one")
     return list(matrix_of(vectors, schema, lambda row: (row, None))) if len(vectors) else []
+
+
+def checked_query_vectors(column: pa.Array | pa.ChunkedArray, schema: Schema) -> list[Float32Array]:
+    """Many queries in a column that Arrow has validated in full."""
+    if len(column) == 1 and column.type == pa.list_(pa.float32(), schema.dim):
+        one = one_array(column)
+        vector = one.values.slice(one.offset * schema.dim, schema.dim)
+        if not one.null_count and not vector.null_count:
+            found: Float32Array = vector.to_numpy()
+            if _has_length(found):
+                return [found]
+    return list(arrow_matrix(plain(column, "vectors"), schema, lambda row: (row, None)))
 
 
 def arrow_matrix(column: pa.Array, schema: Schema, place: Place) -> Float32Array:
@@ -120,7 +149,10 @@ def arrow_matrix(column: pa.Array, schema: Schema, place: Place) -> Float32Array
             number, id = place(int(wrong[0]))
             given = int(lengths[wrong[0]])
             raise DimensionMismatchError(schema.dim, given, row=number, id=id)
-    flat = column.flatten()
+    if fixed:  # at a fifth of the time of ``flatten``, since no row is null
+        flat = column.values.slice(column.offset * schema.dim, len(column) * schema.dim)
+    else:
+        flat = column.flatten()
     if flat.null_count:
         number, id = place(flat.is_null().index(True).as_py() // schema.dim)
         raise InvalidVectorError("has a null in it", row=number, id=id)

@@ -115,7 +115,9 @@ def watch_embedding(embedding: Embedding, place: Place) -> AbstractContextManage
 
 def watch_request(request: HttpRequest) -> AbstractContextManager[object]:
     """Tell of a request: a span that is the current one, child of the caller's, and its metric."""
-    return _UNSEEN if _OBSERVER is None else _OBSERVER.watch_request(request)
+    if _OBSERVER is None or not _OBSERVER.is_heard():
+        return _UNSEEN
+    return _OBSERVER.watch_request(request)
 
 
 def watch_batches(
