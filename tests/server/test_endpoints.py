@@ -430,6 +430,24 @@ async def test_paths_and_methods_that_do_not_exist(client: Client) -> None:
         assert (answer.status_code, answer.headers["allow"]) == (204, allowed)
 
 
+async def test_actions_on_tables_are_answered_without_the_router(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = create_app(":memory:")
+    async with serving(app) as client:
+        await client.ok("POST", "/tables", 201, json={"name": "notes", "schema": SCHEMA})
+        monkeypatch.setattr(type(app.router), "__call__", None)
+        await client.ok("POST", "/tables/notes/records", json=ROWS)
+        found = await client.ok("POST", "/tables/notes/search", json={"vector": VECTOR})
+        assert len(found["hits"]) == 5
+        await client.problem("POST", "/tables/n%20/search", 422, json={"vector": VECTOR})
+        await client.problem("POST", "/backend/search", 426, json={})
+    async with serving(app) as client:  # what is no action is left to the router
+        monkeypatch.undo()
+        for path in ("/tables//search", "/tables/a/b/search", "/tables/notes/search/", "/backend/"):
+            await client.problem("POST", path, 404, json={"vector": VECTOR})
+
+
 async def test_head_is_get_without_the_body(client: Client) -> None:
     for path in ("/health", "/tables", "/tables/notes", "/tables/notes/count",
                  "/tables/notes/stats", "/tables/notes/records", "/openapi.json", "/"):  # fmt: skip
