@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from aiovec.backend import Schema
@@ -95,7 +96,7 @@ def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
     if not has_list(db):
         return []
     return [
-        _read(name, row)
+        _read(name, *row)
         for row in db.execute(
             "SELECT generation, fts, fields, analyzer, done, upto FROM aiovec_text "
             "WHERE name = ? ORDER BY generation",
@@ -104,8 +105,11 @@ def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
     ]
 
 
-def _read(name: str, row: tuple[Any, ...]) -> TextIndex:
-    generation, fts, fields, analyzer, done, upto = row
+@lru_cache(maxsize=256, typed=True)
+def _read(
+    name: str, generation: Any, fts: Any, fields: Any, analyzer: Any, done: Any, upto: Any
+) -> TextIndex:
+    # Every search reads its index's entry, and the same entry always says the same.
     what = f"the entry of the text index of {name!r}"
     check_stored((fts, fields, analyzer), str, what)
     check_stored((done, upto), int, what, null=True)

@@ -33,9 +33,9 @@ from ..connection import Ticket
 from ..driver import load_driver
 from ..errors import CORRUPT, DamageError, TextDamageError, code_of, names_text_index
 from ..layout import TableLayout, current_table, quoted
-from ..reads import by_rowids, condition_of
+from ..reads import by_rowids, column_list, condition_of, rows_from_sql, transposed
 from ..vectors import VectorReader
-from .common_words import K1, B, best_by_rare_words, weight_of
+from .common_words import K1, B, Scored, best_by_rare_words, weight_of
 from .folding import folded, spans_of
 from .index import (
     TextIndex,
@@ -71,16 +71,17 @@ def search_text(
     ]
     terms = _Terms(db, table, index, clauses, any=query.any)
     limit = min(query.limit, _MOST)
+    best: Scored = []
+    rows = None
     with _told_as_damage(table.name):
         if terms.scanned:
             best = _by_scan(db, ticket, table, index, terms, query, limit)
-        elif terms.match is None:
-            best = []
-        else:
-            best = _by_index(db, ticket, table, index, terms, query, limit)
+        elif terms.match is not None:
+            best, rows = _by_index(db, ticket, table, index, terms, query, limit)
     ticket.check()
     rowids = [rowid for rowid, _ in best]
-    rows = _rows(db, ticket, table, rowids, query.columns)
+    if rows is None:
+        rows = _rows(db, ticket, table, rowids, query.columns)
     highlights: list[Mapping[str, str]] | None = None
     if query.highlight is not None:
         with _told_as_damage(table.name):
@@ -174,19 +175,54 @@ def _by_index(
     terms: _Terms,
     query: TextQuery,
     limit: int,
-) -> list[tuple[int, float]]:
-    """The rowids of the best rows with their scores."""
+) -> tuple[Scored, StoredRows | None]:
+    """The rowids of the best rows with their scores, and the rows if they were read as well."""
 
-    def run(match: str) -> list[tuple[int, float]]:
+    def run(match: str) -> Scored:
         sql, values = _matching(table, index, match, query)
         found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit)).fetchall()
         return [(rowid, -score) for rowid, score in found]
 
-    best = None
     # FTS5 leaves words out of some scores where an AND of words is within a NOT.
     if terms.any and not terms.without:
         best = best_by_rare_words(db, ticket, table, index, terms.expressions, limit, run)
-    return run(terms.match or "") if best is None else best
+        if best is not None:
+            return best, None
+    match = terms.match or ""
+    read = _with_rows(db, ticket, table, *_matching(table, index, match, query), limit, query)
+    return (run(match), None) if read is None else read
+
+
+def _with_rows(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    sql: str,
+    values: Sequence[Any],
+    limit: int,
+    query: TextQuery,
+) -> tuple[Scored, StoredRows] | None:
+    """The best rows by one statement, which is quicker than one for their numbers and one for them.
+
+    None where it failed: two statements tell damage of the index from that of the rows.
+    """
+    columns = query.columns
+    names = ["f.number", "f.score", "r.id", *column_list(columns)]
+    try:
+        found = db.execute(
+            f"SELECT {', '.join(names)} FROM ({sql} ORDER BY score LIMIT ?) AS f "
+            f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number",
+            (*values, limit),
+        ).fetchall()
+        rowids, scores, ids, *fields = transposed(found, len(names))
+        vectors = None
+        if columns.vector and None not in ids:
+            vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
+        rows = rows_from_sql(ids, fields, columns, table, vectors)
+    except (load_driver().DatabaseError, DamageError):
+        ticket.check()
+        return None
+    return [(rowid, -score) for rowid, score in zip(rowids, scores, strict=True)], rows
 
 
 def _matching(
@@ -195,11 +231,13 @@ def _matching(
     """The rows that match and that the filter selects, as SQL, with bm25() as ``score``."""
     score = f"bm25({index.table}) AS score"
     if query.where is None:
-        return f"SELECT rowid, {score} FROM {index.table} WHERE {index.table} MATCH ?", [match]
+        return f"SELECT rowid AS number, {score} FROM {index.table} WHERE {index.table} MATCH ?", [
+            match
+        ]
     condition, bound = condition_of(query.where, table)
     # With ``rowid IN (…)`` SQLite would run the whole query once for each rowid.
     sql = (
-        f"SELECT r._rowid, {score} FROM {index.table} AS t "
+        f"SELECT r._rowid AS number, {score} FROM {index.table} AS t "
         f"CROSS JOIN {table.rows} AS r ON r._rowid = t.rowid "
         f"WHERE t.{index.table} MATCH ? AND ({condition})"
     )
@@ -240,7 +278,7 @@ def _by_scan(
     terms: _Terms,
     query: TextQuery,
     limit: int,
-) -> list[tuple[int, float]]:
+) -> Scored:
     """The best rows where some clauses have to be looked for in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
