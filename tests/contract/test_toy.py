@@ -26,7 +26,9 @@ class TestToy(BackendContract):
         "test_a_loop_that_ends_while_the_store_closes", "test_large_filters", "test_many_queries",
         "test_many_rows_in_and_out", "test_large_keyword_searches", "test_long_phrases_do_not_hang",
         "test_a_filter_never_starves_a_keyword_search",
-        "test_groups_of_keyword_and_hybrid_searches",
+        "test_groups_of_keyword_and_hybrid_searches", "test_a_filter_never_starves_a_search",
+        "test_groups", "test_highlights_of_a_word_that_a_text_repeats",
+        "test_hybrid_fuses_the_two_searches", "test_rows_that_nobody_else_holds",
     })  # fmt: skip
 
     def make_backend(self, path: Path) -> Backend:

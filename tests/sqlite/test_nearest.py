@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,21 @@ async def fill(store: VectorStore, metric: Metric, partition: bool) -> dict[str,
     return {str(row["id"]): row for row in rows}
 
 
+# Each way with two metrics, and each metric with two ways or all; without partitions the file is
+# searched as one partition is.
+OFTEN = {
+    ("disk", True, "cosine"), ("disk", True, "dot"), ("auto", False, "l2"),
+    ("auto", False, "cosine"), ("auto", True, "dot"), ("auto", True, "l2"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("scan", "partition"),
+    ("scan", "partition", "metric"),
     [
-        pytest.param("disk", False, marks=pytest.mark.long),  # searched as one partition is
-        ("disk", True),
-        ("auto", False),
-        ("auto", True),
+        pytest.param(*way, marks=() if way in OFTEN else pytest.mark.long)
+        for way in itertools.product(("disk", "auto"), (False, True), METRICS)
     ],
 )
-@pytest.mark.parametrize("metric", METRICS)
 async def test_more_equal_rows_than_any_margin(
     tmp_path: Path, metric: Metric, partition: bool, scan: str
 ) -> None:

@@ -46,8 +46,15 @@ async def filled(path: Path, count: int, share: float, made: Schema) -> np.rando
     return rng
 
 
-@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
-@pytest.mark.parametrize("partition", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "partition"),
+    [  # each metric, and both with and without partitions; every pair is a long test
+        ("cosine", False), ("l2", True), ("dot", False),
+        pytest.param("cosine", True, marks=pytest.mark.long),
+        pytest.param("l2", False, marks=pytest.mark.long),
+        pytest.param("dot", True, marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 async def test_the_same_as_from_the_file(tmp_path: Path, metric: Metric, partition: bool) -> None:
     path = tmp_path / "a.db"
     rng = await filled(path, 900, 0.6, schema(metric, partition=partition))

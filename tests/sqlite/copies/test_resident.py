@@ -71,8 +71,15 @@ SMALL_SEGMENTS = {"copies": CopyLimits(full_segment=200)}
 # The same answers
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("partition", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "partition"),
+    [  # each metric, and both with and without partitions; every pair is a long test
+        ("cosine", True), ("l2", False), ("dot", True),
+        pytest.param("cosine", False, marks=pytest.mark.long),
+        pytest.param("l2", True, marks=pytest.mark.long),
+        pytest.param("dot", False, marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 async def test_the_same_as_from_the_file(tmp_path: Path, metric: Metric, partition: bool) -> None:
     path = tmp_path / "a.db"
     rng = await filled(path, 1300, metric, partition=partition)
