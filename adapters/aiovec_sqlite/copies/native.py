@@ -7,10 +7,8 @@ have the machine for themselves are scanned by two threads, each with floors of 
 from __future__ import annotations
 
 import ctypes
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 
 import numpy as np
 
@@ -75,18 +73,17 @@ def scan_natively(
     """
     call = _Call(library, segments, queries, wanted, masks, metric, plain)
     if helper is None or call.rows * call.dim < _WORTH_SHARING:
+        call.begin(call.whole())
         whole = _Part(call)
-        for some in call.runs():
-            check()
-            whole.look_through(some)
+        whole.look_through(check)
         return call.settled([whole])
-    pieces = call.pieces()
+    call.begin(call.pieces())
     mine, other = _Part(call), _Part(call)
-    helping = helper.submit(other.look_through_some, pieces)
+    helping = helper.submit(other.look_through)
     try:
-        mine.look_through_some(pieces, check)
+        mine.look_through(check)
     finally:
-        pieces.clear()  # the helper ends with what it has
+        call.end()  # the helper ends with what it has
         helping.result()
     return call.settled([mine, other])
 
@@ -153,26 +150,29 @@ class _Call:
                 [None if mask is None else mask[number] for mask in masks] for number in alive
             ]
 
-    def runs(self) -> Iterator[list[_Piece]]:
-        """The segments, as many at once as are looked through without a break."""
-        some: list[_Piece] = []
-        work = 0
-        for number, one in enumerate(self.segments):
-            some.append((number, 0, one.count))
-            work += one.count * self.dim * len(self.queries)
-            if work > _WITHOUT_BREAK:
-                yield some
-                some, work = [], 0
-        if some:
-            yield some
+    def whole(self) -> list[_Piece]:
+        """The segments as they are."""
+        return [(number, 0, one.count) for number, one in enumerate(self.segments)]
 
-    def pieces(self) -> deque[_Piece]:
+    def pieces(self) -> list[_Piece]:
         """The segments in pieces, which threads take as they come to them."""
-        return deque(
+        return [
             (number, first, min(first + _PIECE, one.count))
             for number, one in enumerate(self.segments)
             for first in range(0, one.count, _PIECE)
-        )
+        ]
+
+    def begin(self, pieces: Sequence[_Piece]) -> None:
+        """Have these looked through."""
+        self.pieces_of = self.records(pieces)
+        self.masks_of = self.masks(pieces)
+        self.taken = ctypes.c_int64(0)
+        rows = max((last - first for _, first, last in pieces), default=1)
+        self.most = max(1, _WITHOUT_BREAK // (rows * self.dim * len(self.queries)))
+
+    def end(self) -> None:
+        """Have no more of them taken."""
+        self.taken.value = len(self.pieces_of)
 
     def records(self, pieces: Sequence[_Piece]) -> ctypes.Array[SegmentRecord]:
         made = (SegmentRecord * len(pieces))()
@@ -242,29 +242,23 @@ class _Part:
         self._found = np.empty(0, dtype=np.int64)
         self._grow(min(room, count * call.rows) + count * _TILE)
 
-    def look_through_some(
-        self, pieces: deque[_Piece], check: Callable[[], None] = lambda: None
-    ) -> None:
-        """Look through pieces until none is left."""
-        with suppress(IndexError):
-            while True:
-                check()
-                self.look_through([pieces.popleft()])
-
-    def look_through(self, pieces: Sequence[_Piece]) -> None:
+    def look_through(self, check: Callable[[], None] = lambda: None) -> None:
+        """Look through pieces until none is left. ``check`` may end it by raising."""
         call, answer = self._call, self.answer
-        records, masks = call.records(pieces), call.masks(pieces)
-        answer.segment = answer.row = 0
+        answer.segment = -1
         while True:
+            check()
             done = call.library.scan(
-                call.kind, records, len(records), masks, self.queries, len(self.queries), call.dim,
-                call.step, call.share, call.how, ctypes.byref(answer),
+                call.kind, call.pieces_of, len(call.pieces_of), call.masks_of, self.queries,
+                len(self.queries), call.dim, call.step, call.share, call.how,
+                ctypes.byref(call.taken), call.most, ctypes.byref(answer),
             )  # fmt: skip
-            if done > 0:
+            if done == 1:
                 return
             if done < 0:
                 raise MemoryError("no memory for a scan")
-            self._grow(2 * answer.room + _TILE * len(self.queries))
+            if not done:
+                self._grow(2 * answer.room + _TILE * len(self.queries))
 
     def _grow(self, room: int) -> None:
         found = np.empty(FOUND_NUMBERS * room, dtype=np.int64)

@@ -82,10 +82,15 @@ int main(void) {
             queries[j].lowers = malloc((size_t)queries[j].wanted * sizeof(double) + 1);
         }
         Answer answer = {0};
+        answer.segment = -1;
+        int64_t taken = 0, done;
         answer.room = TILE * count;
         answer.found = malloc((size_t)answer.room * sizeof(Found));
-        while (!aiovec_scan(kind, parts, segments, masks, queries, count, dim, step, share, how,
-                            &answer)) {
+        /* One segment in each call. */
+        while ((done = aiovec_scan(kind, parts, segments, masks, queries, count, dim, step, share,
+                                   how, &taken, 1, &answer)) != 1) {
+            if (done < 0) exit(5);
+            if (done == 2) continue;
             answer.room *= 2;
             answer.found = realloc(answer.found, (size_t)answer.room * sizeof(Found));
         }

@@ -28,7 +28,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF, NUMPY = "off", "numpy"
 # The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
 KINDS = {"portable": 0, "avx2": 1, "avx-vnni": 2, "avx512-vnni": 3, "neon": 4}
-_VERSION = 3
+_VERSION = 4
 
 
 # How values are computed, as in scan.c; they add up.
@@ -142,7 +142,7 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         raise UnusableError(f"{library.name} is of another version; install the package again")
     number, place = ctypes.c_int64, ctypes.c_void_p
     scan.argtypes = [number, place, number, place, place, number, number, number, ctypes.c_double,
-                     number, place]  # fmt: skip
+                     number, place, number, place]  # fmt: skip
     scan.restype = number
     settle.argtypes = [place, place, number, number, place, place, place, place]
     settle.restype = None

@@ -44,8 +44,15 @@
 #include <arm_neon.h>
 #endif
 
+/* The number of the next segment, which no other thread gets. */
+#if MICROSOFT
+#define TAKE(counter) (_InterlockedIncrement64(counter) - 1)
+#else
+#define TAKE(counter) __atomic_fetch_add((counter), 1, __ATOMIC_RELAXED)
+#endif
+
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 3
+#define VERSION 4
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -97,7 +104,7 @@ typedef struct {
     Found *found;
     int64_t count;
     int64_t room;
-    /* Where to go on when there was no more room. */
+    /* Where to go on when there was no more room; segment is -1 where none was begun. */
     int64_t segment;
     int64_t row;
 } Answer;
@@ -961,7 +968,9 @@ enum { L2 = 1, SIGNS = 2, PLAIN = 4 };
 /* A bit for each kind of scan that can run here. */
 EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
 
-/* Go on with a scan where `answer` says. 1: done; 0: more room is needed; -1: no memory.
+/* Take segments that nobody has taken, `most` at most, and look through them; first go on where
+ * `answer` says. `taken` counts those of all threads that share a scan. 2: there may be others;
+ * 1: all are taken; 0: more room is needed; -1: no memory.
  *
  * `step` is the distance of a segment's rows in bytes; `how` adds up L2, SIGNS and PLAIN. For signs
  * dim is a multiple of 8, and a query's codes are odd numbers from -15 to 15.
@@ -970,7 +979,7 @@ EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
 EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t number,
                              const uint8_t *const *masks, Query *queries, int64_t count,
                              int64_t dim, int64_t step, double share, int64_t how,
-                             Answer *answer) {
+                             int64_t *taken, int64_t most, Answer *answer) {
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP, columns = (dim + 3) / 4;
     int64_t wide = (columns * 4 + 15) / 16 * 16;
     /* Codes in whole columns, or of few queries in whole vectors, of two bytes each in the widest
@@ -1024,8 +1033,17 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     else if (kind != PORTABLE)
         pack_bytes(&scan);
     LookThrough *look = SCANS[kind];
-    int64_t done = 1;
-    for (; answer->segment < number; answer->segment++) {
+    int64_t done = 2;
+    for (int64_t begun = 0; begun < most || answer->segment >= 0;) {
+        if (answer->segment < 0) {
+            begun++;
+            int64_t next = TAKE(taken);
+            if (next >= number) {
+                done = 1;
+                break;
+            }
+            answer->segment = next;
+        }
         scan.segment = &segments[answer->segment];
         scan.segment_masks = masks ? masks + answer->segment * count : NULL;
         for (int64_t i = 0; i < count; i++) set_lowest(&scan, i);
@@ -1033,6 +1051,7 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
             done = 0;
             break;
         }
+        answer->segment = -1;
     }
     free(room);
     return done;
