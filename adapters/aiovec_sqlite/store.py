@@ -469,7 +469,11 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             found = await self._resident.search(table, queries)
             if found is not None:
                 return found
-        return await self._read(lambda db, ticket: search.search(db, ticket, table, queries))
+        try:
+            return await self._read(lambda db, ticket: search.search(db, ticket, table, queries))
+        finally:
+            if self._resident is not None:
+                self._resident.file_answered(table)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         return await self._read(lambda db, ticket: search_text(db, ticket, table, query))

@@ -135,6 +135,12 @@ class Pipeline:
         finally:
             place.give_back()
 
+    @property
+    def idle(self) -> bool:
+        """True while no call waits or is being answered."""
+        state = self._state()
+        return not (state.waiting or state.at_work)
+
     async def close(self) -> None:
         """Wait until every call has its answer, or the error that there is none any more."""
         state = self._state()

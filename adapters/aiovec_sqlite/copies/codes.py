@@ -13,6 +13,7 @@ length of what the row's codes leave out and ``reach`` the length of what they h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,8 @@ import numpy.typing as npt
 from aiovec.backend import Float32Array, Metric
 
 Int8Array = npt.NDArray[np.int8]
-CodeArray = npt.NDArray[np.int8 | np.uint8]
-"""Codes of components, or bits of them, eight in a byte."""
+CodeArray = npt.NDArray[Any]
+"""Codes of components as int8, bits of them as uint8, eight in a byte, or float32 themselves."""
 
 _STEPS = 127
 # Half a unit in the last place of a float32 near 1.

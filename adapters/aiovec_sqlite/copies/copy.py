@@ -47,6 +47,7 @@ from .segments import (
     without,
 )
 from .settle import Batch, Snapshot, Timings
+from .whole import whole_rows
 
 # What a row takes beside its codes: scale, offset, error and rowid.
 BYTES_BESIDE = 20
@@ -70,27 +71,34 @@ class RowReader(Protocol):
         ...
 
 
-class Int8Reader:
-    """The codes of the exact scan."""
+def _together(dim: int) -> int:
+    """Return the count of vectors to encode at once."""
+    return max(_FEWEST, _BLOCK_BYTES // (4 * dim))
 
-    def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
+
+class ExactReader:
+    """What an exact search reads: codes, or the vectors themselves where the copy is ``whole``."""
+
+    def __init__(self, db: sqlite3.Connection, table: TableLayout, *, whole: bool) -> None:
         self.width = table.schema.dim
-        self.together = max(_FEWEST, _BLOCK_BYTES // (4 * table.schema.dim))
+        self.together = _together(table.schema.dim)
         self._vectors = VectorReader(db, table)
         self._metric = table.schema.metric
+        self._rows = whole_rows if whole else encode_rows
 
     def read(self, rowids: Int64Array, ticket: Ticket) -> RowCodes:
-        return encode_rows(ordinary(self._vectors.read(rowids, ticket, present=True)), self._metric)
+        return self._rows(ordinary(self._vectors.read(rowids, ticket, present=True)), self._metric)
 
 
-def bytes_of_row(dim: int, *, bits: bool) -> int:
-    """Return the bytes that a row of so many dimensions takes in a copy."""
-    return (dim // 8 if bits else dim) + BYTES_BESIDE
+def holds_vectors(rows: int, dim: int, *, bits: bool, limits: CopyLimits) -> bool:
+    """Return whether so few rows are copied as vectors."""
+    return not bits and rows * 4 * dim <= limits.whole
 
 
-def row_reader(db: sqlite3.Connection, table: TableLayout, *, bits: bool) -> RowReader:
-    """Reads rows as signs, or as the codes of the exact scan."""
-    return SignReader(db, table) if bits else Int8Reader(db, table)
+def expected_bytes(rows: int, dim: int, *, bits: bool, limits: CopyLimits) -> int:
+    """Return the bytes that the copy of so many rows takes."""
+    whole = holds_vectors(rows, dim, bits=bits, limits=limits)
+    return rows * ((dim // 8 if bits else 4 * dim if whole else dim) + BYTES_BESIDE)
 
 
 def key_of(values: Sequence[object]) -> Hashable:
@@ -299,6 +307,8 @@ class ResidentCopy:
         self._limits = workspace.limits
         self.recall: Recall | None = None
         self.state: State | None = None
+        self.whole = False
+        """True while rows are read as vectors; changes before the first of them, and by ``cut``."""
         # Rows in shared segments when it was last looked which keys are large.
         self._looked_at = 0
         self._lock = threading.Lock()
@@ -308,6 +318,12 @@ class ResidentCopy:
         state = self.state  # another thread may replace it meanwhile
         codes = 0 if state is None else state.nbytes
         return codes + self.masks.nbytes + self.prefixes.nbytes + self.vectors.nbytes
+
+    def reader(self, db: sqlite3.Connection) -> RowReader:
+        """Reads rows as this copy holds them."""
+        if self.bits:
+            return SignReader(db, self.table)
+        return ExactReader(db, self.table, whole=self.whole)
 
     def search_batch(
         self,
@@ -357,7 +373,7 @@ class ResidentCopy:
         rows, changed = changes
         segments: Sequence[Segment] = state.segments
         if len(changed):  # else another table changed
-            reader = row_reader(db, table, bits=self.bits)
+            reader = self.reader(db)
             some = with_vectors(table, rows)
             full = self._limits.full_segment
             segments = without(segments, changed)
@@ -378,6 +394,32 @@ class ResidentCopy:
                 after := replaced(self.state, parts, fresh, full=self._limits.full_segment)
             ):
                 self.state = after
+
+    def may_cut(self) -> bool:
+        """Return whether the table has grown too large to have its vectors in memory."""
+        state = self.state
+        return self.whole and state is not None and state.nbytes > 2 * self._limits.whole
+
+    def cut(self) -> None:
+        """Make codes of the vectors, which then go. Safe at any time, in any thread."""
+        with self._lock:
+            state = self.state
+            if state is None or not self.whole:
+                return
+            segments: list[Segment] = []
+            dim, metric = self.table.schema.dim, self.table.schema.metric
+            for part in state.segments:
+                rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
+                step = _together(dim)
+                for start in range(0, len(rows), step):
+                    block = rows[start : start + step]
+                    segments = appended(
+                        segments, part.key, part.rowids[block],
+                        encode_rows(part.codes[block], metric), dim,
+                        coming=len(rows) - start, full=self._limits.full_segment,
+                    )  # fmt: skip
+            self.whole = False
+            self.state = State(state.change, tuple(segments))
 
     def may_regroup(self) -> bool:
         """Return whether so many rows came to shared segments that a key may have grown large."""
@@ -458,14 +500,15 @@ class Loader:
         self._own = large_keys(db, table, limits.own_segments)
         counted = table.shadow("rowids") if table.schema.vector_nullable else table.rows
         (rows,) = db.execute(f"SELECT count(*) FROM {counted}").fetchone()
-        self.expected_bytes: int = rows * bytes_of_row(table.schema.dim, bits=bits)
+        copy.whole = holds_vectors(rows, table.schema.dim, bits=bits, limits=limits)
+        self.expected_bytes: int = expected_bytes(rows, table.schema.dim, bits=bits, limits=limits)
         self._last = 0
         self._segments: list[Segment] = []
 
     def step(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
         """Read the next rows; return False when the copy is ready."""
         full = self._limits.full_segment
-        reader = row_reader(db, self._table, bits=self.copy.bits)
+        reader = self.copy.reader(db)
         self._bring_in(db, reader, ticket)
         rows = db.execute(
             f"SELECT {_row_columns(self._table)} FROM {self._table.rows} AS r "

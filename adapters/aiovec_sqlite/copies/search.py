@@ -33,7 +33,7 @@ from ..layout import TableLayout, current_table
 from ..pool import Read
 from ..search import can_rank_all, prefix_of
 from .batches import MOST_TOGETHER, Call, Pipeline
-from .copy import Loader, OlderSnapshotError, ResidentCopy, bytes_of_row
+from .copy import Loader, OlderSnapshotError, ResidentCopy, expected_bytes
 from .scan import Workspace
 from .segments import LIMITS, CopyLimits, State, needs_compaction
 from .settle import Snapshot, Timings
@@ -106,6 +106,9 @@ _FOR_VECTORS, _MOST_VECTORS = 1 / 64, 32 * 2**20
 _TOO_LARGE = "it is larger than scan_memory"
 # Tables that are loaded at once.
 _MOST_LOADERS = 2
+# Seconds that a load waits for the file's answer to the search that asked for it: both at once
+# take twice as long to that answer (``python -m bench search``), and of a huge file it takes long.
+_HEAD_START = 0.5
 # What scans use again and again does not count up to here: tables of a few thousand rows need less.
 _FREE_FOR_SCANS = 2**20
 
@@ -136,6 +139,10 @@ class _Resident:
         self.compacting: asyncio.Task[None] | None = None
         self.regrouping: asyncio.Task[None] | None = None
         self.measuring: asyncio.Task[None] | None = None
+        # Set when the file has answered; None where no search waits for it.
+        self.answered: asyncio.Event | None = None
+        # The state for which nothing was left to do.
+        self.kept: State | None = None
 
     @property
     def ready(self) -> bool:
@@ -198,18 +205,40 @@ class ResidentSearch:
     async def search(
         self, table: TableHandle, queries: Sequence[VectorQuery]
     ) -> list[Found] | None:
-        """The answers, or None where the file has to be asked."""
-        if not self.prepare(table) or not await can_rank_all(queries):
+        """The answers, or None where the file has to be asked; ``file_answered`` is called then."""
+        if not self._prepared(table, searched=True) or not await can_rank_all(queries):
             return None
         if self.by_bits(table) and any(map(_needs_vectors, queries)):
             return None
         try:
+            if self._is_quick(table, queries):
+                return await self._found(table, queries, [time.perf_counter()])
             return await self._pipeline.search(table, queries)
         except NotResidentError:
             return None
 
+    def _is_quick(self, table: TableHandle, queries: Sequence[VectorQuery]) -> bool:
+        """Return whether it takes longer to make a batch than to answer by a read of its own.
+
+        Of searches that come together the first is answered so; the others find it under way, and
+        are joined.
+        """
+        if len(queries) > 1 or self._answering or not self._pipeline.idle:
+            return False
+        copy = self._tables[table.name].copy
+        return copy is not None and copy.whole
+
     def prepare(self, table: TableHandle) -> bool:
         """Return whether there is a copy; begin to make one where there is none."""
+        return self._prepared(table, searched=False)
+
+    def file_answered(self, table: TableHandle) -> None:
+        """The file has answered a search, or failed to."""
+        resident = self._tables.get(table.name)
+        if resident is not None and resident.answered is not None:
+            resident.answered.set()
+
+    def _prepared(self, table: TableHandle, *, searched: bool) -> bool:
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.token != table.token:
@@ -221,6 +250,7 @@ class ResidentSearch:
             resident = _Resident(table.token)
         if resident.copy is None and is_over(resident.loading):
             # It was never begun, or the loop ended meanwhile.
+            resident.answered = asyncio.Event() if searched else None
             resident.loading = self._tasks.start(self._load(table, resident))
         self._tables[name] = resident
         return resident.ready
@@ -264,7 +294,9 @@ class ResidentSearch:
         told: dict[str, object] = {
             "searched": state,
             "searches": searches,
-            "scan_expected": rows * bytes_of_row(table.schema.dim, bits=self.by_bits(table)),
+            "scan_expected": expected_bytes(
+                rows, table.schema.dim, bits=self.by_bits(table), limits=self._limits
+            ),
             "scan_budget": self._budget,
         }
         copy = None if resident is None else resident.copy
@@ -284,6 +316,10 @@ class ResidentSearch:
 
     async def _load(self, table: TableHandle, resident: _Resident) -> None:
         try:
+            if resident.answered is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_HEAD_START):
+                        await resident.answered.wait()
             async with self._loaders.share():
                 await self._load_now(table, resident)
         except StaleTableError:
@@ -398,15 +434,22 @@ class ResidentSearch:
         return timings
 
     async def _answer(self, table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+        queries = [query for call in calls for query in call.queries]
+        answers = iter(await self._found(table, queries, [call.since for call in calls]))
+        return [[next(answers) for _ in call.queries] for call in calls]
+
+    async def _found(
+        self, table: TableHandle, queries: Sequence[VectorQuery], since: Sequence[float]
+    ) -> list[Found]:
+        """Return what queries find, all in one snapshot. ``since`` is when each call began."""
         resident = self._tables.get(table.name)
         copy = None if resident is None else resident.copy
         if resident is None or copy is None:
             raise NotResidentError
         timings = self._timings_of(table.name)
         began = time.perf_counter()
-        for call in calls:
-            timings.add_waiting(began - call.since)
-        queries = [query for call in calls for query in call.queries]
+        for moment in since:
+            timings.add_waiting(began - moment)
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State, list[Found]]:
             layout = current_table(db, table)
@@ -439,11 +482,17 @@ class ResidentSearch:
                 self._answering -= 1
         else:
             raise NotResidentError
-        self._keep_house(table, resident, state)
-        answers = iter(found)
-        return [[next(answers) for _ in call.queries] for call in calls]
+        # Without a filter nothing but the state can have grown, where the file is not asked.
+        plain = all(query.where is None for query in queries)
+        self._keep_house(table, resident, state, plain=plain)
+        return found
 
-    def _keep_house(self, table: TableHandle, resident: _Resident, state: State) -> None:
+    def _keep_house(
+        self, table: TableHandle, resident: _Resident, state: State, *, plain: bool
+    ) -> None:
+        if resident.kept is state and plain:
+            return
+        resident.kept = None
         copy = resident.copy
         if copy is not None and not self._fits(resident.nbytes):
             copy.vectors.give_up()
@@ -454,11 +503,15 @@ class ResidentSearch:
         self._make_room(table.name, 0)  # tables grow
         if copy is None:
             return
-        if needs_compaction(state) and is_over(resident.compacting):
-            resident.compacting = self._tasks.start(in_thread(copy.compact, limit=self._threads()))
-        if copy.may_regroup() and is_over(resident.regrouping):
+        cuts, compacts, regroups = copy.may_cut(), needs_compaction(state), copy.may_regroup()
+        if (cuts or compacts) and is_over(resident.compacting):
+            work = copy.cut if cuts else copy.compact
+            resident.compacting = self._tasks.start(in_thread(work, limit=self._threads()))
+        if regroups and is_over(resident.regrouping):
             resident.regrouping = self._tasks.start(self._tend(table, copy.regroup))
         self._measure(table, resident)
+        if state.whole and not (cuts or compacts or regroups):
+            resident.kept = state
 
     def _measure(self, table: TableHandle, resident: _Resident) -> None:
         """Find out how much searches by bits find, where that is not known."""

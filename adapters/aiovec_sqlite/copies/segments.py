@@ -48,6 +48,9 @@ class CopyLimits:
     cache (``bench search``)."""
     first_pause: float = 1.0
     """Seconds until a load that failed is tried again; each further failure doubles them."""
+    whole: int = 2 * 2**20
+    """Bytes of vectors up to which a copy holds these themselves: so few are searched quicker than
+    a query is encoded. One that grows to twice as much gets codes (``bench search``)."""
     longest_pause: float = 300.0
     """Seconds of the longest pause, and of the only one where the table itself is in the way: it
     may have shrunk. A look costs a count of its rows, on a connection of its own."""
@@ -118,7 +121,7 @@ class Segment:
         self.offset[start:end] = rows.offset
         self.error[start:end] = rows.error
         # Bits have no bound, and need none.
-        whole = rows.codes if rows.codes.dtype == np.int8 else rows.codes[:, :0]
+        whole = rows.codes[:, :0] if rows.codes.dtype == np.uint8 else rows.codes
         lengths = np.sqrt(np.square(whole, dtype=np.float32).sum(axis=1)) * rows.scale
         before = self.rowids[start - 1] if start else -1
         rises = bool(rowids[0] > before and (np.diff(rowids) > 0).all()) if len(rowids) else True
@@ -162,9 +165,9 @@ class Segment:
 
 
 def _code_room(rows: int, width: int, kind: npt.DTypeLike) -> CodeArray:
-    """Room for codes of a byte each, which begin with a line of the processor's cache."""
+    """Room for codes, which begin with a line of the processor's cache."""
     whole = np.empty(rows * width + _CACHE_LINE, dtype=kind)
-    start = -whole.ctypes.data % _CACHE_LINE
+    start = -whole.ctypes.data % _CACHE_LINE // whole.itemsize
     room: CodeArray = whole[start : start + rows * width].reshape(rows, width)
     return room
 
@@ -190,6 +193,11 @@ class State:
 
     change: int
     segments: tuple[Segment, ...]
+
+    @property
+    def whole(self) -> bool:
+        """True where the codes are the vectors themselves."""
+        return any(segment.codes.dtype == np.float32 for segment in self.segments)
 
     @property
     def rows(self) -> int:

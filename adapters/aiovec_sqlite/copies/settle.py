@@ -40,6 +40,7 @@ from .kept import KeptVectors
 from .native import measure
 from .scan import Asked, Candidates, candidates
 from .segments import SHARED, State, gathered
+from .whole import likeliest_whole
 
 if TYPE_CHECKING:
     from .copy import ResidentCopy
@@ -311,6 +312,38 @@ class Batch:
         snapshot, queries = self._snapshot, self._queries
         with timings.stage("filter"):
             scans = self._plan()
+        if snapshot.state.whole:
+            best, measured = self._measured(scans, timings)
+        else:
+            best, measured = self._settled(scans, timings)
+        with timings.stage("fetch"):
+            answers = self._fetch(best)
+        timings.add_batch(len(queries), measured)
+        return answers
+
+    def _measured(self, scans: Sequence[_Scan], timings: Timings) -> tuple[list[Nearest], int]:
+        """Return each query's nearest by the vectors in memory, and the count of measured rows."""
+        queries, metric = self._queries, self._metric
+        likeliest: dict[int, tuple[Int64Array, Float32Array]] = {}
+        with timings.stage("scan"):
+            for scan in scans:
+                for place, masks in zip(scan.places, scan.masks, strict=True):
+                    self._snapshot.ticket.check()
+                    likeliest[place] = likeliest_whole(scan.state, queries[place], masks, metric)
+        best, count = [], 0
+        with timings.stage("rescore"):
+            for place, query in enumerate(queries):
+                rowids, vectors = likeliest.pop(place)
+                all_rows, one = np.arange(len(rowids)), np.zeros(len(rowids), dtype=np.int64)
+                far = measure(vectors, all_rows, query.vector[None], one, metric)
+                near = Nearest(rowids, far, vectors if query.columns.vector else None)
+                best.append(near.take(nearest_first(far, query.limit)))
+                count += len(rowids)
+        return best, count
+
+    def _settled(self, scans: Sequence[_Scan], timings: Timings) -> tuple[list[Nearest], int]:
+        """Return each query's nearest by codes and the file, and the count of measured rows."""
+        snapshot, queries = self._snapshot, self._queries
         found: dict[int, Candidates] = {}
         with timings.stage("scan"):
             for scan in scans:
@@ -321,14 +354,17 @@ class Batch:
             kept = self._copy.vectors
             rescoring = Rescoring(reader, kept, self._metric, snapshot.state, snapshot.ticket)
             best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
-        with timings.stage("fetch"):
-            answers = self._fetch(best)
-        timings.add_batch(len(queries), rescoring.read)
-        return answers
+        return best, rescoring.read
 
     def _fetch(self, best: Sequence[Nearest]) -> list[Found]:
         """Read the rows of all, by one statement for those that want the same columns."""
         snapshot, queries = self._snapshot, self._queries
+        if len(queries) == 1:
+            (only,), columns = best, queries[0].columns
+            rows = by_rowids(
+                snapshot.db, snapshot.ticket, snapshot.table, only.rowids, columns, only.vectors
+            )
+            return [Found(rows, only.distances.tolist())]
         answers: dict[int, Found] = {}
         for columns in {query.columns: None for query in queries}:
             places = [i for i, query in enumerate(queries) if query.columns == columns]

@@ -73,7 +73,7 @@ class Selection:
 
     def fields_of_each(self, rows: StoredRows, places: Sequence[int]) -> list[dict[str, Any]]:
         """The fields of the rows at these places."""
-        if rows.payloads is not None:
+        if rows.payloads is not None and rows.payloads.count(None) < len(rows.payloads):
             return [self.fields_of(rows, i) for i in places]
         columns = list(rows.fields.items())
         return [{name: values[i] for name, values in columns} for i in places]

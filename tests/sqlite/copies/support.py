@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.sqlite.support import backend_of, opened
+from tests.sqlite import support
+from tests.sqlite.support import backend_of
 
 from aiovec import Hit, VectorStore
-from aiovec_sqlite.copies import ResidentSearch
+from aiovec_sqlite.copies import CopyLimits, ResidentSearch
+
+# Tables of tests are small, and would be searched by their vectors.
+BY_CODES = {"copies": CopyLimits(whole=0)}
+opened = partial(support.opened, limits=BY_CODES)
 
 
 def resident_of(store: VectorStore) -> ResidentSearch:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import answered, in_memory, ready, until
-from tests.sqlite.support import opened, sql
+from tests.sqlite.copies.support import answered, in_memory, opened, ready, until
+from tests.sqlite.support import sql
 from tests.sqlite.test_nearest import METRICS, check, true_distances
 
 from aiovec import Schema

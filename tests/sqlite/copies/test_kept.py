@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tests.sqlite.support import opened
 
 from aiovec import Schema
 from aiovec_sqlite.copies.kept import KeptVectors
 
-from .support import in_memory, ready, resident_of, same
+from .support import in_memory, opened, ready, resident_of, same
 
 DIM = 8
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import answered, as_told, ready, rows_for, same
-from tests.sqlite.support import backend_of, opened, sql
+from tests.sqlite.copies.support import answered, as_told, opened, ready, rows_for, same
+from tests.sqlite.support import backend_of, sql
 
 from aiovec import CorruptStoreError, Field, Schema, VectorStore
 from aiovec._core.schema import Metric
 from aiovec_sqlite.copies import CopyLimits
 
 DIM = 24
-SMALL = {"copies": CopyLimits(full_segment=200, own_segments=150)}
+SMALL = {"copies": CopyLimits(whole=0, full_segment=200, own_segments=150)}
 OPTIONS: list[dict[str, Any]] = [
     {"limit": limit, "where": where, "include_vector": limit == 10}
     for limit in (1, 10, 5_000)

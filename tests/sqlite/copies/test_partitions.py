@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import answered, ready, same, until
-from tests.sqlite.support import opened
+from tests.sqlite.copies.support import answered, opened, ready, same, until
 
 from aiovec import Field, Schema, VectorStore
 from aiovec_sqlite.copies import CopyLimits
@@ -25,7 +24,7 @@ SCHEMA = Schema(
 
 
 # Segments of 200 rows, and keys with 100 rows have their own.
-SMALL = {"copies": CopyLimits(full_segment=200, own_segments=100)}
+SMALL = {"copies": CopyLimits(whole=0, full_segment=200, own_segments=100)}
 
 
 def row(rng: np.random.Generator, number: int, owner: int | None, team: str) -> dict[str, Any]:
@@ -157,7 +156,7 @@ async def test_a_whole_key_asks_the_file_for_no_filter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.db"
-    async with opened(path, limits={"copies": CopyLimits(own_segments=100)}) as store:
+    async with opened(path, limits={"copies": CopyLimits(whole=0, own_segments=100)}) as store:
         await keyed(store, {0: 600, 1: 10})
         resident = await ready(store, "t")
         found = await store.search("t", np.ones(DIM), limit=400, where="owner = 0 AND team = 'x'")

@@ -27,7 +27,9 @@ SCANS = ["auto", "disk"]
 Rows = npt.NDArray[np.float32]
 
 
-opened = partial(support.opened, limits={"copies": CopyLimits(full_segment=400, own_segments=300)})
+opened = partial(
+    support.opened, limits={"copies": CopyLimits(whole=0, full_segment=400, own_segments=300)}
+)
 
 
 def nested(rng: np.random.Generator, count: int) -> Rows:

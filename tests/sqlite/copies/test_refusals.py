@@ -12,8 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import answered, in_memory, resident_of, rows_for, until
-from tests.sqlite.support import backend_of, opened
+from tests.sqlite.copies.support import (
+    BY_CODES,
+    answered,
+    in_memory,
+    opened,
+    resident_of,
+    rows_for,
+    until,
+)
+from tests.sqlite.support import backend_of
 
 from aiovec import Field, Schema, VectorStore
 from aiovec._core.contract import TableHandle
@@ -73,7 +81,9 @@ async def test_a_table_that_shrank_is_copied(
     def clock() -> float:
         return time.monotonic() + passed
 
-    async with opened(tmp_path / "a.db", limits={"clock": clock}, scan_memory=str(budget)) as store:
+    async with opened(
+        tmp_path / "a.db", limits={**BY_CODES, "clock": clock}, scan_memory=str(budget)
+    ) as store:
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(rng, range(400), DIM))
         asked = loads(monkeypatch, store)
@@ -111,7 +121,7 @@ async def test_a_load_that_failed_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.db"
-    async with opened(path, limits={"copies": CopyLimits(first_pause=0.02)}) as store:
+    async with opened(path, limits={"copies": CopyLimits(whole=0, first_pause=0.02)}) as store:
         await store.create_table("t", SCHEMA)
         await store.insert("t", rows_for(np.random.default_rng(0), range(50), DIM))
         settings = backend_of(store)._settings
@@ -150,7 +160,7 @@ async def test_a_table_made_anew_need_not_wait(tmp_path: Path) -> None:
 async def test_extreme_vectors_are_told_of_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits = {"copies": CopyLimits(longest_pause=0.01)}
+    limits = {"copies": CopyLimits(whole=0, longest_pause=0.01)}
     async with opened(tmp_path / "a.db", limits=limits) as store:
         await store.create_table("t", Schema(DIM, metric="l2", fields={"n": Field(int)}))
         await store.insert("t", [{"id": "far", "embedding": np.full(DIM, 1e30), "n": 1}])

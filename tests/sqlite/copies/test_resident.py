@@ -20,13 +20,14 @@ from tests.sqlite.copies.support import (
     answered,
     as_told,
     in_memory,
+    opened,
     ready,
     resident_of,
     rows_for,
     same,
     until,
 )
-from tests.sqlite.support import backend_of, opened, python
+from tests.sqlite.support import backend_of, python
 
 import aiovec
 from aiovec import F, Field, Schema, StoreClosedError, VectorStore
@@ -65,7 +66,7 @@ async def filled(
     return rng
 
 
-SMALL_SEGMENTS = {"copies": CopyLimits(full_segment=200)}
+SMALL_SEGMENTS = {"copies": CopyLimits(whole=0, full_segment=200)}
 
 
 # The same answers

@@ -9,8 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import answered, as_told, in_memory, ready, resident_of, rows_for
-from tests.sqlite.support import backend_of, open_store, opened
+from tests.sqlite.copies.support import (
+    answered,
+    as_told,
+    in_memory,
+    opened,
+    ready,
+    resident_of,
+    rows_for,
+)
+from tests.sqlite.support import backend_of, open_store
 
 from aiovec import Field, Schema, VectorStore
 from aiovec._core.schema import Metric
@@ -18,7 +26,7 @@ from aiovec_sqlite.copies import CopyLimits, copy
 
 DIM = 24
 METRICS: list[Metric] = ["cosine", "l2", "dot"]
-FEW_A_STEP = {"copies": CopyLimits(full_segment=20, own_segments=50)}
+FEW_A_STEP = {"copies": CopyLimits(whole=0, full_segment=20, own_segments=50)}
 
 
 def schema(metric: Metric = "cosine", **options: Any) -> Schema:

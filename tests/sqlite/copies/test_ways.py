@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import as_told, ready
-from tests.sqlite.support import opened
+from tests.sqlite.copies.support import as_told, opened, ready
 
 from aiovec import Schema, Tuning
 from aiovec.backend import Metric
