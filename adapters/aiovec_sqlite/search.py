@@ -55,8 +55,6 @@ def oversampled(query: VectorQuery, default: float, rows: int) -> int:
 
 
 _BLOCK = 4096
-# Squares of lengths of which no component can be extreme, up to a million dimensions.
-_SHORT, _LONG = 1e-23, 1e28
 
 
 def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[Any]]:
@@ -140,11 +138,6 @@ def _search_one(
 
 def can_rank(query: VectorQuery) -> bool:
     """Return whether float32 can measure distances to this query."""
-    # Of a vector between these lengths the largest component is neither huge nor tiny.
-    with np.errstate(over="ignore", invalid="ignore"):
-        length = float(np.dot(query.vector, query.vector))
-    if _SHORT < length < _LONG:
-        return True
     return not is_extreme(query.vector[None, :])
 
 

@@ -134,11 +134,14 @@ def upsert(
     table = current_table(tx.db, handle)
     vectors = to_matrix(rows.column(table.schema.vector))
     _note_extreme(tx, table, vectors)
-    known = dict(_rowids(tx, table, rows.column("id").to_pylist()))
+    ids = rows.column("id").to_pylist()
+    known = dict(_rowids(tx, table, ids))
     if not known:
         _add(tx, table, rows, vectors)
         return sizes
-    ids = rows.column("id").to_pylist()
+    if len(known) == len(ids):  # an id stands once among them
+        _replace(tx, table, rows, vectors, [known[id] for id in ids])
+        return sizes
     there = np.fromiter((id in known for id in ids), dtype=bool, count=len(ids))
     new = np.flatnonzero(~there)
     if len(new):
