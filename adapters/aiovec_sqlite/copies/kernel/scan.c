@@ -1117,7 +1117,7 @@ EXPORTED void aiovec_scan_settle(Query *const *queries, const Answer *const *ans
 enum { COSINE, EUCLIDEAN, DOT };
 
 /* Cosine distances below this are measured by differences. */
-#define NEAR 0.25
+#define NEAR_ANGLE 0.25
 /* Cuts a double into an upper part of 29 bits and the rest. */
 #define CUT 16777217.0
 /* 2^-50: the square of a share's error that is too small to count. */
@@ -1162,7 +1162,7 @@ static double cosine_of(const float *row, const float *point, double of_point, d
     double product = sum_of(terms, dim), of_row = square_of(row, terms, dim);
     double cosine = product / (sqrt(of_row) * sqrt(of_point));
     double found = 1.0 - (cosine < -1.0 ? -1.0 : cosine > 1.0 ? 1.0 : cosine);
-    if (!(found < NEAR)) return found;
+    if (!(found < NEAR_ANGLE)) return found;
     double share = product / of_point, cut = share * CUT, upper = cut - (cut - share);
     double lower = share - upper;
     for (int64_t i = 0; i < dim; i++) {
