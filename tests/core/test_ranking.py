@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiovec import RRF, Hit, InvalidArgumentError, Weighted
-from aiovec._core.ranking import Listed, best_first, diversify, fuse, order_of, score_of
+from aiovec._core.ranking import Fusion, Listed, best_first, diversify, fuse, order_of, score_of
 from aiovec._core.schema import Metric
 
 
@@ -70,6 +70,23 @@ def test_weighted_scales_each_list() -> None:
     assert {hit.id: hit.score for hit in fused} == pytest.approx(
         {"a": 0.75, "b": 0.375 + 0.25, "c": 0.0, "d": 0.0}
     )
+
+
+_SCORES = st.lists(
+    st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3)), unique_by=lambda t: t[0]
+)
+
+
+@given(_SCORES, _SCORES, st.integers(1, 9), st.sampled_from([RRF(k=1e300), RRF(), Weighted(1, 1)]))
+def test_a_cut_list_is_the_begin_of_the_whole_one(
+    one: list[tuple[str, int]], other: list[tuple[str, int]], limit: int, fusion: Fusion
+) -> None:
+    """Also where hits have the same score as the last one, of which the ids decide."""
+    lists = listed(**dict(one)), listed(**dict(other))
+    whole = fuse(*lists, fusion, 99)
+    assert {hit.id for hit in whole} == {id for id, _ in (*one, *other)}
+    assert whole == best_first(whole)
+    assert fuse(*lists, fusion, limit) == whole[:limit]
 
 
 def test_bad_fusions_are_refused() -> None:

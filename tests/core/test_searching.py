@@ -86,6 +86,20 @@ async def test_both_searches_run_at_once(backend: Watched, store: VectorStore) -
         assert len(await store.search_hybrid("notes", "wool", QUERY)) == 9
 
 
+async def test_the_search_that_takes_longer_begins_first(
+    backend: Watched, store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is begun by another task, as of a backend that gathers searches."""
+    search = backend.search
+
+    async def in_task(table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+        return await asyncio.Task(search(table, queries))
+
+    monkeypatch.setattr(backend, "search", in_task)
+    await store.search_hybrid("notes", "wool", QUERY)
+    assert backend.events[:2] == ["vector began", "text began"]
+
+
 @pytest.mark.parametrize(("broken", "other"), [("vector", "text"), ("text", "vector")])
 async def test_a_failure_ends_the_other_search(
     backend: Watched, store: VectorStore, broken: str, other: str
