@@ -26,17 +26,23 @@ _FLOATS = {float}
 
 def query_vector(vector: Any, schema: Schema) -> Float32Array:
     """One query as a contiguous float32 array, checked like a row's vector."""
-    if _is_usual(vector, schema.dim):
-        numbers = vector
-        if type(vector) is list:  # at half the time of ``np.array``
-            numbers = np.frombuffer(pack(f"{len(vector)}d", *vector))
-        with np.errstate(over="ignore"):
-            found = np.array(numbers, dtype=np.float32, order="C")
-        if _has_length(found):
-            return found
+    if (found := _copy_of_usual(vector, schema.dim)) is not None:
+        return found
     _refuse_long(vector, schema)
     array = matrix_of([vector], schema, lambda _: (None, None))
     return cast("Float32Array", array[0])
+
+
+def _copy_of_usual(vector: Any, dim: int) -> Float32Array | None:
+    """Return a copy of a vector that is as nearly all are; None for one to be looked at."""
+    if not _is_usual(vector, dim):
+        return None
+    numbers = vector
+    if type(vector) is list:  # at half the time of ``np.array``
+        numbers = np.frombuffer(pack(f"{len(vector)}d", *vector))
+    with np.errstate(over="ignore"):
+        found = np.array(numbers, dtype=np.float32, order="C")
+    return found if _has_length(found) else None
 
 
 def _has_length(vector: Float32Array) -> bool:
@@ -46,7 +52,7 @@ def _has_length(vector: Float32Array) -> bool:
 
 
 def _is_usual(vector: Any, dim: int) -> bool:
-    """Return whether a query is of the form that nearly all have."""
+    """Return whether a vector is of the form that nearly all have."""
     if type(vector) is list:
         return len(vector) == dim and set(map(type, vector)) == _FLOATS
     return type(vector) is np.ndarray and vector.dtype == np.float32 and vector.shape == (dim,)
@@ -161,6 +167,10 @@ def arrow_matrix(column: pa.Array, schema: Schema, place: Place) -> Float32Array
 
 def matrix_of(vectors: Any, schema: Schema, place: Place) -> Float32Array:
     """Vectors as one contiguous float32 matrix, each of the right length, finite, not zero."""
+    if type(vectors) is list and len(vectors) == 1:
+        found = _copy_of_usual(vectors[0], schema.dim)
+        if found is not None:
+            return found[None, :]
     _refuse_masked(vectors, place)
     array = vectors if isinstance(vectors, np.ndarray) and vectors.dtype != object else None
     if array is None:
