@@ -147,7 +147,7 @@ class _Source:
                 told = self._socket.recv(8)
             finally:
                 self._prctl(_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-        assert len(told) == 8, "the process that others are forked from has ended"
+        assert any(told), "nothing was forked"
         return int.from_bytes(told, "big")
 
     def end(self) -> None:
@@ -199,27 +199,29 @@ def _serve(number: int) -> None:
             while len(whole) < int.from_bytes(beginning, "big"):
                 whole += asked.recv(1 << 20)
             told, telling = os.pipe()
+            waiting, let_go = os.pipe()
             middle = os.fork()
             if not middle:
-                child = os.fork()
-                if child:
-                    os.write(telling, child.to_bytes(8, "big"))
+                if os.fork():
                     os._exit(0)
                 break
             os.waitpid(middle, 0)
-            for file in files:
+            for file in (telling, waiting, let_go, *files):
                 os.close(file)
-            asked.sendall(os.read(told, 8))
+            asked.sendall(os.read(told, 8) or bytes(8))
             os.close(told)
-            os.close(telling)
     os.close(told)
+    os.close(let_go)
+    os.read(waiting, 1)  # until its parent is the one that asked
+    os.close(waiting)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.write(telling, os.getpid().to_bytes(8, "big"))
     os.close(telling)
     _become(json.loads(whole), files, made)
 
 
 def _become(request: dict[str, Any], files: list[int], made: dict[str, str]) -> None:
     """Run what was asked for, as a process that has just been started would."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files):
         os.dup2(file, number)
     for file in files:
