@@ -419,7 +419,9 @@ class ResidentCopy:
                         coming=len(rows) - start, full=self._limits.full_segment,
                     )  # fmt: skip
             self.whole = False
-            self.state = State(state.change, tuple(segments))
+            coded = State(state.change, tuple(segments))
+            self.vectors.begin(coded.change, coded.nbytes)
+            self.state = coded
 
     def may_regroup(self) -> bool:
         """Return whether so many rows came to shared segments that a key may have grown large."""
