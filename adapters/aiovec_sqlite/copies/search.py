@@ -106,9 +106,6 @@ _FOR_VECTORS, _MOST_VECTORS = 1 / 64, 32 * 2**20
 _TOO_LARGE = "it is larger than scan_memory"
 # Tables that are loaded at once.
 _MOST_LOADERS = 2
-# Seconds that a load waits for the file's answer to the search that asked for it: both at once
-# take twice as long to that answer (``python -m bench search``), and of a huge file it takes long.
-_HEAD_START = 0.5
 # What scans use again and again does not count up to here: tables of a few thousand rows need less.
 _FREE_FOR_SCANS = 2**20
 
@@ -318,7 +315,7 @@ class ResidentSearch:
         try:
             if resident.answered is not None:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_HEAD_START):
+                    async with asyncio.timeout(self._limits.head_start):
                         await resident.answered.wait()
             async with self._loaders.share():
                 await self._load_now(table, resident)

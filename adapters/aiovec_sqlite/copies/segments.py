@@ -46,6 +46,9 @@ class CopyLimits:
     """Rows that a batch looks through at once. The fewer they are, the more often it hands the
     interpreter to other threads, and waits to get it back; of many the values leave the processor's
     cache (``bench search``)."""
+    head_start: float = 0.5
+    """Seconds that a load waits at most for the file's answer to the search that asked for it: both
+    at once take twice as long to that answer (``bench search``), and a huge file takes long."""
     first_pause: float = 1.0
     """Seconds until a load that failed is tried again; each further failure doubles them."""
     whole: int = 2 * 2**20

@@ -14,7 +14,7 @@ from tests.sqlite.support import opened
 from aiovec import Field, Schema
 from aiovec_sqlite.copies import CopyLimits
 
-from .support import as_told, ready, resident_of, rows_for, same, until
+from .support import as_told, in_memory, ready, resident_of, rows_for, same, until
 
 DIM = 24
 FIELDS: dict[str, Any] = {"n": int, "owner": str, "kind": Field(str)}
@@ -135,6 +135,28 @@ async def test_a_cancelled_search_leaves_and_the_next_one_is_answered(tmp_path: 
         backend = support.backend_of(store)
         await until(lambda: not resident_of(store)._answering)
         await until(lambda: backend._readers._places.free())
+
+
+async def test_a_table_is_loaded_behind_the_answer_of_the_file(tmp_path: Path) -> None:
+    limits = {"copies": CopyLimits(head_start=60)}
+    async with opened(tmp_path / "a.db", limits=limits) as store:
+        await store.create_table("t", Schema(DIM, fields=FIELDS))
+        await store.insert("t", rows(np.random.default_rng(13), range(50)))
+        resident, seen = resident_of(store), list[str]()
+        load, answered = resident._load_now, resident.file_answered
+
+        async def loads(*what: Any) -> None:
+            seen.append("load")
+            await load(*what)
+
+        def answers(*what: Any) -> None:
+            seen.append("answer")
+            answered(*what)
+
+        resident._load_now, resident.file_answered = loads, answers  # type: ignore[method-assign]
+        assert len(await store.search("t", np.ones(DIM, dtype=np.float32))) == 10
+        await until(lambda: in_memory(store, "t"))
+        assert seen == ["answer", "load"]
 
 
 async def test_stats_tell_what_a_small_table_takes(tmp_path: Path) -> None:
