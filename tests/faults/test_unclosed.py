@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tests.sqlite.support import check_file, python, run_code
+from tests.sqlite.support import ROOT, check_file, python, run_code
 
 COMMON = """
 import asyncio, gc, sys, warnings
@@ -149,9 +150,11 @@ def test_a_store_that_needs_a_thread_as_the_process_ends(tmp_path: Path, kind: s
 
 def _said_at_exit(tmp_path: Path, kind: str, used: str) -> str:
     path = str(tmp_path / "notes.db") if kind == "sqlite" else f"lancedb://{tmp_path / 's'}"
-    process = python(
-        "-c", COMMON + AT_EXIT, path, used, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    # Started, not forked: the order of what imports do as a process ends is its own.
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMON + AT_EXIT, path, used], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     said, complaints = process.communicate(timeout=60)
     assert complaints == ""
     return said
