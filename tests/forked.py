@@ -39,7 +39,7 @@ _PACKAGES = (
     "aiovec_migrate.host", "tests.migrate.support", "asyncio", "tomlkit",
 )  # fmt: skip
 # Variables that are looked at before any code of ours, or when a package is imported.
-_EARLY = ("LD_", "LANCE", "MALLOC", "OMP_", "OPENBLAS", "PYTHON", "RUST", "AIOVEC_NATIVE")
+_EARLY = ("LD_", "LANCEDB_", "MALLOC", "OMP_", "OPENBLAS", "PYTHON", "RUST", "AIOVEC_NATIVE")
 _SET_CHILD_SUBREAPER = 36  # of prctl
 
 
