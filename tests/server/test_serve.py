@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -80,16 +81,16 @@ def test_it_ends_with_0_and_keeps_what_it_acknowledged(tmp_path: Path, kind: int
 
 def _write(server: Served, name: str, acknowledged: list[str]) -> None:
     """Write rows until the server is gone. Each call is answered, or was never begun."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=START)
-    for n in range(1_000_000):
-        row = {"id": f"{name}{n}", "embedding": [1.0, 2.0, n]}
-        try:
-            connection.request("POST", "/tables/notes/records", json.dumps([row]), _JSON)
-            answer = connection.getresponse()
-        except OSError:
-            return
-        assert answer.read() == b'{"count":1}'
-        acknowledged.append(f"{name}{n}")
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=START)) as connection:
+        for n in range(1_000_000):
+            row = {"id": f"{name}{n}", "embedding": [1.0, 2.0, n]}
+            try:
+                connection.request("POST", "/tables/notes/records", json.dumps([row]), _JSON)
+                answer = connection.getresponse()
+            except OSError:
+                return
+            assert answer.read() == b'{"count":1}'
+            acknowledged.append(f"{name}{n}")
 
 
 _JSON = {"content-type": "application/json"}
