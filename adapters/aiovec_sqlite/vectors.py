@@ -149,6 +149,19 @@ class _Reader(Generic[_Number]):
                 vectors[start + single] = self._read_by_rowid(block[single], ticket)
         return vectors
 
+    def check_present(self, rowids: Int64Array, ticket: Ticket) -> None:
+        """Raise DamageError where one of different rows has no vector in the file any more."""
+        for start in range(0, len(rowids), _BLOCK):
+            ticket.check()
+            some = rowids[start : start + _BLOCK].tolist()
+            # A statement for each power of two; the last row fills it up.
+            size = 1 << (len(some) - 1).bit_length()
+            (count,) = self._db.execute(
+                _present(self._table.shadow("rowids"), size), some + some[-1:] * (size - len(some))
+            ).fetchone()
+            if count != len(some):
+                raise self._missing(some, ticket)
+
     def _missing(self, rowids: Sequence[int], ticket: Ticket) -> DamageError:
         """The error for rows of which at least one has no vector."""
         sql = (
@@ -242,6 +255,12 @@ def _joined(column: str, vec: str, places: str, count: int) -> str:
     """SQL for so many vectors end to end. ``rowid IN (…)`` would scan the whole table."""
     one = f"(SELECT {column} FROM {vec} WHERE rowid = ?)"
     return f"SELECT CAST({_concatenated(one, count)} AS BLOB), ({places})"
+
+
+@lru_cache(maxsize=256)
+def _present(places: str, count: int) -> str:
+    """SQL that counts which of so many rows have a vector."""
+    return f"SELECT count(*) FROM {places} WHERE rowid IN ({', '.join('?' * count)})"
 
 
 def _concatenated(one: str, count: int) -> str:

@@ -60,11 +60,15 @@ async def ids_in(store: VectorStore, table: str = "notes") -> list[str]:
     )
 
 
-async def run_code(code: str, *arguments: str, timeout: float = 120) -> str:
-    """What other Python code printed, run to its end in a process of its own."""
+async def run_code(code: str, *arguments: str, timeout: float = 120, fresh: bool = False) -> str:
+    """What other Python code printed, run to its end in a process of its own.
+
+    A ``fresh`` one is started, not forked, so that its memory is its own.
+    """
     process = await asyncio.to_thread(
-        forked.Popen, [sys.executable, "-c", code, *arguments], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        subprocess.Popen if fresh else forked.Popen,
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         told, errors = await asyncio.to_thread(process.communicate, timeout=timeout)

@@ -84,7 +84,9 @@ async def fill(
 
 
 async def measured(path: Path, dim: int, searches: int, memory: str) -> tuple[int, list[str]]:
-    told = await run_code(MEASURE, str(path), str(dim), str(searches), memory, timeout=900)
+    told = await run_code(
+        MEASURE, str(path), str(dim), str(searches), memory, timeout=900, fresh=True
+    )
     grown, ids = json.loads(told)
     return int(grown), ids
 

@@ -348,7 +348,7 @@ asyncio.run(main(sys.argv[1]))
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no peak of memory this way")
 def test_memory_stays_within_some_blocks(tmp_path: Path) -> None:
     """470 MiB of vectors leave in a fraction of that."""
-    done = run_code(MEMORY, str(tmp_path / "s"))
+    done = run_code(MEMORY, str(tmp_path / "s"), fresh=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout) < 350, f"{done.stdout} MiB more"
 

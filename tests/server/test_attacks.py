@@ -32,6 +32,7 @@ max_top_k = 100
 max_rows = 100
 timeout = 10.0
 receive_timeout = 2.0
+keep_alive = 2.0
 max_calls = 16
 api_keys_file = "keys"
 """

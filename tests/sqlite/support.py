@@ -222,9 +222,14 @@ def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def run_code(code: str, *arguments: str, env: Mapping[str, str] | None = None) -> Any:
-    """Run code in another Python to its end: code, output, errors."""
-    return forked.run(
+def run_code(
+    code: str, *arguments: str, env: Mapping[str, str] | None = None, fresh: bool = False
+) -> Any:
+    """Run code in another Python to its end: code, output, errors.
+
+    A ``fresh`` one is started, not forked, so that its memory is its own.
+    """
+    return (subprocess.run if fresh else forked.run)(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env={**os.environ, **(env or {})},

@@ -69,7 +69,7 @@ asyncio.run(main())
 
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     """30 MB of vectors, three times: the second and third need no more than the first."""
-    done = run_code(MEASURE, str(tmp_path / "notes.db"))
+    done = run_code(MEASURE, str(tmp_path / "notes.db"), fresh=True)
     assert done.returncode == 0, done.stderr
     first, later = map(int, done.stdout.split())
     assert later - first < 12_000_000

@@ -158,6 +158,8 @@ class Rescoring:
         ticket: Ticket,
     ) -> None:
         self.read = 0
+        self.remembered = False
+        """True once a vector was not read from the file."""
         self._vectors = vectors
         self._kept = kept
         self._metric = metric
@@ -234,6 +236,7 @@ class Rescoring:
         """The vectors of different rows: those that are kept, and the others from the file."""
         vectors = np.empty((len(rowids), self._vectors.width), dtype=np.float32)
         missing = self._kept.get(rowids, self._change, vectors)
+        self.remembered = self.remembered or len(missing) < len(rowids)
         if len(missing):
             fresh = rowids[missing]
             sparse = len(fresh) * _SPARSE < self._rows
@@ -339,7 +342,17 @@ class Batch:
                 near = Nearest(rowids, far, vectors if query.columns.vector else None)
                 best.append(near.take(nearest_first(far, query.limit)))
                 count += len(rowids)
+            self._check_present(best)
         return best, count
+
+    def _check_present(self, best: Sequence[Nearest]) -> None:
+        """Raise DamageError where another program removed a vector that was not read again."""
+        rowids = best[0].rowids
+        if len(best) > 1:
+            rowids = np.unique(np.concatenate([one.rowids for one in best]))
+        VectorReader(self._snapshot.db, self._snapshot.table).check_present(
+            rowids, self._snapshot.ticket
+        )
 
     def _settled(self, scans: Sequence[_Scan], timings: Timings) -> tuple[list[Nearest], int]:
         """Return each query's nearest by codes and the file, and the count of measured rows."""
@@ -354,6 +367,8 @@ class Batch:
             kept = self._copy.vectors
             rescoring = Rescoring(reader, kept, self._metric, snapshot.state, snapshot.ticket)
             best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
+            if rescoring.remembered:
+                self._check_present(best)
         return best, rescoring.read
 
     def _fetch(self, best: Sequence[Nearest]) -> list[Found]:

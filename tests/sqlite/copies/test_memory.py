@@ -71,7 +71,7 @@ async def test_only_the_copy_grows_with_the_rows(tmp_path: Path) -> None:
     for rows in (ROWS, 3 * ROWS):
         path = tmp_path / f"{rows}.db"
         await fill(path, rows)
-        done = await asyncio.to_thread(run_code, MEASURE, str(path), str(DIM))
+        done = await asyncio.to_thread(run_code, MEASURE, str(path), str(DIM), fresh=True)
         assert done.returncode == 0, done.stderr
         above, copy = json.loads(done.stdout)
         taken.append(above)
@@ -124,7 +124,9 @@ async def test_many_tables_that_load_at_once_keep_to_the_budget(tmp_path: Path) 
     # One table takes 3 MiB, all of them 24.
     taken = {}
     for scan in ("disk", "auto"):
-        done = await asyncio.to_thread(run_code, LOADING, str(path), str(dim), scan, str(budget))
+        done = await asyncio.to_thread(
+            run_code, LOADING, str(path), str(dim), scan, str(budget), fresh=True
+        )
         assert done.returncode == 0, done.stderr
         taken[scan], counted = json.loads(done.stdout)
         assert counted <= budget
@@ -169,7 +171,7 @@ async def test_long_lists_of_filters_are_not_kept(tmp_path: Path, scan: str) -> 
     """B1: a statement with 20,000 parameters takes 1.4 MB, and each connection keeps 256."""
     path = tmp_path / "a.db"
     await fill(path, ROWS)
-    done = await asyncio.to_thread(run_code, LISTS, str(path), str(DIM), scan, "18")
+    done = await asyncio.to_thread(run_code, LISTS, str(path), str(DIM), scan, "18", fresh=True)
     assert done.returncode == 0, done.stderr
     # Masks of filters may take a sixteenth of the budget. It were 50 MB for statements alone.
     assert json.loads(done.stdout) < 20 * 2**20
