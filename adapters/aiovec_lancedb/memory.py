@@ -19,7 +19,15 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from aiovec.backend import Admission, Patience, Share, give_back, in_thread, resident_memory
+from aiovec.backend import (
+    Admission,
+    Background,
+    Patience,
+    Share,
+    give_back,
+    in_thread,
+    resident_memory,
+)
 
 # Work that takes less than this need not wait: it is over sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -121,7 +129,7 @@ class Trimmer:
         self._busy = busy
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Background()
 
     def used(self) -> None:
         """A call was made. Cheap."""
@@ -138,10 +146,11 @@ class Trimmer:
         if self._busy():
             self.used()
         else:
-            self._task = asyncio.ensure_future(in_thread(_heap.trim))
+            self._tasks.start(in_thread(_heap.trim))
 
     async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        await in_thread(_heap.trim)
+        self._tasks.start(in_thread(_heap.trim))
+        await self._tasks.wait()

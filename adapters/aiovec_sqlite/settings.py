@@ -107,8 +107,8 @@ class SqliteSettings(BackendSettings):
         default="auto",
         description='Memory for all tables that are searched in memory, such as "512 MiB" or "2 '
         'GiB".\n'
-        "A table takes its rows times (dim + 20) bytes, and up to half as much for vectors that "
-        'searches read lately. "auto" is a quarter of the machine\'s memory, at most 4 GiB.',
+        'A table takes its rows times (dim + 20) bytes. "auto" is a quarter of the machine\'s '
+        "memory, at most 4 GiB.",
     )
     preload: list[str] = Field(
         default=[],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from aiovec import AiovecError
+from aiovec._core.pool import in_thread
 from aiovec._core.threads import in_idle_thread
 
 
@@ -55,3 +57,20 @@ async def test_an_error_where_there_is_no_thread_at_all(monkeypatch: pytest.Monk
     monkeypatch.setattr(threading.Thread, "start", _refuse)
     with pytest.raises(AiovecError, match="needs a thread, and Python starts none"):
         await in_idle_thread(lambda: None)
+
+
+async def test_work_in_the_background_is_left_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiovec._core import threads
+
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    tasks = threads.Background()
+    tasks.start(in_thread(lambda: 1 // 0))  # type: ignore[arg-type]
+    await tasks.wait()
+    for name in ("_idle", "_busy", "_alive"):
+        monkeypatch.setattr(threads, name, type(getattr(threads, name))())
+    monkeypatch.setattr(threading.Thread, "start", _refuse)
+    tasks.start(in_thread(print))
+    await tasks.wait()
+    gc.collect()
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]

@@ -31,7 +31,6 @@ from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader, ordinary
 from .approximate import Prefixes, Recall, SignReader, measure
 from .codes import RowCodes, encode_rows
-from .kept import KeptVectors
 from .scan import Workspace
 from .segments import (
     SHARED,
@@ -285,8 +284,7 @@ class ResidentCopy:
     """One table's codes, at the change number of some snapshot of the file, and what searches keep.
 
     ``bits`` has signs in the place of int8 codes. Filters' masks take at most ``most_for_masks``
-    bytes, vectors that were measured lately ``most_for_vectors``. The workspace is that of all
-    copies of a store.
+    bytes. The workspace is that of all copies of a store.
     """
 
     def __init__(
@@ -296,14 +294,12 @@ class ResidentCopy:
         *,
         bits: bool,
         most_for_masks: int,
-        most_for_vectors: int,
     ) -> None:
         self.table = table
         self.bits = bits
         self.workspace = workspace
         self.masks = Masks(most_for_masks)
         self.prefixes = Prefixes(table.schema.metric)
-        self.vectors = KeptVectors(table.schema.dim, most_for_vectors)
         self._limits = workspace.limits
         self.recall: Recall | None = None
         self.state: State | None = None
@@ -317,7 +313,7 @@ class ResidentCopy:
     def nbytes(self) -> int:
         state = self.state  # another thread may replace it meanwhile
         codes = 0 if state is None else state.nbytes
-        return codes + self.masks.nbytes + self.prefixes.nbytes + self.vectors.nbytes
+        return codes + self.masks.nbytes + self.prefixes.nbytes
 
     def reader(self, db: sqlite3.Connection) -> RowReader:
         """Reads rows as this copy holds them."""
@@ -342,7 +338,6 @@ class ResidentCopy:
     def start(self, state: State) -> None:
         """Begin with what was loaded."""
         self._looked_at = shared_rows(state)
-        self.vectors.begin(state.change, state.nbytes)
         self.state = state
 
     def advance(self, db: sqlite3.Connection, ticket: Ticket) -> State | None:
@@ -378,7 +373,6 @@ class ResidentCopy:
             full = self._limits.full_segment
             segments = without(segments, changed)
             segments = add_rows(segments, reader, some, state.keys, ticket, full)
-        self.vectors.advance(change, changed)
         return State(change, tuple(segments))
 
     def compact(self) -> None:
@@ -419,9 +413,7 @@ class ResidentCopy:
                         coming=len(rows) - start, full=self._limits.full_segment,
                     )  # fmt: skip
             self.whole = False
-            coded = State(state.change, tuple(segments))
-            self.vectors.begin(coded.change, coded.nbytes)
-            self.state = coded
+            self.state = State(state.change, tuple(segments))
 
     def may_regroup(self) -> bool:
         """Return whether so many rows came to shared segments that a key may have grown large."""

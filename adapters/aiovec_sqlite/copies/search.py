@@ -101,8 +101,6 @@ LOG = logging.getLogger("aiovec")
 
 # Masks may take this share of the budget.
 _FOR_MASKS = 1 / 16
-# Likewise the vectors that were measured lately, and no table's more than this.
-_FOR_VECTORS, _MOST_VECTORS = 1 / 64, 32 * 2**20
 _TOO_LARGE = "it is larger than scan_memory"
 # Tables that are loaded at once.
 _MOST_LOADERS = 2
@@ -360,7 +358,6 @@ class ResidentSearch:
             self._workspace,
             bits=self.by_bits(table),
             most_for_masks=int(self._budget * _FOR_MASKS),
-            most_for_vectors=min(int(self._budget * _FOR_VECTORS), _MOST_VECTORS),
         )
         return Loader(db, copy, self._limits)
 
@@ -384,15 +381,7 @@ class ResidentSearch:
         return sum(resident.nbytes for resident in residents) + self._for_scans()
 
     def _make_room(self, name: str, wanted: int) -> None:
-        """Let go of the tables that were searched longest ago, as many as have to.
-
-        Before that, of the vectors that are kept for a next search.
-        """
-        for resident in list(self._tables.values()):
-            if self._taken() + wanted <= self._budget:
-                return
-            if resident.copy is not None:
-                resident.copy.vectors.give_up()
+        """Let go of the tables that were searched longest ago, as many as have to."""
         for other in list(self._tables):
             if self._taken() + wanted <= self._budget:
                 break
@@ -490,14 +479,12 @@ class ResidentSearch:
         if resident.kept is state and plain:
             return
         resident.kept = None
-        copy = resident.copy
-        if copy is not None and not self._fits(resident.nbytes):
-            copy.vectors.give_up()
         if not self._fits(resident.nbytes):
             self._refuse(table, resident, _TOO_LARGE)
             self._workspace.clear()
             return
         self._make_room(table.name, 0)  # tables grow
+        copy = resident.copy
         if copy is None:
             return
         cuts, compacts, regroups = copy.may_cut(), needs_compaction(state), copy.may_regroup()

@@ -36,7 +36,6 @@ from ..sql.filters import fixed_values, only_fixes
 from ..vectors import VectorReader
 from .approximate import BIT_OVERSAMPLE, sign_codes
 from .codes import encode_queries, value_of
-from .kept import KeptVectors
 from .native import measure
 from .scan import Asked, Candidates, candidates
 from .segments import SHARED, State, gathered
@@ -152,18 +151,13 @@ class Rescoring:
     def __init__(
         self,
         vectors: VectorReader,
-        kept: KeptVectors,
         metric: Metric,
         state: State,
         ticket: Ticket,
     ) -> None:
         self.read = 0
-        self.remembered = False
-        """True once a vector was not read from the file."""
         self._vectors = vectors
-        self._kept = kept
         self._metric = metric
-        self._change = state.change
         self._rows = state.rows
         self._longest = state.longest
         self._ticket = ticket
@@ -233,19 +227,9 @@ class Rescoring:
         return found
 
     def _read(self, rowids: Int64Array) -> Float32Array:
-        """The vectors of different rows: those that are kept, and the others from the file."""
-        vectors = np.empty((len(rowids), self._vectors.width), dtype=np.float32)
-        missing = self._kept.get(rowids, self._change, vectors)
-        self.remembered = self.remembered or len(missing) < len(rowids)
-        if len(missing):
-            fresh = rowids[missing]
-            sparse = len(fresh) * _SPARSE < self._rows
-            read = self._vectors.read(fresh, self._ticket, scattered=sparse, present=True)
-            self._kept.put(fresh, self._change, read)
-            if len(missing) == len(rowids):
-                return read
-            vectors[missing] = read
-        return vectors
+        """The vectors of different rows."""
+        sparse = len(rowids) * _SPARSE < self._rows
+        return self._vectors.read(rowids, self._ticket, scattered=sparse, present=True)
 
 
 def _best(near: Nearest, other: Nearest, limit: int) -> Nearest:
@@ -364,11 +348,8 @@ class Batch:
                 found.update(zip(scan.places, self._candidates(scan), strict=True))
         with timings.stage("rescore"):
             reader = VectorReader(snapshot.db, snapshot.table)
-            kept = self._copy.vectors
-            rescoring = Rescoring(reader, kept, self._metric, snapshot.state, snapshot.ticket)
+            rescoring = Rescoring(reader, self._metric, snapshot.state, snapshot.ticket)
             best = rescoring.nearest([found[place] for place in range(len(queries))], queries)
-            if rescoring.remembered:
-                self._check_present(best)
         return best, rescoring.read
 
     def _fetch(self, best: Sequence[Nearest]) -> list[Found]:

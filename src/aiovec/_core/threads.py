@@ -53,8 +53,15 @@ def is_over(task: asyncio.Task[object] | None) -> bool:
     return task is None or task.done() or task.get_loop().is_closed()
 
 
+class NoThreadError(AiovecError):
+    """The system has no thread left, or the process is ending. Never named to a user."""
+
+
 class Background:
-    """Tasks that nobody awaits; those of a loop that is closed are forgotten."""
+    """Tasks that nobody awaits; those of a loop that is closed are forgotten.
+
+    Where no thread can be started for their work, it is left undone.
+    """
 
     def __init__(self) -> None:
         self._tasks: PerLoop[set[asyncio.Task[None]]] = PerLoop(set)
@@ -64,6 +71,7 @@ class Background:
         task = asyncio.ensure_future(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        task.add_done_callback(_leave_undone)
         return task
 
     def __len__(self) -> int:
@@ -78,6 +86,14 @@ class Background:
     async def wait(self) -> None:
         if tasks := self._tasks():
             await asyncio.wait(tasks)
+
+
+def _leave_undone(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, NoThreadError):
+        task.get_loop().call_exception_handler(
+            {"message": "work in the background failed", "exception": error, "task": task}
+        )
 
 
 class OneLoop:
@@ -133,7 +149,7 @@ async def in_idle_thread(work: Callable[[], _T]) -> _T:
         thread = _Thread()
         try:
             start_thread(thread)
-        except AiovecError:
+        except NoThreadError:
             if not _alive:
                 raise
             _left.append(job)
@@ -160,11 +176,11 @@ def _nothing() -> None: ...
 
 
 def start_thread(thread: threading.Thread) -> None:
-    """Start it; AiovecError where the system has no more of them, or the process is ending."""
+    """Start it; NoThreadError where the system has no more of them, or the process is ending."""
     try:
         thread.start()
     except RuntimeError as exc:
-        raise AiovecError(f"the store needs a thread, and Python starts none: {exc}") from exc
+        raise NoThreadError(f"the store needs a thread, and Python starts none: {exc}") from exc
 
 
 def _job_of(work: Callable[[], _T]) -> tuple[Callable[[], None], asyncio.Future[_T]]:
