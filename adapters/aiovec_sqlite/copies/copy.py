@@ -392,7 +392,7 @@ class ResidentCopy:
     def may_cut(self) -> bool:
         """Return whether the table has grown too large to have its vectors in memory."""
         state = self.state
-        return self.whole and state is not None and state.nbytes > 2 * self._limits.whole
+        return self.whole and state is not None and state.nbytes > 1.5 * self._limits.whole
 
     def cut(self) -> None:
         """Make codes of the vectors, which then go. Safe at any time, in any thread."""

@@ -51,9 +51,9 @@ class CopyLimits:
     at once take twice as long to that answer (``bench search``), and a huge file takes long."""
     first_pause: float = 1.0
     """Seconds until a load that failed is tried again; each further failure doubles them."""
-    whole: int = 2 * 2**20
+    whole: int = 6 * 2**20
     """Bytes of vectors up to which a copy holds these themselves: so few are searched quicker than
-    a query is encoded. One that grows to twice as much gets codes (``bench search``)."""
+    a query is encoded. One that grows to half as much again gets codes (``bench search``)."""
     longest_pause: float = 300.0
     """Seconds of the longest pause, and of the only one where the table itself is in the way: it
     may have shrunk. A look costs a count of its rows, on a connection of its own."""

@@ -24,6 +24,9 @@ from aiovec.backend import (
 from .codes import RowCodes, rounding
 from .segments import State
 
+# Numbers in one product. OpenBLAS uses threads from 460,800 on.
+_AT_ONCE = 2**18
+
 
 def whole_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     """Vectors in the place of codes. Their components are 0 or lie between 1e-15 and 1e15."""
@@ -58,7 +61,7 @@ def _values(
     parts = []
     for number, segment in enumerate(state.segments):
         count = segment.count
-        values: Float32Array = segment.codes[:count] @ query
+        values = _products(segment.codes[:count], query)
         if metric == "cosine":
             values *= segment.scale[:count]
         if metric == "l2" or segment.dead:
@@ -67,6 +70,17 @@ def _values(
             values[~masks[number][:count]] = -np.inf
         parts.append(values)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _products(rows: Float32Array, query: Float32Array) -> Float32Array:
+    """The rows' products with the query, by one thread: BLAS gives a large product to several,
+    which wait for each other where no core is free.
+    """
+    products = np.empty(len(rows), dtype=np.float32)
+    step = max(1, _AT_ONCE // len(query))
+    for start in range(0, len(rows), step):
+        np.dot(rows[start : start + step], query, out=products[start : start + step])
+    return products
 
 
 def _miss(state: State, query: Float32Array, metric: Metric) -> float:

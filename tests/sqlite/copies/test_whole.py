@@ -167,3 +167,15 @@ async def test_stats_tell_what_a_small_table_takes(tmp_path: Path) -> None:
         stats = await store.stats("t")
         assert stats.details["scan_expected"] == 50 * (4 * DIM + 20)
         assert stats.scan_memory == stats.details["scan_expected"]
+
+
+async def test_long_vectors_whose_products_are_made_in_parts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    path = tmp_path / "a.db"
+    vectors = rng.standard_normal((331, 4096), dtype=np.float32)
+    async with opened(path) as store:
+        await store.create_table("t", Schema(4096, metric="dot", payload=False))
+        some = [{"id": f"r{n}", "embedding": one} for n, one in enumerate(vectors)]
+        await store.insert("t", some)
+        await same(store, path, "t", [*vectors[::150], -vectors[330]], [{"limit": 4}])
+        assert (await ready(store, "t")).copy.state.whole
