@@ -355,10 +355,11 @@ class FilteringContract(ContractBase):
         query = vectors(1, seed=3)[0]
         for number, (text, _, ids) in enumerate(CASES):
             wanted = sorted(ids.split())
-            assert await store.count("notes", text) == len(wanted), text
-            # The others in turn: test_what_filters_select has all of them with find.
+            # In turn: test_what_filters_select has all of them with find.
             turn = None if long_run() else number % 4
-            if turn in (None, 0, 3):
+            if turn in (None, 3):
+                assert await store.count("notes", text) == len(wanted), text
+            if turn in (None, 0):
                 hits = await store.search("notes", query, where=text, limit=50, select=[])
                 assert sorted(ids_of(hits)) == wanted, text
             if turn in (None, 1):
