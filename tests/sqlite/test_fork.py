@@ -18,11 +18,27 @@ from .support import run_code
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
+# A child waits on the same files as its parent by one epoll, so it leaves the parent's loop at once
+# and alone. A further round of it may take the byte that wakes the parent, and its end, at which
+# the interpreter closes it, takes out the socket by which threads wake the parent: that would wait
+# for ever. A child that hangs tells where, and is ended by the alarm.
+LEAVE = """
+import faulthandler, signal
+
+class InChild(SystemExit):
+    "No loop goes on after it."
+
+def leave(loop, inherited=None):
+    signal.alarm(60)
+    faulthandler.dump_traceback_later(40)
+    loop.close = lambda: None
+    raise InChild(inherited)
+"""
+
 # Forks while reads, a write and an export are under way, and prints what each call in the child
-# came to. The child ends as an ordinary Python does, with all that it inherited collected. One
-# that hangs is ended by the alarm.
-FORK = """
-import asyncio, gc, json, os, signal, sys, warnings
+# came to. The child ends as an ordinary Python does, with all that it inherited collected.
+FORK = LEAVE + """
+import asyncio, gc, json, os, sys, warnings
 import aiovec
 from aiovec import AiovecError, Schema, StoreClosedError
 
@@ -80,7 +96,7 @@ async def main():
     await asyncio.sleep(0.002)  # they have begun
     child = os.fork()
     if child == 0:
-        return store, under_way, exporting
+        leave(loop, [store, under_way, exporting])
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     os.close(tell)
     came = json.loads(os.read(told, 100_000).decode() or "{}")
@@ -92,10 +108,12 @@ async def main():
     print(json.dumps([status, came, left, count]))
 
 loop = asyncio.new_event_loop()
-inherited = loop.run_until_complete(main())
+inherited = None
+try:
+    loop.run_until_complete(main())
+except InChild as exc:
+    inherited = exc.code
 if inherited is not None:
-    signal.alarm(60)
-    asyncio.events._set_running_loop(None)
     came = asyncio.run(in_child(inherited[0]))
     os.write(tell, json.dumps(came).encode())
     os.close(tell)
@@ -127,8 +145,8 @@ def test_a_fork_while_calls_run(tmp_path: Path) -> None:
 
 # Two threads have SQLite allocate without a pause while the process is forked again and again.
 # Without the gate, one child in fifteen finds a mutex of SQLite's locked for ever.
-FORKS = """
-import asyncio, os, signal, sys, warnings
+FORKS = LEAVE + """
+import asyncio, os, sys, warnings
 import aiovec
 from aiovec import Schema
 from aiovec_sqlite.connection import Connection
@@ -152,7 +170,7 @@ async def main():
         await asyncio.sleep(0.02)
         child = os.fork()
         if child == 0:
-            return None
+            leave(loop)
         children.append(child)
     for task in under_way:
         task.cancel()
@@ -166,13 +184,11 @@ async def in_child():
         await own.create_table("notes", Schema(4))
 
 loop = asyncio.new_event_loop()
-statuses = loop.run_until_complete(main())
-if statuses is None:
-    signal.alarm(30)
-    asyncio.events._set_running_loop(None)
+try:
+    print(loop.run_until_complete(main()))
+except InChild:
     asyncio.run(in_child())
     os._exit(0)
-print(statuses)
 """
 
 
