@@ -342,6 +342,7 @@ runner.run(main())
 child = os.fork()
 if not child:
     asyncio.set_event_loop(None)
+    loop.close = lambda: None  # at the end; it would take the parent's files out of their epoll
     in_child()
     sys.exit(0)
 assert os.waitpid(child, 0)[1] == 0
