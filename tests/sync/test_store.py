@@ -166,6 +166,38 @@ def test_handles_keep_their_store_open(tmp_path: Path) -> None:
     notes.store.close()
 
 
+def test_an_iterator_is_collected_while_a_call_begins(tmp_path: Path) -> None:
+    """The garbage collector may run anywhere, in any thread."""
+    code = """
+import gc, signal, sys
+from aiovec import Schema, sync
+
+with sync.connect(sys.argv[1]) as store:
+    store.create_table("notes", Schema(4))
+    store.insert("notes", [{"id": id, "embedding": [1, 2, 3, 4]} for id in "ab"])
+    rows = store.export("notes", batch_size=1)
+    next(rows)
+    kept = [rows]
+    kept.append(kept)
+    loop = store._portal._loop
+    begin = loop.call_soon_threadsafe
+
+    def begin_and_collect(*call, **options):
+        gc.collect()
+        return begin(*call, **options)
+
+    loop.call_soon_threadsafe = begin_and_collect
+    gc.disable()
+    del kept, rows
+    signal.alarm(20)
+    print(store.tables())
+    del loop.call_soon_threadsafe
+    print(store.count("notes"))
+"""
+    done = run_code(code, str(tmp_path / "notes.db"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['notes']\n2\n", "")
+
+
 def test_an_iterator_is_read_where_it_was_made(store: sync.Store) -> None:
     threads = set()
 

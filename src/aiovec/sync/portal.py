@@ -33,7 +33,8 @@ class Portal:
     def __init__(self, target: str) -> None:
         self.target = target
         self._process = os.getpid()
-        self._lock = threading.Lock()
+        # The garbage collector may close an iterator where this thread has the lock already.
+        self._lock = threading.RLock()
         self._stopped = False
         self._loop = asyncio.new_event_loop()
         # What threads iterate. Others are generators within these, which close with them.
