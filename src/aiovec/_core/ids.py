@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -15,6 +16,16 @@ _STEP = 64
 
 _lock = threading.Lock()
 _last = 0
+
+
+def _free_in_child() -> None:
+    """In a process that was forked, the thread that held the lock is not there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_in_child)
 
 
 def new_id() -> str:
