@@ -37,7 +37,7 @@ def leave(loop, inherited=None):
 
 # Forks while reads, a write and an export are under way, and prints what each call in the child
 # came to. The child ends as an ordinary Python does, with all that it inherited collected.
-FORK = LEAVE + """
+FORK = """
 import asyncio, gc, json, os, sys, warnings
 import aiovec
 from aiovec import AiovecError, Schema, StoreClosedError
@@ -127,7 +127,7 @@ loop.close()
 
 
 def test_a_fork_while_calls_run(tmp_path: Path) -> None:
-    done = run_code(FORK, str(tmp_path / "notes.db"))
+    done = run_code(LEAVE + FORK, str(tmp_path / "notes.db"))
     assert done.returncode == 0, done.stderr
     status, came, left, count = json.loads(done.stdout)
     assert status == 0, f"the child did not end well: {came} {done.stderr}"
@@ -145,7 +145,7 @@ def test_a_fork_while_calls_run(tmp_path: Path) -> None:
 
 # Two threads have SQLite allocate without a pause while the process is forked again and again.
 # Without the gate, one child in fifteen finds a mutex of SQLite's locked for ever.
-FORKS = LEAVE + """
+FORKS = """
 import asyncio, os, sys, warnings
 import aiovec
 from aiovec import Schema
@@ -193,7 +193,7 @@ except InChild:
 
 
 def test_a_fork_amid_allocations_of_sqlite(tmp_path: Path) -> None:
-    done = run_code(FORKS, str(tmp_path), "15")
+    done = run_code(LEAVE + FORKS, str(tmp_path), "15")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [0] * 15, done.stderr
 
