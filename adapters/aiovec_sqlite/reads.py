@@ -421,7 +421,7 @@ Run = Callable[[Callable[[sqlite3.Connection, Ticket], bool]], Awaitable[bool]]
 
 
 class OwnCopy:
-    """The copy of one export's snapshot, once there is one. Every method belongs into a thread."""
+    """The copy of one export's snapshot, once there is one. Its methods belong into a thread."""
 
     def __init__(self, target: str, limits: ExportLimits) -> None:
         self.limits = limits
@@ -432,6 +432,10 @@ class OwnCopy:
     @property
     def _path(self) -> Path:
         return Path(self._target).resolve().with_name(self._name)
+
+    @property
+    def exists(self) -> bool:
+        return self._db is not None
 
     def is_due(self) -> bool:
         try:

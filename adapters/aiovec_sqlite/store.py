@@ -687,4 +687,5 @@ def _nothing() -> None: ...
 
 async def _end_export(connection: Connection, copy: OwnCopy) -> None:
     await connection.close()
-    await in_thread(copy.close)
+    if copy.exists:
+        await in_thread(copy.close)

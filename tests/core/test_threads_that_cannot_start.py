@@ -7,13 +7,15 @@ import gc
 import random
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiovec import AiovecError
+import aiovec
+from aiovec import AiovecError, Schema
 from aiovec._core.pool import in_thread
-from aiovec._core.threads import in_idle_thread
+from aiovec._core.threads import NoThreadError, in_idle_thread
 
 
 async def _some(count: int) -> None:
@@ -59,11 +61,19 @@ async def test_an_error_where_there_is_no_thread_at_all(monkeypatch: pytest.Monk
         await in_idle_thread(lambda: None)
 
 
-async def test_work_in_the_background_is_left_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiovec._core import threads
-
+@pytest.fixture
+async def complaints() -> list[dict[str, Any]]:
+    """What the event loop is told of."""
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    return told
+
+
+async def test_work_in_the_background_is_left_undone(
+    monkeypatch: pytest.MonkeyPatch, complaints: list[dict[str, Any]]
+) -> None:
+    from aiovec._core import threads
+
     tasks = threads.Background()
     tasks.start(in_thread(lambda: 1 // 0))  # type: ignore[arg-type]
     await tasks.wait()
@@ -73,4 +83,51 @@ async def test_work_in_the_background_is_left_undone(monkeypatch: pytest.MonkeyP
     tasks.start(in_thread(print))
     await tasks.wait()
     gc.collect()
-    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+    assert [type(context["exception"]) for context in complaints] == [ZeroDivisionError]
+
+
+async def test_an_export_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaints: list[dict[str, Any]]
+) -> None:
+    """Its look at the WAL is left undone, which nobody is told."""
+    from aiovec._core import threads
+
+    async with aiovec.connect(tmp_path / "notes.db") as store:
+        await store.create_table("notes", Schema(2))
+        await store.insert("notes", [{"id": id, "embedding": [1, 2]} for id in "abc"])
+        await store.count("notes")
+        for name in ("_idle", "_busy", "_alive"):
+            monkeypatch.setattr(threads, name, type(getattr(threads, name))())
+        monkeypatch.setattr(threads._Thread, "start", _refuse)
+        found = [batch async for batch in store.export("notes", batch_size=1)]
+        monkeypatch.undo()
+    assert len(found) == 3
+    gc.collect()
+    assert complaints == []
+
+
+async def test_upkeep_is_left_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaints: list[dict[str, Any]]
+) -> None:
+    pytest.importorskip("lancedb")
+    from tests.lancedb.support import SMALL, numbered, opened
+
+    from aiovec_lancedb.limits import Limits, UpkeepLimits
+    from aiovec_lancedb.upkeep import schedule
+
+    refused = asyncio.Event()
+
+    async def no_thread(*_: object) -> None:
+        refused.set()
+        raise NoThreadError("the store needs a thread, and Python starts none")
+
+    monkeypatch.setattr(schedule, "in_thread", no_thread)
+    limits = Limits(upkeep=UpkeepLimits(commits=1, quiet=0.0))
+    async with asyncio.timeout(60), opened(tmp_path / "s", limits) as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", numbered(1))
+        await refused.wait()
+        await store.insert("notes", numbered(1, start=1))
+        assert await store.count("notes") == 2
+    gc.collect()
+    assert complaints == []

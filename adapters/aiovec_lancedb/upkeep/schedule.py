@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiovec.backend import (
+    Background,
     Clock,
     PerLoop,
     StaleTableError,
@@ -187,6 +188,7 @@ class Housekeeper:
     _seen: set[str] = field(default_factory=set)
     _unseen: deque[str] = field(default_factory=deque)
     _next_unseen: float = 0.0
+    _background: Background = field(default_factory=Background)
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     # What runs in the background among the writes.
@@ -221,7 +223,7 @@ class Housekeeper:
         if not is_over(self._task):
             return False
         self._wake = asyncio.Event()
-        self._task = asyncio.ensure_future(self._run())
+        self._task = self._background.start(self._run())
         return True
 
     async def finish(self) -> None:
