@@ -97,6 +97,7 @@ async def main():
     child = os.fork()
     if child == 0:
         leave(loop, [store, under_way, exporting])
+    faulthandler.dump_traceback_later(100)  # after the fork, or the child would wait for its lock
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     os.close(tell)
     came = json.loads(os.read(told, 100_000).decode() or "{}")
