@@ -74,7 +74,6 @@ ONCE = (
     "tests/faults/test_other_libraries.py",
     "tests/faults/test_refused_files.py",
     "tests/faults/test_restore.py",
-    "tests/faults/test_soak.py::test_a_short_soak[48 KiB]",  # the other one stays
     "tests/faults/test_waiting.py",
     "tests/filters/",
     "tests/hostile/",

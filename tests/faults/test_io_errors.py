@@ -190,8 +190,15 @@ asyncio.run(main())
 )
 
 
-@pytest.mark.parametrize("fail", [1, 1000])
-@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+@pytest.mark.parametrize(
+    ("kind", "fail"),
+    [
+        ("sqlite", 1000),
+        ("lancedb", 1),
+        pytest.param("sqlite", 1, marks=pytest.mark.long),
+        pytest.param("lancedb", 1000, marks=pytest.mark.long),
+    ],
+)
 def test_a_failed_read_is_not_told_as_damage(
     tmp_path: Path, library: Path, kind: str, fail: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

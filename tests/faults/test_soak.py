@@ -38,7 +38,7 @@ def check_done(report: SoakReport, kinds: Sequence[str]) -> None:
 
 
 # In the second one the tables push one another out of memory all the time, or outgrow it.
-@pytest.mark.parametrize("memory", ["1 GiB", "48 KiB"])
+@pytest.mark.parametrize("memory", ["1 GiB", pytest.param("48 KiB", marks=pytest.mark.long)])
 async def test_a_short_soak(tmp_path: Path, memory: str) -> None:
     config = tmp_path / "aiovec.toml"
     config.write_text(

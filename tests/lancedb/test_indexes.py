@@ -184,7 +184,7 @@ async def test_filters_get_all_their_hits(store: VectorStore, kind: str) -> None
         (F.kind == "k3", 1100),
     ):
         share = []
-        for question in QUESTIONS[:15]:
+        for question in QUESTIONS[:8]:
             hits = await store.search("notes", question, where=where, limit=limit)
             assert len(hits) == limit
             best = await store.search("notes", question, where=where, limit=limit, exact=True)

@@ -101,7 +101,7 @@ asyncio.run(main())
 
 async def test_ids_stay_unique_when_the_folder_of_locks_is_removed(tmp_path: Path) -> None:
     """B19: a store that has locked a file before locks the new one, as everybody else does."""
-    count = 60
+    count = 30
     async with opened(tmp_path / "s") as store:
         await store.create_table("notes", SMALL)
     process = await asyncio.create_subprocess_exec(

@@ -38,7 +38,7 @@ async def test_a_short_soak(tmp_path: Path, memory: str) -> None:
         f'[retrieval.lancedb]\nsearch_memory = "{memory}"\nmax_versions = 20\n'
     )
     report = await soak(
-        None, TABLES, config=config, seconds=4, base_rows=200, quiet_every=2, exact=True
+        None, TABLES, config=config, seconds=3, base_rows=200, quiet_every=1.5, exact=True
     )
     check_done(report)
     report.check_nothing_left()

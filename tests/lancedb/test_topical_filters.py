@@ -83,7 +83,7 @@ async def _shares(store: VectorStore, where: Any, selected: Any, **options: Any)
     ("kind", "options"),
     [
         ("ivf_pq", {"num_sub_vectors": 8}),
-        ("hnsw_sq", {}),
+        pytest.param("hnsw_sq", {}, marks=pytest.mark.long),
         pytest.param("ivf_rq", {}, marks=pytest.mark.long),
         pytest.param("ivf_flat", {}, marks=pytest.mark.long),
         pytest.param("ivf_sq", {}, marks=pytest.mark.long),

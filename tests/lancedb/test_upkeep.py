@@ -146,7 +146,7 @@ async def test_no_write_fails_for_it(tmp_path: Path) -> None:
 
         async def write(store: VectorStore, start: int) -> dict[str, int]:
             rows: dict[str, int] = {}
-            for n in range(10):
+            for n in range(8):
                 id = f"r{start + n:05}"
                 await store.insert("notes", numbered(1, start=start + n))
                 rows[id] = start + n

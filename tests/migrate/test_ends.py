@@ -51,12 +51,22 @@ STEPS = {
 CASES = [(command, step) for command, steps in STEPS.items() for step in steps]
 
 
+ORDINARY = (
+    "planned", "copy:written", "indexed", "cut-over:paused", "cut-over:moved", "cut-over:flipped",
+    "phase:done", "rollback:marked", "phase:rolled-back",
+)  # fmt: skip
+
+
 def cases() -> list[Any]:
-    """Each step in one of the directions; in the other one with the long tests."""
+    """Each step in one of the directions; all others with the long tests.
+
+    Of a run and a rollback, test_resume.py and test_cutover.py stop at every step.
+    """
     found = []
     for number, (command, step) in enumerate(CASES):
+        elsewhere = command in ("run", "rollback") and step not in ORDINARY
         for turn, way in enumerate(WAYS):
-            marks = [] if number % 2 == turn else [pytest.mark.long]
+            marks = [] if number % 2 == turn and not elsewhere else [pytest.mark.long]
             found.append(pytest.param(way, command, step, marks=marks, id=f"{way}-{step}"))
     return found
 

@@ -60,8 +60,15 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> Meets:
 
 
 @pytest.mark.parametrize("returns", [False, True], ids=["goes", "returns"])
-@pytest.mark.parametrize("call", ["tables", "open_table"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "call"),
+    [
+        ("sqlite", "open_table"),
+        ("lancedb", "tables"),
+        pytest.param("sqlite", "tables", marks=pytest.mark.long),
+        pytest.param("lancedb", "open_table", marks=pytest.mark.long),
+    ],
+)
 async def test_a_run_and_its_way_back(
     tmp_path: Path, meets: Meets, backend: str, call: str, returns: bool
 ) -> None:

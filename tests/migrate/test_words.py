@@ -141,7 +141,9 @@ async def answers(config: Path) -> dict[str, list[str]]:
         return found
 
 
-@pytest.mark.parametrize("way", PAIRS[1:3], ids="-".join)
+@pytest.mark.parametrize(
+    "way", [PAIRS[1], pytest.param(PAIRS[2], marks=pytest.mark.long)], ids="-".join
+)
 @pytest.mark.parametrize("analyzer", ANALYZERS)
 async def test_text_is_carried_there_and_back(
     tmp_path: Path, way: tuple[str, str], analyzer: str

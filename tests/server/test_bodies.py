@@ -47,7 +47,9 @@ def hostile_row(rng: random.Random, depth: int = 0) -> Any:
     return {str(n): hostile_row(rng, depth + 1) for n in range(rng.randrange(4))}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 12))]
+)
 async def test_a_list_in_pieces_is_the_same_as_at_once(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -605,7 +607,7 @@ async def test_rows_that_hold_far_more_than_their_vectors_are_refused() -> None:
         assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
-@pytest.mark.parametrize("size", [100, 300_000, 1_000_000])
+@pytest.mark.parametrize("size", [100, 300_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 async def test_a_long_row_before_many_short_ones(size: int) -> None:
     """The short ones are too many to be read at once with the long one."""
     long = [

@@ -29,8 +29,23 @@ def vector(rng: np.random.Generator, size: float) -> np.ndarray[Any, Any]:
     return np.asarray(made, dtype=np.float32)
 
 
-@pytest.mark.parametrize("settings", [{}, {"scan": "bit"}, {"scan": "disk"}], ids=str)
-@pytest.mark.parametrize("metric", METRICS)
+ORDINARY = (*((metric, None) for metric in METRICS), ("cosine", "bit"), ("l2", "disk"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "settings"),
+    [
+        pytest.param(
+            metric,
+            settings,
+            id=f"{metric}-{settings}",
+            # Each metric from the copy of the file's vectors; the other ways with one each.
+            marks=[] if (metric, settings.get("scan")) in ORDINARY else [pytest.mark.long],
+        )
+        for metric in METRICS
+        for settings in ({}, {"scan": "bit"}, {"scan": "disk"})
+    ],
+)
 async def test_one_such_row_after_the_copy_was_loaded(
     tmp_path: Path, metric: Metric, settings: dict[str, Any]
 ) -> None:

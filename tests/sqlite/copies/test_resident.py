@@ -545,7 +545,7 @@ async def test_searches_and_writes_at_once(tmp_path: Path, metric: Metric) -> No
     one whose delete was acknowledged is not. In the end all is as the file tells."""
     path = tmp_path / "a.db"
     rng = await filled(path, 1500, metric)
-    seconds = float(os.environ.get("AIOVEC_SOAK_SECONDS", "2"))
+    seconds = float(os.environ.get("AIOVEC_SOAK_SECONDS", "1"))
     deadline = time.monotonic() + seconds
     searches = 0
 
