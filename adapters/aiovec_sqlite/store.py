@@ -69,6 +69,7 @@ from .connection import CancelledWorkError, Connection, Ticket
 from .copies import COPY_LIMITS, CopyLimits, ResidentSearch
 from .driver import connect, has_fts5
 from .errors import failures, translated
+from .forking import GATE
 from .once import Keys
 from .opening import (
     OpenFile,
@@ -655,8 +656,10 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         if self._target == MEMORY:
             raise UnsupportedError("restore", self.name, "a store in memory ends with its process")
         target = Path(self._target)
+        GATE.check()
         return await in_thread(
-            partial(backups.restore, backup, target, self._settings, overwrite=overwrite)
+            _inside,
+            partial(backups.restore, backup, target, self._settings, overwrite=overwrite),
         )
 
     def _is_replaced(self, _: sqlite3.Connection) -> bool:
@@ -688,4 +691,10 @@ def _nothing() -> None: ...
 async def _end_export(connection: Connection, copy: OwnCopy) -> None:
     await connection.close()
     if copy.exists:
-        await in_thread(copy.close)
+        await in_thread(_inside, copy.close)
+
+
+def _inside(work: Callable[[], _T]) -> _T:
+    """Do what uses SQLite on a thread that is no connection's."""
+    with GATE:
+        return work()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import aclosing, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiovec import AiovecError
-from aiovec_sqlite.forking import Gate
+import aiovec
+from aiovec import AiovecError, Schema
+from aiovec_sqlite import backup
+from aiovec_sqlite.forking import GATE, Gate
+from aiovec_sqlite.reads import ExportLimits, OwnCopy
 
-from .support import run_code
+from .support import opened, run_code
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -231,6 +237,39 @@ def test_a_fork_waits_for_those_inside_and_lets_nobody_in() -> None:
     late.join()
     assert order == ["left", "forked", "over", "came"]
     gate.check()
+
+
+async def test_a_fork_waits_for_all_that_uses_sqlite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also outside the threads of connections: restoring, and an export's end."""
+    path, kept, counted = tmp_path / "notes.db", tmp_path / "kept.db", dict[str, bool]()
+    moved = threading.Event()
+
+    def watch(place: Any, name: str, then: Callable[[], object] = bool) -> None:
+        called = getattr(place, name)
+
+        def watched(*args: Any, **options: Any) -> Any:
+            counted[name] = GATE._inside > 0
+            result = called(*args, **options)
+            then()
+            return result
+
+        monkeypatch.setattr(place, name, watched)
+
+    watch(backup, "_copy")
+    watch(backup, "_held_alone")
+    watch(OwnCopy, "move", moved.set)
+    watch(OwnCopy, "close")
+    async with opened(path, limits={"exports": ExportLimits(most_wal=0, look_every=0.01)}) as store:
+        await store.create_table("notes", Schema(4))
+        await store.insert("notes", [{"id": id, "embedding": [1, 2, 3, 4]} for id in "abc"])
+        async with aclosing(store.export("notes", batch_size=1)) as export:
+            await anext(export)
+            assert await asyncio.to_thread(moved.wait, 60)
+        await store.backup(kept)
+    await aiovec.restore(kept, path, overwrite=True)
+    assert counted == dict.fromkeys(["_copy", "_held_alone", "move", "close"], True)
 
 
 def test_a_child_of_a_fork_amid_work_that_goes_on_refuses_sqlite() -> None:
