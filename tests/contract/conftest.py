@@ -1,8 +1,9 @@
 """What of the suite runs where: on uvloop too, with each Python, or with the long tests alone.
 
-The parts that depend on the event loop run on SQLite files a second time, on uvloop, where uvloop
-is installed; ``.ci/run`` has the rest of the suite on uvloop. In memory the other parts run with
-one Python only: they are the same code as on SQLite files, which have the whole suite with each.
+Cancelled calls and loops that end run on SQLite files a second time, on uvloop, where uvloop is
+installed; ``make test-uvloop`` and ``.ci/run`` have the rest of the suite on uvloop. In memory the
+parts that do not depend on the event loop run with one Python only: they are the same code as on
+SQLite files, which have the whole suite with each.
 
 On an S3 server most of the suite is a long test, and so are in memory the parts that are the same
 code as in a folder or a file (``shown_elsewhere``, but for ``here_too``) and what takes seconds.
@@ -24,6 +25,8 @@ OF_LOOPS = (
     "CancellationContract.", "ChangesContract.", "ConcurrencyContract.", "ExportingContract.",
     "LifeContract.", "LoopsContract.", "MovingContract.",
 )  # fmt: skip
+# Those that are about nothing else.
+TWICE = ("CancellationContract.", "LoopsContract.")
 
 
 def part_of(item: pytest.Item) -> str:
@@ -37,7 +40,7 @@ def of_loops(item: pytest.Item) -> bool:
 
 def on_uvloop_too(item: pytest.Item) -> bool:
     cls = getattr(item, "cls", None)
-    return cls is not None and cls.__name__ == "TestSqliteFile" and of_loops(item)
+    return cls is not None and cls.__name__ == "TestSqliteFile" and part_of(item).startswith(TWICE)
 
 
 def pytest_asyncio_loop_factories(

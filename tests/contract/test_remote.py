@@ -47,6 +47,22 @@ class TestRemoteSqlite(OverHttp):
         # What a backend gets is the same, whatever form the rows had.
         "test_rows_in_every_form", "test_vectors_in_every_form",
         "test_what_can_be_read_once_is_read_once", "test_what_came_out_goes_in_again",
+        # What the store behind the server selects and ranks is shown on a file.
+        "test_a_filter_never_starves_a_keyword_search", "test_every_dimension",
+        "test_find_orders_selects_and_filters_in_every_combination",
+        "test_fuzzed_parts_of_words_match_the_oracle", "test_fuzzed_queries_match_the_oracle",
+        "test_groups_of_keyword_and_hybrid_searches",
+        "test_highlights_of_a_word_that_a_text_repeats", "test_many_rows_are_ordered_by_a_payload",
+        "test_random_texts_match_the_oracle", "test_vectors_of_every_size",
+        "test_what_filters_select", "test_delete_where_selects_the_same",
+        *(
+            f"{name}[{metric}]"
+            for metric in ("dot", "l2")
+            for name in (
+                "test_a_filter_never_starves_a_search", "test_equal_ones_come_by_id",
+                "test_the_nearest_come_first",
+            )
+        ),
         # The filter goes as it is; tests/server has bodies of all sizes.
         "test_large_filters", "test_fields_named_like_words_of_sql",
         *(
@@ -90,7 +106,14 @@ class TestRemoteLancedb(OverHttp):
         "test_update_by_ids_and_where", "test_update_of_parts_of_the_payload",
         "test_update_sets_keys_of_the_payload", "test_upsert_replaces_whole_rows",
     })  # fmt: skip
-    slow = frozenset({"test_state_machine"})
+    slow = frozenset({
+        "test_state_machine", "test_the_nearest_come_first[dot]", "test_the_nearest_come_first[l2]",
+        *(
+            f"{name}[{kind}]"
+            for kind in ("bits", "dot", "l2", "model", "parted")
+            for name in ("test_rows_without_a_vector", "test_set_vectors_keeps_fields")
+        ),
+    })  # fmt: skip
 
 
 del OverHttp

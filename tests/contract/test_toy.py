@@ -29,6 +29,10 @@ class TestToy(BackendContract):
         "test_groups_of_keyword_and_hybrid_searches", "test_a_filter_never_starves_a_search",
         "test_groups", "test_highlights_of_a_word_that_a_text_repeats",
         "test_hybrid_fuses_the_two_searches", "test_rows_that_nobody_else_holds",
+        "test_state_machine", "test_many_rows_are_ordered_by_a_payload", "test_cancelled_reads",
+        "test_random_texts_match_the_oracle", "test_many_filters_at_once",
+        "test_groups_far_down_the_ranking", "test_fuzzed_queries_match_the_oracle",
+        "test_distinct_of_thousands_of_values_while_rows_come",
     })  # fmt: skip
 
     def make_backend(self, path: Path) -> Backend:

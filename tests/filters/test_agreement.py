@@ -34,7 +34,7 @@ def check(rows: list[dict[str, Any]], exprs: list[Expr], *, ascii_only: bool) ->
 
 
 @pytest.mark.parametrize("kind", cases.CONDITIONS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
 def test_each_condition_means_the_same_in_sql_and_over_arrow(
     kind: str, rows: list[dict[str, Any]], ascii_only: bool, data: st.DataObject

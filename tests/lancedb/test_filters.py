@@ -19,7 +19,7 @@ from aiovec.testing.evaluate import evaluate
 from .filter_rows import LancedbRows
 
 FEW = settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 SOME = settings(FEW, max_examples=30)
 MANY = settings(FEW, max_examples=2_000)  # of filters of any depth, so of each condition, too

@@ -225,7 +225,16 @@ async def test_after_the_way_back_an_abort_removes_the_copies(tmp_path: Path) ->
     assert differences(before, await contents_at(config=config)) == []
 
 
-@pytest.mark.parametrize("step", BACK)
+@pytest.mark.parametrize(
+    "step",
+    [
+        # The ordinary run has these in test_ends.py.
+        pytest.param(step, marks=pytest.mark.long)
+        if step in ("rollback:marked", "cut-over:moved", "cut-over:flipped", "phase:rolled-back")
+        else step
+        for step in BACK
+    ],
+)
 async def test_a_way_back_that_stopped_is_completed(tmp_path: Path, step: str) -> None:
     config = await a_store(tmp_path)
     async with aiovec.connect(config=config) as store:

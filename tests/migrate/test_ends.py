@@ -60,7 +60,7 @@ ORDINARY = (
 def cases() -> list[Any]:
     """Each step in one of the directions; all others with the long tests.
 
-    Of a run and a rollback, test_resume.py and test_cutover.py stop at every step.
+    Of a run and a rollback, test_resume.py and test_cutover.py stop at the other steps.
     """
     found = []
     for number, (command, step) in enumerate(CASES):

@@ -31,8 +31,14 @@ from aiovec_migrate.verifying.searches import (
     spread,
 )
 
+# As in test_comparing.py, two stores of the same kind run with the long tests.
+_PARAMS = [
+    pytest.param(pair, marks=[pytest.mark.long] * (pair[0] == pair[1]), id="-".join(pair))
+    for pair in PAIRS
+]
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+
+@pytest.fixture(params=_PARAMS)
 async def pair(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     async with pair_of(tmp_path, *request.param) as made:
         yield made

@@ -84,11 +84,18 @@ async def outcome(search: Awaitable[Any]) -> Any:
         return None
 
 
-@pytest.mark.parametrize("table", ["rows", "vec"])
+# Of a table in partitions the row has gone, of one without its vector; the rest is long.
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    ("metric", "partition"),
-    [("cosine", True), pytest.param("l2", False, marks=pytest.mark.long), ("dot", False)],
+    ("table", "metric", "partition"),
+    [
+        ("rows", "cosine", True),
+        ("vec", "dot", False),
+        pytest.param("rows", "dot", False, marks=pytest.mark.long),
+        pytest.param("vec", "cosine", True, marks=pytest.mark.long),
+        pytest.param("rows", "l2", False, marks=pytest.mark.long),
+        pytest.param("vec", "l2", False, marks=pytest.mark.long),
+    ],
 )
 async def test_searches_never_tell_another_row(
     tmp_path: Path, table: str, way: str, metric: Metric, partition: bool

@@ -137,9 +137,16 @@ async def test_a_table_of_one_vector(tmp_path: Path, metric: Metric, scan: str) 
 # Nearly equal rows
 
 
-@pytest.mark.parametrize("scan", ["disk", "auto"])
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("partition", [False, True])
+@pytest.mark.parametrize(
+    ("scan", "partition"),
+    [
+        ("disk", False),
+        ("auto", True),
+        pytest.param("disk", True, marks=pytest.mark.long),
+        pytest.param("auto", False, marks=pytest.mark.long),
+    ],
+)
 async def test_what_float32_cannot_tell_apart(
     tmp_path: Path, metric: Metric, partition: bool, scan: str
 ) -> None:

@@ -82,7 +82,9 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(
         assert np.mean(found[1e9]) == 1.0
 
 
-@pytest.mark.parametrize("queries", [1, 2, 3, 4, 5, 32])
+@pytest.mark.parametrize(
+    "queries", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3)), 4, 5, 32]
+)
 @pytest.mark.parametrize("dim", [8, 64, 4096])
 @pytest.mark.parametrize("way", [OFF, NUMPY])
 def test_products_are_the_same_whole_numbers(
