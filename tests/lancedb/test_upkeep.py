@@ -314,7 +314,7 @@ async def test_others_writes_are_no_quiet(tmp_path: Path) -> None:
         await insert_singly(one, 8)
         await insert_singly(two, 8, start=100)
         files = 16
-        end = asyncio.get_running_loop().time() + 2.5
+        end = asyncio.get_running_loop().time() + 1.5
         while asyncio.get_running_loop().time() < end:
             await insert_singly(two, 1, start=100 + files)
             files += 1
