@@ -51,7 +51,7 @@ STEPS = {
 CASES = [(command, step) for command, steps in STEPS.items() for step in steps]
 
 
-ORDINARY = (
+_IN_EACH_RUN = (
     "planned", "copy:written", "indexed", "cut-over:paused", "cut-over:moved", "cut-over:flipped",
     "phase:done", "rollback:marked", "phase:rolled-back",
 )  # fmt: skip
@@ -64,7 +64,7 @@ def cases() -> list[Any]:
     """
     found = []
     for number, (command, step) in enumerate(CASES):
-        elsewhere = command in ("run", "rollback") and step not in ORDINARY
+        elsewhere = command in ("run", "rollback") and step not in _IN_EACH_RUN
         for turn, way in enumerate(WAYS):
             marks = [] if number % 2 == turn and not elsewhere else [pytest.mark.long]
             found.append(pytest.param(way, command, step, marks=marks, id=f"{way}-{step}"))

@@ -29,7 +29,7 @@ def vector(rng: np.random.Generator, size: float) -> np.ndarray[Any, Any]:
     return np.asarray(made, dtype=np.float32)
 
 
-ORDINARY = (*((metric, None) for metric in METRICS), ("cosine", "bit"), ("l2", "disk"))
+_IN_EACH_RUN = (*((metric, None) for metric in METRICS), ("cosine", "bit"), ("l2", "disk"))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ ORDINARY = (*((metric, None) for metric in METRICS), ("cosine", "bit"), ("l2", "
             settings,
             id=f"{metric}-{settings}",
             # Each metric from the copy of the file's vectors; the other ways with one each.
-            marks=[] if (metric, settings.get("scan")) in ORDINARY else [pytest.mark.long],
+            marks=[] if (metric, settings.get("scan")) in _IN_EACH_RUN else [pytest.mark.long],
         )
         for metric in METRICS
         for settings in ({}, {"scan": "bit"}, {"scan": "disk"})
