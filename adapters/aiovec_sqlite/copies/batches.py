@@ -20,7 +20,7 @@ from aiovec.errors import StoreBusyError
 MOST_TOGETHER = 32
 # So many queries are one batch, on which all cores work: reading the codes for two batches of fewer
 # would take longer. And so few do not keep a worker busy beside another one.
-_ONE_BATCH, _FEW = 8, 4
+_ONE_BATCH, _FEW = 16, 4
 # Seconds that few queries wait for the batch under way, which may be a slow one.
 _WAIT_FOR_OTHERS = 0.005
 # Callers that go on in the same round of the event loop; its other tasks have their turn between.

@@ -44,11 +44,11 @@ class Answers:
 async def test_many_are_shared_by_the_workers() -> None:
     answers = Answers()
     pipeline = Pipeline(answers, 2, busy_timeout=60)
-    calls = [asyncio.ensure_future(pipeline.search(TABLE, [QUERY])) for _ in range(16)]
+    calls = [asyncio.ensure_future(pipeline.search(TABLE, [QUERY])) for _ in range(32)]
     await answers.asked.wait()
     answers.go_on.set()
     await asyncio.gather(*calls)
-    assert answers.sizes == [8, 8]
+    assert answers.sizes == [16, 16]
     await pipeline.close()
 
 
