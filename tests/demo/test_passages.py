@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_tests_applications_and_private_things_are_left_out(passages: list[Passa
 def test_nothing_is_imported(passages: list[Passage], imported: set[str]) -> None:
     # antigravity opens a browser when it is imported, this prints a poem.
     dangerous = {"antigravity", "this", "tkinter", "turtle"}
-    assert dangerous <= {passage.module for passage in passages} | {"this"}
+    here = {name for name in dangerous if importlib.util.find_spec(name)}  # some systems part them
+    assert here <= {passage.module for passage in passages} | {"this"}
     assert not dangerous & imported
 
 

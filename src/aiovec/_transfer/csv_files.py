@@ -30,8 +30,8 @@ _QUOTED = rb'"([^"]*+(?:""[^"]*+)*+)"'
 _CELL = re.compile(rb'(?:%s|((?!")[^,\r\n]*+))(,|%s|\Z)' % (_QUOTED, _END))
 _QUOTED_CELL = re.compile(_QUOTED)
 _LINE_END = re.compile(_END)
-# Cells in a row that are not quoted, each with its comma.
-_PLAIN_CELLS = re.compile(rb'(?:(?!")[^,\r\n]*+,)*+')
+# Behind cells that are not quoted: a quoted one, or the end of the line.
+_NOT_PLAIN = re.compile(rb',"|[\r\n]')
 _CELL_END = re.compile(rb"," + b"|" + _END)
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # pandas writes whole numbers with gaps as 1.0
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
@@ -371,9 +371,10 @@ class Records:
         """Pass over the rest of a row without holding it, from the beginning of a cell."""
         self._pass(self._at + offset)
         while self._at < len(self._buffer) or self._more():
-            plain = _PLAIN_CELLS.match(self._buffer, self._at)
-            if plain is not None:
-                self._pass(plain.end())
+            if not self._buffer.startswith(b'"', self._at):
+                plain = _NOT_PLAIN.search(self._buffer, self._at)
+                until = len(self._buffer) if plain is None else plain.start() + 1
+                self._pass(max(self._at, self._buffer.rfind(b",", self._at, until) + 1))
                 if self._at == len(self._buffer):
                     continue  # a quote may come next
             if self._buffer.startswith(b'"', self._at):

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
@@ -37,8 +36,9 @@ class Portal:
         self._lock = threading.RLock()
         self._stopped = False
         self._loop = asyncio.new_event_loop()
-        # What threads iterate. Others are generators within these, which close with them.
-        self.iterated: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
+        # What threads iterate. Others are generators within these, which close with them. One that
+        # was collected would be closed by the loop too, and each within it, all at once.
+        self.iterated: set[AsyncGenerator[Any, None]] = set()
         self._thread = threading.Thread(
             target=_serve, args=(self._loop, self.iterated), name="aiovec-sync", daemon=True
         )
@@ -178,9 +178,7 @@ class _Running(Generic[_T]):
             self.done.set_exception(asyncio.CancelledError())
 
 
-def _serve(
-    loop: asyncio.AbstractEventLoop, iterated: weakref.WeakSet[AsyncGenerator[Any, None]]
-) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, iterated: set[AsyncGenerator[Any, None]]) -> None:
     try:
         loop.run_forever()
     finally:

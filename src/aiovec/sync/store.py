@@ -77,17 +77,21 @@ def _iterated(face: _Blocking[_A], items: AsyncIterator[_R]) -> Generator[_R, No
 
     async def close() -> None:
         if isinstance(items, AsyncGenerator):
-            await items.aclose()
+            try:
+                await items.aclose()
+            finally:
+                portal.iterated.discard(items)
 
     if isinstance(items, AsyncGenerator):
         portal.iterated.add(items)
     try:
         while (item := portal.run(advance)) is not None:
             yield item[0]
-    except GeneratorExit:
+    except BaseException:
         # Perhaps from the garbage collector, which runs in any thread, also in the portal's own.
         portal.begin(close)
         raise
+    portal.iterated.discard(items)
 
 
 def _read(argument: object) -> object:
