@@ -55,6 +55,8 @@ test-uvloop: $(DEV)
 test-long: $(DEV)
 	@echo "== long tests"
 	@$(RUN) -m pytest -m long --timeout 3600 $(ARGS)
+	@echo "== the contract suite, whose random tests try far more"
+	@AIOVEC_LONG=1 $(RUN) -m pytest tests/contract --timeout 3600 $(ARGS)
 
 bench: $(DEV)
 	@echo "== benchmarks"

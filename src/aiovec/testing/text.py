@@ -584,10 +584,13 @@ class TextContract(ContractBase):
         for n, schema in enumerate((TEXTS, ENGLISH, NGRAM)):
             await self.table(store, schema, pages({"a": "wool \ud7ff café"}), name=f"t{n}")
             for query in noise(count, n):
-                if not store.supports("text-prefix") and "*" in query:
+                try:
+                    async with asyncio.timeout(20):
+                        hits = await store.search_text(f"t{n}", query, highlight=True)
+                except UnsupportedError:
+                    assert "*" in query
+                    assert not store.supports("text-prefix")
                     continue
-                async with asyncio.timeout(20):
-                    hits = await store.search_text(f"t{n}", query, highlight=True)
                 assert len(hits) <= 1
                 assert hits == [] or any(map(str.isalnum, query)) or schema is NGRAM
 
