@@ -121,13 +121,17 @@ ONCE = (
     "tests/typing/",
 )
 
-# These take the longest, so they begin: at the end, one process would wait for the other.
+# These take the longest, so they begin: at the end, one process would wait for the other. What
+# begins is run by one process, so that a browser is started there alone.
 FIRST = (
     "tests/bench/test_bench.py",
     "tests/migrate/test_fire.py",
     "tests/migrate/test_online.py",
     "tests/migrate/test_simulation.py",
     "tests/packaging/test_distribution.py",
+    "tests/page/test_browser.py",
+    "tests/page/test_hostile.py",
+    "tests/page/test_migration.py",
 )
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]

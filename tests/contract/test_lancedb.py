@@ -32,6 +32,8 @@ class TestLancedbFolder(BackendContract):
         ),
         "test_limits_beyond_4096[dot]", "test_limits_beyond_4096[l2]",
         "test_a_loop_that_ends_while_calls_run[0.0]", "test_a_loop_that_ends_while_calls_run[0.02]",
+        # test_delete_where deletes here, and test_every_method_selects_the_same has the filters.
+        "test_delete_where_selects_the_same",
     })  # fmt: skip
 
     def make_backend(self, path: Path) -> Backend:

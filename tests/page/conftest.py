@@ -21,7 +21,7 @@ import pytest
 import pytest_asyncio
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, BrowserContext, Page
 
 HERE = Path(__file__).parent
 SECONDS_TO_START = 60
@@ -39,6 +39,8 @@ OPTIONS = [
     "--disable-quic",
     "--disable-sync",
     "--no-first-run",
+    # One renderer serves all pages of a context: to start another took most of a test's CPU.
+    "--process-per-site",
 ]
 
 
@@ -139,17 +141,29 @@ class Watch:
             self.errors.append(f"console: {text}")
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def context(browser: Browser, served: Served) -> AsyncIterator[BrowserContext]:
+    """The context of all pages at the server. The first page keeps its renderer."""
+    made = await browser.new_context(base_url=served.url, reduced_motion="reduce")
+    made.set_default_timeout(SECONDS_TO_WAIT * 1000)
+    first = await made.new_page()
+    await first.goto("/page/about")
+    yield made
+    await made.close()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(browser: Browser, served: Served) -> AsyncIterator[Page]:
-    """A new page at the server. Nothing may go on in it that must not."""
-    context = await browser.new_context(base_url=served.url, reduced_motion="reduce")
-    context.set_default_timeout(SECONDS_TO_WAIT * 1000)
+async def page(context: BrowserContext, served: Served) -> AsyncIterator[Page]:
+    """A new page at the server. Nothing may go on in it that must not, and nothing stays of it."""
     made = await context.new_page()
     watch = Watch(served.url)
     await watch.attach(made)
     yield made
     ran = await made.evaluate("window.ran ?? null")
-    await context.close()
+    kept = await made.evaluate("localStorage.length")
+    await made.close()
     await asyncio.sleep(0)
     assert ran is None, "a script of a row ran"
     assert not watch.errors
+    assert not kept, "the page left something for the next"
+    assert not await context.cookies()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from tests.page.conftest import Watch
 
 import aiovec
 
@@ -240,8 +241,14 @@ class TestViews:
         await page.get_by_text("Writes", exact=True).click()
         await expect(page).to_have_url(re.compile("of=write"))
 
-    async def test_no_polling_while_the_tab_is_hidden(self, page: Page) -> None:
-        await page.clock.install()
+    async def test_no_polling_while_the_tab_is_hidden(
+        self, browser: Browser, served: Served
+    ) -> None:
+        context = await browser.new_context(base_url=served.url)
+        await context.clock.install()  # for all pages of a context
+        page = await context.new_page()
+        watch = Watch(served.url)
+        await watch.attach(page)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         await visit(page, "#/activity")
@@ -259,6 +266,8 @@ class TestViews:
         await page.clock.run_for(3_000)
         await page.wait_for_timeout(0)
         assert any("figures" in url for url in asked[before:])
+        await context.close()
+        assert not watch.errors
 
     async def test_no_migration(self, page: Page) -> None:
         await visit(page, "#/migration")
