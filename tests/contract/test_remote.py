@@ -47,6 +47,7 @@ class TestRemoteSqlite(OverHttp):
         # What a backend gets is the same, whatever form the rows had.
         "test_rows_in_every_form", "test_vectors_in_every_form",
         "test_what_can_be_read_once_is_read_once", "test_what_came_out_goes_in_again",
+        "test_rows_that_nobody_else_holds", "test_many_queries[an array]",
         # What the store behind the server selects and ranks is shown on a file.
         "test_a_filter_never_starves_a_keyword_search", "test_every_dimension",
         "test_find_orders_selects_and_filters_in_every_combination",
