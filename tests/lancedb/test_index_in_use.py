@@ -11,6 +11,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pytest
+from tests.clock import DrivenClock
 
 import aiovec
 from aiovec import F, IndexInfo, Tuning, VectorStore
@@ -18,7 +19,7 @@ from aiovec_lancedb.driver import indexing
 from aiovec_lancedb.index import recall
 
 from .indexed import DIM, QUESTIONS, ROWS, VECTORS, filled, found_share, rows, store_at, until
-from .support import run_code
+from .support import SURE, run_code
 
 
 async def only(store: VectorStore) -> IndexInfo:
@@ -49,7 +50,7 @@ async def partitions(folder: Path) -> int:
 )
 async def test_upkeep_keeps_the_partitions(tmp_path: Path, kind: str, times: int) -> None:
     """19a: the first ``optimize`` joined nearly all partitions, so the short form has one."""
-    async with store_at(tmp_path / "store") as store:
+    async with store_at(tmp_path / "store", SURE) as store:
         await filled(store, 9000)
         await store.create_index("notes", kind)
         built = (await only(store)).parameters["num_partitions"]
@@ -77,30 +78,33 @@ async def test_a_number_of_partitions_is_kept_by_upkeep(tmp_path: Path) -> None:
         assert await partitions(tmp_path / "store") >= 14
 
 
-async def test_an_index_that_upkeep_replaced_is_measured_anew(store: VectorStore) -> None:
+async def test_an_index_that_upkeep_replaced_is_measured_anew(tmp_path: Path) -> None:
     """19a: until then no recall is told, and the searches find as much."""
-    await filled(store, 6000)
-    await store.create_index("notes", "ivf_rq")
-    (before,) = await store.indexes("notes")
-    assert before.recall is not None
-    backend: Any = store._follower.engine.backend
-    await store.insert("notes", rows(6000, 6600))
-    handle = await backend.open_table("notes")
-    await backend._housekeeper.optimize(handle)  # as it does by itself: without the measuring
-    assert (await only(store)).recall is None
-    assert "not measured yet" in (await store.stats("notes")).index
-    assert await found_share(store) >= 0.95  # which has it measured, too
+    clock = DrivenClock()  # so that the insert leads to nothing by itself
+    async with store_at(tmp_path / "store", SURE, clock) as store:
+        await filled(store, 6000)
+        await store.create_index("notes", "ivf_rq")
+        (before,) = await store.indexes("notes")
+        assert before.recall is not None
+        backend: Any = store._follower.engine.backend
+        await store.insert("notes", rows(6000, 6600))
+        handle = await backend.open_table("notes")
+        await backend._housekeeper.optimize(handle)  # as it does by itself: without the measuring
+        assert (await only(store)).recall is None
+        assert "not measured yet" in (await store.stats("notes")).index
+        assert await found_share(store) >= 0.95  # which has it measured, too
 
-    async def measured() -> bool:
-        return (await only(store)).recall is not None
+        async def measured() -> bool:
+            clock.advance(60)
+            return (await only(store)).recall is not None
 
-    await until(measured)
-    assert (await only(store)).parameters["measured_at_rows"] == 6600
+        await until(measured)
+        assert (await only(store)).parameters["measured_at_rows"] == 6600
 
 
 async def test_an_index_of_an_earlier_release_is_built_anew(tmp_path: Path) -> None:
     """19a: one whose partitions upkeep would join, or has joined."""
-    async with store_at(tmp_path / "store") as store:
+    async with store_at(tmp_path / "store", SURE) as store:
         await filled(store, 5000)
     table = await (await lancedb.connect_async(tmp_path / "store")).open_table("notes")
     config = indexing.IvfRq(distance_type="cosine", num_partitions=70, num_bits=4)
@@ -111,7 +115,7 @@ async def test_an_index_of_an_earlier_release_is_built_anew(tmp_path: Path) -> N
         '"ladders":{"10":[[0.99,1,null,null]]}}'
     )
     await table.update_field_metadata({"path": "embedding", "metadata": {"aiovec.index": note}})
-    async with store_at(tmp_path / "store", index="auto", index_from=1000) as store:
+    async with store_at(tmp_path / "store", SURE, index="auto", index_from=1000) as store:
         stats = await store.stats("notes")
         assert (stats.details["recall"], stats.details["recall_target"]) == (None, 0.97)
         assert await found_share(store) >= 0.97
@@ -176,13 +180,13 @@ async def test_a_build_killed_at_each_step_keeps_its_tuning(
     kills while an index is replaced, are of the long tests.
     """
     path = tmp_path / "store"
-    async with store_at(path) as store:
+    async with store_at(path, SURE) as store:
         await filled(store, 3000)
         if again:
             await store.create_index("notes", "ivf_pq", num_partitions=4, recall=0.8)
     with pytest.raises(AssertionError):
         await run_code(_BUILD, f"lancedb://{path}", step)
-    async with store_at(path) as store:
+    async with store_at(path, SURE) as store:
         if step == "note":
             found = await store.indexes("notes")
             assert [info.parameters["num_partitions"] for info in found] == [4] * again

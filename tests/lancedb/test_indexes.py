@@ -30,7 +30,7 @@ from .indexed import (
     store_at,
     until,
 )
-from .support import SMALL, numbered, opened
+from .support import SMALL, SURE, numbered, opened
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,7 +289,7 @@ asyncio.run(build())
 
 async def test_a_killed_build_leaves_the_table_usable(tmp_path: Path) -> None:
     path = tmp_path / "store"
-    async with store_at(path) as store:
+    async with store_at(path, SURE) as store:
         await filled(store, 6000)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _BUILD, f"lancedb://{path}", stdout=asyncio.subprocess.PIPE
@@ -299,7 +299,7 @@ async def test_a_killed_build_leaves_the_table_usable(tmp_path: Path) -> None:
         assert (await process.stdout.readline()).strip() == b"building"
     process.kill()
     await process.wait()
-    async with store_at(path) as store:
+    async with store_at(path, SURE) as store:
         assert await store.count("notes") == 6000
         assert ids(await store.search("notes", VECTORS[9], limit=1)) == ["r9"]
         await store.insert("notes", rows(6000, 6010))

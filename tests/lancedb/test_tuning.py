@@ -34,7 +34,7 @@ from .indexed import (
     store_at,
     until,
 )
-from .support import QUICK
+from .support import QUICK, SURE
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ async def test_other_stores_see_the_effort_and_their_handles_stay_good(tmp_path:
 
 
 async def test_auto_indexes_a_table_that_has_grown_large(tmp_path: Path) -> None:
-    async with store_at(tmp_path / "store", index="auto", index_from=1500) as store:
+    async with store_at(tmp_path / "store", SURE, index="auto", index_from=1500) as store:
         await filled(store, 1400)
         await store.create_index("notes")
         assert await store.indexes("notes") == []
