@@ -233,6 +233,72 @@ def test_a_lock_left_behind_is_taken_over(bucket: Bucket) -> None:
     heir.close()
 
 
+def dead_lock(bucket: Bucket, url: str, table: str = "notes", **options: Any) -> None:
+    """Leave a lock behind, as a process does that is killed."""
+    place = bucket_lock.Bucket(url, url, bucket.options)
+    lock = bucket_lock.LeasedLock(f"dead {table} {time.monotonic_ns()}", place, table, **options)
+    lock._keep = lambda tag, over: None  # type: ignore[method-assign]
+    assert lock.acquire(5)
+
+
+def test_who_asks_for_a_lock_left_behind_waits_no_longer(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is written into the lock, which looked like a sign of life of its holder."""
+    url = bucket.new_url()
+    dead_lock(bucket, url, term=60)
+    heir = lock_of(bucket, url)
+    found = heir._look()
+    assert found is not None
+    assert not heir._may_take(*found)
+    now = time.monotonic
+    monkeypatch.setattr(bucket_lock.time, "monotonic", lambda: now() + 61)
+    heir._waits_since = 0.0
+    heir._ask_for(*found)
+    asked = heir._look()
+    assert asked is not None
+    assert asked[1]["wanted"]
+    assert asked[0] != found[0]
+    assert heir._may_take(*asked)
+
+
+def test_a_lock_is_watched_for_others_of_the_process(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = bucket.new_url()
+    dead_lock(bucket, url, term=60)
+    place = bucket_lock.Bucket(url, url, bucket.options)
+    watcher, heir = (bucket_lock.LeasedLock("watched", place, "notes") for _ in range(2))
+    watcher.watch()
+    now = time.monotonic
+    with monkeypatch.context() as patched:
+        patched.setattr(bucket_lock.time, "monotonic", lambda: now() + 61)
+        assert heir.acquire(0)
+    heir.release()
+    heir.close()
+
+
+async def test_two_locks_left_behind_expire_at_once(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for the upkeep of a dead process watches the lock that it wrote under, too."""
+    url, watched = bucket.new_url(), set()
+
+    def watch(lock: bucket_lock.LeasedLock) -> None:
+        watched.add(lock._object)
+        real(lock)
+
+    real = bucket_lock.LeasedLock.watch
+    monkeypatch.setattr(bucket_lock.LeasedLock, "watch", watch)
+    async with opened(bucket, url) as store:
+        await store.create_table("notes", SCHEMA)
+        for table in ("notes", "notes.upkeep"):
+            dead_lock(bucket, url, table, term=0.3)
+        await store.drop_table("notes")
+        assert watched == {LOCK}
+        assert await store.tables() == []
+
+
 @pytest.mark.parametrize(
     "text",
     [

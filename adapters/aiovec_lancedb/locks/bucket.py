@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import Any, ClassVar
 
 import obstore
@@ -154,6 +155,30 @@ def translating(bucket: Bucket) -> Iterator[None]:
         raise translate(exc, bucket.shown) from exc
 
 
+@dataclass(slots=True)
+class _Sighting:
+    """A lock object as this process saw it last, since when it was so, and for how long it may."""
+
+    state: object = None
+    since: float = 0.0
+    term: float = TERM
+
+    def is_over(self, tag: dict[str, str], state: Mapping[str, Any], term: float) -> bool:
+        """Take a look; return whether its holder has not written for its whole term."""
+        now = time.monotonic()
+        # Who waits for it may write into it as well, but leaves the holder's nonce.
+        seen = state.get("nonce") or tag
+        if seen != self.state:
+            self.state, self.since, self.term = seen, now, state.get("term", term)
+        return now - self.since > self.term
+
+
+@cache
+def _sighting(key: str) -> _Sighting:
+    """The same for every store of this process."""
+    return _Sighting()
+
+
 class LeasedLock(WriteLock):
     """The lock of one table for one store, for all processes that write to the bucket."""
 
@@ -165,12 +190,10 @@ class LeasedLock(WriteLock):
         self._object = f".aiovec/{table}.lock"
         self._term = term
         self._holder = f"{socket.gethostname()} {os.getpid()}"
-        self._store: Any = None
+        self._opened: Any = None
         # The object as this lock left it, where it did so last.
         self._left: dict[str, str] | None = None
-        self._seen: dict[str, str] | None = None
-        self._seen_at = 0.0
-        self._seen_term = term
+        self._sighting = _sighting(key)
         # Whether another waits for the lock, and since when this one does.
         self._wanted = False
         self._waits_since: float | None = None
@@ -178,6 +201,12 @@ class LeasedLock(WriteLock):
         self._over = threading.Event()
         self._keeper: threading.Thread | None = None
         _locks.add(self)
+
+    def watch(self) -> None:
+        with translating(self._bucket):
+            found = self._look()
+            if found is not None:
+                self._sighting.is_over(*found, self._term)
 
     def is_held(self) -> bool:
         """Return whether nobody has taken it over. Makes a request."""
@@ -252,10 +281,14 @@ class LeasedLock(WriteLock):
         finally:
             super().release()
 
+    @property
+    def _store(self) -> Any:
+        if self._opened is None:
+            self._opened = self._bucket.store()
+        return self._opened
+
     def _take(self, until: float) -> dict[str, str] | None:
         """The object's tag once it is ours, or None where others keep it."""
-        if self._store is None:
-            self._store = self._bucket.store()
         left, self._left = self._left, None
         if self._wanted:
             # Others that only look now and then would hardly ever find it free.
@@ -284,12 +317,9 @@ class LeasedLock(WriteLock):
         self.overtook = bool(state.get("unfenced"))
         if state.get("free") or state.get("nonce") in self._mine:
             return True
-        now = time.monotonic()
-        if tag != self._seen:
-            self._seen, self._seen_at = tag, now
-            self._seen_term = state.get("term", self._term)
-        self.overtook = self.overtook or now - self._seen_at > self._seen_term
-        return now - self._seen_at > self._seen_term
+        over = self._sighting.is_over(tag, state, self._term)
+        self.overtook = self.overtook or over
+        return over
 
     def _ask_for(self, tag: dict[str, str], state: dict[str, Any]) -> None:
         """Let the holder know that somebody has waited, so that it gives way after its write."""

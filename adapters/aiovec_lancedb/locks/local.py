@@ -83,6 +83,9 @@ class WriteLock:
         self._file = file
         return True
 
+    def watch(self) -> None:
+        """Look at it without taking it: a holder that may be dead has its time from now on."""
+
     def release(self) -> None:
         if self._file is not None:
             self._file.close()

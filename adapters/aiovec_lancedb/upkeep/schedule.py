@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiovec.backend import (
     Background,
     Clock,
+    Patience,
     PerLoop,
     StaleTableError,
     TableHandle,
@@ -401,7 +402,8 @@ class Housekeeper:
     @asynccontextmanager
     async def alone(self, table: str) -> AsyncIterator[None]:
         """No upkeep of the table meanwhile, by this process or another: an index is built, say."""
-        deadline = time.monotonic() + self.busy_timeout
+        deadline = Patience(self.busy_timeout).began + self.busy_timeout
+        lock = self.lock_of(table)
         while not await self._take_lock(table):
             if self._closed:
                 raise StoreClosedError(self.session.target)
@@ -411,6 +413,9 @@ class Housekeeper:
                 raise StoreBusyError(
                     f"another process is doing the upkeep of the table {table!r}", self.busy_timeout
                 )
+            # A process that died may have left the lock of the table as well: both expire at once.
+            if lock.confirmed:
+                await in_thread(lock.watch)
             await asyncio.sleep(self.limits.poll)
         try:
             yield
