@@ -309,8 +309,9 @@ class TableWriter(Committer[_Call]):
         files = self._files
         if files is None:
             return await first.do(self._session, others)
-        with self._session.translated():
-            await in_thread(files.begin)
+        if not files.begun:
+            with self._session.translated():
+                await in_thread(files.begin)
         outcomes = await first.do(self._session, others)
         try:
             await self._session.check_place()

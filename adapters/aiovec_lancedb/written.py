@@ -16,16 +16,19 @@ _NEWEST = 2**64 - 1
 
 
 class DataFiles:
-    """The files of one table's data. Every method reads the disk."""
+    """The files of one table's data. Every method but ``begun`` reads the disk."""
 
     def __init__(self, folder: Path, table: str) -> None:
         self._folder = folder / f"{table}.lance"
         self._known: set[str] | None = None
 
+    @property
+    def begun(self) -> bool:
+        return self._known is not None
+
     def begin(self) -> None:
         """Note what is there before the first write."""
-        if self._known is None:
-            self._known = set(self._names())
+        self._known = set(self._names())
 
     def cut_short(self) -> list[str]:
         """Those that came since the last look, are not whole, and belong to the newest version."""
