@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lancedb.table import AsyncTable
+from tests.clock import DrivenClock
 
 from aiovec import ModelMismatchError, Schema, TableNotFoundError, Tuning, VectorStore
 from aiovec._settings.load import RetrievalSettings
@@ -40,10 +41,17 @@ asyncio.run(main())
 async def two(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[VectorStore, VectorStore]]:
-    """One that reads and one that writes; the marks of files are used at once, or hardly ever."""
+    """One that reads and one that writes; the marks of files are used at once, or hardly ever.
+
+    No upkeep falls due: it opens tables as well.
+    """
     young = request.param == "young files too"
     limits = Limits(read=ReadLimits(too_young=-1)) if young else Limits()
-    async with opened(tmp_path / "s", limits) as reader, opened(tmp_path / "s", limits) as writer:
+    path = tmp_path / "s"
+    async with (
+        opened(path, limits, DrivenClock()) as reader,
+        opened(path, limits, DrivenClock()) as writer,
+    ):
         await writer.create_table("notes", SMALL)
         yield reader, writer
 
