@@ -25,6 +25,7 @@ from tests.sqlite.support import run_code
 
 import aiovec
 from aiovec import DuplicateIdError, Hit, Record, Schema, StoreClosedError, sync
+from aiovec.sync.portal import Portal
 
 
 def rows(first: int, count: int) -> list[dict[str, Any]]:
@@ -397,6 +398,37 @@ def test_an_interrupt_cancels_the_call(store: sync.Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         store.search("notes", [1, 0, 0, 1], rerank=rerank)
     assert cancelled.is_set(), "the call has ended when the interrupt comes through"
+    assert store.count("notes") == 3
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupt_as_a_call_begins(
+    store: sync.Store, monkeypatch: pytest.MonkeyPatch, *, begun: bool
+) -> None:
+    """It may come before the thread has the call, or before the caller waits for it."""
+    began, cancelled = threading.Event(), threading.Event()
+
+    async def rerank(hits: Any) -> Any:
+        began.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)
+            cancelled.set()
+            raise
+
+    def start(self: Portal, running: Any) -> None:
+        monkeypatch.undo()
+        if begun:
+            self._start(running)
+            assert began.wait(30)
+        raise KeyboardInterrupt
+
+    store.insert("notes", rows(0, 3))
+    monkeypatch.setattr(Portal, "_start", start)
+    with pytest.raises(KeyboardInterrupt):
+        store.search("notes", [1, 0, 0, 1], rerank=rerank)
+    assert (began.is_set(), cancelled.is_set()) == (begun, begun)
     assert store.count("notes") == 3
 
 

@@ -70,13 +70,15 @@ class Portal:
                 "asynchronous store there, or give the store a plain function"
             )
         running = _Running(call)
-        self._start(running)
         try:
+            self._start(running)
             running.wait()
-        except BaseException:
+        except StoreClosedError:  # what the call raises comes below
+            raise
+        except BaseException:  # it may have come before the call was begun, or just afterwards
             with contextlib.suppress(RuntimeError):  # the loop is closed, so the call is over
                 self._loop.call_soon_threadsafe(running.cancel)
-            running.wait()  # who is impatient interrupts this as well
+            running.wait(self._thread)  # who is impatient interrupts this as well
             raise
         try:
             return running.done.result()
@@ -153,15 +155,20 @@ class _Running(Generic[_T]):
         self.done: Future[_T] = Future()
 
     def start(self) -> None:
+        if self.done.done():
+            return
         self._task = asyncio.get_running_loop().create_task(self._drive())
         self._task.add_done_callback(self._settle)
 
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        elif not self.done.done():
+            self.done.set_exception(asyncio.CancelledError())
 
-    def wait(self) -> None:
-        while not self.done.done():
+    def wait(self, thread: threading.Thread | None = None) -> None:
+        """Wait until it is over, or the thread that runs it."""
+        while not self.done.done() and (thread is None or thread.is_alive()):
             wait([self.done], timeout=_TICK)
 
     async def _drive(self) -> None:
