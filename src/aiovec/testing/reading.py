@@ -363,13 +363,7 @@ class ReadingContract(ContractBase):
     async def test_distinct_of_thousands_of_values_while_rows_come(
         self, store: VectorStore
     ) -> None:
-        rows = [
-            {
-                "id": f"r{n:05}", "embedding": [1.0] * DIM, "year": n, "name": f"n{n % 700}",
-                "k": (n % 900, f"t{n % 300}")[n % 2],
-            }
-            for n in range(9000)
-        ]  # fmt: skip
+        rows = await asyncio.to_thread(_of_many_values, 9000)  # so many hold the loop
         await self.table(store, SMALL, rows)
 
         async def write() -> None:
@@ -547,6 +541,16 @@ class ReadingContract(ContractBase):
         await notes.create_table("empty", SMALL)
         assert await notes.count("empty") == 0
         assert await notes.count("empty", "year > 0") == 0
+
+
+def _of_many_values(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"r{n:05}", "embedding": [1.0] * DIM, "year": n, "name": f"n{n % 700}",
+            "k": (n % 900, f"t{n % 300}")[n % 2],
+        }
+        for n in range(count)
+    ]  # fmt: skip
 
 
 async def _drop(call: Awaitable[object]) -> None:
