@@ -84,7 +84,8 @@ class Client:
         self._headers = {PROTOCOL_HEADER: PROTOCOL}
         if key := _key_of(settings):
             self._headers["Authorization"] = f"Bearer {key}"
-        self._connections = PerLoop(lambda: Connections(settings), Connections.abandon)
+        is_server = None if self._sidecar is None else self._sidecar.is_server
+        self._connections = PerLoop(lambda: Connections(settings, is_server), Connections.abandon)
         self._turns = Admission("too many calls are under way", calls=settings.connections)
         self._writes = PerLoop(_Count)
         self._closed = False

@@ -7,11 +7,12 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import aiohttp
 
+from .refusals import LostError
 from .settings import RemoteSettings
 
 # Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
@@ -30,11 +31,18 @@ _of_parents: list[Connections] = []
 
 
 class Connections:
-    """The session of one event loop. It is closed with the loop, if that is ended properly."""
+    """The session of one event loop. It is closed with the loop, if that is ended properly.
 
-    def __init__(self, settings: RemoteSettings) -> None:
+    ``is_server`` tells whether a port is the server's. It is asked behind each connecting, as
+    another process may get the port of a server that ends.
+    """
+
+    def __init__(
+        self, settings: RemoteSettings, is_server: Callable[[int | None], bool] | None = None
+    ) -> None:
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=_Connector(
+                is_server,
                 limit=0,  # the client bounds its calls itself
                 keepalive_timeout=_KEEP_ALIVE,
                 socket_factory=_socket,
@@ -93,6 +101,21 @@ class Connections:
             with contextlib.suppress(Exception):
                 connector._close()
             self.session._connector = None
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Says nothing to whoever got the port of a server that died: neither rows nor a key."""
+
+    def __init__(self, is_server: Callable[[int | None], bool] | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._is_server = is_server
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
+        connection = await super().connect(req, traces, timeout)
+        if self._is_server is not None and not self._is_server(req.url.port):
+            connection.close()
+            raise LostError("the server has ended", sent=False)
+        return connection
 
 
 @contextlib.contextmanager

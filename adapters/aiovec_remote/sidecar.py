@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from aiovec._http.sidecar import LOG_SIZE, Lock, SharedServer, SidecarFolder, digest_of
+from aiovec._http.sidecar import LOG_SIZE, Lock, ServersPort, SharedServer, SidecarFolder, digest_of
 from aiovec.backend import PerLoop, in_idle_thread, load_settings
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
@@ -34,7 +34,7 @@ class Sidecar:
         self._turn = PerLoop(asyncio.Lock)
         self._server: SharedServer | None = None
         self._using: Lock | None = None
-        self._listening: Lock | None = None
+        self._port: ServersPort | None = None
         self._closed = False
         self._life = threading.Lock()
 
@@ -42,20 +42,25 @@ class Sidecar:
         """Return the running server; it is started if there is none."""
         # Each time: a process of another user may have got the port of a server that has ended, and
         # must be told neither rows nor that they are stored.
-        found = self._server if self._is_listening() else None
+        found = self._living()
         if found is None:
             async with self._turn():
-                found = self._server if self._is_listening() else None
+                found = self._living()
                 if found is None:
                     self._server = found = await in_idle_thread(self._find)
         return found
 
-    def _is_listening(self) -> bool:
-        lock = self._listening
-        if lock is None or not lock.take(shared=True):
-            return lock is not None
-        lock.give_back()
-        return False
+    def _living(self) -> SharedServer | None:
+        found = self._server
+        return found if found is not None and self.is_server(found.port) else None
+
+    def is_server(self, port: int | None) -> bool:
+        """Return whether a port is that of the server that was found, which lives.
+
+        Asked behind connecting to it, this says that the connection is one to the server.
+        """
+        known = self._port
+        return known is not None and known.number == port and known.is_held()
 
     def lost(self) -> None:
         """Look for the server again before the next request."""
@@ -65,11 +70,11 @@ class Sidecar:
         """Let the server end, unless others use it."""
         with self._life:
             self._closed = True
-            locks = self._using, self._listening
-            self._using = self._listening = None
-        for lock in locks:
-            if lock is not None:
-                lock.close()
+            kept = self._using, self._port
+            self._using = self._port = None
+        for one in kept:
+            if one is not None:
+                one.close()
 
     def _find(self) -> SharedServer:
         self._folder.prepare()
@@ -97,9 +102,7 @@ class Sidecar:
                 )
             for found in self._tries(time.monotonic() + patience):
                 if found is not None:
-                    self._listening = folder.listening()
-                    if self._is_listening():
-                        return found
+                    return found
                 time.sleep(_LOOK)
         state = folder.state()
         process = "" if state is None else f" (process {state.pid})"
@@ -131,10 +134,25 @@ class Sidecar:
             elif (
                 (state := folder.state()) is not None
                 and state.digest == digest_of(self._config)
-                and _is_well(state)
+                and self._is_well(state)
             ):
                 yield state
             yield None
+
+    def _is_well(self, server: SharedServer) -> bool:
+        port = self._port = ServersPort(self._folder, server.port)
+        connection = http.client.HTTPConnection("127.0.0.1", port.number, timeout=_HEALTH)
+        try:
+            connection.connect()
+            if not port.is_held():
+                return False
+            key = {"Authorization": f"Bearer {server.key}"}
+            connection.request("GET", "/health", headers=key)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
 
 class _Child:
@@ -186,17 +204,6 @@ class _Child:
             f"the server could not be started: {last.removeprefix('error: ')} (its log is "
             f"{self._log})"
         )
-
-
-def _is_well(server: SharedServer) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_HEALTH)
-    try:
-        connection.request("GET", "/health", headers={"Authorization": f"Bearer {server.key}"})
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0)

@@ -164,7 +164,7 @@ def _serve_shared(source: Origin, settings: ServerSettings, config: Path) -> Non
         sockets = bind("127.0.0.1", addresses, 0)
 
     def ready(store: VectorStore) -> None:
-        folder.publish(sockets[0].getsockname()[1], key)
+        folder.publish(sockets[0].getsockname()[1], key, sockets[0].fileno())
 
     try:
         run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,9 @@ from aiovec import AiovecError, ConfigError, Schema
 from aiovec._http.sidecar import Lock, SharedServer, SidecarFolder
 from aiovec.backend import Origin, plugin_of
 from aiovec_remote import sidecar
+from aiovec_remote.connections import Connections
+from aiovec_remote.refusals import LostError
+from aiovec_remote.settings import RemoteSettings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and modes of POSIX")
 
@@ -318,6 +323,58 @@ async def test_whoever_gets_the_port_of_a_server_that_died_is_told_nothing(place
             async with thief:
                 assert await store.count("notes") == 0
     assert heard == []
+
+
+@pytest.mark.parametrize("left", ["server", "listening"])
+def test_the_first_lock_that_a_killed_server_loses_tells_of_it(place: Place, left: str) -> None:
+    """The system gives back what a killed process had one by one, its port in the midst of it."""
+    place.folder.prepare()
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        thief.settimeout(0.3)
+        assert place.folder.claim()
+        place.folder.publish(thief.getsockname()[1], "a key")
+        file = place.folder.path / "state"
+        told = file.read_bytes()
+        place.folder.leave()
+        file.write_bytes(told)
+        file.chmod(0o600)
+        with Lock(place.folder.path / left) as lock:
+            assert lock.take()
+            opening = threading.Thread(target=_open, args=[place])
+            opening.start()
+            heard = b""
+            with contextlib.suppress(TimeoutError):
+                for _ in range(5):
+                    connected, _ = thief.accept()
+                    with connected:
+                        heard += connected.recv(100)
+        opening.join()
+    assert heard == b""
+
+
+def _open(place: Place) -> None:
+    with aiovec.sync.connect(config=place.config) as store:
+        assert store.tables() == []
+
+
+async def test_a_connection_to_another_process_is_told_nothing() -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.put_nowait(await reader.read(100))
+        writer.close()
+
+    asked: list[int | None] = []
+    made = Connections(RemoteSettings(), lambda port: asked.append(port) is not None)
+    thief = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with thief:
+        port = thief.sockets[0].getsockname()[1]
+        session = await made.begin()
+        with pytest.raises(LostError, match="has ended"):
+            await session.post(f"http://127.0.0.1:{port}/", data=b"rows")
+        await made.close()
+        assert await heard.get() == b""
+    assert asked == [port]
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])

@@ -63,8 +63,9 @@ class SharedServer:
 class Lock:
     """A lock on a file, which ends with the process."""
 
-    def __init__(self, path: Path) -> None:
-        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o600)
+    def __init__(self, path: Path, *, above: int = 0) -> None:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o600)
+        self._file: int | None = _above(above, number)
 
     def take(self, *, shared: bool = False, within: float = 0.0) -> bool:
         """Take the lock, and return whether it was free, or became free within some seconds."""
@@ -81,6 +82,13 @@ class Lock:
         """Let others take the lock."""
         if self._file is not None:
             _unlock(self._file)
+
+    def is_held(self) -> bool:
+        """Return whether another process holds the lock, alone."""
+        if self._file is None or not _try_lock(self._file, shared=True):
+            return self._file is not None
+        _unlock(self._file)
+        return False
 
     def close(self) -> None:
         """Give the lock back and close the file; a second time, nothing."""
@@ -102,6 +110,27 @@ class Lock:
         number = getattr(self, "_file", None)
         if number is not None:
             os.close(number)  # without unlocking: this may be a child process with a copy
+
+
+class ServersPort:
+    """A port that is the server's as long as the server holds its two locks.
+
+    Of a server that is killed, the system closes the files in the order of their numbers, or in the
+    opposite one. That of the port is opened between those of the locks, so one of these is free
+    before anybody else can get the port.
+    """
+
+    def __init__(self, folder: SidecarFolder, number: int) -> None:
+        self.number = number
+        self._locks = Lock(folder.path / "server"), Lock(folder.path / "listening")
+
+    def is_held(self) -> bool:
+        """Return whether the port is the server's. Of a connection, ask behind connecting."""
+        return all(lock.is_held() for lock in self._locks)
+
+    def close(self) -> None:
+        for lock in self._locks:
+            lock.close()
 
 
 class SidecarFolder:
@@ -161,11 +190,7 @@ class SidecarFolder:
     def is_served(self) -> bool:
         """Return whether a server lives; it may not listen yet."""
         with Lock(self.path / "server") as lock:
-            return not lock.take(shared=True)
-
-    def listening(self) -> Lock:
-        """Return the lock, not taken, that the server holds as long as its port is its own."""
-        return Lock(self.path / "listening")
+            return lock.is_held()
 
     def state(self) -> SharedServer | None:
         """Return what the file says of the server. None where it says nothing that can be right."""
@@ -194,9 +219,9 @@ class SidecarFolder:
         self._state.unlink(missing_ok=True)  # of a server that was killed
         return True
 
-    def publish(self, port: int, key: str) -> None:
-        """Tell clients where the server is."""
-        self._listening = self.listening()
+    def publish(self, port: int, key: str, socket: int = 0) -> None:
+        """Tell clients where the server is: its port, whose file has the number ``socket``."""
+        self._listening = Lock(self.path / "listening", above=socket)
         self._listening.take(within=2.0)  # a client may be trying it
         told = SharedServer(os.getpid(), port, key, self._digest, time.time())
         made = self.path / f"state.{os.getpid()}"
@@ -333,6 +358,9 @@ if sys.platform == "win32":
             return False
         return True
 
+    def _above(number: int, file: int) -> int:
+        return file  # the system gives back the locks of a process as it likes
+
     def _unlock(file: int) -> None:
         os.lseek(file, 0, os.SEEK_SET)
         with contextlib.suppress(OSError):  # closing the file gives back a shared one
@@ -348,6 +376,15 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def _above(number: int, file: int) -> int:
+        """Return the file under a number above another one's."""
+        if file > number:
+            return file
+        try:
+            return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, number + 1)
+        finally:
+            os.close(file)
 
     def _unlock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
