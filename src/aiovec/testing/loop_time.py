@@ -27,7 +27,7 @@ MOST_SECONDS = 0.02
 
 # Seconds of CPU that a preemption may add: what ran in between has taken the caches, and a virtual
 # machine counts a part of what others took.
-_PREEMPTION = 0.0002
+_PREEMPTION = 0.0001
 
 _LOOK_EVERY = 0.005
 _FRAMES = 12
