@@ -20,6 +20,7 @@ from aiovec._core.store import VectorStore
 from aiovec.backend import is_over
 from aiovec_lancedb import tables
 from aiovec_lancedb.index.fields import index_fields
+from aiovec_lancedb.limits import Limits, UpkeepLimits
 
 from .support import ROOT, SMALL, numbered, opened, run_code
 
@@ -76,8 +77,9 @@ async def test_a_script_that_loads_and_exits_leaves_an_index(
 async def test_many_scripts_leave_few_files(tmp_path: Path) -> None:
     """B14: sixty that write a row each left sixty fragments."""
     most = 0
+    limits = Limits(upkeep=UpkeepLimits(rest=0))
     for n in range(40):
-        async with opened(tmp_path / "s") as store:
+        async with opened(tmp_path / "s", limits, close_timeout=60) as store:
             await store.create_table("notes", SMALL, exist_ok=True)
             await store.insert("notes", numbered(1, start=n))
             most = max(most, await fragments(store))
