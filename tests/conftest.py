@@ -59,6 +59,7 @@ ONCE = (
     "tests/contract/test_lancedb_s3.py",
     "tests/contract/test_remote.py",
     "tests/contract/test_toy.py",
+    "tests/core/test_loop_time.py::test_it_is_said_what_was_run_once_more",
     "tests/core/test_text_query.py",
     "tests/demo/",
     "tests/docs/",

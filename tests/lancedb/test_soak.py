@@ -30,7 +30,8 @@ def check_done(report: SoakReport) -> None:
 
 
 # In the second one every scan waits for its turn.
-@pytest.mark.parametrize("memory", ["auto", pytest.param("64 KiB", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("memory", ["auto", "64 KiB"])
 async def test_a_short_soak(tmp_path: Path, memory: str) -> None:
     config = tmp_path / "aiovec.toml"
     config.write_text(

@@ -87,6 +87,7 @@ async def check_distances(command: list[str], seeds: range) -> None:
     assert np.array_equal(measured, wanted, equal_nan=True)
 
 
+@pytest.mark.long
 async def test_distances_under_sanitizers(sanitized: Path) -> None:
     await check_distances([str(sanitized)], range(COUNT))
 
@@ -101,6 +102,7 @@ async def test_distances_on_an_emulated_processor(emulated: list[str]) -> None:
     await check_distances(emulated, range(COUNT))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 async def test_under_sanitizers(sanitized: Path, kind: str) -> None:
     await check([str(sanitized)], kind, range(COUNT))
