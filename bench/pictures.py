@@ -30,8 +30,8 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "aiovec"  # the same picture is the same file
     mpl.rcParams["svg.fonttype"] = "none"  # text as text: a third of the size
     page = PAGE.read_text(encoding="utf-8")
-    machine = machine_of(page)
     for name, (draw, caption) in PICTURES.items():
+        machine = machine_of(page, name.partition("-")[0])
         figure = new_figure()
         draw(figure.axes[0], page)
         figure.text(0.02, 0.02, f"{caption}\n{machine}", fontsize=7.5, color="dimgray", va="bottom")
@@ -50,9 +50,13 @@ def new_figure() -> Any:
     return figure
 
 
-def machine_of(page: str) -> str:
-    """The processor and the day of the run, as the page says them above its tables."""
-    found = re.search(r"^Measured on (.+?), on (.+?): (.+?);", page, re.MULTILINE)
+def machine_of(page: str, subject: str) -> str:
+    """The processor and the day of the run, as the page says them above its tables.
+
+    A subject that was measured again has a line of its own, which names it.
+    """
+    own = re.search(rf"^`{subject}`.*: measured on (.+?), on (.+?): (.+?);", page, re.MULTILINE)
+    found = own or re.search(r"^Measured on (.+?), on (.+?): (.+?);", page, re.MULTILINE)
     if found is None:
         raise ValueError(f"{PAGE} does not say on which machine and day it was measured")
     day, _, processor = found.groups()
