@@ -34,9 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What most of those processes would import.
 _PACKAGES = (
-    "aiovec._cli", "aiovec._cli.main", "aiovec_sqlite.store", "aiovec_sqlite.doctor",
+    "aiovec._cli", "aiovec_sqlite.store", "aiovec_sqlite.doctor",
     "aiovec_lancedb.store", "aiovec_lancedb.plugin", "aiovec_remote.plugin", "aiovec_migrate.cli",
-    "aiovec_migrate.host", "tests.migrate.support", "asyncio", "tomlkit",
+    "aiovec_migrate.host", "aiovec_remote.backend", "aiovec_server.app", "aiovec_server.running",
+    "tests.migrate.support", "asyncio", "tomlkit",
 )  # fmt: skip
 # Variables that are looked at before any code of ours, or when a package is imported.
 _EARLY = ("LD_", "LANCEDB_", "MALLOC", "OMP_", "OPENBLAS", "PYTHON", "RUST", "AIOVEC_NATIVE")
