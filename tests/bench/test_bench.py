@@ -107,4 +107,6 @@ def test_the_pictures_are_drawn_from_tables_that_the_page_has() -> None:
     assert figures(page, "search", "By clients")["aiovec, 64 clients"] > 0
     for name in PICTURES:
         assert f"({name})" in page
-        assert machine_of(page, name.partition("-")[0]) in (PAGE.parent / name).read_text(encoding="utf-8")
+        assert machine_of(page, name.partition("-")[0]) in (PAGE.parent / name).read_text(
+            encoding="utf-8"
+        )

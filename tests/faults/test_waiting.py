@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ["sqlite", "lancedb"]
 MIB = 2**20
 # Seconds that a call may wait in these tests. A call that fails may tell it later by what the
-# event loop lags on a busy machine, far less than what the calls take together.
+# event loop lags: so much, and some more on a busy machine, where that is measured.
 PATIENCE, LAG = 0.3, 1.5
 
 
@@ -55,16 +55,32 @@ async def timed(call: Awaitable[object]) -> tuple[float, object]:
     return time.monotonic() - began, outcome
 
 
-async def crowd(make: Callable[[int], Awaitable[object]], count: int) -> list[tuple[float, object]]:
-    return await asyncio.gather(*(timed(make(n)) for n in range(count)))
+Outcomes = list[tuple[float, object]]
 
 
-def check(outcomes: list[tuple[float, object]]) -> int:
+async def crowd(make: Callable[[int], Awaitable[object]], count: int) -> tuple[Outcomes, float]:
+    """How long each call took and how it ended, and the most by which a timer lagged."""
+    most = 0.0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            most = max(most, time.monotonic() - began - 0.01)
+
+    watching = asyncio.ensure_future(watch())
+    outcomes = await asyncio.gather(*(timed(make(n)) for n in range(count)))
+    watching.cancel()
+    return outcomes, most
+
+
+def check(outcomes: Outcomes, lag: float) -> int:
     """Those who waited too long were told so, in time; how many they are."""
     late = [(took, error) for took, error in outcomes if isinstance(error, StoreBusyError)]
     for took, error in late:
         assert error.waited >= PATIENCE
-        assert took < PATIENCE + LAG, error
+        assert took < PATIENCE + LAG + 3 * lag, error
     return len(late)
 
 
@@ -80,8 +96,8 @@ async def test_writes_behind_others_of_this_process(tmp_path: Path, kind: str) -
             ids = [f"{n}-{i}" for i in range(rows)]
             return store.insert("notes", {"id": ids, "embedding": vectors, "call": [n] * rows})
 
-        outcomes = await crowd(write, 60)
-        assert check(outcomes) > 0
+        outcomes, lag = await crowd(write, 60)
+        assert check(outcomes, lag) > 0
         for n, (_, outcome) in enumerate(outcomes):
             found = await store.count("notes", f"call = {n}")
             assert found == (0 if isinstance(outcome, StoreBusyError) else rows)
@@ -108,10 +124,10 @@ async def test_searches_behind_others_of_this_process(tmp_path: Path, kind: str)
             while (await store.stats("notes")).details["searched"] != "in memory":
                 await store.search("notes", vectors[0])
                 await asyncio.sleep(0.05)
-        outcomes = await crowd(
+        outcomes, lag = await crowd(
             lambda n: store.search_many("notes", vectors[n * 100 : n * 100 + 100], limit=500), 200
         )
-        assert check(outcomes) > 0
+        assert check(outcomes, lag) > 0
         for n, (_, found) in enumerate(outcomes):
             if isinstance(found, list):
                 assert [hits[0].id for hits in found] == [f"{n * 100 + i}" for i in range(100)]
