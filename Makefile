@@ -3,6 +3,7 @@
 #   make demo          see it work
 #   make test          the tests; make test ARGS="-k filter" passes options to pytest
 #   make test-uvloop   the tests on uvloop's event loop
+#   make test-thorough the tests that show the same in more ways; .ci/run runs both
 #   make test-long     the long campaigns, hours in all: docs/GUARANTEES.md lists them
 #   make bench         the benchmarks; ARGS="..." goes to python -m bench
 #   make lint          ruff, mypy --strict, the import rules; each alone: ruff, types, imports
@@ -37,7 +38,11 @@ FIND_PYTHON = for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 p
 # Tests and benchmarks start hundreds of processes: each would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-uvloop test-long bench lint ruff types imports format clean
+# The processes that share the tests share the cores too: NumPy's threads would only wait for each
+# other, and wait busily.
+test test-thorough test-uvloop: export OPENBLAS_NUM_THREADS = 1
+
+.PHONY: help demo test test-thorough test-uvloop test-long bench lint ruff types imports format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +54,10 @@ demo: $(CORE)
 test: $(DEV)
 	@echo "== tests"
 	@$(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-thorough: $(DEV)
+	@echo "== thorough tests"
+	@$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "thorough and not long" $(ARGS)
 
 test-uvloop: $(DEV)
 	@echo "== tests under uvloop"

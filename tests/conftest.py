@@ -10,7 +10,7 @@ import inspect
 import os
 import signal
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import blockbuster.blockbuster as detector
@@ -122,6 +122,49 @@ ONCE = (
     "tests/typing/",
 )
 
+# Each takes seconds, and what it shows another test shows too, in fewer ways or on one backend; or
+# it is of no use before the package, the demo, the benchmarks or these tests themselves change.
+# ``make test-thorough`` and ``.ci/run`` run them.
+THOROUGH = (
+    "tests/bench/test_bench.py::test_every_benchmark_tells_and_writes_what_it_found",
+    "tests/cli/test_demo.py::test_again_and_on_a_terminal",
+    "tests/cli/test_demo.py::test_it_shows_each_thing_and_ends_with_a_clear_line[lancedb]",
+    "tests/cli/test_demo.py::test_without_lancedb_it_says_what_to_install",
+    "tests/connect/test_third_party.py::test_it_is_planned_and_migrated_to_and_from",
+    # What the server adds is shown with SQLite behind it, and LanceDB without a server.
+    "tests/contract/test_remote.py::TestRemoteLancedb",
+    "tests/core/test_loop_time.py::test_it_is_said_what_was_run_once_more",
+    "tests/demo/",
+    "tests/examples/test_fastapi_app.py::test_its_own_tests_hold_by_the_variable_alone",
+    "tests/faults/test_io_errors.py::test_a_failed_commit_of_lancedb[other calls]",
+    "tests/faults/test_other_libraries.py::test_two_processes_with_an_older_sqlite",
+    "tests/faults/test_soak.py::test_a_short_soak",
+    "tests/faults/test_unclosed.py::test_the_process_ends[an error in between]",
+    "tests/faults/test_unclosed.py::test_the_process_ends[kept]",
+    "tests/faults/test_unclosed.py::test_the_process_ends[reads in flight]",
+    "tests/filters/test_sql.py::test_huge_filters[7]",
+    "tests/filters/test_sql.py::test_huge_filters[8]",
+    "tests/lancedb/test_index_in_use.py::test_an_index_of_an_earlier_release_is_built_anew",
+    "tests/lancedb/test_index_in_use.py::test_an_index_that_upkeep_replaced_is_measured_anew",
+    "tests/lancedb/test_index_in_use.py::test_the_index_is_back_when_an_extreme_row_has_gone",
+    "tests/lancedb/test_indexes.py::test_every_kind_is_built_and_reaches_its_target[hnsw]",
+    "tests/lancedb/test_indexes.py::test_every_kind_is_built_and_reaches_its_target[hnsw_pq]",
+    "tests/lancedb/test_indexes.py::test_every_kind_is_built_and_reaches_its_target[ivf_flat]",
+    "tests/lancedb/test_indexes.py::test_every_kind_is_built_and_reaches_its_target[ivf_sq]",
+    "tests/lancedb/test_memory.py",
+    "tests/lancedb/test_once.py::test_a_write_whose_process_was_killed_behind_the_commit[add_field]",
+    "tests/lancedb/test_text.py::test_a_build_that_is_killed",
+    "tests/lancedb/test_tuning.py::test_questions_that_are_not_stored_reach_the_tables_target",
+    "tests/lancedb/test_upkeep.py::test_single_rows_leave_few_files",
+    "tests/migrate/test_faults.py::test_an_s3_server_that_errors_hangs_and_recovers",
+    "tests/migrate/test_online.py::test_an_app_goes_on_beside_a_copy_from_lancedb_to_lancedb",
+    "tests/packaging/test_distribution.py",
+    "tests/sqlite/copies/test_memory.py",
+    "tests/telemetry/test_page.py::test_the_example_shows_spans_and_every_metric",
+    "tests/transfer/test_fuzzing.py::test_small_files_that_ask_for_much",
+    "tests/typing/",
+)
+
 # These take the longest, so they begin: at the end, one process would wait for the other. What
 # begins is run by one process, so that a browser is started there alone.
 FIRST = (
@@ -163,13 +206,6 @@ _ALLOWED: tuple[tuple[str, str, str, str], ...] = (
     (
         "io.TextIOWrapper.write", "asyncio/base_events.py", "call_exception_handler",
         "what asyncio logs of a loop that was closed without an end, when its tasks are collected",
-    ),
-    *(
-        (
-            function, "fastapi/routing.py", "_extract_endpoint_context",
-            "FastAPI looks up where an endpoint is defined, at its first request",
-        )
-        for function in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read")
     ),
 )  # fmt: skip
 
@@ -300,17 +336,25 @@ def has_its_own_loop(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    places = tuple(
-        place + end for place in ONCE for end in ([""] if place.endswith("/") else ["::", "["])
-    )
-    for place in ONCE + FIRST:
+    for place in ONCE + THOROUGH + FIRST:
         if not (config.rootpath / place.partition("::")[0]).exists():
-            raise pytest.UsageError(f"ONCE or FIRST names {place}, which does not exist")
+            raise pytest.UsageError(f"tests/conftest.py names {place}, which does not exist")
+    once, thorough = _beginnings(ONCE), _beginnings(THOROUGH)
     another_loop = os.environ.get("AIOVEC_LOOP") == "uvloop"
     for item in items:
-        if f"{item.nodeid}::".startswith(places) or (another_loop and has_its_own_loop(item)):
+        name = f"{item.nodeid}::"
+        if name.startswith(once) or (another_loop and has_its_own_loop(item)):
             item.add_marker(pytest.mark.once)
+        if name.startswith(thorough):
+            item.add_marker(pytest.mark.thorough)
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+def _beginnings(places: Sequence[str]) -> tuple[str, ...]:
+    """Return how the names of the tests at these places begin, with "::" behind each."""
+    return tuple(
+        place + end for place in places for end in ([""] if place.endswith("/") else ["::", "["])
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -340,7 +340,8 @@ class LancedbBackend(
         """Note the key of a write that may be done twice, as long as it is not noted."""
         key = write_key()
         if key is not None and self._keys is not None:
-            await in_thread(self._keys.note, key)
+            with suppress(AiovecError):  # it is done, and this call must not say otherwise
+                await in_thread(self._keys.note, key)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         async with self._indexing.altering(table.name):

@@ -17,7 +17,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from aiovec._http.sidecar import LOG_SIZE, Lock, ServersPort, SharedServer, SidecarFolder, digest_of
+from aiovec._http.sidecar import (
+    LOG_SIZE,
+    Lock,
+    RunningServer,
+    SharedServer,
+    SidecarFolder,
+    digest_of,
+)
 from aiovec.backend import PerLoop, in_idle_thread, load_settings
 from aiovec.errors import AiovecError, ConfigError, StoreBusyError
 
@@ -32,9 +39,9 @@ class Sidecar:
         self._config = config
         self._folder = SidecarFolder.of(config)
         self._turn = PerLoop(asyncio.Lock)
-        self._server: SharedServer | None = None
+        self._server: RunningServer | None = None
+        self._doubted = False
         self._using: Lock | None = None
-        self._port: ServersPort | None = None
         self._closed = False
         self._life = threading.Lock()
 
@@ -42,41 +49,42 @@ class Sidecar:
         """Return the running server; it is started if there is none."""
         # Each time: a process of another user may have got the port of a server that has ended, and
         # must be told neither rows nor that they are stored.
-        found = self._living()
+        found = self._trusted()
         if found is None:
             async with self._turn():
-                found = self._living()
+                found = self._trusted()
                 if found is None:
+                    self._doubted = False
                     self._server = found = await in_idle_thread(self._find)
-        return found
+        return found.told
 
-    def _living(self) -> SharedServer | None:
+    def _trusted(self) -> RunningServer | None:
         found = self._server
-        return found if found is not None and self.is_server(found.port) else None
+        return found if found is not None and not self._doubted and found.is_alive() else None
 
     def is_server(self, port: int | None) -> bool:
         """Return whether a port is that of the server that was found, which lives.
 
         Asked behind connecting to it, this says that the connection is one to the server.
         """
-        known = self._port
-        return known is not None and known.number == port and known.is_held()
+        found = self._server
+        return found is not None and found.told.port == port and found.is_alive()
 
     def lost(self) -> None:
-        """Look for the server again before the next request."""
-        self._server = None
+        """Look for the server again before the next request; others may still be connecting."""
+        self._doubted = True
 
     def close(self) -> None:
         """Let the server end, unless others use it."""
         with self._life:
             self._closed = True
-            kept = self._using, self._port
-            self._using = self._port = None
-        for one in kept:
+            using, server = self._using, self._server
+            self._using = self._server = None
+        for one in (using, server):
             if one is not None:
                 one.close()
 
-    def _find(self) -> SharedServer:
+    def _find(self) -> RunningServer:
         self._folder.prepare()
         try:
             self._use()
@@ -88,7 +96,7 @@ class Sidecar:
                 key="retrieval.server.autostart",
             ) from exc
 
-    def _searched(self) -> SharedServer:
+    def _searched(self) -> RunningServer:
         folder = self._folder
         settings = load_settings(self._config).settings.retrieval.server
         patience = settings.start_timeout + settings.shutdown_timeout + _HEALTH
@@ -116,7 +124,7 @@ class Sidecar:
             if self._using is None and not self._closed:
                 self._using = self._folder.using()
 
-    def _tries(self, deadline: float) -> Iterator[SharedServer | None]:
+    def _tries(self, deadline: float) -> Iterator[RunningServer | None]:
         """Yield None until the server answers, then the server."""
         folder = self._folder
         child: _Child | None = None
@@ -132,27 +140,12 @@ class Sidecar:
                     child = None  # it ran, and was ended before it was seen
             # A server that was started by other settings notices that by itself, and ends.
             elif (
-                (state := folder.state()) is not None
-                and state.digest == digest_of(self._config)
-                and self._is_well(state)
+                (server := folder.server()) is not None
+                and server.told.digest == digest_of(self._config)
+                and _is_well(server)
             ):
-                yield state
+                yield server
             yield None
-
-    def _is_well(self, server: SharedServer) -> bool:
-        port = self._port = ServersPort(self._folder, server.port)
-        connection = http.client.HTTPConnection("127.0.0.1", port.number, timeout=_HEALTH)
-        try:
-            connection.connect()
-            if not port.is_held():
-                return False
-            key = {"Authorization": f"Bearer {server.key}"}
-            connection.request("GET", "/health", headers=key)
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
 
 
 class _Child:
@@ -204,6 +197,21 @@ class _Child:
             f"the server could not be started: {last.removeprefix('error: ')} (its log is "
             f"{self._log})"
         )
+
+
+def _is_well(server: RunningServer) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", server.told.port, timeout=_HEALTH)
+    try:
+        connection.connect()
+        if not server.is_alive():
+            return False
+        key = {"Authorization": f"Bearer {server.told.key}"}
+        connection.request("GET", "/health", headers=key)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0)

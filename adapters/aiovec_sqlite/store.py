@@ -50,6 +50,7 @@ from aiovec.backend import (
     WriteKey,
     default_budget,
     in_thread,
+    index_behind_change,
     write_admission,
     write_key,
 )
@@ -341,7 +342,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             text_of=text_of,
         )
         if text_of is not None:
-            await self._build_text(table.name)
+            await self._build_text_behind_change(table.name)
 
     async def _build_text(self, name: str) -> None:
         """Bring the text index of a table to what its schema says, in short transactions.
@@ -351,6 +352,10 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         while await self._write(lambda tx: text_index.advance(tx, name)):
             pass
 
+    async def _build_text_behind_change(self, name: str) -> None:
+        with index_behind_change(self._target, name):
+            await self._build_text(name)
+
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         text_of = table.name if kind == "text" else None
         await self._write_once(
@@ -358,7 +363,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             text_of=text_of,
         )
         if text_of is not None:
-            await self._build_text(table.name)
+            await self._build_text_behind_change(table.name)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
@@ -370,7 +375,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             text_of=text_of,
         )
         if text_of is not None:
-            await self._build_text(table.name)
+            await self._build_text_behind_change(table.name)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
         text_of = table.name if table.schema.fields[field].text else None
@@ -378,7 +383,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             lambda tx: tables.drop_field(tx, table, field, self._schemas_free), text_of=text_of
         )
         if text_of is not None:
-            await self._build_text(table.name)
+            await self._build_text_behind_change(table.name)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         await self._write_once(
@@ -441,7 +446,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         kept, text_of = found
         if text_of is not None and not self.read_only:
             with suppress(StoreMovedError):  # the store it moved to builds its own
-                await self._build_text(text_of)
+                await self._build_text_behind_change(text_of)
         return kept
 
     # Reading

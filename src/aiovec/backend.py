@@ -43,6 +43,7 @@ from ._core.contract import (
     Tuning,
     VectorIndexes,
     VectorQuery,
+    index_behind_change,
     moves_of,
 )
 from ._core.doctor import Finding, room_at, version_of
@@ -411,6 +412,7 @@ __all__ = [
     "give_back",
     "in_idle_thread",
     "in_thread",
+    "index_behind_change",
     "is_extreme",
     "is_over",
     "is_url",

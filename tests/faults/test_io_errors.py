@@ -224,9 +224,76 @@ def test_a_failed_read_is_not_told_as_damage(
         assert "backup" not in came, came
 
 
-def test_a_failed_commit_of_lancedb(tmp_path: Path, library: Path) -> None:
+# Whether the call is told as failed, and what the table says of the field at once and for others.
+INDEX = (
+    TARGET
+    + """
+async def main():
+    store = await aiovec.connect(TARGET)
+    await store.create_table("notes", Schema(4, fields={"text": aiovec.Field(str, index="btree")}))
+    # More than one transaction indexes.
+    count, path = (7000, "s.db-wal") if kind == "sqlite" else (50, "notes.lance")
+    await store.insert("notes", [row(f"r{n}") for n in range(count)])
+    for wanted in ("text",) if kind == "sqlite" else ("text", "bitmap"):
+        for skip in range(0, 150, 10) if kind == "sqlite" else range(0, 40, 2):
+            fail = 1000 if skip % 4 else 3
+            shim.here().arm(shim.WRITE | shim.OPEN, path, skip=skip, fail=fail)
+            try:
+                await store.create_field_index("notes", "text", wanted)
+                came = "done"
+            except OutcomeUnknownError as exc:
+                came = f"unknown: {exc}"
+            except AiovecError as exc:
+                came = f"failed: {exc}"
+            failed = shim.here().disarm()
+            async with aiovec.connect(TARGET) as other:
+                field = (await other.schema("notes")).fields["text"]
+            tell(came, failed, [field.text, field.index])
+            if [field.text, field.index] != [False, "btree"]:
+                async with aiovec.connect(TARGET) as other:
+                    await other.optimize("notes")
+                if wanted == "text":
+                    assert len(await store.search_text("notes", "x" * 500, limit=10_000)) == count
+                await store.drop_field_index("notes", "text", wanted)
+                await store.create_field_index("notes", "text", "btree")
+    async with aiovec.connect(TARGET) as other:
+        await other.optimize("notes")
+        field = (await other.schema("notes")).fields["text"]
+    tell("in the end", 0, [field.text, field.index])
+
+asyncio.run(main())
+"""
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+def test_an_index_that_cannot_be_completed_is_not_told_as_refused(
+    tmp_path: Path, library: Path, kind: str
+) -> None:
+    """The schema has it already, and the next upkeep completes it."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    *outcomes, last = run(library, INDEX, folder, kind)
+    assert last == ["in the end", 0, [False, "btree"]]
+    assert {came.partition(":")[0] for came, _, _ in outcomes} >= {"done", "unknown"}
+    assert any("optimize('notes') completes it" in came for came, _, _ in outcomes)
+    assert not any("nothing of the call" in came for came, _, _ in outcomes if "unknown:" in came)
+    for came, failed, field in outcomes:
+        assert failed or came == "done", came
+        if came.startswith("failed"):
+            assert field == [False, "btree"], came
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param((shim.WRITE | shim.READ,), id="writes and reads"),
+        pytest.param((shim.WRITE, shim.RENAME, shim.OPEN), id="other calls"),
+    ],
+)
+def test_a_failed_commit_of_lancedb(tmp_path: Path, library: Path, kinds: tuple[int, ...]) -> None:
     """Each kind of call on the way to a commit, in the table's folder."""
-    for calls in (shim.WRITE, shim.RENAME, shim.OPEN, shim.WRITE | shim.READ):
+    for calls in kinds:
         folder = tmp_path / f"place{calls}"
         folder.mkdir()
         outcomes = run(

@@ -59,7 +59,7 @@ Outcomes = list[tuple[float, object]]
 
 
 async def crowd(make: Callable[[int], Awaitable[object]], count: int) -> tuple[Outcomes, float]:
-    """How long each call took and how it ended, and the most by which a timer lagged."""
+    """Return how long each call took and how it ended, and the most by which a timer lagged."""
     most = 0.0
 
     async def watch() -> None:

@@ -300,13 +300,18 @@ def test_what_others_may_have_written_is_not_believed(place: Place, tmp_path: Pa
     folder.leave()
 
 
-async def test_whoever_gets_the_port_of_a_server_that_died_is_told_nothing(place: Place) -> None:
-    heard: list[bytes] = []
+async def a_thief(port: int, heard: list[bytes]) -> asyncio.Server:
+    """Another process at the port, which notes what it is told."""
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.read(100))
         writer.close()
 
+    return await asyncio.start_server(listen, "127.0.0.1", port)
+
+
+async def test_whoever_gets_the_port_of_a_server_that_died_is_told_nothing(place: Place) -> None:
+    heard: list[bytes] = []
     async with aiovec.connect(config=place.config) as store:
         await store.create_table("notes", Schema(dim=2))
         for kind in (signal.SIGKILL, signal.SIGTERM):
@@ -315,7 +320,7 @@ async def test_whoever_gets_the_port_of_a_server_that_died_is_told_nothing(place
             deadline = time.monotonic() + START
             while True:
                 try:
-                    thief = await asyncio.start_server(listen, "127.0.0.1", server.port)
+                    thief = await a_thief(server.port, heard)
                     break
                 except OSError:
                     assert time.monotonic() < deadline
@@ -325,20 +330,72 @@ async def test_whoever_gets_the_port_of_a_server_that_died_is_told_nothing(place
     assert heard == []
 
 
-@pytest.mark.parametrize("left", ["server", "listening"])
+async def test_an_idle_app_tells_nothing_to_whoever_got_the_port_of_its_server(
+    place: Place,
+) -> None:
+    """The server was killed, and another app has started the next one, at another port."""
+    heard: list[bytes] = []
+    async with aiovec.connect(config=place.config) as idle:
+        await idle.create_table("notes", Schema(dim=2))
+        first = await asyncio.to_thread(lambda: place.server)
+        os.kill(first.pid, signal.SIGKILL)
+        await asyncio.to_thread(place.ended)
+        thief = await a_thief(first.port, heard)
+        async with thief, aiovec.connect(config=place.config) as other:
+            assert await other.count("notes") == 0
+            assert await idle.count("notes") == 0
+    assert heard == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the files of a process")
+async def test_the_files_of_a_server_are_in_the_order_in_which_it_is_told_dead(
+    place: Place,
+) -> None:
+    """Whichever end the system begins at, a lock is free before the port is; no child keeps one."""
+
+    def files() -> tuple[dict[str, int], dict[str, int]]:
+        server = place.server
+        folder = Path(f"/proc/{server.pid}")
+        ports = {
+            f"socket:[{line.split()[9]}]"
+            for line in (folder / "net" / "tcp").read_text().splitlines()[1:]
+            if line.split()[1].endswith(f":{server.port:04X}") and line.split()[3] == "0A"
+        }
+        found, flags = {}, {}
+        for number in os.listdir(folder / "fd"):
+            target = os.readlink(folder / "fd" / number)
+            name = "socket" if target in ports else target.rpartition("/")[2]
+            if target in ports or target.startswith(str(place.folder.path)):
+                name = "port" if name == f"port.{server.port}" else name
+                said = (folder / "fdinfo" / number).read_text()
+                found[name] = int(number)
+                flags[name] = int(said.partition("flags:\t")[2].split()[0], 8) & os.O_CLOEXEC
+        return found, flags
+
+    async with aiovec.connect(config=place.config):
+        found, flags = await asyncio.to_thread(files)
+    assert found["server"] < found["socket"] < found["port"]
+    assert flags["server"]
+    assert flags["socket"]
+    assert flags["port"]
+
+
+@pytest.mark.parametrize("left", ["server", "port"])
 def test_the_first_lock_that_a_killed_server_loses_tells_of_it(place: Place, left: str) -> None:
     """The system gives back what a killed process had one by one, its port in the midst of it."""
     place.folder.prepare()
     with socket.create_server(("127.0.0.1", 0)) as thief:
         thief.settimeout(0.3)
         assert place.folder.claim()
-        place.folder.publish(thief.getsockname()[1], "a key")
+        port = thief.getsockname()[1]
+        place.folder.publish(port, "a key")
         file = place.folder.path / "state"
         told = file.read_bytes()
         place.folder.leave()
         file.write_bytes(told)
         file.chmod(0o600)
-        with Lock(place.folder.path / left) as lock:
+        path = place.folder.path / "server" if left == "server" else place.folder.of_port(port)
+        with Lock(path) as lock:
             assert lock.take()
             opening = threading.Thread(target=_open, args=[place])
             opening.start()

@@ -352,8 +352,12 @@ before = [protocol for kept in pool.values() for protocol, _ in kept]
 assert len(before) == 1 and before[0].is_connected()
 
 async def after():
-    async with asyncio.timeout(10):
-        assert await store.tables() == []
+    try:
+        async with asyncio.timeout(10):
+            assert await store.tables() == []
+    except TimeoutError:
+        with open(f"/proc/self/fdinfo/{loop._selector.fileno()}") as watched:
+            raise AssertionError(f"{before} of {watched.read()}")
     connector = connections.session.connector
     assert [protocol for kept in connector._conns.values() for protocol, _ in kept] == before
     await store.close()

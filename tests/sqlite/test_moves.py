@@ -65,14 +65,14 @@ async def test_a_pause_is_no_part_of_the_time_for_a_turn_to_write(tmp_path: Path
     config = tmp_path / "aiovec.toml"
     config.write_text(
         '[retrieval]\nsqlite_path = "a.db"\n'
-        "[retrieval.sqlite]\nbusy_timeout = 0.2\nwrite_queue = 2\n"
+        "[retrieval.sqlite]\nbusy_timeout = 0.8\nwrite_queue = 2\n"
     )
     async with aiovec.connect(config=config) as store, mover(tmp_path / "a.db") as moves:
         await store.create_table("notes", SCHEMA)
         await moves.begin_move("r1")
         await moves.pause_writers("r1", 60.0)
         writes = [asyncio.ensure_future(store.upsert("notes", [row(f"w{n}", n)])) for n in range(6)]
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
         assert not any(write.done() for write in writes)
         assert await moves.resume_writers("r1")
         assert await asyncio.gather(*writes) == [1] * 6

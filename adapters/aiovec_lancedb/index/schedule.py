@@ -17,7 +17,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from aiovec.backend import Clock, Field, IndexInfo, PerLoop, StaleTableError, TableHandle, wait_out
+from aiovec.backend import (
+    Clock,
+    Field,
+    IndexInfo,
+    PerLoop,
+    StaleTableError,
+    TableHandle,
+    index_behind_change,
+    wait_out,
+)
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
 
 from ..limits import IndexLimits
@@ -148,7 +157,8 @@ class Indexing:
     async def _index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         async with self._only_one(handle.name):
             await self._write(handle.name, AlterField(handle, name, field))
-            await self._builder.index_field(handle, name, field, self._telling(handle))
+            with index_behind_change(self._session.target, handle.name):
+                await self._builder.index_field(handle, name, field, self._telling(handle))
 
     # As tables grow
 

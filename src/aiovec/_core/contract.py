@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +31,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from .._arrays import Float32Array
 from .._filters.tree import Expr, Ref, Value
+from ..errors import (
+    AiovecError,
+    OutcomeUnknownError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreFullError,
+    StoreMovedError,
+)
 from .keys import Kept, WriteKey
 from .moving import Destination, MoveMark, MoveRecord
 from .patch import PayloadPatch
@@ -754,6 +762,23 @@ class Moves(ABC):
         The store is then a store of its own again.
         """
         await self.change_move(lambda record: record.forget(), anew=True)
+
+
+@contextmanager
+def index_behind_change(target: str, table: str) -> Iterator[None]:
+    """Within, an index is built that a change of the schema wants, which is kept by now.
+
+    A failure must not say that nothing of the call was kept.
+    """
+    try:
+        yield
+    except (OutcomeUnknownError, StoreClosedError, StoreMovedError):
+        raise
+    except AiovecError as exc:
+        # Theirs say that nothing was kept.
+        why = exc.reason if isinstance(exc, (StoreBusyError, StoreFullError)) else exc
+        reason = f"an index could not be completed: {why}; optimize({table!r}) completes it"
+        raise OutcomeUnknownError(target, reason) from exc
 
 
 def moves_of(backend: Backend) -> Moves | None:

@@ -19,10 +19,17 @@ from .._telemetry.events import Place
 from ..errors import (
     ConfigError,
     CorruptStoreError,
+    DimensionMismatchError,
+    FilterError,
+    InvalidArgumentError,
+    InvalidNameError,
+    InvalidRowError,
+    ModelMismatchError,
     StoreBusyError,
     StoreClosedError,
     StoreMovedError,
     StoreReplacedError,
+    UnsupportedError,
 )
 from .conditions import TableChangedError, state_of, wanted_state
 from .contract import Backend, Moves, ReadOnly, StaleTableError, TableHandle, moves_of
@@ -37,6 +44,12 @@ if TYPE_CHECKING:
     from .connect import Origin, Resolved
 
 LOG = logging.getLogger("aiovec")
+
+REFUSALS = (
+    DimensionMismatchError, FilterError, InvalidArgumentError, InvalidNameError, InvalidRowError,
+    ModelMismatchError, UnsupportedError,
+)  # fmt: skip
+"""Errors of calls that do not fit the table's schema. Another process may have altered it."""
 
 # How old, in seconds, a look at the TOML may be. One look costs a hop to a thread.
 _LOOK_EVERY = 1.0
@@ -68,6 +81,14 @@ class Engine:
         if fresh:
             raise TableChangedError(name)
         return await self.open_table(name, fresh=True)
+
+    async def check_current(self, handle: TableHandle) -> None:
+        """Raise StaleTableError where the table is no longer what the handle says.
+
+        For a call that was refused by that, before the backend saw it.
+        """
+        if (await self.backend.open_table(handle.name)).token != handle.token:
+            raise StaleTableError(handle.name)
 
     def state_of(self, handle: TableHandle) -> str:
         """The name of the state that a handle stands for."""

@@ -88,7 +88,7 @@ from .contract import (
     Tuning,
     VectorIndexes,
 )
-from .engine import Engine, Follower
+from .engine import REFUSALS, Engine, Follower
 from .patch import Remove
 from .pool import in_thread, off_loop
 from .ranking import RRF, Fusion, Listed, Rerank, check_fusion
@@ -363,6 +363,8 @@ class VectorStore:
         The schema says so afterwards, as ``Field(index=…)`` or ``Field(text=True)``. A "bitmap"
         takes the place of a "btree", and the reverse. Where the same index exists, this completes
         one whose build was killed, and else does nothing. Fields of lists have none of these.
+        OutcomeUnknownError says of an index that could not be completed that the schema has it
+        already; then ``optimize`` completes it.
         """
 
         async def create(engine: Engine, handle: TableHandle) -> None:
@@ -995,7 +997,11 @@ class VectorStore:
             async with attempt as engine:
                 operation.place = engine.place
                 handle = await engine.open_table(table)
-                columns, where = await prepared(handle)
+                try:
+                    columns, where = await prepared(handle)
+                except REFUSALS:
+                    await engine.check_current(handle)
+                    raise
                 batches = engine.backend.export(
                     handle, where=where, columns=columns, after=after, batch_size=batch_size
                 )
@@ -1485,7 +1491,12 @@ class VectorStore:
         table = check_table_name(operation.table)
 
         async def with_handle(engine: Engine) -> _T:
-            return await act(engine, await engine.open_table(table))
+            handle = await engine.open_table(table)
+            try:
+                return await act(engine, handle)
+            except REFUSALS:
+                await engine.check_current(handle)
+                raise
 
         return await self._call(operation, with_handle, result)
 

@@ -3,7 +3,7 @@
 It lies beside the TOML file and holds
 
 ``server``   locked by the server as long as it lives, so that the system tells when it died
-``listening`` locked by the server as long as its port is its own: no other process has got it
+``port.N``   locked by the server as long as the port N is its own: no other process has got it
 ``start``    locked by whoever looks for the server, so that two never start one each
 ``clients``  locked, shared, by each process that uses the server
 ``state``    where the server listens, and the key that it asks for
@@ -85,9 +85,12 @@ class Lock:
 
     def is_held(self) -> bool:
         """Return whether another process holds the lock, alone."""
-        if self._file is None or not _try_lock(self._file, shared=True):
-            return self._file is not None
-        _unlock(self._file)
+        number = self._file  # another thread may close it
+        if number is None:
+            return False
+        if not _try_lock(number, shared=True):
+            return True
+        _unlock(number)
         return False
 
     def close(self) -> None:
@@ -112,19 +115,20 @@ class Lock:
             os.close(number)  # without unlocking: this may be a child process with a copy
 
 
-class ServersPort:
-    """A port that is the server's as long as the server holds its two locks.
+class RunningServer:
+    """A server that is shared, and whether it still is the one that told where it listens.
 
     Of a server that is killed, the system closes the files in the order of their numbers, or in the
     opposite one. That of the port is opened between those of the locks, so one of these is free
-    before anybody else can get the port.
+    before anybody else can get the port. The second one is a file of the port, so that the next
+    server does not speak for the port of the one before.
     """
 
-    def __init__(self, folder: SidecarFolder, number: int) -> None:
-        self.number = number
-        self._locks = Lock(folder.path / "server"), Lock(folder.path / "listening")
+    def __init__(self, folder: SidecarFolder, told: SharedServer) -> None:
+        self.told = told
+        self._locks = Lock(folder.path / "server"), Lock(folder.of_port(told.port))
 
-    def is_held(self) -> bool:
+    def is_alive(self) -> bool:
         """Return whether the port is the server's. Of a connection, ask behind connecting."""
         return all(lock.is_held() for lock in self._locks)
 
@@ -143,7 +147,7 @@ class SidecarFolder:
         self._state = path / "state"
         self._server: Lock | None = None
         self._clients: Lock | None = None
-        self._listening: Lock | None = None
+        self._port: Lock | None = None
         self._digest = ""
         self._stamp: tuple[int, ...] = ()
 
@@ -192,6 +196,15 @@ class SidecarFolder:
         with Lock(self.path / "server") as lock:
             return lock.is_held()
 
+    def server(self) -> RunningServer | None:
+        """Return the server of which the file tells. It may have been killed."""
+        told = self.state()
+        return None if told is None else RunningServer(self, told)
+
+    def of_port(self, number: int) -> Path:
+        """Return the file that a server at this port has locked."""
+        return self.path / f"port.{number}"
+
     def state(self) -> SharedServer | None:
         """Return what the file says of the server. None where it says nothing that can be right."""
         try:
@@ -217,12 +230,15 @@ class SidecarFolder:
         self._server, self._clients = lock, Lock(self.path / "clients")
         self._digest = digest_of(self.config)
         self._state.unlink(missing_ok=True)  # of a server that was killed
+        for left in self.path.glob("port.*"):
+            with contextlib.suppress(OSError):  # Windows: a client has it open
+                left.unlink()
         return True
 
     def publish(self, port: int, key: str, socket: int = 0) -> None:
         """Tell clients where the server is: its port, whose file has the number ``socket``."""
-        self._listening = Lock(self.path / "listening", above=socket)
-        self._listening.take(within=2.0)  # a client may be trying it
+        self._port = Lock(self.of_port(port), above=socket)
+        self._port.take(within=2.0)  # a client may be trying it
         told = SharedServer(os.getpid(), port, key, self._digest, time.time())
         made = self.path / f"state.{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
@@ -266,8 +282,8 @@ class SidecarFolder:
     def stopping(self) -> None:
         """Tell clients, before the port is given back, that it will be."""
         self._withdraw()
-        if self._listening is not None:
-            self._listening.close()
+        if self._port is not None:
+            self._port.close()
 
     def leave(self) -> None:
         """Stop being the server of the folder."""

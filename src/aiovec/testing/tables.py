@@ -715,6 +715,39 @@ class TablesContract(ContractBase):
             assert await two.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
             assert ids_of(await one.search("notes", [1, 2])) == ["x"]
 
+    async def test_a_store_that_was_idle_refuses_nothing_by_an_earlier_schema(
+        self, tmp_path: Path
+    ) -> None:
+        """Each read is the first call behind the change, so no write tells the store of it."""
+        self.need_persistence()
+        async with await self.open(tmp_path) as one, await self.open(tmp_path) as idle:
+            await one.create_table("notes", SMALL)
+            assert await one.insert("notes", small_rows(2)) == 2
+
+            async def found(name: str) -> int:
+                return len(await idle.find("notes", f"{name} IS NULL"))
+
+            async def selected(name: str) -> int:
+                return len(await idle.find("notes", select=[name]))
+
+            async def nearest(name: str) -> int:
+                return len(await idle.search("notes", vectors(1)[0], where=f"{name} IS NULL"))
+
+            async def exported(name: str) -> int:
+                batches = idle.export("notes", where=f"{name} IS NULL")
+                return sum([batch.num_rows async for batch in batches])
+
+            for n, rows in enumerate((found, selected, nearest, exported)):
+                assert await idle.count("notes") == 2
+                await one.add_field("notes", f"added{n}", Field(int))
+                assert await rows(f"added{n}") == 2
+            await one.drop_field("notes", "added0")
+            with pytest.raises(FilterError, match="added0"):
+                await idle.find("notes", "added0 IS NULL")
+            if one.supports("text"):
+                await one.create_field_index("notes", "name", "text")
+                assert await idle.search_text("notes", "nosuchword") == []
+
     # The handle
 
     async def test_a_table_handle_is_the_store_with_the_name_filled_in(
