@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import shutil
+import threading
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -130,6 +131,8 @@ async def test_a_wal_that_is_removed_while_a_connection_is_opened(
 
         def look(file: OpenFile) -> None:
             check(file)
+            if threading.current_thread().name != "test":
+                return  # the search's, which load the table behind its answer
             looks[0] += 1
             if looks[0] == 1:
                 without_wal(path)

@@ -44,7 +44,9 @@ async def test_a_short_soak(tmp_path: Path, memory: str) -> None:
     config.write_text(
         f'[retrieval]\nsqlite_path = "a.db"\n[retrieval.sqlite]\nscan_memory = "{memory}"\n'
     )
-    report = await soak(None, TABLES, config=config, seconds=3, base_rows=300, quiet_every=1.4)
+    report = await soak(
+        None, TABLES, config=config, seconds=3, until=USUAL, base_rows=300, quiet_every=1.4
+    )
     check_done(report, USUAL)
     report.check_nothing_left()
 

@@ -39,8 +39,9 @@ async def test_a_short_soak(tmp_path: Path, memory: str) -> None:
         f'[retrieval.lancedb]\nsearch_memory = "{memory}"\nmax_versions = 20\n'
     )
     report = await soak(
-        None, TABLES, config=config, seconds=3, base_rows=200, quiet_every=1.5, exact=True
-    )
+        None, TABLES, config=config, seconds=3, until=USUAL,
+        base_rows=200, quiet_every=1.5, exact=True,
+    )  # fmt: skip
     check_done(report)
     report.check_nothing_left()
 

@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from .world import World
 _OPTIMIZE_EVERY = 5.0
 # A closed store's last threads end soon after.
 _GRACE = 60.0
+# A busy machine gets to the rarer kinds of work late.
+_LONGER = 120.0
 
 
 @dataclass
@@ -79,6 +81,7 @@ async def soak(
     tables: Mapping[str, Schema],
     *,
     seconds: float,
+    until: Sequence[str] = (),
     config: str | Path | None = None,
     clients: int = 64,
     base_rows: int = 2000,
@@ -89,8 +92,10 @@ async def soak(
     """Soak the store that ``connect(target, config=config)`` opens, which must be empty.
 
     The clients share one store and are spread over the tables, whose schemas have the fields of
-    ``soak_schema``. Fails at the first wrong answer. ``exact`` goes with every search: for
-    backends that are not exact without it.
+    ``soak_schema``. Fails at the first wrong answer. Lasts longer than ``seconds`` where a busy
+    machine has not done each kind of work in ``until`` by then, or the other process has not
+    written and searched. ``exact`` goes with every search: for backends that are not exact without
+    it.
     """
     world = World(tables, base_rows, exact=exact)
     chance = random.Random(seed)
@@ -112,7 +117,7 @@ async def soak(
         "base_rows": base_rows,
         "seed": seed,
     }
-    run = _Run(world, seconds, quiet_every, chance)
+    run = _Run(world, seconds, until, quiet_every, chance)
     async with connect(target, config=config) as store:
         for client in world.clients.values():
             client.use(store)
@@ -141,10 +146,16 @@ async def _run_a_process() -> None:
 
 class _Run:
     def __init__(
-        self, world: World, seconds: float, quiet_every: float, chance: random.Random
+        self,
+        world: World,
+        seconds: float,
+        until: Sequence[str],
+        quiet_every: float,
+        chance: random.Random,
     ) -> None:
         self._world = world
         self._seconds = seconds
+        self._until = until
         self._quiet_every = quiet_every
         self._chance = chance
         self.held: list[Resources] = []
@@ -165,8 +176,11 @@ class _Run:
     async def _direct(self, store: VectorStore, neighbour: Neighbour) -> None:
         """Let them work, and look at the whole every now and then, and in the end."""
         deadline = time.monotonic() + self._seconds
-        while (left := deadline - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, self._quiet_every))
+        latest = deadline + _LONGER
+        while (left := deadline - time.monotonic()) > 0 or (
+            self._lacks(neighbour) and time.monotonic() < latest
+        ):
+            await asyncio.sleep(min(left, self._quiet_every) if left > 0 else self._quiet_every)
             await self._world.pause()
             theirs, held = await neighbour.pause()
             for name in self._world.schemas:
@@ -179,6 +193,13 @@ class _Run:
             self.held_by_neighbour.append(held)
             neighbour.go_on()
             self._world.gate.open()
+
+    def _lacks(self, neighbour: Neighbour) -> bool:
+        done = self._world.counts
+        theirs = neighbour.counts
+        return not all(
+            [*(done[kind] for kind in self._until), theirs["writes"], theirs["searches"]]
+        )
 
     async def _optimize(self, store: VectorStore) -> None:
         while True:
