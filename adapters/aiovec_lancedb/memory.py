@@ -101,7 +101,7 @@ _WORTH_IT = 32 * 2**20
 
 
 class _Heap:
-    """Return figures of this process's memory. For threads."""
+    """The process's memory: how much it is, and giving back what nothing uses. For threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

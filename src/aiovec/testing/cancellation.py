@@ -375,7 +375,7 @@ class CancellationContract(ContractBase):
                         assert not search.done()
                         await asyncio.sleep(0.01)
                     with pytest.raises(TimeoutError):
-                        await asyncio.wait_for(search, 0.3)
+                        await asyncio.wait_for(search, 0.02 if place < 4 else 0.3)
             finally:
                 over.set()
             assert len(await store.search("notes", [1.0] * DIM, rerank=slow)) == 10
