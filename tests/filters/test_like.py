@@ -93,9 +93,9 @@ def test_no_pattern_takes_long(name: str) -> None:
     def seconds(connection: Any, pattern: str) -> float:
         taken = []
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.thread_time()
             truths(connection, bound(F.body.like(pattern)))
-            taken.append(time.perf_counter() - began)
+            taken.append(time.thread_time() - began)
         return min(taken)
 
     with closing(open_with(rows_of([LONG]))) as connection:

@@ -293,7 +293,7 @@ async def test_two_locks_left_behind_expire_at_once(
     async with opened(bucket, url) as store:
         await store.create_table("notes", SCHEMA)
         for table in ("notes", "notes.upkeep"):
-            dead_lock(bucket, url, table, term=0.3)
+            await asyncio.to_thread(dead_lock, bucket, url, table, term=0.3)
         await store.drop_table("notes")
         assert watched == {LOCK}
         assert await store.tables() == []
