@@ -15,7 +15,15 @@ from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, Tab
 from .ends import Ends, mark_of
 from .host import Host, RealHost, Step, no_step
 from .journal import FileJournal, default_file
-from .locate import PathText, Place, config_file, configured, configured_name, locate
+from .locate import (
+    PathText,
+    Place,
+    check_leads,
+    config_file,
+    configured,
+    configured_name,
+    locate,
+)
 from .migration import Migration, Outcome, Transform
 from .roll_back import End, end_run, finish_run
 from .state import Event, Listener, Options, RunState, unheard
@@ -91,6 +99,8 @@ async def run(
             raise MigrationError(
                 "name the target store: a target, or the name of a backend in the TOML file"
             )
+        if state is not None and (source, target) == (state.source_name, state.target_name):
+            await host.in_thread(_check_places, state, file)
         async with AsyncExitStack() as stack:
             one = await _entered(stack, source, file, host, existing=True)
             other = await _entered(stack, target, file, host, existing=None)
@@ -198,9 +208,9 @@ async def sync(
 ) -> dict[str, Difference]:
     """Make the target's tables equal to the source's by copying only what differs.
 
-    Tables that the target does not have are made, those that only it has are left alone, and rows
-    that only it has are deleted. MigrationError where the target is the store in use, or where a
-    migration of either store is open.
+    A target that does not exist is made, and tables that it does not have; those that only it has
+    are left alone, and rows that only it has are deleted. MigrationError where the target is the
+    store in use, or where a migration of either store is open.
     """
     from .verifying.compare import sync as make_equal
 
@@ -208,7 +218,11 @@ async def sync(
     file = await host.in_thread(config_file, config)
     found: dict[str, Difference] = {}
     told = _Told(listener, "syncing")
-    async with _stores(source, target, file, host) as (one, other):
+    async with AsyncExitStack() as stack:
+        one = await _entered(stack, source, file, host, existing=True)
+        for name in tables or ():  # before the target is made
+            await one.backend.open_table(name)
+        other = await _entered(stack, target, file, host, existing=False)
         leave = _Leave(one, other, file, host, step, "a sync")
         await leave()
         ends = Ends(one, other)
@@ -374,6 +388,7 @@ async def _known(
                 f"from {state.source} to {state.target}: leave the store out to end that run, or "
                 "name another journal (--journal)"
             )
+        await host.in_thread(_check_places, state, file)
         async with _stores(state.source_name, state.target_name, file, host, existing=existing) as (
             one,
             other,
@@ -382,6 +397,12 @@ async def _known(
                 one, other, kept, state.options, host=host, toml=_toml(file, host),
                 listener=listener, step=step,
             )  # fmt: skip
+
+
+def _check_places(state: RunState, file: Path | None) -> None:
+    """MigrationError where the TOML leads elsewhere since the run began. Runs in a thread."""
+    check_leads(state.source_name, state.source, file)
+    check_leads(state.target_name, state.target, file)
 
 
 def _has_part(named: PathText, state: RunState, file: Path | None) -> bool:
@@ -404,7 +425,7 @@ async def _stores(
     config: Path | None,
     host: Host,
     *,
-    existing: tuple[bool, bool] | None = (False, False),
+    existing: tuple[bool, bool] | None,
 ) -> AsyncIterator[tuple[Place, Place]]:
     """Both stores, open. ``existing`` tells which of them must not be made by that, and None that
     neither is made: who is not there is missing."""

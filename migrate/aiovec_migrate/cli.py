@@ -494,14 +494,18 @@ def finish_(
     """
     from . import api, show
 
+    async def finished() -> bool:
+        state = await api.status(config=config, journal=journal)
+        await api.finish(source, config=config, journal=journal, listener=listener)
+        return state is None or state.options.switch
+
     with show.Showing(json=json) as listener:
-        run_to_its_end(api.finish(source, config=config, journal=journal, listener=listener))
+        has_moved = run_to_its_end(finished())
     if json:
         out().file.write(show.json_line({"kind": "result", "phase": "finished"}))
     else:
-        out().print(
-            "migrate: finished; the journal is removed, and the old store says where it moved to"
-        )
+        moved = ", and the old store says where it moved to" if has_moved else ""
+        out().print(f"migrate: finished; the journal is removed{moved}")
 
 
 @app.command("forget")

@@ -18,6 +18,7 @@ from aiovec.errors import AiovecError, MigrationError
 
 from .catch_up import CatchUp, check_all
 from .ends import RunContext
+from .locate import Place
 from .state import Phase
 
 # The share of the pause limit after which a cut-over is called off: the writers that wait end
@@ -37,8 +38,16 @@ class Toml(Protocol):
         """Its absolute path."""
         ...
 
-    async def flip(self, backend: str) -> None:
-        """Name another backend, atomically. Nothing where it is named already."""
+    async def check(self, origin: Place, goal: Place) -> None:
+        """AiovecError where it does not lead apps to the origin, or could not lead them to the
+        goal by naming another backend."""
+        ...
+
+    async def flip(self, goal: Place) -> None:
+        """Name the goal's backend, atomically. Nothing where it is named already.
+
+        AiovecError where that name leads elsewhere by now, and nothing is changed.
+        """
         ...
 
 
@@ -47,19 +56,17 @@ class CalledOffError(Exception):
 
 
 class Cutover:
-    """The cut-over of one run. ``backend`` is the goal's name in the TOML."""
+    """The cut-over of one run."""
 
     def __init__(
         self,
         work: RunContext,
         toml: Toml,
-        backend: str,
         catch_ups: Sequence[CatchUp],
         phase: Phase = Phase.MOVED,
     ) -> None:
         self._work = work
         self._toml = toml
-        self._backend = backend
         self._catch_ups = catch_ups
         self._phase = phase
 
@@ -103,12 +110,16 @@ class Cutover:
         began = work.host.now()
         moved = False
         try:
+            # Before anybody waits, and again as the last thing that can call it off: the file may
+            # be edited at any time, and from the mark on apps go where it leads them.
+            await self._toml.check(work.origin, work.goal)
             try:
                 async with asyncio.timeout(limit * _SHARE):
                     await origin.pause_writers(work.run, limit)
                     await work.step("cut-over:paused")
                     await self._last_changes()
                     generation = await self._next_generation(origin)
+                    await self._toml.check(work.origin, work.goal)
             except TimeoutError:
                 raise CalledOffError(
                     f"the last changes took longer than {_SHARE:.0%} of the pause limit of "
@@ -202,5 +213,5 @@ class Cutover:
         await work.step("cut-over:arrived")
         work.state.switched = True
         await work.enter(self._phase)
-        await self._toml.flip(self._backend)
+        await self._toml.flip(work.goal)
         await work.step("cut-over:flipped")

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS run (one INTEGER PRIMARY KEY CHECK (one = 1), state T
 CREATE TABLE IF NOT EXISTS tables (name TEXT PRIMARY KEY, state TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS holder (one INTEGER PRIMARY KEY CHECK (one = 1), pid INTEGER NOT NULL);
 """
+_TABLES = {"run", "tables", "holder"}
 # How long, in seconds, a reader in another terminal may hold up a write.
 _PATIENCE = 10.0
 # How long, in seconds, a migrator waits for the lock. SQLite takes an exclusive lock in steps: of
@@ -148,6 +149,7 @@ class FileJournal(Journal):
         try:
             db = sqlite3.connect(self._file, timeout=_PATIENCE, isolation_level=None)
             try:
+                self._check_own(db)
                 if self._lock is not None:
                     db.executescript(_LAYOUT)
                     db.execute("BEGIN IMMEDIATE")
@@ -162,6 +164,14 @@ class FileJournal(Journal):
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise self._damaged(exc) from exc
 
+    def _check_own(self, db: sqlite3.Connection) -> None:
+        names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        if not {name for (name,) in names} <= _TABLES:
+            raise MigrationError(
+                f"{self._file} is a database, but not a journal of a migration; name another file "
+                "(--journal)"
+            )
+
     def _told(self, error: sqlite3.Error) -> Exception:
         if "full" in str(error):
             return StoreFullError(str(self._file), str(error))
@@ -172,8 +182,9 @@ class FileJournal(Journal):
     def _damaged(self, reason: Exception) -> CorruptStoreError:
         return CorruptStoreError(
             str(self._file),
-            f"the journal cannot be read: {reason}. Remove that file; the marks in the stores are "
-            "then enough to end the run (aiovec migrate abort before the switch, finish after it)",
+            f"the journal cannot be read: {reason}. If it is not a journal, name another file "
+            "(--journal). Remove that file if it is one; the marks in the stores are then enough "
+            "to end the run (aiovec migrate abort before the switch, finish after it)",
         )
 
     def _take_lock(self) -> None:
@@ -183,6 +194,8 @@ class FileJournal(Journal):
             raise MigrationError(
                 f"the journal cannot be written in {self._file.parent}: {exc}"
             ) from exc
+        if self._file.exists():  # nothing is left beside a file of somebody else's
+            self._with(lambda db: None)
         file = self._file.with_name(self._file.name + ".lock")
         try:
             lock = sqlite3.connect(

@@ -145,6 +145,20 @@ def config_file(config: PathText | None) -> Path | None:
     return file if named or file.exists() else None
 
 
+def check_leads(name: str, known: Identity, file: Path | None) -> None:
+    """MigrationError where a backend of the TOML is no longer the store that a run knows by it."""
+    if name not in backend_names():
+        return
+    found = locate(name, file)
+    given = Identity(found.name, found.backend().target)
+    if given != known:
+        raise MigrationError(
+            f"{file or 'the environment'} leads the backend {name!r} to {given.target}, but this "
+            f"run is of {known}: write that address back into the file, or name the TOML file of "
+            "the run (--config)"
+        )
+
+
 def configured_name(place: Located, file: Path) -> str:
     """The name under which the TOML configures this place; empty where it does not."""
     for name in [place.configured, place.name, *backend_names()]:

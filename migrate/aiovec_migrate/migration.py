@@ -332,7 +332,7 @@ class Migration:
         work = self._work(state)
         work.leaving().act_for(state.run)
         if toml is not None:
-            await Cutover(work, toml, self.target.configured, []).complete()
+            await Cutover(work, toml, []).complete()
 
     async def _resume(self, state: RunState) -> None:
         """Have the state as a run goes on from it; refuse what a plan would refuse."""
@@ -481,7 +481,7 @@ class Migration:
             reports = await come_to_rest(work, catch_ups)
         if state.options.switch and self._toml is not None:
             await work.enter(Phase.CUTTING_OVER)
-            await Cutover(work, self._toml, self.target.configured, catch_ups).turn()
+            await Cutover(work, self._toml, catch_ups).turn()
         return reports
 
     async def _catch_ups(self, work: RunContext) -> list[CatchUp]:

@@ -74,7 +74,7 @@ class Rollback:
         if mark is None or mark.run != work.run or not mark.left:
             return False
         new.act_for(work.run)
-        await Cutover(work, toml, self._old.configured, [], Phase.ROLLING_BACK).complete()
+        await Cutover(work, toml, [], Phase.ROLLING_BACK).complete()
         return True
 
     async def _move(self, toml: Toml) -> None:
@@ -90,7 +90,7 @@ class Rollback:
             await catch_up.catch_up()
             if work.state.options.verify:
                 await check_all(catch_up)
-        await Cutover(work, toml, self._old.configured, catch_ups, Phase.ROLLING_BACK).turn()
+        await Cutover(work, toml, catch_ups, Phase.ROLLING_BACK).turn()
 
     async def _check_stores(self) -> None:
         """MigrationError where one of the stores is not what the switch left."""

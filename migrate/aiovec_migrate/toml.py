@@ -28,6 +28,7 @@ from aiovec.backend import flush_folder
 from aiovec.errors import ConfigError, MigrationError
 
 from .host import Host
+from .locate import Place, check_leads
 
 SECTION, KEY = "retrieval", "backend"
 VARIABLES = ("AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL")
@@ -66,8 +67,26 @@ class TomlFile:
     def path(self) -> str:
         return str(self._file)
 
-    async def flip(self, backend: str) -> None:
-        await self._host.in_thread(flip, self._file, backend)
+    async def check(self, origin: Place, goal: Place) -> None:
+        await self._host.in_thread(self._check, origin, goal)
+
+    async def flip(self, goal: Place) -> None:
+        await self._host.in_thread(self._flip, goal)
+
+    def _check(self, origin: Place, goal: Place) -> None:
+        present = backend_in(self._file)
+        if present != origin.configured:
+            raise MigrationError(
+                f"{self._file} names the backend {present!r}, not {origin.configured!r}: it was "
+                "changed since the run began"
+            )
+        for place in (origin, goal):
+            check_leads(place.configured, place.identity, self._file)
+        check(self._file, goal.configured)
+
+    def _flip(self, goal: Place) -> None:
+        check_leads(goal.configured, goal.identity, self._file)
+        flip(self._file, goal.configured)
 
 
 def backend_in(file: Path) -> str:

@@ -213,7 +213,7 @@ def test_finish_forgets_the_run(run: Run, toml: Path, store: Path) -> None:
     assert run("migrate", "run", "--config", toml, "--to", "lancedb", "--switch").code == 0
     finished = run("migrate", "finish", "--config", toml)
     assert finished.code == 0, finished.err
-    assert finished.out.startswith("migrate: finished")
+    assert finished.out.endswith("removed, and the old store says where it moved to\n")
     assert run("migrate", "status", "--config", toml).out == "no migration is open here\n"
     assert json.loads(run("migrate", "status", "--config", toml, "--json").out) == {"run": None}
     moved = run("tables", store)
@@ -238,6 +238,7 @@ def test_a_run_without_a_switch_leaves_the_source_in_use(run: Run, store: Path) 
     again = run("migrate", "run", "--from", store, "--to", "t.db")
     assert again.code == 0
     assert again.out.startswith("this run had already ended, so nothing was done")
+    assert run("migrate", "finish").out == "migrate: finished; the journal is removed\n"
 
 
 def test_one_table_of_several(run: Run, store: Path, folder: Path) -> None:

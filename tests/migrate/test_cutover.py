@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from asyncio import to_thread
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,88 @@ async def test_a_cut_over_that_stopped_is_completed(
     assert named(config) == target
     found = (await contents_at(config=config))["notes"][1]
     assert {f"{when}/{n}" for when in ("between", "behind") for n in range(4)} <= found.keys()
+
+
+def replacing(old: str, new: str) -> Callable[[Path], object]:
+    return lambda file: file.write_text(file.read_text().replace(old, new))
+
+
+EDITS: dict[str, Callable[[Path], object]] = {
+    "another goal": replacing("notes.lance", "other.lance"),
+    "another source": replacing("notes.db", "other.db"),
+    "another backend": replacing('"sqlite"', '"lancedb"'),
+    "no toml": lambda file: file.write_text("[retrieval\n"),
+    "no file": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("step", ["phase:copying", "cut-over:paused"])
+@pytest.mark.parametrize("edit", EDITS)
+async def test_a_toml_that_was_edited_meanwhile_leads_nobody_away(
+    tmp_path: Path, edit: str, step: str
+) -> None:
+    config = await a_store(tmp_path)
+    before = await to_thread(config.read_text)
+
+    async def stop(name: str) -> None:
+        if name == step:
+            await to_thread(EDITS[edit], config)
+
+    options = replace(SWITCH, attempts=1)
+    with pytest.raises(AiovecError, match=r"(?s)called off.*no app was switched"):
+        await switch(config, options=options, step=stop)
+    async with aiovec.connect(tmp_path / "notes.db") as old:
+        assert await old.insert("notes", some_rows("since", 3, "notes")) == 3
+    assert not (tmp_path / "other.lance").exists()
+    if edit.startswith("another"):
+        assert await to_thread(config.read_text) != before
+    await to_thread(config.write_text, before)
+    outcome = await switch(config, options=options)
+    assert outcome.state.phase is Phase.DONE
+    found = await contents_at(config=config)
+    assert {f"since/{n}" for n in range(3)} <= found["notes"][1].keys()
+
+
+async def test_a_toml_that_was_edited_behind_the_mark_is_not_flipped(tmp_path: Path) -> None:
+    """Its apps would be led to another store, which they would find empty."""
+    config = await a_store(tmp_path)
+    before = await to_thread(config.read_text)
+    rows = await contents_at(tmp_path / "notes.db")
+
+    async def edit(name: str) -> None:
+        if name == "cut-over:moved":
+            await to_thread(EDITS["another goal"], config)
+
+    with pytest.raises(MigrationError, match=r"other\.lance.*write that address back"):
+        await switch(config, step=edit)
+    assert named(config) == "sqlite"
+    with pytest.raises(StoreMovedError, match=r"notes\.lance"):
+        async with aiovec.connect(config=config) as store:
+            await store.count("notes")
+    await to_thread(config.write_text, before)
+    assert (await switch(config)).state.phase is Phase.DONE
+    assert named(config) == "lancedb"
+    assert differences(rows, await contents_at(config=config)) == []
+
+
+@pytest.mark.parametrize("end", ["rollback", "abort", "finish", "run"])
+async def test_behind_a_switch_a_toml_that_was_edited_is_told(tmp_path: Path, end: str) -> None:
+    config = await a_store(tmp_path)
+    await switch(config)
+    before = await to_thread(config.read_text)
+    await to_thread(EDITS["another goal"], config)
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "rollback": lambda: aiovec_migrate.rollback(config=config),
+        "abort": lambda: aiovec_migrate.abort(config=config),
+        "finish": lambda: aiovec_migrate.finish(config=config),
+        "run": lambda: aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH),
+    }
+    with pytest.raises(MigrationError, match=r"other\.lance.*notes\.lance.*write that address"):
+        await calls[end]()
+    assert not (tmp_path / "other.lance").exists()
+    await to_thread(config.write_text, before)
+    await aiovec_migrate.rollback(config=config)
+    assert named(config) == "sqlite"
 
 
 async def test_the_way_back_keeps_what_was_written_since(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import aiovec
 from aiovec.errors import CorruptStoreError, MigrationError
 from aiovec_migrate import Identity, Options, Phase, RunState, TableState
 from aiovec_migrate.host import RealHost
@@ -115,8 +116,21 @@ async def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
     journal = FileJournal(file, RealHost())
     with pytest.raises(CorruptStoreError, match=r"journal\.db"):
         await journal.load()
-    with pytest.raises(CorruptStoreError, match=r"journal\.db"):
+    with pytest.raises(CorruptStoreError, match=r"journal\.db.*If it is not a journal, name ano"):
         await journal.lock()
+
+
+async def test_a_database_of_somebody_else_is_no_journal(tmp_path: Path) -> None:
+    file = tmp_path / "app.db"
+    async with aiovec.connect(file) as store:
+        await store.create_table("notes", aiovec.Schema(2))
+    before = await asyncio.to_thread(file.read_bytes)
+    journal = FileJournal(file, RealHost())
+    for call in (journal.load, journal.lock, journal.remove):
+        with pytest.raises(MigrationError, match=r"not a journal.*--journal"):
+            await call()
+    assert await asyncio.to_thread(file.read_bytes) == before
+    assert await asyncio.to_thread(os.listdir, tmp_path) == ["app.db"]
 
 
 OTHERWISE = [

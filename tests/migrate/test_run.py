@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from tests.sqlite.support import State
 import aiovec
 import aiovec_migrate
 from aiovec import F
-from aiovec.errors import MigrationError
+from aiovec.errors import ConfigError, MigrationError, TableNotFoundError
 from aiovec_lancedb import LancedbBackend
 from aiovec_migrate import Event, Options, Phase
 from aiovec_migrate.verifying import compare
@@ -96,6 +98,36 @@ async def test_rows_without_vectors_there_and_back(tmp_path: Path, metric: Any) 
     assert changed == await content(lance(tmp_path))
 
 
+async def test_a_row_without_a_vector_is_written_by_a_repair_a_sync_and_a_way_back(
+    tmp_path: Path,
+) -> None:
+    schema = aiovec.Schema(2, vector_nullable=True)
+    config = write_toml(tmp_path, "lancedb")
+    full, empty = f"{tmp_path / 'full.db'}", [lance(tmp_path, name) for name in ("a", "b")]
+    rows = [{"id": "with", "embedding": [1.0, 2]}, {"id": "without"}]
+    for target, given in ((full, rows), (empty[0], []), (empty[1], []), (None, rows[:1])):
+        async with aiovec.connect(target, config=config if target is None else None) as store:
+            await store.create_table("t", schema)
+            await store.insert("t", given)
+    assert (await aiovec_migrate.verify(full, empty[0], repair=True)).equal
+    await aiovec_migrate.sync(full, empty[1])
+    async with aiovec.connect(config=config) as store:
+        await aiovec_migrate.run(
+            None, "sqlite", config=config, options=Options(switch=True, index=False)
+        )
+        await store.insert("t", rows[1:])
+        await aiovec_migrate.rollback(config=config)
+        assert await store.count("t") == 2
+        assert store.backend_name == "lancedb"
+    for target in (*empty, None):
+        async with aiovec.connect(target, config=config if target is None else None) as store:
+            found = await store.find("t", include_vector=True, order_by="id")
+            assert [None if one.vector is None else one.vector.tolist() for one in found] == [
+                [1.0, 2.0],
+                None,
+            ]
+
+
 async def test_a_vector_that_is_missing_is_a_difference(tmp_path: Path) -> None:
     schema = aiovec.Schema(2, vector_nullable=True)
     vector = [1.0, 2.0]
@@ -108,6 +140,18 @@ async def test_a_vector_that_is_missing_is_a_difference(tmp_path: Path) -> None:
             await store.insert("t", rows)
     report = await aiovec_migrate.verify(str(tmp_path / "a.db"), str(tmp_path / "b.db"))
     assert not report.equal
+
+
+async def test_a_sync_makes_no_store_for_a_name_that_is_wrong(tmp_path: Path) -> None:
+    source, target = str(tmp_path / "a.db"), str(tmp_path / "b.db")
+    with pytest.raises(ConfigError, match="there is no store at"):
+        await aiovec_migrate.sync(source, target)
+    await source_in(source, notes=20)
+    with pytest.raises(TableNotFoundError, match="nots"):
+        await aiovec_migrate.sync(source, target, tables=("nots",))
+    assert await asyncio.to_thread(os.listdir, tmp_path) == ["a.db"]
+    await aiovec_migrate.sync(source, target, tables=("notes",))
+    assert differences(await contents_at(source), await contents_at(target)) == []
 
 
 async def test_between_stores_of_one_kind(tmp_path: Path) -> None:

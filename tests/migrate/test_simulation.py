@@ -143,7 +143,7 @@ def test_a_flip_before_the_mark_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
 
     class Early(FileBackend):
         async def set_moved(self, run: str, generation: int) -> bool:
-            await ModelToml(self.world).flip("new")
+            await ModelToml(self.world).name("new")
             return await super().set_moved(run, generation)
 
     class Broken(Course):

@@ -19,6 +19,7 @@ import aiovec
 from aiovec.errors import ConfigError, MigrationError
 from aiovec_migrate import toml
 from aiovec_migrate.host import RealHost
+from aiovec_migrate.locate import Place, locate
 from aiovec_migrate.toml import TomlFile, backend_in, check, edited, flip
 
 from .support import as_nobody
@@ -455,7 +456,8 @@ async def test_a_store_sees_the_flip_made_off_the_loop(without_key: Path) -> Non
     assert toml.path == str(file)
     async with aiovec.connect(config=file) as store:
         assert store.backend_name == "sqlite"
-    await toml.flip("lancedb")
+    goal = await asyncio.to_thread(lambda: Place(locate("lancedb", file).backend(), "lancedb"))
+    await toml.flip(goal)
     settings = await asyncio.to_thread(_configured, file)
     assert settings == "lancedb"
 

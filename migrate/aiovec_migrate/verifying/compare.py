@@ -33,6 +33,7 @@ from aiovec.backend import (
     UInt64Array,
     from_matrix,
     payload_array,
+    without_vector,
 )
 from aiovec.errors import MigrationError
 
@@ -212,7 +213,8 @@ def rows_to_arrow(rows: StoredRows, schema: Schema, *, vector: bool = True) -> p
     layout = schema.to_arrow()
     columns: dict[str, pa.Array] = {"id": pa.array(rows.ids, type=pa.utf8())}
     if vector and rows.vectors is not None:
-        columns[schema.vector] = from_matrix(rows.vectors)
+        missing = without_vector(rows.vectors) if schema.vector_nullable else None
+        columns[schema.vector] = from_matrix(rows.vectors, missing)
     for name, field in schema.fields.items():
         columns[name] = pa.array(rows.fields[name], type=field.arrow_type())
     if schema.payload:

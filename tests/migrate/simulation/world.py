@@ -13,6 +13,7 @@ from aiovec.errors import MigrationError
 from aiovec_migrate import RunState, TableState
 from aiovec_migrate.journal import Journal
 from aiovec_migrate.limits import Limits
+from aiovec_migrate.locate import Place
 
 from .backend import BACKENDS, MovingBackend
 from .disk import Disk
@@ -163,7 +164,13 @@ class ModelToml:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def flip(self, backend: str) -> None:
+    async def check(self, origin: Place, goal: Place) -> None:
+        """Nobody else edits it here."""
+
+    async def flip(self, goal: Place) -> None:
+        await self.name(goal.configured)
+
+    async def name(self, backend: str) -> None:
         await self.world.time_passes()
         current_process().check_alive()
         self.world.faults.flip()
