@@ -254,19 +254,22 @@ class Session:
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
-        """A table and its schema as Lance has it, or StaleTableError where there is none."""
+        """A table and its schema as Lance has it, or StaleTableError where there is none.
 
-        async def open_it() -> tuple[AsyncTable, pa.Schema]:
+        Files that are missing may be those of a table that is being dropped, or was made anew
+        since, so they are looked for more than once.
+        """
+        for pause in (*_LOOKS_FOR_DROPPED, None):
             connection = self.check()
-            with self.guarded():
-                table = await connection.open_table(name)
-                return table, await table.schema()
-
-        try:
-            return await open_it()
-        except CorruptStoreError:
-            await _look_for_dropped(open_it)
-            raise
+            try:
+                with self.guarded():
+                    table = await connection.open_table(name)
+                    return table, await table.schema()
+            except CorruptStoreError:
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError  # never: the last look returns or raises
 
     async def handle(self, name: str) -> TableHandle:
         for pause in (*_LOOKS_FOR_DROPPED, None):
