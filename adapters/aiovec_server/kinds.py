@@ -172,7 +172,10 @@ class Keys:
         return self._complete(found)
 
     def of_query(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """Return the arguments in a query string."""
+        """Return the arguments in a query string.
+
+        A required one may be absent: the endpoint says what it is needed for.
+        """
         found: dict[str, Any] = {}
         for name, text in pairs:
             key = self._key(name, "the query parameters")
@@ -182,12 +185,13 @@ class Keys:
                 raise InvalidArgumentError(name, text, key.kind.words) from None
             key.kind.check(name, value)
             self._put(found, key, name, value)
-        return self._complete(found)
+        return found
 
     def _key(self, name: str, of: str) -> Key:
         key = self._by_name.get(name)
         if key is None:
-            raise InvalidArgumentError(of, name, f"among {self._listed()}")
+            expected = f"among {self._listed()}" if self.keys else "none"
+            raise InvalidArgumentError(of, name, expected)
         return key
 
     def _put(self, found: dict[str, Any], key: Key, name: str, value: object) -> None:
@@ -203,4 +207,4 @@ class Keys:
         return found
 
     def _listed(self) -> str:
-        return ", ".join(key.name for key in self.keys) or "none (there are no keys)"
+        return ", ".join(key.name for key in self.keys) or "no keys"

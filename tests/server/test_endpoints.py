@@ -170,6 +170,40 @@ async def test_a_wrong_body_is_refused_in_words(
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
+async def test_a_query_parameter_that_an_endpoint_does_not_know_is_refused(client: Client) -> None:
+    """It may be a filter, without which the request would mean every row."""
+
+    async def there() -> Any:
+        found = await client.ok("POST", "/tables/notes/find", json={"includeVector": True})
+        described = await client.ok("GET", "/tables/notes")
+        return found, described, await client.ok("GET", "/tables")
+
+    before = await there()
+    places = {"table": "notes", "id": "note-1", "field": "year", "index": "embedding_idx"}
+    paths = (await client.ok("GET", "/openapi.json"))["paths"]
+    assert len(paths) > 25
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            given = [each for each in operation.get("parameters", ()) if each["in"] == "query"]
+            confirm = "year" if "{field}" in path else "notes"
+            query = {each["name"]: confirm for each in given if each["required"]}
+            contents = operation.get("requestBody", {}).get("content", {})
+            body = contents.get("application/json", {}).get("example")
+            for name in ("filter", "dry_run"):
+                if name in [each["name"] for each in given]:
+                    continue
+                found = await client.problem(
+                    method.upper(), path.format(**places), 422,
+                    params={**query, name: "year = 2020"}, json=body,
+                )  # fmt: skip
+                assert found["facts"]["argument"] == "the query parameters", (method, path)
+                assert found["facts"]["value"] == name
+                for each in given:
+                    assert each["name"] in found["facts"]["expected"]
+    assert (await client.head("/tables?x=1")).status_code == 422
+    assert await there() == before
+
+
 async def test_rows_are_read_changed_and_deleted(client: Client) -> None:
     async def call(path: str, **body: Any) -> Any:
         return await client.ok("POST", f"/tables/notes/{path}", json=body)
@@ -527,6 +561,7 @@ async def test_the_router_in_an_app_of_ones_own() -> None:
             assert found["error"] == "TableNotFoundError"
             for path in ("health", "tables", "tables/notes/records"):
                 assert (await client.get(f"/shut/{path}")).status_code == 401
+            await client.problem("GET", "/open/tables?x=1", 422)
             await client.ok("POST", "/open/tables", 201, json={"name": "t", "schema": {"dim": 1}})
             row = [{"id": "a/b", "embedding": [1]}]
             await client.ok("POST", "/open/tables/t/records", json=row)
