@@ -37,8 +37,8 @@ def _is_texts(value: object) -> bool:
     return type(value) is list and all(type(item) is str for item in value)
 
 
-def _is_ids(value: object) -> bool:
-    return type(value) is str or _is_texts(value)
+def _is_id(value: object) -> bool:
+    return type(value) is str or type(value) is int
 
 
 def _flag_of(text: str) -> bool:
@@ -65,10 +65,13 @@ NUMBER = Kind("a number", {"type": "number"}, _is_number, float)
 TEXTS = Kind(
     "a list of texts", {"type": "array", "items": {"type": "string"}}, _is_texts, _names_of
 )
+AN_ID: Json = {"type": ["string", "integer"]}
+ID = Kind("an id: text or a whole number", AN_ID, _is_id)
+# The store looks at the ids of a list itself.
 IDS = Kind(
     "an id or a list of ids",
-    {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-    _is_ids,
+    {"oneOf": [AN_ID, {"type": "array", "items": AN_ID}]},
+    lambda v: _is_id(v) or type(v) is list,
 )
 OBJECT = Kind("an object", {"type": "object"}, lambda v: type(v) is dict)
 FIELD = Kind(
@@ -95,7 +98,7 @@ FILTERS = Kind(
 ORDER = Kind(
     "a key or a list of keys",
     {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-    _is_ids,
+    lambda v: type(v) is str or _is_texts(v),
 )
 
 

@@ -163,7 +163,7 @@ async def existing_ids(call: Call) -> Response:
     there = await call.store.exists(call.table, ids)
 
     def body() -> bytes:
-        return dump({"ids": [id for id in dict.fromkeys(ids) if id in there]})
+        return dump({"ids": [id for id in dict.fromkeys(map(str, ids)) if id in there]})
 
     return JsonBytes(await off_loop(len(ids), body))
 
