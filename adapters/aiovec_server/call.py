@@ -21,10 +21,12 @@ _HALF_ENCODED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 class Call:
     """One request, as an endpoint sees it."""
 
-    __slots__ = ("_store", "request")
+    __slots__ = ("_store", "query", "request")
 
     def __init__(self, request: Request, store: VectorStore | None) -> None:
         self.request = request
+        self.query: dict[str, Any] = {}
+        """The arguments of the query string, once ``read_query`` has checked them."""
         self._store = store
 
     @property
@@ -58,18 +60,18 @@ class Call:
         found: str = self.request.path_params[name]
         return found
 
-    def query(self, keys: Keys) -> dict[str, Any]:
-        """Return the arguments of the query string."""
+    def read_query(self, keys: Keys) -> None:
+        """Check and keep the arguments of the query string, which may have these keys only."""
         text = self.request.scope["query_string"]
         if not text:
-            return keys.of_query(())
+            return
         try:
             pairs = parse_qsl(
                 text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
             )
         except ValueError as exc:
             raise RequestError(400, f"the query string cannot be read: {exc}") from exc
-        return keys.of_query(pairs)
+        self.query = keys.of_query(pairs)
 
     def last_segment(self, name: str) -> str:
         """Return the last part of the path, as the client encoded it.

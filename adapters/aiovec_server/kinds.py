@@ -37,8 +37,8 @@ def _is_texts(value: object) -> bool:
     return type(value) is list and all(type(item) is str for item in value)
 
 
-def _is_ids(value: object) -> bool:
-    return type(value) is str or _is_texts(value)
+def _is_id(value: object) -> bool:
+    return type(value) is str or type(value) is int
 
 
 def _flag_of(text: str) -> bool:
@@ -65,10 +65,13 @@ NUMBER = Kind("a number", {"type": "number"}, _is_number, float)
 TEXTS = Kind(
     "a list of texts", {"type": "array", "items": {"type": "string"}}, _is_texts, _names_of
 )
+AN_ID: Json = {"type": ["string", "integer"]}
+ID = Kind("an id: text or a whole number", AN_ID, _is_id)
+# The store looks at the ids of a list itself.
 IDS = Kind(
     "an id or a list of ids",
-    {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-    _is_ids,
+    {"oneOf": [AN_ID, {"type": "array", "items": AN_ID}]},
+    lambda v: _is_id(v) or type(v) is list,
 )
 OBJECT = Kind("an object", {"type": "object"}, lambda v: type(v) is dict)
 FIELD = Kind(
@@ -95,7 +98,7 @@ FILTERS = Kind(
 ORDER = Kind(
     "a key or a list of keys",
     {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-    _is_ids,
+    lambda v: type(v) is str or _is_texts(v),
 )
 
 
@@ -172,7 +175,10 @@ class Keys:
         return self._complete(found)
 
     def of_query(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """Return the arguments in a query string."""
+        """Return the arguments in a query string.
+
+        A required one may be absent: the endpoint says what it is needed for.
+        """
         found: dict[str, Any] = {}
         for name, text in pairs:
             key = self._key(name, "the query parameters")
@@ -182,12 +188,13 @@ class Keys:
                 raise InvalidArgumentError(name, text, key.kind.words) from None
             key.kind.check(name, value)
             self._put(found, key, name, value)
-        return self._complete(found)
+        return found
 
     def _key(self, name: str, of: str) -> Key:
         key = self._by_name.get(name)
         if key is None:
-            raise InvalidArgumentError(of, name, f"among {self._listed()}")
+            expected = f"among {self._listed()}" if self.keys else "none"
+            raise InvalidArgumentError(of, name, expected)
         return key
 
     def _put(self, found: dict[str, Any], key: Key, name: str, value: object) -> None:
@@ -203,4 +210,4 @@ class Keys:
         return found
 
     def _listed(self) -> str:
-        return ", ".join(key.name for key in self.keys) or "none (there are no keys)"
+        return ", ".join(key.name for key in self.keys) or "no keys"

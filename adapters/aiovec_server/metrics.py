@@ -24,14 +24,15 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
-from starlette.requests import Request
 from starlette.responses import Response
 
 from aiovec import VectorStore
-from aiovec.asgi import get_store
 from aiovec.backend import in_thread
 from aiovec.errors import AiovecError, TableNotFoundError
 
+from .call import Call
+from .endpoints.declaring import answering
+from .endpoints.document import PROBLEMS
 from .observing import Observed
 
 # Seconds. Searches in memory take a millisecond, index builds minutes.
@@ -177,18 +178,19 @@ def metrics_router(store: VectorStore | None, *, enabled: bool) -> APIRouter:
     if not enabled:
         return made
 
-    async def read(request: Request) -> Response:
-        metrics: Metrics = request.scope["state"][STATE]
-        text = await metrics.text(get_store(request) if store is None else store)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+    async def read(call: Call) -> Response:
+        metrics: Metrics = call.request.scope["state"][STATE]
+        return Response(await metrics.text(call.store), media_type=CONTENT_TYPE_LATEST)
 
+    answer = answering(read, store)
     made.add_api_route(
         "/metrics",
-        read,
+        answer,
+        name="read",
         response_class=Response,
         response_model=None,
         summary="Figures for Prometheus",
-        responses={200: {"content": {"text/plain": {}}}},
+        responses={200: {"content": {"text/plain": {}}}, 422: PROBLEMS[422]},
     )
-    made.add_api_route("/metrics", read, methods=["HEAD"], include_in_schema=False)
+    made.add_api_route("/metrics", answer, methods=["HEAD"], include_in_schema=False)
     return made

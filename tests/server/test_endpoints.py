@@ -170,6 +170,40 @@ async def test_a_wrong_body_is_refused_in_words(
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
+async def test_a_query_parameter_that_an_endpoint_does_not_know_is_refused(client: Client) -> None:
+    """It may be a filter, without which the request would mean every row."""
+
+    async def there() -> Any:
+        found = await client.ok("POST", "/tables/notes/find", json={"includeVector": True})
+        described = await client.ok("GET", "/tables/notes")
+        return found, described, await client.ok("GET", "/tables")
+
+    before = await there()
+    places = {"table": "notes", "id": "note-1", "field": "year", "index": "embedding_idx"}
+    paths = (await client.ok("GET", "/openapi.json"))["paths"]
+    assert len(paths) > 25
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            given = [each for each in operation.get("parameters", ()) if each["in"] == "query"]
+            confirm = "year" if "{field}" in path else "notes"
+            query = {each["name"]: confirm for each in given if each["required"]}
+            contents = operation.get("requestBody", {}).get("content", {})
+            body = contents.get("application/json", {}).get("example")
+            for name in ("filter", "dry_run"):
+                if name in [each["name"] for each in given]:
+                    continue
+                found = await client.problem(
+                    method.upper(), path.format(**places), 422,
+                    params={**query, name: "year = 2020"}, json=body,
+                )  # fmt: skip
+                assert found["facts"]["argument"] == "the query parameters", (method, path)
+                assert found["facts"]["value"] == name
+                for each in given:
+                    assert each["name"] in found["facts"]["expected"]
+    assert (await client.head("/tables?x=1")).status_code == 422
+    assert await there() == before
+
+
 async def test_rows_are_read_changed_and_deleted(client: Client) -> None:
     async def call(path: str, **body: Any) -> Any:
         return await client.ok("POST", f"/tables/notes/{path}", json=body)
@@ -207,6 +241,56 @@ async def test_rows_are_read_changed_and_deleted(client: Client) -> None:
     assert await call("delete", ids=["note-0", ".."]) == {"deleted": 1}
     assert await call("delete", filter="year >= 2023") == {"deleted": 2}
     assert await call("delete", filter="TRUE") == {"deleted": 2}
+
+
+async def test_a_whole_number_is_an_id_wherever_ids_are_taken(client: Client) -> None:
+    async def call(path: str, **body: Any) -> Any:
+        return await client.ok("POST", f"/tables/notes/{path}", json=body)
+
+    rows = [{"id": 7, "embedding": VECTOR, "year": 1}, {"id": "-8", "embedding": VECTOR}]
+    assert await client.ok("POST", "/tables/notes/records", json=rows) == {"count": 2}
+    for ids in (7, [7], ["7"], [7, "7"]):
+        assert {row["id"] for row in (await call("get", ids=ids))["records"]} == {"7"}
+        assert await call("exists", ids=ids) == {"ids": ["7"]}
+        assert await call("update", ids=ids, set={"year": 2}) == {"updated": 1}
+    assert await call("exists", ids=["x", -8, 9, 7, "7"]) == {"ids": ["-8", "7"]}
+    assert await call("exists", ids=10**30) == {"ids": []}
+    assert await call("set_vectors", ids=[7, "-8"], vectors=[[0, 1, 0]] * 2) == {"updated": 2}
+    (hit,) = (await call("search_like", id=7, topK=1))["hits"]
+    assert hit["id"] == "-8"
+    assert await call("delete", ids=[7, 7, -8]) == {"deleted": 2}
+    assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
+
+
+async def test_what_is_no_id_is_refused_as_the_store_does() -> None:
+    wrong: Any
+    async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
+        await client.ok("POST", "/tables", 201, json={"name": "notes", "schema": SCHEMA})
+        for wrong in (True, 1.0, [False], [7, 1.5], [None], [["a"]], {"a": 1}):
+            for path, argument, more in (
+                ("get", "ids", {}), ("exists", "ids", {}), ("delete", "ids", {}),
+                ("update", "ids", {"set": {"year": 1}}),
+                ("set_vectors", "ids", {"vectors": [VECTOR] * 2}), ("search_like", "id", {}),
+            ):  # fmt: skip
+                call = store.search_like if argument == "id" else store.get
+                with pytest.raises(aiovec.InvalidArgumentError) as caught:
+                    await call("notes", wrong)
+                body = {argument: wrong, **more}
+                found = await client.problem("POST", f"/tables/notes/{path}", 422, json=body)
+                assert found["error"] == "InvalidArgumentError"
+                assert found["facts"]["argument"] == caught.value.argument == argument
+        for number in (10**30, 10**600):  # of a row that does not exist, as on the store
+            found = await client.problem(
+                "POST", "/tables/notes/search_like", 422, json={"id": number}
+            )
+            assert found["facts"]["argument"] == "id"
+            assert await store.get("notes", number) == []
+            assert await client.ok("POST", "/tables/notes/get", json={"ids": [number]}) == {
+                "records": []
+            }
+        digits = b'{"ids": [' + b"7" * 5_000 + b"]}"
+        headers = {"content-type": "application/json"}
+        await client.problem("POST", "/tables/notes/get", 400, content=digits, headers=headers)
 
 
 async def test_tables_and_fields_change(client: Client) -> None:
@@ -510,6 +594,19 @@ async def test_openapi_describes_every_endpoint(client: Client) -> None:
                 assert media.get("example") or media["schema"].get("format") == "binary"
         for answer in operation["responses"][str(endpoint.status)].get("content", {}).values():
             assert "example" in answer or answer["schema"]["type"] == "string"
+    bodies = {
+        path: operation["requestBody"]["content"]["application/json"]["schema"]
+        for path, methods in found["paths"].items()
+        for operation in methods.values()
+        if "requestBody" in operation
+    }
+    an_id = {"type": ["string", "integer"]}
+    for name in ("get", "exists", "update", "delete", "set_vectors"):
+        ids = bodies[f"/tables/{{table}}/{name}"]["properties"]["ids"]
+        assert ids["oneOf"] == [an_id, {"type": "array", "items": an_id}]
+    like = bodies["/tables/{table}/search_like"]["properties"]["id"]
+    assert like["type"] == an_id["type"]
+    assert bodies["/tables/{table}/records"]["items"]["properties"]["id"] == an_id
     assert "http" not in json.dumps(found["paths"]).replace("https://example", "")
 
 
@@ -527,6 +624,7 @@ async def test_the_router_in_an_app_of_ones_own() -> None:
             assert found["error"] == "TableNotFoundError"
             for path in ("health", "tables", "tables/notes/records"):
                 assert (await client.get(f"/shut/{path}")).status_code == 401
+            await client.problem("GET", "/open/tables?x=1", 422)
             await client.ok("POST", "/open/tables", 201, json={"name": "t", "schema": {"dim": 1}})
             row = [{"id": "a/b", "embedding": [1]}]
             await client.ok("POST", "/open/tables/t/records", json=row)

@@ -37,6 +37,7 @@ class Endpoint:
     handler: Handler
     answer: Answer
     query: Keys = NO_KEYS
+    """The query parameters; the handler finds them in ``call.query``. Any other is refused."""
     body: Mapping[str, Any] | None = None
     """The schema and the example of the body for each of its media types."""
     body_needed: bool = True
@@ -116,7 +117,7 @@ def add_to(
         names.add(name)
         router.add_api_route(
             endpoint.path,
-            _answering(keys.once(endpoint.handler), store),
+            answering(keys.once(endpoint.handler), store, endpoint.query),
             methods=[endpoint.method],
             name=name,
             operation_id=name,
@@ -131,11 +132,16 @@ def add_to(
         )
 
 
-def _answering(handler: Handler, store: VectorStore | None) -> Callable[[Request], Any]:
+def answering(
+    handler: Handler, store: VectorStore | None, query: Keys = NO_KEYS
+) -> Callable[[Request], Any]:
+    """Return what answers the requests to an endpoint with these query parameters."""
+
     async def answer(request: Request) -> Response:
         call = Call(request, store)
         try:
             call.check_path()
+            call.read_query(query)
             return await handler(call)
         except (AiovecError, RequestError) as exc:
             return response_of(exc, call.store_or_none)

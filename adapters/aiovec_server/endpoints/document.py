@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ..kinds import AN_ID
 from ..media import ARROW, JSON, JSON_LINES, PROBLEM
 from ..once import HEADER, RETRY_HEADER
 
@@ -26,6 +27,8 @@ _RECORD: Json = {
     "properties": {"id": TEXT},
     "additionalProperties": True,
 }
+_ROW: Json = {**_RECORD, "properties": {"id": AN_ID}}
+"""A record that is written."""
 EXAMPLE_RECORD: Json = {
     "id": "note-1", "embedding": [0.6, 0.8, 0.0], "year": 2024, "body": "A walk by the sea.",
 }  # fmt: skip
@@ -109,7 +112,7 @@ TABLE = Answer(
 )
 NOTHING = Answer(None)
 ROWS_BODY: Json = {
-    JSON: {"schema": listed(_RECORD), "example": [EXAMPLE_RECORD]},
+    JSON: {"schema": listed(_ROW), "example": [EXAMPLE_RECORD]},
     JSON_LINES: {"schema": TEXT, "example": _LINE},
     ARROW: {"schema": BYTES},
 }

@@ -49,7 +49,7 @@ async def add_records(call: Call) -> Response:
     All of them are written or none. A record without a vector gets one of its text, if the table
     has an embedder.
     """
-    options = call.query(WRITE)
+    options = dict(call.query)
     mode = options.pop("mode", "insert")
     if mode == "upsert" and "on_conflict" in options:
         raise RequestError(422, "mode=upsert replaces rows always: leave on_conflict out")
@@ -70,7 +70,7 @@ async def export_records(call: Call) -> Response:
     has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
     URL-safe Base64.
     """
-    options = call.query(EXPORT)
+    options = dict(call.query)
     kind = answer_type(call, (JSON_LINES, ARROW))
     cursors = options.pop("cursors", False)
     if "after" in options:
@@ -109,5 +109,5 @@ async def count_records(call: Call) -> Response:
     if call.request.method == "POST":
         options = COUNTED.of_body(await body_json(call, needed=False))
     else:
-        options = call.query(COUNTED)
+        options = call.query
     return json_response({"count": await call.store.count(call.table, **options)})

@@ -163,7 +163,7 @@ async def existing_ids(call: Call) -> Response:
     there = await call.store.exists(call.table, ids)
 
     def body() -> bytes:
-        return dump({"ids": [id for id in dict.fromkeys(ids) if id in there]})
+        return dump({"ids": [id for id in dict.fromkeys(map(str, ids)) if id in there]})
 
     return JsonBytes(await off_loop(len(ids), body))
 
@@ -221,7 +221,7 @@ async def set_vectors(call: Call) -> Response:
     Their fields stay; absent ids are not counted. An Arrow stream has a column `id` and one other,
     with the vectors.
     """
-    options = call.query(MODEL)
+    options = dict(call.query)
     if body_type(call, (JSON, ARROW)) == JSON:
         given = SET_VECTORS.of_body(await body_json(call))
         if options and "model" in given:

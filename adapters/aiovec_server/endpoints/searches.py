@@ -18,6 +18,7 @@ from ..kinds import (
     COUNT,
     FILTERS,
     FLAG,
+    ID,
     NUMBER,
     OBJECT,
     TEXT,
@@ -89,7 +90,7 @@ HYBRID = Keys(
         _MODEL,
     )
 )  # fmt: skip
-LIKE = Keys((Key("id", "id", TEXT, "The id of the row.", required=True), _FILTER, *_COMMON, *_NEAR))
+LIKE = Keys((Key("id", "id", ID, "The id of the row.", required=True), _FILTER, *_COMMON, *_NEAR))
 
 _EXAMPLE = {"vector": [0.6, 0.8, 0.0], "topK": 5, "filter": "year >= 2024"}
 

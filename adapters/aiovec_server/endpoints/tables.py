@@ -165,8 +165,7 @@ async def create_field_index(call: Call) -> Response:
 )
 async def drop_field_index(call: Call) -> Response:
     """Drop the indexes over a field. Its values stay."""
-    options = call.query(DROP_INDEX)
-    await call.store.drop_field_index(call.table, call.segment("field"), **options)
+    await call.store.drop_field_index(call.table, call.segment("field"), **call.query)
     return await _described(call, call.table)
 
 
@@ -181,11 +180,7 @@ def _check_confirmed(call: Call, name: str, what: str) -> None:
 
     A client that cleans up its paths may come here when it meant a record.
     """
-    confirmed = call.query(CONFIRM_OR_NOT).get("confirm")
-    if confirmed != name:
+    if call.query.get("confirm") != name:
         raise RequestError(
             400, f"to drop the {what} {name!r} with all its data, repeat its name: ?confirm={name}"
         )
-
-
-CONFIRM_OR_NOT = Keys((Key("confirm", "confirm", TEXT, "The name once more."),))

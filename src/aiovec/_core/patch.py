@@ -89,5 +89,9 @@ def _remove(root: dict[str, Any], path: Path) -> None:
 
 def path_text(path: Path) -> str:
     """The path as it is written in ``update``, ``select`` and filters."""
-    keys = ('"{}"'.format(key.replace('"', '""')) if {".", '"'} & {*key} else key for key in path)
-    return ".".join(["payload", *keys])
+    return ".".join(["payload", *map(_key_text, path)])
+
+
+def _key_text(key: str) -> str:
+    plain = key and not {".", '"'} & {*key}
+    return key if plain else '"{}"'.format(key.replace('"', '""'))

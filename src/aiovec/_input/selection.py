@@ -276,7 +276,7 @@ def group_key(schema: Schema, name: object) -> Ref:
 
 
 # A piece of a path: what stands in double quotes, or anything up to the next dot.
-_PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")+)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
+_PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
 
 
 def path_of(name: str, most: int, kind: str = "selected column") -> list[str]:
@@ -293,8 +293,8 @@ def path_of(name: str, most: int, kind: str = "selected column") -> list[str]:
         if found is None:
             raise InvalidNameError(
                 name, kind,
-                "each key of the payload stands behind a dot, in double quotes if it has a dot or "
-                "a quote in it",
+                "each key of the payload stands behind a dot, in double quotes if it is empty or "
+                "has a dot or a quote in it",
             )  # fmt: skip
         quoted = found["quoted"]
         path.append(found["plain"] if quoted is None else quoted.replace('""', '"'))
