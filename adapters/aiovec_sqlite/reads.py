@@ -329,11 +329,12 @@ class Export:
 def _rowid_of_cursor(cursor: bytes | None) -> int:
     if cursor is None:
         return 0
-    if not cursor.isdigit() or len(cursor) > 19:
+    rowid = int(cursor) if cursor.isdigit() and len(cursor) <= 19 else -1
+    if not 0 <= rowid < 2**63:
         raise InvalidArgumentError(
             "after", cursor, "the cursor of a batch that this store exported"
         )
-    return int(cursor)
+    return rowid
 
 
 def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:

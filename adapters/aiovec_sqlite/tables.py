@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from aiovec.backend import Field, FieldIndex, Schema, TableHandle
-from aiovec.errors import TableExistsError, TableNotFoundError
+from aiovec.errors import InvalidArgumentError, TableExistsError, TableNotFoundError
 
 from .errors import check_stored
 from .layout import (
@@ -26,6 +26,9 @@ from .writer import Transaction
 Check = Callable[[Transaction], None]
 """Raises where a migration counts on the schemas. Asked only when something would change."""
 
+
+# SQLITE_MAX_COLUMN, as SQLite is built unless somebody asks for more.
+_MOST_COLUMNS = 2000
 
 # Rows that a statement rewrites which writes the whole table: too many to be in a group.
 _EVERY_ROW = 2**63 - 1
@@ -50,6 +53,7 @@ def create_table(
     if read_table(tx.db, name) is not None:
         raise TableExistsError(name)
     check_free(tx)
+    _check_columns(schema)
     text.check_can_index(schema)
     epoch = tx.take()
     # A table that was renamed may have this one's names in the file. No user's name begins so.
@@ -69,12 +73,21 @@ def add_field(
 ) -> None:
     table = current_table(tx.db, handle)
     check_free(tx)
+    _check_columns(table.schema.with_field(name, field))
     text.check_can_index(table.schema.with_field(name, field))
     # A payload column, where there is one, stays behind it in the file; order is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
     for statement in table.index_statements(name, field):
         tx.db.execute(statement)
     _alter(tx, table, table.schema.with_field(name, field))
+
+
+def _check_columns(schema: Schema) -> None:
+    """Raise InvalidArgumentError where a table of SQLite has no column for each field."""
+    own = 4 if schema.payload else 3  # _rowid, id, _seq and payload
+    most = _MOST_COLUMNS - own
+    if len(schema.fields) > most:
+        raise InvalidArgumentError("fields", len(schema.fields), f"at most {most} on SQLite")
 
 
 def create_field_index(

@@ -200,8 +200,12 @@ def test_urls_stay_as_they_are(url: str, toml: Any) -> None:
         ("[retrieval.sqlite]\nbusy_timeout = nan", "retrieval.sqlite.busy_timeout", "to", "nan"),
         ("[retrieval.sqlite]\nbusy_timeout = '3'", "retrieval.sqlite.busy_timeout", "to", "'3'"),
         ("[retrieval.sqlite]\nbusy_timeout = -1", "retrieval.sqlite.busy_timeout", "from 0", "-1"),
+        ("[retrieval.sqlite]\nscan_memory = '5 TB'", "retrieval.sqlite.scan_memory",
+         "'auto' or a size such as '512 MiB'", "not '5 TB'"),
+        ("[retrieval.lancedb]\nkeep_versions = 'long'", "retrieval.lancedb.keep_versions",
+         "a time such as '30 minutes' or '1 day'", "not 'long'"),
     ],
-)
+)  # fmt: skip
 def test_faults_name_file_key_and_what_is_accepted(
     text: str, key: str, in_accepted: str, in_message: str, toml: Any
 ) -> None:

@@ -24,6 +24,7 @@ from aiovec import (
     Schema,
     VectorStore,
     connect,
+    restore,
 )
 from aiovec._core.connect import Origin
 from aiovec._plugins import KEYS
@@ -239,6 +240,8 @@ async def test_what_is_no_target(target: Any) -> None:
     if target is not None:
         with pytest.raises(ConfigError, match="config"):
             await connect(config=target)
+    with pytest.raises(ConfigError, match="backup"):
+        await restore(target, ":memory:")
 
 
 async def test_an_unknown_backend(tmp_path: Path) -> None:

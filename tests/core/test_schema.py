@@ -115,6 +115,10 @@ def test_a_foreign_arrow_schema_is_read() -> None:
     ):
         with pytest.raises(InvalidArgumentError):
             Schema.from_arrow(wrong)
+    for nothing in (5, None, "schema", Schema(3)):
+        with pytest.raises(InvalidArgumentError) as caught:
+            Schema.from_arrow(nothing)
+        assert caught.value.argument == "an Arrow schema"
 
 
 def test_json_form_is_the_contracts() -> None:
@@ -133,6 +137,7 @@ def test_json_form_is_the_contracts() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        "[" * 100_000, '{"a":' * 100_000, b"\xff", "[" + "1" * 5_000 + "]",
         "", "[]", "{}", "nonsense", '{"dim": "3"}', '{"dim": 3, "more": 1}',
         '{"dim": 3, "fields": []}', '{"dim": 3, "fields": {"a": "string"}}',
         '{"dim": 3, "fields": {"a": {"type": "text", "index": "hash"}}}',
@@ -141,7 +146,7 @@ def test_json_form_is_the_contracts() -> None:
         '{"dim": 3, "fields": {"a": null}}', '{"dim": 3, "payload": 1}', '{"dim": null}',
     ],
 )  # fmt: skip
-def test_bad_json_is_refused(wrong: str) -> None:
+def test_bad_json_is_refused(wrong: str | bytes) -> None:
     with pytest.raises(InvalidArgumentError):
         Schema.from_json(wrong)
 

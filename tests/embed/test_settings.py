@@ -46,7 +46,8 @@ def test_the_page_lists_every_key_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('kind = "opnai"', "embedders.default.kind: must be text like 'openai', not 'opnai'"),
+        ('kind = "ollama"', "embedders.default.kind: must be 'openai', 'fastembed', "),
+        ('kind = "ollama"', "'demo' or 'package.module:callable', not 'ollama'"),
         ("batch_size = 0", "embedders.default.batch_size: must be a whole number from 1 to 2_048"),
         ('modle = "x"', "did you mean 'model'"),
         ('api_key = "sk-secret-123456"', "did you mean 'api_key_env'"),
@@ -249,8 +250,9 @@ async def test_what_an_app_describes_comes_before_the_file(toml: Toml) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"kind": "opnai"}, "retrieval.embedders.default.kind: must be text like 'openai', not"),
-        ({"kind": 3}, "retrieval.embedders.default.kind: must be text"),
+        ({"kind": "zzz"}, "retrieval.embedders.default.kind: must be 'openai', 'fastembed', "),
+        ({"kind": "zzz"}, "'demo' or 'package.module:callable', not 'zzz'"),
+        ({"kind": 3}, "retrieval.embedders.default.kind: must be 'openai', 'fastembed', "),
         ({"batch_size": "8"}, "embedders.default.batch_size: must be a whole number"),
         ({"modle": "x"}, "did you mean 'model'"),
         ({"api_key": "sk-secret-123456"}, "did you mean 'api_key_env'"),

@@ -20,8 +20,8 @@ from .cases import SCHEMA
 from .sqlite_rows import open_with, truths
 
 # Of few characters, so that much matches; NUL, newline, three widths of UTF-8, what GLOB takes for
-# special, and a letter that is another one without its accent.
-ALPHABET = "ab\0\né日😀*[e"
+# special, a letter that is another one without its accent, and three that GLOB takes for the same.
+ALPHABET = "ab\0\né日😀*[e\ufffd\ufffe\uffff"
 TEXTS = st.text(ALPHABET, max_size=12)
 PATTERNS = st.text(ALPHABET + "%%%__", max_size=10)
 
@@ -58,6 +58,9 @@ def test_the_matcher_against_a_plain_one(text: str, pattern: str) -> None:
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6), pattern=PATTERNS, long=st.booleans())
 @example(texts=["", "a", "ba", "\0a", "a\0"], pattern="%a", long=False)
 @example(texts=["", "a", "ba", "\0a", "a\0"], pattern="%a%", long=False)
+@example(texts=["a\ufffdb", "a\ufffeb", "a\uffffb"], pattern="_\ufffdb", long=False)
+@example(texts=["a\ufffdb", "a\ufffeb", "a\uffffb"], pattern="_\ufffeb", long=False)
+@example(texts=["a\ufffdb", "a\ufffeb", "a\uffffb"], pattern="a_b", long=False)
 def test_sql_against_a_plain_one(texts: list[str], pattern: str, long: bool) -> None:
     """B2: whichever way SQLite takes for it, on columns and payload keys, and negated."""
     if long:  # longer than what GLOB gets

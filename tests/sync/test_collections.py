@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -192,6 +193,12 @@ def test_what_is_no_point(points: Any, store: VectorStore) -> None:
     assert store.count("notes") == 0
 
 
+@pytest.mark.parametrize("points", [5, None, np.array(5)])
+def test_points_are_an_iterable(points: Any, store: VectorStore) -> None:
+    with pytest.raises(InvalidRowError, match="points are an iterable of mappings, not"):
+        store.upsert_batch("notes", points)
+
+
 def test_wrong_vectors(store: VectorStore) -> None:
     with pytest.raises(DimensionMismatchError):
         store.upsert("notes", id="a", vector=[1, 0])
@@ -322,6 +329,10 @@ def test_names_and_forms_of_filters(store: VectorStore) -> None:
     for condition in ("v", FieldCondition(key=3, value=1), FieldCondition(key="", value=1)):  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError):
             store.search("notes", [1, 0, 0], filter_=VectorFilter(must=[condition]))  # type: ignore[list-item]
+    for must in (FieldCondition("a", 1), None, 5, "", {}, {"a": 1}):
+        with pytest.raises(InvalidArgumentError) as caught:
+            store.search("notes", [1, 0, 0], filter_=VectorFilter(must=must))  # type: ignore[arg-type]
+        assert caught.value.argument == "must"
     for value in ([[1]], {"a": 1}, b"x", float("nan"), 2**64):
         with pytest.raises(FilterError):
             store.search("notes", [1, 0, 0], filter_=only(v=value))

@@ -1,7 +1,8 @@
 """LIKE patterns for SQLite: ranges that an index serves, its own functions, and one in Python.
 
-SQLite's own LIKE ignores the case of ASCII letters. Its GLOB ends at a NUL, and takes as long as
-text and pattern multiplied, so only short patterns go to it.
+SQLite's own LIKE ignores the case of ASCII letters. Its GLOB ends at a NUL, takes U+FFFD, U+FFFE
+and U+FFFF for the same, and takes as long as text and pattern multiplied, so only short patterns
+without these characters go to it.
 
 Patterns here are marked: their wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 """
@@ -23,6 +24,9 @@ _FUNCTION, _FOLDING_FUNCTION = "aiovec_like", "aiovec_ilike"
 
 # Bytes of the longest pattern for GLOB.
 _LONGEST_GLOB = 32
+# GLOB ends at a NUL, and reads the other three as U+FFFD in pattern and text. A pattern without
+# them is right on texts that hold them.
+_NOT_FOR_GLOB = re.compile("[\0\ufffd\ufffe\uffff]")
 
 # Characters of the longest part that a regular expression finds: what it may compare in vain for
 # each place of the text.
@@ -95,7 +99,7 @@ def as_literal(pattern: str) -> tuple[str, bool] | None:
 
 def as_glob(pattern: str, *, ignore_case: bool) -> str | None:
     """``pattern`` for GLOB; None where GLOB cannot tell."""
-    if "\0" in pattern or len(pattern) > _LONGEST_GLOB:
+    if _NOT_FOR_GLOB.search(pattern) or len(pattern) > _LONGEST_GLOB:
         return None
     globs = [_GLOB.get(character, character) for character in pattern]
     if len("".join(globs).encode()) > _LONGEST_GLOB:

@@ -354,7 +354,7 @@ async def restore(
 
 
 def _resolved(backup: PathText, source: Origin) -> tuple[Path, Backend]:
-    path = Path(os.path.abspath(os.path.expanduser(os.fsdecode(backup))))
+    path = Path(os.path.abspath(os.path.expanduser(_text_of(backup, "backup"))))
     if not path.exists():
         raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
     return path, source.resolve_first().backend

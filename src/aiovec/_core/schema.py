@@ -427,7 +427,7 @@ class Schema:
         if isinstance(value, (str, bytes)):
             try:
                 value = json.loads(value)
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise InvalidArgumentError("a schema", value, f"JSON ({exc})") from exc
         if not isinstance(value, Mapping) or "dim" not in value:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
@@ -480,11 +480,13 @@ class Schema:
         Without aiovec's metadata the vector is the only fixed-size list of floats, the metric
         cosine, and the other columns become fields of the nearest type.
         """
+        import pyarrow as pa
+
+        if not isinstance(schema, pa.Schema):
+            raise InvalidArgumentError("an Arrow schema", schema, "a pyarrow.Schema")
         carried = (schema.metadata or {}).get(_METADATA_KEY)
         if carried is not None:
             return cls.from_json(carried)
-        import pyarrow as pa
-
         vectors = [
             column
             for column in schema

@@ -1316,8 +1316,11 @@ class VectorStore:
         and score in the lists that have it. By default one matching word is enough (``any``). The
         other arguments are as in ``search`` and ``search_text``.
 
+        ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
+        lists, use ``where``.
+
         Where the table's schema has ``embed``, ``vector`` may be a text, and without one it is made
-        of the query.
+        of the query as it is, with these in it.
         """
         from .._input.rows import effort_of_query
         from .._input.vectors import query_vector

@@ -70,7 +70,7 @@ def _refuse_long(vector: Any, schema: Schema) -> None:
         raise InvalidVectorError("is not a flat sequence of numbers")
     try:
         length = len(vector)
-    except TypeError:
+    except Exception:  # noqa: BLE001 - any class may be a vector; its conversion names the fault
         return
     if length > max(LITTLE, schema.dim):
         raise DimensionMismatchError(schema.dim, length)
@@ -174,10 +174,12 @@ def matrix_of(vectors: Any, schema: Schema, place: Place) -> Float32Array:
     _refuse_masked(vectors, place)
     array = vectors if isinstance(vectors, np.ndarray) and vectors.dtype != object else None
     if array is None:
-        vectors = [_as_array(v) if _is_buffer(v) else v for v in vectors]
+        vectors = [
+            _as_array(v, row, place) if _is_buffer(v) else v for row, v in enumerate(vectors)
+        ]
         try:
             array = np.asarray(vectors)
-        except (ValueError, TypeError, OverflowError):
+        except Exception:  # noqa: BLE001 - any class may be in them; ``_blame_vector`` names it
             array = None
     if array is None or array.ndim != 2 or array.dtype.kind not in "fiu":
         if len(vectors) == 0:
@@ -249,7 +251,7 @@ def _is_buffer(vector: Any) -> bool:
     )
 
 
-def _as_array(vector: Any) -> Any:
+def _as_array(vector: Any, row: int, place: Place) -> Any:
     if isinstance(vector, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)):
         vector = vector.values  # one vector of a column
     if isinstance(vector, (pa.Array, pa.ChunkedArray)):
@@ -259,7 +261,16 @@ def _as_array(vector: Any) -> Any:
             return None
         if not is_number(vector.type):
             return vector.to_pylist()
-    return np.asarray(vector)
+    try:
+        return np.asarray(vector)
+    except Exception as exc:
+        raise _unreadable(exc, row, place) from exc
+
+
+def _unreadable(error: Exception, row: int, place: Place) -> InvalidVectorError:
+    """Return the error for a vector that NumPy cannot read, as its own library says."""
+    number, id = place(row)
+    return InvalidVectorError(f"cannot be read as numbers: {error!s:.300}", row=number, id=id)
 
 
 def _blame_vector(vectors: Any, schema: Schema, place: Place) -> None:
@@ -278,6 +289,8 @@ def _blame_vector(vectors: Any, schema: Schema, place: Place) -> None:
             raise InvalidVectorError(
                 "is not a flat sequence of numbers", row=number, id=id
             ) from exc
+        except Exception as exc:
+            raise _unreadable(exc, row, place) from exc
         if array.ndim != 1 or array.dtype.kind not in "fiu":
             if array.dtype == object and array.ndim == 1 and all(
                 isinstance(v, int) and not isinstance(v, bool) for v in array

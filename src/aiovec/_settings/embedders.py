@@ -8,9 +8,10 @@ from pydantic import Field as PydanticField
 from pydantic import StringConstraints
 
 from .._core.schema import EMBEDDER_NAME, MAX_DIM
-from .sections import Section
+from .sections import ACCEPTED, Section
 
 KINDS = ("openai", "fastembed", "sentence-transformers", "demo")
+_KINDS_IN_WORDS = ", ".join(map(repr, KINDS)) + " or 'package.module:callable'"
 _KIND = rf"^({'|'.join(KINDS)}|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
 
 EmbedderName = Annotated[str, StringConstraints(pattern=EMBEDDER_NAME)]
@@ -22,6 +23,7 @@ class EmbedderSettings(Section):
     kind: str = PydanticField(
         default="openai",
         pattern=_KIND,
+        json_schema_extra={ACCEPTED: _KINDS_IN_WORDS},
         description='What makes the vectors: "openai", "fastembed", "sentence-transformers", '
         '"demo", or "package.module:callable".\n'
         '"openai": every service with OpenAI\'s API, such as Ollama, vLLM or LM Studio.\n'

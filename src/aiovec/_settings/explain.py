@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._core.redaction import MASK, names_secret, redacted
 from .._plugins import backend_names
 from ..errors import ConfigError
+from .sections import ACCEPTED
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -148,6 +149,8 @@ def _accepted(schema: Mapping[str, Any], loc: Sequence[str]) -> str:
     if "enum" in node:
         *most, last = [repr(value) for value in node["enum"]]
         return f"{', '.join(most)} or {last}" if most else last
+    if ACCEPTED in node:
+        return str(node[ACCEPTED])
     words = _TYPES.get(str(node.get("type")), "a section")
     if "pattern" in node:
         words += f" like {node['default']!r}"

@@ -11,6 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from .._core.redaction import shown_value
 
+ACCEPTED = "x-accepted"
+"""In the JSON Schema of a text with a pattern: the words for what the pattern accepts."""
+
 
 class Quiet(BaseModel):
     """Settings may hold secrets, which neither ``repr`` nor an error of pydantic may show."""
@@ -43,17 +46,20 @@ class AnySettings(BackendSettings):
 
 
 _MEMORY = re.compile(r"^(auto|[0-9]+ ?([KMG]i?B)?)$")
+_A_SIZE = "'auto' or a size such as '512 MiB'"
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def _memory(text: str) -> str:
     if not _MEMORY.match(text):
-        raise ValueError("must be 'auto' or a size, as in '512 MiB' or '2 GiB'")
+        raise ValueError(f"must be {_A_SIZE}")
     return text
 
 
 MemorySize = Annotated[
-    str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern})
+    str,
+    AfterValidator(_memory),
+    WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern, ACCEPTED: _A_SIZE}),
 ]
 """``"auto"`` or a size, as in "512 MiB"."""
 
@@ -67,18 +73,19 @@ def bytes_of(size: str) -> int | None:
 
 
 _DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
+_A_TIME = "a time such as '30 minutes' or '1 day'"
 
 
 def _duration(text: str) -> str:
     if not _DURATION.match(text):
-        raise ValueError("must be a time, as in '30 minutes' or '1 day'")
+        raise ValueError(f"must be {_A_TIME}")
     return text
 
 
 Duration = Annotated[
     str,
     AfterValidator(_duration),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
+    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, ACCEPTED: _A_TIME}),
 ]
 """A time, as in "30 minutes" or "1 day"."""
 

@@ -17,6 +17,7 @@ from .._core.connect import PathText
 from .._core.schema import Schema
 from .._filters import F
 from .._filters.tree import Expr, all_of
+from .._input.arguments import is_iterable
 from .._input.types import JsonValue, Vector
 from ..errors import (
     InvalidArgumentError,
@@ -30,6 +31,7 @@ from .store import connect
 _VECTOR = "vector"
 _TAKEN = re.compile(r"_*(id|vector)\Z")
 _STORED = re.compile(r"_+(id|vector)\Z")
+_CONDITIONS = "a list of FieldCondition(key=..., value=...)"
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ class VectorStore:
 
         All of them or none. Of points with one id the last counts.
         """
+        if not is_iterable(points):
+            raise InvalidRowError(
+                f"points are an iterable of mappings, not {type(points).__name__}"
+            )
         rows = []
         for number, point in enumerate(points):
             if not isinstance(point, Mapping):
@@ -200,12 +206,15 @@ def _as_given(key: str) -> str:
 def _where(filter_: VectorFilter, schema: Schema) -> Expr:
     if not isinstance(filter_, VectorFilter):
         raise InvalidArgumentError("filter_", filter_, "a VectorFilter or None")
-    return all_of([_condition(item, schema) for item in filter_.must])
+    must = filter_.must
+    if not is_iterable(must) or isinstance(must, (str, bytes, Mapping)):
+        raise InvalidArgumentError("must", must, _CONDITIONS)
+    return all_of([_condition(item, schema) for item in must])
 
 
 def _condition(item: FieldCondition, schema: Schema) -> Expr:
     if not isinstance(item, FieldCondition) or not isinstance(item.key, str) or not item.key:
-        raise InvalidArgumentError("must", item, "a list of FieldCondition(key=..., value=...)")
+        raise InvalidArgumentError("must", item, _CONDITIONS)
     if item.key in schema.fields:
         return F[item.key] == item.value
     first, *inner = item.key.split(".")

@@ -134,7 +134,8 @@ class ExportingContract(ContractBase):
             with pytest.raises(InvalidArgumentError) as caught:
                 await _batches(notes, **options)
             assert caught.value.argument in options
-        for garbage in (b"", b"garbage", b"\xff" * 40):
+        too_large = (b"9" * 19, b"9223372036854775808")
+        for garbage in (b"", b"garbage", b"\xff" * 40, *too_large):
             with suppress(AiovecError):  # and no other error
                 await _batches(notes, after=garbage)
 

@@ -184,6 +184,22 @@ class HybridContract(ContractBase):
             assert {hit.id for hit in hits if "text" in hit.ranks} == set(expected)
             assert len(hits) == 60
 
+    async def test_the_query_excludes_rows_from_the_keyword_list_only(
+        self, store: VectorStore
+    ) -> None:
+        """``where`` excludes them from both."""
+        every = {row["id"] for row in await self._hybrid(store)}
+        wool = set(ids_of(await store.search_text("notes", "wool", limit=100)))
+        for query in ("wool -hat", '"wool" -hat', "body:wool -hat"):
+            kept = set(ids_of(await store.search_text("notes", query, limit=100)))
+            assert kept < wool
+            hits = await store.search_hybrid("notes", query, QUERY, limit=100)
+            assert {hit.id for hit in hits if "text" in hit.ranks} == kept
+            assert {hit.id for hit in hits if "vector" in hit.ranks} == every
+            others = f"id NOT IN ('{hits[0].id}', '{hits[-1].id}')"
+            hits = await store.search_hybrid("notes", query, QUERY, limit=100, where=others)
+            assert len(hits) == 58
+
     async def test_bad_arguments_of_a_hybrid_search(self, store: VectorStore) -> None:
         await self._hybrid(store)
         wrong: dict[str, Any] = {

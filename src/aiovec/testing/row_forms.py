@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -58,6 +60,19 @@ class _OneStream(_Stream):
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         table, self._table = self._table, self._table.slice(0, 0)
         return table.__arrow_c_stream__(requested_schema)
+
+
+class _Tensor:
+    """A tensor that its library does not give to NumPy, such as one with a gradient."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> Any:
+        raise self._error
+
+    def __len__(self) -> int:
+        return DIM
 
 
 class _Cursor:
@@ -548,3 +563,37 @@ class RowFormsContract(ContractBase):
         with pytest.raises(InvalidVectorError, match="masked"):
             await notes.search("notes", masked[1])
         assert await notes.insert("notes", {"id": ["x"], "embedding": masked[:1]}) == 1
+
+    async def test_vectors_that_numpy_cannot_read(self, notes: VectorStore) -> None:
+        """The error has the row, and the library's own error with its text, which names the cure.
+
+        A tensor with a gradient raised RuntimeError, one of bfloat16 TypeError.
+        """
+        released = memoryview(array.array("f", [1.0] * DIM))
+        released.release()
+        wrong: list[tuple[Any, str]] = [
+            (_Tensor(RuntimeError("use detach()")), r"detach\(\)"),
+            (_Tensor(TypeError("use cpu()")), r"cpu\(\)"),
+            (_Tensor(KeyError("use float()")), r"float\(\)"),
+            ([_Tensor(RuntimeError("use detach()"))] * DIM, r"detach\(\)"),
+            (released, "not a flat sequence"),
+        ]
+        good, ids = [1.0] * DIM, ["r0000", "r0001"]
+        for vector, words in wrong:
+            pair = [good, vector]
+            rows = [{"id": id, "embedding": v} for id, v in zip(ids, pair, strict=True)]
+            calls: dict[str, Awaitable[Any]] = {
+                "mappings": notes.insert("notes", rows),
+                "columns": notes.upsert("notes", {"id": ids, "embedding": pair}),
+                "set_vectors": notes.set_vectors("notes", ids, pair),
+                "search_many": notes.search_many("notes", pair),
+                "search": notes.search("notes", vector),
+            }
+            found = await asyncio.gather(*calls.values(), return_exceptions=True)
+            for name, error in zip(calls, found, strict=True):
+                with case((name, words)):
+                    assert isinstance(error, InvalidVectorError)
+                    assert re.search(words, error.reason)
+                    assert (error.__cause__ is None) == (vector is released)
+                    assert error.row == (None if name == "search" else 1)
+                    assert error.id == (None if name.startswith("search") else "r0001")
