@@ -427,8 +427,11 @@ class Schema:
         if isinstance(value, (str, bytes)):
             try:
                 value = json.loads(value)
-            except (ValueError, RecursionError) as exc:
+            except ValueError as exc:
                 raise InvalidArgumentError("a schema", value, f"JSON ({exc})") from exc
+            except RecursionError as exc:
+                wanted = "JSON that is not nested too deeply"
+                raise InvalidArgumentError("a schema", value, wanted) from exc
         if not isinstance(value, Mapping) or "dim" not in value:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
         known = {

@@ -282,10 +282,6 @@ def schema_in(path: Path) -> Schema:
         if path.stat().st_size > LARGEST_SCHEMA:
             raise ConfigError(f"{path} is too large for a schema", file=str(path))
         return Schema.from_json(path.read_text("utf-8-sig"))
-    except RecursionError as exc:
-        raise ConfigError(
-            f"{path} holds no schema: it is nested too deeply", file=str(path)
-        ) from exc
     except OSError as exc:
         raise ConfigError(
             f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)
