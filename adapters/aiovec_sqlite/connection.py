@@ -97,7 +97,9 @@ class Connection(aiosqlite.Connection):
 
     def _open_here(self) -> None:
         self._connection = db = self._connector()
+        made, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
         self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
+        db.text_factory = made
 
     def __del__(self) -> None:
         if os.getpid() == self._process:

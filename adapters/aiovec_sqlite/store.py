@@ -392,9 +392,15 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
 
     async def rename_table(self, old: str, new: str) -> None:
         await self._write_once(lambda tx: tables.rename_table(tx, old, new, self._schemas_free))
+        self._forget_copy(old)
 
     async def drop_table(self, name: str) -> None:
         await self._write_once(lambda tx: tables.drop_table(tx, name, self._schemas_free))
+        self._forget_copy(name)
+
+    def _forget_copy(self, table: str) -> None:
+        if self._resident is not None:
+            self._resident.forget(table)
 
     def _schemas_free(self, tx: Transaction) -> None:
         moves.check_schemas_free(tx, self._target, self._run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,19 @@ async def test_a_store_with_a_hard_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.db").unlink()
     async with aiovec.connect(tmp_path / "a.db") as store:
         assert await store.count("notes") == 1
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names there are Unicode")
+async def test_a_path_that_is_no_utf_8(tmp_path: Path) -> None:
+    """It was told as a damaged file."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    await asyncio.to_thread(folder.mkdir)
+    for _ in range(2):
+        async with aiovec.connect(folder / "a.db") as store:
+            await store.create_table("notes", Schema(4), exist_ok=True)
+            await store.upsert("notes", ROWS)
+            assert [hit.id for hit in await store.search("notes", [1, 2, 3, 4])] == ["a"]
+            assert [batch.num_rows async for batch in store.export("notes")] == [1]
 
 
 @pytest.mark.parametrize("end", BESIDE)

@@ -250,6 +250,13 @@ class ResidentSearch:
         self._tables[name] = resident
         return resident.ready
 
+    def forget(self, name: str) -> None:
+        """Give back the memory of a table that is no longer there under this name."""
+        resident = self._tables.pop(name, None)
+        if resident is not None:
+            self._let_go(resident)
+        self._timings.pop(name, None)
+
     def by_bits(self, table: TableHandle) -> bool:
         """Return whether the table is searched by bit codes once it is in memory."""
         return self._bits and table.schema.quantized == "bit"

@@ -60,8 +60,10 @@ def id_text(value: object) -> str | None:
         return str(value)
     if isinstance(value, bool):
         return None
-    # NumPy's whole numbers are registered as such; an array of one number is none.
-    return _digits(value) if isinstance(value, Integral) else None
+    # NumPy's whole numbers are registered as such, and its durations among them; an array of one
+    # number is none.
+    is_duration = getattr(getattr(value, "dtype", None), "kind", "") == "m"
+    return _digits(value) if isinstance(value, Integral) and not is_duration else None
 
 
 def _digits(value: Integral) -> str | None:

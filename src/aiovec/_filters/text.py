@@ -64,7 +64,11 @@ def checked_value(value: object) -> str | int | float | bool | datetime:
     Subclasses and NumPy scalars become the plain types; a datetime is told in UTC.
     """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
-        value = value.item()  # type: ignore[attr-defined]  # NumPy's scalars have it
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        plain = value.item()  # type: ignore[attr-defined]  # NumPy's scalars have it
+        if kind in ("m", "M") and isinstance(plain, int):  # a count of nanoseconds, say
+            raise _no_literal(value)
+        value = plain
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, bool):
@@ -89,7 +93,11 @@ def checked_value(value: object) -> str | int | float | bool | datetime:
         return value.isoformat()
     if value is None:
         raise FilterError("a comparison with None is never true; use is_null() or IS NULL")
-    raise FilterError(
+    raise _no_literal(value)
+
+
+def _no_literal(value: object) -> FilterError:
+    return FilterError(
         f"{shown(value)} cannot be a literal; use str, int, float, bool or a datetime with a "
         "time zone"
     )
@@ -132,7 +140,11 @@ def moment_text(value: datetime) -> str:
 
 
 def _in_utc(value: datetime) -> datetime:
-    if value.utcoffset() is None:
+    try:
+        offset = value.utcoffset()
+    except ValueError as exc:  # of pandas' NaT
+        raise FilterError(f"{shown(value)} is no moment") from exc
+    if offset is None:
         raise FilterError(f"{shown(value)} has no time zone; give it one, for instance UTC")
     try:
         moment = value.astimezone(UTC)

@@ -178,10 +178,14 @@ def _in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield values[start:]
 
 
+# NumPy's durations are "integers" too, and no numbers.
+_WHOLE: tuple[type[int | np.integer[Any]], ...] = (
+    int, *{np.dtype(code).type for code in np.typecodes["AllInteger"]},
+)  # fmt: skip
 _ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
     "text": ((str,), "text"),
-    "int": ((int, np.integer), "a whole number"),
-    "float": ((float, int, np.floating, np.integer), "a number"),
+    "int": (_WHOLE, "a whole number"),
+    "float": ((float, np.floating, *_WHOLE), "a number"),
     "bool": ((bool, np.bool_), "True or False"),
     "datetime": ((datetime, str), "a datetime with a time zone"),
     "list[text]": ((list, tuple, np.ndarray), "a list of text"),
@@ -500,7 +504,7 @@ def _plain(item: Any) -> Any:
         return item.value
     if isinstance(item, str):
         return str.__str__(item)
-    if isinstance(item, (int, np.integer)):
+    if isinstance(item, _WHOLE):
         return int(item)
     if isinstance(item, (float, np.floating)):
         return float(item)

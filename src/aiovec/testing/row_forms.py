@@ -564,6 +564,31 @@ class RowFormsContract(ContractBase):
             await notes.search("notes", masked[1])
         assert await notes.insert("notes", {"id": ["x"], "embedding": masked[:1]}) == 1
 
+    async def test_durations_and_times_of_numpy_are_no_numbers(self, store: VectorStore) -> None:
+        """They count as integers for NumPy, or become one: of nanoseconds, say."""
+        schema = Schema(DIM, fields={"n": int, "x": float, "whole": list[int]})
+        await self.table(store, schema, [{"id": "a", "embedding": [1.0] * DIM, "n": 5}])
+        for unit in ("ns", "us", "h", "D"):
+            span: Any = np.timedelta64(3, unit)
+            moment: Any = np.datetime64("2024-01-01", unit)
+            for name, value in (("n", span), ("x", span), ("whole", [span]), ("key", span)):
+                row: dict[str, Any] = {"id": "b", "embedding": [1.0] * DIM, name: value}
+                with case((unit, name)), pytest.raises(InvalidRowError) as caught:
+                    await store.insert("notes", [row])
+                assert caught.value.field == name
+            with case((unit, "id")), pytest.raises(InvalidRowError):
+                await store.insert("notes", [{"id": span, "embedding": [1.0] * DIM}])
+            with case((unit, "update")), pytest.raises(InvalidRowError):
+                await store.update("notes", {"n": span}, ids="a")
+            for value in (span, moment):
+                with case((unit, value)), pytest.raises(FilterError):
+                    await store.delete_where("notes", F.n < value)
+        row = {"id": np.int8(7), "embedding": [1.0] * DIM, "n": np.uint64(3), "x": np.int16(4)}
+        await store.insert("notes", [row | {"whole": [np.longlong(5)], "key": np.uintp(6)}])
+        (found,) = await store.find("notes", F.n == np.int32(3))
+        assert (found.id, found.fields) == ("7", {"n": 3, "x": 4.0, "whole": [5], "key": 6})
+        assert await store.count("notes") == 2
+
     async def test_vectors_that_numpy_cannot_read(self, notes: VectorStore) -> None:
         """The error has the row, and the library's own error with its text, which names the cure.
 

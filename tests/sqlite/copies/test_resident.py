@@ -600,3 +600,19 @@ async def test_searches_and_writes_at_once(tmp_path: Path, metric: Metric) -> No
         for one in (store, second):
             await same(one, path, "t", queries, options())
     await no_more_than(before)
+
+
+async def test_a_table_that_is_dropped_or_renamed_gives_its_memory_back(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as store:
+        resident = resident_of(store)
+        for name in ("first", "second"):
+            await store.create_table(name, schema())
+            await store.insert(name, rows_for(np.random.default_rng(0), range(50), DIM))
+            await ready(store, name)
+        assert {name for name, size in resident.memory_by_table() if size} == {"first", "second"}
+        await store.rename_table("first", "third")
+        await store.drop_table("second")
+        assert resident.memory_by_table() == []
+        await ready(store, "third")
+        assert len(await store.search("third", np.ones(DIM), limit=50)) == 50
+        assert [name for name, _ in resident.memory_by_table()] == ["third"]
