@@ -211,6 +211,18 @@ class RunContext:
             )
         return moves
 
+    async def taken_by(self) -> str:
+        """Return the run that has led stores into or out of the goal since this one began, if any.
+
+        What lies in the goal is then what apps have written, or of that run.
+        """
+        goal = None if self.goal.missing else moves_of(self.goal.backend)
+        if goal is None or self.state.generation is None:
+            return ""
+        record = await goal.move_record()
+        is_as_it_was = record.generation == self.state.generation
+        return "" if is_as_it_was or record.run == self.run else record.run
+
     async def mark(self, config: str) -> None:
         """Act for the run on both ends; the origin sends everybody to the goal after it."""
         goal = moves_of(self.goal.backend)

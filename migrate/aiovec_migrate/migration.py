@@ -336,6 +336,12 @@ class Migration:
 
     async def _resume(self, state: RunState) -> None:
         """Have the state as a run goes on from it; refuse what a plan would refuse."""
+        if taken := await self._work(state).taken_by():
+            raise MigrationError(
+                f"the run {taken} has led apps to {self.target}, or away from it, since this run "
+                "began, so nothing more is written there; end this run, which keeps the tables of "
+                "that store: aiovec migrate abort"
+            )
         if state.begun:
             await check_source(self._work(state))
         obstacles = await self._obstacles(self.ends, state.run) if self._options.switch else ()
@@ -425,6 +431,9 @@ class Migration:
 
     async def _begin(self) -> RunState:
         state = self._planned()
+        goal = moves_of(self.target.backend)
+        if goal is not None:
+            state.generation = (await goal.move_record()).generation
         work = self._work(state)
         await work.save()
         await work.step("planned")

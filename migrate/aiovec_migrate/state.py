@@ -201,6 +201,9 @@ class RunState:
     What is written from then on is told to nobody, so there is no going on with such a run."""
     switched: bool = False
     """The TOML was flipped, or is about to be."""
+    generation: int | None = None
+    """The target's when the run began. Another one tells that another run has led stores into it,
+    or out of it, since."""
     config: str = ""
     """The TOML that is flipped."""
     source_name: str = ""

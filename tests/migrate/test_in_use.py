@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,11 @@ from tests.sqlite.support import State
 import aiovec
 import aiovec_migrate
 from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, StoreMovedError
-from aiovec_migrate import Options
+from aiovec_migrate import Event, Options
 from aiovec_migrate.journal import FILE, default_file
 
 from .support import (
+    SCHEMAS,
     Contents,
     contents_at,
     differences,
@@ -25,6 +27,7 @@ from .support import (
     migrated,
     rolled_back,
     row,
+    some_rows,
     write_toml,
 )
 from .test_resume import Stop, StoppedError
@@ -388,3 +391,39 @@ async def test_neither_begins_where_a_migration_is_open(tmp_path: Path) -> None:
             "sqlite", "lancedb", config=config, journal=journal, repair=True
         )
     await aiovec_migrate.verify("sqlite", "lancedb", config=config, repair=True)
+
+
+@pytest.mark.parametrize("step", ["planned", "table:created", "indexed"])
+async def test_a_run_leaves_a_target_alone_that_another_run_has_put_into_use(
+    tmp_path: Path, step: str
+) -> None:
+    """Two apps move to one place; the run that was killed goes on, and is ended, behind the other.
+
+    It wrote its rows over those of the app that had arrived, and its abort dropped their table.
+    """
+    configs = []
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        await asyncio.to_thread(folder.mkdir)
+        configs.append(await asyncio.to_thread(write_toml, folder, "sqlite", lancedb="../l.lance"))
+        async with aiovec.connect(config=configs[-1]) as store:
+            await store.create_table("notes", SCHEMAS["notes"])
+            await store.insert("notes", some_rows(name, 20, "notes"))
+    one, other = configs
+    options = Options(switch=True, index=False)
+    with pytest.raises(StoppedError):
+        await migrated(None, "lancedb", config=one, options=options, step=Stop(step))
+    if step == "indexed":  # somebody clears the place
+        await asyncio.to_thread(shutil.rmtree, tmp_path / "l.lance")
+    await migrated(None, "lancedb", config=other, options=options)
+    async with aiovec.connect(config=other) as store:
+        await store.insert("notes", some_rows("since", 5, "notes"))
+    rows = await contents_at(config=other)
+    with pytest.raises(MigrationError, match=r"has led apps to .*l\.lance.*migrate abort"):
+        await aiovec_migrate.run(None, "lancedb", config=one, options=options)
+    assert differences(rows, await contents_at(config=other)) == []
+    told: list[Event] = []
+    await aiovec_migrate.abort(config=one, listener=told.append)
+    assert any("its tables are kept" in event.text for event in told)
+    assert differences(rows, await contents_at(config=other)) == []
+    assert len((await contents_at(config=one))["notes"][1]) == 20
