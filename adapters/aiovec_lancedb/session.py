@@ -259,17 +259,18 @@ class Session:
         Files that are missing may be those of a table that is being dropped, or was made anew
         since, so they are looked for more than once.
         """
-        for pause in (*_LOOKS_FOR_DROPPED, None):
+
+        async def open_it() -> tuple[AsyncTable, pa.Schema]:
             connection = self.check()
-            try:
-                with self.guarded():
-                    table = await connection.open_table(name)
-                    return table, await table.schema()
-            except CorruptStoreError:
-                if pause is None:
-                    raise
+            with self.guarded():
+                table = await connection.open_table(name)
+                return table, await table.schema()
+
+        for pause in _LOOKS_FOR_DROPPED:
+            with suppress(CorruptStoreError):
+                return await open_it()
             await asyncio.sleep(pause)
-        raise AssertionError  # never: the last look returns or raises
+        return await open_it()
 
     async def handle(self, name: str) -> TableHandle:
         for pause in (*_LOOKS_FOR_DROPPED, None):

@@ -99,8 +99,8 @@ async def run(
             raise MigrationError(
                 "name the target store: a target, or the name of a backend in the TOML file"
             )
-        if state is not None and (source, target) == (state.source_name, state.target_name):
-            await host.in_thread(_check_places, state, file)
+        if state is not None:
+            await host.in_thread(_check_places, state, file, (source, target))
         async with AsyncExitStack() as stack:
             one = await _entered(stack, source, file, host, existing=True)
             other = await _entered(stack, target, file, host, existing=None)
@@ -169,6 +169,8 @@ async def verify(
                 tables = state.options.tables
         if target is None:
             raise MigrationError("name both stores: there is no run that could name them")
+        if state is not None and same:
+            await host.in_thread(_check_places, state, file, (source, target))
         ignore = same and state is not None and bool(state.options.reembed)
         async with _stores(source, target, file, host, existing=(True, True)) as (one, other):
             if state is not None and same:
@@ -388,21 +390,27 @@ async def _known(
                 f"from {state.source} to {state.target}: leave the store out to end that run, or "
                 "name another journal (--journal)"
             )
-        await host.in_thread(_check_places, state, file)
-        async with _stores(state.source_name, state.target_name, file, host, existing=existing) as (
-            one,
-            other,
-        ):
+        names = (state.source_name, state.target_name)
+        await host.in_thread(_check_places, state, file, names)
+        async with _stores(*names, file, host, existing=existing) as (one, other):
             yield Migration(
                 one, other, kept, state.options, host=host, toml=_toml(file, host),
                 listener=listener, step=step,
             )  # fmt: skip
 
 
-def _check_places(state: RunState, file: Path | None) -> None:
-    """MigrationError where the TOML leads elsewhere since the run began. Runs in a thread."""
-    check_leads(state.source_name, state.source, file)
-    check_leads(state.target_name, state.target, file)
+def _check_places(
+    state: RunState, file: Path | None, names: tuple[PathText | None, PathText | None]
+) -> None:
+    """MigrationError where the TOML leads one of a run's own names elsewhere since it began.
+
+    Runs in a thread.
+    """
+    for name, own, known in zip(
+        names, (state.source_name, state.target_name), (state.source, state.target), strict=True
+    ):
+        if name == own:
+            check_leads(own, known, file)
 
 
 def _has_part(named: PathText, state: RunState, file: Path | None) -> bool:

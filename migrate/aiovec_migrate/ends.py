@@ -211,8 +211,9 @@ class RunContext:
             )
         return moves
 
-    async def taken_by(self) -> str:
-        """Return the run that has led stores into or out of the goal since this one began, if any.
+    async def taken(self) -> str:
+        """Return, in words, that another run has led stores into or out of the goal since this one
+        began; empty where none has.
 
         What lies in the goal is then what apps have written, or of that run.
         """
@@ -220,8 +221,9 @@ class RunContext:
         if goal is None or self.state.generation is None:
             return ""
         record = await goal.move_record()
-        is_as_it_was = record.generation == self.state.generation
-        return "" if is_as_it_was or record.run == self.run else record.run
+        if record.generation == self.state.generation or record.run == self.run:
+            return ""
+        return f"the run {record.run} has led apps to {self.goal}, or away from it, meanwhile"
 
     async def mark(self, config: str) -> None:
         """Act for the run on both ends; the origin sends everybody to the goal after it."""

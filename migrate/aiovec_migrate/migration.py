@@ -336,14 +336,14 @@ class Migration:
 
     async def _resume(self, state: RunState) -> None:
         """Have the state as a run goes on from it; refuse what a plan would refuse."""
-        if taken := await self._work(state).taken_by():
+        work = self._work(state)
+        if taken := await work.taken():
             raise MigrationError(
-                f"the run {taken} has led apps to {self.target}, or away from it, since this run "
-                "began, so nothing more is written there; end this run, which keeps the tables of "
-                "that store: aiovec migrate abort"
+                f"{taken}, so this run writes nothing more there; end it, which keeps the tables "
+                "of that store: aiovec migrate abort"
             )
         if state.begun:
-            await check_source(self._work(state))
+            await check_source(work)
         obstacles = await self._obstacles(self.ends, state.run) if self._options.switch else ()
         if obstacles:
             raise MigrationError("nothing was switched: " + "; ".join(obstacles))

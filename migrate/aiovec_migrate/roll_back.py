@@ -222,12 +222,8 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
     await work.step("abort:released")
     if work.origin.missing:
         work.tell("warning", f"{work.origin} does not exist, so the copies in the target are kept")
-    elif taken := await work.taken_by():
-        work.tell(
-            "warning",
-            f"the run {taken} has led apps to {work.goal}, or away from it, since this run began, "
-            "so its tables are kept",
-        )
+    elif taken := await work.taken():
+        work.tell("warning", f"{taken}, so the tables there are kept")
     elif not keep_target and not work.goal.missing:
         await _drop_tables(work)
     await work.journal.remove()

@@ -257,7 +257,7 @@ async def test_a_toml_that_was_edited_behind_the_mark_is_not_flipped(tmp_path: P
     assert differences(rows, await contents_at(config=config)) == []
 
 
-@pytest.mark.parametrize("end", ["rollback", "abort", "finish", "run"])
+@pytest.mark.parametrize("end", ["rollback", "abort", "finish", "run", "verify", "repair"])
 async def test_behind_a_switch_a_toml_that_was_edited_is_told(tmp_path: Path, end: str) -> None:
     config = await a_store(tmp_path)
     await switch(config)
@@ -268,6 +268,8 @@ async def test_behind_a_switch_a_toml_that_was_edited_is_told(tmp_path: Path, en
         "abort": lambda: aiovec_migrate.abort(config=config),
         "finish": lambda: aiovec_migrate.finish(config=config),
         "run": lambda: aiovec_migrate.run(None, "lancedb", config=config, options=SWITCH),
+        "verify": lambda: aiovec_migrate.verify(config=config),
+        "repair": lambda: aiovec_migrate.verify(config=config, repair=True),
     }
     with pytest.raises(MigrationError, match=r"other\.lance.*notes\.lance.*write that address"):
         await calls[end]()

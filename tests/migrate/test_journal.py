@@ -144,7 +144,7 @@ FIELDS = [
     ("options", []), ("options", {"batch_size": "x"}), ("options", {"batch_size": 0}),
     ("options", {"tables": 5}), ("options", {"verify": "no"}), ("source", "x"), ("source", {}),
     ("source", {"backend": 1, "target": "x"}), ("phase", "asleep"), ("run", 5), ("marked", "yes"),
-    ("longest_pause", "x"),
+    ("longest_pause", "x"), ("generation", "x"),
 ]  # fmt: skip
 
 

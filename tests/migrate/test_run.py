@@ -109,7 +109,8 @@ async def test_a_row_without_a_vector_is_written_by_a_repair_a_sync_and_a_way_ba
         async with aiovec.connect(target, config=config if target is None else None) as store:
             await store.create_table("t", schema)
             await store.insert("t", given)
-    assert (await aiovec_migrate.verify(full, empty[0], repair=True)).equal
+    report = await aiovec_migrate.verify(full, empty[0], repair=True, journal=tmp_path / "j")
+    assert report.equal
     await aiovec_migrate.sync(full, empty[1])
     async with aiovec.connect(config=config) as store:
         await aiovec_migrate.run(

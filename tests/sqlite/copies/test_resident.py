@@ -30,7 +30,7 @@ from tests.sqlite.copies.support import (
 from tests.sqlite.support import backend_of, python
 
 import aiovec
-from aiovec import F, Field, Schema, StoreClosedError, VectorStore
+from aiovec import F, Field, Schema, StoreClosedError, TableNotFoundError, VectorStore
 from aiovec._core.contract import Columns, Found, TableHandle, VectorQuery
 from aiovec._core.schema import Metric
 from aiovec._core.threads import idle_threads
@@ -616,3 +616,35 @@ async def test_a_table_that_is_dropped_or_renamed_gives_its_memory_back(tmp_path
         await ready(store, "third")
         assert len(await store.search("third", np.ones(DIM), limit=50)) == 50
         assert [name for name, _ in resident.memory_by_table()] == ["third"]
+
+
+async def test_searches_beside_a_table_that_comes_and_goes(tmp_path: Path) -> None:
+    """By two stores: what one forgets, the other may be searching."""
+    vectors = np.random.default_rng(0).standard_normal((300, DIM), dtype=np.float32)
+    over, found = False, 0
+
+    async def search(store: VectorStore, count: int) -> None:
+        nonlocal found
+        while not over:
+            try:
+                found += len(await store.search_many("t", vectors[:count]))
+            except TableNotFoundError:
+                await asyncio.sleep(0)
+
+    async with opened(tmp_path / "a.db") as one, opened(tmp_path / "a.db") as two:
+        async with asyncio.TaskGroup() as group:
+            for store in (one, two):
+                for count in (1, 1, 40):
+                    group.create_task(search(store, count))
+            for rows in (300, 30) * 5:
+                await one.create_table("t", Schema(DIM))
+                ids = [str(n) for n in range(rows)]
+                await one.insert("t", {"id": ids, "embedding": vectors[:rows]})
+                await ready(one, "t")
+                await one.rename_table("t", "u")
+                await one.rename_table("u", "t")
+                await asyncio.sleep(0.02)
+                await one.drop_table("t")
+            over = True
+        assert found
+        assert resident_of(one).memory_by_table() == []
