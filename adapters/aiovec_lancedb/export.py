@@ -43,6 +43,10 @@ from .upkeep.retention import Pins
 # What every cursor begins with: of an export in the order of ids, and of one in that of rows.
 _BY_ID, _BY_ROW = b"+", b"@"
 
+# Blocks in the whole budget for reads. An export has two while its caller has the rows, one of them
+# read ahead, and eight exports are open at most: together they hold half as much as reads may.
+_BLOCKS = 32
+
 
 class RowCursor(NamedTuple):
     """The first ``rows`` rows of a version that match the filter were given.
@@ -116,7 +120,8 @@ class Export:
 
     def _size(self) -> _BlockSize:
         dim = self.table.schema.dim if self.columns.vector else 0
-        return _BlockSize(dim, self.limits)
+        most = min(self.limits.block_bytes, self.admission.budget // _BLOCKS)
+        return _BlockSize(dim, self.limits, most)
 
     async def _blocks(self) -> AsyncGenerator[_Block, None]:
         cursor = cursor_in(self.after)
@@ -334,16 +339,17 @@ class Export:
 class _BlockSize:
     """Return the number of rows of the next block, by the bytes of rows in the one before."""
 
-    def __init__(self, dim: int, limits: ExportLimits) -> None:
+    def __init__(self, dim: int, limits: ExportLimits, most_bytes: int) -> None:
         self.dim = dim
         self._limits = limits
+        self._most_bytes = most_bytes
         self.beside = limits.row_bytes
         """The bytes of a row beside its vector."""
         self.rows = min(self._limits.first_rows, self._most)
 
     @property
     def _most(self) -> int:
-        return max(1, self._limits.block_bytes // (self.dim * 4 + self.beside))
+        return max(1, self._most_bytes // (self.dim * 4 + self.beside))
 
     def after(self, block: pa.Table) -> pa.Table:
         """Learn from a block; the block itself."""

@@ -97,7 +97,7 @@ class ExportLimits:
     """Limits of what an export reads at once."""
 
     block_bytes: int = 32 * 2**20
-    """Bytes of a block. Smaller ones are slower, for each costs a query."""
+    """Bytes of a block, at most. Smaller ones are slower, for each costs a query."""
     row_bytes: int = 512
     """The fewest bytes that count for a row without its vector."""
     first_rows: int = 512

@@ -47,6 +47,7 @@ from aiovec.backend import (
     VectorQuery,
     WriteKey,
     default_budget,
+    export_admission,
     in_thread,
     is_extreme,
     write_admission,
@@ -129,6 +130,7 @@ class LancedbBackend(
             self._limits.read,
         )
         self._writing = write_admission(settings.write_queue)
+        self._exports = export_admission()
         self._planner = Planner(settings.recall_target, self._limits.read.candidate_bytes)
         self._indexing = Indexing(
             self._session,
@@ -264,6 +266,7 @@ class LancedbBackend(
             return
         self._admission.close(StoreClosedError(self.target))
         self._writing.close(StoreClosedError(self.target))
+        self._exports.close(StoreClosedError(self.target))
         await self._indexing.close()
         if self._housekeeper is not None:
             await self._housekeeper.close()
@@ -527,7 +530,11 @@ class LancedbBackend(
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         pins = self._open_pins()
-        async with pins.reading(self._session, table) as opened:
+        patience = Patience(self._settings.busy_timeout)
+        async with (
+            self._exports.share(0, patience),
+            pins.reading(self._session, table) as opened,
+        ):
             export = Export(
                 self._session,
                 opened,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
-    Admission,
     AdviceFacts,
     Advises,
     Backend,
@@ -49,6 +48,7 @@ from aiovec.backend import (
     VectorQuery,
     WriteKey,
     default_budget,
+    export_admission,
     in_thread,
     index_behind_change,
     write_admission,
@@ -94,9 +94,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Exports at once: each has a connection of its own, so that slow ones keep no search waiting.
-_MOST_EXPORTS = 8
-
 
 class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, Restores, Advises):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
@@ -124,7 +121,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         self._writer: Writer | None = None
         self._readers: ReaderPool | SharedConnection | None = None
         self._resident: ResidentSearch | None = None
-        self._exports = Admission(f"{_MOST_EXPORTS} exports are open", calls=_MOST_EXPORTS)
+        self._exports = export_admission()
         self._exporting: PerLoop[set[Connection]] = PerLoop(set, _abandon)
         self._writing = write_admission(settings.write_queue)
         self._closed = False
@@ -253,6 +250,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
     async def close(self) -> None:
         self._closed = True
         self._writing.close(StoreClosedError(self._target))
+        self._exports.close(StoreClosedError(self._target))
         if self._writer is not None:
             await self._writer.close()
         if self._resident is not None:

@@ -95,7 +95,15 @@ from ._core.threads import (
     to_its_end,
     wait_out,
 )
-from ._core.waiting import Admission, Patience, Pauses, Share, one_call, write_admission
+from ._core.waiting import (
+    Admission,
+    Patience,
+    Pauses,
+    Share,
+    export_admission,
+    one_call,
+    write_admission,
+)
 from ._embed.calling import Caller as EmbedderCaller
 from ._embed.failures import failure_of as embedding_failure
 from ._embed.failures import retry_after_of
@@ -402,6 +410,7 @@ __all__ = [
     "effort_of_message",
     "embedding_failure",
     "error_of",
+    "export_admission",
     "exported_batch",
     "flush_folder",
     "fold_case",

@@ -113,6 +113,35 @@ async def test_two_hundred_searches_over_a_large_table(tmp_path: Path) -> None:
     assert grown < 2048 * MIB
 
 
+# Prints by how much the process grew while eight exports were open that nobody read.
+UNREAD = """
+import asyncio, sys
+import psutil
+from tests.lancedb.support import opened
+
+async def main():
+    process = psutil.Process()
+    async with opened(sys.argv[1], search_memory=sys.argv[2]) as store:
+        async for batch in store.export("small"):
+            pass
+        idle = process.memory_info().rss
+        exports = [store.export("t", batch_size=100) for _ in range(8)]
+        for export in exports:
+            for _ in range(20):
+                await anext(export)
+        await asyncio.sleep(0.5)  # for what is read ahead
+        print(process.memory_info().rss - idle)
+
+asyncio.run(main())
+"""
+
+
+async def test_exports_that_nobody_reads_hold_half_of_the_memory(tmp_path: Path) -> None:
+    await fill(tmp_path / "s", 16_000, 768)
+    told = await run_code(UNREAD, str(tmp_path / "s"), "256 MiB", timeout=120, fresh=True)
+    assert int(told) < 128 * MIB, f"{int(told) / MIB:.0f} MiB"
+
+
 async def test_a_small_budget_holds_up_no_export(tmp_path: Path) -> None:
     """Its caller searches between the batches, which takes turns with its reads."""
     await fill(tmp_path / "s", 10_000, 64)

@@ -114,7 +114,7 @@ async def vectors_of_every_form(store: aiovec.VectorStore) -> None:
     assert_type(await store.search_like("notes", "a", min_score=0.1), Results[Hit])
 
 
-async def every_call(target: Path) -> None:
+async def every_call(target: str, copy: Path) -> None:
     async with aiovec.connect(target) as store:
         assert_type(store, aiovec.VectorStore)
         assert_type(store.supports("text"), bool)
@@ -173,15 +173,16 @@ async def every_call(target: Path) -> None:
         if store.supports("indexes"):
             await store.create_index("notes", "hnsw", wait=True, m=16, ef_construction=100)
             options: IndexOptions = {"num_partitions": 4, "recall": 0.9}
-            await store.create_index("notes", **options)
+            await store.create_index("notes", "ivf_flat", **options)
             indexes = await store.indexes("notes")
             assert_type(indexes, list[IndexInfo])
-            await store.drop_index("notes", indexes[0].name)
+            of_vectors = next(index for index in indexes if index.kind == "ivf_flat")
+            await store.drop_index("notes", of_vectors.name)
         if store.supports("snapshots"):
-            await store.versions("notes")
-            await store.restore("notes", 1)
+            versions = await store.versions("notes")
+            await store.restore("notes", versions[-1]["version"])
         if store.supports("backup"):
-            await store.backup(target.with_name("copy.db"))
+            await store.backup(copy)
         await by_table(store.table("notes"))
         assert_type(await store.delete("notes", "a"), int)
         assert_type(await store.delete_where("notes", F.id.startswith("b")), int)

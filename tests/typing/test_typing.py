@@ -30,8 +30,8 @@ def test_a_checker_accepts_every_call_and_refuses_what_is_wrong(checker: str) ->
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("target", ["notes.db", "notes.lance"])
+@pytest.mark.parametrize("target", ["{}/notes.db", "lancedb://{}/notes"])
 async def test_every_call_runs(target: str, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
-    await api.every_call(tmp_path / target)
+    await api.every_call(target.format(tmp_path), tmp_path / "copy")
     await asyncio.to_thread(api.without_async, tmp_path / "blocking.db")

@@ -73,7 +73,7 @@ async def _sample(
     ids: list[str] = []
     walked = 0
     export = store.export(table, select=[], batch_size=_BATCH)
-    async with aclosing(export) as batches:  # type: ignore[type-var]  # it is a generator
+    async with aclosing(export) as batches:
         async for batch in batches:
             column = batch.column("id")
             end = walked + batch.num_rows

@@ -8,9 +8,9 @@ import errno
 import os
 import time
 import warnings
+import weakref
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
@@ -164,6 +164,8 @@ class VectorStore:
         self._advisor = Advisor(self._in_thread)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        self._exporting: PerLoop[weakref.WeakSet[AsyncGenerator[Any, None]]]
+        self._exporting = PerLoop(weakref.WeakSet)
         # Whoever closes it waits for nothing that can be done later.
         self._hurried = False
 
@@ -224,6 +226,9 @@ class VectorStore:
         await self._embedders.close(lambda: StoreClosedError(self.target))
         await self._follower.close(finish=not self._hurried)
         self._closed = True
+        # The loop would end their parts in no order. One that is read just now ends by itself.
+        left = [batches.aclose() for batches in self._exporting()]
+        await asyncio.gather(*left, return_exceptions=True)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_closing", self) is None and os.getpid() == self._process:
@@ -931,13 +936,14 @@ class VectorStore:
         where: Where = None,
         select: Iterable[str] | None = None,
         after: bytes | None = None,
-    ) -> AsyncIterator[pa.RecordBatch]:
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Every row of one consistent snapshot, as Arrow batches, in constant memory.
 
         Writes go on meanwhile and are not seen. Each batch carries its cursor in
         ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` goes on behind it in a new
         snapshot. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
-        holds its snapshot until it is collected.
+        holds its snapshot until it is collected. A store has eight open at most; a further one
+        waits for its turn, ``busy_timeout`` at most.
         """
         return self._export(table, batch_size, where, select, after)
 
@@ -948,7 +954,7 @@ class VectorStore:
         where: Where,
         select: Iterable[str] | None,
         after: bytes | None,
-    ) -> AsyncIterator[pa.RecordBatch]:
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
         check_table_name(table)
         check_count("batch_size", batch_size)
         batch_size = min(batch_size, _LARGEST_BATCH)
@@ -972,7 +978,7 @@ class VectorStore:
                 metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                 yield batch.replace_schema_metadata(metadata)
 
-    def _batches(
+    async def _batches(
         self,
         operation: Operation,
         table: str,
@@ -982,7 +988,13 @@ class VectorStore:
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         """Yield the batches of an export with their cursors; ``prepared`` gives what to read."""
         batches = self._read_batches(operation, table, batch_size, after, prepared)
-        return watch_batches(operation, self._follower.engine.place, batches)
+        batches = watch_batches(operation, self._follower.engine.place, batches)
+        self._exporting().add(batches)
+        async with contextlib.aclosing(batches):
+            async for found in batches:
+                yield found
+        if self._closed:  # which has ended it
+            raise StoreClosedError(self.target)
 
     async def _read_batches(
         self,

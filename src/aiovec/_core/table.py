@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, Unpack
 
 from .._input.types import Where
@@ -89,7 +89,7 @@ class Table:
         where: Where = None,
         select: Iterable[str] | None = None,
         after: bytes | None = None,
-    ) -> AsyncIterator[pa.RecordBatch]:
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
         """As ``VectorStore.export``."""
         return self.store.export(
             self.name, batch_size=batch_size, where=where, select=select, after=after

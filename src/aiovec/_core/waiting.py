@@ -318,6 +318,15 @@ class Share:
             self._admission._give_back(state, self._size)
 
 
+# Each holds a snapshot, and a connection or some blocks of rows.
+_EXPORTS_AT_ONCE = 8
+
+
+def export_admission() -> Admission:
+    """For the exports of a store that are open at once."""
+    return Admission(f"{_EXPORTS_AT_ONCE} exports are open", calls=_EXPORTS_AT_ONCE)
+
+
 def write_admission(calls: int) -> Admission:
     """For the writing calls of a store: at most so many, and so many bytes of rows, at once."""
     return Admission("too many writes are waiting", calls=calls, memory=_WRITTEN_AT_ONCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,13 @@ import pytest
 
 from .._core.schema import Field, Schema
 from .._core.store import VectorStore
-from ..errors import AiovecError, FilterError, InvalidArgumentError, InvalidNameError
+from ..errors import (
+    AiovecError,
+    FilterError,
+    InvalidArgumentError,
+    InvalidNameError,
+    StoreClosedError,
+)
 from .base import ContractBase
 from .oracle import arrow_table
 from .values import (
@@ -140,8 +146,7 @@ class ExportingContract(ContractBase):
                 await _batches(notes, after=garbage)
 
     async def test_it_starts_nothing_before_it_is_read(self, store: VectorStore) -> None:
-        export = store.export("absent")
-        await cast("Any", export).aclose()
+        await store.export("absent").aclose()
 
     # One snapshot
 
@@ -183,12 +188,33 @@ class ExportingContract(ContractBase):
     async def test_leaving_early_frees_the_store(self, store: VectorStore) -> None:
         await self.table(store, SMALL, small_rows(200))
         for _ in range(20):
-            async with aclosing(cast("Any", store.export("notes", batch_size=10))) as batches:
+            async with aclosing(store.export("notes", batch_size=10)) as batches:
                 async for batch in batches:
                     assert batch.num_rows == 10
                     break
         await store.insert("notes", small_rows(1, start=900))
         await store.drop_table("notes")
+
+    @pytest.mark.parametrize("read", [0, 1])
+    async def test_exports_that_are_left_end_with_their_store(
+        self, store: VectorStore, read: int
+    ) -> None:
+        """Not as if they were complete; and nothing of them is left for the loop to end."""
+        told: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context))
+        await self.table(store, SMALL, small_rows(200))
+        exports = [store.export("notes", batch_size=10) for _ in range(3)]
+        for export in exports[:2]:
+            for _ in range(read + 1):
+                await anext(export)
+        await store.close()
+        with pytest.raises(StoreClosedError):
+            await anext(exports[0])
+        with pytest.raises(StoreClosedError):
+            await anext(exports[2])
+        await loop.shutdown_asyncgens()
+        assert told == []
 
     # Cursors
 
@@ -213,9 +239,7 @@ class ExportingContract(ContractBase):
         cursor = None
         for step in range(1_000):
             first = None
-            async with aclosing(
-                cast("Any", store.export("notes", batch_size=9, after=cursor))
-            ) as batches:
+            async with aclosing(store.export("notes", batch_size=9, after=cursor)) as batches:
                 async for batch in batches:
                     first = batch
                     break

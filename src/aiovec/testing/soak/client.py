@@ -249,7 +249,7 @@ class Client:
                 break
         if not leave:
             assert sorted(ids) == sorted(rows), "an export of own rows"
-        await export.aclose()  # type: ignore[attr-defined]  # a generator is what it is
+        await export.aclose()
         self._count("exports")
 
     async def _stored(self, ids: Sequence[str]) -> dict[str, State]:
