@@ -106,11 +106,11 @@ def test_the_schema_of_a_table_travels_with_its_file() -> None:
     asyncio.run(look())
 
 
-@pytest.mark.parametrize("form", ["parquet", "arrow", "csv"])
-@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("form", ["parquet", "arrow", "csv", "jsonl"])
+@pytest.mark.parametrize("given", ["schema", "table", "schema table"])
 @pytest.mark.parametrize("embeds", [False, True])
-def test_files_without_a_vector_column(form: str, existing: bool, embeds: bool) -> None:
-    """With an embedder, or where rows need no vector, they are imported like JSON Lines."""
+def test_files_without_a_vector_column(form: str, given: str, embeds: bool) -> None:
+    """With an embedder, or where rows need no vector, whether the table or a schema says so."""
     bodies = [*TEXTS, "", None]
     rows = pa.table({"id": [f"r{n}" for n in range(5)], "body": bodies, "year": [*range(5)]})
     path = Path(f"notes.{form}")
@@ -119,8 +119,10 @@ def test_files_without_a_vector_column(form: str, existing: bool, embeds: bool) 
     elif form == "arrow":
         with pa.ipc.new_file(str(path), rows.schema) as writer:
             writer.write_table(rows)
-    else:
+    elif form == "csv":
         csv.write_csv(rows, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
     schema = Schema(
         256, fields={"body": str, "year": int}, vector_nullable=not embeds,
         embed=Embed("body", "small") if embeds else None,
@@ -138,9 +140,27 @@ def test_files_without_a_vector_column(form: str, existing: bool, embeds: bool) 
             assert [(r["body"], r["year"]) for r in found] == [(TEXTS[0], 0), (TEXTS[1], 1)]
             assert [r.vector is not None for r in found] == [embeds] * 2
 
-    words = ["import", str(path), "--config", "aiovec.toml", "--schema", "schema.json"]
-    if existing:
+    words = ["import", str(path), "--config", "aiovec.toml"]
+    if "schema" in given:
+        words += ["--schema", "schema.json"]
+    if "table" in given:
         asyncio.run(make())
     found = CliRunner().invoke(app, words)
     assert f"{3 if embeds else 5} rows" in found.output, found.output
     asyncio.run(look())
+
+
+def test_rows_without_vectors_for_a_table_that_needs_them() -> None:
+    """They are refused as for a new one, and no store is made."""
+    Path("notes.jsonl").write_text('{"id": "a", "body": "x"}\n')
+    words = ["import", "notes.jsonl", "--config", "aiovec.toml"]
+    assert "no vector was found" in run(*words, code=1)
+    assert not Path("notes.db").exists()
+
+    async def make() -> None:
+        async with aiovec.connect(config="aiovec.toml") as store:
+            await store.create_table("notes", Schema(256, fields={"body": str}))
+
+    asyncio.run(make())
+    assert "no vector was found" in run(*words, code=1)
+    assert "no vector was found" in run(*words, "--table", "others", code=1)

@@ -8,21 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from .._core.connect import Opening
-from ..errors import ConfigError
+from ..errors import ConfigError, TableNotFoundError
 from .output import counted, err, out, print_json, print_rows, progress
 from .run import failing_clearly, run
-from .stores import AsJson, Config, expanded, source_of
+from .stores import AsJson, Config, NoStoreError, expanded, opened, source_of
 
 if TYPE_CHECKING:
     from .._core.schema import Schema
     from .._transfer import Input, Load, Loaded, Loading, RejectsFile
-    from .._transfer.sources import ForeignTable, Skipped
+    from .._transfer.sources import ForeignTable, Hints, Skipped
 
 _METRICS = ("cosine", "l2", "dot")
 _REASONS_SHOWN = 10
@@ -158,7 +159,8 @@ def import_(
     path = Path("standard input") if piped else expanded(file)
     told = None if schema is None else _schema_in(expanded(schema))
     hints = Hints(table, id_column, vector_column, model_column, dtype)
-    with closing(_open(path, form, hints, told, piped)) as source:
+    there = partial(_taking_texts, store, config, as_ or table, path)
+    with closing(_open(path, form, hints, told, piped, there)) as source:
         found = source.tables()
         if list_:
             _show_found(source, found, json=json)
@@ -208,11 +210,39 @@ def _schema_in(path: Path) -> Schema:
     return schema_in(path)
 
 
-def _open(file: Path, form: str | None, hints: Any, told: Schema | None, piped: bool) -> Input:
+def _taking_texts(
+    store: str | None, config: str | None, table: str | None, path: Path
+) -> Schema | None:
+    """The schema of the table that the rows go to, if it is there and takes rows without vectors.
+
+    Another process may drop it meanwhile: the table is made again then, as it was.
+    """
+    from .._transfer.arrow_rows import needs_no_vectors
+    from .._transfer.sources import legal_table_name
+
+    async def look() -> Schema | None:
+        try:
+            async with opened(store, config, reading=True) as vectors:
+                return await vectors.schema(table or legal_table_name(path.stem))
+        except (NoStoreError, TableNotFoundError):
+            return None
+
+    schema = run(look())
+    return schema if schema is not None and needs_no_vectors(schema) else None
+
+
+def _open(
+    file: Path,
+    form: str | None,
+    hints: Hints,
+    told: Schema | None,
+    piped: bool,
+    there: Callable[[], Schema | None],
+) -> Input:
     from .._transfer import InputStream, open_input
 
     stream = InputStream(sys.stdin.fileno()) if piped else None
-    return open_input(file, form=form, hints=hints, schema=told, stream=stream)
+    return open_input(file, form=form, hints=hints, schema=told, stream=stream, there=there)
 
 
 def _loads(
@@ -225,6 +255,7 @@ def _loads(
     model: str | None,
 ) -> list[Load]:
     """The table that each part of the input goes to."""
+    from .._core.schema import check_table_name
     from .._transfer import Load
 
     if len(found) > 1 and (as_ is not None or schema is not None):
@@ -234,6 +265,8 @@ def _loads(
             key="--table",
         )
     chosen = as_ if source.is_database else as_ or table
+    if chosen is not None:
+        check_table_name(chosen)  # before the store is made
     kind = cast("Literal['cosine', 'l2', 'dot'] | None", metric)
     return [Load(one, chosen or one.name, schema, kind, model) for one in found]
 

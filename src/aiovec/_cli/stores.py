@@ -39,6 +39,13 @@ Config = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
 
 
+class NoStoreError(ConfigError):
+    """There is no store where a command needs one."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"there is no store at {path}", key="target", accepted="a store's path")
+
+
 def store_and(first: str | None, second: str | None, last: str) -> tuple[str | None, str]:
     """Return the store and the last argument of ``[STORE] LAST``; a single argument is LAST."""
     if first is None:
@@ -114,7 +121,7 @@ def _existing(store: str | None, config: str | None, reading: bool) -> Origin:
     source = source_of(store, config)
     path = source.location().path
     if path is not None and not path.exists():
-        raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
+        raise NoStoreError(path)
     if reading and path is not None and not _is_writable(path):
         return source_of(store, config, read_only=True)
     return source

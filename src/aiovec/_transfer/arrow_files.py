@@ -30,7 +30,7 @@ from .arrow_rows import Fitting, suggested_schema
 from .foreign import BYTES_AT_ONCE, reading
 from .parquet_limits import check_limits
 from .parts import PartFile, writing_to
-from .sources import Chunk, Hints, Reject
+from .sources import Chunk, Hints, Reject, nothing_there
 from .streams import InputStream, OutputStream
 
 # A row group is gathered up to this size: large enough to read fast, small enough to hold.
@@ -54,6 +54,7 @@ class ArrowFile:
         hints: Hints,
         told: Schema | None,
         stream: InputStream | None = None,
+        there: Callable[[], Schema | None] = nothing_there,
     ) -> None:
         self._path = path
         self._hints = hints
@@ -67,10 +68,10 @@ class ArrowFile:
             with reading(path):
                 self._open(form)
                 if told is not None and hints.vector_column is None:
-                    there = told.vector in self._schema.names
-                    self._hints = replace(hints, vector_column=told.vector if there else None)
+                    named = told.vector in self._schema.names
+                    self._hints = replace(hints, vector_column=told.vector if named else None)
                 self.schema, self.notes, self.omitted = suggested_schema(
-                    self._schema, self._hints, self._first, told
+                    self._schema, self._hints, self._first, lambda: told or there()
                 )
         except BaseException:
             self.close()

@@ -19,11 +19,11 @@ def suggested_schema(
     found: pa.Schema,
     hints: Hints,
     first: Callable[[], pa.Table | None],
-    told: Schema | None = None,
+    known: Callable[[], Schema | None],
 ) -> tuple[Schema, tuple[str, ...], tuple[str, ...]]:
     """The schema that the data carries or its columns suggest, notes, and what is not taken.
 
-    It is the one of the user where that one takes rows without vectors, and the data has none.
+    It is the ``known`` one where that takes rows without vectors, and the data has none.
 
     What has no column type here (dates, structs, lists of lists) and what has no legal name as
     a field is kept in the payload.
@@ -33,13 +33,10 @@ def suggested_schema(
         schema = Schema.from_json(carried)
         if schema.vector in found.names:
             return schema, (), _omitted(f.name for f in found if _is_binary(f.type))
-    if (
-        told is not None
-        and (told.embed is not None or told.vector_nullable)
-        and hints.vector_column is None
-        and not any(_is_vector(f.type) for f in found)
-    ):
-        return told, (), _omitted(f.name for f in found if _is_binary(f.type))
+    if hints.vector_column is None and not any(_is_vector(f.type) for f in found):
+        target = known()
+        if target is not None and needs_no_vectors(target):
+            return target, (), _omitted(f.name for f in found if _is_binary(f.type))
     vector = _vector_column(found, hints)
     kind = found.field(vector).type
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else _usual_length(vector, first())
@@ -65,6 +62,11 @@ def suggested_schema(
             f"kept in the payload, because their name or type suits no field: {', '.join(kept)}"
         )
     return Schema(dim, vector=_legal(vector), fields=fields), tuple(notes), _omitted(dropped)
+
+
+def needs_no_vectors(schema: Schema) -> bool:
+    """Return whether a table takes rows that have none."""
+    return schema.embed is not None or schema.vector_nullable
 
 
 def _omitted(names: Iterable[str]) -> tuple[str, ...]:
@@ -125,7 +127,7 @@ class Fitting:
         )
         self._names: dict[str, str] = {id_column: "id"}
         # Else an embedder makes the vectors, or the rows have none.
-        if vector in found.names or not (target.embed is not None or target.vector_nullable):
+        if vector in found.names or not needs_no_vectors(target):
             self._names[vector] = target.vector
         for column in found:
             if column.name in self._names or _is_binary(column.type):

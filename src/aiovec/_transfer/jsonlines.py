@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,7 @@ from .._input.columns import python_values
 from ..errors import AiovecError, ConfigError
 from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
 from .formats import sidecar_of
-from .sources import Chunk, Hints, Reject
+from .sources import Chunk, Hints, Reject, nothing_there
 from .streams import InputStream
 from .text_files import TextWriter
 
@@ -103,7 +103,12 @@ class JsonLines:
     omitted: tuple[str, ...] = ()
 
     def __init__(
-        self, path: Path, hints: Hints, told: Schema | None, stream: InputStream | None = None
+        self,
+        path: Path,
+        hints: Hints,
+        told: Schema | None,
+        stream: InputStream | None = None,
+        there: Callable[[], Schema | None] = nothing_there,
     ) -> None:
         self._path = path
         self._id = hints.id_column or "id"
@@ -112,7 +117,7 @@ class JsonLines:
             if told is None and stream is None:
                 told = sidecar_schema(path)
             self._begin(hints, told)
-            self.schema = told or self._suggested(hints)
+            self.schema = told or self._suggested(hints, there)
             self._vector = hints.vector_column or self.schema.vector
         except BaseException:
             self.close()
@@ -125,8 +130,12 @@ class JsonLines:
         """The rows, as a table of this schema takes them; None is before it is known."""
         return objects_in(self._file)
 
-    def _suggested(self, hints: Hints) -> Schema:
-        """The vector's name and length; every other key goes to the payload, as it is."""
+    def _suggested(self, hints: Hints, there: Callable[[], Schema | None]) -> Schema:
+        """The vector's name and length; every other key goes to the payload, as it is.
+
+        Where no row has vectors, the schema of a table that is there, if that takes such rows.
+        """
+        any_vector = False
         for _, row in zip(range(_FEW), self._lines(None), strict=False):
             if isinstance(row.value, Reject):
                 continue
@@ -136,6 +145,9 @@ class JsonLines:
                     able = [name]
             if len(able) == 1 and hints.vector_column in (None, able[0]):
                 return Schema(len(row.value[able[0]]), vector=able[0])
+            any_vector |= bool(able)
+        if not any_vector and hints.vector_column is None and (schema := there()) is not None:
+            return schema
         raise ConfigError(
             f"no vector was found in the first {self.place}s of {self._path}; say by "
             "--vector-column where the vectors are, or give a --schema",

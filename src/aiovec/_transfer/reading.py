@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,16 @@ from .._core.schema import Schema
 from ..errors import AiovecError, ConfigError
 from .foreign import reading
 from .formats import check_format, format_of_stream, format_to_read
-from .sources import Chunk, ForeignTable, Hints, Skipped, Source, legal_table_name, source_for
+from .sources import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Skipped,
+    Source,
+    legal_table_name,
+    nothing_there,
+    source_for,
+)
 from .streams import InputStream
 
 
@@ -121,11 +130,13 @@ def open_input(
     hints: Hints | None = None,
     schema: Schema | None = None,
     stream: InputStream | None = None,
+    there: Callable[[], Schema | None] = nothing_there,
 ) -> Input:
     """Open a file by its format, or a database by the source that recognises it.
 
-    ``schema`` is that of the table the rows shall go to, where it is known already. ``stream`` is
-    read instead of a file; then the path is its name for messages.
+    ``schema`` is that of the table the rows shall go to, where it is known already. ``there`` tells
+    it where no row has a vector. ``stream`` is read instead of a file; then the path is its name
+    for messages.
     """
     hints = hints or Hints()
     if stream is None:
@@ -136,7 +147,8 @@ def open_input(
         try:
             found = format_of_stream(form)
             with reading(path):
-                return Input(path, found, _open(path, found, hints, schema, stream), None, stream)
+                rows = _open(path, found, hints, schema, there, stream)
+                return Input(path, found, rows, None, stream)
         except BaseException:
             stream.close()
             raise
@@ -153,7 +165,7 @@ def open_input(
         )
     found = format_to_read(path, form)
     with reading(path):
-        return Input(path, found, _open(path, found, hints, schema), None)
+        return Input(path, found, _open(path, found, hints, schema, there), None)
 
 
 def _pipe(path: Path) -> InputStream:
@@ -179,6 +191,7 @@ def _open(
     form: str,
     hints: Hints,
     schema: Schema | None,
+    there: Callable[[], Schema | None],
     stream: InputStream | None = None,
 ) -> Rows:
     if hints.dtype is not None:
@@ -186,15 +199,15 @@ def _open(
     if form == "jsonl":
         from .jsonlines import JsonLines
 
-        return JsonLines(path, hints, schema, stream)
+        return JsonLines(path, hints, schema, stream, there)
     if form == "csv":
         from .csv_files import CsvFile
 
-        return CsvFile(path, hints, schema, stream)
+        return CsvFile(path, hints, schema, stream, there)
     if form == "numpy":
         from .numpy_files import NumpyFiles
 
         return NumpyFiles(path, hints, schema)
     from .arrow_files import ArrowFile
 
-    return ArrowFile(path, form, hints, schema, stream)
+    return ArrowFile(path, form, hints, schema, stream, there)

@@ -129,6 +129,11 @@ class Source(ABC):
         """Let go of the file. May be called twice."""
 
 
+def nothing_there() -> Schema | None:
+    """The schema of the table that rows without vectors go to: there is none that takes them."""
+    return None
+
+
 def source_for(path: Path) -> type[Source] | None:
     """Return the kind of source that recognises a file, or None."""
     return next((kind for kind in kinds() if kind.recognise(path)), None)
