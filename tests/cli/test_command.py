@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -178,3 +179,37 @@ def test_an_interrupt_ends_with_130_and_one_line(folder: Path) -> None:
         process.wait()
     assert process.returncode == 130
     assert errors == "error: interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["tables", "notes.db"], ["info", "notes.db", "--json"], ["--help"]]
+)
+def test_output_that_cannot_be_written_is_told(arguments: list[str], store: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            aiovec_command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("error: the output cannot be written: No space left")
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        ("tables notes.db >&-", 0, ""),
+        ("info notes.db --json >&-", 0, ""),
+        ("tables notes.db <&- >&- 2>&-", 0, ""),
+        ("export notes.db notes - --format jsonl >&-", 1, "error: standard output is closed\n"),
+        ("import - n.db --format jsonl --table t <&-", 1, "error: standard input is closed\n"),
+    ],
+)
+def test_closed_streams(arguments: str, code: int, told: str, store: Path) -> None:
+    done = subprocess.run(
+        f"{shlex.join(aiovec_command())} {arguments}", shell=True, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", told)
+    assert not Path("n.db").exists()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import counted, err, out, print_json, progress
+from .output import counted, err, number_of, out, print_json, progress
 from .run import failing_clearly, run
 from .stores import AsJson, Config, Store, expanded, opened
 
@@ -78,7 +78,7 @@ def export(
     piped = file == "-"
     if piped:
         path = Path("standard output")
-        with OutputStream(sys.stdout.fileno()) as stream:
+        with OutputStream(number_of(sys.__stdout__, "standard output")) as stream:
             work = _export(store, config, table, path, where, fields, form, overwrite, stream)
             target, saved = run(work)
     else:

@@ -16,7 +16,7 @@ import typer
 
 from .._core.connect import Opening
 from ..errors import ConfigError, TableNotFoundError
-from .output import counted, err, out, print_json, print_rows, progress
+from .output import counted, err, number_of, out, print_json, print_rows, progress
 from .run import failing_clearly, run
 from .stores import AsJson, Config, NoStoreError, expanded, opened, source_of
 
@@ -241,7 +241,7 @@ def _open(
 ) -> Input:
     from .._transfer import InputStream, open_input
 
-    stream = InputStream(sys.stdin.fileno()) if piped else None
+    stream = InputStream(number_of(sys.__stdin__, "standard input")) if piped else None
     return open_input(file, form=form, hints=hints, schema=told, stream=stream, there=there)
 
 

@@ -7,12 +7,14 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table as Grid
 from rich.text import Text
+
+from ..errors import ConfigError
 
 # C0 without tab and newline, DEL, C1: stored text must not drive the terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -27,6 +29,13 @@ def settle_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+
+
+def number_of(stream: TextIO | None, name: str) -> int:
+    """The descriptor of a standard stream that a command was told to use."""
+    if stream is None:
+        raise ConfigError(f"{name} is closed")
+    return stream.fileno()
 
 
 class _Console(Console):
