@@ -133,6 +133,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = _in_one_piece(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -187,6 +189,27 @@ class Connection(HttpToolsProtocol):
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.close()
+
+
+def _in_one_piece(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """The app, with answers of unknown length that end with the connection.
+
+    A client of HTTP/1.0 knows no chunks, which uvicorn would send.
+    """
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        async def send_whole(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                if b"content-length" not in names:
+                    cycle.chunked_encoding = False
+            elif not cycle.expected_content_length:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_whole)
+
+    return answer
 
 
 _TOO_LARGE = f"the head of the request is larger than {MAX_HEAD // 1024} KiB"

@@ -49,7 +49,10 @@ class App:
             elif path == "/wait":
                 await self.go_on.wait()
                 self.ended.append("answered")
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            headers = [(b"Content-Length", b"2")] if path == "/length" else []
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            for part in (b"one, ", b"", b"two, ") if path == "/parts" else ():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
             while path == "/stream":
                 await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
                 await asyncio.sleep(0)
@@ -121,6 +124,18 @@ async def test_a_call_in_progress_is_answered_before_the_end() -> None:
         assert (await call).endswith(b"\r\nok\r\n0\r\n\r\n")
         await asyncio.wait_for(server.task, START)
     assert server.app.ended == ["answered"]
+
+
+@pytest.mark.parametrize(("path", "length"), [("/", False), ("/parts", False), ("/length", True)])
+async def test_a_client_of_http_1_0_gets_no_chunks(path: str, length: bool) -> None:
+    """What has no length ends with the connection."""
+    async with running() as server:
+        answer = await server.ask(raw=f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert body == (b"one, two, ok" if path == "/parts" else b"ok")
+    assert b"chunked" not in head
+    assert b"\r\nconnection: close" in head
+    assert (b"content-length" in head) == length
 
 
 async def test_a_call_that_takes_too_long_is_cancelled_and_told() -> None:
