@@ -19,6 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from ._core.connect import PathText, connect
 from ._core.store import VectorStore  # here at run time too: Litestar resolves the annotations
@@ -30,6 +31,8 @@ KEY = "aiovec_store"
 """Under which name the store stands in the state of the app and of each request."""
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
+
+_opened_by: WeakKeyDictionary[VectorStore, Lifespan] = WeakKeyDictionary()
 
 
 def lifespan(
@@ -44,14 +47,24 @@ def lifespan(
     The store opens when the app starts, which fails where that fails, and closes when the app
     ends, after the writes that it accepted. An app may start again later.
 
-    In a lifespan of your own: ``async with lifespan(...)(app) as state: yield state``.
+    In a lifespan of your own: ``async with lifespan(...)(app) as state: yield state``. An app has
+    one store this way; open others by ``aiovec.connect`` in that lifespan.
     """
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
+        other = _in_state(getattr(app, "state", None))
+        if other is not None and _opened_by.get(other, run) is not run:
+            # Its handlers would get the last one, whichever they mean.
+            raise ConfigError(
+                f"this app has a store already ({other.target}): open a second one by "
+                "aiovec.connect, in a lifespan of your own, and hand it to its handlers yourself",
+                key="lifespan",
+            )
         async with connect(
             target, config=config, read_only=read_only, embedders=embedders
         ) as store:
+            _opened_by[store] = run
             # Twice: requests to apps that are mounted in this one see only their scope's state,
             # and servers and frameworks that know no such state leave the app's.
             state = getattr(app, "state", None)

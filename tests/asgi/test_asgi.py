@@ -224,6 +224,21 @@ async def test_a_mounted_app_with_a_store_of_its_own(tmp_path: Path) -> None:
         assert "x.db" in (await client.get("/app/target")).json()
 
 
+async def test_a_second_store_of_one_app_is_refused(tmp_path: Path) -> None:
+    """Its handlers would all get the last one. The same lifespan may run twice, as in tests."""
+    first, second = lifespan(tmp_path / "a.db"), lifespan(tmp_path / "b.db")
+    app = FastAPI()
+    async with first(app):
+        with pytest.raises(ConfigError, match=r"a\.db.*aiovec\.connect"):
+            async with second(app):
+                pass
+        assert not (tmp_path / "b.db").exists()
+        async with first(app):
+            pass
+    async with second(app):
+        assert "b.db" in get_store({"app": app}).target
+
+
 # Litestar 3 wants dependencies marked with a name that older ones of Litestar 2 do not have.
 @pytest.mark.filterwarnings("ignore:.*Inferred dependency field")
 async def test_litestar() -> None:
