@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +62,12 @@ class LancedbPlugin(BackendPlugin):
         return None if location.path is None else MEMORY
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target of a folder that holds tables of Lance, or is one of its tables."""
+        """Return the target of a folder that holds tables of Lance, or is one of its tables.
+
+        What is not there yet is told by its name.
+        """
+        if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
+            return f"lancedb://{folder}"
         if (folder / "_versions").is_dir() and folder.suffix == ".lance":
             folder = folder.parent
         elif not any(path.is_dir() for path in folder.glob("*.lance/_versions")):

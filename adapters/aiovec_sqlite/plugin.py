@@ -61,8 +61,8 @@ class SqlitePlugin(BackendPlugin):
             return Location(self.name, MEMORY, in_memory=True)
         path = local_path(target, base)
         file = store_file(path)
-        if os.path.isdir(path) and not os.path.exists(file):
-            _refuse_folder_of_another(Path(path))
+        if not os.path.exists(file):
+            _refuse_place_of_another(Path(path))
         return Location(self.name, file, Path(file), Path(file).parent)
 
     def exists(self, location: Location) -> bool:
@@ -109,12 +109,15 @@ def check_free_name(path: str) -> None:
             )
 
 
-def _refuse_folder_of_another(folder: Path) -> None:
-    other = claimed(folder)
+def _refuse_place_of_another(path: Path) -> None:
+    other = claimed(path)
     if other is not None:
         name, target = other
         raise ConfigError(
-            f"{folder} is a store of the {name} backend; open it as {target}",
+            f"{path} is a store of the {name} backend; open it as {target}"
+            if os.path.lexists(path)
+            else f"{path} has a name of the {name} backend, and would become a SQLite file; open "
+            f"it as {target}, or choose another name",
             key="target",
             accepted=target,
         )

@@ -43,6 +43,25 @@ async def test_a_folder_of_lancedb_is_no_sqlite_store(
         assert await store.count("t") == 1
 
 
+@pytest.mark.parametrize("name", ["new.lance", "new.lancedb"])
+async def test_a_new_path_with_a_name_of_lancedb(tmp_path: Path, name: str) -> None:
+    """It made a SQLite file of that name, and whoever meant LanceDB did not notice."""
+    pytest.importorskip("lancedb")
+    for read_only in (False, True):
+        with pytest.raises(ConfigError, match="would become a SQLite file; open it as") as caught:
+            await aiovec.connect(tmp_path / name, read_only=read_only)
+    assert not await names_in(tmp_path)
+    async with aiovec.connect(caught.value.accepted or "") as store:
+        assert store.backend_name == "lancedb"
+
+
+async def test_a_file_that_was_made_under_such_a_name_opens(tmp_path: Path) -> None:
+    await filled(tmp_path / "old.db")
+    await to_thread((tmp_path / "old.db").rename, tmp_path / "old.lance")
+    async with aiovec.connect(tmp_path / "old.lance") as store:
+        assert await store.count("t") == 1
+
+
 async def test_the_toml_cannot_mean_it_either(tmp_path: Path) -> None:
     """B21."""
     pytest.importorskip("lancedb")

@@ -126,7 +126,8 @@ class BackendPlugin(ABC):
     def claims(self, folder: Path) -> str | None:
         """Return the target that opens a folder as this backend's store; None if it is no store.
 
-        Called before a folder is taken for a new store of the backend that takes paths.
+        Called before a path is taken for a new store of the backend that takes paths. Where
+        nothing is there, its name may tell.
         """
         return None
 
