@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from aiovec.backend import cleaned, without_secrets
+from aiovec.backend import NO_ROOM, cleaned, without_secrets
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -30,7 +30,6 @@ FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 
 READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Of an OSError: this process may not write there."""
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 _NO_TABLE = re.compile(r"^Table '.*' was not found|^Dataset at path .* was not found", re.DOTALL)
 _TABLE_EXISTS = re.compile(r"^Table '.*' already exists|^Dataset already exists", re.DOTALL)
@@ -150,7 +149,7 @@ def is_read_only(error: BaseException) -> bool:
 def _of_system(error: OSError, target: str) -> AiovecError:
     """For an error of a call to the system by Python itself."""
     path = target if error.filename is None else str(error.filename)
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return StoreFullError(target, f"{path}: {error.strerror}")
     if error.errno in READ_ONLY:
         return AiovecError(f"{path} cannot be read or written: {error.strerror}")

@@ -15,7 +15,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 
 from .connection import Ticket
 from .driver import connect, load_driver
-from .errors import failures, is_busy, names_text_index, translated
+from .errors import copying_to, failures, is_busy, names_text_index, translated
 from .layout import APPLICATION_ID, check_header, read_header
 from .moves import forget_mark, has_mark
 from .opening import check_contents, connect_read_only
@@ -61,12 +61,13 @@ def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
     remove_abandoned(path.parent, f".{path.name}.", ".partial")
     partial = path.with_name(f".{path.name}.{os.getpid()}-{id(db)}.partial")
     try:
-        db.execute("VACUUM INTO ?", (str(partial),))
-        _settle_copy(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        _rename_new(partial, path)
-        flush_folder(path.parent)
+        with copying_to(str(path)):
+            db.execute("VACUUM INTO ?", (str(partial),))
+            _settle_copy(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            _rename_new(partial, path)
+            flush_folder(path.parent)
     finally:
         with suppress(OSError):
             partial.unlink()
@@ -87,8 +88,12 @@ def restore(
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
     kept: Path | None = None
     try:
-        with translated(str(backup)):
-            _copy(backup, partial, settings.busy_timeout)
+        with (
+            translated(str(backup)),
+            closing(connect_read_only(backup, settings.busy_timeout)) as source,
+            copying_to(str(target)),
+        ):
+            _copy(source, partial, str(backup))
         with _held_alone(target, overwrite=overwrite) as was_there:
             kept = None if overwrite or not was_there else _keep(target)
             for end in BESIDE:
@@ -110,12 +115,9 @@ def restore(
                 Path(f"{partial}{end}").unlink()
 
 
-def _copy(backup: Path, partial: Path, timeout: float) -> None:
+def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
     """Through SQLite, so that a WAL beside the backup is copied too."""
-    with (
-        closing(connect_read_only(backup, timeout)) as source,
-        closing(connect(str(partial))) as copy,
-    ):
+    with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
         source.backup(copy, pages=_PAGES_AT_ONCE)
         copy.execute("PRAGMA journal_mode = DELETE").fetchone()
@@ -123,7 +125,7 @@ def _copy(backup: Path, partial: Path, timeout: float) -> None:
         while (faults := _faults_of(copy)) and drop_named(copy, faults):
             pass
         if faults:
-            raise CorruptStoreError(str(backup), f"the backup is damaged: {'; '.join(faults)}")
+            raise CorruptStoreError(backup, f"the backup is damaged: {'; '.join(faults)}")
         check_contents(copy)
     with partial.open("rb+") as file:
         os.fsync(file.fileno())

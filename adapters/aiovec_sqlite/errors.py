@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from aiovec.backend import writing_to
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -81,9 +82,20 @@ class TextDamageError(DamageError):
         super().__init__(f"the text index of {table!r} is damaged: {reason}; {_REBUILD}")
 
 
+# What ``Connection.backup`` of the driver raises has no code.
+_CODES = {
+    "database or disk is full": FULL,
+    "disk I/O error": IOERR,
+    "attempt to write a readonly database": READONLY,
+    "unable to open database file": CANTOPEN,
+    "database is locked": BUSY,
+}
+
+
 def code_of(error: BaseException) -> int:
     """The primary result code, 0 where there is none."""
-    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+    code = getattr(error, "sqlite_errorcode", None)
+    return int(_CODES.get(str(error), 0) if code is None else code) & 0xFF
 
 
 def is_busy(error: BaseException) -> bool:
@@ -226,6 +238,19 @@ def translated(target: str) -> Iterator[None]:
         yield
     except failures() as exc:
         raise translate(exc, target) from exc
+
+
+@contextmanager
+def copying_to(path: str) -> Iterator[None]:
+    """For a copy that is written to a path: what fails there is told of it, not of the store."""
+    try:
+        with writing_to(path):
+            yield
+    except failures() as exc:
+        code = code_of(exc)
+        if code in (FULL, READONLY, CANTOPEN) or (code == IOERR and _why_no_room(path)):
+            raise translate(exc, path) from exc
+        raise
 
 
 _T = TypeVar("_T")

@@ -47,7 +47,7 @@ from ._core.contract import (
     moves_of,
 )
 from ._core.doctor import Finding, room_at, version_of
-from ._core.files import flush_folder, look_at, remove_abandoned
+from ._core.files import NO_ROOM, flush_folder, look_at, remove_abandoned, writing_to
 from ._core.group_commit import Committer, GroupCommit, Held, WriteCall, copy_of_error
 from ._core.keys import Kept, WriteKey
 from ._core.memory import (
@@ -283,6 +283,7 @@ __all__ = [
     "MAX_DIM",
     "MOVED",
     "NEGATED_OPERATOR",
+    "NO_ROOM",
     "OPEN",
     "PAUSED",
     "PROTOCOL",
@@ -483,4 +484,5 @@ __all__ = [
     "word_of",
     "write_admission",
     "write_key",
+    "writing_to",
 ]

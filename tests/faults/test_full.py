@@ -216,3 +216,28 @@ async def test_full_disk_at_opening_and_backup(small_disk: Path) -> None:
         await asyncio.to_thread(filler.unlink)
         await store.backup(small_disk / "copy.db")
     assert await asyncio.to_thread(check_file, small_disk / "copy.db") == {"notes": 100}
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "lancedb"])
+async def test_a_copy_that_finds_no_room_names_its_own_place(
+    small_disk: Path, tmp_path: Path, backend: str
+) -> None:
+    """Not the store, whose disk has room."""
+    target = str(tmp_path / "notes.db") if backend == "sqlite" else f"lancedb://{tmp_path}/notes"
+    saved, copy, filler = tmp_path / "saved", small_disk / "copy", small_disk / "filler"
+    async with aiovec.connect(target) as store:
+        await store.create_table("notes", SCHEMAS["plain"])
+        await store.insert("notes", rows("a", 100))
+        await store.backup(saved.with_suffix(".db") if backend == "sqlite" else saved)
+        await asyncio.to_thread(_take_all, filler)
+        before = await names_in(small_disk)
+        with pytest.raises(StoreFullError) as caught:
+            await store.backup(copy.with_suffix(".db") if backend == "sqlite" else copy)
+        assert caught.value.target.startswith(str(copy))
+        assert await names_in(small_disk) == before
+        if backend == "sqlite":
+            with pytest.raises(StoreFullError) as caught:
+                await aiovec.restore(saved.with_suffix(".db"), small_disk / "other.db")
+            assert caught.value.target == str(small_disk / "other.db")
+            assert await names_in(small_disk) == before
+        assert await store.insert("notes", rows("b", 1)) == 1

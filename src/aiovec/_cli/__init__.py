@@ -11,8 +11,10 @@ import os
 import sys
 from typing import TextIO
 
+from .._core.files import NO_ROOM
+
 # Of output for which there is no room, or whose other end has gone.
-_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+_UNWRITABLE = frozenset({*NO_ROOM, errno.EIO, errno.EBADF})
 
 
 def main() -> None:

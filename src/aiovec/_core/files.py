@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import AiovecError
+from ..errors import AiovecError, StoreFullError
 
 # What systems say that flush no folder: Windows opens none, some network drives take no flush.
 _UNABLE = {
@@ -22,6 +23,8 @@ _UNABLE = {
 
 # What the system says of a name that leads to nothing. Not every one has every code.
 _GONE = {getattr(errno, name, None) for name in ("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")}
+NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")} - {None}
+"""What the system says of a full disk, of a quota and of a file that may not grow."""
 # Seconds for which nobody writes to a file that is being made.
 _ABANDONED = 3600.0
 
@@ -61,3 +64,16 @@ def remove_abandoned(folder: Path, begin: str, end: str) -> None:
                 with suppress(OSError):
                     if entry.stat(follow_symlinks=False).st_mtime < until:
                         os.unlink(entry.path)
+
+
+@contextmanager
+def writing_to(path: str | Path) -> Iterator[None]:
+    """Let a failure to write name the file."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads standard output has seen enough
+        raise
+    except OSError as exc:
+        if exc.errno in NO_ROOM:
+            raise StoreFullError(str(path), exc.strerror or str(exc)) from exc
+        raise AiovecError(f"{path} cannot be written: {exc.strerror or exc}") from exc

@@ -24,12 +24,13 @@ from .._arrow import (
     plain,
     take_sound,
 )
+from .._core.files import writing_to
 from .._core.schema import Schema
 from ..errors import AiovecError, ConfigError, InvalidRowError
 from .arrow_rows import Fitting, suggested_schema
 from .foreign import BYTES_AT_ONCE, reading
 from .parquet_limits import check_limits
-from .parts import PartFile, writing_to
+from .parts import PartFile
 from .sources import Chunk, Hints, Reject, nothing_there
 from .streams import InputStream, OutputStream
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from .._arrow import to_matrix
+from .._core.files import writing_to
 from .._core.schema import Schema
 from ..errors import ConfigError, DimensionMismatchError
 from .foreign import BYTES_AT_ONCE, reading
@@ -27,7 +28,7 @@ from .jsonlines import (
     sidecar_schema,
     with_text_id,
 )
-from .parts import PartFile, finish_together, writing_to
+from .parts import PartFile, finish_together
 from .sources import Chunk, Hints, Reject
 from .text_files import SchemaFile
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._core.files import flush_folder
-from ..errors import AiovecError, ConfigError, StoreFullError
+from ..errors import ConfigError
 from .sources import kinds, source_for
 
 if TYPE_CHECKING:
     from .._core.store import VectorStore
-
-# Not every system has every code.
-_FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")} - {None}
 
 
 class PartFile:
@@ -78,16 +74,3 @@ def _databases_of(path: Path) -> Iterator[Path]:
     for end in [end for kind in kinds() for end in kind.beside]:
         if path.name.endswith(end) and path.name != end:
             yield path.with_name(path.name.removesuffix(end))
-
-
-@contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Let a failure to write name the file."""
-    try:
-        yield
-    except BrokenPipeError:  # whoever reads standard output has seen enough
-        raise
-    except OSError as exc:
-        if exc.errno in _FULL:
-            raise StoreFullError(str(path), exc.strerror or str(exc)) from exc
-        raise AiovecError(f"{path} cannot be written: {exc.strerror or exc}") from exc

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from .._core.files import writing_to
 from ..errors import ConfigError
-from .parts import PartFile, writing_to
+from .parts import PartFile
 from .sources import Reject
 
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from .._core.files import writing_to
 from .._core.schema import Schema
 from .formats import sidecar_of
-from .parts import PartFile, finish_together, writing_to
+from .parts import PartFile, finish_together
 from .streams import OutputStream
 
 
