@@ -289,6 +289,7 @@ class Session:
                     ) from exc.__cause__
             # It is being dropped, or was made anew since.
             await asyncio.sleep(pause)
+        await self.check_place()
         if is_moving(arrow):
             await self.check_here()
         return handle_of(name, arrow, self.target)
@@ -304,6 +305,7 @@ class Session:
     async def opened(self, handle: TableHandle) -> Opened:
         """The table as it is now, or StaleTableError where it is no longer what the handle says."""
         table, arrow = await self.open_any(handle.name)
+        await self.check_place()  # else it may be one of another folder, or an older copy
         if token_of(arrow) != handle.token:
             raise StaleTableError(handle.name)
         await self.confirm()

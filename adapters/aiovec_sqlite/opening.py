@@ -81,16 +81,21 @@ class OpenFile:
         inode = _inode(self.target)
         if inode != self.inode:
             what = "removed or renamed" if inode is None else "replaced by another one"
-            raise StoreReplacedError(self.target, f"the file was {what}")
+            raise StoreReplacedError(self.target, f"the file was {what}{_REACHED}")
         # As long as a process has the file open, SQLite leaves its WAL where it is.
         if self.wal is not None and _inode(self.wal_path) != self.wal:
-            raise StoreReplacedError(self.target, f"its WAL {self.wal_path} was removed")
+            raise StoreReplacedError(
+                self.target, f"its WAL {self.wal_path} was removed{_REACHED}"
+            )
         if self.unchanged is not None and (
             self.unchanged != _state(self.target) or _inode(self.wal_path) is not None
         ):
             raise StoreReplacedError(
                 self.target, "another process writes to it, and this one can only read"
             )
+
+
+_REACHED = " (backup() of this store still copies what it has open)"
 
 
 def _inode(path: str) -> _Inode | None:

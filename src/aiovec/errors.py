@@ -380,11 +380,11 @@ class StoreMovedError(AiovecError):
 
 
 class StoreReplacedError(AiovecError):
-    """The file at ``target`` is not the one that the store has open; ``reason`` says what happened.
+    """What lies at ``target`` is not what the store has open; ``reason`` says what happened.
 
     Nothing of the call is at ``target``: where a write had been committed already, its rows went to
-    the old file, which ``backup`` of this store still copies. Close the store and open it again to
-    use what is there now.
+    the old file or folder. ``backup`` of a store in a SQLite file still copies the old one. Close
+    the store and open it again to use what is there now.
     """
 
     def __init__(self, target: str, reason: str) -> None:
@@ -392,8 +392,7 @@ class StoreReplacedError(AiovecError):
         self.reason = reason
         super().__init__(
             f"{target} is no longer what this store has open: {reason}; nothing of this call was "
-            "kept there. backup() of this store still copies what it has open; then close it and "
-            "open it again"
+            "kept there; close this store and open it again"
         )
 
 

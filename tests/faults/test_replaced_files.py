@@ -307,5 +307,28 @@ async def test_a_folder_of_lancedb(tmp_path: Path, way: str) -> None:
     }[way]  # fmt: skip
 
 
+@pytest.mark.parametrize("what", ["another store", "another schema", "a copy"])
+async def test_a_folder_with_another_store_in_it(tmp_path: Path, what: str) -> None:
+    """B5: reads answered from the other folder, without a word."""
+    pytest.importorskip("lancedb")
+    folder = tmp_path / "notes"
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        await store.create_table("t", Schema(4))
+        await store.insert("t", rows("a", "b"))
+        await store.backup(tmp_path / "saved")
+        for _ in range(3):  # until it is known, and read without being opened
+            assert await store.count("t") == 2
+        await to_thread(_put_aside, folder)
+        if what == "a copy":
+            await to_thread((tmp_path / "saved").rename, folder)
+        else:
+            async with aiovec.connect(f"lancedb://{folder}") as other:
+                await other.create_table("t", Schema(4 if what == "another store" else 3))
+        for name, call in CALLS.items():
+            with pytest.raises(StoreReplacedError, match="folder was replaced") as caught:
+                await asyncio.wait_for(call(store), 60)
+            assert "backup" not in str(caught.value), name
+
+
 def _put_aside(folder: Path) -> None:
     folder.rename(folder.with_name("aside"))
