@@ -11,15 +11,24 @@ from aiovec.backend import (
     IndexInfo,
     Kept,
     Message,
+    Ref,
     Schema,
     TableHandle,
     TableStats,
     Value,
     WireError,
+    check_table_name,
 )
 from aiovec.errors import AiovecError
 
 _Types = Mapping[str, tuple[type, ...]]
+
+MOST = 2**63 - 1
+"""Rows that a table may have."""
+
+_TYPES: _Types = {
+    "text": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "datetime": (datetime,),
+}  # fmt: skip
 
 _STATS: _Types = {
     "table": (str,), "backend": (str,), "rows": (int,), "bytes": (int,), "index": (str,),
@@ -54,7 +63,13 @@ def served_in(answer: Message) -> Served:
 
 
 def names_in(answer: Message) -> list[str]:
-    return _texts(answer.facts.get("tables"), "tables")
+    names = _texts(answer.facts.get("tables"), "tables")
+    for name in names:
+        try:
+            check_table_name(name)
+        except AiovecError as exc:
+            raise WireError(f"a table is {name!r:.60}") from exc
+    return names
 
 
 def handle_in(answer: Message, name: str) -> TableHandle:
@@ -65,11 +80,15 @@ def handle_in(answer: Message, name: str) -> TableHandle:
         raise WireError(f"the schema of the table {name!r}: {exc}") from exc
 
 
-def count_in(answer: Message) -> int:
-    count = answer.facts.get("count")
-    if type(count) is not int or count < 0:
-        raise WireError(f"the number of rows is {count!r:.60}")
-    return count
+def count_in(answer: Message, most: int = MOST) -> int:
+    """Return a number of rows, of which the call can be about so many at most."""
+    return _count(answer.facts.get("count"), most)
+
+
+def _count(told: object, most: int = MOST) -> int:
+    if type(told) is not int or not 0 <= told <= most:
+        raise WireError(f"a number of rows is {told!r:.60}")
+    return told
 
 
 def kept_in(answer: Message) -> Kept | None:
@@ -80,22 +99,24 @@ def kept_in(answer: Message) -> Kept | None:
     return Kept(kept["outcome"], done=kept["done"])
 
 
-def counts_in(answer: Message) -> Sequence[tuple[Value, int]]:
+def counts_in(answer: Message, schema: Schema, ref: Ref) -> Sequence[tuple[Value, int]]:
+    types = _types_of(schema, ref)
     found = []
     for pair in _listed(answer.facts.get("counts"), "counts"):
-        if type(pair) is not list or len(pair) != 2 or type(pair[1]) is not int:
+        if type(pair) is not list or len(pair) != 2:
             raise WireError(f"a count is {pair!r:.60}")
-        found.append((_value(pair[0]), pair[1]))
+        found.append((_value(pair[0], types), _count(pair[1])))
     return found
 
 
-def bounds_in(answer: Message) -> tuple[Value, Value] | None:
+def bounds_in(answer: Message, schema: Schema, ref: Ref) -> tuple[Value, Value] | None:
+    types = _types_of(schema, ref)
     found = answer.facts.get("bounds", ())
     if found is None:
         return None
     if type(found) is not list or len(found) != 2:
         raise WireError(f"the bounds are {found!r:.60}")
-    return _value(found[0]), _value(found[1])
+    return _value(found[0], types), _value(found[1], types)
 
 
 def stats_in(answer: Message, backend: str) -> TableStats:
@@ -115,8 +136,15 @@ def versions_in(answer: Message) -> list[Mapping[str, Any]]:
     return [_typed(one, {}, "a version") for one in listed]
 
 
-def _value(value: Any) -> Value:
-    if type(value) not in (str, int, float, bool, datetime) or value != value:
+def _types_of(schema: Schema, ref: Ref) -> tuple[type, ...]:
+    """The types that the values of a field, of "id" or of a payload key have in an answer."""
+    if ref.path:
+        return (str, int, float, bool)
+    return _TYPES["text" if ref.name == "id" else schema.fields[ref.name].item_kind]
+
+
+def _value(value: Any, types: tuple[type, ...]) -> Value:
+    if type(value) not in types or value != value:
         raise WireError(f"a value is {value!r:.60}, which no row can have")
     return value  # type: ignore[no-any-return]  # it is one of those
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -165,10 +166,10 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
     ) -> int:
         facts = {**_of(table), "skipExisting": skip_existing}
-        return await self._write(answers.count_in, "insert", facts, rows)
+        return await self._write(_at_most(rows.num_rows), "insert", facts, rows)
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(answers.count_in, "upsert", _of(table), rows)
+        await self._write(_at_most(rows.num_rows), "upsert", _of(table), rows)
 
     async def update(
         self,
@@ -197,14 +198,14 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             "ids": None if ids is None else list(ids), "where": await _text(where),
         }  # fmt: skip
         size = effort + len(ids or ())
-        return await self._write(answers.count_in, "update", facts, rows, size=size)
+        return await self._write(_at_most(ids), "update", facts, rows, size=size)
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
         rows = pa.table({table.schema.vector: from_matrix(vectors)})
         facts = {**_of(table), "ids": list(ids)}
-        return await self._write(answers.count_in, "set_vectors", facts, rows, size=len(ids))
+        return await self._write(_at_most(ids), "set_vectors", facts, rows, size=len(ids))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
@@ -212,7 +213,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {
             **_of(table), "ids": None if ids is None else list(ids), "where": await _text(where)
         }  # fmt: skip
-        return await self._write(answers.count_in, "delete", facts, size=len(ids or ()))
+        return await self._write(_at_most(ids), "delete", facts, size=len(ids or ()))
 
     async def kept(self, key: WriteKey) -> Kept | None:
         return await self._ask(answers.kept_in, "kept", {"key": _key(key)})
@@ -298,13 +299,15 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts = {
             **_of(table), "field": _name_of(ref), "where": await _text(where), "limit": limit
         }  # fmt: skip
-        return await self._ask(answers.counts_in, "value_counts", facts)
+        counts = partial(answers.counts_in, schema=table.schema, ref=ref)
+        return await self._ask(counts, "value_counts", facts)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
         facts = {**_of(table), "field": _name_of(ref), "where": await _text(where)}
-        return await self._ask(answers.bounds_in, "bounds", facts)
+        bounds = partial(answers.bounds_in, schema=table.schema, ref=ref)
+        return await self._ask(bounds, "bounds", facts)
 
     # Upkeep
 
@@ -417,6 +420,13 @@ def _found(
 
 def _key(key: WriteKey) -> dict[str, str]:
     return {"name": key.name, "digest": key.digest.hex()}
+
+
+def _at_most(rows: int | Sequence[str] | None) -> Callable[[Message], int]:
+    """What reads the number of rows that a write was about, of which these were asked for."""
+    if rows is None:
+        return answers.count_in
+    return partial(answers.count_in, most=rows if isinstance(rows, int) else len(rows))
 
 
 def _of(table: TableHandle) -> dict[str, Any]:

@@ -367,17 +367,17 @@ class _Tries:
         error: AiovecError
         self._client.look_again()
         if isinstance(exc, RefusedError):
-            wait = max(next(self._waits), exc.after or 0.0)
             left = self.patience.left()
+            # The last try is at the end of the time, unless the server wants a longer wait.
+            wait = max(min(next(self._waits), left), exc.after or 0.0)
             error = self.patience.error(str(exc))
         else:
             # Since the first loss: the call itself may have taken longer than all tries may.
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = -1.0 if exc.silent else self._lost_since + self._reconnects - now
-            # What a proxy asks for may be a guess: the last try is at the end of the time.
-            wait = next(self._waits)
-            wait = max(wait, min(exc.after or 0.0, left))
+            # Here too: what a proxy asks for may be a guess.
+            wait = min(max(next(self._waits), exc.after or 0.0), left)
             error = self._client.lost(exc)
             self.may_be_done |= exc.sent and self._writes
         if self.may_be_done:
@@ -385,7 +385,7 @@ class _Tries:
             if not self._client.repeats_writes:
                 raise error from exc
         self._check_open(exc)
-        if wait > left:
+        if left <= 0 or wait > left:
             raise error from exc
         await asyncio.sleep(wait)
         self._check_open(exc)

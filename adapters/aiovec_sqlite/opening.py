@@ -84,9 +84,7 @@ class OpenFile:
             raise StoreReplacedError(self.target, f"the file was {what}{_REACHED}")
         # As long as a process has the file open, SQLite leaves its WAL where it is.
         if self.wal is not None and _inode(self.wal_path) != self.wal:
-            raise StoreReplacedError(
-                self.target, f"its WAL {self.wal_path} was removed{_REACHED}"
-            )
+            raise StoreReplacedError(self.target, f"its WAL {self.wal_path} was removed{_REACHED}")
         if self.unchanged is not None and (
             self.unchanged != _state(self.target) or _inode(self.wal_path) is not None
         ):

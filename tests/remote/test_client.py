@@ -8,6 +8,7 @@ import email.utils
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -259,10 +260,51 @@ async def test_a_busy_server_after_a_lost_answer_leaves_the_outcome_unknown(fake
 
 async def test_a_write_with_an_answer_of_garbage_may_be_done(fake: Fake) -> None:
     async with store_of(fake) as store:
-        for answer in (http(b"?"), told(Message()), told(Message({"count": -1}))):
+        for answer in (
+            http(b"?"),
+            told(Message()),
+            *(told(Message({"count": n})) for n in (-1, 2)),
+        ):
             fake.answers["delete"] = [answer]
             with pytest.raises(OutcomeUnknownError):
                 await store.delete("notes", ["a"])
+        fake.answers["insert"] = [told(Message({"count": 2}))]
+        with pytest.raises(OutcomeUnknownError):
+            await store.insert("notes", [{"id": "a", "embedding": VECTOR}])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("year", "x"), ("year", 1.5), ("year", True), ("year", datetime(2020, 1, 1, tzinfo=UTC)),
+        ("score", "x"), ("score", float("nan")), ("name", 1), ("id", 1), ("payload.k", [1]),
+    ],
+)  # fmt: skip
+async def test_values_that_the_field_cannot_have(fake: Fake, field: str, value: Any) -> None:
+    async with store_of(fake) as store:
+        fake.answers["value_counts"] = [told(Message({"counts": [[value, 1]]}))]
+        with pytest.raises(CorruptStoreError):
+            await store.distinct("notes", field)
+        fake.answers["bounds"] = [told(Message({"bounds": [value, value]}))]
+        with pytest.raises(CorruptStoreError):
+            await store.bounds("notes", field)
+
+
+async def test_numbers_and_names_that_no_store_has(fake: Fake) -> None:
+    async with store_of(fake) as store:
+        for count in (-1, 2**63, True, 1.0):
+            fake.answers |= {
+                "count": [told(Message({"count": count}))],
+                "value_counts": [told(Message({"counts": [[1, count]]}))],
+            }
+            with pytest.raises(CorruptStoreError):
+                await store.count("notes")
+            with pytest.raises(CorruptStoreError):
+                await store.distinct("notes", "year")
+        for name in ("../x", "", "A b"):
+            fake.answers["tables"] = [told(Message({"tables": ["notes", name]}))]
+            with pytest.raises(CorruptStoreError):
+                await store.tables()
 
 
 async def test_a_write_that_a_stopping_server_ended_may_be_done(fake: Fake) -> None:
@@ -340,6 +382,20 @@ async def test_the_time_to_reconnect_begins_with_the_loss(
         with pytest.raises(AiovecError, match="did not answer"):
             await store.count("notes")
     assert len(fake.calls("count")) == 4
+
+
+async def test_the_last_try_is_at_the_end_of_the_time(fake: Fake) -> None:
+    """It was given up after as little as half of it."""
+    tries: list[float] = []
+
+    async def lost(*_: Any) -> None:
+        tries.append(time.monotonic())
+
+    fake.answers["count"] = [lost]
+    async with store_of(fake, QUICK.model_copy(update={"reconnect_timeout": 0.7})) as store:
+        with pytest.raises(AiovecError, match="did not answer"):
+            await store.count("notes")
+    assert tries[-1] - tries[0] >= 0.7
 
 
 async def test_a_silent_server_is_not_waited_for_again(fake: Fake) -> None:

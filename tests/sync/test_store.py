@@ -372,6 +372,49 @@ def test_a_process_ends_without_closing(last: str, tmp_path: Path) -> None:
     assert done.returncode == (3 if last else 0)
 
 
+AT_THE_END = """
+import sys
+from aiovec import AiovecError, Schema, sync
+
+class Notes:
+    def __init__(self):
+        self.store = sync.connect(sys.argv[1])
+        self.store.create_table("notes", Schema(4))
+        self.what = sys.argv[2]
+
+    def __del__(self):
+        assert sys.is_finalizing()
+        if self.what == "close":
+            self.store.close()
+        else:
+            try:
+                self.store.count("notes")
+            except AiovecError as exc:
+                print(type(exc).__name__)
+
+def opened():
+    with sync.connect(sys.argv[1]) as store:
+        yield store
+
+if sys.argv[2] == "generator":
+    kept = opened()
+    next(kept)
+else:
+    kept = Notes()
+"""
+
+
+@pytest.mark.parametrize("what", ["close", "count", "generator"])
+def test_a_store_that_the_ending_interpreter_collects(what: str, tmp_path: Path) -> None:
+    """Its thread is halted by then: to wait for it was to wait for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, str(tmp_path / "notes.db"), what],
+        timeout=60, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("StoreClosedError\n" if what == "count" else "")
+
+
 # Interruption
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, wait
@@ -52,6 +53,12 @@ class Portal:
     def forked(self) -> bool:
         """True in a child process after a fork, where the portal's thread does not exist."""
         return os.getpid() != self._process
+
+    @property
+    def gone(self) -> bool:
+        """True where the portal's thread runs no more, and cannot be asked: behind a fork, and
+        while the interpreter ends, which has halted it."""
+        return self.forked or sys.is_finalizing()
 
     @property
     def is_current(self) -> bool:
@@ -123,7 +130,7 @@ class Portal:
 
     def stop(self) -> None:
         """Cancel what still runs and end the thread. May be called twice, and after a fork."""
-        if self.forked:
+        if self.gone:
             return
         with self._lock:
             self._stopped = True
@@ -133,8 +140,11 @@ class Portal:
             self._thread.join()
 
     def _check(self) -> None:
-        if self.forked:  # before the lock, which another thread may have held at the fork
+        # Before the lock, which another thread may have held at the fork or when it was halted.
+        if self.forked:
             raise StoreClosedError(self.target, FORKED)
+        if self.gone:
+            raise StoreClosedError(self.target, "the interpreter is ending")
 
     def _start(self, running: _Running[_T]) -> None:
         with self._lock:

@@ -192,7 +192,7 @@ class Store(_Blocking[AsyncStore]):
 
     def _end(self, close: Callable[[], Awaitable[None]]) -> None:
         self._finalizer.detach()
-        if self._portal.forked or self._portal.stopped:
+        if self._portal.gone or self._portal.stopped:
             return
         try:
             self._portal.run(close)
@@ -260,7 +260,7 @@ async def aio(store: Store, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
 
 def _abandoned(store: AsyncStore, portal: Portal) -> None:
     """Close a store that was collected without that. Waits for nothing."""
-    if portal.forked or portal.stopped:
+    if portal.gone or portal.stopped:
         return
 
     async def close() -> None:
