@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ._core.redaction import URL, redacted
 from ._plugins import backends, plugins
-from .errors import ConfigError
+from .errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from ._core.plugin import BackendPlugin, Location
@@ -138,6 +138,22 @@ def path_of_url(text: str) -> str:
 def _without_slash_before_drive(path: str) -> str:
     """On Windows ``/C:/data`` means ``C:/data``."""
     return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:([/\\]|$)", path) else path
+
+
+def path_of_copy(text: str, argument: str) -> str:
+    """The path of a backup: one may write it as the target that opens it.
+
+    InvalidArgumentError for a URL that leads elsewhere: as a path it would mean a folder "s3:".
+    """
+    if not is_url(text):
+        return text
+    location = locate(text)
+    if location.path is None:
+        raise InvalidArgumentError(
+            argument, redacted(text),
+            "a path on this machine; a backup is brought elsewhere as any other folder or file",
+        )  # fmt: skip
+    return str(location.path)
 
 
 def is_url(text: str) -> bool:

@@ -345,3 +345,28 @@ async def test_a_folder_of_lancedb(tmp_path: Path) -> None:
         await aiovec.restore(kept / "t.lance", target)
     assert await names_in(tmp_path) == sorted(["backup", kept.name, "notes"])
     assert await ids_in(target) == ["a", "b"]
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "lancedb"])
+async def test_a_backup_may_be_named_as_the_target_that_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """And where nothing can be put, no folder of that name is made here."""
+    if scheme == "lancedb":
+        pytest.importorskip("lancedb")
+    await to_thread(monkeypatch.chdir, tmp_path)
+    source, copy, target = (f"{scheme}://{tmp_path}/{name}.db" for name in ("a", "b", "c"))
+    async with aiovec.connect(source) as store:
+        await store.create_table("t", SCHEMA)
+        await store.insert("t", rows("a", "b"))
+        await store.backup(copy)
+        for elsewhere in ("s3://bucket/copy", "http://127.0.0.1:1/", "memory://"):
+            with pytest.raises(InvalidArgumentError, match="a path on this machine"):
+                await store.backup(elsewhere)
+        with pytest.raises(ConfigError, match="no backend here answers to nosuch://"):
+            await store.backup("nosuch://copy")
+    await aiovec.restore(copy, target)
+    with pytest.raises(InvalidArgumentError, match="a path on this machine"):
+        await aiovec.restore("s3://bucket/copy", target, overwrite=True)
+    assert await ids_in(target) == ["a", "b"]
+    assert await names_in(tmp_path) == ["a.db", "b.db", "c.db"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._embed.checks import check_embedders
-from .._locate import local_path, locate, locate_configured, locate_path
+from .._locate import local_path, locate, locate_configured, locate_path, path_of_copy
 from .._plugins import create_backend, plugin_of
 from ..errors import AiovecError, ConfigError, UnsupportedError
 from .contract import Restores
@@ -354,7 +354,10 @@ async def restore(
 
 
 def _resolved(backup: PathText, source: Origin) -> tuple[Path, Backend]:
-    path = Path(os.path.abspath(os.path.expanduser(_text_of(backup, "backup"))))
+    text = _text_of(backup, "backup")
+    if isinstance(backup, str):
+        text = path_of_copy(text, "backup")
+    path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
         raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
     return path, source.resolve_first().backend

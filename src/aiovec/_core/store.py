@@ -56,6 +56,7 @@ from .._input.types import (
     Vectors,
     Where,
 )
+from .._locate import path_of_copy
 from .._telemetry.events import Embedding, Operation, watch, watch_batches, watch_embedding
 from ..errors import (
     DuplicateIdError,
@@ -1587,6 +1588,8 @@ def _absolute(path: str | Path) -> Path:
         raise InvalidArgumentError("path", path, "valid Unicode") from exc
     if "\0" in str(path):
         raise InvalidArgumentError("path", path, "without NUL")
+    if isinstance(path, str):
+        path = path_of_copy(path, "path")
     try:
         target = Path(path).expanduser().absolute()
         target.lstat()
