@@ -59,10 +59,14 @@ class OpenFile:
     unchanged: _State | None = None
 
     @classmethod
-    def of(cls, path: Path, db: sqlite3.Connection, *, read_only: bool = False) -> OpenFile:
-        """The file that a connection has just opened."""
+    def of(
+        cls, path: Path, db: sqlite3.Connection, patience: float = 0.0, *, read_only: bool = False
+    ) -> OpenFile:
+        """The file that a connection has just opened; ``patience`` in seconds is for others that
+        hold it, such as one that is the last to close it."""
         # SQLite makes the WAL when it first reads.
-        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        deadline = time.monotonic() + patience
+        _patiently(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone(), path, deadline)
         # A link that leads elsewhere is noticed, but the WAL lies beside the file itself.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))

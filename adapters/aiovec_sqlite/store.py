@@ -161,8 +161,9 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         await connection.run(lambda _: has_fts5())  # known from now on, without a look
         if not in_memory:
             with translated(self._target):
+                path, patience = Path(self._target), self._settings.busy_timeout
                 self._file = await connection.run(
-                    partial(OpenFile.of, Path(self._target), read_only=self.read_only)
+                    lambda db: OpenFile.of(path, db, patience, read_only=self.read_only)
                 )
         turn: Callable[[], Share] | None = None
         aside: Callable[[], AbstractAsyncContextManager[Read]]

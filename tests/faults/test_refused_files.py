@@ -7,11 +7,13 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.sqlite.support import (
@@ -21,13 +23,16 @@ from tests.sqlite.support import (
     files_of,
     names_in,
     opened,
+    python,
     run_code,
     sql,
 )
 
 import aiovec
 from aiovec import AiovecError, CorruptStoreError, VectorStore
+from aiovec_sqlite.driver import load_driver
 from aiovec_sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
+from aiovec_sqlite.opening import OpenFile
 
 
 async def make_store(path: Path, rows: int = 400) -> None:
@@ -361,6 +366,33 @@ async def test_a_link_to_a_store(tmp_path: Path) -> None:
             assert await other.tables() == ["notes"]
 
 
+async def test_an_opening_waits_for_who_recovers_the_wal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As four processes that create one file may. It was refused at once, now and then."""
+    path, plain, refused = tmp_path / "notes.db", OpenFile.of, [0]
+
+    class Busy:
+        def __init__(self, db: Any) -> None:
+            self._db = db
+
+        def execute(self, statement: str) -> Any:
+            if refused[0] < 5:
+                refused[0] += 1
+                error = load_driver().OperationalError("database is locked")
+                error.sqlite_errorcode = 261  # SQLITE_BUSY_RECOVERY
+                raise error
+            return self._db.execute(statement)
+
+    def of(path: Path, db: Any, *args: Any, **options: Any) -> OpenFile:
+        return plain(path, Busy(db), *args, **options)
+
+    monkeypatch.setattr(OpenFile, "of", of)
+    async with opened(path) as store:
+        assert await store.tables() == []
+    assert refused == [5]
+
+
 CREATE = """
 import asyncio, sys
 import aiovec, aiovec._core.store, aiovec._input.rows, aiovec_sqlite.store
@@ -376,10 +408,6 @@ asyncio.run(main())
 
 def test_processes_that_create_the_same_file_at_once(tmp_path: Path) -> None:
     """Fifteen files, in each of which four processes meet."""
-    import subprocess
-
-    from tests.sqlite.support import python
-
     paths = [str(tmp_path / f"{n}.db") for n in range(15)]
     several = [
         python("-c", CREATE, str(n), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
