@@ -88,6 +88,7 @@ class Connections:
             _of_parents.append(self)
             return
         idle = [protocol for kept in list(connector._conns.values()) for protocol, _ in kept]
+        protocol = transport = None
         with _without_warnings():
             for protocol in {*idle, *connector._acquired}:
                 transport = protocol.transport
@@ -109,6 +110,13 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self, is_server: Callable[[int | None], bool] | None, **options: Any) -> None:
         super().__init__(**options)
         self._is_server = is_server
+        self._process = os.getpid()
+
+    def __del__(self, *_: Any) -> None:
+        # In a forked child it may be collected before ``abandon`` is called: to close what is the
+        # parent's would take it out of the epoll that both share.
+        if os.getpid() == self._process:
+            super().__del__()
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
         connection = await super().connect(req, traces, timeout)

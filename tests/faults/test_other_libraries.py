@@ -49,7 +49,7 @@ TOUCHES = {
     "optimize": "await store.optimize('t')",
     "a search": "await store.search('t', [1, 2, 3, 4])",
     "a plan to move": (
-        "await aiovec_migrate.plan(path, path + '.lance')"
+        "await aiovec_migrate.plan(path, 'lancedb://' + path + '.lance')"
     ),
 }  # fmt: skip
 
