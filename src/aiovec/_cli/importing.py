@@ -217,7 +217,7 @@ def _taking_texts(
 
     Another process may drop it meanwhile: the table is made again then, as it was.
     """
-    from .._transfer.arrow_rows import needs_no_vectors
+    from .._input.rows import may_lack_vectors
     from .._transfer.sources import legal_table_name
 
     async def look() -> Schema | None:
@@ -228,7 +228,7 @@ def _taking_texts(
             return None
 
     schema = run(look())
-    return schema if schema is not None and needs_no_vectors(schema) else None
+    return schema if schema is not None and may_lack_vectors(schema) else None
 
 
 def _open(

@@ -420,7 +420,7 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> p
             ids[row] = new
     place = _place_by(ids)
     for row, m in enumerate(mappings):
-        if not _may_lack_vectors(schema) and m.get(schema.vector) is None:
+        if not may_lack_vectors(schema) and m.get(schema.vector) is None:
             raise InvalidVectorError(
                 f"is missing (key {schema.vector!r})", row=row, id=place(row)[1]
             )
@@ -569,17 +569,17 @@ class _LazyIds(Sequence[Any]):
 def _required(schema: Schema, make_ids: bool) -> list[str]:
     """The names of the columns that rows need; an embedder makes the vectors that are missing."""
     needed = [] if make_ids else ["id"]
-    return needed if _may_lack_vectors(schema) else [*needed, schema.vector]
+    return needed if may_lack_vectors(schema) else [*needed, schema.vector]
 
 
-def _may_lack_vectors(schema: Schema) -> bool:
+def may_lack_vectors(schema: Schema) -> bool:
     """Return whether rows may come without a vector."""
     return schema.embed is not None or schema.vector_nullable
 
 
 def _vector_column(given: Any, count: int, schema: Schema, place: Place) -> pa.Array:
     """The vectors of rows as a column; null where there is none, or an embedder has to make one."""
-    if not _may_lack_vectors(schema):
+    if not may_lack_vectors(schema):
         return from_matrix(_matrix(given, schema, place))
     missing = np.ones(count, dtype=bool)
     if isinstance(given, pa.Array):

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from .._arrow import is_list
 from .._core.schema import Field, Schema, check_field_name
+from .._input.rows import may_lack_vectors
 from ..errors import AiovecError, ConfigError, InvalidArgumentError
 from .sources import Hints
 
@@ -35,7 +36,7 @@ def suggested_schema(
             return schema, (), _omitted(f.name for f in found if _is_binary(f.type))
     if hints.vector_column is None and not any(_is_vector(f.type) for f in found):
         target = known()
-        if target is not None and needs_no_vectors(target):
+        if target is not None and may_lack_vectors(target):
             return target, (), _omitted(f.name for f in found if _is_binary(f.type))
     vector = _vector_column(found, hints)
     kind = found.field(vector).type
@@ -62,11 +63,6 @@ def suggested_schema(
             f"kept in the payload, because their name or type suits no field: {', '.join(kept)}"
         )
     return Schema(dim, vector=_legal(vector), fields=fields), tuple(notes), _omitted(dropped)
-
-
-def needs_no_vectors(schema: Schema) -> bool:
-    """Return whether a table takes rows that have none."""
-    return schema.embed is not None or schema.vector_nullable
 
 
 def _omitted(names: Iterable[str]) -> tuple[str, ...]:
@@ -127,7 +123,7 @@ class Fitting:
         )
         self._names: dict[str, str] = {id_column: "id"}
         # Else an embedder makes the vectors, or the rows have none.
-        if vector in found.names or not needs_no_vectors(target):
+        if vector in found.names or not may_lack_vectors(target):
             self._names[vector] = target.vector
         for column in found:
             if column.name in self._names or _is_binary(column.type):

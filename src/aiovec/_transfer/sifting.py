@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from .._arrays import BoolArray
 from .._arrow import is_list, is_number
 from .._core.schema import Embed, Schema
-from .._input.rows import repeated_ids, to_table
+from .._input.rows import may_lack_vectors, repeated_ids, to_table
 from ..errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
 from .sources import Chunk, Reject
 
@@ -150,8 +150,8 @@ def _without_bad_vectors(
     rows: Any, places: Sequence[int | str], schema: Schema
 ) -> tuple[Any, Sequence[int | str], list[Reject]]:
     """The rows whose vectors can be taken, and a reject for each of the others."""
-    may_lack = schema.vector_nullable or schema.embed is not None
-    if may_lack and isinstance(rows, (pa.Table, Mapping)) and schema.vector not in _names_of(rows):
+    without = isinstance(rows, (pa.Table, Mapping)) and schema.vector not in _names_of(rows)
+    if without and may_lack_vectors(schema):
         return rows, places, []
     if isinstance(rows, pa.Table):
         faults = _faults_of_column(rows.column(schema.vector), schema)
@@ -174,8 +174,7 @@ def _faults_of_column(column: pa.ChunkedArray, schema: Schema) -> dict[int, str]
     if not (is_list(kind) and is_number(kind.value_type)):
         return {}
     there = column.is_valid().to_numpy()
-    may_lack = schema.vector_nullable or schema.embed is not None
-    missing = [] if may_lack else np.flatnonzero(~there).tolist()
+    missing = [] if may_lack_vectors(schema) else np.flatnonzero(~there).tolist()
     faults = dict.fromkeys(missing, "the vector is missing")
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     wrong = there & (lengths != schema.dim)
