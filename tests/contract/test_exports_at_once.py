@@ -47,6 +47,24 @@ async def test_a_ninth_waits_for_its_turn(tmp_path: Path, backend: str) -> None:
         assert (await ninth).num_rows == 10
 
 
+async def test_who_waits_and_is_cancelled_twice_keeps_nobody_waiting(
+    tmp_path: Path, backend: str
+) -> None:
+    async with opened(tmp_path, backend, 60) as store:
+        exports = await nine_exports(store)
+        left = [asyncio.ensure_future(anext(store.export("t"))) for _ in range(4)]
+        last = asyncio.ensure_future(anext(exports[8]))
+        await asyncio.wait({last}, timeout=0.1)
+        for task in left:
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait(left)
+        assert all(task.cancelled() for task in left)
+        await exports[0].aclose()
+        assert (await asyncio.wait_for(last, 20)).num_rows == 10
+
+
 async def test_a_ninth_is_told_what_it_waited_for(tmp_path: Path, backend: str) -> None:
     async with opened(tmp_path, backend, 0.2) as store:
         exports = await nine_exports(store)
