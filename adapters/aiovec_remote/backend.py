@@ -55,10 +55,11 @@ from aiovec.backend import (
     write_admission,
     write_key,
 )
-from aiovec.errors import StoreClosedError, UnsupportedError
+from aiovec.errors import AiovecError, OutcomeUnknownError, StoreClosedError, UnsupportedError
 
 from . import answers
 from .client import Client
+from .refusals import StaleRepeatError
 from .settings import RemoteSettings
 
 _T = TypeVar("_T")
@@ -68,6 +69,11 @@ _WRITES_AT_ONCE = 1024
 # Characters of a filter that take as long to write as one value does to check.
 _CHARACTERS_A_VALUE = 32
 _NUMBERS_A_VALUE = 16
+# States of a table that one write is asked for.
+_MOST_STATES = 5
+_OF_SCHEMAS = frozenset(
+    ("add_field", "create_field_index", "drop_field", "drop_field_index", "rename_field")
+)
 # Writing a filter and its kind of search takes as long as so many values.
 _EFFORT_OF_A_FILTER = 20
 
@@ -136,26 +142,25 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         await self._write(answers.nothing, "drop_table", {"table": name}, long=True)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        facts = {**_of(table), "name": name, "field": field.to_dict()}
-        await self._write(answers.nothing, "add_field", facts, long=True)
+        facts = {"name": name, "field": field.to_dict()}
+        await self._write(answers.nothing, "add_field", facts, on=table, long=True)
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        facts = {**_of(table), "field": field, "kind": kind}
-        await self._write(answers.nothing, "create_field_index", facts, long=True)
+        facts = {"field": field, "kind": kind}
+        await self._write(answers.nothing, "create_field_index", facts, on=table, long=True)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
-        facts = {**_of(table), "field": field, "kind": kind}
-        await self._write(answers.nothing, "drop_field_index", facts, long=True)
+        facts = {"field": field, "kind": kind}
+        await self._write(answers.nothing, "drop_field_index", facts, on=table, long=True)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        await self._write(answers.nothing, "drop_field", {**_of(table), "field": field}, long=True)
+        await self._write(answers.nothing, "drop_field", {"field": field}, on=table, long=True)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        await self._write(
-            answers.nothing, "rename_field", {**_of(table), "field": old, "new": new}, long=True
-        )
+        facts = {"field": old, "new": new}
+        await self._write(answers.nothing, "rename_field", facts, on=table, long=True)
 
     # Writing
 
@@ -165,11 +170,11 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     async def insert(
         self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
     ) -> int:
-        facts = {**_of(table), "skipExisting": skip_existing}
-        return await self._write(_at_most(rows.num_rows), "insert", facts, rows)
+        facts = {"skipExisting": skip_existing}
+        return await self._write(_at_most(rows.num_rows), "insert", facts, rows, on=table)
 
     async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(_at_most(rows.num_rows), "upsert", _of(table), rows)
+        await self._write(_at_most(rows.num_rows), "upsert", {}, rows, on=table)
 
     async def update(
         self,
@@ -193,27 +198,25 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         ]
         effort = effort_of(dict(values)) + effort_of(changes)
         facts = {
-            **_of(table), "values": dict(values),
+            "values": dict(values),
             "payload": await off_loop(effort, json.dumps, changes),
             "ids": None if ids is None else list(ids), "where": await _text(where),
         }  # fmt: skip
         size = effort + len(ids or ())
-        return await self._write(_at_most(ids), "update", facts, rows, size=size)
+        return await self._write(_at_most(ids), "update", facts, rows, on=table, size=size)
 
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
         rows = pa.table({table.schema.vector: from_matrix(vectors)})
-        facts = {**_of(table), "ids": list(ids)}
-        return await self._write(_at_most(ids), "set_vectors", facts, rows, size=len(ids))
+        facts = {"ids": list(ids)}
+        return await self._write(_at_most(ids), "set_vectors", facts, rows, on=table, size=len(ids))
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        facts = {
-            **_of(table), "ids": None if ids is None else list(ids), "where": await _text(where)
-        }  # fmt: skip
-        return await self._write(_at_most(ids), "delete", facts, size=len(ids or ()))
+        facts = {"ids": None if ids is None else list(ids), "where": await _text(where)}
+        return await self._write(_at_most(ids), "delete", facts, on=table, size=len(ids or ()))
 
     async def kept(self, key: WriteKey) -> Kept | None:
         return await self._ask(answers.kept_in, "kept", {"key": _key(key)})
@@ -318,14 +321,14 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         return await self._ask(read, "stats", _of(table), long=True)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._write(answers.nothing, "optimize", _of(table), long=True)
+        await self._write(answers.nothing, "optimize", {}, on=table, long=True)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         self._need("indexes")
-        facts = {**_of(table), "kind": kind, "wait": wait, "options": dict(options)}
-        await self._write(answers.nothing, "create_index", facts, long=True)
+        facts = {"kind": kind, "wait": wait, "options": dict(options)}
+        await self._write(answers.nothing, "create_index", facts, on=table, long=True)
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         self._need("indexes")
@@ -333,7 +336,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         self._need("indexes")
-        await self._write(answers.nothing, "drop_index", {**_of(table), "name": name}, long=True)
+        await self._write(answers.nothing, "drop_index", {"name": name}, on=table, long=True)
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         self._need("snapshots")
@@ -341,7 +344,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
 
     async def restore(self, table: TableHandle, version: int) -> None:
         self._need("snapshots")
-        await self._write(answers.nothing, "restore", {**_of(table), "version": version}, long=True)
+        await self._write(answers.nothing, "restore", {"version": version}, on=table, long=True)
 
     # Inside
 
@@ -358,23 +361,24 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         *,
         size: int = 0,
         long: bool = False,
-        writes: bool = False,
+        key: str | None = None,
+        retried: bool = False,
     ) -> _T:
-        """Return what ``read`` finds in the answer. ``size`` is the number of values in facts."""
+        """Return what ``read`` finds in the answer. ``size`` is the number of values in facts.
+
+        With a ``key`` it is a write.
+        """
         self._check_process()
         if self._client.store_mark != self._mark:
             await self._look(tries=True)
-        key = None
-        if writes:
-            key = uuid.uuid4().hex
-            if (given := write_key()) is not None:  # this store's own caller repeats the write
-                facts = {**facts, "key": _key(given)}
         message = Message(facts, rows)
-        answer = await self._client.ask(call, message, key=key, size=size, long=long)
+        answer = await self._client.ask(
+            call, message, key=key, size=size, long=long, retried=retried
+        )
         try:
             return await off_loop(_effort(answer), read, answer)
         except WireError as exc:
-            raise self._client.unreadable(exc, writes=writes) from exc
+            raise self._client.unreadable(exc, writes=key is not None) from exc
 
     async def _write(
         self,
@@ -383,12 +387,43 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
         facts: Mapping[str, Any],
         rows: pa.Table | None = None,
         *,
+        on: TableHandle | None = None,
         size: int = 0,
         long: bool = False,
     ) -> _T:
+        """Write, ``on`` a table in the state that its handle says."""
         if self.read_only:
             raise UnsupportedError(call, self.name, f"{self.target} was opened with read_only=True")
-        return await self._ask(read, call, facts, rows, size=size, long=long, writes=True)
+        if (given := write_key()) is not None:  # this store's own caller repeats the write
+            facts = {**facts, "key": _key(given)}
+        ask = partial(self._ask, read, call, rows=rows, size=size, long=long)
+        if on is None:
+            return await ask(facts, key=uuid.uuid4().hex)
+        state = on
+        for number in range(_MOST_STATES):
+            # A new key each time: with another state it is another request.
+            key = uuid.uuid4().hex
+            try:
+                return await ask({**facts, **_of(state)}, key=key, retried=number > 0)
+            except StaleRepeatError:
+                state = await self._opened_again(on, call)
+        reason = f"the table {on.name!r} is being altered all the time"
+        raise OutcomeUnknownError(self.target, reason)
+
+    async def _opened_again(self, table: TableHandle, call: str) -> TableHandle:
+        """Return the table in the state that a write which may have been done is repeated for.
+
+        A cut-over has led the server to another store, which cannot know the key of the write.
+        There the rows tell whether it was done, or the schema.
+        """
+        try:
+            found = await self.open_table(table.name)
+        except AiovecError as exc:
+            raise OutcomeUnknownError(self.target, str(exc)) from exc
+        if found.schema != table.schema and call not in _OF_SCHEMAS:
+            reason = f"the table {table.name!r} was altered before the call could be repeated"
+            raise OutcomeUnknownError(self.target, reason)
+        return found
 
     def _need(self, ability: str) -> None:
         if not self.supports(ability):

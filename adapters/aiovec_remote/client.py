@@ -26,6 +26,7 @@ from aiovec.backend import (
     Message,
     Patience,
     PerLoop,
+    StaleTableError,
     WireError,
     effort_of_body,
     effort_of_message,
@@ -50,6 +51,7 @@ from .refusals import (
     LateError,
     LostError,
     RefusedError,
+    StaleRepeatError,
     TooLargeError,
     json_object,
     not_a_server,
@@ -104,15 +106,17 @@ class Client:
     async def ask(
         self, call: str, message: Message, *,
         key: str | None = None, size: int = 0, long: bool = False, tries: bool = True,
+        retried: bool = False,
     ) -> Message:  # fmt: skip
         """Return the answer to a call that reads; to one that writes, under its key.
 
         ``size`` is the number of values in the facts. ``long`` calls may take any time. Without
-        ``tries`` a server that cannot be reached is an error at once.
+        ``tries`` a server that cannot be reached is an error at once. ``retried`` says of a write
+        that it may have been done by an earlier call.
         """
         self.check_open()
         kind, body = await off_loop(size + effort_of_message(message), pack, message)
-        made = _Tries(self, writes=key is not None, once=not tries)
+        made = _Tries(self, writes=key is not None, once=not tries, may_be_done=retried)
         async with self._turns.share(0, made.patience):
             self.check_open()
             if key is None:
@@ -132,10 +136,19 @@ class Client:
                 return await self._try(call, kind, body, key, long=long, retried=tries.may_be_done)
             except (RefusedError, LostError) as exc:
                 await tries.wait_after(exc)
+            except StaleTableError:
+                if tries.may_be_done:
+                    raise StaleRepeatError from None
+                raise
             except LateError as exc:
                 if key is not None:
                     raise OutcomeUnknownError(self.target, str(exc)) from exc
                 raise tries.patience.error(str(exc)) from exc
+            except AiovecError as exc:
+                # Who refuses the repeat for no reason of a store's knows nothing of the lost try.
+                if tries.may_be_done and type(exc) in (AiovecError, ConfigError):
+                    raise OutcomeUnknownError(self.target, str(exc)) from exc
+                raise
 
     def lost(self, exc: LostError) -> AiovecError:
         """Return the error for a call that had no answer, and changed nothing."""
@@ -352,8 +365,10 @@ class _Count:
 class _Tries:
     """The tries of one call: the waits between them, and the error when there is no further one."""
 
-    def __init__(self, client: Client, *, writes: bool = False, once: bool = False) -> None:
-        self.may_be_done = False
+    def __init__(
+        self, client: Client, *, writes: bool = False, once: bool = False, may_be_done: bool = False
+    ) -> None:
+        self.may_be_done = may_be_done
         """True if the write may have been done by a try that had no answer."""
         self.patience = Patience(client.settings.busy_timeout)
         self._client = client

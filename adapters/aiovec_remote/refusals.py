@@ -29,6 +29,10 @@ class LostError(Exception):
         super().__init__(reason)
 
 
+class StaleRepeatError(StaleTableError):
+    """A write that may have been done was repeated, and the table is in another state now."""
+
+
 class RefusedError(Exception):
     """An answer by which the server did nothing and may do it later."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pytest
 from tests.remote.fake import SCHEMA, Fake, fake_server, http, opened, problem, told
 
-from aiovec import VectorStore
+from aiovec import Field, VectorStore
 from aiovec.backend import (
     BATCH_FRAME,
     END_FRAME,
@@ -253,6 +254,75 @@ async def test_a_write_whose_answer_is_lost_is_repeated_under_its_key(fake: Fake
 async def test_a_busy_server_after_a_lost_answer_leaves_the_outcome_unknown(fake: Fake) -> None:
     fake.answers["open"] = [told(opened(keeps_keys=True))]
     fake.answers["delete"] = [None, problem("503 Service Unavailable", b'{"detail": "busy"}')]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError):
+            await store.delete("notes", ["a"])
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        problem("401 Unauthorized"),
+        problem("404 Not Found"),
+        problem("426 Upgrade Required"),
+        problem("500 Oops", b'{"detail": "no", "error": "AiovecError"}'),
+        http(b"<html>", kind="text/html", status="404 Not Found"),
+        http(status="302 Found", headers="location: /login\r\n"),
+    ],
+    ids=["401", "404", "426", "500", "html", "redirect"],
+)
+async def test_a_refused_repeat_of_a_lost_write_leaves_the_outcome_unknown(
+    fake: Fake, refusal: bytes
+) -> None:
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers["delete"] = [None, refusal]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError):
+            await store.delete("notes", ["a"])
+
+
+_STALE = problem("412 Precondition Failed")
+
+
+async def test_a_repeat_is_made_for_the_state_that_the_table_has_come_to(fake: Fake) -> None:
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    states = [told(Message({"schema": SCHEMA.to_json(), "state": f"s{n}"})) for n in range(3)]
+    fake.answers["open_table"] = states
+    fake.answers["delete"] = [None, _STALE, _STALE, told(Message({"count": 1}))]
+    async with store_of(fake) as store:
+        assert await store.delete("notes", ["a"]) == 1
+    lost, old, newer, newest = fake.calls("delete")
+    states_asked = [json.loads(one.body)["state"] for one in (lost, old, newer, newest)]
+    assert states_asked == ["s0", "s0", "s1", "s2"]
+    assert "idempotency-retry" not in lost.headers
+    assert [one.headers["idempotency-retry"] for one in (old, newer, newest)] == ["1"] * 3
+    # For another state it is another request, which takes another key.
+    keys = [one.headers["idempotency-key"] for one in (lost, old, newer, newest)]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
+async def test_a_repeat_for_a_table_that_changes_for_ever_ends(fake: Fake) -> None:
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    fake.answers["delete"] = [None, _STALE]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError, match="altered"):
+            await store.delete("notes", ["a"])
+
+
+async def test_a_repeat_for_a_table_of_another_schema_leaves_the_outcome_unknown(
+    fake: Fake,
+) -> None:
+    fake.answers["open"] = [told(opened(keeps_keys=True))]
+    altered = Message({"schema": SCHEMA.with_field("more", Field(int)).to_json(), "state": "s2"})
+    fake.answers["open_table"] = [*fake.answers["open_table"], told(altered)]
+    fake.answers["delete"] = [None, _STALE]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError, match="altered"):
+            await store.delete("notes", ["a"])
+    assert len(fake.calls("delete")) == 2
+    fake.answers |= {"open_table": [told(altered), problem("404 Not Found")]}
+    fake.answers["delete"] = [None, _STALE]
     async with store_of(fake) as store:
         with pytest.raises(OutcomeUnknownError):
             await store.delete("notes", ["a"])
