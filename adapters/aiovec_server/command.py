@@ -17,7 +17,6 @@ import typer
 from aiovec._cli.output import one_line
 from aiovec._cli.run import failing_clearly
 from aiovec._cli.stores import AsJson, Config, Store, open_or_create, source_of
-from aiovec.backend import Origin
 from aiovec.errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from aiovec import VectorStore
-    from aiovec.backend import RetrievalSettings, ServerSettings
+    from aiovec.backend import Origin, RetrievalSettings, ServerSettings
 
     from .running import Clients
     from .sockets import Address
@@ -204,6 +203,8 @@ def _source(
     store: str | None, config: str | None, retrieval: RetrievalSettings, settings: ServerSettings
 ) -> Origin:
     """Return the store that is served."""
+    from aiovec.backend import Origin
+
     name = "" if store is not None else settings.backend
     if store is None and not name and retrieval.backend == _REMOTE:
         name = "sqlite"

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from .._transfer.sources import Hints, source_for
 from ..errors import ConfigError, CorruptStoreError
 from .output import out, print_json, progress
 from .run import failing_clearly, run
@@ -111,6 +110,8 @@ def restore(
 
 def _copied_foreign(store: str, path: str) -> bool:
     """Copy a database that another program wrote; False where it is none that is known."""
+    from .._transfer.sources import Hints, source_for
+
     file = expanded(store)
     kind = source_for(file) if file.is_file() else None
     if kind is None:
