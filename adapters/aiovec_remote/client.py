@@ -48,6 +48,7 @@ from aiovec.errors import (
 
 from .connections import Connections
 from .refusals import (
+    LONGEST_PROBLEM,
     LateError,
     LostError,
     RefusedError,
@@ -308,6 +309,8 @@ class Client:
             try:
                 while True:
                     what, length = frame_of(await response.content.readexactly(FRAME_HEAD))
+                    if what != BATCH_FRAME and length > LONGEST_PROBLEM:
+                        raise WireError("it ends with more than there is to say")
                     if length > _LARGEST_ANSWER:
                         raise AiovecError(
                             f"a batch from {self.target} would have more than "

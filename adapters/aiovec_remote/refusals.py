@@ -12,7 +12,7 @@ from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError
 
 _PROBLEM = "application/problem+json"
 _BUSY = frozenset({429, 503})
-_LONGEST_PROBLEM = 1_000_000
+LONGEST_PROBLEM = 1_000_000
 
 
 class LostError(Exception):
@@ -56,7 +56,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, wr
     """Raise what an answer with another status than 200 means; ``size`` is the request's."""
     status = response.status
     after = retry_after_of(response.headers)
-    data = await read_part(response, _LONGEST_PROBLEM)
+    data = await read_part(response, LONGEST_PROBLEM)
     if 300 <= status < 400:
         raise ConfigError(
             f"{target} answers with a redirect (HTTP {status}), which is not followed; use the "

@@ -133,7 +133,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        if cycle.scope["http_version"] == "1.0":
+        if cycle.scope["http_version"] != "1.1":  # it came with the chunks
             app = _in_one_piece(app, cycle)
         super()._start_asgi_task(cycle, app)
 

@@ -65,8 +65,10 @@ class OpenFile:
         """The file that a connection has just opened; ``patience`` in seconds is for others that
         hold it, such as one that is the last to close it."""
         # SQLite makes the WAL when it first reads.
-        deadline = time.monotonic() + patience
-        _patiently(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone(), path, deadline)
+        began = time.monotonic()
+        _patiently(
+            lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone(), path, began, patience
+        )
         # A link that leads elsewhere is noticed, but the WAL lies beside the file itself.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))
@@ -130,10 +132,12 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
         except load_driver().Error as exc:
             raise _cannot_write(path, exc) from exc
         try:
-            deadline = time.monotonic() + settings.busy_timeout
+            began, patience = time.monotonic(), settings.busy_timeout
             if not exists:
-                _patiently(lambda: create_store(db, settings.page_size), path, deadline)
-            _patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone(), path, deadline)
+                _patiently(lambda: create_store(db, settings.page_size), path, began, patience)
+            _patiently(
+                lambda: db.execute("PRAGMA journal_mode = WAL").fetchone(), path, began, patience
+            )
             _set_durability(db, settings)
             db.execute(f"PRAGMA cache_size = {-1024 * settings.cache_mb}")
             # A WAL that grew during a long read is cut back once it is brought into the file.
@@ -357,16 +361,20 @@ def _set_durability(db: sqlite3.Connection, settings: SqliteSettings) -> None:
     db.execute(f"PRAGMA checkpoint_fullfsync = {int(full)}")
 
 
-def _patiently(work: object, path: Path, deadline: float) -> None:
-    """Do what needs the file for itself, again while another process is at it."""
+def _patiently(work: object, path: Path, began: float, patience: float) -> None:
+    """Do what needs the file for itself, again while another process is at it.
+
+    It may take ``patience`` seconds from ``began`` on.
+    """
     while True:
         try:
             work()  # type: ignore[operator]
         except load_driver().Error as exc:
             if not is_busy(exc):
                 raise
-            if time.monotonic() > deadline:
-                raise StoreBusyError(f"{path} is locked by another process", 0.0) from exc
+            waited = time.monotonic() - began
+            if waited > patience:
+                raise StoreBusyError(f"{path} is locked by another process", waited) from exc
             time.sleep(_RETRY)
         else:
             return

@@ -29,7 +29,7 @@ from tests.sqlite.support import (
 )
 
 import aiovec
-from aiovec import AiovecError, CorruptStoreError, VectorStore
+from aiovec import AiovecError, CorruptStoreError, StoreBusyError, VectorStore
 from aiovec_sqlite.driver import load_driver
 from aiovec_sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
 from aiovec_sqlite.opening import OpenFile
@@ -391,6 +391,11 @@ async def test_an_opening_waits_for_who_recovers_the_wal(
     async with opened(path) as store:
         assert await store.tables() == []
     assert refused == [5]
+    refused[0] = -1_000_000
+    with pytest.raises(StoreBusyError) as caught:
+        async with opened(path, busy_timeout=0.3):
+            pass
+    assert 0.3 <= caught.value.waited < 5
 
 
 CREATE = """

@@ -769,6 +769,7 @@ async def test_an_export_and_its_cursor(fake: Fake) -> None:
         (exported(batch(cursor="zz"), END), CorruptStoreError),
         (exported(batch(name=pa.array([1, 2])), END), CorruptStoreError),
         (exported(batch(), frame(FAILED_FRAME, 2) + b"{}"), AiovecError),
+        (exported(batch(), frame(FAILED_FRAME, 2**24) + b" " * 2**24), CorruptStoreError),
     ],
 )
 async def test_an_export_that_cannot_be_believed(

@@ -126,11 +126,14 @@ async def test_a_call_in_progress_is_answered_before_the_end() -> None:
     assert server.app.ended == ["answered"]
 
 
+@pytest.mark.parametrize("version", ["1.0", "0.9"])
 @pytest.mark.parametrize(("path", "length"), [("/", False), ("/parts", False), ("/length", True)])
-async def test_a_client_of_http_1_0_gets_no_chunks(path: str, length: bool) -> None:
+async def test_a_client_of_an_old_http_gets_no_chunks(
+    path: str, length: bool, version: str
+) -> None:
     """What has no length ends with the connection."""
     async with running() as server:
-        answer = await server.ask(raw=f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        answer = await server.ask(raw=f"GET {path} HTTP/{version}\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert body == (b"one, two, ok" if path == "/parts" else b"ok")
     assert b"chunked" not in head
