@@ -9,12 +9,12 @@
 #   make lint          ruff, mypy --strict, the import rules; each alone: ruff, types, imports
 #   make clean         remove the environment and what the tools left behind
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=.venv-3.12 where its environment lies, WORKERS=4
+# PYTHON=python3.12 chooses the interpreter, VENV=.venv-3.12 where its environment lies, WORKERS=2
 # how many processes share the tests.
 
 VENV ?= .venv
 ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 4
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
 else
