@@ -200,3 +200,33 @@ print("done")
     await asyncio.to_thread(path.write_text, "no store " * 100)
     done = await asyncio.to_thread(run_code, COMMON + code, str(path))
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+LEFT_EXPORT = """
+import asyncio, sys
+import aiovec
+async def main():
+    global store, export
+    store = await aiovec.connect(sys.argv[1])
+    await store.create_table("t", aiovec.Schema(2))
+    rows = [{"id": f"r{n}", "embedding": [1, n]} for n in range(5000)]
+    await store.insert("t", rows)
+    export = store.export("t", batch_size=10)
+    await anext(export)
+asyncio.run(main())
+async def later():
+    assert len([batch async for batch in store.export("t")]) == 5
+    await store.close()
+asyncio.run(later())
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+def test_an_export_that_is_left_open_ends_with_its_loop_in_silence(
+    tmp_path: Path, kind: str
+) -> None:
+    """The loop closed its parts at once: each told, with a traceback, that another closed it."""
+    target = str(tmp_path / "a.db") if kind == "sqlite" else f"lancedb://{tmp_path}/a"
+    process = python("-c", LEFT_EXPORT, target, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "")

@@ -97,7 +97,7 @@ from .records import Hit, Record
 from .results import Results
 from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished
-from .threads import FORKED, OneLoop, PerLoop
+from .threads import FORKED, Nested, OneLoop, PerLoop
 from .waiting import one_call
 
 if TYPE_CHECKING:
@@ -979,7 +979,18 @@ class VectorStore:
                 metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                 yield batch.replace_schema_metadata(metadata)
 
-    async def _batches(
+    def _batches(
+        self,
+        operation: Operation,
+        table: str,
+        batch_size: int,
+        after: bytes | None,
+        prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
+    ) -> Nested[tuple[pa.RecordBatch, bytes]]:
+        """The batches of an export with their cursors; ``prepared`` gives what to read."""
+        return Nested(self._watched_batches(operation, table, batch_size, after, prepared))
+
+    async def _watched_batches(
         self,
         operation: Operation,
         table: str,
@@ -987,7 +998,6 @@ class VectorStore:
         after: bytes | None,
         prepared: Callable[[TableHandle], Awaitable[tuple[Columns, Expr | None]]],
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Yield the batches of an export with their cursors; ``prepared`` gives what to read."""
         batches = self._read_batches(operation, table, batch_size, after, prepared)
         batches = watch_batches(operation, self._follower.engine.place, batches)
         self._exporting().add(batches)

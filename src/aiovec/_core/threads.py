@@ -7,10 +7,18 @@ import atexit
 import contextlib
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+)
 from typing import Any, Generic, TypeVar
 
 from ..errors import AiovecError
@@ -388,3 +396,51 @@ class ThreadWork(Generic[_T]):
             return self._start.pop()
         except IndexError:
             return False
+
+
+class Nested(AsyncIterator[_T]):
+    """An async generator of which no event loop knows, nor of those that it iterates.
+
+    A loop that ends closes all that it knows at once: one that iterates another would find that
+    closing already, or be found so by it. Who iterates this one closes it.
+    """
+
+    def __init__(self, generator: AsyncGenerator[_T, None]) -> None:
+        self._generator = generator
+
+    async def __anext__(self) -> _T:
+        return await _Unknown(self._generator.__anext__)
+
+    async def aclose(self) -> None:
+        await _Unknown(self._generator.aclose)
+
+
+class _Unknown(Awaitable[_T]):
+    """A step of an async generator, to await once."""
+
+    def __init__(self, begin: Callable[[], Awaitable[_T]]) -> None:
+        self._begin = begin
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        steps: Any = None
+        error: BaseException | None = None
+        while True:
+            hooks = sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(firstiter=None, finalizer=_leave)
+            try:
+                if steps is None:
+                    steps = self._begin().__await__()
+                waited_for = steps.send(None) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            finally:
+                sys.set_asyncgen_hooks(*hooks)
+                error = None
+            try:
+                yield waited_for
+            except BaseException as exc:  # noqa: BLE001 - it is the generator's
+                error = exc
+
+
+def _leave(generator: object) -> None:
+    """Of one that is collected: whoever iterated it was collected with it."""
