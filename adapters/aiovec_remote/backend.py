@@ -55,7 +55,14 @@ from aiovec.backend import (
     write_admission,
     write_key,
 )
-from aiovec.errors import AiovecError, OutcomeUnknownError, StoreClosedError, UnsupportedError
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    OutcomeUnknownError,
+    StoreBusyError,
+    StoreClosedError,
+    UnsupportedError,
+)
 
 from . import answers
 from .client import Client
@@ -71,6 +78,8 @@ _CHARACTERS_A_VALUE = 32
 _NUMBERS_A_VALUE = 16
 # States of a table that one write is asked for.
 _MOST_STATES = 5
+# Errors of a repeat that did not come as far as the store.
+_UNASKED = (AiovecError, ConfigError, StoreBusyError, StoreClosedError)
 _OF_SCHEMAS = frozenset(
     ("add_field", "create_field_index", "drop_field", "drop_field_index", "rename_field")
 )
@@ -407,6 +416,10 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
                 return await ask({**facts, **_of(state)}, key=key, retried=number > 0)
             except StaleRepeatError:
                 state = await self._opened_again(on, call)
+            except AiovecError as exc:
+                if number and type(exc) in _UNASKED:
+                    raise OutcomeUnknownError(self.target, str(exc)) from exc
+                raise
         reason = f"the table {on.name!r} is being altered all the time"
         raise OutcomeUnknownError(self.target, reason)
 

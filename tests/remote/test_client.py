@@ -328,6 +328,18 @@ async def test_a_repeat_for_a_table_of_another_schema_leaves_the_outcome_unknown
             await store.delete("notes", ["a"])
 
 
+async def test_a_repeat_that_does_not_reach_the_store_leaves_the_outcome_unknown(
+    fake: Fake,
+) -> None:
+    fake.answers["open"] = [told(opened(keeps_keys=True)), problem("401 Unauthorized")]
+    handle = Message({"schema": SCHEMA.to_json(), "state": "s2"})
+    fake.answers["open_table"] = [*fake.answers["open_table"], told(handle, mark="two")]
+    fake.answers["delete"] = [None, _STALE]
+    async with store_of(fake) as store:
+        with pytest.raises(OutcomeUnknownError, match="api_key"):
+            await store.delete("notes", ["a"])
+
+
 async def test_a_write_with_an_answer_of_garbage_may_be_done(fake: Fake) -> None:
     async with store_of(fake) as store:
         for answer in (
