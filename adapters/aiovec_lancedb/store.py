@@ -472,14 +472,22 @@ class LancedbBackend(
         conditions = await text.plan_of(table.schema, query)
         columns = text.columns_of(table.schema, query)
 
-        async def search() -> Found:
+        async def within(*, whole: bool) -> Found:
             return await self._reader.text(
                 table,
                 query.limit,
                 columns,
-                lambda opened: text.search_text(self._session, opened, query, conditions),
-                whole=text.reads_every_row(conditions),
+                lambda opened: text.search_text(
+                    self._session, opened, query, conditions, whole=whole
+                ),
+                whole=whole,
             )
+
+        async def search() -> Found:
+            try:
+                return await within(whole=text.reads_every_row(conditions))
+            except text.ManyEqualError:
+                return await within(whole=True)
 
         try:
             return await search()

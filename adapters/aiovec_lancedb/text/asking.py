@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import Columns, in_thread
@@ -21,6 +22,10 @@ SCORE = "_score"
 """The column that Lance adds: BM25, higher is better."""
 ALL = MOST
 """A limit that takes all rows."""
+MORE = 64
+"""Rows that are asked for beyond the limit, so that those of equal score are among them."""
+TIMES = 8
+"""How many times more are asked for where they are not."""
 
 
 async def ask(
@@ -41,6 +46,19 @@ async def ask(
 
     # One condition or a thousand words: it becomes JSON on the way.
     return await session.fetch(await filtered(await in_thread(build), where))
+
+
+def none_left_out(rows: pa.Table, matches: pa.Table, limit: int, asked: int) -> bool:
+    """Return whether no other row can be among the first matches; equal ones are in order of id.
+
+    Lance was asked for so many rows and gave these, of which some match.
+    """
+    if rows.num_rows < asked:
+        return True
+    if matches.num_rows < limit:
+        return False
+    last = np.sort(matches.column(SCORE).to_numpy())[-limit]
+    return bool(last > rows.column(SCORE).to_numpy().min())
 
 
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:

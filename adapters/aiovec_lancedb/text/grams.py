@@ -23,14 +23,12 @@ from aiovec.backend import Columns, Schema, TextClause, TextQuery, off_loop
 from ..driver import FullTextQuery
 from ..reads import filtered
 from ..session import Opened, Session
-from .asking import ALL, SCORE, ask, ranking
+from .asking import ALL, MORE, SCORE, TIMES, ask, none_left_out, ranking
 from .clauses import MOST, Conditions, all_of, fields_of, text_fields, words_query
 
 _GRAM = 3
 # Grams of one clause that select. More would hardly leave out another row.
 _MOST_GRAMS = 8
-# Candidates that are read beyond the limit, and how many times more where they do not suffice.
-_MORE, _TIMES = 64, 8
 _SCAN_BATCH = 1024
 # Bytes of text that take as long to search as one value takes to copy.
 _BYTES_A_VALUE = 64
@@ -128,14 +126,14 @@ async def search(session: Session, table: Opened, query: TextQuery, where: str |
     if conditions is None:
         return await _by_scan(session, table, matching, where)
     columns = Columns(tuple(matching.fields))
-    asked = min(query.limit + _MORE, ALL)
+    asked = min(query.limit + MORE, ALL)
     while True:
         rows = await ask(session, table, conditions.whole(), columns, where, asked)
         effort = rows.nbytes // _BYTES_A_VALUE + rows.num_rows
         matches = await off_loop(effort, matching.matching, rows)
-        if matches.num_rows >= query.limit or rows.num_rows < asked:
+        if await off_loop(effort, none_left_out, rows, matches, query.limit, asked):
             return ranking(matches.column("id"), matches.column(SCORE))
-        asked = min(asked * _TIMES, ALL)
+        asked = min(asked * TIMES, ALL)
 
 
 def _conditions(schema: Schema, query: TextQuery) -> Conditions | None:

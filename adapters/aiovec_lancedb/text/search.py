@@ -16,17 +16,23 @@ from ..reads import condition_of, rows_by_id
 from ..rows import effort_of, rows_of
 from ..session import Opened, Session
 from . import grams
-from .asking import ALL, SCORE, ask, ranking
+from .asking import ALL, MORE, SCORE, TIMES, ask, none_left_out, ranking
 from .clauses import MOST, Conditions, conditions_of, fields_of, text_fields
 from .highlight import highlighted
 
 # For ``off_loop``: a clause takes as long to turn into Lance's form as so many values to copy.
 _EFFORT = 32
 _IDS = Columns(())
+# Ids that are asked for beside what a search has a share of the memory for.
+_MOST_BESIDE = 10_000
 
 
 class LacksTextIndexError(Exception):
     """Never reaches a user: the columns have to get their text index first."""
+
+
+class ManyEqualError(Exception):
+    """Never reaches a user: more rows have the score of the last hit than the search may hold."""
 
 
 async def plan_of(schema: Schema, query: TextQuery) -> Conditions | None:
@@ -49,15 +55,19 @@ def reads_every_row(conditions: Conditions | None) -> bool:
 
 
 async def search_text(
-    session: Session, table: Opened, query: TextQuery, conditions: Conditions | None
+    session: Session,
+    table: Opened,
+    query: TextQuery,
+    conditions: Conditions | None,
+    *,
+    whole: bool,
 ) -> Found:
-    """Return the best rows by BM25, with their highlights."""
+    """Return the best rows by BM25, with their highlights; ``whole`` may hold the ids of all."""
     if await lacking_columns(session, table, query):
         raise LacksTextIndexError
     where = await condition_of(query.where)
     if conditions is not None and 0 < conditions.count <= MOST and conditions.groups:
-        columns = columns_of(table.schema, query)
-        rows = await ask(session, table, conditions.whole(), columns, where, query.limit)
+        rows = await _first(session, table, query, conditions, where, whole=whole)
     else:
         if conditions is None:
             ranked = await grams.search(session, table, query, where)
@@ -76,6 +86,31 @@ def columns_of(schema: Schema, query: TextQuery) -> Columns:
     if query.highlight is None:
         return query.columns
     return replace(query.columns, fields=(*query.columns.fields, *text_fields(schema)))
+
+
+async def _first(
+    session: Session,
+    table: Opened,
+    query: TextQuery,
+    conditions: Conditions,
+    where: str | None,
+    *,
+    whole: bool,
+) -> pa.Table:
+    """The best rows with their columns. Of those with the score of the last, Lance gives any."""
+    limit, asked = query.limit, min(query.limit + MORE, ALL)
+    columns = columns_of(table.schema, query)
+    rows = await ask(session, table, conditions.whole(), columns, where, asked)
+    if await off_loop(rows.num_rows, none_left_out, rows, rows, limit, asked):
+        return await off_loop(rows.num_rows, _best, rows, limit)
+    while True:
+        asked = min(asked * TIMES, ALL)
+        if asked > _MOST_BESIDE and not whole:
+            raise ManyEqualError
+        rows = await ask(session, table, conditions.whole(), _IDS, where, asked)
+        if await off_loop(rows.num_rows, none_left_out, rows, rows, limit, asked):
+            ranked = await off_loop(rows.num_rows, _best, rows, limit)
+            return await _with_columns(session, table, query, ranked)
 
 
 async def _in_parts(

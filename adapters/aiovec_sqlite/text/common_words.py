@@ -108,7 +108,10 @@ def _attempt(
     known = {rowid for rowid, _ in both}
     alone = [row for row in by_rare if row[0] not in known]
     # One of them that has a common word too is behind all rows of the second list.
-    return sorted([*both, *alone], key=lambda row: -row[1])[:limit]
+    best = sorted([*both, *alone], key=lambda row: -row[1])
+    if len(best) > limit and best[limit][1] == best[limit - 1][1]:
+        return []  # which of them is first by id is not known here
+    return best[:limit]
 
 
 def _any(words: Sequence[_Word]) -> str:

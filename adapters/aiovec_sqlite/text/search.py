@@ -179,8 +179,7 @@ def _by_index(
     """The rowids of the best rows with their scores, and the rows if they were read as well."""
 
     def run(match: str) -> Scored:
-        sql, values = _matching(table, index, match, query)
-        found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit)).fetchall()
+        found = _best(db, table, *_matching(table, index, match, query), limit)
         return [(rowid, -score) for rowid, score in found]
 
     # FTS5 leaves words out of some scores where an AND of words is within a NOT.
@@ -191,6 +190,26 @@ def _by_index(
     match = terms.match or ""
     read = _with_rows(db, ticket, table, *_matching(table, index, match, query), limit, query)
     return (run(match), None) if read is None else read
+
+
+def _best(
+    db: sqlite3.Connection, table: TableLayout, sql: str, values: Sequence[Any], limit: int
+) -> list[tuple[int, float]]:
+    """The best of the rows that the statement gives; of equal ones the first by id."""
+    found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, min(limit + 1, _MOST))).fetchall()
+    if not _is_cut_among_equals(found, limit):
+        return found[:limit]
+    # The limit within has SQLite compute the scores first, and look up the ids of these rows alone.
+    return db.execute(
+        f"SELECT f.number, f.score FROM ({sql} LIMIT -1) AS f "
+        f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number "
+        "WHERE f.score <= ? ORDER BY f.score, r.id LIMIT ?",
+        (*values, found[limit - 1][1], limit),
+    ).fetchall()
+
+
+def _is_cut_among_equals(found: Sequence[Sequence[Any]], limit: int) -> bool:
+    return len(found) > limit and bool(found[limit][1] == found[limit - 1][1])
 
 
 def _with_rows(
@@ -204,7 +223,8 @@ def _with_rows(
 ) -> tuple[Scored, StoredRows] | None:
     """The best rows by one statement, which is quicker than one for their numbers and one for them.
 
-    None where it failed: two statements tell damage of the index from that of the rows.
+    None where it failed: two statements tell damage of the index from that of the rows. And where
+    rows are as good as the last one, of which the first by id are wanted.
     """
     columns = query.columns
     names = ["f.number", "f.score", "r.id", *column_list(columns)]
@@ -212,8 +232,11 @@ def _with_rows(
         found = db.execute(
             f"SELECT {', '.join(names)} FROM ({sql} ORDER BY score LIMIT ?) AS f "
             f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number",
-            (*values, limit),
+            (*values, min(limit + 1, _MOST)),
         ).fetchall()
+        if _is_cut_among_equals(found, limit):
+            return None
+        found = found[:limit]
         rowids, scores, ids, *fields = transposed(found, len(names))
         vectors = None
         if columns.vector and None not in ids:
@@ -304,10 +327,10 @@ def _by_scan(
     good = [n for n, clause in enumerate(terms.scanned) if not clause.excluded]
     needs_index = bool(terms.indexed) and not terms.any
     looked = characters = 0
-    kept: list[tuple[int, int, list[int]]] = []
+    kept: list[tuple[int, str, int, list[int]]] = []
     having = [0] * len(wanted)
-    for rowid, length, *found in db.execute(
-        f"SELECT r._rowid, {lengths}, {', '.join(counts)} FROM {table.rows} AS r "
+    for rowid, id, length, *found in db.execute(
+        f"SELECT r._rowid, r.id, {lengths}, {', '.join(counts)} FROM {table.rows} AS r "
         f"WHERE ({condition}){excluded}",
         (*bound, *values),
     ):
@@ -321,7 +344,7 @@ def _by_scan(
         if any(found[n] for n in bad) or (needs_index and rowid not in by_index):
             continue
         if (any(own) or rowid in by_index) if terms.any else all(own):
-            kept.append((rowid, length, own))
+            kept.append((rowid, id, length, own))
     mean = characters / looked if characters else 1.0
     weights = [weight_of(looked, rows) for rows in having]
 
@@ -332,8 +355,9 @@ def _by_scan(
             for weight, count in zip(weights, own, strict=True)
         )
 
-    scored = ((score(*row), row[0]) for row in kept)
-    return [(rowid, value) for value, rowid in heapq.nlargest(min(limit, len(kept)), scored)]
+    scored = ((-score(rowid, length, own), id, rowid) for rowid, id, length, own in kept)
+    best = heapq.nsmallest(min(limit, len(kept)), scored)
+    return [(rowid, -value) for value, _, rowid in best]
 
 
 # Snippets

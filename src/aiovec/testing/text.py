@@ -339,6 +339,24 @@ class TextContract(ContractBase):
         assert ids_of(hits) == sorted(ids)
         assert len({hit.score for hit in hits}) == 1
 
+    @pytest.mark.parametrize("schema", [ENGLISH, NGRAM], ids=["english", "ngram"])
+    async def test_equal_texts_across_the_limit(self, store: VectorStore, schema: Schema) -> None:
+        """Hits of a lower limit are the first of those of a higher one."""
+        chance = random.Random(5)
+        texts = ["wool", "wool hat", "wool hat red", "a hat of red wool"]
+        ids = [f"{n:04}" for n in range(1_500)]
+        chance.shuffle(ids)
+        await self._texts(store, schema, {id: chance.choice(texts) for id in ids})
+        for query in ("wool", "red hat", "re"):
+            for where in (None, "id < '0500'"):
+                every = ids_of(await store.search_text("notes", query, limit=2_000, where=where))
+                for limit in (1, 9, 100, len(every) - 1):
+                    if limit < 1:
+                        continue
+                    with case((query, where, limit)):
+                        hits = await store.search_text("notes", query, limit=limit, where=where)
+                        assert ids_of(hits) == every[:limit]
+
     async def test_limits_of_a_keyword_search(self, store: VectorStore) -> None:
         await self._texts(store, ENGLISH, {f"r{n:02}": "wool " * (n + 1) for n in range(30)})
         everything = ids_of(await store.search_text("notes", "wool", limit=30))
