@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from aiovec.backend import in_thread, to_its_end
+from aiovec.backend import StaleTableError, in_thread, remove_abandoned, to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .driver import lancedb
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
 _BYTES = 64 * 2**20
+_MOST_BEGINNINGS = 3
 
 
 async def write_backup(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
@@ -34,18 +36,31 @@ async def write_backup(session: Session, path: Path, pins: Pins, admission: Read
 
     StoreMovedError where a migration has moved the store: its rows are old.
     All tables are opened first, and each stays at that version. A backup that fails or is
-    cancelled leaves nothing behind.
+    cancelled leaves nothing behind. Where a table is renamed or dropped meanwhile, its files cannot
+    be read any more, and the copy is begun anew.
     """
     await session.check_here()
+    for left in reversed(range(_MOST_BEGINNINGS)):
+        try:
+            return await _write_copy(session, path, pins, admission)
+        except CorruptStoreError:
+            if not left:
+                raise
+
+
+async def _write_copy(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
-            opened = [(name, *await session.open_any(name)) for name in await session.names()]
+            names = await session.names()
+            opened = [(name, *await session.open_any(name)) for name in names]
             for name, table, _ in opened:
                 version = await session.run(table.version())
                 await stack.enter_async_context(pins.held(name, version))
+            if await session.names() != names:  # one of them was renamed, and may be in it twice
+                raise StaleTableError
             async with admission.share(stream_bytes()):
                 await _copy(session, opened, partial, str(path))
         await in_thread(_finish, partial, path)
@@ -87,11 +102,13 @@ def _prepare(path: Path, partial: Path) -> None:
     with translated(str(path)):
         if os.path.lexists(path):
             raise AiovecError(f"{path} already exists; name a path that does not exist yet")
+        remove_abandoned(path.parent, f"{path.name}.partial-", "")
         partial.mkdir(parents=True)
 
 
 def _finish(partial: Path, path: Path) -> None:
     with translated(str(path)):
+        (partial / FOLDER).mkdir(exist_ok=True)  # by which a store without tables is known
         partial.rename(path)
 
 
@@ -105,19 +122,51 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
     backup = backup.resolve()
     if folder == backup or backup in folder.parents or folder in backup.parents:
         raise InvalidArgumentError("backup", str(backup), "a folder outside the target")
-    if not tables_in(backup):
+    if not _is_store(backup):
         raise CorruptStoreError(str(backup), "this is not a LanceDB backup: it has no tables")
-    if folder.exists() and not overwrite and any(folder.iterdir()) and not tables_in(folder):
+    if folder.exists() and not overwrite and any(folder.iterdir()) and not _is_store(folder):
         raise CorruptStoreError(
             str(folder),
             "this is not a LanceDB store; pass overwrite=True to replace it anyway",
         )
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.partial")
-    with translated(str(folder)):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Locks and notes of the store that was copied are not the new one's.
-        shutil.copytree(backup, partial, ignore=lambda at, names: {FOLDER} & set(names))
+    try:
+        with translated(str(folder)):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(folder.parent, f".{folder.name}.", ".partial")
+            _copy_folder(backup, partial)
+    except BaseException:
+        remove_folder(partial)
+        raise
     return partial, folder
+
+
+class _CopyFailedError(Exception):
+    """Ends a copy at the first file that cannot be copied."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+def _copy_folder(backup: Path, partial: Path) -> None:
+    def copied(source: str, target: str) -> object:
+        try:
+            return shutil.copy2(source, target)
+        except OSError as exc:
+            raise _CopyFailedError(exc) from exc
+
+    try:
+        # Locks and notes of the store that was copied are not the new one's.
+        ignored = {FOLDER}
+        shutil.copytree(
+            backup, partial, ignore=lambda at, names: ignored & set(names), copy_function=copied
+        )
+        (partial / FOLDER).mkdir()
+    except _CopyFailedError as failed:
+        raise failed.error from None
+    except shutil.Error as exc:  # of its folders, each with the reason
+        raise OSError(str(exc.args[0][0][-1])) from exc
 
 
 def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:
@@ -131,16 +180,36 @@ def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None
         kept = folder.with_name(name)
         if kept.exists():
             kept = folder.with_name(f"{name}-{uuid.uuid4().hex[:6]}")
-        folder.rename(kept)
-        try:
-            partial.rename(folder)
-        except BaseException:
-            kept.rename(folder)
-            raise
+        partial.rename(kept)
+        if not _exchanged(kept, folder):
+            kept.rename(partial)
+            folder.rename(kept)
+            try:
+                partial.rename(folder)
+            except BaseException:
+                kept.rename(folder)
+                raise
     if not overwrite:
         return kept
     remove_folder(kept)
     return None
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Give two folders each other's name at one moment; False where the system cannot.
+
+    Between two renames no store would be there, and whoever opened it would begin an empty one.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # not Linux, or one of before 2018
+        return False
+    at, exchange = -100, 2
+    return bool(rename(at, os.fsencode(one), at, os.fsencode(other), exchange) == 0)
+
+
+def _is_store(folder: Path) -> bool:
+    return bool(tables_in(folder)) or (folder / FOLDER).is_dir()
 
 
 def tables_in(folder: Path) -> list[str]:

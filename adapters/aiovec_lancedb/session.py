@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PAGE = 1000
+# How often a folder is listed until no table is renamed, made or dropped meanwhile.
+_MOST_LISTINGS = 10
 # Seconds for the first requests to a server, each of which LanceDB would repeat for minutes.
 _PATIENCE = 60.0
 # What Lance may keep of manifests and of the files' own tables of contents. Every commit brings new
@@ -238,6 +240,19 @@ class Session:
     # Tables
 
     async def names(self) -> list[str]:
+        folder = self._target.folder
+        if folder is None:
+            return sorted(await self._listed())
+        for _ in range(_MOST_LISTINGS):
+            listed = await self._listed()
+            names, settled = await in_thread(_whole, folder, listed)
+            if settled:
+                break
+        await self.check_place()
+        return sorted(names)
+
+    async def _listed(self) -> list[str]:
+        """What Lance lists, with what is no table."""
         connection = self.check()
         names: list[str] = []
         token: str | None = None
@@ -246,12 +261,7 @@ class Session:
             names += filter(_is_name, page.tables)
             token = page.page_token
             if not token:
-                break
-        folder = self._target.folder
-        if folder is not None:
-            names = await in_thread(_whole, folder, names)
-            await self.check_place()
-        return sorted(names)
+                return names
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
         """A table and its schema as Lance has it, or StaleTableError where there is none.
@@ -360,16 +370,29 @@ def _inode(folder: Path) -> tuple[int, int] | None:
     return None if found is None else (found.st_dev, found.st_ino)
 
 
-def _whole(folder: Path, names: list[str]) -> list[str]:
+def _whole(folder: Path, listed: list[str]) -> tuple[list[str], bool]:
     """Those that are more than what a killed or failed creation left: they have a version, or
-    rows, without a version then a damaged table."""
+    rows, without a version then a damaged table.
+
+    And whether they still are what lies there: a table that was renamed meanwhile has neither name.
+    """
 
     def holds(path: Path, pattern: str) -> bool:
-        return next(path.glob(pattern), None) is not None
+        with suppress(FileNotFoundError):  # it was dropped or renamed
+            return next(path.glob(pattern), None) is not None
+        return False
 
-    return [
+    whole = [
         name
-        for name in names
+        for name in listed
         if holds(folder / f"{name}.lance", "_versions/[0-9]*.manifest")
         or holds(folder / f"{name}.lance", "data/*")
     ]
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        there = {
+            entry.name.removesuffix(".lance")
+            for entry in entries
+            if entry.name.endswith(".lance") and entry.is_dir()
+        }
+        return whole, set(filter(_is_name, there)) == set(listed)
+    return whole, not listed

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 from asyncio import to_thread
 from collections.abc import Callable
@@ -345,6 +346,70 @@ async def test_a_folder_of_lancedb(tmp_path: Path) -> None:
         await aiovec.restore(kept / "t.lance", target)
     assert await names_in(tmp_path) == sorted(["backup", kept.name, "notes"])
     assert await ids_in(target) == ["a", "b"]
+
+
+async def test_over_a_store_without_tables(tmp_path: Path) -> None:
+    """As after the accident that the backup was made for."""
+    pytest.importorskip("lancedb")
+    for target in (str(tmp_path / "a.db"), f"lancedb://{tmp_path}/a"):
+        backup, empty = tmp_path / f"copy{len(target)}", tmp_path / f"empty{len(target)}"
+        async with aiovec.connect(target) as store:
+            await store.create_table("t", SCHEMA)
+            await store.insert("t", rows("a"))
+            await store.backup(backup)
+            await store.drop_table("t")
+            await store.backup(empty)
+        assert await aiovec.restore(backup, target) is not None
+        assert await ids_in(target) == ["a"]
+        assert await aiovec.restore(empty, target, overwrite=True) is None
+        async with aiovec.connect(target) as store:
+            assert await store.tables() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere two renames have to do")
+async def test_a_restore_that_is_killed_leaves_a_store_in_its_place(tmp_path: Path) -> None:
+    """Between two renames there was none, and whoever opened it began an empty one."""
+    pytest.importorskip("lancedb")
+    target, backup = f"lancedb://{tmp_path}/notes", tmp_path / "backup"
+    async with aiovec.connect(target) as store:
+        await store.create_table("t", SCHEMA)
+        await store.insert("t", rows("a"))
+        await store.backup(backup)
+    for renames in range(3):
+        code = (
+            "import asyncio, os, pathlib, sys\n"
+            "import aiovec\n"
+            "plain, left = pathlib.Path.rename, [int(sys.argv[1])]\n"
+            "def rename(*args):\n"
+            "    if not left[0]:\n"
+            "        os.kill(os.getpid(), 9)\n"
+            "    left[0] -= 1\n"
+            "    return plain(*args)\n"
+            "pathlib.Path.rename = rename\n"
+            "asyncio.run(aiovec.restore(sys.argv[2], sys.argv[3]))\n"
+        )
+        command = [sys.executable, "-c", code, str(renames), str(backup), target]
+        await to_thread(subprocess.run, command, timeout=60)
+        assert await ids_in(target) == ["a"], renames
+
+
+async def test_what_a_killed_copy_of_a_folder_left_is_removed(tmp_path: Path) -> None:
+    """Not one that may still be written, and nothing that a user has named alike."""
+    pytest.importorskip("lancedb")
+    target, end = f"lancedb://{tmp_path}/notes", "0123456789ab"
+    async with aiovec.connect(target) as store:
+        await store.create_table("t", SCHEMA)
+    old = [f".notes.{end}.partial", f"copy.partial-{end}"]
+    kept = [".notes.mine.partial", "copy.partial-mine", f"copy.partial-{end[::-1]}"]
+    for name in old + kept:
+        await to_thread((tmp_path / name / "t.lance").mkdir, parents=True)
+        for path in (tmp_path / name / "t.lance", tmp_path / name):
+            await to_thread(os.utime, path, (1e9, 1e9))
+    await to_thread((tmp_path / kept[-1] / "new").touch)
+    async with aiovec.connect(target) as store:
+        await store.backup(tmp_path / "copy")
+    await aiovec.restore(tmp_path / "copy", target, overwrite=True)
+    assert await names_in(tmp_path) == sorted(["copy", "notes", *kept])
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "lancedb"])

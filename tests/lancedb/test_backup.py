@@ -30,6 +30,10 @@ asyncio.run(main())
 """
 
 
+def found(folder: Path, pattern: str) -> bool:
+    return any(folder.glob(pattern))
+
+
 def listed(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
@@ -84,6 +88,44 @@ async def test_a_killed_backup_is_in_nobodys_way(tmp_path: Path) -> None:
         await store.backup(copy)
     async with opened(copy) as store:
         assert len(await ids_in(store)) == 5000
+
+
+async def test_a_table_that_is_renamed_or_dropped_meanwhile(tmp_path: Path) -> None:
+    """It was told as damage of the store, or was left out without a word."""
+    async with opened(tmp_path / "s") as store:
+        for name in ("a", "b", "c"):
+            await store.create_table(name, SMALL)
+            await store.insert(name, numbered(3000))
+        for number, (old, new) in enumerate([("c", "x"), ("x", "y"), ("y", None)]):
+            backup = asyncio.ensure_future(store.backup(tmp_path / f"copy{number}"))
+            begun = f"copy{number}.partial-*/a.lance"
+            while not backup.done() and not await asyncio.to_thread(found, tmp_path, begun):
+                pass
+            if new is None:
+                await store.drop_table(old)
+            else:
+                await store.rename_table(old, new)
+            await backup
+            names = await store.tables()
+            async with opened(tmp_path / f"copy{number}") as copy:
+                assert await copy.tables() in (names, sorted({*names, old} - {new}))
+                for name in await copy.tables():
+                    assert len(await ids_in(copy, name)) == 3000
+
+
+async def test_a_listing_has_a_table_that_is_renamed_meanwhile(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s") as store, opened(tmp_path / "s") as other:
+        await store.create_table("a", SMALL)
+
+        async def rename() -> None:
+            for _ in range(15):
+                await other.rename_table("a", "b")
+                await other.rename_table("b", "a")
+
+        renaming = asyncio.ensure_future(rename())
+        while not renaming.done():
+            assert len(await store.tables()) == 1
+        await renaming
 
 
 async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:

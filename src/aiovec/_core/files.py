@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +29,9 @@ NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
 """What the system says of a full disk, of a quota and of a file that may not grow."""
 # Seconds for which nobody writes to a file that is being made.
 _ABANDONED = 3600.0
+# And to a folder, all of which is read before it gets its name.
+_FOLDER_ABANDONED = 24 * 3600.0
+_OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
 
 def look_at(path: str | Path) -> os.stat_result | None:
@@ -56,14 +61,27 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, begin: str, end: str) -> None:
-    """Remove the unfinished files of these names that no process can still be writing."""
-    until = time.time() - _ABANDONED
+    """Remove the unfinished files and folders of these names that no process can still write."""
+    now = time.time()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(begin) and entry.name.endswith(end):
                 with suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_mtime < until:
+                    if entry.is_dir(follow_symlinks=False):
+                        middle = entry.name[len(begin) : len(entry.name) - len(end)]
+                        # A user's folder may have a name that begins alike.
+                        if _OF_A_FOLDER.fullmatch(middle) and _newest(entry.path) < (
+                            now - _FOLDER_ABANDONED
+                        ):
+                            shutil.rmtree(entry.path, ignore_errors=True)
+                    elif entry.stat(follow_symlinks=False).st_mtime < now - _ABANDONED:
                         os.unlink(entry.path)
+
+
+def _newest(folder: str) -> float:
+    """When anything in the folder was last changed."""
+    inside = (os.path.join(at, name) for at, _, names in os.walk(folder) for name in names)
+    return max(os.lstat(path).st_mtime for path in (folder, *inside))
 
 
 @contextmanager
