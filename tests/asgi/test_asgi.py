@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +25,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket as StarletteWebSocket
+from starlette.websockets import WebSocketDisconnect
 
 from aiovec import ConfigError, Schema, StoreClosedError, VectorStore
-from aiovec.asgi import get_store, lifespan
+from aiovec.asgi import add_error_handlers, get_store, lifespan
 
 with warnings.catch_warnings():
     # It announces the successor of httpx, which is not what is tested here.
@@ -183,6 +185,34 @@ def test_starlette_web_socket() -> None:
         client.websocket_connect("/socket") as socket,
     ):
         assert socket.receive_json() == []
+
+
+@pytest.mark.parametrize("closes", ["handler", "client"])
+def test_an_error_behind_the_end_of_a_web_socket(
+    closes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was told by a second error, of a socket that cannot be closed twice."""
+
+    async def socket(websocket: StarletteWebSocket) -> None:
+        await websocket.accept()
+        if closes == "handler":
+            await websocket.close()
+        else:
+            with suppress(WebSocketDisconnect):
+                await websocket.receive_text()
+        await get_store(websocket).count("absent")
+
+    app = Starlette(routes=[WebSocketRoute("/socket", socket)], lifespan=lifespan(":memory:"))
+    add_error_handlers(app)
+    with TestClient(app) as client, client.websocket_connect("/socket") as one:
+        if closes == "client":
+            one.close()
+        else:
+            assert one.receive()["code"] == 1000
+        until = time.monotonic() + 10
+        while "TableNotFoundError: status 1011" not in caplog.text:
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -536,3 +537,73 @@ def test_vectors_of_numpy(store: sync.Store) -> None:
     vectors = np.eye(4, dtype=np.float32)
     assert store.insert("notes", {"id": list("abcd"), "embedding": vectors}) == 4
     assert [hits[0].id for hits in store.search_many("notes", vectors, limit=1)] == list("abcd")
+
+
+class Lazy:
+    """What is read when it is iterated, such as the query set of a web framework."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        assert threading.current_thread() is threading.main_thread()
+        yield from self._items()
+
+
+def test_lazy_iterables_are_read_in_the_thread_of_their_maker(store: sync.Store) -> None:
+    """Who may use the store in them. They were read on the store's own event loop."""
+    store.insert("notes", Lazy(lambda: rows(store.count("notes"), 2)))
+    assert store.upsert("notes", Lazy(lambda: rows(1, 3))) == 3
+    columns = {
+        "id": Lazy(lambda: ["x", "y"]), "embedding": [[1.0] * 4] * 2, "year": Lazy(lambda: [1, 2])
+    }  # fmt: skip
+    assert store.insert("notes", columns) == 2
+    assert [one.id for one in store.get("notes", Lazy(lambda: ["n0", "y"]))] == ["n0", "y"]
+
+
+async def test_a_scope_of_anyio_ends_a_call_of_aio(store: sync.Store) -> None:
+    async def slow(_: aiovec.VectorStore) -> None:
+        await asyncio.sleep(60)
+
+    with anyio.move_on_after(0.05) as scope:
+        await sync.aio(store, slow)
+    assert scope.cancelled_caught
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(0.05):
+            await sync.aio(store, slow)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await sync.aio(store, slow)
+    assert await sync.aio(store, lambda inner: inner.count("notes")) == 0
+
+
+async def test_a_part_that_was_cancelled_does_not_close_the_store(store: sync.Store) -> None:
+    async def call(inner: aiovec.VectorStore) -> int:
+        part = asyncio.ensure_future(inner.count("notes"))
+        part.cancel()
+        return await part
+
+    with pytest.raises(asyncio.CancelledError):
+        await sync.aio(store, call)
+    assert await sync.aio(store, lambda inner: inner.count("notes")) == 0
+
+
+def test_a_thread_with_the_number_of_the_stores_is_told_that_it_is_closed() -> None:
+    told = []
+    for _ in range(10):
+        store = sync.connect(":memory:")
+        store.close()
+
+        def use(store: sync.Store = store) -> None:
+            try:
+                store.tables()
+            except Exception as exc:  # noqa: BLE001 - which it is is asked below
+                told.append(type(exc))
+
+        for _ in range(3):
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+    assert told == [StoreClosedError] * 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
@@ -55,7 +56,8 @@ async def _answer_later(connection: Any, error: Exception) -> Answer | None:
     if connection.scope["type"] != "websocket":
         return Answer(error)
     await _log(error, _INTERNAL_ERROR)
-    await connection.close(code=_INTERNAL_ERROR, reason=problem_of(error).title)
+    with contextlib.suppress(Exception):  # the handler has closed it already, or the client has
+        await connection.close(code=_INTERNAL_ERROR, reason=problem_of(error).title)
     return None
 
 
@@ -71,7 +73,8 @@ def add_error_handlers(app: object) -> None:
     Each is an ``application/problem+json`` by RFC 9457 with the error's name and facts, and the
     status that fits: 404 for a missing table, 409 for an id that exists, 422 for a wrong vector,
     row or filter, 503 with Retry-After for a busy store. No path, target or traceback is in it;
-    errors of the server are logged by ``aiovec.asgi``. A web socket is closed with code 1011.
+    errors of the server are logged by ``aiovec.asgi``. A web socket of FastAPI or Starlette is
+    closed with code 1011; Litestar asks no handler about those, and closes them itself.
 
     Call it once, before the app serves. A handler of your own for one of the classes goes first.
     """

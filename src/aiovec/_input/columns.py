@@ -51,9 +51,23 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.tz is not None:
-        numbers = column.cast(_MICROSECONDS, safe=False).cast(pa.int64()).to_pylist()
+        numbers = _without_finer(column).cast(_MICROSECONDS).cast(pa.int64()).to_pylist()
         return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
     return cast("list[Any]", column.to_pylist())
+
+
+def _without_finer(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The column without the digits of its datetimes that are finer than a microsecond.
+
+    Before 1970 too, where a cast would cut towards that year.
+    """
+    kind = column.type
+    if not pa.types.is_timestamp(kind) or kind.unit != "ns":
+        return column
+    finer = column.cast(pa.int64())
+    whole = pc.divide(finer, 1000)
+    whole = pc.subtract(whole, pc.less(finer, pc.multiply(whole, 1000)).cast(pa.int64()))
+    return whole.cast(pa.timestamp("us", kind.tz))
 
 
 def foreign_values(column: pa.Array, name: str) -> list[Any]:
@@ -320,11 +334,11 @@ def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa
         raise InvalidRowError(_unfit(field, given), row=place(0)[0], field=name)
     else:
         # Finer than a microsecond is cut off; anything else that would change is refused.
-        safe = not (pa.types.is_timestamp(given) and given.unit == "ns")
+        cut = _without_finer(values)
         try:
-            column = values.cast(wanted, safe=safe)
+            column = cut.cast(wanted)
         except pa.ArrowException as exc:
-            row = _first_that_fails(values, lambda part: part.cast(wanted, safe=safe))
+            row = _first_that_fails(cut, lambda part: part.cast(wanted))
             number, id = place(row)
             value = _shown(values, row)
             raise InvalidRowError(

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
-from .._core.threads import FORKED, start_thread
+from .._core.threads import FORKED, start_thread, wait_out
 from ..errors import StoreClosedError
 
 _T = TypeVar("_T")
@@ -63,7 +63,8 @@ class Portal:
     @property
     def is_current(self) -> bool:
         """Return whether the caller runs on the portal's own loop, where it must not wait."""
-        return threading.get_ident() == self._thread.ident
+        # A thread that has ended leaves its number to the next.
+        return threading.get_ident() == self._thread.ident and self._thread.is_alive()
 
     def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of what ``call``, which runs on the loop, gives to await.
@@ -105,22 +106,22 @@ class Portal:
         running = _Running(call)
         self._start(running)
         done = asyncio.wrap_future(running.done)
-        cancelled = False
-        while not done.done():
-            try:
-                await asyncio.wait([done])
-            except asyncio.CancelledError:
-                cancelled = True
-                with contextlib.suppress(RuntimeError):  # the loop is closed, so the call is over
-                    self._loop.call_soon_threadsafe(running.cancel)
-        if cancelled:
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so the call is over
+                self._loop.call_soon_threadsafe(running.cancel)
+            await wait_out(done)
             running.done.exception()
-            done.exception()
-            raise asyncio.CancelledError
+            if not done.cancelled():
+                done.exception()
+            raise  # the same one, by which a scope of anyio knows its own
         try:
             return done.result()
         except asyncio.CancelledError:
-            raise StoreClosedError(self.target) from None
+            if self._stopped:
+                raise StoreClosedError(self.target) from None
+            raise
 
     def begin(self, call: Callable[[], Awaitable[object]]) -> None:
         """Have something run without waiting for it; nothing where that cannot run any more."""

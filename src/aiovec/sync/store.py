@@ -10,11 +10,14 @@ from collections.abc import (
     Awaitable,
     Callable,
     Generator,
+    Iterable,
     Iterator,
     Mapping,
+    Sequence,
+    Set,
 )
 from functools import wraps
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
 from .._core.connect import PathText
 from .._core.connect import connect as connect_async
@@ -45,7 +48,7 @@ def _blocking(
 
     @wraps(method)
     def call(self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        # An iterator is read here, in the thread of its maker, who may use this very store in it.
+        # What is lazy is read here, in the thread of its maker, who may use this very store in it.
         positional: Any = [_read(argument) for argument in args]
         named: Any = {name: _read(argument) for name, argument in kwargs.items()}
         return self._portal.run(lambda: method(self._awaited, *positional, **named))
@@ -94,10 +97,26 @@ def _iterated(face: _Blocking[_A], items: AsyncIterator[_R]) -> Generator[_R, No
     portal.iterated.discard(items)
 
 
-def _read(argument: object) -> object:
+# Iterables that hold what they give, or have a form that is read as a whole.
+_HELD = (Sequence, Mapping, Set, bytearray)
+_FORMS = (
+    "__array__", "__array_interface__", "__arrow_c_array__", "__arrow_c_stream__", "__dataframe__",
+    "model_fields", "shape",
+)  # fmt: skip
+
+
+def _is_lazy(argument: object) -> bool:
     if isinstance(argument, Iterator):
-        return list(argument)
-    if type(argument) is dict and any(isinstance(value, Iterator) for value in argument.values()):
+        return True
+    if not isinstance(argument, Iterable) or isinstance(argument, _HELD):
+        return False
+    return not any(hasattr(type(argument), name) for name in _FORMS)
+
+
+def _read(argument: object) -> object:
+    if _is_lazy(argument):
+        return list(cast("Iterable[object]", argument))
+    if type(argument) is dict and any(map(_is_lazy, argument.values())):
         return {name: _read(column) for name, column in argument.items()}  # columns of rows
     return argument
 

@@ -463,6 +463,19 @@ class RowFormsContract(ContractBase):
             assert (caught.value.row, caught.value.id, caught.value.field) == (1, "b", "seen")
         assert await store.count("notes") == 0
 
+    async def test_moments_finer_than_a_microsecond_are_cut(self, store: VectorStore) -> None:
+        """In every form alike, and before 1970 too."""
+        await self.table(store, Schema(DIM, fields={"at": datetime}), [])
+        for text in ("1960-01-01T00:00:00.123456789", "2024-01-01T00:00:00.999999999"):
+            column = pa.array([np.datetime64(text, "ns")]).cast(pa.timestamp("ns", "UTC"))
+            columns = {"embedding": pa.array([[1.0] * DIM]), "at": column, "key": column}
+            await store.upsert("notes", pa.table({"id": ["arrow"], **columns}))
+            row = {"id": "row", "embedding": [1.0] * DIM, "at": f"{text}Z", "key": f"{text[:26]}Z"}
+            await store.upsert("notes", [row])
+            arrow, plain = await store.get("notes", ["arrow", "row"])
+            assert arrow.fields == plain.fields
+            assert str(arrow.fields["at"]).startswith(text[:26].replace("T", " "))
+
     async def test_datetimes_of_other_zones_and_as_text(self, store: VectorStore) -> None:
         await store.create_table("notes", EVERY_KIND)
         moment = rows_of_every_kind(4)[3]["seen"]
