@@ -9,12 +9,14 @@ import re
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests import forked
 
+from aiovec import StoreFullError, VectorStore
 from aiovec_sqlite.driver import connect
 
 from .conftest import Run
@@ -161,6 +163,33 @@ def test_what_is_not_taken_makes_the_exit_code_1(run: Run, old: Path, folder: Pa
     assert [line[0] for line in run("tables", "bits.db").lines[1:]] == [
         "docs", "items-big", "items-small",
     ]  # fmt: skip
+
+
+def test_a_failure_amid_an_import_tells_what_was_kept(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of a full disk says that nothing of its own call was kept, of some 8,000 rows."""
+    rows = [{"id": f"r{n}", "embedding": [1, n]} for n in range(30_000)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plain, room = VectorStore._write, [2]
+
+    async def write(self: VectorStore, *args: Any, **options: Any) -> int:
+        if not room[0]:
+            raise StoreFullError(self.target, "No space left on device")
+        room[0] -= 1
+        return await plain(self, *args, **options)
+
+    monkeypatch.setattr(VectorStore, "_write", write)
+    done = run("import", "rows.jsonl", "new.db", "--table", "notes")
+    assert done.code == 1
+    assert "no room to write" in done.err
+    (kept,) = re.findall(r"kept before that: ([0-9,]+) rows of 'notes'", done.err)
+    count = int(kept.replace(",", ""))
+    assert 0 < count < 30_000
+    monkeypatch.setattr(VectorStore, "_write", plain)
+    assert json.loads(run("tables", "new.db", "--json").out)["tables"][0]["rows"] == count
+    assert run("import", "rows.jsonl", "new.db", "--table", "notes", "--upsert").code == 0
+    assert json.loads(run("tables", "new.db", "--json").out)["tables"][0]["rows"] == 30_000
 
 
 def test_replaced_rows_and_reasons_are_counted(run: Run, folder: Path) -> None:

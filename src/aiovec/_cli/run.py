@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 
 from ..errors import AiovecError
-from .output import say_error
+from .output import err, one_line, say_error
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -28,6 +28,8 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
             command(*args, **kwargs)
         except AiovecError as exc:
             say_error(exc)
+            for note in getattr(exc, "__notes__", ()):
+                err().print(one_line(note))
             raise typer.Exit(1) from exc
         except (KeyboardInterrupt, asyncio.CancelledError) as exc:
             say_error("interrupted")

@@ -135,8 +135,10 @@ async def load(
                 await _fill(store, source, placed[-1], rejects, how)
             if how.strict:
                 await _settle(store, placed, rejects, how, source.place)
-        except BaseException:
+        except BaseException as exc:
             await _undo(store, placed, everything=how.strict)
+            if isinstance(exc, AiovecError) and not how.strict:
+                _tell_kept(exc, placed)
             raise
         await _check_taken(store, placed, rejects)
     finally:
@@ -340,6 +342,13 @@ async def _undo(store: VectorStore, placed: list[_Placed], *, everything: bool) 
         if one.is_staged or (one.created and (everything or not one.rows)):
             with contextlib.suppress(AiovecError):  # the failure itself is told
                 await store.drop_table(one.place, missing_ok=True)
+
+
+def _tell_kept(error: AiovecError, placed: list[_Placed]) -> None:
+    """Say what is there all the same: the error is about the rows of its own call alone."""
+    kept = [f"{one.rows:,} rows of {one.load.table!r}" for one in placed if one.rows]
+    if kept:
+        error.add_note(f"kept before that: {', '.join(kept)}; with --upsert the import goes on")
 
 
 async def _check_taken(store: VectorStore, placed: list[_Placed], rejects: RejectsFile) -> None:
