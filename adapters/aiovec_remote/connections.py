@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -61,8 +62,13 @@ class Connections:
         """Return the session, which from now on is closed when its loop is ended."""
         if not self._begun:
             self._begun = True
-            await anext(self._keeper)
+            # In a task of its own: within an export the loop does not learn of a generator. And no
+            # cancelled call keeps it from being begun.
+            await asyncio.shield(asyncio.ensure_future(self._begin_keeper()))
         return self.session
+
+    async def _begin_keeper(self) -> None:
+        await anext(self._keeper)
 
     async def _kept(self) -> AsyncGenerator[None, None]:
         # A loop that ends closes the generators that were begun in it, and waits for them.

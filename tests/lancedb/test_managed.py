@@ -25,6 +25,7 @@ from aiovec import (
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.errors import translated
 from aiovec_lancedb.settings import LancedbSettings
+from aiovec_lancedb.text.asking import MORE
 
 from .managed_server import Service, managed_service
 from .test_s3 import SOON, nobody_listens
@@ -183,7 +184,8 @@ async def test_keyword_search_is_one_query_of_the_service(service: Service, tmp_
     assert not made["body"]["stem"]
     assert not made["body"]["remove_stop_words"]
     (asked,) = [json.loads(r.body) for r in service.requests if r.path.endswith("/query/")]
-    assert (asked["k"], asked["prefilter"]) == (5, True)
+    # More than the limit: those of equal score are put in order of their ids.
+    assert (asked["k"], asked["prefilter"]) == (5 + MORE, True)
     query = asked["full_text_query"]["query"]["boolean"]
     assert [one["match"]["terms"] for one in query["must"][0]["boolean"]["should"]] == ["wool"] * 2
     assert [one["phrase"]["terms"] for one in query["must_not"]] == ["a b"] * 2

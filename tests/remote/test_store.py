@@ -469,3 +469,22 @@ def test_an_address_where_nothing_is_served(url: str) -> None:
 async def test_a_store_needs_a_whole_address() -> None:
     with pytest.raises(ConfigError):
         await aiovec.connect("http://")
+
+
+def test_a_loop_whose_first_call_is_an_export_closes_its_connections(url: str) -> None:
+    async def begun() -> aiovec.VectorStore:
+        store = await aiovec.connect(url)
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", ROWS)
+        return store
+
+    async def exported() -> None:
+        assert [len(batch) async for batch in store.export("notes")] == [2]
+        sessions.append(store._follower.engine.backend._client._connections().session)
+
+    sessions: list[aiohttp.ClientSession] = []
+    store = asyncio.run(begun())
+    for _ in range(2):
+        asyncio.run(exported())
+    assert [session.closed for session in sessions] == [True, True]
+    asyncio.run(store.close())
