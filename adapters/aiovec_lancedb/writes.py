@@ -329,19 +329,29 @@ class Update(WriteOperation):
             await extremes.mark(session, table)
         if self.payload:
             return [await self._merge(session, table, condition)]
-        fields = table.schema.fields
+        values = await off_loop(self._effort(), self._assigned, table.schema, takes)
+        result = await session.run(table.lance.update(updates_sql=values, where=condition))
+        return [int(result.rows_updated)]
+
+    def _effort(self) -> int:
+        """Return how many values it takes to write the new ones as SQL, for ``off_loop``."""
+        sizes = [len(value) for value in self.values.values() if isinstance(value, str | list)]
+        vector = 0 if self.vector is None else self.vector.size
+        return len(self.values) + sum(sizes) + vector
+
+    def _assigned(self, schema: Schema, takes: bool) -> dict[str, str]:
+        """Each column's new value as SQL."""
         values = {
-            name: sql.assigned(_stored(value), fields[name].kind)
+            name: sql.encoded(sql.assigned(_stored(value), schema.fields[name].kind))
             for name, value in self.values.items()
         }
         if takes:
-            values[table.schema.vector] = "NULL"
+            values[schema.vector] = "NULL"
         elif self.vector is not None:
             # Each number is that of a float32, so Lance's float64 and its cast keep it exactly.
             numbers = ",".join(map(repr, self.vector.astype(float).tolist()))
-            values[table.schema.vector] = f"[{numbers}]"
-        result = await session.run(table.lance.update(updates_sql=values, where=condition))
-        return [int(result.rows_updated)]
+            values[schema.vector] = f"[{numbers}]"
+        return values
 
     async def _merge(self, session: Session, table: Opened, condition: str | None) -> int:
         """Set keys of each row's own payload. Lance cannot, so the payloads are read for it.

@@ -39,7 +39,7 @@ from aiovec.backend import (
 )
 from aiovec.errors import FilterError
 
-from .values import PayloadValue, equals_list, like, listed, literal, name, text
+from .values import PayloadValue, encoded, equals_list, like, listed, literal, name, text
 
 # Levels that a condition on a column and one on a payload key take, the latter for each key more.
 _COLUMN_DEPTH = 2
@@ -61,12 +61,12 @@ def to_sql(expr: Expr) -> str:
             "the filter is nested too deeply for LanceDB, or names too many keys within a payload "
             f"key (limit {_MOST_DEPTH} levels); use IN or fewer parentheses"
         )
-    return part.sql
+    return encoded(part.sql)
 
 
 def ids_to_sql(ids: Sequence[str]) -> str:
     """The rows with these ids, of which there is at least one."""
-    return f"{name('id')} IN ({', '.join(map(text, ids))})"
+    return encoded(f"{name('id')} IN ({', '.join(map(text, ids))})")
 
 
 def id_range_to_sql(

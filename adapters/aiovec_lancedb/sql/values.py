@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
+
 from aiovec.backend import ANY_CHARACTER, ANY_TEXT, Kind, Value, same_letter
 
 _LEAST_INT = -(2**63)
@@ -70,6 +72,17 @@ def literal(value: Any) -> str:
 def timestamp(value: datetime) -> str:
     at = value.astimezone(UTC).replace(tzinfo=None)
     return f"TIMESTAMP '{at.isoformat(timespec='microseconds')}Z'"
+
+
+def encoded(sql: str) -> str:
+    """The same text, whose UTF-8 Python keeps beside it from here on.
+
+    lancedb takes its UTF-8 on the event loop, which for a megabyte takes milliseconds to make.
+    Arrow asks Python for it in the same way; so this belongs where the text is made.
+    """
+    if not sql.isascii():
+        pa.scalar(sql)
+    return sql
 
 
 def listed(values: Iterable[Any]) -> str:

@@ -40,7 +40,7 @@ def _large_fields() -> dict[str, dict[str, Any]]:
         "text": {"name": megabyte, "more": megabyte},
         "items": {"items": list(range(200_000))},
         "nested": {"nested": {"deep": [{"n": n, "items": [n, [n]]} for n in range(20_000)]}},
-        "tags": {"tags": [f"tag {n}" for n in range(20_000)]},
+        "tags": {"tags": [f"täg {n}" for n in range(60_000)]},
     }
 
 
