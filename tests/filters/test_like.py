@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from contextlib import closing
@@ -31,9 +30,14 @@ def matches(text: str, pattern: str) -> bool:
 
 
 def expected(text: str, pattern: str) -> bool:
-    parts = {"%": ".*", "_": "."}
-    whole = "".join(parts.get(c) or re.escape(c) for c in pattern)
-    return re.fullmatch(whole, text, re.DOTALL) is not None
+    """Where in the text what comes before each character of the pattern may end."""
+    ends = {0}
+    for character in pattern:
+        if character == "%":
+            ends = {later for end in ends for later in range(end, len(text) + 1)}
+        else:
+            ends = {end + 1 for end in ends if end < len(text) and character in ("_", text[end])}
+    return len(text) in ends
 
 
 def bound(where: Any) -> Expr:
