@@ -61,7 +61,7 @@ def to_sql(expr: Expr) -> str:
             "the filter is nested too deeply for LanceDB, or names too many keys within a payload "
             f"key (limit {_MOST_DEPTH} levels); use IN or fewer parentheses"
         )
-    return encoded(part.sql)
+    return part.sql
 
 
 def ids_to_sql(ids: Sequence[str]) -> str:
