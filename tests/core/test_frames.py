@@ -184,6 +184,19 @@ async def test_columns_that_do_not_fit_name_the_row(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame, pa.table])
+async def test_times_as_text(store: VectorStore, make: Any) -> None:
+    """A frame read from CSV or JSON has them so; each row may, and so may each column."""
+    texts = ["2024-05-06T07:08:09Z", None, "2024-05-06t09:08:09+02:00"]
+    vectors = [list(map(float, vector)) for vector in VECTORS]
+    await store.insert("t", make({"id": IDS, "embedding": vectors, "seen": texts}))
+    seen = [record["seen"] for record in await store.get("t", IDS)]
+    assert seen == [datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC), None, seen[0]]
+    bad = make({"id": ["x"], "embedding": vectors[:1], "seen": ["2024-05-06T07:08:09"]})
+    with pytest.raises(InvalidRowError, match=r"time zone.*\.replace\(tzinfo=UTC\)"):
+        await store.insert("t", bad)
+
+
 @pytest.mark.parametrize(
     ("column", "values", "row", "words"),
     [

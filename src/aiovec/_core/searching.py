@@ -14,7 +14,7 @@ import anyio
 
 from .._filters import Expr
 from .._filters.tree import Ref
-from .._input.arguments import ability_of, check_count, check_flag, check_tuning
+from .._input.arguments import ability_of, check_flag, check_tuning, count_of
 from .._input.selection import Selection, group_key, selected_names, selection_of
 from .._input.types import Where
 from .._text.query import check_phrases, parse_off_loop, text_fields
@@ -91,7 +91,7 @@ class SearchOptions:
     """``select``, read once."""
 
     def __post_init__(self) -> None:
-        check_count("limit", self.limit)
+        self.limit = count_of("limit", self.limit)
         self.exact = check_flag("exact", self.exact)
         self.include_vector = check_flag("include_vector", self.include_vector)
         self.any = check_flag("any", self.any)
@@ -100,7 +100,7 @@ class SearchOptions:
         if self.tuning is not None and not isinstance(self.tuning, Tuning):
             raise InvalidArgumentError("tuning", self.tuning, "an aiovec.Tuning or None")
         if self.fetch_k is not None:
-            check_count("fetch_k", self.fetch_k)
+            self.fetch_k = count_of("fetch_k", self.fetch_k)
             if self.fetch_k < self.limit:
                 raise InvalidArgumentError(
                     "fetch_k", self.fetch_k, f"None, or at least the limit of {self.limit}"
@@ -108,7 +108,7 @@ class SearchOptions:
         self._check_marks()
         self.min_score = check_bound("min_score", self.min_score)
         self.max_distance = check_bound("max_distance", self.max_distance)
-        check_count("per_group", self.per_group)
+        self.per_group = count_of("per_group", self.per_group)
         if self.group_by is not None and self.diversity:
             raise InvalidArgumentError(
                 "diversity", self.diversity, "None with group_by, which is for variety as well"

@@ -30,10 +30,10 @@ from .._filters import Expr, bind
 from .._filters.tree import Combinable, Value
 from .._input.arguments import (
     ability_of,
-    check_count,
     check_field_index,
     check_flag,
     check_model,
+    count_of,
     existing_field,
     is_iterable,
 )
@@ -851,8 +851,8 @@ class VectorStore:
         count as null. ``vector`` is None unless its name is selected, or ``include_vector``
         is true.
         """
-        check_count("limit", limit)
-        check_count("offset", offset, least=0)
+        limit = count_of("limit", limit)
+        offset = count_of("offset", offset, least=0)
         falling = check_flag("descending", descending)
         keys = order_keys(order_by)
         with_vector = check_flag("include_vector", include_vector)
@@ -900,7 +900,7 @@ class VectorStore:
         of a payload key are one.
         """
         if limit is not None:
-            check_count("limit", limit)
+            limit = count_of("limit", limit)
 
         async def counted(engine: Engine, handle: TableHandle) -> dict[Value, int]:
             ref = value_ref(handle.schema, field, lists=True)
@@ -957,7 +957,7 @@ class VectorStore:
         after: bytes | None,
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         check_table_name(table)
-        check_count("batch_size", batch_size)
+        batch_size = count_of("batch_size", batch_size)
         batch_size = min(batch_size, _LARGEST_BATCH)
         self._enter()
         if after is not None and not isinstance(after, bytes):

@@ -175,6 +175,7 @@ class _Binder:
     ) -> Value | None:
         """The literal as an item of the list; None where no item can equal it."""
         if kind == "payload":
+            value = _fitted(ref, kind, value)
             self._check_value(leaf, ref, kind, value, index)
             return value
         item_kind = kind.removeprefix("list[").removesuffix("]")

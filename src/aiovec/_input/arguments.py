@@ -6,7 +6,9 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+import numpy as np
 
 from .._core.contract import Backend, TableHandle, Tuning
 from .._core.schema import Field, Schema
@@ -22,6 +24,13 @@ def check_count(argument: str, value: object, *, least: int = 1) -> None:
     """A whole number of at least ``least``, or InvalidArgumentError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(argument, value, f"a whole number of at least {least}")
+
+
+def count_of(argument: str, value: object, *, least: int = 1) -> int:
+    """Return a whole number, NumPy's too, as an int, or raise InvalidArgumentError."""
+    count = int(value) if isinstance(value, np.integer) else value
+    check_count(argument, count, least=least)
+    return cast("int", count)
 
 
 def check_flag(argument: str, value: object) -> bool:

@@ -308,16 +308,22 @@ def _number_lists(
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, mask=mask)
 
 
+_NO_ZONE = (
+    "a datetime needs a time zone: datetime.now(UTC) has one, .replace(tzinfo=UTC) gives it one, "
+    "and text ends with it, as in 2026-01-31T12:00:00Z"
+)
+
+
 def _moment(value: Any, refuse: Callable[[str], Exception]) -> datetime:
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value)
+            value = datetime.fromisoformat(value.upper())
         except ValueError as exc:
             raise refuse(f"must be a datetime or RFC 3339 text, not {value!r:.60}") from exc
     if value != value:  # what pandas calls NaT
         raise refuse("not a time is no value; use None")
     if value.utcoffset() is None:
-        raise refuse("a datetime needs a time zone; use datetime.now(UTC)")
+        raise refuse(_NO_ZONE)
     try:
         return cast("datetime", value.astimezone(UTC))
     except OverflowError as exc:
@@ -330,6 +336,8 @@ def _arrow_column(name: str, field: Field, values: pa.Array, place: Place) -> pa
     given = values.type
     if given == wanted:
         column = values
+    elif field.kind == "datetime" and pa.types.is_string(given):
+        column = _python_column(name, field, values.to_pylist(), place)
     elif not _converts(field, given):
         raise InvalidRowError(_unfit(field, given), row=place(0)[0], field=name)
     else:
@@ -505,7 +513,7 @@ def _check_json(key: Any, value: Any, row: int | None, id: str | None) -> bool:
                     "datetimes, dates, UUIDs); declare a field for it, or convert it"
                 )
             converts = True
-            waiting.append((plain_item, depth + 1))
+            waiting.append((plain_item, depth))
     return converts
 
 
@@ -518,6 +526,10 @@ def _plain(item: Any) -> Any:
         return item.value
     if isinstance(item, str):
         return str.__str__(item)
+    if isinstance(item, dict):
+        return dict(item)
+    if isinstance(item, list):
+        return list(item)
     if isinstance(item, _WHOLE):
         return int(item)
     if isinstance(item, (float, np.floating)):

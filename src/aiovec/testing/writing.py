@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,11 @@ from .values import (
     small_rows,
     vectors,
 )
+
+
+class UserItems(list[Any]):
+    """A list of a class of its own."""
+
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
 
@@ -432,6 +438,33 @@ class WritingContract(ContractBase):
         )  # fmt: skip
         assert await notes.update("notes", {"all": True}, where="TRUE") == 10
         assert await notes.count("notes", "payload.all = TRUE") == 10
+
+    async def test_payloads_of_other_libraries(self, store: VectorStore) -> None:
+        """Readers of YAML and XML give dicts and lists of classes of their own."""
+        made = [datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)]
+        payload: dict[str, Any] = {
+            "ordered": OrderedDict(b=1, a=OrderedDict(c=UserItems([OrderedDict(d=2)]))),
+            "default": defaultdict(list, a=[1]),
+            "count": Counter("aab"),
+            "made": made,
+        }
+        await store.create_table("notes", SMALL)
+        row = {"id": "a", "embedding": GOOD}
+        await store.insert("notes", [{**row, **payload}, OrderedDict(row, id="b")])
+        await store.update("notes", payload, ids="b")
+        first, second = await store.get("notes", ["a", "b"])
+        for record in (first, second):
+            assert record["ordered"] == {"b": 1, "a": {"c": [{"d": 2}]}}
+            assert (record["default"], record["count"]) == ({"a": [1]}, {"a": 2, "b": 1})
+        one: Any
+        for one in (np.int64(1), np.uint8(1)):
+            made_then = F["payload.made"].contains(made[0])
+            found = await store.find("notes", where=made_then, limit=one, offset=one)
+            assert ids_of(found) == ["b"]
+            assert ids_of(await store.search("notes", GOOD, limit=one)) == ["a"]
+        for one in (np.bool_(True), np.float64(1)):
+            with pytest.raises(InvalidArgumentError, match="a whole number"):
+                await store.find("notes", limit=one)
 
     async def test_update_moves_a_row_between_partitions(self, store: VectorStore) -> None:
         schema = Schema(DIM, fields={"part": Field(str, partition=True), "n": int})
