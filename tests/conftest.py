@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import os
 import signal
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ ONCE = (
     "tests/contract/test_lancedb_s3.py",
     "tests/contract/test_remote.py",
     "tests/contract/test_toy.py",
-    "tests/core/test_loop_time.py::test_it_is_said_what_was_run_once_more",
+    "tests/core/test_loop_time.py::test_it_is_said_what_was_run_again",
     "tests/core/test_text_query.py",
     "tests/demo/",
     "tests/docs/",
@@ -152,7 +153,7 @@ THOROUGH = (
     "tests/contract/test_sqlite.py::TestSqliteFile::test_limits_beyond_4096[l2]",
     # It shows that the suite asks for nothing that few lines cannot give.
     "tests/contract/test_toy.py::TestToy",
-    "tests/core/test_loop_time.py::test_it_is_said_what_was_run_once_more",
+    "tests/core/test_loop_time.py::test_it_is_said_what_was_run_again",
     "tests/core/test_results.py::test_a_notebook_shows_the_beginning_of_long_answers",
     "tests/core/test_text_query.py::test_ten_thousand_fuzzed_queries[ngram]",
     "tests/demo/",
@@ -477,6 +478,9 @@ def pytest_collection_finish() -> None:
 
 
 _HELD = "the event loop was held"
+# Seconds before each further run of such a test. What a virtual machine counts wrongly, since its
+# host has given its processors to others, comes in bursts: tests of 0.1 ms "took" 49 ms twice.
+_PAUSES = (0.0, 1.0, 4.0)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -487,10 +491,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """A test in which the loop was held is run once more, and listed at the end of all."""
+    """A test in which the loop was held is run again, and listed at the end of all.
+
+    What holds the loop does so each time; it is a fault if the last run sees it too.
+    """
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    seen = 0
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    if any(name == _HELD for name, _ in item.user_properties):
+    for pause in _PAUSES:
+        if not any(name == _HELD for name, _ in item.user_properties[seen:]):
+            break
+        seen = len(item.user_properties)
+        time.sleep(pause)
         item._initrequest()  # type: ignore[attr-defined]  # as plugins that run tests again do
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
@@ -500,11 +512,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The tests that were run once more, with what was seen at first."""
+    """The tests that were run again, with what was seen each time."""
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
             if name == _HELD and report.when == "call":
-                terminalreporter.write_sep("-", f"run once more: {report.nodeid}")
+                terminalreporter.write_sep("-", f"run again: {report.nodeid}")
                 terminalreporter.write_line(value)
 
 

@@ -76,6 +76,8 @@ _WRITES_AT_ONCE = 1024
 # Characters of a filter that take as long to write as one value does to check.
 _CHARACTERS_A_VALUE = 32
 _NUMBERS_A_VALUE = 16
+# Bytes of lists, and of texts, that take as long to read.
+_BYTES_A_VALUE = 32
 # States of a table that one write is asked for.
 _MOST_STATES = 5
 # Errors of a repeat that did not come as far as the store.
@@ -449,11 +451,15 @@ def _effort(answer: Message) -> int:
     listed = sum(len(value) for value in answer.facts.values() if isinstance(value, list))
     if answer.rows is None or not answer.rows.num_columns:
         return listed
-    values = sum(
-        kind.list_size // _NUMBERS_A_VALUE if pa.types.is_fixed_size_list(kind) else 1
-        for kind in answer.rows.schema.types
-    )
-    return int(listed + answer.rows.num_rows * values + answer.rows.column(0).num_chunks)
+    values, size = 0, 0
+    for column in answer.rows.columns:
+        if pa.types.is_fixed_size_list(column.type):
+            values += column.type.list_size // _NUMBERS_A_VALUE
+        else:
+            values += 1
+            size += column.get_total_buffer_size()  # one row may hold much
+    listed += answer.rows.num_rows * values + answer.rows.column(0).num_chunks
+    return int(listed + size // _BYTES_A_VALUE)
 
 
 def _rows(table: TableHandle, columns: Columns, limit: int) -> Callable[[Message], StoredRows]:

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pytest
 
 import aiovec
+from aiovec._core.contract import StoredRows
+from aiovec._core.pool import LITTLE
 from aiovec._filters.check import bind
+from aiovec._http.wire import effort_of_rows
 from aiovec.backend import PROTOCOL, Columns, Message, VectorQuery, in_thread, pack, unpack
 from aiovec.testing.loop_time import own_work, watched_loop
 from aiovec_remote.backend import RemoteBackend
@@ -75,6 +78,14 @@ async def test_few_rows_that_hold_much_leave_the_event_loop_to_others() -> None:
                 with own_work():
                     assert b"".join(answer).count(b"[]") == 400_000
         found.check()
+
+
+def test_few_rows_that_hold_much_are_packed_off_the_loop() -> None:
+    few = StoredRows(["a"], {"tags": [["x"]]}, ["{}"])
+    lists = StoredRows(["a"], {"tags": [["x"] * 60_000]}, ["{}"])
+    texts = StoredRows(["a"], {"tags": [["x"]]}, ["x" * 1_000_000])
+    assert effort_of_rows([few]) < 10
+    assert min(effort_of_rows([lists]), effort_of_rows([texts])) > LITTLE
 
 
 async def test_a_filter_for_each_of_many_queries_leaves_the_event_loop_to_others(

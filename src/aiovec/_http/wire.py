@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from .._arrays import Float32Array
 from .._arrow import check_table, one_array, payload_texts, to_matrix
 from .._core.contract import Columns, Found, StoredRows
+from .._core.pool import LITTLE
 from .._core.schema import Field, Schema
 from .._input.columns import python_values
 from ..errors import AiovecError
@@ -232,7 +233,16 @@ def effort_of_rows(answers: Iterable[StoredRows]) -> int:
     for rows in answers:
         effort += len(rows.ids) * (len(rows.fields) + 2)
         effort += 0 if rows.vectors is None else rows.vectors.size // 16
+        if effort <= LITTLE:
+            effort += sum(_held(values) for values in rows.fields.values())
+            effort += 0 if rows.payloads is None else _held(rows.payloads)
     return effort
+
+
+def _held(values: Sequence[Any]) -> int:
+    """Return how much few values hold: the items of lists, the bytes of texts."""
+    lists = sum(len(value) for value in values if isinstance(value, list))
+    return lists + sum(len(value) for value in values if isinstance(value, str)) // _BYTES_A_VALUE
 
 
 def matrix_column(matrix: Float32Array) -> pa.FixedSizeListArray:
