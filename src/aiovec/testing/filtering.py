@@ -317,7 +317,7 @@ BAD = (
     "1; DROP TABLE notes", "name = 'a' OR '1'='1", "tags = [", "tags = ['a'", "tags = ['a',]",
     "tags = [1]", "tags = [NULL]", "tags > ['a']", "name = ['a']", "tags IN (['a'])",
     "name IS EMPTY",
-    "payload.x = [TIMESTAMP '2024-01-01T00:00:00Z']", "payload.x = [[1]]", "['a'] = tags",
+    "payload.x = [[1]]", "['a'] = tags",
     "year IS TRUE", "name IS NOT FALSE", "tags IS TRUE", "(live) IS", "(live) IS NULL",
     "(live) IS NOT", "(live) IS NOT EMPTY", "(live) IS TRUE FALSE", "year = 1 IS TRUE",
     "name LIKE 'a' ESCAPE", "name LIKE 'a' ESCAPE ''", "name LIKE 'a' ESCAPE '!!'",
