@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shutil
 import time
 import uuid
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,15 +31,33 @@ if TYPE_CHECKING:
 
 _BYTES = 64 * 2**20
 _MOST_BEGINNINGS = 3
+# Seconds in which a moment is looked for at which no table is written to.
+_LONGEST_LOOK = 5.0
+
+LOG = logging.getLogger("aiovec.lancedb")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A table that stays at the version it was opened at."""
+
+    name: str
+    table: AsyncTable
+    schema: pa.Schema
+    version: int
+
+    @property
+    def found(self) -> tuple[str, int]:
+        return self.name, self.version
 
 
 async def write_backup(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
     StoreMovedError where a migration has moved the store: its rows are old.
-    All tables are opened first, and each stays at that version. A backup that fails or is
-    cancelled leaves nothing behind. Where a table is renamed or dropped meanwhile, its files cannot
-    be read any more, and the copy is begun anew.
+    All tables are opened first, as they are at one moment, and each stays at that version. A backup
+    that fails or is cancelled leaves nothing behind. Where a table is renamed or dropped meanwhile,
+    its files cannot be read any more, and the copy is begun anew.
     """
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
@@ -54,12 +74,11 @@ async def _write_copy(session: Session, path: Path, pins: Pins, admission: ReadA
     try:
         await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
-            names = await session.names()
-            opened = [(name, *await session.open_any(name)) for name in names]
-            for name, table, _ in opened:
-                version = await session.run(table.version())
-                await stack.enter_async_context(pins.held(name, version))
-            if await session.names() != names:  # one of them was renamed, and may be in it twice
+            opened = await _of_one_moment(session)
+            for one in opened:
+                await stack.enter_async_context(pins.held(one.name, one.version))
+            # One of them was renamed, and may be in it twice.
+            if await session.names() != [one.name for one in opened]:
                 raise StaleTableError
             async with admission.share(stream_bytes()):
                 await _copy(session, opened, partial, str(path))
@@ -69,16 +88,45 @@ async def _write_copy(session: Session, path: Path, pins: Pins, admission: ReadA
         raise
 
 
-async def _copy(
-    session: Session, tables: list[tuple[str, AsyncTable, pa.Schema]], partial: Path, path: str
-) -> None:
+async def _of_one_moment(session: Session) -> list[_Opened]:
+    """All tables as they were together at one moment.
+
+    They are opened one after another, and again until nothing was written to any of them in
+    between: behind the last one of the first time all of them were as they were found. Where
+    writers leave no such moment for a while, each table is of a moment of its own, and the log
+    says so.
+    """
+    opened = await _opened(session)
+    until = time.monotonic() + _LONGEST_LOOK
+    while time.monotonic() < until:
+        again = await _opened(session)
+        if [one.found for one in again] == [one.found for one in opened]:
+            return opened
+        opened = again
+    LOG.warning(
+        "the tables of %s are written to without a pause; each table of the backup is as it was at "
+        "a moment of its own",
+        session.target,
+    )
+    return opened
+
+
+async def _opened(session: Session) -> list[_Opened]:
+    found = []
+    for name in await session.names():
+        table, schema = await session.open_any(name)
+        found.append(_Opened(name, table, schema, await session.run(table.version())))
+    return found
+
+
+async def _copy(session: Session, tables: list[_Opened], partial: Path, path: str) -> None:
     with translated(path):
         copy = await lancedb.connect_async(partial)
     try:
-        for name, table, schema in tables:
+        for one in tables:
             with translated(path):
-                target = await to_its_end(copy.create_table(name, schema=at_rest(schema)))
-            batches = await session.run(table.query().to_batches())
+                target = await to_its_end(copy.create_table(one.name, schema=at_rest(one.schema)))
+            batches = await session.run(one.table.query().to_batches())
             waiting: list[pa.RecordBatch] = []
             size = 0
             while True:
