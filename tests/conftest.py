@@ -446,8 +446,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     another_loop = os.environ.get("AIOVEC_LOOP") == "uvloop"
     for item in items:
         name = f"{item.nodeid}::"
-        if name.startswith(once) or (another_loop and has_its_own_loop(item)):
+        if name.startswith(once):
             item.add_marker(pytest.mark.once)
+        if another_loop and has_its_own_loop(item):
+            item.add_marker(pytest.mark.same_loop)
         if name.startswith(thorough):
             item.add_marker(pytest.mark.thorough)
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))

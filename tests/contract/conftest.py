@@ -72,5 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if part_of(item).startswith(shown_elsewhere) and item.originalname not in here_too:
             item.add_marker(pytest.mark.long)
         of_memory = not getattr(item.cls, "persistent", True) and not of_loops(item)
-        if of_memory or (os.environ.get("AIOVEC_LOOP") == "uvloop" and on_uvloop_too(item)):
+        if of_memory:
             item.add_marker(pytest.mark.once)
+        if os.environ.get("AIOVEC_LOOP") == "uvloop" and on_uvloop_too(item):
+            item.add_marker(pytest.mark.same_loop)
