@@ -143,10 +143,11 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
         if int(metadata.get(_LAYOUT, LAYOUT)) > LAYOUT:
             raise ValueError("a newer version of aiovec wrote it; upgrade aiovec")
         schema = _altered(Schema.from_json(metadata[_SCHEMA]), arrow)
+        types = {column.name: column.type for column in arrow}
         for column in schema.to_arrow():
-            if column.name not in arrow.names:
+            there = types.get(column.name)
+            if there is None:
                 raise ValueError(f"the column {column.name!r} is missing")
-            there = arrow.field(column.name).type
             if column.name != PAYLOAD and there != column.type:
                 raise ValueError(f"its column {column.name!r} holds {there}, not {column.type}")
     except (ValueError, AiovecError) as exc:
@@ -160,11 +161,12 @@ def _altered(made: Schema, arrow: pa.Schema) -> Schema:
     Of a field that has gone, the column may carry its values on under another name.
     """
     gone = _gone_in(arrow)
+    names = set(arrow.names)  # it makes a list of them each time
     for name in made.fields:
-        if name not in arrow.names and name not in gone:
+        if name not in names and name not in gone:
             raise ValueError(f"it lacks the column {name!r}")
     altered = any(_FIELD in (column.metadata or {}) for column in arrow)
-    if not altered and set(made.fields) <= set(arrow.names):
+    if not altered and names.issuperset(made.fields):
         return made
     form = made.to_dict()
     fields: dict[str, Any] = {}

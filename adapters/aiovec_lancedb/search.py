@@ -179,7 +179,8 @@ async def _by_scan(session: Session, table: Opened, query: VectorQuery, *, whole
     batches = await session.run(scan.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:
-            best = await off_loop(effort_of(batch), partial(_nearer, best, batch, table, query))
+            effort = effort_of(batch) + len(best)
+            best = await off_loop(effort, partial(_nearer, best, batch, table, query))
     measures = {id: measure for measure, id in best}
     rows = await rows_by_id(session, table, list(measures), query.columns)
     found = await off_loop(effort_of(rows), lambda: rows_of(rows, query.columns, vector))

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Order, off_loop
 
+from .rows import effort_of
 from .session import Session
 from .sql.values import PayloadValue, name
 
@@ -53,7 +54,7 @@ async def sorted_ids(
     batches = await session.run(query.to_batches(max_batch_length=_BATCH))
     with session.guarded():
         async for batch in batches:
-            effort = batch.num_rows * _EFFORT_A_KEY * len(order_by)
+            effort = batch.num_rows * _EFFORT_A_KEY * len(order_by) + effort_of(batch)
             kept.append(await off_loop(effort, partial(_sortable, batch, order_by)))
             rows += batch.num_rows
             if rows > most + _MOST_WAITING:

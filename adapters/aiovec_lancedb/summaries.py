@@ -24,6 +24,8 @@ MOST_HELD = 65_536
 _BATCH = 8192
 # Texts of JSON that are parsed at once, which holds up every thread meanwhile.
 _PARSED_AT_ONCE = 1024
+# Bytes of texts and lists that take as long to go through as one short value.
+_BYTES_A_VALUE = 64
 _PARTS = ("type", "number", "rest", "text")
 
 
@@ -33,7 +35,7 @@ async def value_counts(
     held: list[pa.Table] = []
     rows = 0
     async for values in _batches(session, table, ref, where):
-        held.append(await off_loop(len(values), partial(_counted, values)))
+        held.append(await off_loop(_effort(values), partial(_counted, values)))
         rows += held[-1].num_rows
         if rows > MOST_HELD + held[0].num_rows:
             held = [await off_loop(rows, partial(_added, held, ["value"]))]
@@ -41,7 +43,12 @@ async def value_counts(
     if not held:
         return []
     most_frequent = _most_frequent_in_payload if ref.path else _most_frequent
-    return await off_loop(rows, partial(most_frequent, held, limit))
+    return await off_loop(sum(map(_effort, held)), partial(most_frequent, held, limit))
+
+
+def _effort(values: pa.Array | pa.Table) -> int:
+    """Return how many values it takes to go through these, of which few may be long."""
+    return len(values) + int(values.nbytes) // _BYTES_A_VALUE
 
 
 async def bounds(
@@ -50,7 +57,7 @@ async def bounds(
     ends_of = _ends_in_payload if ref.path else _ends
     ends: pa.Table | None = None
     async for values in _batches(session, table, ref, where):
-        ends = await off_loop(len(values), partial(ends_of, values, ends))
+        ends = await off_loop(_effort(values), partial(ends_of, values, ends))
     if ends is None or not ends.num_rows:
         return None
     values = _of_parts(ends) if ref.path else python_values(ends.column("value"))

@@ -32,6 +32,7 @@ from aiovec.backend import (
     to_matrix,
     without_vector,
 )
+from aiovec.backend import effort_of as effort_of_values
 from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .index import extremes
@@ -335,9 +336,9 @@ class Update(WriteOperation):
 
     def _effort(self) -> int:
         """Return how many values it takes to write the new ones as SQL, for ``off_loop``."""
-        sizes = [len(value) for value in self.values.values() if isinstance(value, str | list)]
-        vector = 0 if self.vector is None else self.vector.size
-        return len(self.values) + sum(sizes) + vector
+        return effort_of_values(dict(self.values)) + (
+            0 if self.vector is None else self.vector.size
+        )
 
     def _assigned(self, schema: Schema, takes: bool) -> dict[str, str]:
         """Each column's new value as SQL."""

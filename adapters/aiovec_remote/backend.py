@@ -448,7 +448,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
 
 def _effort(answer: Message) -> int:
     """Return how many values it takes to read an answer. Follows none of its rows' lengths."""
-    listed = sum(len(value) for value in answer.facts.values() if isinstance(value, list))
+    listed = effort_of(dict(answer.facts))
     if answer.rows is None or not answer.rows.num_columns:
         return listed
     values, size = 0, 0

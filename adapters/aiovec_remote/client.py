@@ -284,6 +284,8 @@ class Client:
             except (RefusedError, LostError) as exc:
                 await tries.wait_after(exc)
                 continue
+            except LateError as exc:
+                raise tries.patience.error(str(exc)) from exc
             break
         async with contextlib.aclosing(parts):
             while first is not None:

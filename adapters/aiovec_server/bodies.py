@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ _VALUES_A_ROW = 8
 _NUMBERS_A_VALUE = 16
 # As in aiovec's own: what may be done on the event loop, in values that Python code touches.
 LITTLE = 2000
+_QUERY = re.compile("_+query")
 # Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
 _DEEPEST = 32
 # Bytes of JSON that are written on the event loop: of brackets alone, two milliseconds.
@@ -273,7 +275,9 @@ def arrow_parts(
     """Return rows as an Arrow IPC stream, with the number of each row's query if it is given."""
     table = rows.to_arrow()
     if queries is not None:
-        table = table.add_column(0, "_query", pa.array(queries, pa.uint32()))
+        # As everywhere, a key that has the name of something else gets an underscore in front.
+        names = [f"_{name}" if _QUERY.fullmatch(name) else name for name in table.schema.names]
+        table = table.rename_columns(names).add_column(0, "_query", pa.array(queries, pa.uint32()))
     for place, column in enumerate(table.schema):
         if _depth(column.type) > _DEEPEST:
             texts = [None if v is None else dump(v).decode() for v in table[place].to_pylist()]

@@ -135,7 +135,7 @@ async def _answered(answer: _Answer, work: Awaitable[None]) -> None:
     except TableChangedError:
         await answer.problem(Problem.plain(412, "the table is no longer in the state asked for"))
     except WireError as exc:
-        await answer.problem(Problem.plain(400, str(exc)))
+        await answer.problem(Problem.plain(exc.status, str(exc)))
     except AiovecError as exc:
         await answer.problem(problem_of(exc))
 

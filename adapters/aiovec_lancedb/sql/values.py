@@ -17,6 +17,7 @@ character and many numbers.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -63,7 +64,7 @@ def literal(value: Any) -> str:
         # The parser takes the minus for an operator, and the number without it is too large.
         return f"CAST('{value}' AS BIGINT)" if value == _LEAST_INT else str(value)
     if isinstance(value, float):
-        return repr(value)
+        return f"CAST('{value!r}' AS DOUBLE)" if math.isinf(value) else repr(value)
     if isinstance(value, datetime):
         return timestamp(value)
     raise TypeError(f"no literal for {type(value).__name__}")

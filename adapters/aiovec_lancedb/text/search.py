@@ -102,7 +102,7 @@ async def _first(
     columns = columns_of(table.schema, query)
     rows = await ask(session, table, conditions.whole(), columns, where, asked)
     if await off_loop(rows.num_rows, none_left_out, rows, rows, limit, asked):
-        return await off_loop(rows.num_rows, _best, rows, limit)
+        return await off_loop(effort_of(rows), _best, rows, limit)
     while True:
         asked = min(asked * TIMES, ALL)
         if asked > _MOST_BESIDE and not whole:

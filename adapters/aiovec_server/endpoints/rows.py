@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from aiovec import REMOVE
-from aiovec.backend import off_loop
+from aiovec.backend import effort_of, off_loop
 from aiovec.errors import InvalidArgumentError
 
 from ..bodies import (
@@ -187,7 +187,7 @@ async def distinct_values(call: Call) -> Response:
     def body() -> bytes:
         return dump({"values": [{"value": v, "count": count} for v, count in found.items()]})
 
-    return JsonBytes(await off_loop(len(found), body))
+    return JsonBytes(await off_loop(effort_of(found), body))
 
 
 @ENDPOINTS.add(
@@ -202,7 +202,8 @@ async def bounds_of_values(call: Call) -> Response:
     """
     found = await call.store.bounds(call.table, **BOUNDS.of_body(await body_json(call)))
     least, greatest = (None, None) if found is None else found
-    return json_response({"min": least, "max": greatest})
+    ends = {"min": least, "max": greatest}
+    return JsonBytes(await off_loop(effort_of(ends), dump, ends))
 
 
 @ENDPOINTS.add(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -194,13 +193,13 @@ class Masks:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[Expr, _Mask] = OrderedDict()
+        # The least recently used one first. Not an OrderedDict, which hashes each key to go through
+        # its values: that of a filter takes its whole tree.
+        self._kept: dict[Expr, _Mask] = {}
         self._lock = threading.Lock()
-
-    @property
-    def nbytes(self) -> int:
-        with self._lock:
-            return sum(mask.nbytes for mask in self._kept.values())
+        self.nbytes = 0
+        """What they take; read on the event loop, so without the lock, under which filters are
+        hashed."""
 
     def of(
         self, db: sqlite3.Connection, table: TableLayout, state: State, where: Expr
@@ -225,8 +224,9 @@ class Masks:
                 self._keep(where, _Mask(state.change, parts, where.literals))
         else:
             with self._lock:
-                if where in self._kept:
-                    self._kept.move_to_end(where)
+                last = self._kept.pop(where, None)
+                if last is not None:
+                    self._kept[where] = last
         return [known[segment.mark][: segment.count] for segment in state.segments]
 
     def _ask(
@@ -248,17 +248,16 @@ class Masks:
 
     def _keep(self, where: Expr, mask: _Mask) -> None:
         with self._lock:
-            kept = self._kept.get(where)
+            kept = self._kept.pop(where, None)
             if kept is not None and kept.change > mask.change:
-                return
+                mask = kept
             self._kept[where] = mask
-            self._kept.move_to_end(where)
             size = sum(kept.nbytes for kept in self._kept.values())
             while len(self._kept) > 1 and (
                 len(self._kept) > _MOST_MASKS or size > self._most_bytes
             ):
-                _, gone = self._kept.popitem(last=False)
-                size -= gone.nbytes
+                size -= self._kept.pop(next(iter(self._kept))).nbytes
+            self.nbytes = size
 
 
 def _selected(

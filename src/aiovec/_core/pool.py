@@ -27,6 +27,8 @@ _limiter: RunVar[anyio.CapacityLimiter] = RunVar("aiovec")
 # What may be done on the event loop, in values that Python code touches: about a millisecond. A hop
 # to a thread and back costs a tenth of that.
 LITTLE = 2000
+# Numbers of an array that take as long as one such value.
+NUMBERS_A_VALUE = 16
 
 
 def thread_limiter() -> anyio.CapacityLimiter:

@@ -14,7 +14,7 @@ import anyio
 
 from .._filters import Expr
 from .._filters.tree import Ref
-from .._input.arguments import ability_of, check_flag, check_tuning, count_of
+from .._input.arguments import ability_of, check_flag, check_tuning, check_words, count_of
 from .._input.selection import Selection, group_key, selected_names, selection_of
 from .._input.types import Where
 from .._text.query import check_phrases, parse_off_loop, text_fields
@@ -31,7 +31,7 @@ from .contract import (
     VectorQuery,
 )
 from .grouping import Ask, Group, Grouping, group_of, picked
-from .pool import LITTLE, off_loop
+from .pool import LITTLE, NUMBERS_A_VALUE, off_loop
 from .ranking import (
     POOL,
     Fusion,
@@ -143,6 +143,8 @@ class SearchOptions:
             raise InvalidArgumentError(
                 "highlight", given, "True, False, or a tuple of the texts before and behind a word"
             )
+        for mark in given if isinstance(given, tuple) else ():
+            check_words("highlight", mark)
 
 
 @dataclass(slots=True)
@@ -387,7 +389,10 @@ class Search:
             )
         effort = len(answers)
         if effort <= LITTLE:
-            effort += sum(self._effort(found.rows) for found in answers)
+            for found in answers:
+                effort += self._effort(found.rows)
+                if effort > LITTLE:
+                    break
 
         def hits() -> list[_T]:
             made = []
@@ -606,7 +611,10 @@ async def finished(
 
     count = sum(map(len, lists))
     if options.diversity:  # each pick is compared with all hits that are left
-        count *= options.limit
+        vectors = (hit.vector for hits in lists for hit in hits if hit.vector is not None)
+        first = next(vectors, None)
+        length = 0 if first is None else len(first)
+        count *= options.limit * (1 + length // NUMBERS_A_VALUE)
     return await off_loop(count, last_steps, stop=lambda: stopped.append(True))
 
 

@@ -33,6 +33,7 @@ from .._input.arguments import (
     check_field_index,
     check_flag,
     check_model,
+    check_words,
     count_of,
     existing_field,
     is_iterable,
@@ -59,6 +60,7 @@ from .._input.types import (
 from .._locate import path_of_copy
 from .._telemetry.events import Embedding, Operation, watch, watch_batches, watch_embedding
 from ..errors import (
+    ConfigError,
     DuplicateIdError,
     EmbeddingError,
     InvalidArgumentError,
@@ -91,7 +93,7 @@ from .contract import (
 )
 from .engine import REFUSALS, Engine, Follower
 from .patch import Remove
-from .pool import in_thread, off_loop
+from .pool import NUMBERS_A_VALUE, in_thread, off_loop
 from .ranking import RRF, Fusion, Listed, Rerank, check_fusion
 from .records import Hit, Record
 from .results import Results
@@ -313,7 +315,13 @@ class VectorStore:
                             "it stores no bit codes; leave quantized out of the schema",
                         )  # fmt: skip
                     raise TableExistsError(table)
-                await once.create_table(engine.backend, table, wanted)
+                try:
+                    await once.create_table(engine.backend, table, wanted)
+                except (UnsupportedError, ConfigError):
+                    # So it is where a server refuses whatever writes.
+                    if not exist_ok or table not in await engine.backend.tables():
+                        raise
+                    raise TableExistsError(table) from None
             except TableExistsError:
                 if not exist_ok:
                     raise
@@ -575,7 +583,8 @@ class VectorStore:
                         batch = await off_loop(effort, check, schema)
                     operation.batch = count = int(batch.num_rows)
                     if share is not None:
-                        share.resize(taken_by(batch))
+                        parts = batch.num_columns * batch.column(0).num_chunks
+                        share.resize(await off_loop(parts, taken_by, batch))
                     if count and on_conflict == "replace":
                         await backend.upsert(handle, batch)
                     elif count:
@@ -604,15 +613,17 @@ class VectorStore:
         Rows that would be made for nothing, as ``on_conflict`` skips them, are left out.
         """
         from .._embed.rows import filled, lacking, of_row, without
+        from .._input.rows import effort_of
 
         schema = handle.schema
         embed = schema.embed
         if embed is None or not rows.column(schema.vector).null_count:
             return rows
-        found = await off_loop(rows.num_rows, lacking, rows, schema, embed)
+        effort = effort_of(rows) + rows.num_rows * (1 + schema.dim // NUMBERS_A_VALUE)
+        found = await off_loop(effort, lacking, rows, schema, embed)
         if found.texts and on_conflict == "skip":
             there = (await engine.backend.get(handle, found.ids, Columns(()))).ids
-            rows, found = await off_loop(rows.num_rows, without, rows, found, there)
+            rows, found = await off_loop(effort, without, rows, found, there)
         if not found.texts:  # rows may stay without a vector
             return rows
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
@@ -622,9 +633,7 @@ class VectorStore:
             # Repeated ids have moved the rows, unless they are an error.
             error = of_row(exc, found, numbered=on_conflict == "fail")
         else:
-            return await off_loop(
-                rows.num_rows, filled, rows, schema, found, vectors, embedder.name
-            )
+            return await off_loop(effort, filled, rows, schema, found, vectors, embedder.name)
         raise error
 
     async def update(
@@ -1251,7 +1260,8 @@ class VectorStore:
         embedder = await self._embedders.of_table(handle, embed, engine.settings, model)
         try:
             found = await _embedded(engine, handle, embedder, listed, "query")
-            await off_loop(len(found), check_made, found, handle.schema, embedder.name)
+            effort = len(found) * (1 + handle.schema.dim // NUMBERS_A_VALUE)
+            await off_loop(effort, check_made, found, handle.schema, embedder.name)
         except EmbeddingError as exc:
             error = of_text(exc, list(texts))
         else:
@@ -1428,6 +1438,10 @@ class VectorStore:
         nearest that searches of this table shall find. Without ``wait`` the build goes on in the
         background, until the store is closed. A cancelled build leaves the table as it was.
         """
+        check_words("kind", kind)
+        for option, value in options.items():
+            check_words(option, value)
+        wait = check_flag("wait", wait)
 
         async def create(engine: Engine, handle: TableHandle) -> None:
             indexes = ability_of(engine.backend, VectorIndexes, "indexes")
@@ -1444,7 +1458,8 @@ class VectorStore:
         return await self._on_table(Operation("indexes", table), indexes)
 
     async def drop_index(self, table: str, name: str) -> None:
-        """Drop an index."""
+        """Drop an index over the vectors."""
+        check_words("name", name)
 
         async def drop(engine: Engine, handle: TableHandle) -> None:
             await ability_of(engine.backend, VectorIndexes, "indexes").drop_index(handle, name)
@@ -1461,6 +1476,7 @@ class VectorStore:
 
     async def restore(self, table: str, version: int) -> None:
         """Make an earlier version the present one."""
+        version = count_of("version", version)
 
         async def restore(engine: Engine, handle: TableHandle) -> None:
             await ability_of(engine.backend, Snapshots, "snapshots").restore(handle, version)

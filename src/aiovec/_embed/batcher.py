@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Float32Array
-from .._core.pool import LITTLE, off_loop
+from .._core.pool import LITTLE, NUMBERS_A_VALUE, off_loop
 from .._core.schema import Schema
 from .._core.threads import PerLoop, in_idle_thread
 from ..errors import (
@@ -46,8 +46,6 @@ LARGEST_BATCH = 2048
 # Seconds between tries: doubled each time, and up to half less at random, so that the clients that
 # a busy service refused do not come back at the same moment.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
-# ``off_loop``: numbers of a list that NumPy reads in the time of one Python value.
-_NUMBERS_A_VALUE = 16
 _NUMBERS_OF_AN_ARRAY_A_VALUE = 256
 _CHARACTERS_A_VALUE = 512
 
@@ -499,7 +497,7 @@ class _Desk:
                 prefix = self._limits.prefix(flight.kind)
                 answer = await self._batcher.caller([prefix + t for t in texts], flight.kind)
             self._batcher.check_same_model()
-            per_value = _NUMBERS_A_VALUE
+            per_value = NUMBERS_A_VALUE
             if isinstance(answer, np.ndarray):
                 per_value = _NUMBERS_OF_AN_ARRAY_A_VALUE
             effort = len(texts) * self._batcher.dim // per_value

@@ -24,11 +24,14 @@ class DamagedStreamError(Exception):
 def read_stream(data: bytes | bytearray | memoryview) -> pa.Table:
     """Return the rows of an uncompressed Arrow IPC stream, not validated yet. Copies nothing."""
     try:
-        messages = iter(pa.ipc.MessageReader.open_stream(pa.py_buffer(data)))
+        stream = pa.BufferReader(pa.py_buffer(data))
+        messages = iter(pa.ipc.MessageReader.open_stream(stream))
         schema = pa.ipc.read_schema(_checked(next(messages, None)))
         for field in schema:
             _check_names(field)
         batches = [pa.ipc.read_record_batch(_checked(one), schema) for one in messages]
+        if stream.tell() != len(data):
+            raise DamagedStreamError("there is more behind the end of the Arrow stream")
         return pa.Table.from_batches(batches, schema)
     except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as exc:
         raise DamagedStreamError(f"the Arrow stream cannot be read: {exc}"[:200]) from exc

@@ -55,9 +55,34 @@ def work_of(text: Text) -> int:
     return text.count(b",") + 2 * text.count(b":") + 4 * (text.count(b"[") + text.count(b"{"))
 
 
+def _work_beside_texts(text: Text, most: int) -> int:
+    """Return the work without the marks within texts, or more than ``most``.
+
+    Step by step, so that other threads get their turn.
+    """
+    work = place = 0
+    while work <= most:
+        opening = text.find(b'"', place)
+        work += 1 + work_of(text[place : len(text) if opening < 0 else opening])
+        closing = opening
+        escaped = opening >= 0
+        while escaped and work <= most:
+            start = closing + 1
+            closing = text.find(b'"', start)
+            before = text[start : max(closing, start)]
+            escaped = bool((len(before) - len(before.rstrip(b"\\"))) % 2) and closing >= 0
+            work += 1
+        if opening < 0 or closing < 0:
+            break
+        place = closing + 1
+    return work
+
+
 def check_at_once(text: Text, most: int = MOST_WORK) -> None:
     """Raise TooMuchAtOnceError if a parser would take long for the text."""
-    if len(text) > LONGEST or (len(text) > PIECE and work_of(text) > most):
+    if len(text) > LONGEST or (
+        len(text) > PIECE and work_of(text) > most and _work_beside_texts(text, most) > most
+    ):
         raise TooMuchAtOnceError
 
 

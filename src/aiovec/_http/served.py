@@ -167,6 +167,8 @@ class Writes(Part):
 
         async def update(engine: Engine, handle: TableHandle) -> Message:
             schema = handle.schema
+            if ids == []:
+                return counted(0)
             vector = given.vector_in(asked, schema)
             values, payload = await off_loop(
                 effort_of(facts), lambda: given.patch_in(facts, schema, alone=vector is None)
@@ -187,6 +189,8 @@ class Writes(Part):
             raise InvalidArgumentError("ids or where", None, "given; every row is where='TRUE'")
 
         async def delete(engine: Engine, handle: TableHandle) -> Message:
+            if ids == []:
+                return counted(0)
             where = await self.where(facts, handle.schema)
             return counted(await engine.backend.delete(handle, ids=ids, where=where))
 

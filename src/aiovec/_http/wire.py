@@ -28,6 +28,7 @@ from .._core.contract import Columns, Found, StoredRows
 from .._core.pool import LITTLE
 from .._core.schema import Field, Schema
 from .._input.columns import python_values
+from .._input.rows import effort_of
 from ..errors import AiovecError
 from .ipc import DamagedStreamError, read_stream
 from .large_json import MOST_WORK, TooMuchAtOnceError, check_at_once
@@ -52,6 +53,7 @@ _MEASURE, _HIGHLIGHTS = "#measure", "#highlights"
 # Items of a list that are read or written at once. A parser of JSON holds up every other thread,
 # and so the event loop, while it runs. So many ids, whatever stands in them, are never too much.
 _ITEMS = 250
+_CHARACTERS = 2**20
 # Work of a line that a server takes: a new value of the payload may be a list of 200,000 items.
 _MOST_WORK = 2 * MOST_WORK
 # Bytes of a body that take as long to read as one value does to check.
@@ -62,6 +64,14 @@ Body = bytes | bytearray | memoryview
 
 class WireError(Exception):
     """A body that is no message, or does not fit what was asked. Never reaches a user."""
+
+    status = 400
+
+
+class TooLargeToReadError(WireError):
+    """A body with a value that a parser would take long for."""
+
+    status = 413
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +88,10 @@ def effort_of_body(data: Body) -> int:
 
 
 def effort_of_message(message: Message) -> int:
-    """Return how many values it takes to pack a message whose facts are short, or lists."""
+    """Return how many values it takes to pack a message."""
     rows = message.rows
-    listed = sum(len(fact) for fact in message.facts.values() if isinstance(fact, list))
     size = 0 if rows is None else int(rows.get_total_buffer_size())
-    return listed + size // (4 * _BYTES_A_VALUE)
+    return effort_of(dict(message.facts)) + size // (4 * _BYTES_A_VALUE)
 
 
 def pack(message: Message) -> tuple[str, memoryview]:
@@ -157,12 +166,32 @@ def _lines_of(facts: Mapping[str, Any]) -> Iterator[object]:
     long = {name: fact for name, fact in facts.items() if _is_long(fact)}
     yield {name: [] if name in long else fact for name, fact in facts.items()}
     for name, fact in long.items():
-        for start in range(0, len(fact), _ITEMS):
-            yield [name, fact[start : start + _ITEMS]]
+        for part in _parts_of(fact):
+            yield [name, part]
 
 
 def _is_long(fact: object) -> bool:
-    return isinstance(fact, list) and len(fact) > _ITEMS
+    return isinstance(fact, list) and (len(fact) > _ITEMS or sum(map(_size, fact)) > _CHARACTERS)
+
+
+def _parts_of(items: list[Any]) -> Iterator[list[Any]]:
+    part: list[Any] = []
+    size = 0
+    for item in items:
+        part.append(item)
+        size += _size(item)
+        if len(part) == _ITEMS or size > _CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _size(item: Any) -> int:
+    """Return the characters of a text, such as a filter of many ids, or of those in a dict."""
+    if isinstance(item, dict):
+        return sum(map(_size, item.values()))
+    return len(item) if isinstance(item, str) else 0
 
 
 def _facts_of(data: Body, bounded: bool) -> dict[str, Any]:
@@ -198,7 +227,10 @@ def _json_of(line: bytes, bounded: bool) -> Any:
         if "\\ud" in text.lower():  # an escape may be half of a character, which no text may have
             json_bytes(found)
     except TooMuchAtOnceError as exc:
-        raise WireError("the call holds more values than can be read at once") from exc
+        raise TooLargeToReadError(
+            "the call holds a text, or a list of a row's values, that is too large to be read at "
+            "once; insert and upsert take it"
+        ) from exc
     except (ValueError, RecursionError, OverflowError) as exc:
         raise WireError(f"the JSON cannot be read: {exc}"[:200]) from exc
     return found

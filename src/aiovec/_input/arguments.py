@@ -33,6 +33,15 @@ def count_of(argument: str, value: object, *, least: int = 1) -> int:
     return cast("int", count)
 
 
+def check_words(argument: str, value: object) -> None:
+    """Refuse a text that cannot be stored or sent, with half of a character in it."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidArgumentError(argument, value, "valid Unicode") from exc
+
+
 def check_flag(argument: str, value: object) -> bool:
     """Return the value as a bool, or raise InvalidArgumentError where it is none, as an array."""
     try:

@@ -39,7 +39,7 @@ from .._arrow import (
 )
 from .._core.ids import id_text, new_ids
 from .._core.patch import PayloadPatch, Remove, path_text
-from .._core.pool import LITTLE
+from .._core.pool import LITTLE, NUMBERS_A_VALUE
 from .._core.records import Record
 from .._core.schema import Schema
 from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
@@ -65,9 +65,7 @@ pa.array([0])
 _PAUSE_EVERY = 256
 _SINGLE = frozenset((int, float, bool, type(None), datetime))
 _NUMBERS = frozenset((int, float))
-# For ``off_loop``, what takes as long as one value does: numbers that NumPy reads, text, bytes of
-# Arrow's buffers.
-_NUMBERS_A_VALUE = 16
+# For ``off_loop``, what takes as long as one value does: text, bytes of Arrow's buffers.
 _CHARACTERS_A_VALUE = 256
 _BUFFER_A_VALUE = 64
 # What a value that is no vector takes, as far as that can be told before it is looked at.
@@ -161,13 +159,13 @@ def effort_of(given: Any) -> int:
         if kind is str:
             effort += len(item) // _CHARACTERS_A_VALUE
         elif isinstance(item, (list, tuple)):
-            if len(item) <= _NUMBERS_A_VALUE * LITTLE and set(map(type, item)) <= _NUMBERS:
-                effort += len(item) // _NUMBERS_A_VALUE
+            if len(item) <= NUMBERS_A_VALUE * LITTLE and set(map(type, item)) <= _NUMBERS:
+                effort += len(item) // NUMBERS_A_VALUE
             else:
                 effort += len(item)
                 waiting += item[:LITTLE]
         elif isinstance(item, np.ndarray) and item.dtype != object:
-            effort += item.size // _NUMBERS_A_VALUE
+            effort += item.size // NUMBERS_A_VALUE
         elif isinstance(item, dict):
             effort += len(item)
             waiting += islice(chain.from_iterable(item.items()), LITTLE)
@@ -187,7 +185,7 @@ def effort_of(given: Any) -> int:
 def effort_of_query(vector: Any) -> int:
     """Return how many values it takes to check one query, once it is known not to be too long."""
     if type(vector) is np.ndarray and vector.dtype != object:
-        return 1 + vector.size // _NUMBERS_A_VALUE
+        return 1 + vector.size // NUMBERS_A_VALUE
     return effort_of(vector) if isinstance(vector, (list, tuple, np.ndarray)) else 0
 
 

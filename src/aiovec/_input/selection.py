@@ -87,7 +87,7 @@ class Selection:
     def effort(self, rows: StoredRows) -> int:
         """Return how many values it takes to turn the rows into records, for ``off_loop``."""
         effort = len(rows.ids) * (len(rows.fields) + 4)
-        if rows.payloads is not None:
+        if rows.payloads is not None and effort <= LITTLE:
             effort += sum(len(text) for text in rows.payloads if text) // _CHARACTERS_A_VALUE
         return effort
 
