@@ -8,11 +8,9 @@ in it. Tests provoke each of the cases here.
 from __future__ import annotations
 
 import errno
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from aiovec.backend import NO_ROOM, cleaned, without_secrets
 from aiovec.errors import (
@@ -39,7 +37,6 @@ _FULL = re.compile(
     r"No space left|Disk quota exceeded|File too large|not enough space|os error (28|122|27|112)\b",
     re.IGNORECASE,
 )
-_ROOM_TO_BUILD = 2**20
 _CLOSED = re.compile(r"(Connection|Table)( \S+)? is closed", re.IGNORECASE)
 # What Lance says of a commit whose answer was lost.
 _UNKNOWN = re.compile(
@@ -118,7 +115,7 @@ def translate(error: Exception, target: str) -> Exception:
     if _UNKNOWN.search(text):
         return OutcomeUnknownError(target, message_of(error))
     if _FULL.search(text):
-        return StoreFullError(target, message_of(error) + _full_elsewhere())
+        return StoreFullError(target, message_of(error))
     if _DEEP_FILTER.search(text):
         return FilterError(
             "the filter is nested too deeply for LanceDB; use IN or fewer parentheses"
@@ -147,15 +144,6 @@ def is_read_only(error: BaseException) -> bool:
     return isinstance(cause, OSError) and (
         cause.errno in READ_ONLY or _REFUSED.search(str(cause)) is not None
     )
-
-
-def _full_elsewhere() -> str:
-    """For an error of a full disk: that it is the one on which Lance builds indexes."""
-    folder = os.environ.get("TMPDIR", "/tmp")  # where Rust's libraries look
-    with suppress(OSError):
-        if shutil.disk_usage(folder).free < _ROOM_TO_BUILD:
-            return f"; {folder} is full, where Lance builds indexes: set TMPDIR to another folder"
-    return ""
 
 
 def _of_system(error: OSError, target: str) -> AiovecError:

@@ -58,11 +58,13 @@ async def sorted_ids(
             kept.append(await off_loop(effort, partial(_sortable, batch, order_by)))
             rows += batch.num_rows
             if rows > most + _MOST_WAITING:
-                kept = [await off_loop(rows, partial(_first, kept, order_by, most))]
+                effort = sum(map(effort_of, kept))
+                kept = [await off_loop(effort, partial(_first, kept, order_by, most))]
                 rows = kept[0].num_rows
     if not kept:
         return []
-    first = await off_loop(rows, partial(_first, kept, order_by, most))
+    effort = sum(map(effort_of, kept))
+    first = await off_loop(effort, partial(_first, kept, order_by, most))
     wanted: list[str] = first.column("id").slice(min(offset, rows)).to_pylist()
     return wanted
 

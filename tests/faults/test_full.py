@@ -244,28 +244,3 @@ async def test_a_copy_that_finds_no_room_names_its_own_place(
         assert "[(" not in str(caught.value)  # the list of all files that found no room
         assert await names_in(small_disk) == before
         assert await store.insert("notes", rows("b", 1)) == 1
-
-
-_BUILD = """
-import asyncio, sys, aiovec, numpy as np
-async def main():
-    async with aiovec.connect("lancedb://" + sys.argv[1]) as store:
-        await store.create_table("t", aiovec.Schema(16, metric="l2"))
-        vectors = np.random.default_rng(1).normal(size=(2000, 16))
-        await store.insert("t", {"id": [str(n) for n in range(2000)], "embedding": vectors})
-        try:
-            await store.create_index("t", kind="ivf_pq")
-        except aiovec.StoreFullError as exc:
-            print(exc)
-        assert await store.count("t") == 2000
-asyncio.run(main())
-"""
-
-
-def test_a_full_disk_on_which_indexes_are_built(small_disk: Path, tmp_path: Path) -> None:
-    """It is not the store's."""
-    _take_all(small_disk / "filler")
-    # Started and not forked: the pool of processes to fork from may have another folder.
-    done = run_code(_BUILD, str(tmp_path / "store"), env={"TMPDIR": str(small_disk)}, fresh=True)
-    assert f"; {small_disk} is full" in done.stdout, done.stderr
-    assert "set TMPDIR" in done.stdout

@@ -762,6 +762,30 @@ async def test_a_key_from_a_file_with_the_end_of_its_line(fake: Fake) -> None:
         assert fake.calls("open")[0].headers["authorization"] == f"Bearer {SECRET}"
 
 
+_READ_ONLY = b'{"detail": "no", "error": "UnsupportedError"}'
+
+
+@pytest.mark.parametrize(
+    "refusal", [problem("403 Forbidden"), problem("422 Unprocessable", _READ_ONLY)]
+)
+async def test_a_table_that_exists_where_nobody_may_write(fake: Fake, refusal: bytes) -> None:
+    """An app begins with it."""
+    fake.answers["create_table"] = [refusal]
+    fake.answers["tables"] = [told(Message({"tables": ["notes"]}))]
+    async with store_of(fake) as store:
+        await store.create_table("notes", SCHEMA, exist_ok=True)
+        for table, exist_ok in (("notes", False), ("new", True)):
+            with pytest.raises((ConfigError, UnsupportedError)):
+                await store.create_table(table, SCHEMA, exist_ok=exist_ok)
+
+
+async def test_an_export_that_waits_for_its_turn_too_long(fake: Fake) -> None:
+    fake.answers["export"] = [problem("504 Gateway Timeout", b'{"detail": "took too long"}')]
+    async with store_of(fake) as store:
+        with pytest.raises(StoreBusyError, match="took too long"):
+            await collected(store)
+
+
 async def test_an_export_and_its_cursor(fake: Fake) -> None:
     fake.answers["export"] = [exported(batch(), batch(), END)]
     async with store_of(fake) as store:

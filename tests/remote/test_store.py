@@ -36,7 +36,7 @@ from aiovec.backend import (
     pack,
     unpack,
 )
-from aiovec.errors import AiovecError, ConfigError, UnsupportedError
+from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, UnsupportedError
 
 SCHEMA = Schema(2, fields={"year": int, "body": Field(str, text=True), "tags": list[str]})
 ROWS: list[dict[str, Any]] = [
@@ -488,3 +488,17 @@ def test_a_loop_whose_first_call_is_an_export_closes_its_connections(url: str) -
         asyncio.run(exported())
     assert [session.closed for session in sessions] == [True, True]
     asyncio.run(store.close())
+
+
+async def test_large_texts_travel_whatever_stands_in_them(notes: aiovec.VectorStore) -> None:
+    """Commas and brackets of a text are no work for a parser of JSON."""
+    text = "[a], {b: 1}, " * 100_000 + '\\"' * 10_000
+    assert await notes.update("notes", {"body": text, "more": text}, ids=["a"]) == 1
+    (record,) = await notes.get("notes", "a")
+    assert record["body"] == record["more"] == text
+    assert await notes.count("notes", aiovec.F.body == text) == 1
+    many = [aiovec.F.body.in_([text[n : n + 40_000], "other words"]) for n in range(300)]
+    found = await notes.search_many("notes", [[1, 0]] * 300, where=many, select=[])
+    assert [[hit.id for hit in hits] for hits in found] == [["b"]] * 300
+    with pytest.raises(InvalidArgumentError, match="too large to be read at once; insert"):
+        await notes.update("notes", {"tags": ["x"] * 500_000}, ids=["a"])

@@ -127,14 +127,16 @@ class Indexing:
     async def drop(self, handle: TableHandle, name: str) -> None:
         await self.stop(handle.name)
         table = await self._session.opened(handle)
-        columns = {info.name: info.column for info in await infos_of(self._session, table)}
-        if columns.get(name) != table.schema.vector:
-            over = sorted(one for one, column in columns.items() if column == table.schema.vector)
+        infos = await infos_of(self._session, table)
+        there = {info.name for info in infos}
+        if name not in there:
+            listed = ", ".join(sorted(there)) or "the table has none"
+            raise InvalidArgumentError("name", name, f"the name of an index ({listed})")
+        if "text" in [info.kind for info in infos if info.name == name]:
             expected = (
-                f"the name of an index over the vectors ({', '.join(over) or 'there is none'})"
+                "the name of another index; drop the text index, which keyword search needs, by "
+                "drop_field_index"
             )
-            if name in columns:
-                expected += "; that of a field is dropped by drop_field_index"
             raise InvalidArgumentError("name", name, expected)
         vectors = await vector_index(self._session, table)
         async with self._only_one(handle.name):

@@ -1458,7 +1458,7 @@ class VectorStore:
         return await self._on_table(Operation("indexes", table), indexes)
 
     async def drop_index(self, table: str, name: str) -> None:
-        """Drop an index over the vectors."""
+        """Drop an index."""
         check_words("name", name)
 
         async def drop(engine: Engine, handle: TableHandle) -> None:
@@ -1476,7 +1476,8 @@ class VectorStore:
 
     async def restore(self, table: str, version: int) -> None:
         """Make an earlier version the present one."""
-        version = count_of("version", version)
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise InvalidArgumentError("version", version, "a whole number")
 
         async def restore(engine: Engine, handle: TableHandle) -> None:
             await ability_of(engine.backend, Snapshots, "snapshots").restore(handle, version)

@@ -439,6 +439,14 @@ class WritingContract(ContractBase):
         assert await notes.update("notes", {"all": True}, where="TRUE") == 10
         assert await notes.count("notes", "payload.all = TRUE") == 10
 
+    async def test_numbers_without_end(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"x": float, "many": list[float]})
+        await self.table(store, schema, [{"id": "a", "embedding": GOOD}])
+        for number in (float("inf"), float("-inf")):
+            assert await store.update("notes", {"x": number, "many": [1.0, number]}, ids="a") == 1
+            (record,) = await store.get("notes", "a")
+            assert (record["x"], record["many"]) == (number, [1.0, number])
+
     async def test_payloads_of_other_libraries(self, store: VectorStore) -> None:
         """Readers of YAML and XML give dicts and lists of classes of their own."""
         made = [datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)]
