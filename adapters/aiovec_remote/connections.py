@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import warnings
+import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,17 @@ _BUFFER = 512 * 1024
 
 
 _of_parents: list[Connections] = []
+_live: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked child, before the collector meets a session: it would tell that it is open."""
+    for connections in list(_live):
+        connections.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class Connections:
@@ -57,6 +69,7 @@ class Connections:
         self._process = os.getpid()
         self._keeper = self._kept()
         self._begun = False
+        _live.add(self)
 
     async def begin(self) -> aiohttp.ClientSession:
         """Return the session, which from now on is closed when its loop is ended."""
