@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 _BYTES = 64 * 2**20
 _MOST_BEGINNINGS = 3
-# Seconds in which a moment is looked for at which no table is written to.
-_LONGEST_LOOK = 5.0
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -51,30 +49,35 @@ class _Opened:
         return self.name, self.version
 
 
-async def write_backup(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
+async def write_backup(
+    session: Session, path: Path, pins: Pins, admission: ReadAdmission, seconds: float
+) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
     StoreMovedError where a migration has moved the store: its rows are old.
-    All tables are opened first, as they are at one moment, and each stays at that version. A backup
+    All tables are opened first, as they are at one moment, and each stays at that version: a moment
+    at which nobody writes, which is looked for during so many ``seconds``. A backup
     that fails or is cancelled leaves nothing behind. Where a table is renamed or dropped meanwhile,
     its files cannot be read any more, and the copy is begun anew.
     """
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
         try:
-            return await _write_copy(session, path, pins, admission)
+            return await _write_copy(session, path, pins, admission, seconds)
         except CorruptStoreError:
             if not left:
                 raise
 
 
-async def _write_copy(session: Session, path: Path, pins: Pins, admission: ReadAdmission) -> None:
+async def _write_copy(
+    session: Session, path: Path, pins: Pins, admission: ReadAdmission, seconds: float
+) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
-            opened = await _of_one_moment(session)
+            opened = await _of_one_moment(session, seconds)
             for one in opened:
                 await stack.enter_async_context(pins.held(one.name, one.version))
             # One of them was renamed, and may be in it twice.
@@ -88,7 +91,7 @@ async def _write_copy(session: Session, path: Path, pins: Pins, admission: ReadA
         raise
 
 
-async def _of_one_moment(session: Session) -> list[_Opened]:
+async def _of_one_moment(session: Session, seconds: float) -> list[_Opened]:
     """All tables as they were together at one moment.
 
     They are opened one after another, and again until nothing was written to any of them in
@@ -97,17 +100,17 @@ async def _of_one_moment(session: Session) -> list[_Opened]:
     says so.
     """
     opened = await _opened(session)
-    until = time.monotonic() + _LONGEST_LOOK
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         again = await _opened(session)
         if [one.found for one in again] == [one.found for one in opened]:
             return opened
         opened = again
-    LOG.warning(
+    text = (
         "the tables of %s are written to without a pause; each table of the backup is as it was at "
-        "a moment of its own",
-        session.target,
+        "a moment of its own"
     )
+    await in_thread(LOG.warning, text, session.target)  # a log may be a file
     return opened
 
 

@@ -111,6 +111,8 @@ class ExportLimits:
     """In the order of ids: ids that are sorted at once, about."""
     sample: int = 100_000
     """In the order of ids: ids that are kept of a larger table, to part it by."""
+    one_moment: float = 5.0
+    """Seconds in which a backup looks for a moment at which no table is written to."""
 
 
 @dataclass(frozen=True, slots=True)

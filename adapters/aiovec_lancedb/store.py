@@ -612,7 +612,8 @@ class LancedbBackend(
         self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:
-        await write_backup(self._session, path, self._open_pins(), self._admission)
+        seconds = self._limits.export.one_moment
+        await write_backup(self._session, path, self._open_pins(), self._admission, seconds)
 
     # Moving away
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiovec import AiovecError, Field, InvalidArgumentError, Schema
+from aiovec_lancedb.limits import ExportLimits, Limits
 
 from .support import SMALL, ids_in, numbered, opened
 
@@ -111,7 +113,8 @@ async def test_optimize_removes_versions_that_are_old_enough(tmp_path: Path) -> 
 async def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
     """Writes go on meanwhile; the copy is as the store was at a moment between two of them."""
     schema = Schema(4, metric="dot", model="m", fields={"year": int})
-    async with opened(tmp_path / "s") as store:
+    patient = Limits(export=ExportLimits(one_moment=600))  # on a busy machine too
+    async with opened(tmp_path / "s", patient) as store:
         for name in ("a", "b-c"):
             await store.create_table(name, schema)
             await store.insert(name, numbered(500))
@@ -137,6 +140,23 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
         assert len(ids) - 500 - (500 - len(left)) in {0, 1}
         assert left == [f"r{n:05}" for n in range(500 - len(left), 500)]
         assert await copy.insert("a", numbered(1, start=9000)) == 1
+
+
+async def test_a_backup_amid_writes_without_a_pause_says_so(tmp_path: Path) -> None:
+    """In a log that may be a file, which must not hold the event loop."""
+    log, logger = logging.FileHandler(tmp_path / "log"), logging.getLogger("aiovec")
+    logger.addHandler(log)
+    try:
+        async with opened(tmp_path / "s", Limits(export=ExportLimits(one_moment=0))) as store:
+            await store.create_table("notes", SMALL)
+            await store.insert("notes", numbered(3))
+            await store.backup(tmp_path / "copy")
+    finally:
+        logger.removeHandler(log)
+        log.close()
+    assert "written to without a pause" in (tmp_path / "log").read_text()
+    async with opened(tmp_path / "copy") as copy:
+        assert await copy.count("notes") == 3
 
 
 async def test_a_backup_that_fails_leaves_nothing_at_its_path(tmp_path: Path) -> None:
