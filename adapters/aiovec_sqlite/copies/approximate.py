@@ -35,9 +35,6 @@ from .segments import Segment, State
 _MOST_KEPT = 1
 # Rows whose facts are computed at once.
 _ROWS_AT_ONCE = 2048
-# Few queries read whole rows if their prefix is longer than a line of the processor's cache: memory
-# that is read through comes faster than parts of it, up to twice as fast. Many read the parts.
-_FEW_QUERIES, _ALONE = 4, 64
 # The codes of a prefix may be longer than the vector: rounding adds up to half a step for each.
 _MOST_LONGER = 2.0
 
@@ -65,17 +62,9 @@ class Prefixes:
         """The things that the scan compares; ``keep`` the rows' facts for the next search."""
         # As for dot products: a length of zero divides nothing.
         codes = encode_queries(np.stack([query[:dims] for query in queries]), "dot")
-        beyond = 0
-        if len(queries) <= _FEW_QUERIES and dims > _ALONE:
-            beyond = len(queries[0]) - dims
-        codes = [
-            replace(one, codes=np.pad(one.codes, (0, beyond)), length=0.0, slack=0.0)
-            for one in codes
-        ]
+        codes = [replace(one, length=0.0, slack=0.0) for one in codes]
         facts = self._facts_of(state, dims, keep)
-        parts = tuple(
-            self._cut(segment, dims + beyond, facts.get(segment.mark)) for segment in state.segments
-        )
+        parts = tuple(self._seen(segment, facts.get(segment.mark)) for segment in state.segments)
         return State(state.change, parts), codes
 
     def _facts_of(self, state: State, dims: int, keep: bool) -> dict[object, Float32Array]:
@@ -105,7 +94,8 @@ class Prefixes:
         whole = np.empty(segment.count - start, dtype=np.float32)
         for first in range(start, segment.count, _ROWS_AT_ONCE):
             rows = slice(first, min(first + _ROWS_AT_ONCE, segment.count))
-            squares = np.square(segment.codes[rows, :dims], dtype=np.float32).sum(axis=1)
+            codes = segment.whole_codes(rows)[:, :dims]
+            squares = np.square(codes, dtype=np.float32).sum(axis=1)
             if self._metric == "cosine":
                 # The product with nothing is 0.
                 found = 1 / np.sqrt(np.maximum(squares, np.float32(1)))
@@ -114,17 +104,17 @@ class Prefixes:
             whole[rows.start - start : rows.stop - start] = found
         return whole
 
-    def _cut(self, segment: Segment, width: int, facts: Float32Array | None) -> Segment:
-        codes = segment.codes[:, :width]
+    def _seen(self, segment: Segment, facts: Float32Array | None) -> Segment:
+        """A segment with the facts of a prefix, whose queries are as long as that."""
         if facts is None:  # the scale of the whole row is that of its first codes
-            return replace(segment, codes=codes)
+            return segment
         if self._metric == "cosine":
-            return replace(segment, codes=codes, scale=facts)
+            return replace(segment, scale=facts)
         if segment.dead:
             gone = np.isneginf(segment.offset[: segment.count])
             facts = np.where(gone, np.float32(-np.inf), facts[: segment.count])
         most = segment.most_offset * _MOST_LONGER
-        return replace(segment, codes=codes, offset=facts, most_offset=most)
+        return replace(segment, offset=facts, most_offset=most)
 
 
 def sign_codes(queries: Sequence[Float32Array]) -> list[QueryCodes]:

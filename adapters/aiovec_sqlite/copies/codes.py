@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from aiovec.backend import Float32Array, Metric
 
+from .kernel.library import Library, address
+
 Int8Array = npt.NDArray[np.int8]
 CodeArray = npt.NDArray[Any]
 """Codes of components as int8, bits of them as uint8, eight in a byte, or float32 themselves."""
@@ -81,6 +83,27 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     scale = unit / np.float32(_STEPS)
     offset = nothing if metric == "dot" else _squares(vectors) / np.float32(-2.0)
     return RowCodes(codes, scale, offset, left_out * scale * relative)
+
+
+def halved(codes: Int8Array, library: Library) -> tuple[Int8Array, Int8Array, float]:
+    """The upper halves of rows' codes, the lower ones, and the most that these are long.
+
+    A code and 128 is a number of eight bits, of which four go to either side. Two codes share a
+    byte: one of a row's first half in the lower bits, one of its second half in the upper ones. The
+    length is that of a row's lower halves less 7.5, their middle.
+    """
+    codes = np.ascontiguousarray(codes)
+    count, dim = codes.shape
+    upper, lower = (np.empty((count, (dim + 1) // 2), dtype=np.int8) for _ in range(2))
+    squares = library.halve(address(codes), count, dim, address(upper), address(lower))
+    return upper, lower, squares**0.5 / 2
+
+
+def put_together(upper: Int8Array, lower: Int8Array, dim: int) -> Int8Array:
+    """The codes that ``halved`` took apart."""
+    high, low = upper.view(np.uint8), lower.view(np.uint8)
+    codes = np.concatenate([high << 4 | low & 15, high & 240 | low >> 4], axis=1)
+    return (codes ^ 128).view(np.int8)[:, :dim]
 
 
 def encode_queries(queries: Float32Array, metric: Metric) -> list[QueryCodes]:

@@ -152,8 +152,7 @@ def moved(state: State, key: Hashable, rowids: Int64Array, full: int) -> State:
     fresh: list[Segment] = []
     for part in gathered(shared, masks).segments:
         order = np.argsort(part.rowids)
-        dim = part.codes.shape[1]
-        fresh = appended(fresh, key, part.rowids[order], part.rows(order), dim, full=full)
+        fresh = appended(fresh, key, part.rowids[order], part.rows(order), part.width, full=full)
     rest = without(shared.segments, rowids)
     others = [part for part in state.segments if part.key != SHARED]
     return State(state.change, (*rest, *others, *fresh))

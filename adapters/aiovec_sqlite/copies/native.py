@@ -45,6 +45,8 @@ _WORTH_SHARING = 2_000_000
 _WITHOUT_BREAK = 4_000_000_000
 # Room for what a query finds, beside some for each row that it wants.
 _ROOM, _ROOM_FOR_EACH = 256, 24
+# Rows that may wait in the scan of so few queries until their floors have risen, as in scan.c.
+_WAITING, _FEW = 2048, 4
 # The scan wants room for as many rows as it compares at once.
 _TILE = 32
 
@@ -175,18 +177,22 @@ class _Call:
         self.taken.value = len(self.pieces_of)
 
     def records(self, pieces: Sequence[_Piece]) -> ctypes.Array[SegmentRecord]:
+        places: dict[int, SegmentRecord] = {}
         made = (SegmentRecord * len(pieces))()
-        for record, (number, first, last) in zip(made, pieces, strict=True):
-            one = self.segments[number]
-            record.codes = address(one.codes) + first * self.step
-            record.scale = address(one.scale) + 4 * first
-            record.offset = address(one.offset) + 4 * first
-            record.error = address(one.error) + 4 * first
-            record.rowids = address(one.rowids) + 8 * first
+        for place, (number, first, last) in enumerate(pieces):
+            whole = places.get(number)
+            if whole is None:
+                whole = places[number] = _record(self.segments[number])
+            made[place] = whole
+            record = made[place]
+            record.codes += first * self.step
+            if record.lower:
+                record.lower += first * self.step
+            record.scale += 4 * first
+            record.offset += 4 * first
+            record.error += 4 * first
+            record.rowids += 8 * first
             record.rows = last - first
-            record.most_error = one.most_error
-            record.most_reach = one.most_reach
-            record.most_offset = one.most_offset
         return made
 
     def masks(self, pieces: Sequence[_Piece]) -> ctypes.Array[ctypes.c_void_p] | None:
@@ -221,6 +227,16 @@ class _Call:
         return found
 
 
+def _record(segment: Segment) -> SegmentRecord:
+    """A whole segment as the scan reads it."""
+    lower = None if segment.lower is None else address(segment.lower)
+    return SegmentRecord(
+        address(segment.codes), lower, address(segment.scale), address(segment.offset),
+        address(segment.error), address(segment.rowids), segment.count, segment.most_error,
+        segment.most_reach, segment.most_offset, segment.most_lower,
+    )  # fmt: skip
+
+
 class _Part:
     """The share of one thread, with floors and room of its own."""
 
@@ -240,7 +256,8 @@ class _Part:
         room = count * _ROOM + _ROOM_FOR_EACH * len(self._lowers)
         self.answer = AnswerRecord()
         self._found = np.empty(0, dtype=np.int64)
-        self._grow(min(room, count * call.rows) + count * _TILE)
+        waiting = _WAITING if count <= _FEW else 0
+        self._grow(min(room + waiting, count * call.rows) + count * _TILE)
 
     def look_through(self, check: Callable[[], None] = lambda: None) -> None:
         """Look through pieces until none is left. ``check`` may end it by raising."""

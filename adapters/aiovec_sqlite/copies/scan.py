@@ -288,6 +288,7 @@ class _Block:
             count=sum(part.count for part in parts),
             dead=sum(part.dead for part in parts),
             codes=first.codes[:0],
+            lower=None,
             scale=joined("scale"),
             offset=joined("offset"),
             error=joined("error"),
@@ -366,6 +367,7 @@ class _Scan:
         wanted = [one.wanted for one in asked]
         self._collector = Collector(wanted, _MANY * sum(wanted) + 4096)
         codes = np.stack([one.query.codes for one in asked])
+        self._dim = codes.shape[1]
         signs = any(segment.codes.dtype == np.uint8 for segment in state.segments)
         self._products = products_of(codes, signs=signs)
         self._width = self._products.width
@@ -389,7 +391,8 @@ class _Scan:
         first = 0
         for part in block.parts:
             last = first + part.count
-            self._products.put(part.codes[: part.count], room[first:last])
+            codes = part.whole_codes(slice(part.count))[:, : self._dim]
+            self._products.put(codes, room[first:last])
             first = last
         return room
 

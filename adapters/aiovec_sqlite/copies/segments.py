@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from aiovec.backend import BoolArray, Float32Array, Int64Array
 
-from .codes import CodeArray, RowCodes
+from .codes import CodeArray, Int8Array, RowCodes, halved, put_together
+from .kernel.library import load
 
 # Rows that even a small segment has room for.
 _ROOM = 8
@@ -66,7 +67,9 @@ LIMITS = CopyLimits()
 class Segment:
     """The first ``count`` rows of arrays that may have room for more.
 
-    ``most_error``, ``most_reach`` and ``most_offset`` bound those rows' facts.
+    For the native scan int8 codes lie in halves: the upper ones in ``codes``, the lower ones in
+    ``lower``. ``most_error``, ``most_reach``, ``most_offset`` and ``most_lower`` bound those rows'
+    facts.
     """
 
     mark: object
@@ -75,7 +78,10 @@ class Segment:
     """The partition that all rows of it belong to, or SHARED."""
     count: int
     dead: int
+    width: int
+    """The count of a row's codes; of bits, of their bytes."""
     codes: CodeArray
+    lower: Int8Array | None
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
@@ -85,41 +91,61 @@ class Segment:
     most_error: float = 0.0
     most_reach: float = 0.0
     most_offset: float = 0.0
+    most_lower: float = 0.0
 
     @classmethod
-    def empty(cls, key: Hashable, room: int, dim: int, kind: npt.DTypeLike = np.int8) -> Segment:
+    def empty(cls, key: Hashable, room: int, width: int, kind: npt.DTypeLike = np.int8) -> Segment:
         scale, offset, error = (np.empty(room, dtype=np.float32) for _ in range(3))
+        lower = None
+        if kind == np.int8 and load() is not None:
+            codes, lower = (_code_room(room, (width + 1) // 2, kind) for _ in range(2))
+        else:
+            codes = _code_room(room, width, kind)
         return cls(
-            object(), key, 0, 0, _code_room(room, dim, kind), scale, offset, error,
+            object(), key, 0, 0, width, codes, lower, scale, offset, error,
             np.empty(room, dtype=np.int64),
         )  # fmt: skip
 
     @property
     def nbytes(self) -> int:
+        codes = self.codes.nbytes + (0 if self.lower is None else self.lower.nbytes)
         facts = self.scale.nbytes + self.offset.nbytes + self.error.nbytes
-        return self.codes.nbytes + facts + self.rowids.nbytes
+        return codes + facts + self.rowids.nbytes
+
+    def whole_codes(self, places: Any) -> CodeArray:
+        """The codes of the rows at these places, of both halves."""
+        codes: CodeArray = self.codes[places]
+        return codes if self.lower is None else put_together(codes, self.lower[places], self.width)
 
     def rows(self, places: Any) -> RowCodes:
-        """The codes of the rows at these places."""
+        """The rows at these places."""
         return RowCodes(
-            self.codes[places], self.scale[places], self.offset[places], self.error[places]
+            self.whole_codes(places), self.scale[places], self.offset[places], self.error[places]
         )
 
     def with_room(self, room: int) -> Segment:
         """The same rows in larger arrays."""
-        grown = Segment.empty(self.key, room, self.codes.shape[1], self.codes.dtype)
+        grown = Segment.empty(self.key, room, self.width, self.codes.dtype)
         for name in ("codes", "scale", "offset", "error", "rowids"):
             getattr(grown, name)[: self.count] = getattr(self, name)[: self.count]
+        if self.lower is not None and grown.lower is not None:
+            grown.lower[: self.count] = self.lower[: self.count]
         return replace(
-            self, codes=grown.codes, scale=grown.scale, offset=grown.offset, error=grown.error,
-            rowids=grown.rowids,
+            self, codes=grown.codes, lower=grown.lower, scale=grown.scale, offset=grown.offset,
+            error=grown.error, rowids=grown.rowids,
         )  # fmt: skip
 
     def append(self, rowids: Int64Array, rows: RowCodes) -> Segment:
         """The segment with more rows, for which there must be room."""
         start, end = self.count, self.count + len(rows)
         self.rowids[start:end] = rowids
-        self.codes[start:end] = rows.codes
+        most_lower = self.most_lower
+        if self.lower is None:
+            self.codes[start:end] = rows.codes
+        elif (library := load()) is not None:
+            upper, lower, longest = halved(rows.codes, library)
+            self.codes[start:end], self.lower[start:end] = upper, lower
+            most_lower = max(most_lower, longest)
         self.scale[start:end] = rows.scale
         self.offset[start:end] = rows.offset
         self.error[start:end] = rows.error
@@ -135,6 +161,7 @@ class Segment:
             most_error=max(self.most_error, float(rows.error.max(initial=0.0))),
             most_reach=max(self.most_reach, float(lengths.max(initial=0.0))),
             most_offset=max(self.most_offset, float(np.abs(rows.offset).max(initial=0.0))),
+            most_lower=most_lower,
         )
 
     def without(self, rowids: Int64Array) -> Segment:
@@ -286,8 +313,7 @@ def compacted(parts: Sequence[Segment], *, full: int = LIMITS.full_segment) -> l
         rows = np.flatnonzero(part.offset[: part.count] > -np.inf)
         rows = rows[np.argsort(part.rowids[rows])]
         # In segments of their own: room in the others may be taken by a write meanwhile.
-        dim = part.codes.shape[1]
-        fresh = appended(fresh, part.key, part.rowids[rows], part.rows(rows), dim, full=full)
+        fresh = appended(fresh, part.key, part.rowids[rows], part.rows(rows), part.width, full=full)
     return fresh
 
 
@@ -319,7 +345,7 @@ def replaced(
             part.key,
             newer.rowids[rows],
             newer.rows(rows),
-            newer.codes.shape[1],
+            newer.width,
             full=full,
         )
     marks = {part.mark for part in parts}
@@ -345,13 +371,17 @@ def gathered(state: State, masks: Sequence[BoolArray]) -> State:
     def joined(name: str) -> Any:
         return np.concatenate([getattr(segment, name)[rows] for segment, rows in parts])
 
+    first, _ = parts[0]
+    lower = None if first.lower is None else joined("lower")
     offset = joined("offset")
     rowids = joined("rowids")
     whole = Segment(
         object(), (), len(rowids), int(np.count_nonzero(np.isneginf(offset))),
-        joined("codes"), joined("scale"), offset, joined("error"), rowids, ordered=False,
+        first.width, joined("codes"), lower, joined("scale"), offset, joined("error"), rowids,
+        ordered=False,
         most_error=max(segment.most_error for segment, _ in parts),
         most_reach=max(segment.most_reach for segment, _ in parts),
         most_offset=max(segment.most_offset for segment, _ in parts),
+        most_lower=max(segment.most_lower for segment, _ in parts),
     )  # fmt: skip
     return State(state.change, (whole,))

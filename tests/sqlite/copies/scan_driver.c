@@ -51,15 +51,14 @@ int main(void) {
             continue;
         }
         int64_t segments = number(), count = number(), dim = number();
-        int64_t step = number(), how = number();
+        int64_t step = number(), how = number(), halves = number();
         double share = real();
         Segment *parts = calloc((size_t)segments + 1, sizeof *parts);
         const uint8_t **masks = calloc((size_t)(segments * count) + 1, sizeof *masks);
         for (int64_t i = 0; i < segments; i++) {
             size_t rows = (size_t)(parts[i].rows = number());
-            /* The last row of a prefix ends before its codes do. */
-            size_t of_row = (size_t)(how & SIGNS ? dim / 8 : dim);
-            parts[i].codes = got(rows ? (rows - 1) * (size_t)step + of_row : 0);
+            parts[i].codes = got(rows * (size_t)step);
+            if (halves) parts[i].lower = got(rows * (size_t)step);
             parts[i].scale = got(rows * 4);
             parts[i].offset = got(rows * 4);
             parts[i].error = got(rows * 4);
@@ -67,6 +66,7 @@ int main(void) {
             parts[i].most_error = real();
             parts[i].most_reach = real();
             parts[i].most_offset = real();
+            parts[i].most_lower = real();
             for (int64_t j = 0; j < count; j++)
                 if (number()) masks[i * count + j] = got(rows);
         }
@@ -104,7 +104,7 @@ int main(void) {
         fwrite(ends, 8, (size_t)count, stdout);
         fwrite(rowids, 8, (size_t)ends[count - 1], stdout);
         for (int64_t i = 0; i < segments; i++) {
-            free((void *)parts[i].codes), free((void *)parts[i].scale);
+            free((void *)parts[i].codes), free((void *)parts[i].lower), free((void *)parts[i].scale);
             free((void *)parts[i].offset), free((void *)parts[i].error);
             free((void *)parts[i].rowids);
             for (int64_t j = 0; j < count; j++) free((void *)masks[i * count + j]);

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.approximate import sign_codes
-from aiovec_sqlite.copies.codes import QueryCodes, RowCodes, encode_queries, encode_rows, rounding
+from aiovec_sqlite.copies.codes import (
+    CodeArray,
+    QueryCodes,
+    RowCodes,
+    encode_queries,
+    encode_rows,
+    rounding,
+)
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import L2, PLAIN, SIGNS
 from aiovec_sqlite.copies.segments import Segment
@@ -64,7 +71,6 @@ def random_case(
         segments = [
             _segment(rng, place, size, dim + beyond, metric) for place, size in enumerate(sizes)
         ]
-        segments = [replace(one, codes=one.codes[:, :dim]) for one in segments]
     count = count or int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
     vectors = _vectors(rng, count, dim)
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
@@ -112,8 +118,9 @@ def _filled(rng: np.random.Generator, place: int, count: int, rows: RowCodes) ->
     room = count + int(rng.integers(0, 9))
     segment = Segment.empty((), max(room, 1), width, kind)
     if rng.random() < 0.5:  # not where a line of the cache begins
-        loose = np.zeros(max(room, 1) * width + 64, dtype=kind)[int(rng.integers(1, 64)) :]
-        segment = replace(segment, codes=loose[: max(room, 1) * width].reshape(-1, width))
+        segment = replace(segment, codes=_loose(rng, segment.codes))
+        if segment.lower is not None:
+            segment = replace(segment, lower=_loose(rng, segment.lower))
     ids = place * 10_000 + rng.permutation(10_000)[:count].astype(np.int64)
     if count:
         segment = segment.append(ids, rows)
@@ -122,6 +129,11 @@ def _filled(rng: np.random.Generator, place: int, count: int, rows: RowCodes) ->
             np.sort(rng.choice(ids, rng.integers(0, count + 1), replace=False))
         )
     return segment
+
+
+def _loose(rng: np.random.Generator, codes: CodeArray) -> CodeArray:
+    loose = np.zeros(codes.size + 64, dtype=codes.dtype)[int(rng.integers(1, 64)) :]
+    return loose[: codes.size].reshape(codes.shape)
 
 
 def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
@@ -154,7 +166,7 @@ def _expected(case: Case, column: int) -> dict[int, float]:
     share = 0.0 if case.plain else rounding(len(query.codes))
     ids, values, misses = [], [], []
     for number, one in enumerate(case.segments):
-        codes = one.codes[: one.count].astype(np.int64)
+        codes = one.whole_codes(slice(one.count))[:, : len(query.codes)].astype(np.int64)
         if case.signs:
             codes = np.unpackbits(one.codes[: one.count], axis=1, bitorder="little") * 2 - 1
             codes = codes.astype(np.int8).astype(np.int64)
@@ -188,26 +200,25 @@ def packed(case: Case, kind: int) -> bytes:
     dim = len(case.queries[0].codes)
     step = case.segments[0].codes.strides[0] if case.segments else dim
     how = L2 * (case.metric == "l2") + SIGNS * case.signs + PLAIN * case.plain
-    head = (kind, len(case.segments), len(case.queries), dim, step, how)
-    parts = [struct.pack("<6qd", *head, 0.0 if case.plain else rounding(dim))]
+    halves = any(one.lower is not None for one in case.segments)
+    head = (kind, len(case.segments), len(case.queries), dim, step, how, halves)
+    parts = [struct.pack("<7qd", *head, 0.0 if case.plain else rounding(dim))]
     for number, one in enumerate(case.segments):
         parts.append(struct.pack("<q", one.count))
-        # The last row of a prefix ends before its codes do.
-        width = one.codes.shape[1]
-        rows = np.zeros((one.count, step), dtype=one.codes.dtype)
-        rows[:, :width] = one.codes[: one.count]
-        parts.append(rows.tobytes()[: max(0, (one.count - 1) * step + width)])
-        arrays = (one.scale, one.offset, one.error, one.rowids)
+        lower = () if one.lower is None else (one.lower,)
+        arrays = (one.codes, *lower, one.scale, one.offset, one.error, one.rowids)
         parts += [array[: one.count].tobytes() for array in arrays]
-        parts.append(struct.pack("<3d", one.most_error, one.most_reach, one.most_offset))
+        facts = (one.most_error, one.most_reach, one.most_offset, one.most_lower)
+        parts.append(struct.pack("<4d", *facts))
         for mask in case.masks:
             parts.append(struct.pack("<q", mask is not None))
             if mask is not None:
                 parts.append(mask[number].tobytes())
     for query, wanted in zip(case.queries, case.wanted, strict=True):
         parts.append(query.codes.tobytes())
-        facts = (query.scale, query.length, query.slack, query.blur)
-        parts.append(struct.pack("<4dq", *facts, wanted))
+        parts.append(
+            struct.pack("<4dq", query.scale, query.length, query.slack, query.blur, wanted)
+        )
     return b"".join(parts)
 
 

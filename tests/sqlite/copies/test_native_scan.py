@@ -123,6 +123,18 @@ def test_room_that_has_to_grow(library: Library, monkeypatch: pytest.MonkeyPatch
     campaign(library, range(150, 200))
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_more_rows_wait_than_there_is_room_for(
+    library: Library, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Of few queries most rows wait for their lower halves, where their values hardly differ."""
+    for seed in range(6):
+        monkeypatch.setattr(native_scan, "_WAITING", 0 if seed % 2 else 2048)
+        rng = np.random.default_rng([seed, count])
+        case = random_case(rng, rows=9000, dim=24 + seed, count=count)
+        check(library, case)
+
+
 def test_rows_that_come_in_the_worst_order(library: Library) -> None:
     """Each row is better than all before it, so that each is kept for a while."""
     rng = np.random.default_rng(0)
@@ -130,9 +142,11 @@ def test_rows_that_come_in_the_worst_order(library: Library) -> None:
     while case.metric != "dot" or case.plain or not case.segments or case.segments[0].count < 100:
         case = random_case(rng)
     one = case.segments[0]
-    order = np.argsort(one.codes[: one.count].astype(int) @ case.queries[0].codes.astype(int))
-    one.codes[: one.count] = one.codes[: one.count][order]
-    one.scale[: one.count] = one.scale[: one.count][order]
+    query = case.queries[0].codes.astype(int)
+    order = np.argsort(one.whole_codes(slice(one.count)).astype(int) @ query)
+    for array in (one.codes, one.lower, one.scale):
+        if array is not None:
+            array[: one.count] = array[: one.count][order]
     check(library, case)
 
 
@@ -219,7 +233,14 @@ def compiled(folder: Path, source: str, *flags: str) -> tuple[Path, Path]:
 
 
 def test_a_library_of_another_version(tmp_path: Path) -> None:
-    functions = ("scan_version", "scan_kinds", "scan", "scan_settle", "scan_distances")
+    functions = (
+        "scan_version",
+        "scan_kinds",
+        "scan",
+        "scan_settle",
+        "scan_halve",
+        "scan_distances",
+    )
     source = "".join(f"long long aiovec_{name}(void) {{ return 1; }}\n" for name in functions)
     with pytest.raises(native.UnusableError, match="of another version"):
         native.opened("", *compiled(tmp_path, source))

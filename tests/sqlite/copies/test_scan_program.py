@@ -57,7 +57,10 @@ async def output_of(command: list[str], given: bytes) -> tuple[int | None, bytes
 
 async def check(command: list[str], kind: str, seeds: range) -> None:
     """Let the program answer random cases; skip where its processor has no such instructions."""
-    cases = [random_case(np.random.default_rng(seed)) for seed in seeds]
+    # In a thread, since the library that takes codes apart is read from the disk.
+    cases = await asyncio.to_thread(
+        lambda: [random_case(np.random.default_rng(seed)) for seed in seeds]
+    )
     end = (-1).to_bytes(8, "little", signed=True)
     code, found, said = await output_of(command, end)
     assert code == 0, said.decode()

@@ -28,7 +28,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF, NUMPY = "off", "numpy"
 # The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
 KINDS = {"portable": 0, "avx2": 1, "avx-vnni": 2, "avx512-vnni": 3, "neon": 4}
-_VERSION = 4
+_VERSION = 5
 
 
 # How values are computed, as in scan.c; they add up.
@@ -41,10 +41,11 @@ METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
 
 class SegmentRecord(ctypes.Structure):
     _fields_ = (
-        ("codes", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("offset", ctypes.c_void_p),
-        ("error", ctypes.c_void_p), ("rowids", ctypes.c_void_p), ("rows", ctypes.c_int64),
-        ("most_error", ctypes.c_double), ("most_reach", ctypes.c_double),
-        ("most_offset", ctypes.c_double),
+        ("codes", ctypes.c_void_p), ("lower", ctypes.c_void_p), ("scale", ctypes.c_void_p),
+        ("offset", ctypes.c_void_p), ("error", ctypes.c_void_p), ("rowids", ctypes.c_void_p),
+        ("rows", ctypes.c_int64), ("most_error", ctypes.c_double),
+        ("most_reach", ctypes.c_double), ("most_offset", ctypes.c_double),
+        ("most_lower", ctypes.c_double),
     )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ class Library:
 
     scan: ctypes._NamedFuncPointer
     settle: ctypes._NamedFuncPointer
+    halve: ctypes._NamedFuncPointer
     distances: ctypes._NamedFuncPointer
     kinds: tuple[str, ...]
     kind: str
@@ -135,7 +137,7 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         version, kinds = functions.aiovec_scan_version, functions.aiovec_scan_kinds
         version.restype = kinds.restype = ctypes.c_int64
         scan, settle = functions.aiovec_scan, functions.aiovec_scan_settle
-        distances = functions.aiovec_scan_distances
+        halve, distances = functions.aiovec_scan_halve, functions.aiovec_scan_distances
     except (OSError, AttributeError) as exc:
         raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
     if version() != _VERSION:
@@ -146,6 +148,8 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
     scan.restype = number
     settle.argtypes = [place, place, number, number, place, place, place, place]
     settle.restype = None
+    halve.argtypes = [place, number, number, place, place]
+    halve.restype = number
     distances.argtypes = [place, place, place, place, number, number, number, place]
     distances.restype = number
     here = tuple(name for name, bit in KINDS.items() if kinds() >> bit & 1)
@@ -153,7 +157,7 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         raise UnusableError(
             f"{VARIABLE}={wanted} is no scan of this processor; it has {', '.join(here)}"
         )
-    return Library(scan, settle, distances, here, wanted or here[-1])
+    return Library(scan, settle, halve, distances, here, wanted or here[-1])
 
 
 def address(array: npt.NDArray[np.generic]) -> int:

@@ -6,6 +6,11 @@
  * the query's floor, and keeps the others. The floor is the least of the `wanted` best lower ends
  * seen so far, so that so many rows truly reach it.
  *
+ * Codes lie in two halves: the upper four bits of each, plus 8, and the lower four. A few queries
+ * take as long as the memory does, so they read the upper halves of all rows, and the lower ones of
+ * the rows alone that may reach the floor whatever these are. Many queries have both halves of some
+ * rows put together.
+ *
  * Approximate searches are scans too. A prefix is the first codes of each row. Signs are bits, which
  * are compared with four planes of bits for each of a few queries, and spelled out as -1 and 1 for
  * many. Their values count as they are: of equal ones only so many are kept as are wanted.
@@ -32,8 +37,10 @@
 #define MICROSOFT 1
 #include <intrin.h>
 #define INLINE static __forceinline
+#define RESTRICT __restrict
 #else
 #define INLINE static inline __attribute__((always_inline))
+#define RESTRICT restrict
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -52,7 +59,7 @@
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 4
+#define VERSION 5
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -66,10 +73,21 @@
 /* Values lie above minus this, in units of the query's scale, and so within float32. */
 #define FARTHEST 1e37f
 
+/* A line of the cache, and asking for one. */
+#define LINE 64
+#if X86
+#define FETCH(place) _mm_prefetch((const char *)(place), _MM_HINT_T1)
+#elif defined(__GNUC__)
+#define FETCH(place) __builtin_prefetch((const void *)(place), 0, 2)
+#else
+#define FETCH(place) ((void)(place))
+#endif
+
 /* What the caller gives, laid out as in library.py. */
 
 typedef struct {
-    const int8_t *codes; /* of each row, or bits of them */
+    const int8_t *codes; /* of each row, or their upper halves, or bits */
+    const int8_t *lower; /* the lower halves; NULL where codes are whole, or bits */
     const float *scale;
     const float *offset; /* minus infinity: the row is gone */
     const float *error;
@@ -78,6 +96,7 @@ typedef struct {
     double most_error;
     double most_reach;
     double most_offset;
+    double most_lower; /* no row's lower halves less 7.5 are longer, as a vector */
 } Segment;
 
 typedef struct {
@@ -109,6 +128,18 @@ typedef struct {
     int64_t row;
 } Answer;
 
+/* A row of which the lower halves are still to be looked at. */
+typedef struct {
+    const Segment *segment;
+    int64_t row;
+    int32_t number;  /* of the query */
+    int32_t product; /* of the upper halves, times 16 */
+} Later;
+
+/* How many wait at most, and how many lower halves are on their way from memory at once. */
+#define LATER 2048
+#define SOON 32
+
 /* One call. */
 
 typedef struct {
@@ -128,11 +159,18 @@ typedef struct {
     const uint8_t *const *segment_masks;
     float *lowest;  /* for each query, in units of its scale */
     float *inverse; /* one by each query's scale */
+    double *lengths; /* of each query's codes */
+    int32_t *above;  /* for each query the most that lower halves add to a product */
+    int32_t *middle; /* and what they add about */
+    Later *later;
+    int64_t waiting;
     int32_t *sums;  /* 128 times the sum of each query's codes */
     int8_t *packed; /* the queries' codes in the order of the kernel */
     int8_t *tile;   /* likewise those of the rows that are multiplied */
-    int64_t wide;   /* of few queries, the room of each one's codes as 16-bit numbers */
-    int8_t *spelled;  /* the signs of a tile's rows as codes, or NULL */
+    int64_t half;   /* bytes of a row's upper halves; its lower ones take as many */
+    int64_t wide;   /* of few queries, the room of the codes that meet the first or second in a byte */
+    int8_t *spelled;  /* a tile's rows as codes, of signs or of halves, or NULL */
+    const int8_t *next[2]; /* what is fetched while a tile is multiplied */
     uint64_t *planes; /* of few queries, their levels' bits; for each word PLANES, the highest first */
     int64_t words;    /* in a row of signs, and in a plane */
 } Scan;
@@ -277,25 +315,62 @@ INLINE const int8_t *spelled(const Scan *scan, const uint8_t *rows, int64_t coun
     return scan->spelled;
 }
 
+/* Codes lie in a byte as two of four bits: the one in its lower bits belongs to a row's first half,
+ * the other one to its second half. */
+#define FIRST(byte) ((uint8_t)(byte) & 15)
+#define SECOND(byte) ((uint8_t)(byte) >> 4)
+
+/* The codes of bytes with two halves each: what lies first in them, then what lies second. */
+INLINE void put_together(const uint8_t *RESTRICT upper, const uint8_t *RESTRICT lower,
+                         uint8_t *RESTRICT first, uint8_t *RESTRICT second, int64_t half) {
+    for (int64_t i = 0; i < half; i++) {
+        uint8_t high = upper[i] ^ 136, low = lower[i];
+        uint8_t above = (uint8_t)(high << 4), below = low >> 4;
+        first[i] = above | (low & 15);
+        second[i] = (high & 240) | below;
+    }
+}
+
+/* A tile's rows as codes, of both their halves. */
+INLINE const int8_t *whole(const Scan *scan, int64_t row, int64_t count) {
+    const uint8_t *upper = (const uint8_t *)scan->segment->codes + row * scan->step;
+    const uint8_t *lower = (const uint8_t *)scan->segment->lower + row * scan->step;
+    uint8_t *to = (uint8_t *)scan->spelled;
+    int64_t half = scan->half;
+    for (int64_t r = 0; r < count; r++, upper += half, lower += half, to += 2 * half)
+        put_together(upper, lower, to, to + half, half);
+    return scan->spelled;
+}
+
+/* Whether there is room for so many finds; else the scan goes on at this row later. */
+INLINE int has_room(const Scan *scan, int64_t row, int64_t wanted) {
+    Answer *answer = scan->answer;
+    if (answer->room - answer->count >= wanted) return 1;
+    drop_excluded(scan);
+    /* Where much is left, the next rows would soon need room again. */
+    if (answer->room - answer->count >= wanted && answer->count <= answer->room / 2) return 1;
+    answer->row = row;
+    return 0;
+}
+
 /* Each processor's own scan is this one, with its products inlined. `group` queries are multiplied
  * at once. */
-INLINE int look_through(const Scan *scan, Products *products, int64_t group) {
+INLINE int look_through(Scan *scan, Products *products, int64_t group) {
     int32_t found[TILE * GROUP];
-    Answer *answer = scan->answer;
     const Segment *segment = scan->segment;
-    for (int64_t row = answer->row; row < segment->rows; row += TILE) {
+    for (int64_t row = scan->answer->row; row < segment->rows; row += TILE) {
         int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
-        if (answer->room - answer->count < count * scan->count) {
-            drop_excluded(scan);
-            /* Where much is left, the next rows would soon need room again. */
-            if (answer->room - answer->count < count * scan->count ||
-                answer->count > answer->room / 2) {
-                answer->row = row;
-                return 0;
-            }
-        }
+        if (!has_room(scan, row, count * scan->count)) return 0;
         const int8_t *rows = segment->codes + row * scan->step;
-        if (scan->spelled) rows = spelled(scan, (const uint8_t *)rows, count);
+        scan->next[0] = rows + TILE * scan->step;
+        scan->next[1] = rows + TILE * scan->step / 2 * 3;
+        if (segment->lower) {
+            scan->next[1] = segment->lower + (row + TILE) * scan->step;
+            rows = whole(scan, row, count);
+        } else if (scan->spelled) {
+            rows = spelled(scan, (const uint8_t *)rows, count);
+            scan->next[0] = scan->next[1] = rows;
+        }
         for (int64_t first = 0; first < scan->count; first += group) {
             products(scan, rows, count, first, found);
             int64_t last = first + group < scan->count ? first + group : scan->count;
@@ -307,28 +382,153 @@ INLINE int look_through(const Scan *scan, Products *products, int64_t group) {
             }
         }
     }
-    answer->row = 0;
+    scan->answer->row = 0;
     return 1;
 }
 
-typedef int LookThrough(const Scan *scan);
+/* The product of one row's halves with a query's codes. */
+typedef int32_t HalfProduct(const Scan *scan, const int8_t *row, int64_t number);
 
-/* A tile is read line by line across its rows, which the processor does not foresee. So the next
- * tile's lines are asked for while this one is multiplied for the first time: two with each of its
- * columns. Asking for what is beyond the last row does no harm. */
-#define LINE 64
-#if X86
-#define FETCH(place) _mm_prefetch((const char *)(place), _MM_HINT_T1)
-#elif defined(__GNUC__)
-#define FETCH(place) __builtin_prefetch((const void *)(place), 0, 2)
-#else
-#define FETCH(place) ((void)(place))
-#endif
+/* The most that lower halves add to products of upper ones in this segment, with what is taken away
+ * since these are 8 too large. They are whole numbers, so that nothing else is rounded. */
+static void set_above(const Scan *scan) {
+    for (int64_t number = 0; number < scan->count; number++) {
+        double middle = 7.5 / 128 * scan->sums[number];
+        double most = middle + scan->lengths[number] * scan->segment->most_lower;
+        scan->middle[number] = (int32_t)middle - scan->sums[number];
+        scan->above[number] = (int32_t)floor(most) + 2 - scan->sums[number];
+    }
+}
 
-INLINE void fetch_of_next(const int8_t *rows, int64_t dim, int64_t column) {
-    uintptr_t place = (uintptr_t)rows + (uintptr_t)(TILE * dim + column * 4 * TILE);
-    FETCH(place);
-    FETCH(place + LINE);
+/* Go on with another segment. */
+static void begin(Scan *scan, const Segment *segment) {
+    scan->segment = segment;
+    for (int64_t number = 0; number < scan->count; number++) set_lowest(scan, number);
+    if (scan->above) set_above(scan);
+}
+
+/* Whether a row with this product may reach the query's floor: `reached` for one row. */
+INLINE int may_reach(const Scan *scan, int64_t number, int64_t row, int32_t product) {
+    float value = (float)product * scan->segment->scale[row];
+    if (scan->l2) {
+        value += scan->segment->offset[row] * scan->inverse[number];
+        value = value < -FARTHEST ? -FARTHEST : value;
+    }
+    return value >= scan->lowest[number];
+}
+
+INLINE void consider_exactly(Scan *scan, HalfProduct *product, const Later *some, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const Later *one = &some[i];
+        if (one->segment != scan->segment) begin(scan, one->segment);
+        const int8_t *lower = one->segment->lower + one->row * scan->step;
+        int32_t exact = one->product + product(scan, lower, one->number);
+        consider(scan, one->number, one->row, exact - scan->sums[one->number]);
+    }
+}
+
+INLINE void fetch_lower(const Scan *scan, const Segment *segment, int64_t row) {
+    const int8_t *lower = segment->lower + row * scan->step;
+    for (int64_t byte = 0; byte < scan->step; byte += LINE) FETCH(lower + byte);
+}
+
+/* Drop the rows that wait and cannot reach the floors any more. */
+static void drop_waiting(Scan *scan) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < scan->waiting; i++) {
+        Later one = scan->later[i];
+        if (one.segment != scan->segment) begin(scan, one.segment);
+        if (may_reach(scan, one.number, one.row, one.product + scan->above[one.number]))
+            scan->later[kept++] = one;
+    }
+    scan->waiting = kept;
+}
+
+/* Look at all rows that wait and may still reach the floors. */
+INLINE void end_waiting(Scan *scan, HalfProduct *product) {
+    drop_waiting(scan);
+    for (int64_t first = 0; first < scan->waiting; first += SOON) {
+        const Later *some = scan->later + first;
+        int64_t count = scan->waiting - first < SOON ? scan->waiting - first : SOON;
+        for (int64_t i = 0; i < count; i++) fetch_lower(scan, some[i].segment, some[i].row);
+        consider_exactly(scan, product, some, count);
+    }
+    scan->waiting = 0;
+}
+
+/* The same for few queries. Rows that cannot reach the floor with the most that their lower halves
+ * can add are left out. Those that likely reach it are looked at soon, when their lower halves have
+ * come from memory; the others wait until the floors have risen by these, and few are left. */
+INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *product) {
+    int32_t found[TILE * FEW], most[TILE], likely[TILE];
+    Later soon[SOON + TILE * FEW];
+    int64_t coming = 0;
+    const Segment *segment = scan->segment;
+    const Answer *answer = scan->answer;
+    if (!segment) {
+        end_waiting(scan, product);
+        return 1;
+    }
+    for (int64_t row = answer->row; row < segment->rows; row += TILE) {
+        int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
+        int64_t tile = count * scan->count;
+        int full = answer->room - answer->count < coming + scan->waiting + tile ||
+                   scan->waiting + tile > LATER;
+        if (coming >= SOON || full) {
+            consider_exactly(scan, product, soon, coming);
+            coming = 0;
+        }
+        if (full) {
+            drop_waiting(scan);
+            if (scan->waiting > LATER / 2 || answer->room - answer->count < 2 * scan->waiting + tile)
+                end_waiting(scan, product);
+            begin(scan, segment);
+            if (!has_room(scan, row, scan->waiting + tile)) {
+                end_waiting(scan, product);
+                return 0;
+            }
+        }
+        products(scan, segment->codes + row * scan->step, count, 0, found);
+        for (int64_t number = 0; number < scan->count; number++) {
+            const int32_t *own = found + number * TILE;
+            int32_t above = scan->above[number];
+            for (int64_t i = 0; i < count; i++) most[i] = 16 * own[i] + above;
+            uint32_t marks = reached(scan, number, row, count, most);
+            if (!marks) continue;
+            int32_t middle = scan->middle[number];
+            for (int64_t i = 0; i < count; i++) likely[i] = 16 * own[i] + middle;
+            uint32_t first = reached(scan, number, row, count, likely);
+            for (int64_t i = 0; marks; i++, marks >>= 1, first >>= 1) {
+                if (!(marks & 1)) continue;
+                Later one = {segment, row + i, (int32_t)number, 16 * own[i]};
+                if (first & 1) {
+                    fetch_lower(scan, segment, row + i);
+                    soon[coming++] = one;
+                } else {
+                    scan->later[scan->waiting++] = one;
+                }
+            }
+        }
+    }
+    consider_exactly(scan, product, soon, coming);
+    scan->answer->row = 0;
+    return 1;
+}
+
+typedef int LookThrough(Scan *scan);
+
+/* A tile's codes come from two places, whose next lines the processor does not foresee while this
+ * tile is multiplied for all queries. So they are asked for with the columns of the first of these.
+ * Asking for what is beyond the last row does no harm. */
+INLINE void fetch_of_next(const Scan *scan, int64_t column) {
+    FETCH((uintptr_t)scan->next[0] + (uintptr_t)(column * LINE));
+    FETCH((uintptr_t)scan->next[1] + (uintptr_t)(column * LINE));
+}
+
+/* The last bytes of a row's halves, with zeros behind them. */
+INLINE void end_of(const int8_t *row, int64_t left, int64_t most, uint8_t *to) {
+    memset(to, 0, (size_t)most);
+    memcpy(to, row, (size_t)left);
 }
 
 #define BY_NUMBER(few)                                 \
@@ -395,8 +595,26 @@ static void products_portable(const Scan *scan, const int8_t *rows, int64_t coun
     }
 }
 
-static int scan_portable(const Scan *scan) {
+static int32_t half_portable(const Scan *scan, const int8_t *row, int64_t number) {
+    const int8_t *first = scan->packed + 2 * number * scan->wide, *second = first + scan->wide;
+    int32_t sum = 0;
+    for (int64_t i = 0; i < scan->half; i++)
+        sum += (int16_t)FIRST(row[i]) * (int16_t)first[i] +
+               (int16_t)SECOND(row[i]) * (int16_t)second[i];
+    return sum;
+}
+
+static void halves_portable(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+                            int32_t *out) {
+    (void)first;
+    for (int64_t number = 0; number < scan->count; number++)
+        for (int64_t r = 0; r < count; r++)
+            out[number * TILE + r] = half_portable(scan, rows + r * scan->step, number);
+}
+
+static int scan_portable(Scan *scan) {
     if (scan->planes) return look_through(scan, products_portable_signs, GROUP);
+    if (scan->above) return look_through_halves(scan, halves_portable, half_portable);
     return look_through(scan, products_portable, GROUP);
 }
 
@@ -484,7 +702,7 @@ AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t
     for (int64_t c = 0; c < columns; c++, tile += 4 * TILE, queries += GROUP) {
         __m512i low = _mm512_load_si512((const void *)tile);
         __m512i high = _mm512_load_si512((const void *)(tile + 64));
-        if (!first) fetch_of_next(rows, dim, c);
+        if (!first) fetch_of_next(scan, c);
         for (int j = 0; j < GROUP; j++) {
             __m512i codes = _mm512_set1_epi32(queries[j]);
             sums[2 * j] = _mm512_dpbusd_epi32(sums[2 * j], low, codes);
@@ -497,44 +715,83 @@ AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t
     }
 }
 
-/* Few queries: each row is read once, in its own order. `number` is a constant where this is
- * inlined, so that the sums stay in registers. */
-AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t count, int number,
-                              int32_t *out) {
-    int64_t dim = scan->dim;
-    const __m512i flip = _mm512_set1_epi8((char)0x80);
-    for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * scan->stride;
-        __m512i sums[FEW];
-        for (int j = 0; j < number; j++) sums[j] = _mm512_setzero_si512();
-        int64_t i = 0;
-        for (; i + 64 <= dim; i += 64) {
-            __m512i codes = _mm512_xor_si512(_mm512_loadu_si512(row + i), flip);
-            for (int j = 0; j < number; j++)
-                sums[j] = _mm512_dpbusd_epi32(sums[j], codes,
-                                              _mm512_loadu_si512(scan->queries[j].codes + i));
+/* Four rows with each of a few queries. `number` is a constant where this is inlined, so that the
+ * sums stay in registers. */
+AVX512 INLINE void add_halves_avx512(const int8_t *const *rows, __mmask64 valid, const Scan *scan,
+                                     int64_t place, int number, __m512i *sums) {
+    const __m512i four = _mm512_set1_epi8(15);
+    __m512i first[4], second[4];
+    for (int k = 0; k < 4; k++) {
+        __m512i both = _mm512_maskz_loadu_epi8(valid, rows[k] + place);
+        first[k] = _mm512_and_si512(both, four);
+        second[k] = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
+    }
+    for (int j = 0; j < number; j++) {
+        const int8_t *codes = scan->packed + 2 * j * scan->wide + place;
+        __m512i one = _mm512_load_si512((const void *)codes);
+        __m512i other = _mm512_load_si512((const void *)(codes + scan->wide));
+        for (int k = 0; k < 4; k++) {
+            __m512i *sum = &sums[4 * j + k];
+            *sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(*sum, first[k], one), second[k], other);
         }
-        if (i < dim) {
-            __mmask64 valid = (1ULL << (dim - i)) - 1;
-            __m512i codes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(valid, row + i), flip);
-            for (int j = 0; j < number; j++)
-                sums[j] = _mm512_dpbusd_epi32(
-                    sums[j], codes, _mm512_maskz_loadu_epi8(valid, scan->queries[j].codes + i));
-        }
-        for (int j = 0; j < number; j++)
-            out[j * TILE + r] = _mm512_reduce_add_epi32(sums[j]) - scan->sums[j];
     }
 }
 
-AVX512 static void products_avx512_few(const Scan *scan, const int8_t *rows, int64_t count,
-                                       int64_t first, int32_t *out) {
+AVX512 INLINE __m128i sums_of_16(__m512i a, __m512i b, __m512i c, __m512i d) {
+    __m512i one = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    __m512i two = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    one = _mm512_add_epi32(_mm512_unpacklo_epi64(one, two), _mm512_unpackhi_epi64(one, two));
+    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(one), _mm512_extracti64x4_epi64(one, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                              int32_t *out) {
+    int64_t half = scan->half, even = half / 64 * 64;
+    __mmask64 rest = (1ULL << (half - even)) - 1;
+    for (int64_t r = 0; r < count; r += 4) {
+        const int8_t *four[4];
+        for (int k = 0; k < 4; k++)
+            four[k] = rows + (r + k < count ? r + k : count - 1) * scan->step;
+        __m512i sums[4 * FEW];
+        for (int j = 0; j < 4 * number; j++) sums[j] = _mm512_setzero_si512();
+        for (int64_t i = 0; i < even; i += 64)
+            add_halves_avx512(four, ~0ULL, scan, i, number, sums);
+        if (even < half) add_halves_avx512(four, rest, scan, even, number, sums);
+        for (int j = 0; j < number; j++) {
+            __m512i *own = sums + 4 * j;
+            _mm_storeu_si128((__m128i *)(out + j * TILE + r),
+                             sums_of_16(own[0], own[1], own[2], own[3]));
+        }
+    }
+}
+
+AVX512 static void halves_avx512(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+                                 int32_t *out) {
     (void)first;
     BY_NUMBER(few_avx512)
 }
 
-AVX512 static int scan_avx512(const Scan *scan) {
+AVX512 static int32_t half_avx512(const Scan *scan, const int8_t *row, int64_t number) {
+    const int8_t *codes = scan->packed + 2 * number * scan->wide;
+    const __m512i four = _mm512_set1_epi8(15);
+    __m512i sums = _mm512_setzero_si512();
+    for (int64_t i = 0; i < scan->half; i += 64) {
+        int64_t left = scan->half - i;
+        __mmask64 valid = left < 64 ? (1ULL << left) - 1 : ~0ULL;
+        __m512i both = _mm512_maskz_loadu_epi8(valid, row + i);
+        __m512i first = _mm512_and_si512(both, four);
+        __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
+        sums = _mm512_dpbusd_epi32(sums, first, _mm512_load_si512((const void *)(codes + i)));
+        sums = _mm512_dpbusd_epi32(sums, second,
+                                   _mm512_load_si512((const void *)(codes + scan->wide + i)));
+    }
+    return _mm512_reduce_add_epi32(sums);
+}
+
+AVX512 static int scan_avx512(Scan *scan) {
     if (scan->planes) return look_through(scan, products_popcnt, GROUP);
-    if (scan->count <= FEW) return look_through(scan, products_avx512_few, GROUP);
+    if (scan->above) return look_through_halves(scan, halves_avx512, half_avx512);
     return look_through(scan, products_avx512, GROUP);
 }
 
@@ -598,7 +855,7 @@ AVX2 static void products_avx2(const Scan *scan, const int8_t *rows, int64_t cou
             for (int64_t c = 0; c < columns; c++, from += 8, pairs += GROUP * 2) {
                 __m256i even = _mm256_load_si256(from), odd = _mm256_load_si256(from + 1);
                 __m256i even2 = _mm256_load_si256(from + 2), odd2 = _mm256_load_si256(from + 3);
-                if (!first && !half && !r) fetch_of_next(rows, dim, c);
+                if (!first && !half && !r) fetch_of_next(scan, c);
                 for (int j = 0; j < 4; j++) {
                     __m256i one = _mm256_set1_epi32(pairs[2 * j]);
                     __m256i two = _mm256_set1_epi32(pairs[2 * j + 1]);
@@ -623,44 +880,63 @@ AVX2 INLINE int32_t sum_of_8(__m256i sums) {
     return _mm_cvtsi128_si32(four);
 }
 
-AVX2 INLINE __m256i wide(const int8_t *codes) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)codes));
+AVX2 INLINE __m256i halves_at(const int8_t *row, int64_t place, int64_t half) {
+    uint8_t end[32];
+    if (place + 32 <= half) return _mm256_loadu_si256((const __m256i *)(row + place));
+    end_of(row + place, half - place, 32, end);
+    return _mm256_loadu_si256((const __m256i *)end);
+}
+
+/* Numbers of four bits times codes of 127 at most: the sums of four times four fit into 16 bits. */
+AVX2 INLINE void row_avx2(const Scan *scan, const int8_t *row, const int8_t *packed, int number,
+                          int32_t *out, int64_t apart) {
+    const __m256i four = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    int64_t half = scan->half;
+    __m256i sums[FEW];
+    for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
+    for (int64_t place = 0; place < half; place += 128) {
+        __m256i some[FEW];
+        for (int j = 0; j < number; j++) some[j] = _mm256_setzero_si256();
+        for (int64_t i = place; i < place + 128 && i < half; i += 32) {
+            __m256i both = halves_at(row, i, half);
+            __m256i first = _mm256_and_si256(both, four);
+            __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), four);
+            for (int j = 0; j < number; j++) {
+                const int8_t *codes = packed + 2 * j * scan->wide + i;
+                __m256i one = _mm256_maddubs_epi16(
+                    first, _mm256_load_si256((const __m256i *)codes));
+                __m256i other = _mm256_maddubs_epi16(
+                    second, _mm256_load_si256((const __m256i *)(codes + scan->wide)));
+                some[j] = _mm256_add_epi16(some[j], _mm256_add_epi16(one, other));
+            }
+        }
+        for (int j = 0; j < number; j++)
+            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(some[j], ones));
+    }
+    for (int j = 0; j < number; j++) out[j * apart] = sum_of_8(sums[j]);
 }
 
 AVX2 INLINE void few_avx2(const Scan *scan, const int8_t *rows, int64_t count, int number,
                           int32_t *out) {
-    int64_t dim = scan->dim, even = dim / 32 * 32;
-    const int16_t *queries = (const int16_t *)scan->packed;
-    for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * scan->stride;
-        __m256i sums[FEW];
-        for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
-        for (int64_t i = 0; i < even; i += 32) {
-            __m256i low = wide(row + i), high = wide(row + i + 16);
-            for (int j = 0; j < number; j++) {
-                const __m256i *codes = (const __m256i *)(queries + j * scan->wide + i);
-                __m256i one = _mm256_madd_epi16(low, _mm256_load_si256(codes));
-                __m256i other = _mm256_madd_epi16(high, _mm256_load_si256(codes + 1));
-                sums[j] = _mm256_add_epi32(sums[j], _mm256_add_epi32(one, other));
-            }
-        }
-        for (int j = 0; j < number; j++) {
-            int32_t rest = 0;
-            for (int64_t i = even; i < dim; i++) rest += (int32_t)row[i] * scan->queries[j].codes[i];
-            out[j * TILE + r] = sum_of_8(sums[j]) + rest;
-        }
-    }
+    for (int64_t r = 0; r < count; r++)
+        row_avx2(scan, rows + r * scan->step, scan->packed, number, out + r, TILE);
 }
 
-AVX2 static void products_avx2_few(const Scan *scan, const int8_t *rows, int64_t count,
-                                   int64_t first, int32_t *out) {
+AVX2 static void halves_avx2(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+                             int32_t *out) {
     (void)first;
     BY_NUMBER(few_avx2)
 }
 
-AVX2 static int scan_avx2(const Scan *scan) {
+AVX2 static int32_t half_avx2(const Scan *scan, const int8_t *row, int64_t number) {
+    int32_t found;
+    row_avx2(scan, row, scan->packed + 2 * number * scan->wide, 1, &found, 1);
+    return found;
+}
+
+AVX2 static int scan_avx2(Scan *scan) {
     if (scan->planes) return look_through(scan, products_popcnt, GROUP);
-    if (scan->count <= FEW) return look_through(scan, products_avx2_few, GROUP);
+    if (scan->above) return look_through_halves(scan, halves_avx2, half_avx2);
     return look_through(scan, products_avx2, GROUP);
 }
 
@@ -690,7 +966,7 @@ AVXVNNI static void products_avxvnni(const Scan *scan, const int8_t *rows, int64
             const int32_t *codes = queries + half;
             for (int64_t c = 0; c < columns; c++, from += 4, codes += GROUP) {
                 __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
-                if (!first && !half && !r) fetch_of_next(rows, dim, c);
+                if (!first && !half && !r) fetch_of_next(scan, c);
                 for (int j = 0; j < 4; j++) {
                     __m256i one = _mm256_set1_epi32(codes[j]);
                     sums[j] = _mm256_dpbusd_avx_epi32(sums[j], low, one);
@@ -705,40 +981,46 @@ AVXVNNI static void products_avxvnni(const Scan *scan, const int8_t *rows, int64
         }
 }
 
-AVXVNNI INLINE void few_avxvnni(const Scan *scan, const int8_t *rows, int64_t count, int number,
-                                int32_t *out) {
-    int64_t dim = scan->dim, even = dim / 32 * 32;
-    const __m256i flip = _mm256_set1_epi8((char)0x80);
-    for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * scan->stride;
-        __m256i sums[FEW];
-        for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
-        for (int64_t i = 0; i < even; i += 32) {
-            __m256i codes = _mm256_loadu_si256((const __m256i *)(row + i));
-            codes = _mm256_xor_si256(codes, flip);
-            for (int j = 0; j < number; j++)
-                sums[j] = _mm256_dpbusd_avx_epi32(
-                    sums[j], codes,
-                    _mm256_loadu_si256((const __m256i *)(scan->queries[j].codes + i)));
-        }
+AVXVNNI INLINE void row_avxvnni(const Scan *scan, const int8_t *row, const int8_t *packed,
+                                int number, int32_t *out, int64_t apart) {
+    const __m256i four = _mm256_set1_epi8(15);
+    __m256i sums[FEW];
+    for (int j = 0; j < number; j++) sums[j] = _mm256_setzero_si256();
+    for (int64_t i = 0; i < scan->half; i += 32) {
+        __m256i both = halves_at(row, i, scan->half);
+        __m256i first = _mm256_and_si256(both, four);
+        __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), four);
         for (int j = 0; j < number; j++) {
-            int32_t rest = 0;
-            for (int64_t i = even; i < dim; i++)
-                rest += ((int32_t)row[i] + 128) * scan->queries[j].codes[i];
-            out[j * TILE + r] = sum_of_8(sums[j]) + rest - scan->sums[j];
+            const __m256i *one = (const __m256i *)(packed + 2 * j * scan->wide + i);
+            const __m256i *other = (const __m256i *)(packed + (2 * j + 1) * scan->wide + i);
+            sums[j] = _mm256_dpbusd_avx_epi32(sums[j], first, _mm256_load_si256(one));
+            sums[j] = _mm256_dpbusd_avx_epi32(sums[j], second, _mm256_load_si256(other));
         }
     }
+    for (int j = 0; j < number; j++) out[j * apart] = sum_of_8(sums[j]);
 }
 
-AVXVNNI static void products_avxvnni_few(const Scan *scan, const int8_t *rows, int64_t count,
-                                         int64_t first, int32_t *out) {
+AVXVNNI INLINE void few_avxvnni(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                                int32_t *out) {
+    for (int64_t r = 0; r < count; r++)
+        row_avxvnni(scan, rows + r * scan->step, scan->packed, number, out + r, TILE);
+}
+
+AVXVNNI static void halves_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
+                                   int64_t first, int32_t *out) {
     (void)first;
     BY_NUMBER(few_avxvnni)
 }
 
-AVXVNNI static int scan_avxvnni(const Scan *scan) {
+AVXVNNI static int32_t half_avxvnni(const Scan *scan, const int8_t *row, int64_t number) {
+    int32_t found;
+    row_avxvnni(scan, row, scan->packed + 2 * number * scan->wide, 1, &found, 1);
+    return found;
+}
+
+AVXVNNI static int scan_avxvnni(Scan *scan) {
     if (scan->planes) return look_through(scan, products_popcnt, GROUP);
-    if (scan->count <= FEW) return look_through(scan, products_avxvnni_few, GROUP);
+    if (scan->above) return look_through_halves(scan, halves_avxvnni, half_avxvnni);
     return look_through(scan, products_avxvnni, GROUP);
 }
 
@@ -793,7 +1075,7 @@ DOTPROD static void products_neon(const Scan *scan, const int8_t *rows, int64_t 
             const int8_t *codes = queries + half * 4;
             for (int64_t c = 0; c < columns; c++, from += 4 * TILE, codes += 4 * GROUP) {
                 int8x16_t own = vld1q_s8(codes);
-                if (!first && !half && !r) fetch_of_next(rows, dim, c);
+                if (!first && !half && !r) fetch_of_next(scan, c);
                 for (int v = 0; v < 4; v++) {
                     int8x16_t part = vld1q_s8(from + 16 * v);
                     sums[v] = vdotq_laneq_s32(sums[v], part, own, 0);
@@ -807,35 +1089,47 @@ DOTPROD static void products_neon(const Scan *scan, const int8_t *rows, int64_t 
         }
 }
 
-DOTPROD INLINE void few_neon(const Scan *scan, const int8_t *rows, int64_t count, int number,
-                             int32_t *out) {
-    int64_t dim = scan->dim, even = dim / 16 * 16;
-    for (int64_t r = 0; r < count; r++) {
-        const int8_t *row = rows + r * scan->stride;
-        int32x4_t sums[FEW];
-        for (int j = 0; j < number; j++) sums[j] = vdupq_n_s32(0);
-        for (int64_t i = 0; i < even; i += 16) {
-            int8x16_t codes = vld1q_s8(row + i);
-            for (int j = 0; j < number; j++)
-                sums[j] = vdotq_s32(sums[j], codes, vld1q_s8(scan->queries[j].codes + i));
-        }
+DOTPROD INLINE void row_neon(const Scan *scan, const int8_t *row, const int8_t *packed, int number,
+                             int32_t *out, int64_t apart) {
+    int64_t half = scan->half;
+    int32x4_t sums[FEW];
+    for (int j = 0; j < number; j++) sums[j] = vdupq_n_s32(0);
+    for (int64_t i = 0; i < half; i += 16) {
+        uint8_t end[16];
+        if (i + 16 > half) end_of(row + i, half - i, 16, end);
+        uint8x16_t both = vld1q_u8(i + 16 > half ? end : (const uint8_t *)row + i);
+        int8x16_t first = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+        int8x16_t second = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
         for (int j = 0; j < number; j++) {
-            int32_t rest = 0;
-            for (int64_t i = even; i < dim; i++) rest += (int32_t)row[i] * scan->queries[j].codes[i];
-            out[j * TILE + r] = vaddvq_s32(sums[j]) + rest;
+            const int8_t *codes = packed + 2 * j * scan->wide + i;
+            sums[j] = vdotq_s32(sums[j], first, vld1q_s8(codes));
+            sums[j] = vdotq_s32(sums[j], second, vld1q_s8(codes + scan->wide));
         }
     }
+    for (int j = 0; j < number; j++) out[j * apart] = vaddvq_s32(sums[j]);
 }
 
-DOTPROD static void products_neon_few(const Scan *scan, const int8_t *rows, int64_t count,
-                                      int64_t first, int32_t *out) {
+DOTPROD INLINE void few_neon(const Scan *scan, const int8_t *rows, int64_t count, int number,
+                             int32_t *out) {
+    for (int64_t r = 0; r < count; r++)
+        row_neon(scan, rows + r * scan->step, scan->packed, number, out + r, TILE);
+}
+
+DOTPROD static void halves_neon(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+                                int32_t *out) {
     (void)first;
     BY_NUMBER(few_neon)
 }
 
-DOTPROD static int scan_neon(const Scan *scan) {
+DOTPROD static int32_t half_neon(const Scan *scan, const int8_t *row, int64_t number) {
+    int32_t found;
+    row_neon(scan, row, scan->packed + 2 * number * scan->wide, 1, &found, 1);
+    return found;
+}
+
+DOTPROD static int scan_neon(Scan *scan) {
     if (scan->planes) return look_through(scan, products_neon_signs, GROUP);
-    if (scan->count <= FEW) return look_through(scan, products_neon_few, GROUP);
+    if (scan->above) return look_through_halves(scan, halves_neon, half_neon);
     return look_through(scan, products_neon, GROUP);
 }
 
@@ -939,11 +1233,18 @@ static void pack_pairs(Scan *scan) {
     }
 }
 
-static void pack_wide(Scan *scan) {
-    int16_t *packed = (int16_t *)scan->packed;
-    for (int64_t number = 0; number < scan->count; number++)
-        for (int64_t i = 0; i < scan->dim; i++)
-            packed[number * scan->wide + i] = scan->queries[number].codes[i];
+/* Few queries for rows in halves: what meets the first of two codes in a byte, then the second. */
+static void pack_halves(Scan *scan) {
+    int64_t half = scan->half < scan->dim ? scan->half : scan->dim;
+    for (int64_t number = 0; number < scan->count; number++) {
+        const int8_t *codes = scan->queries[number].codes;
+        int8_t *to = scan->packed + 2 * number * scan->wide;
+        double squares = 0;
+        for (int64_t i = 0; i < scan->dim; i++) squares += (double)codes[i] * codes[i];
+        memcpy(to, codes, (size_t)half);
+        memcpy(to + scan->wide, codes + half, (size_t)(scan->dim - half));
+        scan->lengths[number] = sqrt(squares);
+    }
 }
 
 /* The levels of few queries, bit by bit, for the signs of rows. */
@@ -972,8 +1273,9 @@ EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
  * `answer` says. `taken` counts those of all threads that share a scan. 2: there may be others;
  * 1: all are taken; 0: more room is needed; -1: no memory.
  *
- * `step` is the distance of a segment's rows in bytes; `how` adds up L2, SIGNS and PLAIN. For signs
- * dim is a multiple of 8, and a query's codes are odd numbers from -15 to 15.
+ * `step` is the distance of a segment's rows in bytes, and of rows in halves their length; `how`
+ * adds up L2, SIGNS and PLAIN. Of rows that are longer than dim the first codes count. For signs dim
+ * is a multiple of 8, and a query's codes are odd numbers from -15 to 15.
  *
  * `masks` has for each segment and query a byte for each row, 0 or 1, or NULL for all rows. */
 EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t number,
@@ -981,18 +1283,27 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
                              int64_t dim, int64_t step, double share, int64_t how,
                              int64_t *taken, int64_t most, Answer *answer) {
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP, columns = (dim + 3) / 4;
-    int64_t wide = (columns * 4 + 15) / 16 * 16;
+    int signs = how & SIGNS ? 1 : 0, few = count <= FEW;
+    int halves = number > 0 && segments[0].lower;
+    int64_t half = halves ? step : 0, wide = (half + 63) / 64 * 64;
     /* Codes in whole columns, or of few queries in whole vectors, of two bytes each in the widest
      * kind. Both begin with a line of the processor's cache. The tile has room for whole transposed
      * blocks. */
-    size_t of_queries = (size_t)(padded * wide * 2), of_tile = (size_t)((columns + 16) * 8 * TILE);
-    size_t of_numbers = (size_t)padded * (2 * sizeof(float) + sizeof(int32_t));
-    int signs = how & SIGNS ? 1 : 0, few = count <= FEW;
+    size_t of_queries = (size_t)(padded * (columns * 4 + wide) * 2);
+    size_t of_tile = (size_t)((columns + 16) * 8 * TILE);
+    size_t of_numbers = (size_t)padded * (2 * sizeof(float) + 3 * sizeof(int32_t) + sizeof(double));
+    size_t of_later = halves && few ? LATER * sizeof(Later) : 0;
     int64_t words = (dim + 63) / 64;
     size_t of_planes = signs && few ? (size_t)(words * count * PLANES) * sizeof(uint64_t) : 0;
-    size_t of_signs = signs && !few ? (size_t)(dim * TILE) : 0;
+    /* Those of signs, or of both halves. */
+    size_t of_signs = few ? 0 : (size_t)((signs ? dim : 2 * half) * TILE);
     char *room = calloc(1, of_queries + of_tile + of_numbers + of_planes + of_signs + 256);
-    if (!room) return -1;
+    Later *later = of_later ? malloc(of_later) : NULL;
+    if (!room || (of_later && !later)) {
+        free(room);
+        free(later);
+        return -1;
+    }
     char *place = room + (64 - ((uintptr_t)room & 63));
     Scan scan = {0};
     scan.masks = masks;
@@ -1003,7 +1314,8 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     scan.l2 = how & L2 ? 1 : 0;
     scan.plain = how & PLAIN ? 1 : 0;
     scan.step = step;
-    scan.stride = signs ? dim : step;
+    scan.stride = signs ? dim : halves ? 2 * half : step;
+    scan.half = half;
     scan.words = words;
     scan.answer = answer;
     scan.tile = (int8_t *)place;
@@ -1014,9 +1326,15 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     place += of_planes;
     if (of_signs) scan.spelled = (int8_t *)place;
     place += (of_signs + 63) / 64 * 64;
-    scan.lowest = (float *)place;
+    scan.lengths = (double *)place;
+    scan.lowest = (float *)(scan.lengths + padded);
     scan.inverse = scan.lowest + padded;
     scan.sums = (int32_t *)(scan.inverse + padded);
+    if (later) {
+        scan.later = later;
+        scan.above = scan.sums + padded;
+        scan.middle = scan.above + padded;
+    }
     for (int64_t i = 0; i < count; i++) {
         int32_t sum = 0;
         for (int64_t c = 0; c < dim; c++) sum += queries[i].codes[c];
@@ -1026,8 +1344,8 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     scan.wide = wide;
     if (scan.planes)
         pack_planes(&scan);
-    else if (kind == AVX2_ && few)
-        pack_wide(&scan);
+    else if (scan.above)
+        pack_halves(&scan);
     else if (kind == AVX2_)
         pack_pairs(&scan);
     else if (kind != PORTABLE)
@@ -1044,17 +1362,41 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
             }
             answer->segment = next;
         }
-        scan.segment = &segments[answer->segment];
         scan.segment_masks = masks ? masks + answer->segment * count : NULL;
-        for (int64_t i = 0; i < count; i++) set_lowest(&scan, i);
+        begin(&scan, &segments[answer->segment]);
         if (!look(&scan)) {
             done = 0;
             break;
         }
         answer->segment = -1;
     }
+    if (scan.waiting) {
+        scan.segment = NULL;
+        look(&scan);
+    }
     free(room);
+    free(later);
     return done;
+}
+
+/* Codes of rows in halves, each as long as half of a row. Gives the largest square of a row's lower
+ * halves less 7.5, times four. */
+EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t dim, int8_t *upper,
+                                   int8_t *lower) {
+    int64_t half = (dim + 1) / 2, largest = 0;
+    for (int64_t r = 0; r < rows; r++, codes += dim, upper += half, lower += half) {
+        int64_t squares = 0;
+        for (int64_t i = 0; i < half; i++) {
+            unsigned first = (uint8_t)codes[i] ^ 128u;
+            unsigned second = half + i < dim ? (uint8_t)codes[half + i] ^ 128u : 0;
+            upper[i] = (int8_t)(first >> 4 | (second & 240));
+            lower[i] = (int8_t)((first & 15) | (second << 4 & 240));
+            int one = 2 * (int)(first & 15) - 15, other = 2 * (int)(second & 15) - 15;
+            squares += one * one + other * other;
+        }
+        if (squares > largest) largest = squares;
+    }
+    return largest;
 }
 
 static int by_value(const void *one, const void *other) {
