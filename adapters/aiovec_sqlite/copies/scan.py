@@ -245,7 +245,7 @@ def candidates(
     nobody waits for the answer any more.
     """
     helper = workspace.helper if alone else None
-    if (library := load()) is not None:
+    if (library := load()) is not None and _alike(state.segments):
         found = scan_natively(
             library, state.segments, [one.query for one in asked], [one.wanted for one in asked],
             [one.masks for one in asked], metric, helper, check,
@@ -262,6 +262,12 @@ def candidates(
         check()
         scan.add(block, products)
     return scan.finish()
+
+
+def _alike(segments: Sequence[Segment]) -> bool:
+    """Return whether all are in halves or none is: not so where the way of scanning was changed
+    while the process ran."""
+    return len({segment.lower is None for segment in segments}) < 2
 
 
 @dataclass(frozen=True, slots=True)

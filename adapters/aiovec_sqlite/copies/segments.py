@@ -371,13 +371,18 @@ def gathered(state: State, masks: Sequence[BoolArray]) -> State:
     def joined(name: str) -> Any:
         return np.concatenate([getattr(segment, name)[rows] for segment, rows in parts])
 
-    first, _ = parts[0]
-    lower = None if first.lower is None else joined("lower")
+    in_halves = all(segment.lower is not None for segment, _ in parts)
+    lower = joined("lower") if in_halves else None
+    codes = (
+        joined("codes")
+        if in_halves
+        else np.concatenate([segment.whole_codes(rows) for segment, rows in parts])
+    )
     offset = joined("offset")
     rowids = joined("rowids")
     whole = Segment(
         object(), (), len(rowids), int(np.count_nonzero(np.isneginf(offset))),
-        first.width, joined("codes"), lower, joined("scale"), offset, joined("error"), rowids,
+        parts[0][0].width, codes, lower, joined("scale"), offset, joined("error"), rowids,
         ordered=False,
         most_error=max(segment.most_error for segment, _ in parts),
         most_reach=max(segment.most_reach for segment, _ in parts),

@@ -24,13 +24,14 @@ from tests.sqlite.copies.scans import (
 
 from aiovec.backend import Metric
 from aiovec_sqlite.copies import native as native_scan
+from aiovec_sqlite.copies.codes import encode_queries, encode_rows
 from aiovec_sqlite.copies.kernel import build
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.build import SOURCE, compilers
 from aiovec_sqlite.copies.kernel.library import KINDS, Library
 from aiovec_sqlite.copies.native import measure, scan_natively
 from aiovec_sqlite.copies.scan import Asked, Workspace, candidates
-from aiovec_sqlite.copies.segments import State
+from aiovec_sqlite.copies.segments import Segment, State, appended, gathered
 
 
 @pytest.fixture(params=KINDS)
@@ -341,3 +342,31 @@ def test_candidates_are_the_same_without_it(
             found = candidates(state, asked, case.metric, workspace, alone=False)
             every.append([set(one.rowids.tolist()) for one in found])
         assert every[0] == every[1] == every[2], seed
+
+
+def test_a_copy_that_was_begun_in_another_way(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``AIOVEC_SCAN`` may change while a process runs: segments are in halves then, or are not."""
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((300, 33)).astype(np.float32)
+    ids = np.arange(300, dtype=np.int64)
+    segments: list[Segment] = []
+    for first, way in ((0, library.kind), (100, native.OFF), (200, library.kind)):
+        monkeypatch.setenv(native.VARIABLE, way)
+        rows = slice(first, first + 100)
+        segments = appended(
+            segments, (), ids[rows], encode_rows(vectors[rows], "dot"), 33, full=100
+        )
+    assert [one.lower is None for one in segments] == [False, True, False]
+    query = rng.standard_normal((1, 33)).astype(np.float32)
+    (coded,) = encode_queries(query, "dot")
+    best = set(np.argsort(-(vectors @ query[0]))[:10].tolist())
+    for part in (segments, segments[:1], segments[1:2]):
+        state = State(1, tuple(part))
+        wanted = best & {rowid for one in part for rowid in one.rowids.tolist()}
+        for alone in (state, gathered(state, [np.ones(one.count, dtype=bool) for one in part])):
+            (found,) = candidates(
+                alone, [Asked(coded, 10)], "dot", Workspace(helpers=0), alone=False
+            )
+            assert wanted <= set(found.rowids.tolist())

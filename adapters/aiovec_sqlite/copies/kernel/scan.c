@@ -167,7 +167,7 @@ typedef struct {
     int32_t *sums;  /* 128 times the sum of each query's codes */
     int8_t *packed; /* the queries' codes in the order of the kernel */
     int8_t *tile;   /* likewise those of the rows that are multiplied */
-    int64_t half;   /* bytes of a row's upper halves; its lower ones take as many */
+    int64_t half;   /* bytes of a row's upper or lower halves that count: a prefix may be shorter */
     int64_t wide;   /* of few queries, the room of the codes that meet the first or second in a byte */
     int8_t *spelled;  /* a tile's rows as codes, of signs or of halves, or NULL */
     const int8_t *next[2]; /* what is fetched while a tile is multiplied */
@@ -336,9 +336,9 @@ INLINE const int8_t *whole(const Scan *scan, int64_t row, int64_t count) {
     const uint8_t *upper = (const uint8_t *)scan->segment->codes + row * scan->step;
     const uint8_t *lower = (const uint8_t *)scan->segment->lower + row * scan->step;
     uint8_t *to = (uint8_t *)scan->spelled;
-    int64_t half = scan->half;
-    for (int64_t r = 0; r < count; r++, upper += half, lower += half, to += 2 * half)
-        put_together(upper, lower, to, to + half, half);
+    int64_t step = scan->step;
+    for (int64_t r = 0; r < count; r++, upper += step, lower += step, to += 2 * step)
+        put_together(upper, lower, to, to + step, scan->half);
     return scan->spelled;
 }
 
@@ -1235,7 +1235,7 @@ static void pack_pairs(Scan *scan) {
 
 /* Few queries for rows in halves: what meets the first of two codes in a byte, then the second. */
 static void pack_halves(Scan *scan) {
-    int64_t half = scan->half < scan->dim ? scan->half : scan->dim;
+    int64_t half = scan->half;
     for (int64_t number = 0; number < scan->count; number++) {
         const int8_t *codes = scan->queries[number].codes;
         int8_t *to = scan->packed + 2 * number * scan->wide;
@@ -1285,7 +1285,7 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP, columns = (dim + 3) / 4;
     int signs = how & SIGNS ? 1 : 0, few = count <= FEW;
     int halves = number > 0 && segments[0].lower;
-    int64_t half = halves ? step : 0, wide = (half + 63) / 64 * 64;
+    int64_t half = !halves ? 0 : step < dim ? step : dim, wide = (half + 63) / 64 * 64;
     /* Codes in whole columns, or of few queries in whole vectors, of two bytes each in the widest
      * kind. Both begin with a line of the processor's cache. The tile has room for whole transposed
      * blocks. */
@@ -1296,7 +1296,7 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     int64_t words = (dim + 63) / 64;
     size_t of_planes = signs && few ? (size_t)(words * count * PLANES) * sizeof(uint64_t) : 0;
     /* Those of signs, or of both halves. */
-    size_t of_signs = few ? 0 : (size_t)((signs ? dim : 2 * half) * TILE);
+    size_t of_signs = few ? 0 : (size_t)((signs ? dim : halves ? 2 * step : 0) * TILE);
     char *room = calloc(1, of_queries + of_tile + of_numbers + of_planes + of_signs + 256);
     Later *later = of_later ? malloc(of_later) : NULL;
     if (!room || (of_later && !later)) {
@@ -1314,7 +1314,7 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     scan.l2 = how & L2 ? 1 : 0;
     scan.plain = how & PLAIN ? 1 : 0;
     scan.step = step;
-    scan.stride = signs ? dim : halves ? 2 * half : step;
+    scan.stride = signs ? dim : halves ? 2 * step : step;
     scan.half = half;
     scan.words = words;
     scan.answer = answer;
