@@ -112,7 +112,11 @@ $(CORE): pyproject.toml $(NATIVE) | $(RUN)
 	@$(RUN) -m pip install $(PIP_OPTIONS) -e .
 	@touch $@
 
+# The processes that share the tests begin at once, and each would compile all that they import.
 $(DEV): pyproject.toml $(NATIVE) | $(RUN)
 	@echo "== installing aiovec and its development tools into $(VENV)"
 	@$(RUN) -m pip install $(PIP_OPTIONS) -e ".[dev]"
 	@touch $@ $(CORE)
+	@echo "== compiling what the tests import"
+	@for part in "[a-l]" "[m-z]"; do \
+	$(RUN) -m pytest --collect-only -q tests/$$part*/ >/dev/null 2>&1 & done; wait
