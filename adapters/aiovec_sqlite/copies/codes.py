@@ -85,7 +85,7 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     return RowCodes(codes, scale, offset, left_out * scale * relative)
 
 
-def halved(codes: Int8Array, library: Library) -> tuple[Int8Array, Int8Array, float]:
+def halved(codes: Int8Array, library: Library | None) -> tuple[Int8Array, Int8Array, float]:
     """The upper halves of rows' codes, the lower ones, and the most that these are long.
 
     A code and 128 is a number of eight bits, of which four go to either side. Two codes share a
@@ -94,8 +94,17 @@ def halved(codes: Int8Array, library: Library) -> tuple[Int8Array, Int8Array, fl
     """
     codes = np.ascontiguousarray(codes)
     count, dim = codes.shape
-    upper, lower = (np.empty((count, (dim + 1) // 2), dtype=np.int8) for _ in range(2))
-    squares = library.halve(address(codes), count, dim, address(upper), address(lower))
+    half = (dim + 1) // 2
+    if library is None:
+        numbers = np.pad(codes.view(np.uint8) ^ 128, ((0, 0), (0, 2 * half - dim)))
+        first, second = numbers[:, :half], numbers[:, half:]
+        upper = (first >> 4 | second & 240).view(np.int8)
+        lower = (first & 15 | second << 4).view(np.int8)
+        apart = 2 * (numbers & 15).astype(np.int64) - 15
+        squares = int(np.square(apart).sum(axis=1).max(initial=0))
+    else:
+        upper, lower = (np.empty((count, half), dtype=np.int8) for _ in range(2))
+        squares = library.halve(address(codes), count, dim, address(upper), address(lower))
     return upper, lower, squares**0.5 / 2
 
 

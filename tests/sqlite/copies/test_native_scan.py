@@ -24,7 +24,13 @@ from tests.sqlite.copies.scans import (
 
 from aiovec.backend import Metric
 from aiovec_sqlite.copies import native as native_scan
-from aiovec_sqlite.copies.codes import encode_queries, encode_rows
+from aiovec_sqlite.copies.codes import (
+    RowCodes,
+    encode_queries,
+    encode_rows,
+    halved,
+    put_together,
+)
 from aiovec_sqlite.copies.kernel import build
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.build import SOURCE, compilers
@@ -344,6 +350,20 @@ def test_candidates_are_the_same_without_it(
         assert every[0] == every[1] == every[2], seed
 
 
+_NAMES = ("codes", "scale", "offset", "error")
+
+
+@pytest.mark.parametrize("dim", [1, 2, 33, 384])
+def test_halves_are_numpys(library: Library, dim: int) -> None:
+    codes = np.random.default_rng(dim).integers(-127, 128, (50, dim)).astype(np.int8)
+    upper, lower, longest = halved(codes, library)
+    by_numpy = halved(codes, None)
+    assert np.array_equal(upper, by_numpy[0])
+    assert np.array_equal(lower, by_numpy[1])
+    assert longest == by_numpy[2]
+    assert np.array_equal(put_together(upper, lower, dim), codes)
+
+
 def test_a_copy_that_was_begun_in_another_way(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,14 +371,22 @@ def test_a_copy_that_was_begun_in_another_way(
     rng = np.random.default_rng(3)
     vectors = rng.standard_normal((300, 33)).astype(np.float32)
     ids = np.arange(300, dtype=np.int64)
+    coded_rows = encode_rows(vectors, "dot")
     segments: list[Segment] = []
-    for first, way in ((0, library.kind), (100, native.OFF), (200, library.kind)):
+    # The last rows of each way go into a segment of the way before, which has room or has to grow.
+    for first, last, way, coming in (
+        (0, 70, library.kind, 100), (70, 160, native.OFF, 0), (160, 250, library.kind, 140),
+        (250, 300, native.OFF, 0),
+    ):  # fmt: skip
         monkeypatch.setenv(native.VARIABLE, way)
-        rows = slice(first, first + 100)
-        segments = appended(
-            segments, (), ids[rows], encode_rows(vectors[rows], "dot"), 33, full=100
-        )
+        rows = slice(first, last)
+        part = RowCodes(*(getattr(coded_rows, name)[rows] for name in _NAMES))
+        segments = appended(segments, (), ids[rows], part, 33, coming=coming, full=100)
+    monkeypatch.setenv(native.VARIABLE, library.kind)
     assert [one.lower is None for one in segments] == [False, True, False]
+    for one in segments:
+        mine = one.rowids[: one.count]
+        assert np.array_equal(one.whole_codes(slice(one.count)), coded_rows.codes[mine])
     query = rng.standard_normal((1, 33)).astype(np.float32)
     (coded,) = encode_queries(query, "dot")
     best = set(np.argsort(-(vectors @ query[0]))[:10].tolist())

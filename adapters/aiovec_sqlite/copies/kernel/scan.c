@@ -139,6 +139,8 @@ typedef struct {
 /* How many wait at most, and how many lower halves are on their way from memory at once. */
 #define LATER 2048
 #define SOON 32
+/* So many rows of a tile, for each query and one more, take longer one by one than all together. */
+#define CROWD 4
 
 /* One call. */
 
@@ -456,11 +458,28 @@ INLINE void end_waiting(Scan *scan, HalfProduct *product) {
     scan->waiting = 0;
 }
 
+/* Look at all rows of a tile, of whose upper halves these are the products. */
+INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64_t count,
+                        const int32_t *upper) {
+    int32_t found[TILE * FEW];
+    products(scan, scan->segment->lower + row * scan->step, count, 0, found);
+    for (int64_t number = 0; number < scan->count; number++) {
+        int32_t *own = found + number * TILE;
+        for (int64_t i = 0; i < count; i++)
+            own[i] += 16 * upper[number * TILE + i] - scan->sums[number];
+        uint32_t marks = reached(scan, number, row, count, own);
+        for (int64_t i = 0; marks; i++, marks >>= 1)
+            if (marks & 1) consider(scan, number, row + i, own[i]);
+    }
+}
+
 /* The same for few queries. Rows that cannot reach the floor with the most that their lower halves
  * can add are left out. Those that likely reach it are looked at soon, when their lower halves have
- * come from memory; the others wait until the floors have risen by these, and few are left. */
+ * come from memory; the others wait until the floors have risen by these, and few are left. Where
+ * many rows of a tile are left over, all of its lower halves are read in sequence. */
 INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *product) {
-    int32_t found[TILE * FEW], most[TILE], likely[TILE];
+    int32_t found[TILE * FEW], some[TILE];
+    uint32_t marks[FEW];
     Later soon[SOON + TILE * FEW];
     int64_t coming = 0;
     const Segment *segment = scan->segment;
@@ -489,19 +508,26 @@ INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *prod
             }
         }
         products(scan, segment->codes + row * scan->step, count, 0, found);
+        int64_t marked = 0;
         for (int64_t number = 0; number < scan->count; number++) {
             const int32_t *own = found + number * TILE;
-            int32_t above = scan->above[number];
-            for (int64_t i = 0; i < count; i++) most[i] = 16 * own[i] + above;
-            uint32_t marks = reached(scan, number, row, count, most);
-            if (!marks) continue;
-            int32_t middle = scan->middle[number];
-            for (int64_t i = 0; i < count; i++) likely[i] = 16 * own[i] + middle;
-            uint32_t first = reached(scan, number, row, count, likely);
-            for (int64_t i = 0; marks; i++, marks >>= 1, first >>= 1) {
-                if (!(marks & 1)) continue;
+            for (int64_t i = 0; i < count; i++) some[i] = 16 * own[i] + scan->above[number];
+            marks[number] = reached(scan, number, row, count, some);
+            for (uint32_t left = marks[number]; left; left &= left - 1) marked++;
+        }
+        if (marked > CROWD * (scan->count + 1)) {
+            look_at_all(scan, products, row, count, found);
+            continue;
+        }
+        for (int64_t number = 0; number < scan->count; number++) {
+            if (!marks[number]) continue;
+            const int32_t *own = found + number * TILE;
+            for (int64_t i = 0; i < count; i++) some[i] = 16 * own[i] + scan->middle[number];
+            uint32_t left = marks[number], likely = reached(scan, number, row, count, some);
+            for (int64_t i = 0; left; i++, left >>= 1, likely >>= 1) {
+                if (!(left & 1)) continue;
                 Later one = {segment, row + i, (int32_t)number, 16 * own[i]};
-                if (first & 1) {
+                if (likely & 1) {
                     fetch_lower(scan, segment, row + i);
                     soon[coming++] = one;
                 } else {
@@ -715,25 +741,31 @@ AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t
     }
 }
 
-/* Four rows with each of a few queries. `number` is a constant where this is inlined, so that the
- * sums stay in registers. */
-AVX512 INLINE void add_halves_avx512(const int8_t *const *rows, __mmask64 valid, const Scan *scan,
-                                     int64_t place, int number, __m512i *sums) {
+/* Codes of a row's halves with those of a few queries. `number` is a constant where this is inlined,
+ * so that the sums stay in registers. */
+AVX512 INLINE void add_halves_avx512(__m512i both, const int8_t *packed, int64_t wide, int number,
+                                     __m512i *sums) {
     const __m512i four = _mm512_set1_epi8(15);
-    __m512i first[4], second[4];
-    for (int k = 0; k < 4; k++) {
-        __m512i both = _mm512_maskz_loadu_epi8(valid, rows[k] + place);
-        first[k] = _mm512_and_si512(both, four);
-        second[k] = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
-    }
+    __m512i first = _mm512_and_si512(both, four);
+    __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
     for (int j = 0; j < number; j++) {
-        const int8_t *codes = scan->packed + 2 * j * scan->wide + place;
+        const int8_t *codes = packed + 2 * j * wide;
         __m512i one = _mm512_load_si512((const void *)codes);
-        __m512i other = _mm512_load_si512((const void *)(codes + scan->wide));
-        for (int k = 0; k < 4; k++) {
-            __m512i *sum = &sums[4 * j + k];
-            *sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(*sum, first[k], one), second[k], other);
-        }
+        __m512i other = _mm512_load_si512((const void *)(codes + wide));
+        sums[j] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums[j], first, one), second, other);
+    }
+}
+
+AVX512 INLINE void row_avx512(const Scan *scan, const int8_t *row, const int8_t *packed, int number,
+                              __m512i *sums) {
+    int64_t i = 0, half = scan->half, wide = scan->wide;
+    for (int j = 0; j < number; j++) sums[j] = _mm512_setzero_si512();
+    for (; i + 64 <= half; i += 64)
+        add_halves_avx512(_mm512_loadu_si512((const void *)(row + i)), packed + i, wide, number,
+                          sums);
+    if (i < half) {
+        __mmask64 valid = (1ULL << (half - i)) - 1;
+        add_halves_avx512(_mm512_maskz_loadu_epi8(valid, row + i), packed + i, wide, number, sums);
     }
 }
 
@@ -745,24 +777,19 @@ AVX512 INLINE __m128i sums_of_16(__m512i a, __m512i b, __m512i c, __m512i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
+/* Row by row, as the memory gives them; the sums of four rows are added up together. */
 AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t count, int number,
                               int32_t *out) {
-    int64_t half = scan->half, even = half / 64 * 64;
-    __mmask64 rest = (1ULL << (half - even)) - 1;
     for (int64_t r = 0; r < count; r += 4) {
-        const int8_t *four[4];
-        for (int k = 0; k < 4; k++)
-            four[k] = rows + (r + k < count ? r + k : count - 1) * scan->step;
-        __m512i sums[4 * FEW];
-        for (int j = 0; j < 4 * number; j++) sums[j] = _mm512_setzero_si512();
-        for (int64_t i = 0; i < even; i += 64)
-            add_halves_avx512(four, ~0ULL, scan, i, number, sums);
-        if (even < half) add_halves_avx512(four, rest, scan, even, number, sums);
-        for (int j = 0; j < number; j++) {
-            __m512i *own = sums + 4 * j;
-            _mm_storeu_si128((__m128i *)(out + j * TILE + r),
-                             sums_of_16(own[0], own[1], own[2], own[3]));
+        __m512i sums[4][FEW], own[FEW];
+        for (int k = 0; k < 4; k++) {
+            const int8_t *row = rows + (r + k < count ? r + k : count - 1) * scan->step;
+            row_avx512(scan, row, scan->packed, number, own);
+            for (int j = 0; j < number; j++) sums[k][j] = own[j];
         }
+        for (int j = 0; j < number; j++)
+            _mm_storeu_si128((__m128i *)(out + j * TILE + r),
+                             sums_of_16(sums[0][j], sums[1][j], sums[2][j], sums[3][j]));
     }
 }
 
@@ -773,20 +800,9 @@ AVX512 static void halves_avx512(const Scan *scan, const int8_t *rows, int64_t c
 }
 
 AVX512 static int32_t half_avx512(const Scan *scan, const int8_t *row, int64_t number) {
-    const int8_t *codes = scan->packed + 2 * number * scan->wide;
-    const __m512i four = _mm512_set1_epi8(15);
-    __m512i sums = _mm512_setzero_si512();
-    for (int64_t i = 0; i < scan->half; i += 64) {
-        int64_t left = scan->half - i;
-        __mmask64 valid = left < 64 ? (1ULL << left) - 1 : ~0ULL;
-        __m512i both = _mm512_maskz_loadu_epi8(valid, row + i);
-        __m512i first = _mm512_and_si512(both, four);
-        __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
-        sums = _mm512_dpbusd_epi32(sums, first, _mm512_load_si512((const void *)(codes + i)));
-        sums = _mm512_dpbusd_epi32(sums, second,
-                                   _mm512_load_si512((const void *)(codes + scan->wide + i)));
-    }
-    return _mm512_reduce_add_epi32(sums);
+    __m512i sum;
+    row_avx512(scan, row, scan->packed + 2 * number * scan->wide, 1, &sum);
+    return _mm512_reduce_add_epi32(sum);
 }
 
 AVX512 static int scan_avx512(Scan *scan) {
