@@ -169,9 +169,11 @@ def _killed_creator(target: str, turn: int, chance: random.Random) -> dict[str, 
     """What the killed process said last of each table."""
     process = python("-c", CREATOR, target, str(turn), stdout=subprocess.PIPE)
     assert process.stdout is not None
-    lines = [process.stdout.readline()]
+    lines: list[bytes] = []
     try:
-        time.sleep(0.3 * chance.random())
+        # By what it has come to, and not by time alone: on a busy machine that is little.
+        lines += [process.stdout.readline() for _ in range(chance.randint(1, 12))]
+        time.sleep(0.05 * chance.random())
         assert process.poll() is None, "the process ended by itself"
     finally:
         process.kill()
@@ -216,9 +218,7 @@ def creations(path: Path, rounds: int, seed: int) -> set[str]:
 
 
 def test_killed_creations_and_drops(tmp_path: Path) -> None:
-    # A busy machine may come to no more than the first creation before it is killed.
-    met = (creations(tmp_path / f"store{seed}", 2, seed=seed) for seed in range(1, 9))
-    assert any(said & {"created", "dropped"} for said in met)
+    assert creations(tmp_path / "store", 4, seed=1) & {"created", "dropped"}
 
 
 @pytest.mark.long
