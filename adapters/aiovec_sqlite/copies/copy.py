@@ -96,7 +96,8 @@ def holds_vectors(rows: int, dim: int, *, bits: bool, limits: CopyLimits) -> boo
 def expected_bytes(rows: int, dim: int, *, bits: bool, limits: CopyLimits) -> int:
     """Return the bytes that the copy of so many rows takes."""
     whole = holds_vectors(rows, dim, bits=bits, limits=limits)
-    return rows * ((dim // 8 if bits else 4 * dim if whole else dim) + BYTES_BESIDE)
+    # Two codes share a byte of each half.
+    return rows * ((dim // 8 if bits else 4 * dim if whole else dim + dim % 2) + BYTES_BESIDE)
 
 
 def key_of(values: Sequence[object]) -> Hashable:
