@@ -202,8 +202,8 @@ class Segment:
 def _code_room(rows: int, width: int, kind: npt.DTypeLike, parts: int = 1) -> list[CodeArray]:
     """Room for codes, in so many parts that each begin with a line of the processor's cache.
 
-    In one piece, since NumPy asks for large pages for large pieces alone: with small ones a scan by
-    many queries took a tenth longer (``bench search``).
+    In one piece, since NumPy asks for large pages for large pieces alone, and a scan by many
+    queries takes longer with small ones.
     """
     line = _CACHE_LINE // np.dtype(kind).itemsize
     apart = -(-rows * width // line) * line
