@@ -24,6 +24,7 @@ _ONE_BATCH, _FEW = 16, 4
 # Seconds that few queries wait for the batch under way, which may be a slow one.
 _WAIT_FOR_OTHERS = 0.005
 # Callers that go on in the same round of the event loop; its other tasks have their turn between.
+# Those of a small batch ask again together then. Of a large one each goes on by itself.
 _AT_ONCE = 8
 # Calls under way at once; further callers wait for a place.
 _MOST_CALLS = 1024
@@ -263,8 +264,9 @@ class Pipeline:
                     call.future.set_exception(error)
             return
         batch.answered = True
+        at_once = 1 if len(calls) > _ONE_BATCH else _AT_ONCE
         for place, (call, answer) in enumerate(zip(calls, answers, strict=True)):
-            if place and place % _AT_ONCE == 0:
+            if place and place % at_once == 0:
                 await asyncio.sleep(0)
             if not call.future.done():
                 call.future.set_result(answer)

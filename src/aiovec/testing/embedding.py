@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,12 @@ class Letters:
         self.dim = dim
         self.calls: list[tuple[Purpose, list[str]]] = []
         self.refused: set[str] = set()
-        self.pause = 0.0
         self.gate: asyncio.Event | None = None
         self.asked = asyncio.Semaphore(0)
 
     async def __call__(self, texts: list[str], *, kind: Purpose = "document") -> Any:
         self.calls.append((kind, list(texts)))
         self.asked.release()
-        await asyncio.sleep(self.pause)
         if self.gate is not None:
             await self.gate.wait()
         if any(word in text for word in self.refused for text in texts):
@@ -243,12 +242,22 @@ class EmbeddingContract(ContractBase):
 
     async def test_calls_at_once_share_requests(self, tmp_path: Path) -> None:
         letters = Letters()
-        letters.pause = 0.2  # in which more calls come, on a machine with much else to do too
+        letters.gate = asyncio.Event()
+        read = asyncio.Semaphore(0)
+
+        async def row(n: int) -> AsyncIterator[dict[str, str]]:
+            yield {"id": f"r{n}", "body": f"t {n}"}
+            read.release()
+
         async with await self.open_with(tmp_path, letters) as store:
             await store.create_table("notes", EMBEDDED)
-            await asyncio.gather(
-                *(store.insert("notes", [{"id": f"r{n}", "body": f"t {n}"}]) for n in range(64))
-            )
+            calls = [asyncio.ensure_future(store.insert("notes", row(n))) for n in range(64)]
+            # No request is answered before all calls have come, and what each still does first.
+            for _ in calls:
+                await read.acquire()
+            await asyncio.sleep(0.2)
+            letters.gate.set()
+            await asyncio.gather(*calls)
             assert await store.count("notes") == 64
             assert len(letters.calls) <= 8
             assert sorted(text for _, texts in letters.calls for text in texts) == sorted(
