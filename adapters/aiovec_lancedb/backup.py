@@ -8,10 +8,12 @@ import os
 import shutil
 import time
 import uuid
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -25,12 +27,15 @@ from .locks.local import FOLDER, LockedFile
 from .memory import ReadAdmission, stream_bytes
 from .session import Session
 from .upkeep.retention import Pins
+from .writer import Touched, WriteOperation
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
 _BYTES = 64 * 2**20
 _MOST_BEGINNINGS = 3
+# Writers are held off while all tables are opened twice.
+_SHARE_OF_PATIENCE = 1 / 4
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -49,35 +54,68 @@ class _Opened:
         return self.name, self.version
 
 
+Write = Callable[[str, WriteOperation], Awaitable[Any]]
+"""``Writers.run``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How a moment is found at which no table is written to."""
+
+    seconds: float
+    """It is looked for during so many seconds, while writers go on."""
+    write: Write | None
+    """Then writers are held off by it; None where that cannot be done."""
+    patience: float
+    """For so many seconds a writer waits to be let in again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HoldOff(WriteOperation):
+    """Does something while no process writes to some tables: under the locks of all of them."""
+
+    others: Sequence[str]
+    write: Write
+    act: Callable[[], Awaitable[Any]]
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        if not self.others:
+            return [await self.act()]
+        following = _HoldOff(self.others[1:], self.write, self.act)
+        return [await self.write(self.others[0], following)]
+
+
 async def write_backup(
-    session: Session, path: Path, pins: Pins, admission: ReadAdmission, seconds: float
+    session: Session, path: Path, pins: Pins, admission: ReadAdmission, moment: Moment
 ) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
     StoreMovedError where a migration has moved the store: its rows are old.
-    All tables are opened first, as they are at one moment, and each stays at that version: a moment
-    at which nobody writes, which is looked for during so many ``seconds``. A backup
+    All tables are opened first, as they are at one moment, and each stays at that version. A backup
     that fails or is cancelled leaves nothing behind. Where a table is renamed or dropped meanwhile,
     its files cannot be read any more, and the copy is begun anew.
     """
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
         try:
-            return await _write_copy(session, path, pins, admission, seconds)
+            return await _write_copy(session, path, pins, admission, moment)
         except CorruptStoreError:
             if not left:
                 raise
 
 
 async def _write_copy(
-    session: Session, path: Path, pins: Pins, admission: ReadAdmission, seconds: float
+    session: Session, path: Path, pins: Pins, admission: ReadAdmission, moment: Moment
 ) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
         async with AsyncExitStack() as stack:
-            opened = await _of_one_moment(session, seconds)
+            opened = await _of_one_moment(session, moment)
             for one in opened:
                 await stack.enter_async_context(pins.held(one.name, one.version))
             # One of them was renamed, and may be in it twice.
@@ -91,27 +129,46 @@ async def _write_copy(
         raise
 
 
-async def _of_one_moment(session: Session, seconds: float) -> list[_Opened]:
+async def _of_one_moment(session: Session, moment: Moment) -> list[_Opened]:
     """All tables as they were together at one moment.
 
     They are opened one after another, and again until nothing was written to any of them in
     between: behind the last one of the first time all of them were as they were found. Where
-    writers leave no such moment for a while, each table is of a moment of its own, and the log
-    says so.
+    writers leave no such moment for a while, they are held off for one. If that cannot be done,
+    each table is of a moment of its own, and the log says so.
     """
+    began = time.monotonic()
     opened = await _opened(session)
-    until = time.monotonic() + seconds
+    took = time.monotonic() - began
+    until = time.monotonic() + moment.seconds
     while time.monotonic() < until:
         again = await _opened(session)
-        if [one.found for one in again] == [one.found for one in opened]:
+        if _are_alike(opened, again):
             return opened
         opened = again
+    if moment.write is not None and opened and took < _SHARE_OF_PATIENCE * moment.patience:
+        with suppress(StoreBusyError):
+            name, *others = [one.name for one in opened]
+            hold_off = _HoldOff(others, moment.write, partial(_opened_twice, session))
+            both: tuple[list[_Opened], list[_Opened]] = await moment.write(name, hold_off)
+            opened, again = both
+            # A table may be new, or the lock of one was lost.
+            if _are_alike(opened, again) and [one.name for one in opened] == [name, *others]:
+                return opened
     text = (
         "the tables of %s are written to without a pause; each table of the backup is as it was at "
         "a moment of its own"
     )
     await in_thread(LOG.warning, text, session.target)  # a log may be a file
     return opened
+
+
+def _are_alike(opened: list[_Opened], again: list[_Opened]) -> bool:
+    return [one.found for one in opened] == [one.found for one in again]
+
+
+async def _opened_twice(session: Session) -> tuple[list[_Opened], list[_Opened]]:
+    return await _opened(session), await _opened(session)
 
 
 async def _opened(session: Session) -> list[_Opened]:

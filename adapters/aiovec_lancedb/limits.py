@@ -112,7 +112,8 @@ class ExportLimits:
     sample: int = 100_000
     """In the order of ids: ids that are kept of a larger table, to part it by."""
     one_moment: float = 5.0
-    """Seconds in which a backup looks for a moment at which no table is written to."""
+    """Seconds in which a backup looks for a moment at which no table is written to, before it holds
+    writers off for one."""
 
 
 @dataclass(frozen=True, slots=True)

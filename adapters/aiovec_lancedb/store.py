@@ -68,7 +68,7 @@ from . import (
     tables,
     writes,
 )
-from .backup import copy_beside, put_in_place, remove_folder, write_backup
+from .backup import Moment, copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
 from .export import Export
 from .index import (
@@ -612,8 +612,10 @@ class LancedbBackend(
         self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:
-        seconds = self._limits.export.one_moment
-        await write_backup(self._session, path, self._open_pins(), self._admission, seconds)
+        writers = None if self.read_only else self._writers
+        write = None if writers is None else writers.run
+        moment = Moment(self._limits.export.one_moment, write, patience=self._settings.busy_timeout)
+        await write_backup(self._session, path, self._open_pins(), self._admission, moment)
 
     # Moving away
 

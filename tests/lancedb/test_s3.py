@@ -28,12 +28,13 @@ import aiovec
 from aiovec import AiovecError, DuplicateIdError, Schema, StoreBusyError, VectorStore
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb.limits import ExportLimits, Limits
 from aiovec_lancedb.locks import bucket as bucket_lock
 from aiovec_lancedb.settings import LancedbSettings
 
 from . import racing
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, own_s3_server, s3_server
-from .support import run_code
+from .support import QUICK, run_code
 
 SCHEMA = Schema(4, fields={"owner": str})
 LOCK = ".aiovec/notes.lock"
@@ -48,8 +49,10 @@ def bucket() -> Iterator[Bucket]:
 
 
 @asynccontextmanager
-async def opened(bucket: Bucket, url: str, **settings: Any) -> AsyncIterator[VectorStore]:
-    backend = LancedbBackend(url, bucket.settings(**settings))
+async def opened(
+    bucket: Bucket, url: str, limits: Limits = QUICK, **settings: Any
+) -> AsyncIterator[VectorStore]:
+    backend = LancedbBackend(url, bucket.settings(**settings), limits)
     await backend.open()
     async with VectorStore(backend, RetrievalSettings()) as store:
         yield store
@@ -94,6 +97,36 @@ async def test_a_store_from_its_first_row_to_its_next_opening(bucket: Bucket) ->
         assert hit.id == "id7"
         await store.drop_table("notes")
         assert await store.tables() == []
+
+
+async def test_a_backup_holds_the_writers_of_other_processes_off(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two stores are as two processes here: each has leases of its own."""
+    url, at_once = bucket.new_url(), Limits(export=ExportLimits(one_moment=0))
+    patient = {"busy_timeout": 60}
+    async with (
+        opened(bucket, url, **patient) as writer,
+        opened(bucket, url, at_once, **patient) as store,
+    ):
+        for name in ("one", "two"):
+            await writer.create_table(name, SCHEMA)
+
+        async def write() -> None:
+            for n in range(15):
+                await writer.insert("one", [row(f"r{n}")])
+                await writer.insert("two", [row(f"r{n}")])
+
+        writing = asyncio.ensure_future(write())
+        for copy in ("first", "second"):
+            await asyncio.sleep(0.2)
+            await store.backup(tmp_path / copy)
+        await writing
+    assert not [record for record in caplog.records if record.name.startswith("aiovec")]
+    for copy in ("first", "second"):
+        async with aiovec.connect(f"lancedb://{tmp_path / copy}") as copied:
+            counts = [await copied.count(name) for name in ("one", "two")]
+            assert counts[0] - counts[1] in {0, 1}
 
 
 def _toml(folder: Path, url: str, options: dict[str, str] | None) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from aiovec import AiovecError, Field, InvalidArgumentError, Schema
 from aiovec_lancedb.limits import ExportLimits, Limits
+from aiovec_lancedb.locks.local import FOLDER, LockedFile
 
 from .support import SMALL, ids_in, numbered, opened
 
@@ -110,11 +111,14 @@ async def test_optimize_removes_versions_that_are_old_enough(tmp_path: Path) -> 
         ]
 
 
-async def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [600, 0])  # found on a busy machine too, or made at once
+async def test_a_backup_is_of_one_moment(
+    tmp_path: Path, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
     """Writes go on meanwhile; the copy is as the store was at a moment between two of them."""
     schema = Schema(4, metric="dot", model="m", fields={"year": int})
-    patient = Limits(export=ExportLimits(one_moment=600))  # on a busy machine too
-    async with opened(tmp_path / "s", patient) as store:
+    limits = Limits(export=ExportLimits(one_moment=seconds))
+    async with opened(tmp_path / "s", limits, busy_timeout=60) as store:
         for name in ("a", "b-c"):
             await store.create_table(name, schema)
             await store.insert(name, numbered(500))
@@ -128,6 +132,7 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
                 await store.delete("b-c", f"r{n - 1000:05}")
 
         _, _ = await asyncio.gather(store.backup(tmp_path / "copy"), write())
+        assert not caplog.records
         assert await store.count("a") == 520
     async with opened(tmp_path / "copy") as copy:
         assert await copy.tables() == ["a", *others, "b-c"]
@@ -142,15 +147,19 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
         assert await copy.insert("a", numbered(1, start=9000)) == 1
 
 
-async def test_a_backup_amid_writes_without_a_pause_says_so(tmp_path: Path) -> None:
+async def test_a_backup_says_where_writers_cannot_be_held_off(tmp_path: Path) -> None:
     """In a log that may be a file, which must not hold the event loop."""
     log, logger = logging.FileHandler(tmp_path / "log"), logging.getLogger("aiovec")
     logger.addHandler(log)
     try:
-        async with opened(tmp_path / "s", Limits(export=ExportLimits(one_moment=0))) as store:
+        limits = Limits(export=ExportLimits(one_moment=0))
+        async with opened(tmp_path / "s", limits, busy_timeout=0.1) as store:
             await store.create_table("notes", SMALL)
             await store.insert("notes", numbered(3))
+            another = await asyncio.to_thread(LockedFile.at, tmp_path / "s" / FOLDER / "notes.lock")
             await store.backup(tmp_path / "copy")
+            assert another is not None
+            another.close()
     finally:
         logger.removeHandler(log)
         log.close()
