@@ -301,10 +301,14 @@ def test_what_others_may_have_written_is_not_believed(place: Place, tmp_path: Pa
 
 
 async def a_thief(port: int, heard: list[bytes]) -> asyncio.Server:
-    """Another process at the port, which notes what it is told."""
+    """Another process at the port, which notes what it is told.
+
+    That somebody connects and leaves tells nothing: it may be who looks whose port it is now.
+    """
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read(100))
+        if told := await reader.read(100):
+            heard.append(told)
         writer.close()
 
     return await asyncio.start_server(listen, "127.0.0.1", port)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -242,26 +242,28 @@ class EmbeddingContract(ContractBase):
 
     async def test_calls_at_once_share_requests(self, tmp_path: Path) -> None:
         letters = Letters()
-        letters.gate = asyncio.Event()
-        read = asyncio.Semaphore(0)
-
-        async def row(n: int) -> AsyncIterator[dict[str, str]]:
-            yield {"id": f"r{n}", "body": f"t {n}"}
-            read.release()
-
         async with await self.open_with(tmp_path, letters) as store:
             await store.create_table("notes", EMBEDDED)
-            calls = [asyncio.ensure_future(store.insert("notes", row(n))) for n in range(64)]
-            # No request is answered before all calls have come, and what each still does first.
-            for _ in calls:
-                await read.acquire()
-            await asyncio.sleep(0.2)
+
+            def insert(turn: str) -> asyncio.Future[list[int]]:
+                rows = ({"id": f"{turn}{n}", "body": f"{turn} {n}"} for n in range(64))
+                return asyncio.gather(*(store.insert("notes", [row]) for row in rows))
+
+            began = time.monotonic()
+            await insert("a")
+            took = time.monotonic() - began
+            letters.calls.clear()
+            letters.gate = asyncio.Event()
+            calls = insert("b")
+            # Nothing is answered until all have come, for which they need less time than for all
+            # that they did before.
+            await asyncio.sleep(0.1 + 2 * took)
             letters.gate.set()
-            await asyncio.gather(*calls)
-            assert await store.count("notes") == 64
+            await calls
+            assert await store.count("notes") == 128
             assert len(letters.calls) <= 8
             assert sorted(text for _, texts in letters.calls for text in texts) == sorted(
-                f"t {n}" for n in range(64)
+                f"b {n}" for n in range(64)
             )
 
     async def test_a_cancelled_call_harms_no_other(self, tmp_path: Path) -> None:
