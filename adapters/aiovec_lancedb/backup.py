@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import os
@@ -10,7 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 _BYTES = 64 * 2**20
 _MOST_BEGINNINGS = 3
-# Writers are held off while all tables are opened twice.
-_SHARE_OF_PATIENCE = 1 / 4
+# Writers are held off for so much of the time that they wait, and no longer.
+_SHARE_OF_PATIENCE = 1 / 2
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -54,8 +55,8 @@ class _Opened:
         return self.name, self.version
 
 
-Write = Callable[[str, WriteOperation], Awaitable[Any]]
-"""``Writers.run``."""
+Write = Callable[[str, WriteOperation, float], Awaitable[Any]]
+"""``Writers.run``, with how many seconds it may wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +68,32 @@ class Moment:
     write: Write | None
     """Then writers are held off by it; None where that cannot be done."""
     patience: float
-    """For so many seconds a writer waits to be let in again."""
+    """So many seconds a writer waits for others before it is refused."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _HoldOff(WriteOperation):
-    """Does something while no process writes to some tables: under the locks of all of them."""
+    """Does something while no process writes to some tables: under the locks of all of them.
+
+    StoreBusyError or TimeoutError where that is not done ``until`` then: who waits for the first of
+    the locks must not be refused because the last one is not free.
+    """
 
     others: Sequence[str]
     write: Write
     act: Callable[[], Awaitable[Any]]
+    until: float
 
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        if not self.others:
+        left = max(0.0, self.until - time.monotonic())
+        if self.others:
+            following = replace(self, others=self.others[1:])
+            return [await self.write(self.others[0], following, left)]
+        async with asyncio.timeout(left):
             return [await self.act()]
-        following = _HoldOff(self.others[1:], self.write, self.act)
-        return [await self.write(self.others[0], following)]
 
 
 async def write_backup(
@@ -137,20 +145,21 @@ async def _of_one_moment(session: Session, moment: Moment) -> list[_Opened]:
     writers leave no such moment for a while, they are held off for one. If that cannot be done,
     each table is of a moment of its own, and the log says so.
     """
-    began = time.monotonic()
     opened = await _opened(session)
-    took = time.monotonic() - began
     until = time.monotonic() + moment.seconds
     while time.monotonic() < until:
         again = await _opened(session)
         if _are_alike(opened, again):
             return opened
         opened = again
-    if moment.write is not None and opened and took < _SHARE_OF_PATIENCE * moment.patience:
-        with suppress(StoreBusyError):
+    if moment.write is not None and opened:
+        with suppress(StoreBusyError, TimeoutError):
             name, *others = [one.name for one in opened]
-            hold_off = _HoldOff(others, moment.write, partial(_opened_twice, session))
-            both: tuple[list[_Opened], list[_Opened]] = await moment.write(name, hold_off)
+            seconds = _SHARE_OF_PATIENCE * moment.patience
+            hold_off = _HoldOff(
+                others, moment.write, partial(_opened_twice, session), time.monotonic() + seconds
+            )
+            both: tuple[list[_Opened], list[_Opened]] = await moment.write(name, hold_off, seconds)
             opened, again = both
             # A table may be new, or the lock of one was lost.
             if _are_alike(opened, again) and [one.name for one in opened] == [name, *others]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -111,6 +112,14 @@ async def test_optimize_removes_versions_that_are_old_enough(tmp_path: Path) -> 
         ]
 
 
+AT_ONCE = Limits(export=ExportLimits(one_moment=0))
+
+
+async def locked(folder: Path, table: str) -> LockedFile | None:
+    """The lock that a process takes to write to a table; None where another has it."""
+    return await asyncio.to_thread(LockedFile.at, folder / FOLDER / f"{table}.lock")
+
+
 @pytest.mark.parametrize("seconds", [600, 0])  # found on a busy machine too, or made at once
 async def test_a_backup_is_of_one_moment(
     tmp_path: Path, seconds: float, caplog: pytest.LogCaptureFixture
@@ -152,11 +161,10 @@ async def test_a_backup_says_where_writers_cannot_be_held_off(tmp_path: Path) ->
     log, logger = logging.FileHandler(tmp_path / "log"), logging.getLogger("aiovec")
     logger.addHandler(log)
     try:
-        limits = Limits(export=ExportLimits(one_moment=0))
-        async with opened(tmp_path / "s", limits, busy_timeout=0.1) as store:
+        async with opened(tmp_path / "s", AT_ONCE, busy_timeout=0.1) as store:
             await store.create_table("notes", SMALL)
             await store.insert("notes", numbered(3))
-            another = await asyncio.to_thread(LockedFile.at, tmp_path / "s" / FOLDER / "notes.lock")
+            another = await locked(tmp_path / "s", "notes")
             await store.backup(tmp_path / "copy")
             assert another is not None
             another.close()
@@ -166,6 +174,53 @@ async def test_a_backup_says_where_writers_cannot_be_held_off(tmp_path: Path) ->
     assert "written to without a pause" in (tmp_path / "log").read_text()
     async with opened(tmp_path / "copy") as copy:
         assert await copy.count("notes") == 3
+
+
+async def test_writers_are_not_refused_because_a_backup_waits_for_other_tables(
+    tmp_path: Path,
+) -> None:
+    """Other processes write to the second and third table for long, while the first one is held
+    off."""
+    async with opened(tmp_path / "s", AT_ONCE, busy_timeout=4) as store:
+        for name in ("a", "b", "c"):
+            await store.create_table(name, SMALL)
+        second, third = [await locked(tmp_path / "s", name) for name in ("b", "c")]
+        assert second is not None
+        assert third is not None
+        backup = asyncio.ensure_future(store.backup(tmp_path / "copy"))
+
+        async def free_the_second() -> None:
+            await asyncio.sleep(3)
+            second.close()
+
+        freeing = asyncio.ensure_future(free_the_second())
+        while not (backup.done() and freeing.done()):
+            await asyncio.sleep(0.05)
+            assert await store.insert("a", [{"embedding": [1.0, 2.0, 3.0, 4.0]}]) == 1
+        await backup
+        third.close()
+
+
+async def test_a_backup_that_is_cancelled_twice_lets_the_writers_in_again(tmp_path: Path) -> None:
+    async with opened(tmp_path / "s", AT_ONCE, busy_timeout=60) as store:
+        for name in ("a", "b"):
+            await store.create_table(name, SMALL)
+        another = await locked(tmp_path / "s", "b")
+        assert another is not None
+        backup = asyncio.ensure_future(store.backup(tmp_path / "copy"))
+        # Until it holds the lock of the first table.
+        while (first := await locked(tmp_path / "s", "a")) is not None:
+            first.close()
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            backup.cancel()
+            await asyncio.sleep(0.01)
+        another.close()
+        with pytest.raises(asyncio.CancelledError):
+            await backup
+        for name in ("a", "b"):
+            assert await store.insert(name, numbered(1)) == 1
+        assert await asyncio.to_thread(os.listdir, tmp_path) == ["s"]
 
 
 async def test_a_backup_that_fails_leaves_nothing_at_its_path(tmp_path: Path) -> None:
