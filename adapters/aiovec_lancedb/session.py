@@ -75,7 +75,7 @@ class Opened:
     tuned: Tuned | None = None
     incarnation: Hashable = None
     moving: bool = False
-    """Whether a read has to look for the mark of a migration."""
+    """True if a read has to look for the mark of a migration."""
     known: dict[str, Any] = field(default_factory=dict, compare=False)
     """Answers about this version that were asked for once, by their names."""
 
@@ -252,7 +252,7 @@ class Session:
         return sorted(names)
 
     async def _listed(self) -> list[str]:
-        """What Lance lists, with what is no table."""
+        """The names that Lance lists, also those of no table."""
         connection = self.check()
         names: list[str] = []
         token: str | None = None

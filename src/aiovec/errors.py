@@ -380,7 +380,7 @@ class StoreMovedError(AiovecError):
 
 
 class StoreReplacedError(AiovecError):
-    """What lies at ``target`` is not what the store has open; ``reason`` says what happened.
+    """Another store than the open one, or none, lies at ``target``; ``reason`` says what happened.
 
     Nothing of the call is at ``target``: where a write had been committed already, its rows went to
     the old file or folder. ``backup`` of a store in a SQLite file still copies the old one. Close

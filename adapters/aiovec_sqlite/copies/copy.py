@@ -75,7 +75,7 @@ def _together(dim: int) -> int:
 
 
 class ExactReader:
-    """What an exact search reads: codes, or the vectors themselves where the copy is ``whole``."""
+    """Reads for exact searches: codes, or the vectors themselves where the copy is ``whole``."""
 
     def __init__(self, db: sqlite3.Connection, table: TableLayout, *, whole: bool) -> None:
         self.width = table.schema.dim
@@ -198,8 +198,8 @@ class Masks:
         self._kept: dict[Expr, _Mask] = {}
         self._lock = threading.Lock()
         self.nbytes = 0
-        """What they take; read on the event loop, so without the lock, under which filters are
-        hashed."""
+        """The bytes that they take; read on the event loop, so without the lock, under which
+        filters are hashed."""
 
     def of(
         self, db: sqlite3.Connection, table: TableLayout, state: State, where: Expr

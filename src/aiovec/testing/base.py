@@ -55,7 +55,7 @@ class ContractBase(ABC):
 
     persistent: ClassVar[bool] = True
     renames_tables: ClassVar[bool] = True
-    """Whether ``rename_table`` is possible where ``make_backend`` lays the tables."""
+    """True if ``rename_table`` is possible where ``make_backend`` lays the tables."""
     """True if a backend made anew for the same path finds what was written before."""
 
     @abstractmethod

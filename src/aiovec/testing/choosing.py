@@ -1,4 +1,4 @@
-"""What a search chooses of its ranked rows: bounds, groups, likeness, and a filter per query."""
+"""The choice among a search's ranked rows: bounds, groups, likeness, and a filter per query."""
 
 from __future__ import annotations
 

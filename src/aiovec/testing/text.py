@@ -642,7 +642,7 @@ class TextContract(ContractBase):
                     assert len(str(caught.value)) < 300
 
     async def test_large_keyword_searches(self, store: VectorStore) -> None:
-        """What fails this test is the fixture ``loop_time``, and what it says is where."""
+        """The fixture ``loop_time`` fails this test, and says where."""
         self.need(store, "text")
         count = 19_000  # below what a store may index by itself
         with own_work():
