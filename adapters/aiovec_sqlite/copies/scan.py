@@ -245,7 +245,7 @@ def candidates(
     nobody waits for the answer any more.
     """
     helper = workspace.helper if alone else None
-    if (library := load()) is not None and _alike(state.segments):
+    if (library := load()) is not None and _for_the_library(state.segments):
         found = scan_natively(
             library, state.segments, [one.query for one in asked], [one.wanted for one in asked],
             [one.masks for one in asked], metric, helper, check,
@@ -264,10 +264,10 @@ def candidates(
     return scan.finish()
 
 
-def _alike(segments: Sequence[Segment]) -> bool:
-    """Return whether all are in halves or none is: not so where the way of scanning was changed
-    while the process ran."""
-    return len({segment.lower is None for segment in segments}) < 2
+def _for_the_library(segments: Sequence[Segment]) -> bool:
+    """Return whether all are signs or in halves: not so where the way of scanning was changed while
+    the process ran."""
+    return all(one.lower is not None or one.codes.dtype == np.uint8 for one in segments)
 
 
 @dataclass(frozen=True, slots=True)

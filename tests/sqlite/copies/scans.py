@@ -198,7 +198,7 @@ def _expected(case: Case, column: int) -> dict[int, float]:
 def packed(case: Case, kind: int) -> bytes:
     """A case as ``scan_driver.c`` reads it."""
     dim = len(case.queries[0].codes)
-    step = case.segments[0].codes.strides[0] if case.segments else dim
+    step = case.segments[0].codes.strides[0] if case.segments else 1
     how = L2 * (case.metric == "l2") + SIGNS * case.signs + PLAIN * case.plain
     halves = any(one.lower is not None for one in case.segments)
     head = (kind, len(case.segments), len(case.queries), dim, step, how, halves)

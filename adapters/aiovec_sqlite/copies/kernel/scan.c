@@ -9,7 +9,7 @@
  * Codes lie in two halves: the upper four bits of each, plus 8, and the lower four. A few queries
  * take as long as the memory does, so they read the upper halves of all rows, and the lower ones of
  * the rows alone that may reach the floor whatever these are. Many queries have both halves of some
- * rows put together.
+ * rows put together, where a processor multiplies whole codes as fast as halves, else likewise.
  *
  * Approximate searches are scans too. A prefix is the first codes of each row. Signs are bits, which
  * are compared with four planes of bits for each of a few queries, and spelled out as -1 and 1 for
@@ -70,6 +70,9 @@
 /* Levels of a query's component where rows are signs: 0 to 15, in four planes of bits. */
 #define PLANES 4
 #define TOP 15
+/* Two products of four bits with codes of 127 at most add up to less than 4,096: the sums of so
+ * many columns of four codes, in two lanes each, fit into 16 bits. */
+#define NARROW 8
 /* Values lie above minus this, in units of the query's scale, and so within float32. */
 #define FARTHEST 1e37f
 
@@ -154,7 +157,7 @@ typedef struct {
     int l2;
     int plain;      /* values count as they are */
     int64_t step;   /* bytes from one row of a segment to the next */
-    int64_t stride; /* likewise of the rows that are multiplied, which may be spelled out */
+    int64_t stride; /* likewise of the rows of many queries, which may be spelled out */
     Answer *answer;
     /* Of the segment that is looked through */
     const Segment *segment;
@@ -166,20 +169,31 @@ typedef struct {
     int32_t *middle; /* and what they add about */
     Later *later;
     int64_t waiting;
-    int32_t *sums;  /* 128 times the sum of each query's codes */
-    int8_t *packed; /* the queries' codes in the order of the kernel */
-    int8_t *tile;   /* likewise those of the rows that are multiplied */
-    int64_t half;   /* bytes of a row's upper or lower halves that count: a prefix may be shorter */
-    int64_t wide;   /* of few queries, the room of the codes that meet the first or second in a byte */
-    int8_t *spelled;  /* a tile's rows as codes, of signs or of halves, or NULL */
+    int32_t *sums;    /* 128 times the sum of each query's codes */
+    int8_t *rowwise;  /* the queries' codes as they meet those of a row, of `wide` bytes twice */
+    int8_t *packed;   /* of many queries likewise in the order of the kernel */
+    int8_t *tile;     /* rows in that order */
+    int8_t *lower;    /* the lower halves of the same rows */
+    int64_t half;     /* bytes of a row's halves that count: a prefix may be shorter */
+    int64_t wide;     /* room of the codes that meet the first in each byte, or the second */
+    int64_t columns;  /* of four codes each */
+    int64_t seconds;  /* where the columns begin whose codes lie second in their bytes */
+    int8_t *spelled;  /* a tile's rows as codes, of signs or of halves put together */
     const int8_t *next[2]; /* what is fetched while a tile is multiplied */
     uint64_t *planes; /* of few queries, their levels' bits; for each word PLANES, the highest first */
     int64_t words;    /* in a row of signs, and in a plane */
 } Scan;
 
-/* The products of some rows with the queries from `first` on: TILE numbers for each of these. */
-typedef void Products(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+/* The products of some rows with a few queries: TILE numbers for each of these. */
+typedef void Products(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out);
+
+/* Some rows in the order of the kernel, and their products with GROUP queries from `first` on. */
+typedef void Arrange(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile);
+typedef void Multiply(const Scan *scan, const int8_t *tile, int64_t count, int64_t first,
                       int32_t *out);
+
+/* The product of one row's halves with a query's codes. */
+typedef int32_t HalfProduct(const Scan *scan, const int8_t *row, int64_t number);
 
 static double most_miss(const Scan *scan, const Query *query) {
     const Segment *segment = scan->segment;
@@ -266,23 +280,25 @@ static void consider(const Scan *scan, int64_t number, int64_t row, int32_t prod
     }
 }
 
-/* Which rows of a tile have a value that reaches the query's lowest: a bit for each. */
+/* Which rows of a tile have a value that reaches the query's lowest: a bit for each. Their products
+ * with codes are so many times these and so much more. */
 INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t count,
-                        const int32_t *products) {
+                        const int32_t *products, int32_t times, int32_t more) {
     const float *scale = scan->segment->scale + row, *offset = scan->segment->offset + row;
     float lowest = scan->lowest[number], inverse = scan->inverse[number];
     const uint8_t *mask = scan->masks ? scan->segment_masks[number] : NULL;
     uint8_t hit[TILE] = {0};
     /* Loops of a fixed length become a few instructions for vectors. */
+#define CODES(i) (float)(times * products[i] + more)
 #define COMPARE(length)                                                                     \
     if (scan->l2)                                                                           \
         for (int64_t i = 0; i < (length); i++) {                                            \
-            float value = (float)products[i] * scale[i] + offset[i] * inverse;              \
+            float value = CODES(i) * scale[i] + offset[i] * inverse;                        \
             value = value < -FARTHEST ? -FARTHEST : value;                                  \
             hit[i] = value >= lowest;                                                       \
         }                                                                                   \
     else                                                                                    \
-        for (int64_t i = 0; i < (length); i++) hit[i] = (float)products[i] * scale[i] >= lowest; \
+        for (int64_t i = 0; i < (length); i++) hit[i] = CODES(i) * scale[i] >= lowest;      \
     if (mask)                                                                               \
         for (int64_t i = 0; i < (length); i++) hit[i] &= mask[row + i];
     if (count == TILE) {
@@ -291,6 +307,7 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
         COMPARE(count)
     }
 #undef COMPARE
+#undef CODES
     uint64_t words[TILE / 8];
     memcpy(words, hit, TILE);
     if (!(words[0] | words[1] | words[2] | words[3])) return 0;
@@ -309,6 +326,11 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
 #define OF_64(b) OF_16(b), OF_16((b) + 16), OF_16((b) + 32), OF_16((b) + 48)
 static const int8_t SIGNS_OF[256][8] = {OF_64(0), OF_64(64), OF_64(128), OF_64(192)};
 
+/* Codes lie in a byte as two of four bits: the one in its lower bits belongs to a row's first half,
+ * the other one to its second half. */
+#define FIRST(byte) ((uint8_t)(byte) & 15)
+#define SECOND(byte) ((uint8_t)(byte) >> 4)
+
 /* The signs of a tile's rows as codes. */
 INLINE const int8_t *spelled(const Scan *scan, const uint8_t *rows, int64_t count) {
     int8_t *to = scan->spelled;
@@ -316,11 +338,6 @@ INLINE const int8_t *spelled(const Scan *scan, const uint8_t *rows, int64_t coun
         for (int64_t i = 0; i < scan->dim / 8; i++, to += 8) memcpy(to, SIGNS_OF[rows[i]], 8);
     return scan->spelled;
 }
-
-/* Codes lie in a byte as two of four bits: the one in its lower bits belongs to a row's first half,
- * the other one to its second half. */
-#define FIRST(byte) ((uint8_t)(byte) & 15)
-#define SECOND(byte) ((uint8_t)(byte) >> 4)
 
 /* The codes of bytes with two halves each: what lies first in them, then what lies second. */
 INLINE void put_together(const uint8_t *RESTRICT upper, const uint8_t *RESTRICT lower,
@@ -355,41 +372,30 @@ INLINE int has_room(const Scan *scan, int64_t row, int64_t wanted) {
     return 0;
 }
 
-/* Each processor's own scan is this one, with its products inlined. `group` queries are multiplied
- * at once. */
-INLINE int look_through(Scan *scan, Products *products, int64_t group) {
-    int32_t found[TILE * GROUP];
+/* Look at the rows of a tile whose products with a query these are. */
+INLINE void look_at(const Scan *scan, int64_t number, int64_t row, int64_t count,
+                    const int32_t *products) {
+    uint32_t marks = reached(scan, number, row, count, products, 1, 0);
+    for (int64_t i = 0; marks; i++, marks >>= 1)
+        if (marks & 1) consider(scan, number, row + i, products[i]);
+}
+
+/* Each processor's own scan is one of these, with its products inlined. */
+
+/* Few queries, for rows that are signs. */
+INLINE int look_through_signs(Scan *scan, Products *products) {
+    int32_t found[TILE * FEW];
     const Segment *segment = scan->segment;
     for (int64_t row = scan->answer->row; row < segment->rows; row += TILE) {
         int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
         if (!has_room(scan, row, count * scan->count)) return 0;
-        const int8_t *rows = segment->codes + row * scan->step;
-        scan->next[0] = rows + TILE * scan->step;
-        scan->next[1] = rows + TILE * scan->step / 2 * 3;
-        if (segment->lower) {
-            scan->next[1] = segment->lower + (row + TILE) * scan->step;
-            rows = whole(scan, row, count);
-        } else if (scan->spelled) {
-            rows = spelled(scan, (const uint8_t *)rows, count);
-            scan->next[0] = scan->next[1] = rows;
-        }
-        for (int64_t first = 0; first < scan->count; first += group) {
-            products(scan, rows, count, first, found);
-            int64_t last = first + group < scan->count ? first + group : scan->count;
-            for (int64_t number = first; number < last; number++) {
-                const int32_t *own = found + (number - first) * TILE;
-                uint32_t marks = reached(scan, number, row, count, own);
-                for (int64_t i = 0; marks; i++, marks >>= 1)
-                    if (marks & 1) consider(scan, number, row + i, own[i]);
-            }
-        }
+        products(scan, segment->codes + row * scan->step, count, found);
+        for (int64_t number = 0; number < scan->count; number++)
+            look_at(scan, number, row, count, found + number * TILE);
     }
     scan->answer->row = 0;
     return 1;
 }
-
-/* The product of one row's halves with a query's codes. */
-typedef int32_t HalfProduct(const Scan *scan, const int8_t *row, int64_t number);
 
 /* The most that lower halves add to products of upper ones in this segment, with what is taken away
  * since these are 8 too large. They are whole numbers, so that nothing else is rounded. */
@@ -406,7 +412,7 @@ static void set_above(const Scan *scan) {
 static void begin(Scan *scan, const Segment *segment) {
     scan->segment = segment;
     for (int64_t number = 0; number < scan->count; number++) set_lowest(scan, number);
-    if (scan->above) set_above(scan);
+    if (segment->lower) set_above(scan);
 }
 
 /* Whether a row with this product may reach the query's floor: `reached` for one row. */
@@ -462,23 +468,21 @@ INLINE void end_waiting(Scan *scan, HalfProduct *product) {
 INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64_t count,
                         const int32_t *upper) {
     int32_t found[TILE * FEW];
-    products(scan, scan->segment->lower + row * scan->step, count, 0, found);
+    products(scan, scan->segment->lower + row * scan->step, count, found);
     for (int64_t number = 0; number < scan->count; number++) {
         int32_t *own = found + number * TILE;
         for (int64_t i = 0; i < count; i++)
             own[i] += 16 * upper[number * TILE + i] - scan->sums[number];
-        uint32_t marks = reached(scan, number, row, count, own);
-        for (int64_t i = 0; marks; i++, marks >>= 1)
-            if (marks & 1) consider(scan, number, row + i, own[i]);
+        look_at(scan, number, row, count, own);
     }
 }
 
-/* The same for few queries. Rows that cannot reach the floor with the most that their lower halves
- * can add are left out. Those that likely reach it are looked at soon, when their lower halves have
+/* Few queries, for rows in halves. Rows that cannot reach the floor with the most that their lower
+ * halves can add are left out. Those that likely reach it are looked at soon, when their lower halves have
  * come from memory; the others wait until the floors have risen by these, and few are left. Where
  * many rows of a tile are left over, all of its lower halves are read in sequence. */
 INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *product) {
-    int32_t found[TILE * FEW], some[TILE];
+    int32_t found[TILE * FEW];
     uint32_t marks[FEW];
     Later soon[SOON + TILE * FEW];
     int64_t coming = 0;
@@ -507,12 +511,11 @@ INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *prod
                 return 0;
             }
         }
-        products(scan, segment->codes + row * scan->step, count, 0, found);
+        products(scan, segment->codes + row * scan->step, count, found);
         int64_t marked = 0;
         for (int64_t number = 0; number < scan->count; number++) {
             const int32_t *own = found + number * TILE;
-            for (int64_t i = 0; i < count; i++) some[i] = 16 * own[i] + scan->above[number];
-            marks[number] = reached(scan, number, row, count, some);
+            marks[number] = reached(scan, number, row, count, own, 16, scan->above[number]);
             for (uint32_t left = marks[number]; left; left &= left - 1) marked++;
         }
         if (marked > CROWD * (scan->count + 1)) {
@@ -522,8 +525,8 @@ INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *prod
         for (int64_t number = 0; number < scan->count; number++) {
             if (!marks[number]) continue;
             const int32_t *own = found + number * TILE;
-            for (int64_t i = 0; i < count; i++) some[i] = 16 * own[i] + scan->middle[number];
-            uint32_t left = marks[number], likely = reached(scan, number, row, count, some);
+            uint32_t left = marks[number];
+            uint32_t likely = reached(scan, number, row, count, own, 16, scan->middle[number]);
             for (int64_t i = 0; left; i++, left >>= 1, likely >>= 1) {
                 if (!(left & 1)) continue;
                 Later one = {segment, row + i, (int32_t)number, 16 * own[i]};
@@ -537,6 +540,82 @@ INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *prod
         }
     }
     consider_exactly(scan, product, soon, coming);
+    scan->answer->row = 0;
+    return 1;
+}
+
+/* Look at the rows of a tile that may reach the floors of a group of queries, whose products with
+ * the upper halves these are. Tells whether the lower halves of all its rows are arranged. */
+INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
+                         HalfProduct *product, int64_t row, int64_t count, int64_t first,
+                         const int32_t *upper, int arranged) {
+    int32_t found[TILE * GROUP];
+    uint32_t marks[GROUP];
+    const int8_t *lower = scan->segment->lower + row * scan->step;
+    int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count, marked = 0;
+    for (int64_t number = first; number < last; number++) {
+        const int32_t *own = upper + (number - first) * TILE;
+        uint32_t left = reached(scan, number, row, count, own, 16, scan->above[number]);
+        marks[number - first] = left;
+        for (; left; left &= left - 1) marked++;
+    }
+    if (!marked) return arranged;
+    if (marked > CROWD * (GROUP + 1)) {
+        if (!arranged) arrange(scan, lower, count, scan->lower);
+        multiply(scan, scan->lower, count, first, found);
+        for (int64_t number = first; number < last; number++) {
+            int32_t *own = found + (number - first) * TILE;
+            for (int64_t i = 0; i < TILE; i++)
+                own[i] += 16 * upper[(number - first) * TILE + i] - scan->sums[number];
+            look_at(scan, number, row, count, own);
+        }
+        return 1;
+    }
+    for (int64_t number = first; number < last; number++) {
+        const int32_t *own = upper + (number - first) * TILE;
+        uint32_t left = marks[number - first];
+        for (int64_t i = 0; left; i++, left >>= 1) {
+            if (!(left & 1)) continue;
+            if (!may_reach(scan, number, row + i, 16 * own[i] + scan->above[number])) continue;
+            int32_t exact = 16 * own[i] + product(scan, lower + i * scan->step, number);
+            exact -= scan->sums[number];
+            if (may_reach(scan, number, row + i, exact)) consider(scan, number, row + i, exact);
+        }
+    }
+    return arranged;
+}
+
+/* Many queries, GROUP at once. Of rows in halves the upper ones are multiplied first where there is
+ * a product of the lower ones, else both together. Most rows' lower halves are wanted by some query,
+ * so they are fetched anyway. */
+INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
+                             HalfProduct *product) {
+    int32_t found[TILE * GROUP] = {0};
+    const Segment *segment = scan->segment;
+    for (int64_t row = scan->answer->row; row < segment->rows; row += TILE) {
+        int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
+        if (!has_room(scan, row, count * scan->count)) return 0;
+        const int8_t *rows = segment->codes + row * scan->step;
+        scan->next[0] = scan->next[1] = rows + TILE * scan->step;
+        if (segment->lower) scan->next[1] = segment->lower + (row + TILE) * scan->step;
+        if (!segment->lower)
+            rows = spelled(scan, (const uint8_t *)rows, count);
+        else if (!product)
+            rows = whole(scan, row, count);
+        arrange(scan, rows, count, scan->tile);
+        int arranged = 0;
+        for (int64_t first = 0; first < scan->count; first += GROUP) {
+            multiply(scan, scan->tile, count, first, found);
+            if (segment->lower && product) {
+                arranged = look_at_group(scan, arrange, multiply, product, row, count, first, found,
+                                         arranged);
+                continue;
+            }
+            int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
+            for (int64_t number = first; number < last; number++)
+                look_at(scan, number, row, count, found + (number - first) * TILE);
+        }
+    }
     scan->answer->row = 0;
     return 1;
 }
@@ -602,27 +681,12 @@ INLINE void signs_portable(const Scan *scan, const int8_t *rows, int64_t count, 
 }
 
 static void products_portable_signs(const Scan *scan, const int8_t *rows, int64_t count,
-                                    int64_t first, int32_t *out) {
-    (void)first;
+                                    int32_t *out) {
     BY_NUMBER(signs_portable)
 }
 
-static void products_portable(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
-                              int32_t *out) {
-    int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
-    for (int64_t number = first; number < last; number++) {
-        const int8_t *query = scan->queries[number].codes;
-        for (int64_t r = 0; r < count; r++) {
-            const int8_t *row = rows + r * scan->stride;
-            int32_t sum = 0;
-            for (int64_t i = 0; i < scan->dim; i++) sum += (int16_t)row[i] * (int16_t)query[i];
-            out[(number - first) * TILE + r] = sum;
-        }
-    }
-}
-
 static int32_t half_portable(const Scan *scan, const int8_t *row, int64_t number) {
-    const int8_t *first = scan->packed + 2 * number * scan->wide, *second = first + scan->wide;
+    const int8_t *first = scan->rowwise + 2 * number * scan->wide, *second = first + scan->wide;
     int32_t sum = 0;
     for (int64_t i = 0; i < scan->half; i++)
         sum += (int16_t)FIRST(row[i]) * (int16_t)first[i] +
@@ -630,18 +694,37 @@ static int32_t half_portable(const Scan *scan, const int8_t *row, int64_t number
     return sum;
 }
 
-static void halves_portable(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
-                            int32_t *out) {
-    (void)first;
+static void halves_portable(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out) {
     for (int64_t number = 0; number < scan->count; number++)
         for (int64_t r = 0; r < count; r++)
             out[number * TILE + r] = half_portable(scan, rows + r * scan->step, number);
 }
 
+/* Rows as they are. */
+static void arrange_portable(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
+    for (int64_t r = 0; r < count; r++)
+        memcpy(tile + r * scan->dim, rows + r * scan->stride, (size_t)scan->dim);
+}
+
+static void multiply_portable(const Scan *scan, const int8_t *tile, int64_t count, int64_t first,
+                              int32_t *out) {
+    int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
+    for (int64_t number = first; number < last; number++) {
+        const int8_t *query = scan->queries[number].codes;
+        for (int64_t r = 0; r < count; r++) {
+            const int8_t *row = tile + r * scan->dim;
+            int32_t sum = 0;
+            for (int64_t i = 0; i < scan->dim; i++) sum += (int16_t)row[i] * (int16_t)query[i];
+            out[(number - first) * TILE + r] = sum;
+        }
+    }
+}
+
 static int scan_portable(Scan *scan) {
-    if (scan->planes) return look_through(scan, products_portable_signs, GROUP);
-    if (scan->above) return look_through_halves(scan, halves_portable, half_portable);
-    return look_through(scan, products_portable, GROUP);
+    if (scan->planes) return look_through_signs(scan, products_portable_signs);
+    if (scan->count > FEW)
+        return look_through_many(scan, arrange_portable, multiply_portable, NULL);
+    return look_through_halves(scan, halves_portable, half_portable);
 }
 
 #if X86
@@ -669,8 +752,7 @@ AVX2 INLINE void signs_popcnt(const Scan *scan, const int8_t *rows, int64_t coun
 }
 
 AVX2 static void products_popcnt(const Scan *scan, const int8_t *rows, int64_t count,
-                                 int64_t first, int32_t *out) {
-    (void)first;
+                                 int32_t *out) {
     BY_NUMBER(signs_popcnt)
 }
 
@@ -708,24 +790,24 @@ AVX512 INLINE void transpose_16(int8_t *to, const int8_t *rows, int64_t count, i
     for (int c = 0; c < 16; c++) _mm512_store_si512((void *)(to + c * 4 * TILE), b[c]);
 }
 
-AVX512 static void products_avx512(const Scan *scan, const int8_t *rows, int64_t count,
+AVX512 static void arrange_avx512(const Scan *scan, const int8_t *rows, int64_t count,
+                                  int8_t *tile) {
+    for (int64_t place = 0; place < scan->dim; place += 64, tile += 64 * TILE) {
+        __mmask64 valid = scan->dim - place < 64 ? (1ULL << (scan->dim - place)) - 1 : ~0ULL;
+        for (int64_t r = 0; r < count; r += 16)
+            transpose_16(tile + r * 4, rows + r * scan->stride + place, count - r, scan->stride,
+                         valid);
+    }
+}
+
+AVX512 static void multiply_avx512(const Scan *scan, const int8_t *tile, int64_t count,
                                    int64_t first, int32_t *out) {
-    int64_t dim = scan->dim, columns = (dim + 3) / 4;
-    if (!first)
-        for (int64_t place = 0; place < dim; place += 64) {
-            __mmask64 valid = dim - place < 64 ? (1ULL << (dim - place)) - 1 : ~0ULL;
-            int8_t *to = scan->tile + place / 4 * 4 * TILE;
-            transpose_16(to, rows + place, count < 16 ? count : 16, scan->stride, valid);
-            if (count > 16)
-                transpose_16(to + 64, rows + 16 * scan->stride + place, count - 16, scan->stride,
-                             valid);
-        }
-    const int32_t *queries = (const int32_t *)scan->packed + first * columns;
+    (void)count;
+    const int32_t *queries = (const int32_t *)scan->packed + first * scan->columns;
     __m512i sums[2 * GROUP];
     for (int j = 0; j < GROUP; j++)
         sums[2 * j] = sums[2 * j + 1] = _mm512_set1_epi32(-scan->sums[first + j]);
-    const int8_t *tile = scan->tile;
-    for (int64_t c = 0; c < columns; c++, tile += 4 * TILE, queries += GROUP) {
+    for (int64_t c = 0; c < scan->columns; c++, tile += 4 * TILE, queries += GROUP) {
         __m512i low = _mm512_load_si512((const void *)tile);
         __m512i high = _mm512_load_si512((const void *)(tile + 64));
         if (!first) fetch_of_next(scan, c);
@@ -784,7 +866,7 @@ AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t coun
         __m512i sums[4][FEW], own[FEW];
         for (int k = 0; k < 4; k++) {
             const int8_t *row = rows + (r + k < count ? r + k : count - 1) * scan->step;
-            row_avx512(scan, row, scan->packed, number, own);
+            row_avx512(scan, row, scan->rowwise, number, own);
             for (int j = 0; j < number; j++) sums[k][j] = own[j];
         }
         for (int j = 0; j < number; j++)
@@ -793,25 +875,24 @@ AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t coun
     }
 }
 
-AVX512 static void halves_avx512(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
-                                 int32_t *out) {
-    (void)first;
+AVX512 static void halves_avx512(const Scan *scan, const int8_t *rows, int64_t count,
+                              int32_t *out) {
     BY_NUMBER(few_avx512)
 }
 
 AVX512 static int32_t half_avx512(const Scan *scan, const int8_t *row, int64_t number) {
     __m512i sum;
-    row_avx512(scan, row, scan->packed + 2 * number * scan->wide, 1, &sum);
+    row_avx512(scan, row, scan->rowwise + 2 * number * scan->wide, 1, &sum);
     return _mm512_reduce_add_epi32(sum);
 }
 
 AVX512 static int scan_avx512(Scan *scan) {
-    if (scan->planes) return look_through(scan, products_popcnt, GROUP);
-    if (scan->above) return look_through_halves(scan, halves_avx512, half_avx512);
-    return look_through(scan, products_avx512, GROUP);
+    if (scan->planes) return look_through_signs(scan, products_popcnt);
+    if (scan->count > FEW) return look_through_many(scan, arrange_avx512, multiply_avx512, NULL);
+    return look_through_halves(scan, halves_avx512, half_avx512);
 }
 
-/* 8 rows of 32 codes as 8 columns of four. */
+/* 8 rows of 32 bytes as 8 columns of four. */
 AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int64_t stride,
                              int64_t left) {
     __m256i a[8], b[8];
@@ -841,45 +922,58 @@ AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int
     }
 }
 
-/* AVX2 multiplies 16-bit numbers, so that nothing saturates: a column of four codes is two vectors
- * of pairs, its even codes and its odd ones. */
-AVX2 static void products_avx2(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
+/* Numbers of four bits: halves of codes, those that lie first in their bytes and the others, or
+ * signs, as 0 and 2. */
+AVX2 static void arrange_avx2(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
+    const __m256i four = _mm256_set1_epi8(15), two = _mm256_set1_epi8(2);
+    int signs = !scan->segment->lower;
+    int64_t bytes = signs ? scan->dim : scan->half, seconds = scan->seconds;
+    for (int64_t r = 0; r < count; r += 8)
+        for (int64_t place = 0; place < bytes; place += 32) {
+            __m256i both[8];
+            int64_t c = place / 4, last = c + 8 < seconds ? c + 8 : seconds;
+            transpose_8(both, rows + r * scan->stride + place, count - r, scan->stride,
+                        bytes - place);
+            for (int64_t i = 0; c + i < last; i++)
+                _mm256_store_si256((__m256i *)(tile + (c + i) * 4 * TILE + r * 4),
+                                   signs ? _mm256_andnot_si256(both[i], two)
+                                         : _mm256_and_si256(both[i], four));
+            c += seconds;
+            last = c + 8 < scan->columns ? c + 8 : scan->columns;
+            for (int64_t i = 0; c + i < last; i++)
+                _mm256_store_si256((__m256i *)(tile + (c + i) * 4 * TILE + r * 4),
+                                   _mm256_and_si256(_mm256_srli_epi16(both[i], 4), four));
+        }
+}
+
+AVX2 static void multiply_avx2(const Scan *scan, const int8_t *tile, int64_t count, int64_t first,
                                int32_t *out) {
-    int64_t dim = scan->dim, columns = (dim + 3) / 4;
-    __m256i *tile = (__m256i *)scan->tile;
-    if (!first)
-        for (int64_t r = 0; r < count; r += 8)
-            for (int64_t place = 0; place < dim; place += 32) {
-                __m256i column[8];
-                int64_t here = place / 4, many = columns - here < 8 ? columns - here : 8;
-                transpose_8(column, rows + r * scan->stride + place, count - r, scan->stride,
-                            dim - place);
-                for (int64_t c = 0; c < many; c++) {
-                    __m256i *to = tile + (here + c) * 8 + r / 8 * 2;
-                    to[0] = _mm256_srai_epi16(_mm256_slli_epi16(column[c], 8), 8);
-                    to[1] = _mm256_srai_epi16(column[c], 8);
-                }
-            }
-    /* Two pairs for each column and query. */
-    const int32_t *queries = (const int32_t *)scan->packed + first * columns * 2;
+    const __m256i ones = _mm256_set1_epi16(1);
+    int signs = !scan->segment->lower;
     for (int half = 0; half < GROUP; half += 4)
         for (int r = 0; r < (count > 16 ? 4 : 2); r += 2) {
             __m256i sums[8];
-            for (int j = 0; j < 8; j++) sums[j] = _mm256_setzero_si256();
-            const __m256i *from = tile + r * 2;
-            const int32_t *pairs = queries + half * 2;
-            for (int64_t c = 0; c < columns; c++, from += 8, pairs += GROUP * 2) {
-                __m256i even = _mm256_load_si256(from), odd = _mm256_load_si256(from + 1);
-                __m256i even2 = _mm256_load_si256(from + 2), odd2 = _mm256_load_si256(from + 3);
-                if (!first && !half && !r) fetch_of_next(scan, c);
-                for (int j = 0; j < 4; j++) {
-                    __m256i one = _mm256_set1_epi32(pairs[2 * j]);
-                    __m256i two = _mm256_set1_epi32(pairs[2 * j + 1]);
-                    sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(even, one));
-                    sums[4 + j] = _mm256_add_epi32(sums[4 + j], _mm256_madd_epi16(even2, one));
-                    sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(odd, two));
-                    sums[4 + j] = _mm256_add_epi32(sums[4 + j], _mm256_madd_epi16(odd2, two));
+            for (int j = 0; j < 4; j++)
+                sums[j] = sums[4 + j] =
+                    _mm256_set1_epi32(signs ? -scan->sums[first + half + j] / 128 : 0);
+            const __m256i *from = (const __m256i *)tile + r;
+            const int32_t *codes = (const int32_t *)scan->packed + first * scan->columns + half;
+            for (int64_t c = 0; c < scan->columns; c += NARROW) {
+                __m256i some[8];
+                for (int j = 0; j < 8; j++) some[j] = _mm256_setzero_si256();
+#pragma GCC unroll 2
+                for (int k = 0; k < NARROW; k++, from += 4, codes += GROUP) {
+                    __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
+                    if (!first && !half && !r) fetch_of_next(scan, c + k);
+                    for (int j = 0; j < 4; j++) {
+                        __m256i one = _mm256_set1_epi32(codes[j]);
+                        some[j] = _mm256_add_epi16(some[j], _mm256_maddubs_epi16(low, one));
+                        some[4 + j] =
+                            _mm256_add_epi16(some[4 + j], _mm256_maddubs_epi16(high, one));
+                    }
                 }
+                for (int j = 0; j < 8; j++)
+                    sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(some[j], ones));
             }
             for (int j = 0; j < 4; j++) {
                 int32_t *to = out + (half + j) * TILE + r * 8;
@@ -935,52 +1029,52 @@ AVX2 INLINE void row_avx2(const Scan *scan, const int8_t *row, const int8_t *pac
 AVX2 INLINE void few_avx2(const Scan *scan, const int8_t *rows, int64_t count, int number,
                           int32_t *out) {
     for (int64_t r = 0; r < count; r++)
-        row_avx2(scan, rows + r * scan->step, scan->packed, number, out + r, TILE);
+        row_avx2(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
 }
 
-AVX2 static void halves_avx2(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
-                             int32_t *out) {
-    (void)first;
+AVX2 static void halves_avx2(const Scan *scan, const int8_t *rows, int64_t count,
+                              int32_t *out) {
     BY_NUMBER(few_avx2)
 }
 
 AVX2 static int32_t half_avx2(const Scan *scan, const int8_t *row, int64_t number) {
     int32_t found;
-    row_avx2(scan, row, scan->packed + 2 * number * scan->wide, 1, &found, 1);
+    row_avx2(scan, row, scan->rowwise + 2 * number * scan->wide, 1, &found, 1);
     return found;
 }
 
 AVX2 static int scan_avx2(Scan *scan) {
-    if (scan->planes) return look_through(scan, products_popcnt, GROUP);
-    if (scan->above) return look_through_halves(scan, halves_avx2, half_avx2);
-    return look_through(scan, products_avx2, GROUP);
+    if (scan->planes) return look_through_signs(scan, products_popcnt);
+    if (scan->count > FEW) return look_through_many(scan, arrange_avx2, multiply_avx2, half_avx2);
+    return look_through_halves(scan, halves_avx2, half_avx2);
 }
 
 /* The products of VNNI, in vectors of half the width. */
-AVXVNNI static void products_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
-                                     int64_t first, int32_t *out) {
-    int64_t dim = scan->dim, columns = (dim + 3) / 4;
-    __m256i *tile = (__m256i *)scan->tile;
+AVXVNNI static void arrange_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
+                                    int8_t *tile) {
     const __m256i flip = _mm256_set1_epi8((char)0x80);
-    if (!first)
-        for (int64_t r = 0; r < count; r += 8)
-            for (int64_t place = 0; place < dim; place += 32) {
-                __m256i column[8];
-                int64_t here = place / 4, many = columns - here < 8 ? columns - here : 8;
-                transpose_8(column, rows + r * scan->stride + place, count - r, scan->stride,
-                            dim - place);
-                for (int64_t c = 0; c < many; c++)
-                    tile[(here + c) * 4 + r / 8] = _mm256_xor_si256(column[c], flip);
-            }
-    const int32_t *queries = (const int32_t *)scan->packed + first * columns;
+    for (int64_t r = 0; r < count; r += 8)
+        for (int64_t place = 0; place < scan->dim; place += 32) {
+            __m256i column[8];
+            int64_t c = place / 4, last = c + 8 < scan->columns ? c + 8 : scan->columns;
+            transpose_8(column, rows + r * scan->stride + place, count - r, scan->stride,
+                        scan->dim - place);
+            for (int64_t i = 0; c + i < last; i++)
+                _mm256_store_si256((__m256i *)(tile + (c + i) * 4 * TILE + r * 4),
+                                   _mm256_xor_si256(column[i], flip));
+        }
+}
+
+AVXVNNI static void multiply_avxvnni(const Scan *scan, const int8_t *tile, int64_t count,
+                                     int64_t first, int32_t *out) {
     for (int half = 0; half < GROUP; half += 4)
         for (int r = 0; r < (count > 16 ? 4 : 2); r += 2) {
             __m256i sums[8];
             for (int j = 0; j < 4; j++)
                 sums[j] = sums[4 + j] = _mm256_set1_epi32(-scan->sums[first + half + j]);
-            const __m256i *from = tile + r;
-            const int32_t *codes = queries + half;
-            for (int64_t c = 0; c < columns; c++, from += 4, codes += GROUP) {
+            const __m256i *from = (const __m256i *)tile + r;
+            const int32_t *codes = (const int32_t *)scan->packed + first * scan->columns + half;
+            for (int64_t c = 0; c < scan->columns; c++, from += 4, codes += GROUP) {
                 __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
                 if (!first && !half && !r) fetch_of_next(scan, c);
                 for (int j = 0; j < 4; j++) {
@@ -1019,25 +1113,24 @@ AVXVNNI INLINE void row_avxvnni(const Scan *scan, const int8_t *row, const int8_
 AVXVNNI INLINE void few_avxvnni(const Scan *scan, const int8_t *rows, int64_t count, int number,
                                 int32_t *out) {
     for (int64_t r = 0; r < count; r++)
-        row_avxvnni(scan, rows + r * scan->step, scan->packed, number, out + r, TILE);
+        row_avxvnni(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
 }
 
 AVXVNNI static void halves_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
-                                   int64_t first, int32_t *out) {
-    (void)first;
+                              int32_t *out) {
     BY_NUMBER(few_avxvnni)
 }
 
 AVXVNNI static int32_t half_avxvnni(const Scan *scan, const int8_t *row, int64_t number) {
     int32_t found;
-    row_avxvnni(scan, row, scan->packed + 2 * number * scan->wide, 1, &found, 1);
+    row_avxvnni(scan, row, scan->rowwise + 2 * number * scan->wide, 1, &found, 1);
     return found;
 }
 
 AVXVNNI static int scan_avxvnni(Scan *scan) {
-    if (scan->planes) return look_through(scan, products_popcnt, GROUP);
-    if (scan->above) return look_through_halves(scan, halves_avxvnni, half_avxvnni);
-    return look_through(scan, products_avxvnni, GROUP);
+    if (scan->planes) return look_through_signs(scan, products_popcnt);
+    if (scan->count > FEW) return look_through_many(scan, arrange_avxvnni, multiply_avxvnni, NULL);
+    return look_through_halves(scan, halves_avxvnni, half_avxvnni);
 }
 
 #endif /* X86 */
@@ -1052,17 +1145,10 @@ AVXVNNI static int scan_avxvnni(Scan *scan) {
 #define DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
 
-/* Codes in columns of four, the order of a lane: column c of row r begins at (c * TILE + r) * 4.
- * Rows and components beyond the last are 0. */
-INLINE void pack_columns(int8_t *to, const int8_t *rows, int64_t count, int64_t stride, int64_t dim) {
-    int64_t columns = (dim + 3) / 4;
-    for (int64_t c = 0; c < columns; c++)
-        for (int64_t r = 0; r < TILE; r++)
-            for (int64_t i = 0; i < 4; i++) {
-                int64_t place = 4 * c + i;
-                int8_t code = r < count && place < dim ? rows[r * stride + place] : 0;
-                to[(c * TILE + r) * 4 + i] = code;
-            }
+/* Codes in columns of four, the order of a lane: column c of row r begins at (c * TILE + r) * 4. */
+static void arrange_neon(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
+    for (int64_t r = 0; r < count; r++, rows += scan->stride)
+        for (int64_t i = 0; i < scan->dim; i++) tile[(i / 4 * TILE + r) * 4 + i % 4] = rows[i];
 }
 
 INLINE int64_t bits_neon(uint64_t word) { return vaddv_u8(vcnt_u8(vcreate_u8(word))); }
@@ -1073,23 +1159,21 @@ DOTPROD INLINE void signs_neon(const Scan *scan, const int8_t *rows, int64_t cou
 }
 
 DOTPROD static void products_neon_signs(const Scan *scan, const int8_t *rows, int64_t count,
-                                        int64_t first, int32_t *out) {
-    (void)first;
+                                        int32_t *out) {
     BY_NUMBER(signs_neon)
 }
 
-DOTPROD static void products_neon(const Scan *scan, const int8_t *rows, int64_t count,
+DOTPROD static void multiply_neon(const Scan *scan, const int8_t *tile, int64_t count,
                                   int64_t first, int32_t *out) {
-    int64_t dim = scan->dim, columns = (dim + 3) / 4;
-    if (!first) pack_columns(scan->tile, rows, count, scan->stride, dim);
-    const int8_t *queries = scan->packed + first * columns * 4;
+    (void)count;
+    const int8_t *queries = scan->packed + first * scan->columns * 4;
     for (int half = 0; half < GROUP; half += 4)
         for (int r = 0; r < TILE; r += 16) {
             int32x4_t sums[16];
             for (int j = 0; j < 16; j++) sums[j] = vdupq_n_s32(0);
-            const int8_t *from = scan->tile + r * 4;
+            const int8_t *from = tile + r * 4;
             const int8_t *codes = queries + half * 4;
-            for (int64_t c = 0; c < columns; c++, from += 4 * TILE, codes += 4 * GROUP) {
+            for (int64_t c = 0; c < scan->columns; c++, from += 4 * TILE, codes += 4 * GROUP) {
                 int8x16_t own = vld1q_s8(codes);
                 if (!first && !half && !r) fetch_of_next(scan, c);
                 for (int v = 0; v < 4; v++) {
@@ -1128,25 +1212,24 @@ DOTPROD INLINE void row_neon(const Scan *scan, const int8_t *row, const int8_t *
 DOTPROD INLINE void few_neon(const Scan *scan, const int8_t *rows, int64_t count, int number,
                              int32_t *out) {
     for (int64_t r = 0; r < count; r++)
-        row_neon(scan, rows + r * scan->step, scan->packed, number, out + r, TILE);
+        row_neon(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
 }
 
-DOTPROD static void halves_neon(const Scan *scan, const int8_t *rows, int64_t count, int64_t first,
-                                int32_t *out) {
-    (void)first;
+DOTPROD static void halves_neon(const Scan *scan, const int8_t *rows, int64_t count,
+                              int32_t *out) {
     BY_NUMBER(few_neon)
 }
 
 DOTPROD static int32_t half_neon(const Scan *scan, const int8_t *row, int64_t number) {
     int32_t found;
-    row_neon(scan, row, scan->packed + 2 * number * scan->wide, 1, &found, 1);
+    row_neon(scan, row, scan->rowwise + 2 * number * scan->wide, 1, &found, 1);
     return found;
 }
 
 DOTPROD static int scan_neon(Scan *scan) {
-    if (scan->planes) return look_through(scan, products_neon_signs, GROUP);
-    if (scan->above) return look_through_halves(scan, halves_neon, half_neon);
-    return look_through(scan, products_neon, GROUP);
+    if (scan->planes) return look_through_signs(scan, products_neon_signs);
+    if (scan->count > FEW) return look_through_many(scan, arrange_neon, multiply_neon, NULL);
+    return look_through_halves(scan, halves_neon, half_neon);
 }
 
 #endif /* ARM */
@@ -1226,35 +1309,26 @@ static LookThrough *const SCANS[KINDS] = {
 #endif
 };
 
-/* The queries in the order of their kernel, in groups; those beyond the last are 0. */
-
-static void pack_bytes(Scan *scan) {
-    int64_t columns = (scan->dim + 3) / 4;
+/* Many queries in groups, in columns of four codes, as their kernel has the rows: the second half
+ * begins at a column of its own, where halves are multiplied one by one. Queries beyond the last are
+ * 0, and so are columns beyond the last code. */
+static void pack_columns(Scan *scan, int64_t half) {
     for (int64_t number = 0; number < scan->count; number++) {
         const int8_t *codes = scan->queries[number].codes;
-        int8_t *group = scan->packed + number / GROUP * GROUP * columns * 4;
-        for (int64_t i = 0; i < scan->dim; i++)
-            group[(i / 4 * GROUP + number % GROUP) * 4 + i % 4] = codes[i];
+        int8_t *group = scan->packed + number / GROUP * GROUP * scan->columns * 4;
+        for (int64_t i = 0; i < scan->dim; i++) {
+            int64_t at = i < half ? i : 4 * scan->seconds + i - half;
+            group[(at / 4 * GROUP + number % GROUP) * 4 + at % 4] = codes[i];
+        }
     }
 }
 
-static void pack_pairs(Scan *scan) {
-    int64_t columns = (scan->dim + 3) / 4;
-    int16_t *packed = (int16_t *)scan->packed;
-    for (int64_t number = 0; number < scan->count; number++) {
-        const int8_t *codes = scan->queries[number].codes;
-        int16_t *group = packed + number / GROUP * GROUP * columns * 4;
-        for (int64_t i = 0; i < scan->dim; i++)
-            group[(i / 4 * GROUP + number % GROUP) * 4 + i % 2 * 2 + i % 4 / 2] = codes[i];
-    }
-}
-
-/* Few queries for rows in halves: what meets the first of two codes in a byte, then the second. */
-static void pack_halves(Scan *scan) {
+/* Queries for rows in halves: what meets the first of two codes in a byte, then the second. */
+static void pack_rowwise(Scan *scan) {
     int64_t half = scan->half;
     for (int64_t number = 0; number < scan->count; number++) {
         const int8_t *codes = scan->queries[number].codes;
-        int8_t *to = scan->packed + 2 * number * scan->wide;
+        int8_t *to = scan->rowwise + 2 * number * scan->wide;
         double squares = 0;
         for (int64_t i = 0; i < scan->dim; i++) squares += (double)codes[i] * codes[i];
         memcpy(to, codes, (size_t)half);
@@ -1298,29 +1372,32 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
                              const uint8_t *const *masks, Query *queries, int64_t count,
                              int64_t dim, int64_t step, double share, int64_t how,
                              int64_t *taken, int64_t most, Answer *answer) {
-    int64_t padded = (count + GROUP - 1) / GROUP * GROUP, columns = (dim + 3) / 4;
+    if (!number) return 1;
+    int64_t padded = (count + GROUP - 1) / GROUP * GROUP;
     int signs = how & SIGNS ? 1 : 0, few = count <= FEW;
-    int halves = number > 0 && segments[0].lower;
-    int64_t half = !halves ? 0 : step < dim ? step : dim, wide = (half + 63) / 64 * 64;
-    /* Codes in whole columns, or of few queries in whole vectors, of two bytes each in the widest
-     * kind. Both begin with a line of the processor's cache. The tile has room for whole transposed
-     * blocks. */
-    size_t of_queries = (size_t)(padded * (columns * 4 + wide) * 2);
-    size_t of_tile = (size_t)((columns + 16) * 8 * TILE);
-    size_t of_numbers = (size_t)padded * (2 * sizeof(float) + 3 * sizeof(int32_t) + sizeof(double));
-    size_t of_later = halves && few ? LATER * sizeof(Later) : 0;
+    int64_t half = signs || step > dim ? dim : step, wide = (half + LINE - 1) / LINE * LINE;
+    /* One kernel for many queries multiplies the codes of each half one by one. */
+    int64_t first = kind == AVX2_ ? half : dim, seconds = (first + 3) / 4;
+    int64_t columns = (seconds + (dim - first + 3) / 4 + NARROW - 1) / NARROW * NARROW;
     int64_t words = (dim + 63) / 64;
     size_t of_planes = signs && few ? (size_t)(words * count * PLANES) * sizeof(uint64_t) : 0;
-    /* Those of signs, or of both halves. */
-    size_t of_signs = few ? 0 : (size_t)((signs ? dim : halves ? 2 * step : 0) * TILE);
-    char *room = calloc(1, of_queries + of_tile + of_numbers + of_planes + of_signs + 256);
+    size_t of_rowwise = signs ? 0 : (size_t)(2 * count * wide);
+    size_t of_packed = few ? 0 : (size_t)(padded * columns * 4);
+    /* There is room for whole transposed blocks. */
+    size_t of_tile = few ? 0 : (size_t)((columns + 16) * 4 * TILE);
+    size_t of_spelled = few ? 0 : (size_t)((signs ? dim : 2 * step) * TILE);
+    size_t of_numbers = (size_t)padded * (sizeof(double) + 2 * sizeof(float) + 3 * sizeof(int32_t));
+    size_t of_later = few && !signs ? LATER * sizeof(Later) : 0;
+    /* Vectors begin with a line of the processor's cache. */
+    char *room = calloc(1, of_rowwise + of_packed + 2 * of_tile + of_planes + of_spelled +
+                               of_numbers + LINE);
     Later *later = of_later ? malloc(of_later) : NULL;
     if (!room || (of_later && !later)) {
         free(room);
         free(later);
         return -1;
     }
-    char *place = room + (64 - ((uintptr_t)room & 63));
+    char *place = room + (LINE - ((uintptr_t)room & (LINE - 1)));
     Scan scan = {0};
     scan.masks = masks;
     scan.queries = queries;
@@ -1330,42 +1407,40 @@ EXPORTED int64_t aiovec_scan(int64_t kind, const Segment *segments, int64_t numb
     scan.l2 = how & L2 ? 1 : 0;
     scan.plain = how & PLAIN ? 1 : 0;
     scan.step = step;
-    scan.stride = signs ? dim : halves ? 2 * step : step;
+    scan.stride = signs ? dim : kind == AVX2_ ? step : 2 * step;
     scan.half = half;
+    scan.wide = wide;
+    scan.columns = columns;
+    scan.seconds = seconds;
     scan.words = words;
     scan.answer = answer;
-    scan.tile = (int8_t *)place;
-    place += (of_tile + 63) / 64 * 64;
+    scan.later = later;
+    scan.rowwise = (int8_t *)place;
+    place += of_rowwise;
     scan.packed = (int8_t *)place;
-    place += (of_queries + 63) / 64 * 64;
-    if (of_planes) scan.planes = (uint64_t *)place;
+    place += of_packed;
+    scan.tile = (int8_t *)place;
+    scan.lower = scan.tile + of_tile;
+    place += 2 * of_tile;
+    scan.planes = of_planes ? (uint64_t *)place : NULL;
     place += of_planes;
-    if (of_signs) scan.spelled = (int8_t *)place;
-    place += (of_signs + 63) / 64 * 64;
+    scan.spelled = (int8_t *)place;
+    place += of_spelled;
     scan.lengths = (double *)place;
     scan.lowest = (float *)(scan.lengths + padded);
     scan.inverse = scan.lowest + padded;
     scan.sums = (int32_t *)(scan.inverse + padded);
-    if (later) {
-        scan.later = later;
-        scan.above = scan.sums + padded;
-        scan.middle = scan.above + padded;
-    }
+    scan.above = scan.sums + padded;
+    scan.middle = scan.above + padded;
     for (int64_t i = 0; i < count; i++) {
         int32_t sum = 0;
         for (int64_t c = 0; c < dim; c++) sum += queries[i].codes[c];
         scan.sums[i] = 128 * sum;
         scan.inverse[i] = (float)(1 / queries[i].scale);
     }
-    scan.wide = wide;
-    if (scan.planes)
-        pack_planes(&scan);
-    else if (scan.above)
-        pack_halves(&scan);
-    else if (kind == AVX2_)
-        pack_pairs(&scan);
-    else if (kind != PORTABLE)
-        pack_bytes(&scan);
+    if (!signs) pack_rowwise(&scan);
+    if (!few) pack_columns(&scan, first);
+    if (scan.planes) pack_planes(&scan);
     LookThrough *look = SCANS[kind];
     int64_t done = 2;
     for (int64_t begun = 0; begun < most || answer->segment >= 0;) {
