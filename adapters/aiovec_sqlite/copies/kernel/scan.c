@@ -478,9 +478,9 @@ INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64
 }
 
 /* Few queries, for rows in halves. Rows that cannot reach the floor with the most that their lower
- * halves can add are left out. Those that likely reach it are looked at soon, when their lower halves have
- * come from memory; the others wait until the floors have risen by these, and few are left. Where
- * many rows of a tile are left over, all of its lower halves are read in sequence. */
+ * halves can add are left out. Those that likely reach it are looked at soon, when their lower
+ * halves have come from memory; the others wait until the floors have risen by these, and few are
+ * left. Where many rows of a tile are left over, all of its lower halves are read in sequence. */
 INLINE int look_through_halves(Scan *scan, Products *products, HalfProduct *product) {
     int32_t found[TILE * FEW];
     uint32_t marks[FEW];
@@ -876,7 +876,7 @@ AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t coun
 }
 
 AVX512 static void halves_avx512(const Scan *scan, const int8_t *rows, int64_t count,
-                              int32_t *out) {
+                                 int32_t *out) {
     BY_NUMBER(few_avx512)
 }
 
@@ -961,6 +961,7 @@ AVX2 static void multiply_avx2(const Scan *scan, const int8_t *tile, int64_t cou
             for (int64_t c = 0; c < scan->columns; c += NARROW) {
                 __m256i some[8];
                 for (int j = 0; j < 8; j++) some[j] = _mm256_setzero_si256();
+/* Unrolled as a whole, the sums would not stay in registers. */
 #pragma GCC unroll 2
                 for (int k = 0; k < NARROW; k++, from += 4, codes += GROUP) {
                     __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
@@ -1032,8 +1033,7 @@ AVX2 INLINE void few_avx2(const Scan *scan, const int8_t *rows, int64_t count, i
         row_avx2(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
 }
 
-AVX2 static void halves_avx2(const Scan *scan, const int8_t *rows, int64_t count,
-                              int32_t *out) {
+AVX2 static void halves_avx2(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out) {
     BY_NUMBER(few_avx2)
 }
 
@@ -1117,7 +1117,7 @@ AVXVNNI INLINE void few_avxvnni(const Scan *scan, const int8_t *rows, int64_t co
 }
 
 AVXVNNI static void halves_avxvnni(const Scan *scan, const int8_t *rows, int64_t count,
-                              int32_t *out) {
+                                   int32_t *out) {
     BY_NUMBER(few_avxvnni)
 }
 
@@ -1215,8 +1215,7 @@ DOTPROD INLINE void few_neon(const Scan *scan, const int8_t *rows, int64_t count
         row_neon(scan, rows + r * scan->step, scan->rowwise, number, out + r, TILE);
 }
 
-DOTPROD static void halves_neon(const Scan *scan, const int8_t *rows, int64_t count,
-                              int32_t *out) {
+DOTPROD static void halves_neon(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out) {
     BY_NUMBER(few_neon)
 }
 
