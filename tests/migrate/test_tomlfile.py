@@ -437,10 +437,13 @@ def test_a_folder_in_which_this_user_may_not_write() -> None:
 
 
 def test_check_says_what_a_flip_would_do_and_does_nothing(file: Path) -> None:
-    before = file.stat()
+    def state() -> tuple[int, int, bytes]:
+        return file.stat().st_ino, file.stat().st_mtime_ns, file.read_bytes()
+
+    before = state()
     found = check(file, "lancedb")
     assert (found.before, found.after, found.kept) == ("sqlite", "lancedb", None)
-    assert file.stat() == before
+    assert state() == before
     assert _names(file.parent) == ["aiovec.toml"]
 
 

@@ -565,7 +565,7 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
         multiply(scan, scan->lower, count, first, found);
         for (int64_t number = first; number < last; number++) {
             int32_t *own = found + (number - first) * TILE;
-            for (int64_t i = 0; i < TILE; i++)
+            for (int64_t i = 0; i < count; i++)
                 own[i] += 16 * upper[(number - first) * TILE + i] - scan->sums[number];
             look_at(scan, number, row, count, own);
         }
@@ -590,7 +590,7 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
  * so they are fetched anyway. */
 INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
                              HalfProduct *product) {
-    int32_t found[TILE * GROUP] = {0};
+    int32_t found[TILE * GROUP];
     const Segment *segment = scan->segment;
     for (int64_t row = scan->answer->row; row < segment->rows; row += TILE) {
         int64_t count = segment->rows - row < TILE ? segment->rows - row : TILE;
