@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from aiovec.backend import Admission, Patience, PerLoop, Share
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
 
-from .connection import CancelledWorkError, Connection, Ticket
+from .connection import CancelledWorkError, Connection, Ticket, let_go
 from .errors import failures, may_pass, translate, translated
 
 _T = TypeVar("_T")
@@ -96,7 +96,7 @@ class ReaderPool:
         """
         return await self.run_outside_snapshot(
             lambda db, ticket: _insistently(
-                self._target, ticket, lambda: in_snapshot(db, lambda: work(db, ticket))
+                self._target, ticket, lambda: in_snapshot(db, ticket, work)
             )
         )
 
@@ -197,7 +197,7 @@ class SharedConnection:
     async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         """As ``ReaderPool.run``; the turn is what makes the snapshot."""
         return await self.run_outside_snapshot(
-            lambda db, ticket: in_snapshot(db, lambda: work(db, ticket))
+            lambda db, ticket: in_snapshot(db, ticket, work)
         )
 
     @asynccontextmanager
@@ -208,7 +208,7 @@ class SharedConnection:
         async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
             turn = await self.turn().__aenter__()
             return await self._connection.run_cancellable(
-                lambda db, ticket: in_snapshot(db, lambda: work(db, ticket)), turn.give_back
+                lambda db, ticket: in_snapshot(db, ticket, work), turn.give_back
             )
 
         yield run
@@ -284,11 +284,23 @@ def _insistently(target: str, ticket: Ticket, read: Callable[[], _T]) -> _T:
                 raise told from exc
 
 
-def in_snapshot(db: sqlite3.Connection, work: Callable[[], _T]) -> _T:
+def in_snapshot(
+    db: sqlite3.Connection, ticket: Ticket, work: Callable[[sqlite3.Connection, Ticket], _T]
+) -> _T:
     """Run the work in one read transaction, so that its statements see the same state."""
+    _end_transaction(db, ticket)  # of a call before, where that failed
     db.execute("BEGIN")
     try:
-        return work()
+        return work(db, ticket)
+    except BaseException as exc:
+        # SQLite forgets an interrupt when no statement runs any more, so no cursor may be left.
+        let_go(exc)
+        raise
     finally:
-        if db.in_transaction:
+        _end_transaction(db, ticket)
+
+
+def _end_transaction(db: sqlite3.Connection, ticket: Ticket) -> None:
+    if db.in_transaction:
+        with ticket.whole:  # interrupted, it would leave the transaction to the next call
             db.execute("ROLLBACK")

@@ -354,7 +354,9 @@ class ResidentSearch:
         self._loading.add(resident)
         while await read(partial(self._load_some, table, loader)):
             pass
-        resident.copy = loader.copy
+        # The copy alone counts from now on. Whoever lets it go counts on its memory, though the
+        # connection that it was read by is still being closed.
+        resident.copy, resident.reserved = loader.copy, 0
         self._backoff.settle(table)
         self._measure(table, resident)
 

@@ -9,7 +9,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +421,33 @@ async def test_the_table_searched_longest_ago_gives_way(tmp_path: Path) -> None:
             assert len(await store.search(name, query, limit=1800)) == (
                 1800 if name == "c" else 1000
             )
+
+
+async def test_a_copy_gives_way_whose_reading_is_still_being_closed(tmp_path: Path) -> None:
+    """What it would take counted on, and the next table had to go too."""
+    rng = np.random.default_rng(0)
+    room = 1000 * (DIM + copy.BYTES_BESIDE)
+    async with opened(tmp_path / "a.db", scan_memory=str(int(2.5 * room))) as store:
+        for name in ("a", "b", "c"):
+            await store.create_table(name, schema())
+            await store.insert(name, rows_for(rng, range(1000), DIM))
+        resident = resident_of(store)
+        aside, closing = resident._aside, asyncio.Event()
+
+        @asynccontextmanager
+        async def long_closed() -> AsyncIterator[Any]:
+            async with aside() as read:
+                yield read
+                await closing.wait()
+
+        await ready(store, "a")
+        resident._aside = long_closed
+        await ready(store, "b")
+        resident._aside = aside
+        await store.search("a", rng.standard_normal(DIM))
+        await ready(store, "c")
+        assert [in_memory(store, name) for name in "abc"] == [True, False, True]
+        closing.set()
 
 
 async def test_preload(tmp_path: Path) -> None:
