@@ -48,8 +48,10 @@ from aiovec_remote.settings import RemoteSettings
 
 SECRET = "k3y-that-nobody-may-see"
 QUICK = RemoteSettings(
-    api_key=SECRET, connect_timeout=1, idle_timeout=1, reconnect_timeout=0.3, busy_timeout=0.3
+    api_key=SECRET, connect_timeout=30, idle_timeout=30, reconnect_timeout=0.3, busy_timeout=0.3
 )
+# Where the server is silent.
+HASTY = QUICK.model_copy(update={"idle_timeout": 1.0})
 VECTOR = [1.0, 0.0]
 RETRIEVAL = RetrievalSettings()
 
@@ -237,7 +239,7 @@ async def test_a_write_whose_answer_is_lost_is_not_repeated_without_kept_keys(fa
 async def test_a_write_whose_answer_is_lost_is_repeated_under_its_key(fake: Fake) -> None:
     fake.answers["open"] = [told(opened(keeps_keys=True))]
     fake.answers["delete"] = [None, None, told(Message({"count": 1}))]
-    async with store_of(fake) as store:
+    async with store_of(fake, QUICK.model_copy(update={"reconnect_timeout": 60.0})) as store:
         assert await store.delete("notes", ["a"]) == 1
         first, second, third = fake.calls("delete")
         keys = {one.headers["idempotency-key"] for one in (first, second, third)}
@@ -245,7 +247,8 @@ async def test_a_write_whose_answer_is_lost_is_repeated_under_its_key(fake: Fake
         assert "idempotency-retry" not in first.headers
         assert second.headers["idempotency-retry"] == third.headers["idempotency-retry"] == "1"
         assert first.body == second.body == third.body
-        fake.answers["delete"] = [None]
+    fake.answers["delete"] = [None]
+    async with store_of(fake) as store:
         with pytest.raises(OutcomeUnknownError):
             await store.delete("notes", ["a"])
     assert keys != {fake.calls("delete")[-1].headers["idempotency-key"]}
@@ -439,7 +442,7 @@ async def test_a_silent_server(fake: Fake) -> None:
         await reader.read()
 
     fake.answers["tables"] = [silence]
-    async with store_of(fake) as store:
+    async with store_of(fake, HASTY) as store:
         with pytest.raises(AiovecError, match="did not answer"):
             await store.tables()
 
@@ -487,7 +490,7 @@ async def test_a_silent_server_is_not_waited_for_again(fake: Fake) -> None:
 
     fake.answers["open"] = [told(opened(keeps_keys=True))]
     fake.answers |= {"delete": [silence], "tables": [silence]}
-    patient = QUICK.model_copy(update={"reconnect_timeout": 60.0})
+    patient = HASTY.model_copy(update={"reconnect_timeout": 60.0})
     async with store_of(fake, patient) as store:
         with pytest.raises(OutcomeUnknownError):
             await store.delete("notes", ["a"])
@@ -497,25 +500,37 @@ async def test_a_silent_server_is_not_waited_for_again(fake: Fake) -> None:
 
 
 async def test_a_cancelled_read_closes_its_connection(fake: Fake) -> None:
+    asked = asyncio.Event()
+
     async def silence(reader: asyncio.StreamReader, _: Any) -> None:
+        asked.set()
         await reader.read()
 
     fake.answers["search"] = [silence]
     async with store_of(fake) as store:
         fake.gone.clear()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(store.search("notes", VECTOR), 0.1)
-        await asyncio.wait_for(fake.gone.wait(), 5)
+        search = asyncio.ensure_future(store.search("notes", VECTOR))
+        await asyncio.wait_for(asked.wait(), 20)
+        search.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await search
+        await asyncio.wait_for(fake.gone.wait(), 20)
 
 
 async def test_a_cancelled_write_is_ended_at_the_server_first(fake: Fake) -> None:
+    asked = asyncio.Event()
+
     async def silence(reader: asyncio.StreamReader, _: Any) -> None:
+        asked.set()
         await reader.read()
 
     fake.answers |= {"delete": [silence], "cancel": [told(Message())]}
     async with store_of(fake) as store:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(store.delete("notes", ["a"]), 0.2)
+        delete = asyncio.ensure_future(store.delete("notes", ["a"]))
+        await asyncio.wait_for(asked.wait(), 20)
+        delete.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delete
         (cancelled,) = fake.calls("cancel")
         assert fake.calls("delete")[0].headers["idempotency-key"].encode() in cancelled.body
 
@@ -813,7 +828,7 @@ async def test_an_export_that_cannot_be_believed(
     fake: Fake, answer: bytes, error: type[AiovecError]
 ) -> None:
     fake.answers["export"] = [answer]
-    async with store_of(fake) as store:
+    async with store_of(fake, HASTY) as store:
         with pytest.raises(error):
             await collected(store)
 

@@ -250,7 +250,7 @@ async def _moved(path: Path, *, clients: int, cut: float) -> None:
     config = write_toml(path, "sqlite")
     async with aiovec.connect(config=config) as store:
         await store.create_table("notes", SCHEMA)
-    options = Options(switch=True, index=False)
+    options = Options(switch=True, index=False, pause_limit=60)
     async with (
         restarted("--config", str(config)) as server,
         CuttingProxy(server.served.port, 5, cut) as proxy,

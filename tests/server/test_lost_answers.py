@@ -241,7 +241,7 @@ async def test_each_writing_call(
 # give the same outcome without having their keys.
 _SHOWN = tuple(name for name in CALLS if name not in ("insert-skip", "delete", "delete_where"))
 _ROWS = ("insert", "upsert", "update", "set_vectors")
-_SWITCH = Options(switch=True, index=False)
+_SWITCH = Options(switch=True, index=False, pause_limit=60)
 
 
 @pytest.mark.parametrize("way", ["there", "back"])

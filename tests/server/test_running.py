@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,14 +204,15 @@ async def test_idle_connections_hold_nothing() -> None:
 )
 async def test_a_client_that_stalls_is_cut_off(start: bytes) -> None:
     async with running(receive_timeout=0.2) as server:
+        before = time.monotonic()
         reader, writer = await server.connect()
         writer.write(start)
-        before = time.monotonic()
         with suppress(ConnectionResetError):
             await asyncio.wait_for(reader.read(), START)
         assert time.monotonic() - before > 0.1
         writer.close()
-        assert b"ok" in await server.ask()
+        while b"ok" not in await server.ask():  # which a loaded machine may cut off as well
+            assert time.monotonic() - before < START
     assert server.app.ended in ([], ["http.disconnect"])
 
 
@@ -232,14 +234,22 @@ async def test_a_client_that_drips_is_cut_off() -> None:
 
 
 async def test_a_slow_body_that_goes_on_is_read() -> None:
-    async with running(receive_timeout=0.4) as server:
-        reader, writer = await server.connect()
-        writer.write(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
-        for _ in range(10):
-            await asyncio.sleep(0.1)
-            writer.write(b"x")
-        assert await reader.readuntil(b"0\r\n\r\n")
-        writer.close()
+    longest = 0.4
+    while longest > 0.3:  # the machine held one up for too long
+        async with running(receive_timeout=0.4) as server:
+            moments = [time.monotonic()]
+            reader, writer = await server.connect()
+            writer.write(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                writer.write(b"x")
+                moments.append(time.monotonic())
+            answer = b""
+            with suppress(ConnectionResetError, asyncio.IncompleteReadError):
+                answer = await reader.readuntil(b"0\r\n\r\n")
+            writer.close()
+        longest = max(later - one for one, later in pairwise(moments))
+    assert answer
     assert server.app.ended == ["http.request"]
 
 
@@ -260,7 +270,7 @@ def _connections(server: Running) -> int:
 
 async def test_a_slow_reader_that_goes_on_is_not_cut_off() -> None:
     # The system tells of more room in steps of up to a third of its buffer, which grows to MiB.
-    async with running(receive_timeout=0.1, send_timeout=3, shutdown_timeout=0.1) as server:
+    async with running(receive_timeout=2, send_timeout=3, shutdown_timeout=0.1) as server:
         reader, writer = await server.connect()
         writer.write(_request("/stream"))
         read = 0
@@ -440,8 +450,11 @@ async def test_a_server_that_is_not_needed_ends() -> None:
 
 
 async def test_a_long_call_is_use() -> None:
-    async with running(idle_timeout=0.1) as server:
+    clients = Processes()
+    async with running(idle_timeout=0.1, clients=clients) as server:
         call = asyncio.ensure_future(server.ask("/wait"))
+        await server.app.entered.wait()
+        clients.live = False
         await asyncio.sleep(0.5)
         assert not server.task.done()
         server.app.go_on.set()

@@ -430,7 +430,7 @@ def test_a_line_of_the_access_log_is_one_line() -> None:
     log = AccessLog(lines)
     hostile = 'a\n{"status": 200}\r\x1b[31m\u2028\u0085"'
     log.ended(Observed(hostile, "GET", hostile, hostile, 200, 0.5, 1, 2, hostile, None, True))
-    lines.flush()
+    lines.flush(20)
     assert stream.text.count("\n") == 1
     assert stream.text.isascii()
     assert stream.text.strip().isprintable()
@@ -478,7 +478,7 @@ def test_records_of_logging_are_lines_too() -> None:
     except ValueError:
         logger.exception("failed %s", 'a\n{"level": "x"}')
     logger.warning("%d", "no number")
-    lines.flush()
+    lines.flush(20)
     (line,) = stream.text.splitlines()
     found = json.loads(line)
     assert (found["level"], found["logger"]) == ("error", "test_records_of_logging")
@@ -503,7 +503,7 @@ async def test_no_secret_and_no_query_is_seen(
         await client.get("/tables", headers=bearer(secret * 3))
         metrics = (await client.get("/metrics", headers=bearer(READS))).text
     for lines in list(_ALL):
-        await asyncio.to_thread(lines.flush)
+        await asyncio.to_thread(lines.flush, 20)
     text = capfd.readouterr().err
     told = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     assert [line["status"] for line in told[:4]] == [200, 200, 404, 405]
@@ -549,6 +549,7 @@ async def test_metrics_while_tables_go_and_figures_take_long(
     store: aiovec.VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, pauses = store.stats, [0.0]
+    names = [*await store.tables(), "gone"]
 
     async def stats(table: str) -> aiovec.TableStats:
         if table == "gone":
@@ -556,12 +557,15 @@ async def test_metrics_while_tables_go_and_figures_take_long(
         await asyncio.sleep(pauses[0])
         return await plain(table)
 
+    async def tables() -> list[str]:
+        return names
+
     monkeypatch.setattr(store, "stats", stats)
-    monkeypatch.setattr(metrics_module, "_STORE_PATIENCE", 0.2)
+    monkeypatch.setattr(store, "tables", tables)
     monkeypatch.setattr(metrics_module, "_STORE_SECONDS", 0.0)
-    await store.create_table("gone", aiovec.Schema(2))
     async with client_of(store) as client:
-        for pauses[0] in (0, 20):
+        for pauses[0], patience in ((0, 20), (20, 0.2)):
+            monkeypatch.setattr(metrics_module, "_STORE_PATIENCE", patience)
             text = (await client.get("/metrics")).text
             assert 'aiovec_store_up{backend="sqlite"} 1.0' in text
             assert "aiovec_tables 2.0" in text

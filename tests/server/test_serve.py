@@ -197,8 +197,9 @@ def test_read_only(tmp_path: Path) -> None:
 
 def test_it_stops_when_nobody_calls(tmp_path: Path) -> None:
     idle = 0.5
+    asked = time.monotonic()
     with serving(tmp_path / "notes.db", "--idle-timeout", str(idle)) as server:
-        began = asked = time.monotonic()
+        began = time.monotonic()
         while time.monotonic() < began + 2 * idle:  # calls put its end off
             last, asked = asked, time.monotonic()
             try:
