@@ -196,9 +196,7 @@ class SharedConnection:
 
     async def run(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
         """As ``ReaderPool.run``; the turn is what makes the snapshot."""
-        return await self.run_outside_snapshot(
-            lambda db, ticket: in_snapshot(db, ticket, work)
-        )
+        return await self.run_outside_snapshot(lambda db, ticket: in_snapshot(db, ticket, work))
 
     @asynccontextmanager
     async def reading_aside(self) -> AsyncGenerator[Read, None]:

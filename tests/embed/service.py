@@ -79,6 +79,8 @@ class Service:
         self.plan: list[Callable[[Request], Reply]] = []
         self.always: Callable[[Request], Reply] = answer
         self.delay = 0.0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.keeps_alive = True
         self.at_once = 0
         self.most_at_once = 0
@@ -130,6 +132,7 @@ class Service:
                 self.came.release()
                 try:
                     await asyncio.sleep(self.delay)
+                    await self.answers.wait()
                     reply = (self.plan.pop(0) if self.plan else self.always)(request)
                     if reply.hang:
                         await asyncio.sleep(3600)

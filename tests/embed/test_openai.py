@@ -129,14 +129,23 @@ async def test_a_large_call_is_cut_into_requests(service: Service, opened: Open)
 
 
 async def test_a_small_call_does_not_wait_for_a_large_one(service: Service, opened: Open) -> None:
-    service.delay = 0.01
+    service.answers.clear()
+    service.plan = [answer] * 5
+    service.always = lambda _: Reply({}, hang=True)
     async with opened(batch_size=20, concurrency=1) as store:
         await with_table(store)
-        large = asyncio.ensure_future(store.insert("notes", rows(4000)))
+        large = asyncio.ensure_future(store.insert("notes", rows(1000)))
         await service.came.acquire()
-        await store.insert("notes", [{"id": "small", "body": "small"}])
-        await store.search("notes", "a query")
-        assert len(service.requests) < 100
+        small = asyncio.ensure_future(
+            store.insert("notes", [{"id": "small", "body": "small"}])
+        )
+        query = asyncio.ensure_future(store.search("notes", "a query"))
+        desk = store._embedders._batchers["default"]._desk()
+        async with asyncio.timeout(20):
+            while [len(queue) for queue in desk._queues.values()] != [1, 2]:
+                await asyncio.sleep(0.01)
+        service.answers.set()
+        await asyncio.gather(small, query)  # with the few answers that there are
         assert not large.done()
         large.cancel()
         await asyncio.gather(large, return_exceptions=True)
@@ -460,8 +469,9 @@ async def test_cancellation_at_every_stage(service: Service, opened: Open) -> No
                 assert kept == 6 if outcome == 6 else kept in (0, 6)
             await store.delete_where("notes", "TRUE")
         desk = store._embedders._batchers["default"]._desk()
-        await asyncio.sleep(0.1)
-        assert not desk._flights
+        async with asyncio.timeout(20):
+            while desk._flights:
+                await asyncio.sleep(0.01)
         assert not any(desk._queues.values())
         assert set(desk._waiting.values()) == {0}
 
