@@ -71,6 +71,12 @@ def rows(count: int, start: int = 0) -> list[dict[str, object]]:
     return [{"id": f"r{n}", "body": f"text {n}"} for n in range(start, start + count)]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+
+
 async def test_rows_and_searches_go_through_the_service(service: Service, opened: Open) -> None:
     async with opened(query_prefix="query: ", document_prefix="passage: ") as store:
         await with_table(store)
@@ -136,16 +142,13 @@ async def test_a_small_call_does_not_wait_for_a_large_one(service: Service, open
         await with_table(store)
         large = asyncio.ensure_future(store.insert("notes", rows(1000)))
         await service.came.acquire()
-        small = asyncio.ensure_future(
-            store.insert("notes", [{"id": "small", "body": "small"}])
-        )
+        small = asyncio.ensure_future(store.insert("notes", [{"id": "small", "body": "small"}]))
         query = asyncio.ensure_future(store.search("notes", "a query"))
         desk = store._embedders._batchers["default"]._desk()
-        async with asyncio.timeout(20):
-            while [len(queue) for queue in desk._queues.values()] != [1, 2]:
-                await asyncio.sleep(0.01)
+        await until(lambda: [len(queue) for queue in desk._queues.values()] == [1, 2])
         service.answers.set()
-        await asyncio.gather(small, query)  # with the few answers that there are
+        # With the few answers that there are.
+        await asyncio.wait_for(asyncio.gather(small, query), 20)
         assert not large.done()
         large.cancel()
         await asyncio.gather(large, return_exceptions=True)
@@ -469,9 +472,7 @@ async def test_cancellation_at_every_stage(service: Service, opened: Open) -> No
                 assert kept == 6 if outcome == 6 else kept in (0, 6)
             await store.delete_where("notes", "TRUE")
         desk = store._embedders._batchers["default"]._desk()
-        async with asyncio.timeout(20):
-            while desk._flights:
-                await asyncio.sleep(0.01)
+        await until(lambda: not desk._flights)
         assert not any(desk._queues.values())
         assert set(desk._waiting.values()) == {0}
 

@@ -51,7 +51,7 @@ QUICK = RemoteSettings(
     api_key=SECRET, connect_timeout=30, idle_timeout=30, reconnect_timeout=0.3, busy_timeout=0.3
 )
 # Where the server is silent.
-HASTY = QUICK.model_copy(update={"idle_timeout": 1.0})
+HASTY = QUICK.model_copy(update={"idle_timeout": 2.0})
 VECTOR = [1.0, 0.0]
 RETRIEVAL = RetrievalSettings()
 

@@ -114,7 +114,7 @@ def test_four_processes_at_once_share_one_server_which_ends_behind_them(place: P
         taken.listen()
         port = taken.getsockname()[1]
         place.write(port=port)
-        apps = [_app(place, str(n), stay=1.0) for n in range(4)]
+        apps = [_app(place, str(n), stay=3.0) for n in range(4)]
         try:
             for app in apps:
                 assert app.stdout is not None
