@@ -38,8 +38,8 @@ class Bucket:
             "aws_region": "eu-central-1",
             "aws_endpoint": self.endpoint,
             "allow_http": "true",
+            "timeout": "30s",  # a busy machine may take long to answer
             # Soon told what fails.
-            "timeout": "3s",
             "client_max_retries": "1",
         }
 

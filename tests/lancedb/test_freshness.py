@@ -117,25 +117,23 @@ async def test_reads_beside_writes_see_what_was_acknowledged(
     two: tuple[VectorStore, VectorStore],
 ) -> None:
     reader, writer = two
-    written = 0
+    written = reads = 0
 
-    async def read() -> int:
-        reads = 0
-        while written < 40:
+    async def read() -> None:
+        nonlocal reads
+        while written < 40 or reads <= 5:
             before = written
             assert await reader.count("notes") >= before
             reads += 1
-        return reads
 
     async def write() -> None:
         nonlocal written
-        for n in range(40):
-            await writer.insert("notes", numbered(1, start=n))
-            written = n + 1
-            await asyncio.sleep(0.005 * (n % 4))
+        while written < 40 or reads <= 5:  # on a busy machine the reads may be held up
+            await writer.insert("notes", numbered(1, start=written))
+            written += 1
+            await asyncio.sleep(0.005 * (written % 4))
 
-    reads, _ = await asyncio.gather(read(), write())
-    assert reads > 5
+    await asyncio.gather(read(), write())
 
 
 async def test_a_quiet_table_is_not_opened_anew(

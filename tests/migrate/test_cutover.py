@@ -137,7 +137,7 @@ async def test_an_overrun_lets_the_writers_go_on_and_is_tried_again(tmp_path: Pa
         moving = asyncio.ensure_future(
             switch(
                 config,
-                options=Options(switch=True, pause_limit=0.5, index=False),
+                options=Options(switch=True, pause_limit=0.5, attempts=20, index=False),
                 step=dawdle,
                 listener=lambda event: events.append(event.text),
             )

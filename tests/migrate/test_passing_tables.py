@@ -21,7 +21,7 @@ from .test_ends import SWITCH, a_store, place_of
 
 PASSING = "passing"
 BACKENDS: dict[str, Any] = {"sqlite": SqliteBackend, "lancedb": LancedbBackend}
-Meets = Callable[[VectorStore, str, str, bool], Awaitable[None]]
+Meets = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> Meets:
     With ``returns`` it is there again, with another schema.
     """
 
-    async def then(app: VectorStore, backend: str, call: str, returns: bool) -> None:
+    async def then(
+        app: VectorStore, backend: str, call: str, returns: bool, *, patience: float = 30.0
+    ) -> None:
         told = getattr(BACKENDS[backend], call)
         busy, model = False, 0
 
@@ -42,7 +44,7 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> Meets:
                 return result
             busy = True
             try:
-                async with asyncio.timeout(0.3):  # a pause of the writers waits for this call
+                async with asyncio.timeout(patience):
                     await app.drop_table(PASSING)
                     if returns and model < 3:
                         model += 1
@@ -76,13 +78,14 @@ async def test_a_run_and_its_way_back(
     wanted = await contents_at(config=config)
     other = "lancedb" if backend == "sqlite" else "sqlite"
     async with aiovec.connect(config=config) as app:
-        await meets(app, backend, call, returns)
+        # A pause of the writers waits for these calls.
+        await meets(app, backend, call, returns, patience=0.3)
         plan = await aiovec_migrate.plan(None, other, config=config, options=SWITCH)
         assert not plan.problems
         await migrated(None, other, config=config, options=SWITCH)
         if PASSING in await app.tables():
             await app.drop_table(PASSING)
-        await meets(app, other, call, returns)
+        await meets(app, other, call, returns, patience=0.3)
         await rolled_back(config=config)
         if PASSING in await app.tables():
             await app.drop_table(PASSING)
