@@ -215,13 +215,14 @@ def test_a_loop_that_ends_leaves_no_lock_behind(tmp_path: Path) -> None:
             ids = await all_ids(store)
             assert len(ids) == len(set(ids))
 
-    def leave_many() -> None:
+    def leave_many(warned: pytest.WarningsRecorder) -> None:
         for number in range(8):
             asyncio.run(leave(number, turns=number))
-        for _ in range(10):  # LanceDB's threads let go of them a little later
-            gc.collect()
+        ends = time.monotonic() + 30
+        while len(warned) < 8 and time.monotonic() < ends:
+            gc.collect()  # LanceDB's threads let go of them a little later
             time.sleep(0.05)
 
-    with pytest.warns(ResourceWarning):
-        leave_many()
+    with pytest.warns(ResourceWarning) as warned:
+        leave_many(warned)
     asyncio.run(finish())
