@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import (
+    LITTLE,
+    VALUES_A_COLUMN,
     Columns,
     Schema,
     StoredRows,
@@ -25,11 +27,13 @@ _BYTES_A_VALUE = 64
 
 def effort_of(rows: pa.Table) -> int:
     """Return the number of Python values that an Arrow table makes, for ``off_loop``."""
-    effort = rows.num_rows * (rows.num_columns + 8)
+    effort: int = rows.num_rows * (rows.num_columns + 8) + VALUES_A_COLUMN * rows.num_columns
+    if effort > LITTLE:  # what they hold takes its time to be asked, too
+        return effort
     for column in rows.columns:
         if not pa.types.is_fixed_size_list(column.type):  # vectors stay as they lie
             effort += column.nbytes // _BYTES_A_VALUE
-    return int(effort)
+    return effort
 
 
 def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
@@ -43,17 +47,18 @@ def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
 
 def stored_form(rows: pa.Table, schema: Schema) -> pa.Table:
     """The rows as they are written: a negative zero as zero, for Lance would sort it before."""
-    for name, field in schema.fields.items():
-        if field.item_kind != "float":
+    columns = rows.columns
+    for place, name in enumerate(rows.column_names):
+        field = schema.fields.get(name)
+        if field is None or field.item_kind != "float":
             continue
-        place = rows.schema.get_field_index(name)
-        column = rows.column(place)
+        column = columns[place]
         if field.is_list:
             column = pa.chunked_array(map(_without_negative_zeros, column.chunks), column.type)
         else:
             column = pc.add(column, 0.0)
-        rows = rows.set_column(place, rows.schema.field(place), column)
-    return rows
+        columns[place] = column
+    return pa.Table.from_arrays(columns, schema=rows.schema)
 
 
 def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from aiovec.backend import (
     FORKED,
+    VALUES_A_COLUMN,
     Backend,
     Columns,
     Expr,
@@ -459,6 +460,7 @@ def _effort(answer: Message) -> int:
             values += 1
             size += column.get_total_buffer_size()  # one row may hold much
     listed += answer.rows.num_rows * values + answer.rows.column(0).num_chunks
+    listed += VALUES_A_COLUMN * answer.rows.num_columns
     return int(listed + size // _BYTES_A_VALUE)
 
 

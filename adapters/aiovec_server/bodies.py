@@ -12,7 +12,7 @@ import pydantic_core
 from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
-from aiovec.backend import in_thread
+from aiovec.backend import LITTLE, in_thread
 
 from .bounds import check_rows
 from .call import Call
@@ -28,8 +28,6 @@ SMALL_BODY = 64 * 1024
 # What a row of an answer takes besides its values, for ``off_loop``.
 _VALUES_A_ROW = 8
 _NUMBERS_A_VALUE = 16
-# As in aiovec's own: what may be done on the event loop, in values that Python code touches.
-LITTLE = 2000
 _QUERY = re.compile("_+query")
 # Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
 _DEEPEST = 32

@@ -72,7 +72,7 @@ from ._core.moving import (
 from ._core.once import once
 from ._core.patch import PayloadPatch, Remove
 from ._core.plugin import AddressKey, BackendPlugin, Location
-from ._core.pool import in_thread, off_loop, thread_limiter
+from ._core.pool import LITTLE, VALUES_A_COLUMN, in_thread, off_loop, thread_limiter
 from ._core.redaction import MASK, cleaned, redacted, secrets_in, without_secrets
 from ._core.schema import (
     MAX_DIM,
@@ -278,6 +278,7 @@ __all__ = [
     "FORKED",
     "FRAME_HEAD",
     "JSON",
+    "LITTLE",
     "LONG_TEXT",
     "MASK",
     "MAX_DIM",
@@ -290,6 +291,7 @@ __all__ = [
     "PROTOCOL_HEADER",
     "SNIPPET_GAP",
     "STORE_HEADER",
+    "VALUES_A_COLUMN",
     "WORDS_OF_A_SNIPPET",
     "AddressKey",
     "Admission",

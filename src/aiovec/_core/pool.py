@@ -29,6 +29,8 @@ _limiter: RunVar[anyio.CapacityLimiter] = RunVar("aiovec")
 LITTLE = 2000
 # Numbers of an array that take as long as one such value.
 NUMBERS_A_VALUE = 16
+# What a column takes however few its rows are, in such values.
+VALUES_A_COLUMN = 40
 
 
 def thread_limiter() -> anyio.CapacityLimiter:

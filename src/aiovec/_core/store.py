@@ -538,6 +538,7 @@ class VectorStore:
             bytes_of,
             collect,
             effort_of,
+            effort_of_columns,
             first_of_each_id,
             last_of_each_id,
             repeated_ids,
@@ -565,13 +566,14 @@ class VectorStore:
         async def write(engine: Engine, handle: TableHandle) -> int:
             check_model(handle, model)
             schema, backend = handle.schema, engine.backend
+            checking = effort + effort_of_columns(schema)
             # Before the rows are turned into what is written, which takes memory.
             size = await off_loop(columns, bytes_of, held[0], schema)
             # Which rows are there already may have changed since an attempt before.
             if schema.embed is not None and (on_conflict == "skip" or schema not in embedded):
                 # No other write waits for memory while the embedder works.
                 async with backend.writing(size):
-                    batch = await off_loop(effort, check, schema)
+                    batch = await off_loop(checking, check, schema)
                 embedded[schema] = await self._with_vectors(
                     engine, handle, batch, model, on_conflict
                 )
@@ -580,7 +582,7 @@ class VectorStore:
                 async with backend.writing(size) as share:
                     batch = checked
                     if batch is None:
-                        batch = await off_loop(effort, check, schema)
+                        batch = await off_loop(checking, check, schema)
                     operation.batch = count = int(batch.num_rows)
                     if share is not None:
                         parts = batch.num_columns * batch.column(0).num_chunks
@@ -653,7 +655,7 @@ class VectorStore:
         ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
         vector in the same write; no text, where rows may have no vector, takes theirs.
         """
-        from .._input.rows import check_patch, distinct_ids, effort_of
+        from .._input.rows import check_patch, distinct_ids, effort_of_update
 
         if ids is None and where is None:
             raise InvalidArgumentError(
@@ -661,12 +663,13 @@ class VectorStore:
             )
         if isinstance(fields, Mapping):
             fields = dict(fields)  # its owner may change it while the call waits
+        effort = effort_of_update(fields, len(fields) if isinstance(fields, dict) else 0)
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
         operation = Operation("update", table, filtered=where is not None)
         operation.batch = None if wanted is None else len(wanted)
 
         async def update(engine: Engine, handle: TableHandle) -> int:
-            values, payload = await off_loop(effort_of(fields), check_patch, fields, handle.schema)
+            values, payload = await off_loop(effort, check_patch, fields, handle.schema)
             condition = await self._bind(where, handle.schema)
             if wanted is not None and not wanted:
                 return 0

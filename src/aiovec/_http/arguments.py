@@ -19,7 +19,7 @@ from .._core.patch import REMOVE, PayloadPatch, path_text
 from .._core.schema import Field, FieldIndex, Schema
 from .._filters.tree import Ref
 from .._input.arguments import check_count, check_tuning
-from .._input.rows import check_ids, check_patch
+from .._input.rows import check_ids, check_patch, effort_of_update
 from .._input.selection import order_keys, value_ref
 from .._input.vectors import checked_query_vectors
 from .._text.query import text_fields
@@ -32,6 +32,8 @@ _T = TypeVar("_T")
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
 _LONGEST_STATE = 200
+# Characters of a change of the payload, as it is sent: [["a"], 1]
+_LEAST_CHANGE = 10
 # More than a user can name, and the id.
 _MOST_ORDERS = 40
 LONGEST_KEY = 200
@@ -171,6 +173,15 @@ def _column(message: Message, schema: Schema) -> Any:
     if message.rows is None or message.rows.schema.names != [schema.vector]:
         raise InvalidArgumentError("vectors", None, f"rows of one column, {schema.vector!r}")
     return message.rows.column(0)
+
+
+def effort_of_patch(facts: Facts) -> int:
+    """Return how many values it takes to read an update, for ``off_loop``."""
+    values, payload = facts.get("values"), facts.get("payload")
+    changes = len(values) if isinstance(values, dict) else 0
+    if isinstance(payload, str):
+        changes += len(payload) // _LEAST_CHANGE
+    return effort_of_update(facts, changes)
 
 
 def patch_in(

@@ -15,7 +15,6 @@ from .._core.engine import Engine
 from .._core.pool import off_loop
 from .._core.schema import Schema, check_table_name
 from .._core.store import VectorStore
-from .._input.rows import effort_of
 from .._telemetry.events import Operation
 from ..errors import InvalidArgumentError
 from . import arguments as given
@@ -171,7 +170,8 @@ class Writes(Part):
                 return counted(0)
             vector = given.vector_in(asked, schema)
             values, payload = await off_loop(
-                effort_of(facts), lambda: given.patch_in(facts, schema, alone=vector is None)
+                given.effort_of_patch(facts),
+                lambda: given.patch_in(facts, schema, alone=vector is None),
             )
             return counted(
                 await engine.backend.update(

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from .._arrays import Float32Array
 from .._arrow import check_table, one_array, payload_texts, to_matrix
 from .._core.contract import Columns, Found, StoredRows
-from .._core.pool import LITTLE
+from .._core.pool import LITTLE, VALUES_A_COLUMN
 from .._core.schema import Field, Schema
 from .._input.columns import python_values
 from .._input.rows import effort_of
@@ -263,7 +263,7 @@ def effort_of_rows(answers: Iterable[StoredRows]) -> int:
     """Return how many values it takes to turn rows into Arrow, for ``off_loop``."""
     effort = 0
     for rows in answers:
-        effort += len(rows.ids) * (len(rows.fields) + 2)
+        effort += len(rows.ids) * (len(rows.fields) + 2) + VALUES_A_COLUMN * len(rows.fields)
         effort += 0 if rows.vectors is None else rows.vectors.size // 16
         if effort <= LITTLE:
             effort += sum(_held(values) for values in rows.fields.values())

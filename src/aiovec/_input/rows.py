@@ -39,7 +39,7 @@ from .._arrow import (
 )
 from .._core.ids import id_text, new_ids
 from .._core.patch import PayloadPatch, Remove, path_text
-from .._core.pool import LITTLE, NUMBERS_A_VALUE
+from .._core.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
 from .._core.records import Record
 from .._core.schema import Schema
 from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
@@ -68,6 +68,8 @@ _NUMBERS = frozenset((int, float))
 # For ``off_loop``, what takes as long as one value does: text, bytes of Arrow's buffers.
 _CHARACTERS_A_VALUE = 256
 _BUFFER_A_VALUE = 64
+# What lists of numbers take besides, whose items are checked as a column of their own.
+_COLUMNS_A_LIST = 5
 # What a value that is no vector takes, as far as that can be told before it is looked at.
 _BYTES_A_VALUE = 32
 _LITTLE_MEMORY = 2**20
@@ -180,6 +182,18 @@ def effort_of(given: Any) -> int:
         else:
             effort += LITTLE
     return effort
+
+
+def effort_of_columns(schema: Schema) -> int:
+    """Return what the fields of a schema add to that, however few rows there are."""
+    fields = schema.fields.values()
+    lists = sum(field.is_list and field.item_kind != "text" for field in fields)
+    return VALUES_A_COLUMN * (len(fields) + _COLUMNS_A_LIST * lists)
+
+
+def effort_of_update(given: Any, changes: int) -> int:
+    """Return the same of what sets so many fields and keys of the payload, each by itself."""
+    return effort_of(given) + 2 * VALUES_A_COLUMN * changes
 
 
 def effort_of_query(vector: Any) -> int:

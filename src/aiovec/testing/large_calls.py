@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,30 @@ class LargeCallsContract(ContractBase):
                     del record, hit, row
         with own_work():
             del large, fields
+
+    async def test_few_rows_of_many_columns(self, store: VectorStore) -> None:
+        """Each column takes its time, however few rows there are."""
+        fields = {f"f{n:03}": [1.0, 2.5] for n in range(100)}
+        keys = {f"k{n:03}": 1.5 for n in range(600)}
+        await store.create_table("notes", Schema(DIM, fields=dict.fromkeys(fields, list[float])))
+        row = {"id": "a", "embedding": [1.0] * DIM, **fields}
+        wide = {"id": "b", "embedding": [1.0] * DIM, **keys}
+        calls: dict[str, Callable[[], Awaitable[int]]] = {
+            "insert": lambda: store.insert("notes", [row]),
+            "insert of columns": lambda: store.insert(
+                "notes", {name: [value] for name, value in {**row, "id": "c"}.items()}
+            ),
+            "upsert": lambda: store.upsert("notes", [row]),
+            "upsert of a payload": lambda: store.upsert("notes", [wide]),
+            "update": lambda: store.update("notes", fields, ids="a"),
+            "update of a payload": lambda: store.update("notes", keys, ids="b"),
+        }
+        for name, call in calls.items():
+            with case(name):
+                assert await call() == 1
+        for record in await store.get("notes", ["a", "b"]):
+            assert len(record.fields) >= 100
+        assert len(await store.search("notes", [1.0] * DIM)) == 3
 
     async def test_large_arguments(self, notes: VectorStore) -> None:
         """Far too large arguments are refused, or taken, without holding the loop either."""

@@ -19,6 +19,7 @@ from ..errors import (
     InvalidVectorError,
 )
 from .base import ContractBase, case
+from .loop_time import own_work
 from .oracle import Oracle, assert_same_hit_fields, assert_same_hits
 from .values import DIM, EVERY_KIND, SMALL, ids_of, rows_of_every_kind, small_rows, vectors
 
@@ -164,9 +165,10 @@ class SearchingContract(ContractBase):
         for limit, where in ((4_096, None), (4_097, None), (4_900, None), (4_200, "year >= 500"),
                              (6_000, None), (6_000, "year >= 700")):  # fmt: skip
             expected = oracle.search("notes", query, limit=limit, where=where)
-            assert_same_hits(
-                await store.search("notes", query, limit=limit, where=where, select=[]), expected
-            )
+            hits = await store.search("notes", query, limit=limit, where=where, select=[])
+            with own_work():
+                assert_same_hits(hits, expected)
+                del hits, expected
 
     @pytest.mark.parametrize("metric", METRICS)
     async def test_equal_ones_come_by_id(self, store: VectorStore, metric: Metric) -> None:
