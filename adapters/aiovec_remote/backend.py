@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from aiovec.backend import (
     FORKED,
+    NUMBERS_A_VALUE,
     VALUES_A_COLUMN,
     Backend,
     Columns,
@@ -76,7 +77,6 @@ _T = TypeVar("_T")
 _WRITES_AT_ONCE = 1024
 # Characters of a filter that take as long to write as one value does to check.
 _CHARACTERS_A_VALUE = 32
-_NUMBERS_A_VALUE = 16
 # Bytes of lists, and of texts, that take as long to read.
 _BYTES_A_VALUE = 32
 # States of a table that one write is asked for.
@@ -261,7 +261,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
             return []
         columns = queries[0].columns
         wheres = {id(query.where): query.where for query in queries}
-        effort = len(queries) * (1 + table.schema.dim // 16)
+        effort = len(queries) * (1 + table.schema.dim // NUMBERS_A_VALUE)
         effort += sum(map(_effort_of, wheres.values()))
         asked, rows = await off_loop(effort, _asked, table.schema.vector, queries)
         facts = {**_of(table), "columns": _columns(columns), **asked}
@@ -455,7 +455,7 @@ def _effort(answer: Message) -> int:
     values, size = 0, 0
     for column in answer.rows.columns:
         if pa.types.is_fixed_size_list(column.type):
-            values += column.type.list_size // _NUMBERS_A_VALUE
+            values += column.type.list_size // NUMBERS_A_VALUE
         else:
             values += 1
             size += column.get_total_buffer_size()  # one row may hold much

@@ -12,7 +12,7 @@ import pydantic_core
 from starlette.responses import Response
 
 from aiovec import Hit, Record, Results
-from aiovec.backend import LITTLE, in_thread
+from aiovec.backend import LITTLE, NUMBERS_A_VALUE, in_thread
 
 from .bounds import check_rows
 from .call import Call
@@ -27,7 +27,6 @@ _Of = TypeVar("_Of")
 SMALL_BODY = 64 * 1024
 # What a row of an answer takes besides its values, for ``off_loop``.
 _VALUES_A_ROW = 8
-_NUMBERS_A_VALUE = 16
 _QUERY = re.compile("_+query")
 # Levels of a payload's lists that are Arrow's own; deeper ones are JSON text. Streams carry 64.
 _DEEPEST = 32
@@ -229,7 +228,7 @@ def effort_of(rows: Sequence[Hit] | Sequence[Record]) -> int:
     if not rows:
         return 0
     first = rows[0]
-    numbers = 0 if first.vector is None else len(first.vector) // _NUMBERS_A_VALUE
+    numbers = 0 if first.vector is None else len(first.vector) // NUMBERS_A_VALUE
     # Texts and lists of any length may be among the fields, of which ten rows are not many.
     return len(rows) * (_VALUES_A_ROW + len(first.fields) + numbers)
 

@@ -72,7 +72,14 @@ from ._core.moving import (
 from ._core.once import once
 from ._core.patch import PayloadPatch, Remove
 from ._core.plugin import AddressKey, BackendPlugin, Location
-from ._core.pool import LITTLE, VALUES_A_COLUMN, in_thread, off_loop, thread_limiter
+from ._core.pool import (
+    LITTLE,
+    NUMBERS_A_VALUE,
+    VALUES_A_COLUMN,
+    in_thread,
+    off_loop,
+    thread_limiter,
+)
 from ._core.redaction import MASK, cleaned, redacted, secrets_in, without_secrets
 from ._core.schema import (
     MAX_DIM,
@@ -285,6 +292,7 @@ __all__ = [
     "MOVED",
     "NEGATED_OPERATOR",
     "NO_ROOM",
+    "NUMBERS_A_VALUE",
     "OPEN",
     "PAUSED",
     "PROTOCOL",

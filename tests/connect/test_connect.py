@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from tests.connect import toy
-from tests.connect.toy import Toy, install, until
+from tests.connect.toy import Toy, install
+from tests.waiting import until
 
 from aiovec import (
     BackendNotInstalledError,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +56,6 @@ class Toy(Backend):
     drop_field = rename_field = rename_table = _unused
     create_field_index = drop_field_index = value_counts = bounds = _unused
     get = find = search = export = count = stats = optimize = _unused
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return when the condition holds; fail when it has not for half a minute."""
-    async with asyncio.timeout(30):
-        while not await condition():  # noqa: ASYNC110 - no event tells it
-            await asyncio.sleep(0.005)
 
 
 created: list[Toy] = []

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from tests.embed.service import DIM, Reply, Request, Service, answer, vector_of
+from tests.waiting import until
 
 import aiovec
 from aiovec import Embed, EmbeddingError, Schema, StoreClosedError, VectorStore
@@ -69,12 +70,6 @@ async def with_table(store: VectorStore) -> VectorStore:
 
 def rows(count: int, start: int = 0) -> list[dict[str, object]]:
     return [{"id": f"r{n}", "body": f"text {n}"} for n in range(start, start + count)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.01)
 
 
 async def test_rows_and_searches_go_through_the_service(service: Service, opened: Open) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -46,15 +45,6 @@ def rows(first: int, last: int) -> dict[str, Any]:
         "number": numbers,
         "kind": [f"k{number % 5}" for number in numbers],
     }
-
-
-async def until(done: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until something is so."""
-    for _ in range(4000):
-        if await done():
-            return
-        await asyncio.sleep(0.03)
-    raise AssertionError("it never came to be so")
 
 
 @asynccontextmanager

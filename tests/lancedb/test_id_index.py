@@ -10,6 +10,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pytest
+from tests.waiting import until
 
 from aiovec import DuplicateIdError, InvalidArgumentError, Schema, VectorStore
 from aiovec._input.rows import to_table
@@ -18,7 +19,7 @@ from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import IndexLimits, Limits
 from aiovec_lancedb.settings import LancedbSettings
 
-from .indexed import store_at, until
+from .indexed import store_at
 from .support import ids_in
 
 _SCHEMA = Schema(4, fields={"number": int})

@@ -12,13 +12,14 @@ import lancedb
 import numpy as np
 import pytest
 from tests.clock import DrivenClock
+from tests.waiting import until
 
 import aiovec
 from aiovec import F, IndexInfo, Tuning, VectorStore
 from aiovec_lancedb.driver import indexing
 from aiovec_lancedb.index import recall
 
-from .indexed import DIM, QUESTIONS, ROWS, VECTORS, filled, found_share, rows, store_at, until
+from .indexed import DIM, QUESTIONS, ROWS, VECTORS, filled, found_share, rows, store_at
 from .support import SURE, run_code
 
 

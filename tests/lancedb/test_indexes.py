@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
+from tests.waiting import until
 
 import aiovec
 from aiovec import F, Field, Schema, VectorStore
@@ -28,7 +29,6 @@ from .indexed import (
     ids,
     rows,
     store_at,
-    until,
 )
 from .support import SMALL, SURE, numbered, opened
 

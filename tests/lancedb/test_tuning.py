@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.clock import DrivenClock
+from tests.waiting import until
 
 import aiovec
 from aiovec import F, Tuning, VectorStore
@@ -32,7 +33,6 @@ from .indexed import (
     ids,
     rows,
     store_at,
-    until,
 )
 from .support import QUICK, SURE
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.clock import DrivenClock
+from tests.waiting import until
 
 from aiovec import Field, Schema, VectorStore
 from aiovec._core import pool
@@ -52,13 +52,6 @@ asyncio.run(main())
 
 def files_in(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
-
-
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60) -> None:
-    """Wait for what upkeep does in its own time."""
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - nothing tells when it is done
-            await asyncio.sleep(0.1)
 
 
 async def insert_singly(store: VectorStore, count: int, start: int = 0) -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.server.process import START, environment
+from tests.waiting import until
 
 from aiovec import ConfigError
 from aiovec.backend import ServerSettings
@@ -104,12 +105,6 @@ async def running(
     finally:
         stop.set()
         await asyncio.wait_for(task, START)
-
-
-async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(START):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
-            await asyncio.sleep(0.01)
 
 
 async def test_a_call_in_progress_is_answered_before_the_end() -> None:
@@ -259,7 +254,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(_request("/stream"))
         await server.app.entered.wait()
-        await _until(lambda: not _connections(server))
+        await until(lambda: not _connections(server))
         writer.close()
 
 
@@ -388,7 +383,7 @@ async def test_a_client_that_leaves_with_requests_in_the_pipeline() -> None:
         await server.app.entered.wait()
         await asyncio.sleep(0.1)
         writer.close()
-        await _until(lambda: server.app.ended == ["http.disconnect"])
+        await until(lambda: server.app.ended == ["http.disconnect"])
 
 
 async def test_more_connections_than_may_be() -> None:
@@ -398,7 +393,7 @@ async def test_more_connections_than_may_be() -> None:
         assert b"ok" in await server.ask()  # the connection that idled the longest made room
         assert await idle[0][0].read() == b""
         calls = [asyncio.ensure_future(server.ask("/wait")) for _ in range(3)]
-        await _until(lambda: _busy(server) == 3)
+        await until(lambda: _busy(server) == 3)
         answer = await server.ask()  # every one is in use
         assert answer.startswith(b"HTTP/1.1 503 ") or answer == b"reset"
         server.app.go_on.set()

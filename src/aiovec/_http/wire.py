@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from .._arrays import Float32Array
 from .._arrow import check_table, one_array, payload_texts, to_matrix
 from .._core.contract import Columns, Found, StoredRows
-from .._core.pool import LITTLE, VALUES_A_COLUMN
+from .._core.pool import LITTLE, NUMBERS_A_VALUE, VALUES_A_COLUMN
 from .._core.schema import Field, Schema
 from .._input.columns import python_values
 from .._input.rows import effort_of
@@ -264,7 +264,7 @@ def effort_of_rows(answers: Iterable[StoredRows]) -> int:
     effort = 0
     for rows in answers:
         effort += len(rows.ids) * (len(rows.fields) + 2) + VALUES_A_COLUMN * len(rows.fields)
-        effort += 0 if rows.vectors is None else rows.vectors.size // 16
+        effort += 0 if rows.vectors is None else rows.vectors.size // NUMBERS_A_VALUE
         if effort <= LITTLE:
             effort += sum(_held(values) for values in rows.fields.values())
             effort += 0 if rows.payloads is None else _held(rows.payloads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tests.sqlite import support
 from tests.sqlite.support import backend_of
+from tests.waiting import until
 
 from aiovec import Hit, VectorStore
 from aiovec_sqlite.copies import CopyLimits, ResidentSearch
@@ -37,12 +38,6 @@ async def ready(store: VectorStore, table: str) -> Any:
     handle = await backend_of(store).open_table(table)
     await until(lambda: resident.prepare(handle))
     return resident._tables[table]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - there is no event for the tests alone
-            await asyncio.sleep(0.002)
 
 
 def answered(store: VectorStore, table: str) -> int:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.sqlite import support
-from tests.sqlite.copies.support import answered, as_told, in_memory, ready, until
+from tests.sqlite.copies.support import answered, as_told, in_memory, ready
 from tests.sqlite.copies.test_prefix import check_true, columns, true_distances
 from tests.sqlite.support import backend_of, open_store, python
+from tests.waiting import until
 
 from aiovec import Field, Schema, Tuning, VectorStore
 from aiovec._core.schema import Metric

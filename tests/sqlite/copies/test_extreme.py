@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import answered, in_memory, opened, ready, until
+from tests.sqlite.copies.support import answered, in_memory, opened, ready
 from tests.sqlite.support import sql
 from tests.sqlite.test_nearest import METRICS, check, true_distances
+from tests.waiting import until
 
 from aiovec import Schema
 from aiovec._core.schema import Metric

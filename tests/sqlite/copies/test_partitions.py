@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sqlite.copies.support import answered, opened, ready, same, until
+from tests.sqlite.copies.support import answered, opened, ready, same
+from tests.waiting import until
 
 from aiovec import Field, Schema, VectorStore
 from aiovec_sqlite.copies import CopyLimits

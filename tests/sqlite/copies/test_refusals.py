@@ -19,9 +19,9 @@ from tests.sqlite.copies.support import (
     opened,
     resident_of,
     rows_for,
-    until,
 )
 from tests.sqlite.support import backend_of
+from tests.waiting import until
 
 from aiovec import Field, Schema, VectorStore
 from aiovec._core.contract import TableHandle

@@ -26,9 +26,9 @@ from tests.sqlite.copies.support import (
     resident_of,
     rows_for,
     same,
-    until,
 )
 from tests.sqlite.support import backend_of, python
+from tests.waiting import until
 
 import aiovec
 from aiovec import F, Field, Schema, StoreClosedError, TableNotFoundError, VectorStore

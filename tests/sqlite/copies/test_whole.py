@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from tests.sqlite import support
 from tests.sqlite.support import opened
+from tests.waiting import until
 
 from aiovec import Field, Schema
 from aiovec_sqlite.copies import CopyLimits
 
-from .support import as_told, in_memory, ready, resident_of, rows_for, same, until
+from .support import as_told, in_memory, ready, resident_of, rows_for, same
 
 DIM = 24
 FIELDS: dict[str, Any] = {"n": int, "owner": str, "kind": Field(str)}
