@@ -213,7 +213,11 @@ class InvalidRowError(AiovecError, ValueError):
         self.id = id
         self.field = field
         where = (
-            f"field {field!r}" if field is not None else "the row" if row is not None else "rows"
+            f"field {shown(field)}"
+            if field is not None
+            else "the row"
+            if row is not None
+            else "rows"
         )
         super().__init__(f"{where}{_place(row, id)}: {reason}")
 

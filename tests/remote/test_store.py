@@ -244,6 +244,26 @@ async def test_facts_that_no_client_sends(notes: aiovec.VectorStore) -> None:
     assert (await notes.schema("notes")) == SCHEMA
 
 
+async def test_changes_of_payloads_that_no_client_sends(notes: aiovec.VectorStore) -> None:
+    handle = await notes._follower.engine.backend.open_table("notes")
+    bad: tuple[str, ...] = (
+        "5", '{"a": 1}', "[[[", "[" * 100_000, "[[[1], 1]]", "[[]]", '[["a", 1]]',
+        '[[["a"], 1, 2]]', '[[["a"], 1], [["a"], 2]]', '[[["a"], 1], [["a", "b"], 2]]',
+        '[[["a"], NaN]]', '[[["a"], %s]]' % ("9" * 5_000), '[[["year"], 1]]',
+        '[[["a"], %s]]' % ("[" * 900 + "]" * 900), json.dumps([[["a"] * 50_000, 1]]),
+        json.dumps([[["a"] * 50_000]]), '[[["a"], "\\ud800"]]', '[[["\\ud800"], 1]]',
+    )  # fmt: skip
+    before = await notes.find("notes")
+    async with aiohttp.ClientSession() as session:
+        for changes in bad:
+            facts = {"table": "notes", "state": handle.token, "ids": ["a", "b"], "values": {}}
+            body = json.dumps({**facts, "payload": changes}).encode()
+            status, _, text = await _asked(session, notes.target, "update", body)
+            assert status == 422, (changes[:60], status, text)
+            assert len(text) < 10_000
+    assert await notes.find("notes") == before
+
+
 async def test_calls_that_change_tables_with_other_facts(notes: aiovec.VectorStore) -> None:
     calls = ("create_table", "rename_table", "drop_table", "add_field", "create_field_index",
              "drop_field_index", "drop_field", "rename_field", "create_index", "drop_index",

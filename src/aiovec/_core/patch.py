@@ -70,8 +70,8 @@ def _set(root: dict[str, Any], path: Path, value: Any, id: str) -> None:
             within = place[key] = {}
         if type(within) is not dict:
             raise InvalidRowError(
-                f"{path_text(path[:depth])} is {within!r:.60}, not an object, so no key can be set "
-                "within it; set the whole value, or remove it first",
+                f"{path_text(path[:depth]):.120} is {within!r:.60}, not an object, so no key can "
+                "be set within it; set the whole value, or remove it first",
                 id=id, field=path_text(path),
             )  # fmt: skip
         place = within

@@ -197,7 +197,11 @@ def patch_in(
             raise InvalidArgumentError("values", name, "a field of the table")
     try:
         changes = json.loads(one_of(facts, "payload", str))
+        if type(changes) is not list:
+            raise TypeError(type(changes))
         for path, *value in changes:
+            if type(path) is not list or len(value) > 1 or path_text(tuple(path)) in changed:
+                raise ValueError(path)
             changed[path_text(tuple(path))] = value[0] if value else REMOVE
     except (ValueError, TypeError, RecursionError, AttributeError) as exc:
         raise InvalidArgumentError("payload", facts["payload"], "changes of the payload") from exc

@@ -431,6 +431,8 @@ def _shown(values: pa.Array, row: int) -> str:
 
 _INT64 = range(-(2**63), 2**63)
 MAX_DEPTH = 100
+# Of the path to a value in the deepest object that a payload may hold.
+MOST_KEYS = MAX_DEPTH + 2
 
 
 def payload_column(

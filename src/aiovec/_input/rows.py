@@ -45,7 +45,7 @@ from .._core.schema import Schema
 from ..errors import InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import is_iterable, read_all
 from .columns import (
-    MAX_DEPTH,
+    MOST_KEYS,
     Place,
     arrow_payload,
     encodable,
@@ -366,7 +366,9 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
             continue
         path: tuple[str, ...] = (name,)
         if isinstance(name, str) and name.startswith("payload."):
-            path = tuple(path_of(name, MAX_DEPTH, "field"))
+            path = tuple(path_of(name, MOST_KEYS, "field"))
+            if len(path) > MOST_KEYS:
+                raise InvalidRowError(f"leads deeper than {MOST_KEYS} keys", field=name)
             own = path[0] in ("id", schema.vector) or path[0] in schema.fields
             if own and not isinstance(value, Remove):
                 raise InvalidRowError(
@@ -380,7 +382,8 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
     for one, other in pairwise(paths):
         if other[: len(one)] == one:
             raise InvalidRowError(
-                f"{path_text(one)} and {path_text(other)} change the same part of the payload",
+                f"{path_text(one):.120} and {path_text(other):.120} change the same part of the "
+                "payload",
                 field=path_text(other),
             )
     return values, PayloadPatch(tuple(changes.items()))

@@ -22,6 +22,7 @@ from .._core.patch import REMOVE, PayloadPatch
 from .._core.schema import Field, Schema
 from .._core.store import VectorStore
 from .._filters import F
+from .._input.columns import MOST_KEYS
 from ..errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -377,6 +378,29 @@ class ChangingContract(ContractBase):
             assert caught.value.id == "r0040"
         ids = [row["id"] for row in rows]
         assert_same_rows(await store.get("notes", ids), rows, SMALL)
+
+    async def test_a_path_as_deep_as_a_payload_and_a_deeper_one(self, store: VectorStore) -> None:
+        """The deeper one was cut short: another key was set, or removed, than the call named."""
+        await self.table(store, SMALL, [{"id": "1", "embedding": [1.0] * DIM, "b": 1}])
+        assert await store.update("notes", {"payload" + ".a" * MOST_KEYS: 1}, where="TRUE") == 1
+        (before,) = await store.find("notes")
+        within: Any = before.fields
+        for _ in range(MOST_KEYS):
+            within = within["a"]
+        assert within == 1
+        for depth in (MOST_KEYS + 1, 5_000):
+            for value in (2, None, REMOVE):
+                name = "payload" + ".a" * depth
+                with case((depth, value)), pytest.raises(InvalidRowError, match="deep") as caught:
+                    await store.update("notes", {name: value, "b": 2}, where="TRUE")
+                assert caught.value.field == name
+                assert len(str(caught.value)) < 1_000
+                assert await store.find("notes") == [before]
+        assert (
+            await store.update("notes", {"payload" + ".a" * MOST_KEYS: REMOVE}, where="TRUE") == 1
+        )
+        (record,) = await store.find("notes")
+        assert str(record["a"]).count("a") == MOST_KEYS - 2
 
     async def test_bad_parts_of_the_payload(self, store: VectorStore) -> None:
         await self.table(store, SMALL, [{"id": "1", "embedding": [1.0] * DIM, "a": 1}])
