@@ -115,7 +115,9 @@ class BackendCalls:
         asked = await _asked(headers, body)
         key = None
         if name := _text(headers, b"idempotency-key"):
-            key = await off_loop(effort_of_key(body), key_of, name[:_LONGEST_KEY], call, body)
+            if len(name) > _LONGEST_KEY:
+                raise WireError(f"a write's key has at most {_LONGEST_KEY} characters")
+            key = await off_loop(effort_of_key(body), key_of, name, call, body)
         retried = _text(headers, _RETRY, "0") != "0"
         told = await served.run(call, asked, key, retried=retried)
         await answer.message(told)

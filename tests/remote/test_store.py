@@ -294,6 +294,9 @@ async def test_bodies_that_no_client_sends(notes: aiovec.VectorStore) -> None:
         for call, (body, of) in itertools.product(("insert", "search", "export", "tables"), bodies):
             status, _, text = await _asked(session, notes.target, call, body, of)
             assert status in (200, 400, 412, 422), (call, body[:40], status, text)
+        headers = {PROTOCOL_HEADER: PROTOCOL, "Idempotency-Key": "k" * 201}
+        async with session.post(f"{notes.target}/backend/open", headers=headers) as answer:
+            assert answer.status == 400
         headers = {PROTOCOL_HEADER: "999"}
         async with session.post(f"{notes.target}/backend/open", headers=headers) as answer:
             assert answer.status == 426
