@@ -207,8 +207,9 @@ class CancellationContract(ContractBase):
         async def state() -> list[Any]:
             tables = await store.tables()
             rows = await store.find(
-                "notes", order_by="id", limit=1_000, select=["name", "year", "embedding"]
-            )
+                "notes", order_by="id", limit=1_000,
+                select=["name", "year", "embedding", "payload.k0", "payload.k59"],
+            )  # fmt: skip
             return [tables, (await store.schema("notes")).to_json(), [r.to_dict() for r in rows]]
 
         def calls() -> list[Coroutine[Any, Any, Any]]:
@@ -218,6 +219,8 @@ class CancellationContract(ContractBase):
                 store.upsert("notes", [{"id": "r0001", "embedding": vector, "year": number}]),
                 store.update("notes", {"year": number, "name": f"n{number}"}, where="year >= 0"),
                 store.update("notes", {"name": "x" * number}, ids=["r0002", "r0003"]),
+                # Of so many keys that they are checked in a thread.
+                store.update("notes", {f"k{n}": number for n in range(60)}, ids=["r0006", "r0007"]),
                 store.set_vectors("notes", ["r0004", "r0005"], [vector, vector]),
                 store.insert(
                     "notes",
