@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import aiovec
 from aiovec_sqlite.connection import Connection, Ticket
 from aiovec_sqlite.driver import connect
 from aiovec_sqlite.pool import ReaderPool, SharedConnection
@@ -97,3 +102,50 @@ async def test_a_transaction_that_was_left_open_is_ended(
 ) -> None:
     await readers.run_outside_snapshot(lambda db, _: db.execute("BEGIN") and None)
     await _works(readers)
+
+
+_CHECKPOINT = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=20)
+print(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+"""
+
+
+async def test_cancelled_reads_leave_no_reader_in_the_way_of_others(tmp_path: Path) -> None:
+    """Another process can empty the log, which a read that was left in its snapshot would hold."""
+    path, chance = tmp_path / "store.db", random.Random(3)
+    loop = asyncio.get_running_loop()
+    vectors = np.random.default_rng(3).standard_normal((3_000, 32), np.float32)
+    async with aiovec.connect(path) as store:
+        schema = aiovec.Schema(32, fields={"n": int, "body": aiovec.Field(str, text=True)})
+        await store.create_table("t", schema)
+        numbers = range(len(vectors))
+        await store.insert(
+            "t",
+            {
+                "id": [f"{n}" for n in numbers], "embedding": vectors, "n": list(numbers),
+                "body": [f"word{n % 50} and others" for n in numbers],
+            },
+        )  # fmt: skip
+        reads: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+            lambda: store.search("t", vectors[0], limit=2_000, where="n > 100"),
+            lambda: store.find("t", "n > 100", limit=3_000),
+            lambda: store.search_text("t", "word7 others", limit=3_000),
+        ]
+        stopped = 0
+        for n in range(12):
+            # No more than there are connections: nobody comes behind who would tidy up.
+            calls = [asyncio.ensure_future(read()) for read in reads]
+            for call in calls:
+                loop.call_later(0.001 + 0.01 * chance.random(), call.cancel)
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            failed = [e for e in ended if isinstance(e, Exception)]
+            assert not failed
+            stopped += sum(isinstance(e, asyncio.CancelledError) for e in ended)
+            await store.update("t", {"n": n}, ids="0")
+            found = await asyncio.to_thread(
+                subprocess.run, [sys.executable, "-c", _CHECKPOINT, str(path)],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            assert found.stdout == "0\n"
+        assert stopped > 0
