@@ -1,4 +1,4 @@
-"""What docs/adr/0001 rests on: sqlite-vec, BLOBs alone, and a service, for the same search."""
+"""The measurement behind docs/adr/0001: sqlite-vec, BLOBs alone, and a service, for the same search."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class _View:
     rows: int | None = None
     unindexed: int | None = None
     steady: bool = False
-    """Whether it was still the newest when it was looked for again: so it may be next time."""
+    """True if it was still the newest when it was looked for again: so it may be next time."""
     mark: Mark | None = None
 
 

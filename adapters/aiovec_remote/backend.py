@@ -479,7 +479,7 @@ def _key(key: WriteKey) -> dict[str, str]:
 
 
 def _at_most(rows: int | Sequence[str] | None) -> Callable[[Message], int]:
-    """What reads the number of rows that a write was about, of which these were asked for."""
+    """Return the reader of the number of rows that a write changed, at most those asked for."""
     if rows is None:
         return answers.count_in
     return partial(answers.count_in, most=rows if isinstance(rows, int) else len(rows))

@@ -182,7 +182,7 @@ def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
 
 
 def _faults(db: sqlite3.Connection) -> list[str]:
-    """What SQLite finds wrong, but for text indexes: those can be built anew from the rows."""
+    """Return the faults that SQLite finds. Text indexes do not count: they can be built anew."""
     try:
         found = [row[0] for row in db.execute(f"PRAGMA quick_check({_MOST_FAULTS})")]
     except load_driver().DatabaseError as exc:

@@ -25,7 +25,7 @@ from .settings import SqliteSettings
 MEMORY = ":memory:"
 STORE_FILE = "vectors.sqlite"
 BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite adds to the name of a file for those that it keeps beside it."""
+"""Endings that SQLite adds to a file's name for the files that it keeps beside it."""
 
 
 class SqlitePlugin(BackendPlugin):

@@ -1,1 +1,1 @@
-"""What ``python -m bench text`` measures, and on what."""
+"""The measurements of ``python -m bench text``, and their data."""

@@ -35,7 +35,7 @@ Call = Callable[[], Awaitable[object]]
 
 @dataclass
 class Seen:
-    """What a run came to. Times in seconds, memory in bytes."""
+    """The figures of a run. Times in seconds, memory in bytes."""
 
     calls: int = 0
     refused: int = 0

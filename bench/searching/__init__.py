@@ -1,1 +1,1 @@
-"""What a search costs, beside its peers: the parts of ``python -m bench search``."""
+"""The cost of a search, beside its peers: the parts of ``python -m bench search``."""

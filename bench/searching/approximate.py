@@ -59,7 +59,7 @@ def _tuned(store: VectorStore, corpus: Corpus, tuning: Tuning) -> Ask:
 
 
 def _work(ask: Ask, queries: int) -> Callable[[], Awaitable[float]]:
-    """What the process computes for a search, which other work on the machine hardly changes."""
+    """Return the CPU time of a search, which other work on the machine hardly changes."""
     turn = 0
 
     async def measure() -> float:

@@ -94,7 +94,7 @@ class Corpus:
 
     @cached_property
     def least_scores(self) -> npt.NDArray[np.float64]:
-        """What a row has to score, for each query, to be among the nearest."""
+        """Return the score that a row needs, for each query, to be among the nearest."""
         truth = self._truth if self._truth is not None else self.nearest(range(len(self.queries)))
         return np.array(
             [self._scores(query, rows[: self.limit])[-1] for query, rows in enumerate(truth)]

@@ -1,4 +1,4 @@
-"""What a search costs by rows and dimensions: time, bytes on disk, bytes in memory."""
+"""The cost of a search by rows and dimensions: time, bytes on disk, bytes in memory."""
 
 from __future__ import annotations
 

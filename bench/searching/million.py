@@ -102,7 +102,7 @@ def best_scores(before: list[Float32Array], scores: Float32Array) -> Float32Arra
 
 
 def scores_of(rows: int, queries: Float32Array, found: list[list[str]]) -> list[Float32Array]:
-    """What the rows that were found truly score, read from the generator again."""
+    """Return the true scores of the rows that were found, read from the generator again."""
     wanted = [np.array([row_number(name) for name in names]) for names in found[: len(queries)]]
     scores: list[Float32Array] = [np.full(len(one), -2.0, dtype=np.float32) for one in wanted]
     first = 0

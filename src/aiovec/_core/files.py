@@ -26,7 +26,7 @@ _UNABLE = {
 # What the system says of a name that leads to nothing. Not every one has every code.
 _GONE = {getattr(errno, name, None) for name in ("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")}
 NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")} - {None}
-"""What the system says of a full disk, of a quota and of a file that may not grow."""
+"""Error numbers of a full disk, a used-up quota and a file that may not grow."""
 # Seconds for which nobody writes to a file that is being made.
 _ABANDONED = 3600.0
 # And to a folder, all of which is read before it gets its name.

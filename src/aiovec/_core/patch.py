@@ -29,7 +29,7 @@ REMOVE: Final = Remove()
 
 @dataclass(frozen=True, slots=True)
 class PayloadPatch:
-    """What an update does to the payload of each row: values, or REMOVE, by the path of the key.
+    """The changes of an update to the payload of each row: a value or REMOVE by a key's path.
 
     No path is the beginning of another one.
     """

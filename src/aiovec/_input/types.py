@@ -101,7 +101,7 @@ Ids: TypeAlias = Id | Iterable[Id]
 """One id or several."""
 
 OnConflict = Literal["fail", "skip", "replace"]
-"""What an insert does with a row whose id exists, or stands twice in the call."""
+"""The answers of an insert to a row whose id exists, or stands twice in the call."""
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
