@@ -1,4 +1,4 @@
-"""What users would write by hand instead: SQLite and sqlite-vec without aiovec, tuned alike."""
+"""The store of users who write it by hand: SQLite and sqlite-vec without aiovec, tuned alike."""
 
 from __future__ import annotations
 

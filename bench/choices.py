@@ -1,4 +1,4 @@
-"""The measurement behind docs/adr/0001: sqlite-vec, BLOBs alone, and a service, for the same search."""
+"""The measurement behind docs/adr/0001: one search by sqlite-vec, by BLOBs, by a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks store: a real set where a folder holds one, else data made to look like it.
+"""The data of the benchmarks: a real set where a folder holds one, else data made to look like it.
 
 A folder with a real set holds three files: ``queries-<dim>-f16.npy``, another
 ``<name>-<dim>-f16.npy`` with one vector for each row, and a ``.parquet`` with a column ``text`` for

@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 async def interleaved(
     ways: Mapping[str, Callable[[], Awaitable[float]]], rounds: int
 ) -> dict[str, list[float]]:
-    """What each way gives, in rounds of all of them, so that a busy moment hits all alike.
+    """Return each way's results, in rounds of all of them, so that a busy moment hits all alike.
 
     Every second round goes backwards, so that none always comes after the same other one.
     """

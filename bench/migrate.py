@@ -60,7 +60,7 @@ async def run(options: Options) -> list[Result]:
 
 @dataclass
 class _Rounds:
-    """What several rounds of one direction told: rows a second, bytes, seconds of work."""
+    """The figures of several rounds of one direction: rows a second, bytes, seconds of work."""
 
     copied: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
@@ -144,7 +144,7 @@ async def _measured(way: _Way, rows: int, dim: int, rounds: int, options: Option
 
 
 async def _own_use(way: _Way, rows: int, dim: int, options: Options) -> Mapping[str, float]:
-    """What the stores themselves take for the same, with no migrator between them."""
+    """Measure the stores themselves at the same work, with no migrator between them."""
     filled = str(options.folder / "filled")
     target = f"{filled}.db" if way.name == _BACK else f"lancedb://{filled}"
     opened = await stage("opened", source=way.source, target=way.target)
@@ -161,7 +161,7 @@ async def _own_use(way: _Way, rows: int, dim: int, options: Options) -> Mapping[
 
 
 def _shown(worked: Sequence[Mapping[str, float]]) -> str:
-    """What each phase took of the processor, which a busy machine does not change much."""
+    """Write out the CPU time of each phase, which a busy machine does not change much."""
     names = dict.fromkeys(name for one in worked for name in one)
     means = {name: statistics.median(one.get(name, 0.0) for one in worked) for name in names}
     return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in means.items())
@@ -211,7 +211,7 @@ async def _index(there: str, rows: int, dim: int) -> Result:
 
 
 async def stage(what: str, **arguments: Any) -> dict[str, Any]:
-    """What one stage tells, done by a fresh process."""
+    """Return the figures of one stage, done by a fresh process."""
     command = [sys.executable, "-m", "bench.migrating.stage", what, json.dumps(arguments)]
     # A store that builds its index by itself, in the background, would be measured as well.
     environment = {**os.environ, "AIOVEC_RETRIEVAL__LANCEDB__INDEX": "none"}

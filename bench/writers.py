@@ -95,7 +95,7 @@ async def run(options: Options) -> list[Result]:
         return timed
 
     async def by_hand_with_a_lock(folder: Path) -> float:
-        """The code that an async app would have by itself: one connection for all tasks, a commit for each row."""
+        """Write as an async app by itself would: one connection for all tasks, a commit a row."""
         lock, columns = asyncio.Lock(), ", ".join("?" * (len(names) + 2))
 
         async def one(db: aiosqlite.Connection, task: int) -> None:

@@ -61,7 +61,7 @@ Write = Callable[[str, WriteOperation, float], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How a moment is found at which no table is written to."""
+    """The search for a moment at which no table is written to."""
 
     seconds: float
     """It is looked for during so many seconds, while writers go on."""

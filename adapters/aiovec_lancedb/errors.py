@@ -26,7 +26,7 @@ from aiovec.errors import (
 )
 
 FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
-"""What lancedb's calls raise."""
+"""The exceptions that lancedb's calls raise."""
 
 READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Of an OSError: this process may not write there."""

@@ -104,7 +104,7 @@ class ExportLimits:
     """Rows of the first block, whose rows tell how large they are. Their size in Lance's files does
     not: a text of 100 KB that many rows have lies there once."""
     growth: int = 16
-    """How many times the rows of the block before a block may have."""
+    """The rows that a block may have, as a multiple of those of the block before."""
     looked_up: int = 10_000
     """Ids in one query: each takes 10 µs to parse."""
     sorted_ids: int = 500_000

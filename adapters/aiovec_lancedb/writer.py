@@ -90,7 +90,7 @@ class WriteOperation(ABC):
         return False
 
     changes_schema: ClassVar[bool] = False
-    """Whether it is held off while a migration is open."""
+    """True if it is held off while a migration is open."""
 
     async def refused(self, session: Session, mark: MoveMark) -> Exception:
         """Why it is not done while the mark stands, of a work that changes schemas."""

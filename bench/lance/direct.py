@@ -1,4 +1,4 @@
-"""What one writes by hand with lancedb's own client."""
+"""A store written by hand with lancedb's own client."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Peak:
 
     @property
     def mib(self) -> float:
-        """What came on top of what there was at the beginning."""
+        """The MiB beyond those at the beginning."""
         return (self._most - self._before) / 2**20
 
     def __enter__(self) -> Peak:

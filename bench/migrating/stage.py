@@ -81,7 +81,7 @@ async def fingerprints(targets: list[str]) -> dict[str, dict[str, Any]]:
 
 
 async def opened(source: str, target: str) -> dict[str, Any]:
-    """What two open stores take that do nothing."""
+    """Measure two open stores that do nothing."""
     async with _backend(source) as one, _backend(target) as other:
         await one.tables()
         await other.tables()
@@ -89,7 +89,7 @@ async def opened(source: str, target: str) -> dict[str, Any]:
 
 
 async def read(source: str) -> dict[str, Any]:
-    """What a store takes for being read, above what it takes when it is open."""
+    """Measure the reading of a store, above what it takes when it is open."""
     async with _backend(source) as backend:
         handle = await backend.open_table(TABLE)
         columns = Columns(tuple(handle.schema.fields), payload=True, vector=True)
@@ -101,7 +101,7 @@ async def read(source: str) -> dict[str, Any]:
 
 
 async def fill(target: str, rows: int, dim: int) -> dict[str, Any]:
-    """What a store takes for being filled, above what it takes when it is open."""
+    """Measure the filling of a store, above what it takes when it is open."""
     async with _backend(target) as backend:
         await backend.create_table(TABLE, schema(dim))
         handle = await backend.open_table(TABLE)
@@ -147,7 +147,7 @@ async def migrate(source: str, target: str, journal: str) -> dict[str, Any]:
 
 
 async def loop(source: str, target: str) -> dict[str, Any]:
-    """What one writes by hand: read all, add it in batches of 1,000."""
+    """Copy as one would by hand: read all, add it in batches of 1,000."""
     async with aiovec.connect(source) as one, aiovec.connect(target) as other:
         before = _memory()
         with Peak() as peak:
@@ -161,7 +161,7 @@ async def loop(source: str, target: str) -> dict[str, Any]:
 
 
 async def index(target: str) -> dict[str, Any]:
-    """What the target's own index takes."""
+    """Measure the building of the target's own index."""
     async with aiovec.connect(target) as store:
         before = await asyncio.to_thread(_bytes, store.target)
         with Peak() as peak:
@@ -187,7 +187,7 @@ def _memory() -> int:
 
 
 def _bytes(target: str) -> int:
-    """What a store takes on the disk."""
+    """Return the bytes of a store on the disk."""
     if os.path.isfile(target):
         return os.path.getsize(target)
     found = ((folder, name) for folder, _, names in os.walk(target) for name in names)

@@ -83,7 +83,7 @@ def free_port() -> int:
 
 
 async def told_by(module: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """What a module that is run as a process comes to."""
+    """The outcome of a module that is run as a process."""
     with tempfile.TemporaryDirectory(prefix="aiovec-bench-") as folder:
         told = Path(folder) / "told.json"
         process = await asyncio.create_subprocess_exec(

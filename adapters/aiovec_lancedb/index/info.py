@@ -35,7 +35,7 @@ class InUse:
     """The size of partitions that upkeep aims at; without one it joins nearly all of them."""
     tuned: Tuned
     ours: bool
-    """Whether aiovec built it, so that it may be built anew."""
+    """True if aiovec built it, so that it may be built anew."""
 
 
 async def vector_index(session: Session, table: Opened) -> InUse | None:

@@ -25,7 +25,7 @@ ALL = MOST
 MORE = 64
 """Rows that are asked for beyond the limit, so that those of equal score are among them."""
 TIMES = 8
-"""How many times more are asked for where they are not."""
+"""The factor by which more are asked for where they are not."""
 
 
 async def ask(

@@ -39,7 +39,7 @@ _K1, _B = 1.2, 0.75
 
 
 class _Folding(dict[int, str]):
-    """What takes the place of a character: the letter in lower case, and Latin without accent."""
+    """Return a character as the index has it: in lower case, and Latin without accent."""
 
     def __missing__(self, code: int) -> str:
         lower = chr(code).lower()

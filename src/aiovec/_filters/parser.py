@@ -130,7 +130,7 @@ class _Parser:
                 tokens.fail("AND, OR or ')'" if len(stack) > 1 else "AND, OR or the end")
 
     def _truth_of(self, inner: Expr, position: int) -> Expr:
-        """Return the condition in parentheses, with the IS [NOT] TRUE or FALSE that stands behind them."""
+        """Return the condition in parentheses, with an IS [NOT] TRUE or FALSE behind them."""
         if not self.tokens.take_word("IS"):
             return inner
         isnot = self.tokens.take_word("NOT")
