@@ -32,8 +32,8 @@ _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
 # Bytes of text that take as long to search as one value takes to copy.
 _BYTES_A_VALUE = 64
-# Clauses that count for the rank of a row where the table is read. All of them select.
-_RANKED = 8
+# More occurrences in a row hardly raise its score.
+_MOST_COUNTED = 2**16 - 1
 # Of BM25, as Lance and most others have them.
 _K1, _B = 1.2, 0.75
 
@@ -182,42 +182,67 @@ def _grams(text: str) -> list[str]:
     return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
 
 
+@dataclass(frozen=True, slots=True)
+class _Matches:
+    """Rows of a batch that match, and how often each of them holds which clauses."""
+
+    ids: pa.Array
+    lengths: np.ndarray
+    # Of each row in turn: how many clauses it holds, which ones, and how often.
+    held: np.ndarray
+    clauses: np.ndarray
+    counts: np.ndarray
+
+    def scores(self, rarity: np.ndarray, mean_length: float) -> np.ndarray:
+        rows = np.repeat(np.arange(len(self.held)), self.held)
+        shares = self.lengths[rows] / mean_length
+        weights = self.counts * (_K1 + 1) / (self.counts + _K1 * (1 - _B + _B * shares))
+        return np.bincount(rows, weights * rarity[self.clauses], minlength=len(self.held))
+
+
 @dataclass(slots=True)
 class _Scan:
     """Rows that match, on the way through a table, and the figures that BM25 needs."""
 
     matching: Matching
-    ids: list[pa.Array] = field(default_factory=list)
-    counts: list[np.ndarray] = field(default_factory=list)
-    lengths: list[np.ndarray] = field(default_factory=list)
+    found: list[_Matches] = field(default_factory=list)
     rows: int = 0
     length: int = 0
 
     def take(self, batch: pa.RecordBatch) -> None:
-        ranked = self.matching.positive[:_RANKED]
-        places, counts, lengths = [], [], []
+        positive = self.matching.positive
+        places: list[int] = []
+        lengths: list[int] = []
+        held: list[int] = []
+        clauses: list[int] = []
+        counts: list[int] = []
         for place, texts in enumerate(self.matching.texts(batch)):
             length = sum(map(len, texts.values()))
             self.rows += bool(texts)
             self.length += length
             if self.matching.matches(texts):
+                before = len(clauses)
+                for number, clause in enumerate(positive):
+                    if count := clause.count(texts):
+                        clauses.append(number)
+                        counts.append(min(count, _MOST_COUNTED))
                 places.append(place)
-                counts.append([one.count(texts) for one in ranked])
                 lengths.append(length)
+                held.append(len(clauses) - before)
         if places:
-            self.ids.append(batch.column("id").take(pa.array(places)))
-            self.counts.append(np.array(counts, np.float32))
-            self.lengths.append(np.array(lengths, np.float32))
+            ids = batch.column("id").take(pa.array(places))
+            small = (np.array(numbers, np.uint16) for numbers in (held, clauses, counts))
+            self.found.append(_Matches(ids, np.array(lengths, np.float64), *small))
 
     def ranked(self) -> pa.Table:
-        if not self.ids:
+        if not self.found:
             return ranking([], [])
-        counts = np.concatenate(self.counts)
-        holding = (counts > 0).sum(axis=0)
+        count = len(self.matching.positive)
+        holding = sum(np.bincount(one.clauses, minlength=count) for one in self.found)
         rarity = np.log1p((self.rows - holding + 0.5) / (holding + 0.5))
-        shares = np.concatenate(self.lengths) / max(1.0, self.length / max(1, self.rows))
-        weights = counts * (_K1 + 1) / (counts + _K1 * (1 - _B + _B * shares[:, None]))
-        return ranking(pa.chunked_array(self.ids), weights @ rarity)
+        mean_length = max(1.0, self.length / max(1, self.rows))
+        scores = [one.scores(rarity, mean_length) for one in self.found]
+        return ranking(pa.chunked_array([one.ids for one in self.found]), np.concatenate(scores))
 
 
 async def _by_scan(

@@ -12,7 +12,7 @@ from .._filters.tree import In, IsNull, Ref, all_of, any_of, negated
 from ..errors import FilterError
 from .contract import StoredRows
 from .pool import off_loop
-from .ranking import POOL, best_first
+from .ranking import POOL, best_first, nearest_first
 from .records import Hit
 from .schema import Schema
 
@@ -69,42 +69,50 @@ def picked(
 
 
 class Grouping:
-    """One query's hits by groups. ``groups`` has the group of every hit, by its id."""
+    """One query's hits by groups. ``groups`` has the group of every hit, by its id.
+
+    What ``narrows`` asks for the groups that are missing alone, as a search by vectors may. Scores
+    of keywords may depend on the filter, and fused ones on the number of hits; there each question
+    has the filter of the caller, and its answer has all hits of the one before.
+    """
 
     def __init__(
-        self, schema: Schema, ref: Ref, groups: Mapping[str, Group], limit: int, per_group: int
+        self,
+        schema: Schema,
+        ref: Ref,
+        groups: Mapping[str, Group],
+        limit: int,
+        per_group: int,
+        *,
+        narrows: bool,
     ) -> None:
         self._schema = schema
         self._ref = ref
         self._groups = groups
         self._limit = limit
         self._per_group = per_group
+        self._narrows = narrows
         self._hits: dict[str, Hit] = {}
 
-    async def run(self, ask: Ask, where: Expr | None, pool: int, *, narrows: bool) -> list[Hit]:
-        """Return the best hits of the best groups: ask for more until there are enough.
-
-        What ``narrows`` asks for the groups that are missing alone. Scores of keywords may depend
-        on the filter, and fused ones on the number of hits; there each question has the filter of
-        the caller, and its answer has all hits of the one before.
-        """
+    async def run(self, ask: Ask, where: Expr | None, pool: int) -> list[Hit]:
+        """Return the best hits of the best groups: ask for more until there are enough."""
         count = pool * self._per_group
         narrowed = where
         while True:
-            if not narrows:
+            if not self._narrows:
                 self._hits.clear()
             hits, over = await ask(narrowed, count)
             sizes = await off_loop(_VALUES_A_HIT * len(hits), self._add, hits)
             if over or len(sizes) >= self._limit:
                 break
             # Of a key of the payload, NOT IN leaves out values of another type as well.
-            by_field = narrows and not self._ref.path
+            by_field = self._narrows and not self._ref.path
             rest = self._without(where, sizes.keys()) if by_field else None
             if rest is None:
                 count *= POOL
             else:
                 narrowed = rest
-        if narrows and not (over and narrowed is where):
+        if self._narrows and not (over and narrowed is where):
             await self._fill(ask, where)
         return await off_loop(_VALUES_A_HIT * len(self._hits), self._picked)
 
@@ -137,7 +145,8 @@ class Grouping:
         return sizes
 
     def _picked(self) -> list[Hit]:
-        hits = best_first(list(self._hits.values()))
+        in_order = nearest_first if self._narrows else best_first
+        hits = in_order(list(self._hits.values()))
         return picked(hits, self._groups, self._limit, self._per_group)
 
     def _small(self) -> set[Group]:

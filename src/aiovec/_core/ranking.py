@@ -96,6 +96,11 @@ def best_first(hits: list[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
+def nearest_first(hits: list[Hit]) -> list[Hit]:
+    """By distance, equal ones by id. Distances below 1e-16 that differ have the same score."""
+    return sorted(hits, key=lambda hit: (cast("float", hit.distance), hit.id))
+
+
 def order_of(measures: Sequence[float], ids: Sequence[str], limit: int) -> list[int]:
     """Positions by measure, the lowest first, equal ones by id."""
     return sorted(range(len(ids)), key=lambda i: (measures[i], ids[i]))[:limit]

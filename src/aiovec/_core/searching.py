@@ -330,9 +330,10 @@ class Search:
     ) -> list[Hit]:
         options = self._options
         grouping = Grouping(
-            self._handle.schema, ref, self._groups, options.fetched, options.per_group
-        )
-        return await grouping.run(ask, where, options.pool, narrows=narrows)
+            self._handle.schema, ref, self._groups, options.fetched, options.per_group,
+            narrows=narrows,
+        )  # fmt: skip
+        return await grouping.run(ask, where, options.pool)
 
     # What the backend is asked for
 

@@ -365,6 +365,28 @@ class ChoosingContract(ContractBase):
                     )
                     assert len(few) == 3
 
+    async def test_groups_of_near_duplicates(self, store: VectorStore) -> None:
+        """Their scores are equal, their distances are not."""
+        nearest_last = [1e-8, 1e-9, 0.0]
+        for metric in ("cosine", "l2"):
+            name = f"{metric}-groups"
+            await store.create_table(name, Schema(2, metric=metric, fields={"doc": str}))
+            scale = 1.0 if metric == "cosine" else 1e-12
+            query = [1.0, 0] if metric == "cosine" else [0.0, 0]
+            rows = [
+                {"id": f"{n}-{doc}", "embedding": [query[0], scale * (y + shift)], "doc": doc}
+                for n, y in enumerate(nearest_last)
+                for doc, shift in (("a", 4e-10), ("b", 2e-10))
+            ]
+            await store.insert(name, rows)
+            plain = await store.search(name, query, limit=6)
+            assert ids_of(plain) == ["2-b", "2-a", "1-b", "1-a", "0-b", "0-a"]
+            assert len({hit.distance for hit in plain}) == 6
+            for per_group in (1, 2):
+                with case((metric, per_group)):
+                    hits = await store.search(name, query, group_by="doc", per_group=per_group)
+                    assert ids_of(hits) == ids_of(plain)[: 2 * per_group]
+
     async def test_groups_of_keyword_and_hybrid_searches(self, store: VectorStore) -> None:
         self.need(store, "text")
         rows = {row["id"]: row for row in _chunks(300)}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from .._core.ranking import Weighted
 from .._core.schema import Field, Schema
 from .._core.store import VectorStore
 from .._filters import F
@@ -331,6 +332,27 @@ class TextContract(ContractBase):
         first = await store.search_text("notes", "alpha usual words", any=True, limit=5)
         assert first[0].id == "rare"
         assert len(first) == 5
+
+    @pytest.mark.parametrize("schema", [ENGLISH, NGRAM], ids=["english", "ngram"])
+    async def test_every_word_of_a_question_counts(
+        self, store: VectorStore, schema: Schema
+    ) -> None:
+        """Of parts of words the first eight counted alone, on LanceDB: the last ones are rare."""
+        texts = {"answer": "zebra zebra crossing", "other": "what on earth"}
+        texts |= {f"a{n}": f"what {word}" for n, word in enumerate(("is", "the", "way"))}
+        texts |= {f"x{n}": "filler text" for n in range(10)}
+        await self._texts(store, schema, texts)
+        for question in (
+            "what is the very best way for me to find zebra crossing",
+            "what might very possibly then have been considered the best zebra crossing",
+        ):
+            with case(question):
+                hits = await store.search_text("notes", question, any=True)
+                assert hits[0].id == "answer"
+                vector = [1.0] * DIM
+                fusion = Weighted(vector=0, text=1)
+                hits = await store.search_hybrid("notes", question, vector, fusion=fusion, limit=4)
+                assert hits[0].id == "answer"
 
     async def test_equal_texts_come_by_id(self, store: VectorStore) -> None:
         ids = ["b", "a", "é", "B", "10", "9", "😀", "\uffff", "a "]
