@@ -15,7 +15,7 @@ import pydantic_core
 
 from aiovec._http import large_json
 from aiovec._http.large_json import TooMuchAtOnceError, check_at_once, load_in_pieces, work_of
-from aiovec.backend import in_thread
+from aiovec.backend import has_infinity, in_thread
 from aiovec.errors import InvalidArgumentError
 
 from .bounds import check_rows, check_work
@@ -265,7 +265,10 @@ def is_too_much(text: bytes | bytearray) -> bool:
 
 
 def compact(rows: Rows) -> int:
-    """Put arrays in the place of long lists of floats. Return how many floats they hold."""
+    """Put arrays in the place of long lists of floats. Return how many floats they hold.
+
+    Numbers beyond float64, such as 1e400, are refused: a parser makes infinities of them.
+    """
     floats = 0
     for row in rows:
         if type(row) is dict:
@@ -273,6 +276,10 @@ def compact(rows: Rows) -> int:
                 row[name] = made = _compact(value)
                 if made is not value:
                     floats += len(made)
+                if has_infinity(made):
+                    raise RequestError(
+                        422, f"the field {name!r:.60} holds a number beyond those of float64"
+                    )
     return floats
 
 

@@ -197,7 +197,7 @@ if TYPE_CHECKING:
         stored_rows,
         unpack,
     )
-    from ._input.columns import python_values
+    from ._input.columns import has_infinity, python_values
     from ._input.rows import effort_of, last_of_each_id
     from ._settings.load import RetrievalSettings, load_settings
     from ._settings.sections import (
@@ -244,6 +244,7 @@ else:
         "pack": "._http.wire",
         "stored_rows": "._http.wire",
         "unpack": "._http.wire",
+        "has_infinity": "._input.columns",
         "python_values": "._input.columns",
         "effort_of": "._input.rows",
         "last_of_each_id": "._input.rows",
@@ -430,6 +431,7 @@ __all__ = [
     "frame_of",
     "from_matrix",
     "give_back",
+    "has_infinity",
     "in_idle_thread",
     "in_thread",
     "index_behind_change",

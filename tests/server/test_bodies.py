@@ -118,6 +118,27 @@ async def test_numbers_are_read_as_python_reads_them() -> None:
     assert pieces.load(f"[{','.join(texts)}]".encode()) == [json.loads(text) for text in texts]
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "[0.5, 1e400]", f"[{'0.5, ' * 50}1e400]"])
+async def test_numbers_beyond_float64_are_refused(number: str) -> None:
+    """They became infinities, which no answer can tell: it had null in their place."""
+    name = "lf" if "[" in number else "f"
+    row = f'{{"id": "a", "embedding": [1, 0], "{name}": {number}}}'
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
+        async with serving(create_app(store=store)) as client:
+            for kind, body in (
+                ("application/json", f"[{row}]"),
+                ("application/json", f"[{row}, {', '.join(['{}'] * 30_000)}]"),
+                ("application/x-ndjson", row),
+            ):
+                headers = {"content-type": kind}
+                found = await client.problem(
+                    "POST", "/tables/notes/records", 422, content=body, headers=headers
+                )
+                assert "float64" in found["detail"]
+        assert await store.count("notes") == 0
+
+
 async def test_a_trailing_comma_and_a_body_of_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_json, "PIECE", 20)
     rows = b",".join(b'{"id":"%d"}' % n for n in range(9))

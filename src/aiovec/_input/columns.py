@@ -234,7 +234,8 @@ def _python_column(name: str, field: Field, values: Sequence[Any], place: Place)
 
     # Types are looked at as a set first: one pass in C for a column that is right.
     plain = {*accepted, type(None)}
-    if not set(map(type, values)) <= plain:
+    kinds = set(map(type, values))
+    if not kinds <= plain:
         for row, value in enumerate(values):
             is_flag = isinstance(value, (bool, np.bool_))
             if value is None or (isinstance(value, accepted) and is_flag == (field.kind == "bool")):
@@ -250,12 +251,17 @@ def _python_column(name: str, field: Field, values: Sequence[Any], place: Place)
             raise refuse(row, "is beyond 64 bits") from exc
     if field.kind == "float":
         try:
-            values = [None if v is None else float(v) for v in values]
+            floats = [None if v is None else float(v) for v in values]
         except OverflowError as exc:
             most = int(np.finfo(np.float64).max)
             row = next(r for r, v in enumerate(values) if isinstance(v, int) and abs(v) > most)
             raise refuse(row, "is too large for a float") from exc
-        return pa.array(values, type=pa.float64(), from_pandas=False)
+        # Python compares whole numbers and floats as what they are, in one pass; NumPy does not.
+        if not kinds <= {float, int, type(None)} or list(values) != floats:
+            for row, (value, number) in enumerate(zip(values, floats, strict=True)):
+                if isinstance(value, _WHOLE) and int(value) != number:
+                    raise refuse(row, f"must be a number, and {value} is none that fits double")
+        return pa.array(floats, type=pa.float64(), from_pandas=False)
     if field.kind == "bool":
         return pa.array([None if v is None else bool(v) for v in values], type=pa.bool_())
     if field.kind == "datetime":
@@ -464,6 +470,15 @@ def payload_column(
 def json_text(value: Mapping[str, Any]) -> str:
     """JSON as it is stored: compact, in Unicode as it is, keys in their order."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def has_infinity(value: object) -> bool:
+    """Return whether a number, or one in a list or an array, is infinite."""
+    if isinstance(value, np.ndarray):
+        return bool(np.isinf(value).any())
+    if type(value) is list:
+        return math.inf in value or -math.inf in value
+    return type(value) is float and math.isinf(value)
 
 
 _JSON_PLAIN = frozenset((str, bool, type(None)))

@@ -152,6 +152,8 @@ def _as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _as_json(column.cast(kind.value_type))
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return column.cast(pa.timestamp(kind.unit, "UTC"))  # a moment, as ``insert`` takes it
     if pa.types.is_timestamp(kind):
         return pc.replace_substring(column.cast(pa.utf8()), " ", "T", max_replacements=1)
     if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):

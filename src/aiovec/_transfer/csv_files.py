@@ -7,6 +7,7 @@ alike, and pyarrow's neither says where a bad row stands nor goes on behind it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from .._arrow import payload_texts
 from .._core.schema import Schema
 from ..errors import ConfigError
 from .foreign import LONGEST_LINE, reading
-from .jsonlines import JSON, JsonLines, Line, RepeatedKeyError, json_values, vector_texts
+from .jsonlines import JsonLines, Line, LossyJsonError, decoded, json_values, vector_texts
 from .sources import Hints, Reject
 from .streams import InputStream
 from .text_files import TextWriter
@@ -222,9 +223,12 @@ def _as_float(cell: str) -> float:
     try:
         if "_" in cell:
             raise ValueError
-        return float(cell)
+        number = float(cell)
     except ValueError:
         raise ValueError(f"must be a number, not {cell!r:.60}") from None
+    if math.isinf(number) and "inf" not in cell.lower():
+        raise ValueError(f"the number {cell:.60} is beyond those of float64")
+    return number
 
 
 def _as_bool(cell: str) -> bool:
@@ -236,8 +240,8 @@ def _as_bool(cell: str) -> bool:
 
 def _as_json(cell: str, kind: type, wanted: str) -> Any:
     try:
-        value = JSON.decode(cell)
-    except RepeatedKeyError:
+        value = decoded(cell)
+    except LossyJsonError:
         raise
     except ValueError:
         value = None

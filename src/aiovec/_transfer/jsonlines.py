@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 from .._arrays import Float32Array
 from .._arrow import payload_texts, to_matrix
 from .._core.schema import Schema
-from .._input.columns import python_values
+from .._input.columns import has_infinity, python_values
 from ..errors import AiovecError, ConfigError
 from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
 from .formats import sidecar_of
@@ -225,8 +226,8 @@ class Line:
         self.nbytes = nbytes
 
 
-class RepeatedKeyError(ValueError):
-    """An object with a key twice, of which only one value could be kept."""
+class LossyJsonError(ValueError):
+    """JSON that would not be kept as it is: an object with a key twice, a number of 1e400."""
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -235,12 +236,31 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise RepeatedKeyError(f"the key {key!r:.60} occurs twice in an object")
+                raise LossyJsonError(f"the key {key!r:.60} occurs twice in an object")
             seen.add(key)
     return found
 
 
-JSON = json.JSONDecoder(object_pairs_hook=_once_each)
+def _in_range(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise LossyJsonError(f"the number {text:.60} is beyond those of float64")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
+_CAREFUL = json.JSONDecoder(object_pairs_hook=_once_each, parse_float=_in_range)
+
+
+def decoded(text: str) -> Any:
+    """Read JSON in which no key comes twice and no number is beyond float64; else ValueError.
+
+    ``Infinity`` itself is read, as Python writes it.
+    """
+    value = _DECODER.decode(text)
+    if any(map(has_infinity, value.values() if isinstance(value, dict) else [value])):
+        _CAREFUL.decode(text)  # takes far longer
+    return value
 
 
 def lines_in(file: IO[bytes] | InputStream) -> Iterator[tuple[int, bytes | None]]:
@@ -266,11 +286,11 @@ def objects_in(file: IO[bytes] | InputStream) -> Iterator[Line]:
             yield Line(number, Reject(number, None, reason))
             continue
         try:
-            value = JSON.decode(text.decode())
+            value = decoded(text.decode())
         except RecursionError:
             yield Line(number, Reject(number, None, "not JSON: it is nested too deeply"))
             continue
-        except RepeatedKeyError as exc:
+        except LossyJsonError as exc:
             yield Line(number, Reject(number, None, str(exc)))
             continue
         except ValueError as exc:

@@ -72,6 +72,15 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "bool for int": ({"id": "bad", "embedding": GOOD, "year": True}, InvalidRowError),
     "int beyond 64 bits": ({"id": "bad", "embedding": GOOD, "year": 2**63}, InvalidRowError),
     "NaN for float": ({"id": "bad", "embedding": GOOD, "score": float("nan")}, InvalidRowError),
+    "int that no float is": (
+        {"id": "bad", "embedding": GOOD, "score": 2**53 + 1},
+        InvalidRowError,
+    ),
+    "NumPy's int that no float is": (
+        {"id": "bad", "embedding": GOOD, "score": np.int64(-(2**53) - 1)},
+        InvalidRowError,
+    ),
+    "int beyond floats": ({"id": "bad", "embedding": GOOD, "score": 10**400}, InvalidRowError),
     "text for float": ({"id": "bad", "embedding": GOOD, "score": "1.5"}, InvalidRowError),
     "int for bool": ({"id": "bad", "embedding": GOOD, "live": 1}, InvalidRowError),
     "a datetime without zone": (
@@ -255,6 +264,32 @@ class WritingContract(ContractBase):
                     self._check_told(caught.value, row, given.index(row))
                 after = await store.find("notes", select=["embedding", "name", "year"])
                 assert after == before
+
+    async def test_whole_numbers_in_fields_of_floats(self, store: VectorStore) -> None:
+        """They are kept as they are, or refused: a float would round them."""
+        schema = Schema(DIM, fields={"score": float, "scores": list[float]})
+        await store.create_table("notes", schema)
+        kept = [0, -7, 2**53, 10**22, -(2**1023), np.int64(2**62), np.uint8(255), 0.1, None]
+        rows = [
+            {
+                "id": f"{n}",
+                "embedding": GOOD,
+                "score": value,
+                "scores": None if value is None else [value],
+            }
+            for n, value in enumerate(kept)
+        ]
+        await store.insert("notes", rows)
+        found = await store.find("notes", order_by="id")
+        assert [row["score"] for row in found] == kept
+        assert [row["scores"] for row in found] == [None if v is None else [v] for v in kept]
+        before = await store.find("notes")
+        for number in (2**53 + 1, np.int64(2**53 + 1), 10**23 + 1, 10**400):
+            for change in ({"score": number}, {"scores": [1.5, number]}):
+                with case(change), pytest.raises(InvalidRowError) as caught:
+                    await store.update("notes", change, ids="1")
+                assert caught.value.field in change
+        assert await store.find("notes") == before
 
     @staticmethod
     def _check_told(error: Exception, row: dict[str, Any], place: int) -> None:
