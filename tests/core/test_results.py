@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import pickle
 import sys
 from collections.abc import Awaitable, Callable
@@ -93,6 +94,37 @@ def test_tables_have_the_values_of_the_rows() -> None:
         assert mixed["c"] == '[true, "x"]'
         nested = dict(zip(rows, arrow.column("nested").to_pylist(), strict=True))
         assert nested.get("b") == "{}"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1.5, True], None), ([True, 1.5], None), ([1, True], None), ([[1.5], [True]], None),
+        ([[{"a": 1}], [{"b": 2}]], None), ([[["x"]], [[1]]], None), ([2**53 + 1, 0.5], None),
+        ([1, 2.5], pa.float64()), ([True, None], pa.bool_()), ([2**53 + 1, None], pa.int64()),
+        ([[1], [2.5, None]], pa.list_(pa.float64())), ([[["x"]], [[], None]], None),
+        ([None, None], None),
+    ],
+)  # fmt: skip
+def test_values_of_a_payload_key_stay_what_they_are(values: list[Any], kind: Any) -> None:
+    """Arrow would take True for 1.0 behind a float, and give objects each other's keys."""
+
+    async def found(store: VectorStore) -> list[Results[Any]]:
+        rows = [{"id": f"{n}", "embedding": [1, n], "p": p} for n, p in enumerate(values)]
+        await store.insert("t", rows)
+        return [await store.find("t", "id < 'a'", order_by="id", select=["payload.p"])]
+
+    (results,) = asked(found)
+    column = results.to_arrow().column("p")
+    if column.type == pa.utf8():
+        assert [json.loads(text) for text in column.to_pylist()] == values
+        assert [json.dumps(json.loads(text)) for text in column.to_pylist()] == [
+            json.dumps(value) for value in values
+        ]
+    else:
+        assert column.to_pylist() == values
+        assert kind in (None, column.type)
+    assert kind is None or column.type == kind
 
 
 async def empty_answers(store: VectorStore) -> list[Results[Any]]:

@@ -133,16 +133,24 @@ def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
 
     if kind is not None:
         return pa.array(values, kind)
-    if not any(isinstance(value, dict) for value in values):
+    if _are_alike(values):
         try:
             return pa.array(values)
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
-            pass  # of several types, or nested too unevenly
+            pass  # nested too unevenly, or a number that is no float beside one that is
     texts = [
         None if value is None else json.dumps(value, ensure_ascii=False, default=str)
         for value in values
     ]
     return pa.array(texts, pa.utf8())
+
+
+def _are_alike(values: Iterable[Any]) -> bool:
+    """Return whether Arrow has a type for the values in which each stays what it is."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds == {list}:
+        return _are_alike([item for value in values for item in value or ()])
+    return dict not in kinds and (len(kinds) < 2 or kinds == {int, float})
 
 
 def _cell(value: object) -> str:

@@ -285,7 +285,8 @@ class WritingContract(ContractBase):
         assert [row["scores"] for row in found] == [None if v is None else [v] for v in kept]
         before = await store.find("notes")
         for number in (2**53 + 1, np.int64(2**53 + 1), 10**23 + 1, 10**400):
-            for change in ({"score": number}, {"scores": [1.5, number]}):
+            changes: list[dict[str, Any]] = [{"score": number}, {"scores": [1.5, number]}]
+            for change in changes:
                 with case(change), pytest.raises(InvalidRowError) as caught:
                     await store.update("notes", change, ids="1")
                 assert caught.value.field in change
