@@ -40,13 +40,15 @@ class Selection:
     """The columns that the backend reads, and the part of them that the user gets.
 
     ``keys`` are the payload's keys that are wanted, each with those wanted within it or None for
-    its whole value; None for all of the payload.
+    its whole value; None for all of the payload but the ``hidden`` keys: those that have the name
+    of a field which was not selected.
     """
 
     columns: Columns
     vector_name: str
     keys: _Keys | None = None
     shows_vector: bool = False
+    hidden: frozenset[str] = frozenset()
 
     @classmethod
     def everything(cls, schema: Schema) -> Selection:
@@ -69,6 +71,8 @@ class Selection:
             ) from exc
         if self.keys is not None:
             payload = _part(payload, self.keys)
+        elif self.hidden:
+            payload = {key: value for key, value in payload.items() if key not in self.hidden}
         return {**fields, **payload, **fields}
 
     def fields_of_each(self, rows: StoredRows, places: Sequence[int]) -> list[dict[str, Any]]:
@@ -163,7 +167,8 @@ def select_columns(
         vector=vector or needs_vector,
     )
     wanted = None if payload or not keys else keys
-    return Selection(columns, schema.vector, wanted, shows_vector=vector)
+    hidden = frozenset(schema.fields).difference(fields)
+    return Selection(columns, schema.vector, wanted, shows_vector=vector, hidden=hidden)
 
 
 async def selection_of(

@@ -316,6 +316,14 @@ class TablesContract(ContractBase):
         (record,) = await notes.get("notes", "r0001")
         assert (record["added"], record["kept"]) == (None, 1)
         assert await notes.count("notes", "added IS NULL") == 10
+        for select in (["payload"], ["payload", "year"]):
+            (record,) = await notes.find("notes", "id = 'r0001'", select=select)
+            assert (record.get("added", "hidden"), record["kept"]) == ("hidden", 1)
+        (record,) = await notes.get("notes", "r0001", select=["payload.added"])
+        assert record.fields == {"added": "payload"}
+        await notes.drop_field("notes", "added")
+        (record,) = await notes.get("notes", "r0001")
+        assert record["added"] == "payload"
 
     async def test_of_adders_at_once_one_wins(self, notes: VectorStore) -> None:
         tries = (notes.add_field("notes", "added", Field(str)) for _ in range(5))
