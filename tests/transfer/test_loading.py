@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -29,6 +30,7 @@ from aiovec import (
     SchemaMismatchError,
     VectorStore,
 )
+from aiovec._transfer import loading as loading_module
 from aiovec._transfer import save
 from aiovec._transfer import sifting as sifting_module
 from aiovec._transfer.jsonlines import objects_in
@@ -207,6 +209,55 @@ async def test_strict_keeps_nothing_of_a_new_table(store: VectorStore, tmp_path:
     done = await bring(store, lines(path, good("a", "b")), strict=True)
     assert (done.rows, await store.count("notes")) == (2, 2)
     assert rejected(tmp_path) == rejected(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["none", "strict", "cancelled"])
+async def test_rows_of_others_in_the_new_table_stay(
+    store: VectorStore, tmp_path: Path, ending: str
+) -> None:
+    """The import had made the table, and dropped it with all that was in it."""
+    path = lines(tmp_path / "n.jsonl", [{"id": f"{n}", "embedding": [0, 0]} for n in range(400)])
+    schema = Schema(2)
+    reached, written = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(chunk: Chunk, *given: Any, **how: Any) -> Any:
+        if 200 in chunk.places:
+            loop.call_soon_threadsafe(reached.set)
+            assert written.wait(60)
+        return sift(chunk, *given, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading_module, "sift", hold)
+        task = asyncio.ensure_future(
+            bring(store, path, schema=schema, strict=ending == "strict", rows_at_once=64)
+        )
+        await reached.wait()
+        await store.create_table("notes", schema, exist_ok=True)
+        await store.insert("notes", [{"id": "theirs", "embedding": [1, 2]}])
+        if ending == "cancelled":
+            task.cancel()
+        written.set()
+        with pytest.raises(asyncio.CancelledError if ending == "cancelled" else InvalidRowError):
+            await task
+    assert await store.tables() == ["notes"]
+    assert [row.id for row in await store.find("notes")] == ["theirs"]
+
+
+async def test_an_import_whose_table_appears_meanwhile(store: VectorStore, tmp_path: Path) -> None:
+    path = lines(tmp_path / "n.jsonl", good("a", "b"))
+
+    async def create(self: VectorStore, table: str, schema: Schema, **options: Any) -> None:
+        patch.undo()
+        await store.create_table("notes", Schema(2))
+        await store.insert("notes", [{"id": "b", "embedding": [1, 2]}])
+        await store.create_table(table, schema, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VectorStore, "create_table", create)
+        done = await bring(store, path)
+    assert (done.rows, done.rejected) == (1, 1)
+    assert sorted(row.id for row in await store.find("notes")) == ["a", "b"]
 
 
 @pytest.mark.parametrize("upsert", [False, True])

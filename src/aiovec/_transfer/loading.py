@@ -22,6 +22,7 @@ from ..errors import (
     InvalidRowError,
     ModelMismatchError,
     TableNotFoundError,
+    UnsupportedError,
 )
 from .foreign import reading
 from .parts import check_apart
@@ -94,12 +95,16 @@ class Loading:
 
 @dataclass(slots=True)
 class _Placed:
-    """A table that is being loaded: ``place`` is where its rows are until all are there."""
+    """A table that is being loaded: ``place`` is where its rows are until all are there.
+
+    ``created`` tells that the table is new, ``made`` that ``place`` is there.
+    """
 
     load: Load
     schema: Schema
     place: str
     created: bool
+    made: bool
     rows: int = 0
     rejected: int = 0
     replaced: int = 0
@@ -119,11 +124,12 @@ async def load(
 ) -> list[Loaded]:
     """Load tables; what cannot be taken goes to the rejects, and the rest goes on.
 
-    With ``strict`` nothing of any table is kept where a row cannot be taken: rows for a table that
-    is there already are gathered in one beside it first, and moved when all are known to be good.
-    A failure of the move deletes the table's moved rows again; with ``upsert`` they stay, because
-    they may have replaced others. Tables that were moved before keep their rows.
-    A table that was made here, and that no row came into, is dropped again.
+    With ``strict`` nothing of any table is kept where a row cannot be taken: the rows are gathered
+    in a table beside it first, and moved when all are known to be good. A failure of the move
+    deletes the table's moved rows again; with ``upsert`` they stay, because they may have replaced
+    others. Tables that were moved before keep their rows.
+    A new table is made when the first of its rows can be taken: no table has to be dropped that
+    somebody else may have written to meanwhile.
     """
     placed: list[_Placed] = []
     await in_thread(check_apart, store, [rejects.path])
@@ -136,11 +142,11 @@ async def load(
             if how.strict:
                 await _settle(store, placed, rejects, how, source.place)
         except BaseException as exc:
-            await _undo(store, placed, everything=how.strict)
+            await _undo(store, placed)
             if isinstance(exc, AiovecError) and not how.strict:
                 _tell_kept(exc, placed)
             raise
-        await _check_taken(store, placed, rejects)
+        _check_taken(placed, rejects)
     finally:
         await in_thread(rejects.close)
     return [
@@ -154,15 +160,16 @@ async def load(
 
 
 async def _place(store: VectorStore, one: Load, how: Loading) -> _Placed:
-    """The table that the rows go to first, created where it has to be."""
+    """The table that the rows go to first. A new one is created with its first rows."""
     wanted = _wanted(one)
     if one.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = replace_in(wanted, quantized=None)  # the file's suggestion, not the user's wish
     try:
         there = await store.schema(one.table)
     except TableNotFoundError:
-        await store.create_table(one.table, wanted)
-        return _Placed(one, wanted, one.table, created=True)
+        if how.strict:
+            return await _beside(store, one, wanted, created=True)
+        return _Placed(one, wanted, one.table, created=True, made=False)
     given = one.schema
     if given is not None:  # what the user said has to be so; what a file suggests has not
         await store.create_table(one.table, given, exist_ok=True)
@@ -174,12 +181,15 @@ async def _place(store: VectorStore, one: Load, how: Loading) -> _Placed:
         raise ConfigError(
             f"the table {one.table!r} exists with the metric {there.metric!r}", key="--metric"
         )
-    if not how.strict:
-        return _Placed(one, there, one.table, created=False)
+    if how.strict:
+        return await _beside(store, one, there, created=False)
+    return _Placed(one, there, one.table, created=False, made=True)
+
+
+async def _beside(store: VectorStore, one: Load, schema: Schema, *, created: bool) -> _Placed:
     beside = f"{one.table[:40].rstrip('-_')}-import-{uuid.uuid4().hex[:8]}"
-    # Its rows are only gathered there, so nothing of it need be indexed.
-    await store.create_table(beside, there)
-    return _Placed(one, there, beside, created=False)
+    await store.create_table(beside, schema)
+    return _Placed(one, schema, beside, created=created, made=True)
 
 
 def _wanted(one: Load) -> Schema:
@@ -204,7 +214,7 @@ async def _fill(
 ) -> None:
     """Load one table: the next chunk is read and checked while the last one is written."""
     schema = placed.schema
-    before = await store.count(placed.load.table) if how.upsert else 0
+    before = 0 if placed.created or not how.upsert else await store.count(placed.place)
     size = how.rows_at_once
     if size is None:
         size = min(max(_BYTES_AT_ONCE // (4 * schema.dim), _FEWEST_AT_ONCE), _MOST_AT_ONCE)
@@ -223,8 +233,22 @@ async def _fill(
             how.seen(placed.load, read)
     if placed.load.source.rows is not None:
         placed.missing = max(0, placed.load.source.rows - read)
-    if how.upsert and not placed.is_staged:
-        placed.replaced = placed.rows - (await store.count(placed.place) - before)
+    if not placed.rejected:
+        await _make(store, placed)
+    if how.upsert and placed.made:
+        await _count_replaced(store, placed, placed.place, before)
+
+
+async def _make(store: VectorStore, placed: _Placed) -> None:
+    if not placed.made:
+        await store.create_table(placed.place, placed.schema, exist_ok=True)
+        placed.made = True
+
+
+async def _count_replaced(store: VectorStore, placed: _Placed, table: str, before: int) -> None:
+    """Tell how many rows replaced another, as far as nobody else wrote or deleted meanwhile."""
+    added = await store.count(table) - before
+    placed.replaced = min(max(0, placed.rows - added), placed.rows)
 
 
 async def _sifted(
@@ -255,6 +279,8 @@ async def _sifted(
 
 async def _write(store: VectorStore, placed: _Placed, part: Sifted, how: Loading) -> Sifted:
     """Write rows; what the table has already becomes a reject."""
+    if part.rows.num_rows:
+        await _make(store, placed)
     if how.upsert:
         if part.rows.num_rows:
             rows = CheckedRows(part.rows, placed.schema)
@@ -281,7 +307,7 @@ async def _settle(
 ) -> None:
     """Keep everything, or nothing."""
     for one in placed:
-        if one.is_staged and not how.upsert and not one.rejected:
+        if not one.created and not how.upsert and not one.rejected:
             await _reject_known(store, one, rejects, place)
     bad = sum(one.rejected for one in placed)
     if bad:
@@ -289,8 +315,19 @@ async def _settle(
             f"{bad:,} of them cannot be imported, so nothing was kept; {rejects.path} lists each"
         )
     for one in placed:
-        if one.is_staged:
+        if not (one.created and await _renamed(store, one)):
             await _move(store, one, how)
+
+
+async def _renamed(store: VectorStore, one: _Placed) -> bool:
+    """Give gathered rows the name of their new table; False where no table can be renamed."""
+    try:
+        await store.rename_table(one.place, one.load.table)
+    except UnsupportedError:
+        await store.create_table(one.load.table, one.schema)
+        return False
+    one.place = one.load.table
+    return True
 
 
 async def _reject_known(store: VectorStore, one: _Placed, rejects: RejectsFile, place: str) -> None:
@@ -317,7 +354,7 @@ async def _move(store: VectorStore, one: _Placed, how: Loading) -> None:
             await _take_back(store, one, moved)
         raise
     if how.upsert:
-        one.replaced = one.rows - (await store.count(one.load.table) - before)
+        await _count_replaced(store, one, one.load.table, before)
     await store.drop_table(one.place, missing_ok=True)
 
 
@@ -336,10 +373,10 @@ async def _ids_of(store: VectorStore, table: str) -> AsyncGenerator[list[str], N
         yield batch.column("id").to_pylist()
 
 
-async def _undo(store: VectorStore, placed: list[_Placed], *, everything: bool) -> None:
-    """After a failure: drop what was made here, unless rows were kept that may be wanted."""
+async def _undo(store: VectorStore, placed: list[_Placed]) -> None:
+    """After a failure: drop the tables in which rows were gathered."""
     for one in placed:
-        if one.is_staged or (one.created and (everything or not one.rows)):
+        if one.is_staged:
             with contextlib.suppress(AiovecError):  # the failure itself is told
                 await store.drop_table(one.place, missing_ok=True)
 
@@ -351,14 +388,10 @@ def _tell_kept(error: AiovecError, placed: list[_Placed]) -> None:
         error.add_note(f"kept before that: {', '.join(kept)}; with --upsert the import goes on")
 
 
-async def _check_taken(store: VectorStore, placed: list[_Placed], rejects: RejectsFile) -> None:
+def _check_taken(placed: list[_Placed], rejects: RejectsFile) -> None:
     """Where not one row could be taken, something else is wrong than the rows."""
     if any(one.rows for one in placed) or not any(one.rejected for one in placed):
-        for one in placed:
-            if one.created and not one.rows and one.rejected:
-                await store.drop_table(one.place, missing_ok=True)
         return
-    await _undo(store, placed, everything=False)
     first = rejects.first
     raise InvalidRowError(
         f"not one of {sum(one.rejected for one in placed):,} could be imported; the first: "
