@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import io
 import json
 import threading
@@ -385,6 +386,66 @@ async def test_no_other_key_is_taken_for_a_named_one_that_is_absent(
     lines(tmp_path / "pair.jsonl", rows[:2])
     done = await bring(store, tmp_path / "pair.npy", "notes", hints=hints, upsert=True)
     assert (done.rows, rejected(tmp_path)) == (1, {1: (None, "field 'id': every row needs an id")})
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"id": "a", "scores": [1, 2, 3]}, {"id": "b", "embedding": [1, 2], "scores": [4, 5, 6]}],
+        [{"id": "a", "embedding": None, "scores": [1, 2]}, {"id": "b", "embedding": [1, 2]}],
+        [{"id": "a", "scores": [1, 2]}, {"id": "b", "tags": [5]}, {"id": "c", "vector": [1, 2]}],
+    ],
+)
+async def test_a_vector_with_its_usual_name_wins_over_lists_before_it(
+    store: VectorStore, tmp_path: Path, rows: list[Row]
+) -> None:
+    """The first list of numbers was the vector, and the embeddings went to the payload."""
+    name = "vector" if "vector" in rows[-1] else "embedding"
+    done = await bring(store, lines(tmp_path / "n.jsonl", list(rows)))
+    assert (done.rows, done.rejected, done.schema.vector, done.schema.dim) == (
+        1, len(rows) - 1, name, 2,
+    )  # fmt: skip
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    path = tmp_path / "n.csv"
+    cells = [[json.dumps(row.get(name)) if row.get(name) else "" for name in names] for row in rows]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *cells])
+    done = await bring(store, path, "other")
+    assert (done.rows, done.schema.vector, done.schema.dim) == (1, name, 2)
+
+
+async def test_lists_of_which_any_may_be_the_vector(store: VectorStore, tmp_path: Path) -> None:
+    lists: Row = {"id": "a", "left": [1, 2], "right": [3, 4]}
+    for rows in (
+        [lists], [{"id": "a", "left": [1, 2]}, {"id": "b", "right": [3, 4]}],
+        [{"id": "a", "left": [1, 2], "vector": None}],
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"'left'.* say by --vector-column"):
+            await bring(store, lines(tmp_path / "n.jsonl", list(rows)))
+    hints = Hints(vector_column="right")
+    done = await bring(store, lines(tmp_path / "n.jsonl", [lists]), hints=hints)
+    assert (done.rows, done.schema.vector) == (1, "right")
+
+
+async def test_a_vector_that_a_later_line_has_elsewhere(store: VectorStore, tmp_path: Path) -> None:
+    few: list[Row | str] = [{"id": f"{n}", "emb": [1, n]} for n in range(100)]
+    later: list[Row | str] = [
+        {"id": "x", "emb": [1, 2], "vector": [3, 4]},
+        {"id": "y", "emb": [1, 2]},
+    ]
+    done = await bring(store, lines(tmp_path / "n.jsonl", [*few, *later]))
+    assert (done.rows, done.schema.vector) == (101, "emb")
+    (why,) = rejected(tmp_path).values()
+    assert why[0] == "x"
+    assert "has a vector in 'vector', not in 'emb'" in why[1]
+    schema = Schema(2, vector_nullable=True)
+    path = lines(tmp_path / "m.jsonl", [{"id": "a", "vector": [1, 2]}, {"id": "b", "k": 1}])
+    done = await bring(store, path, "nullable", schema=schema)
+    assert (done.rows, done.rejected) == (1, 1)
+    path = tmp_path / "m.csv"
+    path.write_text('id,vector\na,"[1, 2]"\nb,\n')
+    done = await bring(store, path, "from-csv", schema=schema)
+    assert (done.rows, done.rejected) == (1, 1)
 
 
 _MIDSUMMER = datetime(2024, 6, 21, 22, tzinfo=UTC)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from .._arrays import Float32Array
 from .._arrow import payload_texts, to_matrix
+from .._core.ids import id_text
 from .._core.schema import Schema
 from .._input.columns import has_infinity, python_values
 from ..errors import AiovecError, ConfigError
@@ -112,6 +113,8 @@ class JsonLines:
         there: Callable[[], Schema | None] = nothing_there,
     ) -> None:
         self._path = path
+        self._named_vector = hints.vector_column is not None
+        self._guessed = False
         self._id = hints.id_column or "id"
         self._file: IO[bytes] | InputStream = stream or path.open("rb")
         try:
@@ -136,21 +139,28 @@ class JsonLines:
 
         Where no row has vectors, the schema of a table that is there, if that takes such rows.
         """
-        any_vector = False
+        wanted = [hints.vector_column] if hints.vector_column else _USUAL_VECTORS
+        lengths: dict[str, int] = {}
+        present: set[str] = set()
         for _, row in zip(range(_FEW), self._lines(None), strict=False):
             if isinstance(row.value, Reject):
                 continue
-            able = [key for key, value in row.value.items() if _looks_like_vector(value)]
-            for name in [hints.vector_column] if hints.vector_column else _USUAL_VECTORS:
-                if name in able:
-                    able = [name]
-            if len(able) == 1 and hints.vector_column in (None, able[0]):
-                return Schema(len(row.value[able[0]]), vector=able[0])
-            any_vector |= bool(able)
-        if not any_vector and hints.vector_column is None and (schema := there()) is not None:
+            present.update(name for name in wanted if name in row.value)
+            for name, value in row.value.items():
+                if _looks_like_vector(value):
+                    lengths.setdefault(name, len(value))
+        for name in wanted:
+            if name in lengths:
+                return Schema(lengths[name], vector=name)
+        if hints.vector_column is None and not present and len(lengths) == 1:
+            self._guessed = True
+            ((name, length),) = lengths.items()
+            return Schema(length, vector=name)
+        if not lengths and hints.vector_column is None and (schema := there()) is not None:
             return schema
+        lists = f" (lists of numbers: {', '.join(map(repr, lengths)):.200})" if lengths else ""
         raise ConfigError(
-            f"no vector was found in the first {self.place}s of {self._path}; say by "
+            f"no vector was found in the first {self.place}s of {self._path}{lists}; say by "
             "--vector-column where the vectors are, or give a --schema",
             file=str(self._path), key="--vector-column",
         )  # fmt: skip
@@ -167,6 +177,12 @@ class JsonLines:
                 here.at = f"line {line.number}"
                 if isinstance(line.value, Reject):
                     rejects.append(line.value)
+                elif other := self._other_vector(line.value):
+                    reason = (
+                        f"has a vector in {other!r}, not in {self._vector!r}; say by "
+                        "--vector-column which one counts"
+                    )
+                    rejects.append(Reject(line.number, id_text(line.value.get(self._id)), reason))
                 else:
                     rows.append(self._row(line.value, schema))
                     places.append(line.number)
@@ -176,6 +192,15 @@ class JsonLines:
                     rows, places, rejects, nbytes = [], [], [], 0
             if rows or rejects:
                 yield Chunk(rows, places, rejects)
+
+    def _other_vector(self, row: dict[str, Any]) -> str | None:
+        """Return the usual name of a vector that would go to the payload, in the place of one."""
+        if self._named_vector or not (self._guessed or row.get(self._vector) is None):
+            return None
+        for name in _USUAL_VECTORS:
+            if name != self._vector and _looks_like_vector(_list_in(row.get(name))):
+                return name
+        return None
 
     def _row(self, row: dict[str, Any], schema: Schema) -> dict[str, Any]:
         renamed(row, self._id, "id")
@@ -320,6 +345,16 @@ def schema_in(path: Path) -> Schema:
         ) from exc
     except (AiovecError, ValueError, TypeError) as exc:
         raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc
+
+
+def _list_in(value: Any) -> Any:
+    """The list that the text of a cell of CSV is, or the value itself."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            return decoded(value)
+        except ValueError:
+            pass
+    return value
 
 
 def _looks_like_vector(value: Any) -> bool:
