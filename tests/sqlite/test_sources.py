@@ -20,7 +20,7 @@ import aiovec
 from aiovec import ConfigError, CorruptStoreError, Field, Schema
 from aiovec._core.schema import check_table_name
 from aiovec._transfer import Load, Loaded, Loading, RejectsFile, load, open_input
-from aiovec._transfer.sources import Hints, legal_table_name, source_for
+from aiovec._transfer.sources import Hints, Skipped, legal_table_name, source_for
 from aiovec.sync import VectorStore as Collections
 from aiovec_sqlite.driver import connect, load_driver
 from aiovec_sqlite.sources import SqliteSource
@@ -838,6 +838,69 @@ async def test_vectors_of_two_lengths_without_a_model(
         assert {r["reason"] for r in rejects} == {"the vector has 8 dimensions, not 4"}
     else:
         assert counts == {"t": (4, 9, 0), "t-8d": (8, 3, 0)}
+
+
+def _skipped(path: Path) -> dict[str, Skipped]:
+    source = SqliteSource(path, Hints())
+    try:
+        source.tables()
+        return {one.origin: one for one in source.skipped()}
+    finally:
+        source.close()
+
+
+async def test_no_table_with_vectors_is_left_out_in_silence(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    """Its first rows are zeros, its numbers are large or small, or of a type that may be any."""
+    wide = np.random.default_rng(3).normal(size=(20, 40)).astype(np.float32)
+    kinds = {
+        "good": wide, "late": np.concatenate([np.zeros((300, 40), np.float32), wide]),
+        "large": wide * 1e6, "bytes": (wide * 30).astype(np.int8),
+    }  # fmt: skip
+    for name, vectors in kinds.items():
+        db.execute(f"CREATE TABLE {name} (id TEXT, v BLOB, text TEXT)")
+        rows = [(f"{n}", vector.tobytes(), "t") for n, vector in enumerate(vectors)]
+        db.executemany(f"INSERT INTO {name} VALUES (?, ?, ?)", rows)
+    db.execute("CREATE TABLE named (id TEXT, embedding BLOB)")
+    db.execute("INSERT INTO named VALUES ('a', ?)", (bytes(range(7)),))
+    # None of these hold vectors: digests, keys, pictures.
+    db.execute("CREATE TABLE files (id TEXT, sha256 BLOB, picture BLOB)")
+    db.executemany(
+        "INSERT INTO files VALUES (?, ?, ?)",
+        [(f"{n}", hashlib.sha256(b"%d" % n).digest(), b"\x89PNG" * (50 + n)) for n in range(20)],
+    )
+    db.commit()
+    done, rejects = await bring(path, tmp_path / "new.db")
+    assert {name: (one.rows, one.rejected) for name, one in done.items()} == {
+        "good": (20, 0), "late": (20, 300),
+    }  # fmt: skip
+    assert len(rejects) == 300
+    skipped = await asyncio.to_thread(_skipped, path)
+    assert {name: one.rows for name, one in skipped.items()} == {
+        "large": 20, "bytes": 20, "named": 1,
+    }  # fmt: skip
+    assert "--table bytes --vector-column v --dtype (float32, " in skipped["bytes"].reason
+    hints = Hints(table="bytes", vector_column="v", dtype="int8")
+    done, _ = await bring(path, tmp_path / "newer.db", hints)
+    assert done["bytes"].rows == 20
+
+
+async def test_generated_columns_are_imported(
+    db: sqlite3.Connection, path: Path, tmp_path: Path
+) -> None:
+    db.execute(
+        "CREATE TABLE notes (id TEXT PRIMARY KEY, v BLOB, s TEXT, "
+        "up TEXT GENERATED ALWAYS AS (upper(s)) VIRTUAL, "
+        "low TEXT GENERATED ALWAYS AS (lower(s)) STORED)"
+    )
+    db.execute("INSERT INTO notes (id, v, s) VALUES ('a', ?, 'Text')", (VECTORS[0].tobytes(),))
+    db.commit()
+    done, _ = await bring(path, tmp_path / "new.db")
+    assert done["notes"].rows == 1
+    async with aiovec.connect(tmp_path / "new.db") as store:
+        (row,) = await store.find("notes")
+        assert (row["s"], row["up"], row["low"]) == ("Text", "TEXT", "text")
 
 
 def test_a_table_of_bits_does_not_keep_the_others_from_coming(

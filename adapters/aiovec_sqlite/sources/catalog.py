@@ -198,8 +198,9 @@ class Catalog:
         ]
 
     def columns(self, name: str) -> list[Column]:
-        rows = self._db.execute(f"PRAGMA table_info({quoted(name)})").fetchall()
-        return [Column(row[1], row[2] or "", row[5]) for row in rows]
+        rows = self._db.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
+        # Generated columns are among them, those that a virtual table hides are not.
+        return [Column(row[1], row[2] or "", row[5]) for row in rows if row[6] != 1]
 
     def has_rowid(self, name: str) -> bool:
         if name in self.views:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ from .catalog import (
 )
 
 _SAMPLE = 200
+# BLOBs that may be vectors: by their name, or since so many are of one length that no digest, key
+# or UUID has.
+_VECTOR_NAME = re.compile(r"embed|vector|(?<![a-z])(vec|emb)s?(?![a-z])", re.IGNORECASE)
+_FEWEST_ALIKE = 5
+_DIGESTS = frozenset({0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64})
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "l2": "l2"}
 # How far two vectors may lie apart, by their length, and be the same one: float16, or digits that
 # were left out in JSON, are off by less than 0.01. int8 keeps little more than the direction.
@@ -136,6 +142,8 @@ def survey(
             )  # fmt: skip
             if one is not None:
                 found[name] = one
+            elif hints.table is None and (doubt := _doubt(db, name, catalog.columns(name))):
+                skipped.append(Skipped(name, catalog.count(name), doubt))
     for name in vec0:
         owners = [
             one for owner, one in found.items()
@@ -315,12 +323,30 @@ def _vector_of(
             continue
         if hints.dtype is not None and wanted is not None:
             return column.name, (hints.dtype,)
-        sample = _sample(db, name, column.name)
+        # A vector of zeros is no sign of any type.
+        shown = quoted(column.name)
+        sample = _sample(db, name, column.name, f"{shown} IS NOT zeroblob(length({shown}))")
         dtypes = readings(sample)
         if hints.dtype is not None and any(isinstance(value, bytes) for value in sample):
             dtypes = (hints.dtype,)
         if dtypes:
             return column.name, dtypes
+    return None
+
+
+def _doubt(db: sqlite3.Connection, name: str, columns: list[Column]) -> str | None:
+    """Return why a table without a known vector may have some; None where nothing hints at it."""
+    for column in columns:
+        blobs = _sample(db, name, column.name, f"typeof({quoted(column.name)}) = 'blob'")
+        lengths = {len(blob) for blob in blobs}
+        named = _VECTOR_NAME.search(column.name) is not None and max(lengths, default=0) > 1
+        alike = len(blobs) >= _FEWEST_ALIKE and len(lengths) == 1
+        if named or (alike and not lengths & _DIGESTS):
+            return (
+                f"its BLOBs in {column.name!r} may be vectors, of a type that cannot be seen; "
+                f"import them with --table {name} --vector-column {column.name} --dtype "
+                f"({', '.join(DTYPES)})"
+            )
     return None
 
 
