@@ -17,7 +17,7 @@ from aiovec.backend import LITTLE, NUMBERS_A_VALUE, in_thread
 from .bounds import check_rows
 from .call import Call
 from .media import ARROW, JSON, JSON_LINES, answer_type, body_type
-from .pieces import JsonArray, JsonLines, compact, load, load_large, rows_in
+from .pieces import JsonArray, JsonLines, load, load_large, rows_in
 from .problems import RequestError
 from .streaming import InParts
 
@@ -79,7 +79,6 @@ async def body_rows(call: Call) -> Any:
         if type(rows) is not list:
             raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
         check_rows(len(rows))
-        compact(rows)
         return rows
     return await rows_in(call.request.stream(), JsonArray())
 

@@ -6,6 +6,7 @@ Python's floats take five times the room of their text, so their vectors become 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import pydantic_core
 
 from aiovec._http import large_json
 from aiovec._http.large_json import TooMuchAtOnceError, check_at_once, load_in_pieces, work_of
-from aiovec.backend import has_infinity, in_thread
+from aiovec.backend import LossyJsonError, in_thread, read_json
 from aiovec.errors import InvalidArgumentError
 
 from .bounds import check_rows, check_work
@@ -26,6 +27,7 @@ _MANY = 16
 # Ends of a row that are tried before more of the body is waited for, or before a row is refused.
 _TRIES = 3
 _HALVINGS = 30
+_LONGEST_LOOKED_AT = 2 * 2**20
 _COMMA = re.compile(rb"\s*,")
 
 Rows = list[Any]
@@ -52,7 +54,37 @@ def load_large(text: bytearray) -> Any:
 
 
 def _parse(text: bytes | bytearray) -> Any:
-    return pydantic_core.from_json(text, allow_inf_nan=False)
+    value = pydantic_core.from_json(text, allow_inf_nan=False)
+    _check_kept(text, value)
+    return value
+
+
+def _check_kept(text: bytes | bytearray, value: Any) -> None:
+    """Refuse what a parser does not keep: a key that came twice, a number such as 1e400.
+
+    In a text longer than ``_LONGEST_LOOKED_AT``, of one large row, a second key is not looked for:
+    that would hold up other threads.
+    """
+    keys = 0
+    waiting = [value]
+    for item in waiting:
+        parts = item
+        if type(item) is dict:
+            keys += len(item)
+            parts = item.values()
+        elif type(item) is not list:
+            parts = [item]
+        kinds = set(map(type, parts))
+        if float in kinds and (math.inf in parts or -math.inf in parts):
+            raise RequestError(422, "the body has a number beyond those of float64")
+        if dict in kinds or list in kinds:
+            waiting += [part for part in parts if type(part) is dict or type(part) is list]
+    # Each key has a colon, so as many of both are proof. Texts have colons too.
+    if keys != text.count(b":") and len(text) <= _LONGEST_LOOKED_AT:
+        try:
+            read_json(text.decode())
+        except LossyJsonError as exc:
+            raise RequestError(422, f"the body is ambiguous: {exc}") from None
 
 
 _TOO_MUCH = (
@@ -265,10 +297,7 @@ def is_too_much(text: bytes | bytearray) -> bool:
 
 
 def compact(rows: Rows) -> int:
-    """Put arrays in the place of long lists of floats. Return how many floats they hold.
-
-    Numbers beyond float64, such as 1e400, are refused: a parser makes infinities of them.
-    """
+    """Put arrays in the place of long lists of floats. Return how many floats they hold."""
     floats = 0
     for row in rows:
         if type(row) is dict:
@@ -276,10 +305,6 @@ def compact(rows: Rows) -> int:
                 row[name] = made = _compact(value)
                 if made is not value:
                     floats += len(made)
-                if has_infinity(made):
-                    raise RequestError(
-                        422, f"the field {name!r:.60} holds a number beyond those of float64"
-                    )
     return floats
 
 

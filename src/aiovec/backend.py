@@ -197,7 +197,8 @@ if TYPE_CHECKING:
         stored_rows,
         unpack,
     )
-    from ._input.columns import has_infinity, python_values
+    from ._input.columns import python_values
+    from ._input.json_text import LossyJsonError, read_json
     from ._input.rows import effort_of, last_of_each_id
     from ._settings.load import RetrievalSettings, load_settings
     from ._settings.sections import (
@@ -244,8 +245,9 @@ else:
         "pack": "._http.wire",
         "stored_rows": "._http.wire",
         "unpack": "._http.wire",
-        "has_infinity": "._input.columns",
         "python_values": "._input.columns",
+        "LossyJsonError": "._input.json_text",
+        "read_json": "._input.json_text",
         "effort_of": "._input.rows",
         "last_of_each_id": "._input.rows",
         "order_of": "._core.ranking",
@@ -354,6 +356,7 @@ __all__ = [
     "Kind",
     "Like",
     "Location",
+    "LossyJsonError",
     "MemoryNeed",
     "MemorySize",
     "Message",
@@ -431,7 +434,6 @@ __all__ = [
     "frame_of",
     "from_matrix",
     "give_back",
-    "has_infinity",
     "in_idle_thread",
     "in_thread",
     "index_behind_change",
@@ -463,6 +465,7 @@ __all__ = [
     "plugin_of",
     "problem_of",
     "python_values",
+    "read_json",
     "read_stream",
     "redacted",
     "remove_abandoned",

@@ -139,6 +139,51 @@ async def test_numbers_beyond_float64_are_refused(number: str) -> None:
         assert await store.count("notes") == 0
 
 
+async def test_numbers_beyond_float64_in_other_bodies() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 0], "f": 1.0}])
+        async with serving(create_app(store=store)) as client:
+            for name, number in (("f", "1e400"), ("lf", "[1.5, -1e400]")):
+                body = f'{{"set": {{"{name}": {number}}}, "filter": "TRUE"}}'
+                headers = {"content-type": "application/json"}
+                await client.problem(
+                    "POST", "/tables/notes/update", 422, content=body, headers=headers
+                )
+        assert (await store.get("notes", "a"))[0].fields == {"f": 1.0, "lf": None}
+
+
+@pytest.mark.parametrize("length", [1, 30_000])
+async def test_a_key_that_comes_twice_is_refused(length: int) -> None:
+    """The last one counted, so a filter could become another one: also that of a deletion."""
+    text = "a: b, {}" * length
+    rows = [
+        '{"id": "b", "embedding": [1, 0], "k": 1, "k": 2}',
+        '{"id": "b", "embedding": [1, 0], "k": {"n": [{"x": 1, "x": ": "}]}}',
+        '{"id": "b", "id": "c", "embedding": [1, 0]}',
+        '{"id": "b", "embedding": [1, 0], "t": "::::", "\\u0074": ""}',
+    ]
+    bodies = [("delete", "json", '{"filter": "id = \'x\'", "filter": "TRUE"}')]
+    bodies += [("search", "json", '{"vector": [1, 0], "topK": 1, "vector": [0, 1]}')]
+    for row in rows:
+        bodies += [("records", "json", f"[{row}]"), ("records", "x-ndjson", row)]
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", aiovec.Schema(2))
+        async with serving(create_app(store=store)) as client:
+            for path, kind, body in bodies:
+                if path == "records":  # and rows of many colons
+                    sound = f'{{"id": "s", "embedding": [1, 0], "text": "{text}"}}'
+                    body = f"[{sound}, {body[1:]}" if kind == "json" else f"{sound}\n{body}"
+                headers = {"content-type": f"application/{kind}"}
+                found = await client.problem(
+                    "POST", f"/tables/notes/{path}", 422, content=body, headers=headers
+                )
+                assert "twice" in found["detail"]
+            assert await store.count("notes") == 0
+            row = {"id": "s", "embedding": [1, 0], "\\": {"t:": 1, "u": {"t:": 2}}, "text": text}
+            await client.ok("POST", "/tables/notes/records", json=[row])
+
+
 async def test_a_trailing_comma_and_a_body_of_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_json, "PIECE", 20)
     rows = b",".join(b'{"id":"%d"}' % n for n in range(9))
@@ -659,19 +704,20 @@ def test_long_lists_of_ids_are_read_in_pieces() -> None:
             assert plain(pieces.load_large(bytearray(text))) == value
 
 
-def test_vectors_that_stand_twice_or_elsewhere_are_left_to_the_parser(
+def test_vectors_that_stand_elsewhere_are_left_to_the_parser(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(large_json, "PIECE", 20)
     many = ",".join(["[1.5,2.5,3.5]"] * 20)
     for text in (
-        f'{{"vectors":[{many}],"vectors":[[1]]}}',
-        f'{{"vectors":[{many}],"\\u0076ectors":5}}',
         f'{{"a":{{"vectors":[{many}]}}}}',
         f'[{{"vectors":[{many}]}}]',
         f'{{"vectors":[{many}],"a":"\\"vectors\\":["}}',
     ):
         assert pieces.load_large(bytearray(text.encode())) == json.loads(text)
-    for text in (f'{{"vectors":[{many},]}}', f'{{"vectors":[{many}]', f'"vectors":[{many}]'):
+    for text in (
+        f'{{"vectors":[{many},]}}', f'{{"vectors":[{many}]', f'"vectors":[{many}]',
+        f'{{"vectors":[{many}],"vectors":[[1]]}}', f'{{"vectors":[{many}],"\\u0076ectors":5}}',
+    ):  # fmt: skip
         with pytest.raises(RequestError):
             pieces.load_large(bytearray(text.encode()))

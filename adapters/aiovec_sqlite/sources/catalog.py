@@ -5,14 +5,13 @@ A column beside the vector becomes a field, a key of the payload, or part of an 
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from aiovec.backend import Field, check_field_name
+from aiovec.backend import Field, check_field_name, read_json
 from aiovec.errors import AiovecError
 
 from ..layout import quoted
@@ -327,11 +326,11 @@ def _form_of(db: sqlite3.Connection, table: str, column: Column) -> Form:
 
 
 def parsed(value: Any) -> Any:
-    """A text as what it says in JSON; any other value, and a text that is no JSON, as it is."""
+    """A text as what it says in JSON, if that loses nothing; any other value as it is."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return read_json(value)
     except (ValueError, RecursionError):
         return value
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aiovec.backend import Chunk, ForeignTable, Metric, Reject, Schema, legal_table_name
+from aiovec.backend import Chunk, ForeignTable, Metric, Reject, Schema, legal_table_name, read_json
 
 from ..layout import quoted
 from .blobs import batches, matrix_of
@@ -103,7 +102,7 @@ def _chunk(part: Collection, found: list[tuple[Any, ...]], schema: Schema) -> Ch
             rejects.append(Reject(rowid, None, f"it has no row in {part.payload}"))
             continue
         try:
-            payload = json.loads(text) if text else {}
+            payload = read_json(text.decode() if isinstance(text, bytes) else text) if text else {}
         except (ValueError, TypeError, RecursionError) as exc:
             rejects.append(Reject(rowid, _shown(id), f"the payload is not JSON: {exc}"))
             continue

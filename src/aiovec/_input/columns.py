@@ -22,6 +22,7 @@ from .._core.ids import id_text
 from .._core.schema import MAX_ID_BYTES, Field, Schema
 from .._filters.text import moment_text
 from ..errors import InvalidRowError
+from .json_text import read_json
 
 Place = Callable[[int], tuple[int | None, str | None]]
 """Gives, for a position in a column, the row's number and id for an error."""
@@ -472,15 +473,6 @@ def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def has_infinity(value: object) -> bool:
-    """Return whether a number, or one in a list or an array, is infinite."""
-    if isinstance(value, np.ndarray):
-        return bool(np.isinf(value).any())
-    if type(value) is list:
-        return math.inf in value or -math.inf in value
-    return type(value) is float and math.isinf(value)
-
-
 _JSON_PLAIN = frozenset((str, bool, type(None)))
 
 
@@ -587,7 +579,7 @@ def arrow_payload(column: pa.Array, schema: Schema, place: Place) -> pa.Array:
             texts.append(None)
             continue
         try:
-            value = json.loads(text)
+            value = read_json(text)
         except (ValueError, RecursionError) as exc:
             raise InvalidRowError(
                 f"is not valid JSON: {exc}", row=number, id=id, field="payload"

@@ -563,7 +563,14 @@ def _from_arrow(
             keys = [foreign_values(plain(table.column(n), n), n) for n in extra_names]
             for row, values in enumerate(zip(*keys, strict=True)):
                 keyed = dict(zip(extra_names, values, strict=True))
-                extra[row] = {**(extra[row] or {}), **keyed}
+                known = extra[row] or {}
+                if twice := known.keys() & keyed.keys():
+                    number, id = place(row)
+                    raise InvalidRowError(
+                        "stands in the column payload and in one of its own",
+                        row=number, id=id, field=min(twice),
+                    )  # fmt: skip
+                extra[row] = {**known, **keyed}
         payload = payload_column(extra, schema, place)
     return _assemble(id_column, vectors, columns, payload, schema, place)
 

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from .._arrow import payload_texts
 from .._core.schema import Schema
+from .._input.json_text import LossyJsonError, read_json
 from ..errors import ConfigError
 from .foreign import LONGEST_LINE, reading
-from .jsonlines import JsonLines, Line, LossyJsonError, decoded, json_values, vector_texts
+from .jsonlines import JsonLines, Line, json_values, vector_texts
 from .sources import Hints, Reject
 from .streams import InputStream
 from .text_files import TextWriter
@@ -240,7 +241,7 @@ def _as_bool(cell: str) -> bool:
 
 def _as_json(cell: str, kind: type, wanted: str) -> Any:
     try:
-        value = decoded(cell)
+        value = read_json(cell)
     except LossyJsonError:
         raise
     except ValueError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,8 @@ from .._arrays import Float32Array
 from .._arrow import payload_texts, to_matrix
 from .._core.ids import id_text
 from .._core.schema import Schema
-from .._input.columns import has_infinity, python_values
+from .._input.columns import python_values
+from .._input.json_text import LossyJsonError, read_json
 from ..errors import AiovecError, ConfigError
 from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
 from .formats import sidecar_of
@@ -251,43 +251,6 @@ class Line:
         self.nbytes = nbytes
 
 
-class LossyJsonError(ValueError):
-    """JSON that would not be kept as it is: an object with a key twice, a number of 1e400."""
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise LossyJsonError(f"the key {key!r:.60} occurs twice in an object")
-            seen.add(key)
-    return found
-
-
-def _in_range(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise LossyJsonError(f"the number {text:.60} is beyond those of float64")
-    return number
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
-_CAREFUL = json.JSONDecoder(object_pairs_hook=_once_each, parse_float=_in_range)
-
-
-def decoded(text: str) -> Any:
-    """Read JSON in which no key comes twice and no number is beyond float64; else ValueError.
-
-    ``Infinity`` itself is read, as Python writes it.
-    """
-    value = _DECODER.decode(text)
-    if any(map(has_infinity, value.values() if isinstance(value, dict) else [value])):
-        _CAREFUL.decode(text)  # takes far longer
-    return value
-
-
 def lines_in(file: IO[bytes] | InputStream) -> Iterator[tuple[int, bytes | None]]:
     """The lines of a file with their numbers; None for one too long. Empty ones are passed over."""
     number = 0
@@ -311,7 +274,7 @@ def objects_in(file: IO[bytes] | InputStream) -> Iterator[Line]:
             yield Line(number, Reject(number, None, reason))
             continue
         try:
-            value = decoded(text.decode())
+            value = read_json(text.decode())
         except RecursionError:
             yield Line(number, Reject(number, None, "not JSON: it is nested too deeply"))
             continue
@@ -351,7 +314,7 @@ def _list_in(value: Any) -> Any:
     """The list that the text of a cell of CSV is, or the value itself."""
     if isinstance(value, str) and value.startswith("["):
         try:
-            return decoded(value)
+            return read_json(value)
         except ValueError:
             pass
     return value

@@ -449,6 +449,15 @@ class RowFormsContract(ContractBase):
             with pytest.raises(InvalidRowError) as caught:
                 await store.insert("notes", pa.table({**good, name: column}))
             assert caught.value.field == name
+        payloads = {
+            "twice": ({"payload": ['{"a": 1, "a": 2}']}, "payload"),
+            "twice within": ({"payload": ['{"a": [{"b": 1, "b": 2}]}']}, "payload"),
+            "in a column too": ({"payload": ['{"k": 1}'], "k": [2]}, "k"),
+        }
+        for what, (columns, field) in payloads.items():
+            with case(what), pytest.raises(InvalidRowError) as caught:
+                await store.insert("notes", pa.table({**good, **columns}))
+            assert (caught.value.field, caught.value.id) == (field, "a")
         assert await store.count("notes") == 0
 
     async def test_datetimes_that_python_cannot_hold(self, store: VectorStore) -> None:

@@ -1,0 +1,56 @@
+"""JSON from outside, of which nothing may be lost on the way in."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+
+class LossyJsonError(ValueError):
+    """JSON that would not be kept as it is: an object with a key twice, a number of 1e400."""
+
+
+def read_json(text: str) -> Any:
+    """Read JSON in which no key comes twice in an object; else ValueError.
+
+    A number beyond float64 is refused where it is the value itself, or one of its values or of
+    their lists. ``Infinity`` itself is read, as Python writes it.
+    """
+    value = _DECODER.decode(text)
+    if any(map(has_infinity, value.values() if isinstance(value, dict) else [value])):
+        _CAREFUL.decode(text)  # takes far longer
+    return value
+
+
+def has_infinity(value: object) -> bool:
+    """Return whether a number, or one in a list or an array, is infinite."""
+    if isinstance(value, np.ndarray):
+        return bool(np.isinf(value).any())
+    if type(value) is list:
+        return math.inf in value or -math.inf in value
+    return type(value) is float and math.isinf(value)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise LossyJsonError(f"the key {key!r:.60} occurs twice in an object")
+            seen.add(key)
+    return found
+
+
+def _in_range(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise LossyJsonError(f"the number {text:.60} is beyond those of float64")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
+_CAREFUL = json.JSONDecoder(object_pairs_hook=_once_each, parse_float=_in_range)
