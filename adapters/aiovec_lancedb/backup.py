@@ -121,7 +121,7 @@ async def _write_copy(
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
-        await in_thread(_prepare, path, partial)
+        await in_thread(_prepare, path, partial, session.folder)
         async with AsyncExitStack() as stack:
             opened = await _of_one_moment(session, moment)
             for one in opened:
@@ -215,12 +215,14 @@ async def _copy(session: Session, tables: list[_Opened], partial: Path, path: st
         copy.close()  # type: ignore[no-untyped-call]
 
 
-def _prepare(path: Path, partial: Path) -> None:
+def _prepare(path: Path, partial: Path, folder: Path | None) -> None:
     with translated(str(path)):
         if os.path.lexists(path):
             raise AiovecError(f"{path} already exists; name a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
         partial.mkdir(parents=True)
+        if folder is not None and os.name != "nt":  # none may read it who cannot read the store
+            partial.chmod(folder.stat().st_mode & 0o777)
 
 
 def _finish(partial: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from aiovec.backend import flush_folder, remove_abandoned
+from aiovec.backend import create_like, flush_folder, remove_abandoned, rename_new
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .connection import Ticket
@@ -24,16 +24,6 @@ from .settings import SqliteSettings
 from .text.index import drop_named
 
 _PAGES_AT_ONCE = 4096
-
-
-def _rename_new(partial: Path, path: Path) -> None:
-    """Give a file its name, unless another has taken it meanwhile."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise InvalidArgumentError("path", str(path), "a path that does not exist yet") from None
-    except OSError:  # a file system without links
-        partial.rename(path)
 
 
 def _settle_copy(path: Path) -> None:
@@ -62,15 +52,27 @@ def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}-{id(db)}.partial")
     try:
         with copying_to(str(path)):
+            if store := _file_of(db):
+                create_like(partial, store)
             db.execute("VACUUM INTO ?", (str(partial),))
             _settle_copy(partial)
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
-            _rename_new(partial, path)
+            try:
+                rename_new(partial, path)
+            except FileExistsError:
+                raise InvalidArgumentError(
+                    "path", str(path), "a path that does not exist yet"
+                ) from None
             flush_folder(path.parent)
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _file_of(db: sqlite3.Connection) -> str:
+    """The path of the database; empty in memory."""
+    return next(str(row[2]) for row in db.execute("PRAGMA database_list") if row[1] == "main")
 
 
 def restore(
@@ -93,6 +95,7 @@ def restore(
             closing(connect_read_only(backup, settings.busy_timeout)) as source,
             copying_to(str(target)),
         ):
+            create_like(partial, target if target.exists() else backup)
             _copy(source, partial, str(backup))
         with _held_alone(target, overwrite=overwrite) as was_there:
             kept = None if overwrite or not was_there else _keep(target)

@@ -47,7 +47,15 @@ from ._core.contract import (
     moves_of,
 )
 from ._core.doctor import Finding, room_at, version_of
-from ._core.files import NO_ROOM, flush_folder, look_at, remove_abandoned, writing_to
+from ._core.files import (
+    NO_ROOM,
+    create_like,
+    flush_folder,
+    look_at,
+    remove_abandoned,
+    rename_new,
+    writing_to,
+)
 from ._core.group_commit import Committer, GroupCommit, Held, WriteCall, copy_of_error
 from ._core.keys import Kept, WriteKey
 from ._core.memory import (
@@ -417,6 +425,7 @@ __all__ = [
     "configured_embedder",
     "copy_of_error",
     "create_backend",
+    "create_like",
     "default_budget",
     "distances",
     "effort_of",
@@ -469,6 +478,7 @@ __all__ = [
     "read_stream",
     "redacted",
     "remove_abandoned",
+    "rename_new",
     "resident_memory",
     "retry_after_of",
     "room_at",

@@ -56,6 +56,28 @@ async def ids_in(target: Path | str) -> list[str]:
         return [record.id for record in await store.find("t", limit=10**6)]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_nobody_else_reads_a_backup_or_what_was_restored(tmp_path: Path) -> None:
+    """They were readable for all, as new files are, whatever the store was."""
+    path = tmp_path / "notes.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("t", SCHEMA)
+        await to_thread(path.chmod, 0o600)
+        await store.backup(tmp_path / "backup.db")
+    await aiovec.restore(tmp_path / "backup.db", path)
+    await aiovec.restore(tmp_path / "backup.db", tmp_path / "new.db")
+    files = [file for file in await names_in(tmp_path) if ".db" in file]
+    assert len(files) == 4  # with the one that was there before
+    modes = await to_thread(lambda: {os.stat(tmp_path / file).st_mode & 0o777 for file in files})
+    assert modes == {0o600}
+    folder = tmp_path / "lance"
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        await store.create_table("t", SCHEMA)
+        await to_thread(folder.chmod, 0o700)
+        await store.backup(tmp_path / "lance-backup")
+    assert (await to_thread(os.stat, tmp_path / "lance-backup")).st_mode & 0o777 == 0o700
+
+
 KILLED = """
 import asyncio, os, signal, sys
 import aiovec

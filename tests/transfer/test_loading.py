@@ -6,6 +6,8 @@ import asyncio
 import csv
 import io
 import json
+import os
+import stat
 import threading
 import time
 from datetime import UTC, date, datetime
@@ -631,6 +633,62 @@ async def test_an_export_that_is_killed_leaves_no_new_file_beside_an_old_one(
     await bring(store, path, "back")
     assert (await store.schema("back")).model == "new"
     assert [record.id for record in await store.find("back")] == ["new"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "numpy"])
+async def test_an_export_replaces_no_file_that_came_meanwhile(
+    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Whatever it was, another export or a note, it was gone."""
+    await store.create_table("notes", Schema(2))
+    await store.insert("notes", [{"id": "a", "embedding": [1, 0]}])
+    path = tmp_path / f"n.{'npy' if form == 'numpy' else form}"
+    beside = names_in(tmp_path)
+    names = {
+        "parquet": [path.name], "jsonl": [path.name, "n.schema.json"],
+        "numpy": [path.name, "n.jsonl", "n.schema.json"],
+    }[form]  # fmt: skip
+    flush = PartFile.flush
+    for name in names:
+
+        def come(part: PartFile, other: Path = tmp_path / name) -> None:
+            other.write_text("precious")
+            flush(part)
+
+        monkeypatch.setattr(PartFile, "flush", come)
+        with pytest.raises(ConfigError, match="already exists; pass --overwrite"):
+            await save(store, "notes", path, form=form)
+        assert names_in(tmp_path) == sorted([*beside, name])
+        assert await asyncio.to_thread((tmp_path / name).read_text) == "precious"
+        await asyncio.to_thread((tmp_path / name).unlink)
+    monkeypatch.undo()
+    outcomes = await asyncio.gather(
+        *(save(store, "notes", path, form=form) for _ in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(one, ConfigError) for one in outcomes) == 4
+    assert names_in(tmp_path) == sorted([*beside, *names])
+
+
+def _modes(folder: Path, new: int | None = None) -> set[int]:
+    """The permissions of exported files, and then new ones."""
+    files = [file for file in folder.iterdir() if file.name.startswith("n")]
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in files}
+    for file in files if new is not None else ():
+        file.chmod(new)
+    return modes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_what_an_export_replaces_keeps_its_permissions(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    await store.create_table("notes", Schema(2))
+    await store.insert("notes", [{"id": "a", "embedding": [1, 0]}])
+    for name in ("n.csv", "n.parquet", "n-2.npy"):
+        await save(store, "notes", tmp_path / name)
+        await asyncio.to_thread(_modes, tmp_path, 0o640)
+        await save(store, "notes", tmp_path / name, overwrite=True)
+        assert await asyncio.to_thread(_modes, tmp_path) == {0o640}
 
 
 async def test_an_export_without_vectors_leaves_no_schema_of_an_older_one(

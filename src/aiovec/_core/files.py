@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,33 @@ def look_at(path: str | Path) -> os.stat_result | None:
             f"whether {path} is still what the store has open cannot be seen ({exc.strerror}); "
             "nothing of this call was done, try again"
         ) from exc
+
+
+def create_like(new: Path, model: str | Path) -> None:
+    """Create an empty file, or nothing where there is no ``model``, with the model's permissions.
+
+    So a copy of a file, or what replaces it, is read by no one who could not read the file.
+    """
+    if os.name == "nt" or (found := look_at(model)) is None or not stat.S_ISREG(found.st_mode):
+        return
+    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with suppress(OSError):  # a file system without permissions
+            os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & 0o777)
+    finally:
+        os.close(descriptor)
+
+
+def rename_new(old: Path, new: Path) -> None:
+    """Give a file its name; FileExistsError if another has taken it meanwhile."""
+    try:
+        os.link(old, new)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        old.rename(new)
+    else:
+        old.unlink()
 
 
 def flush_folder(folder: Path) -> None:

@@ -234,11 +234,17 @@ class ArrowFileWriter:
     """Writes a Parquet or Arrow IPC file."""
 
     def __init__(
-        self, path: Path, form: str, schema: pa.Schema, stream: OutputStream | None = None
+        self,
+        path: Path,
+        form: str,
+        schema: pa.Schema,
+        stream: OutputStream | None = None,
+        *,
+        replaces: bool = True,
     ) -> None:
         self._path = path
         self._schema = schema
-        self._part = PartFile(path) if stream is None else None
+        self._part = PartFile(path, replaces=replaces) if stream is None else None
         self._waiting: list[pa.RecordBatch] = []
         self._bytes = 0
         self._sink: Any = None
@@ -246,7 +252,7 @@ class ArrowFileWriter:
             if self._part is None:
                 self._file = pa.PythonFile(stream, "w")
             else:
-                self._file = pa.OSFile(str(self._part.part), "wb")
+                self._file = pa.OSFile(str(self._part.begin()), "wb")
             try:
                 self._sink = self._sink_of(form)
             except BaseException:

@@ -163,7 +163,9 @@ def _check_shape(path: Path) -> None:
 class NumpyWriter:
     """Writes the pair of files, and the schema beside them."""
 
-    def __init__(self, path: Path, schema: pa.Schema, told: Schema | None) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, told: Schema | None, *, replaces: bool = True
+    ) -> None:
         if told is None:
             raise ConfigError(
                 "the format numpy holds vectors; select the vector too, or export as jsonl"
@@ -171,11 +173,11 @@ class NumpyWriter:
         self._path = path
         self._schema = told
         self._count = 0
-        self._parts = [PartFile(records_of(path)), PartFile(path)]
-        self._sidecar = SchemaFile(sidecar_of(path), told)
+        self._parts = [PartFile(file, replaces=replaces) for file in (records_of(path), path)]
+        self._sidecar = SchemaFile(sidecar_of(path), told, replaces=replaces)
         with writing_to(path):
-            self._records = self._parts[0].part.open("w", encoding="utf-8", newline="\n")
-            self._vectors = self._parts[1].part.open("wb")
+            self._records = self._parts[0].begin().open("w", encoding="utf-8", newline="\n")
+            self._vectors = self._parts[1].begin().open("wb")
             self._vectors.write(self._header())
 
     @property

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._core.files import flush_folder
+from .._core.files import create_like, flush_folder, rename_new
 from ..errors import ConfigError
 from .sources import kinds, source_for
 
@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 
 
 class PartFile:
-    """A file that is written beside its name, and renamed when it is done."""
+    """A file that is written beside its name, and renamed when it is done.
 
-    def __init__(self, path: Path) -> None:
+    Without ``replaces`` it takes the name from no other file: ConfigError.
+    """
+
+    def __init__(self, path: Path, *, replaces: bool = True) -> None:
         self.path = path
+        self.replaces = replaces
         self.part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
+
+    def begin(self) -> Path:
+        """Return the path to write to, of a file with the permissions of one that it replaces."""
+        create_like(self.part, self.path)
+        return self.part
 
     def flush(self) -> None:
         """Bring what was written to the disk."""
@@ -32,7 +41,13 @@ class PartFile:
     def finish(self) -> None:
         """Bring what was written to the disk, then give it its name."""
         self.flush()
-        os.replace(self.part, self.path)
+        if self.replaces:
+            os.replace(self.part, self.path)
+        else:
+            try:
+                rename_new(self.part, self.path)
+            except FileExistsError:
+                raise _taken(self.path) from None
         flush_folder(self.path.parent)
 
     def discard(self) -> None:
@@ -49,12 +64,34 @@ def finish_together(named: PartFile, beside: Sequence[PartFile], stale: Iterable
     for part in (*beside, named):
         part.flush()
     gone = [path for path in stale if os.path.lexists(path)]
+    if not named.replaces:
+        _finish_new(named, beside, gone)
+        return
     if beside or gone:
         for path in (named.path, *gone):
             path.unlink(missing_ok=True)
         flush_folder(named.path.parent)
     for part in (*beside, named):
         part.finish()
+
+
+def _finish_new(named: PartFile, beside: Sequence[PartFile], there: Sequence[Path]) -> None:
+    """Give files names that are free, or none of them."""
+    done: list[PartFile] = []
+    try:
+        for path in there:
+            raise _taken(path)
+        for part in (*beside, named):
+            part.finish()
+            done.append(part)
+    except BaseException:
+        for part in done:
+            part.path.unlink(missing_ok=True)
+        raise
+
+
+def _taken(path: Path) -> ConfigError:
+    return ConfigError(f"{path} already exists; pass --overwrite to replace it")
 
 
 def check_apart(store: VectorStore, paths: Iterable[Path]) -> None:

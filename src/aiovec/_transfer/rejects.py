@@ -56,7 +56,7 @@ class RejectsFile:
                 "another file"
             )
         with writing_to(self.path):
-            self._file = self._part.part.open("w", encoding="utf-8", newline="\n")
+            self._file = self._part.begin().open("w", encoding="utf-8", newline="\n")
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
         with writing_to(self.path):

@@ -129,15 +129,15 @@ def _open(
         from .arrow_files import ArrowFileWriter
 
         _check_free([path], overwrite)
-        return ArrowFileWriter(path, form, schema)
+        return ArrowFileWriter(path, form, schema, replaces=overwrite)
     _check_free(
         [path, sidecar_of(path), *([records_of(path)] if form == "numpy" else [])], overwrite
     )
     if form == "numpy":
         from .numpy_files import NumpyWriter
 
-        return NumpyWriter(path, schema, told)
-    return _text_writer(form)(path, schema, told)
+        return NumpyWriter(path, schema, told, replaces=overwrite)
+    return _text_writer(form)(path, schema, told, replaces=overwrite)
 
 
 def _open_stream(

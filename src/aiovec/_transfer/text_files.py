@@ -25,10 +25,12 @@ class TextWriter(ABC):
         schema: pa.Schema,
         told: Schema | None,
         stream: OutputStream | None = None,
+        *,
+        replaces: bool = True,
     ) -> None:
         self._path = path
         self._vector = told.vector if told is not None else None
-        self._file = _TextFile(path, told) if stream is None else stream
+        self._file = _TextFile(path, told, replaces) if stream is None else stream
         if begin := self.beginning(schema):
             self._put(begin)
 
@@ -61,12 +63,12 @@ class TextWriter(ABC):
 
 
 class _TextFile:
-    def __init__(self, path: Path, told: Schema | None) -> None:
+    def __init__(self, path: Path, told: Schema | None, replaces: bool) -> None:
         self._path = path
-        self._part = PartFile(path)
-        self._sidecar = SchemaFile(sidecar_of(path), told)
+        self._part = PartFile(path, replaces=replaces)
+        self._sidecar = SchemaFile(sidecar_of(path), told, replaces=replaces)
         with writing_to(path):
-            self._file = self._part.part.open("wb")
+            self._file = self._part.begin().open("wb")
 
     @property
     def files(self) -> list[Path]:
@@ -94,8 +96,8 @@ class SchemaFile:
     Without a schema, one that is there belongs to an older file and is ``stale``.
     """
 
-    def __init__(self, path: Path, schema: Schema | None) -> None:
-        self._part = PartFile(path)
+    def __init__(self, path: Path, schema: Schema | None, *, replaces: bool) -> None:
+        self._part = PartFile(path, replaces=replaces)
         self._schema = schema
 
     @property
@@ -113,7 +115,7 @@ class SchemaFile:
     def write(self) -> None:
         if self._schema is not None:
             text = json.dumps(self._schema.to_dict(), ensure_ascii=False, indent=2)
-            self._part.part.write_text(f"{text}\n", encoding="utf-8")
+            self._part.begin().write_text(f"{text}\n", encoding="utf-8")
 
     def discard(self) -> None:
         self._part.discard()

@@ -449,7 +449,7 @@ class RowFormsContract(ContractBase):
             with pytest.raises(InvalidRowError) as caught:
                 await store.insert("notes", pa.table({**good, name: column}))
             assert caught.value.field == name
-        payloads = {
+        payloads: dict[str, tuple[dict[str, Any], str]] = {
             "twice": ({"payload": ['{"a": 1, "a": 2}']}, "payload"),
             "twice within": ({"payload": ['{"a": [{"b": 1, "b": 2}]}']}, "payload"),
             "in a column too": ({"payload": ['{"k": 1}'], "k": [2]}, "k"),
