@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -19,23 +22,52 @@ _T = TypeVar("_T")
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
     """The command, ending with 1 and one line where it fails, and with 130 where it is stopped.
 
+    SIGTERM, as ``timeout``, systemd and Docker send it, stops it as Ctrl+C does, with 143.
+
     Only an ``AiovecError`` is a failure; anything else is a bug and keeps its traceback.
     """
 
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except AiovecError as exc:
-            say_error(exc)
-            for note in getattr(exc, "__notes__", ()):
-                err().print(one_line(note))
-            raise typer.Exit(1) from exc
-        except (KeyboardInterrupt, asyncio.CancelledError) as exc:
-            say_error("interrupted")
-            raise typer.Exit(130) from exc
+        with _terminated_as_interrupted() as terminated:
+            try:
+                command(*args, **kwargs)
+            except AiovecError as exc:
+                say_error(exc)
+                for note in getattr(exc, "__notes__", ()):
+                    err().print(one_line(note))
+                raise typer.Exit(1) from exc
+            except (KeyboardInterrupt, asyncio.CancelledError) as exc:
+                say_error("terminated" if terminated else "interrupted")
+                raise typer.Exit(143 if terminated else 130) from exc
+            except typer.Exit as exc:
+                if terminated and exc.exit_code == 130:
+                    raise typer.Exit(143) from exc
+                raise
 
     return run
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[list[int]]:
+    """Turn SIGTERM into an interrupt, which cancels what runs; the list tells that it came."""
+    received: list[int] = []
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield received  # only the main thread can have handlers, and a program has its own
+        return
+
+    def handle(number: int, frame: object) -> None:
+        received.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:

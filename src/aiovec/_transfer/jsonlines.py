@@ -149,9 +149,9 @@ class JsonLines:
             for name, value in row.value.items():
                 if _looks_like_vector(value):
                     lengths.setdefault(name, len(value))
-        for name in wanted:
-            if name in lengths:
-                return Schema(lengths[name], vector=name)
+            for name in wanted:
+                if name in lengths:  # more lines need not be waited for
+                    return Schema(lengths[name], vector=name)
         if hints.vector_column is None and not present and len(lengths) == 1:
             self._guessed = True
             ((name, length),) = lengths.items()
