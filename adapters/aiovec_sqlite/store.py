@@ -660,7 +660,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         file, path = Path(self._target).resolve(), path.resolve()
         if path in {file.with_name(file.name + end) for end in ("", *BESIDE)}:
             return True
-        return path.exists() and file.exists() and path.samefile(file)
+        return os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file)
 
     async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
         if self._target == MEMORY:

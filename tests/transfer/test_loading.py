@@ -162,6 +162,29 @@ async def test_a_file_of_which_nothing_fits_leaves_no_table(
     assert await store.tables() == []
 
 
+async def test_a_list_of_rejects_that_no_longer_holds_goes(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    path = lines(tmp_path / "n.jsonl", [*good("a"), {"id": "b", "embedding": [0, 0]}])
+    assert (await bring(store, path)).rejected == 1
+    assert len(rejected(tmp_path)) == 1
+    lines(path, good("a", "b"))
+    with pytest.raises(SchemaMismatchError):
+        await bring(store, path, schema=Schema(3), upsert=True)
+    assert len(rejected(tmp_path)) == 1  # nothing was imported since
+    assert (await bring(store, path, upsert=True)).rows == 2
+    assert names_in(tmp_path) == ["n.jsonl"]
+
+
+async def test_an_export_under_a_name_that_is_too_long(store: VectorStore, tmp_path: Path) -> None:
+    """For its schema alone, so that the name itself is a legal one."""
+    await store.create_table("notes", Schema(2))
+    for name in (f"{'x' * 250}.csv", f"{'x' * 300}.csv", f"{'x' * 300}.parquet"):
+        with pytest.raises(AiovecError, match="too long"):
+            await save(store, "notes", tmp_path / name)
+    assert names_in(tmp_path) == []
+
+
 async def test_the_rejects_are_listed_only_where_there_are_some(
     store: VectorStore, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from .._core.pool import in_thread
@@ -132,6 +133,7 @@ async def load(
     somebody else may have written to meanwhile.
     """
     placed: list[_Placed] = []
+    done = False
     await in_thread(check_apart, store, [rejects.path])
     await in_thread(rejects.open)
     try:
@@ -147,8 +149,9 @@ async def load(
                 _tell_kept(exc, placed)
             raise
         _check_taken(placed, rejects)
+        done = True
     finally:
-        await in_thread(rejects.close)
+        await in_thread(partial(rejects.close, done=done))
     return [
         Loaded(
             p.load.table, p.load.source.origin, p.load.source.layout, p.created, p.rows,

@@ -100,7 +100,7 @@ def check_apart(store: VectorStore, paths: Iterable[Path]) -> None:
         if store._owns(path):
             raise ConfigError(f"{path} belongs to the store itself; name another file")
         for file in _databases_of(path):
-            if file.is_file() and source_for(file) is not None:
+            if os.path.isfile(file) and source_for(file) is not None:
                 what = "is a database" if file == path else f"belongs to the database {file}"
                 raise ConfigError(f"{path} {what}, so it is not replaced; name another file")
 

@@ -84,8 +84,8 @@ class RejectsFile:
         found = [Reason(text, *noted) for text, noted in self._reasons.get(table, {}).items()]
         return sorted(found, key=lambda reason: -reason.rows)
 
-    def close(self) -> None:
-        """May be called twice."""
+    def close(self, *, done: bool) -> None:
+        """May be called twice. Without rejects, a load that is ``done`` deletes an earlier list."""
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -95,6 +95,8 @@ class RejectsFile:
                 self._part.finish()
             else:
                 self._part.discard()
+                if done:
+                    self.path.unlink(missing_ok=True)
 
 
 def _is_list(path: Path) -> bool:

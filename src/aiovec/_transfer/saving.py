@@ -123,7 +123,7 @@ def _open(
 ) -> Writer:
     if stream is not None:
         return _open_stream(path, form, schema, told, stream)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(f"there is no folder {path.parent}")
     if form not in (*_TEXTS, "numpy"):
         from .arrow_files import ArrowFileWriter
@@ -172,9 +172,10 @@ def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
             "that ends in .npy"
         )
     for path in paths:
-        if path.is_dir():
+        # Unlike Path's methods, these say no of a name that is too long, which opening it tells.
+        if os.path.isdir(path):
             raise ConfigError(f"{path} is a folder")
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ConfigError(f"{path} is no file that can be replaced; - is standard output")
         if os.path.lexists(path) and not overwrite:
             raise ConfigError(f"{path} already exists; pass --overwrite to replace it")
