@@ -5,14 +5,17 @@ The server sets it for each of its requests; the endpoints in an app of one's ow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from aiovec.errors import InvalidArgumentError
 
 from .problems import RequestError
 
-_HITS = frozenset({"limit", "per_group", "batch_size"})
+_HITS = frozenset({"limit", "per_group", "fetch_k", "batch_size"})
+_DEFAULT_HITS = 10
 _WORK_A_ROW = 500
 _LISTS = frozenset({"ids", "vectors", "texts", "where"})
 
@@ -35,6 +38,13 @@ def check_argument(name: str, argument: str, value: object) -> None:
         raise InvalidArgumentError(name, value, f"at most {bounds.hits:,} on this server")
     if argument in _LISTS and isinstance(value, list):
         check_rows(len(value), name)
+
+
+def check_hits(arguments: Mapping[str, Any]) -> None:
+    """Refuse a search by groups that asks for more hits than one without may."""
+    if arguments.get("group_by") is not None and (of_each := arguments.get("per_group")):
+        hits = arguments.get("limit", _DEFAULT_HITS) * of_each
+        check_argument("topK × perGroup", "limit", hits)
 
 
 def check_rows(count: int, name: str = "rows in a request") -> None:

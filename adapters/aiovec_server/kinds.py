@@ -8,7 +8,7 @@ from typing import Any
 
 from aiovec.errors import InvalidArgumentError
 
-from .bounds import check_argument
+from .bounds import check_argument, check_hits
 from .problems import RequestError
 
 Json = Mapping[str, Any]
@@ -207,6 +207,7 @@ class Keys:
         for key in self.keys:
             if key.required and key.argument not in found:
                 raise InvalidArgumentError(key.name, None, key.kind.words)
+        check_hits(found)
         return found
 
     def _listed(self) -> str:

@@ -259,6 +259,9 @@ def test_filters_of_many_levels(server: Served) -> None:
     "body",
     [
         '{"vector": [1, 0], "topK": 101}',
+        '{"vector": [1, 0], "topK": 51, "groupBy": "payload.k", "perGroup": 2}',
+        '{"vector": [1, 0], "groupBy": "payload.k", "perGroup": 11}',
+        '{"vector": [1, 0], "diversity": 0.5, "fetchK": 101}',
         '{"vector": [1, 0], "topK": 1e308}',
         '{"vector": [1, 0], "topK": 99999999999999999999999}',
         '{"vector": [1, 0], "topK": NaN}',

@@ -89,8 +89,8 @@ async def export_records(call: Call) -> Response:
 async def delete_record(call: Call) -> Response:
     """Delete one record.
 
-    A slash in the id is encoded as %2F. The ids `.` and `..` go by `POST /tables/{table}/delete`,
-    since clients take them for folders. An id that is absent is no error.
+    A slash in the id is encoded as %2F. Ids with a line break go by `POST /tables/{table}/delete`,
+    and so do `.` and `..`, since clients take them for folders. An id that is absent is no error.
     """
     id = call.last_segment("id")
     return json_response({"deleted": await call.store.delete(call.table, [id])})
