@@ -44,7 +44,7 @@ def check_hits(arguments: Mapping[str, Any]) -> None:
     """Refuse a search by groups that asks for more hits than one without may."""
     if arguments.get("group_by") is not None and (of_each := arguments.get("per_group")):
         hits = arguments.get("limit", _DEFAULT_HITS) * of_each
-        check_argument("topK × perGroup", "limit", hits)
+        check_argument("topK times perGroup", "limit", hits)
 
 
 def check_rows(count: int, name: str = "rows in a request") -> None:

@@ -78,7 +78,10 @@ def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
         wanted = _terms(schema, query, dict(zip(names, columns, strict=True)))
         for name, column, own in zip(names, columns, values, strict=True):
             for row, text in enumerate(own):
-                if text is None or len(text) * 4 <= LONG_TEXT or len(text.encode()) <= LONG_TEXT:
+                if text is None or (
+                    "\0" not in text
+                    and (len(text) * 4 <= LONG_TEXT or len(text.encode()) <= LONG_TEXT)
+                ):
                     continue
                 snippet = snippet_of(
                     text, wanted, column, columns, _TOKENIZERS[schema.analyzer],

@@ -385,9 +385,10 @@ def _highlights(
     shown = []
     for name, snippet in snippets.items():
         column = index.column_of(name)
-        is_long = f"length(CAST({column} AS BLOB)) > {LONG_TEXT}"
-        shown.append(f"CASE WHEN {is_long} THEN NULL ELSE {snippet} END")
-        shown.append(f"CASE WHEN {is_long} THEN {column} END")
+        blob = f"CAST({column} AS BLOB)"
+        apart = f"length({blob}) > {LONG_TEXT} OR instr({blob}, x'00')"  # for ``snippet_of``
+        shown.append(f"CASE WHEN {apart} THEN NULL ELSE {snippet} END")
+        shown.append(f"CASE WHEN {apart} THEN {column} END")
     match = terms.any_of_them
     matching = f"FROM {index.table} WHERE {index.table} MATCH ? AND rowid = ?"
     found: list[Mapping[str, str]] = []

@@ -358,7 +358,7 @@ def check_bound(argument: str, bound: Any) -> float | None:
 def check_diversity(diversity: Any) -> float | None:
     if diversity is None:
         return None
-    if not isinstance(diversity, Real) or not 0 <= cast("float", diversity) <= 1:
+    if not _is_finite(diversity) or not 0 <= diversity <= 1:
         raise InvalidArgumentError("diversity", diversity, "a number from 0 to 1")
     return float(diversity)
 

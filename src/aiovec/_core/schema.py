@@ -118,7 +118,8 @@ class Field:
             raise InvalidArgumentError(
                 "a field's type",
                 type,
-                "one of str, int, float, bool, datetime, list[str], list[int], list[float]",
+                "one of str, int, float, bool, datetime, list[str], list[int], list[float], "
+                f"or in JSON {', '.join(_KIND_NAMES)}",
             )
         if index not in (None, "btree", "bitmap"):
             raise InvalidArgumentError("index", index, "None, 'btree' or 'bitmap'")

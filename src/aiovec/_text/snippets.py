@@ -2,7 +2,8 @@
 
 FTS5 compares each match of a text with every other one to choose its snippet, and cannot be
 interrupted meanwhile: a text of 1 MB that repeats a word takes it hours. So a long text is looked
-at in pieces, and the snippet is that of the best of them.
+at in pieces, and the snippet is that of the best of them. And its snippets end at a NUL, so it gets
+another character in the place of each.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ SNIPPET_GAP = "…"
 LONG_TEXT = 4_000
 """Bytes of a text, in UTF-8, from which it is looked at in pieces."""
 
+# No word has one of these in it either.
+_CONTROLS = [chr(code) for code in range(1, 32)]
 # Characters. What matches over more of them than two pieces share is in none as a whole.
 _PIECE, _SHARED = 1_000, 200
 
@@ -43,13 +46,15 @@ def snippet_of(
     The table is made in a schema of its own, which is gone afterwards; ``connection`` is to be one
     in memory.
     """
+    stand_in = next((char for char in _CONTROLS if char not in text), _CONTROLS[0])
     # None of the text's own characters can be taken for these.
     opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
     options = ", ".join([*columns, f"tokenize='{tokenizer}'"])
     connection.execute(f"CREATE VIRTUAL TABLE pieces USING fts5({options})")
     try:
         connection.executemany(
-            f"INSERT INTO pieces(rowid, {column}) VALUES (?, ?)", enumerate(_pieces(text))
+            f"INSERT INTO pieces(rowid, {column}) VALUES (?, ?)",
+            enumerate(_pieces(text.replace("\0", stand_in))),
         )
         (last,) = connection.execute("SELECT max(rowid) FROM pieces").fetchone()
         found = connection.execute(
@@ -62,6 +67,8 @@ def snippet_of(
     if found is None or opening not in found[1]:
         return None
     place, snippet = found
+    if "\0" in text:
+        snippet = snippet.replace(stand_in, "\0")
     if place and not snippet.startswith(SNIPPET_GAP):
         snippet = SNIPPET_GAP + snippet
     if place < last and not snippet.endswith(SNIPPET_GAP):

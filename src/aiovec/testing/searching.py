@@ -372,7 +372,7 @@ class SearchingContract(ContractBase):
         )
         assert all(hit.vector is not None for hit in with_vectors)
         wrong: Any
-        for wrong in (-0.1, 1.1):
+        for wrong in (-0.1, 1.1, True):
             with pytest.raises(InvalidArgumentError) as caught:
                 await store.search("notes", query, diversity=wrong)
             assert caught.value.argument == "diversity"

@@ -440,6 +440,19 @@ class TextContract(ContractBase):
         assert len(snippet) < 1_000
         assert found["b"].highlights["body"] == "<mark>needles</mark> & <b>"
 
+    async def test_highlights_behind_a_nul(self, store: VectorStore) -> None:
+        texts = {
+            "a": "before\0needle\0after", "b": "\x01\0needle",
+            "c": "be\0fore " * 900 + "needle\0z",
+        }  # fmt: skip
+        for n, schema in enumerate((ENGLISH, NGRAM)):
+            self.need(store, "text")
+            await self.table(store, schema, pages(texts), name=f"t{n}")
+            hits = await store.search_text(f"t{n}", "needle", highlight=("[", "]"))
+            found = {hit.id: hit.highlights["body"] for hit in hits}
+            assert (found["a"], found["b"]) == ("before\0[needle]\0after", "\x01\0[needle]")
+            assert found["c"].endswith("be\0fore [needle]\0z")
+
     async def test_highlights_of_a_word_that_a_text_repeats(self, store: VectorStore) -> None:
         """An engine that compares each match with every other one takes hours, and cannot stop."""
         self.need(store, "text")
