@@ -51,14 +51,19 @@ def look_at(path: str | Path) -> os.stat_result | None:
 def create_like(new: Path, model: str | Path) -> None:
     """Create an empty file, or nothing where there is no ``model``, with the model's permissions.
 
-    So a copy of a file, or what replaces it, is read by no one who could not read the file.
+    So a copy of a file, or what replaces it, is read by no one who could not read the file. The
+    owner can write to it.
     """
-    if os.name == "nt" or (found := look_at(model)) is None or not stat.S_ISREG(found.st_mode):
+    try:
+        mode = os.stat(model).st_mode
+    except OSError:
+        return
+    if os.name == "nt" or not stat.S_ISREG(mode):
         return
     descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with suppress(OSError):  # a file system without permissions
-            os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & 0o777)
+            os.fchmod(descriptor, (mode & 0o777) | 0o600)
     finally:
         os.close(descriptor)
 

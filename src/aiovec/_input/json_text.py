@@ -6,8 +6,6 @@ import json
 import math
 from typing import Any
 
-import numpy as np
-
 
 class LossyJsonError(ValueError):
     """JSON that would not be kept as it is: an object with a key twice, a number of 1e400."""
@@ -20,15 +18,13 @@ def read_json(text: str) -> Any:
     their lists. ``Infinity`` itself is read, as Python writes it.
     """
     value = _DECODER.decode(text)
-    if any(map(has_infinity, value.values() if isinstance(value, dict) else [value])):
+    if any(map(_has_infinity, value.values() if isinstance(value, dict) else [value])):
         _CAREFUL.decode(text)  # takes far longer
     return value
 
 
-def has_infinity(value: object) -> bool:
-    """Return whether a number, or one in a list or an array, is infinite."""
-    if isinstance(value, np.ndarray):
-        return bool(np.isinf(value).any())
+def _has_infinity(value: object) -> bool:
+    """Return whether a number, or one in a list, is infinite."""
     if type(value) is list:
         return math.inf in value or -math.inf in value
     return type(value) is float and math.isinf(value)

@@ -170,9 +170,8 @@ async def _place(store: VectorStore, one: Load, how: Loading) -> _Placed:
     try:
         there = await store.schema(one.table)
     except TableNotFoundError:
-        if how.strict:
-            return await _beside(store, one, wanted, created=True)
-        return _Placed(one, wanted, one.table, created=True, made=False)
+        place = _beside(one) if how.strict else one.table
+        return _Placed(one, wanted, place, created=True, made=False)
     given = one.schema
     if given is not None:  # what the user said has to be so; what a file suggests has not
         await store.create_table(one.table, given, exist_ok=True)
@@ -185,14 +184,12 @@ async def _place(store: VectorStore, one: Load, how: Loading) -> _Placed:
             f"the table {one.table!r} exists with the metric {there.metric!r}", key="--metric"
         )
     if how.strict:
-        return await _beside(store, one, there, created=False)
+        return _Placed(one, there, _beside(one), created=False, made=False)
     return _Placed(one, there, one.table, created=False, made=True)
 
 
-async def _beside(store: VectorStore, one: Load, schema: Schema, *, created: bool) -> _Placed:
-    beside = f"{one.table[:40].rstrip('-_')}-import-{uuid.uuid4().hex[:8]}"
-    await store.create_table(beside, schema)
-    return _Placed(one, schema, beside, created=created, made=True)
+def _beside(one: Load) -> str:
+    return f"{one.table[:40].rstrip('-_')}-import-{uuid.uuid4().hex[:8]}"
 
 
 def _wanted(one: Load) -> Schema:
@@ -217,7 +214,7 @@ async def _fill(
 ) -> None:
     """Load one table: the next chunk is read and checked while the last one is written."""
     schema = placed.schema
-    before = 0 if placed.created or not how.upsert else await store.count(placed.place)
+    before = await store.count(placed.place) if how.upsert and placed.made else 0
     size = how.rows_at_once
     if size is None:
         size = min(max(_BYTES_AT_ONCE // (4 * schema.dim), _FEWEST_AT_ONCE), _MOST_AT_ONCE)
