@@ -47,6 +47,12 @@ def _flag_of(text: str) -> bool:
     return text == "true"
 
 
+def _whole_of(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):  # int() takes 1_0 and spaces too
+        raise ValueError(text)
+    return int(text)
+
+
 def _names_of(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
@@ -55,11 +61,11 @@ TEXT = Kind("text", {"type": "string"}, lambda v: type(v) is str)
 FLAG = Kind("true or false", {"type": "boolean"}, lambda v: type(v) is bool, _flag_of)
 COUNT = Kind(
     "a whole number of at least 1", {"type": "integer", "minimum": 1},
-    lambda v: type(v) is int and v >= 1, int,
+    lambda v: type(v) is int and v >= 1, _whole_of,
 )  # fmt: skip
 WHOLE = Kind(
     "a whole number of at least 0", {"type": "integer", "minimum": 0},
-    lambda v: type(v) is int and v >= 0, int,
+    lambda v: type(v) is int and v >= 0, _whole_of,
 )  # fmt: skip
 NUMBER = Kind("a number", {"type": "number"}, _is_number, float)
 TEXTS = Kind(
