@@ -425,7 +425,8 @@ async def test_an_export_goes_on_from_a_cursor() -> None:
         lines = "\n".join(json.dumps(row) for row in whole)
         await client.ok("POST", path + "?mode=upsert", content=lines, headers=LINES)
         assert await lines_of(client, path) == whole
-        for query in ("after=x", "after=AAAA", "after=%F0%9F%8E%89", "batch_size=0", "batch_size=1_0", "batch_size=%202", "batch_size=%EF%BC%92", "cursors=1",
+        for query in ("after=x", "after=AAAA", "after=%F0%9F%8E%89", "batch_size=0",
+                      "batch_size=1_0", "batch_size=%202", "batch_size=%EF%BC%92", "cursors=1",
                       "filter=(", "select=none", "batchSize=1"):  # fmt: skip
             await client.problem("GET", f"{path}?{query}", 422)
         await client.problem("GET", "/tables/none/records", 404)
