@@ -220,9 +220,9 @@ def _prepare(path: Path, partial: Path, folder: Path | None) -> None:
         if os.path.lexists(path):
             raise AiovecError(f"{path} already exists; name a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
-        partial.mkdir(parents=True)
-        if folder is not None and os.name != "nt":  # none may read it who cannot read the store
-            partial.chmod(folder.stat().st_mode & 0o777)
+        # Nobody may read it who cannot read the store.
+        mode = 0o777 if folder is None else (folder.stat().st_mode & 0o777) | 0o700
+        partial.mkdir(mode, parents=True)
 
 
 def _finish(partial: Path, path: Path) -> None:

@@ -27,7 +27,7 @@ _MANY = 16
 # Ends of a row that are tried before more of the body is waited for, or before a row is refused.
 _TRIES = 3
 _HALVINGS = 30
-_LONGEST_LOOKED_AT = 2 * 2**20
+_LONGEST_LOOKED_AT, _MOST_LOOKED_AT = 2 * 2**20, 50_000
 _COMMA = re.compile(rb"\s*,")
 _KEY_END = re.compile(rb'"\s*:')
 
@@ -63,10 +63,9 @@ def _parse(text: bytes | bytearray) -> Any:
 def _check_kept(text: bytes | bytearray, value: Any) -> None:
     """Refuse what a parser does not keep: a key that came twice, a number such as 1e400.
 
-    In a text longer than ``_LONGEST_LOOKED_AT``, of one large row, a second key is not looked for:
-    that would hold up other threads.
+    In a text of one large row a second key is not looked for: that would hold up other threads.
     """
-    keys = 0
+    keys = values = 0
     waiting = [value]
     for item in waiting:
         parts = item
@@ -75,13 +74,16 @@ def _check_kept(text: bytes | bytearray, value: Any) -> None:
             parts = item.values()
         elif type(item) is not list:
             parts = [item]
+        values += len(parts)
         kinds = set(map(type, parts))
         if float in kinds and (math.inf in parts or -math.inf in parts):
             raise RequestError(422, "the body has a number beyond those of float64")
         if dict in kinds or list in kinds:
             waiting += [part for part in parts if type(part) is dict or type(part) is list]
     # As many keys as ends of keys are proof that none was lost. A text may hold such an end, too.
-    if keys != len(_KEY_END.findall(text)) and len(text) <= _LONGEST_LOOKED_AT:
+    if len(text) > _LONGEST_LOOKED_AT or values > _MOST_LOOKED_AT:
+        return
+    if keys != len(_KEY_END.findall(text)):
         try:
             read_json(text.decode())
         except LossyJsonError as exc:

@@ -53,7 +53,7 @@ def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
     try:
         with copying_to(str(path)):
             if store := _file_of(db):
-                create_like(partial, store)
+                create_like(partial, store, replaces=False)
             db.execute("VACUUM INTO ?", (str(partial),))
             _settle_copy(partial)
             with partial.open("rb+") as file:
@@ -95,7 +95,8 @@ def restore(
             closing(connect_read_only(backup, settings.busy_timeout)) as source,
             copying_to(str(target)),
         ):
-            create_like(partial, target if target.exists() else backup)
+            replaces = target.exists()
+            create_like(partial, target if replaces else backup, replaces=replaces)
             _copy(source, partial, str(backup))
         with _held_alone(target, overwrite=overwrite) as was_there:
             kept = None if overwrite or not was_there else _keep(target)

@@ -154,6 +154,27 @@ def test_a_stop_while_it_waits_for_more_rows(given: bytes, stop: str, folder: Pa
 
 
 @posix_only
+def test_a_command_in_the_background_of_a_script_can_be_ended(folder: Path) -> None:
+    """A shell lets it ignore interrupts, which SIGTERM would be turned into."""
+    process = forked.Popen(
+        aiovec_command("import", "-", "n.db", "--format", "jsonl", "--table", "t"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert process.stdin is not None
+    try:
+        process.stdin.write(ROW)
+        process.stdin.flush()
+        while not (folder / "n.db").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@posix_only
 @pytest.mark.parametrize("form", ["csv", "arrow"])
 def test_an_interrupt_while_nobody_reads(form: str, folder: Path) -> None:
     lines = "".join(f'"{n}","[1,{n}]","{"x" * 1000}"\n' for n in range(1000))

@@ -103,6 +103,7 @@ def test_tables_have_the_values_of_the_rows() -> None:
         ([[{"a": 1}], [{"b": 2}]], None), ([[["x"]], [[1]]], None), ([2**53 + 1, 0.5], None),
         ([1, 2.5], pa.float64()), ([True, None], pa.bool_()), ([2**53 + 1, None], pa.int64()),
         ([[1], [2.5, None]], pa.list_(pa.float64())), ([[["x"]], [[], None]], None),
+        ([[[1]], [[True]]], None), ([[[1]], [2]], None),
         ([None, None], None),
     ],
 )  # fmt: skip

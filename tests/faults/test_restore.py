@@ -71,11 +71,35 @@ async def test_nobody_else_reads_a_backup_or_what_was_restored(tmp_path: Path) -
     modes = await to_thread(lambda: {os.stat(tmp_path / file).st_mode & 0o777 for file in files})
     assert modes == {0o600}
     folder = tmp_path / "lance"
-    async with aiovec.connect(f"lancedb://{folder}") as store:
-        await store.create_table("t", SCHEMA)
-        await to_thread(folder.chmod, 0o700)
-        await store.backup(tmp_path / "lance-backup")
-    assert (await to_thread(os.stat, tmp_path / "lance-backup")).st_mode & 0o777 == 0o700
+    for mode in (0o700, 0o555):
+        async with aiovec.connect(f"lancedb://{folder}") as store:
+            await store.create_table("t", SCHEMA, exist_ok=True)
+            await to_thread(folder.chmod, mode)
+            await store.backup(tmp_path / f"lance-{mode}")
+        found = await to_thread(os.stat, tmp_path / f"lance-{mode}")
+        assert found.st_mode & 0o777 == mode | 0o700
+
+
+COPIES = """
+import asyncio, os, sys
+import aiovec
+async def main():
+    os.umask(0o077)
+    async with aiovec.connect(sys.argv[1]) as store:
+        await store.backup(sys.argv[2])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_a_copy_is_no_more_open_than_a_new_file(tmp_path: Path) -> None:
+    for name, target in (("notes.db", tmp_path / "notes.db"), ("lance", f"lancedb://{tmp_path}/l")):
+        async with aiovec.connect(target) as store:
+            await store.create_table("t", SCHEMA)
+        process = python("-c", COPIES, str(target), str(tmp_path / f"copy-{name}"))
+        assert await to_thread(process.wait, 60) == 0
+        found = await to_thread(os.stat, tmp_path / f"copy-{name}")
+        assert found.st_mode & 0o077 == 0
 
 
 KILLED = """

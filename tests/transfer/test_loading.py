@@ -172,6 +172,8 @@ async def test_a_list_of_rejects_that_no_longer_holds_goes(
     with pytest.raises(SchemaMismatchError):
         await bring(store, path, schema=Schema(3), upsert=True)
     assert len(rejected(tmp_path)) == 1  # nothing was imported since
+    assert (await bring(store, path, "other")).rows == 2
+    assert len(rejected(tmp_path)) == 1  # it is of another table
     assert (await bring(store, path, upsert=True)).rows == 2
     assert names_in(tmp_path) == ["n.jsonl"]
 
@@ -467,6 +469,13 @@ async def test_a_vector_that_a_later_line_has_elsewhere(store: VectorStore, tmp_
     path = lines(tmp_path / "m.jsonl", [{"id": "a", "vector": [1, 2]}, {"id": "b", "k": 1}])
     done = await bring(store, path, "nullable", schema=schema)
     assert (done.rows, done.rejected) == (1, 1)
+    await store.create_table("own", Schema(2, vector="dense", vector_nullable=True))
+    rows = [{"id": "a", "dense": [1, 0]}, {"id": "b", "dense": None, "vector": [1.5, 2]}]
+    await store.insert("own", rows)
+    for name in ("own.jsonl", "own.csv"):  # what we wrote ourselves says where its vectors are
+        await save(store, "own", tmp_path / name)
+        assert (await bring(store, tmp_path / name, name.replace(".", "-"))).rows == 2
+        await asyncio.to_thread((tmp_path / "own.schema.json").unlink)
     path = tmp_path / "m.csv"
     path.write_text('id,vector\na,"[1, 2]"\nb,\n')
     done = await bring(store, path, "from-csv", schema=schema)

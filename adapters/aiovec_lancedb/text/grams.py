@@ -32,6 +32,9 @@ _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
 # Bytes of text that take as long to search as one value takes to copy.
 _BYTES_A_VALUE = 64
+# Clauses that count for the rank of a row where the table is read: the longest, which few rows
+# hold. All of them select.
+_RANKED = 16
 # More occurrences in a row hardly raise its score.
 _MOST_COUNTED = 2**16 - 1
 # Of BM25, as Lance and most others have them.
@@ -210,7 +213,9 @@ class _Scan:
     length: int = 0
 
     def take(self, batch: pa.RecordBatch) -> None:
-        positive = self.matching.positive
+        excluded = [one for one in self.matching.wanted if one.excluded]
+        by_length = sorted(self.matching.positive, key=lambda one: -len(one.text))
+        ranked, others = by_length[:_RANKED], by_length[_RANKED:]
         places: list[int] = []
         lengths: list[int] = []
         held: list[int] = []
@@ -220,15 +225,20 @@ class _Scan:
             length = sum(map(len, texts.values()))
             self.rows += bool(texts)
             self.length += length
-            if self.matching.matches(texts):
-                before = len(clauses)
-                for number, clause in enumerate(positive):
-                    if count := clause.count(texts):
-                        clauses.append(number)
-                        counts.append(min(count, _MOST_COUNTED))
+            if any(one.count(texts) for one in excluded):
+                continue
+            found = [clause.count(texts) for clause in ranked]
+            if self.matching.any:
+                matches = any(found) or any(one.count(texts) for one in others)
+            else:
+                matches = all(found) and all(one.count(texts) for one in others)
+            if matches:
+                own = [number for number, count in enumerate(found) if count]
+                clauses += own
+                counts += [min(found[number], _MOST_COUNTED) for number in own]
                 places.append(place)
                 lengths.append(length)
-                held.append(len(clauses) - before)
+                held.append(len(own))
         if places:
             ids = batch.column("id").take(pa.array(places))
             small = (np.array(numbers, np.uint16) for numbers in (held, clauses, counts))
@@ -237,8 +247,7 @@ class _Scan:
     def ranked(self) -> pa.Table:
         if not self.found:
             return ranking([], [])
-        count = len(self.matching.positive)
-        holding = sum(np.bincount(one.clauses, minlength=count) for one in self.found)
+        holding = sum(np.bincount(one.clauses, minlength=_RANKED) for one in self.found)
         rarity = np.log1p((self.rows - holding + 0.5) / (holding + 0.5))
         mean_length = max(1.0, self.length / max(1, self.rows))
         scores = [one.scores(rarity, mean_length) for one in self.found]

@@ -44,6 +44,8 @@ _SAMPLE = 200
 # or UUID has.
 _VECTOR_NAME = re.compile(r"embed|vector|(?<![a-z])(vec|emb)s?(?![a-z])", re.IGNORECASE)
 _FEWEST_ALIKE = 5
+# Beginnings of what others keep in such columns: shapes, pictures, documents.
+_OTHERS = (b"GP\0", b"<", b"{", b"[", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"%PDF", b"PK")
 _DIGESTS = frozenset({0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64})
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "l2": "l2"}
 # How far two vectors may lie apart, by their length, and be the same one: float16, or digits that
@@ -142,7 +144,11 @@ def survey(
             )  # fmt: skip
             if one is not None:
                 found[name] = one
-            elif hints.table is None and (doubt := _doubt(db, name, catalog.columns(name))):
+            elif (
+                hints.table is None
+                and hints.vector_column is None
+                and (doubt := _doubt(db, name, catalog.columns(name)))
+            ):
                 skipped.append(Skipped(name, catalog.count(name), doubt))
     for name in vec0:
         owners = [
@@ -337,9 +343,14 @@ def _vector_of(
 def _doubt(db: sqlite3.Connection, name: str, columns: list[Column]) -> str | None:
     """Return why a table without a known vector may have some; None where nothing hints at it."""
     for column in columns:
-        blobs = _sample(db, name, column.name, f"typeof({quoted(column.name)}) = 'blob'")
+        values = db.execute(
+            f"SELECT {quoted(column.name)} FROM {quoted(name)} LIMIT {_SAMPLE}"
+        ).fetchall()
+        blobs = [value for (value,) in values if isinstance(value, bytes)]
         lengths = {len(blob) for blob in blobs}
-        named = _VECTOR_NAME.search(column.name) is not None and max(lengths, default=0) > 1
+        if blobs and all(blob.startswith(_OTHERS) for blob in blobs):
+            continue
+        named = _VECTOR_NAME.search(column.name) is not None and len(blobs) > 1
         alike = len(blobs) >= _FEWEST_ALIKE and len(lengths) == 1
         if named or (alike and not lengths & _DIGESTS):
             return (

@@ -55,8 +55,11 @@ def _terminated_as_interrupted() -> Iterator[list[int]]:
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     ):
-        yield received  # only the main thread can have handlers, and a program has its own
+        # Only the main thread can have handlers, a program has its own, and a shell lets those in
+        # its background ignore interrupts.
+        yield received
         return
 
     def handle(number: int, frame: object) -> None:

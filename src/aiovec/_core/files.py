@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,22 +49,29 @@ def look_at(path: str | Path) -> os.stat_result | None:
         ) from exc
 
 
-def create_like(new: Path, model: str | Path) -> None:
-    """Create an empty file, or nothing where there is no ``model``, with the model's permissions.
+def create_like(new: Path, model: str | Path, *, replaces: bool) -> None:
+    """Create an empty file that nobody reads who could not read the ``model``, if that is there.
 
-    So a copy of a file, or what replaces it, is read by no one who could not read the file. The
-    owner can write to it.
+    What ``replaces`` the model gets its owner and permissions, as far as may be. A copy gets no
+    more than a new file does. Its owner can write to either.
     """
     try:
-        mode = os.stat(model).st_mode
+        found = os.stat(model)
     except OSError:
         return
-    if os.name == "nt" or not stat.S_ISREG(mode):
+    if sys.platform == "win32" or not stat.S_ISREG(found.st_mode):
         return
-    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    mode = (found.st_mode & 0o777) | 0o600
+    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if replaces else mode)
     try:
+        if not replaces:  # without what the process keeps from new files
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        with suppress(OSError):
+            os.fchown(descriptor, found.st_uid if replaces else -1, found.st_gid)
+        if os.fstat(descriptor).st_gid != found.st_gid:
+            mode &= ~0o070
         with suppress(OSError):  # a file system without permissions
-            os.fchmod(descriptor, (mode & 0o777) | 0o600)
+            os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
 
@@ -75,9 +83,12 @@ def rename_new(old: Path, new: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without links
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new)) from None
         old.rename(new)
     else:
-        old.unlink()
+        with suppress(OSError):
+            old.unlink()
 
 
 def flush_folder(folder: Path) -> None:

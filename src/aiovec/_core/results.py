@@ -147,9 +147,15 @@ def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
 
 def _are_alike(values: Iterable[Any]) -> bool:
     """Return whether Arrow has a type for the values in which each stays what it is."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if kinds == {list}:
-        return _are_alike([item for value in values for item in value or ()])
+    values = [value for value in values if value is not None]
+    kinds = set(map(type, values))
+    while kinds == {list}:
+        inner: set[type] = set()
+        for value in values:
+            inner.update(map(type, value))
+        kinds = inner - {type(None)}
+        if list in kinds:
+            values = [item for value in values for item in value if item is not None]
     return dict not in kinds and (len(kinds) < 2 or kinds == {int, float})
 
 

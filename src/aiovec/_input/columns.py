@@ -22,7 +22,7 @@ from .._core.ids import id_text
 from .._core.schema import MAX_ID_BYTES, Field, Schema
 from .._filters.text import moment_text
 from ..errors import InvalidRowError
-from .json_text import read_json
+from .json_text import LossyJsonError, read_json
 
 Place = Callable[[int], tuple[int | None, str | None]]
 """Gives, for a position in a column, the row's number and id for an error."""
@@ -580,6 +580,8 @@ def arrow_payload(column: pa.Array, schema: Schema, place: Place) -> pa.Array:
             continue
         try:
             value = read_json(text)
+        except LossyJsonError as exc:
+            raise InvalidRowError(str(exc), row=number, id=id, field="payload") from exc
         except (ValueError, RecursionError) as exc:
             raise InvalidRowError(
                 f"is not valid JSON: {exc}", row=number, id=id, field="payload"

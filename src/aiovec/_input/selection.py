@@ -167,7 +167,7 @@ def select_columns(
         vector=vector or needs_vector,
     )
     wanted = None if payload or not keys else keys
-    hidden = frozenset(schema.fields).difference(fields)
+    hidden = frozenset(schema.fields).difference(fields, keys)
     return Selection(columns, schema.vector, wanted, shows_vector=vector, hidden=hidden)
 
 

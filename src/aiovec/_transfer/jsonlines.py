@@ -115,11 +115,13 @@ class JsonLines:
         self._path = path
         self._named_vector = hints.vector_column is not None
         self._guessed = False
+        self._is_own = False
         self._id = hints.id_column or "id"
         self._file: IO[bytes] | InputStream = stream or path.open("rb")
         try:
             if told is None and stream is None:
                 told = sidecar_schema(path)
+                self._is_own = told is not None
             self._begin(hints, told)
             self.schema = told or self._suggested(hints, there)
             self._vector = hints.vector_column or self.schema.vector
@@ -145,7 +147,9 @@ class JsonLines:
         for _, row in zip(range(_FEW), self._lines(None), strict=False):
             if isinstance(row.value, Reject):
                 continue
-            present.update(name for name in wanted if name in row.value)
+            present.update(
+                name for name in wanted if isinstance(row.value.get(name, 0), (list, type(None)))
+            )
             for name, value in row.value.items():
                 if _looks_like_vector(value):
                     lengths.setdefault(name, len(value))
@@ -195,10 +199,14 @@ class JsonLines:
 
     def _other_vector(self, row: dict[str, Any]) -> str | None:
         """Return the usual name of a vector that would go to the payload, in the place of one."""
-        if self._named_vector or not (self._guessed or row.get(self._vector) is None):
+        if self._named_vector or self._is_own:
+            return None
+        if not self._guessed and row.get(self._vector) is not None:
             return None
         for name in _USUAL_VECTORS:
-            if name != self._vector and _looks_like_vector(_list_in(row.get(name))):
+            if name == self._vector or name in self.schema.fields:
+                continue
+            if _looks_like_vector(_list_in(row.get(name))):
                 return name
         return None
 

@@ -7,7 +7,6 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 from .._core.pool import in_thread
@@ -133,7 +132,7 @@ async def load(
     somebody else may have written to meanwhile.
     """
     placed: list[_Placed] = []
-    done = False
+    done: list[str] = []
     await in_thread(check_apart, store, [rejects.path])
     await in_thread(rejects.open)
     try:
@@ -144,14 +143,14 @@ async def load(
             if how.strict:
                 await _settle(store, placed, rejects, how, source.place)
         except BaseException as exc:
-            await _undo(store, placed)
+            await _undo(store, placed, exc)
             if isinstance(exc, AiovecError) and not how.strict:
                 _tell_kept(exc, placed)
             raise
         _check_taken(placed, rejects)
-        done = True
+        done = [one.load.table for one in placed]
     finally:
-        await in_thread(partial(rejects.close, done=done))
+        await in_thread(rejects.close, done)
     return [
         Loaded(
             p.load.table, p.load.source.origin, p.load.source.layout, p.created, p.rows,
@@ -373,12 +372,14 @@ async def _ids_of(store: VectorStore, table: str) -> AsyncGenerator[list[str], N
         yield batch.column("id").to_pylist()
 
 
-async def _undo(store: VectorStore, placed: list[_Placed]) -> None:
+async def _undo(store: VectorStore, placed: list[_Placed], error: BaseException) -> None:
     """After a failure: drop the tables in which rows were gathered."""
     for one in placed:
         if one.is_staged:
-            with contextlib.suppress(AiovecError):  # the failure itself is told
+            try:
                 await store.drop_table(one.place, missing_ok=True)
+            except AiovecError:  # such as a migration; the failure itself is told
+                error.add_note(f"the rows are left in the table {one.place!r}; drop it")
 
 
 def _tell_kept(error: AiovecError, placed: list[_Placed]) -> None:

@@ -26,11 +26,12 @@ class PartFile:
     def __init__(self, path: Path, *, replaces: bool = True) -> None:
         self.path = path
         self.replaces = replaces
+        self.is_named = False
         self.part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
 
     def begin(self) -> Path:
         """Return the path to write to, of a file with the permissions of one that it replaces."""
-        create_like(self.part, self.path)
+        create_like(self.part, self.path, replaces=True)
         return self.part
 
     def flush(self) -> None:
@@ -48,6 +49,7 @@ class PartFile:
                 rename_new(self.part, self.path)
             except FileExistsError:
                 raise _taken(self.path) from None
+        self.is_named = True
         flush_folder(self.path.parent)
 
     def discard(self) -> None:
@@ -77,16 +79,15 @@ def finish_together(named: PartFile, beside: Sequence[PartFile], stale: Iterable
 
 def _finish_new(named: PartFile, beside: Sequence[PartFile], there: Sequence[Path]) -> None:
     """Give files names that are free, or none of them."""
-    done: list[PartFile] = []
+    for path in there:
+        raise _taken(path)
     try:
-        for path in there:
-            raise _taken(path)
         for part in (*beside, named):
             part.finish()
-            done.append(part)
     except BaseException:
-        for part in done:
-            part.path.unlink(missing_ok=True)
+        for part in (*beside, named):
+            if part.is_named:
+                part.path.unlink(missing_ok=True)
         raise
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -84,8 +85,8 @@ class RejectsFile:
         found = [Reason(text, *noted) for text, noted in self._reasons.get(table, {}).items()]
         return sorted(found, key=lambda reason: -reason.rows)
 
-    def close(self, *, done: bool) -> None:
-        """May be called twice. Without rejects, a load that is ``done`` deletes an earlier list."""
+    def close(self, done: Collection[str] = ()) -> None:
+        """May be called twice. Without rejects, an earlier list of the tables ``done`` goes."""
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -95,8 +96,18 @@ class RejectsFile:
                 self._part.finish()
             else:
                 self._part.discard()
-                if done:
-                    self.path.unlink(missing_ok=True)
+                with suppress(OSError, ValueError, LookupError, TypeError):
+                    if _tables_of(self.path) <= set(done):
+                        self.path.unlink()
+
+
+def _tables_of(path: Path) -> set[str]:
+    """The tables that a list tells of; LookupError if it is empty."""
+    with path.open("rb") as file:
+        tables = {json.loads(line)["table"] for line in file}
+    if not tables:
+        raise LookupError
+    return tables
 
 
 def _is_list(path: Path) -> bool:

@@ -319,6 +319,8 @@ class TablesContract(ContractBase):
         for select in (["payload"], ["payload", "year"]):
             (record,) = await notes.find("notes", "id = 'r0001'", select=select)
             assert (record.get("added", "hidden"), record["kept"]) == ("hidden", 1)
+        (record,) = await notes.get("notes", "r0001", select=["payload", "payload.added"])
+        assert (record["added"], record["kept"]) == ("payload", 1)
         (record,) = await notes.get("notes", "r0001", select=["payload.added"])
         assert record.fields == {"added": "payload"}
         await notes.drop_field("notes", "added")
