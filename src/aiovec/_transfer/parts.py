@@ -79,8 +79,8 @@ def finish_together(named: PartFile, beside: Sequence[PartFile], stale: Iterable
 
 def _finish_new(named: PartFile, beside: Sequence[PartFile], there: Sequence[Path]) -> None:
     """Give files names that are free, or none of them."""
-    for path in there:
-        raise _taken(path)
+    if there:
+        raise _taken(there[0])
     try:
         for part in (*beside, named):
             part.finish()
