@@ -156,10 +156,10 @@ def test_a_stop_while_it_waits_for_more_rows(given: bytes, stop: str, folder: Pa
 @posix_only
 def test_a_command_in_the_background_of_a_script_can_be_ended(folder: Path) -> None:
     """A shell lets it ignore interrupts, which SIGTERM would be turned into."""
-    process = forked.Popen(
-        aiovec_command("import", "-", "n.db", "--format", "jsonl", "--table", "t"),
+    command = aiovec_command("import", "-", "n.db", "--format", "jsonl", "--table", "t")
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     assert process.stdin is not None
     try:
