@@ -115,6 +115,15 @@ def test_who_reads_and_leaves_early(form: str, store: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def _give(process: subprocess.Popen[bytes], rows: bytes, folder: Path) -> None:
+    """Give an import its first rows, and wait until it has begun with them."""
+    assert process.stdin is not None
+    process.stdin.write(rows)
+    process.stdin.flush()
+    while rows and not (folder / "n.db").exists():
+        time.sleep(0.1)
+
+
 STOPS = {
     "interrupted": (signal.SIGINT, 130),
     "terminated": (getattr(signal, "SIGTERM", signal.SIGINT), 143),
@@ -130,12 +139,8 @@ def test_a_stop_while_it_waits_for_more_rows(given: bytes, stop: str, folder: Pa
         aiovec_command("import", "-", "n.db", "--format", "jsonl", "--table", "t", "--strict"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdin is not None
     try:
-        process.stdin.write(given)
-        process.stdin.flush()
-        while given and not (folder / "n.db").exists():
-            time.sleep(0.1)
+        _give(process, given, folder)
         time.sleep(1)
         assert process.poll() is None
         process.send_signal(kind)
@@ -161,12 +166,8 @@ def test_a_command_in_the_background_of_a_script_can_be_ended(folder: Path) -> N
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdin is not None
     try:
-        process.stdin.write(ROW)
-        process.stdin.flush()
-        while not (folder / "n.db").exists():
-            time.sleep(0.1)
+        _give(process, ROW, folder)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == -signal.SIGTERM
     finally:

@@ -31,10 +31,11 @@ from aiovec import (
     ModelMismatchError,
     Schema,
     SchemaMismatchError,
+    TableExistsError,
     VectorStore,
 )
+from aiovec._transfer import Loaded, save
 from aiovec._transfer import loading as loading_module
-from aiovec._transfer import save
 from aiovec._transfer import sifting as sifting_module
 from aiovec._transfer.jsonlines import objects_in
 from aiovec._transfer.parts import PartFile
@@ -270,6 +271,23 @@ async def test_rows_of_others_in_the_new_table_stay(
             await task
     assert await store.tables() == ["notes"]
     assert [row.id for row in await store.find("notes")] == ["theirs"]
+
+
+async def test_strict_imports_of_one_new_table_at_once(store: VectorStore, tmp_path: Path) -> None:
+    """One of them gives it its rows, the others leave nothing."""
+    paths = []
+    for n in range(4):
+        (tmp_path / f"{n}").mkdir()
+        rows = [{"id": f"{n}-{i}", "embedding": [1, i]} for i in range(500)]
+        paths.append(lines(tmp_path / f"{n}" / "n.jsonl", rows))
+    calls = [bring(store, path, strict=True, rows_at_once=64) for path in paths]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    failed = [one for one in outcomes if isinstance(one, TableExistsError)]
+    whole = [one for one in outcomes if isinstance(one, Loaded)]
+    assert len(whole) + len(failed) == 4
+    assert whole
+    assert await store.tables() == ["notes"]
+    assert await store.count("notes") == 500 * len(whole)
 
 
 async def test_an_import_whose_table_appears_meanwhile(store: VectorStore, tmp_path: Path) -> None:

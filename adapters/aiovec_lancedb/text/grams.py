@@ -213,9 +213,7 @@ class _Scan:
     length: int = 0
 
     def take(self, batch: pa.RecordBatch) -> None:
-        excluded = [one for one in self.matching.wanted if one.excluded]
-        by_length = sorted(self.matching.positive, key=lambda one: -len(one.text))
-        ranked, others = by_length[:_RANKED], by_length[_RANKED:]
+        ranked = sorted(self.matching.positive, key=lambda one: -len(one.text))[:_RANKED]
         places: list[int] = []
         lengths: list[int] = []
         held: list[int] = []
@@ -225,14 +223,8 @@ class _Scan:
             length = sum(map(len, texts.values()))
             self.rows += bool(texts)
             self.length += length
-            if any(one.count(texts) for one in excluded):
-                continue
-            found = [clause.count(texts) for clause in ranked]
-            if self.matching.any:
-                matches = any(found) or any(one.count(texts) for one in others)
-            else:
-                matches = all(found) and all(one.count(texts) for one in others)
-            if matches:
+            if self.matching.matches(texts):
+                found = [clause.count(texts) for clause in ranked]
                 own = [number for number, count in enumerate(found) if count]
                 clauses += own
                 counts += [min(found[number], _MOST_COUNTED) for number in own]

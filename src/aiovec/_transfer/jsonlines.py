@@ -113,15 +113,14 @@ class JsonLines:
         there: Callable[[], Schema | None] = nothing_there,
     ) -> None:
         self._path = path
-        self._named_vector = hints.vector_column is not None
+        self._is_told = hints.vector_column is not None  # where the vectors are
         self._guessed = False
-        self._is_own = False
         self._id = hints.id_column or "id"
         self._file: IO[bytes] | InputStream = stream or path.open("rb")
         try:
             if told is None and stream is None:
                 told = sidecar_schema(path)
-                self._is_own = told is not None
+                self._is_told |= told is not None
             self._begin(hints, told)
             self.schema = told or self._suggested(hints, there)
             self._vector = hints.vector_column or self.schema.vector
@@ -199,9 +198,7 @@ class JsonLines:
 
     def _other_vector(self, row: dict[str, Any]) -> str | None:
         """Return the usual name of a vector that would go to the payload, in the place of one."""
-        if self._named_vector or self._is_own:
-            return None
-        if not self._guessed and row.get(self._vector) is not None:
+        if self._is_told or not (self._guessed or row.get(self._vector) is None):
             return None
         for name in _USUAL_VECTORS:
             if name == self._vector or name in self.schema.fields:
