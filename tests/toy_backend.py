@@ -27,6 +27,7 @@ from aiovec._core.contract import (
     TextSearch,
     VectorQuery,
 )
+from aiovec._core.distance import distances
 from aiovec._core.patch import PayloadPatch
 from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
@@ -185,7 +186,8 @@ class ToyBackend(Backend, TextSearch):
         for query in queries:
             rows = self._selected(table, query.where)
             rows = [row for row in rows if row[table.schema.vector] is not None]
-            measures = _distances(table.schema, query.vector, rows)
+            vectors = _vectors(table.schema, rows)
+            measures = distances(vectors, query.vector, table.schema.metric).tolist()
             order = sorted(range(len(rows)), key=lambda n: (measures[n], rows[n]["id"]))
             best = order[: query.limit]
             chosen = _as_rows(table.schema, [rows[n] for n in best], query.columns)
@@ -264,29 +266,15 @@ def renamed(row: Row, names: Mapping[str, str | None]) -> Row:
 
 
 def _as_rows(schema: Schema, rows: list[Row], columns: Columns) -> StoredRows:
-    vectors = np.array(
-        [
-            [np.nan] * schema.dim if row[schema.vector] is None else row[schema.vector]
-            for row in rows
-        ],
-        np.float32,
-    ).reshape(-1, schema.dim)
     return StoredRows(
         [row["id"] for row in rows],
         {name: [row[name] for row in rows] for name in columns.fields},
         [row["payload"] for row in rows] if columns.payload else None,
-        vectors if columns.vector else None,
+        _vectors(schema, rows) if columns.vector else None,
     )
 
 
-def _distances(schema: Schema, query: Any, rows: list[Row]) -> list[float]:
-    one = query.astype(np.float64)
-    others = np.array([row[schema.vector] for row in rows], np.float64).reshape(-1, schema.dim)
-    if schema.metric == "l2":
-        measures = np.linalg.norm(others - one, axis=1)
-    elif schema.metric == "dot":
-        measures = -(others * one).sum(axis=1)
-    else:
-        lengths = np.linalg.norm(one) * np.linalg.norm(others, axis=1)
-        measures = 1 - (others * one).sum(axis=1) / lengths
-    return [float(measure) for measure in measures]
+def _vectors(schema: Schema, rows: list[Row]) -> Float32Array:
+    nothing = [np.nan] * schema.dim
+    there = [nothing if row[schema.vector] is None else row[schema.vector] for row in rows]
+    return np.array(there, np.float32).reshape(-1, schema.dim)
