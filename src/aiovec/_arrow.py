@@ -383,6 +383,8 @@ def _plain(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         if kind.extension_name in _NO_VALUES:
             raise _NoValueError("it is no value that a row can have; convert it first")
+        if kind.extension_name == "arrow.uuid":
+            return pa.array([id and str(id) for id in array.to_pylist()], pa.utf8())
         return _plain(array.storage)
     if pa.types.is_string(kind):
         return _without_hidden_bytes(array)

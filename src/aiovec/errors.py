@@ -323,7 +323,8 @@ class StoreBusyError(AiovecError):
     def __init__(self, reason: str, waited: float) -> None:
         self.reason = reason
         self.waited = waited
-        super().__init__(f"{reason} (waited {waited:.1f} s); nothing of the call was done")
+        time = f" (waited {waited:.1f} s)" if waited else ""
+        super().__init__(f"{reason}{time}; nothing of the call was done")
 
 
 class StoreFullError(AiovecError):

@@ -9,10 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests import forked
+
+from aiovec import ConfigError
+from aiovec._transfer import open_input, streams
+from aiovec._transfer.streams import InputStream
 
 from .conftest import Run
 from .test_command import aiovec_command, on_a_terminal, posix_only
@@ -53,6 +58,39 @@ def test_bad_rows_of_a_stream_are_listed_beside_the_command(folder: Path) -> Non
     assert done.returncode == 1
     (line,) = (folder / "stdin.rejects.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line)["line"] == 2
+
+
+@posix_only
+def test_bad_rows_of_what_is_no_file_are_listed_beside_the_command(folder: Path) -> None:
+    """For root, the list went into /dev."""
+    command = ["import", "/dev/stdin", "n.db", "--format", "jsonl", "--table", "t"]
+    assert ended(command, ROW + b"broken\n").returncode == 1
+    assert (folder / "stdin.rejects.jsonl").exists()
+    assert not Path("/dev/stdin.rejects.jsonl").exists()
+    # What came before may have been of another store.
+    assert ended(["import", "-", "m.db", *command[3:]], ROW).returncode == 0
+    assert (folder / "stdin.rejects.jsonl").exists()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_stream_in_which_no_row_comes_does_not_fill_the_memory(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_MOST_KEPT", 2**20)
+    reader, writer = os.pipe()
+
+    def send() -> None:
+        with open(writer, "wb") as file, suppress(BrokenPipeError):
+            for _ in range(2_000):
+                file.write(b"a" * 2**20)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    stream = InputStream(reader)
+    os.close(reader)
+    with pytest.raises(ConfigError, match="no vector was found in the first 1 MiB that came"):
+        open_input(Path("a pipe"), form=form, stream=stream)
+    sender.join()
 
 
 CANNOT = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import io
 import json
 import os
@@ -42,7 +43,7 @@ from aiovec._transfer.parts import PartFile
 from aiovec._transfer.sifting import sift
 from aiovec._transfer.sources import Chunk, Hints, Reject
 
-from .support import bring, rejected
+from .support import bring, bring_into, rejected
 
 Row = dict[str, Any]
 
@@ -306,6 +307,71 @@ async def test_an_import_whose_table_appears_meanwhile(store: VectorStore, tmp_p
     assert sorted(row.id for row in await store.find("notes")) == ["a", "b"]
 
 
+async def test_strict_tells_of_the_tables_that_were_done(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    """One of two tables was made by somebody else meanwhile."""
+    rename = VectorStore.rename_table
+
+    async def renamed(self: VectorStore, old: str, new: str) -> None:
+        if new == "two":
+            await store.create_table("two", Schema(2))
+        await rename(self, old, new)
+
+    path = lines(tmp_path / "n.jsonl", good("a", "b"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VectorStore, "rename_table", renamed)
+        with pytest.raises(TableExistsError) as caught:
+            await bring_into(store, path, ["one", "two"], strict=True)
+    assert caught.value.__notes__ == [
+        "somebody made it meanwhile, and it was left alone; import again",
+        "kept before that: 2 rows of 'one'; with --upsert the import goes on",
+    ]
+    assert [(name, await store.count(name)) for name in await store.tables()] == [
+        ("one", 2), ("two", 0),
+    ]  # fmt: skip
+
+
+async def test_a_list_of_rejects_without_room(store: VectorStore, tmp_path: Path) -> None:
+    """It said that nothing was kept, and left what it had written."""
+    path = lines(tmp_path / "n.jsonl", [*good("a", "b"), "broken"])
+    finish = PartFile.finish
+
+    def full(part: PartFile) -> None:
+        if "rejects" in part.path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finish(part)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartFile, "finish", full)
+        with pytest.raises(AiovecError) as caught:
+            await bring(store, path)
+    assert str(caught.value).startswith("there is no room for the list of rejects")
+    assert caught.value.__notes__ == [
+        "kept before that: 2 rows of 'notes'; with --upsert the import goes on"
+    ]
+    assert names_in(tmp_path) == ["n.jsonl"]
+    lines(path, ["broken", {"id": "a", "embedding": [1, 2, 3]}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartFile, "finish", full)
+        with pytest.raises(InvalidRowError) as failed:
+            await bring(store, path, "other", schema=Schema(2))
+    assert failed.match("not one of 2 could be imported")
+    assert failed.value.__notes__[0].startswith("there is no room for the list of rejects")
+    assert names_in(tmp_path) == ["n.jsonl"]
+
+
+async def test_a_table_without_a_row_is_not_told_as_made(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    path = lines(tmp_path / "n.jsonl", [{"id": "a", "embedding": [1, 2], "year": "x"}])
+    schemas = [Schema(2), Schema(2, fields={"year": int})]
+    one, other = await bring_into(store, path, ["one", "two"], schemas=schemas)
+    assert (one.created, one.rows) == (True, 1)
+    assert (other.created, other.rows, other.rejected) == (False, 0, 1)
+    assert await store.tables() == ["one"]
+
+
 @pytest.mark.parametrize("upsert", [False, True])
 async def test_strict_and_a_table_that_is_there(
     store: VectorStore, tmp_path: Path, upsert: bool
@@ -490,14 +556,73 @@ async def test_a_vector_that_a_later_line_has_elsewhere(store: VectorStore, tmp_
     await store.create_table("own", Schema(2, vector="dense", vector_nullable=True))
     rows = [{"id": "a", "dense": [1, 0]}, {"id": "b", "dense": None, "vector": [1.5, 2]}]
     await store.insert("own", rows)
-    for name in ("own.jsonl", "own.csv"):  # what we wrote ourselves says where its vectors are
+    for name in ("own.jsonl", "mine.csv"):  # what we wrote ourselves says where its vectors are
         await save(store, "own", tmp_path / name)
         assert (await bring(store, tmp_path / name, name.replace(".", "-"))).rows == 2
-        await asyncio.to_thread((tmp_path / "own.schema.json").unlink)
     path = tmp_path / "m.csv"
     path.write_text('id,vector\na,"[1, 2]"\nb,\n')
     done = await bring(store, path, "from-csv", schema=schema)
     assert (done.rows, done.rejected) == (1, 1)
+
+
+def _file_of(path: Path, rows: list[Row]) -> Path:
+    if path.suffix == ".jsonl":
+        return lines(path, list(rows))
+    if path.suffix == ".csv":
+        cells = [[v if isinstance(v, str) else json.dumps(v) for v in row.values()] for row in rows]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([list(rows[0]), *cells])
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["n.jsonl", "n.csv", "n.parquet"])
+@pytest.mark.parametrize("given", ["[0.1 0.2]", "AACAPwAAAEA=", {"values": [0.5, 1.5]}, [[0.5]]])
+async def test_a_list_beside_a_vector_that_cannot_be_read(
+    store: VectorStore, tmp_path: Path, name: str, given: Any
+) -> None:
+    """The list was the vector, and the vectors went to the payload."""
+    rows = [{"id": "a", "embedding": given, "place": [52.5, 13.4]}]
+    path = await asyncio.to_thread(_file_of, tmp_path / name, rows)
+    with pytest.raises(ConfigError, match=r"'place'.* say by --vector-column"):
+        await bring(store, path)
+    done = await bring(store, path, hints=Hints(vector_column="place"))
+    assert (done.rows, done.schema.vector, done.rejected) == (1, "place", 0)
+
+
+@pytest.mark.parametrize("name", ["n.jsonl", "n.csv", "n.parquet"])
+async def test_lists_for_a_table_whose_rows_need_no_vector(
+    store: VectorStore, tmp_path: Path, name: str
+) -> None:
+    """A list of a payload became the vector, or was told to have the wrong length."""
+    there = Schema(2, vector="emb", vector_nullable=True)
+    await store.create_table("notes", there)
+    path = tmp_path / name
+    for id, row in (("a", {"pages": [1.5, 2.5, 3.5]}), ("b", {"pages": [1.5], "emb": [0.5, 1.5]})):
+        await asyncio.to_thread(_file_of, path, [{"id": id, **row}])
+        assert (await bring(store, path, there=there)).rows == 1
+    first, second = await store.get("notes", ["a", "b"])
+    pages = [record["pages"] for record in (first, second)]
+    assert pages == (["[1.5, 2.5, 3.5]", "[1.5]"] if name == "n.csv" else [[1.5, 2.5, 3.5], [1.5]])
+    assert (first.vector, second.vector.tolist()) == (None, [0.5, 1.5])
+    await asyncio.to_thread(_file_of, path, [{"id": "c", "pages": [1.5, 2.5]}])
+    with pytest.raises(ConfigError, match=r"'pages'.* say by --vector-column"):
+        await bring(store, path, there=there)
+    assert (await bring(store, path, hints=Hints(vector_column="pages"))).rows == 1
+    assert [record.id for record in await store.find("notes")] == ["a", "b", "c"]
+
+
+async def test_why_no_vector_was_found(store: VectorStore, tmp_path: Path) -> None:
+    utf16 = json.dumps({"id": "a", "embedding": [1, 2]}).encode("utf-16")
+    for given, why in (
+        (b"{'id': 'a', 'embedding': [1, 2]}\n", "line 1 not valid JSON: "),
+        (utf16, "line 1 not valid JSON: "),
+        (b'{"id": "a", "embedding": [1, 2], "x": 1e400}\n', "line 1 .* beyond those of float64"),
+    ):
+        await asyncio.to_thread((tmp_path / "n.jsonl").write_bytes, given)
+        with pytest.raises(ConfigError, match=f"no vector was found .*; {why}"):
+            await bring(store, tmp_path / "n.jsonl")
 
 
 _MIDSUMMER = datetime(2024, 6, 21, 22, tzinfo=UTC)
@@ -739,6 +864,31 @@ async def test_what_an_export_replaces_keeps_its_permissions(
         await asyncio.to_thread(_modes, tmp_path, 0o640)
         await save(store, "notes", tmp_path / name, overwrite=True)
         assert await asyncio.to_thread(_modes, tmp_path) == {0o640}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+async def test_an_export_leaves_the_schema_of_another_file_alone(
+    store: VectorStore, tmp_path: Path, overwrite: bool
+) -> None:
+    """The rows of one table were imported with the model and the metric of the other."""
+    for table in ("notes", "others"):
+        await store.create_table(table, Schema(2, model=table))
+        await store.insert(table, [{"id": table, "embedding": [1, 2]}])
+    await save(store, "notes", tmp_path / "n.npy")
+    await save(store, "notes", tmp_path / "m.jsonl")
+    await asyncio.to_thread((tmp_path / "own.schema.json").write_text, '{"type": "object"}')
+    before = {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)}
+    for name, select, why in (
+        ("n.jsonl", None, "belongs too; export to another name than 'n'"),
+        ("m.csv", None, "belongs too; export to another name than 'm'"),
+        ("m.csv", ["id"], "belongs too; export to another name than 'm'"),
+        ("own.csv", None, "holds no schema.*, so it is not replaced; name another file"),
+        ("own.csv", ["id"], "holds no schema.*, so it is not replaced; name another file"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            await save(store, "others", tmp_path / name, select=select, overwrite=overwrite)
+        assert {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)} == before
+    assert (await bring(store, tmp_path / "m.jsonl", "back")).schema.model == "notes"
 
 
 async def test_an_export_without_vectors_leaves_no_schema_of_an_older_one(

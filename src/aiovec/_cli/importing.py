@@ -168,7 +168,7 @@ def import_(
         skipped = source.skipped()
         loads = _loads(source, found, table, as_, told, metric, model)
         # Beside the file, unless that is a place where nothing can be written.
-        folder = path.parent if os.access(path.parent, os.W_OK) else Path()
+        folder = path.parent if path.is_file() and os.access(path.parent, os.W_OK) else Path()
         beside = folder / f"{'stdin' if piped else path.name}.rejects.jsonl"
         listed = beside if rejects is None else expanded(rejects)
         if listed.absolute() == path.absolute():
@@ -224,7 +224,7 @@ def _taking_texts(
         try:
             async with opened(store, config, reading=True) as vectors:
                 return await vectors.schema(table or legal_table_name(path.stem))
-        except (NoStoreError, TableNotFoundError):
+        except (NoStoreError, TableNotFoundError, ConfigError):  # --list needs no store
             return None
 
     schema = run(look())
@@ -385,10 +385,12 @@ def _show(
     done: list[Loaded], skipped: Sequence[Skipped], rejects: RejectsFile, seconds: float
 ) -> None:
     for one in done:
-        into = f"the new table {one.table}" if one.created else one.table
+        into = f" into the new table {one.table}" if one.created else f" into {one.table}"
+        if one.rejected and not one.rows and not one.created:
+            into = ""  # a new table is made with its first row
         replaced = f", {one.replaced:,} of which replaced another" if one.replaced else ""
         out().print(
-            f"imported {counted(one.rows)} from {one.origin} ({one.layout}) into {into}{replaced}"
+            f"imported {counted(one.rows)} from {one.origin} ({one.layout}){into}{replaced}"
         )
         _show_notes(one.table, one.notes, one.omitted)
         for reason in one.reasons[:_REASONS_SHOWN]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +12,7 @@ from .._arrow import is_list
 from .._core.schema import Field, Schema, check_field_name
 from .._input.rows import may_lack_vectors
 from ..errors import AiovecError, ConfigError, InvalidArgumentError
-from .sources import Hints
+from .sources import Hints, guessed_vector
 
 _CARRIED = b"aiovec.schema"
 
@@ -24,7 +25,7 @@ def suggested_schema(
 ) -> tuple[Schema, tuple[str, ...], tuple[str, ...]]:
     """The schema that the data carries or its columns suggest, notes, and what is not taken.
 
-    It is the ``known`` one where that takes rows without vectors, and the data has none.
+    It is the ``known`` one where that takes rows without vectors, and the data seems to have none.
 
     What has no column type here (dates, structs, lists of lists) and what has no legal name as
     a field is kept in the payload.
@@ -34,13 +35,15 @@ def suggested_schema(
         schema = Schema.from_json(carried)
         if schema.vector in found.names:
             return schema, (), _omitted(f.name for f in found if _is_binary(f.type))
-    if hints.vector_column is None and not any(_is_vector(f.type) for f in found):
-        target = known()
-        if target is not None and may_lack_vectors(target):
-            return target, (), _omitted(f.name for f in found if _is_binary(f.type))
-    vector = _vector_column(found, hints)
-    kind = found.field(vector).type
-    dim = kind.list_size if pa.types.is_fixed_size_list(kind) else _usual_length(vector, first())
+    target = known() if hints.vector_column is None else None
+    if target is not None and not may_lack_vectors(target):
+        target = None
+    vector = _vector_column(found, hints, first, target)
+    if vector is None:
+        return cast("Schema", target), (), _omitted(f.name for f in found if _is_binary(f.type))
+    dim = _length(found.field(vector), first)
+    if dim is None:
+        raise ConfigError(f"the column {vector!r} starts without a vector; pass --schema")
     id_column = id_column_of(found, hints)
     fields: dict[str, Field] = {}
     kept: list[str] = []
@@ -80,17 +83,25 @@ def id_column_of(found: pa.Schema, hints: Hints) -> str:
     return name
 
 
-def _vector_column(found: pa.Schema, hints: Hints) -> str:
+def _vector_column(
+    found: pa.Schema, hints: Hints, first: Callable[[], pa.Table | None], target: Schema | None
+) -> str | None:
+    """The column of the vectors; None where the rows have none, and ``target`` takes such rows."""
     able = [field.name for field in found if _is_vector(field.type)]
     name = hints.vector_column
     if name is None:
-        if len(able) == 1:
-            return str(able[0])
-        raise ConfigError(
-            f"{'several columns' if able else 'no column'} can be the vector, a list of floats; "
-            f"choose one with --vector-column: {', '.join(able or found.names)}",
-            key="--vector-column", accepted=", ".join(able),
-        )  # fmt: skip
+        lengths = {
+            name: None if target is None else _length(found.field(name), first) for name in able
+        }
+        try:
+            return guessed_vector(lengths, found.names, target)
+        except LookupError:
+            raise ConfigError(
+                f"{', '.join(map(repr, able)) or 'no column'} can be the vector, a list of floats; "
+                "say by --vector-column where the vectors are, or give a --schema. The columns: "
+                f"{', '.join(found.names)}",
+                key="--vector-column", accepted=", ".join(able),
+            ) from None  # fmt: skip
     if name not in able:
         raise ConfigError(
             f"the column {name!r} holds no lists of floats; those that do: "
@@ -100,16 +111,17 @@ def _vector_column(found: pa.Schema, hints: Hints) -> str:
     return name
 
 
-def _usual_length(vector: str, first: pa.Table | None) -> int:
-    if first is None:
+def _length(column: pa.Field, first: Callable[[], pa.Table | None]) -> int | None:
+    """The usual length of a column's vectors; None where it begins without one."""
+    if pa.types.is_fixed_size_list(column.type):
+        return int(column.type.list_size)
+    rows = first()
+    if rows is None:
         raise ConfigError(
             "there are no rows, so the length of the vectors is unknown; pass --schema"
         )
-    lengths = pc.list_value_length(first.column(vector)).drop_null()
-    usual = pc.mode(lengths)
-    if not len(usual) or not usual[0]["mode"].as_py():
-        raise ConfigError(f"the column {vector!r} starts without a vector; pass --schema")
-    return int(usual[0]["mode"].as_py())
+    usual = pc.mode(pc.list_value_length(rows.column(column.name)).drop_null())
+    return (int(usual[0]["mode"].as_py()) or None) if len(usual) else None
 
 
 class Fitting:
@@ -179,7 +191,7 @@ def _is_vector(kind: pa.DataType) -> bool:
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind)
     )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ _SUFFIXES: Mapping[str, str] = MappingProxyType(
         ".npy": "numpy",
     }
 )
+# Of formats that cannot carry a schema.
+SUFFIXES_WITHOUT_SCHEMA = (".jsonl", ".ndjson", ".csv", ".npy")
 _MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\x93NUMPY", "numpy"))
 
 

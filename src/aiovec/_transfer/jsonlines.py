@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -20,14 +21,13 @@ from .._input.json_text import LossyJsonError, read_json
 from ..errors import AiovecError, ConfigError
 from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
 from .formats import sidecar_of
-from .sources import Chunk, Hints, Reject, nothing_there
+from .sources import USUAL_VECTORS, Chunk, Hints, Reject, guessed_vector, nothing_there
 from .streams import InputStream
 from .text_files import TextWriter
 
 _FEW = 100  # lines that are looked at where no schema is given
 # Numbers of vectors held at once: as Python's own they take eight times their room.
 _NUMBERS_AT_ONCE = 1_000_000
-_USUAL_VECTORS = ("embedding", "vector")
 
 
 def rows_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[dict[str, Any]]:
@@ -138,32 +138,40 @@ class JsonLines:
     def _suggested(self, hints: Hints, there: Callable[[], Schema | None]) -> Schema:
         """The vector's name and length; every other key goes to the payload, as it is.
 
-        Where no row has vectors, the schema of a table that is there, if that takes such rows.
+        Where none has a vector, the schema of a table that is there, if that takes such rows.
         """
-        wanted = [hints.vector_column] if hints.vector_column else _USUAL_VECTORS
+        wanted = [hints.vector_column] if hints.vector_column else USUAL_VECTORS
         lengths: dict[str, int] = {}
-        present: set[str] = set()
+        names: set[str] = set()
+        bad: Reject | None = None
+        nbytes = 0
         for _, row in zip(range(_FEW), self._lines(None), strict=False):
+            nbytes += row.nbytes
+            if nbytes > BYTES_AT_ONCE:
+                break
             if isinstance(row.value, Reject):
+                bad = bad or row.value
                 continue
-            present.update(
-                name for name in wanted if isinstance(row.value.get(name, 0), (list, type(None)))
-            )
+            names |= row.value.keys()
             for name, value in row.value.items():
                 if _looks_like_vector(value):
                     lengths.setdefault(name, len(value))
             for name in wanted:
                 if name in lengths:  # more lines need not be waited for
                     return Schema(lengths[name], vector=name)
-        if hints.vector_column is None and not present and len(lengths) == 1:
-            self._guessed = True
-            ((name, length),) = lengths.items()
-            return Schema(length, vector=name)
-        if not lengths and hints.vector_column is None and (schema := there()) is not None:
-            return schema
+        if hints.vector_column is None:
+            with suppress(LookupError):
+                target = there()
+                found = guessed_vector(lengths, names, target)
+                if found is not None:
+                    self._guessed = target is None
+                    return Schema(lengths[found], vector=found)
+                if target is not None:
+                    return target
         lists = f" (lists of numbers: {', '.join(map(repr, lengths)):.200})" if lengths else ""
+        why = f"; {self.place} {bad.row} {bad.reason}" if bad is not None else ""
         raise ConfigError(
-            f"no vector was found in the first {self.place}s of {self._path}{lists}; say by "
+            f"no vector was found in the first {self.place}s of {self._path}{lists}{why}; say by "
             "--vector-column where the vectors are, or give a --schema",
             file=str(self._path), key="--vector-column",
         )  # fmt: skip
@@ -200,7 +208,7 @@ class JsonLines:
         """Return the usual name of a vector that would go to the payload, in the place of one."""
         if self._is_told or not (self._guessed or row.get(self._vector) is None):
             return None
-        for name in _USUAL_VECTORS:
+        for name in USUAL_VECTORS:
             if name == self._vector or name in self.schema.fields:
                 continue
             if _looks_like_vector(_list_in(row.get(name))):

@@ -21,6 +21,7 @@ from ..errors import (
     DuplicateIdError,
     InvalidRowError,
     ModelMismatchError,
+    TableExistsError,
     TableNotFoundError,
     UnsupportedError,
 )
@@ -132,28 +133,29 @@ async def load(
     somebody else may have written to meanwhile.
     """
     placed: list[_Placed] = []
-    done: list[str] = []
     await in_thread(check_apart, store, [rejects.path])
     await in_thread(rejects.open)
     try:
-        try:
-            for one in loads:
-                placed.append(await _place(store, one, how))
-                await _fill(store, source, placed[-1], rejects, how)
-            if how.strict:
-                await _settle(store, placed, rejects, how, source.place)
-        except BaseException as exc:
-            await _undo(store, placed, exc)
-            if isinstance(exc, AiovecError) and not how.strict:
-                _tell_kept(exc, placed)
-            raise
+        for one in loads:
+            placed.append(await _place(store, one, how))
+            await _fill(store, source, placed[-1], rejects, how)
+        if how.strict:
+            await _settle(store, placed, rejects, how, source.place)
         _check_taken(placed, rejects)
-        done = [one.load.table for one in placed]
-    finally:
+        # What came through a pipe before may have been other rows, for another store.
+        done = [] if source.is_stream else [one.load.table for one in placed]
         await in_thread(rejects.close, done)
+    except BaseException as exc:
+        try:
+            await _undo(store, placed, exc)
+        finally:
+            await in_thread(rejects.abandon, exc)
+        if isinstance(exc, AiovecError) and not how.strict:
+            _tell_kept(exc, placed)
+        raise
     return [
         Loaded(
-            p.load.table, p.load.source.origin, p.load.source.layout, p.created, p.rows,
+            p.load.table, p.load.source.origin, p.load.source.layout, p.created and p.made, p.rows,
             p.rejected, p.schema, source.notes(p.load.source), p.load.source.omitted, p.replaced,
             p.missing, tuple(rejects.reasons(p.load.table)),
         )
@@ -313,9 +315,15 @@ async def _settle(
         raise InvalidRowError(
             f"{bad:,} of them cannot be imported, so nothing was kept; {rejects.path} lists each"
         )
-    for one in placed:
-        if not (one.created and await _renamed(store, one)):
-            await _move(store, one, how)
+    for n, one in enumerate(placed):
+        try:
+            if not (one.created and await _renamed(store, one)):
+                await _move(store, one, how)
+        except AiovecError as exc:
+            if isinstance(exc, TableExistsError):
+                exc.add_note("somebody made it meanwhile, and it was left alone; import again")
+            _tell_kept(exc, placed[:n])
+            raise
 
 
 async def _renamed(store: VectorStore, one: _Placed) -> bool:

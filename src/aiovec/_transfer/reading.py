@@ -63,6 +63,10 @@ class Input:
         return self._source is not None
 
     @property
+    def is_stream(self) -> bool:
+        return self._stream is not None
+
+    @property
     def place(self) -> str:
         """The word for where a row stands in it."""
         if self._source is not None:
@@ -135,8 +139,8 @@ def open_input(
     """Open a file by its format, or a database by the source that recognises it.
 
     ``schema`` is that of the table the rows shall go to, where it is known already. ``there`` tells
-    it where no row has a vector. ``stream`` is read instead of a file; then the path is its name
-    for messages.
+    it where the file does not say which vectors are meant, if that table takes rows without any.
+    ``stream`` is read instead of a file; then the path is its name for messages.
     """
     hints = hints or Hints()
     if stream is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from .._core.files import writing_to
-from ..errors import ConfigError
+from ..errors import AiovecError, ConfigError, StoreFullError
 from .parts import PartFile
 from .sources import Reject
 
@@ -60,7 +60,7 @@ class RejectsFile:
             self._file = self._part.begin().open("w", encoding="utf-8", newline="\n")
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        with writing_to(self.path):
+        with self._writing():
             for reject in rejects:
                 self.first = self.first or reject
                 self.count += 1
@@ -90,15 +90,34 @@ class RejectsFile:
         if self._file is None:
             return
         file, self._file = self._file, None
-        with writing_to(self.path):
-            file.close()
-            if self.count:
-                self._part.finish()
-            else:
-                self._part.discard()
-                with suppress(OSError, ValueError, LookupError, TypeError):
-                    if _tables_of(self.path) <= set(done):
-                        self.path.unlink()
+        try:
+            with self._writing():
+                file.close()
+                if self.count:
+                    self._part.finish()
+        finally:
+            self._part.discard()
+        if not self.count:
+            with suppress(OSError, ValueError, LookupError, TypeError):
+                if _tables_of(self.path) <= set(done):
+                    self.path.unlink()
+
+    def abandon(self, error: BaseException) -> None:
+        """Close behind a failure, which is to be told also where the list cannot be written."""
+        try:
+            self.close()
+        except AiovecError as exc:
+            if str(exc) != str(error):
+                error.add_note(str(exc))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Let a failure tell of the list alone: what the store has is another matter."""
+        try:
+            with writing_to(self.path):
+                yield
+        except StoreFullError as exc:
+            raise AiovecError(f"there is no room for the list of rejects {self.path}") from exc
 
 
 def _tables_of(path: Path) -> set[str]:

@@ -17,7 +17,13 @@ from .._core.store import VectorStore
 from .._input.selection import select_columns
 from .._input.types import Where
 from ..errors import ConfigError
-from .formats import format_of_stream, format_to_write, records_of, sidecar_of
+from .formats import (
+    SUFFIXES_WITHOUT_SCHEMA,
+    format_of_stream,
+    format_to_write,
+    records_of,
+    sidecar_of,
+)
 from .parts import check_apart
 from .streams import OutputStream
 from .text_files import TextWriter
@@ -130,9 +136,9 @@ def _open(
 
         _check_free([path], overwrite)
         return ArrowFileWriter(path, form, schema, replaces=overwrite)
-    _check_free(
-        [path, sidecar_of(path), *([records_of(path)] if form == "numpy" else [])], overwrite
-    )
+    rows = [path, records_of(path)] if form == "numpy" else [path]
+    _check_schema_file(rows, told)
+    _check_free([*rows, sidecar_of(path)], overwrite)
     if form == "numpy":
         from .numpy_files import NumpyWriter
 
@@ -162,6 +168,27 @@ def _text_writer(form: str) -> type[TextWriter]:
     from .jsonlines import JsonLinesWriter
 
     return JsonLinesWriter
+
+
+def _check_schema_file(rows: Sequence[Path], told: Schema | None) -> None:
+    """Refuse to replace or to delete a schema that is of another file, or none of ours."""
+    beside = sidecar_of(rows[0])
+    if told is None and not os.path.lexists(beside):
+        return
+    for suffix in SUFFIXES_WITHOUT_SCHEMA:
+        other = beside.with_name(f"{rows[0].stem}{suffix}")
+        if other not in rows and os.path.lexists(other):
+            raise ConfigError(
+                f"{beside} is where the schema of {other} belongs too; export to another name "
+                f"than {rows[0].stem!r}"
+            )
+    if os.path.isfile(beside):
+        from .jsonlines import schema_in
+
+        try:
+            schema_in(beside)
+        except ConfigError as exc:
+            raise ConfigError(f"{exc}, so it is not replaced; name another file") from None
 
 
 def _check_free(paths: Sequence[Path], overwrite: bool) -> None:

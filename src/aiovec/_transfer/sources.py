@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..errors import ConfigError
 
 GROUP = "aiovec.sources"
 
+USUAL_VECTORS = ("embedding", "vector")
 _LONGEST_NAME = 63
 
 
@@ -132,6 +133,30 @@ class Source(ABC):
 def nothing_there() -> Schema | None:
     """The schema of the table that rows without vectors go to: there is none that takes them."""
     return None
+
+
+def guessed_vector(
+    lengths: Mapping[str, int | None], names: Collection[str], there: Schema | None
+) -> str | None:
+    """The column or key of the vectors, where nobody says which one; None: the rows have none.
+
+    ``lengths`` are those of what may be vectors, ``names`` all that the rows have, and ``there`` is
+    the schema of the table that they go to, if that takes rows without vectors. LookupError where
+    it would be a guess that something speaks against.
+    """
+    usual: tuple[str, ...] = USUAL_VECTORS
+    if there is not None:
+        usual = (there.vector, *usual)
+        lengths = {name: length for name, length in lengths.items() if name not in there.fields}
+    for name in usual:
+        if name in lengths:
+            return name
+    if there is not None and there.dim not in lengths.values():
+        return None
+    if there is not None or len(lengths) != 1 or any(name in names for name in usual):
+        raise LookupError
+    (name,) = lengths
+    return name
 
 
 def source_for(path: Path) -> type[Source] | None:

@@ -10,11 +10,14 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from ..errors import AiovecError
+from ..errors import AiovecError, ConfigError
+from .foreign import LONGEST_LINE
 
 # How long a thread waits for a pipe before it looks whether it has been stopped.
 _WAIT_MS = 200
 _READ_BYTES = 256 * 1024
+# Of what comes while it is looked for the vectors: the rows themselves need less.
+_MOST_KEPT = 8 * LONGEST_LINE
 # A pipe that can be written takes this much without blocking.
 _PIPE_BYTES: int = getattr(select, "PIPE_BUF", 512)
 # C0 without tab and line feed, DEL, C1 in UTF-8.
@@ -102,6 +105,12 @@ class InputStream(_Stream):
         taken = bytes(self._pending[:size])
         del self._pending[:size]
         if self._kept is not None:
+            if len(self._kept) > _MOST_KEPT:
+                raise ConfigError(
+                    f"no vector was found in the first {_MOST_KEPT // 2**20} MiB that came; give a "
+                    "--schema, or import from a file",
+                    key="--schema",
+                )
             self._kept += taken
         return taken
 

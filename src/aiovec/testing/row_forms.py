@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -420,18 +421,22 @@ class RowFormsContract(ContractBase):
                 "name": pa.array(["n", "n"]).dictionary_encode(),
                 "live": pa.nulls(2),
                 "embedding": pa.array([[1.0, 2, 3, 4]] * 2, pa.list_(pa.float64())),
+                "uid": pa.array([bytes(range(16)), None], pa.uuid()),
             }
         )
         await store.insert("notes", table)
         first, second = await store.get("notes", ["a", "b"])
         assert first.fields == {
             "name": "n", "year": 7, "score": 1.0, "live": None, "tags": ["a"],
-            "seen": moment, "extra": {"x": 1},
+            "seen": moment, "extra": {"x": 1}, "uid": str(UUID(bytes=bytes(range(16)))),
         }  # fmt: skip
         assert second.fields == {
             "name": "n", "year": None, "score": 2.0, "live": None, "tags": [], "seen": None,
-            "extra": None,
+            "extra": None, "uid": None,
         }  # fmt: skip
+        ids = pa.array([bytes(range(16))], pa.uuid())
+        await store.insert("notes", pa.table({"id": ids, "embedding": [[1.0, 2, 3, 4]]}))
+        assert [r.id for r in await store.get("notes", UUID(bytes=bytes(range(16))))]
 
     async def test_arrow_columns_that_do_not_fit(self, store: VectorStore) -> None:
         await store.create_table("notes", EVERY_KIND)
