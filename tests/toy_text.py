@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiovec._core.contract import TextClause, TextQuery
 from aiovec._core.schema import Schema
+from aiovec.testing.text_oracle import folded
 
 Span = tuple[int, int]
 
@@ -55,13 +55,8 @@ def best(
     return order, [found[n] for n in order], shown
 
 
-def _folded(text: str) -> str:
-    parts = unicodedata.normalize("NFD", text.lower())
-    return "".join(char for char in parts if not unicodedata.combining(char))
-
-
 def _words(text: str, analyzer: str) -> list[tuple[int, int, str]]:
-    words = ((m.start(), m.end(), _folded(m.group())) for m in _WORD.finditer(text))
+    words = ((m.start(), m.end(), folded(m.group())) for m in _WORD.finditer(text))
     return [(a, b, _stem(word) if analyzer == "english" else word) for a, b, word in words]
 
 
@@ -80,11 +75,11 @@ def _spans_of(
 
 def _spans(clause: TextClause, text: str, analyzer: str) -> list[Span]:
     if analyzer == "ngram":
-        chars = [_folded(char) for char in text]
+        chars = [folded(char) for char in text]
         places = [n for n, char in enumerate(chars) for _ in char]
         return [
             (places[m.start()], places[m.end() - 1] + 1)
-            for m in re.finditer(re.escape(_folded(clause.text)), "".join(chars))
+            for m in re.finditer(re.escape(folded(clause.text)), "".join(chars))
         ]
     wanted = [word for _, _, word in _words(clause.text, analyzer)]
     words = _words(text, analyzer)

@@ -77,8 +77,8 @@ async def search_one(
         if plan.exact and not whole:
             raise NeedsEveryRow
         found, settled = await _by_lance(session, table, query, condition, plan)
-        if not plan.exact:
-            if len(found.measures) >= query.limit or not plan.indexed:
+        if plan.indexed:
+            if len(found.measures) >= query.limit:
                 return found
             # The index had too few in the partitions that were searched, or of a filter's rows.
             plan = past_index(query)
@@ -87,7 +87,7 @@ async def search_one(
             return found
         if plan.asked > query.limit + MARGIN:
             break
-        plan = plan.wider(_WIDER)
+        plan = replace(plan, exact=True).wider(_WIDER)
     # A plan that scans is about the few rows that a filter selects.
     return await _by_scan(session, table, query, whole=whole or plan.scans)
 
@@ -257,11 +257,12 @@ class Planner:
             selected, share = await self._selected(session, table, condition)
         if query.exact:
             return past_index(query, scans=selected is not None and selected <= _FEW)
+        if index is None:
+            # As past an index, but memory for every row is taken only if near ones are so many.
+            return SearchPlan(query.limit + MARGIN, exact=False)
         named = named_effort(query.tuning)
         if named is not None:
-            return replace(_with_index(query, named), indexed=index is not None)
-        if index is None:
-            return SearchPlan(query.limit + MARGIN, exact=False)
+            return _with_index(query, named)
         if selected is not None and selected <= max(_FEW, query.limit):
             return past_index(query, scans=True)
         tuned = index.tuned

@@ -299,6 +299,7 @@ async def test_letters_that_lance_folds(store: VectorStore) -> None:
         row("letters", "Straße ærø Łódź", "Ørsted"), row("greek", "Ωμέγα", "Чай й"),
         row("apart", "re\u0301sume\u0301", None), row("two", None, "re sume"),
         row("signs", "x² nª Ⓐ ﬁx \uff21\uff22", None), row("cases", "İstanbul ΟΔΟΣ", "τέλος"),
+        row("young", "თბილ", None), row("parts", "ọ\u0301jọ", None),
     ])  # fmt: skip
     for _ in range(2):
         for query, ids in (
@@ -308,6 +309,7 @@ async def test_letters_that_lance_folds(store: VectorStore) -> None:
             ("-résumé re", []), ("x2", ["signs"]), ("na", ["signs"]), ("a", ["signs"]),
             ("fix", ["signs"]), ("ab", ["signs"]), ("istanbul", []), ("İstanbul", ["cases"]),
             ("οδος", []), ("οδοσ", ["cases"]), ("τέλοσ", []), ("τέλος", ["cases"]),
+            ("თბილ", ["young"]), ("ᲗᲑᲘᲚ", ["young"]), ("ojo", []), ("ọ\u0301jọ", ["parts"]),
         ):  # fmt: skip
             assert await found(store, query) == ids, query
         await store.optimize("notes")
@@ -317,6 +319,20 @@ async def test_letters_that_lance_folds(store: VectorStore) -> None:
     await store.insert("more", rows)
     for query, ids in (("résumé", ["résumé"]), ("resume", ["resumes"])):
         assert [hit.id for hit in await store.search_text("more", query)] == ids
+
+
+async def test_parts_that_differ_from_those_of_sqlite(store: VectorStore) -> None:
+    """Each of these is a difference that ``docs/LANCEDB.md`` names."""
+    await store.create_table("notes", GRAMS)
+    texts = {"nul": "foo\0bar", "long": "\u017fize 5\u00b5m", "parts": "ọ\u0301jọ"}
+    await store.insert(
+        "notes", [{"id": id, "embedding": [1.0, 2.0], "body": text} for id, text in texts.items()]
+    )
+    for query in ("foobar", "size", "5μm", "ojo"):
+        assert await found(store, query) == [], query
+    for id, text in texts.items():
+        if id != "nul":  # which no query may hold
+            assert await found(store, text) == [id], text
 
 
 async def test_parts_of_words_in_every_state(store: VectorStore) -> None:

@@ -702,7 +702,10 @@ async def test_killed_writers(tmp_path: Path) -> None:
 
 async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
     """Each of these is a difference to LanceDB that ``docs/BACKENDS.md`` names."""
-    texts = {"signs": "x² nª Ⓐ ﬁx \uff21\uff22 ß ø", "cases": "İstanbul ΟΔΟΣ", "plain": "other"}
+    texts = {
+        "signs": "x² nª Ⓐ ﬁx \uff21\uff22 ß ø", "cases": "İstanbul ΟΔΟΣ", "plain": "other",
+        "young": "თბილ", "parts": "ọ\u0301jọ",
+    }  # fmt: skip
     async with opened(tmp_path / "s.db") as store:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", rows(dict(texts)))
@@ -712,6 +715,16 @@ async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
             assert await found(store, query) == ["signs"], query
         for query in ("istanbul", "İSTANBUL", "οδος", "οδοσ"):
             assert await found(store, query) == ["cases"], query
+        assert await found(store, "თბილ") == ["young"]
+        assert await found(store, "ᲗᲑᲘᲚ") == []
+        assert await found(store, "ojo") == ["parts"]
+        more = Schema(DIM, fields=SCHEMA.fields, analyzer="ngram")
+        await store.create_table("more", more)
+        await store.insert(
+            "more", rows({"nul": "foo\0bar", "long": "\u017fize 5\u00b5m", "parts": "ọ\u0301jọ"})
+        )
+        for query, id in (("foobar", "nul"), ("size", "long"), ("5μm", "long"), ("ojo", "parts")):
+            assert [hit.id for hit in await store.search_text("more", query)] == [id], query
 
 
 # Without FTS5

@@ -171,8 +171,9 @@ _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 def _forms(text: str) -> list[str]:
     """Return the ways in which stored texts may have these words, for Lance tells them apart.
 
-    An accent is stored in one character with its letter, or as one of its own behind it.
+    An accent is stored in one character with its letter, or as one of its own behind it. A few
+    characters are neither: normalizing writes another in their place.
     """
-    composed = unicodedata.normalize("NFC", text)
-    apart = unicodedata.normalize("NFD", text)
-    return [composed, apart] if _PARTED.search(apart) else [composed]
+    composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    forms = [composed, apart] if _PARTED.search(apart) else [composed]
+    return forms if text in (composed, apart) else [*forms, text]

@@ -47,7 +47,7 @@ class _Folding(dict[int, str]):
     def __missing__(self, code: int) -> str:
         lower = chr(code).lower()
         base = unicodedata.normalize("NFD", lower)[0]
-        self[code] = found = base if base.isascii() else lower
+        self[code] = found = base if base.isascii() and base.isalpha() else lower
         return found
 
 
@@ -98,6 +98,10 @@ class Matching:
     def positive(self) -> list[_Wanted]:
         return [one for one in self.wanted if not one.excluded]
 
+    def effort(self, rows: pa.Table | pa.RecordBatch) -> int:
+        """What it takes to search the rows for each clause, in values to copy."""
+        return int(rows.nbytes // _BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
+
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
         """The texts of each row, as they are compared."""
         columns = [rows.column(name).to_pylist() for name in self.fields]
@@ -132,7 +136,7 @@ async def search(session: Session, table: Opened, query: TextQuery, where: str |
     asked = min(query.limit + MORE, ALL)
     while True:
         rows = await ask(session, table, conditions.whole(), columns, where, asked)
-        effort = rows.nbytes // _BYTES_A_VALUE + rows.num_rows
+        effort = matching.effort(rows)
         matches = await off_loop(effort, matching.matching, rows)
         if await off_loop(effort, none_left_out, rows, matches, query.limit, asked):
             return ranking(matches.column("id"), matches.column(SCORE))
@@ -168,7 +172,8 @@ def _conditions(schema: Schema, query: TextQuery) -> Conditions | None:
 
 def _group(clause: TextClause, schema: Schema) -> tuple[FullTextQuery, ...]:
     """Queries of which each matching row matches one; none for a clause that is too short."""
-    forms = dict.fromkeys(unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
+    composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
+    forms = dict.fromkeys((composed, apart, clause.text))
     if min(map(len, forms)) < _GRAM:
         return ()
     return tuple(
@@ -255,6 +260,5 @@ async def _by_scan(
     batches = await session.run(reading.to_batches(max_batch_length=_SCAN_BATCH))
     with session.guarded():
         async for batch in batches:
-            effort = batch.nbytes // _BYTES_A_VALUE + batch.num_rows
-            await off_loop(effort, partial(scan.take, batch))
+            await off_loop(matching.effort(batch), partial(scan.take, batch))
     return await off_loop(scan.rows, scan.ranked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -337,6 +338,26 @@ class SearchingContract(ContractBase):
         for query in vectors(5, 16, seed=9):
             hits = await store.search("notes", query, limit=10, exact=True)
             assert_same_hits(hits, oracle.search("notes", query, limit=10))
+
+    @pytest.mark.parametrize("metric", METRICS)
+    async def test_near_duplicates_are_told_apart(self, store: VectorStore, metric: Metric) -> None:
+        """Float32 ranks them at random; who did not ask for an approximation gets the nearest."""
+        rng = np.random.default_rng(3)
+        await store.create_table("notes", Schema(8, metric=metric))
+        base = rng.normal(size=8).astype(np.float32)
+        rows = np.tile(base, (2_000, 1))
+        beside = np.nextafter(rows, rng.choice([-9, 9], rows.shape).astype(np.float32))
+        rows = np.where(rng.random(rows.shape) < 0.2, beside, rows)
+        await store.insert("notes", {"id": [f"{n:04}" for n in range(2_000)], "embedding": rows})
+        other = (base + rng.normal(size=8)).astype(np.float32)
+        for query in (base, other):
+            hits = await store.search("notes", query, limit=5)
+            exact = await store.search("notes", query, limit=5, exact=True)
+            assert [hit.distance for hit in hits] == [hit.distance for hit in exact]
+            if metric == "dot":
+                products = rows.astype(np.float64) * query.astype(np.float64)
+                best = sorted(math.fsum(row) for row in products.tolist())[:-6:-1]
+                assert [math.fsum(products[int(hit.id)].tolist()) for hit in hits] == best
 
     async def test_bad_queries_are_refused(self, notes: VectorStore) -> None:
         for name, (vector, error) in BAD_VECTORS.items():

@@ -354,6 +354,26 @@ class TextContract(ContractBase):
                 hits = await store.search_hybrid("notes", question, vector, fusion=fusion, limit=4)
                 assert hits[0].id == "answer"
 
+    @pytest.mark.parametrize("schema", [TEXTS, NGRAM], ids=["plain", "ngram"])
+    async def test_a_text_is_found_by_itself(self, store: VectorStore, schema: Schema) -> None:
+        """Also where Unicode's normal forms write other characters in their place."""
+        texts = {
+            "hindi": "\u0932\u095c\u0915\u093e", "cjk": "x\uf916y\uf9165",
+            "hebrew": "\u05d0\ufb41\u05d1\u05d2", "composed": "r\u00e9sum\u00e9",
+            "apart": "ce\u0301le\u0300bre", "hangul": "\u1112\u1161\u11ab\uae00",
+        }  # fmt: skip
+        await self._texts(store, schema, texts)
+        for id, text in texts.items():
+            with case(id):
+                assert ids_of(await store.search_text("notes", text)) == [id]
+                assert ids_of(await store.search_text("notes", f"{text} zebra", any=True)) == [id]
+
+    async def test_symbols_have_no_accents(self, store: VectorStore) -> None:
+        await self._texts(store, NGRAM, {"equal": "if a=b then", "unequal": "if a\u2260b then"})
+        for part, id in (("a=b", "equal"), ("a\u2260b", "unequal")):
+            assert ids_of(await store.search_text("notes", part)) == [id]
+            assert ids_of(await store.search_text("notes", f"if -{part}")) != [id]
+
     async def test_equal_texts_come_by_id(self, store: VectorStore) -> None:
         ids = ["b", "a", "é", "B", "10", "9", "😀", "\uffff", "a "]
         await self._texts(store, ENGLISH, dict.fromkeys(ids, "one wool hat"))
@@ -675,6 +695,19 @@ class TextContract(ContractBase):
                         await store.search_text(table, phrase)
                     assert caught.value.argument == "query"
                     assert len(str(caught.value)) < 300
+
+    async def test_questions_of_many_parts_of_words(self, store: VectorStore) -> None:
+        """Each text is searched for each part. The fixture ``loop_time`` fails this test."""
+        self.need(store, "text")
+        await self._texts(store, NGRAM, {f"r{n:04}": f"note {n} of the box" for n in range(3_000)})
+        parts = " ".join(f"\u00e9{n}" for n in range(300))
+        with case("any"):
+            assert len(await store.search_text("notes", f"{parts} ox", any=True)) == 10
+        with case("hybrid"):
+            assert len(await store.search_hybrid("notes", f"{parts} ox", [1.0] * DIM)) == 10
+        with case("exclusions"):
+            excluded = " ".join(f"-{part}" for part in parts.split())
+            assert len(await store.search_text("notes", f"note {excluded}")) == 10
 
     async def test_large_keyword_searches(self, store: VectorStore) -> None:
         """The fixture ``loop_time`` fails this test, and says where."""

@@ -17,8 +17,16 @@ from .loop_time import own_work
 
 def folded(text: str) -> str:
     """Return the text in lower case, without accents."""
-    parts = unicodedata.normalize("NFD", text.lower())
-    return "".join(char for char in parts if not unicodedata.combining(char))
+    return "".join(map(_folded, text.lower()))
+
+
+def _folded(char: str) -> str:
+    if unicodedata.combining(char):
+        return ""
+    parts = unicodedata.normalize("NFD", char)
+    if not parts[0].isalpha():
+        return char  # a symbol with a stroke is another symbol
+    return "".join(part for part in parts if not unicodedata.combining(part))
 
 
 def words_of(text: str) -> list[str]:
