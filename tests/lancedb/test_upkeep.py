@@ -85,6 +85,21 @@ async def test_single_rows_leave_few_files(tmp_path: Path) -> None:
         assert hit["year"] == 133
 
 
+async def test_versions_that_may_be_read_yet_are_removed_later(tmp_path: Path) -> None:
+    """They stayed for good where the last look found few files and only young versions."""
+    async with opened(tmp_path / "s", Limits(upkeep=UpkeepLimits(quiet=0.2)), max_versions=5) as s:
+        await s.create_table("notes", SMALL)
+        await s.insert("notes", numbered(100))
+        for n in range(40):
+            await s.delete("notes", f"r{n:05}")
+        assert (await s.stats("notes")).details["versions"] > 40
+
+        async def few() -> bool:
+            return bool((await s.stats("notes")).details["versions"] < 25)
+
+        await until(few)
+
+
 async def test_the_quiet_behind_a_look_is_looked_at_too(tmp_path: Path) -> None:
     """Where the last look came at once behind the last write, or during a rest."""
     limits = Limits(upkeep=UpkeepLimits(commits=1, quiet=0.3))

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,7 +53,7 @@ from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
 from ..tables import IndexFields
 from ..writer import WriteOperation
-from .retention import Pins, Retention, versions_of
+from .retention import Pins, Retention, Version, versions_of
 from .tidy import FULL_FILE, Tidying, TidyingOperation
 
 if TYPE_CHECKING:
@@ -351,15 +351,21 @@ class Housekeeper:
             over = 0 if first is None else versions.index(first)
             if over > (self.limits.over if quiet else retention.most):
                 return True
+            if quiet:
+                self._come_back(versions, state)
         uncovered = max((await unindexed_rows(self.session, table)).values(), default=0)
         return uncovered > self.limits.unindexed + self.limits.unindexed_share * shape.rows
 
     async def _look_again(self, handle: TableHandle, state: _UpkeepState) -> None:
-        """Note what is left: versions that somebody might have been reading."""
+        """Note what is left."""
         table = await self.session.opened(handle)
         state.tidied_version = await self.session.run(table.lance.version())
         state.seen_version = state.tidied_version
-        if len(await versions_of(self.session, table)) > self.retention.most + self.limits.over:
+        self._come_back(await versions_of(self.session, table), state)
+
+    def _come_back(self, versions: Sequence[Version], state: _UpkeepState) -> None:
+        """Look again at versions that somebody might be reading, when nobody does any more."""
+        if len(versions) > self.retention.most + self.limits.over:
             state.look_at = (
                 self.clock.now() + self.retention.grace.total_seconds() + self.limits.quiet
             )
