@@ -14,7 +14,7 @@ from starlette.responses import Response
 from aiovec import Hit, Record, Results
 from aiovec.backend import LITTLE, NUMBERS_A_VALUE, in_thread
 
-from .bounds import check_rows
+from .bounds import check_answer, check_rows
 from .call import Call
 from .media import ARROW, JSON, JSON_LINES, answer_type, body_type
 from .pieces import JsonArray, JsonLines, load, load_large, rows_in
@@ -260,11 +260,13 @@ def _gathered(pieces: Iterable[bytes]) -> list[bytes]:
     """Return a text in parts of some size."""
     parts: list[bytes] = []
     waiting: list[bytes] = []
-    size = 0
+    size = whole = 0
     for piece in pieces:
         waiting.append(piece)
         size += len(piece)
         if size >= _PART:
+            whole += size
+            check_answer(whole)
             parts.append(b"".join(waiting))
             waiting, size = [], 0
     parts.append(b"".join(waiting))
@@ -292,4 +294,5 @@ def arrow_parts(
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     whole = memoryview(sink.getvalue())
+    check_answer(len(whole))
     return [bytes(whole[start : start + _PART]) for start in range(0, len(whole), _PART)]

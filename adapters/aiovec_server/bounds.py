@@ -24,6 +24,7 @@ _LISTS = frozenset({"ids", "vectors", "texts", "where"})
 class Bounds:
     hits: int
     rows: int
+    nbytes: int
 
 
 BOUNDS: ContextVar[Bounds | None] = ContextVar("aiovec_server_bounds", default=None)
@@ -41,10 +42,15 @@ def check_argument(name: str, argument: str, value: object) -> None:
 
 
 def check_hits(arguments: Mapping[str, Any]) -> None:
-    """Refuse a search by groups that asks for more hits than one without may."""
+    """Refuse a search by groups that asks for more hits than one without may, and queries that
+    ask for more hits in all than a request may bring rows."""
+    hits = arguments.get("limit", _DEFAULT_HITS)
     if arguments.get("group_by") is not None and (of_each := arguments.get("per_group")):
-        hits = arguments.get("limit", _DEFAULT_HITS) * of_each
+        hits *= of_each
         check_argument("topK times perGroup", "limit", hits)
+    for name in ("vectors", "texts"):
+        if isinstance(queries := arguments.get(name), list):
+            check_rows(len(queries) * hits, f"hits of all {name}")
 
 
 def check_rows(count: int, name: str = "rows in a request") -> None:
@@ -53,6 +59,17 @@ def check_rows(count: int, name: str = "rows in a request") -> None:
     if bounds is not None and count > bounds.rows:
         raise InvalidArgumentError(
             name, count, f"at most {bounds.rows:,} on this server; send them in several requests"
+        )
+
+
+def check_answer(nbytes: int) -> None:
+    """Refuse to gather an answer of more bytes than a body may have."""
+    bounds = BOUNDS.get()
+    if bounds is not None and nbytes > bounds.nbytes:
+        raise RequestError(
+            413,
+            f"the answer takes more than {bounds.nbytes // 2**20:,} MiB, the most on this server; "
+            "ask for fewer rows at once, or for fewer of their fields",
         )
 
 

@@ -82,7 +82,9 @@ class Call:
         found: str = self.request.path_params[name]
         raw = self.request.scope.get("raw_path")
         if raw is not None:
-            last = re.sub(rb"[?#].*", b"", raw, flags=re.DOTALL).rsplit(b"/", 1)[1]
+            last = raw.partition(b"?")[0].rsplit(b"/", 1)[1]
+            if b"#" in last:
+                raise RequestError(400, f"the {name} in the path has a # in it; encode it as %23")
             if _HALF_ENCODED.search(last):
                 raise RequestError(400, f"the {name} in the path has a % in it; encode it as %25")
             try:

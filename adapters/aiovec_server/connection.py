@@ -47,6 +47,10 @@ class HeadTooLargeError(Exception):
     """The head of a request has more bytes than ``MAX_HEAD``."""
 
 
+class FragmentError(Exception):
+    """The target of the request has a ``#`` in it, which is no character of a target."""
+
+
 class _Transport:
     """A transport to which nothing is written once it is closed: uvloop's would raise, and
     asyncio's would log, before either tells of the closing."""
@@ -155,6 +159,8 @@ class Connection(HttpToolsProtocol):
         self._unusable = 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             raise HeadTooLargeError
+        if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of a name
+            raise FragmentError
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

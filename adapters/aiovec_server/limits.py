@@ -95,7 +95,7 @@ class Limits:
         self._timeout = settings.timeout
         self._stall = settings.receive_timeout
         self._turns = Turns(settings.max_calls)
-        self._bounds = Bounds(settings.max_top_k, settings.max_rows)
+        self._bounds = Bounds(settings.max_top_k, settings.max_rows, self._max_body)
         self._room = _BODIES * self._max_body
         """Bytes for the bodies of all requests in progress."""
 

@@ -57,7 +57,7 @@ _BLOCK = 2048
 
 def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
     """A filter as SQL over the ordinary table as ``r``, with its values."""
-    return ("TRUE", []) if where is None else filter_to_sql(where, table.schema)
+    return ("1", []) if where is None else filter_to_sql(where, table.schema)
 
 
 def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:

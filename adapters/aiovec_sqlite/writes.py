@@ -360,7 +360,7 @@ def selected(
     tx: Transaction, table: TableLayout, ids: Sequence[str] | None, where: Expr | None
 ) -> list[int]:
     """The rowids of the rows that both select; None selects every row."""
-    condition, values = filter_to_sql(where, table.schema) if where is not None else ("TRUE", [])
+    condition, values = filter_to_sql(where, table.schema) if where is not None else ("1", [])
     if ids is None:
         sql = f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition}"
         return [row[0] for row in tx.db.execute(sql, values)]

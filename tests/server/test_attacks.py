@@ -290,6 +290,38 @@ def test_values_of_a_search(server: Served, body: str) -> None:
     assert b"Traceback" not in answer
 
 
+def test_a_target_with_a_fragment(server: Served) -> None:
+    """What stood behind the # was left out, so another row or table was named."""
+    call(server, "POST", "/tables/notes/records", [{"id": "a#b", "embedding": [1, 0]}])
+    call(server, "POST", "/tables/notes/records", [{"id": "a", "embedding": [1, 0]}])
+    for target in ("/tables/notes/records/a#b", "/tables/notes?confirm=notes#x"):
+        assert statuses(exchange(server, head(server, "DELETE", target)))[0] == 400
+    assert call(server, "DELETE", "/tables/notes/records/a%23b") == {"deleted": 1}
+    assert call(server, "DELETE", "/tables/notes/records/a") == {"deleted": 1}
+
+
+def test_answers_beyond_the_limit(server: Served) -> None:
+    """Of a few kilobytes that ask for a large row again and again."""
+    row = {"id": "large", "embedding": [0, 1], "text": "x" * 50_000}
+    call(server, "POST", "/tables/notes/records", [row])
+    vectors = [[0, 1]] * 40
+    for kind in ("application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"):
+        for path, body, status in (
+            ("get", {"ids": ["large"] * 40}, 413),
+            ("search_many", {"vectors": vectors, "topK": 1}, 413),
+            ("search_many", {"vectors": vectors, "topK": 3}, 422),
+            ("search_many", {"vectors": vectors, "topK": 1, "select": []}, 200),
+            ("get", {"ids": ["large"] * 10}, 200),
+        ):
+            text = json.dumps(body)
+            lines = ("Content-Type: application/json", f"Accept: {kind}",
+                     f"Content-Length: {len(text)}")  # fmt: skip
+            data = head(server, "POST", f"/tables/notes/{path}", *lines) + text.encode()
+            found = exchange(server, data)
+            assert statuses(found)[0] == status, (kind, path, found[:500])
+    assert call(server, "DELETE", "/tables/notes/records/large") == {"deleted": 1}
+
+
 def test_rows_beyond_the_limit(server: Served) -> None:
     rows = [{"id": str(n), "embedding": [1, 0]} for n in range(101)]
     for path, body in (("records", rows), ("delete", {"ids": [row["id"] for row in rows]})):

@@ -16,7 +16,9 @@ from tests.server.apps import Client, notes, serving
 
 import aiovec
 from aiovec._http import large_json
+from aiovec._http.arguments import patch_in
 from aiovec.backend import ServerSettings
+from aiovec.errors import InvalidArgumentError
 from aiovec_server import create_app, pieces
 from aiovec_server.pieces import JsonArray, JsonLines, rows_in
 from aiovec_server.problems import RequestError
@@ -165,6 +167,9 @@ async def test_a_key_that_comes_twice_is_refused(length: int) -> None:
     ]
     bodies = [("delete", "json", '{"filter": "id = \'x\'", "filter": "TRUE"}')]
     bodies += [("search", "json", '{"vector": [1, 0], "topK": 1, "vector": [0, 1]}')]
+    many = ",".join(["1"] * 50_001)  # of numbers there may be many
+    bodies += [("update", "json", f'{{"ids": [{many}], "set": {{"k": 1}}, "set": {{"k": 2}}}}')]
+    bodies += [("records", "json", f'[{{"id": "b", "embedding": [1, 0], "k": 1, "k": [{many}]}}]')]
     for row in rows:
         bodies += [("records", "json", f"[{row}]"), ("records", "x-ndjson", row)]
     async with aiovec.connect(":memory:") as store:
@@ -182,6 +187,15 @@ async def test_a_key_that_comes_twice_is_refused(length: int) -> None:
             assert await store.count("notes") == 0
             row = {"id": "s", "embedding": [1, 0], "\\": {"t:": 1, "u": {"t:": 2}}, "text": text}
             await client.ok("POST", "/tables/notes/records", json=[row])
+
+
+def test_changes_of_a_payload_that_cannot_be_read() -> None:
+    """Without any it was an error of the server; of a key that came twice the last one counted."""
+    schema = aiovec.Schema(2, fields={"n": int})
+    for facts in ({}, {"payload": 1}, {"payload": "["}, {"payload": '[[["a"],{"b":1,"b":2}]]'}):
+        with pytest.raises(InvalidArgumentError) as caught:
+            patch_in({"values": {"n": 1}, **facts}, schema)
+        assert caught.value.argument == "payload"
 
 
 async def test_a_trailing_comma_and_a_body_of_no_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -362,7 +362,7 @@ def _doubt(db: sqlite3.Connection, name: str, columns: list[Column]) -> str | No
 
 
 def _sample(
-    db: sqlite3.Connection, table: str, column: str, where: str = "TRUE", values: Iterable[Any] = ()
+    db: sqlite3.Connection, table: str, column: str, where: str = "1", values: Iterable[Any] = ()
 ) -> list[Any]:
     name = quoted(column)
     rows = db.execute(

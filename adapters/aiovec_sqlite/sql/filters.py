@@ -194,7 +194,7 @@ def _compiled(expr: Expr, *, negate: bool) -> _Part:
         return _joined(word, [_compiled(term, negate=negated) for term, negated in terms])
     if isinstance(expr, IsTrue):
         item = _compiled(expr.item, negate=False)
-        sql = f"({item.sql}) IS {'NOT ' if negate else ''}TRUE"
+        sql = f"({item.sql}) IS {'NOT ' if negate else ''}1"
         return _Part(sql, item.parameters, item.height + 1)
     return _leaf(expr, negate)
 

@@ -5,7 +5,6 @@ Each is checked by the code that checks a user's own, and raises the same errors
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from .._core.patch import REMOVE, PayloadPatch, path_text
 from .._core.schema import Field, FieldIndex, Schema
 from .._filters.tree import Ref
 from .._input.arguments import check_count, check_tuning
+from .._input.json_text import read_json
 from .._input.rows import check_ids, check_patch, effort_of_update
 from .._input.selection import order_keys, value_ref
 from .._input.vectors import checked_query_vectors
@@ -195,8 +195,9 @@ def patch_in(
     for name in changed:
         if name not in schema.fields:
             raise InvalidArgumentError("values", name, "a field of the table")
+    text = one_of(facts, "payload", str)
     try:
-        changes = json.loads(one_of(facts, "payload", str))
+        changes = read_json(text)
         if type(changes) is not list:
             raise TypeError(type(changes))
         for path, *value in changes:
@@ -204,7 +205,7 @@ def patch_in(
                 raise ValueError(path)
             changed[path_text(tuple(path))] = value[0] if value else REMOVE
     except (ValueError, TypeError, RecursionError, AttributeError) as exc:
-        raise InvalidArgumentError("payload", facts["payload"], "changes of the payload") from exc
+        raise InvalidArgumentError("payload", text, "changes of the payload") from exc
     if not changed and not alone:
         return {}, PayloadPatch()
     return check_patch(changed, schema)

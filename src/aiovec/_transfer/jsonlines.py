@@ -160,8 +160,8 @@ class JsonLines:
                 if name in lengths:  # more lines need not be waited for
                     return Schema(lengths[name], vector=name)
         if hints.vector_column is None:
+            target = there()
             with suppress(LookupError):
-                target = there()
                 found = guessed_vector(lengths, names, target)
                 if found is not None:
                     self._guessed = target is None

@@ -118,6 +118,31 @@ class NamesContract(ContractBase):
         async for batch in store.export("notes"):
             assert batch.schema.names == schema.to_arrow().names
 
+    async def test_fields_named_like_constants_of_sql(self, store: VectorStore) -> None:
+        """Where an engine took them for the constants, rows without values were not there."""
+        names = ("true", "FALSE", "Null", "current_timestamp", "infinity")
+        schema = Schema(DIM, fields={"live": bool, "year": int, **dict.fromkeys(names, int)})
+        rows = [
+            {"id": f"r{n}", "embedding": vector, "live": [True, False, None][n % 3], "year": n}
+            for n, vector in enumerate(vectors(6))
+        ]
+        await self.table(store, schema, rows)
+        for value in (None, 0, 1):
+            if value is not None:
+                values = dict.fromkeys(names, value)
+                assert await store.update("notes", values, where="live IS TRUE") == 2
+            with case(value):
+                assert await store.count("notes") == len(await store.find("notes")) == 6
+                assert len(await store.search("notes", vectors(1)[0])) == 6
+                assert sum([batch.num_rows async for batch in store.export("notes")]) == 6
+                for where, count in (
+                    ("live IS TRUE", 2), ("NOT (live IS TRUE)", 4), ("(year > 2) IS TRUE", 3),
+                    ("(live OR year = 2) IS NOT TRUE", 3), ("(year = 9) IS FALSE", 6),
+                ):  # fmt: skip
+                    assert await store.count("notes", where) == count, where
+                    assert len(await store.search("notes", vectors(1)[0], where=where)) == count
+        assert await store.delete_where("notes", "TRUE") == 6
+
     @pytest.mark.parametrize("kind", _BY_KIND)
     async def test_such_fields_in_every_condition(self, store: VectorStore, kind: str) -> None:
         """A5: a condition on each means the field, not what the engine calls by that name."""
