@@ -218,7 +218,9 @@ def creations(path: Path, rounds: int, seed: int) -> set[str]:
 
 
 def test_killed_creations_and_drops(tmp_path: Path) -> None:
-    assert creations(tmp_path / "store", 4, seed=1) & {"created", "dropped"}
+    # Of these rounds two are killed behind ten lines, of which one at least tells "dropped": the
+    # three tasks say three lines each before that.
+    assert "dropped" in creations(tmp_path / "store", 4, seed=3)
 
 
 @pytest.mark.long
