@@ -31,7 +31,7 @@ from .driver import load_driver
 from .errors import DamageError, check_stored
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
-from .sql.filters import to_sql as filter_to_sql
+from .reads import condition_of
 from .sql.values import row_columns, to_sql
 from .text.index import wanted_fields
 from .vectors import check_places
@@ -360,7 +360,7 @@ def selected(
     tx: Transaction, table: TableLayout, ids: Sequence[str] | None, where: Expr | None
 ) -> list[int]:
     """The rowids of the rows that both select; None selects every row."""
-    condition, values = filter_to_sql(where, table.schema) if where is not None else ("1", [])
+    condition, values = condition_of(where, table)
     if ids is None:
         sql = f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition}"
         return [row[0] for row in tx.db.execute(sql, values)]

@@ -99,7 +99,7 @@ class Matching:
         return [one for one in self.wanted if not one.excluded]
 
     def effort(self, rows: pa.Table | pa.RecordBatch) -> int:
-        """What it takes to search the rows for each clause, in values to copy."""
+        """The work of searching the rows for each clause, in values to copy."""
         return int(rows.nbytes // _BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
