@@ -613,6 +613,22 @@ async def test_lists_for_a_table_whose_rows_need_no_vector(
     assert [record.id for record in await store.find("notes")] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("name", ["n.jsonl", "n.csv", "n.parquet"])
+@pytest.mark.parametrize("nullable", [False, True])
+async def test_the_table_says_which_list_is_its_vector(
+    store: VectorStore, tmp_path: Path, name: str, nullable: bool
+) -> None:
+    """A list with a usual name was taken, and its own vector went to the payload."""
+    there = Schema(2, vector="emb", vector_nullable=nullable)
+    await store.create_table("notes", there)
+    rows = [{"id": id, "embedding": [9.5, 9.5], "emb": [0.5, 1.5]} for id in "ab"]
+    path = await asyncio.to_thread(_file_of, tmp_path / name, rows)
+    assert (await bring(store, path, there=there)).rows == 2
+    for record in await store.get("notes", ["a", "b"]):
+        assert record.vector.tolist() == [0.5, 1.5]
+        assert record["embedding"] in ([9.5, 9.5], "[9.5, 9.5]")
+
+
 async def test_why_no_vector_was_found(store: VectorStore, tmp_path: Path) -> None:
     utf16 = json.dumps({"id": "a", "embedding": [1, 2]}).encode("utf-16")
     for given, why in (

@@ -159,7 +159,7 @@ def import_(
     path = Path("standard input") if piped else expanded(file)
     told = None if schema is None else _schema_in(expanded(schema))
     hints = Hints(table, id_column, vector_column, model_column, dtype)
-    there = partial(_taking_texts, store, config, as_ or table, path)
+    there = partial(_schema_there, store, config, as_ or table, path)
     with closing(_open(path, form, hints, told, piped, there)) as source:
         found = source.tables()
         if list_:
@@ -210,14 +210,13 @@ def _schema_in(path: Path) -> Schema:
     return schema_in(path)
 
 
-def _taking_texts(
+def _schema_there(
     store: str | None, config: str | None, table: str | None, path: Path
 ) -> Schema | None:
-    """The schema of the table that the rows go to, if it is there and takes rows without vectors.
+    """The schema of the table that the rows go to, if it is there.
 
     Another process may drop it meanwhile: the table is made again then, as it was.
     """
-    from .._input.rows import may_lack_vectors
     from .._transfer.sources import legal_table_name
 
     async def look() -> Schema | None:
@@ -227,8 +226,7 @@ def _taking_texts(
         except (NoStoreError, TableNotFoundError, ConfigError):  # --list needs no store
             return None
 
-    schema = run(look())
-    return schema if schema is not None and may_lack_vectors(schema) else None
+    return run(look())
 
 
 def _open(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +11,7 @@ from .._arrow import is_list
 from .._core.schema import Field, Schema, check_field_name
 from .._input.rows import may_lack_vectors
 from ..errors import AiovecError, ConfigError, InvalidArgumentError
-from .sources import Hints, guessed_vector
+from .sources import Hints, UnclearVectorError, guessed_vector
 
 _CARRIED = b"aiovec.schema"
 
@@ -25,7 +24,7 @@ def suggested_schema(
 ) -> tuple[Schema, tuple[str, ...], tuple[str, ...]]:
     """The schema that the data carries or its columns suggest, notes, and what is not taken.
 
-    It is the ``known`` one where that takes rows without vectors, and the data seems to have none.
+    It is the ``known`` one where that takes rows without vectors, and the data seem to have none.
 
     What has no column type here (dates, structs, lists of lists) and what has no legal name as
     a field is kept in the payload.
@@ -35,12 +34,9 @@ def suggested_schema(
         schema = Schema.from_json(carried)
         if schema.vector in found.names:
             return schema, (), _omitted(f.name for f in found if _is_binary(f.type))
-    target = known() if hints.vector_column is None else None
-    if target is not None and not may_lack_vectors(target):
-        target = None
-    vector = _vector_column(found, hints, first, target)
-    if vector is None:
-        return cast("Schema", target), (), _omitted(f.name for f in found if _is_binary(f.type))
+    vector = _vector_column(found, hints, first, known)
+    if isinstance(vector, Schema):
+        return vector, (), _omitted(f.name for f in found if _is_binary(f.type))
     dim = _length(found.field(vector), first)
     if dim is None:
         raise ConfigError(f"the column {vector!r} starts without a vector; pass --schema")
@@ -84,18 +80,20 @@ def id_column_of(found: pa.Schema, hints: Hints) -> str:
 
 
 def _vector_column(
-    found: pa.Schema, hints: Hints, first: Callable[[], pa.Table | None], target: Schema | None
-) -> str | None:
-    """The column of the vectors; None where the rows have none, and ``target`` takes such rows."""
+    found: pa.Schema,
+    hints: Hints,
+    first: Callable[[], pa.Table | None],
+    known: Callable[[], Schema | None],
+) -> str | Schema:
+    """The column of the vectors; the ``known`` schema where that takes rows without any."""
     able = [field.name for field in found if _is_vector(field.type)]
     name = hints.vector_column
     if name is None:
-        lengths = {
-            name: None if target is None else _length(found.field(name), first) for name in able
-        }
         try:
-            return guessed_vector(lengths, found.names, target)
-        except LookupError:
+            return guessed_vector(
+                able, found.names, lambda name: _length(found.field(name), first), known
+            )
+        except UnclearVectorError:
             raise ConfigError(
                 f"{', '.join(map(repr, able)) or 'no column'} can be the vector, a list of floats; "
                 "say by --vector-column where the vectors are, or give a --schema. The columns: "

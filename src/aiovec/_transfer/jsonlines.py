@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,15 @@ from .._input.json_text import LossyJsonError, read_json
 from ..errors import AiovecError, ConfigError
 from .foreign import BYTES_AT_ONCE, LARGEST_SCHEMA, LONGEST_LINE, reading
 from .formats import sidecar_of
-from .sources import USUAL_VECTORS, Chunk, Hints, Reject, guessed_vector, nothing_there
+from .sources import (
+    USUAL_VECTORS,
+    Chunk,
+    Hints,
+    Reject,
+    UnclearVectorError,
+    guessed_vector,
+    nothing_there,
+)
 from .streams import InputStream
 from .text_files import TextWriter
 
@@ -156,18 +165,18 @@ class JsonLines:
             for name, value in row.value.items():
                 if _looks_like_vector(value):
                     lengths.setdefault(name, len(value))
-            for name in wanted:
-                if name in lengths:  # more lines need not be waited for
-                    return Schema(lengths[name], vector=name)
+            if any(name in lengths for name in wanted):  # more lines need not be waited for
+                break
+        if hints.vector_column in lengths:
+            return Schema(lengths[hints.vector_column], vector=hints.vector_column)
         if hints.vector_column is None:
-            target = there()
-            with suppress(LookupError):
-                found = guessed_vector(lengths, names, target)
-                if found is not None:
-                    self._guessed = target is None
-                    return Schema(lengths[found], vector=found)
-                if target is not None:
-                    return target
+            with suppress(UnclearVectorError):
+                table = cache(there)
+                found = guessed_vector(lengths, names, lengths.get, table)
+                if isinstance(found, Schema):
+                    return found
+                self._guessed = found not in wanted and found != getattr(table(), "vector", None)
+                return Schema(lengths[found], vector=found)
         lists = f" (lists of numbers: {', '.join(map(repr, lengths)):.200})" if lengths else ""
         why = f"; {self.place} {bad.row} {bad.reason}" if bad is not None else ""
         raise ConfigError(

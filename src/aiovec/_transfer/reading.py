@@ -139,7 +139,7 @@ def open_input(
     """Open a file by its format, or a database by the source that recognises it.
 
     ``schema`` is that of the table the rows shall go to, where it is known already. ``there`` tells
-    it where the file does not say which vectors are meant, if that table takes rows without any.
+    it where the file does not say which vectors are meant.
     ``stream`` is read instead of a file; then the path is its name for messages.
     """
     hints = hints or Hints()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .._core.schema import Schema
+from .._input.rows import may_lack_vectors
 from .._plugins import installed
 from ..errors import ConfigError
 
@@ -131,32 +132,43 @@ class Source(ABC):
 
 
 def nothing_there() -> Schema | None:
-    """The schema of the table that rows without vectors go to: there is none that takes them."""
+    """The schema of the table that the rows go to: there is none."""
     return None
 
 
-def guessed_vector(
-    lengths: Mapping[str, int | None], names: Collection[str], there: Schema | None
-) -> str | None:
-    """The column or key of the vectors, where nobody says which one; None: the rows have none.
+class UnclearVectorError(Exception):
+    """Only the user can say where the vectors are. Never reaches one as it is."""
 
-    ``lengths`` are those of what may be vectors, ``names`` all that the rows have, and ``there`` is
-    the schema of the table that they go to, if that takes rows without vectors. LookupError where
-    it would be a guess that something speaks against.
+
+def guessed_vector(
+    able: Collection[str],
+    names: Collection[str],
+    length_of: Callable[[str], int | None],
+    there: Callable[[], Schema | None],
+) -> str | Schema:
+    """The column or key of the vectors, where nobody says which one.
+
+    ``able`` are those that may be it, ``names`` all that the rows have. ``there`` looks for the
+    table that they go to; where that takes rows without vectors, and these seem to have none, the
+    result is its schema. UnclearVectorError where something speaks against any guess.
     """
+    if len(able) == 1 and (only := next(iter(able))) in USUAL_VECTORS:
+        return only
+    target = there()
     usual: tuple[str, ...] = USUAL_VECTORS
-    if there is not None:
-        usual = (there.vector, *usual)
-        lengths = {name: length for name, length in lengths.items() if name not in there.fields}
+    if target is not None:
+        usual = (target.vector, *usual)
+        able = [name for name in able if name not in target.fields]
     for name in usual:
-        if name in lengths:
+        if name in able:
             return name
-    if there is not None and there.dim not in lengths.values():
-        return None
-    if there is not None or len(lengths) != 1 or any(name in names for name in usual):
-        raise LookupError
-    (name,) = lengths
-    return name
+    if target is not None and may_lack_vectors(target):
+        if any(length_of(name) == target.dim for name in able):
+            raise UnclearVectorError
+        return target
+    if len(able) != 1 or any(name in names for name in usual):
+        raise UnclearVectorError
+    return next(iter(able))
 
 
 def source_for(path: Path) -> type[Source] | None:
