@@ -277,10 +277,29 @@ def _depth(kind: pa.DataType) -> int:
     return max((1 + _depth(kind.field(n).type) for n in range(kind.num_fields)), default=0)
 
 
+def _check_texts(rows: Iterable[Hit | Record]) -> None:
+    """Refuse rows whose texts are too long for an answer, before Arrow copies them again and again.
+
+    Rows may share them: of one row that is asked for a thousand times.
+    """
+    nbytes = 0
+    for row in rows:
+        values: list[Any] = list(row.fields.values())
+        for value in values:
+            if type(value) is str:
+                nbytes += len(value)
+            elif type(value) is dict:
+                values += [*value, *value.values()]
+            elif type(value) is list:
+                values += value
+        check_answer(nbytes)
+
+
 def arrow_parts(
     rows: Results[Hit] | Results[Record], queries: Sequence[int] | None = None
 ) -> list[bytes]:
     """Return rows as an Arrow IPC stream, with the number of each row's query if it is given."""
+    _check_texts(rows)
     table = rows.to_arrow()
     if queries is not None:
         # As everywhere, a key that has the name of something else gets an underscore in front.

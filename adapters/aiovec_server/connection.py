@@ -176,6 +176,8 @@ class Connection(HttpToolsProtocol):
         head = len(self.url or b"") + sum(len(n) + len(v) for n, v in self.headers or ())
         if head > MAX_HEAD:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+        elif b"#" in (self.url or b""):
+            self._refuse(HTTPStatus.BAD_REQUEST, "the path has a # in it; encode it as %23")
         else:
             self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request")
 

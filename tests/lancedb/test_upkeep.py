@@ -100,6 +100,26 @@ async def test_versions_that_may_be_read_yet_are_removed_later(tmp_path: Path) -
         await until(few)
 
 
+async def test_versions_that_an_export_held_are_removed_behind_it(tmp_path: Path) -> None:
+    """They are all younger than what is read, so no look before its end can remove any."""
+    async with opened(tmp_path / "s", Limits(upkeep=UpkeepLimits(quiet=0.2)), max_versions=5) as s:
+        await s.create_table("notes", SMALL)
+        await s.insert("notes", numbered(100))
+        export = s.export("notes", batch_size=10)
+        rows = (await anext(export)).num_rows
+        for n in range(40):
+            await s.delete("notes", f"r{n:05}")
+        await asyncio.sleep(7)  # longer than versions are kept for those who may read them
+        assert (await s.stats("notes")).details["versions"] > 40
+        rows += sum([batch.num_rows async for batch in export])
+        assert rows == 100
+
+        async def few() -> bool:
+            return bool((await s.stats("notes")).details["versions"] < 25)
+
+        await until(few)
+
+
 async def test_the_quiet_behind_a_look_is_looked_at_too(tmp_path: Path) -> None:
     """Where the last look came at once behind the last write, or during a rest."""
     limits = Limits(upkeep=UpkeepLimits(commits=1, quiet=0.3))

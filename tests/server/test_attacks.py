@@ -295,7 +295,9 @@ def test_a_target_with_a_fragment(server: Served) -> None:
     call(server, "POST", "/tables/notes/records", [{"id": "a#b", "embedding": [1, 0]}])
     call(server, "POST", "/tables/notes/records", [{"id": "a", "embedding": [1, 0]}])
     for target in ("/tables/notes/records/a#b", "/tables/notes?confirm=notes#x"):
-        assert statuses(exchange(server, head(server, "DELETE", target)))[0] == 400
+        answer = exchange(server, head(server, "DELETE", target))
+        assert statuses(answer)[0] == 400
+        assert b"encode it as %23" in answer
     assert call(server, "DELETE", "/tables/notes/records/a%23b") == {"deleted": 1}
     assert call(server, "DELETE", "/tables/notes/records/a") == {"deleted": 1}
 

@@ -20,6 +20,8 @@ from aiovec._http.arguments import patch_in
 from aiovec.backend import ServerSettings
 from aiovec.errors import InvalidArgumentError
 from aiovec_server import create_app, pieces
+from aiovec_server.bodies import arrow_parts
+from aiovec_server.bounds import BOUNDS, Bounds
 from aiovec_server.pieces import JsonArray, JsonLines, rows_in
 from aiovec_server.problems import RequestError
 
@@ -187,6 +189,26 @@ async def test_a_key_that_comes_twice_is_refused(length: int) -> None:
             assert await store.count("notes") == 0
             row = {"id": "s", "embedding": [1, 0], "\\": {"t:": 1, "u": {"t:": 2}}, "text": text}
             await client.ok("POST", "/tables/notes/records", json=[row])
+
+
+async def test_arrow_makes_nothing_of_rows_that_are_too_much_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It took three gigabytes for a thousand times the same megabyte, which were then refused."""
+    row = {"id": "a", "embedding": [1, 0], "k": [{"deep": ["x" * 500]}]}
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", aiovec.Schema(2))
+        await store.insert("notes", [row])
+        rows = await store.get("notes", ["a"] * 10_000)
+    token = BOUNDS.set(Bounds(hits=10, rows=10, nbytes=2_000_000))
+    try:
+        assert sum(map(len, arrow_parts(rows[:3_000]))) < 2_000_000
+        monkeypatch.setattr(type(rows), "to_arrow", lambda rows: pytest.fail("it was begun"))
+        with pytest.raises(RequestError) as caught:
+            arrow_parts(rows)
+        assert caught.value.status == 413
+    finally:
+        BOUNDS.reset(token)
 
 
 def test_changes_of_a_payload_that_cannot_be_read() -> None:
