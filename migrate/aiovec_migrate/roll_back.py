@@ -33,9 +33,7 @@ class Rollback:
             # All that can refuse it comes before anything is written down.
             await self._check_stores()
             await self._check_tables()
-            for table in state.tables.values():
-                table.since = None
-                table.verified = False
+            self._begin_anew()
             state.enter(Phase.ROLLING_BACK)
             state.switched = False
             await work.save(*state.tables.values())
@@ -80,6 +78,11 @@ class Rollback:
     async def _move(self, toml: Toml) -> None:
         work = self._work
         await self._check_stores()
+        if not await self._is_followed():
+            self._begin_anew()
+        for table in work.state.tables.values():
+            table.verified = False  # whoever killed the rollback may have done more
+        await work.save(*work.state.tables.values())
         await work.mark(toml.path)
         await work.step("rollback:marked")
         # A killed migrator may have left its writers in a pause.
@@ -91,6 +94,32 @@ class Rollback:
             if work.state.options.verify:
                 await check_all(catch_up)
         await Cutover(work, toml, catch_ups, Phase.ROLLING_BACK).turn()
+
+    def _begin_anew(self) -> None:
+        """Have all tables compared: which changes the source lacks is not known."""
+        for table in self._work.state.tables.values():
+            table.since = None
+            table.verified = False
+
+    async def _is_followed(self) -> bool:
+        """Return whether the target has kept all changes since those that were carried back.
+
+        It has not where the rollback's mark was taken off meanwhile (`abort`, with its last steps
+        missing or without the journal), nor where it was restored.
+        """
+        work = self._work
+        mark = await mark_of(self._new)
+        if mark is None or mark.run != work.run:
+            return False
+        work.leaving().act_for(work.run)
+        names = await self._new.backend.tables()
+        for table in work.state.tables.values():
+            if table.since is None or table.name not in names:
+                continue
+            source = await work.ends.source_table(table.name)
+            if await source.do(work.leaving().change_number) < table.since:
+                return False
+        return True
 
     async def _check_stores(self) -> None:
         """MigrationError where one of the stores is not what the switch left."""

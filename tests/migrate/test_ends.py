@@ -123,6 +123,33 @@ async def test_the_named_command_ends_it(tmp_path: Path, way: str, command: str,
     await check_use(config, used, wanted)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("ended", ["killed", "by the marks"])
+async def test_a_rollback_carries_what_came_while_it_was_called_off(
+    tmp_path: Path, way: str, ended: str
+) -> None:
+    """C: with its mark off, no change is noted, and what the journal knows of them is too old."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    await migrated(None, target, config=config, options=SWITCH)
+    with pytest.raises(StoppedError):
+        await rolled_back(config=config, step=Stop("cut-over:ready"))
+    if ended == "killed":
+        with pytest.raises(StoppedError):
+            await aiovec_migrate.abort(config=config, step=Stop("abort:released"))
+    else:
+        elsewhere = tmp_path / "another.db"
+        await aiovec_migrate.abort(place_of(config, target), config=config, journal=elsewhere)
+    state = await aiovec_migrate.status(config=config)
+    assert state is not None and state.next_command == "rollback"
+    async with aiovec.connect(config=config) as store:
+        rows = [row(f"r/{n}", State(200 + n, 200 + n), "me") for n in range(1, 30)]
+        await store.upsert("notes", rows)  # as many as before
+        wanted = await contents_at(config=config)
+        await rolled_back(config=config)
+    await check_use(config, source, wanted)
+
+
 async def stopped_without_a_journal(tmp_path: Path, way: str, step: str) -> tuple[Path, Contents]:
     """The TOML, and what the store held, behind a run that stopped and whose journal is gone."""
     source, target = WAYS[way]

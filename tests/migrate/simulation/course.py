@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,8 @@ from aiovec_migrate import Event, Migration, Options, migration
 from aiovec_migrate.journal import Journal
 from aiovec_migrate.limits import Limits
 from aiovec_migrate.locate import Place
+from aiovec_migrate.roll_back import end_run
+from aiovec_migrate.state import Phase
 
 from .app import SCHEMA, Worker, as_table, comparable, make_row
 from .backend import LOOKS, ModelBackend
@@ -47,6 +50,7 @@ STEPS = {
     ],
     "finish": ["finish:released"],
     "abort": ["phase:aborting", "abort:released", "abort:dropped"],
+    "call_off": ["rollback:marked", "cut-over:ready", "cut-over:moved", "abort:released"],
 }  # fmt: skip
 """At or behind which a migrator is killed."""
 
@@ -89,6 +93,8 @@ class Scenario:
             (*again, "rollback", "finish"),
         ] if switch else [()]  # fmt: skip
         commands = chance.choice([("run", *more) for more in follow_up] * 3 + [("abort",)] * 2)
+        if switch and random.Random(f"called off {seed}").random() < 0.1:
+            commands = ("run", "call_off", chance.choice(["rollback", "finish"]))
         return cls(
             source=source,
             target=chance.choice(["lancedb", "lancedb", "sqlite", "bucket"]),
@@ -302,6 +308,37 @@ class Course:
         await migration.rollback()
         self.rolled_back = True
 
+    async def _call_off(self, migration: Migration) -> None:
+        """Some of a rollback, and then the end of it; all of it where it is too late.
+
+        A user who has lost the journal, and finds it again, ends it by the marks alone.
+        """
+        if not self.began:
+            self.began = True
+            await self._some_of(migration.rollback())
+        if self.scenario.commands[-1] == "rollback" and self.chance.random() < 0.5:
+            with suppress(MigrationError):  # it had not begun, or has led back
+                await end_run([migration.source, migration.target])
+            return
+        state = await self.journal().load()
+        if state is None or state.phase is not Phase.ROLLING_BACK:
+            self.rolled_back = state is not None and state.phase is Phase.ROLLED_BACK
+            return
+        if self.too_late:
+            await self._rollback(migration)
+            return
+        try:
+            await migration.abort()
+        except MigrationError as error:
+            self.too_late = "last steps" in str(error)
+            raise
+
+    async def _some_of(self, work: Coroutine[Any, Any, Any]) -> None:
+        running = asyncio.ensure_future(work)
+        await asyncio.wait([running], timeout=self.chance.random() * 2)
+        running.cancel()
+        await asyncio.wait([running])
+
     async def _abort(self, migration: Migration) -> None:
         """Some of a run, and then the end of it; all of it where it is too late."""
         if self.rolled_back:
@@ -311,10 +348,7 @@ class Course:
             return
         if not self.began:
             self.began = True
-            running = asyncio.ensure_future(migration.run())
-            await asyncio.wait([running], timeout=self.chance.random() * 2)
-            running.cancel()
-            await asyncio.wait([running])
+            await self._some_of(migration.run())
         if self.too_late:
             await migration.run()
         elif self.world.journal.run is not None:
