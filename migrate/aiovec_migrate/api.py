@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import moves_of, to_its_end
+from aiovec.backend import FINISHED, moves_of, to_its_end
 from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, TableNotFoundError
 
 from .ends import Ends, mark_of
@@ -161,7 +161,11 @@ async def verify(
     host = host or RealHost()
     async with _journal(config, journal, host, locked=repair) as (file, kept):
         state = await kept.load()
-        same = state is not None and (source is None or target is None)
+        same = state is not None and (
+            source is None
+            or target is None
+            or await host.in_thread(_are_those_of, state, source, target, file)
+        )
         if state is not None:
             source = state.source_name if source is None else source
             target = state.target_name if target is None else target
@@ -413,6 +417,18 @@ def _check_places(
             check_leads(own, known, file)
 
 
+def _are_those_of(state: RunState, one: PathText, other: PathText, file: Path | None) -> bool:
+    """Return whether two stores are those of a run, in whichever order. Runs in a thread."""
+    try:
+        names = (one, other, state.source_name, state.target_name)
+        first, second, source, target = (locate(name, file).location for name in names)
+    except ConfigError:  # the TOML that named the run's stores is not at hand
+        return False
+    return (first.same_as(source) and second.same_as(target)) or (
+        first.same_as(target) and second.same_as(source)
+    )
+
+
 def _has_part(named: PathText, state: RunState, file: Path | None) -> bool:
     """Return whether a store is one of the two of a run. Runs in a thread."""
     found = locate(named, file)
@@ -497,7 +513,9 @@ async def _in_use(one: Place, other: Place, config: Path | None, host: Host) -> 
     """
     for place, rest in ((one, other), (other, one)):
         mark = await mark_of(place)
-        if mark is not None and mark.left and mark.target == rest.backend.target:
+        if mark is not None and not mark.left:
+            return place
+        if mark is not None and mark.target == rest.backend.target:
             return rest
     if config is None or not await host.in_thread(config.exists):
         return None
@@ -533,11 +551,18 @@ class _Leave:
                     f"end it (aiovec migrate abort) first; its journal is {mark.journal}"
                 )
         if await _in_use(self.one, self.other, self.config, self.host) is self.other:
+            one, other = self.one.backend.address, self.other.backend.address
+            mark = await mark_of(self.one)
+            first = ""
+            if mark is not None and mark.run != self.run:
+                first = f"make that independent (aiovec migrate forget {one}), and then "
+                if mark.state != FINISHED:
+                    first = f"end the run {mark.run} (aiovec migrate finish), {first}"
             raise NoLeaveError(
                 f"{self.other} is the store in use, and {self.one} the one that was left: "
                 f"{self.what} would write old rows over those that apps have written since. To "
-                "write the rows of the store in use into the other one, exchange them: "
-                f"--from {self.other.backend.address} --to {self.one.backend.address}"
+                f"write the rows of the store in use into the other one, {first}exchange them: "
+                f"--from {other} --to {one}"
             )
 
 

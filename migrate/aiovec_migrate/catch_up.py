@@ -217,10 +217,14 @@ async def _settle(catch_up: CatchUp) -> None:
         written = await catch_up.catch_up(check=True)
         wrong = sorted(before - written)
         if wrong:
+            cure = (
+                "rewrite them with `aiovec migrate verify --repair`"
+                if work.transform is None
+                else "end the run (aiovec migrate abort) and start again"
+            )
             raise MigrationError(
                 f"{len(wrong)} rows of table {state.name!r} differ between the stores, and nobody "
-                f"wrote them meanwhile: {', '.join(wrong[:5])}; rewrite them with `aiovec migrate "
-                "verify --repair`"
+                f"wrote them meanwhile: {', '.join(wrong[:5])}; {cure}"
             )
         if not catch_up.suspects:
             state.verified = True

@@ -241,6 +241,52 @@ async def test_a_sync_never_writes_over_the_store_in_use(tmp_path: Path) -> None
     assert differences(await contents_at(tmp_path / "notes.db"), kept) == []
 
 
+@pytest.mark.parametrize("overwrite", ["sync", "repair"])
+async def test_rows_of_the_store_in_use_are_written_over_the_other_as_is_told(
+    tmp_path: Path, overwrite: str
+) -> None:
+    """C2: what the refusal advises is done, word for word."""
+    config = await switched(tmp_path)
+    kept = await contents_at(config=config)
+    old, new = str(tmp_path / "notes.db"), f"lancedb://{tmp_path / 'notes.lance'}"
+
+    async def write(source: str, target: str) -> None:
+        if overwrite == "sync":
+            await aiovec_migrate.sync(source, target, config=config)
+        else:
+            await aiovec_migrate.verify(source, target, config=config, repair=True)
+
+    with pytest.raises(MigrationError, match="is the store in use") as refused:
+        await write(old, new)
+    told = str(refused.value)
+    new = new.removeprefix("lancedb://") if f"--from {new}" not in told else new
+    assert f"exchange them: --from {new} --to {old}" in told
+    # The journal knows the run whose mark the old store has, and a sync asks no journal.
+    before = ("aiovec migrate finish", f"aiovec migrate forget {old}")
+    assert [step in told for step in before] == [overwrite == "sync"] * 2
+    if overwrite == "sync":
+        await aiovec_migrate.finish(config=config)
+        await aiovec_migrate.forget(old)
+    await write(new, old)
+    if overwrite == "repair":
+        await aiovec_migrate.finish(config=config)
+        await aiovec_migrate.forget(old)
+    assert differences(await contents_at(old), kept) == []
+
+
+async def test_the_source_of_an_open_run_is_in_use(tmp_path: Path) -> None:
+    """C2: also where no TOML says so."""
+    source, target, journal = tmp_path / "a.db", tmp_path / "b.db", tmp_path / "journal.db"
+    async with aiovec.connect(source) as store:
+        await fill(store, {"notes": 60})
+    kept = await contents_at(source)
+    with pytest.raises(StoppedError):
+        await migrated(source, target, journal=journal, step=Stop("table:created"))
+    with pytest.raises(MigrationError, match="is the store in use"):
+        await aiovec_migrate.verify(target, source, journal=journal, repair=True)
+    assert differences(await contents_at(source), kept) == []
+
+
 async def test_behind_a_rollback_the_copies_can_be_verified(tmp_path: Path) -> None:
     config = await switched(tmp_path)
     await rolled_back(config=config)

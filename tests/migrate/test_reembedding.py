@@ -27,7 +27,8 @@ from aiovec_migrate.planning.look import make_plan
 from aiovec_migrate.reembed import Reembedding, load
 from aiovec_migrate.state import Options, Phase
 
-from .support import migrated, rolled_back, write_toml
+from .support import contents_at, differences, migrated, rolled_back, write_toml
+from .test_resume import Stop, StoppedError
 
 SCHEMA = Schema(3, model="old", fields={"body": str, "year": int})
 
@@ -382,6 +383,46 @@ async def test_a_switch_to_another_model_is_one_way_and_says_so_before(tmp_path:
         assert (await store.schema("notes")).model == "old"
         await store.insert("notes", [{"id": "b", "embedding": [0, 1], "body": "b"}])
         assert await store.count("notes") == 2
+
+
+@pytest.mark.parametrize("old", ["old", None])
+async def test_no_vector_is_written_among_those_of_another_model(
+    tmp_path: Path, old: str | None
+) -> None:
+    """The lengths are the same, so nothing else could tell."""
+    config = await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("notes", Schema(4, model=old, fields={"body": str}))
+        rows = [{"id": f"{n}", "embedding": [1, 0, 0, n], "body": "a text"} for n in range(9)]
+        await store.insert("notes", rows)
+    transform = embedding(_Model())
+    options = Options(switch=True, one_way=True, index=False)
+    with pytest.raises(StoppedError):
+        await migrated(
+            None, "lancedb", config=config, options=options, transform=transform,
+            step=Stop("phase:cutting-over"),
+        )  # fmt: skip
+    new = f"lancedb://{tmp_path / 'notes.lance'}"
+    kept = await contents_at(new)
+    for ends in ((), ("sqlite", "lancedb"), (tmp_path / "notes.db", new)):
+        with pytest.raises(MigrationError, match="another model"):
+            await aiovec_migrate.verify(*ends, config=config, repair=True)
+    assert (await aiovec_migrate.verify("sqlite", "lancedb", config=config)).equal
+    journal = tmp_path / "none.db"
+    report = await aiovec_migrate.verify("sqlite", "lancedb", journal=journal, config=config)
+    assert not report.equal
+    await migrated(None, "lancedb", config=config, options=options, transform=transform)
+    await aiovec_migrate.finish(config=config)
+    await aiovec_migrate.forget(tmp_path / "notes.db")
+    assert differences(await contents_at(new), kept) == []
+    other = tmp_path / "other.db"
+    await aiovec_migrate.sync(new, other)
+    source = tmp_path / "notes.db"
+    report = await aiovec_migrate.verify(source, other, journal=journal, repair=True)
+    assert "of the model" in report.tables[0].problem
+    with pytest.raises(MigrationError, match="no rows are written"):
+        await aiovec_migrate.sync(source, other)
+    assert differences(await contents_at(other), kept) == []
 
 
 async def test_a_model_that_is_named_must_be_passed(tmp_path: Path) -> None:

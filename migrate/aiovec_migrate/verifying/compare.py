@@ -316,6 +316,7 @@ async def sync(
     began. Nothing else may write to the target. With a ``transform``, which makes new vectors,
     the vectors themselves are not compared.
     """
+    check_same_model(source, target, transform)
     sides = await Sides.of(source, target, host=host, vector=transform is None, progress=progress)
     with unaltered(source.name):
         found = await sides.compared(limits)
@@ -531,6 +532,16 @@ def unaltered(table: str) -> Iterator[None]:
         raise MigrationError(
             f"the table {table!r} was altered during the comparison; try again"
         ) from exc
+
+
+def check_same_model(source: OpenTable, target: OpenTable, transform: Transform | None) -> None:
+    """MigrationError where vectors of one model would be written among those of another."""
+    mine, theirs = source.schema.model, target.schema.model
+    if transform is None and mine != theirs:
+        raise MigrationError(
+            f"the vectors of table {source.name!r} are of the model {mine!r} in the source and of "
+            f"{theirs!r} in the target, so no rows are written from one to the other"
+        )
 
 
 def check_comparable(table: str, mine: Schema, theirs: Schema, vector: bool) -> None:

@@ -21,6 +21,7 @@ from .compare import (
     Transform,
     always,
     both,
+    check_same_model,
     no_progress,
     unaltered,
 )
@@ -277,6 +278,8 @@ async def _verify_table(
 ) -> TableReport:
     vector = not options.ignore_vector
     mine, theirs = await both(OpenTable.open(source, table), OpenTable.open(target, table))
+    if options.repair:
+        check_same_model(mine, theirs, transform)
     sides = await Sides.of(mine, theirs, host=host, vector=vector, progress=progress)
     repaired: Difference | None = None
     with unaltered(table):
