@@ -308,5 +308,5 @@ async def unmark(place: Place, run: str) -> None:
     mark = await mark_of(place)
     moves = moves_of(place.backend)
     if moves is not None and mark is not None and mark.run == run:
-        await moves.begin_move(run)  # a store that has moved obeys nobody else
+        moves.act_for(run)  # a store that has moved obeys nobody else
         await moves.end_move(run)

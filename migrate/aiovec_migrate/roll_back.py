@@ -51,7 +51,8 @@ class Rollback:
             raise MigrationError("only a migration that has switched can be rolled back")
         if state.phase not in (Phase.DONE, Phase.ROLLING_BACK):
             raise MigrationError(
-                f"the run is {state.phase}: complete it first (aiovec migrate run)"
+                f"the run is {state.phase}: complete it first (aiovec migrate "
+                f"{state.next_command})"
             )
         if state.options.reembed:
             raise MigrationError(
@@ -304,7 +305,9 @@ async def _ways_on(work: RunContext) -> str:
         )
     if work.state.phase is not Phase.DONE:
         return f"apps were switched to {work.goal}; complete the run: `aiovec migrate run`"
-    back = "; `aiovec migrate rollback` goes back" if await has_switched(work) else ""
+    back = ""
+    if await has_switched(work) and not work.state.options.has_no_way_back:
+        back = "; `aiovec migrate rollback` goes back"
     return f"the run is done{back}, `aiovec migrate finish` ends it"
 
 
@@ -375,10 +378,10 @@ async def finish(work: RunContext) -> None:
     elif await has_switched(work) and not state.phase.over:
         raise MigrationError(f"the run is not over: {await _ways_on(work)}")
     elif not state.phase.over:
-        raise MigrationError(
-            f"the run is not over (it is {state.phase}): continue it with `aiovec migrate "
-            f"{state.next_command}`, or end it with `aiovec migrate abort`"
-        )
+        ways = f"continue it with `aiovec migrate {state.next_command}`"
+        if state.phase is not Phase.ABORTING:
+            ways += ", or end it with `aiovec migrate abort`"
+        raise MigrationError(f"the run is not over (it is {state.phase}): {ways}")
     for place in (work.origin, work.goal):
         await unmark(place, work.run)
     await work.step("finish:released")

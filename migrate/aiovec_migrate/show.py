@@ -306,7 +306,7 @@ def summary(
     """
     rows = sum(table.rows for table in state.tables.values())
     tables = len(state.tables)
-    lines = []
+    lines, back = [], ""
     verdict = "every row is equal" if report.equal else "not verified"
     if state.options.verify and not report.equal:
         verdict = "NOT EQUAL"
@@ -322,9 +322,8 @@ def summary(
     if state.switched and state.phase is Phase.DONE:
         pause = f"; writers waited {state.longest_pause:.2f} s" if state.longest_pause else ""
         lines.append(f"switched: {state.config} names the new backend{pause}")
-        back = f", aiovec migrate rollback{options} to go back"
-    else:
-        back = ""
+        if not state.options.has_no_way_back:
+            back = f", aiovec migrate rollback{options} to go back"
     if state.phase is Phase.DONE:
         lines.append(f"next: aiovec migrate finish{options} when everything works{back}")
     return lines

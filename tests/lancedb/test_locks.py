@@ -12,8 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.sqlite.support import backend_of
 
 from aiovec import DuplicateIdError
+from aiovec.backend import moves_of
 from aiovec_lancedb.locks.local import FOLDER, LockedFile, WriteLock
 
 from .support import ROOT, SMALL, ids_in, numbered, opened, run_code
@@ -186,3 +188,21 @@ async def test_open_files_do_not_grow_with_the_tables(tmp_path: Path) -> None:
     rows, most = map(int, (await run_code(MANY_TABLES, str(tmp_path / "s"))).split())
     assert rows == 240
     assert most < 96
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+async def test_a_mark_has_the_permissions_of_the_store_s_other_files(tmp_path: Path) -> None:
+    """Who may write to the tables has to read it before each write."""
+    before = os.umask(0o002)
+    try:
+        async with opened(tmp_path) as store:
+            await store.create_table("t", SMALL)
+            moves = moves_of(backend_of(store))
+            assert moves is not None
+            await moves.begin_move("a-run")
+    finally:
+        os.umask(before)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    modes = {file.name: file.stat().st_mode & 0o777 for file in files}
+    assert modes["_move.json"] == 0o664
+    assert set(modes.values()) == {0o664}, modes

@@ -4,6 +4,7 @@ command, and without the journal the marks are enough."""
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,20 @@ async def test_the_named_command_ends_it(tmp_path: Path, way: str, command: str,
         assert await store.count("notes") == len(wanted["notes"][1])
     used = {"run": target, "rollback": source, "finish": target, "abort": source}[command]
     await check_use(config, used, wanted)
+
+
+@pytest.mark.parametrize("command", ["run", "rollback", "finish"])
+async def test_of_a_run_that_is_being_aborted_no_other_command_is_named(
+    tmp_path: Path, command: str
+) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    with pytest.raises(StoppedError):
+        await migrated(None, "lancedb", config=config, options=SWITCH, step=Stop("copy:written"))
+    with pytest.raises(StoppedError):
+        await aiovec_migrate.abort(config=config, step=Stop("phase:aborting"))
+    with pytest.raises(MigrationError) as refused:
+        await call(command, config)
+    assert set(re.findall("migrate ([a-z]+)", str(refused.value))) == {"abort"}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -4,13 +4,14 @@ no command makes it worse, and each state has one that ends it."""
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.sqlite.support import backend_of
+from tests.sqlite.support import State, backend_of
 
 import aiovec
 import aiovec_migrate
@@ -25,6 +26,7 @@ from .support import (
     fill,
     migrated,
     rolled_back,
+    row,
     write_toml,
 )
 from .test_resume import Stop, StoppedError, remove
@@ -210,6 +212,38 @@ async def test_a_rollback_that_fails_midway_is_called_off(tmp_path: Path) -> Non
     await asyncio.to_thread(shutil.move, tmp_path / "kept", data)
     await rolled_back(config=config)
     assert differences(wanted, await contents_at(tmp_path / "notes.db")) == []
+
+
+async def damage_manifests(table: Path) -> None:
+    for manifest in await asyncio.to_thread(lambda: [*table.glob("_versions/*.manifest")]):
+        await asyncio.to_thread(os.truncate, manifest, manifest.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("journal", ["kept", "lost"])
+async def test_a_damaged_table_keeps_no_run_from_its_end(tmp_path: Path, journal: str) -> None:
+    config = await asyncio.to_thread(write_toml, tmp_path, "lancedb")
+    async with aiovec.connect(config=config) as store:
+        await fill(store, {"notes": 60, "others": 20})
+    with pytest.raises(StoppedError):
+        await migrated(None, "sqlite", config=config, options=SWITCH, step=Stop("copy:read"))
+    await damage_manifests(tmp_path / "notes.lance" / "others.lance")
+    if journal == "lost":
+        await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
+    await aiovec_migrate.abort(config=config)
+    async with aiovec.connect(config=config) as store:
+        await store.insert("notes", [row("since", State(1, 1), "app")])
+        await store.create_table("young", aiovec.Schema(2))
+
+
+async def test_a_rollback_from_a_damaged_store_is_called_off(tmp_path: Path) -> None:
+    config = await switched(tmp_path)
+    with pytest.raises(StoppedError):
+        await rolled_back(config=config, step=Stop("cut-over:ready"))
+    await damage_manifests(tmp_path / "notes.lance" / "others.lance")
+    state = await aiovec_migrate.abort(config=config)
+    assert state is not None and state.phase == "done"
+    async with aiovec.connect(config=config) as store:
+        await store.insert("notes", [row("since", State(1, 1), "app")])
 
 
 @pytest.mark.parametrize("step", ["phase:rolling-back", "rollback:marked", "cut-over:paused"])

@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -178,10 +178,10 @@ class FolderMarks(Marks):
             lock.close()
 
     def _replace(self, text: bytes) -> None:
-        descriptor, name = tempfile.mkstemp(".partial", "_move.", self._folder)
-        partial = Path(name)
+        # Whoever may write to the store reads it, so it is as its other files.
+        partial = self._folder / f"_move.{uuid.uuid4().hex}.partial"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with partial.open("xb") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
