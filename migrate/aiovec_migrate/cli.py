@@ -221,6 +221,7 @@ def transform_of(
         model=model,
         dim=dim,
         name=path,
+        using=None if ":" in path else path,
         batch_size=batch_size,
         concurrency=concurrency,
     )

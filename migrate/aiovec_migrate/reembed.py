@@ -56,8 +56,10 @@ class Reembedding(Transform):
     """Computes the vectors of rows anew.
 
     ``field`` is the text field that is embedded; the target's tables have the ``model`` and, where
-    it is given, the ``dim``. ``batch_size`` texts go into a call, ``concurrency`` calls run at
-    once, and a call whose failure may pass is tried ``attempts`` times with growing pauses between.
+    it is given, the ``dim``. Tables that make vectors of texts (``Schema(embed=...)``) get the
+    embedder ``using`` in place of their own, where one is named. ``batch_size`` texts go into a
+    call, ``concurrency`` calls run at once, and a call whose failure may pass is tried ``attempts``
+    times with growing pauses between.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Reembedding(Transform):
         model: str,
         dim: int | None = None,
         name: str | None = None,
+        using: str | None = None,
         batch_size: int = 64,
         concurrency: int = 4,
         attempts: int = 5,
@@ -85,6 +88,7 @@ class Reembedding(Transform):
         self.field = field
         self.model = model
         self.dim = dim
+        self.using = using
         of = name or getattr(embed, "__qualname__", type(embed).__name__)
         # The size and number of calls change no vector, so a run may go on with others.
         self.name = f"{of} of {field} as {model}" + (f" ({dim})" if dim is not None else "")
@@ -106,7 +110,13 @@ class Reembedding(Transform):
             raise MigrationError(
                 f"{self.field!r} is {what}; the text fields are: {', '.join(texts) or 'none'}"
             )
-        return replace_model(schema, self.model, schema.dim if self.dim is None else self.dim)
+        if schema.embed is not None and schema.embed.field != self.field:
+            raise MigrationError(
+                f"the table makes its vectors of the field {schema.embed.field!r}, so they cannot "
+                f"be computed anew from {self.field!r}"
+            )
+        dim = schema.dim if self.dim is None else self.dim
+        return replace_model(schema, self.model, dim, self.using)
 
     async def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows in the target's layout, with new vectors."""
@@ -174,10 +184,13 @@ class Reembedding(Transform):
         raise MigrationError("the embedding was not called")  # attempts is at least 1
 
 
-def replace_model(schema: Schema, model: str, dim: int) -> Schema:
-    """The schema for vectors of another model."""
+def replace_model(schema: Schema, model: str, dim: int, using: str | None) -> Schema:
+    """The schema for vectors of another model, which the embedder ``using`` makes from now on."""
     quantized = schema.quantized if dim % 8 == 0 else None
-    return replace(schema, model=model, dim=dim, quantized=quantized)
+    embed = schema.embed
+    if embed is not None and using is not None:
+        embed = replace(embed, using=using)
+    return replace(schema, model=model, dim=dim, quantized=quantized, embed=embed)
 
 
 def load(path: str) -> Embed:

@@ -51,8 +51,7 @@ class Rollback:
             raise MigrationError("only a migration that has switched can be rolled back")
         if state.phase not in (Phase.DONE, Phase.ROLLING_BACK):
             raise MigrationError(
-                f"the run is {state.phase}: complete it first (aiovec migrate "
-                f"{state.next_command})"
+                f"the run is {state.phase}: complete it first (aiovec migrate {state.next_command})"
             )
         if state.options.reembed:
             raise MigrationError(

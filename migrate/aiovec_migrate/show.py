@@ -28,7 +28,7 @@ from aiovec._cli.output import err, one_line, out, print_rows
 from aiovec.errors import AiovecError
 
 from .planning.report import duration
-from .state import Event, Phase, RunState, TableState
+from .state import Event, Options, Phase, RunState, TableState
 
 if TYPE_CHECKING:
     from .migration import Outcome
@@ -332,9 +332,29 @@ def summary(
 def options_that_name(config: str | None, journal: str | None) -> str:
     """The options by which another command finds the same run, as a shell takes them."""
     given = [("--config", config), ("--journal", journal)]
-    words = [word for name, value in given if value is not None for word in (name, value)]
+    return _as_typed([word for name, value in given if value is not None for word in (name, value)])
+
+
+def _as_typed(words: list[str]) -> str:
     joined = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
     return f" {joined}" if joined else ""
+
+
+def _own_options(options: Options) -> str:
+    """The options with which `aiovec migrate run` goes on as it began; it takes what it is given.
+
+    How many rows it reads at once, and how long writers may wait, changes no result.
+    """
+    words = [word for table in options.tables or () for word in ("--table", table)]
+    for name, given in (
+        ("--switch", options.switch),
+        ("--one-way", options.one_way),
+        ("--no-verify", not options.verify),
+        ("--no-index", not options.index),
+    ):
+        if given:
+            words.append(name)
+    return _as_typed(words)
 
 
 def show_status(state: RunState, *, options: str = "") -> None:
@@ -374,6 +394,9 @@ def _next(state: RunState, options: str) -> str:
         return f"{command}; aiovec migrate abort{options} cancels it"
     if state.next_command != "run":
         return command
+    command = f"aiovec migrate run{_own_options(state.options)}{options}"
+    if state.options.reembed:
+        command += f", with the --reembed options that name {state.options.reembed!r}"
     if state.phase is Phase.MOVED:
         return f"{command}, if it is not running"
     return f"{command}, if it is not running; aiovec migrate abort{options} ends it"

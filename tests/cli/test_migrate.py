@@ -16,7 +16,9 @@ import pytest
 from tests import forked
 
 import aiovec
+import aiovec_migrate
 from aiovec import Field, Schema
+from aiovec_migrate import Options
 
 from .conftest import ROWS, SCHEMA, Run
 from .test_command import aiovec_command, on_a_terminal, posix_only
@@ -207,6 +209,28 @@ def test_rollback_carries_back_what_was_written_since(run: Run, toml: Path, stor
     assert run("migrate", "rollback", "--config", toml).code == 0
     assert rows_of(str(store)) == expected
     assert sorted(expected) == ["b", "c", "d", "new"]
+
+
+def test_the_command_that_status_names_goes_on_as_the_run_began(
+    run: Run, toml: Path, store: Path
+) -> None:
+    """With its switch: without it, the run would end in a copy that can get none."""
+
+    async def stop(step: str) -> None:
+        if step == "copy:written":
+            raise KeyError(step)
+
+    options = Options(switch=True, verify=False, index=False)
+    with pytest.raises(KeyError):
+        asyncio.run(aiovec_migrate.run(None, "lancedb", config=toml, options=options, step=stop))
+    status = run("migrate", "status", "--config", toml).out
+    (told,) = [line for line in status.splitlines() if line.startswith("next")]
+    command = told.removeprefix("next").split(", if it is")[0].split()
+    assert command[:4] == ["aiovec", "migrate", "run", "--switch"]
+    done = run(*command[1:])
+    assert done.code == 0, done.err
+    assert f"switched: {toml} names the new backend" in done.out
+    assert tomllib.loads(toml.read_text("utf-8"))["retrieval"]["backend"] == "lancedb"
 
 
 def test_finish_forgets_the_run(run: Run, toml: Path, store: Path) -> None:

@@ -190,6 +190,11 @@ async def test_open_files_do_not_grow_with_the_tables(tmp_path: Path) -> None:
     assert most < 96
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {file.name: file.stat().st_mode & 0o777 for file in files}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 async def test_a_mark_has_the_permissions_of_the_store_s_other_files(tmp_path: Path) -> None:
     """Who may write to the tables has to read it before each write."""
@@ -202,7 +207,6 @@ async def test_a_mark_has_the_permissions_of_the_store_s_other_files(tmp_path: P
             await moves.begin_move("a-run")
     finally:
         os.umask(before)
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    modes = {file.name: file.stat().st_mode & 0o777 for file in files}
+    modes = await asyncio.to_thread(modes_in, tmp_path)
     assert modes["_move.json"] == 0o664
     assert set(modes.values()) == {0o664}, modes

@@ -156,7 +156,8 @@ async def test_a_rollback_carries_what_came_while_it_was_called_off(
         elsewhere = tmp_path / "another.db"
         await aiovec_migrate.abort(place_of(config, target), config=config, journal=elsewhere)
     state = await aiovec_migrate.status(config=config)
-    assert state is not None and state.next_command == "rollback"
+    assert state is not None
+    assert state.next_command == "rollback"
     async with aiovec.connect(config=config) as store:
         rows = [row(f"r/{n}", State(200 + n, 200 + n), "me") for n in range(1, 30)]
         await store.upsert("notes", rows)  # as many as before

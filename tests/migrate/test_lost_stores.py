@@ -241,7 +241,8 @@ async def test_a_rollback_from_a_damaged_store_is_called_off(tmp_path: Path) -> 
         await rolled_back(config=config, step=Stop("cut-over:ready"))
     await damage_manifests(tmp_path / "notes.lance" / "others.lance")
     state = await aiovec_migrate.abort(config=config)
-    assert state is not None and state.phase == "done"
+    assert state is not None
+    assert state.phase == "done"
     async with aiovec.connect(config=config) as store:
         await store.insert("notes", [row("since", State(1, 1), "app")])
 

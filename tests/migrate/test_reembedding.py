@@ -19,8 +19,9 @@ import pytest
 
 import aiovec
 import aiovec_migrate
-from aiovec import Schema
+from aiovec import Embed, Schema
 from aiovec.errors import InvalidArgumentError, InvalidVectorError, MigrationError
+from aiovec_migrate import show
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.limits import Limits
 from aiovec_migrate.planning.look import make_plan
@@ -370,7 +371,12 @@ async def test_a_switch_to_another_model_is_one_way_and_says_so_before(tmp_path:
         await migrated(None, "lancedb", config=config, options=options, transform=transform)
     assert await aiovec_migrate.status(config=config) is None
     options = replace(options, one_way=True)
-    await migrated(None, "lancedb", config=config, options=options, transform=transform)
+    outcome = await migrated(None, "lancedb", config=config, options=options, transform=transform)
+    told = show.summary(outcome.state, show.report_of(outcome), begun=True, options="")
+    assert "rollback" not in "".join(told)
+    with pytest.raises(MigrationError, match="migrate finish") as refused:
+        await aiovec_migrate.abort(config=config)
+    assert "rollback" not in str(refused.value)
     async with aiovec.connect(config=config) as store:
         assert (await store.schema("notes")).model == "new"
     with pytest.raises(MigrationError, match=r"migrate finish.* migrate forget.* in the TOML"):
@@ -383,6 +389,42 @@ async def test_a_switch_to_another_model_is_one_way_and_says_so_before(tmp_path:
         assert (await store.schema("notes")).model == "old"
         await store.insert("notes", [{"id": "b", "embedding": [0, 1], "body": "b"}])
         assert await store.count("notes") == 2
+
+
+async def test_texts_are_embedded_by_the_new_embedder_behind_the_switch(tmp_path: Path) -> None:
+    class Newer(_Model):
+        model, dim = "new", 4
+
+    class Older(_Model):
+        model, dim = "old", 4
+
+    config = await asyncio.to_thread(write_toml, tmp_path, "sqlite")
+    embedders = {"default": Older(), "newer": Newer()}
+    async with aiovec.connect(config=config, embedders=embedders) as store:
+        schema = Schema(4, model="old", fields={"body": str, "other": str}, embed=Embed("body"))
+        await store.create_table("notes", schema)
+        await store.insert("notes", [{"id": "a", "body": "a text", "other": "b"}])
+    options = Options(switch=True, one_way=True, index=False)
+    plan = await aiovec_migrate.plan(
+        None, "lancedb", config=config, options=options, transform=embedding(Newer())
+    )
+    assert plan.ok
+    assert any("'default': after the switch" in note for note in plan.notes)
+    other = embedding(Newer(), field="other")
+    plan = await aiovec_migrate.plan(None, "lancedb", config=config, transform=other)
+    assert [problem.kind for problem in plan.problems] == ["reembed"]
+    named = embedding(Newer(), using="newer")
+    plan = await aiovec_migrate.plan(
+        None, "lancedb", config=config, options=options, transform=named
+    )
+    assert not any("after the switch" in note for note in plan.notes)
+    outcome = await migrated(None, "lancedb", config=config, options=options, transform=named)
+    assert outcome.report is not None
+    assert outcome.report.equal
+    async with aiovec.connect(config=config, embedders=embedders) as store:
+        assert store.backend_name == "lancedb"
+        assert [hit.id for hit in await store.search("notes", "a text")] == ["a"]
+        await store.insert("notes", [{"id": "b", "body": "another"}])
 
 
 @pytest.mark.parametrize("old", ["old", None])

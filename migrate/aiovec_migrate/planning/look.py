@@ -356,6 +356,13 @@ class _Look:
     async def _look_at_texts(self, origin: Backend, found: _Found) -> None:
         """Rows without a text can get no vector, and must not be lost in silence."""
         field = getattr(self._transform, "field", "")
+        embed = found.schema.embed
+        if field and embed is not None and getattr(self._transform, "using", None) is None:
+            self._notes.append(
+                f"the table {found.handle.name!r} makes vectors of texts with the embedder "
+                f"{embed.using!r}: after the switch that has to be one of the new model, or calls "
+                "with a text raise ModelMismatchError"
+            )
         if not field or not found.schema.fields[field].nullable:
             return
         missing = 0

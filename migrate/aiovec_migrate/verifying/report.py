@@ -333,8 +333,9 @@ def schema_differences(sides: Sides, source: Digest, target: Digest, *, vector: 
     """Return the differences of the schemas, and of the types and metadata of the batches."""
     found = sides.source.schema.differences(sides.target.schema)
     if not vector:
-        # The target's model and dim are its own.
-        found = [words for words in found if not words.startswith(("dim is", "model is"))]
+        # What the target has with its own model.
+        own = ("dim is", "model is", "quantized is", "embed is")
+        found = [words for words in found if not words.startswith(own)]
     if not found and source.layout is not None and target.layout is not None:
         for one, other in zip(source.layout, target.layout, strict=False):
             if not one.equals(other, check_metadata=True):
