@@ -41,9 +41,12 @@ MOVING = "aiovec.move"
 PAYLOAD = "payload"
 
 
-def new_table(schema: Schema) -> pa.Schema:
-    """The Lance schema of a table that is made now."""
+def new_table(schema: Schema, *, moving: bool) -> pa.Schema:
+    """The Lance schema of a table that is made now; ``moving`` as in ``is_moving``."""
     arrow = schema.to_arrow()
+    if moving:
+        place = arrow.get_field_index("id")
+        arrow = arrow.set(place, arrow.field(place).with_metadata({MOVING: "1"}))
     own = {_LAYOUT: str(LAYOUT).encode(), _INCARNATION: uuid.uuid4().hex.encode()}
     return arrow.with_metadata({**arrow.metadata, **own})
 

@@ -323,7 +323,7 @@ class LancedbBackend(
         return handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        await self._write(name, tables.CreateTable(name, schema), write_key())
+        await self._write(name, tables.CreateTable(name, schema, self._fence), write_key())
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         await self._write(table.name, tables.AddField(table, name, field), write_key())

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.table import AsyncTable
 
+    from .locks.moves import Fence
+
 
 # The name that the folder of a table has while it is removed; no other one is taken for it.
 _DROPPED = ".{}.{}.dropped"
@@ -54,6 +56,7 @@ _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 class CreateTable(WriteOperation):
     name: str
     schema: Schema
+    fence: Fence
 
     changes_schema: ClassVar[bool] = True
 
@@ -68,7 +71,9 @@ class CreateTable(WriteOperation):
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         connection = session.check()
         await session.confirm()
-        made = new_table(self.schema)
+        # Made by a migration in a store with a mark: those who read it have to look for that.
+        moving = self.fence.run is not None and (await in_thread(self.fence.read)).mark is not None
+        made = new_table(self.schema, moving=moving)
         try:
             with session.translated():
                 table = await connection.create_table(self.name, schema=made)

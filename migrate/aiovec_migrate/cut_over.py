@@ -19,7 +19,7 @@ from aiovec.errors import AiovecError, MigrationError
 from .catch_up import CatchUp, check_all
 from .ends import RunContext
 from .locate import Place
-from .state import Phase
+from .state import Phase, RunState
 
 # The share of the pause limit after which a cut-over is called off: the writers that wait end
 # their pause by themselves at the limit.
@@ -49,6 +49,16 @@ class Toml(Protocol):
         AiovecError where that name leads elsewhere by now, and nothing is changed.
         """
         ...
+
+
+def check_config(state: RunState, toml: Toml | None) -> None:
+    """MigrationError where the TOML at hand is not the one that the run switches."""
+    config = "" if toml is None else toml.path
+    if state.config != config:
+        raise MigrationError(
+            f"the journal is of a switch of {state.config}, not of {config or 'no TOML'}; name "
+            "that TOML (--config), or another journal (--journal)"
+        )
 
 
 class CalledOffError(Exception):

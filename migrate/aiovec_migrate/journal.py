@@ -115,7 +115,7 @@ class FileJournal(Journal):
     # In a thread
 
     def _load(self) -> RunState | None:
-        if not self._file.exists():
+        if not self._is_there():
             return None
 
         def read(db: sqlite3.Connection) -> RunState | None:
@@ -141,8 +141,19 @@ class FileJournal(Journal):
             db.execute("DELETE FROM run")
             db.execute("DELETE FROM tables")
 
-        if self._file.exists():
+        if self._is_there():
             self._with(forget)
+
+    def _is_there(self) -> bool:
+        try:
+            self._file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as exc:
+            raise MigrationError(
+                f"the journal {self._file} cannot be used: {exc.strerror or exc}"
+            ) from exc
+        return True
 
     def _with(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Work in one transaction. The file is opened each time: nothing is held in between."""
@@ -194,7 +205,7 @@ class FileJournal(Journal):
             raise MigrationError(
                 f"the journal cannot be written in {self._file.parent}: {exc}"
             ) from exc
-        if self._file.exists():  # nothing is left beside a file of somebody else's
+        if self._is_there():  # nothing is left beside a file of somebody else's
             self._with(lambda db: None)
         file = self._file.with_name(self._file.name + ".lock")
         try:

@@ -12,7 +12,7 @@ from aiovec.errors import MigrationError, TableExistsError
 
 from .catch_up import CatchUp, check_all, come_to_rest
 from .copy import copy_table
-from .cut_over import Cutover, Toml
+from .cut_over import Cutover, Toml, check_config
 from .ends import ALTERED, Ends, OpenTable, RunContext, Transform, has_left, unmark
 from .host import Host, RealHost, Step, no_step
 from .journal import Journal
@@ -66,17 +66,7 @@ def check_fits(state: RunState, migration: Migration, *, ending: bool = False) -
             "--switch into an empty target"
         )
     if state.options.switch and options.switch:
-        check_config(state, migration)
-
-
-def check_config(state: RunState, migration: Migration) -> None:
-    """MigrationError where the TOML at hand is not the one that the run switches."""
-    config = "" if migration.toml is None else migration.toml.path
-    if state.config != config:
-        raise MigrationError(
-            f"the journal is of a switch of {state.config}, not of {config or 'no TOML'}; name "
-            "that TOML (--config), or another journal (--journal)"
-        )
+        check_config(state, migration.toml)
 
 
 async def check_source(work: RunContext) -> None:
@@ -327,7 +317,7 @@ class Migration:
 
     async def _complete(self, state: RunState) -> None:
         """Do what is left of a switch that was decided, whatever the options say now."""
-        check_config(state, self)
+        check_config(state, self._toml)
         toml = self._check_switch(state.options)
         work = self._work(state)
         work.leaving().act_for(state.run)

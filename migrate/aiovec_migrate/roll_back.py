@@ -10,7 +10,7 @@ from aiovec.backend import MOVED, Backend, MoveMark, Schema, TableHandle, moves_
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .catch_up import CatchUp, check_all
-from .cut_over import Cutover, Toml
+from .cut_over import Cutover, Toml, check_config
 from .ends import RunContext, everything, has_left, looked_at, mark_of, unmark
 from .locate import Place
 from .state import Phase, TableState
@@ -33,6 +33,7 @@ class Rollback:
             # All that can refuse it comes before anything is written down.
             await self._check_stores()
             await self._check_tables()
+            await toml.check(self._new, self._old)
             self._begin_anew()
             state.enter(Phase.ROLLING_BACK)
             state.switched = False
@@ -62,6 +63,7 @@ class Rollback:
             )
         if self._toml is None:
             raise MigrationError("a rollback changes a TOML file: name it with --config")
+        check_config(state, self._toml)
         return self._toml
 
     async def _has_turned(self, toml: Toml) -> bool:

@@ -311,6 +311,25 @@ async def test_after_the_way_back_an_abort_removes_the_copies(tmp_path: Path) ->
     assert differences(before, await contents_at(config=config)) == []
 
 
+@pytest.mark.parametrize("edited", ["the backend", "another file"])
+async def test_a_way_back_that_its_toml_refuses_does_not_begin(tmp_path: Path, edited: str) -> None:
+    """No table is frozen, and none is copied, for a file that could not be changed in the end."""
+    config = await a_store(tmp_path)
+    await switch(config)
+    other = config
+    text = await to_thread(config.read_text)
+    if edited == "the backend":
+        await to_thread(write_toml, tmp_path, "sqlite")
+    else:
+        other = tmp_path / "other.toml"
+        await to_thread(other.write_text, text)
+    with pytest.raises(AiovecError, match=r"names the backend|is of a switch of"):
+        await rolled_back(config=other)
+    state = await aiovec_migrate.status(config=config)
+    assert state is not None
+    assert state.phase is Phase.DONE
+
+
 @pytest.mark.parametrize(
     "step",
     [

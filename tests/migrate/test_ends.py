@@ -166,6 +166,32 @@ async def test_a_rollback_carries_what_came_while_it_was_called_off(
     await check_use(config, source, wanted)
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_table_that_a_rollback_made_in_the_store_that_was_left_is_read_by_nobody(
+    tmp_path: Path, way: str
+) -> None:
+    """C5: its rows are old ones as soon as the rollback is called off."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    await migrated(None, target, config=config, options=SWITCH)
+    async with aiovec.connect(config=config) as store:
+        await store.drop_table("notes")
+        await store.create_table("notes", aiovec.Schema(2))
+        await store.insert("notes", [{"id": "a", "embedding": [1, 2]}])
+    with pytest.raises(StoppedError):
+        await rolled_back(config=config, step=Stop("cut-over:ready"))
+    for end in (aiovec_migrate.abort, aiovec_migrate.finish):
+        await end(config=config)
+        async with aiovec.connect(place_of(config, source)) as old:
+            for call in (old.count, old.find, old.schema):
+                with pytest.raises(StoreMovedError):
+                    await call("notes")
+    await aiovec_migrate.forget(place_of(config, source), config=config)
+    async with aiovec.connect(place_of(config, source)) as old:
+        await old.upsert("notes", [{"id": "b", "embedding": [1, 2]}])
+        assert await old.count("notes") == 2
+
+
 async def stopped_without_a_journal(tmp_path: Path, way: str, step: str) -> tuple[Path, Contents]:
     """The TOML, and what the store held, behind a run that stopped and whose journal is gone."""
     source, target = WAYS[way]

@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 import aiovec
+import aiovec_migrate
 from aiovec.errors import CorruptStoreError, MigrationError
 from aiovec_migrate import Identity, Options, Phase, RunState, TableState
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.journal import FileJournal
 from aiovec_migrate.state import PHASES
+
+from .support import as_nobody
 
 HOLDER = """
 import asyncio, sys
@@ -182,6 +185,16 @@ async def test_no_journal_where_no_folder_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MigrationError, match="the journal cannot be written"):
         await FileJournal(tmp_path / "file" / "journal.db", RealHost()).lock()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
+)
+async def test_a_journal_in_a_folder_of_somebody_else_is_told(tmp_path: Path) -> None:
+    journal = tmp_path / "theirs" / "migration.db"
+    journal.parent.mkdir(mode=0o700)
+    with as_nobody(), pytest.raises(MigrationError, match="cannot be used: Permission denied"):
+        await aiovec_migrate.status(journal=journal)
 
 
 def test_every_phase_has_its_command_and_leads_to_an_end() -> None:
