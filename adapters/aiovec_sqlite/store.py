@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -51,13 +51,16 @@ from aiovec.backend import (
     export_admission,
     in_thread,
     index_behind_change,
+    one_call,
     write_admission,
     write_key,
 )
 from aiovec.errors import (
     AiovecError,
     ConfigError,
+    StoreBusyError,
     StoreClosedError,
+    StoreFullError,
     StoreMovedError,
     StoreReplacedError,
     TableNotFoundError,
@@ -343,17 +346,17 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         if text_of is not None:
             await self._build_text_behind_change(table.name)
 
-    async def _build_text(self, name: str) -> None:
+    async def _build_text(self, name: str, step: _Steps) -> None:
         """Bring the text index of a table to what its schema says, in short transactions.
 
         Cancelled or killed, it leaves a build that the next call goes on with.
         """
-        while await self._write(lambda tx: text_index.advance(tx, name)):
+        while await step(self._write(lambda tx: text_index.advance(tx, name))):
             pass
 
     async def _build_text_behind_change(self, name: str) -> None:
         with index_behind_change(self._target, name):
-            await self._build_text(name)
+            await self._build_text(name, _Steps())
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         text_of = table.name if kind == "text" else None
@@ -622,22 +625,26 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         return upkeep.advice_facts(stats, search_ms)
 
     async def optimize(self, table: TableHandle) -> None:
+        step = _Steps()
         chunks = await self._read(lambda db, ticket: upkeep.sparse_chunks(db, ticket, table))
         while chunks:
-            done = await self._write(partial(_empty_some, table=table, chunks=chunks))
+            done = await step(self._write(partial(_empty_some, table=table, chunks=chunks)))
             chunks = chunks[done:]
-        await self._build_text(table.name)
+        await self._build_text(table.name, step)
+        merge = partial(text_index.merge_some, name=table.name)
         first = True
-        while await self._write(partial(text_index.merge_some, name=table.name, first=first)):
+        while await step(self._write(partial(merge, first=first))):
             first = False
-        await self._write(lambda tx: upkeep.settle(tx, table, self._settings.keep_deletes))
-        change = await self._read(lambda db, ticket: upkeep.without_extremes(db, ticket, table))
+        await step(self._write(lambda tx: upkeep.settle(tx, table, self._settings.keep_deletes)))
+        change = await step(
+            self._read(lambda db, ticket: upkeep.without_extremes(db, ticket, table))
+        )
         if change is not None:
-            await self._write(lambda tx: upkeep.settle_extremes(tx, table, change))
-        while await self._write(upkeep.give_back):
+            await step(self._write(lambda tx: upkeep.settle_extremes(tx, table, change)))
+        while await step(self._write(upkeep.give_back)):
             pass
         if isinstance(self._readers, ReaderPool):
-            await self._readers.run_outside_snapshot(upkeep.checkpoint)
+            await step(self._readers.run_outside_snapshot(upkeep.checkpoint))
 
     async def backup(self, path: Path) -> None:
         if self._readers is None or self._connection is None or self._closed:
@@ -678,6 +685,34 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         except StoreReplacedError:
             return True
         return False
+
+
+class _Steps:
+    """The steps of a long call, the first of which writes.
+
+    Each waits from its own start: the work of those before is no time that the call waited.
+    """
+
+    __slots__ = ("_begun",)
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    async def __call__(self, step: Awaitable[_T]) -> _T:
+        """Do a step; its error tells where earlier ones are kept."""
+        try:
+            with one_call():
+                result = await step
+        except StoreBusyError as exc:
+            if not self._begun:
+                raise
+            raise StoreBusyError(exc.reason, exc.waited, in_part=True) from exc.__cause__
+        except StoreFullError as exc:
+            if not self._begun:
+                raise
+            raise StoreFullError(exc.target, exc.reason, in_part=True) from exc.__cause__
+        self._begun = True
+        return result
 
 
 def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> int:

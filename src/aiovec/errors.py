@@ -317,25 +317,37 @@ class StoreClosedError(AiovecError):
         super().__init__(f"the store {target} is closed" + (f": {reason}" if reason else ""))
 
 
-class StoreBusyError(AiovecError):
-    """The call got no turn within ``waited`` seconds; nothing of it was done."""
+_EARLIER_STEPS = "the earlier steps of the call are kept, and a repeat does the rest"
 
-    def __init__(self, reason: str, waited: float) -> None:
+
+class StoreBusyError(AiovecError):
+    """The call got no turn within ``waited`` seconds; nothing of it was done.
+
+    With ``in_part`` the call has several steps, as ``optimize`` has, and those before are kept.
+    """
+
+    def __init__(self, reason: str, waited: float, *, in_part: bool = False) -> None:
         self.reason = reason
         self.waited = waited
+        self.in_part = in_part
         time = f" (waited {waited:.1f} s)" if waited else ""
-        super().__init__(f"{reason}{time}; nothing of the call was done")
+        done = _EARLIER_STEPS if in_part else "nothing of the call was done"
+        super().__init__(f"{reason}{time}; {done}")
 
 
 class StoreFullError(AiovecError):
-    """No room is left where the store lies; nothing of the call was kept."""
+    """No room is left where the store lies; nothing of the call was kept.
 
-    def __init__(self, target: str, reason: str) -> None:
+    With ``in_part`` the call has several steps, as ``optimize`` has, and those before are kept.
+    """
+
+    def __init__(self, target: str, reason: str, *, in_part: bool = False) -> None:
         self.target = target
         self.reason = reason
+        self.in_part = in_part
+        kept = _EARLIER_STEPS if in_part else "nothing of the call was kept"
         super().__init__(
-            f"no room to write to {target} ({reason}); nothing of the call was kept, "
-            "what was acknowledged before is safe"
+            f"no room to write to {target} ({reason}); {kept}, what was acknowledged before is safe"
         )
 
 

@@ -38,7 +38,7 @@ EVERY: list[tuple[int, errors.AiovecError, set[str]]] = [
     (422, E.FilterError("bad", text="a = /b", position=4, expected="a value"), set()),
     (422, E.UnsupportedError("text", "toy"), set()),
     (503, E.StoreClosedError(PLACE), {"target"}),
-    (503, E.StoreBusyError("another process writes", 1.5), set()),
+    (503, E.StoreBusyError("another process writes", 1.5, in_part=True), set()),
     (507, E.StoreFullError(PLACE, "the disk is full"), {"target"}),
     (500, E.OutcomeUnknownError(PLACE, "disk I/O error"), {"target"}),
     (

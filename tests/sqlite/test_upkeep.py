@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from tests.sqlite.support import (
@@ -20,8 +25,18 @@ from tests.sqlite.support import (
     whole_table,
 )
 
-from aiovec import AiovecError, InvalidArgumentError, Schema, VectorStore
+from aiovec import (
+    AiovecError,
+    Field,
+    InvalidArgumentError,
+    Schema,
+    StoreBusyError,
+    VectorStore,
+)
+from aiovec._core import waiting
 from aiovec._core.contract import ChangesPrunedError
+from aiovec_sqlite import upkeep, writer
+from aiovec_sqlite.text import index as text_index
 
 
 def rows(prefix: str, count: int, version: int = 1, owner: str = "me") -> list[dict[str, object]]:
@@ -108,6 +123,95 @@ async def test_a_slow_export_keeps_neither_optimize_nor_writers_waiting(tmp_path
                 await store.insert("notes", rows(f"b{n}/", 1))
             await optimizing
         assert sum([batch.num_rows async for batch in export]) == 490
+
+
+class Clock:
+    """The time of calls that wait. It jumps by more than ``busy_timeout`` in work that it slows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._ahead = 0.0
+        self.jumps: Counter[str] = Counter()
+        monkeypatch.setattr(waiting, "time", self)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def slow(self, module: ModuleType, name: str, then: Callable[[], None] = lambda: None) -> None:
+        work = getattr(module, name)
+
+        def slowed(*args: Any, **options: Any) -> Any:
+            result = work(*args, **options)
+            self._ahead += 3600
+            self.jumps[name] += 1
+            then()
+            return result
+
+        self._monkeypatch.setattr(module, name, slowed)
+
+
+TEXTS = Schema(2, fields={"body": Field(str)})
+
+
+async def insert_texts(store: VectorStore) -> None:
+    for start in range(0, 100, 10):
+        found = [
+            {"id": f"{n}", "embedding": [1.0, n], "body": f"some words of {n}"}
+            for n in range(start, start + 10)
+        ]
+        await store.insert("notes", found)
+
+
+@pytest.mark.parametrize("target", ["notes.db", ":memory:"])
+async def test_work_that_lasts_longer_than_busy_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Nobody else uses the store: the work of a call is no time that it waits."""
+    monkeypatch.setattr(text_index, "_MOST_ROWS", 20)
+    clock = Clock(monkeypatch)
+    for name in ("sparse_chunks", "empty_chunks", "settle", "without_extremes", "give_back"):
+        clock.slow(upkeep, name)
+    for name in ("advance", "merge_some"):
+        clock.slow(text_index, name)
+    place = target if target == ":memory:" else tmp_path / target
+    async with opened(place, chunk_size=8, busy_timeout=600) as store:
+        await store.create_table("notes", TEXTS)
+        await insert_texts(store)
+        await store.create_field_index("notes", "body", "text")
+        assert clock.jumps["advance"] > 5
+        await store.delete("notes", [f"{n}" for n in range(100) if n % 8])
+        await store.optimize("notes")
+        assert min(clock.jumps.values()) > 0
+        assert len(clock.jumps) == 7
+        assert len(await store.search_text("notes", "words", limit=100)) == 13
+
+
+async def test_a_later_step_without_a_turn_tells_that_earlier_ones_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "notes.db", busy_timeout=600) as store:
+        await store.create_table("notes", TEXTS)
+        await insert_texts(store)
+        backend = backend_of(store)
+
+        def lock(patched: pytest.MonkeyPatch) -> None:
+            """Let others hold the lock from now on, for longer than calls wait."""
+            patched.setattr(writer, "_begin", lambda db: False)
+            patched.setattr(backend._writer, "_busy_timeout", 0.0)
+
+        with monkeypatch.context() as patched:
+            lock(patched)
+            with pytest.raises(StoreBusyError, match="nothing of the call was done") as first:
+                await store.optimize("notes")
+            assert not first.value.in_part
+        with monkeypatch.context() as patched:
+            Clock(patched).slow(upkeep, "settle", lambda: lock(patched))
+            with pytest.raises(StoreBusyError, match="earlier steps of the call are kept") as later:
+                await store.optimize("notes")
+            assert later.value.in_part
+            assert later.value.waited < 3600  # its own
+        assert (await store.stats("notes")).last_optimize is not None
+        await store.optimize("notes")
 
 
 async def test_optimize_cancelled_midway(tmp_path: Path) -> None:

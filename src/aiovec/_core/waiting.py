@@ -1,6 +1,7 @@
 """The time that a call waits for its turn, and bounds on what runs at once.
 
-A call's time counts from its start, for all its waits together. Memory is taken only after a share
+A call's time counts from its start, for all its waits together; that of a long call's step from the
+step's own, by ``one_call``. Memory is taken only after a share
 of it was given, in the order of asking; a call that waits longer than it may gets StoreBusyError.
 """
 

@@ -255,12 +255,16 @@ _TABLE: dict[type[AiovecError], _Row] = {
     errors.StoreBusyError: _Row(
         503,
         "The store is busy",
-        {"reason": _TEXT, "waited": _SECONDS},
+        {"reason": _TEXT, "waited": _SECONDS, "in_part": _FLAG},
         machine=True,
         retry_after=1,
     ),
     errors.StoreFullError: _Row(
-        507, "The store is full", {"reason": _TEXT}, places=_STORE, machine=True
+        507,
+        "The store is full",
+        {"reason": _TEXT, "in_part": _FLAG},
+        places=_STORE,
+        machine=True,
     ),
     # Not 503: a client that repeats the request by itself may do it twice.
     errors.OutcomeUnknownError: _Row(
