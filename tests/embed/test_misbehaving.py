@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,23 @@ async def test_a_key_in_an_exception_is_not_shown(
 # Time
 
 
+class Gate:
+    """Keeps calls in their threads until it is opened."""
+
+    def __init__(self) -> None:
+        self._open, self._reached = threading.Event(), threading.Event()
+
+    def pass_through(self) -> None:
+        self._reached.set()
+        assert self._open.wait(20)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 20)
+
+    def open(self) -> None:
+        self._open.set()
+
+
 @pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_one_that_hangs_is_given_up(kind: str) -> None:
     gate = threading.Event()
@@ -254,6 +271,72 @@ async def test_one_that_hangs_is_given_up(kind: str) -> None:
         except EmbeddingError:  # the first one's thread has not come back yet
             assert time.monotonic() - began < 20
     assert found.tolist() == [[1.0, 1.0]]
+
+
+def counted_calls(work: Callable[[list[str]], None]) -> tuple[Plain, list[list[str]]]:
+    """A plain embedder that does this for the texts of each call, and its calls."""
+    calls: list[list[str]] = []
+
+    def answer(texts: list[str]) -> Any:
+        calls.append(list(texts))
+        work(texts)
+        return [[float(len(text)), 1.0] for text in texts]
+
+    return Plain(answer), calls
+
+
+async def test_the_time_of_a_request_is_the_embedder_s_not_that_of_others() -> None:
+    """A plain embedder does one request after another. All of them take longer than one may."""
+    embedder, calls = counted_calls(lambda _: time.sleep(0.25))
+    limits = Limits(batch_size=2, concurrency=16, timeout=3, total_timeout=6)
+    found = await direct(embedder, limits).embed([f"text {n}" for n in range(32)], "document")
+    assert found.shape == (32, 2)
+    assert len(calls) == 16
+
+
+async def test_the_time_of_a_request_begins_when_another_store_s_has_ended() -> None:
+    gate = Gate()
+    embedder, calls = counted_calls(lambda texts: None if texts == ["b"] else gate.pass_through())
+    first = asyncio.ensure_future(direct(embedder).embed(["a"], "document"))
+    await gate.reached()
+    brief = Limits(timeout=1.5, total_timeout=30)
+    second = asyncio.ensure_future(direct(embedder, brief).embed(["b"], "document"))
+    await asyncio.wait([second], timeout=2)
+    assert not second.done()
+    gate.open()
+    assert (await second).tolist() == (await first).tolist() == [[1.0, 1.0]]
+    assert calls == [["a"], ["b"]]
+
+
+async def test_a_request_waits_for_the_embedder_s_place_no_longer_than_for_an_answer() -> None:
+    gate = Gate()
+    embedder, calls = counted_calls(lambda _: gate.pass_through())
+    first = asyncio.ensure_future(direct(embedder).embed(["a"], "document"))
+    await gate.reached()
+    async with asyncio.timeout(20):
+        with pytest.raises(EmbeddingError, match="no answer within"):
+            await direct(embedder, QUICK).embed(["b"], "document")
+    gate.open()
+    await first
+    assert (await direct(embedder).embed(["c"], "document")).tolist() == [[1.0, 1.0]]
+    assert calls == [["a"], ["c"]]
+
+
+async def test_awaitables_of_a_plain_function_fly_together() -> None:
+    at_once, most = 0, 0
+
+    async def answer(texts: list[str]) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.2)
+        at_once -= 1
+        return [[1.0, 2.0]] * len(texts)
+
+    batcher = direct(Plain(answer), Limits(batch_size=1, concurrency=3))
+    await batcher.embed(["first"], "document")
+    await batcher.embed([f"text {n}" for n in range(9)], "document")
+    assert most == 3
 
 
 @pytest.mark.parametrize("kind", [Plain, Awaited])

@@ -355,7 +355,10 @@ class _Desk:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while len(self._flights) < self._limits.concurrency:
+        # More than the embedder's places would only wait for each other.
+        places = self._batcher.caller.places
+        most = self._limits.concurrency if places is None else min(places, self._limits.concurrency)
+        while len(self._flights) < most:
             # By turns, so that an import cannot keep searches waiting, nor they it.
             kinds: list[Purpose] = (
                 ["query", "document"] if self._last == "document" else ["document", "query"]
@@ -383,12 +386,19 @@ class _Desk:
         self._since[kind] = self._loop.time()
         if not flight.goals:
             return
-        flight.until = self._loop.time() + self._limits.total_timeout
-        flight.timer = self._loop.call_at(flight.until, self._give_up, flight)
+        self._expect_until(flight, self._loop.time() + self._limits.total_timeout)
         self._flights.add(flight)
         flight.task = asyncio.ensure_future(self._ask(flight, list(flight.goals)))
         # Not in the task itself: one that is cancelled before its first step never begins.
         flight.task.add_done_callback(lambda task: self._end(flight, task))
+
+    def _expect_until(self, flight: _Flight, until: float) -> None:
+        """Give the request up then. It waits no longer for the embedder's place either, but gets
+        that time back when the embedder begins."""
+        if flight.timer is not None:
+            flight.timer.cancel()
+        flight.until = until
+        flight.timer = self._loop.call_at(until, self._give_up, flight)
 
     def _load(self, kind: Purpose) -> _Flight:
         """Take texts of the jobs that wait, by turns, up to the bounds of one request."""
@@ -492,10 +502,17 @@ class _Desk:
         """Return the vectors of one request, or why there are none."""
         # What is raised is returned, so that no frame that may hold a key stays in a traceback.
         task = asyncio.current_task()
+        asked = self._loop.time()
+
+        def begun() -> None:
+            now = self._loop.time()
+            limit.reschedule(now + self._limits.timeout)
+            self._expect_until(flight, flight.until + now - asked)
+
         try:
-            async with asyncio.timeout(self._limits.timeout) as limit:
-                prefix = self._limits.prefix(flight.kind)
-                answer = await self._batcher.caller([prefix + t for t in texts], flight.kind)
+            async with asyncio.timeout(None) as limit:
+                given = [self._limits.prefix(flight.kind) + text for text in texts]
+                answer = await self._batcher.caller(given, flight.kind, begun)
             self._batcher.check_same_model()
             per_value = NUMBERS_A_VALUE
             if isinstance(answer, np.ndarray):

@@ -29,12 +29,15 @@ if hasattr(os, "register_at_fork"):
 class Caller:
     """Calls one embedder, with ``kind`` if it takes that.
 
-    A plain one gets ``at_once`` calls at once, each in a thread.
+    A plain one gets ``at_once`` calls at once, each in a thread; further ones wait for a place.
     """
 
     def __init__(self, embedder: AnyEmbedder | Callable[..., Any], *, at_once: int = 1) -> None:
         self._embedder = cast("Callable[..., Any]", embedder)
         self._is_async = is_async(embedder)
+        self._at_once = at_once
+        # A plain one whose calls return awaitables: they have a place only for a moment.
+        self._gives_awaitables = False
         self._takes_kind = takes_kind(embedder)
         self._place: PerLoop[anyio.CapacityLimiter] = PerLoop(
             lambda: anyio.CapacityLimiter(at_once)
@@ -46,35 +49,60 @@ class Caller:
             with contextlib.suppress(TypeError):  # one without a hash, or a weak reference
                 self._lock = _locks.setdefault(embedder, lock)
 
-    async def __call__(self, texts: list[str], kind: Purpose) -> object:
-        """Return what the embedder gives for the texts. The list of texts is its own."""
+    @property
+    def places(self) -> int | None:
+        """The number of calls that can run at once; None is no bound."""
+        return None if self._is_async or self._gives_awaitables else self._at_once
+
+    async def __call__(
+        self, texts: list[str], kind: Purpose, begun: Callable[[], None] | None = None
+    ) -> object:
+        """Return what the embedder gives for the texts. The list of texts is its own.
+
+        ``begun`` is called, on the event loop, when the embedder begins: a plain one waits for its
+        place before, for as long as its other calls take.
+        """
         call = partial(self._embedder, texts, **({"kind": kind} if self._takes_kind else {}))
         most = len(texts) + 1
         if self._is_async:
+            if begun is not None:
+                begun()
             given: object = await cast("Awaitable[object]", call())
         else:
-            given = await self._in_thread(lambda: _read(call(), most))
-        # A partial of a coroutine function, for example, is none itself.
+            given = await self._in_thread(lambda: _read(call(), most), begun)
+        # A lambda that calls a coroutine function, for example, is none itself.
         if inspect.isawaitable(given):
+            self._gives_awaitables = True
             given = await given
         if isinstance(given, Iterator):
             lazy = given
             given = await self._in_thread(lambda: _read(lazy, most))
         return given
 
-    async def _in_thread(self, call: Callable[[], object]) -> object:
+    async def _in_thread(
+        self, call: Callable[[], object], begun: Callable[[], None] | None = None
+    ) -> object:
         """Return the result of a plain function.
 
-        When cancelled it returns at once, but keeps its place until the function has ended.
+        When cancelled it returns at once, but keeps its place until the function has ended. One
+        that has not begun by then never does.
         """
         loop = asyncio.get_running_loop()
         limit = self._place()
         place = object()
         context = copy_context()
+        is_wanted = True
+
+        def tell() -> None:
+            if is_wanted and begun is not None:
+                begun()
 
         def work() -> tuple[object, BaseException | None]:
             try:
                 with self._lock:
+                    if not is_wanted:
+                        return None, None
+                    loop.call_soon_threadsafe(tell)
                     return context.run(call), None
             except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
                 return None, exc
@@ -88,6 +116,8 @@ class Caller:
         except Exception:  # no thread was begun
             limit.release_on_behalf_of(place)
             raise
+        finally:
+            is_wanted = False
         if error is not None:
             raise error
         return outcome
