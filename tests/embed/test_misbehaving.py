@@ -126,6 +126,19 @@ async def test_an_embedder_may_empty_its_list(kind: type[Plain]) -> None:
         assert await store.find("notes", where="body = 'text 7'")
 
 
+@pytest.mark.parametrize("kind", [Plain, Awaited])
+async def test_a_zero_vector_is_not_given_again_from_the_cache(kind: type[Plain]) -> None:
+    answers = iter([[0.0, -0.0], [1.0, 2.0]])
+    embedder = kind(lambda texts: [next(answers)] * len(texts))
+    async with with_embedder(embedder) as store:
+        await store.create_table("notes", SCHEMA)
+        with pytest.raises(EmbeddingError, match="zero"):
+            await store.insert("notes", rows(1))
+        assert await store.insert("notes", rows(1)) == 1
+        await store.upsert("notes", rows(1))
+        assert embedder.asked == ["text 0"] * 2
+
+
 # Changes
 
 

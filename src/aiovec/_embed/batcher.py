@@ -185,7 +185,10 @@ class Batcher:
     def _put_together(self, wanted: _Wanted, found: Sequence[Float32Array]) -> Float32Array:
         keys = wanted.keys
         places = wanted.first_places
-        self._cache.put_all((keys[place], found[n]) for n, place in enumerate(places))
+        # Tables may refuse a zero vector; then the embedder is asked again, whose fault may pass.
+        self._cache.put_all(
+            (keys[place], found[n]) for n, place in enumerate(places) if found[n].any()
+        )
         matrix = np.empty((len(keys), self.dim), dtype=np.float32)
         for place, (source, held) in enumerate(zip(wanted.sources, wanted.vectors, strict=True)):
             matrix[place] = held if source < 0 else found[source]
