@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from inspect import isawaitable
+
+import pytest
+
+from aiovec._core import waiting
 
 
 async def until(condition: Callable[[], object], seconds: float = 120) -> None:
@@ -17,3 +22,17 @@ async def until(condition: Callable[[], object], seconds: float = 120) -> None:
             if found:
                 return
             await asyncio.sleep(0.01)
+
+
+class Clock:
+    """The time by which calls wait. A test can set it forward, at which no timer rings."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead = 0.0
+        monkeypatch.setattr(waiting, "time", self)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.sqlite.support import (
     opened,
     whole_table,
 )
+from tests.waiting import Clock
 
 from aiovec import (
     AiovecError,
@@ -33,7 +33,6 @@ from aiovec import (
     StoreBusyError,
     VectorStore,
 )
-from aiovec._core import waiting
 from aiovec._core.contract import ChangesPrunedError
 from aiovec_sqlite import upkeep, writer
 from aiovec_sqlite.text import index as text_index
@@ -125,25 +124,21 @@ async def test_a_slow_export_keeps_neither_optimize_nor_writers_waiting(tmp_path
         assert sum([batch.num_rows async for batch in export]) == 490
 
 
-class Clock:
-    """The time of calls that wait. It jumps by more than ``busy_timeout`` in work that it slows."""
+class SlowWork(Clock):
+    """Work that takes longer than ``busy_timeout``, by the time that calls wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
         self._monkeypatch = monkeypatch
-        self._ahead = 0.0
-        self.jumps: Counter[str] = Counter()
-        monkeypatch.setattr(waiting, "time", self)
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self._ahead
+        self.done: Counter[str] = Counter()
 
     def slow(self, module: ModuleType, name: str, then: Callable[[], None] = lambda: None) -> None:
         work = getattr(module, name)
 
         def slowed(*args: Any, **options: Any) -> Any:
             result = work(*args, **options)
-            self._ahead += 3600
-            self.jumps[name] += 1
+            self.advance(3600)
+            self.done[name] += 1
             then()
             return result
 
@@ -168,21 +163,21 @@ async def test_work_that_lasts_longer_than_busy_timeout(
 ) -> None:
     """Nobody else uses the store: the work of a call is no time that it waits."""
     monkeypatch.setattr(text_index, "_MOST_ROWS", 20)
-    clock = Clock(monkeypatch)
+    work = SlowWork(monkeypatch)
     for name in ("sparse_chunks", "empty_chunks", "settle", "without_extremes", "give_back"):
-        clock.slow(upkeep, name)
+        work.slow(upkeep, name)
     for name in ("advance", "merge_some"):
-        clock.slow(text_index, name)
+        work.slow(text_index, name)
     place = target if target == ":memory:" else tmp_path / target
     async with opened(place, chunk_size=8, busy_timeout=600) as store:
         await store.create_table("notes", TEXTS)
         await insert_texts(store)
         await store.create_field_index("notes", "body", "text")
-        assert clock.jumps["advance"] > 5
+        assert work.done["advance"] > 5
         await store.delete("notes", [f"{n}" for n in range(100) if n % 8])
         await store.optimize("notes")
-        assert min(clock.jumps.values()) > 0
-        assert len(clock.jumps) == 7
+        assert min(work.done.values()) > 0
+        assert len(work.done) == 7
         assert len(await store.search_text("notes", "words", limit=100)) == 13
 
 
@@ -205,7 +200,7 @@ async def test_a_later_step_without_a_turn_tells_that_earlier_ones_are_kept(
                 await store.optimize("notes")
             assert not first.value.in_part
         with monkeypatch.context() as patched:
-            Clock(patched).slow(upkeep, "settle", lambda: lock(patched))
+            SlowWork(patched).slow(upkeep, "settle", lambda: lock(patched))
             with pytest.raises(StoreBusyError, match="earlier steps of the call are kept") as later:
                 await store.optimize("notes")
             assert later.value.in_part

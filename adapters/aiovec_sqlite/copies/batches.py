@@ -105,7 +105,8 @@ class _State:
 class Pipeline:
     """Has calls answered in batches, at most ``workers`` at once.
 
-    A call that is in no batch within ``busy_timeout`` fails.
+    A call that is in no batch within ``busy_timeout`` fails, and so does one whose batch cannot
+    read by then. A batch waits for that no longer than the first of its calls may.
     """
 
     def __init__(self, answer: Answer, workers: int, busy_timeout: float) -> None:
@@ -167,7 +168,7 @@ class Pipeline:
             while batch := self._next_batch(state):
                 state.tables.append(table := batch[0].table)
                 try:
-                    await self._settle(batch, own)
+                    self._put_back(state, await self._settle(batch, own))
                     # Let those who got answers ask again first: a batch of the few that came
                     # meanwhile would read all codes for less (``python -m bench search``).
                     await asyncio.sleep(0)
@@ -237,32 +238,38 @@ class Pipeline:
             self._add_worker(state)
             self._look_within(state, max(least, _WAIT_FOR_OTHERS))
 
-    async def _settle(self, calls: list[Call], worker: asyncio.Task[Any] | None) -> None:
+    @staticmethod
+    def _put_back(state: _State, calls: list[Call]) -> None:
+        state.waiting.extendleft(reversed(calls))
+        state.queries += sum(len(call.queries) for call in calls)
+
+    async def _settle(self, calls: list[Call], worker: asyncio.Task[Any] | None) -> list[Call]:
+        """Answer the calls; return those that were refused for the time of others, not theirs."""
         batch = _Batch(calls, worker)
         try:
             answers = await self._answer(calls[0].table, calls)
         except asyncio.CancelledError:
             if worker is not None and batch.abandoned:
                 worker.uncancel()
-                return
+                return []
             batch.answered = True
             for call in calls:
                 call.future.cancel()
             if worker is None or worker.cancelling():
                 raise
-            return  # the answer was cancelled, and not the worker: others wait for it
+            return []  # the answer was cancelled, and not the worker: others wait for it
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait
             batch.answered = True
-            if len(calls) > 1 and not isinstance(error, StoreBusyError):
+            if isinstance(error, StoreBusyError):
+                return _refused(calls, error)
+            if len(calls) > 1:
                 # Whose it is shows when each is asked alone.
                 for call in calls:
                     if not call.future.done():
                         await self._settle([call], worker)
-                return
-            for call in calls:
-                if not call.future.done():
-                    call.future.set_exception(error)
-            return
+            elif not calls[0].future.done():
+                calls[0].future.set_exception(error)
+            return []
         batch.answered = True
         at_once = 1 if len(calls) > _ONE_BATCH else _AT_ONCE
         for place, (call, answer) in enumerate(zip(calls, answers, strict=True)):
@@ -270,3 +277,13 @@ class Pipeline:
                 await asyncio.sleep(0)
             if not call.future.done():
                 call.future.set_result(answer)
+        return []
+
+
+def _refused(calls: list[Call], error: StoreBusyError) -> list[Call]:
+    """Have the calls fail whose time is over; return the others. Without any such, all fail."""
+    waiting = [call for call in calls if not call.future.done()]
+    over = [call for call in waiting if call.patience.left() <= 0]
+    for call in over or waiting:
+        call.future.set_exception(call.patience.error(error.reason) if over else error)
+    return [call for call in waiting if not call.future.done()]

@@ -24,6 +24,7 @@ from aiovec.backend import (
     VectorQuery,
     in_thread,
     is_over,
+    one_call,
     watch_memory,
 )
 
@@ -430,7 +431,8 @@ class ResidentSearch:
 
     async def _answer(self, table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
         queries = [query for call in calls for query in call.queries]
-        answers = iter(await self._found(table, queries, [call.since for call in calls]))
+        with one_call(min(call.patience.began for call in calls)):
+            answers = iter(await self._found(table, queries, [call.since for call in calls]))
         return [[next(answers) for _ in call.queries] for call in calls]
 
     async def _found(

@@ -28,8 +28,8 @@ _MOST_PAUSES = 64
 class _Call:
     __slots__ = ("began", "task")
 
-    def __init__(self) -> None:
-        self.began = time.monotonic()
+    def __init__(self, began: float | None) -> None:
+        self.began = time.monotonic() if began is None else began
         self.task = asyncio.current_task()
 
 
@@ -37,13 +37,16 @@ _CALL: ContextVar[_Call | None] = ContextVar("aiovec_call", default=None)
 
 
 class one_call:  # noqa: N801 - used as a function is
-    """A user's call: what it waits for within counts from here."""
+    """A user's call: what it waits for within counts from here, or from when it ``began``."""
 
-    __slots__ = ("_token",)
+    __slots__ = ("_began", "_token")
     _token: Token[_Call | None]
 
+    def __init__(self, began: float | None = None) -> None:
+        self._began = began
+
     def __enter__(self) -> None:
-        self._token = _CALL.set(_Call())
+        self._token = _CALL.set(_Call(self._began))
 
     def __exit__(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.waiting import Clock
 
 from aiovec.backend import Columns, Found, StoredRows, TableHandle, VectorQuery
 from aiovec.errors import StoreBusyError
@@ -141,4 +142,50 @@ async def test_who_is_in_no_batch_in_time_fails() -> None:
         await pipeline.search(TABLE, [QUERY])
     answers.go_on.set()
     await first
+    await pipeline.close()
+
+
+async def test_of_a_batch_that_cannot_read_those_fail_whose_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    answers = Answers()
+
+    async def answer(table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+        found = await answers(table, calls)
+        if answers.sizes == [1, 3]:
+            clock.advance(300)
+            raise StoreBusyError("all connections are in use", 1)
+        return found
+
+    pipeline = Pipeline(answer, 1, busy_timeout=600)
+    calls = [asyncio.ensure_future(pipeline.search(TABLE, [QUERY]))]
+    await answers.asked.wait()
+    for _ in range(3):
+        calls.append(asyncio.ensure_future(pipeline.search(TABLE, [QUERY])))
+        await asyncio.sleep(0)
+        clock.advance(200)
+    answers.go_on.set()
+    # At 900 s: they came at 0, 200 and 400.
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    waited = [round(exc.waited, -2) for exc in outcomes if isinstance(exc, StoreBusyError)]
+    assert waited == [900, 700]
+    assert [isinstance(outcome, list) for outcome in outcomes] == [True, False, False, True]
+    assert answers.sizes == [1, 3, 1]
+    await pipeline.close()
+
+
+async def test_a_batch_that_is_refused_before_the_time_of_its_calls_fails() -> None:
+    answers = Answers()
+
+    async def answer(table: TableHandle, calls: Sequence[Call]) -> list[list[Found]]:
+        await answers(table, calls)
+        raise StoreBusyError("the file is locked", 0)
+
+    pipeline = Pipeline(answer, 1, busy_timeout=600)
+    answers.go_on.set()
+    calls = [pipeline.search(TABLE, [QUERY]) for _ in range(3)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(outcome, StoreBusyError) for outcome in outcomes)
+    assert answers.sizes == [3]
     await pipeline.close()

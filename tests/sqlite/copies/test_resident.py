@@ -28,13 +28,14 @@ from tests.sqlite.copies.support import (
     same,
 )
 from tests.sqlite.support import backend_of, python
-from tests.waiting import until
+from tests.waiting import Clock, until
 
 import aiovec
 from aiovec import F, Field, Schema, StoreClosedError, TableNotFoundError, VectorStore
 from aiovec._core.contract import Columns, Found, TableHandle, VectorQuery
 from aiovec._core.schema import Metric
 from aiovec._core.threads import idle_threads
+from aiovec._core.waiting import Patience
 from aiovec_sqlite.copies import CopyLimits, copy, segments
 from aiovec_sqlite.copies.batches import Call, Pipeline
 
@@ -506,6 +507,34 @@ async def test_closing_amid_searches(tmp_path: Path, pause: float) -> None:
                 assert isinstance(outcome, StoreClosedError)
             else:
                 assert len(outcome) == 3
+
+
+async def test_a_batch_reads_by_the_patience_of_its_oldest_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = await filled(tmp_path / "a.db", 500)
+    clock = Clock(monkeypatch)
+    async with opened(tmp_path / "a.db", readers=1, busy_timeout=3600) as store:
+        await ready(store, "t")
+        resident: Any = resident_of(store)
+        read, gate = resident._read, asyncio.Event()
+        waited: list[float] = []
+
+        async def behind_gate(work: Any) -> Any:
+            waited.append(clock.monotonic() - Patience(0).began)
+            await gate.wait()
+            return await read(work)
+
+        monkeypatch.setattr(resident, "_read", behind_gate)
+        calls = []
+        for behind in range(4):
+            calls.append(asyncio.ensure_future(store.search("t", rng.standard_normal(DIM))))
+            await until(lambda: waited and len(resident._pipeline._state().waiting) == behind)  # noqa: B023
+            clock.advance(100)
+        gate.set()
+        await asyncio.gather(*calls)
+        # The first one reads when it comes, the others together 300 s after the second one came.
+        assert [round(seconds, -2) for seconds in waited] == [0, 300]
 
 
 async def test_a_pipeline_that_closes_answers_all_who_wait() -> None:
