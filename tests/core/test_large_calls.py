@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 import aiovec
-from aiovec import AiovecError, Hit, InvalidArgumentError, Schema
+from aiovec import AiovecError, F, Hit, InvalidArgumentError, Schema
+from aiovec._core import store as store_module
 from aiovec._core.pool import in_thread
 from aiovec._core.ranking import diversify
+from aiovec._filters import Expr, bind
 from aiovec._input.arguments import read_all
 from aiovec.testing.loop_time import own_work, watched_loop
 
@@ -73,6 +76,44 @@ def test_diversity_that_nobody_waits_for_ends() -> None:
     hits = [Hit(str(n), -n, None, {}, vector) for n, vector in enumerate(vectors)]
     assert len(diversify(hits, None, 0.5, 20)) == 20
     assert len(diversify(hits, None, 0.5, 20, [True])) == 1
+
+
+LONG = "50% of " + "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        F.body.like(f"%{LONG}!_", escape="!"),
+        F.body.contains_text(LONG),
+        F.body.startswith(LONG),
+        F.tags.contains(LONG),
+        (F.n == 1) | ~(F.body == LONG).is_true(),
+        F.body.in_(["short", LONG]) & F.n.is_null(),
+    ],
+    ids=["like", "contains_text", "startswith", "contains", "inner", "in"],
+)
+async def test_long_texts_in_a_filter_are_checked_in_a_thread(
+    where: Expr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(where: Any, schema: Schema) -> Any:
+        if where is not None:
+            threads.append(threading.current_thread())
+        return bind(where, schema)
+
+    monkeypatch.setattr(store_module, "bind", noted)
+    schema = Schema(2, fields={"body": str, "tags": list[str], "n": int})
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("notes", schema)
+        assert await store.count("notes", where) == 0
+        assert await store.search_many("notes", [[1, 0]] * 2, where=[where, F.n == 2]) == [[], []]
+        assert len(threads) == 3
+        assert threading.main_thread() not in threads
+        del threads[:]
+        await store.count("notes", (F.body == "short") & F.tags.contains("x"))
+        assert threads == [threading.main_thread()]
 
 
 class Unreadable:

@@ -27,7 +27,7 @@ import anyio
 from .._embed.protocol import AnyEmbedder
 from .._embed.registry import Embedders
 from .._filters import Expr, bind
-from .._filters.tree import Combinable, Value
+from .._filters.tree import Combinable, Value, characters_of
 from .._input.arguments import (
     ability_of,
     check_field_index,
@@ -93,7 +93,7 @@ from .contract import (
 )
 from .engine import REFUSALS, Engine, Follower
 from .patch import Remove
-from .pool import NUMBERS_A_VALUE, in_thread, off_loop
+from .pool import LITTLE, NUMBERS_A_VALUE, in_thread, off_loop
 from .ranking import RRF, Fusion, Listed, Rerank, check_fusion
 from .records import Hit, Record
 from .results import Results
@@ -116,8 +116,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# So much filter text takes as long to parse as one value takes to check.
-_CHARACTERS_A_VALUE = 2
+# So much filter text takes as long to parse as one value takes to check, and so much of a literal
+# as long to look for wildcards in.
+_CHARACTERS_A_VALUE, _CHARACTERS_OF_A_LITERAL = 2, 16
 # Rows of an exported batch: more than fit into one, and a number that every backend can take.
 _LARGEST_BATCH = 2**31 - 1
 # What a store that was opened for reading only refuses. "create_table" may find that all is there.
@@ -1583,7 +1584,11 @@ class VectorStore:
                 made[key] = bind(where, schema)
             return [made[where if isinstance(where, str) else id(where)] for where in wheres]
 
-        effort = len(wheres) + sum(map(_effort_of, distinct.values()))
+        effort = len(wheres)
+        for where in distinct.values():
+            if effort > LITTLE:
+                break
+            effort += _effort_of(where)
         return await off_loop(effort, bound, stop=stop)
 
     async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
@@ -1667,7 +1672,12 @@ def _effort_of(where: Where) -> int:
     """Return the number of values in a filter, for ``off_loop``."""
     if isinstance(where, str):
         return len(where) // _CHARACTERS_A_VALUE
-    return 4 * where.literals if isinstance(where, Expr) else 0
+    if not isinstance(where, Expr):
+        return 0
+    effort = 4 * where.literals
+    if effort > LITTLE:  # counting more would take long itself
+        return effort
+    return effort + characters_of(where) // _CHARACTERS_OF_A_LITERAL
 
 
 def _with_model(schema: Schema, model: str | None) -> Schema:
