@@ -168,6 +168,31 @@ async def test_out_of_time_behind_the_lock_or_behind_others() -> None:
     assert store.kept == ["b"]
 
 
+async def test_a_call_that_waits_again_when_its_time_is_over_fails() -> None:
+    looked = asyncio.Event()
+
+    class Watched(Call):
+        def give_up(self, error: BaseException) -> bool:
+            looked.set()
+            return super().give_up(error)
+
+    class Refused(Store):
+        async def _do(self, group: list[Call]) -> None:
+            assert [call.begin() for call in group] == [True]
+            await looked.wait()
+            group[0].wait_again()
+            self.free = False
+
+    store = Refused()
+    group = commits(store)
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreBusyError, match="the store is locked by somebody else"):
+            await group.run(Watched("a"), Patience(0))
+    await group.finish()
+    assert not store.held
+    assert not group.waiting
+
+
 async def test_a_pause_is_waited_out_and_ended_where_it_lasts_too_long() -> None:
     for limit, ended in ((60.0, 0), (0.0, 1)):
         store, pauses = Store(), Pauses()

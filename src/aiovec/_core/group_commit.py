@@ -78,12 +78,19 @@ class WriteCall:
 
     # On the event loop
 
-    def give_up(self, error: BaseException) -> None:
-        """Fail it, where it has not begun yet: then it never begins."""
-        if not self.future.done() and self.begin():
-            self.gone = True
-            self.fail(error)
-            self.answer()
+    def give_up(self, error: BaseException) -> bool:
+        """Fail it, where it has not begun yet: then it never begins. Return whether it has ended.
+
+        One that has begun may wait again.
+        """
+        if self.future.done():
+            return True
+        if not self.begin():
+            return False
+        self.gone = True
+        self.fail(error)
+        self.answer()
+        return True
 
     def answer(self) -> None:
         """Tell the caller the outcome."""

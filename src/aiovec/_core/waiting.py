@@ -21,6 +21,8 @@ from .threads import PerLoop
 # Seconds that a call waits at least: without any, of calls that begin together all but one would
 # fail, though none of them takes long.
 _LEAST = 0.25
+# Seconds between the looks at a call that was out of time when it could not be ended.
+_LOOK_AGAIN = 0.25
 # Pauses that are remembered: those of the tries of some cut-overs.
 _MOST_PAUSES = 64
 
@@ -116,8 +118,9 @@ class Patience:
             left += self._paused_since(self.began)
         return left
 
-    def when_over(self, act: Callable[[], None]) -> _Watch:
-        """While this is held by ``with``: ``act`` is called, once, when no time is left."""
+    def when_over(self, act: Callable[[], bool]) -> _Watch:
+        """While this is held by ``with``: ``act`` is called when no time is left, and every now and
+        then until it returns that the call has ended."""
         return _Watch(self, act)
 
     def error(self, reason: str) -> StoreBusyError:
@@ -131,7 +134,7 @@ class _Watch:
 
     __slots__ = ("_act", "_loop", "_patience", "_timer")
 
-    def __init__(self, patience: Patience, act: Callable[[], None]) -> None:
+    def __init__(self, patience: Patience, act: Callable[[], bool]) -> None:
         self._patience = patience
         self._act = act
         self._loop = asyncio.get_running_loop()
@@ -143,8 +146,8 @@ class _Watch:
         left = self._patience.left()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
-        else:
-            self._act()
+        elif not self._act():
+            self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
 
     def __exit__(
         self,
@@ -178,9 +181,10 @@ class _Asking:
         self.size = size
         self.turn = turn
 
-    def give_up(self, error: Exception) -> None:
+    def give_up(self, error: Exception) -> bool:
         if not self.turn.done():
             self.turn.set_exception(error)
+        return True
 
 
 class Admission:
