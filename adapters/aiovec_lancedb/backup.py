@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from aiovec.backend import StaleTableError, in_thread, remove_abandoned, to_its_end
+from aiovec.backend import StaleTableError, in_thread, one_call, remove_abandoned, to_its_end
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .driver import lancedb
@@ -159,7 +159,9 @@ async def _of_one_moment(session: Session, moment: Moment) -> list[_Opened]:
             hold_off = _HoldOff(
                 others, moment.write, partial(_opened_twice, session), time.monotonic() + seconds
             )
-            both: tuple[list[_Opened], list[_Opened]] = await moment.write(name, hold_off, seconds)
+            with one_call():  # the looks before have not waited for it
+                both: tuple[list[_Opened], list[_Opened]]
+                both = await moment.write(name, hold_off, seconds)
             opened, again = both
             # A table may be new, or the lock of one was lost.
             if _are_alike(opened, again) and [one.name for one in opened] == [name, *others]:

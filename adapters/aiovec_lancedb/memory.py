@@ -49,11 +49,12 @@ _ID_BYTES = 64
 _COPIES = 4
 
 
-def scan_bytes(rows: int, dim: int, results: int = 0) -> int:
-    """Return the bytes that reading ``rows`` vectors may hold at once, results included."""
-    row = dim * 4
-    read = _ROUNDED * min(rows * row, _ROWS_HELD * row + _READ_AHEAD)
-    return int(read) + _result_bytes(min(rows, results), dim) + _PLAN
+def scan_bytes(rows: int, dim: int, results: int = 0, row: int = _ROW_BYTES) -> int:
+    """Return the bytes that reading ``rows`` vectors may hold at once, results included; ``row`` as
+    in ``result_bytes``."""
+    vector = dim * 4
+    read = _ROUNDED * min(rows * vector, _ROWS_HELD * vector + _READ_AHEAD)
+    return int(read) + _result_bytes(results, dim, row) + _PLAN
 
 
 def stream_bytes() -> int:

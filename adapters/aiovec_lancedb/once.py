@@ -7,10 +7,11 @@ leaves a key that was begun, and only the rows tell whether its write was done.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,8 @@ class Keys:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
+        with suppress(OSError):  # SQLite gives a new file less than the process allows, and tells
+            os.close(os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             with closing(
                 sqlite3.connect(self._file, timeout=_PATIENCE, isolation_level=None)

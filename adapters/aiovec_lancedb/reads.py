@@ -246,12 +246,17 @@ class TableReader:
         raises NeedsEveryRow and is called again when it may.
         """
         limit = max((query.limit for query in queries), default=0)
+        wide = any(query.columns.payload or query.columns.fields for query in queries)
 
         async def run(whole: bool) -> _T:
             async def size(view: _View) -> int:
                 everything = whole or view.table.extreme
                 rows = await (self._rows(view) if everything else self._scanned(view))
-                return scan_bytes(rows, view.table.schema.dim, limit)
+                found = limit
+                if found > self._limits.few:
+                    found = min(found, await self._rows(view))
+                row = await self._row_bytes(view) if wide else 0
+                return scan_bytes(rows, view.table.schema.dim, found, row)
 
             return await self._run(handle, size, lambda table: act(table, whole or table.extreme))
 

@@ -37,6 +37,7 @@ from aiovec.backend import (
     Schema,
     Share,
     Snapshots,
+    Steps,
     StoredRows,
     TableHandle,
     TableStats,
@@ -596,10 +597,12 @@ class LancedbBackend(
         return nullcontext() if self._housekeeper is None else self._housekeeper.alone(table)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._indexing.tend(table)
+        step = Steps()
+        await step(self._indexing.tend(table))
         if self._housekeeper is not None:
-            await self._housekeeper.optimize(table)
-            await self._indexing.tend(table)  # it may have put another index in the place of one
+            await step(self._housekeeper.optimize(table))
+            # It may have put another index in the place of one.
+            await step(self._indexing.tend(table))
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:

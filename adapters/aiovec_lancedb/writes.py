@@ -370,16 +370,16 @@ class Update(WriteOperation):
                 blocks.append(await in_thread(self._changed, batch, table.schema))
         if not count:
             return 0
-        layout, uses_index = blocks[0].schema, _uses_index(*blocks)
+        layout = blocks[0].schema
         taken = _taken(blocks)
         if self.vector is not None:
             field = table.schema.to_arrow().field(table.schema.vector)
             layout = layout.append(field)
             taken = _with_vector(taken, self.vector, layout)
-            size = count * self.vector.nbytes
-            uses_index = uses_index and size <= _MOST_BY_INDEX
         reader = pa.RecordBatchReader.from_batches(layout, taken)
-        builder = table.lance.merge_insert("id").use_index(uses_index)
+        # Not by the index of ids: Lance would write the columns of all rows of a file anew, and
+        # take the file out of their indexes.
+        builder = table.lance.merge_insert("id").use_index(False)
         nulls = "null" if table.schema.vector_nullable else "error"
         work = builder.when_matched_update_all().execute(reader, on_bad_vectors=nulls)
         await session.run(work)
@@ -407,10 +407,9 @@ class Update(WriteOperation):
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(named))
 
 
-def _uses_index(*parts: pa.Table | pa.RecordBatch) -> bool:
+def _uses_index(rows: pa.Table) -> bool:
     """Return whether a merge of these rows may look their ids up in the index."""
-    size: int = sum(part.get_total_buffer_size() for part in parts)
-    return size <= _MOST_BY_INDEX
+    return bool(rows.get_total_buffer_size() <= _MOST_BY_INDEX)
 
 
 def _taken(blocks: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -448,6 +447,6 @@ class SetVectors(WriteOperation):
         fields = [layout.field("id"), layout.field(table.schema.vector)]
         columns = [pa.array(self.ids, pa.utf8()), from_matrix(self.vectors)]
         rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
-        builder = table.lance.merge_insert("id").use_index(_uses_index(rows))
+        builder = table.lance.merge_insert("id").use_index(False)  # as for ``Update``
         result = await session.run(builder.when_matched_update_all().execute(rows))
         return [int(result.num_updated_rows)]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -39,6 +39,7 @@ from aiovec.backend import (
     Restores,
     Schema,
     Share,
+    Steps,
     StoredRows,
     TableHandle,
     TableStats,
@@ -51,16 +52,13 @@ from aiovec.backend import (
     export_admission,
     in_thread,
     index_behind_change,
-    one_call,
     write_admission,
     write_key,
 )
 from aiovec.errors import (
     AiovecError,
     ConfigError,
-    StoreBusyError,
     StoreClosedError,
-    StoreFullError,
     StoreMovedError,
     StoreReplacedError,
     TableNotFoundError,
@@ -346,7 +344,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         if text_of is not None:
             await self._build_text_behind_change(table.name)
 
-    async def _build_text(self, name: str, step: _Steps) -> None:
+    async def _build_text(self, name: str, step: Steps) -> None:
         """Bring the text index of a table to what its schema says, in short transactions.
 
         Cancelled or killed, it leaves a build that the next call goes on with.
@@ -356,7 +354,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
 
     async def _build_text_behind_change(self, name: str) -> None:
         with index_behind_change(self._target, name):
-            await self._build_text(name, _Steps())
+            await self._build_text(name, Steps())
 
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
         text_of = table.name if kind == "text" else None
@@ -625,7 +623,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         return upkeep.advice_facts(stats, search_ms)
 
     async def optimize(self, table: TableHandle) -> None:
-        step = _Steps()
+        step = Steps()
         chunks = await self._read(lambda db, ticket: upkeep.sparse_chunks(db, ticket, table))
         while chunks:
             done = await step(self._write(partial(_empty_some, table=table, chunks=chunks)))
@@ -685,34 +683,6 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         except StoreReplacedError:
             return True
         return False
-
-
-class _Steps:
-    """The steps of a long call, the first of which writes.
-
-    Each waits from its own start: the work of those before is no time that the call waited.
-    """
-
-    __slots__ = ("_begun",)
-
-    def __init__(self) -> None:
-        self._begun = False
-
-    async def __call__(self, step: Awaitable[_T]) -> _T:
-        """Do a step; its error tells where earlier ones are kept."""
-        try:
-            with one_call():
-                result = await step
-        except StoreBusyError as exc:
-            if not self._begun:
-                raise
-            raise StoreBusyError(exc.reason, exc.waited, in_part=True) from exc.__cause__
-        except StoreFullError as exc:
-            if not self._begun:
-                raise
-            raise StoreFullError(exc.target, exc.reason, in_part=True) from exc.__cause__
-        self._begun = True
-        return result
 
 
 def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> int:

@@ -99,7 +99,7 @@ def test_each_framework_answers_with_problems(
         "row": (422, "InvalidRowError", None),
         "twice": (409, "DuplicateIdError", {"table": "notes", "ids": ["1"], "within_call": False}),
         "busy": (503, "StoreBusyError", None),
-        "full": (507, "StoreFullError", {"reason": "the disk is full"}),
+        "full": (507, "StoreFullError", {"reason": "the disk is full", "in_part": False}),
     }
     with client_of(make) as client:
         for what, (status, name, facts) in wanted.items():

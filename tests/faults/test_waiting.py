@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.waiting import Clock, until
 
 from aiovec import Schema, StoreBusyError, VectorStore
+from aiovec._core import store as stores
 from aiovec._core.contract import Backend
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
@@ -242,3 +245,43 @@ async def test_large_calls_wait_for_the_memory_of_others(tmp_path: Path, kind: s
         assert [await task for task in tasks] == [5000, 9000, 10, 9000]
         assert 0 < most <= backend._writing.memory
         assert await store.count("notes") == 23_010
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+async def test_what_a_call_checks_is_no_time_that_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nobody else uses the store, and to repeat the call would not help."""
+    clock = Clock(monkeypatch)
+
+    def slow(work: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+        found = work(*args)
+        clock.advance(3600)
+        return found, 3600.0
+
+    monkeypatch.setattr(stores, "_timed", slow)
+    async with opened(kind, tmp_path, busy_timeout=600) as store:
+        await store.create_table("notes", Schema(2))
+        assert await store.insert("notes", [{"id": "a", "embedding": [1, 2]}]) == 1
+        await store.upsert("notes", [{"id": "a", "embedding": [2, 1]}])
+
+
+async def test_what_waits_for_the_store_s_own_work_has_its_time_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    async with opened("lancedb", tmp_path, busy_timeout=600) as store:
+        await store.create_table("notes", Schema(2, fields={"year": int, "month": int}))
+        backend: Any = store._follower.engine.backend
+        indexing = backend._indexing
+        for call in (
+            partial(store.rename_field, "notes", "year", "years"),
+            partial(store.drop_field, "notes", "month"),
+            partial(store.drop_table, "notes"),
+        ):
+            async with indexing._only_one("notes"):
+                calling = asyncio.ensure_future(call())
+                lock = indexing._state("notes").lock()
+                await until(lambda lock=lock: lock._waiters)
+                clock.advance(3600)
+            await calling

@@ -209,6 +209,24 @@ async def test_a_search_that_turns_exact_takes_the_share_of_one(
             assert shares.sizes[-1] == scan_bytes(ROWS, DIM, limit)
 
 
+async def test_a_search_takes_a_share_for_what_it_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row's payload may be far larger than its vector, also where an index answers."""
+    random = np.random.default_rng(0)
+    backend = LancedbBackend(str(tmp_path / "s"), LancedbSettings(index="none"))
+    await backend.open()
+    async with VectorStore(backend, RetrievalSettings()) as store:
+        await store.create_table("notes", SCHEMA)
+        texts = [random.bytes(20_000).hex() for _ in range(300)]
+        await store.insert("notes", {**vectors(0, 300), "text": texts})
+        await store.create_index("notes", "ivf_flat")
+        shares = Shares(backend, monkeypatch)
+        hits = await store.search("notes", QUESTIONS[0], limit=200)
+        assert len(hits) == 200
+        assert max(shares.sizes) > sum(len(hit["text"]) for hit in hits)
+
+
 async def test_a_query_beyond_float32_takes_the_share_of_a_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from aiovec.backend import moves_of
 from aiovec_lancedb.locks.local import FOLDER, LockedFile, WriteLock
 
 from .support import ROOT, SMALL, ids_in, numbered, opened, run_code
+from .test_once import keyed
 
 # Holds a lock, and forks a child that lives on.
 HOLD = """
@@ -196,17 +197,20 @@ def modes_in(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
-async def test_a_mark_has_the_permissions_of_the_store_s_other_files(tmp_path: Path) -> None:
-    """Who may write to the tables has to read it before each write."""
+async def test_files_of_ours_have_the_permissions_of_the_tables_files(tmp_path: Path) -> None:
+    """Who may write to the tables has to read the mark of a migration before each write, and to
+    write down the key of one that has a key."""
     before = os.umask(0o002)
     try:
         async with opened(tmp_path) as store:
             await store.create_table("t", SMALL)
+            with keyed("a-key"):
+                await store.insert("t", [{"id": "a", "embedding": [1, 2, 3, 4]}])
             moves = moves_of(backend_of(store))
             assert moves is not None
             await moves.begin_move("a-run")
     finally:
         os.umask(before)
     modes = await asyncio.to_thread(modes_in, tmp_path)
-    assert modes["_move.json"] == 0o664
+    assert {"_move.json", "_writes.sqlite"} <= modes.keys()
     assert set(modes.values()) == {0o664}, modes

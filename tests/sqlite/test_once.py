@@ -124,7 +124,7 @@ async def test_a_build_that_was_left_is_completed(store: VectorStore) -> None:
     await store.insert("notes", [row(f"a{n}", n) for n in range(50)])
     backend = backend_of(store)
 
-    async def killed(name: str) -> None:
+    async def killed(*_: object) -> None:
         raise asyncio.CancelledError
 
     whole = backend._build_text

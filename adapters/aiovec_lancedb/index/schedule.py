@@ -23,8 +23,10 @@ from aiovec.backend import (
     IndexInfo,
     PerLoop,
     StaleTableError,
+    Steps,
     TableHandle,
     index_behind_change,
+    one_call,
     wait_out,
 )
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, StoreClosedError
@@ -140,9 +142,11 @@ class Indexing:
             raise InvalidArgumentError("name", name, expected)
         vectors = await vector_index(self._session, table)
         async with self._only_one(handle.name):
-            await self._write(handle.name, Drop(handle, name))
+            step = Steps()
+            await step(self._write(handle.name, Drop(handle, name)))
             if vectors is not None and vectors.name == name:
-                await self._write(handle.name, Note(handle, vectors.tuned.without_index()))
+                note = Note(handle, vectors.tuned.without_index())
+                await step(self._write(handle.name, note))
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
@@ -417,17 +421,25 @@ class Indexing:
 
     @asynccontextmanager
     async def dropping(self, table: str) -> AsyncIterator[None]:
-        """No build of the table meanwhile: its commit would be one to the next of that name."""
+        """No build of the table meanwhile: its commit would be one to the next of that name.
+
+        What is done within waits from its own start: the store's own upkeep may have taken long.
+        """
         await self.stop(table)
         async with self._only_one(table):
-            yield
+            with one_call():
+                yield
         self._states.pop(table, None)
 
     @asynccontextmanager
     async def altering(self, table: str) -> AsyncIterator[None]:
-        """No build or upkeep of the table meanwhile: a column of theirs may go."""
+        """No build or upkeep of the table meanwhile: a column of theirs may go.
+
+        What is done within waits from its own start, as in ``dropping``.
+        """
         async with self._only_one(table):
-            yield
+            with one_call():
+                yield
 
     async def stop(self, table: str) -> None:
         """End what is under way for the table."""

@@ -100,7 +100,7 @@ from .results import Results
 from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished
 from .threads import FORKED, Nested, OneLoop, PerLoop
-from .waiting import one_call
+from .waiting import one_call, worked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -583,7 +583,8 @@ class VectorStore:
                 async with backend.writing(size) as share:
                     batch = checked
                     if batch is None:
-                        batch = await off_loop(checking, check, schema)
+                        batch, seconds = await off_loop(checking, _timed, check, schema)
+                        worked(seconds)
                     operation.batch = count = int(batch.num_rows)
                     if share is not None:
                         parts = batch.num_columns * batch.column(0).num_chunks
@@ -1602,6 +1603,12 @@ class VectorStore:
 def _texts_of(vector: object) -> dict[int, str]:
     """Return a text in the place of a single query, as ``texts_among`` does for many."""
     return {0: vector} if isinstance(vector, str) else {}
+
+
+def _timed(work: Callable[..., _T], *args: Any) -> tuple[_T, float]:
+    """The work's result, and the seconds that it took."""
+    began = time.monotonic()
+    return work(*args), time.monotonic() - began
 
 
 def _own_time(starts: bool) -> contextlib.AbstractContextManager[None]:

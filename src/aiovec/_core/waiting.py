@@ -1,8 +1,8 @@
 """The time that a call waits for its turn, and bounds on what runs at once.
 
 A call's time counts from its start, for all its waits together; that of a long call's step from the
-step's own, by ``one_call``. Memory is taken only after a share
-of it was given, in the order of asking; a call that waits longer than it may gets StoreBusyError.
+step's own. Memory is taken only after a share of it was given, in the order of asking; a call that
+waits longer than it may gets StoreBusyError.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
+from typing import TypeVar
 
-from ..errors import StoreBusyError
+from ..errors import StoreBusyError, StoreFullError
 from .threads import PerLoop
+
+_T = TypeVar("_T")
 
 # Seconds that a call waits at least: without any, of calls that begin together all but one would
 # fail, though none of them takes long.
@@ -67,6 +70,41 @@ def _began() -> float:
     if current is None or current.task is not asyncio.current_task():
         return time.monotonic()
     return current.began
+
+
+def worked(seconds: float) -> None:
+    """Take off what the call under way has worked itself: no time that the store let it wait."""
+    current = _CALL.get()
+    if current is not None and current.task is asyncio.current_task():
+        current.began += seconds
+
+
+class Steps:
+    """The steps of a long call, the first of which writes.
+
+    Each waits from its own start: the work of those before is no time that the call waited.
+    """
+
+    __slots__ = ("_begun",)
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    async def __call__(self, step: Awaitable[_T]) -> _T:
+        """Do a step; its error tells where earlier ones are kept."""
+        try:
+            with one_call():
+                result = await step
+        except StoreBusyError as exc:
+            if not self._begun:
+                raise
+            raise StoreBusyError(exc.reason, exc.waited, in_part=True) from exc.__cause__
+        except StoreFullError as exc:
+            if not self._begun:
+                raise
+            raise StoreFullError(exc.target, exc.reason, in_part=True) from exc.__cause__
+        self._begun = True
+        return result
 
 
 class Pauses:
