@@ -105,8 +105,7 @@ class Keys:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        with suppress(OSError):  # SQLite gives a new file less than the process allows, and tells
-            os.close(os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        is_new = not self._file.exists()
         try:
             with closing(
                 sqlite3.connect(self._file, timeout=_PATIENCE, isolation_level=None)
@@ -116,6 +115,10 @@ class Keys:
                 db.execute(_CREATE)
                 yield db
                 db.execute("COMMIT")
+            if is_new:
+                # SQLite lets nobody but its owner write to a new file, whatever the umask.
+                with suppress(OSError):
+                    os.chmod(self._file, self._file.parent.stat().st_mode & 0o666)
         except sqlite3.OperationalError as exc:
             if "locked" in str(exc):
                 raise StoreBusyError(f"{self._file.name} is locked", _PATIENCE) from exc
