@@ -41,7 +41,7 @@ MOVING = "aiovec.move"
 PAYLOAD = "payload"
 
 
-def new_table(schema: Schema, *, moving: bool) -> pa.Schema:
+def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
     """The Lance schema of a table that is made now; ``moving`` as in ``is_moving``."""
     arrow = schema.to_arrow()
     if moving:
