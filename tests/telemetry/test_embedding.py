@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
@@ -36,8 +37,10 @@ def letters() -> Letters:
 
 
 @pytest.fixture
-async def store(letters: Letters) -> AsyncIterator[VectorStore]:
-    async with aiovec.connect(":memory:", embedders={"letters": letters}) as opened:
+async def store(letters: Letters, tmp_path: Path) -> AsyncIterator[VectorStore]:
+    # A place of its own: the process counts for all tests, by the store.
+    target = tmp_path / "notes.db"
+    async with aiovec.connect(target, embedders={"letters": letters}) as opened:
         schema = Schema(
             2, fields={"body": Field(str, text=True)}, embed=Embed("body", using="letters")
         )
