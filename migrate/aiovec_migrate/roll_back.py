@@ -34,7 +34,6 @@ class Rollback:
             await self._check_stores()
             await self._check_tables()
             await toml.check(self._new, self._old)
-            self._begin_anew()
             state.enter(Phase.ROLLING_BACK)
             state.switched = False
             await work.save(*state.tables.values())
@@ -80,10 +79,11 @@ class Rollback:
     async def _move(self, toml: Toml) -> None:
         work = self._work
         await self._check_stores()
-        if not await self._is_followed():
-            self._begin_anew()
+        is_followed = await self._is_followed()
         for table in work.state.tables.values():
             table.verified = False  # whoever killed the rollback may have done more
+            if not is_followed:
+                table.since = None  # which changes the source lacks is not known
         await work.save(*work.state.tables.values())
         await work.mark(toml.path)
         await work.step("rollback:marked")
@@ -97,17 +97,11 @@ class Rollback:
                 await check_all(catch_up)
         await Cutover(work, toml, catch_ups, Phase.ROLLING_BACK).turn()
 
-    def _begin_anew(self) -> None:
-        """Have all tables compared: which changes the source lacks is not known."""
-        for table in self._work.state.tables.values():
-            table.since = None
-            table.verified = False
-
     async def _is_followed(self) -> bool:
         """Return whether the target has kept all changes since those that were carried back.
 
-        It has not where the rollback's mark was taken off meanwhile (`abort`, with its last steps
-        missing or without the journal), nor where it was restored.
+        It has not where no rollback has begun, nor where the mark of one was taken off meanwhile
+        (`abort`, with its last steps missing or without the journal), nor where it was restored.
         """
         work = self._work
         mark = await mark_of(self._new)

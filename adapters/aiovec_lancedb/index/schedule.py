@@ -421,21 +421,17 @@ class Indexing:
 
     @asynccontextmanager
     async def dropping(self, table: str) -> AsyncIterator[None]:
-        """No build of the table meanwhile: its commit would be one to the next of that name.
-
-        What is done within waits from its own start: the store's own upkeep may have taken long.
-        """
+        """No build of the table meanwhile: its commit would be one to the next of that name."""
         await self.stop(table)
-        async with self._only_one(table):
-            with one_call():
-                yield
+        async with self.altering(table):
+            yield
         self._states.pop(table, None)
 
     @asynccontextmanager
     async def altering(self, table: str) -> AsyncIterator[None]:
         """No build or upkeep of the table meanwhile: a column of theirs may go.
 
-        What is done within waits from its own start, as in ``dropping``.
+        What is done within waits from its own start: the store's own upkeep may have taken long.
         """
         async with self._only_one(table):
             with one_call():
