@@ -192,6 +192,33 @@ async def test_a_table_that_a_rollback_made_in_the_store_that_was_left_is_read_b
         assert await old.count("notes") == 2
 
 
+@pytest.mark.parametrize("step", ["rollback:marked", "cut-over:ready"])
+async def test_a_rollback_that_was_cancelled_twice_carries_what_came_since(
+    tmp_path: Path, step: str
+) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    await migrated(None, "lancedb", config=config, options=SWITCH)
+    reached = asyncio.Event()
+
+    async def stand_still(name: str) -> None:
+        if name == step:
+            reached.set()
+            await asyncio.sleep(3600)
+
+    rolling = asyncio.ensure_future(rolled_back(config=config, step=stand_still))
+    await reached.wait()
+    rolling.cancel()
+    await asyncio.sleep(0)
+    rolling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rolling
+    async with aiovec.connect(config=config) as store:
+        await store.upsert("notes", [row("r/3", State(99, 99), "me")])
+        wanted = await contents_at(config=config)
+    await rolled_back(config=config)
+    await check_use(config, "sqlite", wanted)
+
+
 async def stopped_without_a_journal(tmp_path: Path, way: str, step: str) -> tuple[Path, Contents]:
     """The TOML, and what the store held, behind a run that stopped and whose journal is gone."""
     source, target = WAYS[way]
