@@ -403,16 +403,25 @@ class Nested(AsyncIterator[_T]):
 
     A loop that ends closes all that it knows at once: one that iterates another would find that
     closing already, or be found so by it. Who iterates this one closes it.
+
+    One whose step is collected in the middle, as its loop was closed under it, is left as it is:
+    what it would await to clean up has no loop, and Python up to 3.12 takes it to be running on.
     """
 
     def __init__(self, generator: AsyncGenerator[_T, None]) -> None:
         self._generator = generator
+        self._left = False
 
     async def __anext__(self) -> _T:
-        return await _Unknown(self._generator.__anext__)
+        try:
+            return await _Unknown(self._generator.__anext__)
+        except GeneratorExit:
+            self._left = True
+            raise
 
     async def aclose(self) -> None:
-        await _Unknown(self._generator.aclose)
+        if not self._left:
+            await _Unknown(self._generator.aclose)
 
 
 class _Unknown(Awaitable[_T]):
@@ -438,6 +447,8 @@ class _Unknown(Awaitable[_T]):
                 error = None
             try:
                 yield waited_for
+            except GeneratorExit:
+                raise
             except BaseException as exc:  # noqa: BLE001 - it is the generator's
                 error = exc
 
