@@ -7,10 +7,11 @@ import ctypes
 import logging
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,11 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 
 from .driver import lancedb
 from .errors import translated
+from .export import whole_rows
 from .layout import at_rest
+from .limits import ExportLimits
 from .locks.local import FOLDER, LockedFile
-from .memory import ReadAdmission, stream_bytes
+from .memory import ReadAdmission
 from .session import Session
 from .upkeep.retention import Pins
 from .writer import Touched, WriteOperation
@@ -97,7 +100,12 @@ class _HoldOff(WriteOperation):
 
 
 async def write_backup(
-    session: Session, path: Path, pins: Pins, admission: ReadAdmission, moment: Moment
+    session: Session,
+    path: Path,
+    pins: Pins,
+    admission: ReadAdmission,
+    limits: ExportLimits,
+    moment: Moment,
 ) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
@@ -109,14 +117,19 @@ async def write_backup(
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
         try:
-            return await _write_copy(session, path, pins, admission, moment)
+            return await _write_copy(session, path, pins, admission, limits, moment)
         except CorruptStoreError:
             if not left:
                 raise
 
 
 async def _write_copy(
-    session: Session, path: Path, pins: Pins, admission: ReadAdmission, moment: Moment
+    session: Session,
+    path: Path,
+    pins: Pins,
+    admission: ReadAdmission,
+    limits: ExportLimits,
+    moment: Moment,
 ) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
@@ -129,8 +142,7 @@ async def _write_copy(
             # One of them was renamed, and may be in it twice.
             if await session.names() != [one.name for one in opened]:
                 raise StaleTableError
-            async with admission.share(stream_bytes()):
-                await _copy(session, opened, partial, str(path))
+            await _copy(session, opened, partial, str(path), admission, limits)
         await in_thread(_finish, partial, path)
     except BaseException:
         await to_its_end(in_thread(remove_folder, partial))
@@ -190,31 +202,37 @@ async def _opened(session: Session) -> list[_Opened]:
     return found
 
 
-async def _copy(session: Session, tables: list[_Opened], partial: Path, path: str) -> None:
+async def _copy(
+    session: Session,
+    tables: list[_Opened],
+    partial: Path,
+    path: str,
+    admission: ReadAdmission,
+    limits: ExportLimits,
+) -> None:
     with translated(path):
         copy = await lancedb.connect_async(partial)
     try:
         for one in tables:
             with translated(path):
                 target = await to_its_end(copy.create_table(one.name, schema=at_rest(one.schema)))
-            batches = await session.run(one.table.query().to_batches())
-            waiting: list[pa.RecordBatch] = []
-            size = 0
-            while True:
-                with session.guarded():
-                    batch = await anext(batches, None)
-                if batch is not None:
-                    waiting.append(batch)
-                    size += batch.nbytes
-                if waiting and (batch is None or size > _BYTES):
-                    with translated(path):
-                        # Lance's threads would go on with a write that is cancelled.
-                        await to_its_end(target.add(pa.Table.from_batches(waiting)))
-                    waiting, size = [], 0
-                if batch is None:
-                    break
+            async with aclosing(whole_rows(session, one.table, admission, limits)) as blocks:
+                waiting: list[pa.Table] = []
+                async for block in blocks:
+                    waiting.append(block)
+                    if sum(block.nbytes for block in waiting) > _BYTES:
+                        await _add(target, waiting, path)
+                        waiting = []
+                if waiting:
+                    await _add(target, waiting, path)
     finally:
         copy.close()  # type: ignore[no-untyped-call]
+
+
+async def _add(target: AsyncTable, blocks: list[pa.Table], path: str) -> None:
+    with translated(path):
+        # Lance's threads would go on with a write that is cancelled.
+        await to_its_end(target.add(pa.concat_tables(blocks)))
 
 
 def _prepare(path: Path, partial: Path, folder: Path | None) -> None:
@@ -255,7 +273,10 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
         with translated(str(folder)):
             folder.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(folder.parent, f".{folder.name}.", ".partial")
+            partial.mkdir(0o700)
             _copy_folder(backup, partial)
+            if folder.exists():
+                _give_permissions(partial, folder)
     except BaseException:
         remove_folder(partial)
         raise
@@ -281,13 +302,34 @@ def _copy_folder(backup: Path, partial: Path) -> None:
         # Locks and notes of the store that was copied are not the new one's.
         ignored = {FOLDER}
         shutil.copytree(
-            backup, partial, ignore=lambda at, names: ignored & set(names), copy_function=copied
+            backup,
+            partial,
+            ignore=lambda at, names: ignored & set(names),
+            copy_function=copied,
+            dirs_exist_ok=True,
         )
         (partial / FOLDER).mkdir()
     except _CopyFailedError as failed:
         raise failed.error from None
     except shutil.Error as exc:  # of its folders, each with the reason
         raise OSError(str(exc.args[0][0][-1])) from exc
+
+
+def _give_permissions(copy: Path, folder: Path) -> None:
+    """Let those use the copy who could use the folder, as far as may be."""
+    found = folder.stat()
+    for at, _, files in os.walk(copy):
+        for path, kept in ((at, 0o7777), *((os.path.join(at, name), 0o666) for name in files)):
+            mode = stat.S_IMODE(found.st_mode) & kept | 0o600
+            with suppress(OSError, AttributeError):  # Windows knows no owners
+                os.chown(path, found.st_uid, found.st_gid)
+            if os.stat(path).st_gid != found.st_gid:
+                with suppress(OSError, AttributeError):
+                    os.chown(path, -1, found.st_gid)
+            if os.stat(path).st_gid != found.st_gid:
+                mode &= ~0o070
+            with suppress(OSError):  # a file system without permissions
+                os.chmod(path, mode)
 
 
 def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:

@@ -21,13 +21,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Columns, Expr, in_thread, off_loop, one_array
+from aiovec.backend import Columns, Expr, in_thread, off_loop, one_array, one_call
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .driver import without_blobs
@@ -39,6 +39,9 @@ from .rows import effort_of
 from .session import Opened, Session
 from .sql.filters import id_range_to_sql, ids_to_sql
 from .upkeep.retention import Pins
+
+if TYPE_CHECKING:
+    from lancedb.table import AsyncTable
 
 # What every cursor begins with: of an export in the order of ids, and of one in that of rows.
 _BY_ID, _BY_ROW = b"+", b"@"
@@ -120,8 +123,7 @@ class Export:
 
     def _size(self) -> _BlockSize:
         dim = self.table.schema.dim if self.columns.vector else 0
-        most = min(self.limits.block_bytes, self.admission.budget // _BLOCKS)
-        return _BlockSize(dim, self.limits, most)
+        return _block_size(dim, self.admission, self.limits)
 
     async def _blocks(self) -> AsyncGenerator[_Block, None]:
         cursor = cursor_in(self.after)
@@ -334,6 +336,33 @@ class Export:
         found = await self._fetch(self.table.lance, ["id"], condition)
         column = found.column("id").combine_chunks()
         return await off_loop(len(column), lambda: column.take(pc.sort_indices(column)))
+
+
+async def whole_rows(
+    session: Session, lance: AsyncTable, admission: ReadAdmission, limits: ExportLimits
+) -> AsyncGenerator[pa.Table, None]:
+    """All rows as they lie in the version that the table is at, with all columns, in blocks.
+
+    No share of the memory is held between two of them, so that a long copy keeps no search from
+    its turn. Each waits for its own.
+    """
+    size = _block_size(0, admission, limits)
+    given = 0
+    while True:
+        asked = size.rows
+        query = without_blobs(lance.query().offset(given).limit(asked))
+        with one_call():
+            async with admission.share(result_bytes(asked, asked, size.dim, size.beside)):
+                found = await session.fetch(query)
+        if found.num_rows:
+            yield size.after(found)
+        if found.num_rows < asked:
+            return
+        given += asked
+
+
+def _block_size(dim: int, admission: ReadAdmission, limits: ExportLimits) -> _BlockSize:
+    return _BlockSize(dim, limits, min(limits.block_bytes, admission.budget // _BLOCKS))
 
 
 class _BlockSize:

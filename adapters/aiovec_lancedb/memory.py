@@ -57,6 +57,12 @@ def scan_bytes(rows: int, dim: int, results: int = 0, row: int = _ROW_BYTES) -> 
     return int(read) + _result_bytes(results, dim, row) + _PLAN
 
 
+def kept_bytes(results: int, dim: int, row: int) -> int:
+    """Return the bytes of results that are kept while others are looked for; ``dim`` and ``row`` as
+    in ``result_bytes``."""
+    return results * (dim * 4 + max(row, _ROW_BYTES))
+
+
 def stream_bytes() -> int:
     """Return the bytes that reading rows batch by batch may hold at once."""
     return int(_ROUNDED * _READ_AHEAD)
@@ -78,10 +84,11 @@ def _result_bytes(rows: int, dim: int, row: int = _ROW_BYTES) -> int:
 
 
 class ReadAdmission(Admission):
-    """Shares of the memory that reads may take."""
+    """Shares of the memory that reads may take. Each waits for up to ``busy_timeout`` seconds."""
 
-    def __init__(self, memory: int = 0) -> None:
+    def __init__(self, busy_timeout: float, memory: int = 0) -> None:
         super().__init__("other reads use all of search_memory")
+        self._busy_timeout = busy_timeout
         self.allow(memory)
 
     def allow(self, memory: int) -> None:
@@ -92,6 +99,7 @@ class ReadAdmission(Admission):
         return size < _FREE or super().free(size)
 
     def share(self, size: int = 0, patience: Patience | None = None) -> Share:
+        patience = patience or Patience(self._busy_timeout)
         return super().share(0 if size < _FREE else size, patience)
 
 

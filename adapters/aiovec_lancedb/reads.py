@@ -29,7 +29,6 @@ from aiovec.backend import (
     Columns,
     Expr,
     Order,
-    Patience,
     Share,
     StaleTableError,
     StoredRows,
@@ -46,7 +45,7 @@ from .index.fields import text_columns
 from .index.info import unindexed_rows
 from .layout import column_names
 from .limits import ReadLimits
-from .memory import ReadAdmission, changed_bytes, result_bytes, scan_bytes, stream_bytes
+from .memory import ReadAdmission, changed_bytes, kept_bytes, result_bytes, scan_bytes, stream_bytes
 from .rows import effort_of, rows_of
 from .session import Opened, Session
 from .sorting import key_columns, sorted_ids
@@ -218,13 +217,11 @@ class TableReader:
         session: Session,
         admission: ReadAdmission,
         folder: Path | None,
-        busy_timeout: float,
         limits: ReadLimits,
     ) -> None:
         self._limits = limits
         self._session = session
         self._admission = admission
-        self._busy_timeout = busy_timeout
         self._folder = folder
         self._kept: dict[str, _View] = {}
         # Of tables: until when it counts, and the bytes of a row beside its vector.
@@ -247,6 +244,7 @@ class TableReader:
         """
         limit = max((query.limit for query in queries), default=0)
         wide = any(query.columns.payload or query.columns.fields for query in queries)
+        vectors = any(query.columns.vector for query in queries)
 
         async def run(whole: bool) -> _T:
             async def size(view: _View) -> int:
@@ -256,7 +254,10 @@ class TableReader:
                 if found > self._limits.few:
                     found = min(found, await self._rows(view))
                 row = await self._row_bytes(view) if wide else 0
-                return scan_bytes(rows, view.table.schema.dim, found, row)
+                dim = view.table.schema.dim
+                others = found * (len(queries) - 1)
+                kept = kept_bytes(others, dim if vectors else 0, row)
+                return scan_bytes(rows, dim, found, row) + kept
 
             return await self._run(handle, size, lambda table: act(table, whole or table.extreme))
 
@@ -319,7 +320,7 @@ class TableReader:
         rows = await self._rows(view)
         found = rows if most is None else min(rows, most)
         size = changed_bytes(found, await self._row_bytes(view))
-        return self._admission.share(size, Patience(self._busy_timeout))
+        return self._admission.share(size)
 
     async def _run(
         self,
@@ -378,8 +379,7 @@ class TableReader:
                     yield view
                 return
         # What is opened before the wait would be old behind it.
-        patience = Patience(self._busy_timeout)
-        async with self._admission.share(size, patience), self._read(handle) as view:
+        async with self._admission.share(size), self._read(handle) as view:
             yield view
 
     @asynccontextmanager

@@ -51,6 +51,7 @@ from aiovec.backend import (
     export_admission,
     in_thread,
     is_extreme,
+    one_call,
     write_admission,
     write_key,
 )
@@ -120,14 +121,13 @@ class LancedbBackend(
         self._clock = clock or Clock()
         self._target = StoreTarget(str(target))
         self._settings = settings
-        self._admission = ReadAdmission()
+        self._admission = ReadAdmission(settings.busy_timeout)
         self._trimmer = Trimmer(lambda: self._session.busy or self._admission.used > 0)
         self._session = Session(self._target, settings, self._trimmer.used)
         self._reader = TableReader(
             self._session,
             self._admission,
             self._target.folder,
-            settings.busy_timeout,
             self._limits.read,
         )
         self._writing = write_admission(settings.write_queue)
@@ -610,15 +610,19 @@ class LancedbBackend(
 
     async def restore(self, table: TableHandle, version: int) -> None:
         async with self._open_pins().held(table.name, version):
-            await tables.check_whole(self._session, table, version, self._admission)
-            await self._write(table.name, tables.Restore(table, version), write_key())
+            await tables.check_whole(
+                self._session, table, version, self._admission, self._limits.export
+            )
+            with one_call():  # what was read is no time that it waited for others
+                await self._write(table.name, tables.Restore(table, version), write_key())
         self._indexing.restored(table)
 
     async def backup(self, path: Path) -> None:
         writers = None if self.read_only else self._writers
         write = None if writers is None else writers.run
-        moment = Moment(self._limits.export.one_moment, write, patience=self._settings.busy_timeout)
-        await write_backup(self._session, path, self._open_pins(), self._admission, moment)
+        limits = self._limits.export
+        moment = Moment(limits.one_moment, write, patience=self._settings.busy_timeout)
+        await write_backup(self._session, path, self._open_pins(), self._admission, limits, moment)
 
     # Moving away
 

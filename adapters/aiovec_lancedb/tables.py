@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,9 +33,11 @@ from aiovec.errors import (
 )
 
 from .errors import NoSuchTableError, TableThereError
+from .export import whole_rows
 from .index.fields import drop_unwanted, index_fields
 from .layout import added_column, goes, incarnation_in, new_table, options_of, renamable
-from .memory import ReadAdmission, stream_bytes
+from .limits import ExportLimits
+from .memory import ReadAdmission
 from .session import Opened, Session
 from .upkeep.retention import versions_of
 from .writer import Touched, WriteOperation
@@ -366,7 +368,11 @@ class Restore(WriteOperation):
 
 
 async def check_whole(
-    session: Session, handle: TableHandle, version: int, admission: ReadAdmission
+    session: Session,
+    handle: TableHandle,
+    version: int,
+    admission: ReadAdmission,
+    limits: ExportLimits,
 ) -> None:
     """Read all of a version. InvalidArgumentError where that cannot be done.
 
@@ -374,11 +380,10 @@ async def check_whole(
     make the newest whatever is missing of it.
     """
     try:
-        async with session.reading(handle) as table, admission.share(stream_bytes()):
+        async with session.reading(handle) as table:
             await _check_out(session, table, version)
-            batches = await session.run(table.lance.query().to_batches())
-            with session.guarded():
-                async for _ in batches:
+            async with aclosing(whole_rows(session, table.lance, admission, limits)) as blocks:
+                async for _ in blocks:
                     session.check()
             for index in await session.run(table.lance.list_indices()):
                 await session.run(table.lance.prewarm_index(index.name))

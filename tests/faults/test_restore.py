@@ -124,6 +124,43 @@ def leave_wal(path: Path) -> None:
     assert path.with_name(f"{path.name}-wal").stat().st_size
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_a_restored_folder_has_the_permissions_of_the_one_before(tmp_path: Path) -> None:
+    """It had the backup's, which has what the process keeps from new files taken off: other users
+    of the group could write no more. And those of root, where root restored an app's store."""
+    folder, backup = tmp_path / "s", tmp_path / "copy"
+    group = 54321 if os.geteuid() == 0 else os.getegid()
+
+    def share() -> None:
+        for at, _, files in os.walk(folder):
+            os.chown(at, -1, group)
+            os.chmod(at, 0o2770)
+            for name in files:
+                os.chown(os.path.join(at, name), -1, group)
+                os.chmod(os.path.join(at, name), 0o660)
+
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        await store.create_table("t", SCHEMA)
+        await store.insert("t", rows("a", "b"))
+        await to_thread(share)
+        await store.backup(backup)
+    assert not (await to_thread(backup.stat)).st_mode & 0o020
+    await aiovec.restore(backup, f"lancedb://{folder}", overwrite=True)
+
+    def found() -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+        folders, files = set(), set()
+        for at, _, names in os.walk(folder):
+            status = os.stat(at)
+            folders.add((status.st_mode & 0o7777, status.st_gid))
+            for name in names:
+                status = os.stat(os.path.join(at, name))
+                files.add((status.st_mode & 0o7777, status.st_gid))
+        return folders, files
+
+    assert await to_thread(found) == ({(0o2770, group)}, {(0o660, group)})
+    assert await ids_in(f"lancedb://{folder}") == ["a", "b"]
+
+
 async def test_over_a_store(tmp_path: Path) -> None:
     """B4: the backup's rows are there, the old store is kept, no file of it stays beside."""
     path = tmp_path / "notes.db"

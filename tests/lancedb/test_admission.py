@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from aiovec import Schema, StoreClosedError, VectorStore
+from aiovec import Schema, StoreBusyError, StoreClosedError, VectorStore
 from aiovec._settings.load import RetrievalSettings
-from aiovec_lancedb import LancedbBackend
+from aiovec_lancedb import LancedbBackend, backup, tables
+from aiovec_lancedb.export import whole_rows
 from aiovec_lancedb.memory import ReadAdmission, scan_bytes
 from aiovec_lancedb.settings import LancedbSettings
+from aiovec_lancedb.tables import check_whole
 
 from .support import SMALL, ids_in, numbered, opened, run_code
 
@@ -177,6 +180,116 @@ async def test_a_closed_store_lets_nobody_wait(tmp_path: Path) -> None:
             assert len(one) == 10
 
 
+@asynccontextmanager
+async def backed(path: Path, **settings: Any) -> AsyncIterator[tuple[VectorStore, LancedbBackend]]:
+    backend = LancedbBackend(str(path), LancedbSettings(**settings))
+    await backend.open()
+    async with VectorStore(backend, RetrievalSettings()) as store:
+        yield store, backend
+
+
+async def test_every_read_waits_for_its_memory_for_busy_timeout(tmp_path: Path) -> None:
+    """B3: upkeep, a restored version, a backup and an export waited for the reads of others, and
+    for as long as those liked."""
+    await fill(tmp_path / "s", 20_000, 64)
+    async with backed(tmp_path / "s", search_memory="192 MiB", busy_timeout=0.4) as (
+        store,
+        backend,
+    ):
+        before = len(await store.versions("t"))
+        await store.delete("t", ["r000000"])
+
+        async def export() -> None:
+            async for _ in store.export("t"):
+                pass
+
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "search": lambda: store.search("t", np.ones(64), exact=True),
+            "find": lambda: store.find("t", limit=15_000),
+            "optimize": lambda: store.optimize("t"),
+            "restore": lambda: store.restore("t", before),
+            "backup": lambda: store.backup(tmp_path / "copy"),
+            "export": export,
+        }
+        async with backend._admission.share(backend._admission.budget):
+            for name, call in calls.items():
+                with pytest.raises(StoreBusyError, match="search_memory"):
+                    async with asyncio.timeout(60):
+                        await call()
+                assert await store.count("t") == 19_999, name
+        assert not await asyncio.to_thread((tmp_path / "copy").exists)
+        for call in calls.values():
+            await call()
+        assert await store.count("t") == 20_000
+
+
+async def test_a_search_gets_its_turn_in_the_middle_of_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup held its share until the last row was written: longer than others wait for theirs.
+
+    So did the look at a version that is about to be restored.
+    """
+    await fill(tmp_path / "s", 20_000, 64)
+    turns = 0
+    async with backed(tmp_path / "s", search_memory="192 MiB", busy_timeout=5) as (store, backend):
+
+        async def search() -> None:
+            nonlocal turns
+            budget = backend._admission.budget
+            async with backend._admission.share(budget):  # as the largest search takes
+                turns += 1
+
+        async def blocks(*args: Any) -> AsyncIterator[pa.Table]:
+            async for block in whole_rows(*args):
+                await search()
+                yield block
+
+        for module in (backup, tables):
+            monkeypatch.setattr(module, "whole_rows", blocks)
+        await store.backup(tmp_path / "copy")
+        assert turns > 3
+        turns = 0
+        await store.restore("t", len(await store.versions("t")))
+        assert turns > 3
+
+
+async def test_the_work_of_a_restore_is_no_time_that_it_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that took longer to read than ``busy_timeout`` could not be restored."""
+    await fill(tmp_path / "s", 10, 4)
+
+    async def slow(*args: Any) -> None:
+        await check_whole(*args)
+        await asyncio.sleep(1.0)
+
+    monkeypatch.setattr(tables, "check_whole", slow)
+    async with opened(tmp_path / "s", busy_timeout=0.5) as store:
+        await store.delete("t", ["r000000"])
+        await store.restore("t", 2)
+        assert await store.count("t") == 10
+
+
+async def test_what_many_queries_find_counts(tmp_path: Path) -> None:
+    """The hits of those before are kept while the next ones are looked for."""
+    await fill(tmp_path / "s", 2_000, 4)
+    async with backed(tmp_path / "s", search_memory="192 MiB") as (store, backend):
+
+        async def most(queries: int) -> int:
+            searching = asyncio.ensure_future(
+                store.search_many("t", np.ones((queries, 4)), limit=500)
+            )
+            found = 0
+            while not searching.done():
+                found = max(found, backend._admission.used)
+                await asyncio.sleep(0)
+            await searching
+            return found
+
+        assert await most(60) - await most(1) >= 59 * 500 * 512
+
+
 # The turns themselves
 
 
@@ -221,7 +334,7 @@ class Turns:
 
 @pytest.fixture
 async def turns() -> AsyncIterator[Turns]:
-    turns = Turns(ReadAdmission(200 * MIB))
+    turns = Turns(ReadAdmission(60.0, 200 * MIB))
     async with AsyncExitStack() as stack:
         yield turns
         for name in list(turns._tasks):

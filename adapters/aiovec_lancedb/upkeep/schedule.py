@@ -29,6 +29,7 @@ from aiovec.backend import (
     Clock,
     Patience,
     PerLoop,
+    Share,
     StaleTableError,
     TableHandle,
     in_thread,
@@ -326,7 +327,9 @@ class Housekeeper:
             state.look_at = self.clock.now() + 5  # another process is at it
             return
         try:
-            await self._tidy(handle, shape, alone=state.failed >= self.limits.attempts, now=False)
+            alone = state.failed >= self.limits.attempts
+            async with self._share(handle, shape):
+                await self._tidy(handle, shape, alone=alone, now=False)
         except (StoreBusyError, TimeoutError) as exc:
             state.failed += 1
             state.look_at = self.clock.now() + self.limits.quiet * 2 ** min(state.failed, 8)
@@ -386,13 +389,14 @@ class Housekeeper:
         async with self.alone(handle.name):
             table = await self.session.opened(handle)
             shape = Shape.of(await self.session.run(table.lance.stats()))
-            for _ in range(self.limits.attempts):
-                try:
-                    return await self._tidy(handle, shape, alone=False, now=True)
-                except (StoreBusyError, TimeoutError):
-                    continue
-            with one_call():  # what was in vain is no time that it waited for others
-                await self._tidy(handle, shape, alone=True, now=True)
+            async with self._share(handle, shape):
+                for _ in range(self.limits.attempts):
+                    try:
+                        return await self._tidy(handle, shape, alone=False, now=True)
+                    except (StoreBusyError, TimeoutError):
+                        continue
+                with one_call():  # what was in vain is no time that it waited for others
+                    await self._tidy(handle, shape, alone=True, now=True)
 
     async def _index_fields(self, handle: TableHandle) -> None:
         """Make the indexes of fields that could not be made with their columns."""
@@ -428,23 +432,24 @@ class Housekeeper:
         finally:
             self._release(table)
 
+    def _share(self, handle: TableHandle, shape: Shape) -> Share:
+        return self.admission.share(scan_bytes(min(shape.rows, FULL_FILE), handle.schema.dim))
+
     async def _tidy(self, handle: TableHandle, shape: Shape, *, alone: bool, now: bool) -> None:
-        """The lock for upkeep is held. ``alone``: while writers wait."""
+        """The lock for upkeep is held, and a share of the memory. ``alone``: while writers wait."""
         pinned = partial(self.pins.oldest, handle.name)
         tidying = Tidying(self.session, handle, self.retention, pinned)
-        size = scan_bytes(min(shape.rows, FULL_FILE), handle.schema.dim)
-        async with self.admission.share(size):
-            if alone or shape.bytes <= self.limits.soon_done:
-                work = TidyingOperation(
-                    tidying, None if now else self.busy_timeout * self.limits.patience
-                )
-                if not now:
-                    self._work = work
-                took = await self.write(handle.name, work)
-            else:
-                began = time.monotonic()
-                await tidying.run(self.limits.long + shape.bytes / self.limits.bytes_a_second)
-                took = time.monotonic() - began
+        if alone or shape.bytes <= self.limits.soon_done:
+            work = TidyingOperation(
+                tidying, None if now else self.busy_timeout * self.limits.patience
+            )
+            if not now:
+                self._work = work
+            took = await self.write(handle.name, work)
+        else:
+            began = time.monotonic()
+            await tidying.run(self.limits.long + shape.bytes / self.limits.bytes_a_second)
+            took = time.monotonic() - began
         await in_thread(self.log.note, handle, took)
 
     async def _take_lock(self, table: str) -> bool:
