@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lancedb.table import AsyncTable
 from tests.clock import DrivenClock
 from tests.waiting import until
 
@@ -257,6 +258,30 @@ async def test_an_index_that_was_dropped_is_not_built_again_by_itself(tmp_path: 
         assert await store.indexes("notes") == []
         await store.create_index("notes", "auto")
         assert [info.kind for info in await store.indexes("notes")] == ["ivf_rq"]
+
+
+async def test_a_drop_that_ends_behind_its_commit_keeps_the_index_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note that keeps upkeep from building it anew came behind, as a write of its own."""
+    async with store_at(tmp_path / "store", index="ivf_flat", index_from=1000) as store:
+        await filled(store)
+        await store.optimize("notes")
+        (info,) = await store.indexes("notes")
+        plain = AsyncTable.drop_index
+
+        async def ends(table: Any, name: str) -> None:
+            await plain(table, name)
+            raise RuntimeError("lance error: LanceError(IO): Generic LocalFileSystem error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncTable, "drop_index", ends)
+            with pytest.raises(aiovec.AiovecError):
+                await store.drop_index("notes", info.name)
+        assert await store.indexes("notes") == []
+    async with store_at(tmp_path / "store", index="ivf_flat", index_from=1000) as store:
+        await store.optimize("notes")
+        assert await store.indexes("notes") == []
 
 
 async def test_an_index_whose_measuring_was_cut_short_is_measured_later(

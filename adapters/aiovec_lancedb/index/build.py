@@ -52,15 +52,14 @@ class Note(WriteOperation):
         return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        table = await reopened(session, self.handle)
-        metadata = {KEY: self.tuned.to_json()}
-        update = {"path": table.schema.vector, "metadata": metadata}
-        await session.run(table.lance.update_field_metadata(update))
+        await _note(session, await reopened(session, self.handle), self.tuned)
         return [None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drop(WriteOperation):
+    """Drops an index, by hand: nothing is to make it anew, also if this process ends in between."""
+
     handle: TableHandle
     index: str
 
@@ -69,13 +68,23 @@ class Drop(WriteOperation):
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
         table = await session.opened(self.handle)
+        vectors = await vector_index(session, table)
+        tuned = vectors.tuned if vectors is not None and vectors.name == self.index else None
+        if tuned is not None:
+            await _note(session, table, replace(tuned, kept_off=True))
         for index in await session.run(table.lance.list_indices()):
             if index.name == self.index and index.columns[0] in table.schema.fields:
-                # First, so that no upkeep makes it anew if this process ends in between.
                 update = {"path": index.columns[0], "metadata": {DROPPED: "1"}}
                 await session.run(table.lance.update_field_metadata(update))
         await session.run(table.lance.drop_index(self.index))
+        if tuned is not None:
+            await _note(session, table, tuned.without_index())
         return [None]
+
+
+async def _note(session: Session, table: Opened, tuned: Tuned) -> None:
+    update = {"path": table.schema.vector, "metadata": {KEY: tuned.to_json()}}
+    await session.run(table.lance.update_field_metadata(update))
 
 
 async def current(session: Session, handle: TableHandle) -> TableHandle:

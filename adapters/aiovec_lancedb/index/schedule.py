@@ -23,7 +23,6 @@ from aiovec.backend import (
     IndexInfo,
     PerLoop,
     StaleTableError,
-    Steps,
     TableHandle,
     index_behind_change,
     one_call,
@@ -36,7 +35,7 @@ from ..session import Opened, Session
 from ..tables import AlterField
 from ..writer import WriteOperation
 from . import extremes, kinds
-from .build import Build, Builder, Drop, Note, Telling, current, reopened
+from .build import Build, Builder, Drop, Telling, current, reopened
 from .effort import Tuned
 from .fields import is_settled, text_columns
 from .info import InUse, has_id_index, infos_of, seen_index, vector_index
@@ -140,13 +139,8 @@ class Indexing:
                 "drop_field_index"
             )
             raise InvalidArgumentError("name", name, expected)
-        vectors = await vector_index(self._session, table)
-        async with self._only_one(handle.name):
-            step = Steps()
-            await step(self._write(handle.name, Drop(handle, name)))
-            if vectors is not None and vectors.name == name:
-                note = Note(handle, vectors.tuned.without_index())
-                await step(self._write(handle.name, note))
+        async with self.altering(handle.name):
+            await self._write(handle.name, Drop(handle, name))
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
