@@ -29,7 +29,7 @@ _KEEP_SECONDS = 24 * 3600
 _KEEP_NUMBER = 100_000
 # Keys that are looked at to forget them for each one that is noted.
 _FORGET = 4
-# Seconds that other processes, which note a few keys at a time, are waited for.
+# Seconds for which other processes, which note a few keys at a time, are waited for at most.
 _PATIENCE = 10.0
 
 
@@ -53,9 +53,10 @@ class Keys:
     open. Nothing is flushed, as Lance flushes nothing.
     """
 
-    def __init__(self, folder: Path, target: str) -> None:
+    def __init__(self, folder: Path, target: str, busy_timeout: float) -> None:
         self._file = folder / FILE
         self._target = target
+        self._patience = min(_PATIENCE, busy_timeout)
 
     def find(self, key: WriteKey) -> Kept | None:
         """Return the trace of the write that has the key; None where there is none."""
@@ -108,7 +109,7 @@ class Keys:
         is_new = not self._file.exists()
         try:
             with closing(
-                sqlite3.connect(self._file, timeout=_PATIENCE, isolation_level=None)
+                sqlite3.connect(self._file, timeout=self._patience, isolation_level=None)
             ) as db:
                 db.execute("PRAGMA synchronous = OFF")
                 db.execute("BEGIN IMMEDIATE")
@@ -121,7 +122,7 @@ class Keys:
                     os.chmod(self._file, self._file.parent.stat().st_mode & 0o666)
         except sqlite3.OperationalError as exc:
             if "locked" in str(exc):
-                raise StoreBusyError(f"{self._file.name} is locked", _PATIENCE) from exc
+                raise StoreBusyError(f"{self._file.name} is locked", self._patience) from exc
             raise AiovecError(f"{self._target}: {FILE} cannot be used: {exc}") from exc
         except sqlite3.Error as exc:
             raise CorruptStoreError(

@@ -146,7 +146,7 @@ class LancedbBackend(
         self._pins: Pins | None = None
         self._pauses = Pauses()
         own = self._own_folder
-        self._keys = None if own is None else Keys(own, self.target)
+        self._keys = None if own is None else Keys(own, self.target, settings.busy_timeout)
         self.keeps_keys = self._keys is not None
         self._fence = moves.Fence(self.target, self._marks())
         self._session.check_here = self._fence.check_here

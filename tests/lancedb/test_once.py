@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -16,12 +17,14 @@ import numpy as np
 import pytest
 
 import aiovec
-from aiovec import Schema, VectorStore
+from aiovec import Schema, StoreBusyError, VectorStore
 from aiovec.backend import Backend, Conditions, WriteKey, under
 from aiovec.testing.once import OnceContract
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.once import FILE
 from aiovec_lancedb.settings import LancedbSettings
+
+from .support import opened
 
 SCHEMA = Schema(4, fields={"n": int})
 
@@ -139,6 +142,34 @@ async def test_a_write_whose_process_was_killed_behind_the_commit(
         assert await store.tables() == names
         if call in ("insert", "upsert"):
             assert await store.count("notes") == 3
+
+
+async def test_a_program_that_locks_the_file_of_keys_holds_up_no_longer_than_others(
+    tmp_path: Path,
+) -> None:
+    """B3: a keyed write waited ten seconds for it, and all writers of the table behind it."""
+    async with opened(tmp_path / "s", busy_timeout=0.2) as store:
+        await store.create_table("notes", SCHEMA)
+        with keyed("first"):
+            await store.insert("notes", rows("a"))
+
+        def lock() -> sqlite3.Connection:
+            other = sqlite3.connect(
+                tmp_path / "s" / ".aiovec" / FILE, isolation_level=None, check_same_thread=False
+            )
+            other.execute("BEGIN EXCLUSIVE")
+            return other
+
+        other = await asyncio.to_thread(lock)
+        with keyed("second"), pytest.raises(StoreBusyError, match=FILE) as told:
+            await store.insert("notes", rows("b"))
+        assert told.value.waited < 1
+        assert await store.insert("notes", rows("c")) == 1  # it asks for no key
+        await asyncio.to_thread(other.close)
+        for _ in range(2):
+            with keyed("second"):
+                assert await store.insert("notes", rows("b")) == 1
+        assert await store.count("notes") == 3
 
 
 async def test_a_version_is_restored_once(store: VectorStore) -> None:
