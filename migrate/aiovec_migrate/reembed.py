@@ -3,7 +3,8 @@
 A run stands or falls with this: vectors of two models in one table cannot be compared, and no
 search would say so. Therefore a row without a text is never passed over in silence: the plan counts
 such rows and refuses, and one that is written while the run is open stops it with its id named.
-The run can go on once the row has a text or is deleted.
+The run can go on once the row has a text or is deleted. A row that has no vector either, as
+``vector_nullable`` allows, has none in the new table.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Reembedding(Transform):
     async def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows in the target's layout, with new vectors."""
         schema = self.target_schema(Schema.from_arrow(rows.schema))
-        texts, ids = await self._host.in_thread(self._texts, rows)
+        texts, ids, without = await self._host.in_thread(self._texts, rows)
         parts = [texts[at : at + self._batch_size] for at in range(0, len(texts), self._batch_size)]
         if self._calls is None:
             self._calls = asyncio.Semaphore(self._concurrency)
@@ -133,26 +134,38 @@ class Reembedding(Transform):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-        return await self._host.in_thread(_with_vectors, rows, schema, found, ids)
+        return await self._host.in_thread(_with_vectors, rows, schema, found, ids, without)
 
     async def close(self) -> None:
         """Let go of the connections of an embedder that the TOML file describes."""
         if isinstance(self._embed, Configured):
             await self._embed.close()
 
-    def _texts(self, rows: pa.Table) -> tuple[list[str], list[str]]:
-        column = rows.column(self.field)
-        ids = rows.column("id").to_pylist()
-        if column.null_count:
-            missing = [id for id, valid in zip(ids, column.is_valid().to_pylist(), strict=True)
-                       if not valid]  # fmt: skip
+    def _texts(self, rows: pa.Table) -> tuple[list[str], list[str], list[int]]:
+        """The texts with the ids of their rows, and the places of rows that get no vector."""
+        texts: list[str] = []
+        ids: list[str] = []
+        without: list[int] = []
+        missing: list[str] = []
+        vector = rows.column(Schema.from_arrow(rows.schema).vector)
+        columns = (rows.column("id"), rows.column(self.field))
+        values = zip(*(column.to_pylist() for column in columns), strict=True)
+        for place, (id, text) in enumerate(values):
+            if text is not None:
+                texts.append(text)
+                ids.append(id)
+            elif vector[place].is_valid:
+                missing.append(id)
+            else:
+                without.append(place)
+        if missing:
             listed = ", ".join(map(repr, missing[:5]))
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise MigrationError(
                 f"these rows have no {self.field!r} to compute a vector from: {listed}{more}; give "
                 "them a text or delete them, and run again"
             )
-        return column.to_pylist(), ids
+        return texts, ids, without
 
     async def _vectors(self, texts: list[str], dim: int) -> Float32Array:
         """The vectors of one call, tried again where it fails."""
@@ -246,8 +259,13 @@ def _checked(given: object, count: int, dim: int) -> Float32Array:
 
 
 def _with_vectors(
-    rows: pa.Table, schema: Schema, parts: Sequence[Float32Array], ids: Sequence[str]
+    rows: pa.Table,
+    schema: Schema,
+    parts: Sequence[Float32Array],
+    ids: Sequence[str],
+    without: Sequence[int],
 ) -> pa.Table:
+    """The rows with vectors, which those at the places ``without`` one do not get."""
     from aiovec.backend import from_matrix
 
     vectors = np.concatenate(parts) if parts else np.empty((0, schema.dim), dtype=np.float32)
@@ -261,5 +279,11 @@ def _with_vectors(
     arrow = schema.to_arrow()
     at = rows.schema.get_field_index(schema.vector)
     field = arrow.field(schema.vector)
-    changed = rows.set_column(at, field, from_matrix(vectors))
+    missing = None
+    if without:
+        missing = np.zeros(rows.num_rows, dtype=np.bool_)
+        missing[without] = True
+        given, vectors = vectors, np.zeros((rows.num_rows, schema.dim), dtype=np.float32)
+        vectors[~missing] = given
+    changed = rows.set_column(at, field, from_matrix(vectors, missing))
     return changed.replace_schema_metadata(arrow.metadata)

@@ -355,6 +355,43 @@ async def test_a_run_that_failed_goes_on_behind_what_it_has_computed(
         assert list(row.vector) == vector("id4321")
 
 
+async def test_rows_that_have_neither_text_nor_vector_stay_without_one(
+    store: Any, tmp_path: Path
+) -> None:
+    """``vector_nullable`` allows them, and one of them stopped the whole run."""
+    schema = Schema(2, model="old", fields={"body": str}, vector_nullable=True)
+    await store.create_table("notes", schema)
+    rows = [
+        {"id": "both", "embedding": [1, 2], "body": "some text"},
+        {"id": "neither", "embedding": None, "body": None},
+        {"id": "text", "embedding": None, "body": "another"},
+        {"id": "last", "embedding": [2, 1], "body": "more"},
+    ]
+    await store.insert("notes", rows)
+    transform = embedding(_Model())
+    target = tmp_path / "t.db"
+    options = Options(reembed=transform.name)
+    found = await make_plan(store.target, str(target), transform=transform)
+    assert found.ok
+    assert any("1 rows of the table 'notes' have no 'body'" in note for note in found.notes)
+
+    async def go() -> Any:
+        return await migrated(
+            store.target, target, journal=tmp_path / "j.db", options=options, transform=transform
+        )
+
+    await store.insert("notes", [{"id": "stops", "embedding": [3, 1], "body": None}])
+    with pytest.raises(MigrationError, match=r"these rows have no 'body' .*: 'stops'; give"):
+        await go()
+    await store.delete("notes", "stops")
+    outcome = await go()
+    assert outcome.state.phase is Phase.DONE
+    async with aiovec.connect(target) as there:
+        records = await there.get("notes", ["both", "neither", "text", "last"])
+    given = [None if one.vector is None else list(one.vector) for one in records]
+    assert given == [vector("some text"), None, vector("another"), vector("more")]
+
+
 async def test_a_switch_to_another_model_is_one_way_and_says_so_before(tmp_path: Path) -> None:
     """C12: a rollback was promised, always refused, and the advice led nowhere."""
     config = await asyncio.to_thread(write_toml, tmp_path, "sqlite")

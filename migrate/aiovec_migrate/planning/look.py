@@ -368,7 +368,13 @@ class _Look:
         missing = 0
         with suppress(*ALTERED):
             missing = await origin.count(found.handle, IsNull(Ref(field)))
-        if missing:
+        if missing and found.schema.vector_nullable:
+            self._notes.append(
+                f"{missing:,} rows of the table {found.handle.name!r} have no {field!r}: those of "
+                "them that have a vector stop the run, for it cannot be computed anew; the others "
+                "stay without one"
+            )
+        elif missing:
             self._problem(
                 "null-text",
                 f"{missing:,} rows have no {field!r}, so their vectors cannot be computed; give "
