@@ -10,8 +10,8 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -211,7 +211,8 @@ async def _copy(
     limits: ExportLimits,
 ) -> None:
     with translated(path):
-        copy = await lancedb.connect_async(partial)
+        # It makes the folder, and goes on to do so when it is cancelled.
+        copy = await to_its_end(lancedb.connect_async(partial))
     try:
         for one in tables:
             with translated(path):
@@ -277,6 +278,8 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
             _copy_folder(backup, partial)
             if folder.exists():
                 _give_permissions(partial, folder)
+            else:
+                shutil.copystat(backup, partial)
     except BaseException:
         remove_folder(partial)
         raise
@@ -299,15 +302,13 @@ def _copy_folder(backup: Path, partial: Path) -> None:
             raise _CopyFailedError(exc) from exc
 
     try:
-        # Locks and notes of the store that was copied are not the new one's.
-        ignored = {FOLDER}
-        shutil.copytree(
-            backup,
-            partial,
-            ignore=lambda at, names: ignored & set(names),
-            copy_function=copied,
-            dirs_exist_ok=True,
-        )
+        for entry in sorted(backup.iterdir()):
+            if entry.name == FOLDER:  # locks and notes of the store that was copied
+                continue
+            if entry.is_dir():
+                shutil.copytree(entry, partial / entry.name, copy_function=copied)
+            else:
+                copied(str(entry), str(partial / entry.name))
         (partial / FOLDER).mkdir()
     except _CopyFailedError as failed:
         raise failed.error from None
@@ -316,20 +317,70 @@ def _copy_folder(backup: Path, partial: Path) -> None:
 
 
 def _give_permissions(copy: Path, folder: Path) -> None:
-    """Let those use the copy who could use the folder, as far as may be."""
+    """Let those use the copy who could use the folder, as far as may be.
+
+    The copy itself is as open as the folder, and nothing within is more open. There, whoever may
+    read may write where the folder lets such users write: a process keeps that right from new
+    files, so from those of a backup.
+
+    Nobody gets in before all is done, and no link is followed: a user who gets files of root's must
+    not choose which.
+    """
+    if not hasattr(os, "fwalk"):  # Windows, which has no such permissions
+        return
     found = folder.stat()
-    for at, _, files in os.walk(copy):
-        for path, kept in ((at, 0o7777), *((os.path.join(at, name), 0o666) for name in files)):
-            mode = stat.S_IMODE(found.st_mode) & kept | 0o600
-            with suppress(OSError, AttributeError):  # Windows knows no owners
-                os.chown(path, found.st_uid, found.st_gid)
-            if os.stat(path).st_gid != found.st_gid:
-                with suppress(OSError, AttributeError):
-                    os.chown(path, -1, found.st_gid)
-            if os.stat(path).st_gid != found.st_gid:
-                mode &= ~0o070
-            with suppress(OSError):  # a file system without permissions
-                os.chmod(path, mode)
+    for at, _, names, descriptor in os.fwalk(copy, topdown=False):
+        for name in names:
+            with _at(name, descriptor) as file:
+                _give(file, found, _opened_for_writers(file, found))
+        if Path(at) != copy:
+            _give(descriptor, found, _opened_for_writers(descriptor, found))
+        elif _has_lists_of(folder, descriptor):
+            _give(descriptor, found, found.st_mode)
+        else:
+            _give(descriptor, found, found.st_mode & ~0o070)
+
+
+@contextmanager
+def _at(name: str, folder: int) -> Iterator[int]:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _has_lists_of(folder: Path, copy: int) -> bool:
+    """Copy the folder's lists of users, beside which the mode's bits of the group mean others."""
+    for name in ("system.posix_acl_default", "system.posix_acl_access"):
+        try:
+            found = os.getxattr(folder, name)
+        except (OSError, AttributeError):  # it has none, or the system knows none
+            continue
+        try:
+            os.setxattr(copy, name, found)
+        except OSError:
+            return False
+    return True
+
+
+def _opened_for_writers(descriptor: int, found: os.stat_result) -> int:
+    mode = os.fstat(descriptor).st_mode & (found.st_mode | ~0o077)
+    for reads, writes in ((0o040, 0o020), (0o004, 0o002)):
+        if mode & reads:
+            mode |= found.st_mode & writes
+    return mode | (found.st_mode & stat.S_ISGID if stat.S_ISDIR(mode) else 0)
+
+
+def _give(descriptor: int, found: os.stat_result, mode: int) -> None:
+    for owner in (found.st_uid, -1):
+        with suppress(OSError):
+            os.fchown(descriptor, owner, found.st_gid)
+            break
+    if os.fstat(descriptor).st_gid != found.st_gid:
+        mode &= ~0o070
+    with suppress(OSError):  # a file system without permissions
+        os.fchmod(descriptor, stat.S_IMODE(mode))
 
 
 def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:

@@ -51,6 +51,10 @@ _BY_ID, _BY_ROW = b"+", b"@"
 _BLOCKS = 32
 
 
+# Rows of a batch where those to come may be larger than all before.
+_FEW_ROWS = 64
+
+
 class RowCursor(NamedTuple):
     """The first ``rows`` rows of a version that match the filter were given.
 
@@ -344,21 +348,28 @@ async def whole_rows(
     """All rows as they lie in the version that the table is at, with all columns, in blocks.
 
     No share of the memory is held between two of them, so that a long copy keeps no search from
-    its turn. Each waits for its own.
+    its turn. Each waits for its own, and ends where its rows are larger than those before.
     """
     size = _block_size(0, admission, limits)
     given = 0
     while True:
-        asked = size.rows
+        asked, rows, held = size.rows, 0, 0
+        batches: list[pa.RecordBatch] = []
         query = without_blobs(lance.query().offset(given).limit(asked))
         with one_call():
             async with admission.share(result_bytes(asked, asked, size.dim, size.beside)):
-                found = await session.fetch(query)
-        if found.num_rows:
-            yield size.after(found)
-        if found.num_rows < asked:
+                stream = await session.run(query.to_batches(max_batch_length=_FEW_ROWS))
+                with session.guarded():
+                    async for batch in stream:
+                        batches.append(batch)
+                        rows, held = rows + batch.num_rows, held + batch.nbytes
+                        if held > limits.block_bytes:
+                            break
+        if rows:
+            yield size.after(pa.Table.from_batches(batches))
+        if rows < asked and held <= limits.block_bytes:
             return
-        given += asked
+        given += rows
 
 
 def _block_size(dim: int, admission: ReadAdmission, limits: ExportLimits) -> _BlockSize:

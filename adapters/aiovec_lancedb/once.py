@@ -31,6 +31,8 @@ _KEEP_NUMBER = 100_000
 _FORGET = 4
 # Seconds for which other processes, which note a few keys at a time, are waited for at most.
 _PATIENCE = 10.0
+# And at least, for those of this process do so at once.
+_LEAST = 0.25
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Keys:
     def __init__(self, folder: Path, target: str, busy_timeout: float) -> None:
         self._file = folder / FILE
         self._target = target
-        self._patience = min(_PATIENCE, busy_timeout)
+        self._patience = min(_PATIENCE, max(_LEAST, busy_timeout))
 
     def find(self, key: WriteKey) -> Kept | None:
         """Return the trace of the write that has the key; None where there is none."""

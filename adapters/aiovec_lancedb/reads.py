@@ -251,7 +251,7 @@ class TableReader:
                 everything = whole or view.table.extreme
                 rows = await (self._rows(view) if everything else self._scanned(view))
                 found = limit
-                if found > self._limits.few:
+                if found > self._limits.few or len(queries) > 1:
                     found = min(found, await self._rows(view))
                 row = await self._row_bytes(view) if wide else 0
                 dim = view.table.schema.dim

@@ -32,6 +32,7 @@ from aiovec import (
     StoreReplacedError,
     UnsupportedError,
 )
+from aiovec_lancedb import backup as backup_module
 
 SCHEMA = Schema(4, fields={"source_id": str})
 
@@ -159,6 +160,47 @@ async def test_a_restored_folder_has_the_permissions_of_the_one_before(tmp_path:
 
     assert await to_thread(found) == ({(0o2770, group)}, {(0o660, group)})
     assert await ids_in(f"lancedb://{folder}") == ["a", "b"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_what_is_restored_over_a_folder_is_never_more_open_than_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while it is made, nor for what within was closed; and no link leads elsewhere."""
+    folder, copy = tmp_path / "s", tmp_path / "copy"
+    victim = tmp_path / "victim"
+    await to_thread(victim.write_text, "x")
+    await to_thread(victim.chmod, 0o600)
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        await store.create_table("t", SCHEMA)
+        await store.insert("t", rows("a"))
+        await store.backup(copy)
+
+    def closed() -> None:
+        copy.chmod(0o755)
+        folder.chmod(0o755)
+        (copy / "t.lance").chmod(0o700)
+
+    await to_thread(closed)
+    seen: list[int] = []
+    plain = backup_module._give_permissions
+
+    def looked(made: Path, before: Path) -> None:
+        seen.append(made.stat().st_mode & 0o777)
+        (made / "t.lance" / "link").symlink_to(victim)
+        with pytest.raises(OSError, match="link"):
+            plain(made, before)
+        assert made.stat().st_mode & 0o777 == 0o700
+        (made / "t.lance" / "link").unlink()
+        plain(made, before)
+
+    monkeypatch.setattr(backup_module, "_give_permissions", looked)
+    await aiovec.restore(copy, f"lancedb://{folder}", overwrite=True)
+    assert seen == [0o700]
+    modes = await to_thread(
+        lambda: [path.stat().st_mode & 0o777 for path in (folder, folder / "t.lance", victim)]
+    )
+    assert modes == [0o755, 0o700, 0o600]
 
 
 async def test_over_a_store(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from aiovec_lancedb.export import whole_rows
 from aiovec_lancedb.memory import ReadAdmission, scan_bytes
 from aiovec_lancedb.settings import LancedbSettings
 from aiovec_lancedb.tables import check_whole
+from aiovec_lancedb.upkeep.schedule import _UpkeepState
 
 from .support import SMALL, ids_in, numbered, opened, run_code
 
@@ -288,6 +289,33 @@ async def test_what_many_queries_find_counts(tmp_path: Path) -> None:
             return found
 
         assert await most(60) - await most(1) >= 59 * 500 * 512
+        few = backend._admission.budget - 20 * MIB
+        async with backend._admission.share(few), asyncio.timeout(60):
+            found = await store.search_many("small", np.ones((300, 4)), limit=1000)
+        assert [len(hits) for hits in found] == [64] * 300
+
+
+async def test_upkeep_that_gets_no_memory_was_not_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two such tries let it hold the writers up from then on, though nothing had failed."""
+    await fill(tmp_path / "s", 2_000, 64)
+    async with backed(tmp_path / "s", search_memory="192 MiB", busy_timeout=0.3) as (_, backend):
+        keeper = backend._housekeeper
+        assert keeper is not None
+
+        async def due(*_: Any, **__: Any) -> bool:
+            return True
+
+        monkeypatch.setattr(keeper, "_is_due", due)
+        state = keeper._tables.setdefault("t", _UpkeepState())
+        async with backend._admission.share(backend._admission.budget):
+            await keeper._look("t", state, quiet=True)
+        assert state.failed == 0
+        assert state.look_at is not None
+        assert not keeper._held()
+        await keeper._look("t", state, quiet=True)
+        assert state.tidied_version is not None
 
 
 # The turns themselves

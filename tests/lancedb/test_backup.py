@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import anyio
+import lancedb
 import pytest
 
-from aiovec import AiovecError
-from aiovec_lancedb import LancedbBackend
+from aiovec import AiovecError, Schema
+from aiovec_lancedb import LancedbBackend, backup
 from aiovec_lancedb.layout import is_moving
 from aiovec_lancedb.settings import LancedbSettings
 
@@ -66,6 +69,65 @@ async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path / "last") as store:
         assert await store.tables() == ["notes", "other"]
         assert len(await ids_in(store)) == 2000
+
+
+async def test_a_backup_that_is_cancelled_while_lance_makes_its_folder_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lance's threads went on to make it, behind its removal."""
+    plain = lancedb.connect_async
+    begun = asyncio.Event()
+
+    def late(uri: str) -> None:
+        time.sleep(0.3)
+        Path(uri).mkdir(parents=True, exist_ok=True)
+
+    async def connect(uri: Path, **options: Any) -> Any:
+        begun.set()
+        await asyncio.shield(asyncio.to_thread(late, str(uri)))
+        return await plain(uri, **options)
+
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        monkeypatch.setattr(lancedb, "connect_async", connect)
+        task = asyncio.ensure_future(store.backup(tmp_path / "copy"))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        await asyncio.sleep(0.5)
+        assert await asyncio.to_thread(listed, tmp_path) == ["s"]
+
+
+async def test_rows_that_grow_are_copied_in_blocks_of_some_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block has as many rows as its share was taken for, at the size of those before."""
+    count, sizes = 3000, []
+    plain = backup._add
+
+    async def add(target: Any, blocks: list[Any], path: str) -> None:
+        sizes.append(max(block.nbytes for block in blocks))
+        await plain(target, blocks, path)
+
+    monkeypatch.setattr(backup, "_add", add)
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", Schema(4, fields={"text": str}))
+        for start in range(0, count, 1000):
+            text = "x" * (50_000 if start else 1)
+            await store.insert(
+                "notes",
+                [{**row, "text": text} for row in numbered_ids(start, start + 1000)],
+            )
+        await store.delete("notes", ["r00001", "r02999"])
+        await store.backup(tmp_path / "copy")
+    assert max(sizes) < 40 * 2**20
+    async with opened(tmp_path / "copy") as store:
+        assert await ids_in(store) == [f"r{n:05}" for n in range(count) if n not in (1, 2999)]
+
+
+def numbered_ids(start: int, end: int) -> list[dict[str, Any]]:
+    return [{"id": f"r{n:05}", "embedding": [1.0, n, 2.0, 3.0]} for n in range(start, end)]
 
 
 async def test_a_killed_backup_is_in_nobodys_way(tmp_path: Path) -> None:

@@ -172,6 +172,21 @@ async def test_a_program_that_locks_the_file_of_keys_holds_up_no_longer_than_oth
         assert await store.count("notes") == 3
 
 
+async def test_keyed_writes_of_one_process_wait_for_each_other(tmp_path: Path) -> None:
+    """With ``busy_timeout=0`` too: every call waits a moment for those of its own process."""
+    async with opened(tmp_path / "s", busy_timeout=0) as store:
+        tables = [f"t{n}" for n in range(6)]
+        for name in tables:
+            await store.create_table(name, SCHEMA)
+
+        async def write(name: str, turn: int) -> int:
+            with keyed(f"{name}-{turn}"):
+                return await store.insert(name, rows(f"r{turn}"))
+
+        for turn in range(8):
+            assert await asyncio.gather(*(write(name, turn) for name in tables)) == [1] * 6
+
+
 async def test_a_version_is_restored_once(store: VectorStore) -> None:
     await store.insert("notes", rows("a"))
     version = (await store.versions("notes"))[-1]["version"]

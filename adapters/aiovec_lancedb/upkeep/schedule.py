@@ -17,7 +17,7 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -327,8 +327,13 @@ class Housekeeper:
             state.look_at = self.clock.now() + 5  # another process is at it
             return
         try:
-            alone = state.failed >= self.limits.attempts
-            async with self._share(handle, shape):
+            async with AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(self._share(handle, shape))
+                except StoreBusyError:  # large reads have the memory: nothing was in vain
+                    state.look_at = self.clock.now() + self.limits.quiet
+                    return
+                alone = state.failed >= self.limits.attempts
                 await self._tidy(handle, shape, alone=alone, now=False)
         except (StoreBusyError, TimeoutError) as exc:
             state.failed += 1
@@ -387,16 +392,20 @@ class Housekeeper:
         """Do the whole upkeep at once, for ``optimize`` of a store."""
         await self._index_fields(handle)
         async with self.alone(handle.name):
-            table = await self.session.opened(handle)
-            shape = Shape.of(await self.session.run(table.lance.stats()))
-            async with self._share(handle, shape):
-                for _ in range(self.limits.attempts):
-                    try:
-                        return await self._tidy(handle, shape, alone=False, now=True)
-                    except (StoreBusyError, TimeoutError):
-                        continue
-                with one_call():  # what was in vain is no time that it waited for others
-                    await self._tidy(handle, shape, alone=True, now=True)
+            with one_call():  # the store's own upkeep may have taken long
+                await self._tidy_all(handle)
+
+    async def _tidy_all(self, handle: TableHandle) -> None:
+        table = await self.session.opened(handle)
+        shape = Shape.of(await self.session.run(table.lance.stats()))
+        async with self._share(handle, shape):
+            for _ in range(self.limits.attempts):
+                try:
+                    return await self._tidy(handle, shape, alone=False, now=True)
+                except (StoreBusyError, TimeoutError):
+                    continue
+            with one_call():  # what was in vain is no time that it waited for others
+                await self._tidy(handle, shape, alone=True, now=True)
 
     async def _index_fields(self, handle: TableHandle) -> None:
         """Make the indexes of fields that could not be made with their columns."""
