@@ -38,6 +38,10 @@ DROPPED = "aiovec.index.dropped"
 MOVING = "aiovec.move"
 """On the id's column: a migration may have left a mark, which every read has to look for."""
 
+LEFT = "aiovec.left"
+"""On the id's column: the store was left by a migration, and made independent again, since the
+table was made. Calls that were stopped before that find another value."""
+
 PAYLOAD = "payload"
 
 
@@ -91,10 +95,14 @@ def renamable(schema: Schema, name: str) -> dict[str, Any]:
 
 
 def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Changes with the table's incarnation and with its fields. Cheap: asked for at each call."""
+    """Changes with the table's incarnation and with its fields, and once it was left and is used
+    again. Cheap: asked for at each call."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
-    return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
+    known = incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
+    place = arrow.get_field_index("id")  # another program's table may have none
+    left = (arrow.field(place).metadata or {}).get(LEFT.encode()) if place >= 0 else None
+    return known if left is None else (*known, left)
 
 
 def incarnation_in(arrow: pa.Schema) -> bytes | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiovec.backend import (
+    FILLING,
+    FINISHED,
     OPEN,
     Backend,
     Backups,
@@ -59,6 +61,7 @@ from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,
     ConfigError,
+    CorruptStoreError,
     StoreClosedError,
     UnsupportedError,
 )
@@ -636,7 +639,8 @@ class LancedbBackend(
         self._session.check()
         self._check_writable()
         before, after = await in_thread(partial(self._fence.change, change, anew=anew))
-        if (before.mark is not None) and (after.mark is None or after.mark.left):
+        noted = before.mark is not None and before.mark.state != FILLING
+        if noted and (after.mark is None or after.mark.left):
             await self._forget_changes(moving=after.mark is not None)
         return before, after
 
@@ -658,6 +662,23 @@ class LancedbBackend(
         names = {*await self._session.names(), *await in_thread(self._fence.locked_tables)}
         works = [self._writers.run(name, moves.Flush(name, fence), limit) for name in names]
         await asyncio.gather(*works)
+
+    async def forget_move(self) -> None:
+        """A call that was stopped before the store was left must not go on in what is another
+        store from now on."""
+        mark = None
+        with suppress(CorruptStoreError):
+            mark = (await self.move_record()).mark
+        if mark is not None and mark.state == FINISHED and self._writers is not None:
+            acted_for = self._fence.run
+            self.act_for(mark.run)
+            try:
+                names = await self._session.names()
+                works = [self._writers.run(name, moves.MakeStale(name)) for name in names]
+                await asyncio.gather(*works)
+            finally:
+                self.act_for(acted_for)
+        await super().forget_move()
 
     def act_for(self, run: str | None) -> None:
         self._fence.run = run

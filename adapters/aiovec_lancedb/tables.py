@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiovec.backend import (
+    FILLING,
     Field,
     MoveMark,
     Schema,
@@ -74,7 +75,10 @@ class CreateTable(WriteOperation):
         connection = session.check()
         await session.confirm()
         # Made by a migration in a store with a mark: those who read it have to look for that.
-        moving = self.fence.run is not None and (await in_thread(self.fence.read)).mark is not None
+        mark = None
+        if self.fence.run is not None:
+            mark = (await in_thread(self.fence.read)).mark
+        moving = mark is not None and mark.state != FILLING
         made = new_table(self.schema, moving=moving)
         try:
             with session.translated():

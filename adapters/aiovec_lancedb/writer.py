@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anyio
 
 from aiovec.backend import (
+    FILLING,
     OPEN,
     PAUSED,
     Committer,
@@ -305,7 +306,10 @@ class TableWriter(Committer[_Call]):
             if first.changes_schema:
                 raise await first.refused(self._session, mark)
             touched = await first.touches(self._session, others)
-            await self._fence.note(mark, self._table, touched)
+            if mark.state != FILLING:
+                await self._fence.note(mark, self._table, touched)
+            elif touched:
+                raise mark.frozen_error()
         files = self._files
         if files is None:
             return await first.do(self._session, others)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiovec.backend import (
+    FILLING,
     PAUSED,
     Committer,
     GroupCommit,
@@ -322,7 +323,7 @@ class Writer(Committer[_Call]):
         mark = mark_in(state, self.target)
         if mark is None or mark.run == self.run_acted_for:
             return None
-        return mark if mark.left or mark.state == PAUSED else None
+        return mark if mark.left or mark.state in (PAUSED, FILLING) else None
 
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> Held | None:
         """Run a group in one transaction. Calls that have not ended afterwards want another try."""
@@ -342,10 +343,11 @@ class Writer(Committer[_Call]):
             mark = None if group[0].changes_mark else self._mark_to_heed(state)
             if mark is not None:
                 _roll_back(db)
-                if not mark.left:
+                if mark.state == PAUSED:
                     return Held(mark)
                 for call in group:
-                    call.fail(mark.moved_error(self.target))
+                    left = mark.left
+                    call.fail(mark.moved_error(self.target) if left else mark.frozen_error())
                 return None
             number = change_number(state.get("change"))
             change = Change(number)

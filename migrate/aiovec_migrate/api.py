@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import FINISHED, moves_of, to_its_end
-from aiovec.errors import ConfigError, InvalidArgumentError, MigrationError, TableNotFoundError
+from aiovec.backend import FILLING, FINISHED, moves_of, to_its_end
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    InvalidArgumentError,
+    MigrationError,
+    TableNotFoundError,
+)
 
-from .ends import Ends, mark_of
+from .ends import Ends, mark_of, record_of
 from .host import Host, RealHost, Step, no_step
 from .journal import FileJournal, default_file
 from .locate import (
@@ -311,7 +318,8 @@ async def finish(
     """
     host = host or RealHost()
     if await _is_lost(config, journal, host):
-        return await _by_marks(store, config, host, finish_run)
+        end = partial(finish_run, host=host, listener=listener)
+        return await _by_marks(store, config, host, end)
     async with _known(config, journal, host, listener, step, named=store) as migration:
         await migration.finish()
 
@@ -349,7 +357,18 @@ async def _by_marks(store: PathText | None, config: PathText | None, host: Host,
     file = await host.in_thread(config_file, config)
     async with AsyncExitStack() as stack:
         names = [store] if store is not None else await host.in_thread(configured, file)
-        await end([await _entered(stack, name, file, host, existing=True) for name in names])
+        places = [await _entered(stack, name, file, host, existing=True) for name in names]
+        for place in list(places):
+            # The other store of its run, where it can be found.
+            mark = await mark_of(place)
+            other = "" if mark is None else mark.source if mark.state == FILLING else mark.moved_to
+            if other:
+                with suppress(AiovecError):
+                    found = await _entered(stack, other, file, host, existing=None)
+                    await mark_of(found)
+                    if found.identity not in [known.identity for known in places]:
+                        places.append(found)
+        await end(places)
 
 
 # What the calls open
@@ -509,19 +528,27 @@ async def _open(
 async def _in_use(one: Place, other: Place, config: Path | None, host: Host) -> Place | None:
     """The one of two stores that apps use; None where nothing tells.
 
-    What a migration has marked counts for more than what the TOML names.
+    What a migration has marked counts for more than what the TOML names. Without a TOML, it is the
+    one into or out of which the last of their migrations has led, if that is one of them alone.
     """
     for place, rest in ((one, other), (other, one)):
         mark = await mark_of(place)
+        if mark is not None and mark.state == FILLING:
+            if mark.source == rest.backend.address:
+                return rest
+            continue
         if mark is not None and not mark.left:
             return place
         if mark is not None and mark.target == rest.backend.target:
             return rest
-    if config is None or not await host.in_thread(config.exists):
+    if config is not None and await host.in_thread(config.exists):
+        present = await host.in_thread(backend_in, config)
+        found = [place for place in (one, other) if place.configured == present]
+        return found[0] if len(found) == 1 else None
+    ages = [(await record_of(place)).generation for place in (one, other)]
+    if ages[0] == ages[1]:
         return None
-    present = await host.in_thread(backend_in, config)
-    found = [place for place in (one, other) if place.configured == present]
-    return found[0] if len(found) == 1 else None
+    return one if ages[0] > ages[1] else other
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,7 +586,7 @@ class _Leave:
                 if mark.state != FINISHED:
                     first = f"end the run {mark.run} (aiovec migrate finish), {first}"
             raise NoLeaveError(
-                f"{self.other} is the store in use, and {self.one} the one that was left: "
+                f"{self.other} is the store in use, and {self.one} is not: "
                 f"{self.what} would write old rows over those that apps have written since. To "
                 f"write the rows of the store in use into the other one, {first}exchange them: "
                 f"--from {other} --to {one}"

@@ -12,6 +12,7 @@ from aiovec.backend import (
     Columns,
     Destination,
     MoveMark,
+    MoveRecord,
     Moves,
     Schema,
     StaleTableError,
@@ -212,23 +213,36 @@ class RunContext:
         return moves
 
     async def taken(self) -> str:
-        """Return, in words, that another run has led stores into or out of the goal since this one
-        began; empty where none has.
+        """Return, in words, that others may have written to the goal since this run began; empty
+        where none can have.
 
-        What lies in the goal is then what apps have written, or of that run.
+        Another run has led stores into it or out of it, or this one has let go of it.
         """
+        state = self.state
         goal = None if self.goal.missing else moves_of(self.goal.backend)
-        if goal is None or self.state.generation is None:
+        if goal is None:
             return ""
         record = await goal.move_record()
-        if record.generation == self.state.generation or record.run == self.run:
+        if record.run == self.run:
             return ""
-        return f"the run {record.run} has led apps to {self.goal}, or away from it, meanwhile"
+        if state.generation is not None and record.generation != state.generation:
+            return f"the run {record.run} has led apps to {self.goal}, or away from it, meanwhile"
+        if state.released:
+            return f"all rows were carried to {self.goal}, which others may use since"
+        is_held = record.mark is not None and record.mark.run == self.run
+        if state.filled and state.begun and not is_held:
+            return (
+                f"{self.goal} has no mark of this run any more: it was replaced, restored or let "
+                "go of, and others may have written there"
+            )
+        return ""
 
     async def mark(self, config: str) -> None:
         """Act for the run on both ends; the origin sends everybody to the goal after it."""
         goal = moves_of(self.goal.backend)
-        if goal is not None:
+        if goal is not None and self.state.filled:
+            await goal.fill(self.run, self.origin.backend.address, self.journal.place)
+        elif goal is not None:
             await goal.reenter(self.run, self.origin.backend.target)
         switches = self.state.options.switch
         await self.leaving().begin_move(
@@ -291,10 +305,15 @@ class RunContext:
         self.tell("progress", table=table, rows=rows, total=max(rows, total))
 
 
+async def record_of(place: Place) -> MoveRecord:
+    """What a store knows of migrations; an empty record where it can know nothing."""
+    moves = None if place.missing else moves_of(place.backend)
+    return MoveRecord() if moves is None else await moves.move_record()
+
+
 async def mark_of(place: Place) -> MoveMark | None:
     """The mark in a store; None where there is none, and where there can be none."""
-    moves = None if place.missing else moves_of(place.backend)
-    return None if moves is None else await moves.move_mark()
+    return (await record_of(place)).mark
 
 
 async def has_left(place: Place, run: str) -> bool:

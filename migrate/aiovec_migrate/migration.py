@@ -442,6 +442,7 @@ class Migration:
         state = work.state
         if not state.marked:
             state.marked = True
+            state.filled = await self._is_free()
             await work.save()
         await work.mark("" if self._toml is None else self._toml.path)
         work.marked_at = work.host.now()
@@ -451,6 +452,16 @@ class Migration:
         if not state.begun:
             state.begun = True
             await work.save()
+
+    async def _is_free(self) -> bool:
+        """Return whether the target can have no user yet, for it has no tables.
+
+        Nobody else is to write to it then. Where it has some, their users go on.
+        """
+        goal = moves_of(self.target.backend)
+        if goal is None or (await goal.move_record()).mark is not None:
+            return False
+        return not await self.target.backend.tables()
 
     async def _move(self, work: RunContext) -> list[TableReport]:
         state = work.state

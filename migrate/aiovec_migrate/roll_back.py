@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
+from pathlib import Path
 
-from aiovec.backend import MOVED, Backend, MoveMark, Schema, TableHandle, moves_of
+from aiovec.backend import FILLING, MOVED, Backend, MoveMark, Schema, TableHandle, moves_of
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .catch_up import CatchUp, check_all
 from .cut_over import Cutover, Toml, check_config
 from .ends import RunContext, everything, has_left, looked_at, mark_of, unmark
+from .host import Host
 from .locate import Place
-from .state import Phase, TableState
+from .state import Event, Listener, Phase, TableState
+from .toml import backend_in
 from .verifying.compare import differing_ids
 
 
@@ -242,15 +245,18 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
     if state.phase is Phase.DONE or await has_switched(work):
         raise MigrationError(f"it is too late to abort: {await _ways_on(work)}")
     await work.enter(Phase.ABORTING)
-    for place in (work.origin, work.goal):
-        await unmark(place, work.run)
+    await unmark(work.origin, work.run)
     await work.step("abort:released")
+    if (goal := moves_of(work.goal.backend)) is not None:
+        goal.act_for(work.run)
     if work.origin.missing:
         work.tell("warning", f"{work.origin} does not exist, so the copies in the target are kept")
     elif taken := await work.taken():
         work.tell("warning", f"{taken}, so the tables there are kept")
     elif not keep_target and not work.goal.missing:
         await _drop_tables(work)
+    await unmark(work.goal, work.run)
+    await work.step("abort:dropped")
     await work.journal.remove()
     work.tell("done", "the run was aborted; the source is as it was")
     return True
@@ -377,10 +383,29 @@ async def finish(work: RunContext) -> None:
         if state.phase is not Phase.ABORTING:
             ways += ", or end it with `aiovec migrate abort`"
         raise MigrationError(f"the run is not over (it is {state.phase}): {ways}")
+    elif await has_switched(work) and state.config:
+        await _tell_of_toml(state.config, work.goal.configured, work.host, work.listener)
     for place in (work.origin, work.goal):
         await unmark(place, work.run)
     await work.step("finish:released")
     await work.journal.remove()
+
+
+async def _tell_of_toml(config: str, used: str, host: Host, listener: Listener) -> None:
+    """Warn where the TOML still names the backend that was left. It may be edited at any time."""
+    named = ""
+    with suppress(AiovecError, OSError):
+        named = await host.in_thread(backend_in, Path(config))
+    if named and named != used:
+        listener(
+            Event(
+                "warning",
+                "finished",
+                text=f"{config} names the backend {named!r}, and apps use {used!r}: those that "
+                "start anew find it only by the mark in the store that was left, so name "
+                f"{used!r} there before that store is removed or forgotten",
+            )
+        )
 
 
 # By the marks alone, where the journal is lost
@@ -395,7 +420,12 @@ _NO_RUN = "there is no journal of a migration here, and no migration mark in {st
 async def end_run(places: Sequence[Place]) -> None:
     """Do what ``abort`` does: remove the marks of open runs."""
     found = await _marked(places)
-    runs = {mark.run for _, mark in found if not mark.left}
+    switched = {mark.run for _, mark in found if mark.left}
+    runs = {
+        mark.run
+        for _, mark in found
+        if not mark.left and not (mark.state == FILLING and mark.run in switched)
+    }
     if not runs:
         left = next((mark for _, mark in found if mark.state == MOVED), None)
         if left is not None:
@@ -409,12 +439,18 @@ async def end_run(places: Sequence[Place]) -> None:
             await unmark(place, mark.run)
 
 
-async def finish_run(places: Sequence[Place]) -> None:
+async def finish_run(places: Sequence[Place], *, host: Host, listener: Listener) -> None:
     """Do what ``finish`` does: the store that was left keeps saying so."""
-    found = [(place, mark) for place, mark in await _marked(places) if mark.state == MOVED]
+    marked = await _marked(places)
+    found = [(place, mark) for place, mark in marked if mark.state == MOVED]
     if not found:
         raise MigrationError(_NO_RUN.format(stores=_listed(places)))
     newest = max(mark.generation for _, mark in found)
+    for _, mark in found:
+        if mark.generation == newest and mark.config:
+            await _tell_of_toml(mark.config, mark.backend, host, listener)
+    runs = {mark.run for _, mark in found}
+    found += [each for each in marked if each[1].state == FILLING and each[1].run in runs]
     for place, mark in found:
         moves = moves_of(place.backend)
         if moves is not None:

@@ -195,6 +195,8 @@ class RunState:
     """The source carries, or is about to carry, this run's mark."""
     begun: bool = False
     """The mark was seen on the source, so its absence means another source."""
+    filled: bool = False
+    """The target carries, or is about to carry, the mark by which nobody else writes to it."""
     released: bool = False
     """All was carried and the source's mark is off, or about to be: without a switch that is all.
 

@@ -67,6 +67,7 @@ from ._core.memory import (
     total_memory,
 )
 from ._core.moving import (
+    FILLING,
     FINISHED,
     MOVED,
     OPEN,
@@ -293,6 +294,7 @@ __all__ = [
     "CONFIG_VARIABLE",
     "END_FRAME",
     "FAILED_FRAME",
+    "FILLING",
     "FINISHED",
     "FORKED",
     "FRAME_HEAD",

@@ -18,6 +18,7 @@ from tests.sqlite.support import State
 import aiovec
 import aiovec_migrate
 from aiovec import Field, Schema, VectorStore
+from aiovec.backend import moves_of
 from aiovec_migrate import Outcome, RunState
 from aiovec_migrate.host import Host, RealHost
 from aiovec_migrate.limits import Limits
@@ -53,6 +54,15 @@ async def migrated(*ends: Any, host: Host | None = None, **options: Any) -> Outc
 async def rolled_back(*, host: Host | None = None, **options: Any) -> RunState:
     """``aiovec_migrate.rollback`` that switches at once."""
     return await aiovec_migrate.rollback(host=host or at_once(), **options)
+
+
+async def past_the_mark(store: VectorStore) -> None:
+    """Let a store write where a run is open, as another program does that heeds no mark."""
+    moves = moves_of(store._follower.engine.backend)
+    assert moves is not None
+    mark = await moves.move_mark()
+    assert mark is not None
+    moves.act_for(mark.run)
 
 
 @contextmanager

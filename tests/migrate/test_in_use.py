@@ -25,6 +25,7 @@ from .support import (
     differences,
     fill,
     migrated,
+    past_the_mark,
     rolled_back,
     row,
     some_rows,
@@ -98,6 +99,7 @@ async def test_what_was_verified_before_a_kill_is_compared_again(tmp_path: Path)
             "sqlite", "lancedb", config=config, options=SWITCH, step=Stop("cut-over:ready")
         )
     async with aiovec.connect(f"lancedb://{tmp_path / 'notes.lance'}") as store:
+        await past_the_mark(store)
         await store.update("notes", {"name": "altered"}, ids=["r/3", "r/4"])
     with pytest.raises(MigrationError, match="differ between"):
         await migrated("sqlite", "lancedb", config=config, options=SWITCH)
@@ -141,6 +143,7 @@ async def test_a_run_that_goes_on_with_a_switch_is_refused_what_a_new_one_is(
         told = "names the backend 'lancedb'"
     else:
         async with aiovec.connect(other) as store:
+            await past_the_mark(store)
             await fill(store, {"others": 5})
     with pytest.raises(MigrationError, match=f"nothing was switched.*{told}"):
         await migrated("sqlite", "lancedb", config=config, options=SWITCH)
@@ -151,6 +154,7 @@ async def test_a_run_that_goes_on_with_a_switch_is_refused_what_a_new_one_is(
         await asyncio.to_thread(write_toml, tmp_path, "sqlite")
     else:
         async with aiovec.connect(other) as store:
+            await past_the_mark(store)
             await store.drop_table("others")
     await migrated("sqlite", "lancedb", config=config, options=SWITCH)
     assert differences(await contents_at(config=config), wanted) == []
@@ -347,6 +351,7 @@ async def stopped_before_the_switch(folder: Path) -> Path:
             "sqlite", "lancedb", config=config, options=SWITCH, step=Stop("cut-over:ready")
         )
     async with aiovec.connect(f"lancedb://{folder / 'notes.lance'}") as store:
+        await past_the_mark(store)
         await store.delete("notes", ["r/1", "r/3"])
         await store.insert("notes", [row("extra", State(1, 1), "me")])
     return config
@@ -459,7 +464,10 @@ async def test_a_run_leaves_a_target_alone_that_another_run_has_put_into_use(
     options = Options(switch=True, index=False)
     with pytest.raises(StoppedError):
         await migrated(None, "lancedb", config=one, options=options, step=Stop(step))
-    if step == "indexed":  # somebody clears the place
+    if step != "planned":
+        with pytest.raises(MigrationError, match="the target carries the mark of another migra"):
+            await migrated(None, "lancedb", config=other, options=options)
+        # Somebody clears the place.
         await asyncio.to_thread(shutil.rmtree, tmp_path / "l.lance")
     await migrated(None, "lancedb", config=other, options=options)
     async with aiovec.connect(config=other) as store:

@@ -63,7 +63,7 @@ _HAPPENS = (
 
 
 # Among these every kind of event is met: some are rare.
-_SEEDS = (*range(460, 525), 542, 573, 584, 585, 590, 602, 607, 626, 783)
+_SEEDS = (*range(460, 525), 542, 573, 584, 585, 590, 602, 607, 626, 783, 1463)
 
 
 def test_seeds_that_meet_every_kind_of_event() -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from aiovec.backend import (
+    FILLING,
     PAUSED,
     Changes,
     ChangesPrunedError,
@@ -43,7 +44,7 @@ from aiovec.backend import (
 from aiovec.errors import CorruptStoreError, InvalidNameError, StoreBusyError, UnsupportedError
 
 from ..errors import translated
-from ..layout import MOVING, is_moving
+from ..layout import LEFT, MOVING, is_moving
 from ..reads import rows_by_id
 from ..rows import effort_of
 from ..writer import Touched, WriteOperation
@@ -424,10 +425,28 @@ class Flush(WriteOperation):
         except StaleTableError:
             return [None]
         # As it is now: another run may have begun, or ended, since the caller's look.
-        moving = (await in_thread(self.fence.read)).mark is not None
+        mark = (await in_thread(self.fence.read)).mark
+        moving = mark is not None and mark.state != FILLING
         if is_moving(arrow) != moving:
             await session.confirm()
             metadata = {MOVING: "1" if moving else None}
+            await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
+        return [None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MakeStale(WriteOperation):
+    """Makes every handle on a table out of date."""
+
+    table: str
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        with suppress(StaleTableError):  # it was dropped meanwhile
+            lance, _ = await session.open_any(self.table)
+            metadata = {LEFT: uuid.uuid4().hex}
             await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
         return [None]
 

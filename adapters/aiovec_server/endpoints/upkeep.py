@@ -147,8 +147,9 @@ async def migration(call: Call) -> Response:
     """Read what the store knows of a migration away from it.
 
     `state` is `none`, `open` (rows are being copied), `paused` (writers wait), `moved` (another
-    store is in use, and the migration can be rolled back) or `finished`. `to` is the backend that
-    it leads to, if the configuration has it.
+    store is in use, and the migration can be rolled back) or `finished`; or `filling`, where the
+    rows of another store are being copied into this one, and nobody else writes to it. `to` is
+    the backend that it leads to, if the configuration has it.
     """
     record = await move_record_of(call.store)
     mark = record.mark

@@ -749,6 +749,17 @@ class Moves(ABC):
             await self.change_move(lambda record: record.reenter(run, source))
         self.act_for(run)
 
+    async def fill(self, run: str, source: str, journal: str = "") -> None:
+        """Act for a run that copies the rows of ``source`` into this store, which is not in use.
+
+        When this returns nobody else's write is under way, and until the mark is removed, or the
+        run has led here (``arrive``), every other object's raises MigrationError. They still read.
+        MigrationError where another mark stands.
+        """
+        await self.change_move(lambda record: record.fill(run, source, journal))
+        self.act_for(run)
+        await self.flush_writers(_FLUSH_LIMIT)
+
     async def end_move(self, run: str) -> None:
         """Remove the mark; a store that was left keeps it for ever, as "finished".
 

@@ -1,7 +1,8 @@
 """The mark that a migration leaves in a store, and what may become of it.
 
 Exactly one of the stores of a migration is in use, and the marks say which: a store whose mark says
-"moved" or "finished" answers nobody but the migration itself. A mark is one small record that is
+"moved" or "finished" answers nobody but the migration itself, and into one that says "filling"
+nobody else writes. A mark is one small record that is
 changed as a whole. Adapters keep it where a write can read it under the lock, or in the
 transaction, that commits the write.
 """
@@ -23,7 +24,9 @@ MOVED = "moved"
 """Another place is in use. The migration may still be rolled back."""
 FINISHED = "finished"
 """Another place is in use, and the migration is over."""
-_STATES = (OPEN, PAUSED, MOVED, FINISHED)
+FILLING = "filling"
+"""The rows of another store, which is in use, are being copied into this one."""
+_STATES = (OPEN, PAUSED, MOVED, FINISHED, FILLING)
 
 MAX_PAUSE = 3600.0
 """Seconds that a pause may last at most."""
@@ -49,7 +52,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class MoveMark:
-    """The state that a store keeps about a migration away from it.
+    """The state that a store keeps about a migration away from it, or, "filling", into it.
 
     ``generation`` rises with every cut-over, there and back; it is 0 before the first. ``pause``
     distinguishes one pause from the next, and ``limit`` is how long a pause may last, in seconds.
@@ -85,7 +88,13 @@ class MoveMark:
         )
 
     def frozen_error(self) -> MigrationError:
-        """Why a change of schema is refused."""
+        """Why a change of schema is refused; in a store that is being filled, every write."""
+        if self.state == FILLING:
+            return MigrationError(
+                f"a migration (run {self.run}) copies the rows of {self.source} into this store, "
+                "and until it ends nobody else writes here; `aiovec migrate status` tells how far "
+                "it is, `aiovec migrate abort` ends it"
+            )
         return MigrationError(
             f"a migration is open (run {self.run}), and until it ends no table can be created, "
             "altered or dropped; `aiovec migrate status` tells how far it is, "
@@ -112,7 +121,7 @@ class MoveRecord:
             mark = MoveMark(run, begun=begun, **asdict(destination))
             return replace(self, mark=mark)
         mark = self._own(run)
-        if mark.left or destination == Destination():
+        if mark.left or mark.state == FILLING or destination == Destination():
             return self
         return replace(self, mark=replace(mark, **asdict(destination)))
 
@@ -142,15 +151,23 @@ class MoveRecord:
     def arrive(self, run: str, generation: int) -> MoveRecord:
         """The record of a store to which the run has led, in this generation.
 
-        A mark that leads away from it is older and of no use any more.
+        A mark that leads away from it is older and of no use any more, as is one of its filling.
         """
         if self.mark is None:
             if self.generation >= generation:
                 return self
             return MoveRecord(None, generation, run)
-        if self.mark.run != run or not self.mark.left or self.mark.generation >= generation:
+        over = self.mark.left or self.mark.state == FILLING
+        if self.mark.run != run or not over or self.mark.generation >= generation:
             return self
         return MoveRecord(None, generation, run)
+
+    def fill(self, run: str, source: str, journal: str) -> MoveRecord:
+        """The record of a store into which the run alone writes from now on."""
+        if self.mark is not None:
+            self._own(run)
+            return self
+        return replace(self, mark=MoveMark(run, FILLING, source=source, journal=journal))
 
     def reenter(self, run: str, source: str) -> MoveRecord:
         """Let a run write into a store that an earlier one has left for ``source``."""

@@ -142,6 +142,43 @@ class MovingContract(ContractBase):
         await moves.end_move("r1")
         await one_row.create_table("more", SCHEMA)
 
+    async def test_only_the_run_writes_into_a_store_that_it_fills(
+        self, one_row: VectorStore, moves: Any, tmp_path: Path
+    ) -> None:
+        """What others wrote there was lost: to the run's end, to a repair or to an abort."""
+        await one_row.upsert("notes", [row("b")])
+        await moves.fill("r1", "/a", "/j")
+        await moves.fill("r1", "/a", "/j")
+        mark = await moves.move_mark()
+        assert (mark.run, mark.state, mark.source, mark.journal) == ("r1", "filling", "/a", "/j")
+        writes: list[Awaitable[object]] = [
+            one_row.insert("notes", [row("c")]),
+            one_row.upsert("notes", [row("a", 3)]),
+            one_row.update("notes", {"n": 5}, ids=["a"]),
+            one_row.update("notes", {"n": 5}, where="n >= 0"),
+            one_row.delete("notes", "a"),
+            one_row.create_table("more", SCHEMA),
+            one_row.add_field("notes", "x", int),
+            one_row.drop_table("notes"),
+        ]
+        for write in writes:
+            with pytest.raises(MigrationError, match=r"run r1\) copies the rows of /a .* abort"):
+                await write
+        assert await one_row.count("notes", "n = 0") == 2
+        assert [hit.id for hit in await one_row.search("notes", row("a")["embedding"])]
+        async with self.mover(tmp_path) as other:
+            for act in (other.begin_move("r2"), other.fill("r2", "/b"), other.reenter("r2", "/b")):
+                with pytest.raises(MigrationError, match="r1"):
+                    await act
+        handle = await moves.open_table("notes")
+        assert await moves.delete(handle, ids=["b"], where=None) == 1
+        await moves.arrive("r1", 4)
+        assert await moves.move_record() == MoveRecord(None, 4, "r1")
+        await one_row.insert("notes", [row("c")])
+        await moves.fill("r2", "/a")
+        await moves.end_move("r2")
+        assert await one_row.delete("notes", "c") == 1
+
     @pytest.mark.parametrize("limit", [1, 10_000])
     async def test_every_change_of_a_row_is_told_while_a_mark_is_open(
         self, one_row: VectorStore, moves: Any, limit: int

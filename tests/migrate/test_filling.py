@@ -1,0 +1,208 @@
+"""Whom a migration keeps from the store that it fills, and what becomes of what others do there.
+
+What other programs and other commands wrote into the target of an open run was lost: to the run's
+own rows, to a repair, or to the end of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+import aiovec
+import aiovec_migrate
+from aiovec.errors import MigrationError, StoreMovedError
+from aiovec_migrate import Event, Options
+
+from .support import contents_at, differences, fill, migrated, rolled_back, some_rows, write_toml
+from .test_ends import SWITCH, WAYS, a_store, place_of
+from .test_resume import Stop, StoppedError
+
+CLOSED = r"copies the rows of .* into this store, .* nobody else writes here; .* `aiovec migrate ab"
+
+
+async def stopped_at(folder: Path, way: str, step: str, options: Options = SWITCH) -> Path:
+    source, target = WAYS[way]
+    config = await a_store(folder, source)
+    with pytest.raises(StoppedError):
+        await migrated(None, target, config=config, options=options, step=Stop(step))
+    return config
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", ["table:created", "indexed"])
+async def test_an_app_that_is_led_there_by_hand_reads_and_cannot_write(
+    tmp_path: Path, way: str, step: str
+) -> None:
+    """Somebody names the target's backend in the TOML before the run is over."""
+    source, target = WAYS[way]
+    config = await stopped_at(tmp_path, way, step)
+    wanted = await contents_at(config=config)
+    lost = some_rows("lost", 1, "notes")
+    for _ in ("an app that runs", "one that is started anew"):
+        async with aiovec.connect(config=config) as app:
+            await asyncio.to_thread(write_toml, tmp_path, target)
+            async with asyncio.timeout(60):
+                while app.backend_name != target:
+                    await app.count("notes")
+                    await asyncio.sleep(0.05)
+            for write in (app.insert("notes", lost), app.drop_table("notes")):
+                with pytest.raises(MigrationError, match=CLOSED):
+                    await write
+    told = await aiovec_migrate.status(config=config)
+    assert told is not None
+    assert told.next_command == "run"
+    await asyncio.to_thread(write_toml, tmp_path, source)
+    await migrated(config=config, options=SWITCH)
+    async with aiovec.connect(config=config) as app:
+        assert app.backend_name == target
+        await app.insert("notes", lost)
+        await app.delete("notes", [row["id"] for row in lost])
+    assert differences(wanted, await contents_at(config=config)) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", ["marked", "indexed", "cut-over:ready"])
+async def test_an_abort_opens_the_store_again(tmp_path: Path, way: str, step: str) -> None:
+    """With the journal and by the marks, of either store."""
+    source, target = WAYS[way]
+    for ends in ("journal", "source", "target"):
+        folder = tmp_path / ends
+        await asyncio.to_thread(folder.mkdir)
+        config = await stopped_at(folder, way, step)
+        if ends != "journal":
+            await asyncio.to_thread(shutil.rmtree, folder / ".aiovec")
+        named = {"source": source, "target": target}.get(ends)
+        await aiovec_migrate.abort(named, config=config)
+        for place in (source, target):
+            async with aiovec.connect(place_of(config, place)) as store:
+                await fill(store, {"others": 2})
+        assert await aiovec_migrate.status(config=config) is None
+
+
+@pytest.mark.parametrize("call", ["sync", "verify"])
+@pytest.mark.parametrize("switched", [False, True])
+async def test_a_third_store_is_not_written_over_it(
+    tmp_path: Path, call: str, switched: bool
+) -> None:
+    """A backup of the source, say: the run then switched to its old rows and said nothing."""
+    config = await a_store(tmp_path, "sqlite")
+    backup = tmp_path / "backup.db"
+    async with aiovec.connect(config=config) as app:
+        await app.backup(backup)
+        await app.update("notes", {"name": "newer"}, where="version >= 0")
+    wanted = await contents_at(config=config)
+    step = Stop("" if switched else "cut-over:ready")
+    try:
+        await migrated(None, "lancedb", config=config, options=SWITCH, step=step)
+    except StoppedError:
+        assert not switched
+    more = {"repair": True, "journal": tmp_path / "other.db"} if call == "verify" else {}
+    target = f"lancedb://{tmp_path / 'notes.lance'}"
+    told = "is the store in use" if switched else r"is open on .*notes\.lance"
+    for known in (config, None):
+        with pytest.raises(MigrationError, match=told):
+            await getattr(aiovec_migrate, call)(str(backup), target, config=known, **more)
+    await migrated(config=config, options=SWITCH)
+    assert differences(wanted, await contents_at(config=config)) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_abort_behind_the_copy_leaves_what_apps_have_written_since(
+    tmp_path: Path, way: str
+) -> None:
+    """Without a switch, the run is over for everybody once its marks are off."""
+    _, target = WAYS[way]
+    config = await stopped_at(tmp_path, way, "released", Options())
+    await asyncio.to_thread(write_toml, tmp_path, target)
+    async with aiovec.connect(config=config) as app:
+        await app.insert("notes", some_rows("since", 5, "notes"))
+    wanted = await contents_at(config=config)
+    told: list[Event] = []
+    await aiovec_migrate.abort(config=config, listener=told.append)
+    assert any("so the tables there are kept" in event.text for event in told)
+    assert differences(wanted, await contents_at(config=config)) == []
+
+
+async def test_a_store_whose_tables_others_use_stays_open_to_them(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    target = place_of(config, "lancedb")
+    async with aiovec.connect(target) as other:
+        await fill(other, {"others": 5})
+        with pytest.raises(StoppedError):
+            await migrated(None, target, config=config, step=Stop("indexed"))
+        assert await other.delete("others", (await other.find("others"))[0].id) == 1
+        assert await other.insert("others", some_rows("more", 2, "others")) == 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_write_that_slept_through_it_all_is_led_to_the_new_store(
+    tmp_path: Path, way: str
+) -> None:
+    """Switched, finished and forgotten: it was acknowledged in the old LanceDB folder."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    async with aiovec.connect(config=config) as app:
+        backend = app._follower.engine.backend
+        plain, asleep, awake = backend.upsert, asyncio.Event(), asyncio.Event()
+
+        async def sleeps(*args: object, **kwargs: object) -> object:
+            asleep.set()
+            await awake.wait()
+            return await plain(*args, **kwargs)
+
+        backend.upsert = sleeps  # type: ignore[method-assign, assignment]
+        late = some_rows("late", 5, "notes")
+        writing = asyncio.ensure_future(app.upsert("notes", late))
+        await asleep.wait()
+        await migrated(None, target, config=config, options=SWITCH)
+        await aiovec_migrate.finish(config=config)
+        await aiovec_migrate.forget(source, config=config)
+        await asyncio.sleep(1.2)  # so that it looks at the TOML again
+        awake.set()
+        await writing
+    async with aiovec.connect(config=config) as app:
+        assert app.backend_name == target
+        assert len(await app.get("notes", [row["id"] for row in late])) == 5
+    async with aiovec.connect(place_of(config, source)) as old:
+        assert await old.get("notes", [row["id"] for row in late]) == []
+
+
+async def test_the_old_store_alone_is_enough_to_finish_a_rollback_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    """Each store then sent everybody to the other one."""
+    config = await a_store(tmp_path, "sqlite")
+    wanted = await contents_at(config=config)
+    await migrated(None, "lancedb", config=config, options=SWITCH)
+    with pytest.raises(StoppedError):
+        await rolled_back(config=config, step=Stop("cut-over:moved"))
+    await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
+    await aiovec_migrate.finish(place_of(config, "sqlite"), config=config)
+    assert differences(wanted, await contents_at(place_of(config, "sqlite"))) == []
+    with pytest.raises(StoreMovedError):
+        await contents_at(place_of(config, "lancedb"))
+
+
+@pytest.mark.parametrize("journal", [True, False])
+async def test_a_finish_tells_where_the_toml_names_the_old_store(
+    tmp_path: Path, journal: bool
+) -> None:
+    """When that was removed, apps that were started anew began an empty one in its place."""
+    config = await a_store(tmp_path, "sqlite")
+    if journal:
+        await migrated(None, "lancedb", config=config, options=SWITCH)
+        await asyncio.to_thread(write_toml, tmp_path, "sqlite")  # by hand
+    else:
+        with pytest.raises(StoppedError):
+            await migrated(
+                None, "lancedb", config=config, options=SWITCH, step=Stop("cut-over:moved")
+            )
+        await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
+    told: list[Event] = []
+    await aiovec_migrate.finish(config=config, listener=told.append)
+    (warning,) = [event.text for event in told if event.kind == "warning"]
+    assert "names the backend 'sqlite', and apps use 'lancedb'" in warning
