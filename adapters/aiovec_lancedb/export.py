@@ -33,7 +33,7 @@ from aiovec.errors import CorruptStoreError, InvalidArgumentError
 from .driver import without_blobs
 from .layout import column_names
 from .limits import ExportLimits
-from .memory import ReadAdmission, result_bytes
+from .memory import ReadAdmission, result_bytes, stream_bytes
 from .reads import MOST, condition_of, filtered
 from .rows import effort_of
 from .session import Opened, Session
@@ -350,6 +350,13 @@ async def whole_rows(
     No share of the memory is held between two of them, so that a long copy keeps no search from
     its turn. Each waits for its own, and ends where its rows are larger than those before.
     """
+    if session.managed:  # it promises no order of rows
+        async with admission.share(stream_bytes()):
+            stream = await session.run(lance.query().to_batches())
+            with session.guarded():
+                async for batch in stream:
+                    yield pa.Table.from_batches([batch])
+        return
     size = _block_size(0, admission, limits)
     given = 0
     while True:

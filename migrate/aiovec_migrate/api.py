@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import FILLING, FINISHED, moves_of, to_its_end
+from aiovec.backend import FILLING, FINISHED, MoveMark, moves_of, to_its_end
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -359,16 +359,24 @@ async def _by_marks(store: PathText | None, config: PathText | None, host: Host,
         names = [store] if store is not None else await host.in_thread(configured, file)
         places = [await _entered(stack, name, file, host, existing=True) for name in names]
         for place in list(places):
-            # The other store of its run, where it can be found.
             mark = await mark_of(place)
-            other = "" if mark is None else mark.source if mark.state == FILLING else mark.moved_to
-            if other:
-                with suppress(AiovecError):
-                    found = await _entered(stack, other, file, host, existing=None)
-                    await mark_of(found)
-                    if found.identity not in [known.identity for known in places]:
-                        places.append(found)
+            if mark is not None:
+                places += await _partner(stack, mark, places, file, host)
         await end(places)
+
+
+async def _partner(
+    stack: AsyncExitStack, mark: MoveMark, known: Sequence[Place], file: Path | None, host: Host
+) -> list[Place]:
+    """The other store of a mark's run, where it can be found and carries its mark too."""
+    other = mark.source if mark.state == FILLING else mark.moved_to
+    with suppress(AiovecError):
+        place = await _entered(stack, other, file, host, existing=None)
+        there = await mark_of(place)
+        is_new = place.identity not in [one.identity for one in known]
+        if is_new and there is not None and there.run == mark.run:
+            return [place]
+    return []
 
 
 # What the calls open
