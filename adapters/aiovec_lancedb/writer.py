@@ -93,6 +93,9 @@ class WriteOperation(ABC):
     changes_schema: ClassVar[bool] = False
     """True if it is held off while a migration is open."""
 
+    by_hand: ClassVar[bool] = False
+    """True if it is held off in a store that is being filled, though it touches no rows."""
+
     async def refused(self, session: Session, mark: MoveMark) -> Exception:
         """Why it is not done while the mark stands, of a work that changes schemas."""
         return mark.frozen_error()
@@ -303,7 +306,7 @@ class TableWriter(Committer[_Call]):
         if mark is not None:
             if mark.left:
                 raise mark.moved_error(self._session.target)
-            if first.changes_schema:
+            if first.changes_schema or (first.by_hand and mark.state == FILLING):
                 raise await first.refused(self._session, mark)
             touched = await first.touches(self._session, others)
             if mark.state != FILLING:

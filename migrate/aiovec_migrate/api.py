@@ -19,7 +19,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from .ends import Ends, mark_of, record_of
+from .ends import Ends, mark_of
 from .host import Host, RealHost, Step, no_step
 from .journal import FileJournal, default_file
 from .locate import (
@@ -361,20 +361,29 @@ async def _by_marks(store: PathText | None, config: PathText | None, host: Host,
         for place in list(places):
             mark = await mark_of(place)
             if mark is not None:
-                places += await _partner(stack, mark, places, file, host)
+                places += await _partner(stack, place, mark, places, file, host)
         await end(places)
 
 
 async def _partner(
-    stack: AsyncExitStack, mark: MoveMark, known: Sequence[Place], file: Path | None, host: Host
+    stack: AsyncExitStack,
+    named: Place,
+    mark: MoveMark,
+    known: Sequence[Place],
+    file: Path | None,
+    host: Host,
 ) -> list[Place]:
-    """The other store of a mark's run, where it can be found and carries its mark too."""
+    """The other store of a mark's run, where it can be found and its own mark tells of this one:
+    a copy of a store has that store's mark."""
     other = mark.source if mark.state == FILLING else mark.moved_to
     with suppress(AiovecError):
         place = await _entered(stack, other, file, host, existing=None)
         there = await mark_of(place)
-        is_new = place.identity not in [one.identity for one in known]
-        if is_new and there is not None and there.run == mark.run:
+        if there is None or place.identity in [one.identity for one in known]:
+            return []
+        one = named.backend
+        leads_back = there.source == one.address or there.target == one.target
+        if there.run == mark.run and leads_back:
             return [place]
     return []
 
@@ -536,27 +545,25 @@ async def _open(
 async def _in_use(one: Place, other: Place, config: Path | None, host: Host) -> Place | None:
     """The one of two stores that apps use; None where nothing tells.
 
-    What a migration has marked counts for more than what the TOML names. Without a TOML, it is the
-    one into or out of which the last of their migrations has led, if that is one of them alone.
+    What a migration has marked counts for more than what the TOML names.
     """
     for place, rest in ((one, other), (other, one)):
         mark = await mark_of(place)
         if mark is not None and mark.state == FILLING:
             if mark.source == rest.backend.address:
-                return rest
+                there = await mark_of(rest)
+                has_led = there is not None and there.run == mark.run and there.left
+                return place if has_led else rest
             continue
         if mark is not None and not mark.left:
             return place
         if mark is not None and mark.target == rest.backend.target:
             return rest
-    if config is not None and await host.in_thread(config.exists):
-        present = await host.in_thread(backend_in, config)
-        found = [place for place in (one, other) if place.configured == present]
-        return found[0] if len(found) == 1 else None
-    ages = [(await record_of(place)).generation for place in (one, other)]
-    if ages[0] == ages[1]:
+    if config is None or not await host.in_thread(config.exists):
         return None
-    return one if ages[0] > ages[1] else other
+    present = await host.in_thread(backend_in, config)
+    found = [place for place in (one, other) if place.configured == present]
+    return found[0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ class Cutover:
                     await origin.pause_writers(work.run, limit)
                     await work.step("cut-over:paused")
                     await self._last_changes()
+                    if taken := await work.taken():
+                        raise CalledOffError(taken)
                     generation = await self._next_generation(origin)
                     await self._toml.check(work.origin, work.goal)
             except TimeoutError:

@@ -223,14 +223,16 @@ class RunContext:
         if goal is None:
             return ""
         record = await goal.move_record()
-        if record.run == self.run:
+        if record.mark is not None and record.mark.run == self.run:
             return ""
-        if state.generation is not None and record.generation != state.generation:
+        is_back = state.phase in (Phase.ROLLED_BACK, Phase.ABORTING)
+        if record.run == self.run and not is_back:
+            return ""
+        if record.run != self.run and state.generation not in (None, record.generation):
             return f"the run {record.run} has led apps to {self.goal}, or away from it, meanwhile"
         if state.released:
             return f"all rows were carried to {self.goal}, which others may use since"
-        is_held = record.mark is not None and record.mark.run == self.run
-        if state.filled and state.begun and not is_held:
+        if record.run == self.run or (state.filled and state.begun):
             return (
                 f"{self.goal} has no mark of this run any more: it was replaced, restored or let "
                 "go of, and others may have written there"
@@ -245,17 +247,20 @@ class RunContext:
         elif goal is not None:
             await goal.reenter(self.run, self.origin.backend.target)
         switches = self.state.options.switch
-        await self.leaving().begin_move(
-            self.run,
-            Destination(
-                self.goal.backend.address,
-                self.goal.configured if switches else "",
-                config if switches else "",
-                target=self.goal.backend.target,
-                source=self.origin.backend.address,
-                journal=self.journal.place,
-            ),
+        destination = Destination(
+            self.goal.backend.address,
+            self.goal.configured if switches else "",
+            config if switches else "",
+            target=self.goal.backend.target,
+            source=self.origin.backend.address,
+            journal=self.journal.place,
         )
+        try:
+            await self.leaving().begin_move(self.run, destination)
+        except MigrationError:  # another run was faster
+            if not self.state.begun:
+                await unmark(self.goal, self.run)
+            raise
 
     async def save(self, *tables: TableState) -> None:
         self.state.changed = self.host.wall().isoformat(timespec="seconds")

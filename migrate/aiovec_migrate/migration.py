@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from aiovec.backend import Schema, VectorIndexes, moves_of
+from aiovec.backend import FILLING, Schema, VectorIndexes, moves_of
 from aiovec.errors import MigrationError, TableExistsError
 
 from .catch_up import CatchUp, check_all, come_to_rest
@@ -440,11 +440,14 @@ class Migration:
         if moves_of(self.source.backend) is None:
             return
         state = work.state
-        if not state.marked:
+        if not state.begun:
             state.marked = True
-            state.filled = await self._is_free()
+            state.filled = await self._is_free(state.run)
             await work.save()
         await work.mark("" if self._toml is None else self._toml.path)
+        if not state.begun and state.filled and await self.target.backend.tables():
+            state.filled = False  # somebody was faster
+            await unmark(self.target, state.run)
         work.marked_at = work.host.now()
         await work.step("marked")
         # A killed migrator may have left its writers in a pause.
@@ -453,13 +456,14 @@ class Migration:
             state.begun = True
             await work.save()
 
-    async def _is_free(self) -> bool:
+    async def _is_free(self, run: str) -> bool:
         """Return whether the target can have no user yet, for it has no tables.
 
         Nobody else is to write to it then. Where it has some, their users go on.
         """
         goal = moves_of(self.target.backend)
-        if goal is None or (await goal.move_record()).mark is not None:
+        mark = None if goal is None else await goal.move_mark()
+        if goal is None or (mark is not None and (mark.run, mark.state) != (run, FILLING)):
             return False
         return not await self.target.backend.tables()
 

@@ -244,6 +244,10 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
         return False
     if state.phase is Phase.DONE or await has_switched(work):
         raise MigrationError(f"it is too late to abort: {await _ways_on(work)}")
+    if state.phase not in (Phase.ABORTING, Phase.ROLLED_BACK) and state.begun:
+        mark = await mark_of(work.origin)
+        is_whole = all(table.copied for table in state.tables.values())
+        state.lost = is_whole and not state.released and (mark is None or mark.run != work.run)
     await work.enter(Phase.ABORTING)
     await unmark(work.origin, work.run)
     await work.step("abort:released")
@@ -251,6 +255,12 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
         goal.act_for(work.run)
     if work.origin.missing:
         work.tell("warning", f"{work.origin} does not exist, so the copies in the target are kept")
+    elif state.lost:
+        work.tell(
+            "warning",
+            f"{work.origin} is not the store that the run began with: it was replaced or restored, "
+            "so the copies in the target are kept",
+        )
     elif taken := await work.taken():
         work.tell("warning", f"{taken}, so the tables there are kept")
     elif not keep_target and not work.goal.missing:
@@ -444,6 +454,9 @@ async def finish_run(places: Sequence[Place], *, host: Host, listener: Listener)
     marked = await _marked(places)
     found = [(place, mark) for place, mark in marked if mark.state == MOVED]
     if not found:
+        for _, mark in marked:
+            if mark.state == FILLING:
+                raise mark.frozen_error()
         raise MigrationError(_NO_RUN.format(stores=_listed(places)))
     newest = max(mark.generation for _, mark in found)
     for _, mark in found:

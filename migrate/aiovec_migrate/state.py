@@ -197,6 +197,9 @@ class RunState:
     """The mark was seen on the source, so its absence means another source."""
     filled: bool = False
     """The target carries, or is about to carry, the mark by which nobody else writes to it."""
+    lost: bool = False
+    """An abort found the source without the mark: it was replaced, and the copies, which are whole,
+    may be all that is left."""
     released: bool = False
     """All was carried and the source's mark is off, or about to be: without a switch that is all.
 

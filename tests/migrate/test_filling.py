@@ -10,10 +10,13 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import lancedb
+import pyarrow as pa
 import pytest
 
 import aiovec
 import aiovec_migrate
+from aiovec.backend import Moves
 from aiovec.errors import MigrationError, StoreMovedError
 from aiovec_migrate import Event, Options
 
@@ -21,7 +24,7 @@ from .support import contents_at, differences, fill, migrated, rolled_back, some
 from .test_ends import SWITCH, WAYS, a_store, place_of
 from .test_resume import Stop, StoppedError
 
-CLOSED = r"copies the rows of .* into this store, .* nobody else writes here; .* `aiovec migrate ab"
+CLOSED = r"copies the rows of .* into this store, .* nobody else writes here; `aiovec migrate run`"
 
 
 async def stopped_at(folder: Path, way: str, step: str, options: Options = SWITCH) -> Path:
@@ -103,7 +106,7 @@ async def test_a_third_store_is_not_written_over_it(
     more = {"repair": True, "journal": tmp_path / "other.db"} if call == "verify" else {}
     target = f"lancedb://{tmp_path / 'notes.lance'}"
     told = "is the store in use" if switched else r"is open on .*notes\.lance"
-    for known in (config, None):
+    for known in (config,) if switched else (config, None):
         with pytest.raises(MigrationError, match=told):
             await getattr(aiovec_migrate, call)(str(backup), target, config=known, **more)
     await migrated(config=config, options=SWITCH)
@@ -125,6 +128,137 @@ async def test_an_abort_behind_the_copy_leaves_what_apps_have_written_since(
     await aiovec_migrate.abort(config=config, listener=told.append)
     assert any("so the tables there are kept" in event.text for event in told)
     assert differences(wanted, await contents_at(config=config)) == []
+
+
+@pytest.mark.parametrize("step", ["cut-over:ready", "cut-over:moved"])
+async def test_an_abort_keeps_what_may_be_the_only_copy(tmp_path: Path, step: str) -> None:
+    """The source was lost, and an app that started since has made an empty one in its place."""
+    config = await stopped_at(tmp_path, "there", step)
+    wanted = await contents_at(place_of(config, "lancedb"))
+    for file in await asyncio.to_thread(lambda: list(tmp_path.glob("notes.db*"))):
+        await asyncio.to_thread(file.unlink)
+    async with aiovec.connect(config=config) as app:
+        assert await app.tables() == []
+    with pytest.raises(MigrationError, match=r"replaced or restored.* migrate abort"):
+        await migrated(config=config, options=SWITCH)
+    told: list[Event] = []
+    await aiovec_migrate.abort(config=config, listener=told.append)
+    assert any("the copies in the target are kept" in event.text for event in told)
+    assert differences(wanted, await contents_at(place_of(config, "lancedb"))) == []
+    async with aiovec.connect(place_of(config, "lancedb")) as store:
+        assert await store.insert("notes", some_rows("since", 1, "notes")) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_abort_behind_a_rollback_keeps_a_store_that_was_restored_since(
+    tmp_path: Path, way: str
+) -> None:
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    await migrated(None, target, config=config, options=SWITCH)
+    backup = tmp_path / "backup"
+    async with aiovec.connect(config=config) as app:
+        await app.backup(backup)
+    await rolled_back(config=config)
+    place = place_of(config, target)
+    await aiovec.restore(backup, place, overwrite=True)
+    async with aiovec.connect(place) as store:
+        await store.insert("notes", some_rows("since", 3, "notes"))
+    wanted = await contents_at(place)
+    told: list[Event] = []
+    await aiovec_migrate.abort(config=config, listener=told.append)
+    assert any("so the tables there are kept" in event.text for event in told)
+    assert differences(wanted, await contents_at(place)) == []
+
+
+async def test_a_copy_of_a_store_ends_no_run(tmp_path: Path) -> None:
+    """It has the store's mark; what it is ended by must not open the target of that run."""
+    config = await stopped_at(tmp_path, "there", "indexed")
+    await asyncio.to_thread(shutil.copy, tmp_path / "notes.db", tmp_path / "copy.db")
+    await aiovec_migrate.abort(tmp_path / "copy.db", journal=tmp_path / "none.db")
+    async with aiovec.connect(place_of(config, "lancedb")) as store:
+        with pytest.raises(MigrationError, match=CLOSED):
+            await store.insert("notes", some_rows("lost", 1, "notes"))
+    wanted = await contents_at(config=config)
+    await migrated(config=config, options=SWITCH)
+    assert differences(wanted, await contents_at(config=config)) == []
+
+
+async def test_nothing_is_switched_where_others_could_write_meanwhile(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+
+    async def opened(step: str) -> None:
+        if step == "cut-over:ready":
+            async with aiovec.connect(place_of(config, "lancedb")) as store:
+                moves = store._follower.engine.backend
+                assert isinstance(moves, Moves)
+                mark = await moves.move_mark()
+                assert mark is not None
+                await moves.end_move(mark.run)
+
+    options = Options(switch=True, index=False, attempts=1)
+    with pytest.raises(MigrationError, match=r"lancedb.* has no mark of this run any more"):
+        await migrated(None, "lancedb", config=config, options=options, step=opened)
+    async with aiovec.connect(config=config) as app:
+        assert app.backend_name == "sqlite"
+        assert await app.insert("notes", some_rows("since", 1, "notes")) == 1
+
+
+async def test_a_run_that_comes_too_late_leaves_its_target_open(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    late = str(tmp_path / "late.db")
+
+    async def faster(step: str) -> None:
+        if step == "planned":
+            with pytest.raises(StoppedError):
+                await migrated(None, "lancedb", config=config, step=Stop("indexed"))
+
+    with pytest.raises(MigrationError, match="another migration of this store is known"):
+        await migrated(None, late, config=config, journal=tmp_path / "late.journal", step=faster)
+    async with aiovec.connect(late) as store:
+        await fill(store, {"notes": 3})
+
+
+async def test_a_store_that_got_tables_before_the_run_reached_it_stays_open(
+    tmp_path: Path,
+) -> None:
+    config = await stopped_at(tmp_path, "there", "planned", Options())
+    async with aiovec.connect(place_of(config, "lancedb")) as other:
+        await fill(other, {"others": 3})
+        before = await other.count("others")
+        await migrated(None, "lancedb", config=config, step=_Wrote(other))
+        assert await other.count("others") == before + 1
+
+
+class _Wrote:
+    def __init__(self, store: aiovec.VectorStore) -> None:
+        self._store = store
+
+    async def __call__(self, step: str) -> None:
+        if step == "indexed":
+            await self._store.insert("others", some_rows("more", 1, "others"))
+
+
+@pytest.mark.parametrize("harm", ["foreign", "damaged"])
+async def test_a_table_that_nobody_can_use_keeps_no_store_from_being_forgotten(
+    tmp_path: Path, harm: str
+) -> None:
+    config = await a_store(tmp_path, "lancedb")
+    await migrated(None, "sqlite", config=config, options=SWITCH)
+    await aiovec_migrate.finish(config=config)
+    folder = tmp_path / "notes.lance"
+    if harm == "foreign":
+        lance = await lancedb.connect_async(folder)
+        await lance.create_table("foreign", pa.table({"x": [1]}))
+        lance.close()  # type: ignore[no-untyped-call]
+    else:
+        for file in await asyncio.to_thread(
+            lambda: list((folder / "notes.lance" / "_versions").glob("*.manifest"))
+        ):
+            await asyncio.to_thread(file.write_bytes, b"x" * 50)
+    await aiovec_migrate.forget("lancedb", config=config)
+    async with aiovec.connect(place_of(config, "lancedb")) as store:
+        await fill(store, {"others": 2})
 
 
 async def test_a_store_whose_tables_others_use_stays_open_to_them(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiovec.backend import Field, StaleTableError, TableHandle, in_thread, size_text, total_memory
 from aiovec.errors import AiovecError, InvalidArgumentError, StoreBusyError, TableNotFoundError
@@ -59,6 +59,8 @@ class Note(WriteOperation):
 @dataclass(frozen=True, slots=True, eq=False)
 class Drop(WriteOperation):
     """Drops an index, by hand: nothing is to make it anew, also if this process ends in between."""
+
+    by_hand: ClassVar[bool] = True
 
     handle: TableHandle
     index: str

@@ -444,10 +444,13 @@ class MakeStale(WriteOperation):
         return ()
 
     async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
-        with suppress(StaleTableError):  # it was dropped meanwhile
-            lance, _ = await session.open_any(self.table)
-            metadata = {LEFT: uuid.uuid4().hex}
-            await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
+        # It was dropped meanwhile, or nobody can write to it anyway.
+        with suppress(StaleTableError, CorruptStoreError):
+            lance, arrow = await session.open_any(self.table)
+            if arrow.get_field_index("id") >= 0:  # another program's table may have none
+                await session.confirm()
+                metadata = {LEFT: uuid.uuid4().hex}
+                await session.run(lance.update_field_metadata({"path": "id", "metadata": metadata}))
         return [None]
 
 

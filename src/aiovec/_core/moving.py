@@ -92,8 +92,8 @@ class MoveMark:
         if self.state == FILLING:
             return MigrationError(
                 f"a migration (run {self.run}) copies the rows of {self.source} into this store, "
-                "and until it ends nobody else writes here; `aiovec migrate status` tells how far "
-                "it is, `aiovec migrate abort` ends it"
+                "and until it ends nobody else writes here; `aiovec migrate run` goes on with it, "
+                "`aiovec migrate abort` ends it"
             )
         return MigrationError(
             f"a migration is open (run {self.run}), and until it ends no table can be created, "

@@ -162,7 +162,9 @@ class MovingContract(ContractBase):
             one_row.drop_table("notes"),
         ]
         for write in writes:
-            with pytest.raises(MigrationError, match=r"run r1\) copies the rows of /a .* abort"):
+            with pytest.raises(
+                MigrationError, match=r"run r1\) copies the rows of /a .* abort` ends it"
+            ):
                 await write
         assert await one_row.count("notes", "n = 0") == 2
         assert [hit.id for hit in await one_row.search("notes", row("a")["embedding"])]
