@@ -224,6 +224,8 @@ def _table(db: sqlite3.Connection, name: str) -> Finding:
     ).fetchone()
     if rows == vectors and not apart:
         return Finding(f"table {name}", f"{rows:,} rows")
+    if layout.schema.vector_nullable and rows - apart == vectors:
+        return Finding(f"table {name}", f"{rows:,} rows, {apart:,} of them without a vector")
     return Finding(
         f"table {name}",
         f"{rows:,} rows but {vectors:,} vectors; {apart:,} rows have none",

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from aiovec.backend import writing_to
+from aiovec.backend import NO_ROOM, writing_to
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -190,7 +190,8 @@ def _why_no_room(target: str) -> str | None:
             probe.write(bytes(_ROOM))
             probe.flush()
     except OSError as exc:
-        return exc.strerror or str(exc)
+        if exc.errno in NO_ROOM:
+            return exc.strerror or str(exc)
     return None
 
 

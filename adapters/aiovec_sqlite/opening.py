@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -135,9 +136,7 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
             began, patience = time.monotonic(), settings.busy_timeout
             if not exists:
                 _patiently(lambda: create_store(db, settings.page_size), path, began, patience)
-            _patiently(
-                lambda: db.execute("PRAGMA journal_mode = WAL").fetchone(), path, began, patience
-            )
+            _patiently(lambda: _to_wal(db), path, began, patience)
             _set_durability(db, settings)
             db.execute(f"PRAGMA cache_size = {-1024 * settings.cache_mb}")
             # A WAL that grew during a long read is cut back once it is brought into the file.
@@ -149,6 +148,33 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
         except BaseException:
             db.close()
             raise
+
+
+# Changes by which a store that was a backup is ahead of the one that it may have replaced.
+_AHEAD = 2**32
+
+
+def _to_wal(db: sqlite3.Connection) -> None:
+    """Have the file keep a WAL, as every store does from its first opening on.
+
+    A backup is one that does not yet. Put into use, it gets another name for itself than the
+    backup, a WAL of which it may meet later (``check_own_wal``), and its changes are numbered
+    behind those of the store in whose place it may be: cursors and change numbers that were given
+    there would pass over rows.
+    """
+    (mode,) = db.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal" and _copy_id(db) is not None:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'copy'", (uuid.uuid4().hex,))
+            number = newest_change(db) + _AHEAD
+            db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
+            db.execute("UPDATE aiovec_tables SET floor = ?", (number,))
+            db.execute("COMMIT")
+        except BaseException:
+            db.rollback()
+            raise
+    db.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
 def _check_only_name(path: Path) -> None:

@@ -39,6 +39,8 @@ from .writer import JoinableWork, Transaction
 
 # Rows for each executemany: few enough that a cancelled call ends soon.
 _BLOCK = 1000
+# Characters of the payloads that are changed at once.
+_BLOCK_PAYLOADS = 8 * 2**20
 # Rows with text for each statement, and the values that one may have by SQLite's default.
 _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
 # How many changes pass between two looks at the number of tombstones.
@@ -398,10 +400,11 @@ def update(
         sets.append("payload = ?")
     sql = f"UPDATE {table.rows} SET {', '.join([*sets, '_seq = ?'])} WHERE _rowid = ?"
     moves = any(name in values for name in table.partitions)
-    for start in range(0, len(rowids), _BLOCK):
+    start = first
+    for block in _blocks_of(tx, table, rowids, payloads=bool(payload)):
         tx.check()
-        block = rowids[start : start + _BLOCK]
-        numbers = range(first + start, first + start + len(block))
+        numbers = range(start, start + len(block))
+        start += len(block)
         if payload:
             texts = _patched(tx, table, payload, block)
             changes: Iterable[tuple[Any, ...]] = (
@@ -416,6 +419,30 @@ def update(
         elif moves:
             move_vectors(tx, table, block)
     return len(rowids)
+
+
+def _blocks_of(
+    tx: Transaction, table: TableLayout, rowids: Sequence[int], *, payloads: bool
+) -> Iterator[Sequence[int]]:
+    """The rows in blocks; with ``payloads`` those of a block have some MiB at most, or it is one
+    row."""
+    for start in range(0, len(rowids), _BLOCK):
+        block = rowids[start : start + _BLOCK]
+        if not payloads:
+            yield block
+            continue
+        sizes = tx.db.execute(
+            f"SELECT length(r.payload) FROM json_each(?) AS j "
+            f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
+            (json.dumps(list(block)),),
+        )
+        begin, held = 0, 0
+        for place, (size,) in enumerate(sizes.fetchall()):
+            if held and held + (size or 0) > _BLOCK_PAYLOADS:
+                yield block[begin:place]
+                begin, held = place, 0
+            held += size or 0
+        yield block[begin:]
 
 
 def _patched(

@@ -123,6 +123,31 @@ def test_an_embedder_whose_package_is_missing(
     assert finding.cure == f'pip install "aiovec[{extra}]"'
 
 
+async def test_rows_without_vectors_are_no_damage(folder: Path) -> None:
+    """Where the schema allows them: it told to restore the file from a backup."""
+    path = folder / "nullable.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("t", aiovec.Schema(2, vector_nullable=True))
+        await store.insert(
+            "t", [{"id": f"{n}", "embedding": [1, n] if n % 2 else None} for n in range(10)]
+        )
+    (table,) = [one for one in await asyncio.to_thread(told_of, path) if one.subject == "table t"]
+    assert (table.ok, table.value) == (True, "10 rows, 5 of them without a vector")
+
+    def harm() -> None:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("DELETE FROM \"t.rows\" WHERE id = '1'")
+            db.commit()
+
+    await asyncio.to_thread(harm)
+    (table,) = [one for one in await asyncio.to_thread(told_of, path) if one.subject == "table t"]
+    assert not table.ok
+
+
+def told_of(path: Path) -> list[Finding]:
+    return list(findings(path))
+
+
 async def test_a_store_in_use(store: Path) -> None:
     async with aiovec.connect(str(store)) as vectors:
         await vectors.delete("notes", "a")

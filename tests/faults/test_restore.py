@@ -32,6 +32,7 @@ from aiovec import (
     StoreReplacedError,
     UnsupportedError,
 )
+from aiovec.backend import ChangeFeed, ChangesPrunedError
 from aiovec_lancedb import backup as backup_module
 
 SCHEMA = Schema(4, fields={"source_id": str})
@@ -248,6 +249,64 @@ async def test_a_backup_copied_by_hand_beside_a_stale_wal(tmp_path: Path, read_o
     await aiovec.restore(backup, path)
     assert await ids_in(path) == ["a", "b"]
     assert await to_thread(check_file, path) == {"t": 2}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("way", ["restored", "copied by hand"])
+async def test_a_backup_copied_by_hand_over_a_store_that_came_from_it(
+    tmp_path: Path, way: str
+) -> None:
+    """B4: both had one name for themselves, so it opened beside the stale WAL and was malformed."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    if way == "restored":
+        await aiovec.restore(backup, path)
+    else:
+        await to_thread(shutil.copy, backup, path)
+    assert await ids_in(path) == ["a", "b"]
+    await to_thread(leave_wal, path)
+    await to_thread(shutil.copy, backup, path)
+    with pytest.raises(CorruptStoreError, match=r"notes\.db-wal.*aiovec restore"):
+        await aiovec.connect(path)
+    await aiovec.restore(backup, path)
+    assert await ids_in(path) == ["a", "b"]
+    assert await to_thread(check_file, path) == {"t": 2}
+
+
+@pytest.mark.parametrize("way", ["restored", "copied by hand"])
+async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(
+    tmp_path: Path, way: str
+) -> None:
+    """The restored store counted on from the backup, and new rows lay before the cursor."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+
+    async def read(after: bytes | None) -> tuple[list[str], bytes | None]:
+        found: list[str] = []
+        async with aiovec.connect(path) as store:
+            async for batch in store.export("t", after=after):
+                found += batch.column("id").to_pylist()
+                after = batch.schema.metadata[b"aiovec.cursor"]
+        return found, after
+
+    async with aiovec.connect(path) as store:
+        await store.insert("t", rows(*(f"gone{n}" for n in range(100))))
+        backend = store._follower.engine.backend
+        assert isinstance(backend, ChangeFeed)
+        since = await backend.change_number(await backend.open_table("t"))
+    _, cursor = await read(None)
+    if way == "restored":
+        await aiovec.restore(backup, path, overwrite=True)
+    else:
+        await to_thread(shutil.copy, backup, path)
+    async with aiovec.connect(path) as store:
+        backend = store._follower.engine.backend
+        assert isinstance(backend, ChangeFeed)
+        with pytest.raises(ChangesPrunedError):  # what the restore undid is told to nobody
+            await backend.changes(await backend.open_table("t"), since)
+        new = [f"new{n}" for n in range(50)]
+        await store.insert("t", rows(*new))
+    assert await read(cursor) == (new, (await read(None))[1])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
