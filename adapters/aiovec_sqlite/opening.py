@@ -169,7 +169,6 @@ def _to_wal(db: sqlite3.Connection) -> None:
             db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'copy'", (uuid.uuid4().hex,))
             number = newest_change(db) + _AHEAD
             db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
-            db.execute("UPDATE aiovec_tables SET floor = ?", (number,))
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
