@@ -24,11 +24,9 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 
 from .driver import lancedb
 from .errors import translated
-from .export import whole_rows
+from .export import RowsOf
 from .layout import at_rest
-from .limits import ExportLimits
 from .locks.local import FOLDER, LockedFile
-from .memory import ReadAdmission
 from .session import Session
 from .upkeep.retention import Pins
 from .writer import Touched, WriteOperation
@@ -100,12 +98,7 @@ class _HoldOff(WriteOperation):
 
 
 async def write_backup(
-    session: Session,
-    path: Path,
-    pins: Pins,
-    admission: ReadAdmission,
-    limits: ExportLimits,
-    moment: Moment,
+    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment
 ) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
@@ -117,19 +110,14 @@ async def write_backup(
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
         try:
-            return await _write_copy(session, path, pins, admission, limits, moment)
+            return await _write_copy(session, path, pins, rows_of, moment)
         except CorruptStoreError:
             if not left:
                 raise
 
 
 async def _write_copy(
-    session: Session,
-    path: Path,
-    pins: Pins,
-    admission: ReadAdmission,
-    limits: ExportLimits,
-    moment: Moment,
+    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment
 ) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
@@ -142,7 +130,7 @@ async def _write_copy(
             # One of them was renamed, and may be in it twice.
             if await session.names() != [one.name for one in opened]:
                 raise StaleTableError
-            await _copy(session, opened, partial, str(path), admission, limits)
+            await _copy(opened, partial, str(path), rows_of)
         await in_thread(_finish, partial, path)
     except BaseException:
         await to_its_end(in_thread(remove_folder, partial))
@@ -202,14 +190,7 @@ async def _opened(session: Session) -> list[_Opened]:
     return found
 
 
-async def _copy(
-    session: Session,
-    tables: list[_Opened],
-    partial: Path,
-    path: str,
-    admission: ReadAdmission,
-    limits: ExportLimits,
-) -> None:
+async def _copy(tables: list[_Opened], partial: Path, path: str, rows_of: RowsOf) -> None:
     with translated(path):
         # It makes the folder, and goes on to do so when it is cancelled.
         copy = await to_its_end(lancedb.connect_async(partial))
@@ -217,7 +198,7 @@ async def _copy(
         for one in tables:
             with translated(path):
                 target = await to_its_end(copy.create_table(one.name, schema=at_rest(one.schema)))
-            async with aclosing(whole_rows(session, one.table, admission, limits)) as blocks:
+            async with aclosing(rows_of(one.table)) as blocks:
                 waiting: list[pa.Table] = []
                 async for block in blocks:
                     waiting.append(block)

@@ -342,6 +342,10 @@ class Export:
         return await off_loop(len(column), lambda: column.take(pc.sort_indices(column)))
 
 
+RowsOf = Callable[["AsyncTable"], AsyncGenerator[pa.Table, None]]
+"""``whole_rows`` of a store."""
+
+
 async def whole_rows(
     session: Session, lance: AsyncTable, admission: ReadAdmission, limits: ExportLimits
 ) -> AsyncGenerator[pa.Table, None]:

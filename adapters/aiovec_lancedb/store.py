@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiovec.backend import (
-    FILLING,
     FINISHED,
     OPEN,
     Backend,
@@ -75,7 +74,7 @@ from . import (
 )
 from .backup import Moment, copy_beside, put_in_place, remove_folder, write_backup
 from .bulk import Load
-from .export import Export
+from .export import Export, whole_rows
 from .index import (
     info,
     kinds,
@@ -98,6 +97,7 @@ from .writer import WriteOperation, Writers
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from lancedb.table import AsyncTable
 
     from .settings import LancedbSettings
 
@@ -613,9 +613,7 @@ class LancedbBackend(
 
     async def restore(self, table: TableHandle, version: int) -> None:
         async with self._open_pins().held(table.name, version):
-            await tables.check_whole(
-                self._session, table, version, self._admission, self._limits.export
-            )
+            await tables.check_whole(self._session, table, version, self._rows_of)
             with one_call():  # what was read is no time that it waited for others
                 await self._write(table.name, tables.Restore(table, version), write_key())
         self._indexing.restored(table)
@@ -623,9 +621,11 @@ class LancedbBackend(
     async def backup(self, path: Path) -> None:
         writers = None if self.read_only else self._writers
         write = None if writers is None else writers.run
-        limits = self._limits.export
-        moment = Moment(limits.one_moment, write, patience=self._settings.busy_timeout)
-        await write_backup(self._session, path, self._open_pins(), self._admission, limits, moment)
+        moment = Moment(self._limits.export.one_moment, write, patience=self._settings.busy_timeout)
+        await write_backup(self._session, path, self._open_pins(), self._rows_of, moment)
+
+    def _rows_of(self, table: AsyncTable) -> AsyncGenerator[pa.Table, None]:
+        return whole_rows(self._session, table, self._admission, self._limits.export)
 
     # Moving away
 
@@ -639,7 +639,7 @@ class LancedbBackend(
         self._session.check()
         self._check_writable()
         before, after = await in_thread(partial(self._fence.change, change, anew=anew))
-        noted = before.mark is not None and before.mark.state != FILLING
+        noted = before.mark is not None and not before.mark.filling
         if noted and (after.mark is None or after.mark.left):
             await self._forget_changes(moving=after.mark is not None)
         return before, after

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiovec.backend import (
-    FILLING,
     Field,
     MoveMark,
     Schema,
@@ -34,11 +33,9 @@ from aiovec.errors import (
 )
 
 from .errors import NoSuchTableError, TableThereError
-from .export import whole_rows
+from .export import RowsOf
 from .index.fields import drop_unwanted, index_fields
 from .layout import added_column, goes, incarnation_in, new_table, options_of, renamable
-from .limits import ExportLimits
-from .memory import ReadAdmission
 from .session import Opened, Session
 from .upkeep.retention import versions_of
 from .writer import Touched, WriteOperation
@@ -75,10 +72,7 @@ class CreateTable(WriteOperation):
         connection = session.check()
         await session.confirm()
         # Made by a migration in a store with a mark: those who read it have to look for that.
-        mark = None
-        if self.fence.run is not None:
-            mark = (await in_thread(self.fence.read)).mark
-        moving = mark is not None and mark.state != FILLING
+        moving = self.fence.run is not None and await self.fence.concerns_reads()
         made = new_table(self.schema, moving=moving)
         try:
             with session.translated():
@@ -371,13 +365,7 @@ class Restore(WriteOperation):
         return [None]
 
 
-async def check_whole(
-    session: Session,
-    handle: TableHandle,
-    version: int,
-    admission: ReadAdmission,
-    limits: ExportLimits,
-) -> None:
+async def check_whole(session: Session, handle: TableHandle, version: int, rows_of: RowsOf) -> None:
     """Read all of a version. InvalidArgumentError where that cannot be done.
 
     Upkeep that was ended while it removed the version has left its manifest, which Lance would
@@ -386,7 +374,7 @@ async def check_whole(
     try:
         async with session.reading(handle) as table:
             await _check_out(session, table, version)
-            async with aclosing(whole_rows(session, table.lance, admission, limits)) as blocks:
+            async with aclosing(rows_of(table.lance)) as blocks:
                 async for _ in blocks:
                     session.check()
             for index in await session.run(table.lance.list_indices()):

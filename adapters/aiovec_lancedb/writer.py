@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anyio
 
 from aiovec.backend import (
-    FILLING,
     OPEN,
     PAUSED,
     Committer,
@@ -306,13 +305,13 @@ class TableWriter(Committer[_Call]):
         if mark is not None:
             if mark.left:
                 raise mark.moved_error(self._session.target)
-            if first.changes_schema or (first.by_hand and mark.state == FILLING):
+            if first.changes_schema or (first.by_hand and mark.filling):
                 raise await first.refused(self._session, mark)
             touched = await first.touches(self._session, others)
-            if mark.state != FILLING:
-                await self._fence.note(mark, self._table, touched)
-            elif touched:
+            if touched and mark.filling:
                 raise mark.frozen_error()
+            if not mark.filling:
+                await self._fence.note(mark, self._table, touched)
         files = self._files
         if files is None:
             return await first.do(self._session, others)

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiovec.backend import (
-    FILLING,
     PAUSED,
     Committer,
     GroupCommit,
@@ -323,7 +322,7 @@ class Writer(Committer[_Call]):
         mark = mark_in(state, self.target)
         if mark is None or mark.run == self.run_acted_for:
             return None
-        return mark if mark.left or mark.state in (PAUSED, FILLING) else None
+        return mark if mark.left or mark.filling or mark.state == PAUSED else None
 
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> Held | None:
         """Run a group in one transaction. Calls that have not ended afterwards want another try."""
@@ -346,8 +345,7 @@ class Writer(Committer[_Call]):
                 if mark.state == PAUSED:
                     return Held(mark)
                 for call in group:
-                    left = mark.left
-                    call.fail(mark.moved_error(self.target) if left else mark.frozen_error())
+                    call.fail(mark.refusal(self.target))
                 return None
             number = change_number(state.get("change"))
             change = Change(number)

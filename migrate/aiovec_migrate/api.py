@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiovec.backend import FILLING, FINISHED, MoveMark, moves_of, to_its_end
+from aiovec.backend import FINISHED, MoveMark, moves_of, to_its_end
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -375,7 +375,7 @@ async def _partner(
 ) -> list[Place]:
     """The other store of a mark's run, where it can be found and its own mark tells of this one:
     a copy of a store has that store's mark."""
-    other = mark.source if mark.state == FILLING else mark.moved_to
+    other = mark.source if mark.filling else mark.moved_to
     with suppress(AiovecError):
         place = await _entered(stack, other, file, host, existing=None)
         there = await mark_of(place)
@@ -549,7 +549,7 @@ async def _in_use(one: Place, other: Place, config: Path | None, host: Host) -> 
     """
     for place, rest in ((one, other), (other, one)):
         mark = await mark_of(place)
-        if mark is not None and mark.state == FILLING:
+        if mark is not None and mark.filling:
             if mark.source == rest.backend.address:
                 there = await mark_of(rest)
                 has_led = there is not None and there.run == mark.run and there.left

@@ -311,7 +311,7 @@ class RunContext:
 
 
 async def record_of(place: Place) -> MoveRecord:
-    """What a store knows of migrations; an empty record where it can know nothing."""
+    """All that a store keeps about migrations; an empty record where it can keep nothing."""
     moves = None if place.missing else moves_of(place.backend)
     return MoveRecord() if moves is None else await moves.move_record()
 

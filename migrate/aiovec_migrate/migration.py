@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from aiovec.backend import FILLING, Schema, VectorIndexes, moves_of
+from aiovec.backend import Schema, VectorIndexes, moves_of
 from aiovec.errors import MigrationError, TableExistsError
 
 from .catch_up import CatchUp, check_all, come_to_rest
@@ -463,7 +463,7 @@ class Migration:
         """
         goal = moves_of(self.target.backend)
         mark = None if goal is None else await goal.move_mark()
-        if goal is None or (mark is not None and (mark.run, mark.state) != (run, FILLING)):
+        if goal is None or (mark is not None and not (mark.filling and mark.run == run)):
             return False
         return not await self.target.backend.tables()
 

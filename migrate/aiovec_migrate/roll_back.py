@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 
-from aiovec.backend import FILLING, MOVED, Backend, MoveMark, Schema, TableHandle, moves_of
+from aiovec.backend import MOVED, Backend, MoveMark, Schema, TableHandle, moves_of
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .catch_up import CatchUp, check_all
@@ -434,7 +434,7 @@ async def end_run(places: Sequence[Place]) -> None:
     runs = {
         mark.run
         for _, mark in found
-        if not mark.left and not (mark.state == FILLING and mark.run in switched)
+        if not mark.left and not (mark.filling and mark.run in switched)
     }
     if not runs:
         left = next((mark for _, mark in found if mark.state == MOVED), None)
@@ -455,7 +455,7 @@ async def finish_run(places: Sequence[Place], *, host: Host, listener: Listener)
     found = [(place, mark) for place, mark in marked if mark.state == MOVED]
     if not found:
         for _, mark in marked:
-            if mark.state == FILLING:
+            if mark.filling:
                 raise mark.frozen_error()
         raise MigrationError(_NO_RUN.format(stores=_listed(places)))
     newest = max(mark.generation for _, mark in found)
@@ -463,7 +463,7 @@ async def finish_run(places: Sequence[Place], *, host: Host, listener: Listener)
         if mark.generation == newest and mark.config:
             await _tell_of_toml(mark.config, mark.backend, host, listener)
     runs = {mark.run for _, mark in found}
-    found += [each for each in marked if each[1].state == FILLING and each[1].run in runs]
+    found += [each for each in marked if each[1].filling and each[1].run in runs]
     for place, mark in found:
         moves = moves_of(place.backend)
         if moves is not None:

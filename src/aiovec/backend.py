@@ -67,7 +67,6 @@ from ._core.memory import (
     total_memory,
 )
 from ._core.moving import (
-    FILLING,
     FINISHED,
     MOVED,
     OPEN,
@@ -294,7 +293,6 @@ __all__ = [
     "CONFIG_VARIABLE",
     "END_FRAME",
     "FAILED_FRAME",
-    "FILLING",
     "FINISHED",
     "FORKED",
     "FRAME_HEAD",

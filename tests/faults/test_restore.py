@@ -53,6 +53,24 @@ async def backed_up(path: Path) -> Path:
     return backup
 
 
+STALE = r"notes\.db-wal.*aiovec restore"
+
+
+async def brought_back(way: str, backup: Path, path: Path) -> None:
+    """The backup in the place of a store that is closed."""
+    if way == "restored":
+        await aiovec.restore(backup, path, overwrite=True)
+    else:
+        await to_thread(shutil.copy, backup, path)
+
+
+async def check_cured(backup: Path, path: Path) -> None:
+    """By what the error says."""
+    await aiovec.restore(backup, path)
+    assert await ids_in(path) == ["a", "b"]
+    assert await to_thread(check_file, path) == {"t": 2}
+
+
 async def ids_in(target: Path | str) -> list[str]:
     async with aiovec.connect(target) as store:
         return [record.id for record in await store.find("t", limit=10**6)]
@@ -243,12 +261,10 @@ async def test_a_backup_copied_by_hand_beside_a_stale_wal(tmp_path: Path, read_o
     await to_thread(shutil.copy, backup, path)
     before = await names_in(tmp_path)
     for _ in range(2):
-        with pytest.raises(CorruptStoreError, match=r"notes\.db-wal.*aiovec restore"):
+        with pytest.raises(CorruptStoreError, match=STALE):
             await aiovec.connect(path, read_only=read_only)
     assert set(before) <= set(await names_in(tmp_path))
-    await aiovec.restore(backup, path)
-    assert await ids_in(path) == ["a", "b"]
-    assert await to_thread(check_file, path) == {"t": 2}
+    await check_cured(backup, path)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
@@ -259,18 +275,13 @@ async def test_a_backup_copied_by_hand_over_a_store_that_came_from_it(
     """B4: both had one name for themselves, so it opened beside the stale WAL and was malformed."""
     path = tmp_path / "notes.db"
     backup = await backed_up(path)
-    if way == "restored":
-        await aiovec.restore(backup, path)
-    else:
-        await to_thread(shutil.copy, backup, path)
+    await brought_back(way, backup, path)
     assert await ids_in(path) == ["a", "b"]
     await to_thread(leave_wal, path)
     await to_thread(shutil.copy, backup, path)
-    with pytest.raises(CorruptStoreError, match=r"notes\.db-wal.*aiovec restore"):
+    with pytest.raises(CorruptStoreError, match=STALE):
         await aiovec.connect(path)
-    await aiovec.restore(backup, path)
-    assert await ids_in(path) == ["a", "b"]
-    assert await to_thread(check_file, path) == {"t": 2}
+    await check_cured(backup, path)
 
 
 @pytest.mark.parametrize("way", ["restored", "copied by hand"])
@@ -295,10 +306,7 @@ async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(
         assert isinstance(backend, ChangeFeed)
         since = await backend.change_number(await backend.open_table("t"))
     _, cursor = await read(None)
-    if way == "restored":
-        await aiovec.restore(backup, path, overwrite=True)
-    else:
-        await to_thread(shutil.copy, backup, path)
+    await brought_back(way, backup, path)
     async with aiovec.connect(path) as store:
         backend = store._follower.engine.backend
         assert isinstance(backend, ChangeFeed)

@@ -15,7 +15,8 @@ import pytest
 
 from aiovec import Schema, StoreBusyError, StoreClosedError, VectorStore
 from aiovec._settings.load import RetrievalSettings
-from aiovec_lancedb import LancedbBackend, backup, tables
+from aiovec_lancedb import LancedbBackend, tables
+from aiovec_lancedb import store as lancedb_store
 from aiovec_lancedb.export import whole_rows
 from aiovec_lancedb.memory import ReadAdmission, scan_bytes
 from aiovec_lancedb.settings import LancedbSettings
@@ -246,8 +247,7 @@ async def test_a_search_gets_its_turn_in_the_middle_of_a_copy(
                 await search()
                 yield block
 
-        for module in (backup, tables):
-            monkeypatch.setattr(module, "whole_rows", blocks)
+        monkeypatch.setattr(lancedb_store, "whole_rows", blocks)
         await store.backup(tmp_path / "copy")
         assert turns > 3
         turns = 0

@@ -79,6 +79,18 @@ async def a_store(folder: Path, backend: str) -> Path:
     return config
 
 
+async def stopped_at(
+    folder: Path, way: str, step: str, options: Options = SWITCH
+) -> tuple[Path, Contents]:
+    """The TOML of a run that stopped there, and what the store held before it."""
+    source, target = WAYS[way]
+    config = await a_store(folder, source)
+    wanted = await contents_at(config=config)
+    with pytest.raises(StoppedError):
+        await migrated(None, target, config=config, options=options, step=Stop(step))
+    return config, wanted
+
+
 async def call(command: str, config: Path, **more: Any) -> Any:
     if command == "run":
         return await migrated(config=config, options=SWITCH, **more)
@@ -128,9 +140,7 @@ async def test_the_named_command_ends_it(tmp_path: Path, way: str, command: str,
 async def test_of_a_run_that_is_being_aborted_no_other_command_is_named(
     tmp_path: Path, command: str
 ) -> None:
-    config = await a_store(tmp_path, "sqlite")
-    with pytest.raises(StoppedError):
-        await migrated(None, "lancedb", config=config, options=SWITCH, step=Stop("copy:written"))
+    config, _ = await stopped_at(tmp_path, "there", "copy:written")
     with pytest.raises(StoppedError):
         await aiovec_migrate.abort(config=config, step=Stop("phase:aborting"))
     with pytest.raises(MigrationError) as refused:
@@ -221,11 +231,7 @@ async def test_a_rollback_that_was_cancelled_twice_carries_what_came_since(
 
 async def stopped_without_a_journal(tmp_path: Path, way: str, step: str) -> tuple[Path, Contents]:
     """The TOML, and what the store held, behind a run that stopped and whose journal is gone."""
-    source, target = WAYS[way]
-    config = await a_store(tmp_path, source)
-    wanted = await contents_at(config=config)
-    with pytest.raises(StoppedError):
-        await migrated(None, target, config=config, options=SWITCH, step=Stop(step))
+    config, wanted = await stopped_at(tmp_path, way, step)
     await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
     return config, wanted
 
@@ -289,11 +295,8 @@ async def test_without_the_journal_the_marks_are_enough_to_finish(
 async def test_a_copy_that_is_done_but_for_its_journal_gets_no_switch(
     tmp_path: Path, way: str
 ) -> None:
-    source, target = WAYS[way]
-    config = await a_store(tmp_path, source)
-    wanted = await contents_at(config=config)
-    with pytest.raises(StoppedError):
-        await migrated(None, target, config=config, step=Stop("released"))
+    source, _ = WAYS[way]
+    config, wanted = await stopped_at(tmp_path, way, "released", Options())
     with pytest.raises(MigrationError, match=r"ended without a switch.* migrate finish"):
         await migrated(config=config, options=SWITCH)
     state = await aiovec_migrate.status(config=config)

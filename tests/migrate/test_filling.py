@@ -1,7 +1,7 @@
 """Whom a migration keeps from the store that it fills, and what becomes of what others do there.
 
-What other programs and other commands wrote into the target of an open run was lost: to the run's
-own rows, to a repair, or to the end of the run.
+Writes of other programs and commands into the target of an open run were lost: to the run's own
+rows, to a repair, or to the end of the run.
 """
 
 from __future__ import annotations
@@ -21,18 +21,10 @@ from aiovec.errors import MigrationError, StoreMovedError
 from aiovec_migrate import Event, Options
 
 from .support import contents_at, differences, fill, migrated, rolled_back, some_rows, write_toml
-from .test_ends import SWITCH, WAYS, a_store, place_of
+from .test_ends import SWITCH, WAYS, a_store, place_of, stopped_at
 from .test_resume import Stop, StoppedError
 
 CLOSED = r"copies the rows of .* into this store, .* nobody else writes here; `aiovec migrate run`"
-
-
-async def stopped_at(folder: Path, way: str, step: str, options: Options = SWITCH) -> Path:
-    source, target = WAYS[way]
-    config = await a_store(folder, source)
-    with pytest.raises(StoppedError):
-        await migrated(None, target, config=config, options=options, step=Stop(step))
-    return config
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -42,8 +34,7 @@ async def test_an_app_that_is_led_there_by_hand_reads_and_cannot_write(
 ) -> None:
     """Somebody names the target's backend in the TOML before the run is over."""
     source, target = WAYS[way]
-    config = await stopped_at(tmp_path, way, step)
-    wanted = await contents_at(config=config)
+    config, wanted = await stopped_at(tmp_path, way, step)
     lost = some_rows("lost", 1, "notes")
     for _ in ("an app that runs", "one that is started anew"):
         async with aiovec.connect(config=config) as app:
@@ -75,7 +66,7 @@ async def test_an_abort_opens_the_store_again(tmp_path: Path, way: str, step: st
     for ends in ("journal", "source", "target"):
         folder = tmp_path / ends
         await asyncio.to_thread(folder.mkdir)
-        config = await stopped_at(folder, way, step)
+        config, _ = await stopped_at(folder, way, step)
         if ends != "journal":
             await asyncio.to_thread(shutil.rmtree, folder / ".aiovec")
         named = {"source": source, "target": target}.get(ends)
@@ -119,7 +110,7 @@ async def test_an_abort_behind_the_copy_leaves_what_apps_have_written_since(
 ) -> None:
     """Without a switch, the run is over for everybody once its marks are off."""
     _, target = WAYS[way]
-    config = await stopped_at(tmp_path, way, "released", Options())
+    config, _ = await stopped_at(tmp_path, way, "released", Options())
     await asyncio.to_thread(write_toml, tmp_path, target)
     async with aiovec.connect(config=config) as app:
         await app.insert("notes", some_rows("since", 5, "notes"))
@@ -133,7 +124,7 @@ async def test_an_abort_behind_the_copy_leaves_what_apps_have_written_since(
 @pytest.mark.parametrize("step", ["cut-over:ready", "cut-over:moved"])
 async def test_an_abort_keeps_what_may_be_the_only_copy(tmp_path: Path, step: str) -> None:
     """The source was lost, and an app that started since has made an empty one in its place."""
-    config = await stopped_at(tmp_path, "there", step)
+    config, _ = await stopped_at(tmp_path, "there", step)
     wanted = await contents_at(place_of(config, "lancedb"))
     for file in await asyncio.to_thread(lambda: list(tmp_path.glob("notes.db*"))):
         await asyncio.to_thread(file.unlink)
@@ -173,7 +164,7 @@ async def test_an_abort_behind_a_rollback_keeps_a_store_that_was_restored_since(
 
 async def test_a_copy_of_a_store_ends_no_run(tmp_path: Path) -> None:
     """It has the store's mark; what it is ended by must not open the target of that run."""
-    config = await stopped_at(tmp_path, "there", "indexed")
+    config, _ = await stopped_at(tmp_path, "there", "indexed")
     await asyncio.to_thread(shutil.copy, tmp_path / "notes.db", tmp_path / "copy.db")
     await aiovec_migrate.abort(tmp_path / "copy.db", journal=tmp_path / "none.db")
     async with aiovec.connect(place_of(config, "lancedb")) as store:
@@ -222,7 +213,7 @@ async def test_a_run_that_comes_too_late_leaves_its_target_open(tmp_path: Path) 
 async def test_a_store_that_got_tables_before_the_run_reached_it_stays_open(
     tmp_path: Path,
 ) -> None:
-    config = await stopped_at(tmp_path, "there", "planned", Options())
+    config, _ = await stopped_at(tmp_path, "there", "planned", Options())
     async with aiovec.connect(place_of(config, "lancedb")) as other:
         await fill(other, {"others": 3})
         before = await other.count("others")

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from aiovec.backend import (
-    FILLING,
     PAUSED,
     Changes,
     ChangesPrunedError,
@@ -393,6 +392,11 @@ class Fence:
         if mark is not None and mark.left:
             raise mark.moved_error(self._target)
 
+    async def concerns_reads(self) -> bool:
+        """Return whether a mark stands that whoever reads has to look for."""
+        mark = (await in_thread(self.read)).mark
+        return mark is not None and not mark.filling
+
     async def note(self, mark: MoveMark, table: str, ids: Sequence[str]) -> None:
         if ids:
             await in_thread(self._note, folder_of(mark), table, ids)
@@ -425,8 +429,7 @@ class Flush(WriteOperation):
         except StaleTableError:
             return [None]
         # As it is now: another run may have begun, or ended, since the caller's look.
-        mark = (await in_thread(self.fence.read)).mark
-        moving = mark is not None and mark.state != FILLING
+        moving = await self.fence.concerns_reads()
         if is_moving(arrow) != moving:
             await session.confirm()
             metadata = {MOVING: "1" if moving else None}

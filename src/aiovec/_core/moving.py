@@ -2,9 +2,8 @@
 
 Exactly one of the stores of a migration is in use, and the marks say which: a store whose mark says
 "moved" or "finished" answers nobody but the migration itself, and into one that says "filling"
-nobody else writes. A mark is one small record that is
-changed as a whole. Adapters keep it where a write can read it under the lock, or in the
-transaction, that commits the write.
+nobody else writes. A mark is one small record that is changed as a whole. Adapters keep it where a
+write can read it under the lock, or in the transaction, that commits the write.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..errors import MigrationError, StoreMovedError
+from ..errors import AiovecError, MigrationError, StoreMovedError
 
 OPEN = "open"
 """Rows are being copied. Rows change as always; schemas do not."""
@@ -78,6 +77,15 @@ class MoveMark:
         """True once another place is in use."""
         return self.state in (MOVED, FINISHED)
 
+    @property
+    def filling(self) -> bool:
+        """True if it is about a migration into the store, which is not in use yet."""
+        return self.state == FILLING
+
+    def refusal(self, target: str) -> AiovecError:
+        """Why a write is refused, where the mark refuses all."""
+        return self.moved_error(target) if self.left else self.frozen_error()
+
     def moved_error(self, target: str) -> StoreMovedError:
         return StoreMovedError(
             target,
@@ -89,7 +97,7 @@ class MoveMark:
 
     def frozen_error(self) -> MigrationError:
         """Why a change of schema is refused; in a store that is being filled, every write."""
-        if self.state == FILLING:
+        if self.filling:
             return MigrationError(
                 f"a migration (run {self.run}) copies the rows of {self.source} into this store, "
                 "and until it ends nobody else writes here; `aiovec migrate run` goes on with it, "
@@ -121,7 +129,7 @@ class MoveRecord:
             mark = MoveMark(run, begun=begun, **asdict(destination))
             return replace(self, mark=mark)
         mark = self._own(run)
-        if mark.left or mark.state == FILLING or destination == Destination():
+        if mark.left or mark.filling or destination == Destination():
             return self
         return replace(self, mark=replace(mark, **asdict(destination)))
 
@@ -157,7 +165,7 @@ class MoveRecord:
             if self.generation >= generation:
                 return self
             return MoveRecord(None, generation, run)
-        over = self.mark.left or self.mark.state == FILLING
+        over = self.mark.left or self.mark.filling
         if self.mark.run != run or not over or self.mark.generation >= generation:
             return self
         return MoveRecord(None, generation, run)

@@ -145,7 +145,7 @@ class MovingContract(ContractBase):
     async def test_only_the_run_writes_into_a_store_that_it_fills(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:
-        """What others wrote there was lost: to the run's end, to a repair or to an abort."""
+        """Writes of others there were lost: to the run's end, to a repair or to an abort."""
         await one_row.upsert("notes", [row("b")])
         await moves.fill("r1", "/a", "/j")
         await moves.fill("r1", "/a", "/j")

@@ -39,7 +39,7 @@ from aiovec._core.contract import (
     VectorIndexes,
     VectorQuery,
 )
-from aiovec._core.moving import FILLING, PAUSED, MoveMark, MoveRecord
+from aiovec._core.moving import PAUSED, MoveMark, MoveRecord
 from aiovec._core.patch import PayloadPatch
 from aiovec._core.schema import Field, FieldIndex, Schema
 from aiovec._filters import Expr
@@ -114,7 +114,7 @@ class ModelBackend(Backend):
             raise mark.moved_error(self.target)
         if mark.state == PAUSED:
             return False
-        if schema or mark.state == FILLING:
+        if schema or mark.filling:
             raise mark.frozen_error()
         return True
 
