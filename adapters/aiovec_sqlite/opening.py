@@ -162,18 +162,28 @@ def _to_wal(db: sqlite3.Connection) -> None:
     behind those of the store in whose place it may be: cursors and change numbers that were given
     there would pass over rows.
     """
-    (mode,) = db.execute("PRAGMA journal_mode").fetchone()
-    if mode != "wal" and _copy_id(db) is not None:
+    if not _has_wal_mode(db) and _copy_id(db) is not None:
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'copy'", (uuid.uuid4().hex,))
-            number = newest_change(db) + _AHEAD
-            db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
+            # Another process may have been faster. In a WAL the name would belie the file's.
+            if not _has_wal_mode(db):
+                _name_anew(db)
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
             raise
     db.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
+def _has_wal_mode(db: sqlite3.Connection) -> bool:
+    (mode,) = db.execute("PRAGMA journal_mode").fetchone()
+    return bool(mode == "wal")
+
+
+def _name_anew(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'copy'", (uuid.uuid4().hex,))
+    number = newest_change(db) + _AHEAD
+    db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
 
 
 def _check_only_name(path: Path) -> None:

@@ -34,6 +34,8 @@ from aiovec import (
 )
 from aiovec.backend import ChangeFeed
 from aiovec_lancedb import backup as backup_module
+from aiovec_sqlite import opening
+from aiovec_sqlite.settings import SqliteSettings
 
 SCHEMA = Schema(4, fields={"source_id": str})
 
@@ -282,6 +284,33 @@ async def test_a_backup_copied_by_hand_over_a_store_that_came_from_it(
     with pytest.raises(CorruptStoreError, match=STALE):
         await aiovec.connect(path)
     await check_cured(backup, path)
+
+
+async def test_a_backup_that_two_processes_put_into_use_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower one gave it another name, in the WAL: whoever came then was told that this belongs
+    to another file, and to delete it."""
+    backup = await backed_up(tmp_path / "notes.db")
+    plain = opening._copy_id
+    asked = 0
+
+    def meanwhile(db: sqlite3.Connection) -> object:
+        nonlocal asked
+        found = plain(db)
+        asked += 1
+        if asked == 1:
+            faster.append(opening.open_writer(backup, SqliteSettings()))
+        return found
+
+    faster: list[sqlite3.Connection] = []
+    monkeypatch.setattr(opening, "_copy_id", meanwhile)
+    async with aiovec.connect(backup) as store:
+        assert faster
+        await store.insert("t", rows("c"))
+        async with aiovec.connect(backup) as other:
+            assert await other.count("t") == 3
+    faster[0].close()
 
 
 @pytest.mark.parametrize("way", ["restored", "copied by hand"])
