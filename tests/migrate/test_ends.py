@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,26 @@ async def stopped_at(
     with pytest.raises(StoppedError):
         await migrated(None, target, config=config, options=options, step=Stop(step))
     return config, wanted
+
+
+async def cancelled_twice_at(
+    step: str, begin: Callable[[Callable[[str], Awaitable[None]]], Coroutine[Any, Any, Any]]
+) -> None:
+    """Begin what stands still at the step, and cancel it there."""
+    reached = asyncio.Event()
+
+    async def stand_still(name: str) -> None:
+        if name == step:
+            reached.set()
+            await asyncio.sleep(3600)
+
+    running = asyncio.ensure_future(begin(stand_still))
+    await reached.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def call(command: str, config: Path, **more: Any) -> Any:
@@ -208,20 +229,7 @@ async def test_a_rollback_that_was_cancelled_twice_carries_what_came_since(
 ) -> None:
     config = await a_store(tmp_path, "sqlite")
     await migrated(None, "lancedb", config=config, options=SWITCH)
-    reached = asyncio.Event()
-
-    async def stand_still(name: str) -> None:
-        if name == step:
-            reached.set()
-            await asyncio.sleep(3600)
-
-    rolling = asyncio.ensure_future(rolled_back(config=config, step=stand_still))
-    await reached.wait()
-    rolling.cancel()
-    await asyncio.sleep(0)
-    rolling.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await rolling
+    await cancelled_twice_at(step, lambda still: rolled_back(config=config, step=still))
     async with aiovec.connect(config=config) as store:
         await store.upsert("notes", [row("r/3", State(99, 99), "me")])
         wanted = await contents_at(config=config)

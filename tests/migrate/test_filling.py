@@ -21,7 +21,7 @@ from aiovec.errors import MigrationError, StoreMovedError
 from aiovec_migrate import Event, Options
 
 from .support import contents_at, differences, fill, migrated, rolled_back, some_rows, write_toml
-from .test_ends import SWITCH, WAYS, a_store, place_of, stopped_at
+from .test_ends import SWITCH, WAYS, a_store, cancelled_twice_at, place_of, stopped_at
 from .test_resume import Stop, StoppedError
 
 CLOSED = r"copies the rows of .* into this store, .* nobody else writes here; `aiovec migrate run`"
@@ -75,6 +75,56 @@ async def test_an_abort_opens_the_store_again(tmp_path: Path, way: str, step: st
             async with aiovec.connect(place_of(config, place)) as store:
                 await fill(store, {"others": 2})
         assert await aiovec_migrate.status(config=config) is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", ["marked", "table:created", "copy:written", "cut-over:paused"])
+async def test_a_run_that_was_cancelled_twice_leaves_no_store_closed(
+    tmp_path: Path, way: str, step: str
+) -> None:
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    await cancelled_twice_at(
+        step, lambda still: migrated(None, target, config=config, options=SWITCH, step=still)
+    )
+    async with aiovec.connect(place_of(config, target)) as store:
+        with pytest.raises(MigrationError, match=CLOSED):
+            await fill(store, {"others": 2})
+    async with aiovec.connect(config=config) as app:
+        await app.insert("notes", some_rows("since", 1, "notes"))
+    await aiovec_migrate.abort(config=config)
+    async with aiovec.connect(place_of(config, target)) as store:
+        assert await store.tables() == []
+        await fill(store, {"others": 2})
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_app_that_had_the_target_open_all_the_time(tmp_path: Path, way: str) -> None:
+    """Idle from before the run until behind the switch; awake in between, it is refused."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    async with (
+        aiovec.connect(place_of(config, target)) as idle,
+        aiovec.connect(place_of(config, target)) as awake,
+    ):
+        assert await idle.tables() == await awake.tables() == []
+        refused = 0
+
+        async def wakes(step: str) -> None:
+            nonlocal refused
+            if step in ("marked", "indexed", "cut-over:ready"):
+                with pytest.raises(MigrationError, match=CLOSED):
+                    await awake.create_table("mine", aiovec.Schema(2))
+                refused += 1
+
+        await migrated(None, target, config=config, options=SWITCH, step=wakes)
+        assert refused == 3
+        for app, name in ((idle, "idle"), (awake, "awake")):
+            assert await app.insert("notes", some_rows(name, 1, "notes")) == 1
+            await app.create_table(name, aiovec.Schema(2))
+    async with aiovec.connect(config=config) as app:
+        assert await app.tables() == ["awake", "idle", "notes"]
+        assert len(await app.get("notes", ["idle/0", "awake/0"])) == 2
 
 
 @pytest.mark.parametrize("call", ["sync", "verify"])
