@@ -381,11 +381,18 @@ async def _partner(
         there = await mark_of(place)
         if there is None or place.identity in [one.identity for one in known]:
             return []
-        one = named.backend
-        leads_back = there.source == one.address or there.target == one.target
-        if there.run == mark.run and leads_back:
+        if there.run == mark.run and await host.in_thread(_is_end_of, there, named, file):
             return [place]
     return []
+
+
+def _is_end_of(mark: MoveMark, place: Place, file: Path | None) -> bool:
+    """Return whether the mark's run begins or ends here, by whatever name of the folder."""
+    here = place.backend.address
+    ends = [address for address in (mark.source, mark.moved_to) if address]
+    return here in ends or any(
+        locate(here, file).location.same_as(locate(address, file).location) for address in ends
+    )
 
 
 # What the calls open

@@ -220,6 +220,13 @@ class Cutover:
         work = self._work
         mark = await work.leaving().move_mark()
         goal = moves_of(work.goal.backend)
+        if await work.goal_is_lost():
+            raise MigrationError(
+                f"{work.origin} was left for {work.goal}, and what is there is not the store into "
+                "which the rows were carried: that was replaced, emptied or removed, or its disk "
+                "is missing. Put it back and call this again; if it is lost, end the run (aiovec "
+                f"migrate finish), and make {work.origin} independent again (aiovec migrate forget)"
+            )
         if goal is not None and mark is not None:
             await goal.arrive(work.run, mark.generation)
         await work.step("cut-over:arrived")

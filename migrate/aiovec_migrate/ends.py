@@ -239,14 +239,23 @@ class RunContext:
             )
         return ""
 
+    async def fill(self) -> None:
+        """Have nobody but the run write to the goal."""
+        goal = moves_of(self.goal.backend)
+        if goal is not None:
+            await goal.fill(self.run, self.origin.backend.address, self.journal.place)
+
     async def mark(self, config: str) -> None:
         """Act for the run on both ends; the origin sends everybody to the goal after it."""
         goal = moves_of(self.goal.backend)
-        if goal is not None and self.state.filled:
-            await goal.fill(self.run, self.origin.backend.address, self.journal.place)
+        if self.state.filled:
+            await self.fill()
         elif goal is not None:
             await goal.reenter(self.run, self.origin.backend.target)
+        if moves_of(self.origin.backend) is None:
+            return
         switches = self.state.options.switch
+        there = await mark_of(self.goal)
         destination = Destination(
             self.goal.backend.address,
             self.goal.configured if switches else "",
@@ -254,6 +263,7 @@ class RunContext:
             target=self.goal.backend.target,
             source=self.origin.backend.address,
             journal=self.journal.place,
+            target_marked=there is not None and there.run == self.run,
         )
         try:
             await self.leaving().begin_move(self.run, destination)
@@ -261,6 +271,14 @@ class RunContext:
             if not self.state.begun:
                 await unmark(self.goal, self.run)
             raise
+
+    async def goal_is_lost(self) -> bool:
+        """Return whether the origin was left for a goal that is not there any more, or that another
+        store has replaced."""
+        mark = await mark_of(self.origin)
+        if mark is None or mark.run != self.run or not mark.left:
+            return False
+        return not mark.leads_to(await record_of(self.goal))
 
     async def save(self, *tables: TableState) -> None:
         self.state.changed = self.host.wall().isoformat(timespec="seconds")

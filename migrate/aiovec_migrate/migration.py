@@ -13,7 +13,7 @@ from aiovec.errors import MigrationError, TableExistsError
 from .catch_up import CatchUp, check_all, come_to_rest
 from .copy import copy_table
 from .cut_over import Cutover, Toml, check_config
-from .ends import ALTERED, Ends, OpenTable, RunContext, Transform, has_left, unmark
+from .ends import ALTERED, Ends, OpenTable, RunContext, Transform, has_left, mark_of, unmark
 from .host import Host, RealHost, Step, no_step
 from .journal import Journal
 from .locate import Place
@@ -332,7 +332,7 @@ class Migration:
                 f"{taken}, so this run writes nothing more there; end it, which keeps the tables "
                 "of that store: aiovec migrate abort"
             )
-        if state.begun:
+        if state.begun and moves_of(self.source.backend) is not None:
             await check_source(work)
         obstacles = await self._obstacles(self.ends, state.run) if self._options.switch else ()
         if obstacles:
@@ -437,21 +437,23 @@ class Migration:
 
     async def _mark(self, work: RunContext) -> None:
         """Act for the run on both stores."""
-        if moves_of(self.source.backend) is None:
-            return
         state = work.state
+        leavable = moves_of(self.source.backend) is not None
         if not state.begun:
-            state.marked = True
+            state.marked = leavable
             state.filled = await self._is_free(state.run)
             await work.save()
+            if state.filled:
+                await work.fill()
+                state.filled = not await self.target.backend.tables()
+            mark = await mark_of(self.target)
+            if not state.filled and mark is not None and mark.filling:
+                await unmark(self.target, state.run)  # somebody was faster
         await work.mark("" if self._toml is None else self._toml.path)
-        if not state.begun and state.filled and await self.target.backend.tables():
-            state.filled = False  # somebody was faster
-            await unmark(self.target, state.run)
         work.marked_at = work.host.now()
         await work.step("marked")
-        # A killed migrator may have left its writers in a pause.
-        await work.leaving().resume_writers(state.run)
+        if leavable:  # a killed migrator may have left its writers in a pause
+            await work.leaving().resume_writers(state.run)
         if not state.begun:
             state.begun = True
             await work.save()
@@ -504,13 +506,12 @@ class Migration:
     # The end
 
     async def _release(self, work: RunContext) -> None:
-        """Let go of the source: nothing was switched."""
-        if moves_of(self.source.backend) is not None:
-            work.state.released = True
-            await work.save()
-            for place in (self.source, self.target):
-                await unmark(place, work.run)
-            await work.step("released")
+        """Let go of both stores: nothing was switched."""
+        work.state.released = True
+        await work.save()
+        for place in (self.source, self.target):
+            await unmark(place, work.run)
+        await work.step("released")
 
     async def abort(self, *, keep_target: bool = False) -> RunState | None:
         """End an open run: the source is as it was, the tables made in the target are dropped.

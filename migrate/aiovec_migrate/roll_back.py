@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence, Set
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
@@ -244,32 +245,41 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
         return False
     if state.phase is Phase.DONE or await has_switched(work):
         raise MigrationError(f"it is too late to abort: {await _ways_on(work)}")
-    if state.phase not in (Phase.ABORTING, Phase.ROLLED_BACK) and state.begun:
+    if state.phase not in (Phase.ABORTING, Phase.ROLLED_BACK) and state.begun and state.marked:
         mark = await mark_of(work.origin)
         is_whole = all(table.copied for table in state.tables.values())
         state.lost = is_whole and not state.released and (mark is None or mark.run != work.run)
     await work.enter(Phase.ABORTING)
-    await unmark(work.origin, work.run)
-    await work.step("abort:released")
     if (goal := moves_of(work.goal.backend)) is not None:
         goal.act_for(work.run)
-    if work.origin.missing:
-        work.tell("warning", f"{work.origin} does not exist, so the copies in the target are kept")
-    elif state.lost:
-        work.tell(
-            "warning",
-            f"{work.origin} is not the store that the run began with: it was replaced or restored, "
-            "so the copies in the target are kept",
-        )
-    elif taken := await work.taken():
-        work.tell("warning", f"{taken}, so the tables there are kept")
-    elif not keep_target and not work.goal.missing:
-        await _drop_tables(work)
+    kept = await _why_kept(work)
+    drops = not (kept or keep_target or work.goal.missing)
+    # While the source still keeps the changes that explain a difference.
+    own = await _own_tables(work) if drops else set()
+    await unmark(work.origin, work.run)
+    await work.step("abort:released")
+    if kept:
+        work.tell("warning", kept)
+    elif drops:
+        await _drop_tables(work, own)
     await unmark(work.goal, work.run)
     await work.step("abort:dropped")
     await work.journal.remove()
     work.tell("done", "the run was aborted; the source is as it was")
     return True
+
+
+async def _why_kept(work: RunContext) -> str:
+    """Why all that the run has made in the target stays there; empty where nothing says so."""
+    if work.origin.missing:
+        return f"{work.origin} does not exist, so the copies in the target are kept"
+    if work.state.lost:
+        return (
+            f"{work.origin} is not the store that the run began with: it was replaced or restored, "
+            "so the copies in the target are kept"
+        )
+    taken = await work.taken()
+    return taken and f"{taken}, so the tables there are kept"
 
 
 async def _call_off(work: RunContext) -> None:
@@ -314,6 +324,11 @@ async def _ways_on(work: RunContext) -> str:
             "removed "
             "since; `aiovec migrate finish` ends the run, without a way back"
         )
+    if await work.goal_is_lost():
+        return (
+            f"apps were switched to {work.goal}, which was replaced, emptied or removed since; "
+            "`aiovec migrate finish` ends the run, without a way back"
+        )
     if work.state.phase is not Phase.DONE:
         return f"apps were switched to {work.goal}; complete the run: `aiovec migrate run`"
     back = ""
@@ -322,13 +337,13 @@ async def _ways_on(work: RunContext) -> str:
     return f"the run is done{back}, `aiovec migrate finish` ends it"
 
 
-async def _drop_tables(work: RunContext) -> None:
+async def _drop_tables(work: RunContext, own: Set[str]) -> None:
     target = work.goal.backend
     there = set(await target.tables())
     for table in work.state.tables.values():
         if table.name not in there:
             continue
-        if not await _is_own(work, table):
+        if table.name not in own:
             work.tell(
                 "warning",
                 f"the table {table.name!r} in {work.goal} has rows that this run did not write, so "
@@ -347,29 +362,63 @@ async def _drop_tables(work: RunContext) -> None:
         await work.step("abort:dropped")
 
 
-async def _is_own(work: RunContext, table: TableState) -> bool:
-    """Return whether all rows of the target's table are known to come from this run."""
+async def _own_tables(work: RunContext) -> set[str]:
+    """The target's tables all of whose rows are known to come from this run."""
+    there = set(await work.goal.backend.tables())
+    mark = await mark_of(work.goal)
+    # Nobody else can have written there; behind a rollback, nothing that was not carried back.
+    closed = work.state.filled or (mark is not None and mark.run == work.run and mark.left)
+    return {
+        table.name
+        for table in work.state.tables.values()
+        if table.name in there and await _is_own(work, table, closed=closed)
+    }
+
+
+async def _is_own(work: RunContext, table: TableState, *, closed: bool) -> bool:
     if table.foreign:
         return False
-    if table.created or table.rows or table.copied:
+    if closed and (table.created or table.rows or table.copied):
         return True
-    opened = await work.ends.target_table(table.name)
-    if not await opened.count():
-        return True
-    if table.made:  # nothing was copied before its creation was written down
-        return False
-    # It was there and empty; a first batch may have come of which nothing was written down.
     try:
+        opened = await work.ends.target_table(table.name)
+        if not await opened.count():
+            return True
+        if table.made and not table.created:
+            return False  # nothing was copied before its creation was written down
         found = await differing_ids(
             await work.ends.source_table(table.name),
-            await work.ends.target_table(table.name),
+            opened,
             host=work.host,
             ignore_vector=bool(work.state.options.reembed),
-            most=1,
+            most=_MOST_EXPLAINED,
         )
+        others = {*found.extra_ids, *found.different_ids}
+        if len(others) < found.extra + found.different:
+            return False
+        return not others or others <= await _written_since(work, table)
     except AiovecError:
         return False
-    return not found.extra and not found.different
+
+
+# Rows of the target that differ because the source changed since, of each kind.
+_MOST_EXPLAINED = 250_000
+
+
+async def _written_since(work: RunContext, table: TableState) -> set[str]:
+    """The ids of the source's changes that have not been carried to the target, as far as known."""
+    found: set[str] = set()
+    feed, since = moves_of(work.origin.backend), table.since
+    if feed is None or since is None:
+        return found
+    feed.act_for(work.run)
+    opened = await work.ends.source_table(table.name)
+    while True:
+        page = await opened.do(partial(feed.changes, since=since))
+        found.update(page.deleted, page.upserted.column("id").to_pylist())
+        if page.complete:
+            return found
+        since = page.number
 
 
 async def finish(work: RunContext) -> None:
@@ -385,6 +434,14 @@ async def finish(work: RunContext) -> None:
             "warning",
             f"{work.origin} does not say that apps were switched to {work.goal}: make sure that "
             f"{state.config} names the store to use",
+        )
+    elif await work.goal_is_lost():
+        work.tell(
+            "warning",
+            f"what is at {work.goal} is not the store into which the rows were carried: that was "
+            f"replaced, restored, emptied or removed. {work.origin} has the rows from before the "
+            "switch; to use it, make it independent again (aiovec migrate forget), and name it in "
+            f"{state.config}",
         )
     elif await has_switched(work) and not state.phase.over:
         raise MigrationError(f"the run is not over: {await _ways_on(work)}")
@@ -430,19 +487,18 @@ _NO_RUN = "there is no journal of a migration here, and no migration mark in {st
 async def end_run(places: Sequence[Place]) -> None:
     """Do what ``abort`` does: remove the marks of open runs."""
     found = await _marked(places)
-    switched = {mark.run for _, mark in found if mark.left}
+    left = {mark.run: mark for _, mark in found if mark.left}
     runs = {
-        mark.run
-        for _, mark in found
-        if not mark.left and not (mark.filling and mark.run in switched)
+        mark.run for _, mark in found if not mark.left and not (mark.filling and mark.run in left)
     }
     if not runs:
-        left = next((mark for _, mark in found if mark.state == MOVED), None)
-        if left is not None:
-            raise MigrationError(
-                f"it is too late to abort: the run {left.run} has switched to {left.moved_to}; "
-                "`aiovec migrate finish` ends it"
-            )
+        for _, mark in found:
+            if mark.state == MOVED or mark.filling:
+                switch = left[mark.run]
+                raise MigrationError(
+                    f"it is too late to abort: the run {switch.run} has switched to "
+                    f"{switch.moved_to}; `aiovec migrate finish` ends it"
+                )
         raise MigrationError(_NO_RUN.format(stores=_listed(places)))
     for place, mark in found:
         if mark.run in runs:
@@ -452,24 +508,31 @@ async def end_run(places: Sequence[Place]) -> None:
 async def finish_run(places: Sequence[Place], *, host: Host, listener: Listener) -> None:
     """Do what ``finish`` does: the store that was left keeps saying so."""
     marked = await _marked(places)
-    found = [(place, mark) for place, mark in marked if mark.state == MOVED]
-    if not found:
+    left = Counter(mark.run for _, mark in marked if mark.left)
+    # Behind a switch that is not over there is one that says so, or the store to which it led does
+    # not know of it yet: it is still being filled, or says itself that it was left, for the other.
+    runs = {
+        mark.run
+        for _, mark in marked
+        if left[mark.run] and (mark.state == MOVED or not mark.left or left[mark.run] > 1)
+    }
+    if not runs:
         for _, mark in marked:
             if mark.filling:
                 raise mark.frozen_error()
         raise MigrationError(_NO_RUN.format(stores=_listed(places)))
-    newest = max(mark.generation for _, mark in found)
-    for _, mark in found:
-        if mark.generation == newest and mark.config:
-            await _tell_of_toml(mark.config, mark.backend, host, listener)
-    runs = {mark.run for _, mark in found}
-    found += [each for each in marked if each[1].filling and each[1].run in runs]
+    found = [(place, mark) for place, mark in marked if mark.run in runs]
+    by_generation = sorted((mark for _, mark in found), key=lambda mark: mark.generation)
+    newest = {mark.run: mark for mark in by_generation}
+    if (last := by_generation[-1]).config:
+        await _tell_of_toml(last.config, last.backend, host, listener)
+    # Stores are first put into use. Whoever is killed behind that can end the rest as well.
     for place, mark in found:
-        moves = moves_of(place.backend)
-        if moves is not None:
+        if (moves := moves_of(place.backend)) is not None:
             # Of two stores of one run that were both left, the run led back into the older one.
-            await moves.arrive(mark.run, newest)
-            await unmark(place, mark.run)
+            await moves.arrive(mark.run, newest[mark.run].generation)
+    for place, mark in found:
+        await unmark(place, mark.run)
 
 
 async def _marked(places: Sequence[Place]) -> list[tuple[Place, MoveMark]]:

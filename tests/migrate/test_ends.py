@@ -4,9 +4,11 @@ command, and without the journal the marks are enough."""
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import aiovec_migrate
 from aiovec import CorruptStoreError, MigrationError, StoreMovedError, UnsupportedError
 from aiovec._core.contract import moves_of
 from aiovec._core.moving import MoveRecord
+from aiovec_lancedb.store import LancedbBackend
 from aiovec_migrate import Options
+from aiovec_sqlite.store import SqliteBackend
 
 from .support import (
     Contents,
@@ -297,6 +301,90 @@ async def test_without_the_journal_the_marks_are_enough_to_finish(
     await aiovec_migrate.forget(place_of(config, source))
     async with aiovec.connect(place_of(config, source)) as old:
         assert await old.count("notes") == len(wanted["notes"][1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("command", ["run", "rollback"])
+@pytest.mark.parametrize("killed_behind", [1, 2, 3])
+async def test_a_finish_by_the_marks_that_was_killed_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, command: str, killed_behind: int
+) -> None:
+    """The old store knew that the run was over, and the new one was still being filled; or each of
+    both said that it was left, for the other."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    wanted = await contents_at(config=config)
+    first = {"target": target} if command == "run" else {}
+    if command == "rollback":
+        await migrated(None, target, config=config, options=SWITCH)
+    with pytest.raises(StoppedError):
+        await call(command, config, step=Stop("cut-over:moved"), **first)
+    await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
+    changes = 0
+    for backend in (SqliteBackend, LancedbBackend):
+
+        async def killed(self: Any, change: Any, plain: Any = backend.change_move) -> Any:
+            nonlocal changes
+            changes += 1
+            if changes > killed_behind:
+                raise StoppedError
+            return await plain(self, change)
+
+        monkeypatch.setattr(backend, "change_move", killed)
+    with suppress(StoppedError):
+        await aiovec_migrate.finish(config=config)
+    monkeypatch.undo()
+    with suppress(MigrationError):  # it was over
+        await aiovec_migrate.finish(config=config)
+    await check_use(config, target if command == "run" else source, wanted)
+    with pytest.raises(MigrationError, match="no migration mark"):
+        await aiovec_migrate.finish(config=config)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_store_that_was_out_of_reach_at_the_finish_is_opened_by_another_one(
+    tmp_path: Path, way: str
+) -> None:
+    """It was still being filled, and neither `finish` nor `abort` knew of a run."""
+    source, target = WAYS[way]
+    config, wanted = await stopped_without_a_journal(tmp_path, way, "cut-over:moved")
+    name = "notes.lance" if target == "lancedb" else "notes.db"
+    await asyncio.to_thread(shutil.move, tmp_path / name, tmp_path / "away")
+    await aiovec_migrate.finish(place_of(config, source))
+    await asyncio.to_thread(shutil.move, tmp_path / "away", tmp_path / name)
+    with pytest.raises(MigrationError, match=r"too late .* `aiovec migrate finish` ends it"):
+        await aiovec_migrate.abort(place_of(config, target))
+    await aiovec_migrate.finish(place_of(config, target))
+    await check_use(config, target, wanted)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, links need a right of their own")
+@pytest.mark.parametrize("step", ["indexed", "cut-over:moved"])
+async def test_a_run_is_ended_by_another_name_of_its_folder(tmp_path: Path, step: str) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    config, wanted = await stopped_without_a_journal(link, "there", step)
+    command = aiovec_migrate.abort if step == "indexed" else aiovec_migrate.finish
+    await command(real / "notes.db")
+    await check_use(config, "sqlite" if step == "indexed" else "lancedb", wanted)
+    async with aiovec.connect(place_of(config, "lancedb")) as store:
+        await fill(store, {"others": 2})
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_finish_by_the_marks_calls_off_a_rollback(tmp_path: Path, way: str) -> None:
+    """The store in use stayed marked, and its tables could not be altered."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    await migrated(None, target, config=config, options=SWITCH)
+    with pytest.raises(StoppedError):
+        await rolled_back(config=config, step=Stop("rollback:marked"))
+    await asyncio.to_thread(shutil.rmtree, tmp_path / ".aiovec")
+    await aiovec_migrate.finish(config=config)
+    async with aiovec.connect(config=config) as store:
+        assert store.backend_name == target
+        await fill(store, {"others": 2})
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import lancedb
 import pyarrow as pa
 import pytest
+from tests.server.process import serving
 
 import aiovec
 import aiovec_migrate
@@ -300,6 +302,96 @@ async def test_a_table_that_nobody_can_use_keeps_no_store_from_being_forgotten(
     await aiovec_migrate.forget("lancedb", config=config)
     async with aiovec.connect(place_of(config, "lancedb")) as store:
         await fill(store, {"others": 2})
+
+
+async def test_a_mark_that_was_set_beside_tables_of_others_is_taken_off(tmp_path: Path) -> None:
+    """The run was killed between the mark and its second look."""
+    config, _ = await stopped_at(tmp_path, "there", "planned", Options())
+    state = await aiovec_migrate.status(config=config)
+    assert state is not None
+    async with aiovec.connect(place_of(config, "lancedb")) as other:
+        await fill(other, {"others": 3})
+        before = await other.count("others")
+        await marked_as_filled(other, state.run)
+        with pytest.raises(MigrationError, match=CLOSED):
+            await other.insert("others", some_rows("more", 1, "others"))
+        await migrated(None, "lancedb", config=config, step=_Wrote(other))
+        assert await other.count("others") == before + 1
+
+
+async def marked_as_filled(store: aiovec.VectorStore, run: str) -> None:
+    backend = store._follower.engine.backend
+    assert isinstance(backend, Moves)
+    await backend.fill(run, "elsewhere")
+    backend.act_for(None)
+
+
+async def test_the_target_of_a_source_without_a_lock_is_closed_too(tmp_path: Path) -> None:
+    """Its rows are compared until nothing differs, and what others had written was deleted."""
+    config = await a_store(tmp_path, "sqlite")
+    wanted = await contents_at(config=config)
+    target = f"lancedb://{tmp_path / 'copy.lance'}"
+    journal = tmp_path / "remote.journal"
+    refused = 0
+
+    async def writes(step: str) -> None:
+        nonlocal refused
+        if step == "verify:compared":
+            async with aiovec.connect(target) as other:
+                with pytest.raises(MigrationError, match=CLOSED):
+                    await other.insert("notes", some_rows("other", 2, "notes"))
+            refused += 1
+
+    with serving(tmp_path / "notes.db") as server:
+        for again in (Stop("indexed"), writes):
+            with nullcontext() if again is writes else pytest.raises(StoppedError):
+                await migrated(server.url, target, journal=journal, step=again)
+        assert refused == 1
+        await aiovec_migrate.finish(journal=journal)
+    assert differences(wanted, await contents_at(target)) == []
+    async with aiovec.connect(target) as other:
+        await other.insert("notes", some_rows("other", 2, "notes"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("theirs", ["notes", "others"])
+async def test_an_abort_keeps_what_others_wrote_beside_the_run(
+    tmp_path: Path, way: str, theirs: str
+) -> None:
+    """Into a target with tables, also empty ones, which stays open to its users."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    async with aiovec.connect(place_of(config, target)) as other:
+        await fill(other, {theirs: 0})
+        with pytest.raises(StoppedError):
+            await migrated(None, target, config=config, step=Stop("indexed"))
+        copied = await other.count("notes")
+        await other.insert("notes", some_rows("other", 2, "notes"))
+        told: list[Event] = []
+        await aiovec_migrate.abort(config=config, listener=told.append)
+        assert any("'notes'" in event.text and "is kept" in event.text for event in told)
+        assert await other.count("notes") == copied + 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("theirs", ["notes", "others"])
+async def test_an_abort_knows_its_rows_where_the_source_has_changed_since(
+    tmp_path: Path, way: str, theirs: str
+) -> None:
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    async with aiovec.connect(place_of(config, target)) as other:
+        await fill(other, {theirs: 0})
+    with pytest.raises(StoppedError):
+        await migrated(None, target, config=config, step=Stop("indexed"))
+    async with aiovec.connect(config=config) as app:
+        await app.insert("notes", some_rows("since", 3, "notes"))
+        await app.delete("notes", ["r/20", "r/21"])
+        await app.update("notes", {"name": "newer"}, where="version > 30")
+    await aiovec_migrate.abort(config=config)
+    async with aiovec.connect(place_of(config, target)) as other:
+        assert await other.tables() == [theirs]
+        assert await other.count(theirs) == 0
 
 
 async def test_a_store_whose_tables_others_use_stays_open_to_them(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from .support import (
     row,
     write_toml,
 )
+from .test_ends import WAYS, a_store, check_use, place_of, stopped_at
 from .test_resume import Stop, StoppedError, remove
 
 SWITCH = Options(switch=True, index=False)
@@ -314,6 +315,75 @@ async def test_a_new_store_that_is_gone_leaves_the_old_one(tmp_path: Path) -> No
     assert not (tmp_path / "notes.lance").exists()
     await aiovec_migrate.forget(tmp_path / "notes.db")
     assert differences(wanted, await contents_at(tmp_path / "notes.db")) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("how", ["removed", "emptied"])
+async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
+    tmp_path: Path, way: str, how: str
+) -> None:
+    """A disk that is missing, between the mark and the arrival: apps began in an empty store, and
+    a rollback then made the old one equal to it."""
+    _, target = WAYS[way]
+    config, wanted = await stopped_at(tmp_path, way, "cut-over:moved")
+    store = tmp_path / ("notes.lance" if target == "lancedb" else "notes.db")
+    kept = tmp_path / "kept"
+    await asyncio.to_thread(shutil.move, store, kept)
+    if how == "emptied":
+        async with aiovec.connect(place_of(config, target)) as empty:
+            assert await empty.tables() == []
+    async with aiovec.connect(config=config) as app:
+        for _ in range(2):
+            with pytest.raises(MigrationError, match="not the store to which its rows were carri"):
+                await app.count("notes")
+        if how == "removed":
+            assert not store.exists()
+        with pytest.raises(MigrationError, match=r"Put it back .*migrate finish.*migrate forget"):
+            await migrated(config=config, options=SWITCH)
+        with pytest.raises(MigrationError, match=r"too late .*migrate finish` ends"):
+            await aiovec_migrate.abort(config=config)
+        await asyncio.to_thread(remove, tmp_path, store.name)
+        await asyncio.to_thread(shutil.move, kept, store)
+        await migrated(config=config, options=SWITCH)
+        assert await app.count("notes") == len(wanted["notes"][1])
+    await check_use(config, target, wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_store_that_was_lost_before_anybody_went_there_leaves_the_old_one(
+    tmp_path: Path, way: str
+) -> None:
+    source, target = WAYS[way]
+    config, wanted = await stopped_at(tmp_path, way, "cut-over:moved")
+    await asyncio.to_thread(remove, tmp_path, "notes.lance" if target == "lancedb" else "notes.db")
+    told: list[Event] = []
+    await aiovec_migrate.finish(config=config, listener=told.append)
+    assert "has the rows from before the switch" in told[0].text
+    await aiovec_migrate.forget(source, config=config)
+    await check_use(config, source, wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_app_that_wakes_makes_no_other_store_the_one_that_was_filled(
+    tmp_path: Path, way: str
+) -> None:
+    """The new store was lost, and another one made; a rollback took its rows for the newest."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    wanted = await contents_at(config=config)
+    async with aiovec.connect(config=config) as idle:
+        assert await idle.count("notes")
+        await migrated(None, target, config=config, options=SWITCH)
+        name = "notes.lance" if target == "lancedb" else "notes.db"
+        await asyncio.to_thread(remove, tmp_path, name)
+        async with aiovec.connect(config=config) as young:
+            await fill(young, {"notes": 2})
+        assert await idle.insert("notes", [row("r/99", State(99, 99), "me")]) == 1
+    with pytest.raises(MigrationError, match="was replaced, restored or emptied since"):
+        await rolled_back(config=config)
+    await aiovec_migrate.finish(config=config)
+    await aiovec_migrate.forget(source, config=config)
+    assert differences(wanted, await contents_at(place_of(config, source))) == []
 
 
 async def test_a_store_in_use_that_was_restored_is_refused_before_it_begins(tmp_path: Path) -> None:

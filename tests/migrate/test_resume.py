@@ -47,9 +47,12 @@ async def filled(target: Path) -> None:
 
 
 def remove(folder: Path, file: str) -> None:
-    """The file, and SQLite's own beside it."""
+    """The file, and SQLite's own beside it; or the folder."""
     for found in folder.glob(f"{file}*"):
-        found.unlink()
+        if found.is_dir():
+            shutil.rmtree(found)
+        else:
+            found.unlink()
 
 
 def target_in(folder: Path, kind: str) -> str:

@@ -155,6 +155,10 @@ class Resolved:
         """The backend's name in the TOML file, empty where a target was named."""
         return self.identity.configured
 
+    def exists(self) -> bool:
+        """Return whether a store may exist there, so that opening it makes nothing new."""
+        return plugin_of(self.location.backend).exists(self.location)
+
 
 class Origin:
     """Where a store comes from. Every method does I/O and belongs into a thread.
@@ -253,6 +257,11 @@ class Origin:
             return False
         pinned = {name.upper() for name in os.environ} & _CHOOSING
         return not pinned and os.path.realpath(self._file) == os.path.realpath(config)
+
+    def leads_to(self, resolved: Resolved) -> bool:
+        """Return whether the TOML, as it is now, names this place itself."""
+        _, identity = self._read()
+        return identity == resolved.identity
 
     def settle(self, resolved: Resolved) -> None:
         """The store is there now."""

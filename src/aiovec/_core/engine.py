@@ -24,6 +24,7 @@ from ..errors import (
     InvalidArgumentError,
     InvalidNameError,
     InvalidRowError,
+    MigrationError,
     ModelMismatchError,
     StoreBusyError,
     StoreClosedError,
@@ -332,17 +333,22 @@ class Follower:
         """Replace the engine. ``mark`` is the one that has led there, where one has."""
         backend = resolved.backend
         try:
+            by_toml = True
             if mark is not None:
-                await in_thread(
-                    _check_place, mark, self.engine.backend, backend, limit=self._threads()
+                by_toml = await in_thread(
+                    _check_place, mark, self.engine.backend, resolved, source, limit=self._threads()
                 )
             await backend.open()
             moves = moves_of(backend)
-            reads = isinstance(backend, ReadOnly) and backend.read_only
-            if mark is not None and moves is not None and not reads:
-                # The migrator may have been killed before it could do so. Who only reads leaves it
-                # to those who write: all rows have been there since the mark.
-                await moves.arrive(mark.run, mark.generation)
+            if mark is not None and moves is not None:
+                reads = isinstance(backend, ReadOnly) and backend.read_only
+                if not mark.leads_to(await moves.move_record()):
+                    if not by_toml:
+                        raise _lost_error(mark, self.engine.backend)
+                elif not reads:
+                    # The migrator may have been killed before it could do so. Who only reads leaves
+                    # it to those who write: all rows have been there since the mark.
+                    await moves.arrive(mark.run, mark.generation)
         except BaseException:
             await to_its_end(backend.close())
             raise
@@ -400,12 +406,31 @@ class Follower:
             self._finishing.cancel()
 
 
-def _check_place(mark: MoveMark, left: Backend, found: Backend) -> None:
-    """Raise StoreMovedError where a mark leads elsewhere than the settings. Reads the disk.
+def _check_place(mark: MoveMark, left: Backend, resolved: Resolved, source: Origin) -> bool:
+    """Return whether the TOML itself names the place to which a mark leads. Reads the disk.
 
-    An environment variable may hold another place under the backend's name. Going on there would
-    write into a store to which nothing was moved.
+    StoreMovedError where the settings lead elsewhere than the mark: an environment variable may
+    hold another place under the backend's name, and going on there would write into a store to
+    which nothing was moved. MigrationError where the mark alone leads there, and nothing is there.
     """
+    by_toml = source.leads_to(resolved)
+    _check_same(mark, left, resolved.backend)
+    if mark.target_marked and not by_toml and not resolved.exists():
+        raise _lost_error(mark, left)
+    return by_toml
+
+
+def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
+    """The error where what is found is not the store into which a run has carried the rows."""
+    return MigrationError(
+        f"the store {left.target} has moved to {mark.moved_to} (run {mark.run}), and what is there "
+        "is not the store to which its rows were carried: that was replaced, emptied or removed, "
+        "or its disk is missing. Put it back; if it is lost, `aiovec migrate finish` ends the run, "
+        f"and {left.target} has the rows from before the switch"
+    )
+
+
+def _check_same(mark: MoveMark, left: Backend, found: Backend) -> None:
     if not mark.target or mark.target == found.target:
         return
     if "://" not in mark.target + found.target and (

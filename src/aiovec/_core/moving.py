@@ -38,7 +38,8 @@ class Destination:
     ``moved_to`` is the new place as a user would name it, and ``target`` as its backend does.
     ``backend`` is its name in the TOML file ``config``, whose stores go on there by themselves;
     both are empty where the run changes no TOML. ``source`` is the store that is left, and
-    ``journal`` the file that tells how far the run is.
+    ``journal`` the file that tells how far the run is. With ``target_marked`` the new place carries
+    a mark of the run too, so that a store without one is another.
     """
 
     moved_to: str = ""
@@ -47,6 +48,7 @@ class Destination:
     target: str = ""
     source: str = ""
     journal: str = ""
+    target_marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class MoveMark:
     pause: str = ""
     limit: float = 0.0
     begun: str = ""
+    target_marked: bool = False
 
     @property
     def left(self) -> bool:
@@ -81,6 +84,16 @@ class MoveMark:
     def filling(self) -> bool:
         """True if it is about a migration into the store, which is not in use yet."""
         return self.state == FILLING
+
+    def leads_to(self, record: MoveRecord) -> bool:
+        """Whether a store that keeps this record can be the one to which this one was left.
+
+        One that was emptied, replaced or lost since, or whose disk is not there, has neither the
+        run's mark nor the cut-over.
+        """
+        if not self.target_marked or record.generation >= self.generation:
+            return True
+        return record.mark is not None and record.mark.run == self.run
 
     def refusal(self, target: str) -> AiovecError:
         """Why a write is refused, where the mark refuses all."""
@@ -249,8 +262,11 @@ def mark_of(found: object) -> MoveMark:
     if not 0 <= limit <= MAX_PAUSE:
         raise ValueError(f"its limit is {limit!r}, not a number of seconds up to {MAX_PAUSE:g}")
     generation = _number(known.pop("generation", 0))
+    target_marked = known.pop("target_marked", False)
+    if not isinstance(target_marked, bool):
+        raise ValueError(f"its target_marked is {target_marked!r}, not true or false")
     texts = {name: _text(name, value) for name, value in known.items()}
-    return MoveMark(**texts, generation=generation, limit=float(limit))
+    return MoveMark(**texts, generation=generation, limit=float(limit), target_marked=target_marked)
 
 
 def unreadable_mark(reason: object) -> str:
