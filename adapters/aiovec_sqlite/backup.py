@@ -18,7 +18,7 @@ from .driver import connect, load_driver
 from .errors import copying_to, failures, is_busy, names_text_index, translated
 from .layout import APPLICATION_ID, check_header, read_header
 from .moves import forget_mark, has_mark
-from .opening import check_contents, connect_read_only
+from .opening import check_contents, connect_read_only, name_anew
 from .plugin import BESIDE, check_free_name, make_folder_of
 from .settings import SqliteSettings
 from .text.index import drop_named
@@ -27,18 +27,11 @@ _PAGES_AT_ONCE = 4096
 
 
 def _settle_copy(path: Path) -> None:
-    """Remove the mark of a migration, which leads away from the store, not from the copy.
-
-    And tell the copy from the store that it was made from, see ``opening.check_own_wal``.
-    """
+    """Remove the mark of a migration, which leads away from the store, not from the copy."""
     with closing(connect(str(path))) as copy:
         if has_mark(copy):
             forget_mark(copy)
-        copy.execute(
-            "INSERT INTO aiovec_state VALUES ('copy', ?) "
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (uuid.uuid4().hex,),
-        )
+        name_anew(copy)
 
 
 def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:

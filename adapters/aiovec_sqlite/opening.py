@@ -150,24 +150,22 @@ def open_writer(path: Path, settings: SqliteSettings) -> sqlite3.Connection:
             raise
 
 
-# Changes by which a store that was a backup is ahead of the one that it may have replaced.
-_AHEAD = 2**32
-
-
 def _to_wal(db: sqlite3.Connection) -> None:
     """Have the file keep a WAL, as every store does from its first opening on.
 
-    A backup is one that does not yet. Put into use, it gets another name for itself than the
-    backup, a WAL of which it may meet later (``check_own_wal``), and its changes are numbered
-    behind those of the store in whose place it may be: cursors and change numbers that were given
-    there would pass over rows.
+    One with changes that does not is a backup, or a store that a restore has put aside. Put into
+    use, it gets another name for itself than the copies of it have, a WAL of which it may meet
+    later (``check_own_wal``), and its changes are numbered behind those of any store in whose place
+    it may be: cursors and change numbers that were given there would pass over rows.
     """
-    if not _has_wal_mode(db) and _copy_id(db) is not None:
+    if not _has_wal_mode(db) and (_copy_id(db) is not None or newest_change(db)):
         db.execute("BEGIN IMMEDIATE")
         try:
             # Another process may have been faster. In a WAL the name would belie the file's.
             if not _has_wal_mode(db):
-                _name_anew(db)
+                name_anew(db)
+                number = _number_behind(newest_change(db))
+                db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
@@ -175,15 +173,31 @@ def _to_wal(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
+def _number_behind(number: int) -> int:
+    """A change number behind those of a store that may have come from the same backup.
+
+    By the clock, which runs faster than any store counts: a backup may be put into use again.
+    """
+    now = int(time.time() * _CHANGES_A_SECOND)
+    return now if now > number else number + _CHANGES_A_SECOND
+
+
+# No store takes so many for long. What is reached in the year 2200 is still exact in a float.
+_CHANGES_A_SECOND = 2**20
+
+
 def _has_wal_mode(db: sqlite3.Connection) -> bool:
     (mode,) = db.execute("PRAGMA journal_mode").fetchone()
     return bool(mode == "wal")
 
 
-def _name_anew(db: sqlite3.Connection) -> None:
-    db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'copy'", (uuid.uuid4().hex,))
-    number = newest_change(db) + _AHEAD
-    db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
+def name_anew(db: sqlite3.Connection) -> None:
+    """Tell the file from all copies of it, see ``check_own_wal``."""
+    db.execute(
+        "INSERT INTO aiovec_state VALUES ('copy', ?) "
+        "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (uuid.uuid4().hex,),
+    )
 
 
 def _check_only_name(path: Path) -> None:

@@ -201,6 +201,9 @@ def _holds_extremes(db: sqlite3.Connection, ticket: Ticket, table: TableLayout, 
 def give_back(tx: Transaction) -> bool:
     """Give some free pages back to the file system; whether there are more."""
     (before,) = tx.db.execute("PRAGMA freelist_count").fetchone()
+    if not before:
+        return False
+    tx.take()  # SQLite does not count this as a change
     tx.db.execute(f"PRAGMA incremental_vacuum({_PAGES_A_STEP})").fetchall()
     (free,) = tx.db.execute("PRAGMA freelist_count").fetchone()
     # A file that another tool made anew without auto_vacuum keeps its free pages.

@@ -349,6 +349,7 @@ class Writer(Committer[_Call]):
                 return None
             number = change_number(state.get("change"))
             change = Change(number)
+            written = db.total_changes
             for call in self._not_joined(db, change, group, applied):
                 error = self._apply(db, change, call, alone=len(group) == 1)
                 if isinstance(error, TooLargeForGroupError):
@@ -379,6 +380,10 @@ class Writer(Committer[_Call]):
                         call.fail(translated)
                     return None
                 call.fail(translated)
+            if applied and change.number == number and db.total_changes != written:
+                # The name of the file for itself lies beside this number: what a WAL holds of it
+                # tells whose WAL that is (``opening.check_own_wal``).
+                change.number += 1
             if change.number != number:
                 db.execute(
                     "UPDATE aiovec_state SET value = ? WHERE key = 'change'", (change.number,)

@@ -8,10 +8,11 @@ import os
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 from asyncio import to_thread
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,24 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as run  # a fixture
-from tests.sqlite.support import check_file, names_in, opened, python
+from tests.sqlite.support import check_file, names_in, opened, python, sql
 
 import aiovec
 from aiovec import (
     AiovecError,
     ConfigError,
     CorruptStoreError,
+    Field,
     InvalidArgumentError,
     Schema,
     StoreBusyError,
     StoreReplacedError,
     UnsupportedError,
+    VectorStore,
 )
 from aiovec.backend import ChangeFeed
 from aiovec_lancedb import backup as backup_module
-from aiovec_sqlite import opening
+from aiovec_sqlite import opening, upkeep
 from aiovec_sqlite.settings import SqliteSettings
 
 SCHEMA = Schema(4, fields={"source_id": str})
@@ -313,13 +316,20 @@ async def test_a_backup_that_two_processes_put_into_use_at_once(
     faster[0].close()
 
 
-@pytest.mark.parametrize("way", ["restored", "copied by hand"])
+@pytest.mark.parametrize("first", ["", "restored", "copied by hand"])
+@pytest.mark.parametrize("way", ["restored", "copied by hand", "undone", "undone by hand", "copy"])
 async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(
-    tmp_path: Path, way: str
+    tmp_path: Path, first: str, way: str
 ) -> None:
-    """The restored store counted on from the backup, and new rows lay before the cursor."""
+    """The restored store counted on from the backup, and new rows lay before the cursor; also where
+    a backup is put into use a second time, or what a restore has put aside."""
     path = tmp_path / "notes.db"
     backup = await backed_up(path)
+    plain = tmp_path / "copy.db"
+    await to_thread(shutil.copy, path, plain)
+    kept = await aiovec.restore(backup, path) if "undone" in way else backup
+    if first:
+        await brought_back(first, backup, path)
 
     async def read(after: bytes | None) -> tuple[list[str], bytes | None]:
         found: list[str] = []
@@ -335,7 +345,9 @@ async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(
         assert isinstance(backend, ChangeFeed)
         since = await backend.change_number(await backend.open_table("t"))
     _, cursor = await read(None)
-    await brought_back(way, backup, path)
+    assert kept is not None
+    found = plain if way == "copy" else kept
+    await brought_back("copied by hand" if "by hand" in way else "restored", found, path)
     async with aiovec.connect(path) as store:
         backend = store._follower.engine.backend
         assert isinstance(backend, ChangeFeed)
@@ -344,6 +356,60 @@ async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(
         told = await backend.changes(await backend.open_table("t"), since)
         assert told.upserted.column("id").to_pylist() == new
     assert await read(cursor) == (new, (await read(None))[1])
+
+
+async def test_every_commit_tells_whose_wal_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B4: what a killed ``optimize`` had left did not, and passed for the WAL of any copy."""
+    monkeypatch.setattr(upkeep, "checkpoint", lambda db, ticket: None)
+    path = tmp_path / "notes.db"
+    schema = Schema(4, fields={"source_id": Field(str, text=True)})
+    calls: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
+        "create": lambda store: store.create_table("t", schema),
+        "insert": lambda store: store.insert("t", rows(*map(str, range(3000)))),
+        "upsert": lambda store: store.upsert("t", rows("1", "new")),
+        "update": lambda store: store.update("t", {"more": 1}, where="source_id IS NOT NULL"),
+        "delete": lambda store: store.delete("t", [str(n) for n in range(2900)]),
+        "add a field": lambda store: store.add_field("t", "young", int),
+        "optimize": lambda store: store.optimize("t"),
+        "optimize again": lambda store: store.optimize("t"),
+        "drop a field": lambda store: store.drop_field("t", "young"),
+        "drop": lambda store: store.drop_table("t"),
+    }
+    for name, call in calls.items():
+        async with aiovec.connect(path) as store:
+            assert not await to_thread(commits_in, path)
+            await call(store)
+            commits = await to_thread(commits_in, path)
+        assert commits, name
+        assert all(state_page(path) in pages for pages in commits), name
+
+
+def commits_in(path: Path) -> list[set[int]]:
+    """The pages that each commit in the WAL has written."""
+    wal = path.with_name(f"{path.name}-wal")
+    data = wal.read_bytes() if wal.exists() else b""
+    found: list[set[int]] = []
+    pages: set[int] = set()
+    size = int.from_bytes(data[8:12])
+    for frame in range(32, len(data), size + 24):
+        number, committed = struct.unpack_from(">II", data, frame)
+        if data[frame + 8 : frame + 16] != data[16:24]:
+            break  # of an earlier round
+        pages.add(number)
+        if committed:
+            found.append(pages)
+            pages = set()
+    return found
+
+
+def state_page(path: Path) -> int:
+    with sql(path) as db:
+        (page,) = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'aiovec_state'"
+        ).fetchone()
+    return int(page)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
