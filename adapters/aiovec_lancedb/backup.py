@@ -260,7 +260,7 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
             if folder.exists():
                 _give_permissions(partial, folder)
             else:
-                shutil.copystat(backup, partial)
+                partial.chmod(stat.S_IMODE(backup.stat().st_mode) | 0o700)
     except BaseException:
         remove_folder(partial)
         raise
@@ -290,11 +290,21 @@ def _copy_folder(backup: Path, partial: Path) -> None:
                 shutil.copytree(entry, partial / entry.name, copy_function=copied)
             else:
                 copied(str(entry), str(partial / entry.name))
+        _let_owner_write(partial)
         (partial / FOLDER).mkdir()
     except _CopyFailedError as failed:
         raise failed.error from None
     except shutil.Error as exc:  # of its folders, each with the reason
         raise OSError(str(exc.args[0][0][-1])) from exc
+
+
+def _let_owner_write(copy: Path) -> None:
+    """A backup may be kept such that nobody changes it. A store is written to."""
+    for at, folders, files in os.walk(copy):
+        for names, rights in ((folders, 0o700), (files, 0o600)):
+            for name in names:
+                path = os.path.join(at, name)
+                os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | rights)
 
 
 def _give_permissions(copy: Path, folder: Path) -> None:
@@ -310,16 +320,14 @@ def _give_permissions(copy: Path, folder: Path) -> None:
     if not hasattr(os, "fwalk"):  # Windows, which has no such permissions
         return
     found = folder.stat()
+    if not found.st_mode & stat.S_ISVTX:
+        (copy / FOLDER).chmod(0o777)  # whoever writes to the store makes files there
     for at, _, names, descriptor in os.fwalk(copy, topdown=False):
         for name in names:
             with _at(name, descriptor) as file:
-                _give(file, found, _opened_for_writers(file, found))
-        if Path(at) != copy:
-            _give(descriptor, found, _opened_for_writers(descriptor, found))
-        elif _has_lists_of(folder, descriptor):
-            _give(descriptor, found, found.st_mode)
-        else:
-            _give(descriptor, found, found.st_mode & ~0o070)
+                _give(file, folder, _opened_for_writers(file, found))
+        top = Path(at) == copy
+        _give(descriptor, folder, found.st_mode if top else _opened_for_writers(descriptor, found))
 
 
 @contextmanager
@@ -331,29 +339,20 @@ def _at(name: str, folder: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _has_lists_of(folder: Path, copy: int) -> bool:
-    """Copy the folder's lists of users, beside which the mode's bits of the group mean others."""
-    for name in ("system.posix_acl_default", "system.posix_acl_access"):
-        try:
-            found = os.getxattr(folder, name)
-        except (OSError, AttributeError):  # it has none, or the system knows none
-            continue
-        try:
-            os.setxattr(copy, name, found)
-        except OSError:
-            return False
-    return True
-
-
 def _opened_for_writers(descriptor: int, found: os.stat_result) -> int:
     mode = os.fstat(descriptor).st_mode & (found.st_mode | ~0o077)
-    for reads, writes in ((0o040, 0o020), (0o004, 0o002)):
-        if mode & reads:
-            mode |= found.st_mode & writes
+    # Where they may each change only what is their own, the files were those of whoever wrote them.
+    if not found.st_mode & stat.S_ISVTX:
+        for reads, writes in ((0o040, 0o020), (0o004, 0o002)):
+            if mode & reads:
+                mode |= found.st_mode & writes
     return mode | (found.st_mode & stat.S_ISGID if stat.S_ISDIR(mode) else 0)
 
 
-def _give(descriptor: int, found: os.stat_result, mode: int) -> None:
+def _give(descriptor: int, folder: Path, mode: int) -> None:
+    found = folder.stat()
+    if not _has_lists_of(folder, descriptor):
+        mode &= ~0o070
     for owner in (found.st_uid, -1):
         with suppress(OSError):
             os.fchown(descriptor, owner, found.st_gid)
@@ -362,6 +361,24 @@ def _give(descriptor: int, found: os.stat_result, mode: int) -> None:
         mode &= ~0o070
     with suppress(OSError):  # a file system without permissions
         os.fchmod(descriptor, stat.S_IMODE(mode))
+
+
+def _has_lists_of(folder: Path, descriptor: int) -> bool:
+    """Copy the folder's lists of users, beside which the mode's bits of the group are the most that
+    any of these may."""
+    names = ["system.posix_acl_access"]
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        names.append("system.posix_acl_default")
+    for name in names:
+        try:
+            found = os.getxattr(folder, name)
+        except (OSError, AttributeError):  # it has none, or the system knows none
+            continue
+        try:
+            os.setxattr(descriptor, name, found)
+        except OSError:
+            return False
+    return True
 
 
 def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:

@@ -186,6 +186,100 @@ async def test_a_restored_folder_has_the_permissions_of_the_one_before(tmp_path:
     assert await ids_in(f"lancedb://{folder}") == ["a", "b"]
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): path.stat().st_mode & 0o7777
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+async def folder_and_backup(folder: Path) -> tuple[str, Path]:
+    target, backup = f"lancedb://{folder}", folder.with_name("copy")
+    async with aiovec.connect(target) as store:
+        await store.create_table("t", SCHEMA)
+        await store.insert("t", rows("a", "b"))
+        await store.backup(backup)
+    return target, backup
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_backup_that_is_kept_read_only_becomes_a_store_that_its_owner_writes(
+    tmp_path: Path, over: bool
+) -> None:
+    folder = tmp_path / "s"
+    target, backup = await folder_and_backup(folder)
+
+    def kept() -> None:
+        for path in [backup, *backup.rglob("*")]:
+            path.chmod(path.stat().st_mode & ~0o222)
+        if not over:
+            shutil.rmtree(folder)
+
+    await to_thread(kept)
+    await aiovec.restore(backup, target, overwrite=True)
+    for path, mode in (await to_thread(modes_in, folder)).items():
+        assert mode & 0o200, path
+    async with aiovec.connect(target) as store:
+        await store.insert("t", rows("c"))
+        await store.drop_table("t")
+    await to_thread(lambda: [path.chmod(0o700) for path in [backup, *backup.rglob("*")]])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_a_group_can_lock_what_a_careful_process_restored(tmp_path: Path) -> None:
+    """The folder of the locks had what that process takes off its new files."""
+    folder = tmp_path / "s"
+    target, backup = await folder_and_backup(folder)
+    await to_thread(folder.chmod, 0o770)
+    before = os.umask(0o077)
+    try:
+        await aiovec.restore(backup, target, overwrite=True)
+    finally:
+        os.umask(before)
+    found = await to_thread(modes_in, folder)
+    assert found[".aiovec"] == found["."] == 0o770
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+async def test_where_each_changes_only_what_is_his_own_no_file_is_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    target, backup = await folder_and_backup(folder)
+    await to_thread(folder.chmod, 0o1777)
+    await aiovec.restore(backup, target, overwrite=True)
+    found = await to_thread(modes_in, folder)
+    assert found.pop(".") == 0o1777
+    for path, mode in found.items():
+        assert not mode & 0o022, path
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="only Linux has lists of users here")
+async def test_what_is_restored_has_the_folders_list_of_users(tmp_path: Path) -> None:
+    """Beside it the mode's bits of the group are the most that any of them may: the group could
+    write then, which it could not before, and the user of the list could not."""
+    folder = tmp_path / "s"
+    target, backup = await folder_and_backup(folder)
+    anybody = 0xFFFFFFFF
+    users = [(1, 7, anybody), (2, 7, 65534), (4, 5, anybody), (16, 7, anybody), (32, 0, anybody)]
+    given = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in users)
+    try:
+        for name in ("system.posix_acl_default", "system.posix_acl_access"):
+            await to_thread(os.setxattr, folder, name, given)
+    except OSError as exc:
+        pytest.skip(f"this file system keeps no lists of users: {exc}")
+    await aiovec.restore(backup, target, overwrite=True)
+
+    def rights(path: Path) -> dict[int, int]:
+        found = os.getxattr(path, "system.posix_acl_access")
+        listed = {tag: right for tag, right, _ in struct.iter_unpack("<HHI", found[4:])}
+        return {tag: listed[tag] & (listed[16] if tag in (2, 4) else 7) for tag in listed}
+
+    for path in await to_thread(lambda: [folder, *folder.rglob("*")]):
+        own = 7 if await to_thread(path.is_dir) else 6
+        found = await to_thread(rights, path)
+        assert (found[2], found[4], found[32]) == (own, own & 5, 0), path
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 async def test_what_is_restored_over_a_folder_is_never_more_open_than_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
