@@ -277,6 +277,8 @@ class LancedbBackend(
         if self._writers is not None:
             await self._writers.close()
         self._session.end()
+        if self._pins is not None:
+            await self._pins.close()
         await in_thread(self._session.close)  # which drops what Lance has cached
         await self._trimmer.close()
 

@@ -16,7 +16,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 from .connection import Ticket
 from .driver import connect, load_driver
 from .errors import copying_to, failures, is_busy, names_text_index, translated
-from .layout import APPLICATION_ID, check_header, read_header
+from .layout import APPLICATION_ID, check_header_to_read, read_header
 from .moves import forget_mark, has_mark
 from .opening import check_contents, connect_read_only, name_anew
 from .plugin import BESIDE, check_free_name, make_folder_of
@@ -76,7 +76,7 @@ def restore(
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
         raise InvalidArgumentError("backup", str(backup), "a file other than the target")
-    if not check_header(backup):
+    if not check_header_to_read(backup):
         raise CorruptStoreError(str(backup), "this is not a backup: it is empty")
     make_folder_of(target)
     remove_abandoned(target.parent, f".{target.name}.", ".partial")

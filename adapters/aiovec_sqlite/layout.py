@@ -314,6 +314,23 @@ def check_header(path: Path) -> bool:
     return True  # never reached
 
 
+def check_header_to_read(path: Path) -> bool:
+    """As ``check_header``, for whoever cannot complete what another process has begun there.
+
+    AiovecError where nobody completes it.
+    """
+    for _ in range(_LOOKS):
+        if check_header(path):
+            return True
+        if not _holds_something(path.resolve(), "-journal"):
+            return False
+        time.sleep(_BETWEEN_LOOKS)
+    raise AiovecError(
+        f"{path} is just being created or put into use by another process, or one was killed amid "
+        "that; open it once for writing, which completes it"
+    )
+
+
 def _look_at(path: Path) -> bool:
     target = str(path)
     header = read_header(path)

@@ -26,6 +26,7 @@ from .driver import connect, load_driver
 from .errors import CANTOPEN, READONLY, code_of, failures, is_busy, stored, translate, translated
 from .layout import (
     check_header,
+    check_header_to_read,
     create_store,
     has_wal,
     newest_change,
@@ -252,7 +253,7 @@ def open_read_only(
 
 def check_store_to_read(path: Path) -> None:
     """ConfigError where there is no store, CorruptStoreError where it is none of ours."""
-    exists = check_header(path)
+    exists = check_header_to_read(path)
     if exists and has_wal(path):
         with translated(str(path)), closing(connect_read_only(path, 5.0)) as db:
             check_own_wal(path.resolve(), db)

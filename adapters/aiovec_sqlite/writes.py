@@ -401,7 +401,7 @@ def update(
     sql = f"UPDATE {table.rows} SET {', '.join([*sets, '_seq = ?'])} WHERE _rowid = ?"
     moves = any(name in values for name in table.partitions)
     start = first
-    for block in _blocks_of(tx, table, rowids, payloads=bool(payload)):
+    for block in _blocks_of(tx, table, rowids, payload):
         tx.check()
         numbers = range(start, start + len(block))
         start += len(block)
@@ -422,26 +422,28 @@ def update(
 
 
 def _blocks_of(
-    tx: Transaction, table: TableLayout, rowids: Sequence[int], *, payloads: bool
+    tx: Transaction, table: TableLayout, rowids: Sequence[int], payload: PayloadPatch
 ) -> Iterator[Sequence[int]]:
-    """The rows in blocks; with ``payloads`` those of a block have some MiB at most, or it is one
-    row."""
+    """The rows in blocks; where payloads change, those of a block have some MiB at most before and
+    after it, or it is one row."""
+    added = len((payload.apply(None, "") or "").encode())
     for start in range(0, len(rowids), _BLOCK):
         block = rowids[start : start + _BLOCK]
-        if not payloads:
+        if not payload:
             yield block
             continue
         sizes = tx.db.execute(
-            f"SELECT length(r.payload) FROM json_each(?) AS j "
+            f"SELECT length(CAST(r.payload AS BLOB)) FROM json_each(?) AS j "
             f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
             (json.dumps(list(block)),),
         )
         begin, held = 0, 0
-        for place, (size,) in enumerate(sizes.fetchall()):
-            if held and held + (size or 0) > _BLOCK_PAYLOADS:
+        for place, (found,) in enumerate(sizes.fetchall()):
+            size = (found or 0) + added
+            if held and held + size > _BLOCK_PAYLOADS:
                 yield block[begin:place]
                 begin, held = place, 0
-            held += size or 0
+            held += size
         yield block[begin:]
 
 

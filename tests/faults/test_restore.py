@@ -37,7 +37,7 @@ from aiovec import (
 )
 from aiovec.backend import ChangeFeed
 from aiovec_lancedb import backup as backup_module
-from aiovec_sqlite import opening, upkeep
+from aiovec_sqlite import layout, opening, upkeep
 from aiovec_sqlite.settings import SqliteSettings
 
 SCHEMA = Schema(4, fields={"source_id": str})
@@ -408,6 +408,31 @@ async def test_a_backup_that_two_processes_put_into_use_at_once(
         async with aiovec.connect(backup) as other:
             assert await other.count("t") == 3
     faster[0].close()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_who_only_reads_waits_until_a_backup_is_put_into_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """It was told that there is no store."""
+    backup = await backed_up(tmp_path / "notes.db")
+    monkeypatch.setattr(layout, "_LOOKS", 100 if ends else 3)
+    with sql(backup) as db:
+        db.isolation_level = None
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE aiovec_state SET value = 'another' WHERE key = 'copy'")
+        assert "backup.db-journal" in await names_in(tmp_path)
+        if ends:
+            asyncio.get_running_loop().call_later(0.3, db.execute, "COMMIT")
+            async with aiovec.connect(backup, read_only=True) as store:
+                assert await store.count("t") == 2
+            return
+        for call in (
+            aiovec.connect(backup, read_only=True),
+            aiovec.restore(backup, tmp_path / "new.db"),
+        ):
+            with pytest.raises(AiovecError, match=r"put into use .* open it once for writing"):
+                await call
 
 
 @pytest.mark.parametrize("first", ["", "restored", "copied by hand"])

@@ -275,3 +275,50 @@ def test_a_step_of_an_export_that_its_closed_loop_left_ends_in_silence(
     assert "already running" not in err
     if kind == "sqlite":  # LanceDB's own threads tell that the loop is closed
         assert err == ""
+
+
+LEFT = """
+import asyncio, gc, sys, time
+import aiovec
+sys.unraisablehook = lambda unraisable: None
+target, backup = sys.argv[1:]
+async def fill():
+    async with aiovec.connect(target) as store:
+        await store.create_table("t", aiovec.Schema(8))
+        rows = [{"id": f"a{n}", "embedding": [1.0] * 8} for n in range(2000)]
+        await store.insert("t", rows)
+        await store.backup(backup)
+async def begin():
+    store = await aiovec.connect(target)
+    read = 0
+    async def export():
+        nonlocal read
+        async for _ in store.export("t", batch_size=10):
+            read += 1
+            await asyncio.sleep(0)
+    tasks = [asyncio.ensure_future(export()) for _ in range(3)]
+    while read < 5:
+        await asyncio.sleep(0)
+    return store, tasks
+asyncio.run(fill())
+loop = asyncio.new_event_loop()
+loop.set_exception_handler(lambda loop, context: None)
+store, tasks = loop.run_until_complete(begin())
+loop.close()
+del tasks, loop
+for _ in range(10):
+    gc.collect()
+    time.sleep(0.05)
+asyncio.run(store.close())
+print(asyncio.run(aiovec.restore(backup, target)) is not None)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+def test_a_read_whose_loop_was_closed_keeps_nothing_behind_the_close(
+    tmp_path: Path, kind: str
+) -> None:
+    """On LanceDB its version stayed pinned until the process ended, and no restore was possible."""
+    target = str(tmp_path / "s.db") if kind == "sqlite" else f"lancedb://{tmp_path / 's'}"
+    ended = run_code(LEFT, target, str(tmp_path / "copy"))
+    assert ended.stdout.strip() == "True", ended.stderr

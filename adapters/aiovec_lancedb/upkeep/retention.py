@@ -48,6 +48,15 @@ class _Held:
         self.versions: Counter[int] = Counter()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pin:
+    """One pin; the file by which other processes see it, where there is one."""
+
+    held: _Held
+    version: int
+    file: _File | None
+
+
 @cache
 def _held(key: str) -> _Held:
     return _Held()
@@ -59,6 +68,8 @@ class Pins:
     def __init__(self, key: str, folder: Path | None) -> None:
         self._key = key
         self._folder = None if folder is None else folder / _READERS
+        self._lock = threading.Lock()
+        self._taken: set[_Pin] = set()
 
     @asynccontextmanager
     async def reading(self, session: Session, handle: TableHandle) -> AsyncIterator[Opened]:
@@ -78,29 +89,37 @@ class Pins:
         finally:
             # Whoever is cancelled now must not leave it taken: a thread's work that is cancelled
             # before it began is never done.
-            await to_its_end(self._released(table, version, taking))
+            await to_its_end(self._released(taking))
 
-    async def _released(
-        self, table: str, version: int, taking: asyncio.Future[_File | None]
-    ) -> None:
+    async def _released(self, taking: asyncio.Future[_Pin]) -> None:
         await asyncio.wait({taking})
         if not taking.cancelled() and taking.exception() is None:
-            await in_thread(self._give_back, table, version, taking.result())
+            await in_thread(self._give_back, taking.result())
 
-    def _take(self, table: str, version: int) -> _File | None:
+    async def close(self) -> None:
+        """Give back what reads have left whose event loop was closed amid them."""
+        for pin in list(self._taken):
+            await in_thread(self._give_back, pin)
+
+    def _take(self, table: str, version: int) -> _Pin:
         file = None if self._folder is None else _locked_file(self._folder / table, version)
-        held = _held(f"{self._key}\n{table}")
-        with held.lock:
-            held.versions[version] += 1
-        return file
+        pin = _Pin(_held(f"{self._key}\n{table}"), version, file)
+        with self._lock:
+            self._taken.add(pin)
+        with pin.held.lock:
+            pin.held.versions[version] += 1
+        return pin
 
-    def _give_back(self, table: str, version: int, file: _File | None) -> None:
-        held = _held(f"{self._key}\n{table}")
-        with held.lock:
-            held.versions[version] -= 1
-            held.versions += Counter()
-        if file is not None:
-            _remove(file)
+    def _give_back(self, pin: _Pin) -> None:
+        with self._lock:
+            if pin not in self._taken:
+                return
+            self._taken.remove(pin)
+        with pin.held.lock:
+            pin.held.versions[pin.version] -= 1
+            pin.held.versions += Counter()
+        if pin.file is not None:
+            _remove(pin.file)
 
     def oldest(self, table: str) -> int | None:
         """The oldest version that is pinned, by whomever. Reads the disk."""
