@@ -783,11 +783,12 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OutcomeUnknownError, StoreClosedError, StoreMovedError):
+    except (StoreClosedError, StoreMovedError):
         raise
     except AiovecError as exc:
-        # Theirs say that nothing was kept.
-        why = exc.reason if isinstance(exc, (StoreBusyError, StoreFullError)) else exc
+        # Theirs say that nothing was kept, or that it is not known.
+        told = (OutcomeUnknownError, StoreBusyError, StoreFullError)
+        why = exc.reason if isinstance(exc, told) else exc
         reason = f"an index could not be completed: {why}; optimize({table!r}) completes it"
         raise OutcomeUnknownError(target, reason) from exc
 
