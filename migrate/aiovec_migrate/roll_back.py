@@ -171,7 +171,10 @@ class Rollback:
             opened = await work.ends.source_table(name)
             schema = opened.schema
             if name not in tables:
-                tables[name] = TableState(name, schema.to_json(), copied=True)
+                # Apps made it while the run led them there, so it goes with the other copies.
+                tables[name] = TableState(
+                    name, schema.to_json(), made=True, created=True, copied=True
+                )
                 await work.save(tables[name])
             if name in there and not await self._fits(name, schema):
                 # What is dropped here is all that is left where the new one cannot be read.

@@ -174,6 +174,23 @@ async def test_an_abort_removes_what_is_its_own(tmp_path: Path, step: str, made:
 # A rollback that cannot be
 
 
+async def test_an_abort_behind_a_rollback_drops_what_apps_made_since_the_switch(
+    tmp_path: Path,
+) -> None:
+    """It was carried back, and stayed in the target as an empty table: the next run led apps to it,
+    though the source had dropped it by then."""
+    config = await switched(tmp_path)
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("young", aiovec.Schema(2))
+        await store.insert("young", [{"id": "one", "embedding": [1.0, 2.0]}])
+        await rolled_back(config=config)
+        await aiovec_migrate.abort(config=config)
+        assert await store.count("young") == 1
+        await store.drop_table("young")
+        await migrated(None, "lancedb", config=config, options=SWITCH)
+        assert await store.tables() == ["notes", "others"]
+
+
 async def check_in_use(config: Path) -> None:
     """The new store is in use, and no mark holds it."""
     async with aiovec.connect(config=config) as store:
