@@ -27,6 +27,7 @@ from .errors import translated
 from .export import RowsOf
 from .layout import at_rest
 from .locks.local import FOLDER, LockedFile
+from .locks.moves import generation_in, write_generation
 from .session import Session
 from .upkeep.retention import Pins
 from .writer import Touched, WriteOperation
@@ -98,10 +99,12 @@ class _HoldOff(WriteOperation):
 
 
 async def write_backup(
-    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment
+    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment, generation: int
 ) -> None:
     """Write to a folder beside ``path`` that gets its name when it is whole.
 
+    Of migrations it knows the store's ``generation`` alone, by which whoever is led to the store
+    knows it again where the backup has taken its place.
     StoreMovedError where a migration has moved the store: its rows are old.
     All tables are opened first, as they are at one moment, and each stays at that version. A backup
     that fails or is cancelled leaves nothing behind. Where a table is renamed or dropped meanwhile,
@@ -110,14 +113,14 @@ async def write_backup(
     await session.check_here()
     for left in reversed(range(_MOST_BEGINNINGS)):
         try:
-            return await _write_copy(session, path, pins, rows_of, moment)
+            return await _write_copy(session, path, pins, rows_of, moment, generation)
         except CorruptStoreError:
             if not left:
                 raise
 
 
 async def _write_copy(
-    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment
+    session: Session, path: Path, pins: Pins, rows_of: RowsOf, moment: Moment, generation: int
 ) -> None:
     # A name of its own: what a killed backup left is in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
@@ -131,7 +134,7 @@ async def _write_copy(
             if await session.names() != [one.name for one in opened]:
                 raise StaleTableError
             await _copy(opened, partial, str(path), rows_of)
-        await in_thread(_finish, partial, path)
+        await in_thread(_finish, partial, path, generation)
     except BaseException:
         await to_its_end(in_thread(remove_folder, partial))
         raise
@@ -227,9 +230,10 @@ def _prepare(path: Path, partial: Path, folder: Path | None) -> None:
         partial.mkdir(mode, parents=True)
 
 
-def _finish(partial: Path, path: Path) -> None:
+def _finish(partial: Path, path: Path, generation: int) -> None:
     with translated(str(path)):
         (partial / FOLDER).mkdir(exist_ok=True)  # by which a store without tables is known
+        write_generation(partial / FOLDER, generation)
         partial.rename(path)
 
 
@@ -257,6 +261,8 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
             remove_abandoned(folder.parent, f".{folder.name}.", ".partial")
             partial.mkdir(0o700)
             _copy_folder(backup, partial)
+            generations = [generation_in(store / FOLDER) for store in (backup, folder)]
+            write_generation(partial / FOLDER, max(generations))
             if folder.exists():
                 _give_permissions(partial, folder)
             else:
@@ -372,7 +378,11 @@ def _has_lists_of(folder: Path, descriptor: int) -> bool:
     for name in names:
         try:
             found = os.getxattr(folder, name)
-        except (OSError, AttributeError):  # it has none, or the system knows none
+        except AttributeError:  # the system knows none
+            return True
+        except OSError:  # it has none, and the copy may have that of the folder around
+            with suppress(OSError):
+                os.removexattr(descriptor, name)
             continue
         try:
             os.setxattr(descriptor, name, found)

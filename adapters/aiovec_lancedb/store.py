@@ -624,7 +624,10 @@ class LancedbBackend(
         writers = None if self.read_only else self._writers
         write = None if writers is None else writers.run
         moment = Moment(self._limits.export.one_moment, write, patience=self._settings.busy_timeout)
-        await write_backup(self._session, path, self._open_pins(), self._rows_of, moment)
+        generation = (await self.move_record()).generation
+        await write_backup(
+            self._session, path, self._open_pins(), self._rows_of, moment, generation
+        )
 
     def _rows_of(self, table: AsyncTable) -> AsyncGenerator[pa.Table, None]:
         return whole_rows(self._session, table, self._admission, self._limits.export)

@@ -17,7 +17,7 @@ from aiovec.backend import Moves, moves_of
 from aiovec.errors import AiovecError, MigrationError
 
 from .catch_up import CatchUp, check_all
-from .ends import RunContext
+from .ends import RunContext, leads_nowhere
 from .locate import Place
 from .state import Phase, RunState
 
@@ -220,12 +220,17 @@ class Cutover:
         work = self._work
         mark = await work.leaving().move_mark()
         goal = moves_of(work.goal.backend)
-        if await work.goal_is_lost():
+        if await leads_nowhere(work.origin, work.goal, work.run):
+            ways = (
+                f"end the run (aiovec migrate finish), and make {work.origin} independent again "
+                "(aiovec migrate forget)"
+            )
+            if work.state.phase is Phase.ROLLING_BACK:
+                ways = f"call the rollback off (aiovec migrate abort): apps stay on {work.origin}"
             raise MigrationError(
                 f"{work.origin} was left for {work.goal}, and what is there is not the store into "
                 "which the rows were carried: that was replaced, emptied or removed, or its disk "
-                "is missing. Put it back and call this again; if it is lost, end the run (aiovec "
-                f"migrate finish), and make {work.origin} independent again (aiovec migrate forget)"
+                f"is missing. Put it back and call this again; if it is lost, {ways}"
             )
         if goal is not None and mark is not None:
             await goal.arrive(work.run, mark.generation)

@@ -272,14 +272,6 @@ class RunContext:
                 await unmark(self.goal, self.run)
             raise
 
-    async def goal_is_lost(self) -> bool:
-        """Return whether the origin was left for a goal that is not there any more, or that another
-        store has replaced."""
-        mark = await mark_of(self.origin)
-        if mark is None or mark.run != self.run or not mark.left:
-            return False
-        return not mark.leads_to(await record_of(self.goal))
-
     async def save(self, *tables: TableState) -> None:
         self.state.changed = self.host.wall().isoformat(timespec="seconds")
         await self.journal.save(self.state, *tables)
@@ -343,6 +335,15 @@ async def has_left(place: Place, run: str) -> bool:
     """Return whether the mark of this store says that the run has switched away from it."""
     mark = await mark_of(place)
     return mark is not None and mark.run == run and mark.left
+
+
+async def leads_nowhere(place: Place, other: Place, run: str) -> bool:
+    """Return whether the run has left a store for another one that is not there any more, or that
+    has been replaced."""
+    mark = await mark_of(place)
+    if mark is None or mark.run != run or not mark.left:
+        return False
+    return not mark.leads_to(await record_of(other))
 
 
 async def unmark(place: Place, run: str) -> None:

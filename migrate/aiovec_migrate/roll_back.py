@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,16 @@ from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .catch_up import CatchUp, check_all
 from .cut_over import Cutover, Toml, check_config
-from .ends import RunContext, everything, has_left, looked_at, mark_of, unmark
+from .ends import (
+    RunContext,
+    everything,
+    has_left,
+    leads_nowhere,
+    looked_at,
+    mark_of,
+    record_of,
+    unmark,
+)
 from .host import Host
 from .locate import Place
 from .state import Event, Listener, Phase, TableState
@@ -255,16 +264,12 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
     await work.enter(Phase.ABORTING)
     if (goal := moves_of(work.goal.backend)) is not None:
         goal.act_for(work.run)
-    kept = await _why_kept(work)
-    drops = not (kept or keep_target or work.goal.missing)
-    # While the source still keeps the changes that explain a difference.
-    own = await _own_tables(work) if drops else set()
     await unmark(work.origin, work.run)
     await work.step("abort:released")
-    if kept:
+    if kept := await _why_kept(work):
         work.tell("warning", kept)
-    elif drops:
-        await _drop_tables(work, own)
+    elif not keep_target and not work.goal.missing:
+        await _drop_tables(work)
     await unmark(work.goal, work.run)
     await work.step("abort:dropped")
     await work.journal.remove()
@@ -288,7 +293,12 @@ async def _why_kept(work: RunContext) -> str:
 async def _call_off(work: RunContext) -> None:
     """End a rollback that has not led stores back: those that are in use stay so."""
     state, used = work.state, work.goal
-    if await has_left(used, work.run):
+    if await leads_nowhere(used, work.origin, work.run):
+        # What it was left for is lost: it has all rows, and is put into use again.
+        moves, mark = moves_of(used.backend), await mark_of(used)
+        if moves is not None and mark is not None:
+            await moves.arrive(work.run, mark.generation + 1)
+    elif await has_left(used, work.run):
         raise MigrationError(
             "the last steps of the rollback are missing: complete it (aiovec migrate rollback), "
             "then abort or finish the run"
@@ -327,7 +337,7 @@ async def _ways_on(work: RunContext) -> str:
             "removed "
             "since; `aiovec migrate finish` ends the run, without a way back"
         )
-    if await work.goal_is_lost():
+    if await leads_nowhere(work.origin, work.goal, work.run):
         return (
             f"apps were switched to {work.goal}, which was replaced, emptied or removed since; "
             "`aiovec migrate finish` ends the run, without a way back"
@@ -340,17 +350,20 @@ async def _ways_on(work: RunContext) -> str:
     return f"the run is done{back}, `aiovec migrate finish` ends it"
 
 
-async def _drop_tables(work: RunContext, own: Set[str]) -> None:
+async def _drop_tables(work: RunContext) -> None:
     target = work.goal.backend
     there = set(await target.tables())
+    mark = await mark_of(work.goal)
+    # Nobody else can have written there; behind a rollback, nothing that was not carried back.
+    closed = work.state.filled or (mark is not None and mark.run == work.run and mark.left)
     for table in work.state.tables.values():
         if table.name not in there:
             continue
-        if table.name not in own:
+        if not await _is_own(work, table, closed=closed):
             work.tell(
                 "warning",
-                f"the table {table.name!r} in {work.goal} has rows that this run did not write, so "
-                "it is kept",
+                f"the table {table.name!r} in {work.goal} has rows that are not those of the "
+                "source, which others may have written, so it is kept; drop it if it is of no use",
                 table=table.name,
             )
             continue
@@ -365,20 +378,8 @@ async def _drop_tables(work: RunContext, own: Set[str]) -> None:
         await work.step("abort:dropped")
 
 
-async def _own_tables(work: RunContext) -> set[str]:
-    """The target's tables all of whose rows are known to come from this run."""
-    there = set(await work.goal.backend.tables())
-    mark = await mark_of(work.goal)
-    # Nobody else can have written there; behind a rollback, nothing that was not carried back.
-    closed = work.state.filled or (mark is not None and mark.run == work.run and mark.left)
-    return {
-        table.name
-        for table in work.state.tables.values()
-        if table.name in there and await _is_own(work, table, closed=closed)
-    }
-
-
 async def _is_own(work: RunContext, table: TableState, *, closed: bool) -> bool:
+    """Return whether all rows of the target's table are known to come from this run."""
     if table.foreign:
         return False
     if closed and (table.created or table.rows or table.copied):
@@ -394,34 +395,11 @@ async def _is_own(work: RunContext, table: TableState, *, closed: bool) -> bool:
             opened,
             host=work.host,
             ignore_vector=bool(work.state.options.reembed),
-            most=_MOST_EXPLAINED,
+            most=1,
         )
-        others = {*found.extra_ids, *found.different_ids}
-        if len(others) < found.extra + found.different:
-            return False
-        return not others or others <= await _written_since(work, table)
     except AiovecError:
         return False
-
-
-# Rows of the target that differ because the source changed since, of each kind.
-_MOST_EXPLAINED = 250_000
-
-
-async def _written_since(work: RunContext, table: TableState) -> set[str]:
-    """The ids of the source's changes that have not been carried to the target, as far as known."""
-    found: set[str] = set()
-    feed, since = moves_of(work.origin.backend), table.since
-    if feed is None or since is None:
-        return found
-    feed.act_for(work.run)
-    opened = await work.ends.source_table(table.name)
-    while True:
-        page = await opened.do(partial(feed.changes, since=since))
-        found.update(page.deleted, page.upserted.column("id").to_pylist())
-        if page.complete:
-            return found
-        since = page.number
+    return not found.extra and not found.different
 
 
 async def finish(work: RunContext) -> None:
@@ -438,14 +416,8 @@ async def finish(work: RunContext) -> None:
             f"{work.origin} does not say that apps were switched to {work.goal}: make sure that "
             f"{state.config} names the store to use",
         )
-    elif await work.goal_is_lost():
-        work.tell(
-            "warning",
-            f"what is at {work.goal} is not the store into which the rows were carried: that was "
-            f"replaced, restored, emptied or removed. {work.origin} has the rows from before the "
-            "switch; to use it, make it independent again (aiovec migrate forget), and name it in "
-            f"{state.config}",
-        )
+    elif await leads_nowhere(work.origin, work.goal, work.run):
+        work.tell("warning", _lost_text(work.goal, work.origin, state.config))
     elif await has_switched(work) and not state.phase.over:
         raise MigrationError(f"the run is not over: {await _ways_on(work)}")
     elif not state.phase.over:
@@ -459,6 +431,14 @@ async def finish(work: RunContext) -> None:
         await unmark(place, work.run)
     await work.step("finish:released")
     await work.journal.remove()
+
+
+def _lost_text(goal: object, origin: object, config: str) -> str:
+    return (
+        f"what is at {goal} is not the store into which the rows were carried: that was replaced, "
+        f"restored, emptied or removed. {origin} has the rows from before the switch; to use it, "
+        f"make it independent again (aiovec migrate forget), and name it in {config}"
+    )
 
 
 async def _tell_of_toml(config: str, used: str, host: Host, listener: Listener) -> None:
@@ -527,7 +507,13 @@ async def finish_run(places: Sequence[Place], *, host: Host, listener: Listener)
     found = [(place, mark) for place, mark in marked if mark.run in runs]
     by_generation = sorted((mark for _, mark in found), key=lambda mark: mark.generation)
     newest = {mark.run: mark for mark in by_generation}
-    if (last := by_generation[-1]).config:
+    last = by_generation[-1]
+    reached = [place for place in places if place.backend.target == last.target]
+    if any([not last.leads_to(await record_of(place)) for place in reached]):
+        listener(
+            Event("warning", "finished", text=_lost_text(reached[0], last.source, last.config))
+        )
+    elif last.config:
         await _tell_of_toml(last.config, last.backend, host, listener)
     # Stores are first put into use. Whoever is killed behind that can end the rest as well.
     for place, mark in found:

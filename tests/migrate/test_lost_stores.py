@@ -7,7 +7,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -363,6 +363,58 @@ async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
         await asyncio.to_thread(shutil.move, kept, store)
         await migrated(config=config, options=SWITCH)
         assert await app.count("notes") == len(wanted["notes"][1])
+    await check_use(config, target, wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("how", ["restored", "removed"])
+async def test_a_rollback_whose_old_store_is_lost_is_called_off(
+    tmp_path: Path, way: str, how: str
+) -> None:
+    """The store that apps had been led from had all rows, and no command put it into use again."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    backup = tmp_path / "backup"
+    async with aiovec.connect(config=config) as app:
+        await app.backup(backup)
+        await migrated(None, target, config=config, options=SWITCH)
+        await app.insert("notes", [row("r/99", State(99, 99), "me")])
+    wanted = await contents_at(config=config)
+    with pytest.raises(StoppedError):
+        await rolled_back(config=config, step=Stop("cut-over:moved"))
+    await asyncio.to_thread(remove, tmp_path, "notes.lance" if source == "lancedb" else "notes.db")
+    if how == "restored":
+        await aiovec.restore(backup, place_of(config, source))
+    async with aiovec.connect(config=config) as app:
+        with pytest.raises(MigrationError, match="a rollback: abort"):
+            await app.count("notes")
+    refused = "no store at" if how == "removed" else r"lost, call the rollback off .*migrate abort"
+    with pytest.raises((MigrationError, ConfigError), match=refused):
+        await rolled_back(config=config)
+    await aiovec_migrate.abort(config=config)
+    assert await phase_of(config) == "done"
+    await aiovec_migrate.finish(config=config)
+    await check_use(config, target, wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("flipped", [True, False])
+async def test_apps_find_a_new_store_that_was_restored_from_its_backup(
+    tmp_path: Path, way: str, flipped: bool
+) -> None:
+    """A LanceDB backup did not know that a switch had led there, so it passed for another store."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    with nullcontext() if flipped else pytest.raises(StoppedError):
+        step = Stop("" if flipped else "cut-over:arrived")
+        await migrated(None, target, config=config, options=SWITCH, step=step)
+    async with aiovec.connect(place_of(config, target)) as store:
+        wanted = await contents(store)
+        await store.backup(tmp_path / "backup")
+    await aiovec.restore(tmp_path / "backup", place_of(config, target), overwrite=True)
+    if flipped:  # by hand, back
+        await aiovec_migrate.finish(config=config)
+        await asyncio.to_thread(write_toml, tmp_path, source)
     await check_use(config, target, wanted)
 
 

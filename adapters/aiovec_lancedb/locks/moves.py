@@ -139,6 +139,23 @@ def table_of_lock(name: str) -> str | None:
     return None
 
 
+_RECORD = "_move.json"
+
+
+def generation_in(folder: Path) -> int:
+    """The generation that the record in this folder tells; 0 where there is none to be read."""
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        return MoveRecord.from_json((folder / _RECORD).read_bytes()).generation
+    return 0
+
+
+def write_generation(folder: Path, generation: int) -> None:
+    """Have a record that tells a generation and nothing else."""
+    if generation:
+        text = MoveRecord(generation=generation).to_json()
+        (folder / _RECORD).write_text(text, encoding="utf-8")
+
+
 class FolderMarks(Marks):
     """In a folder: a file for the record, one for the notes of each table."""
 
@@ -146,7 +163,7 @@ class FolderMarks(Marks):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = folder / "_move.json"
+        self._file = folder / _RECORD
         self._notes = folder / "_moves"
 
     def read(self) -> bytes | None:

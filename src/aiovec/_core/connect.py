@@ -157,7 +157,10 @@ class Resolved:
 
     def exists(self) -> bool:
         """Return whether a store may exist there, so that opening it makes nothing new."""
-        return plugin_of(self.location.backend).exists(self.location)
+        try:
+            return plugin_of(self.location.backend).exists(self.location)
+        except OSError:  # opening it tells why it cannot be looked at
+            return True
 
 
 class Origin:

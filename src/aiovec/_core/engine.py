@@ -425,8 +425,9 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
     return MigrationError(
         f"the store {left.target} has moved to {mark.moved_to} (run {mark.run}), and what is there "
         "is not the store to which its rows were carried: that was replaced, emptied or removed, "
-        "or its disk is missing. Put it back; if it is lost, `aiovec migrate finish` ends the run, "
-        f"and {left.target} has the rows from before the switch"
+        "or its disk is missing. Put it back, or, if this is the right one, name its backend in "
+        f"the TOML file; if it is lost, {left.target} has the rows from before the switch: end the "
+        "run (aiovec migrate finish; a rollback: abort)"
     )
 
 

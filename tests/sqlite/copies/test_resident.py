@@ -705,6 +705,4 @@ async def test_searches_beside_a_table_that_comes_and_goes(tmp_path: Path) -> No
             over = True
         assert found
         # A search that had looked the table up before it went begins to load it, and soon sees.
-        async with asyncio.timeout(60):
-            while resident_of(one).memory_by_table():
-                await asyncio.sleep(0.01)
+        await until(lambda: not resident_of(one).memory_by_table())
