@@ -754,6 +754,19 @@ async def test_a_folder_of_lancedb(tmp_path: Path) -> None:
     assert await ids_in(target) == ["a", "b"]
 
 
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"[]", b'{"generation": -1}', b"[" * 100_000])
+async def test_a_backup_whose_record_of_migrations_cannot_be_read(
+    tmp_path: Path, text: bytes
+) -> None:
+    """Its rows can, and the store has no record then."""
+    folder = tmp_path / "s"
+    target, backup = await folder_and_backup(folder)
+    await to_thread((backup / ".aiovec" / "_move.json").write_bytes, text)
+    await aiovec.restore(backup, target, overwrite=True)
+    assert await ids_in(target) == ["a", "b"]
+    assert not (folder / ".aiovec" / "_move.json").exists()
+
+
 async def test_over_a_store_without_tables(tmp_path: Path) -> None:
     """As after the accident that the backup was made for."""
     pytest.importorskip("lancedb")
