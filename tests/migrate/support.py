@@ -37,6 +37,9 @@ SCHEMAS = {
 }
 BEGINNING = datetime(2024, 2, 29, 12, tzinfo=UTC)
 
+FILES = {"sqlite": "notes.db", "lancedb": "notes.lance"}
+"""What ``write_toml`` names each backend's store."""
+
 Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]
 """Of each table its schema as JSON, and its rows by their ids."""
 

@@ -25,6 +25,7 @@ from aiovec_migrate import Options
 from aiovec_sqlite.store import SqliteBackend
 
 from .support import (
+    FILES,
     Contents,
     contents_at,
     differences,
@@ -352,7 +353,7 @@ async def test_a_store_that_was_out_of_reach_at_the_finish_is_opened_by_another_
     """It was still being filled, and neither `finish` nor `abort` knew of a run."""
     source, target = WAYS[way]
     config, wanted = await stopped_without_a_journal(tmp_path, way, "cut-over:moved")
-    name = "notes.lance" if target == "lancedb" else "notes.db"
+    name = FILES[target]
     await asyncio.to_thread(shutil.move, tmp_path / name, tmp_path / "away")
     await aiovec_migrate.finish(place_of(config, source))
     await asyncio.to_thread(shutil.move, tmp_path / "away", tmp_path / name)

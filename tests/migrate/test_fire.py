@@ -39,14 +39,13 @@ from aiovec_migrate import RunState
 from .client import TABLE
 from .fire_app import ROWS, churned, see_table, state_of
 from .fire_log import Found, History, Look
-from .support import SCHEMAS, some_rows, write_toml
+from .support import FILES, SCHEMAS, some_rows, write_toml
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there, no process can be stopped")
 
 _PATIENCE = 240.0
 _BASE = 150
 OTHER = {"sqlite": "lancedb", "lancedb": "sqlite"}
-FILES = {"sqlite": "notes.db", "lancedb": "notes.lance"}
 STALLED_AT = [
     "marked", "copy:written", "catch-up:applied", "cut-over:ready", "cut-over:paused",
     "cut-over:paused", "cut-over:checked", "cut-over:checked", "cut-over:moved",

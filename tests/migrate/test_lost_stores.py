@@ -20,6 +20,7 @@ from aiovec._core.contract import moves_of
 from aiovec_migrate import Event, Options
 
 from .support import (
+    FILES,
     Contents,
     contents,
     contents_at,
@@ -343,7 +344,7 @@ async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
     a rollback then made the old one equal to it."""
     _, target = WAYS[way]
     config, wanted = await stopped_at(tmp_path, way, "cut-over:moved")
-    store = tmp_path / ("notes.lance" if target == "lancedb" else "notes.db")
+    store = tmp_path / FILES[target]
     kept = tmp_path / "kept"
     await asyncio.to_thread(shutil.move, store, kept)
     if how == "emptied":
@@ -382,7 +383,7 @@ async def test_a_rollback_whose_old_store_is_lost_is_called_off(
     wanted = await contents_at(config=config)
     with pytest.raises(StoppedError):
         await rolled_back(config=config, step=Stop("cut-over:moved"))
-    await asyncio.to_thread(remove, tmp_path, "notes.lance" if source == "lancedb" else "notes.db")
+    await asyncio.to_thread(remove, tmp_path, FILES[source])
     if how == "restored":
         await aiovec.restore(backup, place_of(config, source))
     async with aiovec.connect(config=config) as app:
@@ -424,7 +425,7 @@ async def test_a_store_that_was_lost_before_anybody_went_there_leaves_the_old_on
 ) -> None:
     source, target = WAYS[way]
     config, wanted = await stopped_at(tmp_path, way, "cut-over:moved")
-    await asyncio.to_thread(remove, tmp_path, "notes.lance" if target == "lancedb" else "notes.db")
+    await asyncio.to_thread(remove, tmp_path, FILES[target])
     told: list[Event] = []
     await aiovec_migrate.finish(config=config, listener=told.append)
     assert "has the rows from before the switch" in told[0].text
@@ -443,8 +444,7 @@ async def test_an_app_that_wakes_makes_no_other_store_the_one_that_was_filled(
     async with aiovec.connect(config=config) as idle:
         assert await idle.count("notes")
         await migrated(None, target, config=config, options=SWITCH)
-        name = "notes.lance" if target == "lancedb" else "notes.db"
-        await asyncio.to_thread(remove, tmp_path, name)
+        await asyncio.to_thread(remove, tmp_path, FILES[target])
         async with aiovec.connect(config=config) as young:
             await fill(young, {"notes": 2})
         assert await idle.insert("notes", [row("r/99", State(99, 99), "me")]) == 1

@@ -86,7 +86,7 @@ class MoveMark:
         return self.state == FILLING
 
     def leads_to(self, record: MoveRecord) -> bool:
-        """Whether a store that keeps this record can be the one to which this one was left.
+        """Return whether a store that keeps this record can be the one for which this was left.
 
         One that was emptied, replaced or lost since, or whose disk is not there, has neither the
         run's mark nor the cut-over.
