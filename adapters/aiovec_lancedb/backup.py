@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from aiovec.backend import StaleTableError, in_thread, one_call, remove_abandoned, to_its_end
+from aiovec.backend import (
+    StaleTableError,
+    give_permissions,
+    in_thread,
+    one_call,
+    remove_abandoned,
+    to_its_end,
+)
 from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .driver import lancedb
@@ -225,9 +232,11 @@ def _prepare(path: Path, partial: Path, folder: Path | None) -> None:
         if os.path.lexists(path):
             raise AiovecError(f"{path} already exists; name a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
-        # Nobody may read it who cannot read the store.
-        mode = 0o777 if folder is None else (folder.stat().st_mode & 0o777) | 0o700
-        partial.mkdir(mode, parents=True)
+        if folder is None:
+            partial.mkdir(parents=True)
+        else:  # nobody may read it who cannot read the store
+            partial.mkdir((folder.stat().st_mode & 0o777) | 0o700, parents=True)
+            _give_permissions_of_copy(partial, folder, partial.stat().st_mode)
 
 
 def _finish(partial: Path, path: Path, generation: int) -> None:
@@ -266,7 +275,7 @@ def copy_beside(backup: Path, folder: Path, *, overwrite: bool) -> tuple[Path, P
             if folder.exists():
                 _give_permissions(partial, folder)
             else:
-                partial.chmod(stat.S_IMODE(backup.stat().st_mode) | 0o700)
+                _give_permissions_of_copy(partial, backup, backup.stat().st_mode | 0o700)
     except BaseException:
         remove_folder(partial)
         raise
@@ -313,6 +322,17 @@ def _let_owner_write(copy: Path) -> None:
                 os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | rights)
 
 
+def _give_permissions_of_copy(copy: Path, folder: Path, mode: int) -> None:
+    """Let those get into a copy who could get into the folder."""
+    if not hasattr(os, "fwalk"):  # Windows, which has no such permissions
+        return
+    descriptor = os.open(copy, os.O_RDONLY)
+    try:
+        give_permissions(descriptor, folder, mode, owner=False)
+    finally:
+        os.close(descriptor)
+
+
 def _give_permissions(copy: Path, folder: Path) -> None:
     """Let those use the copy who could use the folder, as far as may be.
 
@@ -331,9 +351,10 @@ def _give_permissions(copy: Path, folder: Path) -> None:
     for at, _, names, descriptor in os.fwalk(copy, topdown=False):
         for name in names:
             with _at(name, descriptor) as file:
-                _give(file, folder, _opened_for_writers(file, found))
+                give_permissions(file, folder, _opened_for_writers(file, found), owner=True)
         top = Path(at) == copy
-        _give(descriptor, folder, found.st_mode if top else _opened_for_writers(descriptor, found))
+        mode = found.st_mode if top else _opened_for_writers(descriptor, found)
+        give_permissions(descriptor, folder, mode, owner=True)
 
 
 @contextmanager
@@ -353,42 +374,6 @@ def _opened_for_writers(descriptor: int, found: os.stat_result) -> int:
             if mode & reads:
                 mode |= found.st_mode & writes
     return mode | (found.st_mode & stat.S_ISGID if stat.S_ISDIR(mode) else 0)
-
-
-def _give(descriptor: int, folder: Path, mode: int) -> None:
-    found = folder.stat()
-    if not _has_lists_of(folder, descriptor):
-        mode &= ~0o070
-    for owner in (found.st_uid, -1):
-        with suppress(OSError):
-            os.fchown(descriptor, owner, found.st_gid)
-            break
-    if os.fstat(descriptor).st_gid != found.st_gid:
-        mode &= ~0o070
-    with suppress(OSError):  # a file system without permissions
-        os.fchmod(descriptor, stat.S_IMODE(mode))
-
-
-def _has_lists_of(folder: Path, descriptor: int) -> bool:
-    """Copy the folder's lists of users, beside which the mode's bits of the group are the most that
-    any of these may."""
-    names = ["system.posix_acl_access"]
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        names.append("system.posix_acl_default")
-    for name in names:
-        try:
-            found = os.getxattr(folder, name)
-        except AttributeError:  # the system knows none
-            return True
-        except OSError:  # it has none, and the copy may have that of the folder around
-            with suppress(OSError):
-                os.removexattr(descriptor, name)
-            continue
-        try:
-            os.setxattr(descriptor, name, found)
-        except OSError:
-            return False
-    return True
 
 
 def put_in_place(partial: Path, folder: Path, *, overwrite: bool) -> Path | None:

@@ -16,7 +16,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, InvalidArgumentError, 
 from .connection import Ticket
 from .driver import connect, load_driver
 from .errors import copying_to, failures, is_busy, names_text_index, translated
-from .layout import APPLICATION_ID, check_header_to_read, read_header
+from .layout import APPLICATION_ID, check_header_to_read, newest_change, read_header
 from .moves import forget_mark, has_mark
 from .opening import check_contents, connect_read_only, name_anew
 from .plugin import BESIDE, check_free_name, make_folder_of
@@ -24,6 +24,8 @@ from .settings import SqliteSettings
 from .text.index import drop_named
 
 _PAGES_AT_ONCE = 4096
+# A damaged file may tell any number, and the store must be able to count on.
+_NO_COUNT = 2**61
 
 
 def _settle_copy(path: Path) -> None:
@@ -34,7 +36,7 @@ def _settle_copy(path: Path) -> None:
         name_anew(copy)
 
 
-def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
+def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
     """Write the state of this moment to a new file that is either whole or not there."""
     if os.path.lexists(path):
         raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
@@ -51,6 +53,7 @@ def backup(db: sqlite3.Connection, _: Ticket, path: Path) -> None:
             _settle_copy(partial)
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
+            ticket.check()
             try:
                 rename_new(partial, path)
             except FileExistsError:
@@ -91,8 +94,11 @@ def restore(
             replaces = target.exists()
             create_like(partial, target if replaces else backup, replaces=replaces)
             _copy(source, partial, str(backup))
-        with _held_alone(target, overwrite=overwrite) as was_there:
-            kept = None if overwrite or not was_there else _keep(target)
+        with _held_alone(target, overwrite=overwrite) as newest:
+            if newest:
+                with copying_to(str(target)):
+                    _count_on_from(partial, newest)
+            kept = None if overwrite or newest is None else _keep(target)
             for end in BESIDE:
                 Path(f"{target}{end}").unlink(missing_ok=True)
             flush_folder(target.parent)
@@ -128,6 +134,18 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
         os.fsync(file.fileno())
 
 
+def _count_on_from(partial: Path, newest: int) -> None:
+    """Number the copy's changes behind those of the store that it replaces.
+
+    The clock does the same when the copy is put into use, but it may have been set back.
+    """
+    with closing(connect(str(partial))) as copy:
+        copy.execute("PRAGMA synchronous = FULL")
+        copy.execute(
+            "UPDATE aiovec_state SET value = max(value, ?) WHERE key = 'change'", (newest,)
+        )
+
+
 def _faults_of(db: sqlite3.Connection) -> list[str]:
     try:
         found = [str(row[0]) for row in db.execute("PRAGMA integrity_check(5)")]
@@ -139,17 +157,28 @@ def _faults_of(db: sqlite3.Connection) -> list[str]:
 
 
 @contextmanager
-def _held_alone(target: Path, *, overwrite: bool) -> Iterator[bool]:
-    """Keep every other connection, of any process, away from a file; whether there is one."""
+def _held_alone(target: Path, *, overwrite: bool) -> Iterator[int | None]:
+    """Keep every other connection, of any process, away from a file.
+
+    Gives the number of its newest change, 0 where it tells none; None where there is no file.
+    """
     if not target.exists() or not target.stat().st_size:
-        yield target.exists()
+        yield 0 if target.exists() else None
         return
     db = _alone(target, overwrite=overwrite)
     try:
-        yield True
+        yield 0 if db is None else _newest_in(db)
     finally:
         if db is not None:
             db.close()
+
+
+def _newest_in(db: sqlite3.Connection) -> int:
+    try:
+        newest = newest_change(db)
+    except failures():  # it is damaged, or no store
+        return 0
+    return newest if newest < _NO_COUNT else 0
 
 
 def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:

@@ -23,7 +23,17 @@ from aiovec.errors import (
 
 from .connection import check_not_inherited
 from .driver import connect, load_driver
-from .errors import CANTOPEN, READONLY, code_of, failures, is_busy, stored, translate, translated
+from .errors import (
+    CANTOPEN,
+    IOERR,
+    READONLY,
+    code_of,
+    failures,
+    is_busy,
+    stored,
+    translate,
+    translated,
+)
 from .layout import (
     check_header,
     check_header_to_read,
@@ -177,14 +187,16 @@ def _to_wal(db: sqlite3.Connection) -> None:
 def _number_behind(number: int) -> int:
     """A change number behind those of a store that may have come from the same backup.
 
-    By the clock, which runs faster than any store counts: a backup may be put into use again.
+    By the clock, which runs faster than any store counts: a backup may be put into use again. A
+    clock that is behind tells nothing, and the number is raised by more than a store takes in days.
     """
     now = int(time.time() * _CHANGES_A_SECOND)
-    return now if now > number else number + _CHANGES_A_SECOND
+    return now if now > number else number + _CHANGES_OF_DAYS
 
 
 # No store takes so many for long. What is reached in the year 2200 is still exact in a float.
 _CHANGES_A_SECOND = 2**20
+_CHANGES_OF_DAYS = 2**32
 
 
 def _has_wal_mode(db: sqlite3.Connection) -> bool:
@@ -374,7 +386,8 @@ def check_own_wal(path: Path, db: sqlite3.Connection) -> None:
 
     SQLite takes any WAL of this name for the file's own. Where a backup was copied over a store
     whose process was killed, it would mix the pages of both. A backup has a name for itself in
-    its state; read with a WAL of the store that it was made from, it has another one, or none.
+    its state; read with a WAL of the store that it was made from, it has another one, or none. A
+    store that was never put aside has none, and a WAL with one is not its own.
     """
     if not has_wal(path):
         return
@@ -383,11 +396,11 @@ def check_own_wal(path: Path, db: sqlite3.Connection) -> None:
             own = _copy_id(file)
     except failures():
         return  # somebody writes to the file just now
-    if own is None:
-        return
     try:
         fits = _copy_id(db) == own
-    except failures():
+    except failures() as exc:
+        if is_busy(exc) or code_of(exc) == IOERR:
+            raise
         fits = False
     if not fits:
         raise CorruptStoreError(
@@ -399,7 +412,8 @@ def check_own_wal(path: Path, db: sqlite3.Connection) -> None:
 
 
 def _copy_id(db: sqlite3.Connection) -> object:
-    row = db.execute("SELECT value FROM aiovec_state WHERE key = 'copy'").fetchone()
+    # The page of an index may be the file's where that of the table is the WAL's.
+    row = db.execute("SELECT value FROM aiovec_state NOT INDEXED WHERE key = 'copy'").fetchone()
     return None if row is None else row[0]
 
 

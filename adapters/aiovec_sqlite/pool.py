@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
-from aiovec.backend import Admission, Patience, PerLoop, Share
+from aiovec.backend import Admission, Patience, PerLoop, Share, Unstoppable
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
 
 from .connection import CancelledWorkError, Connection, Ticket, let_go
@@ -100,11 +100,14 @@ class ReaderPool:
             )
         )
 
-    async def run_outside_snapshot(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+    async def run_outside_snapshot(
+        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, until_over: bool = False
+    ) -> _T:
         """The same for what cannot run in a transaction.
 
         ``check_file`` is called behind the work, so that no result comes from a file that is no
-        longer the store's.
+        longer the store's. With ``until_over`` a cancelled caller leaves when the interrupt has
+        taken effect: the work does nothing any more then.
         """
         self._check_open()
         readers = self._readers()
@@ -125,7 +128,8 @@ class ReaderPool:
             place.give_back()
 
         try:
-            return await connection.run_cancellable(partial(self._checked, work), give_back)
+            run = _run_until_over if until_over else Connection.run_cancellable
+            return await run(connection, partial(self._checked, work), give_back)
         except (ValueError, CancelledWorkError, StoreReplacedError) as exc:
             # What a connection says that is closed, or was while this ran. The last one to be
             # closed takes the WAL with it.
@@ -211,7 +215,9 @@ class SharedConnection:
 
         yield run
 
-    async def run_outside_snapshot(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+    async def run_outside_snapshot(
+        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, until_over: bool = False
+    ) -> _T:
         """As ``ReaderPool.run_outside_snapshot``."""
         self._check_open()
         turn = await self._turns.share(0, Patience(self._busy_timeout)).__aenter__()
@@ -221,9 +227,8 @@ class SharedConnection:
             turn.give_back()
             raise
         try:
-            return await self._connection.run_cancellable(
-                partial(told, self._target, work), turn.give_back
-            )
+            run = _run_until_over if until_over else Connection.run_cancellable
+            return await run(self._connection, partial(told, self._target, work), turn.give_back)
         except CancelledWorkError as exc:
             if self._closed:
                 raise StoreClosedError(self._target) from exc
@@ -238,6 +243,24 @@ class SharedConnection:
         self._closed = True
         async with self._turns.share():
             pass
+
+
+async def _run_until_over(
+    connection: Connection,
+    work: Callable[[sqlite3.Connection, Ticket], _T],
+    give_back: Callable[[], None],
+) -> _T:
+    over = asyncio.Event()
+
+    def finished() -> None:
+        give_back()
+        over.set()
+
+    try:
+        return await connection.run_cancellable(work, finished)
+    except asyncio.CancelledError:
+        await Unstoppable(over.wait())
+        raise
 
 
 @contextmanager

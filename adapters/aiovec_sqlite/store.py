@@ -655,9 +655,9 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         if self._file is not None and await self._connection.run(self._is_replaced):
             # No other file has the acknowledged rows, and a new reader cannot reach this one.
             with translated(self._target):
-                await self._connection.run(lambda db: copy(db, Ticket()))
+                await self._connection.run_to_its_end(lambda db: copy(db, Ticket()))
             return
-        await self._readers.run_outside_snapshot(copy)
+        await self._readers.run_outside_snapshot(copy, until_over=True)
 
     def owns(self, path: Path) -> bool:
         if self._target == MEMORY:

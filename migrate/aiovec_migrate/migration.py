@@ -519,7 +519,7 @@ class Migration:
         A rollback is called off instead, and the run, which is done, is the answer.
         """
         state = await self._needed()
-        ended = await abort(self._work(state), keep_target=keep_target)
+        ended = await abort(self._work(state), self._toml, keep_target=keep_target)
         return None if ended else state
 
     async def finish(self) -> None:

@@ -245,7 +245,7 @@ async def _read(backend: Backend, table: TableHandle, *, whole: bool) -> None:
                 break
 
 
-async def abort(work: RunContext, *, keep_target: bool) -> bool:
+async def abort(work: RunContext, toml: Toml | None, *, keep_target: bool) -> bool:
     """Release the source, which is as it was, and drop the tables made in the target.
 
     After a rollback too: what was written to the target has been carried back. One that is under
@@ -253,7 +253,7 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
     """
     state = work.state
     if state.phase is Phase.ROLLING_BACK:
-        await _call_off(work)
+        await _call_off(work, toml)
         return False
     if state.phase is Phase.DONE or await has_switched(work):
         raise MigrationError(f"it is too late to abort: {await _ways_on(work)}")
@@ -261,12 +261,16 @@ async def abort(work: RunContext, *, keep_target: bool) -> bool:
         mark = await mark_of(work.origin)
         is_whole = all(table.copied for table in state.tables.values())
         state.lost = is_whole and not state.released and (mark is None or mark.run != work.run)
+    if state.phase is Phase.ROLLED_BACK:
+        state.lost = await leads_nowhere(work.goal, work.origin, work.run)
     await work.enter(Phase.ABORTING)
     if (goal := moves_of(work.goal.backend)) is not None:
         goal.act_for(work.run)
     await unmark(work.origin, work.run)
     await work.step("abort:released")
     if kept := await _why_kept(work):
+        if await has_left(work.goal, work.run):
+            kept += f"; to use {work.goal} again, make it independent (aiovec migrate forget)"
         work.tell("warning", kept)
     elif not keep_target and not work.goal.missing:
         await _drop_tables(work)
@@ -283,21 +287,32 @@ async def _why_kept(work: RunContext) -> str:
         return f"{work.origin} does not exist, so the copies in the target are kept"
     if work.state.lost:
         return (
-            f"{work.origin} is not the store that the run began with: it was replaced or restored, "
-            "so the copies in the target are kept"
+            f"{work.origin} is not the store that the run knows: it was replaced or restored, so "
+            "the copies in the target are kept"
         )
     taken = await work.taken()
     return taken and f"{taken}, so the tables there are kept"
 
 
-async def _call_off(work: RunContext) -> None:
-    """End a rollback that has not led stores back: those that are in use stay so."""
+async def _call_off(work: RunContext, toml: Toml | None) -> None:
+    """End a rollback that has not led stores back, or not to a store that is still there: those
+    that are in use stay so."""
     state, used = work.state, work.goal
     if await leads_nowhere(used, work.origin, work.run):
         # What it was left for is lost: it has all rows, and is put into use again.
         moves, mark = moves_of(used.backend), await mark_of(used)
         if moves is not None and mark is not None:
             await moves.arrive(work.run, mark.generation + 1)
+        if toml is not None and toml.path == state.config:  # which may name the lost store already
+            try:
+                await toml.flip(used)
+            except AiovecError as exc:
+                work.tell("warning", str(exc))
+        work.tell(
+            "warning",
+            f"{work.origin} is lost to this run. If apps wrote there since the rollback led them "
+            f"to it, {used} does not have that; let no app use it, should it come back",
+        )
     elif await has_left(used, work.run):
         raise MigrationError(
             "the last steps of the rollback are missing: complete it (aiovec migrate rollback), "

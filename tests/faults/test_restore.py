@@ -11,6 +11,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -37,6 +38,7 @@ from aiovec import (
 )
 from aiovec.backend import ChangeFeed
 from aiovec_lancedb import backup as backup_module
+from aiovec_sqlite import backup as sqlite_backup
 from aiovec_sqlite import layout, opening, upkeep
 from aiovec_sqlite.settings import SqliteSettings
 
@@ -280,6 +282,55 @@ async def test_what_is_restored_has_the_folders_list_of_users(tmp_path: Path) ->
         assert (found[2], found[4], found[32]) == (own, own & 5, 0), path
 
 
+ANYBODY = 0xFFFFFFFF
+
+
+def list_of_users(path: Path) -> None:
+    """Let one user read and write, and the group nothing: the mode shows the user's rights for the
+    group's."""
+    own = 7 if path.is_dir() else 6
+    entries = ((1, own, ANYBODY), (2, own, 65534), (4, 0, ANYBODY), (16, own, ANYBODY))
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in (*entries, (32, 0, ANYBODY)))
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    except OSError as exc:
+        pytest.skip(f"this file system keeps no lists of users: {exc}")
+    assert path.stat().st_mode & 0o070 == own << 3
+
+
+def rights_of_group(path: Path) -> int:
+    try:
+        found = os.getxattr(path, "system.posix_acl_access")
+    except OSError:
+        return path.stat().st_mode >> 3 & 7
+    listed = {tag: right for tag, right, _ in struct.iter_unpack("<HHI", found[4:])}
+    return listed[4] & listed[16]
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="only Linux has lists of users here")
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+async def test_no_copy_of_what_has_a_list_of_users_is_opened_to_the_group(
+    tmp_path: Path, kind: str
+) -> None:
+    """The rights of the list's users passed for the group's: in a backup, and in what was restored
+    over a file, or from a backup with such a list to a new place."""
+    names = [tmp_path / name for name in ("s.db", "backup.db", "new.db")]
+    one, backup, new = names
+    scheme = "" if kind == "sqlite" else "lancedb://"
+    target, other = (f"{scheme}{path}" for path in (one, new))
+    async with aiovec.connect(target) as store:
+        await store.create_table("t", SCHEMA)
+        await to_thread(list_of_users, one)
+        await store.backup(backup)
+    assert await to_thread(rights_of_group, backup) == 0
+    await aiovec.restore(backup, target, overwrite=True)
+    await to_thread(list_of_users, backup)
+    await aiovec.restore(backup, other)
+    for path in names:
+        assert await to_thread(rights_of_group, path) == 0
+        assert await to_thread(lambda path=path: os.listxattr(path))  # the user may go on
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 async def test_what_is_restored_over_a_folder_is_never_more_open_than_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -319,6 +370,36 @@ async def test_what_is_restored_over_a_folder_is_never_more_open_than_it(
         lambda: [path.stat().st_mode & 0o777 for path in (folder, folder / "t.lance", victim)]
     )
     assert modes == [0o755, 0o700, 0o600]
+
+
+@pytest.mark.parametrize("memory", [False, True])
+async def test_a_backup_that_was_cancelled_appears_at_no_later_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool
+) -> None:
+    """The call was over, and the file came all the same: a second try met it."""
+    reached, go_on = threading.Event(), threading.Event()
+    plain = sqlite_backup._settle_copy
+
+    def held(path: Path) -> None:
+        plain(path)
+        reached.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(sqlite_backup, "_settle_copy", held)
+    path = tmp_path / "backup.db"
+    async with aiovec.connect(":memory:" if memory else tmp_path / "notes.db") as store:
+        await store.create_table("t", SCHEMA)
+        call = asyncio.ensure_future(store.backup(path))
+        assert await to_thread(reached.wait, 60)
+        for _ in range(2):
+            call.cancel()
+            await asyncio.sleep(0.05)
+            assert not call.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert [name for name in await names_in(tmp_path) if "backup" in name] == []
+        await store.backup(path)
 
 
 async def test_over_a_store(tmp_path: Path) -> None:
@@ -381,6 +462,41 @@ async def test_a_backup_copied_by_hand_over_a_store_that_came_from_it(
     with pytest.raises(CorruptStoreError, match=STALE):
         await aiovec.connect(path)
     await check_cured(backup, path)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("rows_written", [5, 300])
+async def test_what_a_restore_put_aside_moved_back_by_hand_beside_a_stale_wal(
+    tmp_path: Path, rows_written: int
+) -> None:
+    """B4: it was never a backup, so nothing told that the WAL is another file's: it opened without
+    its newest rows, and was malformed; or it was said to be damaged itself."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    async with aiovec.connect(path) as store:
+        await store.insert("t", rows(*(f"late{n}" for n in range(2000))))
+    kept = await aiovec.restore(backup, path)
+    assert kept is not None
+    process = python("-c", FEW_KILLED, str(path), str(rows_written))
+    assert await to_thread(process.wait, 120) == -signal.SIGKILL
+    await to_thread(os.replace, kept, path)
+    with pytest.raises(CorruptStoreError, match=STALE):
+        await aiovec.connect(path)
+    await to_thread(path.with_name("notes.db-wal").unlink)
+    assert len(await ids_in(path)) == 2003
+
+
+FEW_KILLED = """
+import asyncio, os, signal, sys
+import aiovec
+async def main():
+    store = await aiovec.connect(sys.argv[1])
+    await store.insert("t", [
+        {"id": f"n{n}", "embedding": [n, 2, 3, 4], "source_id": "y" * 50}
+        for n in range(int(sys.argv[2]))])
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
 
 
 async def test_a_backup_that_two_processes_put_into_use_at_once(
@@ -475,6 +591,29 @@ async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(
         told = await backend.changes(await backend.open_table("t"), since)
         assert told.upserted.column("id").to_pylist() == new
     assert await read(cursor) == (new, (await read(None))[1])
+
+
+@pytest.mark.parametrize("clock", [-3600, 3600])
+async def test_a_restore_counts_on_from_what_it_replaces_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: float
+) -> None:
+    """Set back between two restores, it had the second one's changes lie before the cursor."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    now = opening.time.time()
+    for seconds, ids in ((now + max(clock, 0), ["one"]), (now + min(clock, 0), ["two"])):
+        monkeypatch.setattr(opening.time, "time", lambda seconds=seconds: seconds)
+        await aiovec.restore(backup, path, overwrite=True)
+        async with aiovec.connect(path) as store:
+            await store.insert("t", rows(*ids))
+            backend = store._follower.engine.backend
+            assert isinstance(backend, ChangeFeed)
+            table = await backend.open_table("t")
+            if ids == ["one"]:
+                since = await backend.change_number(table)
+            else:
+                told = await backend.changes(table, since)
+                assert told.upserted.column("id").to_pylist() == ids
 
 
 async def test_every_commit_tells_whose_wal_it_is(
@@ -765,6 +904,25 @@ async def test_a_backup_whose_record_of_migrations_cannot_be_read(
     await aiovec.restore(backup, target, overwrite=True)
     assert await ids_in(target) == ["a", "b"]
     assert not (folder / ".aiovec" / "_move.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+@pytest.mark.parametrize("what", ["a pipe", "a link", "too much"])
+async def test_a_backup_whose_record_of_migrations_is_none(tmp_path: Path, what: str) -> None:
+    """A restore waited for ever for what a pipe would bring."""
+    target, backup = await folder_and_backup(tmp_path / "s")
+    record, elsewhere = backup / ".aiovec" / "_move.json", tmp_path / "elsewhere"
+    await to_thread(elsewhere.write_bytes, b'{"generation": 7}' + b" " * 2**20)
+    if what == "a pipe":
+        await to_thread(os.mkfifo, record)
+    elif what == "a link":
+        await to_thread(record.symlink_to, elsewhere)
+    else:
+        await to_thread(shutil.copy, elsewhere, record)
+    async with asyncio.timeout(60):
+        await aiovec.restore(backup, target, overwrite=True)
+    assert await ids_in(target) == ["a", "b"]
+    assert not (tmp_path / "s" / ".aiovec" / "_move.json").exists()
 
 
 async def test_over_a_store_without_tables(tmp_path: Path) -> None:

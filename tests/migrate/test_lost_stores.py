@@ -392,10 +392,61 @@ async def test_a_rollback_whose_old_store_is_lost_is_called_off(
     refused = "no store at" if how == "removed" else r"lost, call the rollback off .*migrate abort"
     with pytest.raises((MigrationError, ConfigError), match=refused):
         await rolled_back(config=config)
-    await aiovec_migrate.abort(config=config)
+    told: list[Event] = []
+    await aiovec_migrate.abort(config=config, listener=told.append)
     assert await phase_of(config) == "done"
+    [warning] = [event.text for event in told if event.kind == "warning"]
+    assert "let no app use it, should it come back" in warning
     await aiovec_migrate.finish(config=config)
     await check_use(config, target, wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", ["cut-over:flipped", "rollback:released"])
+async def test_a_rollback_that_is_called_off_leads_new_apps_to_the_store_in_use(
+    tmp_path: Path, way: str, step: str
+) -> None:
+    """The TOML named the lost store already: the next app began an empty one there."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    await migrated(None, target, config=config, options=SWITCH)
+    wanted = await contents_at(config=config)
+    with pytest.raises(StoppedError):
+        await rolled_back(config=config, step=Stop(step))
+    await asyncio.to_thread(remove, tmp_path, FILES[source])
+    await aiovec_migrate.abort(config=config)
+    await check_use(config, target, wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("how", ["restored", "begun anew"])
+async def test_an_abort_behind_a_rollback_keeps_the_copies_where_the_old_store_was_lost(
+    tmp_path: Path, way: str, how: str
+) -> None:
+    """They were the last ones of what was written since, and were dropped without a word."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    backup = tmp_path / "backup"
+    async with aiovec.connect(config=config) as app:
+        await app.backup(backup)
+    await migrated(None, target, config=config, options=SWITCH)
+    async with aiovec.connect(config=config) as app:
+        await app.insert("notes", [row("r/99", State(99, 99), "me")])
+    wanted = await contents_at(config=config)
+    await rolled_back(config=config)
+    await asyncio.to_thread(remove, tmp_path, FILES[source])
+    if how == "restored":
+        await aiovec.restore(backup, place_of(config, source))
+    else:
+        async with aiovec.connect(config=config) as app:
+            await app.create_table("notes", aiovec.Schema(2))
+    told: list[Event] = []
+    await aiovec_migrate.abort(config=config, listener=told.append)
+    [warning] = [event.text for event in told if event.kind == "warning"]
+    assert "replaced or restored, so the copies in the target are kept" in warning
+    assert "make it independent (aiovec migrate forget)" in warning
+    await aiovec_migrate.forget(target, config=config)
+    assert differences(wanted, await contents_at(place_of(config, target))) == []
 
 
 @pytest.mark.parametrize("way", WAYS)

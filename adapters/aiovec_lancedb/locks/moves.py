@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -140,12 +141,16 @@ def table_of_lock(name: str) -> str | None:
 
 
 _RECORD = "_move.json"
+_LARGEST_RECORD = 2**20
 
 
 def generation_in(folder: Path) -> int:
     """The generation that the record in this folder tells; 0 where there is none to be read."""
+    file = folder / _RECORD
     with suppress(OSError, ValueError, TypeError, RecursionError):
-        return MoveRecord.from_json((folder / _RECORD).read_bytes()).generation
+        found = file.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_size <= _LARGEST_RECORD:
+            return MoveRecord.from_json(file.read_bytes()).generation
     return 0
 
 

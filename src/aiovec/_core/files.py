@@ -66,14 +66,51 @@ def create_like(new: Path, model: str | Path, *, replaces: bool) -> None:
     try:
         if not replaces:  # without what the process keeps from new files
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        with suppress(OSError):
-            os.fchown(descriptor, found.st_uid if replaces else -1, found.st_gid)
-        if os.fstat(descriptor).st_gid != found.st_gid:
-            mode &= ~0o070
-        with suppress(OSError):  # a file system without permissions
-            os.fchmod(descriptor, mode)
+        give_permissions(descriptor, model, mode, owner=replaces)
     finally:
         os.close(descriptor)
+
+
+def give_permissions(descriptor: int, model: str | Path, mode: int, *, owner: bool) -> None:
+    """Let those use an open file or folder who may use the ``model``: its group and its lists of
+    users, and its owner if that is asked for.
+
+    Of the ``mode`` the group gets nothing where it is another one than the model's, or where the
+    lists cannot be copied.
+    """
+    found = os.stat(model)
+    if not _has_lists_of(model, descriptor):
+        mode &= ~0o070
+    for user in (found.st_uid, -1) if owner else (-1,):
+        with suppress(OSError):
+            os.fchown(descriptor, user, found.st_gid)
+            break
+    if os.fstat(descriptor).st_gid != found.st_gid:
+        mode &= ~0o070
+    with suppress(OSError):  # a file system without permissions
+        os.fchmod(descriptor, stat.S_IMODE(mode))
+
+
+def _has_lists_of(model: str | Path, descriptor: int) -> bool:
+    """Copy the model's lists of users, beside which the mode's bits of the group are the most that
+    any of these may."""
+    names = ["system.posix_acl_access"]
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        names.append("system.posix_acl_default")
+    for name in names:
+        try:
+            found = os.getxattr(model, name)
+        except AttributeError:  # the system knows none
+            return True
+        except OSError:  # it has none, and the copy may have that of the folder around
+            with suppress(OSError):
+                os.removexattr(descriptor, name)
+            continue
+        try:
+            os.setxattr(descriptor, name, found)
+        except OSError:
+            return False
+    return True
 
 
 def rename_new(old: Path, new: Path) -> None:
