@@ -367,6 +367,18 @@ async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
     await check_use(config, target, wanted)
 
 
+async def written_since(folder: Path, way: str) -> tuple[Path, Path, Contents]:
+    """Apps have moved and written since: their TOML, a backup of the old store, and all rows."""
+    source, target = WAYS[way]
+    config = await a_store(folder, source)
+    backup = folder / "backup"
+    async with aiovec.connect(config=config) as app:
+        await app.backup(backup)
+        await migrated(None, target, config=config, options=SWITCH)
+        await app.insert("notes", [row("r/99", State(99, 99), "me")])
+    return config, backup, await contents_at(config=config)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", ["restored", "removed"])
 async def test_a_rollback_whose_old_store_is_lost_is_called_off(
@@ -374,13 +386,7 @@ async def test_a_rollback_whose_old_store_is_lost_is_called_off(
 ) -> None:
     """The store that apps had been led from had all rows, and no command put it into use again."""
     source, target = WAYS[way]
-    config = await a_store(tmp_path, source)
-    backup = tmp_path / "backup"
-    async with aiovec.connect(config=config) as app:
-        await app.backup(backup)
-        await migrated(None, target, config=config, options=SWITCH)
-        await app.insert("notes", [row("r/99", State(99, 99), "me")])
-    wanted = await contents_at(config=config)
+    config, backup, wanted = await written_since(tmp_path, way)
     with pytest.raises(StoppedError):
         await rolled_back(config=config, step=Stop("cut-over:moved"))
     await asyncio.to_thread(remove, tmp_path, FILES[source])
@@ -425,14 +431,7 @@ async def test_an_abort_behind_a_rollback_keeps_the_copies_where_the_old_store_w
 ) -> None:
     """They were the last ones of what was written since, and were dropped without a word."""
     source, target = WAYS[way]
-    config = await a_store(tmp_path, source)
-    backup = tmp_path / "backup"
-    async with aiovec.connect(config=config) as app:
-        await app.backup(backup)
-    await migrated(None, target, config=config, options=SWITCH)
-    async with aiovec.connect(config=config) as app:
-        await app.insert("notes", [row("r/99", State(99, 99), "me")])
-    wanted = await contents_at(config=config)
+    config, backup, wanted = await written_since(tmp_path, way)
     await rolled_back(config=config)
     await asyncio.to_thread(remove, tmp_path, FILES[source])
     if how == "restored":
