@@ -616,6 +616,24 @@ async def test_a_restore_counts_on_from_what_it_replaces_whatever_the_clock_says
                 assert told.upserted.column("id").to_pylist() == ids
 
 
+@pytest.mark.parametrize(
+    "number", ["2305843009213693951", "4611686018427387903", "-1", "'x'", "NULL"]
+)
+async def test_a_restore_counts_on_from_no_number_that_no_store_reaches(
+    tmp_path: Path, number: str
+) -> None:
+    """What is replaced may be damaged, and what takes its place must be able to count."""
+    path = tmp_path / "notes.db"
+    backup = await backed_up(path)
+    with sql(path) as db:
+        db.execute(f"UPDATE aiovec_state SET value = {number} WHERE key = 'change'")
+        db.commit()
+    await aiovec.restore(backup, path, overwrite=True)
+    async with aiovec.connect(path) as store:
+        await store.insert("t", rows("new"))
+    assert await ids_in(path) == ["a", "b", "new"]
+
+
 async def test_every_commit_tells_whose_wal_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
