@@ -11,6 +11,7 @@ import gc
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -67,7 +68,7 @@ class LoopTime:
         self.slow: list[str] = []
         self._thread = threading.get_ident()
         self._began: float | None = None
-        self._stack = ""
+        self._places: Counter[str] = Counter()
         self._collection_began = 0.0
 
     def run(self, step: Callable[[], _T], of: object) -> _T:
@@ -75,8 +76,9 @@ class LoopTime:
         global _left_out
         if threading.get_ident() != self._thread:
             return step()
-        self._stack = ""
-        left_out, outer = _left_out, self._began
+        outer_places, outer = self._places, self._began
+        places = self._places = Counter()
+        left_out = _left_out
         self._began = time.monotonic()
         used = _used()
         began = time.thread_time()
@@ -85,15 +87,16 @@ class LoopTime:
         finally:
             elapsed = time.thread_time() - began
             seconds = elapsed - (_left_out - left_out)
-            self._began = outer
+            self._began, self._places = outer, outer_places
             self.longest = max(self.longest, seconds)
             if seconds > self.limit:
                 system, faults, preemptions = _since(used)
                 added = min(preemptions * _PREEMPTION, _PREEMPTIONS * self.limit)
                 if seconds - added > self.limit:
+                    place = next((place for place, _ in places.most_common(1)), "")
                     self.slow.append(
                         f"{1000 * seconds:.0f} ms in {of!r}, of it {1000 * system:.0f} in the "
-                        f"system, {faults} page faults, {preemptions} preemptions\n{self._stack}"
+                        f"system, {faults} page faults, {preemptions} preemptions\n{place}"
                     )
             _left_out = left_out + elapsed
 
@@ -113,7 +116,10 @@ class LoopTime:
             _left_out += time.thread_time() - self._collection_began
 
     def look(self) -> None:
-        """Keep the stack of a callback that takes long, for the message about it."""
+        """Count where a callback is that takes long, for the message about it.
+
+        The place that was seen most often is told: the last one may be behind the long work.
+        """
         began = self._began
         if began is None or time.monotonic() - began < self.limit / 2:
             return
@@ -121,10 +127,12 @@ class LoopTime:
         if places and places[0][0] is LoopTime.run.__code__:
             return  # on a busy machine the step may be still to begin, or over
         if self._began == began:
-            self._stack = "".join(
-                f'  File "{code.co_filename}", line {line}, in {code.co_name}\n'
-                for code, line in reversed(places)
-            )
+            self._places[
+                "".join(
+                    f'  File "{code.co_filename}", line {line}, in {code.co_name}\n'
+                    for code, line in reversed(places)
+                )
+            ] += 1
 
 
 def _places(thread: int) -> list[tuple[CodeType, int]]:
