@@ -159,6 +159,10 @@ class LancedbBackend(
         return self._target.shown
 
     @property
+    def busy_timeout(self) -> float:
+        return self._settings.busy_timeout
+
+    @property
     def address(self) -> str:
         return self.target if self._target.folder is None else f"{self.name}://{self.target}"
 

@@ -107,6 +107,10 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     def target(self) -> str:
         return self._client.target
 
+    @property
+    def busy_timeout(self) -> float:
+        return self._patience
+
     # Life
 
     async def open(self) -> None:

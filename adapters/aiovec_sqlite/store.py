@@ -137,6 +137,10 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
     def target(self) -> str:
         return self._target
 
+    @property
+    def busy_timeout(self) -> float:
+        return self._settings.busy_timeout
+
     def supports(self, ability: str) -> bool:
         if ability in ("text", "text-prefix") and not has_fts5():
             return False

@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,10 @@ _FILL = 5_000
 _RAMP = 4
 _MIB = 2**20
 
-Call = Callable[[], Awaitable[object]]
+_OF_A_HUNDRED = {
+    "search": 40, "filtered": 15, "get": 10, "find": 5, "count": 2,
+    "upsert": 12, "update": 6, "insert": 6, "delete": 4,
+}  # fmt: skip
 
 
 @dataclass
@@ -46,36 +49,46 @@ class Seen:
 
 
 class Load:
-    """Mixed calls on one table: of ten, six searches, a read by id or filter, and three writes."""
+    """Mixed calls on one table: of ten, six searches, a read by id or filter, and three writes.
+
+    It holds little for each task, so that what is measured is the store's.
+    """
 
     def __init__(self, store: VectorStore, data: Dataset, tasks: int) -> None:
         self._store = store
         self._data = data
         self._ids = data.ids()
         self._tasks = tasks
+        self._chance = random.Random(tasks)
         self.seen = Seen()
 
-    def _call(self, chance: random.Random, task: int) -> tuple[str, Call]:
-        store, data = self._store, self._data
+    def _call(self, task: int) -> tuple[str, Awaitable[object]]:
+        store, data, chance = self._store, self._data, self._chance
         query = data.queries[chance.randrange(len(data.queries))]
         row = chance.randrange(len(data))
-        kind = chance.choices(
-            ["search", "filtered", "get", "find", "count", "upsert", "update", "insert", "delete"],
-            [40, 15, 10, 5, 2, 12, 6, 6, 4],
-        )[0]
-        own = f"task-{task}"
-        calls: dict[str, Call] = {
-            "search": lambda: store.search(TABLE, query),
-            "filtered": lambda: store.search(TABLE, query, where=F.kind == f"kind-{row % 7}"),
-            "get": lambda: store.get(TABLE, chance.choices(self._ids, k=10)),
-            "find": lambda: store.find(TABLE, F.number.between(row, row + 20), limit=20),
-            "count": lambda: store.count(TABLE, F.kind == f"kind-{row % 7}"),
-            "upsert": lambda: store.upsert(TABLE, [self.row(self._ids[row], row)]),
-            "update": lambda: store.update(TABLE, {"number": row}, ids=self._ids[row]),
-            "insert": lambda: store.upsert(TABLE, [self.row(own, row)]),
-            "delete": lambda: store.delete(TABLE, own),
-        }
-        return kind, calls[kind]
+        (kind,) = chance.choices(list(_OF_A_HUNDRED), list(_OF_A_HUNDRED.values()))
+        where = F.kind == f"kind-{row % 7}"
+        call: Awaitable[object]
+        match kind:
+            case "search":
+                call = store.search(TABLE, query)
+            case "filtered":
+                call = store.search(TABLE, query, where=where)
+            case "get":
+                call = store.get(TABLE, chance.choices(self._ids, k=10))
+            case "find":
+                call = store.find(TABLE, F.number.between(row, row + 20), limit=20)
+            case "count":
+                call = store.count(TABLE, where)
+            case "upsert":
+                call = store.upsert(TABLE, [self.row(self._ids[row], row)])
+            case "update":
+                call = store.update(TABLE, {"number": row}, ids=self._ids[row])
+            case "insert":
+                call = store.upsert(TABLE, [self.row(f"task-{task}", row)])
+            case _:
+                call = store.delete(TABLE, f"task-{task}")
+        return kind, call
 
     def row(self, id: str, number: int) -> dict[str, Any]:
         return {
@@ -91,14 +104,13 @@ class Load:
         process = psutil.Process()
 
         async def task(number: int) -> None:
-            chance = random.Random(number)
             # Not all in the same moment: more calls than the machine can answer would come then.
-            await asyncio.sleep(chance.random() * seconds / _RAMP)
+            await asyncio.sleep(self._chance.random() * seconds / _RAMP)
             while time.perf_counter() < until:
-                kind, call = self._call(chance, number)
+                kind, call = self._call(number)
                 began = time.perf_counter()
                 try:
-                    await call()
+                    await call
                 except StoreBusyError:
                     self.seen.refused += 1
                 took = time.perf_counter() - began

@@ -113,6 +113,7 @@ from ._core.threads import (
 )
 from ._core.waiting import (
     Admission,
+    Alarm,
     Patience,
     Pauses,
     Share,
@@ -318,6 +319,7 @@ __all__ = [
     "Admission",
     "AdviceFacts",
     "Advises",
+    "Alarm",
     "And",
     "AnySettings",
     "Backend",

@@ -10,9 +10,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-from aiovec.backend import Admission, Found, Patience, PerLoop, TableHandle, VectorQuery
+from aiovec.backend import Alarm, Found, Patience, PerLoop, TableHandle, VectorQuery
 from aiovec.errors import StoreBusyError
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
@@ -26,8 +27,6 @@ _WAIT_FOR_OTHERS = 0.005
 # Callers that go on in the same round of the event loop; its other tasks have their turn between.
 # Those of a small batch ask again together then. Of a large one each goes on by itself.
 _AT_ONCE = 8
-# Calls under way at once; further callers wait for a place.
-_MOST_CALLS = 1024
 _BUSY = "the searches of this process take too long"
 
 
@@ -78,19 +77,17 @@ class _State:
     """The calls of one event loop: those that wait, and the workers that answer others."""
 
     __slots__ = (
-        "at_work", "beginning", "queries", "rings_at", "tables", "timer", "waiting", "working",
+        "alarm", "at_work", "beginning", "queries", "tables", "waiting", "working",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[_State], None]) -> None:
         self.waiting: deque[Call] = deque()
         self.queries = 0  # of the calls that wait
         self.working: set[asyncio.Task[Any]] = set()
         self.at_work = 0
         self.beginning = 0  # of those, that have no batch yet
         self.tables: list[TableHandle] = []  # one for each batch under way
-        # One timer for all calls that wait, and when it rings by the loop's clock.
-        self.timer: asyncio.TimerHandle | None = None
-        self.rings_at = 0.0
+        self.alarm = Alarm(partial(look, self))
 
     def pop(self) -> Call:
         call = self.waiting.popleft()
@@ -113,29 +110,24 @@ class Pipeline:
         self._answer = answer
         self._workers = workers
         self._busy_timeout = busy_timeout
-        self._state = PerLoop(_State)
-        self._places = Admission(_BUSY, calls=_MOST_CALLS)
+        self._state = PerLoop(lambda: _State(self._look))
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         """The answers. A cancelled caller leaves its batch, which goes on without it."""
         patience = Patience(self._busy_timeout)
-        place = await self._places.place(patience)
+        state = self._state()
+        call = Call(table, queries, asyncio.get_running_loop().create_future(), patience)
+        state.waiting.append(call)
+        state.queries += len(queries)
+        begins = state.queries > _ONE_BATCH or not (state.at_work and state.may_join(table))
+        if not (begins and self._add_worker(state)):
+            self._look_within(state, patience.left())
         try:
-            state = self._state()
-            call = Call(table, queries, asyncio.get_running_loop().create_future(), patience)
-            state.waiting.append(call)
-            state.queries += len(queries)
-            begins = state.queries > _ONE_BATCH or not (state.at_work and state.may_join(table))
-            if not (begins and self._add_worker(state)):
-                self._look_within(state, patience.left())
-            try:
-                return await call.future
-            except asyncio.CancelledError:
-                if call.batch is not None:
-                    call.batch.look()
-                raise
-        finally:
-            place.give_back()
+            return await call.future
+        except asyncio.CancelledError:
+            if call.batch is not None:
+                call.batch.look()
+            raise
 
     @property
     def idle(self) -> bool:
@@ -148,8 +140,7 @@ class Pipeline:
         state = self._state()
         while state.working:
             await asyncio.wait(state.working)
-        if state.timer is not None:
-            state.timer.cancel()
+        state.alarm.cancel()
 
     def _add_worker(self, state: _State) -> bool:
         """Begin to work on the calls that wait, if a worker is free."""
@@ -212,18 +203,10 @@ class Pipeline:
         """Look after the calls that wait in so many seconds; sooner, where a worker is free."""
         if state.at_work < self._workers:
             seconds = min(seconds, _WAIT_FOR_OTHERS)
-        loop = asyncio.get_running_loop()
-        rings_at = loop.time() + max(seconds, 0.0)
-        if state.timer is not None:
-            if state.rings_at <= rings_at:
-                return
-            state.timer.cancel()
-        state.rings_at = rings_at
-        state.timer = loop.call_at(rings_at, self._look, state)
+        state.alarm.within(seconds)
 
     def _look(self, state: _State) -> None:
         """Have calls whose time is over fail, and give the others a worker that is free."""
-        state.timer = None
         least = self._busy_timeout
         for call in state.waiting:
             if not call.future.done():

@@ -273,6 +273,14 @@ class Backend(ABC):
     """Set to False before ``open`` by those who only look: no work begins in the background."""
 
     @property
+    def busy_timeout(self) -> float | None:
+        """Seconds that a call waits for its turn before StoreBusyError; None without a limit.
+
+        ``VectorStore`` lets a search wait for so long too before it asks the backend.
+        """
+        return None
+
+    @property
     def address(self) -> str:
         """Where the store lies, as ``connect`` takes it; never a secret."""
         return self.target

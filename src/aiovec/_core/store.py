@@ -100,6 +100,7 @@ from .results import Results
 from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished
 from .threads import FORKED, Nested, OneLoop, PerLoop
+from .turns import SearchTurn, search_admission
 from .waiting import one_call, worked
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class VectorStore:
         self._follower = Follower(Engine(backend, settings), source, self._threads)
         self._process = os.getpid()
         self._loop = OneLoop()
+        self._searches = search_admission()
         self._advisor = Advisor(self._in_thread)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -226,6 +228,7 @@ class VectorStore:
 
     async def _close(self) -> None:
         await self._advisor.stop()
+        self._searches.close(StoreClosedError(self.target))
         # A call that waits for its vectors has begun no write yet.
         await self._embedders.close(lambda: StoreClosedError(self.target))
         await self._follower.close(finish=not self._hurried)
@@ -1094,18 +1097,19 @@ class VectorStore:
         of each of the ``limit`` best values. Rows without a value are a group of their own.
         """
         from .._input.rows import effort_of_query
-        from .._input.vectors import query_vector
+        from .._input.vectors import one_query
 
-        found = await self._search(
-            "search", table, lambda schema, made: [query_vector(made.get(0, vector), schema)],
-            effort_of_query(vector), _texts_of(vector),
-            SearchOptions(
-                limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
-                include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
-                min_score=min_score, max_distance=max_distance, group_by=group_by,
-                per_group=per_group,
-            ),
-        )  # fmt: skip
+        texts = _texts_of(vector)
+        async with self._turn("search", table, embeds=bool(texts)) as turn:
+            found = await self._search(
+                turn, partial(one_query, vector), effort_of_query(vector), texts,
+                SearchOptions(
+                    limit=limit, where=where, select=select, model=model, exact=exact,
+                    tuning=tuning, include_vector=include_vector, diversity=diversity,
+                    rerank=rerank, fetch_k=fetch_k, min_score=min_score, max_distance=max_distance,
+                    group_by=group_by, per_group=per_group,
+                ),
+            )  # fmt: skip
         return found[0]
 
     async def search_many(
@@ -1134,7 +1138,7 @@ class VectorStore:
         ``group_by``, each vector is searched for by itself.
         """
         from .._input.rows import effort_of
-        from .._input.vectors import collect_vectors, query_vectors, texts_among
+        from .._input.vectors import collect_vectors, many_queries, texts_among
 
         one: Where = None
         wheres: tuple[Where, ...] | None = None
@@ -1144,34 +1148,27 @@ class VectorStore:
             one = where
         collected = await collect_vectors(vectors, self._read_in_thread)
         effort = effort_of(collected)
-
-        def queries(schema: Schema, made: Mapping[int, Any]) -> list[Any]:
-            if not made:
-                return query_vectors(collected, schema)
-            return query_vectors([made.get(n, v) for n, v in enumerate(collected)], schema)
-
-        return await self._search(
-            "search_many", table, queries,
-            effort, await off_loop(effort, texts_among, collected),
-            SearchOptions(
-                limit=limit, where=one, wheres=wheres, select=select, model=model, exact=exact,
-                tuning=tuning, include_vector=include_vector, diversity=diversity, rerank=rerank,
-                fetch_k=fetch_k,
-                min_score=min_score, max_distance=max_distance, group_by=group_by,
-                per_group=per_group,
-            ),
-        )  # fmt: skip
+        texts = await off_loop(effort, texts_among, collected)
+        async with self._turn("search_many", table, embeds=bool(texts)) as turn:
+            return await self._search(
+                turn, partial(many_queries, collected), effort, texts,
+                SearchOptions(
+                    limit=limit, where=one, wheres=wheres, select=select, model=model, exact=exact,
+                    tuning=tuning, include_vector=include_vector, diversity=diversity,
+                    rerank=rerank, fetch_k=fetch_k, min_score=min_score, max_distance=max_distance,
+                    group_by=group_by, per_group=per_group,
+                ),
+            )  # fmt: skip
 
     async def _search(
         self,
-        name: str,
-        table: str,
+        turn: SearchTurn,
         queries: Callable[[Schema, Mapping[int, Any]], Sequence[Any]],
         effort: int,
         texts: Mapping[int, str],
         options: SearchOptions,
     ) -> list[Results[Hit]]:
-        operation = _search_operation(name, table, options)
+        operation = _search_operation(turn.name, turn.table, options)
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
             check_model(handle, options.model)
@@ -1185,6 +1182,8 @@ class VectorStore:
                 wheres = await self._bind_each(options.wheres, schema, len(vectors))
             prepared = await Search.of(engine.backend, handle, options, where)
             with _own_time(bool(made)):
+                if made:
+                    await turn.take_late()
                 began = time.perf_counter()
                 hits = await prepared.of_vectors(vectors, wheres)
                 if vectors:
@@ -1193,8 +1192,24 @@ class VectorStore:
             operation.returned = sum(map(len, hits))
             return prepared.ranked(hits, vectors)
 
-        ranked = await self._on_table(operation, search)
+        return await self._searched(turn, operation, options, search)
+
+    async def _searched(
+        self,
+        turn: SearchTurn,
+        operation: Operation,
+        options: SearchOptions,
+        act: Callable[[Engine, TableHandle], Awaitable[Ranked]],
+    ) -> list[Results[Hit]]:
+        operation.began = turn.began
+        ranked = await self._on_table(operation, act)
+        turn.give_back()  # no other search waits for what reranks
         return await finished(ranked, options, self._rerank_threads)
+
+    def _turn(self, name: str, table: str, *, embeds: bool = False) -> SearchTurn:
+        """A search's turn among those of this store."""
+        self._enter()
+        return SearchTurn(self._searches, self._follower.engine, name, table, embeds=embeds)
 
     async def search_like(
         self,
@@ -1247,8 +1262,8 @@ class VectorStore:
             operation.returned = len(hits[0])
             return prepared.ranked(hits, [vector])
 
-        ranked = await self._on_table(operation, search)
-        return (await finished(ranked, options, self._rerank_threads))[0]
+        async with self._turn("search_like", table) as turn:
+            return (await self._searched(turn, operation, options, search))[0]
 
     async def _vectors_of(
         self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
@@ -1320,8 +1335,8 @@ class VectorStore:
             operation.returned = len(hits)
             return prepared.ranked([hits], None)
 
-        ranked = await self._on_table(operation, search)
-        return (await finished(ranked, options, self._rerank_threads))[0]
+        async with self._turn("search_text", table) as turn:
+            return (await self._searched(turn, operation, options, search))[0]
 
     async def search_hybrid(
         self,
@@ -1371,6 +1386,7 @@ class VectorStore:
             group_by=group_by, per_group=per_group,
         )  # fmt: skip
         check_fusion(fusion)
+        may_embed = vector is None or isinstance(vector, str)
         operation = _search_operation("search_hybrid", table, options)
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
@@ -1391,6 +1407,7 @@ class VectorStore:
             async def by_vector(count: int) -> Listed:
                 if not known:
                     known.append(await checked())
+                    await turn.take_late()
                 one = _search_operation("search", table, options, count)
                 with watch(one, engine.place):
                     began = time.perf_counter()
@@ -1410,8 +1427,8 @@ class VectorStore:
             operation.returned = len(hits)
             return prepared.ranked([hits], None)
 
-        ranked = await self._on_table(operation, search)
-        return (await finished(ranked, options, self._rerank_threads))[0]
+        async with self._turn("search_hybrid", table, embeds=may_embed) as turn:
+            return (await self._searched(turn, operation, options, search))[0]
 
     # Upkeep
 
@@ -1521,7 +1538,7 @@ class VectorStore:
         self._enter()
         if operation.name in _WRITES:
             self._check_writable(operation.name)
-        with one_call(), watch(operation, self._follower.engine.place):
+        with one_call(operation.began), watch(operation, self._follower.engine.place):
             for attempt in self._follower.attempts():
                 async with attempt as engine:
                     operation.place = engine.place

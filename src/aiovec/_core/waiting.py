@@ -8,24 +8,29 @@ waits longer than it may gets StoreBusyError.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
+from functools import partial
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from ..errors import StoreBusyError, StoreFullError
 from .threads import PerLoop
 
 _T = TypeVar("_T")
+_S = TypeVar("_S", bound="Share")
 
 # Seconds that a call waits at least: without any, of calls that begin together all but one would
 # fail, though none of them takes long.
 _LEAST = 0.25
 # Seconds between the looks at a call that was out of time when it could not be ended.
 _LOOK_AGAIN = 0.25
+# Seconds between two looks at those who wait for a share.
+_LOOK_APART = 0.005
 # Pauses that are remembered: those of the tries of some cut-overs.
 _MOST_PAUSES = 64
 
@@ -139,14 +144,21 @@ class Pauses:
 class Patience:
     """The time that a call has until its work begins.
 
+    It counts from the start of the call under way, or from now where this is a ``new_call``.
     ``paused_since`` tells the seconds since a moment that do not count.
     """
 
     __slots__ = ("_paused_since", "began", "limit")
 
-    def __init__(self, limit: float, paused_since: Callable[[float], float] | None = None) -> None:
-        self.began = _began()
-        self.limit = max(limit, _LEAST)
+    def __init__(
+        self,
+        limit: float | None,
+        paused_since: Callable[[float], float] | None = None,
+        *,
+        new_call: bool = False,
+    ) -> None:
+        self.began = time.monotonic() if new_call else _began()
+        self.limit = math.inf if limit is None else max(limit, _LEAST)
         self._paused_since = paused_since
 
     def left(self) -> float:
@@ -196,6 +208,38 @@ class _Watch:
         self._timer.cancel()
 
 
+class Alarm:
+    """One timer for all who wait for something: ``look`` is called when the first may be late."""
+
+    __slots__ = ("_look", "_rings_at", "_timer")
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
+
+    def within(self, seconds: float) -> None:
+        """Ring in so many seconds, unless it will ring sooner."""
+        loop = asyncio.get_running_loop()
+        rings_at = loop.time() + max(seconds, 0.0)
+        if self._timer is not None:
+            if self._rings_at <= rings_at:
+                return
+            self._timer.cancel()
+        self._rings_at = rings_at
+        # A context of its own: that of one call may hold whatever its app has put there.
+        self._timer = loop.call_at(rings_at, self._ring, context=Context())
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._look()
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 # Bytes of the rows of all writing calls that are under way: enough for the largest groups that are
 # committed together. One call with more rows runs alone.
 _WRITTEN_AT_ONCE = 64 * 2**20
@@ -204,25 +248,14 @@ _WRITTEN_AT_ONCE = 64 * 2**20
 class _State:
     """The shares of one event loop's calls."""
 
-    __slots__ = ("calls", "used", "waiting")
+    __slots__ = ("alarm", "calls", "gone", "used", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[_State], None]) -> None:
         self.calls = 0
         self.used = 0
-        self.waiting: deque[_Asking] = deque()
-
-
-class _Asking:
-    __slots__ = ("size", "turn")
-
-    def __init__(self, size: int, turn: asyncio.Future[None]) -> None:
-        self.size = size
-        self.turn = turn
-
-    def give_up(self, error: Exception) -> bool:
-        if not self.turn.done():
-            self.turn.set_exception(error)
-        return True
+        self.waiting: deque[Share] = deque()
+        self.gone = 0  # callers that left since those were last removed from ``waiting``
+        self.alarm = Alarm(partial(look, self))
 
 
 class Admission:
@@ -236,7 +269,7 @@ class Admission:
         self.reason = reason
         self.calls = calls
         self.memory = memory
-        self._state: PerLoop[_State] = PerLoop(_State)
+        self._state: PerLoop[_State] = PerLoop(lambda: _State(self._look))
 
     @property
     def used(self) -> int:
@@ -246,7 +279,7 @@ class Admission:
     @property
     def waiting(self) -> int:
         """The number of callers that wait for a share."""
-        return len(self._state().waiting)
+        return sum(not share.gone for share in self._state().waiting)
 
     def free(self, size: int = 0) -> bool:
         """Return whether a share of this size is available without waiting."""
@@ -257,21 +290,13 @@ class Admission:
         """A place and ``size`` bytes, to be held by ``async with``."""
         return Share(self, size, patience)
 
-    async def place(self, patience: Patience) -> Share:
-        """A place that the caller gives back. It costs little where one is free."""
-        share = Share(self, 0, patience)
-        state = self._state()
-        if state.waiting or not self._fits(state, 0):
-            return await share.__aenter__()
-        state.calls += 1
-        share._state = state
-        return share
-
     def close(self, error: Exception) -> None:
         """Have those that wait end with the error."""
         state = self._state()
-        while state.waiting:
-            state.waiting.popleft().give_up(error)
+        state.alarm.cancel()
+        for share in state.waiting:
+            share.give_up(error)
+        state.waiting.clear()
 
     def _bounded(self, size: int) -> int:
         return size if self.memory is None else min(size, self.memory)
@@ -281,35 +306,40 @@ class Admission:
             self.memory is None or not size or state.used + size <= self.memory
         )
 
-    async def _take(self, size: int, patience: Patience | None) -> tuple[_State, int]:
+    async def _take(self, share: _S) -> _S:
         state = self._state()
-        size = self._bounded(size)
+        share.size = size = self._bounded(share.size)
         free = not size and self.calls is None
-        if not free and (state.waiting or not self._fits(state, size)):
-            await self._wait(state, size, patience)
-        else:
+        if free or (not state.waiting and self._fits(state, size)):
             state.calls += 1
             state.used += size
-        return state, size
-
-    async def _wait(self, state: _State, size: int, patience: Patience | None) -> None:
-        asking = _Asking(size, asyncio.get_running_loop().create_future())
-        state.waiting.append(asking)
+            return share.held(state)
+        state.waiting.append(share)
+        turn = share.begin_waiting()
+        if share.patience is not None:
+            self._look_within(state, share.patience.left())
         try:
-            if patience is None:
-                await asking.turn
-            else:
-                with patience.when_over(lambda: asking.give_up(patience.error(self.reason))):
-                    await asking.turn
+            await turn
         except BaseException:
-            turn = asking.turn
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 # It came, and the caller was cancelled at the same moment.
-                self._give_back(state, size)
-            elif asking in state.waiting:
-                state.waiting.remove(asking)
-                self._admit(state)
+                self._give_back(state, share.size)
+            else:
+                self._leave(state, share)
             raise
+        return share.held(state)
+
+    def _leave(self, state: _State, share: Share) -> None:
+        # To look for one among thousands takes long where all of them leave at once.
+        share.turn = None
+        state.gone += 1
+        if 2 * state.gone > len(state.waiting):
+            self._forget_gone(state)
+        self._admit(state)
+
+    def _forget_gone(self, state: _State) -> None:
+        state.waiting = deque(share for share in state.waiting if not share.gone)
+        state.gone = 0
 
     def _give_back(self, state: _State, size: int) -> None:
         state.calls -= 1
@@ -317,36 +347,70 @@ class Admission:
         self._admit(state)
 
     def _admit(self, state: _State) -> None:
-        while state.waiting and self._fits(state, state.waiting[0].size):
-            asking = state.waiting.popleft()
-            # The loop may be closed, when what it left behind is collected.
-            if not asking.turn.done() and not asking.turn.get_loop().is_closed():
+        while state.waiting:
+            share = state.waiting[0]
+            if not share.gone:
+                if not self._fits(state, share.size):
+                    return
                 state.calls += 1
-                state.used += asking.size
-                asking.turn.set_result(None)
+                state.used += share.size
+                share.begin()
+            state.waiting.popleft()
+
+    def _look(self, state: _State) -> None:
+        """Have those end whose time is over."""
+        soonest = math.inf
+        for share in state.waiting:
+            if share.patience is None or share.gone:
+                continue
+            left = share.patience.left()
+            if left <= 0:
+                share.give_up(share.patience.error(self.reason))
+            else:
+                soonest = min(soonest, left)
+        self._forget_gone(state)
+        self._admit(state)
+        if state.waiting:
+            self._look_within(state, max(soonest, _LOOK_APART))
+
+    @staticmethod
+    def _look_within(state: _State, seconds: float) -> None:
+        if seconds < math.inf:
+            state.alarm.within(seconds)
 
 
 class Share:
-    """A place among the calls that go on, and bytes for it."""
+    """A place among the calls that go on, and bytes for it.
 
-    __slots__ = ("_admission", "_patience", "_size", "_state")
+    Thousands may wait for theirs, and the garbage collector looks through all that they hold: so
+    this is all that the one who waits has of an ``Admission``.
+    """
+
+    __slots__ = ("_admission", "_state", "patience", "size", "turn")
 
     def __init__(self, admission: Admission, size: int, patience: Patience | None) -> None:
         self._admission = admission
-        self._patience = patience
-        self._size = size
         self._state: _State | None = None
+        self.patience = patience
+        self.size = size
+        self.turn: asyncio.Future[None] | None = None
 
     def resize(self, size: int) -> None:
         """Count so many bytes from now on, which turned out to be taken. Waits for none."""
         if self._state is not None:
             size = self._admission._bounded(size)
-            self._state.used += size - self._size
-            self._size = size
+            self._state.used += size - self.size
+            self.size = size
             self._admission._admit(self._state)
 
-    async def __aenter__(self) -> Share:
-        self._state, self._size = await self._admission._take(self._size, self._patience)
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
+        return self.take()
+
+    def take(self) -> Coroutine[Any, Any, Self]:
+        return self._admission._take(self)
+
+    def held(self, state: _State) -> Self:
+        self._state = state
         return self
 
     async def __aexit__(
@@ -361,7 +425,27 @@ class Share:
         """Leave, once; the next ones get their turn."""
         state, self._state = self._state, None
         if state is not None:
-            self._admission._give_back(state, self._size)
+            self._admission._give_back(state, self.size)
+
+    # While it waits
+
+    @property
+    def gone(self) -> bool:
+        """True if its caller has left, or cannot go on as its event loop was closed."""
+        turn = self.turn
+        return turn is None or turn.done() or turn.get_loop().is_closed()
+
+    def begin_waiting(self) -> asyncio.Future[None]:
+        self.turn = asyncio.get_running_loop().create_future()
+        return self.turn
+
+    def begin(self) -> None:
+        if self.turn is not None:
+            self.turn.set_result(None)
+
+    def give_up(self, error: Exception) -> None:
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_exception(error)
 
 
 # Each holds a snapshot, and a connection or some blocks of rows.

@@ -33,6 +33,11 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
     return cast("Float32Array", array[0])
 
 
+def one_query(vector: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:
+    """A single query, or what was ``made`` of its text."""
+    return [query_vector(made.get(0, vector), schema)]
+
+
 def _copy_of_usual(vector: Any, dim: int) -> Float32Array | None:
     """Return a copy of a vector that is as nearly all are; None for one to be looked at."""
     if not _is_usual(vector, dim):
@@ -109,8 +114,10 @@ def check_query_texts(texts: Mapping[int, str]) -> list[str]:
     return list(texts.values())
 
 
-def query_vectors(vectors: Any, schema: Schema) -> list[Float32Array]:
-    """Many queries, as ``collect_vectors`` gives them."""
+def many_queries(vectors: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:
+    """Many queries, as ``collect_vectors`` gives them; ``made`` of texts, by their places."""
+    if made:
+        vectors = [made.get(place, vector) for place, vector in enumerate(vectors)]
     if isinstance(vectors, (pa.Array, pa.ChunkedArray)):
         check_array(vectors, "vectors")
         return checked_query_vectors(vectors, schema)

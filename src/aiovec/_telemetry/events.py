@@ -39,7 +39,8 @@ class Operation:
     """One call of a user. What is None is not told."""
 
     __slots__ = (
-        "affected", "batch", "exact", "filtered", "limit", "name", "place", "returned", "table",
+        "affected", "batch", "began", "exact", "filtered", "limit", "name", "place", "returned",
+        "table",
     )  # fmt: skip
 
     def __init__(
@@ -50,12 +51,15 @@ class Operation:
         limit: int | None = None,
         filtered: bool | None = None,
         exact: bool | None = None,
+        began: float | None = None,
     ) -> None:
         self.name = name
         self.table = table
         self.limit = limit
         self.filtered = filtered
         self.exact = exact
+        self.began = began
+        """When it was called, by ``time.monotonic``, where that was before it is watched."""
         self.place: Place | None = None
         """Where it went; the store may have followed its TOML meanwhile."""
         self.batch: int | None = None

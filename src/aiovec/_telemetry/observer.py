@@ -269,14 +269,16 @@ class Watch:
         if operation.table is not None:
             attributes["db.collection.name"] = operation.table
             name = f"{name} {operation.table}"
+        waited = 0.0 if operation.began is None else time.monotonic() - operation.began
         self._span = self._tracer.start_span(
             name,
             kind=trace.SpanKind.CLIENT,
             attributes={**attributes, **_asked(operation)},
+            start_time=time.time_ns() - round(waited * 1e9) if waited else None,
         )
         self._context = trace.set_span_in_context(self._span)
         # Behind the span's own start, so that a call never took longer than its span tells.
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - waited
 
     def attach(self) -> None:
         self._task = _task()
