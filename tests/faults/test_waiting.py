@@ -18,7 +18,7 @@ import pytest
 from tests.waiting import Clock, until
 
 from aiovec import Schema, StoreBusyError, VectorStore
-from aiovec._core import store as stores
+from aiovec._core import writing
 from aiovec._core.contract import Backend
 from aiovec._settings.load import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
@@ -259,7 +259,7 @@ async def test_what_a_call_checks_is_no_time_that_it_waits(
         clock.advance(3600)
         return found, 3600.0
 
-    monkeypatch.setattr(stores, "_timed", slow)
+    monkeypatch.setattr(writing, "_timed", slow)
     async with opened(kind, tmp_path, busy_timeout=600) as store:
         await store.create_table("notes", Schema(2))
         assert await store.insert("notes", [{"id": "a", "embedding": [1, 2]}]) == 1

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..errors import DuplicateIdError, TableExistsError
-from .conditions import is_retried, now, under, write_key
+from .conditions import is_retried, now, under
 from .contract import Backend, Columns, StoredRows, TableHandle, moves_of
 from .pool import off_loop
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .keys import WriteKey
     from .schema import Field, Schema
 
 _T = TypeVar("_T")
@@ -31,18 +32,16 @@ def as_it_is(outcome: int | None) -> Any:
 
 async def once(
     backend: Backend,
+    key: WriteKey,
     write: Callable[[], Awaitable[_T]],
     result: Callable[[int | None], _T] = as_it_is,
 ) -> _T:
-    """Return the result of a write, or what its outcome says that the backend has kept.
+    """Return the result of a write under a key, or what its outcome says that the backend has kept.
 
     ``result`` makes the former of the latter: of the number of rows, or None.
     ``write`` looks at no state of the table before it is awaited: what it checks may no longer hold
     when the write was done already.
     """
-    key = write_key()
-    if key is None:
-        return await write()
     kept = await backend.kept(key)
     if kept is not None and kept.done:
         return result(kept.outcome)

@@ -61,7 +61,6 @@ from .._locate import path_of_copy
 from .._telemetry.events import Embedding, Operation, watch, watch_batches, watch_embedding
 from ..errors import (
     ConfigError,
-    DuplicateIdError,
     EmbeddingError,
     InvalidArgumentError,
     InvalidRowError,
@@ -74,7 +73,7 @@ from ..errors import (
 )
 from . import once
 from .advice import Advisor
-from .conditions import is_retried
+from .conditions import is_retried, write_key
 from .contract import (
     Advises,
     Backend,
@@ -101,7 +100,7 @@ from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_nam
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished
 from .threads import FORKED, Nested, OneLoop, PerLoop
 from .turns import SearchTurn, search_admission
-from .waiting import one_call, worked
+from .waiting import one_call, own_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -537,75 +536,17 @@ class VectorStore:
     ) -> int:
         """Insert or upsert. ``CheckedRows`` are an import's, which has checked each row."""
         self._check_writable(call)
-        from .._input.rows import (
-            CheckedRows,
-            bytes_of,
-            collect,
-            effort_of,
-            effort_of_columns,
-            first_of_each_id,
-            last_of_each_id,
-            repeated_ids,
-            taken_by,
-            to_table,
-        )
+        from .._input.rows import collect
+        from .writing import RowsToWrite
 
-        held = [await collect(rows, self._read_in_thread)]
-        embedded: dict[Schema, pa.Table] = {}  # a repeated attempt asks the embedder no second time
-        effort = effort_of(held[0])
-        columns = len(held[0]) if isinstance(rows, Mapping) else 0
+        held = await collect(rows, self._read_in_thread)
         operation = Operation(call, table)
-
-        def check(schema: Schema) -> pa.Table:
-            batch = to_table(held[0], schema, make_ids=True)
-            if on_conflict == "replace":
-                return last_of_each_id(batch)
-            if on_conflict == "skip":
-                return first_of_each_id(batch)
-            repeated = [] if isinstance(rows, CheckedRows) else repeated_ids(batch)
-            if repeated:
-                raise DuplicateIdError(table, repeated, within_call=True)
-            return batch
-
-        async def write(engine: Engine, handle: TableHandle) -> int:
-            check_model(handle, model)
-            schema, backend = handle.schema, engine.backend
-            checking = effort + effort_of_columns(schema)
-            # Before the rows are turned into what is written, which takes memory.
-            size = await off_loop(columns, bytes_of, held[0], schema)
-            # Which rows are there already may have changed since an attempt before.
-            if schema.embed is not None and (on_conflict == "skip" or schema not in embedded):
-                # No other write waits for memory while the embedder works.
-                async with backend.writing(size):
-                    batch = await off_loop(checking, check, schema)
-                embedded[schema] = await self._with_vectors(
-                    engine, handle, batch, model, on_conflict
-                )
-            checked = embedded.get(schema) if embedded else None
-            with _own_time(checked is not None):
-                async with backend.writing(size) as share:
-                    batch = checked
-                    if batch is None:
-                        batch, seconds = await off_loop(checking, _timed, check, schema)
-                        worked(seconds)
-                    operation.batch = count = int(batch.num_rows)
-                    if share is not None:
-                        parts = batch.num_columns * batch.column(0).num_chunks
-                        share.resize(await off_loop(parts, taken_by, batch))
-                    if count and on_conflict == "replace":
-                        await backend.upsert(handle, batch)
-                    elif count:
-                        skip = on_conflict == "skip"
-                        count = await once.insert(backend, handle, batch, skip_existing=skip)
-            operation.affected = count
-            return count
-
+        writing = RowsToWrite(rows, held, model, on_conflict, operation, self._with_vectors)
+        del held  # it is let go of there
         try:
-            return await self._on_table(operation, write)
+            return await self._on_table(operation, writing.write)
         finally:
-            # Rows that an iterable gave are nobody else's, and freeing them takes its time.
-            embedded.clear()
-            await off_loop(effort, held.clear)
+            await writing.let_go()
 
     async def _with_vectors(
         self,
@@ -679,7 +620,7 @@ class VectorStore:
             if wanted is not None and not wanted:
                 return 0
             vector = await self._vector_of_update(engine, handle, values)
-            with _own_time(vector is not None):
+            with own_time(vector is not None):
                 operation.affected = await engine.backend.update(
                     handle, values, payload, ids=wanted, where=condition, vector=vector
                 )
@@ -1181,7 +1122,7 @@ class VectorStore:
             if options.wheres is not None:
                 wheres = await self._bind_each(options.wheres, schema, len(vectors))
             prepared = await Search.of(engine.backend, handle, options, where)
-            with _own_time(bool(made)):
+            with own_time(bool(made)):
                 if made:
                     await turn.take_late()
                 began = time.perf_counter()
@@ -1542,9 +1483,10 @@ class VectorStore:
             for attempt in self._follower.attempts():
                 async with attempt as engine:
                     operation.place = engine.place
-                    if operation.name not in _ONCE:
+                    key = write_key() if operation.name in _ONCE else None
+                    if key is None:
                         return await act(engine)
-                    return await once.once(engine.backend, partial(act, engine), result)
+                    return await once.once(engine.backend, key, partial(act, engine), result)
         raise StoreClosedError(self.target)  # never reached: the last attempt raises
 
     async def _on_table(
@@ -1620,21 +1562,6 @@ class VectorStore:
 def _texts_of(vector: object) -> dict[int, str]:
     """Return a text in the place of a single query, as ``texts_among`` does for many."""
     return {0: vector} if isinstance(vector, str) else {}
-
-
-def _timed(work: Callable[..., _T], *args: Any) -> tuple[_T, float]:
-    """The work's result, and the seconds that it took."""
-    began = time.monotonic()
-    return work(*args), time.monotonic() - began
-
-
-def _own_time(starts: bool) -> contextlib.AbstractContextManager[None]:
-    """With ``starts``, what a call waits for within counts from here: an embedder's time, which
-    has limits of its own, is no time that the store let it wait."""
-    return one_call() if starts else _NOTHING_STARTS
-
-
-_NOTHING_STARTS = contextlib.nullcontext()
 
 
 def _absolute(path: str | Path) -> Path:

@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import Context, ContextVar, Token
 from functools import partial
 from types import TracebackType
@@ -66,6 +66,15 @@ class one_call:  # noqa: N801 - used as a function is
     ) -> None:
         with suppress(ValueError):  # collected elsewhere, when its loop was closed under it
             _CALL.reset(self._token)
+
+
+def own_time(starts: bool) -> AbstractContextManager[None]:
+    """With ``starts``, what a call waits for within counts from here: an embedder's time, which
+    has limits of its own, is no time that the store let it wait."""
+    return one_call() if starts else _NOTHING_STARTS
+
+
+_NOTHING_STARTS = nullcontext()
 
 
 def _began() -> float:
