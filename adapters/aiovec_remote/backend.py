@@ -111,6 +111,10 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     def busy_timeout(self) -> float:
         return self._patience
 
+    @property
+    def searches_at_once(self) -> int:
+        return self._client.settings.connections
+
     # Life
 
     async def open(self) -> None:

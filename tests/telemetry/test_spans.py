@@ -25,6 +25,7 @@ from aiovec import (
     InvalidArgumentError,
     InvalidNameError,
     Schema,
+    StoreBusyError,
     StoreClosedError,
     TableNotFoundError,
     VectorStore,
@@ -253,6 +254,46 @@ async def test_calls_that_reach_no_backend_make_no_span(able: VectorStore, spans
         with pytest.raises(StoreClosedError):
             await call
     assert spans.ours() == []
+
+
+@pytest.mark.parametrize("outcome", ["found", StoreBusyError, asyncio.CancelledError])
+async def test_what_a_search_waits_for_its_turn_is_told(
+    able: VectorStore, spans: Spans, measured: Metrics, monkeypatch: pytest.MonkeyPatch,
+    outcome: Any,
+) -> None:  # fmt: skip
+    """Of one that is refused there too, which has reached no backend."""
+    if outcome is StoreBusyError:
+        monkeypatch.setattr(AbleBackend, "busy_timeout", 0.3)
+
+    def told() -> float:
+        points = measured.points("db.client.operation.duration", db__operation__name="search")
+        return sum(point.sum for point in points)
+
+    before = told()
+    monkeypatch.setattr(AbleBackend, "searches_at_once", 1)
+    able._searches.by_vectors.calls = 1
+    first = await able._searches.by_vectors.share().take()
+    waiting = asyncio.ensure_future(able.search("notes", VECTOR))
+    await asyncio.sleep(0.3)
+    if outcome == "found":
+        first.give_back()
+    elif outcome is asyncio.CancelledError:
+        waiting.cancel()
+    (found,) = await asyncio.gather(waiting, return_exceptions=True)
+    assert outcome == "found" or isinstance(found, outcome)
+    span = spans.only()
+    assert span.attributes is not None
+    assert span.attributes["db.collection.name"] == "notes"
+    error = outcome.__name__ if outcome is StoreBusyError else None
+    assert span.attributes.get("error.type") == error
+    assert span.attributes.get("aiovec.cancelled", False) is (outcome is asyncio.CancelledError)
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.end_time - span.start_time >= 0.29e9
+    assert told() - before >= 0.29
+    with pytest.raises(InvalidNameError):  # such a name is told to nobody
+        await able.search("SECRET name", VECTOR)
+    assert spans.only() is span
 
 
 async def test_a_cancelled_call_ends_its_span_and_is_no_error(

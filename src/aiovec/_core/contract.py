@@ -20,6 +20,7 @@ Rules for every method:
 
 from __future__ import annotations
 
+import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
@@ -251,6 +252,9 @@ class IndexOptions(TypedDict, total=False):
     num_bits: int
 
 
+_SEARCHES_AT_ONCE = max(96, 32 * (os.cpu_count() or 1))
+
+
 class Backend(ABC):
     """A place where tables lie. The constructor does no I/O."""
 
@@ -279,6 +283,13 @@ class Backend(ABC):
         ``VectorStore`` lets a search wait for so long too before it asks the backend.
         """
         return None
+
+    @property
+    def searches_at_once(self) -> int:
+        """The most searches that gain by being at work at once, of those by vectors and of those
+        by words; ``VectorStore`` lets further ones wait. By default as many as fill a batch on
+        each core."""
+        return _SEARCHES_AT_ONCE
 
     @property
     def address(self) -> str:

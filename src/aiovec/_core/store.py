@@ -99,7 +99,7 @@ from .results import Results
 from .schema import Embed, Field, FieldIndex, FieldType, Schema, check_field_name, check_table_name
 from .searching import Ranked, Search, SearchOptions, clauses_of, finished
 from .threads import FORKED, Nested, OneLoop, PerLoop
-from .turns import SearchTurn, search_admission
+from .turns import SearchTurn, SearchTurns
 from .waiting import one_call, own_time
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class VectorStore:
         self._follower = Follower(Engine(backend, settings), source, self._threads)
         self._process = os.getpid()
         self._loop = OneLoop()
-        self._searches = search_admission()
+        self._searches = SearchTurns()
         self._advisor = Advisor(self._in_thread)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -1149,8 +1149,9 @@ class VectorStore:
 
     def _turn(self, name: str, table: str, *, embeds: bool = False) -> SearchTurn:
         """A search's turn among those of this store."""
+        check_table_name(table)
         self._enter()
-        return SearchTurn(self._searches, self._follower.engine, name, table, embeds=embeds)
+        return self._searches.of(self._follower.engine, name, table, embeds=embeds)
 
     async def search_like(
         self,

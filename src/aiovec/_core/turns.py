@@ -8,7 +8,6 @@ collector looks through all of them, on the event loop: with 5,000 waiting it he
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from .._telemetry.events import Operation, watch
@@ -17,13 +16,26 @@ from .waiting import Admission, Patience, Share
 if TYPE_CHECKING:
     from .engine import Engine
 
-# As many as fill the batches that all cores work on, and the next ones; of a backend that waits for
-# the network or the disk, as many as it may have under way.
-AT_ONCE = max(96, 32 * (os.cpu_count() or 1))
 
+class SearchTurns:
+    """The searches of a store: those by words alone take little, and have a queue of their own."""
 
-def search_admission() -> Admission:
-    return Admission("other searches of this process take too long", calls=AT_ONCE)
+    __slots__ = ("by_vectors", "by_words")
+
+    def __init__(self) -> None:
+        reason = "other searches of this process take too long"
+        self.by_vectors, self.by_words = Admission(reason), Admission(reason)
+
+    def of(self, engine: Engine, name: str, table: str, *, embeds: bool = False) -> SearchTurn:
+        """The turn of a search, to be held while it is at work."""
+        searches = self.by_words if name == "search_text" else self.by_vectors
+        searches.calls = engine.backend.searches_at_once
+        return SearchTurn(searches, engine, name, table, embeds=embeds)
+
+    def close(self, error: Exception) -> None:
+        """Have those that wait end with the error."""
+        self.by_vectors.close(error)
+        self.by_words.close(error)
 
 
 class SearchTurn(Share):

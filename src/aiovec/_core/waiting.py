@@ -419,7 +419,7 @@ class Share:
         return self._admission._take(self)
 
     def held(self, state: _State) -> Self:
-        self._state = state
+        self._state, self.turn = state, None
         return self
 
     async def __aexit__(
