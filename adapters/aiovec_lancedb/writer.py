@@ -287,7 +287,10 @@ class TableWriter(Committer[_Call]):
                 failed = exc
                 break
         if len(works) == 1:
-            return [failed]
+            try:
+                return [failed]
+            finally:
+                failed = None  # it refers to this frame
         # Together they failed; one by one some may not.
         outcomes = []
         for work in works:

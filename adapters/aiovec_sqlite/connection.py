@@ -8,7 +8,6 @@ import ctypes
 import os
 import sqlite3
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from aiovec.backend import FORKED, start_thread, wait_out
+from aiovec.backend import FORKED, let_go, settle_future, start_thread, wait_out
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
@@ -186,6 +185,8 @@ class Connection(aiosqlite.Connection):
         except asyncio.CancelledError:
             await wait_out(done)
             return done.result()
+        finally:
+            del done  # it refers to the error, which refers to this frame
 
     async def run_cancellable(
         self, work: Callable[[sqlite3.Connection, Ticket], _T], finished: Callable[[], None]
@@ -222,6 +223,7 @@ class Connection(aiosqlite.Connection):
             self._interrupt_until_over(loop, ticket)
             raise
         finally:
+            del done  # as above
             if ends.pop():
                 finished()
 
@@ -266,35 +268,11 @@ def _serve(queue: Any) -> None:
             error = exc
         if waiting is not None:
             with suppress(RuntimeError):  # the loop is closed
-                waiting.get_loop().call_soon_threadsafe(_settle, waiting, result, error)
+                waiting.get_loop().call_soon_threadsafe(settle_future, waiting, result, error)
         if result is _STOP:
             return
         # Until the next work comes nothing of this one is kept.
         del waiting, work, result, error
-
-
-def let_go(error: BaseException) -> None:
-    """Have the frames of an error, and of those behind it, hold nothing any more.
-
-    A cursor in one would be reset where the error is dropped, on another thread: that waits for
-    the statement which runs here, and it crashes where this thread is just closing.
-    """
-    left, seen = [error], set[int]()
-    while left:
-        one = left.pop()
-        seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
-        behind = (one.__cause__, one.__context__)
-        left += [exc for exc in behind if exc is not None and id(exc) not in seen]
-
-
-def _settle(waiting: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
-    if waiting.done():
-        return
-    if error is None:
-        waiting.set_result(result)
-    else:
-        waiting.set_exception(error)
 
 
 # The files that were open when this process was forked.

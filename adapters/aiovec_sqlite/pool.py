@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
-from aiovec.backend import Admission, Patience, PerLoop, Share, Unstoppable
+from aiovec.backend import Admission, Patience, PerLoop, Share, Unstoppable, let_go
 from aiovec.errors import AiovecError, CorruptStoreError, StoreClosedError, StoreReplacedError
 
-from .connection import CancelledWorkError, Connection, Ticket, let_go
+from .connection import CancelledWorkError, Connection, Ticket
 from .errors import failures, may_pass, translate, translated
 
 _T = TypeVar("_T")

@@ -23,6 +23,7 @@ from aiovec.backend import (
     WriteCall,
     WriteKey,
     copy_of_error,
+    let_go,
 )
 from aiovec.errors import (
     AiovecError,
@@ -33,7 +34,7 @@ from aiovec.errors import (
     StoreReplacedError,
 )
 
-from .connection import CancelledWorkError, Connection, let_go
+from .connection import CancelledWorkError, Connection
 from .driver import load_driver
 from .errors import failures, is_busy, may_pass, translate
 from .layout import change_number

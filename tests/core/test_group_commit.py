@@ -6,6 +6,8 @@ The committer here is a stand-in whose "store" is a list, with an await wherever
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -30,7 +32,7 @@ MOST = 40
 
 
 class Call(WriteCall):
-    __slots__ = ("fails", "name")
+    __slots__ = ("__weakref__", "fails", "name")
 
     def __init__(self, name: str, size: int = 1, *, fails: bool = False) -> None:
         super().__init__(size)
@@ -236,11 +238,12 @@ async def test_an_end_without_a_word_fails_those_who_wait() -> None:
     ended.set_result(None)
     queue.running = ended  # type: ignore[assignment]  # so that no task begins of itself
     call = Call("a")
-    call.future.add_done_callback(lambda future: future.exception())
     queue.calls.append(call)
     with pytest.raises(KeyboardInterrupt):
         await group._drain(queue)
-    assert isinstance(call.future.exception(), StoreClosedError)
+    assert call.future.done()
+    with pytest.raises(StoreClosedError):
+        call.outcome()
     assert call.settled.done()
     assert not store.held
 
@@ -352,3 +355,30 @@ async def test_a_commit_begins_as_soon_as_those_who_write_again_are_back() -> No
     assert [len(names) for names in store.groups] == [1] * 4 + [3] * 4
     assert all(one <= 1 for each in waited for one in each[1:])
     await group.finish()
+
+
+@pytest.mark.parametrize("why", ["it fails", "nobody has the lock in time", "the lock is broken"])
+async def test_the_error_of_a_call_is_gone_with_its_caller(why: str) -> None:
+    """Else the garbage collector has to look for it, with the rows of the call."""
+    store = Store()
+    store.free = why != "nobody has the lock in time"
+    store.broken = OSError("broken") if why == "the lock is broken" else None
+    group = commits(store)
+    call = Call("a", fails=True)
+    errors: list[Any] = []
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            await group.run(call, Patience(0))
+        except (LookupError, StoreBusyError, OSError) as exc:
+            errors.append(weakref.ref(call))
+            assert errors
+            del exc
+        del call
+        store.broken = None
+        store.free = True
+        await group.finish()
+        assert errors[0]() is None
+    finally:
+        gc.enable()

@@ -33,13 +33,13 @@ _BUSY = "the searches of this process take too long"
 class Call:
     """The queries of one caller, who may have gone meanwhile."""
 
-    __slots__ = ("batch", "future", "patience", "queries", "since", "table")
+    __slots__ = ("_error", "_found", "batch", "future", "patience", "queries", "since", "table")
 
     def __init__(
         self,
         table: TableHandle,
         queries: Sequence[VectorQuery],
-        future: asyncio.Future[list[Found]],
+        future: asyncio.Future[None],
         patience: Patience,
     ) -> None:
         self.table = table
@@ -48,6 +48,29 @@ class Call:
         self.patience = patience
         self.since = time.perf_counter()
         self.batch: _Batch | None = None
+        self._found: list[Found] = []
+        self._error: Exception | None = None
+
+    def succeed(self, found: list[Found]) -> None:
+        if not self.future.done():
+            self._found = found
+            self.future.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self._error = error
+            self.future.set_result(None)
+
+    def outcome(self) -> list[Found]:
+        """Return the answers, or raise the error; nothing here refers to either then."""
+        error, self._error = self._error, None
+        if error is None:
+            found, self._found = self._found, []
+            return found
+        try:
+            raise error
+        finally:
+            del error
 
 
 class _Batch:
@@ -123,11 +146,12 @@ class Pipeline:
         if not (begins and self._add_worker(state)):
             self._look_within(state, patience.left())
         try:
-            return await call.future
+            await call.future
         except asyncio.CancelledError:
             if call.batch is not None:
                 call.batch.look()
             raise
+        return call.outcome()
 
     @property
     def idle(self) -> bool:
@@ -214,7 +238,7 @@ class Pipeline:
                 if left > 0:
                     least = min(least, left)
                 else:
-                    call.future.set_exception(call.patience.error(_BUSY))
+                    call.fail(call.patience.error(_BUSY))
         while state.waiting and state.waiting[0].future.done():
             state.pop()
         if state.waiting:
@@ -250,16 +274,15 @@ class Pipeline:
                 for call in calls:
                     if not call.future.done():
                         await self._settle([call], worker)
-            elif not calls[0].future.done():
-                calls[0].future.set_exception(error)
+            else:
+                calls[0].fail(error)
             return []
         batch.answered = True
         at_once = 1 if len(calls) > _ONE_BATCH else _AT_ONCE
         for place, (call, answer) in enumerate(zip(calls, answers, strict=True)):
             if place and place % at_once == 0:
                 await asyncio.sleep(0)
-            if not call.future.done():
-                call.future.set_result(answer)
+            call.succeed(answer)
         return []
 
 
@@ -268,5 +291,5 @@ def _refused(calls: list[Call], error: StoreBusyError) -> list[Call]:
     waiting = [call for call in calls if not call.future.done()]
     over = [call for call in waiting if call.patience.left() <= 0]
     for call in over or waiting:
-        call.future.set_exception(call.patience.error(error.reason) if over else error)
+        call.fail(call.patience.error(error.reason) if over else error)
     return [call for call in waiting if not call.future.done()]

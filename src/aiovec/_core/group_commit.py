@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import StoreClosedError
 from .moving import MoveMark
-from .threads import PerLoop, wait_out
+from .threads import PerLoop, let_go, wait_out
 from .waiting import Patience, Pauses
 
 # Calls in one commit. More would make the first of them wait long for the last.
@@ -37,7 +37,8 @@ class WriteCall:
     def __init__(self, size: int = 1) -> None:
         loop = asyncio.get_running_loop()
         self.size = size
-        self.future: asyncio.Future[Any] = loop.create_future()
+        # Done when the caller may hear of it.
+        self.future: asyncio.Future[None] = loop.create_future()
         # Done when the outcome is final.
         self.settled: asyncio.Future[None] = loop.create_future()
         # Nobody waits for the outcome any more.
@@ -96,12 +97,19 @@ class WriteCall:
         """Tell the caller the outcome."""
         if not self.settled.done():
             self.settled.set_result(None)
-        if self.future.done():
-            return
-        if self._error is None:
-            self.future.set_result(self._result)
-        else:
-            self.future.set_exception(self._error)
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def outcome(self) -> Any:
+        """Return the result, or raise the error, which nothing here refers to then."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._result
+        let_go(error)
+        try:
+            raise error
+        finally:
+            del error
 
 
 _Call = TypeVar("_Call", bound=WriteCall)
@@ -209,14 +217,13 @@ class GroupCommit(Generic[_Call]):
             with patience.when_over(
                 lambda: call.give_up(patience.error(self._why_it_waited(queue)))
             ):
-                return await call.future
+                await call.future
         except asyncio.CancelledError:
             call.gone = True
             if not call.begin():
                 await wait_out(call.settled)
-            if not call.future.cancelled():
-                call.future.exception()  # it came at the same moment, and nobody hears of it
             raise
+        return call.outcome()
 
     def _why_it_waited(self, queue: _Queue[_Call]) -> str:
         if queue.locked:

@@ -280,9 +280,12 @@ async def _in_thread(rerank: Rerank, hits: list[Hit], threads: anyio.CapacityLim
     except AiovecError:  # no thread was begun
         limit.release_on_behalf_of(place)
         raise
-    if error is not None:
+    if error is None:
+        return outcome
+    try:
         raise error
-    return outcome
+    finally:
+        del error  # it refers to this frame
 
 
 def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:

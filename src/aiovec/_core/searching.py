@@ -567,12 +567,19 @@ async def together(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, No
             if not task.done():
                 cancelled = await wait_out(task) or cancelled
         failures = [task.exception() for task in tasks if not task.cancelled()]
+        del task
+        tasks.clear()
     if cancelled is not None:
         raise cancelled
-    for failure in failures:
-        if failure is not None:
+    stopped = len(failures) < 2
+    failure = next(filter(None, failures), None)
+    failures.clear()
+    if failure is not None:
+        try:
             raise failure
-    if any(task.cancelled() for task in tasks):
+        finally:
+            del failure  # it refers to this frame
+    if stopped:
         raise asyncio.CancelledError
 
 

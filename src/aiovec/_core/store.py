@@ -1579,6 +1579,8 @@ def _absolute(path: str | Path) -> Path:
         path = path_of_copy(path, "path")
     try:
         target = Path(path).expanduser().absolute()
+        if not target.name:  # the root
+            raise InvalidArgumentError("path", path, "a path that does not exist yet")
         target.lstat()
     except RuntimeError as exc:
         raise InvalidArgumentError("path", path, f"one that leads somewhere ({exc})") from exc

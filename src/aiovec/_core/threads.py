@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import inspect
 import os
 import queue
 import sys
@@ -19,6 +20,7 @@ from collections.abc import (
     Coroutine,
     Generator,
 )
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from ..errors import AiovecError
@@ -133,6 +135,41 @@ FORKED = "it was opened before this process was forked; open a store in each pro
 """Why a store is of no use in a forked child: the threads that serve it are not there."""
 
 
+def let_go(error: BaseException) -> None:
+    """Have the functions that an error came through, and those behind it, hold nothing any more.
+
+    What they held may refer to the error, and then only the garbage collector would free it. And a
+    cursor of SQLite would be reset where the error is dropped, on another thread: that waits for
+    the statement which runs here, and it crashes where this thread is just closing.
+    """
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        seen.add(id(one))
+        trace = one.__traceback__
+        while trace is not None:
+            _clear(trace.tb_frame)
+            trace = trace.tb_next
+        behind = (one.__cause__, one.__context__)
+        left += [exc for exc in behind if exc is not None and id(exc) not in seen]
+
+
+def _clear(frame: FrameType | None) -> None:
+    """Clear a frame, and those that called it, as far as they have ended.
+
+    Never that of a coroutine or generator, which may be about to go on.
+    """
+    while frame is not None and not frame.f_code.co_flags & _MAY_GO_ON:
+        try:
+            frame.clear()
+        except RuntimeError:  # it is running
+            return
+        frame = frame.f_back
+
+
+_MAY_GO_ON = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
 async def in_daemon_thread(work: Callable[[], _T]) -> _T:
     """Return the result of a function that runs in a thread of its own.
 
@@ -143,7 +180,11 @@ async def in_daemon_thread(work: Callable[[], _T]) -> _T:
     """
     job, done = _job_of(work)
     start_thread(threading.Thread(target=job, name="aiovec-open", daemon=True))
-    return await done
+    del job
+    try:
+        return await done
+    finally:
+        del done  # it refers to the error, which refers to this frame
 
 
 async def in_idle_thread(work: Callable[[], _T]) -> _T:
@@ -166,7 +207,11 @@ async def in_idle_thread(work: Callable[[], _T]) -> _T:
             _alive.add(thread)
             _busy.add(thread)
             thread.jobs.put(job)
-    return await done
+    del job
+    try:
+        return await done
+    finally:
+        del done  # as above
 
 
 def _to_idle(job: Callable[[], None]) -> bool:
@@ -195,14 +240,7 @@ def _job_of(work: Callable[[], _T]) -> tuple[Callable[[], None], asyncio.Future[
     """Return what a thread calls, and the future that it settles on the running event loop."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_T] = loop.create_future()
-
-    def settle(result: _T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # without an error it is the result
+    waiting = [done]
 
     def run() -> None:
         result: _T | None = None
@@ -215,9 +253,20 @@ def _job_of(work: Callable[[], _T]) -> tuple[Callable[[], None], asyncio.Future[
         except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
             error = exc
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(settle_future, waiting.pop(), result, error)
+        result = error = None  # the error refers to this frame
 
     return run, done
+
+
+def settle_future(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    """Give a future its result or error, unless who waits for it has gone. On its event loop."""
+    if done.done():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(result)
 
 
 class _Thread(threading.Thread):

@@ -329,9 +329,9 @@ class Admission:
             self._look_within(state, share.patience.left())
         try:
             await turn
+            share.check()
         except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                # It came, and the caller was cancelled at the same moment.
+            if share.came:  # and the caller was cancelled at the same moment
                 self._give_back(state, share.size)
             else:
                 self._leave(state, share)
@@ -395,14 +395,17 @@ class Share:
     this is all that the one who waits has of an ``Admission``.
     """
 
-    __slots__ = ("_admission", "_state", "patience", "size", "turn")
+    __slots__ = ("_admission", "_error", "_state", "came", "patience", "size", "turn")
 
     def __init__(self, admission: Admission, size: int, patience: Patience | None) -> None:
         self._admission = admission
         self._state: _State | None = None
         self.patience = patience
         self.size = size
+        # While it waits.
         self.turn: asyncio.Future[None] | None = None
+        self.came = False
+        self._error: Exception | None = None
 
     def resize(self, size: int) -> None:
         """Count so many bytes from now on, which turned out to be taken. Waits for none."""
@@ -419,7 +422,7 @@ class Share:
         return self._admission._take(self)
 
     def held(self, state: _State) -> Self:
-        self._state, self.turn = state, None
+        self._state, self.turn, self.came = state, None, False
         return self
 
     async def __aexit__(
@@ -449,12 +452,23 @@ class Share:
         return self.turn
 
     def begin(self) -> None:
+        self.came = True
         if self.turn is not None:
             self.turn.set_result(None)
 
     def give_up(self, error: Exception) -> None:
         if self.turn is not None and not self.turn.done():
-            self.turn.set_exception(error)
+            self._error = error
+            self.turn.set_result(None)
+
+    def check(self) -> None:
+        """Raise the error of one that was given up, which nothing here refers to then."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
 
 # Each holds a snapshot, and a connection or some blocks of rows.

@@ -150,6 +150,7 @@ class Observer:
             if task is _task():  # as in Watch
                 context.detach(token)
             late = _failed(error, span)
+            error = None  # it refers to this frame
             span.set_attributes(late)
             span.end()
             attributes.update(late)
@@ -213,6 +214,7 @@ class Observer:
                 await batches.aclose()
             finally:
                 span.end(error)
+                error = None  # it refers to this frame
 
     def of_searches(self, place: Place, table: str) -> SearchObserver:
         return SearchObserver(self, {**place.attributes, "db.collection.name": table})
