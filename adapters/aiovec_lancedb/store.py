@@ -298,7 +298,7 @@ class LancedbBackend(
 
     def writing(self, size: int) -> Share:
         self._session.check()
-        return self._writing.share(size, Patience(self._settings.busy_timeout, self._pauses.since))
+        return self._writing.share(size, Patience(self._settings.busy_timeout, self._pauses))
 
     def _check_writable(self) -> None:
         if self.read_only:

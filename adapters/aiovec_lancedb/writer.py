@@ -409,7 +409,7 @@ class Writers:
         if self._closed:
             raise StoreClosedError(self._session.target)
         self._session.check()
-        patience = Patience(self._busy_timeout if limit is None else limit, self._pauses.since)
+        patience = Patience(self._busy_timeout if limit is None else limit, self._pauses)
         return await self._writer(table).run(work, patience, key)
 
     def _writer(self, table: str) -> TableWriter:

@@ -267,7 +267,7 @@ class Writer(Committer[_Call]):
 
     def patience(self) -> Patience:
         """Return the time that the call under way may wait, without a migration's pauses."""
-        return Patience(self._busy_timeout, self._pauses.since)
+        return Patience(self._busy_timeout, self._pauses)
 
     async def close(self) -> None:
         """Take no more, and wait for what was accepted."""

@@ -47,6 +47,11 @@ class Seen:
     lags: list[float] = field(default_factory=list)
     most: int = 0
 
+    def add(self, kind: str, took: float) -> None:
+        self.calls += 1
+        if took > self.slowest:
+            self.slowest, self.slowest_call = took, kind
+
 
 class Load:
     """Mixed calls on one table: of ten, six searches, a read by id or filter, and three writes.
@@ -104,19 +109,21 @@ class Load:
         process = psutil.Process()
 
         async def task(number: int) -> None:
-            # Not all in the same moment: more calls than the machine can answer would come then.
-            await asyncio.sleep(self._chance.random() * seconds / _RAMP)
-            while time.perf_counter() < until:
-                kind, call = self._call(number)
-                began = time.perf_counter()
-                try:
-                    await call
-                except StoreBusyError:
-                    self.seen.refused += 1
-                took = time.perf_counter() - began
-                self.seen.calls += 1
-                if took > self.seen.slowest:
-                    self.seen.slowest, self.seen.slowest_call = took, kind
+            try:
+                # Not all in the same moment: more calls than can be answered would come then.
+                await asyncio.sleep(self._chance.random() * seconds / _RAMP)
+                while time.perf_counter() < until:
+                    kind, call = self._call(number)
+                    began = time.perf_counter()
+                    try:
+                        await call
+                    except StoreBusyError:
+                        self.seen.refused += 1
+                    self.seen.add(kind, time.perf_counter() - began)
+            finally:
+                left.discard(number)
+                if not left:
+                    over.set()
 
         async def look() -> None:
             while True:
@@ -130,8 +137,12 @@ class Load:
                 await asyncio.sleep(0.1)
 
         watching = [asyncio.ensure_future(look()), asyncio.ensure_future(weigh())]
+        left, over = set(range(self._tasks)), asyncio.Event()
+        tasks = [asyncio.ensure_future(task(number)) for number in left]
         try:
-            await asyncio.gather(*map(task, range(self._tasks)))
+            await over.wait()
+            for one in tasks:
+                await one
         finally:
             for watch in watching:
                 watch.cancel()

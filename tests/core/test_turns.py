@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.waiting import until
 
 import aiovec
 from aiovec import Embed, Field, Hit, Schema, StoreBusyError, StoreClosedError, VectorStore
-from aiovec._core.waiting import Admission, Patience, Share
+from aiovec._core.waiting import Admission, Patience, Pauses, Share
 from aiovec._settings.load import RetrievalSettings
 from aiovec.backend import Found, TableHandle, TextQuery, VectorQuery
 
@@ -364,16 +365,16 @@ async def test_thousands_leave_and_others_stay_in_their_order() -> None:
 async def test_a_pause_of_a_migration_is_no_time_that_a_share_is_waited_for() -> None:
     admission = Admission("full", calls=1)
     held = await admission.share().take()
-    paused = [3600.0]
+    pauses = Pauses()
+    paused = pauses.begin(time.monotonic())
 
     def waiting() -> Share:
-        return admission.share(0, Patience(0, lambda _: paused[0]))
+        return admission.share(0, Patience(0, pauses))
 
     calls = [asyncio.ensure_future(waiting().take()) for _ in range(3)]
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.6)
     assert not any(call.done() for call in calls)
-    paused[0] = 0.0
-    admission._look(admission._state())  # else when the hour is over
+    pauses.end(paused)
     for error in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(error, StoreBusyError)
     held.give_back()

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoreClosedError
 from .moving import MoveMark
 from .threads import PerLoop, let_go, wait_out
-from .waiting import Patience, Pauses
+from .waiting import LOOK_AGAIN, Alarm, Patience, Pauses
 
 # Calls in one commit. More would make the first of them wait long for the last.
 _LARGEST_GROUP = 512
@@ -32,7 +34,9 @@ _ROUNDS_FOR_CALLERS = 3
 class WriteCall:
     """A write that waits, runs, or has its outcome. ``size`` counts its rows, as a group does."""
 
-    __slots__ = ("_error", "_result", "_start", "ended", "future", "gone", "settled", "size")
+    __slots__ = (
+        "_error", "_result", "_start", "ended", "future", "gone", "patience", "settled", "size",
+    )  # fmt: skip
 
     def __init__(self, size: int = 1) -> None:
         loop = asyncio.get_running_loop()
@@ -41,6 +45,7 @@ class WriteCall:
         self.future: asyncio.Future[None] = loop.create_future()
         # Done when the outcome is final.
         self.settled: asyncio.Future[None] = loop.create_future()
+        self.patience: Patience | None = None
         # Nobody waits for the outcome any more.
         self.gone = False
         # Whoever pops this begins: the committer the work, or the caller its leaving. Popping a
@@ -176,10 +181,13 @@ class Committer(ABC, Generic[_Call]):
 class _Queue(Generic[_Call]):
     """The writes of one event loop: those that wait, and the task that does them."""
 
-    __slots__ = ("answered", "calls", "locked", "running")
+    __slots__ = ("alarm", "answered", "calls", "locked", "running", "under_way")
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[_Queue[_Call]], None]) -> None:
         self.calls: deque[_Call] = deque()
+        # These, those of the commit that runs, and those whose callers have not heard yet.
+        self.under_way: set[_Call] = set()
+        self.alarm = Alarm(partial(look, self))
         self.running: asyncio.Task[None] | None = None
         # The lock was asked for, and others had it.
         self.locked = False
@@ -200,7 +208,7 @@ class GroupCommit(Generic[_Call]):
     def __init__(self, committer: Committer[_Call], pauses: Pauses) -> None:
         self._committer = committer
         self._pauses = pauses
-        self._queue: PerLoop[_Queue[_Call]] = PerLoop(_Queue)
+        self._queue: PerLoop[_Queue[_Call]] = PerLoop(lambda: _Queue(self._look))
 
     @property
     def waiting(self) -> int:
@@ -210,20 +218,38 @@ class GroupCommit(Generic[_Call]):
     async def run(self, call: _Call, patience: Patience) -> Any:
         """Have the call's work committed; return its result."""
         queue = self._queue()
+        call.patience = patience
         queue.calls.append(call)
+        queue.under_way.add(call)
+        queue.alarm.within(patience.left())
         if queue.running is None or queue.running.done():
             queue.running = asyncio.get_running_loop().create_task(self._drain(queue))
         try:
-            with patience.when_over(
-                lambda: call.give_up(patience.error(self._why_it_waited(queue)))
-            ):
-                await call.future
+            await call.future
         except asyncio.CancelledError:
             call.gone = True
             if not call.begin():
                 await wait_out(call.settled)
             raise
+        finally:
+            queue.under_way.discard(call)
+            if not queue.under_way:
+                queue.alarm.cancel()
         return call.outcome()
+
+    def _look(self, queue: _Queue[_Call]) -> None:
+        """Have those fail whose time is over, and look again when the next one's may be: pauses
+        may come meanwhile, and calls whose work has begun may wait again."""
+        soonest = math.inf
+        for call in queue.under_way:
+            if call.patience is None or call.ended:
+                continue
+            left = call.patience.left()
+            if left <= 0:
+                ended = call.give_up(call.patience.error(self._why_it_waited(queue)))
+                left = math.inf if ended else LOOK_AGAIN
+            soonest = min(soonest, left)
+        queue.alarm.within(soonest)
 
     def _why_it_waited(self, queue: _Queue[_Call]) -> str:
         if queue.locked:

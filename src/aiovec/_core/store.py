@@ -13,6 +13,7 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
+    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -582,7 +583,10 @@ class VectorStore:
             error = of_row(exc, found, numbered=on_conflict == "fail")
         else:
             return await off_loop(effort, filled, rows, schema, found, vectors, embedder.name)
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # it refers to this frame
 
     async def update(
         self,
@@ -659,7 +663,10 @@ class VectorStore:
             error = of_text(exc, [0])
         else:
             return query_vector(vectors[0], handle.schema)
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # it refers to this frame
 
     async def set_vectors(
         self,
@@ -1228,7 +1235,10 @@ class VectorStore:
             error = of_text(exc, list(texts))
         else:
             return dict(zip(texts, found, strict=True))
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # it refers to this frame
 
     async def search_text(
         self,
@@ -1470,12 +1480,15 @@ class VectorStore:
     async def _call(
         self,
         operation: Operation,
-        act: Callable[[Engine], Awaitable[_T]],
+        act: Callable[..., Awaitable[_T]],
         result: Callable[[int | None], _T] = once.as_it_is,
+        *,
+        table: str | None = None,
     ) -> _T:
         """Run ``act`` on the backend in use, again where the table or the backend changed.
 
-        ``result`` makes what ``act`` returns of the outcome that is kept of a write.
+        It gets the engine, and the handle of a ``table``. ``result`` makes what it returns of the
+        outcome that is kept of a write.
         """
         self._enter()
         if operation.name in _WRITES:
@@ -1485,28 +1498,30 @@ class VectorStore:
                 async with attempt as engine:
                     operation.place = engine.place
                     key = write_key() if operation.name in _ONCE else None
-                    if key is None:
-                        return await act(engine)
-                    return await once.once(engine.backend, key, partial(act, engine), result)
+                    if key is not None:
+                        write = partial(self._attempt, engine, act, table)
+                        return await once.once(engine.backend, key, write, result)
+                    return await self._attempt(engine, act, table)
         raise StoreClosedError(self.target)  # never reached: the last attempt raises
 
-    async def _on_table(
+    @staticmethod
+    async def _attempt(engine: Engine, act: Callable[..., Awaitable[_T]], table: str | None) -> _T:
+        if table is None:
+            return await act(engine)
+        handle = await engine.open_table(table)
+        try:
+            return await act(engine, handle)
+        except REFUSALS:
+            await engine.check_current(handle)
+            raise
+
+    def _on_table(
         self,
         operation: Operation,
         act: Callable[[Engine, TableHandle], Awaitable[_T]],
         result: Callable[[int | None], _T] = once.as_it_is,
-    ) -> _T:
-        table = check_table_name(operation.table)
-
-        async def with_handle(engine: Engine) -> _T:
-            handle = await engine.open_table(table)
-            try:
-                return await act(engine, handle)
-            except REFUSALS:
-                await engine.check_current(handle)
-                raise
-
-        return await self._call(operation, with_handle, result)
+    ) -> Coroutine[Any, Any, _T]:
+        return self._call(operation, act, result, table=check_table_name(operation.table))
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """The ids that a user passed in, read once, as ``check`` gives them."""

@@ -28,35 +28,25 @@ _S = TypeVar("_S", bound="Share")
 # fail, though none of them takes long.
 _LEAST = 0.25
 # Seconds between the looks at a call that was out of time when it could not be ended.
-_LOOK_AGAIN = 0.25
+LOOK_AGAIN = 0.25
 # Seconds between two looks at those who wait for a share.
 _LOOK_APART = 0.005
 # Pauses that are remembered: those of the tries of some cut-overs.
 _MOST_PAUSES = 64
 
 
-class _Call:
-    __slots__ = ("began", "task")
-
-    def __init__(self, began: float | None) -> None:
-        self.began = time.monotonic() if began is None else began
-        self.task = asyncio.current_task()
-
-
-_CALL: ContextVar[_Call | None] = ContextVar("aiovec_call", default=None)
-
-
 class one_call:  # noqa: N801 - used as a function is
     """A user's call: what it waits for within counts from here, or from when it ``began``."""
 
-    __slots__ = ("_began", "_token")
-    _token: Token[_Call | None]
+    __slots__ = ("_token", "began", "task")
+    _token: Token[one_call | None]
 
     def __init__(self, began: float | None = None) -> None:
-        self._began = began
+        self.began = time.monotonic() if began is None else began
+        self.task = asyncio.current_task()
 
     def __enter__(self) -> None:
-        self._token = _CALL.set(_Call(self._began))
+        self._token = _CALL.set(self)
 
     def __exit__(
         self,
@@ -66,6 +56,9 @@ class one_call:  # noqa: N801 - used as a function is
     ) -> None:
         with suppress(ValueError):  # collected elsewhere, when its loop was closed under it
             _CALL.reset(self._token)
+
+
+_CALL: ContextVar[one_call | None] = ContextVar("aiovec_call", default=None)
 
 
 def own_time(starts: bool) -> AbstractContextManager[None]:
@@ -154,67 +147,32 @@ class Patience:
     """The time that a call has until its work begins.
 
     It counts from the start of the call under way, or from now where this is a ``new_call``.
-    ``paused_since`` tells the seconds since a moment that do not count.
+    What ``pauses`` there are does not count.
     """
 
-    __slots__ = ("_paused_since", "began", "limit")
+    __slots__ = ("_pauses", "began", "limit")
 
     def __init__(
         self,
         limit: float | None,
-        paused_since: Callable[[float], float] | None = None,
+        pauses: Pauses | None = None,
         *,
         new_call: bool = False,
     ) -> None:
         self.began = time.monotonic() if new_call else _began()
         self.limit = math.inf if limit is None else max(limit, _LEAST)
-        self._paused_since = paused_since
+        self._pauses = pauses
 
     def left(self) -> float:
         """The seconds that are left; not above 0 where none are."""
         left = self.began + self.limit - time.monotonic()
-        if left <= 0 and self._paused_since is not None:
-            left += self._paused_since(self.began)
+        if left <= 0 and self._pauses is not None:
+            left += self._pauses.since(self.began)
         return left
-
-    def when_over(self, act: Callable[[], bool]) -> _Watch:
-        """While this is held by ``with``: ``act`` is called when no time is left, and every now and
-        then until it returns that the call has ended."""
-        return _Watch(self, act)
 
     def error(self, reason: str) -> StoreBusyError:
         """Return the error of a call whose time has run out."""
         return StoreBusyError(reason, time.monotonic() - self.began)
-
-
-class _Watch:
-    """A timer that goes on for as long as there is time: pauses may come while it runs, and a
-    loop may be early (uvloop rounds to milliseconds)."""
-
-    __slots__ = ("_act", "_loop", "_patience", "_timer")
-
-    def __init__(self, patience: Patience, act: Callable[[], bool]) -> None:
-        self._patience = patience
-        self._act = act
-        self._loop = asyncio.get_running_loop()
-
-    def __enter__(self) -> None:
-        self._timer = self._loop.call_later(self._patience.left(), self._look)
-
-    def _look(self) -> None:
-        left = self._patience.left()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-        elif not self._act():
-            self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
 
 
 class Alarm:
@@ -228,7 +186,9 @@ class Alarm:
         self._rings_at = 0.0
 
     def within(self, seconds: float) -> None:
-        """Ring in so many seconds, unless it will ring sooner."""
+        """Ring in so many seconds, unless it will ring sooner; never in infinitely many."""
+        if seconds == math.inf:
+            return
         loop = asyncio.get_running_loop()
         rings_at = loop.time() + max(seconds, 0.0)
         if self._timer is not None:
@@ -326,7 +286,7 @@ class Admission:
         state.waiting.append(share)
         turn = share.begin_waiting()
         if share.patience is not None:
-            self._look_within(state, share.patience.left())
+            state.alarm.within(share.patience.left())
         try:
             await turn
             share.check()
@@ -380,12 +340,7 @@ class Admission:
         self._forget_gone(state)
         self._admit(state)
         if state.waiting:
-            self._look_within(state, max(soonest, _LOOK_APART))
-
-    @staticmethod
-    def _look_within(state: _State, seconds: float) -> None:
-        if seconds < math.inf:
-            state.alarm.within(seconds)
+            state.alarm.within(max(soonest, _LOOK_APART))
 
 
 class Share:

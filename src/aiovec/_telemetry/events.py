@@ -9,7 +9,7 @@ OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .._core.redaction import redacted
@@ -151,5 +151,15 @@ def _observer() -> Observer | None:
         return None  # not installed, or older than the one that the extra "otel" asks for
 
 
-_UNSEEN = nullcontext()
+class _Unseen(AbstractContextManager[None, None]):
+    """As ``nullcontext``, but makes no bound method for each ``with``: thousands may be waiting."""
+
+    @staticmethod
+    def __enter__() -> None: ...
+
+    @staticmethod
+    def __exit__(*_: object) -> None: ...
+
+
+_UNSEEN = _Unseen()
 _OBSERVER = _observer()

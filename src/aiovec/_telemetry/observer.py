@@ -271,7 +271,9 @@ class Watch:
         if operation.table is not None:
             attributes["db.collection.name"] = operation.table
             name = f"{name} {operation.table}"
-        waited = 0.0 if operation.began is None else time.monotonic() - operation.began
+        waited = 0.0
+        if operation.began is not None:
+            waited = max(waited, time.monotonic() - operation.began)
         self._span = self._tracer.start_span(
             name,
             kind=trace.SpanKind.CLIENT,
