@@ -44,6 +44,7 @@ from aiovec.backend import (
     TableStats,
     TextQuery,
     TextSearch,
+    Trimmer,
     Value,
     VectorIndexes,
     VectorQuery,
@@ -84,7 +85,7 @@ from .limits import Limits
 from .locks import moves
 from .locks.local import FOLDER, WriteLock
 from .locks.moves import FolderMarks, Marks
-from .memory import ReadAdmission, Trimmer
+from .memory import ReadAdmission
 from .once import Keys
 from .reads import TableReader
 from .search import Planner

@@ -45,6 +45,7 @@ from aiovec.backend import (
     TableStats,
     TextQuery,
     TextSearch,
+    Trimmer,
     Value,
     VectorQuery,
     WriteKey,
@@ -96,6 +97,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+# Of the connections in a second: freed memory that is given back then is not wanted again at once.
+_FEW_USES = 50
+
+
 class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, Restores, Advises):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
@@ -125,6 +130,8 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         self._exports = export_admission()
         self._exporting: PerLoop[set[Connection]] = PerLoop(set, _abandon)
         self._writing = write_admission(settings.write_queue)
+        self._trimmer = Trimmer(self._is_busy)
+        self._uses = 0  # since it was last asked whether the store is busy
         self._closed = False
         self._file: OpenFile | None = None
         # The migration's run that this object acts for, whatever the file's mark says.
@@ -146,6 +153,15 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             return False
         return super().supports(ability)
 
+    def _note_use(self) -> None:
+        self._uses += 1
+        self._trimmer.used()
+
+    def _is_busy(self) -> bool:
+        uses, self._uses = self._uses, 0
+        searching = self._resident is not None and not self._resident.idle
+        return searching or uses > _FEW_USES
+
     # Life
 
     async def open(self) -> None:
@@ -159,7 +175,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             if in_memory
             else partial(self._open_file, Path(self._target))
         )
-        connection = Connection(opener, "aiovec-sqlite-writer")
+        connection = Connection(opener, "aiovec-sqlite-writer", self._note_use)
         with translated(self._target):
             await connection
         self._connection = connection  # from now on ``close`` closes it
@@ -251,7 +267,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
     def _new_reader(self, name: str) -> Connection:
         opener = open_read_only if self.read_only else open_reader
         connector = partial(opener, Path(self._target), self._settings, self._file)
-        return Connection(connector, name)
+        return Connection(connector, name, self._note_use)
 
     async def close(self) -> None:
         self._closed = True
@@ -270,6 +286,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
                 with suppress(AiovecError, *failures(), ValueError):
                     await self._connection.run(self._bring_in_wal)
             await self._connection.close()
+        await self._trimmer.close()
 
     def _bring_in_wal(self, db: sqlite3.Connection) -> None:
         """As SQLite does where the last one closes; the driver would hold the GIL meanwhile."""

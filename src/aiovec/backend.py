@@ -63,7 +63,6 @@ from ._core.memory import (
     bound_allocator,
     default_budget,
     give_back,
-    resident_memory,
     size_text,
     total_memory,
 )
@@ -113,6 +112,7 @@ from ._core.threads import (
     to_its_end,
     wait_out,
 )
+from ._core.trimming import Trimmer
 from ._core.waiting import (
     Admission,
     Alarm,
@@ -411,6 +411,7 @@ __all__ = [
     "TextClause",
     "TextQuery",
     "TextSearch",
+    "Trimmer",
     "Tuning",
     "UInt64Array",
     "Unstoppable",
@@ -488,7 +489,6 @@ __all__ = [
     "redacted",
     "remove_abandoned",
     "rename_new",
-    "resident_memory",
     "retry_after_of",
     "room_at",
     "same_letter",

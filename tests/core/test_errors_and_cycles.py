@@ -121,3 +121,23 @@ async def test_a_call_that_waited_too_long_leaves_nothing() -> None:
     assert await left_by(admission.share(0, Patience(0)).take()) == ""
     held.give_back()
     assert admission.free()
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_a_task_is_gone_whatever_its_call_has_begun(store: VectorStore) -> None:
+    """Timers, and tasks in the background, have the context of the call that began them."""
+
+    async def call() -> list[Any]:
+        await store.search("notes", [1.0, 0.0])
+        await store.upsert("notes", [ROW])
+        return [await store.get("notes", ["a"])]
+
+    task = asyncio.ensure_future(call())
+    assert len(await task) == 1
+    gone = weakref.ref(task)
+    del task
+    for _ in range(200):
+        if gone() is None:
+            break
+        await asyncio.sleep(0.01)
+    assert gone() is None, gc.get_referrers(gone())

@@ -43,7 +43,7 @@ class one_call:  # noqa: N801 - used as a function is
 
     def __init__(self, began: float | None = None) -> None:
         self.began = time.monotonic() if began is None else began
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = asyncio.current_task()
 
     def __enter__(self) -> None:
         self._token = _CALL.set(self)
@@ -54,6 +54,7 @@ class one_call:  # noqa: N801 - used as a function is
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.task = None  # a timer or task that outlives it may have its context
         with suppress(ValueError):  # collected elsewhere, when its loop was closed under it
             _CALL.reset(self._token)
 

@@ -151,7 +151,7 @@ def _observer() -> Observer | None:
         return None  # not installed, or older than the one that the extra "otel" asks for
 
 
-class _Unseen(AbstractContextManager[None, None]):
+class Unseen(AbstractContextManager[None, None]):
     """As ``nullcontext``, but makes no bound method for each ``with``: thousands may be waiting."""
 
     @staticmethod
@@ -161,5 +161,5 @@ class _Unseen(AbstractContextManager[None, None]):
     def __exit__(*_: object) -> None: ...
 
 
-_UNSEEN = _Unseen()
+_UNSEEN = Unseen()
 _OBSERVER = _observer()
