@@ -31,7 +31,7 @@ async def exported(store: VectorStore) -> None:
             pass
 
 
-class AppError(Exception):
+class AppError(ValueError):
     """What a function of the app raises."""
 
 

@@ -14,6 +14,7 @@ from tests.waiting import until
 
 import aiovec
 from aiovec import Embed, Field, Hit, Schema, StoreBusyError, StoreClosedError, VectorStore
+from aiovec._core.engine import Engine
 from aiovec._core.waiting import Admission, Patience, Pauses, Share
 from aiovec._settings.load import RetrievalSettings
 from aiovec.backend import Found, TableHandle, TextQuery, VectorQuery
@@ -223,6 +224,21 @@ async def test_a_store_that_closes_ends_those_that_wait(store: VectorStore, gate
         assert isinstance(error, StoreClosedError)
     gate.open_gate.set()
     await asyncio.wait(calls)
+
+
+async def test_those_that_wait_go_to_the_backend_that_is_in_use_by_then(
+    store: VectorStore, gate: Gate
+) -> None:
+    calls = crowd(store)
+    await rounds()
+    other = Gate()
+    other.open_gate.set()
+    await other.create_table("notes", Schema(2))
+    store._follower.engine = Engine(other, RetrievalSettings())  # as where a migration has led
+    gate.open_gate.set()
+    found = await asyncio.gather(*calls)
+    assert [len(hits) for hits in found] == [min(n + 1, 3) for n in range(AT_ONCE)] + [0] * 40
+    assert len(gate.asked) == AT_ONCE
 
 
 async def test_what_ranks_anew_keeps_nobody_waiting_and_may_search(

@@ -52,7 +52,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries give memory back themselves")
-async def test_memory_is_given_back_behind_a_burst(tmp_path: Path) -> None:
+async def test_what_a_burst_took_is_given_back(tmp_path: Path) -> None:
     before, most, after = json.loads(await run_code(BURST, str(tmp_path / "s.db"), fresh=True))
     assert most > 1.3 * before, "the burst took nothing that could be given back"
     assert after < before + 0.5 * (most - before), (before, most, after)
