@@ -102,6 +102,7 @@ from ._core.schema import (
 from ._core.threads import (
     FORKED,
     Background,
+    Outcome,
     PerLoop,
     Unstoppable,
     in_idle_thread,
@@ -382,6 +383,7 @@ __all__ = [
     "Or",
     "Order",
     "Origin",
+    "Outcome",
     "Patience",
     "Pauses",
     "PayloadPatch",

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from aiovec.backend import Alarm, Found, Patience, PerLoop, TableHandle, VectorQuery
+from aiovec.backend import Alarm, Found, Outcome, Patience, PerLoop, TableHandle, VectorQuery
 from aiovec.errors import StoreBusyError
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
@@ -30,10 +30,10 @@ _AT_ONCE = 8
 _BUSY = "the searches of this process take too long"
 
 
-class Call:
+class Call(Outcome[list[Found]]):
     """The queries of one caller, who may have gone meanwhile."""
 
-    __slots__ = ("_error", "_found", "batch", "future", "patience", "queries", "since", "table")
+    __slots__ = ("batch", "future", "patience", "queries", "since", "table")
 
     def __init__(
         self,
@@ -42,35 +42,23 @@ class Call:
         future: asyncio.Future[None],
         patience: Patience,
     ) -> None:
+        super().__init__()
         self.table = table
         self.queries = queries
         self.future = future
         self.patience = patience
         self.since = time.perf_counter()
         self.batch: _Batch | None = None
-        self._found: list[Found] = []
-        self._error: Exception | None = None
 
     def succeed(self, found: list[Found]) -> None:
         if not self.future.done():
-            self._found = found
+            self._result = found
             self.future.set_result(None)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self._error = error
             self.future.set_result(None)
-
-    def outcome(self) -> list[Found]:
-        """Return the answers, or raise the error; nothing here refers to either then."""
-        error, self._error = self._error, None
-        if error is None:
-            found, self._found = self._found, []
-            return found
-        try:
-            raise error
-        finally:
-            del error
 
 
 class _Batch:

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import StoreClosedError
 from .moving import MoveMark
-from .threads import PerLoop, let_go, wait_out
+from .threads import Outcome, PerLoop, wait_out
 from .waiting import LOOK_AGAIN, Alarm, Patience, Pauses
 
 # Calls in one commit. More would make the first of them wait long for the last.
@@ -31,14 +31,15 @@ _LARGEST_GROUP = 512
 _ROUNDS_FOR_CALLERS = 3
 
 
-class WriteCall:
+class WriteCall(Outcome[Any]):
     """A write that waits, runs, or has its outcome. ``size`` counts its rows, as a group does."""
 
     __slots__ = (
-        "_error", "_result", "_start", "ended", "future", "gone", "patience", "settled", "size",
+        "_start", "ended", "future", "gone", "patience", "settled", "size",
     )  # fmt: skip
 
     def __init__(self, size: int = 1) -> None:
+        super().__init__()
         loop = asyncio.get_running_loop()
         self.size = size
         # Done when the caller may hear of it.
@@ -52,8 +53,6 @@ class WriteCall:
         # list is one step for all threads, so no lock is taken on the event loop.
         self._start = [True]
         self.ended = False
-        self._result: Any = None
-        self._error: BaseException | None = None
 
     # For the committer, on any thread
 
@@ -104,17 +103,6 @@ class WriteCall:
             self.settled.set_result(None)
         if not self.future.done():
             self.future.set_result(None)
-
-    def outcome(self) -> Any:
-        """Return the result, or raise the error, which nothing here refers to then."""
-        error, self._error = self._error, None
-        if error is None:
-            return self._result
-        let_go(error)
-        try:
-            raise error
-        finally:
-            del error
 
 
 _Call = TypeVar("_Call", bound=WriteCall)

@@ -167,6 +167,29 @@ def _clear(frame: FrameType | None) -> None:
         frame = frame.f_back
 
 
+class Outcome(Generic[_T]):
+    """What came of work that was done elsewhere. Who waits for it takes it, once, and nothing here
+    refers to it then: an error refers to the frames that it came through, and they to this."""
+
+    __slots__ = ("_error", "_result")
+
+    def __init__(self) -> None:
+        self._result: _T | None = None
+        self._error: BaseException | None = None
+
+    def outcome(self) -> _T:
+        """Return the result or raise the error."""
+        error, self._error = self._error, None
+        if error is None:
+            result, self._result = self._result, None
+            return result  # type: ignore[return-value]  # without an error it is the result
+        let_go(error)
+        try:
+            raise error
+        finally:
+            del error
+
+
 _MAY_GO_ON = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ..errors import StoreBusyError, StoreFullError
-from .threads import PerLoop
+from .threads import Outcome, PerLoop
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound="Share")
@@ -290,7 +290,7 @@ class Admission:
             state.alarm.within(share.patience.left())
         try:
             await turn
-            share.check()
+            share.outcome()
         except BaseException:
             if share.came:  # and the caller was cancelled at the same moment
                 self._give_back(state, share.size)
@@ -344,16 +344,17 @@ class Admission:
             state.alarm.within(max(soonest, _LOOK_APART))
 
 
-class Share:
+class Share(Outcome[None]):
     """A place among the calls that go on, and bytes for it.
 
     Thousands may wait for theirs, and the garbage collector looks through all that they hold: so
     this is all that the one who waits has of an ``Admission``.
     """
 
-    __slots__ = ("_admission", "_error", "_state", "came", "patience", "size", "turn")
+    __slots__ = ("_admission", "_state", "came", "patience", "size", "turn")
 
     def __init__(self, admission: Admission, size: int, patience: Patience | None) -> None:
+        super().__init__()
         self._admission = admission
         self._state: _State | None = None
         self.patience = patience
@@ -361,7 +362,6 @@ class Share:
         # While it waits.
         self.turn: asyncio.Future[None] | None = None
         self.came = False
-        self._error: Exception | None = None
 
     def resize(self, size: int) -> None:
         """Count so many bytes from now on, which turned out to be taken. Waits for none."""
@@ -416,15 +416,6 @@ class Share:
         if self.turn is not None and not self.turn.done():
             self._error = error
             self.turn.set_result(None)
-
-    def check(self) -> None:
-        """Raise the error of one that was given up, which nothing here refers to then."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
 
 
 # Each holds a snapshot, and a connection or some blocks of rows.
