@@ -44,7 +44,6 @@ from aiovec.backend import (
     TableStats,
     TextQuery,
     TextSearch,
-    Trimmer,
     Value,
     VectorIndexes,
     VectorQuery,
@@ -85,7 +84,7 @@ from .limits import Limits
 from .locks import moves
 from .locks.local import FOLDER, WriteLock
 from .locks.moves import FolderMarks, Marks
-from .memory import ReadAdmission
+from .memory import ReadAdmission, Trimmer
 from .once import Keys
 from .reads import TableReader
 from .search import Planner
@@ -135,6 +134,7 @@ class LancedbBackend(
             self._limits.read,
         )
         self._writing = write_admission(settings.write_queue)
+        self.busy_timeout = settings.busy_timeout
         self._exports = export_admission()
         self._planner = Planner(settings.recall_target, self._limits.read.candidate_bytes)
         self._indexing = Indexing(
@@ -158,10 +158,6 @@ class LancedbBackend(
     @property
     def target(self) -> str:
         return self._target.shown
-
-    @property
-    def busy_timeout(self) -> float:
-        return self._settings.busy_timeout
 
     @property
     def address(self) -> str:

@@ -98,7 +98,8 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self._client = Client(url, settings)
         self._writing = write_admission(_WRITES_AT_ONCE)
-        self._patience = settings.busy_timeout
+        self.busy_timeout = settings.busy_timeout
+        self.searches_at_once = settings.connections
         self._process = os.getpid()
         self._served = answers.Served()
         self._mark = ""
@@ -106,14 +107,6 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     @property
     def target(self) -> str:
         return self._client.target
-
-    @property
-    def busy_timeout(self) -> float:
-        return self._patience
-
-    @property
-    def searches_at_once(self) -> int:
-        return self._client.settings.connections
 
     # Life
 
@@ -185,7 +178,7 @@ class RemoteBackend(Backend, TextSearch, VectorIndexes, Snapshots, ReadOnly):
     # Writing
 
     def writing(self, size: int) -> AbstractAsyncContextManager[Share | None]:
-        return self._writing.share(size, Patience(self._patience))
+        return self._writing.share(size, Patience(self.busy_timeout))
 
     async def insert(
         self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False

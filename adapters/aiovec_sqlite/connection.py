@@ -68,15 +68,8 @@ class Connection(aiosqlite.Connection):
     It outlives the event loop that it was opened on, and may be used from the next one.
     """
 
-    def __init__(
-        self,
-        connector: Callable[[], sqlite3.Connection],
-        name: str,
-        used: Callable[[], None] = lambda: None,
-    ) -> None:
-        """``used`` is called where it gets work."""
+    def __init__(self, connector: Callable[[], sqlite3.Connection], name: str) -> None:
         super().__init__(connector, iter_chunk_size=64)
-        self._used = used
         self._process = os.getpid()
         self._file = ""
         self._whole = threading.Lock()
@@ -246,7 +239,6 @@ class Connection(aiosqlite.Connection):
             raise StoreClosedError(self._thread.name, FORKED)
         if self._closing:
             raise ValueError("Connection closed")
-        self._used()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[_T] = loop.create_future() if kind is None else kind(loop=loop)
         self._tx.put_nowait((done, work))

@@ -111,7 +111,7 @@ class ReaderPool:
         """
         self._check_open()
         readers = self._readers()
-        place = await self._places.share(0, Patience(self._busy_timeout)).__aenter__()
+        place = await self._places.share(0, Patience(self._busy_timeout)).take()
         try:
             with translated(self._target):
                 connection = await self._take(readers)
@@ -176,7 +176,7 @@ class ReaderPool:
         await asyncio.gather(*(connection.close_now() for connection in list(readers.open)))
         # Calls whose connections were still being opened give back last.
         for _ in range(self._size):
-            await self._places.share().__aenter__()
+            await self._places.share().take()
         readers.open.clear()
         readers.idle.clear()
 
@@ -208,7 +208,7 @@ class SharedConnection:
         theirs between, writes too."""
 
         async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-            turn = await self.turn().__aenter__()
+            turn = await self.turn().take()
             return await self._connection.run_cancellable(
                 lambda db, ticket: in_snapshot(db, ticket, work), turn.give_back
             )
@@ -220,7 +220,7 @@ class SharedConnection:
     ) -> _T:
         """As ``ReaderPool.run_outside_snapshot``."""
         self._check_open()
-        turn = await self._turns.share(0, Patience(self._busy_timeout)).__aenter__()
+        turn = await self._turns.share(0, Patience(self._busy_timeout)).take()
         try:
             self._check_open()
         except BaseException:

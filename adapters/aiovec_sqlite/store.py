@@ -45,7 +45,6 @@ from aiovec.backend import (
     TableStats,
     TextQuery,
     TextSearch,
-    Trimmer,
     Value,
     VectorQuery,
     WriteKey,
@@ -97,10 +96,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-# Of the connections in a second: freed memory that is given back then is not wanted again at once.
-_FEW_USES = 50
-
-
 class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, Restores, Advises):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
@@ -130,8 +125,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
         self._exports = export_admission()
         self._exporting: PerLoop[set[Connection]] = PerLoop(set, _abandon)
         self._writing = write_admission(settings.write_queue)
-        self._trimmer = Trimmer(self._is_busy)
-        self._uses = 0  # since it was last asked whether the store is busy
+        self.busy_timeout = settings.busy_timeout
         self._closed = False
         self._file: OpenFile | None = None
         # The migration's run that this object acts for, whatever the file's mark says.
@@ -144,23 +138,10 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
     def target(self) -> str:
         return self._target
 
-    @property
-    def busy_timeout(self) -> float:
-        return self._settings.busy_timeout
-
     def supports(self, ability: str) -> bool:
         if ability in ("text", "text-prefix") and not has_fts5():
             return False
         return super().supports(ability)
-
-    def _note_use(self) -> None:
-        self._uses += 1
-        self._trimmer.used()
-
-    def _is_busy(self) -> bool:
-        uses, self._uses = self._uses, 0
-        searching = self._resident is not None and not self._resident.idle
-        return searching or uses > _FEW_USES
 
     # Life
 
@@ -175,7 +156,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             if in_memory
             else partial(self._open_file, Path(self._target))
         )
-        connection = Connection(opener, "aiovec-sqlite-writer", self._note_use)
+        connection = Connection(opener, "aiovec-sqlite-writer")
         with translated(self._target):
             await connection
         self._connection = connection  # from now on ``close`` closes it
@@ -267,7 +248,7 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
     def _new_reader(self, name: str) -> Connection:
         opener = open_read_only if self.read_only else open_reader
         connector = partial(opener, Path(self._target), self._settings, self._file)
-        return Connection(connector, name, self._note_use)
+        return Connection(connector, name)
 
     async def close(self) -> None:
         self._closed = True
@@ -286,7 +267,6 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
                 with suppress(AiovecError, *failures(), ValueError):
                     await self._connection.run(self._bring_in_wal)
             await self._connection.close()
-        await self._trimmer.close()
 
     def _bring_in_wal(self, db: sqlite3.Connection) -> None:
         """As SQLite does where the last one closes; the driver would hold the GIL meanwhile."""

@@ -279,7 +279,7 @@ class Writer(Committer[_Call]):
     async def take(self) -> Callable[[], None]:
         if self._turn is None:
             return _nothing
-        return (await self._turn().__aenter__()).give_back
+        return (await self._turn().take()).give_back
 
     async def commit(self, group: list[_Call]) -> Held | None:
         return await self._connection.run_to_its_end(partial(self._commit, group))

@@ -57,12 +57,13 @@ from ._core.files import (
     rename_new,
     writing_to,
 )
-from ._core.group_commit import Committer, GroupCommit, Held, WriteCall, copy_of_error
+from ._core.group_commit import Committer, GroupCommit, Held, WriteCall
 from ._core.keys import Kept, WriteKey
 from ._core.memory import (
     bound_allocator,
     default_budget,
     give_back,
+    resident_memory,
     size_text,
     total_memory,
 )
@@ -105,6 +106,7 @@ from ._core.threads import (
     Outcome,
     PerLoop,
     Unstoppable,
+    copy_of_error,
     in_idle_thread,
     is_over,
     let_go,
@@ -113,7 +115,6 @@ from ._core.threads import (
     to_its_end,
     wait_out,
 )
-from ._core.trimming import Trimmer
 from ._core.waiting import (
     Admission,
     Alarm,
@@ -413,7 +414,6 @@ __all__ = [
     "TextClause",
     "TextQuery",
     "TextSearch",
-    "Trimmer",
     "Tuning",
     "UInt64Array",
     "Unstoppable",
@@ -491,6 +491,7 @@ __all__ = [
     "redacted",
     "remove_abandoned",
     "rename_new",
+    "resident_memory",
     "retry_after_of",
     "room_at",
     "same_letter",

@@ -100,7 +100,7 @@ async def left_by(call: Awaitable[object]) -> str:
     except (AiovecError, AppError) as exc:
         error = weakref.ref(exc)
     assert error is not None, "the call did not fail"
-    for _ in range(100):  # threads let go of what they were asked for last
+    for _ in range(2000):  # threads let go of what they were asked for last
         if error() is None:
             return ""
         await asyncio.sleep(0.005)

@@ -47,8 +47,8 @@ sys.meta_path.insert(0, Hidden())
     end = """
 print(asyncio.run(tour(sys.argv[1])) > 0)
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
-from aiovec._telemetry.events import Operation, Place, Unseen, watch, watch_searches
-assert isinstance(watch(Operation("count"), Place("sqlite", "x")), Unseen)
+from aiovec._telemetry.events import NOTHING, Operation, Place, watch, watch_searches
+assert watch(Operation("count"), Place("sqlite", "x")) is NOTHING
 assert watch_searches(Place("sqlite", "x"), "notes") is None
 """
     assert run(hidden + TOUR + end, tmp_path) == "True\n"

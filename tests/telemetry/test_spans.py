@@ -14,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.telemetry.able_backend import AbleBackend
 from tests.telemetry.conftest import Metrics, Spans
+from tests.waiting import until
 
 import aiovec
 import aiovec.sync
@@ -274,6 +275,7 @@ async def test_what_a_search_waits_for_its_turn_is_told(
     able._searches.by_vectors.calls = 1
     first = await able._searches.by_vectors.share().take()
     waiting = asyncio.ensure_future(able.search("notes", VECTOR))
+    await until(lambda: able._searches.by_vectors.waiting)
     await asyncio.sleep(0.3)
     if outcome == "found":
         first.give_back()
@@ -284,6 +286,7 @@ async def test_what_a_search_waits_for_its_turn_is_told(
     span = spans.only()
     assert span.attributes is not None
     assert span.attributes["db.collection.name"] == "notes"
+    assert span.attributes["aiovec.limit"] == 10
     error = outcome.__name__ if outcome is StoreBusyError else None
     assert span.attributes.get("error.type") == error
     assert span.attributes.get("aiovec.cancelled", False) is (outcome is asyncio.CancelledError)

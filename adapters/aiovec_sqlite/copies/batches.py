@@ -13,7 +13,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from aiovec.backend import Alarm, Found, Outcome, Patience, PerLoop, TableHandle, VectorQuery
+from aiovec.backend import (
+    Alarm,
+    Found,
+    Outcome,
+    Patience,
+    PerLoop,
+    TableHandle,
+    VectorQuery,
+    copy_of_error,
+)
 from aiovec.errors import StoreBusyError
 
 # Queries scanned together. More share the reading of the codes a little better, and let the first
@@ -279,5 +288,5 @@ def _refused(calls: list[Call], error: StoreBusyError) -> list[Call]:
     waiting = [call for call in calls if not call.future.done()]
     over = [call for call in waiting if call.patience.left() <= 0]
     for call in over or waiting:
-        call.fail(call.patience.error(error.reason) if over else error)
+        call.fail(call.patience.error(error.reason) if over else copy_of_error(error))
     return [call for call in waiting if not call.future.done()]

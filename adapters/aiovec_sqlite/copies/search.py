@@ -219,15 +219,10 @@ class ResidentSearch:
         Of searches that come together the first is answered so; the others find it under way, and
         are joined.
         """
-        if len(queries) > 1 or not self.idle:
+        if len(queries) > 1 or self._answering or not self._pipeline.idle:
             return False
         copy = self._tables[table.name].copy
         return copy is not None and copy.whole
-
-    @property
-    def idle(self) -> bool:
-        """True while no search waits or is being answered."""
-        return not self._answering and self._pipeline.idle
 
     def prepare(self, table: TableHandle) -> bool:
         """Return whether there is a copy; begin to make one where there is none."""

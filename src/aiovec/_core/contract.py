@@ -252,9 +252,6 @@ class IndexOptions(TypedDict, total=False):
     num_bits: int
 
 
-_SEARCHES_AT_ONCE = max(96, 32 * (os.cpu_count() or 1))
-
-
 class Backend(ABC):
     """A place where tables lie. The constructor does no I/O."""
 
@@ -269,27 +266,21 @@ class Backend(ABC):
     def target(self) -> str:
         """Where the store lies, as a user would name it; never a secret."""
 
+    busy_timeout: float | None = None
+    """Seconds that a call waits for its turn before StoreBusyError; None without a limit.
+    ``VectorStore`` has a search wait for so long too before it asks the backend."""
+
+    searches_at_once: int = max(96, 32 * (os.cpu_count() or 1))
+    """The most searches by vectors, and as many by words, that gain by being at work at once.
+    ``VectorStore`` has further ones wait, in their order whatever their tables. By default as many
+    as fill a batch of SQLite's on each core, and the next one."""
+
     keeps_keys: bool = False
     """True if the keys of writes are kept, so that a caller without an answer may repeat a write:
     by the promise "once", or with notes that miss only what a kill right behind a commit left."""
 
     upkeep: bool = True
     """Set to False before ``open`` by those who only look: no work begins in the background."""
-
-    @property
-    def busy_timeout(self) -> float | None:
-        """Seconds that a call waits for its turn before StoreBusyError; None without a limit.
-
-        ``VectorStore`` lets a search wait for so long too before it asks the backend.
-        """
-        return None
-
-    @property
-    def searches_at_once(self) -> int:
-        """The most searches that gain by being at work at once, of those by vectors and of those
-        by words; ``VectorStore`` lets further ones wait. By default as many as fill a batch on
-        each core."""
-        return _SEARCHES_AT_ONCE
 
     @property
     def address(self) -> str:

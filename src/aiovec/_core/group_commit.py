@@ -8,7 +8,6 @@ and releases it.
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 import time
 from abc import ABC, abstractmethod
@@ -20,8 +19,8 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import StoreClosedError
 from .moving import MoveMark
-from .threads import Outcome, PerLoop, wait_out
-from .waiting import LOOK_AGAIN, Alarm, Patience, Pauses
+from .threads import Outcome, PerLoop, copy_of_error, wait_out
+from .waiting import LOOK_APART, Alarm, Patience, Pauses
 
 # Calls in one commit. More would make the first of them wait long for the last.
 _LARGEST_GROUP = 512
@@ -29,6 +28,8 @@ _LARGEST_GROUP = 512
 # those who write again at once share it. If it began without them, they would also compete with its
 # thread for the interpreter.
 _ROUNDS_FOR_CALLERS = 3
+# Seconds between the looks at a call that was out of time when its work had begun.
+_LOOK_AGAIN = 0.25
 
 
 class WriteCall(Outcome[Any]):
@@ -62,6 +63,11 @@ class WriteCall(Outcome[Any]):
             return self._start.pop()
         except IndexError:
             return False
+
+    @property
+    def waits(self) -> bool:
+        """True while the work has not begun, or waits again."""
+        return bool(self._start)
 
     def wait_again(self) -> None:
         """Let a call that began wait for another commit: nothing of its work was kept.
@@ -173,8 +179,8 @@ class _Queue(Generic[_Call]):
 
     def __init__(self, look: Callable[[_Queue[_Call]], None]) -> None:
         self.calls: deque[_Call] = deque()
-        # These, those of the commit that runs, and those whose callers have not heard yet.
-        self.under_way: set[_Call] = set()
+        # Also those of the commit that runs, and those whose callers have not heard yet; in order.
+        self.under_way: dict[_Call, None] = {}
         self.alarm = Alarm(partial(look, self))
         self.running: asyncio.Task[None] | None = None
         # The lock was asked for, and others had it.
@@ -208,7 +214,7 @@ class GroupCommit(Generic[_Call]):
         queue = self._queue()
         call.patience = patience
         queue.calls.append(call)
-        queue.under_way.add(call)
+        queue.under_way[call] = None
         queue.alarm.within(patience.left())
         if queue.running is None or queue.running.done():
             queue.running = asyncio.get_running_loop().create_task(self._drain(queue))
@@ -220,24 +226,25 @@ class GroupCommit(Generic[_Call]):
                 await wait_out(call.settled)
             raise
         finally:
-            queue.under_way.discard(call)
+            del queue.under_way[call]
             if not queue.under_way:
                 queue.alarm.cancel()
         return call.outcome()
 
     def _look(self, queue: _Queue[_Call]) -> None:
-        """Have those fail whose time is over, and look again when the next one's may be: pauses
-        may come meanwhile, and calls whose work has begun may wait again."""
+        """Have calls fail whose time is over. Look again when the next one's may be: pauses may
+        come meanwhile, and calls whose work has begun may wait again."""
         soonest = math.inf
         for call in queue.under_way:
             if call.patience is None or call.ended:
                 continue
             left = call.patience.left()
             if left <= 0:
-                ended = call.give_up(call.patience.error(self._why_it_waited(queue)))
-                left = math.inf if ended else LOOK_AGAIN
+                if call.waits and call.give_up(call.patience.error(self._why_it_waited(queue))):
+                    continue
+                left = _LOOK_AGAIN
             soonest = min(soonest, left)
-        queue.alarm.within(soonest)
+        queue.alarm.within(max(soonest, LOOK_APART))
 
     def _why_it_waited(self, queue: _Queue[_Call]) -> str:
         if queue.locked:
@@ -364,13 +371,3 @@ class GroupCommit(Generic[_Call]):
             pass
         finally:  # also of a loop that was closed meanwhile
             self._pauses.end(began)
-
-
-def copy_of_error(error: Exception) -> Exception:
-    """Return the error for a further caller: raising it writes the traceback into it."""
-    try:
-        copied = copy.copy(error)
-    except Exception:  # noqa: BLE001 - an error of somebody else's work, made in its own way
-        return error
-    copied.__cause__ = error.__cause__
-    return copied

@@ -50,6 +50,7 @@ from .records import Hit, Rank
 from .results import Results, columns_of
 from .schema import Field, Metric
 from .threads import wait_out
+from .waiting import call_began, one_call
 
 _T = TypeVar("_T")
 
@@ -299,19 +300,25 @@ class Search:
     ) -> list[Hit]:
         """Return the fused hits of two searches for so many hits, which run at once."""
 
+        began: float | None = call_began()
+
         async def both(count: int) -> dict[str, Listed]:
+            nonlocal began
             lists: dict[str, Listed] = {}
 
             async def vector() -> None:
-                lists["vector"] = await by_vector(count)
+                with one_call(began):
+                    lists["vector"] = await by_vector(count)
 
             async def text() -> None:
                 # The other one takes longer, and two threads that begin at once keep each other
                 # waiting for the interpreter (``python -m bench text``).
                 await asyncio.sleep(0)
-                lists["text"] = await by_text(count)
+                with one_call(began):
+                    lists["text"] = await by_text(count)
 
             await together(vector(), text())
+            began = None  # the work so far is no time that the store let it wait
             return lists
 
         if self._ref is None:

@@ -1045,19 +1045,20 @@ class VectorStore:
         of each of the ``limit`` best values. Rows without a value are a group of their own.
         """
         from .._input.rows import effort_of_query
-        from .._input.vectors import one_query
+        from .._input.vectors import kept_query, one_query
 
+        options = SearchOptions(
+            limit=limit, where=where, select=select, model=model, exact=exact, tuning=tuning,
+            include_vector=include_vector, diversity=diversity, rerank=rerank, fetch_k=fetch_k,
+            min_score=min_score, max_distance=max_distance, group_by=group_by, per_group=per_group,
+        )  # fmt: skip
         texts = _texts_of(vector)
-        async with self._turn("search", table, embeds=bool(texts)) as turn:
-            found = await self._search(
-                turn, partial(one_query, vector), effort_of_query(vector), texts,
-                SearchOptions(
-                    limit=limit, where=where, select=select, model=model, exact=exact,
-                    tuning=tuning, include_vector=include_vector, diversity=diversity,
-                    rerank=rerank, fetch_k=fetch_k, min_score=min_score, max_distance=max_distance,
-                    group_by=group_by, per_group=per_group,
-                ),
-            )  # fmt: skip
+        effort = effort_of_query(vector)
+        turn = self._turn(_search_operation("search", table, options), embeds=bool(texts))
+        if turn.waits:  # its caller may write the next one into the same place
+            vector = kept_query(vector)
+        async with turn:
+            found = await self._search(turn, partial(one_query, vector), effort, texts, options)
         return found[0]
 
     async def search_many(
@@ -1086,7 +1087,7 @@ class VectorStore:
         ``group_by``, each vector is searched for by itself.
         """
         from .._input.rows import effort_of
-        from .._input.vectors import collect_vectors, many_queries, texts_among
+        from .._input.vectors import collect_vectors, kept_query, many_queries, texts_among
 
         one: Where = None
         wheres: tuple[Where, ...] | None = None
@@ -1094,19 +1095,22 @@ class VectorStore:
             wheres = tuple(where)
         else:
             one = where
+        options = SearchOptions(
+            limit=limit, where=one, wheres=wheres, select=select, model=model, exact=exact,
+            tuning=tuning, include_vector=include_vector, diversity=diversity, rerank=rerank,
+            fetch_k=fetch_k, min_score=min_score, max_distance=max_distance, group_by=group_by,
+            per_group=per_group,
+        )  # fmt: skip
         collected = await collect_vectors(vectors, self._read_in_thread)
         effort = effort_of(collected)
         texts = await off_loop(effort, texts_among, collected)
-        async with self._turn("search_many", table, embeds=bool(texts)) as turn:
+        turn = self._turn(_search_operation("search_many", table, options), embeds=bool(texts))
+        if turn.waits:
+            collected = kept_query(collected)
+        async with turn:
             return await self._search(
-                turn, partial(many_queries, collected), effort, texts,
-                SearchOptions(
-                    limit=limit, where=one, wheres=wheres, select=select, model=model, exact=exact,
-                    tuning=tuning, include_vector=include_vector, diversity=diversity,
-                    rerank=rerank, fetch_k=fetch_k, min_score=min_score, max_distance=max_distance,
-                    group_by=group_by, per_group=per_group,
-                ),
-            )  # fmt: skip
+                turn, partial(many_queries, collected), effort, texts, options
+            )
 
     async def _search(
         self,
@@ -1116,13 +1120,16 @@ class VectorStore:
         texts: Mapping[int, str],
         options: SearchOptions,
     ) -> list[Results[Hit]]:
-        operation = _search_operation(turn.name, turn.table, options)
+        operation = turn.operation
 
         async def search(engine: Engine, handle: TableHandle) -> Ranked:
             check_model(handle, options.model)
             schema = handle.schema
             where = await self._bind(options.where, schema)
-            made = await self._vectors_of(engine, handle, texts, options.model) if texts else {}
+            made = {}
+            if texts:
+                turn.give_back()  # of an attempt before: the embedder may search itself
+                made = await self._vectors_of(engine, handle, texts, options.model)
             vectors = await off_loop(effort, queries, schema, made)
             operation.batch = len(vectors)
             wheres = None
@@ -1140,25 +1147,23 @@ class VectorStore:
             operation.returned = sum(map(len, hits))
             return prepared.ranked(hits, vectors)
 
-        return await self._searched(turn, operation, options, search)
+        return await self._searched(turn, options, search)
 
     async def _searched(
         self,
         turn: SearchTurn,
-        operation: Operation,
         options: SearchOptions,
         act: Callable[[Engine, TableHandle], Awaitable[Ranked]],
     ) -> list[Results[Hit]]:
-        operation.began = turn.began
-        ranked = await self._on_table(operation, act)
+        ranked = await self._on_table(turn.operation, act)
         turn.give_back()  # no other search waits for what reranks
         return await finished(ranked, options, self._rerank_threads)
 
-    def _turn(self, name: str, table: str, *, embeds: bool = False) -> SearchTurn:
+    def _turn(self, operation: Operation, *, embeds: bool = False) -> SearchTurn:
         """A search's turn among those of this store."""
-        check_table_name(table)
+        check_table_name(operation.table)
         self._enter()
-        return self._searches.of(self._follower.engine, name, table, embeds=embeds)
+        return self._searches.of(self._follower.engine, operation, embeds=embeds)
 
     async def search_like(
         self,
@@ -1211,8 +1216,8 @@ class VectorStore:
             operation.returned = len(hits[0])
             return prepared.ranked(hits, [vector])
 
-        async with self._turn("search_like", table) as turn:
-            return (await self._searched(turn, operation, options, search))[0]
+        async with self._turn(operation) as turn:
+            return (await self._searched(turn, options, search))[0]
 
     async def _vectors_of(
         self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
@@ -1287,8 +1292,8 @@ class VectorStore:
             operation.returned = len(hits)
             return prepared.ranked([hits], None)
 
-        async with self._turn("search_text", table) as turn:
-            return (await self._searched(turn, operation, options, search))[0]
+        async with self._turn(operation) as turn:
+            return (await self._searched(turn, options, search))[0]
 
     async def search_hybrid(
         self,
@@ -1328,7 +1333,7 @@ class VectorStore:
         of the query as it is, with these in it.
         """
         from .._input.rows import effort_of_query
-        from .._input.vectors import query_vector
+        from .._input.vectors import kept_query, query_vector
 
         _check_query(query)
         options = SearchOptions(
@@ -1349,7 +1354,10 @@ class VectorStore:
             embeds = handle.schema.embed is not None and texts
 
             async def checked() -> Any:
-                made = await self._vectors_of(engine, handle, texts, model) if embeds else {}
+                made = {}
+                if embeds:
+                    turn.give_back()  # of an attempt before: the embedder may search itself
+                    made = await self._vectors_of(engine, handle, texts, model)
                 given = made.get(0, vector)
                 return await off_loop(effort_of_query(given), query_vector, given, handle.schema)
 
@@ -1357,11 +1365,13 @@ class VectorStore:
             prepared = await Search.of(engine.backend, handle, options, where, fuses=True)
 
             async def by_vector(count: int) -> Listed:
-                if not known:
+                embedded = not known
+                if embedded:
                     known.append(await checked())
-                    await turn.take_late()
                 one = _search_operation("search", table, options, count)
-                with watch(one, engine.place):
+                with watch(one, engine.place), own_time(embedded):
+                    if embedded:
+                        await turn.take_late()
                     began = time.perf_counter()
                     listed = await prepared.list_by_vector(known[0], count)
                     self._advisor.searched(engine, handle, time.perf_counter() - began)
@@ -1371,7 +1381,14 @@ class VectorStore:
             async def by_text(count: int) -> Listed:
                 one = _search_operation("search_text", table, options, count)
                 with watch(one, engine.place):
-                    listed = await prepared.list_by_clauses(clauses, count, where)
+                    # While the vector is made the search has no turn.
+                    words = (
+                        self._searches.share_by_words(engine)
+                        if embeds
+                        else contextlib.nullcontext()
+                    )
+                    async with words:
+                        listed = await prepared.list_by_clauses(clauses, count, where)
                     one.returned = len(listed.ids)
                     return listed
 
@@ -1379,8 +1396,11 @@ class VectorStore:
             operation.returned = len(hits)
             return prepared.ranked([hits], None)
 
-        async with self._turn("search_hybrid", table, embeds=may_embed) as turn:
-            return (await self._searched(turn, operation, options, search))[0]
+        turn = self._turn(operation, embeds=may_embed)
+        if turn.waits:
+            vector = kept_query(vector)
+        async with turn:
+            return (await self._searched(turn, options, search))[0]
 
     # Upkeep
 
@@ -1477,12 +1497,19 @@ class VectorStore:
             raise StoreClosedError(self.target)
         self._loop.enter(self.target)
 
-    async def _call(
+    def _call(
+        self,
+        operation: Operation,
+        act: Callable[[Engine], Awaitable[_T]],
+        result: Callable[[int | None], _T] = once.as_it_is,
+    ) -> Coroutine[Any, Any, _T]:
+        return self._run(operation, act, result)
+
+    async def _run(
         self,
         operation: Operation,
         act: Callable[..., Awaitable[_T]],
-        result: Callable[[int | None], _T] = once.as_it_is,
-        *,
+        result: Callable[[int | None], _T],
         table: str | None = None,
     ) -> _T:
         """Run ``act`` on the backend in use, again where the table or the backend changed.
@@ -1521,7 +1548,7 @@ class VectorStore:
         act: Callable[[Engine, TableHandle], Awaitable[_T]],
         result: Callable[[int | None], _T] = once.as_it_is,
     ) -> Coroutine[Any, Any, _T]:
-        return self._call(operation, act, result, table=check_table_name(operation.table))
+        return self._run(operation, act, result, check_table_name(operation.table))
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """The ids that a user passed in, read once, as ``check`` gives them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import copy
 import inspect
 import os
 import queue
@@ -136,9 +137,9 @@ FORKED = "it was opened before this process was forked; open a store in each pro
 
 
 def let_go(error: BaseException) -> None:
-    """Have the functions that an error came through, and those behind it, hold nothing any more.
+    """Clear the variables of the functions that an error, and those behind it, came through.
 
-    What they held may refer to the error, and then only the garbage collector would free it. And a
+    One of them may refer to the error, and then only the garbage collector would free it. And a
     cursor of SQLite would be reset where the error is dropped, on another thread: that waits for
     the statement which runs here, and it crashes where this thread is just closing.
     """
@@ -167,9 +168,22 @@ def _clear(frame: FrameType | None) -> None:
         frame = frame.f_back
 
 
+def copy_of_error(error: Exception) -> Exception:
+    """Return the error for a further caller: raising it writes the traceback into it."""
+    try:
+        copied = copy.copy(error)
+    except Exception:  # noqa: BLE001 - an error of somebody else's work, made in its own way
+        return error
+    copied.__cause__ = error.__cause__
+    return copied
+
+
 class Outcome(Generic[_T]):
-    """What came of work that was done elsewhere. Who waits for it takes it, once, and nothing here
-    refers to it then: an error refers to the frames that it came through, and they to this."""
+    """The result or the error of work that was done elsewhere.
+
+    ``outcome`` gives it once, and drops it: an error refers to the frames that it came through, and
+    where one of these referred to the error, only the garbage collector would free them.
+    """
 
     __slots__ = ("_error", "_result")
 

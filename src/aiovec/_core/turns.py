@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._telemetry.events import Operation, watch
+from .._telemetry.events import watch
 from .waiting import Admission, Patience, Share
 
 if TYPE_CHECKING:
+    from .._telemetry.events import Operation
     from .engine import Engine
 
 
@@ -26,11 +27,16 @@ class SearchTurns:
         reason = "other searches of this process take too long"
         self.by_vectors, self.by_words = Admission(reason), Admission(reason)
 
-    def of(self, engine: Engine, name: str, table: str, *, embeds: bool = False) -> SearchTurn:
+    def of(self, engine: Engine, operation: Operation, *, embeds: bool = False) -> SearchTurn:
         """The turn of a search, to be held while it is at work."""
-        searches = self.by_words if name == "search_text" else self.by_vectors
+        searches = self.by_words if operation.name == "search_text" else self.by_vectors
         searches.calls = engine.backend.searches_at_once
-        return SearchTurn(searches, engine, name, table, embeds=embeds)
+        return SearchTurn(searches, engine, operation, embeds=embeds)
+
+    def share_by_words(self, engine: Engine) -> Share:
+        """A place among the searches by words, for a part of another search."""
+        self.by_words.calls = engine.backend.searches_at_once
+        return self.by_words.share(0, Patience(engine.backend.busy_timeout))
 
     def close(self, error: Exception) -> None:
         """Have those that wait end with the error."""
@@ -45,17 +51,16 @@ class SearchTurn(Share):
     waits for that.
     """
 
-    __slots__ = ("_embeds", "_engine", "began", "name", "table")
+    __slots__ = ("_embeds", "_engine", "operation")
 
     def __init__(
-        self, admission: Admission, engine: Engine, name: str, table: str, *, embeds: bool
+        self, admission: Admission, engine: Engine, operation: Operation, *, embeds: bool
     ) -> None:
         patience = Patience(engine.backend.busy_timeout, new_call=True)
         super().__init__(admission, 0, patience)
-        self.began = patience.began
+        operation.began = patience.began
+        self.operation = operation
         self._engine = engine
-        self.name = name
-        self.table = table
         self._embeds = embeds
 
     async def __aenter__(self) -> SearchTurn:
@@ -63,12 +68,12 @@ class SearchTurn(Share):
             try:
                 await self.take()
             except BaseException:
-                with watch(Operation(self.name, self.table, began=self.began), self._engine.place):
+                with watch(self.operation, self._engine.place):
                     raise
         return self
 
     async def take_late(self) -> None:
-        """Take it now, unless an attempt before has. What it waits counts from the step's start."""
+        """Take it now, where it is not held. What it waits counts from the step's start."""
         if self._state is None:
             self.patience = Patience(self._engine.backend.busy_timeout)
             await self.take()

@@ -12,14 +12,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import Context, ContextVar, Token
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ..errors import StoreBusyError, StoreFullError
-from .threads import Outcome, PerLoop
+from .nothing import NOTHING
+from .threads import Outcome, PerLoop, copy_of_error
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound="Share")
@@ -27,10 +28,8 @@ _S = TypeVar("_S", bound="Share")
 # Seconds that a call waits at least: without any, of calls that begin together all but one would
 # fail, though none of them takes long.
 _LEAST = 0.25
-# Seconds between the looks at a call that was out of time when it could not be ended.
-LOOK_AGAIN = 0.25
-# Seconds between two looks at those who wait for a share.
-_LOOK_APART = 0.005
+# Seconds between two looks at those who wait, at least: a look at thousands takes milliseconds.
+LOOK_APART = 0.05
 # Pauses that are remembered: those of the tries of some cut-overs.
 _MOST_PAUSES = 64
 
@@ -65,13 +64,10 @@ _CALL: ContextVar[one_call | None] = ContextVar("aiovec_call", default=None)
 def own_time(starts: bool) -> AbstractContextManager[None]:
     """With ``starts``, what a call waits for within counts from here: an embedder's time, which
     has limits of its own, is no time that the store let it wait."""
-    return one_call() if starts else _NOTHING_STARTS
+    return one_call() if starts else NOTHING
 
 
-_NOTHING_STARTS = nullcontext()
-
-
-def _began() -> float:
+def call_began() -> float:
     """When the call under way began. Work in the background, which is a task of its own, inherits
     the context of the call that started it, but is no part of that call: it begins now."""
     current = _CALL.get()
@@ -160,7 +156,7 @@ class Patience:
         *,
         new_call: bool = False,
     ) -> None:
-        self.began = time.monotonic() if new_call else _began()
+        self.began = time.monotonic() if new_call else call_began()
         self.limit = math.inf if limit is None else max(limit, _LEAST)
         self._pauses = pauses
 
@@ -224,7 +220,7 @@ class _State:
         self.calls = 0
         self.used = 0
         self.waiting: deque[Share] = deque()
-        self.gone = 0  # callers that left since those were last removed from ``waiting``
+        self.gone = 0  # about so many of ``waiting`` have left
         self.alarm = Alarm(partial(look, self))
 
 
@@ -249,7 +245,7 @@ class Admission:
     @property
     def waiting(self) -> int:
         """The number of callers that wait for a share."""
-        return sum(not share.gone for share in self._state().waiting)
+        return sum(not share._gone for share in self._state().waiting)
 
     def free(self, size: int = 0) -> bool:
         """Return whether a share of this size is available without waiting."""
@@ -261,11 +257,11 @@ class Admission:
         return Share(self, size, patience)
 
     def close(self, error: Exception) -> None:
-        """Have those that wait end with the error."""
+        """Have those that wait end with copies of the error."""
         state = self._state()
         state.alarm.cancel()
         for share in state.waiting:
-            share.give_up(error)
+            share._give_up(copy_of_error(error))  # one that many raised would have all their frames
         state.waiting.clear()
 
     def _bounded(self, size: int) -> int:
@@ -283,32 +279,32 @@ class Admission:
         if free or (not state.waiting and self._fits(state, size)):
             state.calls += 1
             state.used += size
-            return share.held(state)
+            return share._hold(state)
         state.waiting.append(share)
-        turn = share.begin_waiting()
+        turn = share._begin_waiting()
         if share.patience is not None:
             state.alarm.within(share.patience.left())
         try:
             await turn
             share.outcome()
         except BaseException:
-            if share.came:  # and the caller was cancelled at the same moment
+            if share._came:  # and the caller was cancelled at the same moment
                 self._give_back(state, share.size)
             else:
                 self._leave(state, share)
             raise
-        return share.held(state)
+        return share._hold(state)
 
     def _leave(self, state: _State, share: Share) -> None:
         # To look for one among thousands takes long where all of them leave at once.
-        share.turn = None
+        share._turn = None
         state.gone += 1
         if 2 * state.gone > len(state.waiting):
             self._forget_gone(state)
         self._admit(state)
 
     def _forget_gone(self, state: _State) -> None:
-        state.waiting = deque(share for share in state.waiting if not share.gone)
+        state.waiting = deque(share for share in state.waiting if not share._gone)
         state.gone = 0
 
     def _give_back(self, state: _State, size: int) -> None:
@@ -319,29 +315,29 @@ class Admission:
     def _admit(self, state: _State) -> None:
         while state.waiting:
             share = state.waiting[0]
-            if not share.gone:
+            if not share._gone:
                 if not self._fits(state, share.size):
                     return
                 state.calls += 1
                 state.used += share.size
-                share.begin()
+                share._begin()
             state.waiting.popleft()
 
     def _look(self, state: _State) -> None:
         """Have those end whose time is over."""
         soonest = math.inf
         for share in state.waiting:
-            if share.patience is None or share.gone:
+            if share.patience is None or share._gone:
                 continue
             left = share.patience.left()
             if left <= 0:
-                share.give_up(share.patience.error(self.reason))
+                share._give_up(share.patience.error(self.reason))
             else:
                 soonest = min(soonest, left)
         self._forget_gone(state)
         self._admit(state)
         if state.waiting:
-            state.alarm.within(max(soonest, _LOOK_APART))
+            state.alarm.within(max(soonest, LOOK_APART))
 
 
 class Share(Outcome[None]):
@@ -351,7 +347,7 @@ class Share(Outcome[None]):
     this is all that the one who waits has of an ``Admission``.
     """
 
-    __slots__ = ("_admission", "_state", "came", "patience", "size", "turn")
+    __slots__ = ("_admission", "_came", "_state", "_turn", "patience", "size")
 
     def __init__(self, admission: Admission, size: int, patience: Patience | None) -> None:
         super().__init__()
@@ -360,8 +356,8 @@ class Share(Outcome[None]):
         self.patience = patience
         self.size = size
         # While it waits.
-        self.turn: asyncio.Future[None] | None = None
-        self.came = False
+        self._turn: asyncio.Future[None] | None = None
+        self._came = False
 
     def resize(self, size: int) -> None:
         """Count so many bytes from now on, which turned out to be taken. Waits for none."""
@@ -374,11 +370,16 @@ class Share(Outcome[None]):
     def __aenter__(self) -> Coroutine[Any, Any, Self]:
         return self.take()
 
+    @property
+    def waits(self) -> bool:
+        """True if it would have to wait now."""
+        return not self._admission.free(self.size)
+
     def take(self) -> Coroutine[Any, Any, Self]:
         return self._admission._take(self)
 
-    def held(self, state: _State) -> Self:
-        self._state, self.turn, self.came = state, None, False
+    def _hold(self, state: _State) -> Self:
+        self._state, self._turn = state, None
         return self
 
     async def __aexit__(
@@ -398,24 +399,25 @@ class Share(Outcome[None]):
     # While it waits
 
     @property
-    def gone(self) -> bool:
+    def _gone(self) -> bool:
         """True if its caller has left, or cannot go on as its event loop was closed."""
-        turn = self.turn
+        turn = self._turn
         return turn is None or turn.done() or turn.get_loop().is_closed()
 
-    def begin_waiting(self) -> asyncio.Future[None]:
-        self.turn = asyncio.get_running_loop().create_future()
-        return self.turn
+    def _begin_waiting(self) -> asyncio.Future[None]:
+        self._turn = asyncio.get_running_loop().create_future()
+        self._came, self._error = False, None  # it may have waited before
+        return self._turn
 
-    def begin(self) -> None:
-        self.came = True
-        if self.turn is not None:
-            self.turn.set_result(None)
+    def _begin(self) -> None:
+        self._came = True
+        if self._turn is not None:
+            self._turn.set_result(None)
 
-    def give_up(self, error: Exception) -> None:
-        if self.turn is not None and not self.turn.done():
+    def _give_up(self, error: Exception) -> None:
+        if self._turn is not None and not self._turn.done():
             self._error = error
-            self.turn.set_result(None)
+            self._turn.set_result(None)
 
 
 # Each holds a snapshot, and a connection or some blocks of rows.

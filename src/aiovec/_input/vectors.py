@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from .._arrays import Float32Array
 from .._arrow import check_array, is_number, one_array, plain
-from .._core.pool import LITTLE
+from .._core.pool import LITTLE, NUMBERS_A_VALUE
 from .._core.schema import Schema
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
 from .arguments import is_iterable, read_all
@@ -31,6 +31,18 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
     _refuse_long(vector, schema)
     array = matrix_of([vector], schema, lambda _: (None, None))
     return cast("Float32Array", array[0])
+
+
+def kept_query(given: Any) -> Any:
+    """A vector or small matrix as it is now, of the kinds that a caller may write into again.
+
+    What is large is read in a thread in any case, and its caller must leave it alone meanwhile.
+    """
+    if type(given) is list and len(given) <= LITTLE:
+        return list(given)
+    if type(given) is np.ndarray and given.size <= NUMBERS_A_VALUE * LITTLE:
+        return given.copy()
+    return given
 
 
 def one_query(vector: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:

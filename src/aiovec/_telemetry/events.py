@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from .._core.nothing import NOTHING
 from .._core.redaction import redacted
 
 if TYPE_CHECKING:
@@ -51,14 +52,13 @@ class Operation:
         limit: int | None = None,
         filtered: bool | None = None,
         exact: bool | None = None,
-        began: float | None = None,
     ) -> None:
         self.name = name
         self.table = table
         self.limit = limit
         self.filtered = filtered
         self.exact = exact
-        self.began = began
+        self.began: float | None = None
         """When it was called, by ``time.monotonic``, where that was before it is watched."""
         self.place: Place | None = None
         """Where it went; the store may have followed its TOML meanwhile."""
@@ -108,19 +108,19 @@ class MemorySource(Protocol):
 def watch(operation: Operation, place: Place) -> AbstractContextManager[object, None]:
     """Tell of what is done within: a span that is the current one, and its metrics."""
     if _OBSERVER is None or not _OBSERVER.is_heard():
-        return _UNSEEN
+        return NOTHING
     return _OBSERVER.watch(operation, place)
 
 
 def watch_embedding(embedding: Embedding, place: Place) -> AbstractContextManager[object]:
     """Tell of the vectors that are made within: a span that is the current one, and its metrics."""
-    return _UNSEEN if _OBSERVER is None else _OBSERVER.watch_embedding(embedding, place)
+    return NOTHING if _OBSERVER is None else _OBSERVER.watch_embedding(embedding, place)
 
 
 def watch_request(request: HttpRequest) -> AbstractContextManager[object]:
     """Tell of a request: a span that is the current one, child of the caller's, and its metric."""
     if _OBSERVER is None or not _OBSERVER.is_heard():
-        return _UNSEEN
+        return NOTHING
     return _OBSERVER.watch_request(request)
 
 
@@ -151,15 +151,4 @@ def _observer() -> Observer | None:
         return None  # not installed, or older than the one that the extra "otel" asks for
 
 
-class Unseen(AbstractContextManager[None, None]):
-    """As ``nullcontext``, but makes no bound method for each ``with``: thousands may be waiting."""
-
-    @staticmethod
-    def __enter__() -> None: ...
-
-    @staticmethod
-    def __exit__(*_: object) -> None: ...
-
-
-_UNSEEN = Unseen()
 _OBSERVER = _observer()
