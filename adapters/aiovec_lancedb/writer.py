@@ -210,8 +210,9 @@ class TableWriter(Committer[_Call]):
         group = await self._begun(group)
         outcomes = await self._outcomes([call.work for call in group]) if group else []
         await self._note_ends(group, outcomes)
-        for call, outcome in zip(group, outcomes, strict=True):
-            call.end(outcome)
+        outcomes.reverse()
+        for call in group:  # an error refers to this frame, which keeps none of them
+            call.end(outcomes.pop())
 
     async def _begun(self, group: list[_Call]) -> list[_Call]:
         """Note the calls' keys; return the calls without those that their keys end."""

@@ -415,6 +415,7 @@ class Unstoppable(Awaitable[_T]):
         steps = self._work.__await__()
         cancelled: asyncio.CancelledError | None = None
         while True:
+            waited_for = None  # its error refers to this frame
             try:
                 waited_for = next(steps)
             except StopIteration as stop:

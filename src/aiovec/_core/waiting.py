@@ -316,11 +316,14 @@ class Admission:
         while state.waiting:
             share = state.waiting[0]
             if not share._gone:
-                if not self._fits(state, share.size):
+                if share.patience is not None and share.patience.left() <= 0:
+                    share._give_up(share.patience.error(self.reason))
+                elif not self._fits(state, share.size):
                     return
-                state.calls += 1
-                state.used += share.size
-                share._begin()
+                else:
+                    state.calls += 1
+                    state.used += share.size
+                    share._begin()
             state.waiting.popleft()
 
     def _look(self, state: _State) -> None:
