@@ -64,11 +64,6 @@ class WriteCall(Outcome[Any]):
         except IndexError:
             return False
 
-    @property
-    def waits(self) -> bool:
-        """True while the work has not begun, or waits again."""
-        return bool(self._start)
-
     def wait_again(self) -> None:
         """Let a call that began wait for another commit: nothing of its work was kept.
 
@@ -240,7 +235,7 @@ class GroupCommit(Generic[_Call]):
                 continue
             left = call.patience.left()
             if left <= 0:
-                if call.waits and call.give_up(call.patience.error(self._why_it_waited(queue))):
+                if call.give_up(call.patience.error(self._why_it_waited(queue))):
                     continue
                 left = _LOOK_AGAIN
             soonest = min(soonest, left)
