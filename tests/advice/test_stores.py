@@ -45,7 +45,7 @@ async def opened(
     backend = CountingBackend(path)
     await backend.open()
     async with VectorStore(backend, settings) as store:
-        store._advisor = Advisor(store._in_thread, searches=every, **advising)
+        store._advisor = Advisor(store._threads, searches=every, **advising)
         await store.create_table("notes", Schema(2), exist_ok=True)
         await store.upsert("notes", ROWS)
         yield store, backend
@@ -238,7 +238,7 @@ async def test_a_store_whose_backend_gives_no_advice_is_not_watched(
     monkeypatch.setenv("AIOVEC_RETRIEVAL__ADVISE__ROWS", "0")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__ADVISE__P95_MS", "0.000001")
     async with aiovec.connect(f"lancedb://{tmp_path / 'a'}") as store:
-        store._advisor = Advisor(store._in_thread, searches=2, pause=0)
+        store._advisor = Advisor(store._threads, searches=2, pause=0)
         await store.create_table("notes", Schema(2))
         await store.insert("notes", ROWS)
         await search(store, 6)

@@ -88,6 +88,25 @@ def test_the_process_ends(tmp_path: Path, way: str) -> None:
         assert "Traceback" not in complaints
 
 
+DROPPED = """
+import warnings
+async def main():
+    gc.disable()
+    store = await open_store(sys.argv[1])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del store
+    print(any("was never closed" in str(one.message) for one in told))
+asyncio.run(main())
+"""
+
+
+def test_a_store_is_gone_with_the_last_reference(tmp_path: Path) -> None:
+    """Else the collector has to find it, which a process that ends does not always let."""
+    done = run_code(COMMON + DROPPED, str(tmp_path / "notes.db"))
+    assert done.stdout == "True\n", done.stderr
+
+
 CLOSED_LOOP = """
 loop = asyncio.new_event_loop()
 loop.set_exception_handler(lambda *_: None)

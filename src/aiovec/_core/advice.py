@@ -9,20 +9,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import AiovecError
 from .contract import Advises, MemoryNeed, StaleTableError, TableHandle, TableStats
 from .engine import Engine
 from .memory import size_text
+from .pool import in_thread
 from .threads import Background
 
 if TYPE_CHECKING:
+    import anyio
+
     from .._settings.load import AdviseSettings
 
 LOG = logging.getLogger("aiovec")
@@ -259,13 +261,13 @@ class Advisor:
 
     def __init__(
         self,
-        in_thread: Callable[..., Awaitable[Any]],
+        threads: Callable[[], anyio.CapacityLimiter],
         *,
         searches: int = _SEARCHES,
         pause: float = _SECONDS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._in_thread = in_thread
+        self._threads = threads
         self._searches = searches
         self._pause = timedelta(seconds=pause)
         self._now = now
@@ -322,7 +324,7 @@ class Advisor:
             if advice.verdict != "later" and key not in _logged:
                 _logged.add(key)
                 # In a thread, since a log may be a file.
-                await self._in_thread(partial(_log, table.name, advice))
+                await in_thread(_log, table.name, advice, limit=self._threads())
 
     async def stop(self) -> None:
         """End the looks that are under way."""

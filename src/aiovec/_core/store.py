@@ -167,7 +167,8 @@ class VectorStore:
         self._process = os.getpid()
         self._loop = OneLoop()
         self._searches = SearchTurns()
-        self._advisor = Advisor(self._in_thread)
+        # With nothing of it that leads back here: a store is gone with the last reference.
+        self._advisor = Advisor(self._threads)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._exporting: PerLoop[weakref.WeakSet[AsyncGenerator[Any, None]]]
