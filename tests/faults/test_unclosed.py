@@ -44,7 +44,7 @@ asyncio.run(main())
     "reads in flight": """
 async def main():
     store = await open_store(sys.argv[1])
-    tasks = [asyncio.ensure_future(store.search("t", [1, 2, 3, 4])) for n in range(200)]
+    tasks = [asyncio.ensure_future(store.search("t", [1, 2, 3, 4])) for n in range(3000)]
     export = store.export("t", batch_size=1)
     await anext(export)
     await asyncio.sleep(0.005)
