@@ -237,8 +237,6 @@ class SqliteBackend(Backend, TextSearch, ChangeFeed, Backups, Moves, ReadOnly, R
             place=Place(self.name, self._target),
             budget=budget,
             workers=1 if isinstance(readers, SharedConnection) else at_once,
-            # Half of a lone search runs on a helper; with one core it would only be in the way.
-            helpers=1 if at_once > 1 else 0,
             busy_timeout=self._settings.busy_timeout,
             bits=self._settings.scan == "bit",
             limits=self._copy_limits,

@@ -73,7 +73,7 @@ async def _stages(store: VectorStore, corpus: Corpus, rounds: int) -> dict[str, 
         with timings.stage("fresh"):
             state = copy.advance(db, ticket)
         snapshot = Snapshot(db, ticket, current_table(db, handle), state)
-        copy.search_batch(snapshot, queries, timings, alone=False)
+        copy.search_batch(snapshot, queries, timings)
 
     least: dict[str, float] = {}
     for _ in range(rounds):

@@ -205,13 +205,13 @@ def measure(
     k = min(_K, len(rowids) - 1)
     least = _least_scores(reader, ticket, rowids, sample, queries, metric, k)
     wanted = min(len(rowids), int(k * BIT_OVERSAMPLE) + 1)
-    workspace = Workspace(helpers=0)
+    workspace = Workspace()
     shares = []
     for start in range(0, len(sample), _TOGETHER):
         ticket.check()
         part = queries[start : start + _TOGETHER]
         asked = [Asked(codes, wanted) for codes in sign_codes(list(part))]
-        found = candidates(state, asked, metric, workspace, alone=False, plain=True)
+        found = candidates(state, asked, metric, workspace, plain=True)
         for place, one in enumerate(found, start):
             others = one.rowids[one.rowids != sample[place]]
             scores = _scores(reader.read(others, ticket), queries[place : place + 1], metric)[:, 0]

@@ -325,14 +325,9 @@ class ResidentCopy:
         snapshot: Snapshot,
         queries: Sequence[VectorQuery],
         timings: Timings,
-        *,
-        alone: bool,
     ) -> list[Found]:
-        """Return the rows that each query found.
-
-        ``alone`` says that no other batch is being answered, so that a second core is free.
-        """
-        return Batch(self, snapshot, queries, alone=alone).answer(timings)
+        """Return the rows that each query found."""
+        return Batch(self, snapshot, queries).answer(timings)
 
     def start(self, state: State) -> None:
         """Begin with what was loaded."""

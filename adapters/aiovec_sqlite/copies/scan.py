@@ -3,16 +3,13 @@
 The native scan finds them, or NumPy does here. A first segment gives each query a value that enough
 rows reach. Rows that reach it in any segment, give or take the bound, are collected: some hundred
 of a hundred thousand. Their own bounds then leave the candidates. Scans share arrays that are used
-again, and a thread that helps.
+again.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -44,21 +41,18 @@ class _Arrays:
 
 
 class Workspace:
-    """Arrays for each thread, and a helper for a search that has the machine for itself.
+    """Arrays for each thread.
 
     Memory that is new to the process costs more than what a scan does with it, so every thread
     keeps its arrays (``python -m bench search``).
     """
 
-    def __init__(self, *, helpers: int, limits: CopyLimits = LIMITS) -> None:
+    def __init__(self, limits: CopyLimits = LIMITS) -> None:
         self.limits = limits
         self._threads = threading.local()
         # Those of threads that have ended go with their threads.
         self._every: WeakSet[_Arrays] = WeakSet()
         self._lock = threading.Lock()
-        self.helper: Executor | None = (
-            ThreadPoolExecutor(helpers, "aiovec-scan") if helpers else None
-        )
 
     @property
     def nbytes(self) -> int:
@@ -95,10 +89,6 @@ class Workspace:
             found = arrays.reached = np.empty(rows * columns, dtype=np.bool_)
         return found[: rows * columns].reshape(rows, columns)
 
-    def close(self) -> None:
-        if self.helper is not None:
-            self.helper.shutdown(wait=False)
-
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 
@@ -106,8 +96,6 @@ _Float = TypeVar("_Float", np.float32, np.float64)
 _GROUP = 64
 # Collected rows, for each wanted one, from which on the threshold is raised on the way.
 _MANY = 64
-# Queries of a batch that is small enough to be shared with a helper where NumPy scans.
-_FEW_QUERIES = 4
 # Values lie above minus this, in units of the query's scale, and so within float32.
 _FARTHEST = 1e37
 _LOWEST = -1e38
@@ -159,10 +147,6 @@ class Collector:
         self._collected += len(part.rowids)
         if self._collected > self._room:
             self._cut()
-
-    def join(self, other: Collector) -> None:
-        """Take in the rows that were collected from other segments."""
-        self._parts += other._parts
 
     def finish(self) -> list[Collected]:
         """Return each query's rows, best first."""
@@ -234,33 +218,27 @@ def candidates(
     metric: Metric,
     workspace: Workspace,
     *,
-    alone: bool,
     plain: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> list[Candidates]:
     """For each query all rows that may be among its nearest, and some more.
 
     ``plain`` values count as they are: then there are as many rows as are wanted, where there are
-    so many. ``alone`` tells that a second core has nothing else to do; ``check`` raises where
-    nobody waits for the answer any more.
+    so many. ``check`` raises where nobody waits for the answer any more.
     """
-    helper = workspace.helper if alone else None
     if (library := load()) is not None and _for_the_library(state.segments):
         found = scan_natively(
             library, state.segments, [one.query for one in asked], [one.wanted for one in asked],
-            [one.masks for one in asked], metric, helper, check,
-            plain=plain,
+            [one.masks for one in asked], metric, check, plain=plain,
         )  # fmt: skip
         return [
             Candidates(rowids, np.full(len(rowids), np.inf) if plain else most)
             for rowids, most in found
         ]
     scan = _Scan(asked, state, metric, workspace, plain)
-    if len(asked) > _FEW_QUERIES:
-        helper = None
-    for block, products in _products(_blocks(state.segments, scan.most_rows), scan, helper):
+    for block in _blocks(state.segments, scan.most_rows):
         check()
-        scan.add(block, products)
+        scan.add(block, scan.products(block))
     return scan.finish()
 
 
@@ -328,28 +306,6 @@ def _blocks(segments: Sequence[Segment], most_rows: int) -> Iterator[_Block]:
         yield _Block.of(some)
 
 
-def _products(
-    blocks: Iterable[_Block], scan: _Scan, helper: Executor | None
-) -> Iterator[tuple[_Block, Int32Array]]:
-    """Each block's integer products with all queries, one column a query."""
-    # Each takes the next one when it is free: the caller has more to do with each than its helper.
-    waiting = deque(blocks)
-
-    def taken() -> Iterator[_Block]:
-        with suppress(IndexError):
-            while True:
-                yield waiting.popleft()
-
-    def help_out() -> list[tuple[_Block, Int32Array]]:
-        return [(block, scan.products(block, keep=True)) for block in taken()]
-
-    helping = None if helper is None or len(waiting) < 2 else helper.submit(help_out)
-    for block in taken():
-        yield block, scan.products(block)
-    if helping is not None:
-        yield from helping.result()
-
-
 class _Scan:
     """One pass over a copy for a batch of queries."""
 
@@ -384,16 +340,12 @@ class _Scan:
         """The count of rows to look through at once."""
         return self._workspace.limits.scanned_together if len(self._asked) > 1 else 0
 
-    def products(self, block: _Block, *, keep: bool = False) -> Int32Array:
+    def products(self, block: _Block) -> Int32Array:
         """The integer products of a block's rows with all queries, and a column or so more.
 
-        They are overwritten by the thread's next ones, unless they are to ``keep``.
+        They are overwritten by the thread's next ones.
         """
-        rows = block.whole.count
-        if keep:
-            room = np.empty((rows, self._width), dtype=np.int32)
-        else:
-            room = self._workspace.products(rows, self._width)
+        room = self._workspace.products(block.whole.count, self._width)
         first = 0
         for part in block.parts:
             last = first + part.count

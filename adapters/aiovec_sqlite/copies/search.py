@@ -165,13 +165,12 @@ class ResidentSearch:
         place: Place,
         budget: int,
         workers: int,
-        helpers: int,
         busy_timeout: float,
         bits: bool = False,
         limits: CopyLimits = LIMITS,
         clock: Clock = time.monotonic,
     ) -> None:
-        """``workers`` is the count of batches at once; a lone one has ``helpers`` beside it.
+        """``workers`` is the count of batches at once.
 
         ``bits`` has tables that keep bit codes searched by these.
         """
@@ -187,7 +186,7 @@ class ResidentSearch:
         self._backoff = Backoff(limits, clock)
         self._timings: dict[str, Timings] = {}
         self._threads = PerLoop(lambda: anyio.CapacityLimiter(1))
-        self._workspace = Workspace(helpers=helpers, limits=limits)
+        self._workspace = Workspace(limits)
         self._answering = 0
         # Loading takes some memory beside the copy, so tables are loaded one after the other.
         self._loaders = Admission("other tables are being loaded", calls=_MOST_LOADERS)
@@ -313,7 +312,6 @@ class ResidentSearch:
         self._tables.clear()
         await self._tasks.cancel()
         await self._pipeline.close()
-        self._workspace.close()
 
     # Loading
 
@@ -460,10 +458,9 @@ class ResidentSearch:
             found: list[Found] = []
             for start in range(0, len(queries), MOST_TOGETHER):
                 part = queries[start : start + MOST_TOGETHER]
-                found += copy.search_batch(snapshot, part, timings, alone=alone)
+                found += copy.search_batch(snapshot, part, timings)
             return state, found
 
-        alone = not self._answering
         for _ in range(_MOST_SNAPSHOTS):
             self._answering += 1
             try:

@@ -38,8 +38,8 @@ class CopyLimits:
     """The sizes of resident copies, and the pauses of tables that cannot be copied for now."""
 
     full_segment: int = 16_384
-    """Rows of a full segment: few enough that two threads can share a scan evenly, many enough that
-    Python's share of it is small (``bench search``)."""
+    """Rows of a full segment: many enough that Python's share of a scan is small
+    (``bench search``)."""
     own_segments: int = 4096
     """Rows from which on a partition has its own segments. A scan of fewer takes hardly longer than
     what each segment costs (``bench search``)."""

@@ -279,21 +279,18 @@ class Snapshot:
 class Batch:
     """Some queries that are answered together from one copy, in one snapshot."""
 
-    __slots__ = ("_alone", "_copy", "_metric", "_queries", "_snapshot")
+    __slots__ = ("_copy", "_metric", "_queries", "_snapshot")
 
     def __init__(
         self,
         copy: ResidentCopy,
         snapshot: Snapshot,
         queries: Sequence[VectorQuery],
-        *,
-        alone: bool,
     ) -> None:
         self._copy = copy
         self._snapshot = snapshot
         self._queries = queries
         self._metric: Metric = snapshot.table.schema.metric
-        self._alone = alone
 
     def answer(self, timings: Timings) -> list[Found]:
         snapshot, queries = self._snapshot, self._queries
@@ -418,7 +415,6 @@ class Batch:
             [Asked(*one) for one in zip(codes, wanted, scan.masks, strict=True)],
             metric,
             self._copy.workspace,
-            alone=self._alone,
             plain=self._copy.bits or scan.dims is not None,
             check=self._snapshot.ticket.check,
         )

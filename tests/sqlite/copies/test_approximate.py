@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aiovec_sqlite.copies import native
 from aiovec_sqlite.copies.codes import QueryCodes, RowCodes
 from aiovec_sqlite.copies.kernel.library import NUMPY, OFF, VARIABLE
 from aiovec_sqlite.copies.scan import Asked, Candidates, Workspace, candidates
@@ -21,7 +20,6 @@ QUERIES = 3
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param:
         monkeypatch.setenv(VARIABLE, request.param)
-    monkeypatch.setattr(native, "_WORTH_SHARING", 0)
     return str(request.param)
 
 
@@ -48,14 +46,13 @@ def likeliest(
     axes = np.eye(QUERIES, dtype=np.int8)
     codes = [QueryCodes(axis, 1.0, 0.0, 0.0) for axis in axes]
     asked = [Asked(*one) for one in zip(codes, wanted, masks, strict=True)]
-    return candidates(state, asked, "dot", workspace, alone=True, plain=True)
+    return candidates(state, asked, "dot", workspace, plain=True)
 
 
-@pytest.mark.parametrize("helpers", [0, 1])
 @pytest.mark.parametrize("order", ["random", "rising", "falling", "equal"])
 @pytest.mark.parametrize("sizes", [[1], [5, 3], [3000], [200] * 20, [10, 4000, 2, 900]])
-def test_the_best_of_all_segments(sizes: list[int], order: str, helpers: int, way: str) -> None:
-    rng = np.random.default_rng(len(sizes) + helpers)
+def test_the_best_of_all_segments(sizes: list[int], order: str, way: str) -> None:
+    rng = np.random.default_rng(len(sizes))
     rows = sum(sizes)
     gone = np.flatnonzero(rng.random(rows) < 0.2)
     values = rng.integers(-127, 128, (rows, QUERIES), dtype=np.int8)
@@ -69,11 +66,7 @@ def test_the_best_of_all_segments(sizes: list[int], order: str, helpers: int, wa
     starts = np.cumsum([0, *sizes[:-1]])
     by_segment = [allowed[start : start + size] for start, size in zip(starts, sizes, strict=True)]
     wanted = [1, 12, 40]
-    workspace = Workspace(helpers=helpers)
-    try:
-        found = likeliest(state, wanted, [None, by_segment, None], workspace)
-    finally:
-        workspace.close()
+    found = likeliest(state, wanted, [None, by_segment, None], Workspace())
     for column, one in enumerate(found):
         there = alive if column != 1 else alive[allowed[alive]]
         best = np.sort(values[there, column])[::-1][: wanted[column]]
@@ -84,5 +77,5 @@ def test_the_best_of_all_segments(sizes: list[int], order: str, helpers: int, wa
 
 
 def test_an_empty_table(way: str) -> None:
-    found = likeliest(State(1, ()), [3, 3, 3], [None, None, None], Workspace(helpers=0))
+    found = likeliest(State(1, ()), [3, 3, 3], [None, None, None], Workspace())
     assert [len(one.rowids) for one in found] == [0, 0, 0]

@@ -238,8 +238,7 @@ def check_candidates(
     rows: Rows, metric: Metric, rng: Random, workspace: Workspace | None = None
 ) -> None:
     """No row that is among the k best is missing, in batches, with filters and with rows gone."""
-    workspace = workspace or Workspace(helpers=0)
-    alone = workspace.helper is not None
+    workspace = workspace or Workspace()
     state, rows, gone = state_of(rows, metric, rng, workspace.limits.full_segment)
     there = np.array([i not in gone for i in range(len(rows))])
     asked, wishes = [], []
@@ -257,15 +256,15 @@ def check_candidates(
         if masks is not None:
             few = gathered(state, masks)
             again = Asked(one.query, one.wanted)
-            (found,) = candidates(few, [again], metric, workspace, alone=alone)
+            (found,) = candidates(few, [again], metric, workspace)
             check_found(found, rows, metric, *wishes[-1])
-    outcome = candidates(state, asked, metric, workspace, alone=alone)
+    outcome = candidates(state, asked, metric, workspace)
     for found, wish in zip(outcome, wishes, strict=True):
         check_found(found, rows, metric, *wish)
 
 
 def candidates_of(state: State, asked: Asked, metric: Metric) -> Candidates:
-    (found,) = candidates(state, [asked], metric, Workspace(helpers=0), alone=False)
+    (found,) = candidates(state, [asked], metric, Workspace())
     return found
 
 
@@ -371,7 +370,7 @@ def test_no_row_among_the_best_is_missing(
     together: int,
 ) -> None:
     limits = CopyLimits(full_segment=full, scanned_together=together)
-    workspace = Workspace(helpers=0, limits=limits)
+    workspace = Workspace(limits)
     for seed, dim in enumerate(DIMS):
         rng = np.random.default_rng([seed, full])
         rows = kind(rng, 400 if dim < 1000 else 150, dim)
@@ -407,7 +406,7 @@ def test_no_row_is_missing_whatever_the_table(
     if not len(rows):
         return
     limits = CopyLimits(full_segment=full, scanned_together=together)
-    workspace = Workspace(helpers=0, limits=limits)
+    workspace = Workspace(limits)
     check_candidates(rows[rng.permutation(len(rows))], metric, rng, workspace)
 
 
@@ -439,17 +438,6 @@ def test_no_row_is_missing_for_components_of_hypothesis_choice(
     state = State(1, tuple(appended([], (), ids, coded, dim)))
     found = candidates_of(state, Asked(asked, wanted), metric)
     check_found(found, rows, metric, query, wanted, np.ones(len(rows), dtype=bool))
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_a_second_core_finds_the_same(metric: Metric) -> None:
-    workspace = Workspace(helpers=1, limits=CopyLimits(full_segment=100))
-    try:
-        for seed in range(5):
-            rng = np.random.default_rng(seed)
-            check_candidates(clustered(rng, 900, 32), metric, rng, workspace)
-    finally:
-        workspace.close()
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -7,7 +7,6 @@ import itertools
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -55,9 +54,9 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return chosen
 
 
-def check(library: Library, case: Case, helper: ThreadPoolExecutor | None = None) -> None:
+def check(library: Library, case: Case) -> None:
     found = scan_natively(
-        library, case.segments, case.queries, case.wanted, case.masks, case.metric, helper,
+        library, case.segments, case.queries, case.wanted, case.masks, case.metric,
         lambda: None, plain=case.plain,
     )  # fmt: skip
     check_found(case, [rowids.tolist() for rowids, _ in found])
@@ -66,26 +65,21 @@ def check(library: Library, case: Case, helper: ThreadPoolExecutor | None = None
 
 
 def campaign(library: Library, rounds: range) -> None:
-    with ThreadPoolExecutor(1) as helper:
-        for seed in rounds:
-            case = random_case(np.random.default_rng(seed))
-            try:
-                check(library, case, helper if seed % 3 == 0 else None)
-            except AssertionError as exc:
-                exc.add_note(f"seed {seed}")
-                raise
+    for seed in rounds:
+        case = random_case(np.random.default_rng(seed))
+        try:
+            check(library, case)
+        except AssertionError as exc:
+            exc.add_note(f"seed {seed}")
+            raise
 
 
-def test_random_scans(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_scan, "_WORTH_SHARING", 0)
-    monkeypatch.setattr(native_scan, "_PIECE", 64)
+def test_random_scans(library: Library) -> None:
     campaign(library, range(150))
 
 
 @pytest.mark.long
-def test_random_scans_at_length(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_scan, "_WORTH_SHARING", 0)
-    monkeypatch.setattr(native_scan, "_PIECE", 64)
+def test_random_scans_at_length(library: Library) -> None:
     campaign(library, range(1_000, 101_000))
 
 
@@ -168,12 +162,11 @@ def test_a_scan_that_nobody_waits_for_ends(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native_scan, "_WITHOUT_BREAK", 1)
-    monkeypatch.setattr(native_scan, "_WORTH_SHARING", 0)
     rng = np.random.default_rng(4)
     case = random_case(rng)
     while len(case.segments) < 3 or any(one.count == one.dead for one in case.segments):
         case = random_case(rng)
-    left = 0
+    left = 1
 
     def check() -> None:
         nonlocal left
@@ -181,13 +174,10 @@ def test_a_scan_that_nobody_waits_for_ends(
         if left < 0:
             raise TimeoutError
 
-    with ThreadPoolExecutor(1) as pool:
-        for helper, left in ((None, 1), (pool, 0)):  # noqa: B007 - check counts it down
-            with pytest.raises(TimeoutError):
-                scan_natively(
-                    library, case.segments, case.queries, case.wanted, case.masks, case.metric,
-                    helper, check,
-                )  # fmt: skip
+    with pytest.raises(TimeoutError):
+        scan_natively(
+            library, case.segments, case.queries, case.wanted, case.masks, case.metric, check
+        )
 
 
 def test_a_library_that_is_damaged_or_missing(tmp_path: Path) -> None:
@@ -293,8 +283,7 @@ def test_searches_go_on_without_it(
     try:
         for _ in range(2):
             found = candidates(
-                State(1, tuple(case.segments)), asked, case.metric, Workspace(helpers=0),
-                alone=False,
+                State(1, tuple(case.segments)), asked, case.metric, Workspace()
             )  # fmt: skip
             for one, wanted in zip(found, expected(case), strict=True):
                 assert set(one.rowids.tolist()) >= set(wanted)
@@ -332,7 +321,7 @@ def test_candidates_are_the_same_without_it(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ways of a machine without a compiler."""
-    workspace = Workspace(helpers=0)
+    workspace = Workspace()
     for seed in range(200, 230):
         case = random_case(np.random.default_rng(seed))
         if case.plain:
@@ -345,7 +334,7 @@ def test_candidates_are_the_same_without_it(
         every = []
         for chosen in (library.kind, native.OFF, native.NUMPY):
             monkeypatch.setenv(native.VARIABLE, chosen)
-            found = candidates(state, asked, case.metric, workspace, alone=False)
+            found = candidates(state, asked, case.metric, workspace)
             every.append([set(one.rowids.tolist()) for one in found])
         assert every[0] == every[1] == every[2], seed
 
@@ -394,7 +383,5 @@ def test_a_copy_that_was_begun_in_another_way(
         state = State(1, tuple(part))
         wanted = best & {rowid for one in part for rowid in one.rowids.tolist()}
         for alone in (state, gathered(state, [np.ones(one.count, dtype=bool) for one in part])):
-            (found,) = candidates(
-                alone, [Asked(coded, 10)], "dot", Workspace(helpers=0), alone=False
-            )
+            (found,) = candidates(alone, [Asked(coded, 10)], "dot", Workspace())
             assert wanted <= set(found.rowids.tolist())

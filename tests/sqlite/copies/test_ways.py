@@ -85,7 +85,7 @@ from aiovec_sqlite.copies.segments import State, appended
 rows = np.eye(9, dtype=np.float32)
 state = State(1, tuple(appended([], (), np.arange(9), encode_rows(rows, "dot"), 9)))
 asked = [Asked(one, 1) for one in encode_queries(rows[:3], "dot")]
-found = candidates(state, asked, "dot", Workspace(helpers=0), alone=False)
+found = candidates(state, asked, "dot", Workspace())
 assert [one.rowids[0] for one in found] == [0, 1, 2]
 assert sys.modules.get("numkong") is None
 """
