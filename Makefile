@@ -3,8 +3,8 @@
 #   make demo          see it work
 #   make test          the tests; make test ARGS="-k filter" passes options to pytest
 #   make test-uvloop   the tests on uvloop's event loop
-#   make test-thorough the tests that show the same in more ways; .ci/run runs both
-#   make test-long     the long campaigns, hours in all: docs/GUARANTEES.md lists them
+#   make test-slow     the tests that take longer; .ci/run runs both
+#   make test-soak     the long campaigns, hours in all
 #   make bench         the benchmarks; ARGS="..." goes to python -m bench
 #   make lint          ruff, mypy --strict, the import rules; each alone: ruff, types, imports
 #   make clean         remove the environment and what the tools left behind
@@ -40,9 +40,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # The processes that share the tests share the cores too: NumPy's threads would only wait for each
 # other, and wait busily.
-test test-thorough test-uvloop: export OPENBLAS_NUM_THREADS = 1
+test test-slow test-uvloop: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: help demo test test-thorough test-uvloop test-long bench lint ruff types imports format clean
+.PHONY: help demo test test-slow test-uvloop test-soak bench lint ruff types imports format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,19 +55,17 @@ test: $(DEV)
 	@echo "== tests"
 	@$(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-thorough: $(DEV)
-	@echo "== thorough tests"
-	@$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "thorough and not long" $(ARGS)
+test-slow: $(DEV)
+	@echo "== slow tests"
+	@$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 test-uvloop: $(DEV)
 	@echo "== tests under uvloop"
 	@AIOVEC_LOOP=uvloop $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-long: $(DEV)
-	@echo "== long tests"
-	@$(RUN) -m pytest -m long --timeout 3600 $(ARGS)
-	@echo "== the contract suite, whose random tests try far more"
-	@AIOVEC_LONG=1 $(RUN) -m pytest tests/contract --timeout 3600 $(ARGS)
+test-soak: $(DEV)
+	@echo "== soak"
+	@$(RUN) -m pytest -m soak --timeout 3600 $(ARGS)
 
 bench: $(DEV)
 	@echo "== benchmarks"

@@ -11,29 +11,31 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from tests.harness.evaluate import counted, ends_of, evaluate, in_order, value_in
+from tests.harness.values import python_rows
 from tests.toy_text import best
 
-from aiovec._arrays import Float32Array
-from aiovec._core.contract import (
+from aiovec import Field, Schema, TableStats
+from aiovec.backend import (
     Backend,
     Columns,
+    Expr,
+    FieldIndex,
+    Float32Array,
     Found,
     Order,
+    PayloadPatch,
+    Ref,
     StaleTableError,
     StoredRows,
     TableHandle,
-    TableStats,
     TextQuery,
     TextSearch,
+    Value,
     VectorQuery,
+    distances,
 )
-from aiovec._core.distance import distances
-from aiovec._core.patch import PayloadPatch
-from aiovec._core.schema import Field, FieldIndex, Schema
-from aiovec._filters import Expr
-from aiovec._filters.tree import Ref, Value
 from aiovec.errors import DuplicateIdError, StoreClosedError, TableExistsError, TableNotFoundError
-from aiovec.testing import counted, ends_of, evaluate, in_order, python_rows, value_in
 
 Row = dict[str, Any]
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiovec._core.contract import TextClause, TextQuery
-from aiovec._core.schema import Schema
-from aiovec.testing.text_oracle import folded
+from tests.harness.text_oracle import folded
+
+from aiovec import Schema
+from aiovec.backend import TextClause, TextQuery
 
 Span = tuple[int, int]
 

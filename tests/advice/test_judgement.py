@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from aiovec import TableStats
 from aiovec._core.advice import (
     Advice,
     Growth,
@@ -16,8 +17,8 @@ from aiovec._core.advice import (
     growth_since,
     judge,
 )
-from aiovec._core.contract import MemoryNeed, TableStats
 from aiovec._settings.load import AdviseSettings
+from aiovec.backend import MemoryNeed
 from aiovec_sqlite.settings import SqliteSettings
 from aiovec_sqlite.store import SqliteBackend
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import aiovec
-from aiovec import Schema, VectorStore
+from aiovec import Schema, TableStats, VectorStore
 from aiovec._core.advice import Advisor
-from aiovec._core.contract import TableHandle, TableStats
-from aiovec._settings.load import AdviseSettings, RetrievalSettings
+from aiovec._settings.load import AdviseSettings
+from aiovec.backend import RetrievalSettings, TableHandle
 from aiovec_sqlite.settings import SqliteSettings
 from aiovec_sqlite.store import SqliteBackend
 

@@ -46,7 +46,8 @@ sys.exit(bench.main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("left_out", [LONG, pytest.param((), marks=pytest.mark.long)])
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [LONG, pytest.param((), marks=pytest.mark.soak)])
 def test_every_benchmark_tells_and_writes_what_it_found(
     tmp_path: Path, left_out: tuple[str, ...]
 ) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests import forked
 
 import aiovec
 
@@ -40,7 +39,7 @@ def on_a_terminal(*arguments: str, program: Sequence[str] = ()) -> tuple[int, st
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
     environment.pop("NO_COLOR", None)
     command = [*program, *arguments] if program else aiovec_command(*arguments)
-    start = subprocess.Popen if program else forked.Popen  # a program may be about imports
+    start = subprocess.Popen  # a program may be about imports
     process = start(command, stdin=other, stdout=other, stderr=other, env=environment)
     os.close(other)
     written = b""
@@ -181,6 +180,7 @@ def test_an_interrupt_ends_with_130_and_one_line(folder: Path) -> None:
     assert errors == "error: interrupted\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize(
     "arguments", [["tables", "notes.db"], ["info", "notes.db", "--json"], ["--help"]]
@@ -195,6 +195,7 @@ def test_output_that_cannot_be_written_is_told(arguments: list[str], store: Path
     assert done.stderr.startswith("error: the output cannot be written: No space left")
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),

@@ -63,6 +63,7 @@ def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Shown(request.param, folder, finished.stdout)
 
 
+@pytest.mark.slow
 def test_it_shows_each_thing_and_ends_with_a_clear_line(shown: Shown) -> None:
     titles = [line.partition(":")[0] for line in shown.text.splitlines() if re.match(r"\w", line)]
     assert [title.split()[0] for title in titles] == [
@@ -75,12 +76,14 @@ def test_it_shows_each_thing_and_ends_with_a_clear_line(shown: Shown) -> None:
     assert re.fullmatch(r"demo: done in [\d.]+ s", shown.text.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_in_a_pipe_there_are_plain_lines(shown: Shown) -> None:
     assert "\x1b" not in shown.text
     assert "\r" not in shown.text
     assert "━" not in shown.text
 
 
+@pytest.mark.slow
 def test_it_finds_what_was_asked_for(shown: Shown) -> None:
     by_query = dict(re.findall(r'^Vectors: "(.*)"\n.*?\d  (\S+)$', shown.text, re.MULTILINE))
     assert by_query["compress a file with gzip"].startswith("gzip.")
@@ -93,6 +96,7 @@ def test_it_finds_what_was_asked_for(shown: Shown) -> None:
     assert re.search(r"^  0\.0\d\d  email\.\S+  \(vector \d+, text \d+\)$", hybrid, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_what_it_says_to_type_next_works(
     shown: Shown, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,9 +132,10 @@ def test_the_store_holds_what_it_showed(shown: Shown, monkeypatch: pytest.Monkey
     asyncio.run(look())
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize(
-    "shown", ["sqlite", pytest.param("lancedb", marks=pytest.mark.long)], indirect=True
+    "shown", ["sqlite", pytest.param("lancedb", marks=pytest.mark.soak)], indirect=True
 )
 def test_again_and_on_a_terminal(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """The terminal is the same with both, and each replaces the demo's table by the same calls.
@@ -155,6 +160,7 @@ def test_again_and_on_a_terminal(shown: Shown, monkeypatch: pytest.MonkeyPatch) 
         assert last.startswith("demo: done in ")
 
 
+@pytest.mark.slow
 def test_without_lancedb_it_says_what_to_install(folder: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-c", WITHOUT_LANCEDB, "demo", "--backend", "lancedb"],

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import aiovec
-from aiovec._core.doctor import Finding
 from aiovec._embed.findings import findings_of_embedders
 from aiovec._settings.embedders import EmbedderSettings
+from aiovec.backend import Finding
 from aiovec_sqlite.doctor import findings
 
 from .conftest import Finished, Run
@@ -266,6 +266,7 @@ def doctor_without(*modules: str) -> Finished:
     return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 
+@pytest.mark.slow
 def test_without_pysqlite3_pythons_own_sqlite3_serves_if_it_loads_extensions() -> None:
     finished = doctor_without("pysqlite3", "pysqlite3.dbapi2")
     fact = found(finished)["sqlite driver"]

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests import forked
 
 from aiovec import StoreFullError, VectorStore
 from aiovec_sqlite.driver import connect
@@ -52,6 +52,7 @@ def old(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_table_goes_out_and_comes_in(name: str, run: Run, store: Path, folder: Path) -> None:
     finished = run("export", store, "notes", folder / name)
@@ -393,7 +394,7 @@ def test_progress_on_a_terminal_and_none_in_a_pipe(old: Path, store: Path, folde
     assert code == 1  # one of the rows is bad
     assert re.search(r"rows", written)
     assert "\x1b[?25l" in written  # the bar hides the cursor
-    finished = forked.run(
+    finished = subprocess.run(
         aiovec_command("import", str(old), str(folder / "pipe.db"), "--allow-rejects"),
         capture_output=True, text=True, check=True, env={**os.environ, "TERM": "xterm"},
     )  # fmt: skip

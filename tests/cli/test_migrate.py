@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import forked
 
 import aiovec
 import aiovec_migrate
@@ -364,7 +363,7 @@ def _until_it_copies(process: subprocess.Popen[str]) -> None:
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     run: Run, slow_run: list[str], store: Path
 ) -> None:
-    process = forked.Popen(slow_run, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(slow_run, stderr=subprocess.PIPE, text=True)
     try:
         _until_it_copies(process)
         # From another terminal, while it holds the lock.
@@ -441,7 +440,7 @@ def test_a_reader_that_leaves_early_does_not_stop_a_run(store: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        finished = forked.run(
+        finished = subprocess.run(
             [*aiovec_command("migrate", "run", "--from", str(store), "--to", "t.db", "--json")],
             stdout=writer,
             stderr=subprocess.PIPE,

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests import forked
 
 from aiovec import ConfigError
 from aiovec._transfer import open_input, streams
@@ -26,7 +25,7 @@ ROW = b'{"id": "a", "embedding": [1, 0]}\n'
 
 
 def ended(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    process = forked.Popen(
+    process = subprocess.Popen(
         aiovec_command(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -34,7 +33,7 @@ def ended(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess
     return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
-@pytest.mark.parametrize("form", ["csv", pytest.param("jsonl", marks=pytest.mark.long), "arrow"])
+@pytest.mark.parametrize("form", ["csv", pytest.param("jsonl", marks=pytest.mark.soak), "arrow"])
 def test_out_of_one_store_and_into_another(form: str, run: Run, store: Path, folder: Path) -> None:
     out = ended(["export", str(store), "notes", "-", "--format", form, "--json"])
     assert out.returncode == 0
@@ -124,6 +123,7 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 @posix_only
 def test_what_a_stream_cannot_be(store: Path, folder: Path) -> None:
     done = subprocess.run(
@@ -139,12 +139,12 @@ def test_what_a_stream_cannot_be(store: Path, folder: Path) -> None:
 
 
 @posix_only
-@pytest.mark.parametrize("form", ["csv", pytest.param("jsonl", marks=pytest.mark.long), "arrow"])
+@pytest.mark.parametrize("form", ["csv", pytest.param("jsonl", marks=pytest.mark.soak), "arrow"])
 def test_who_reads_and_leaves_early(form: str, store: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = forked.run(
+        done = subprocess.run(
             aiovec_command("export", str(store), "notes", "-", "--format", form),
             stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60,
         )  # fmt: skip
@@ -173,7 +173,7 @@ STOPS = {
 @pytest.mark.parametrize("given", [b"", ROW, ROW * 200])
 def test_a_stop_while_it_waits_for_more_rows(given: bytes, stop: str, folder: Path) -> None:
     kind, code = STOPS[stop]
-    process = forked.Popen(
+    process = subprocess.Popen(
         aiovec_command("import", "-", "n.db", "--format", "jsonl", "--table", "t", "--strict"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -213,13 +213,14 @@ def test_a_command_in_the_background_of_a_script_can_be_ended(folder: Path) -> N
         process.communicate()
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("form", ["csv", "arrow"])
 def test_an_interrupt_while_nobody_reads(form: str, folder: Path) -> None:
     lines = "".join(f'"{n}","[1,{n}]","{"x" * 1000}"\n' for n in range(1000))
     (folder / "t.csv").write_text(f"id,embedding,text\n{lines}")
     assert ended(["import", "t.csv", "n.db"]).returncode == 0
-    process = forked.Popen(
+    process = subprocess.Popen(
         aiovec_command("export", "n.db", "t", "-", "--format", form),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

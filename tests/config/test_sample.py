@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from aiovec._settings.load import json_schema, load_settings, retrieval_model
+from aiovec._settings.load import json_schema, retrieval_model
+from aiovec.backend import load_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"

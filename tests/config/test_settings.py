@@ -10,7 +10,8 @@ import pytest
 from tests.connect.toy import install
 
 from aiovec import ConfigError
-from aiovec._settings.load import load_settings, retrieval_model, stamp_of
+from aiovec._settings.load import retrieval_model, stamp_of
+from aiovec.backend import load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -27,9 +27,8 @@ from aiovec import (
     connect,
     restore,
 )
-from aiovec._core.connect import Origin
 from aiovec._plugins import KEYS
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import Origin, RetrievalSettings
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from tests.connect import toy
+from tests.contract.cancellation import STOPS, stopped_at
 
 import aiovec
 from aiovec import Schema, StoreBusyError, StoreClosedError, StoreMovedError
-from aiovec._core.moving import Destination
-from aiovec.testing.cancellation import STOPS, stopped_at
+from aiovec.backend import Destination
 from aiovec_sqlite import SqliteBackend
 from aiovec_sqlite.settings import SqliteSettings
 

@@ -21,18 +21,20 @@ import pytest
 from tests.cli.conftest import run as run
 
 import aiovec
-from aiovec._core.connect import Origin, _Identity
-from aiovec._core.plugin import Location
-from aiovec._core.redaction import (
+from aiovec._core.connect import _Identity
+from aiovec._core.redaction import shown_value
+from aiovec._settings.load import retrieval_model
+from aiovec.backend import (
     MASK,
+    Location,
+    Origin,
+    Place,
     cleaned,
+    load_settings,
     redacted,
     secrets_in,
-    shown_value,
     without_secrets,
 )
-from aiovec._settings.load import load_settings, retrieval_model
-from aiovec._telemetry.events import Place
 from aiovec_lancedb.settings import LancedbSettings
 
 SECRET = "hush"  # the beginning of each planted one

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiovec import ConfigError
-from aiovec._core.redaction import redacted
-from aiovec._locate import is_url, local_path, locate
+from aiovec.backend import is_url, local_path, locate, redacted
 from aiovec_sqlite.plugin import make_folder_of, store_file
 
 

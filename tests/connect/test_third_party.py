@@ -181,6 +181,7 @@ def test_it_is_opened_configured_and_shown(folder: Path, environment: dict[str, 
     assert stands == [f"stands at {folder / 'drawer'}"]
 
 
+@pytest.mark.slow
 def test_a_wrong_key_of_its_section_is_named(folder: Path, environment: dict[str, str]) -> None:
     with (folder / "aiovec.toml").open("a") as stream:
         stream.write('color = "blue"\n')
@@ -202,6 +203,7 @@ def test_a_wrong_key_of_its_section_is_named(folder: Path, environment: dict[str
     assert told.split() == ["retrieval.drawer.color", "True"]
 
 
+@pytest.mark.slow
 def test_it_is_planned_and_migrated_to_and_from(folder: Path, environment: dict[str, str]) -> None:
     python(
         folder,

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiovec._core.contract import Backend
-from aiovec.backend import BackendPlugin
+from aiovec.backend import Backend, BackendPlugin
 from aiovec_lancedb.plugin import LancedbPlugin
 from aiovec_sqlite.plugin import SqlitePlugin
 

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
+from tests.harness.oracle import Oracle, OracleRow, assert_same_hit_fields, assert_same_hits
 
 from aiovec import AiovecError, Field, Schema, VectorStore
-from aiovec.testing.oracle import Oracle, OracleRow, assert_same_hit_fields, assert_same_hits
 
 IDS = [f"{letter}{n}" for letter in ("a", "B", "é", "'; --") for n in range(8)]
 TEXTS = [None, "", "a", "A", "ab", "a%", "é", "'", "0"]

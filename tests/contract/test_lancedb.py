@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aiovec._core.contract import Backend
-from aiovec.testing import BackendContract
+from tests.contract.contract import BackendContract
+
+from aiovec.backend import Backend
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.contract.contract import BackendContract
 from tests.lancedb.buckets import BUCKET, Bucket, s3_server
 
-from aiovec._core.contract import Backend
-from aiovec.testing import BackendContract
+from aiovec.backend import Backend
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 

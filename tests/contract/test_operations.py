@@ -8,7 +8,7 @@ import pytest
 
 import aiovec
 from aiovec import VectorStore
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 
@@ -57,7 +57,7 @@ def test_they_are_a_million() -> None:
     assert sum(operations * parts for operations, parts in PLACES.values()) == 1_000_000
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("place", "part"), PARTS)
 async def test_a_million_operations(place: str, part: int, tmp_path: Path) -> None:

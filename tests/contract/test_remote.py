@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.contract.contract import BackendContract
 from tests.contract.remote_server import Server, running_server
 from tests.contract.test_lancedb import DEVIATIONS
 
-from aiovec._core.contract import Backend
-from aiovec.testing import BackendContract
+from aiovec.backend import Backend
 from aiovec_remote.backend import RemoteBackend
 from aiovec_remote.settings import RemoteSettings
 

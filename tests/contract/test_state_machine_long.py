@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.contract.machine import default_settings, run_machine
 from tests.toy_backend import ToyBackend
 
-from aiovec._core.contract import Backend
-from aiovec.testing import run_machine
-from aiovec.testing.machine import default_settings
+from aiovec.backend import Backend
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 from aiovec_sqlite import SqliteBackend
@@ -27,7 +26,7 @@ def _in_memory(path: Path) -> Backend:
     return SqliteBackend(":memory:", SqliteSettings())
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_sqlite_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
@@ -37,13 +36,13 @@ def test_sqlite_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop:
     run_machine(_in_file, tmp_path, options=LONG)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_sqlite_in_memory(tmp_path: Path) -> None:
     run_machine(_in_memory, tmp_path, persistent=False, options=LONG)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_lancedb_in_a_folder(tmp_path: Path) -> None:
     def in_folder(path: Path) -> Backend:
@@ -52,7 +51,7 @@ def test_lancedb_in_a_folder(tmp_path: Path) -> None:
     run_machine(in_folder, tmp_path, options=LONG)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_lancedb_in_memory(tmp_path: Path) -> None:
     def in_memory(path: Path) -> Backend:
@@ -61,7 +60,7 @@ def test_lancedb_in_memory(tmp_path: Path) -> None:
     run_machine(in_memory, tmp_path, persistent=False, options=LONG)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_the_toy(tmp_path: Path) -> None:
     run_machine(lambda path: ToyBackend(), tmp_path, persistent=False, options=LONG)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.contract.base import open_store
+from tests.contract.contract import BackendContract
+from tests.harness.values import DIM, small_rows
 from tests.toy_backend import ToyBackend
 
 from aiovec import AiovecError, Schema
-from aiovec._core.contract import Backend, Found, TableHandle, VectorQuery
-from aiovec.testing import BackendContract
-from aiovec.testing.base import open_store
-from aiovec.testing.values import DIM, small_rows
+from aiovec.backend import Backend, Found, TableHandle, VectorQuery
 
 
 class TestToy(BackendContract):

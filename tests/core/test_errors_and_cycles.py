@@ -18,7 +18,7 @@ import pytest
 
 import aiovec
 from aiovec import AiovecError, Embed, Field, Schema, VectorStore
-from aiovec._core.waiting import Admission, Patience
+from aiovec.backend import Admission, Patience
 
 ROW = {"id": "a", "embedding": [1.0, 0.0], "body": "word", "year": 1}
 MANY = [{**ROW, "id": f"{n}", "year": "none"} for n in range(3000)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from tests.contract.cancellation import STOPS, stopped_at
 
 from aiovec import StoreBusyError, StoreClosedError
 from aiovec.backend import (
@@ -25,7 +26,6 @@ from aiovec.backend import (
     Unstoppable,
     WriteCall,
 )
-from aiovec.testing.cancellation import STOPS, stopped_at
 
 # Awaits of a run that are interrupted; no run here has so many.
 MOST = 40

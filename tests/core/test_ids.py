@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from tests import forked
 
 from aiovec._core.ids import new_ids
 
@@ -47,8 +46,8 @@ def test_ids_rise_and_are_apart() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_child_makes_ids_whoever_made_some_at_the_fork() -> None:
-    done = forked.run(
-        [sys.executable, "-c", FORK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], capture_output=True, text=True,
         timeout=60,
     )  # fmt: skip
     assert done.stdout == "0 True\n", done.stderr

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.loop_time import own_work, watched_loop
 
 import aiovec
 from aiovec import AiovecError, F, Hit, InvalidArgumentError, Schema
 from aiovec._core import store as store_module
-from aiovec._core.pool import in_thread
 from aiovec._core.ranking import diversify
-from aiovec._filters import Expr, bind
 from aiovec._input.arguments import read_all
-from aiovec.testing.loop_time import own_work, watched_loop
+from aiovec.backend import Expr, bind, in_thread
 
 
+@pytest.mark.slow
 async def test_very_many_queries() -> None:
     with own_work():
         queries = np.random.default_rng(1).normal(size=(20_000, 4))

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
+from tests.harness.loop_time import own_work, watched_loop
 
 import aiovec
 from aiovec import Embed, Schema
-from aiovec._arrays import Float32Array
-from aiovec.testing.loop_time import own_work, watched_loop
+from aiovec.backend import Float32Array
 
 
 async def test_a_small_filter_beside_large_ones_that_are_kept() -> None:

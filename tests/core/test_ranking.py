@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiovec import RRF, Hit, InvalidArgumentError, Weighted
-from aiovec._core.ranking import Fusion, Listed, best_first, diversify, fuse, order_of, score_of
-from aiovec._core.schema import Metric
+from aiovec._core.ranking import Fusion, Listed, best_first, diversify, fuse, score_of
+from aiovec.backend import Metric, order_of
 
 
 def hits(**scores: float) -> list[Hit]:

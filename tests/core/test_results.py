@@ -16,9 +16,8 @@ import pyarrow as pa
 import pytest
 from tests.toy_backend import ToyBackend
 
-from aiovec import Hit, Record, Results, Schema, UnsupportedError
-from aiovec._core.store import VectorStore
-from aiovec._settings.load import RetrievalSettings
+from aiovec import Hit, Record, Results, Schema, UnsupportedError, VectorStore
+from aiovec.backend import RetrievalSettings
 
 SCHEMA = Schema(2, fields={"year": int, "seen": datetime, "tags": list[str], "live": bool})
 SEEN = datetime(2024, 1, 2, 3, 4, 5, 6, UTC)
@@ -188,6 +187,7 @@ def test_a_notebook_runs_nothing_that_rows_hold() -> None:
     assert len(page) < 50_000
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_beginning_of_long_answers() -> None:
     rows = [Record(str(n), None, {f"f{k}": [0.5] * 400 for k in range(40)}) for n in range(5_000)]
     page = Results(rows)._repr_html_()

@@ -11,6 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness import strategies
+from tests.harness.oracle import Oracle, arrow_table
+from tests.harness.values import python_rows
 
 from aiovec import (
     DimensionMismatchError,
@@ -21,16 +24,8 @@ from aiovec import (
     Schema,
 )
 from aiovec._input.columns import text_array
-from aiovec._input.rows import (
-    CheckedRows,
-    check_ids,
-    last_of_each_id,
-    repeated_ids,
-    taken_by,
-    to_table,
-)
-from aiovec.testing import Oracle, python_rows, strategies
-from aiovec.testing.oracle import arrow_table
+from aiovec._input.rows import CheckedRows, check_ids, repeated_ids, taken_by, to_table
+from aiovec.backend import last_of_each_id
 
 SCHEMA = Schema(3, fields={"name": str, "year": int, "seen": datetime, "tags": list[str]})
 

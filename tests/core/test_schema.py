@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiovec import Field, InvalidArgumentError, InvalidNameError, Schema
-from aiovec._core.schema import check_field_name, check_table_name
+from aiovec.backend import check_field_name, check_table_name
 
 TYPES = (str, int, float, bool, datetime, list[str], list[int], list[float])
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,62}", fullmatch=True)

@@ -9,23 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.contract.base import open_store
+from tests.harness.loop_time import own_work, watched_loop
 from tests.toy_backend import ToyBackend
 
-from aiovec import RRF, AiovecError, Field, Schema, UnsupportedError, VectorStore, Weighted
+from aiovec import RRF, AiovecError, Field, Hit, Schema, UnsupportedError, VectorStore, Weighted
 from aiovec._core import store as store_module
-from aiovec._core.contract import (
-    Found,
-    StaleTableError,
-    StoredRows,
-    TableHandle,
-    TextQuery,
-    VectorQuery,
-)
 from aiovec._core.ranking import Listed, fuse
-from aiovec._core.records import Hit, Rank
+from aiovec._core.records import Rank
 from aiovec._core.searching import together
-from aiovec.testing.base import open_store
-from aiovec.testing.loop_time import own_work, watched_loop
+from aiovec.backend import Found, StaleTableError, StoredRows, TableHandle, TextQuery, VectorQuery
 
 SCHEMA = Schema(4, fields={"body": Field(str, text=True), "year": int})
 QUERY = [1.0, 0, 0, 0]
@@ -233,6 +226,7 @@ class Large(ToyBackend):
         return Found(rows, [float(n) for n in range(count)])
 
 
+@pytest.mark.slow
 async def test_no_step_of_a_large_search_holds_the_loop() -> None:
     store = await open_store(Large(), dim=4)
     await store.create_table("notes", SCHEMA)

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.contract.text import QUERIES, fuzzed, noise
+from tests.harness.loop_time import watched_loop
 
 from aiovec import Field, InvalidArgumentError, Schema
-from aiovec._core.contract import TextClause
 from aiovec._text.query import parse, parse_off_loop, text_fields
-from aiovec.testing.loop_time import watched_loop
-from aiovec.testing.text import QUERIES, fuzzed, noise
+from aiovec.backend import TextClause
 
 SCHEMA = Schema(
     3,
@@ -111,6 +111,7 @@ def well_formed(query: str, schema: Schema) -> None:
         assert spaced[-1] == TextClause("nevertheless")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [SCHEMA, GRAMS], ids=["plain", "ngram"])
 def test_ten_thousand_fuzzed_queries(schema: Schema) -> None:
     for query in [*QUERIES, *fuzzed(10_000, 5), *noise(10_000, 6)]:

@@ -14,8 +14,8 @@ import pytest
 
 import aiovec
 from aiovec import AiovecError, Schema
-from aiovec._core.pool import in_thread
-from aiovec._core.threads import NoThreadError, in_idle_thread
+from aiovec._core.threads import NoThreadError
+from aiovec.backend import in_idle_thread, in_thread
 
 
 async def _some(count: int) -> None:

@@ -25,12 +25,20 @@ from aiovec import (
     StoreClosedError,
     VectorStore,
 )
-from aiovec._core.contract import StaleTableError
 from aiovec._core.engine import Engine
-from aiovec._core.waiting import Admission, Patience, Pauses, Share
 from aiovec._embed.registry import Embedders
-from aiovec._settings.load import RetrievalSettings
-from aiovec.backend import Found, TableHandle, TextQuery, VectorQuery
+from aiovec.backend import (
+    Admission,
+    Found,
+    Patience,
+    Pauses,
+    RetrievalSettings,
+    Share,
+    StaleTableError,
+    TableHandle,
+    TextQuery,
+    VectorQuery,
+)
 
 AT_ONCE, MORE = 20, 60
 VECTOR = [1.0, 0.0]

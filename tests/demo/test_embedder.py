@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from aiovec._demo import HashingEmbedder
 
+pytestmark = pytest.mark.slow
+
 EMBEDDER = HashingEmbedder()
 
 

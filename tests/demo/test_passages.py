@@ -10,6 +10,8 @@ import pytest
 
 from aiovec._demo import Passage, stdlib_passages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def imported() -> set[str]:

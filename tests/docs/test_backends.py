@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.contract.base import ABILITIES
 
 import aiovec
 from aiovec._http.serving import OFFERED
-from aiovec.testing.base import ABILITIES
 from aiovec_remote.backend import RemoteBackend
 from aiovec_remote.settings import RemoteSettings
 
@@ -78,7 +78,6 @@ def test_the_table_of_the_remote_backend_is_complete() -> None:
 def test_every_row_is_shown_by_tests_that_exist() -> None:
     defined: set[str] = set()
     for source in [
-        *(ROOT / "src/aiovec/testing").glob("*.py"),
         *(ROOT / "tests").rglob("*.py"),
     ]:
         defined |= set(re.findall(r"def (test_\w+)", source.read_text(encoding="utf-8")))

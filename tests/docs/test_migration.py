@@ -54,6 +54,7 @@ async def run_python(code: str, names: dict[str, Any]) -> None:
         await outcome
 
 
+@pytest.mark.slow
 async def test_the_walk_through_of_context_vectors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

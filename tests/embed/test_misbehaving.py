@@ -428,6 +428,7 @@ async def test_an_embedder_that_searches_the_store() -> None:
 # Many calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Plain, Awaited])
 async def test_a_thousand_calls_and_cancellations(kind: type[Plain]) -> None:
     async with with_embedder(kind()) as store, asyncio.timeout(60):
@@ -505,7 +506,7 @@ async def test_an_embedder_that_the_file_no_longer_describes_is_closed_too(
     async with with_embedder(Plain()) as store:
         registry = store._embedders
         from aiovec._settings.embedders import EmbedderSettings
-        from aiovec._settings.load import RetrievalSettings
+        from aiovec.backend import RetrievalSettings
 
         first = await registry.find("x", RetrievalSettings(embedders={"x": {"kind": "demo"}}))  # type: ignore[dict-item]
         second = await registry.find(

@@ -51,7 +51,8 @@ def own_tests() -> int:
     return len(re.findall(r"^def test_", source, re.MULTILINE))
 
 
-@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.long), "lancedb"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.soak), "lancedb"])
 def test_its_own_tests_hold_by_the_line_in_the_toml(
     example: Copy, tmp_path: Path, backend: str
 ) -> None:
@@ -60,7 +61,8 @@ def test_its_own_tests_hold_by_the_line_in_the_toml(
     assert kinds_of_stores(tmp_path / "stores") == {backend}
 
 
-@pytest.mark.parametrize("backend", ["sqlite", pytest.param("lancedb", marks=pytest.mark.long)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("lancedb", marks=pytest.mark.soak)])
 def test_its_own_tests_hold_by_the_variable_alone(
     example: Copy, tmp_path: Path, backend: str
 ) -> None:

@@ -23,7 +23,7 @@ from tests.sqlite.support import DIM, State, vector
 
 from aiovec import Field, Schema, VectorStore, connect
 from aiovec._transfer import Load, Loading, RejectsFile, load, open_input
-from aiovec._transfer.sources import Hints
+from aiovec.backend import Hints
 
 
 def say(*facts: Any) -> None:

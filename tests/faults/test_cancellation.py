@@ -177,13 +177,14 @@ async def test_cancelled_calls_in_memory(tmp_path: Path) -> None:
     await campaign(":memory:", tmp_path, rounds=25, seed=2)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(100, 1000, 100))
 async def test_many_cancelled_calls(tmp_path: Path, seed: int) -> None:
     await campaign(tmp_path / "notes.db", tmp_path, rounds=300, seed=seed)
     await asyncio.to_thread(check_file, tmp_path / "notes.db")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 async def test_a_cancelled_search_stops_using_the_cpu(tmp_path: Path, metric: str) -> None:
     """By the process's CPU time, against that of the same searches left to their end."""

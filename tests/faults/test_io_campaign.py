@@ -69,13 +69,14 @@ def campaign(tmp_path: Path, kind: str, rounds: int, faults: int, seed: int) -> 
     return journal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
 def test_failing_calls_to_the_system(tmp_path: Path, kind: str) -> None:
     """B8."""
     campaign(tmp_path, kind, 2, 60, seed=5)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(10))
 @pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
 def test_ten_thousand_failing_calls_to_the_system(tmp_path: Path, kind: str, part: int) -> None:

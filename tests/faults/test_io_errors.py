@@ -126,6 +126,7 @@ def check(outcomes: list[Any], there: set[str]) -> None:
 
 
 # A commit is in the WAL; the file itself has it with the next checkpoint.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "calls"),
     [
@@ -133,8 +134,8 @@ def check(outcomes: list[Any], there: set[str]) -> None:
         ("s.db-wal", shim.WRITE),
         ("s.db-wal", shim.WRITE | shim.SYNC | shim.READ),
         ("s.db", shim.WRITE | shim.SYNC | shim.READ),
-        pytest.param("s.db", shim.SYNC, marks=pytest.mark.long),
-        pytest.param("s.db", shim.WRITE, marks=pytest.mark.long),
+        pytest.param("s.db", shim.SYNC, marks=pytest.mark.soak),
+        pytest.param("s.db", shim.WRITE, marks=pytest.mark.soak),
     ],
 )
 def test_a_failed_commit_of_sqlite(tmp_path: Path, library: Path, path: str, calls: int) -> None:
@@ -200,13 +201,14 @@ asyncio.run(main())
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fail"),
     [
         ("sqlite", 1000),
         ("lancedb", 1),
-        pytest.param("sqlite", 1, marks=pytest.mark.long),
-        pytest.param("lancedb", 1000, marks=pytest.mark.long),
+        pytest.param("sqlite", 1, marks=pytest.mark.soak),
+        pytest.param("lancedb", 1000, marks=pytest.mark.soak),
     ],
 )
 def test_a_failed_read_is_not_told_as_damage(
@@ -266,6 +268,7 @@ asyncio.run(main())
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
 def test_an_index_that_cannot_be_completed_is_not_told_as_refused(
     tmp_path: Path, library: Path, kind: str
@@ -284,6 +287,7 @@ def test_an_index_that_cannot_be_completed_is_not_told_as_refused(
             assert field == [False, "btree"], came
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kinds",
     [

@@ -282,7 +282,7 @@ def test_killed_writers(tmp_path: Path) -> None:
     assert kinds
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(10))
 def test_killed_writers_500_rounds(tmp_path: Path, part: int) -> None:
     """50 of them in each part."""

@@ -45,6 +45,6 @@ def test_killed_creations(tmp_path: Path) -> None:
     campaign(tmp_path, rounds=40, seed=1)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_many_killed_creations(tmp_path: Path) -> None:
     campaign(tmp_path, rounds=2000, seed=2)

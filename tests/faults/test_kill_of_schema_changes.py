@@ -71,6 +71,7 @@ async def check(target: str) -> None:
         await store.update(table, {"name": "n0"}, ids="r0000")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "rounds"), [("sqlite", 6), ("lancedb", 4)])
 def test_killed_changes_of_a_schema(tmp_path: Path, backend: str, rounds: int) -> None:
     if backend == "lancedb":

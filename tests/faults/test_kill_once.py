@@ -97,12 +97,13 @@ def campaign(path: Path, place: str, rounds: int, seed: int) -> int:
     return repeated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "rounds"), [("sqlite", 5), ("lancedb", 3)])
 def test_killed_writers_with_keys(tmp_path: Path, place: str, rounds: int) -> None:
     assert campaign(tmp_path, place, rounds, 7) > rounds
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("place", ["sqlite", "lancedb"])
 def test_killed_writers_with_keys_100_rounds(tmp_path: Path, place: str) -> None:

@@ -77,6 +77,6 @@ def test_eight_processes(tmp_path: Path) -> None:
     campaign(tmp_path, seconds=2)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_eight_processes_for_30_seconds(tmp_path: Path) -> None:
     campaign(tmp_path, seconds=30)

@@ -124,6 +124,7 @@ def ways() -> list[str]:
     return ["Python's module", *(["sqlite3 command"] if shutil.which("sqlite3") else [])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("touch", TOUCHES)
 def test_rows_survive_another_library_beside_us(tmp_path: Path, touch: str) -> None:
     """A1: whatever this process does with the file, its locks stay and its WAL stays."""
@@ -171,6 +172,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_with_an_older_sqlite(tmp_path: Path) -> None:
     """A1: also where both run aiovec on a SQLite that deletes the WAL."""
     environment = system_python()

@@ -27,7 +27,8 @@ from aiovec import (
     VectorStore,
     sync,
 )
-from aiovec._core.connect import Opening, Origin
+from aiovec._core.connect import Opening
+from aiovec.backend import Origin
 
 BACKENDS = ["sqlite", "lancedb"]
 QUERY = [1.0, 2.0, 3.0, 4.0]
@@ -279,9 +280,7 @@ def test_a_backend_that_cannot_promise_it(monkeypatch: pytest.MonkeyPatch) -> No
     from tests.toy_backend import ToyBackend
 
     from aiovec import _plugins as plugins
-    from aiovec._core.plugin import Location
-    from aiovec._settings.load import RetrievalSettings
-    from aiovec.backend import BackendPlugin
+    from aiovec.backend import BackendPlugin, Location, RetrievalSettings
 
     class ToyPlugin(BackendPlugin):
         name = "toy"

@@ -338,7 +338,7 @@ async def test_random_damage_raises_only_our_errors(tmp_path: Path, whole: Path)
     await survive_damage(tmp_path, whole, rounds=25, seed=3)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 async def test_much_random_damage_raises_only_our_errors(tmp_path: Path, whole: Path) -> None:
     await survive_damage(tmp_path, whole, rounds=1500, seed=4)
 

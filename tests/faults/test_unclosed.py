@@ -69,6 +69,7 @@ gc.collect()  # Python's own as the process ends is left out where a thread is i
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_the_process_ends(tmp_path: Path, way: str) -> None:
     path = tmp_path / "notes.db"
@@ -124,6 +125,7 @@ loop.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 20])
 @pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
 def test_a_loop_that_was_closed_with_calls_in_it_keeps_no_process(
@@ -159,11 +161,13 @@ atexit.register(bye)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
 def test_a_store_is_of_use_as_the_process_ends(tmp_path: Path, kind: str) -> None:
     assert _said_at_exit(tmp_path, kind, "used") == "3 3\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
 def test_a_store_that_needs_a_thread_as_the_process_ends(tmp_path: Path, kind: str) -> None:
     """Which Python 3.12 and later no longer start then."""

@@ -19,8 +19,7 @@ from tests.waiting import Clock, until
 
 from aiovec import Schema, StoreBusyError, VectorStore
 from aiovec._core import writing
-from aiovec._core.contract import Backend
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import Backend, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 from aiovec_sqlite import SqliteBackend
@@ -108,6 +107,7 @@ async def test_writes_behind_others_of_this_process(tmp_path: Path, kind: str) -
         assert await store.insert("notes", [{"id": "last", "embedding": vectors[0]}]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite from memory", "sqlite from the file", "lancedb"])
 async def test_searches_behind_others_of_this_process(tmp_path: Path, kind: str) -> None:
     """B3: reads too."""
@@ -208,6 +208,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BACKENDS)
 async def test_calls_that_wait_take_no_memory(tmp_path: Path, kind: str) -> None:
     """B1: 300 calls of 2 MB behind a queue of 2. Rows are looked at when a place is there."""

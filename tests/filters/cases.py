@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from aiovec._core.schema import Field, Schema
-from aiovec._filters.tree import (
+from aiovec import Field, Schema
+from aiovec._filters.tree import all_of, any_of, is_true, negated
+from aiovec.backend import (
     Compare,
     Const,
     Contains,
@@ -23,10 +24,6 @@ from aiovec._filters.tree import (
     Like,
     Ref,
     StartsWith,
-    all_of,
-    any_of,
-    is_true,
-    negated,
 )
 from aiovec.errors import FilterError
 

@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from aiovec._filters.tree import Expr
+from aiovec.backend import Expr
 from aiovec_sqlite.sql.filters import register, to_sql
 
 from .cases import EPOCH, SCHEMA

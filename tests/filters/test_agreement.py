@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness.evaluate import evaluate
 
-from aiovec._core.schema import Schema
-from aiovec._filters import bind
-from aiovec._filters.tree import Compare, Expr, In, Like, Ref, negated
-from aiovec.testing.evaluate import evaluate
+from aiovec import Schema
+from aiovec._filters.tree import negated
+from aiovec.backend import Compare, Expr, In, Like, Ref, bind
 
 from . import cases
 from .cases import SCHEMA, arrow_table
@@ -52,7 +52,7 @@ def test_each_filter_means_the_same_in_sql_and_over_arrow(
     check(rows, exprs, ascii_only=ascii_only)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", cases.CONDITIONS)
 @settings(max_examples=200, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
@@ -63,7 +63,7 @@ def test_many_of_each_condition_mean_the_same_in_sql_and_over_arrow(
     check(rows, [*exprs, *map(negated, exprs)], ascii_only=ascii_only)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @settings(max_examples=2_000, deadline=None)
 @given(rows=cases.rows(), ascii_only=st.booleans(), data=st.data())
 def test_many_filters_mean_the_same_in_sql_and_over_arrow(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiovec import Field, FilterError, Schema
-from aiovec._filters import Expr, F, bind
-from aiovec._filters.tree import MAX_NAMES, Compare, In, Ref
+from aiovec import F, Field, FilterError, Schema
+from aiovec._filters.tree import MAX_NAMES
+from aiovec.backend import Compare, Expr, In, Ref, bind
 
 from . import cases
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiovec._filters import Expr, F, bind
+from aiovec import F
 from aiovec._filters.patterns import marked
+from aiovec.backend import Expr, bind
 from aiovec_sqlite.sql.like import matches as matches_marked
 
 from .cases import SCHEMA

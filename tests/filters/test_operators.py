@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiovec import FilterError
-from aiovec._filters import F
-from aiovec._filters.tree import Compare, Const, Expr, Ref, all_of, any_of, condition, negated
+from aiovec import F, FilterError
+from aiovec._filters.tree import all_of, any_of, condition, negated
+from aiovec.backend import Compare, Const, Expr, Ref
 
 from . import cases
 
@@ -42,6 +42,7 @@ def test_f_survives_copying_pickling_and_inspection() -> None:
     assert repr(pickle.loads(pickle.dumps(F.year))) == repr(copy.deepcopy(F.year)) == repr(F.year)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_trees_can_be_pickled_hashed_and_compared(data: st.DataObject) -> None:

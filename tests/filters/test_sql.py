@@ -7,12 +7,12 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from tests.harness.evaluate import evaluate
 
-from aiovec import Field, FilterError, Schema
-from aiovec._filters import Expr, F, bind
+from aiovec import F, Field, FilterError, Schema
 from aiovec._filters.patterns import marked
 from aiovec._filters.tree import MAX_DEPTH, MAX_NAMES, all_of, any_of, negated
-from aiovec.testing.evaluate import evaluate
+from aiovec.backend import Expr, bind
 from aiovec_sqlite.sql.filters import MAX_PARAMETERS, fixed_values, to_sql
 from aiovec_sqlite.sql.like import matches as matches_marked
 
@@ -177,6 +177,7 @@ TEN_THOUSAND = range(10_000)
 
 
 # Made when they are asked for: to make them all takes seconds.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

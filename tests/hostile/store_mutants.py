@@ -24,7 +24,7 @@ import numpy as np
 from tests.sqlite.support import all_changes, opened, whole_table
 
 from aiovec import AiovecError, Field, Schema, VectorStore
-from aiovec._core.doctor import Finding
+from aiovec.backend import Finding
 from aiovec_sqlite.doctor import findings
 from aiovec_sqlite.driver import connect
 

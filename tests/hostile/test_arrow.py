@@ -19,7 +19,8 @@ from tests.transfer.support import bring, rejected
 import aiovec
 from aiovec import InvalidRowError, Schema, VectorStore
 from aiovec._arrow import check_array, damaged_rows, take_sound
-from aiovec._input.rows import bytes_of, effort_of, to_table
+from aiovec._input.rows import bytes_of, to_table
+from aiovec.backend import effort_of
 
 MUTANTS = Path(__file__).with_name("arrow_mutants.py")
 SCHEMA = Schema(2, fields={"name": str, "tags": list[str], "year": int})
@@ -46,7 +47,7 @@ def test_a_mutant_that_ended_the_process(tmp_path: Path) -> None:
     run_mutants(105_195, 1, tmp_path, 60)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(10))
 def test_ten_thousand_mutants(tmp_path: Path, part: int) -> None:

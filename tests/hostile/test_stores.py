@@ -55,12 +55,13 @@ async def test_mutated_stores(tmp_path: Path) -> None:
     await survive(tmp_path, 0, int(os.environ.get("AIOVEC_MUTANTS", "40")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [3741, 6723])
 async def test_mutants_that_came_out_raw(tmp_path: Path, mutant: int) -> None:
     """A table's name with a NUL, of which the doctor asked; and a change number without a next."""
     await survive(tmp_path, mutant, 1)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 async def test_many_mutated_stores(tmp_path: Path) -> None:
     await survive(tmp_path, 1_000, 10_000)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from tests.filters.cases import SCHEMA, arrow_table
 
-from aiovec._filters.tree import Expr
+from aiovec.backend import Expr
 from aiovec_lancedb.driver import lancedb
 from aiovec_lancedb.rows import stored_form
 from aiovec_lancedb.sql.filters import to_sql

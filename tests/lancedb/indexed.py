@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec import Hit, Schema, VectorStore
-from aiovec._settings.load import RetrievalSettings
-from aiovec.backend import Clock
+from aiovec.backend import Clock, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import Limits
 from aiovec_lancedb.settings import LancedbSettings

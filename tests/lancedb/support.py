@@ -10,11 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests import forked
-
 from aiovec import Schema, VectorStore
-from aiovec._settings.load import RetrievalSettings
-from aiovec.backend import Clock
+from aiovec.backend import Clock, RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import IndexLimits, Limits
 from aiovec_lancedb.settings import LancedbSettings
@@ -68,7 +65,7 @@ async def run_code(code: str, *arguments: str, timeout: float = 120, fresh: bool
     A ``fresh`` one is started, not forked, so that its memory is its own.
     """
     process = await asyncio.to_thread(
-        subprocess.Popen if fresh else forked.Popen,
+        subprocess.Popen,
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from aiovec import Schema, StoreBusyError, StoreClosedError, VectorStore
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend, tables
 from aiovec_lancedb import store as lancedb_store
 from aiovec_lancedb.export import whole_rows
@@ -96,6 +96,7 @@ async def measured(path: Path, dim: int, searches: int, memory: str) -> tuple[in
     return int(grown), ids
 
 
+@pytest.mark.slow
 async def test_searches_at_once_stay_under_their_memory(tmp_path: Path) -> None:
     dim, searches = 512, 30
     vectors = await fill(tmp_path / "s", 12_000, dim)
@@ -109,7 +110,7 @@ async def test_searches_at_once_stay_under_their_memory(tmp_path: Path) -> None:
     assert grown > 192 * MIB
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 async def test_two_hundred_searches_over_a_large_table(tmp_path: Path) -> None:
     await fill(tmp_path / "s", 100_000, 768)

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from aiovec._core.contract import BulkLoad, Columns
-from aiovec._core.schema import Schema
+from aiovec import Schema
+from aiovec.backend import BulkLoad, Columns
 from aiovec.errors import DuplicateIdError
 from aiovec_lancedb import bulk
 from aiovec_lancedb.bulk import Hashes, SeenIds

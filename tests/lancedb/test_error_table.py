@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from aiovec import AiovecError, FilterError, StoreBusyError, StoreClosedError
-from aiovec._core.redaction import without_secrets
+from aiovec.backend import without_secrets
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.driver import lancedb
 from aiovec_lancedb.errors import failure, translated

@@ -190,6 +190,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 async def test_a_table_that_another_process_makes_anew_again_and_again(tmp_path: Path) -> None:
     """It was told as damage: gone when it was opened, and there again when it was looked for."""
     churning = await asyncio.create_subprocess_exec(
@@ -393,6 +394,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [None, "debug"])
 def test_lances_logs_are_held_unless_the_user_set_them(tmp_path: Path, level: str | None) -> None:
     done = run_code(LOGS, str(tmp_path / "s"), env={"LANCEDB_LOG": level} if level else None)

@@ -42,8 +42,9 @@ async def batches_of(store: VectorStore, **options: Any) -> list[pa.RecordBatch]
     return [batch async for batch in store.export("notes", **options)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [None, BY_IDS], ids=["as they lie", "by ids"])
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.long), 7, 64, 1000])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.soak), 7, 64, 1000])
 async def test_a_large_table_goes_in_parts(
     tmp_path: Path, batch_size: int, after: bytes | None
 ) -> None:
@@ -158,6 +159,7 @@ async def test_behind_a_cursor_each_row_comes_once_as_it_is_now(
                 assert owner == now[id]["owner"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_pages_of_a_table_that_is_written_to(tmp_path: Path, seed: int) -> None:
     """Each page by an export of its own, with writes before the next: rows that stay come once."""
@@ -344,7 +346,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no peak of memory this way")
 def test_memory_stays_within_some_blocks(tmp_path: Path) -> None:
     """470 MiB of vectors leave in a fraction of that."""

@@ -16,10 +16,8 @@ from typing import Any
 import pytest
 
 from aiovec import Schema, UnsupportedError
-from aiovec._core.contract import Columns, Order
-from aiovec._core.moving import Destination
-from aiovec._filters.tree import Ref
 from aiovec._input.rows import to_table
+from aiovec.backend import Columns, Destination, Order, Ref
 from aiovec.errors import AiovecError, CorruptStoreError, StoreBusyError, StoreMovedError
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks.local import FOLDER
@@ -174,6 +172,7 @@ async def ids_in(backend: LancedbBackend) -> list[str]:
     return list(found.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["looked", "opened"])
 async def test_a_write_that_stands_still_is_not_committed_behind_the_mark(
     place: tuple[str, dict[str, str]], moment: str

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.filters import cases
 from tests.filters.cases import SCHEMA, arrow_table
+from tests.harness.evaluate import evaluate
 
-from aiovec._filters import F, bind
-from aiovec._filters.tree import MAX_DEPTH, Expr, Like, Ref, all_of, any_of, negated
-from aiovec.testing.evaluate import evaluate
+from aiovec import F
+from aiovec._filters.tree import MAX_DEPTH, all_of, any_of, negated
+from aiovec.backend import Expr, Like, Ref, bind
 
 from .filter_rows import LancedbRows
 
@@ -61,7 +62,7 @@ def test_each_filter_means_the_same_in_sql_and_over_arrow(
     check(held, rows, data.draw(st.lists(cases.filters(rows), min_size=1, max_size=3)))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @MANY
 @given(rows=cases.rows(), data=st.data())
 def test_many_filters_mean_the_same_in_sql_and_over_arrow(
@@ -108,6 +109,7 @@ def deep(chance: random.Random, depth: int) -> Expr:
     return negated(joined) if chance.random() < 0.2 else joined
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [10, 40])
 def test_the_deepest_filters_are_answered(held: LancedbRows, depth: int) -> None:
     """Lance's parser takes exponential time for some nesting, and refuses 50 parentheses."""

@@ -43,7 +43,7 @@ def test_filters_mean_the_same(
     check(held, rows, data.draw(st.lists(cases.filters(rows), min_size=1, max_size=3)))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @MANY
 @given(rows=cases.rows(), data=st.data())
 def test_many_filters_mean_the_same(

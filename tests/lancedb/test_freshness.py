@@ -14,7 +14,7 @@ from lancedb.table import AsyncTable
 from tests.clock import DrivenClock
 
 from aiovec import ModelMismatchError, Schema, TableNotFoundError, Tuning, VectorStore
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import Limits, ReadLimits
 from aiovec_lancedb.memory import scan_bytes
@@ -62,6 +62,7 @@ async def settle(reader: VectorStore) -> None:
         await reader.count("notes")
 
 
+@pytest.mark.slow
 async def test_each_write_of_another_store_is_seen_by_the_next_read(
     two: tuple[VectorStore, VectorStore],
 ) -> None:
@@ -113,6 +114,7 @@ async def test_a_table_of_the_same_name_and_version_is_another(
         await reader.count("notes")
 
 
+@pytest.mark.slow
 async def test_reads_beside_writes_see_what_was_acknowledged(
     two: tuple[VectorStore, VectorStore],
 ) -> None:
@@ -227,6 +229,7 @@ async def test_a_search_takes_a_share_for_what_it_finds(
         assert max(shares.sizes) > sum(len(hit["text"]) for hit in hits)
 
 
+@pytest.mark.slow
 async def test_a_query_beyond_float32_takes_the_share_of_a_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

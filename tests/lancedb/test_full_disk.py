@@ -301,7 +301,7 @@ async def test_damaged_files(tmp_path: Path) -> None:
     assert await survive_damage(tmp_path, rounds=15, seed=5)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 async def test_many_damaged_files(tmp_path: Path) -> None:
     assert await survive_damage(tmp_path, rounds=400, seed=6)
 

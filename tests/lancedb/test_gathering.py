@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.harness.loop_time import own_work, watched_loop
+from tests.harness.values import python_rows
 
 from aiovec import DuplicateIdError, Schema, VectorStore
-from aiovec.testing import python_rows
-from aiovec.testing.loop_time import own_work, watched_loop
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 

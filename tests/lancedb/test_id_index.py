@@ -14,7 +14,7 @@ from tests.waiting import until
 
 from aiovec import DuplicateIdError, InvalidArgumentError, Schema, VectorStore
 from aiovec._input.rows import to_table
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import IndexLimits, Limits
 from aiovec_lancedb.settings import LancedbSettings

@@ -22,6 +22,8 @@ from aiovec_lancedb.index import recall
 from .indexed import DIM, QUESTIONS, ROWS, VECTORS, filled, found_share, rows, store_at
 from .support import SURE, run_code
 
+pytestmark = pytest.mark.slow
+
 
 async def only(store: VectorStore) -> IndexInfo:
     (info,) = await store.indexes("notes")
@@ -45,8 +47,8 @@ async def partitions(folder: Path) -> int:
     ("kind", "times"),
     [
         ("ivf_flat", 1),
-        pytest.param("ivf_flat", 2, marks=pytest.mark.long),
-        pytest.param("ivf_rq", 2, marks=pytest.mark.long),
+        pytest.param("ivf_flat", 2, marks=pytest.mark.soak),
+        pytest.param("ivf_rq", 2, marks=pytest.mark.soak),
     ],
 )
 async def test_upkeep_keeps_the_partitions(tmp_path: Path, kind: str, times: int) -> None:
@@ -168,8 +170,8 @@ asyncio.run(build())
     [
         pytest.param("note", False, id="note-first"),
         pytest.param("index", False, id="index-first"),
-        pytest.param("measure", False, id="measure-first", marks=pytest.mark.long),
-        *(pytest.param(step, True, id=f"{step}-again", marks=pytest.mark.long) for step in _STEPS),
+        pytest.param("measure", False, id="measure-first", marks=pytest.mark.soak),
+        *(pytest.param(step, True, id=f"{step}-again", marks=pytest.mark.soak) for step in _STEPS),
     ],
 )
 async def test_a_build_killed_at_each_step_keeps_its_tuning(
@@ -206,7 +208,7 @@ async def test_a_build_killed_at_each_step_keeps_its_tuning(
         assert await found_share(store) >= 0.97
 
 
-@pytest.mark.parametrize("ends", ["closed", pytest.param("cancelled", marks=pytest.mark.long)])
+@pytest.mark.parametrize("ends", ["closed", pytest.param("cancelled", marks=pytest.mark.soak)])
 async def test_a_build_that_ends_before_its_note_is_measured_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:

@@ -33,6 +33,7 @@ from .indexed import (
 from .support import SMALL, SURE, numbered, opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_kind_is_built_and_reaches_its_target(store: VectorStore, kind: str) -> None:
     await filled(store)
@@ -45,6 +46,7 @@ async def test_every_kind_is_built_and_reaches_its_target(store: VectorStore, ki
     assert await found_share(store) >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["l2", "dot"])
 async def test_distances_by_an_index_are_those_of_an_exact_search(
     store: VectorStore, metric: Any
@@ -120,6 +122,7 @@ async def test_a_build_that_needs_too_much_memory_is_refused(tmp_path: Path) -> 
 # Rows that change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ivf_rq", "hnsw_sq"])
 async def test_deleted_and_replaced_rows_do_not_come_back(store: VectorStore, kind: str) -> None:
     await filled(store)
@@ -140,6 +143,7 @@ async def test_deleted_and_replaced_rows_do_not_come_back(store: VectorStore, ki
     assert not {"r7", first[1]}.intersection(ids(await store.search("notes", question, limit=20)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ivf_rq", "hnsw_sq"])
 async def test_rows_that_no_index_has_yet_are_found(store: VectorStore, kind: str) -> None:
     await filled(store)
@@ -176,7 +180,8 @@ async def test_writers_go_on_while_an_index_is_built(store: VectorStore) -> None
     assert "r0" not in ids(await store.search("notes", VECTORS[0], limit=50))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("ivf_rq", marks=pytest.mark.long), "hnsw_sq"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [pytest.param("ivf_rq", marks=pytest.mark.soak), "hnsw_sq"])
 async def test_filters_get_all_their_hits(store: VectorStore, kind: str) -> None:
     await filled(store, 6000)
     await store.create_index("notes", kind)
@@ -213,6 +218,7 @@ async def _builds(store: VectorStore) -> bool:
     return "building" in (await store.stats("notes")).index
 
 
+@pytest.mark.slow
 async def test_a_build_in_the_background_is_done_some_time(store: VectorStore) -> None:
     await filled(store, 6000)
     await store.create_index("notes", "hnsw_sq", wait=False)
@@ -238,6 +244,7 @@ async def test_a_cancelled_build_leaves_the_table_as_it_was(store: VectorStore) 
     assert await found_share(store) >= 0.95
 
 
+@pytest.mark.slow
 async def test_closing_ends_a_build(tmp_path: Path) -> None:
     async with store_at(tmp_path / "store") as store:
         await filled(store, 6000)
@@ -291,6 +298,7 @@ asyncio.run(build())
 """
 
 
+@pytest.mark.slow
 async def test_a_killed_build_leaves_the_table_usable(tmp_path: Path) -> None:
     path = tmp_path / "store"
     async with store_at(path, SURE) as store:
@@ -378,6 +386,7 @@ async def test_an_added_field_is_indexed(store: VectorStore) -> None:
     assert await store.count("notes", F.lang.is_null()) == 290
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indexed", [False, True])
 async def test_ids_stay_unique_with_indexes(tmp_path: Path, *, indexed: bool) -> None:
     async with store_at(tmp_path / "store") as one, store_at(tmp_path / "store") as other:

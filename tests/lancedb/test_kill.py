@@ -112,7 +112,7 @@ def test_killed_processes(tmp_path: Path) -> None:
     assert acknowledged > 2
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(10))
 def test_killed_processes_500_rounds(tmp_path: Path, part: int) -> None:
     """50 of them in each part."""
@@ -123,7 +123,7 @@ def test_killed_processes_500_rounds(tmp_path: Path, part: int) -> None:
     assert met.count("optimize") + met.count("index") > 5, met
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_killed_processes_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server() as bucket:
         for name, value in bucket.environment.items():
@@ -223,7 +223,7 @@ def test_killed_creations_and_drops(tmp_path: Path) -> None:
     assert "dropped" in creations(tmp_path / "store", 4, seed=3)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_many_killed_creations_and_drops(tmp_path: Path) -> None:
     assert creations(tmp_path / "store", 60, seed=2) == {"create", "created", "drop", "dropped"}
 
@@ -290,6 +290,6 @@ def test_killed_drops_are_whole_or_not_at_all(tmp_path: Path) -> None:
     assert killed_drops(tmp_path, 4, seed=1) > 0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_many_killed_drops(tmp_path: Path) -> None:
     assert killed_drops(tmp_path, 100, seed=int.from_bytes(os.urandom(4))) > 0

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.loop_time import own_work, watched_loop
 from tests.lancedb.support import opened
 
 from aiovec import Schema, VectorStore
-from aiovec.testing.loop_time import own_work, watched_loop
 
 Call = Callable[[VectorStore], Awaitable[Any]]
 
@@ -24,6 +24,7 @@ CALLS: dict[str, Call] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 async def test_few_rows_that_hold_much(tmp_path: Path, name: str) -> None:
     schema = Schema(2, fields={"numbers": list[int], "tags": list[str]})

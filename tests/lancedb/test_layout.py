@@ -16,7 +16,7 @@ import pytest
 from tests.docs.blocks import ROOT, blocks
 
 from aiovec import CorruptStoreError, Field, Schema
-from aiovec._filters import bind
+from aiovec.backend import bind
 from aiovec_lancedb.driver import lancedb
 from aiovec_lancedb.layout import handle_of, new_table
 from aiovec_lancedb.sql.filters import to_sql

@@ -129,6 +129,7 @@ async def told(host: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "says"),
     [
@@ -151,6 +152,7 @@ async def test_nobody_listens() -> None:
     assert "cannot be reached" in await told(nobody_listens())
 
 
+@pytest.mark.slow
 async def test_a_service_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANCE_CLIENT_READ_TIMEOUT", "1")
     with managed_service(hang=True) as service:

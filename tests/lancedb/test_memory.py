@@ -12,7 +12,7 @@ import pytest
 from .support import SMALL, opened, run_code
 
 pytestmark = [
-    pytest.mark.usefixtures("whole_processes"),
+    pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the tests read /proc/self"),
 ]
 

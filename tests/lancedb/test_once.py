@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.contract.once import OnceContract
 
 import aiovec
 from aiovec import Schema, StoreBusyError, VectorStore
 from aiovec.backend import Backend, Conditions, WriteKey, under
-from aiovec.testing.once import OnceContract
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.once import FILE
 from aiovec_lancedb.settings import LancedbSettings
@@ -113,9 +113,10 @@ _CALLS = {
 _ORDINARY = ("insert", "create_table", "drop_table", "add_field")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
-    [pytest.param(call, marks=[] if call in _ORDINARY else [pytest.mark.long]) for call in _CALLS],
+    [pytest.param(call, marks=[] if call in _ORDINARY else [pytest.mark.soak]) for call in _CALLS],
 )
 async def test_a_write_whose_process_was_killed_behind_the_commit(
     tmp_path: Path, call: str

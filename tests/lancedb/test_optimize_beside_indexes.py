@@ -14,7 +14,8 @@ from aiovec_lancedb.index.fields import lacking
 from .support import SMALL, numbered, opened
 
 
-@pytest.mark.parametrize("turns", [5, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.slow
+@pytest.mark.parametrize("turns", [5, pytest.param(50, marks=pytest.mark.soak)])
 async def test_optimize_while_an_index_is_dropped(tmp_path: Path, turns: int) -> None:
     """The drop comes at another moment each turn, over 20 ms."""
     async with opened(tmp_path / "store", index_from=10**6) as store:

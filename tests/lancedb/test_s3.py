@@ -26,7 +26,7 @@ from tests.sqlite.support import FIELDS, State, python
 
 import aiovec
 from aiovec import AiovecError, DuplicateIdError, Schema, StoreBusyError, VectorStore
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import ExportLimits, Limits
 from aiovec_lancedb.locks import bucket as bucket_lock
@@ -202,12 +202,12 @@ def test_two_processes(bucket: Bucket) -> None:
     _check_race(bucket, 4)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_two_processes_60_rounds(bucket: Bucket) -> None:
     _check_race(bucket, 60)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_without_the_lock_ids_stand_twice(bucket: Bucket) -> None:
     """Why there is one: Lance merges the appends of two writers without a look at their ids."""
     _, ids = race(bucket, 40, AIOVEC_RETRIEVAL__LANCEDB__BUCKET_LOCK="false")
@@ -332,6 +332,7 @@ async def test_two_locks_left_behind_expire_at_once(
         assert await store.tables() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -370,6 +371,7 @@ def test_a_lock_that_no_thread_can_keep_is_given_back(
         one.close()
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_for_long_is_not_taken_over(bucket: Bucket) -> None:
     url = bucket.new_url()
     holder, other = lock_of(bucket, url, term=2.0), lock_of(bucket, url, term=2.0)
@@ -491,6 +493,7 @@ except RuntimeError as exc:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["returns", "hangs"])
 async def test_a_process_that_exits_without_a_close_leaves_no_lock(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, how: str
@@ -573,15 +576,18 @@ async def told(settings: LancedbSettings, url: str = f"s3://{BUCKET}/store") -> 
     return str(caught.value)
 
 
+@pytest.mark.slow
 async def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
     assert "bucket does not exist" in await told(bucket.settings(), "s3://another-bucket/store")
 
 
+@pytest.mark.slow
 async def test_wrong_credentials() -> None:
     with s3_server(open_to_all=False) as strict:
         assert "rejects these credentials" in await told(strict.settings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "says"),
     [
@@ -601,17 +607,19 @@ async def test_a_server_that_fails(
         assert re.search(says, await told(LancedbSettings(storage_options=options)))
 
 
+@pytest.mark.slow
 async def test_nobody_listens(bucket: Bucket) -> None:
     options = {**bucket.options, "aws_endpoint": nobody_listens()}
     assert "cannot be reached" in await told(LancedbSettings(storage_options=options))
 
 
+@pytest.mark.slow
 async def test_http_has_to_be_allowed(bucket: Bucket) -> None:
     options = {**bucket.options, "allow_http": "false"}
     assert "allow_http" in await told(LancedbSettings(storage_options=options))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 async def test_a_server_that_goes_away() -> None:
     with own_s3_server() as server:
         async with opened(server, server.new_url()) as store:
@@ -632,7 +640,7 @@ async def test_a_server_that_goes_away() -> None:
                 assert SECRET not in str(caught.value.__cause__)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
 async def test_a_server_that_stands_still_and_goes_on() -> None:
     with own_s3_server() as server:

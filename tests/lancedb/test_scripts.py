@@ -15,8 +15,7 @@ import pytest
 from tests.clock import DrivenClock
 
 import aiovec
-from aiovec import Field, Schema
-from aiovec._core.store import VectorStore
+from aiovec import Field, Schema, VectorStore
 from aiovec.backend import is_over
 from aiovec_lancedb import tables
 from aiovec_lancedb.index.fields import index_fields
@@ -74,6 +73,7 @@ async def test_a_script_that_loads_and_exits_leaves_an_index(
         assert (await store.stats("notes")).unindexed_rows == 0
 
 
+@pytest.mark.slow
 async def test_many_scripts_leave_few_files(tmp_path: Path) -> None:
     """B14: sixty that write a row each left sixty fragments."""
     most = 0
@@ -160,6 +160,7 @@ async def test_a_cancelled_close_closes_all_the_same(tmp_path: Path) -> None:
         assert await store.count("notes") == 18_000
 
 
+@pytest.mark.slow
 async def test_aiovec_import_waits_for_the_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from aiovec import Schema
-from aiovec._core.distance import distances
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric, distances
 from aiovec_lancedb.limits import Limits, ReadLimits
 
 from .support import QUICK, opened

@@ -15,13 +15,13 @@ from typing import Any
 
 import lancedb
 import pytest
+from tests.harness.text_oracle import matching_ids
 from tests.lancedb.support import ROOT, opened, run_code
 
 from aiovec import Field, Schema, VectorStore, connect
 from aiovec._text.query import parse
 from aiovec.backend import Columns, TextClause, TextQuery
 from aiovec.errors import InvalidArgumentError, UnsupportedError
-from aiovec.testing.text_oracle import matching_ids
 from aiovec_lancedb.index import fields
 from aiovec_lancedb.limits import IndexLimits, Limits, UpkeepLimits
 from aiovec_lancedb.text import clauses
@@ -75,8 +75,9 @@ async def text_indexes(store: VectorStore) -> dict[str, tuple[int, int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))]
 )
 async def test_each_state_of_the_index_finds_the_same(
     store: VectorStore, tmp_path: Path, seed: int
@@ -147,6 +148,7 @@ async def test_each_state_of_the_index_finds_the_same(
             assert [hit.score for hit in best] == pytest.approx(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compacted", [False, True])
 async def test_more_conditions_than_lance_can_plan(store: VectorStore, compacted: bool) -> None:
     """As one query of Lance, these overflow the stack of a thread, which ends the process."""
@@ -335,6 +337,7 @@ async def test_parts_that_differ_from_those_of_sqlite(store: VectorStore) -> Non
             assert await found(store, text) == [id], text
 
 
+@pytest.mark.slow
 async def test_parts_of_words_in_every_state(store: VectorStore) -> None:
     """Also where most of the candidates that grams select do not match."""
     await store.create_table("notes", GRAMS)
@@ -459,6 +462,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_a_build_that_is_killed(tmp_path: Path) -> None:
     """Whatever was done of it, the table works, and turning text on makes the index."""
     place = tmp_path / "store"

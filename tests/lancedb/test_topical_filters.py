@@ -83,13 +83,13 @@ async def _shares(store: VectorStore, where: Any, selected: Any, **options: Any)
     ("kind", "options"),
     [
         ("ivf_pq", {"num_sub_vectors": 8}),
-        pytest.param("hnsw_sq", {}, marks=pytest.mark.long),
-        pytest.param("ivf_rq", {}, marks=pytest.mark.long),
-        pytest.param("ivf_flat", {}, marks=pytest.mark.long),
-        pytest.param("ivf_sq", {}, marks=pytest.mark.long),
-        pytest.param("hnsw", {}, marks=pytest.mark.long),
-        pytest.param("hnsw_pq", {}, marks=pytest.mark.long),
-        pytest.param("hnsw_sq", {"num_partitions": 8}, marks=pytest.mark.long),
+        pytest.param("hnsw_sq", {}, marks=pytest.mark.soak),
+        pytest.param("ivf_rq", {}, marks=pytest.mark.soak),
+        pytest.param("ivf_flat", {}, marks=pytest.mark.soak),
+        pytest.param("ivf_sq", {}, marks=pytest.mark.soak),
+        pytest.param("hnsw", {}, marks=pytest.mark.soak),
+        pytest.param("hnsw_pq", {}, marks=pytest.mark.soak),
+        pytest.param("hnsw_sq", {"num_partitions": 8}, marks=pytest.mark.soak),
     ],
 )
 async def test_recall_under_filters_of_one_topic(
@@ -109,6 +109,7 @@ async def test_recall_under_filters_of_one_topic(
         assert min(shares) > 0, where
 
 
+@pytest.mark.slow
 async def test_far_from_the_query_and_few(indexed: VectorStore) -> None:
     """B12: rows of which none lies in a partition near the query, also fewer than the limit."""
     store = indexed
@@ -133,6 +134,7 @@ async def test_far_from_the_query_and_few(indexed: VectorStore) -> None:
     assert {hit.id for hit in few} == {"far100", *(f"far100{n}" for n in range(10))}
 
 
+@pytest.mark.slow
 async def test_who_names_the_probes_gets_these_under_a_filter(indexed: VectorStore) -> None:
     """B12: named efforts stay as named; but matching rows are never told as none."""
     where, selected = F.topic.in_([3, 4, 5, 6]), np.isin(_TOPIC, [3, 4, 5, 6])

@@ -17,7 +17,7 @@ from tests.waiting import until
 import aiovec
 from aiovec import F, Tuning, VectorStore
 from aiovec._input.rows import to_table
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend, search
 from aiovec_lancedb.index import recall
 from aiovec_lancedb.index.effort import Effort, Rung, Tuned, tuned_of
@@ -52,9 +52,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Effort | None]:
     return efforts
 
 
-LONG = pytest.mark.long
+LONG = pytest.mark.soak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "target"),
     [
@@ -82,6 +83,7 @@ async def test_questions_that_are_not_stored_reach_the_tables_target(
         assert await found_share(store, limit=60) >= target
 
 
+@pytest.mark.slow
 async def test_a_search_may_ask_for_another_recall(
     store: VectorStore, told: list[Effort | None]
 ) -> None:
@@ -100,6 +102,7 @@ async def test_a_search_may_ask_for_another_recall(
     assert set(told) == {None}  # no effort is sure to find all of them
 
 
+@pytest.mark.slow
 async def test_who_names_an_effort_gets_just_that(
     store: VectorStore, told: list[Effort | None]
 ) -> None:
@@ -156,6 +159,7 @@ async def test_other_stores_see_the_effort_and_their_handles_stay_good(tmp_path:
 # By itself
 
 
+@pytest.mark.slow
 async def test_auto_indexes_a_table_that_has_grown_large(tmp_path: Path) -> None:
     async with store_at(tmp_path / "store", SURE, index="auto", index_from=1500) as store:
         await filled(store, 1400)
@@ -230,6 +234,7 @@ async def test_optimize_does_not_wait_for_the_background(tmp_path: Path) -> None
         assert [info.kind for info in await store.indexes("notes")] == ["hnsw_sq"]
 
 
+@pytest.mark.slow
 async def test_a_table_that_has_grown_by_half_is_measured_again(store: VectorStore) -> None:
     await filled(store)
     await store.create_index("notes", "hnsw")  # upkeep adds to it, and never replaces it
@@ -351,6 +356,7 @@ def test_more_hits_than_were_measured_take_more_effort() -> None:
     assert tuned.effort(10, 0.95) == (Effort(4), False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "ivf_flat", "ivf_pq", "hnsw_sq"])
 async def test_efforts_beyond_all_reason_take_no_memory(
     store: VectorStore, kind: str | None

@@ -18,7 +18,7 @@ from tests.sqlite.support import FIELDS, python
 
 import aiovec
 from aiovec import DuplicateIdError, Schema, StoreBusyError, VectorStore
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.locks.local import FOLDER, WriteLock
 from aiovec_lancedb.settings import LancedbSettings
@@ -54,18 +54,21 @@ async def race(stores: list[VectorStore], rounds: int) -> None:
     assert len(ids) == len(set(ids)) == 6 * rounds
 
 
+@pytest.mark.slow
 async def test_from_tasks_of_one_store(tmp_path: Path) -> None:
     async with aiovec.connect(target(tmp_path)) as store:
         await store.create_table("notes", SCHEMA)
         await race([store] * 6, rounds=15)
 
 
+@pytest.mark.slow
 async def test_from_two_stores_of_one_process(tmp_path: Path) -> None:
     async with aiovec.connect(target(tmp_path)) as one, aiovec.connect(target(tmp_path)) as two:
         await one.create_table("notes", SCHEMA)
         await race([one, two] * 2, rounds=15)
 
 
+@pytest.mark.slow
 def test_from_threads_with_event_loops_of_their_own(tmp_path: Path) -> None:
     async def create() -> None:
         async with aiovec.connect(target(tmp_path)) as store:
@@ -149,13 +152,13 @@ def test_from_processes(tmp_path: Path) -> None:
     processes(tmp_path, 2, seconds=2)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [2, 4])
 def test_from_processes_for_30_seconds(tmp_path: Path, count: int) -> None:
     processes(tmp_path, count, seconds=30)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 async def test_200_rounds(tmp_path: Path) -> None:
     async with aiovec.connect(target(tmp_path)) as one, aiovec.connect(target(tmp_path)) as two:
         await one.create_table("notes", SCHEMA)

@@ -86,7 +86,7 @@ async def test_two_stores_while_a_third_tidies(tmp_path: Path) -> None:
     await race(tmp_path, 6, indexed=True)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("indexed", [False, True], ids=["plain", "indexed"])
 async def test_two_stores_200_rounds(tmp_path: Path, indexed: bool) -> None:
     await race(tmp_path, 200, indexed=indexed)
@@ -99,11 +99,12 @@ def processes(path: Path, rounds: int, *, indexed: bool) -> None:
     asyncio.run(check(path, 3 * rounds + 1))
 
 
+@pytest.mark.slow
 def test_two_processes_on_an_indexed_table(tmp_path: Path) -> None:
     processes(tmp_path, 6, indexed=True)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("indexed", [False, True], ids=["plain", "indexed"])
 def test_two_processes_200_rounds_on_a_folder(tmp_path: Path, indexed: bool) -> None:
     processes(tmp_path, 200, indexed=indexed)

@@ -20,7 +20,7 @@ from tests.waiting import until
 
 from aiovec import Field, Schema, VectorStore
 from aiovec._core import pool
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.limits import Limits, UpkeepLimits
 from aiovec_lancedb.settings import LancedbSettings
@@ -59,6 +59,7 @@ async def insert_singly(store: VectorStore, count: int, start: int = 0) -> None:
         await store.insert("notes", [row])
 
 
+@pytest.mark.slow
 async def test_single_rows_leave_few_files(tmp_path: Path) -> None:
     count = 300
     async with opened(tmp_path / "s", max_versions=20) as store:
@@ -133,7 +134,7 @@ async def test_the_quiet_behind_a_look_is_looked_at_too(tmp_path: Path) -> None:
         await until(small, seconds=30)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("tasks", [1, 50])
 async def test_ten_thousand_single_rows(tmp_path: Path, tasks: int) -> None:
@@ -334,6 +335,7 @@ async def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert (await store.stats("notes")).details["fragments"] == 1
 
 
+@pytest.mark.slow
 async def test_others_writes_are_no_quiet(tmp_path: Path) -> None:
     """A store that wrote a little leaves a table alone in which another goes on writing."""
     limits = Limits(upkeep=replace(EAGERLY, commits=10_000, files=10_000, quiet=0.5))

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from aiovec import Schema
-from aiovec._core.contract import Backend, Columns
 from aiovec._input.rows import to_table
+from aiovec.backend import Backend, Columns
 from aiovec_lancedb import LancedbBackend
 from aiovec_lancedb.settings import LancedbSettings
 from aiovec_migrate.ends import OpenTable

@@ -140,7 +140,7 @@ async def contents(store: VectorStore) -> Contents:
 def _comparable(batch: Any, schema: Schema) -> list[dict[str, Any]]:
     # Here, for with the contract suite come pytest and hypothesis: half of what a process of an
     # app under test would take to begin.
-    from aiovec.testing import python_rows
+    from tests.harness.values import python_rows
 
     rows = python_rows(batch)
     at = batch.schema.get_field_index(schema.vector)

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.harness.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
 from tests.migrate.pairs import PAIRS, Pair, all_rows, delete, pair_of, upsert
 
 from aiovec import Field, MigrationError, Schema, StoreClosedError, TableNotFoundError
-from aiovec._core.contract import ChangeFeed
 from aiovec._input.rows import to_table
-from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
+from aiovec.backend import ChangeFeed
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.verifying.compare import (
     Sides,
@@ -42,7 +42,7 @@ UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 # Two stores of different kinds show each kind as source and as target, so two of the same kind run
 # with the long tests.
 _PARAMS = [
-    pytest.param(pair, marks=[pytest.mark.long] * (pair[0] == pair[1]), id="-".join(pair))
+    pytest.param(pair, marks=[pytest.mark.soak] * (pair[0] == pair[1]), id="-".join(pair))
     for pair in PAIRS
 ]
 
@@ -144,6 +144,7 @@ async def test_values_that_change_places_between_rows(files: Pair) -> None:
     assert (await compare(files)).different == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [LIMITS, TIGHT], ids=["kept", "tight"])
 async def test_all_are_counted_and_the_first_named(pair: Pair, limits: Limits) -> None:
     await pair.fill(SMALL, small_rows(200))
@@ -219,6 +220,7 @@ def _alike(one: pa.Table, other: pa.Table) -> bool:
     return bool(one.select(names).equals(other.select(names))) and texts[0] == texts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [LIMITS, TIGHT], ids=["kept", "tight"])
 async def test_sync_of_many_rows(pair: Pair, limits: Limits) -> None:
     """Into an empty table, and where half of a table differs."""
@@ -244,6 +246,7 @@ def large_rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 async def test_large_rows_are_read_a_few_at_once(pair: Pair) -> None:
     rows = large_rows(200)
     await pair.fill(Schema(2), rows)
@@ -314,6 +317,7 @@ async def test_sync_with_vectors_of_another_model(files: Pair) -> None:
 # Under writes
 
 
+@pytest.mark.slow
 async def test_what_is_written_meanwhile_is_found_and_settles(pair: Pair) -> None:
     """Each comparison is of snapshots; what differs in them is looked at again afterwards."""
     await pair.fill(SMALL, small_rows(2_000))

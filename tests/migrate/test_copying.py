@@ -13,8 +13,8 @@ import pytest
 
 import aiovec
 import aiovec_migrate
-from aiovec._core.connect import Origin
 from aiovec._input.rows import to_table
+from aiovec.backend import Origin
 from aiovec_migrate.copy import Buffer, TableFill
 from aiovec_migrate.ends import OpenTable
 from aiovec_migrate.host import RealHost

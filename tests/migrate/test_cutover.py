@@ -173,7 +173,7 @@ async def test_it_gives_up_in_words_and_goes_on_later(tmp_path: Path) -> None:
     ("source", "target", "step"),
     # In the other direction, with the long tests; test_ends.py has these the other way round.
     [
-        pytest.param(*way, step, marks=[] if number % 2 == turn else [pytest.mark.long])
+        pytest.param(*way, step, marks=[] if number % 2 == turn else [pytest.mark.soak])
         for number, step in enumerate(CUT_OVER)
         for turn, way in enumerate([("lancedb", "sqlite"), ("sqlite", "lancedb")])
     ],
@@ -208,6 +208,7 @@ EDITS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["phase:copying", "cut-over:paused"])
 @pytest.mark.parametrize("edit", EDITS)
 async def test_a_toml_that_was_edited_meanwhile_leads_nobody_away(
@@ -257,6 +258,7 @@ async def test_a_toml_that_was_edited_behind_the_mark_is_not_flipped(tmp_path: P
     assert differences(rows, await contents_at(config=config)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["rollback", "abort", "finish", "run", "verify", "repair"])
 async def test_behind_a_switch_a_toml_that_was_edited_is_told(tmp_path: Path, end: str) -> None:
     config = await a_store(tmp_path)
@@ -330,11 +332,12 @@ async def test_a_way_back_that_its_toml_refuses_does_not_begin(tmp_path: Path, e
     assert state.phase is Phase.DONE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [
         # The ordinary run has these in test_ends.py.
-        pytest.param(step, marks=pytest.mark.long)
+        pytest.param(step, marks=pytest.mark.soak)
         if step in ("rollback:marked", "cut-over:moved", "cut-over:flipped", "phase:rolled-back")
         else step
         for step in BACK
@@ -354,6 +357,7 @@ async def test_a_way_back_that_stopped_is_completed(tmp_path: Path, step: str) -
     assert "since/4" in one["notes"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["cut-over:moved", "cut-over:flipped"])
 async def test_behind_the_switch_it_is_too_late_to_abort(tmp_path: Path, step: str) -> None:
     config = await a_store(tmp_path)

@@ -18,8 +18,7 @@ from tests.sqlite.support import State, backend_of
 import aiovec
 import aiovec_migrate
 from aiovec import CorruptStoreError, MigrationError, StoreMovedError, UnsupportedError
-from aiovec._core.contract import moves_of
-from aiovec._core.moving import MoveRecord
+from aiovec.backend import MoveRecord, moves_of
 from aiovec_lancedb.store import LancedbBackend
 from aiovec_migrate import Options
 from aiovec_sqlite.store import SqliteBackend
@@ -73,7 +72,7 @@ def cases() -> list[Any]:
     for number, (command, step) in enumerate(CASES):
         elsewhere = command in ("run", "rollback") and step not in _IN_EACH_RUN
         for turn, way in enumerate(WAYS):
-            marks = [] if number % 2 == turn and not elsewhere else [pytest.mark.long]
+            marks = [] if number % 2 == turn and not elsewhere else [pytest.mark.soak]
             found.append(pytest.param(way, command, step, marks=marks, id=f"{way}-{step}"))
     return found
 
@@ -137,6 +136,7 @@ async def check_use(config: Path, used: str, wanted: Any) -> None:
         assert store.backend_name == used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "command", "step"), cases())
 async def test_the_named_command_ends_it(tmp_path: Path, way: str, command: str, step: str) -> None:
     """C6, C9: also where rows came meanwhile, which a resume has to carry."""
@@ -408,6 +408,7 @@ async def test_a_copy_that_is_done_but_for_its_journal_gets_no_switch(
     await check_use(config, source, wanted)
 
 
+@pytest.mark.slow
 async def test_there_and_back_and_there_again_with_one_store_open(tmp_path: Path) -> None:
     """Reads see what was written before, whichever store is in use (C14), and tables that come and
     go do so in both (C5)."""

@@ -92,6 +92,7 @@ async def test_the_targets_disk_is_full(small_disk: Path, tmp_path: Path) -> Non
     await check_switched(config, wanted)
 
 
+@pytest.mark.slow
 async def test_an_s3_server_that_errors_hangs_and_recovers(tmp_path: Path) -> None:
     with flaky_s3() as bucket:
         await _through_a_flaky_server(bucket, tmp_path)
@@ -221,6 +222,7 @@ async def test_a_source_replaced_midway(tmp_path: Path) -> None:
     await check_switched(config, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["sqlite", "lancedb"])
 @pytest.mark.parametrize("step", ["copy:written", "phase:catching-up"])
 async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(

@@ -415,7 +415,7 @@ def test_a_migration_under_fire(tmp_path: Path) -> None:
     Fire(tmp_path, int.from_bytes(os.urandom(3))).run(["rollback abort"])
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(5))
 def test_200_rounds_under_fire(tmp_path: Path, part: int) -> None:
     """40 of them in each part."""

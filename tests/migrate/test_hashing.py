@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tests.harness import strategies as drawn
+from tests.harness.values import EVERY_KIND, HOSTILE_TEXTS, rows_of_every_kind
 
 from aiovec import Schema
 from aiovec._input.rows import to_table
 from aiovec.backend import UInt64Array
-from aiovec.testing import strategies as drawn
-from aiovec.testing.values import EVERY_KIND, HOSTILE_TEXTS, rows_of_every_kind
 from aiovec_migrate.verifying.hashes import Hasher
 
 TWO_TEXTS = Schema(1, fields={"a": str, "b": str}, payload=False)

@@ -160,6 +160,7 @@ async def test_a_run_that_goes_on_with_a_switch_is_refused_what_a_new_one_is(
     assert differences(await contents_at(config=config), wanted) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["cut-over:moved", "cut-over:arrived", "phase:moved"])
 async def test_a_switch_that_was_decided_is_completed_without_being_asked_for(
     tmp_path: Path, step: str
@@ -388,6 +389,7 @@ async def test_no_repair_begins_beside_a_run(tmp_path: Path) -> None:
     assert at.done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["verify", "sync"])
 @pytest.mark.parametrize("switch", [True, False])
 async def test_what_overwrites_stops_where_a_migration_of_the_store_begins(
@@ -444,6 +446,7 @@ async def test_neither_begins_where_a_migration_is_open(tmp_path: Path) -> None:
     await aiovec_migrate.verify("sqlite", "lancedb", config=config, repair=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["planned", "table:created", "indexed"])
 async def test_a_run_leaves_a_target_alone_that_another_run_has_put_into_use(
     tmp_path: Path, step: str

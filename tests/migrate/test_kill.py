@@ -307,17 +307,19 @@ def test_a_killed_migrator_goes_on(tmp_path: Path) -> None:
     rounds.kill(TO_LANCEDB, "run", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES[1:], ids=lambda r: f"{r.source}-{r.target}")
 def test_a_killed_migrator_in_other_directions(tmp_path: Path, route: Route) -> None:
     Rounds(tmp_path, seed=2).kill(route, "run", ("copy:written", 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES[:2], ids=lambda r: f"{r.source}-{r.target}")
 def test_a_killed_rollback_goes_on(tmp_path: Path, route: Route) -> None:
     Rounds(tmp_path, seed=3).kill(route, "rollback", None)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_100_killed_migrators(tmp_path: Path) -> None:
     """At every step of every command, by turns at its first and at another occurrence, in all
     directions, and then at random moments."""

@@ -16,7 +16,7 @@ from tests.sqlite.support import State, backend_of
 import aiovec
 import aiovec_migrate
 from aiovec import ConfigError, CorruptStoreError, MigrationError
-from aiovec._core.contract import moves_of
+from aiovec.backend import moves_of
 from aiovec_migrate import Event, Options
 
 from .support import (
@@ -274,6 +274,7 @@ async def test_a_rollback_from_a_damaged_store_is_called_off(tmp_path: Path) -> 
         await store.insert("notes", [row("since", State(1, 1), "app")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["phase:rolling-back", "rollback:marked", "cut-over:paused"])
 async def test_a_rollback_that_was_called_off_loses_nothing(tmp_path: Path, step: str) -> None:
     config = await switched(tmp_path)
@@ -529,15 +530,16 @@ async def test_an_abort_keeps_the_copies_of_a_source_that_is_gone(tmp_path: Path
     assert differences(wanted, await contents_at(f"lancedb://{tmp_path / 'notes.lance'}")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "step"),
     [
         ("backup", "cut-over:moved"),
         ("copy", "cut-over:arrived"),
         ("backup", "phase:moved"),
-        pytest.param("copy", "cut-over:moved", marks=pytest.mark.long),
-        pytest.param("backup", "cut-over:arrived", marks=pytest.mark.long),
-        pytest.param("copy", "phase:moved", marks=pytest.mark.long),
+        pytest.param("copy", "cut-over:moved", marks=pytest.mark.soak),
+        pytest.param("backup", "cut-over:arrived", marks=pytest.mark.soak),
+        pytest.param("copy", "phase:moved", marks=pytest.mark.soak),
     ],
 )
 async def test_a_source_that_was_restored_since_the_switch_gives_the_target_to_nobody(

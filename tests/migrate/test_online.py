@@ -216,19 +216,21 @@ def with_a_migrator_killed_in_the_pause(app: App, base: int, writers: int, reade
     return longest
 
 
+@pytest.mark.slow
 @SOURCES
 def test_an_app_goes_on(app: App) -> None:
     app.rest = 0.4
     through_the_whole_migration(app, base=2000, writers=2, readers=1)
 
 
+@pytest.mark.slow
 def test_an_app_goes_on_when_the_migrator_dies_in_the_pause(app: App) -> None:
     app.rest = 0.4
     with_a_migrator_killed_in_the_pause(app, base=500, writers=2, readers=0)
 
 
 @SOURCES
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_rollback_brings_back_what_was_written_since(app: App) -> None:
     """C10: the app writes on, there and back. ``test_a_migration_under_fire`` is the short form."""
     app.rest = 0.4
@@ -245,6 +247,7 @@ def test_a_rollback_brings_back_what_was_written_since(app: App) -> None:
     asyncio.run(check(app.config, 500, results))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["lancedb"])
 def test_an_app_goes_on_beside_a_copy_from_lancedb_to_lancedb(app: App, tmp_path: Path) -> None:
     """One TOML names one LanceDB store, so there is no switch between two of them."""
@@ -268,14 +271,14 @@ def test_an_app_goes_on_beside_a_copy_from_lancedb_to_lancedb(app: App, tmp_path
 RESTS = pytest.mark.parametrize("rest", [0.4, 0.04])
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @RESTS
 def test_16_processes_on_100000_rows(app: App, rest: float) -> None:
     app.rest = rest
     assert through_the_whole_migration(app, base=100_000, writers=8, readers=8) < 1.0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("source", ["lancedb"])
 def test_16_processes_that_leave_lancedb(app: App) -> None:
     """Its writers hold one lock in turn, so a pause is as long as those that wait for it take."""
@@ -284,7 +287,7 @@ def test_16_processes_that_leave_lancedb(app: App) -> None:
     assert through_the_whole_migration(app, base=20_000, writers=8, readers=8) < limit
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @RESTS
 def test_16_processes_and_a_migrator_killed_in_the_pause(app: App, rest: float) -> None:
     app.rest = rest

@@ -61,14 +61,15 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> Meets:
     return then
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("returns", [False, True], ids=["goes", "returns"])
 @pytest.mark.parametrize(
     ("backend", "call"),
     [
         ("sqlite", "open_table"),
         ("lancedb", "tables"),
-        pytest.param("sqlite", "tables", marks=pytest.mark.long),
-        pytest.param("lancedb", "open_table", marks=pytest.mark.long),
+        pytest.param("sqlite", "tables", marks=pytest.mark.soak),
+        pytest.param("lancedb", "open_table", marks=pytest.mark.soak),
     ],
 )
 async def test_a_run_and_its_way_back(

@@ -14,7 +14,7 @@ import pytest
 
 import aiovec
 from aiovec import Field, Schema
-from aiovec._core.moving import Destination
+from aiovec.backend import Destination
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 from aiovec_lancedb import LancedbBackend
 from aiovec_migrate.locate import free_room, locate
@@ -327,7 +327,7 @@ def test_a_source_with_an_open_run(fill: Fill, tmp_path: Path) -> None:
 
 
 def _mark(source: str, *, moved: bool) -> None:
-    from aiovec._core.contract import Moves
+    from aiovec.backend import Moves
 
     async def mark() -> None:
         backend = await asyncio.to_thread(lambda: locate(source, None).backend())

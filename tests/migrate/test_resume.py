@@ -64,6 +64,7 @@ async def run(folder: Path, target: str, **more: Any) -> Outcome:
     return await migrated(folder / "a.db", target, journal=folder / "j", options=options, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "kind"),
     # What the migrator itself does is the same for both, so each has half of the steps; LanceDB
@@ -72,7 +73,7 @@ async def run(folder: Path, target: str, **more: Any) -> Outcome:
         pytest.param(
             step,
             kind,
-            marks=[] if "index" in step or number % 2 == turn else [pytest.mark.long],
+            marks=[] if "index" in step or number % 2 == turn else [pytest.mark.soak],
         )
         for turn, kind in enumerate(["lancedb", "sqlite"])
         for number, step in enumerate(STEPS)

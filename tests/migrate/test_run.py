@@ -52,6 +52,7 @@ async def move(source: object, target: object, journal: Path, **options: Any) ->
     return events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 97, 1000])
 async def test_there_and_back_again_to_the_bit(tmp_path: Path, batch_size: int) -> None:
     first, last = tmp_path / "a.db", tmp_path / "b.db"
@@ -64,6 +65,7 @@ async def test_there_and_back_again_to_the_bit(tmp_path: Path, batch_size: int) 
     assert differences(before, await contents_at(first)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
 async def test_rows_without_vectors_there_and_back(tmp_path: Path, metric: Any) -> None:
     schema = aiovec.Schema(4, metric=metric, vector_nullable=True, fields={"n": int})

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aiovec._core.contract import TableHandle
+from aiovec.backend import TableHandle
 from aiovec_migrate import RunState, TableState, copy
 from aiovec_migrate.journal import Journal
 
@@ -81,7 +81,7 @@ def test_a_rollback_that_was_called_off_carries_what_came_meanwhile() -> None:
         Course(seed).run()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_10000_seeds() -> None:
     first = int.from_bytes(os.urandom(3)) * 10_000
@@ -135,6 +135,7 @@ class Lying(ModelJournal):
         await super().save(state, *told)
 
 
+@pytest.mark.slow
 def test_a_journal_that_lies_is_found_out() -> None:
     class Broken(Course):
         def journal(self) -> Journal:
@@ -143,6 +144,7 @@ def test_a_journal_that_lies_is_found_out() -> None:
     assert found_out(Broken, first=40)
 
 
+@pytest.mark.slow
 def test_a_flip_before_the_mark_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is wrong with it comes to light only by a kill between the two.
     monkeypatch.setitem(STEPS, "run", ["cut-over:checked"])
@@ -180,6 +182,7 @@ def test_a_pause_that_does_not_wait_for_writes_under_way_is_found_out() -> None:
     assert found_out(Broken, "lancedb", "bucket", first=0)
 
 
+@pytest.mark.slow
 def test_a_write_that_is_not_noted_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def none(self: LakeBackend, table: Any) -> list[list[str]]:
         return []
@@ -188,6 +191,7 @@ def test_a_write_that_is_not_noted_is_found_out(monkeypatch: pytest.MonkeyPatch)
     assert found_out(Course, "lancedb", "bucket", first=0)
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_taken_over_without_a_fence_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -202,6 +206,7 @@ def test_a_lock_that_is_taken_over_without_a_fence_is_found_out(
     assert found_out(Slow, "bucket", first=215)
 
 
+@pytest.mark.slow
 def test_a_cursor_that_is_saved_before_the_write_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

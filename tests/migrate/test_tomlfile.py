@@ -466,7 +466,7 @@ async def test_a_store_sees_the_flip_made_off_the_loop(without_key: Path) -> Non
 
 
 def _configured(file: Path) -> str:
-    from aiovec._settings.load import load_settings
+    from aiovec.backend import load_settings
 
     return load_settings(file).settings.retrieval.backend
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.harness.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
 from tests.migrate.pairs import PAIRS, Pair, delete, pair_of, upsert
 
 from aiovec import Field, MigrationError, Schema
-from aiovec._core.contract import Found, StoredRows, VectorIndexes
-from aiovec.testing.values import EVERY_KIND, SMALL, rows_of_every_kind, small_rows
+from aiovec.backend import Found, StoredRows, VectorIndexes
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.verifying.compare import Sides
 from aiovec_migrate.verifying.hashes import LIMITS
@@ -33,7 +33,7 @@ from aiovec_migrate.verifying.searches import (
 
 # As in test_comparing.py, two stores of the same kind run with the long tests.
 _PARAMS = [
-    pytest.param(pair, marks=[pytest.mark.long] * (pair[0] == pair[1]), id="-".join(pair))
+    pytest.param(pair, marks=[pytest.mark.soak] * (pair[0] == pair[1]), id="-".join(pair))
     for pair in PAIRS
 ]
 

@@ -14,7 +14,7 @@ from tests.migrate.test_verifying import verified
 import aiovec
 import aiovec_migrate
 from aiovec import Field, Schema
-from aiovec._core.contract import Found, StoredRows, TextSearch
+from aiovec.backend import Found, StoredRows, TextSearch
 from aiovec_migrate import Options
 from aiovec_migrate.host import RealHost
 from aiovec_migrate.verifying.words import _matches
@@ -141,8 +141,9 @@ async def answers(config: Path) -> dict[str, list[str]]:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "way", [PAIRS[1], pytest.param(PAIRS[2], marks=pytest.mark.long)], ids="-".join
+    "way", [PAIRS[1], pytest.param(PAIRS[2], marks=pytest.mark.soak)], ids="-".join
 )
 @pytest.mark.parametrize("analyzer", ANALYZERS)
 async def test_text_is_carried_there_and_back(

@@ -21,6 +21,8 @@ import pytest
 import aiovec
 from aiovec_sqlite.copies.kernel.build import DIGEST, LIBRARY, compilers
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("src", "adapters", "migrate")
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import forked
 from tests.server.process import START, environment
 
 import aiovec
@@ -99,7 +98,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def _app(place: Place, name: str, stay: float = 0.0) -> subprocess.Popen[str]:
-    return forked.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", _APP, str(place.config), name, str(stay)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -384,6 +383,7 @@ async def test_the_files_of_a_server_are_in_the_order_in_which_it_is_told_dead(
     assert flags["port"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["server", "port"])
 def test_the_first_lock_that_a_killed_server_loses_tells_of_it(place: Place, left: str) -> None:
     """The system gives back what a killed process had one by one, its port in the midst of it."""

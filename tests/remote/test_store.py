@@ -25,13 +25,13 @@ import aiovec
 import aiovec.sync
 from aiovec import Field, Schema
 from aiovec._cli import main
-from aiovec._http.serving import ServedCalls
 from aiovec.backend import (
     ARROW,
     JSON,
     PROTOCOL,
     PROTOCOL_HEADER,
     Message,
+    ServedCalls,
     WireError,
     pack,
     unpack,
@@ -460,6 +460,7 @@ def test_parts_of_no_list(body: bytes) -> None:
         unpack(JSON, body)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("first", ["client", "connector"])
 def test_a_fork_leaves_the_parents_connections(url: str, first: str) -> None:
@@ -513,6 +514,7 @@ def test_a_loop_whose_first_call_is_an_export_closes_its_connections(url: str) -
     asyncio.run(store.close())
 
 
+@pytest.mark.slow
 async def test_large_texts_travel_whatever_stands_in_them(notes: aiovec.VectorStore) -> None:
     """Commas and brackets of a text are no work for a parser of JSON."""
     text = "[a], {b: 1}, " * 100_000 + '\\"' * 10_000

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests import forked
-
 START = 60  # seconds; a second on an idle machine
 
 
@@ -56,7 +54,7 @@ class Served:
 @contextmanager
 def serving(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Start ``aiovec serve`` at a free port; it is killed at the end if it still runs."""
-    process = forked.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "aiovec_server", "--port", "0", "--json", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.server.process import START, Served, serving
 
-from aiovec._http.wire import PROTOCOL, PROTOCOL_HEADER
+from aiovec.backend import PROTOCOL, PROTOCOL_HEADER
 
 SECONDS = 10
 KEY = "attack-key-0123456789"
@@ -595,7 +595,7 @@ def test_requests_of_chance(server: Served) -> None:
     _fuzz(server, 300, 1)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.usefixtures("cleaned")
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_many_requests_of_chance(server: Served, seed: int) -> None:

@@ -51,8 +51,9 @@ def hostile_row(rng: random.Random, depth: int = 0) -> Any:
     return {str(n): hostile_row(rng, depth + 1) for n in range(rng.randrange(4))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 12))]
+    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(3, 12))]
 )
 async def test_a_list_in_pieces_is_the_same_as_at_once(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -400,7 +401,7 @@ async def test_arrow_bodies_of_chance() -> None:
     await _arrow_of_chance(1, 150)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(2, 8))
 async def test_many_arrow_bodies_of_chance(seed: int) -> None:
@@ -712,7 +713,8 @@ async def test_rows_that_hold_far_more_than_their_vectors_are_refused() -> None:
         assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
-@pytest.mark.parametrize("size", [100, 300_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [100, 300_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 async def test_a_long_row_before_many_short_ones(size: int) -> None:
     """The short ones are too many to be read at once with the long one."""
     long = [

@@ -143,12 +143,13 @@ async def _killed(path: Path, place: str, *, clients: int, kills: int) -> None:
     await check(target, writers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_server_that_is_killed_under_load(tmp_path: Path, place: str) -> None:
     await _killed(tmp_path, place, clients=8, kills=2)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_server_that_is_killed_often(tmp_path: Path, place: str) -> None:
@@ -171,13 +172,14 @@ async def _cut_off(path: Path, place: str, *, clients: int, cuts: int) -> None:
     await check(target, writers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 async def test_answers_that_are_cut_off(tmp_path: Path, place: str) -> None:
     """The write was done, and nobody heard of it."""
     await _cut_off(tmp_path, place, clients=8, cuts=24)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("place", PLACES)
 async def test_answers_that_are_cut_off_for_long(tmp_path: Path, place: str) -> None:
@@ -280,7 +282,7 @@ async def test_a_cut_over_there_and_back_under_load(tmp_path: Path) -> None:
     await _moved(tmp_path, clients=8, cut=0.03)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cut", [0.0, 0.03])
 async def test_a_cut_over_of_many_clients(tmp_path: Path, cut: float) -> None:

@@ -9,14 +9,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.harness.loop_time import own_work, watched_loop
 
 import aiovec
-from aiovec._core.contract import StoredRows
-from aiovec._core.pool import LITTLE, VALUES_A_COLUMN
-from aiovec._filters.check import bind
 from aiovec._http.wire import effort_of_rows
-from aiovec.backend import PROTOCOL, Columns, Message, VectorQuery, in_thread, pack, unpack
-from aiovec.testing.loop_time import own_work, watched_loop
+from aiovec.backend import (
+    LITTLE,
+    PROTOCOL,
+    VALUES_A_COLUMN,
+    Columns,
+    Message,
+    StoredRows,
+    VectorQuery,
+    bind,
+    in_thread,
+    pack,
+    unpack,
+)
 from aiovec_remote.backend import RemoteBackend
 from aiovec_remote.settings import RemoteSettings
 from aiovec_server import create_app
@@ -59,6 +68,7 @@ async def call(app: Any, method: str, path: str, body: bytes = b"", **headers: s
     return answer
 
 
+@pytest.mark.slow
 async def test_few_rows_that_hold_much_leave_the_event_loop_to_others() -> None:
     with own_work():
         rows = [{"id": str(n), "embedding": [1, n], "much": [[]] * 20_000} for n in range(20)]

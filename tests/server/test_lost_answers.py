@@ -202,6 +202,7 @@ async def content(store: VectorStore) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 async def test_each_writing_call(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
@@ -244,6 +245,7 @@ _ROWS = ("insert", "upsert", "update", "set_vectors")
 _SWITCH = Options(switch=True, index=False, pause_limit=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["there", "back"])
 async def test_each_writing_call_around_a_cut_over(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch

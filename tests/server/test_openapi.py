@@ -58,6 +58,7 @@ def begin(client: TestClient) -> None:
     assert client.post("/tables/notes/records", json=ROWS).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_no_request_is_a_server_error(

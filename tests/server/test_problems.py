@@ -12,7 +12,7 @@ import pytest
 
 from aiovec import errors
 from aiovec._http import problems
-from aiovec._http.problems import Problem, error_of, problem_of
+from aiovec.backend import Problem, error_of, problem_of
 
 PLACE = "/srv/my data/notes.db"
 E = errors

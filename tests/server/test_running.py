@@ -506,6 +506,7 @@ run(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["busy", "waits"])
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(how: str, kind: signal.Signals) -> None:

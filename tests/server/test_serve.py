@@ -16,7 +16,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests import forked
 from tests.server.process import START, Served, environment, serving
 from typer.main import get_command
 from typer.testing import CliRunner, Result
@@ -97,7 +96,7 @@ _JSON = {"content-type": "application/json"}
 
 
 def test_the_first_line_says_where_it_is(tmp_path: Path) -> None:
-    process = forked.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "aiovec_server", "notes.db", "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,

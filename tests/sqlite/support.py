@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests import forked
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec._core.contract import Backend, ChangeFeed
-from aiovec.backend import load_settings
+from aiovec.backend import Backend, ChangeFeed, load_settings
 from aiovec_sqlite import SqliteBackend
 from aiovec_sqlite.driver import connect as raw_connect
 
@@ -217,7 +215,7 @@ def files_of(path: Path) -> dict[str, str]:
 
 def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Another Python of the same environment, with the repository's root as its folder."""
-    return forked.Popen(
+    return subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, text=True, encoding="utf-8", **options
     )
 
@@ -229,7 +227,7 @@ def run_code(
 
     A ``fresh`` one is started, not forked, so that its memory is its own.
     """
-    return (subprocess.run if fresh else forked.run)(
+    return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env={**os.environ, **(env or {})},

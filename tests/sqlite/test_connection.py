@@ -172,7 +172,7 @@ print("whole")
 """
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(4))
 def test_many_loops_that_end(tmp_path: Path, seed: int) -> None:
     """Every call is cancelled, most of them at the first look of a new connection."""

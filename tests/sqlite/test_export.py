@@ -196,6 +196,7 @@ async def _walk(store: VectorStore, chance: random.Random, dance: bool) -> list[
                 await store.optimize("notes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", sorted(SCHEMAS))
 async def test_a_cursor_gives_each_row_that_stays_exactly_once(tmp_path: Path, schema: str) -> None:
     async with opened(tmp_path / "notes.db", chunk_size=8) as store:

@@ -43,6 +43,7 @@ async def write_much(store: VectorStore, path: Path) -> float:
     return longest / (first / 3 * WRITES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idle", [True, False])
 async def test_an_open_export_does_not_keep_the_wal_growing(tmp_path: Path, idle: bool) -> None:
     """B10: whether its reader rests or reads, it stays one snapshot, whole and in order."""

@@ -18,7 +18,7 @@ import sqlite_vec
 from tests.sqlite.support import ROOT, all_changes, backend_of, opened, whole_table
 
 from aiovec import Field, Schema
-from aiovec._core.schema import Schema as SchemaClass
+from aiovec import Schema as SchemaClass
 from aiovec_sqlite.driver import load_driver
 from aiovec_sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
 

@@ -13,7 +13,7 @@ from tests.sqlite.copies.support import BY_CODES, answered, ready
 from tests.sqlite.support import all_changes, open_store, sql, whole_table
 
 from aiovec import CorruptStoreError, Field, Hit, Schema, Tuning, VectorStore
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric
 
 DIM = 16
 TENANTS = "abcd"
@@ -85,16 +85,17 @@ async def outcome(search: Awaitable[Any]) -> Any:
 
 
 # Of a table in partitions the row has gone, of one without its vector; the rest is long.
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("table", "metric", "partition"),
     [
         ("rows", "cosine", True),
         ("vec", "dot", False),
-        pytest.param("rows", "dot", False, marks=pytest.mark.long),
-        pytest.param("vec", "cosine", True, marks=pytest.mark.long),
-        pytest.param("rows", "l2", False, marks=pytest.mark.long),
-        pytest.param("vec", "l2", False, marks=pytest.mark.long),
+        pytest.param("rows", "dot", False, marks=pytest.mark.soak),
+        pytest.param("vec", "cosine", True, marks=pytest.mark.soak),
+        pytest.param("rows", "l2", False, marks=pytest.mark.soak),
+        pytest.param("vec", "l2", False, marks=pytest.mark.soak),
     ],
 )
 async def test_searches_never_tell_another_row(
@@ -205,6 +206,7 @@ async def test_other_reads_tell_a_lost_vector(tmp_path: Path, rows: str) -> None
         await store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", ["disk", "auto"])
 async def test_as_many_hits_as_the_filter_has_while_rows_are_deleted(
     tmp_path: Path, scan: str

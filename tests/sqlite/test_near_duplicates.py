@@ -17,8 +17,7 @@ from tests.sqlite.copies.support import answered, as_told, ready
 from tests.sqlite.support import opened
 
 from aiovec import Schema
-from aiovec._core.distance import distances
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric, distances
 
 METRICS: list[Metric] = ["cosine", "l2", "dot"]
 # What EXACT_SEARCH.md promises: the error in parts of the distance, the least angle, and the error
@@ -81,6 +80,7 @@ def near_duplicates(rng: np.random.Generator, dim: int, count: int) -> Any:
     return np.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [3, 48, 384])
 @pytest.mark.parametrize("metric", METRICS)
 async def test_the_nearest_of_near_duplicates(tmp_path: Path, metric: Metric, dim: int) -> None:

@@ -13,7 +13,7 @@ from tests.sqlite.copies.support import answered, ready
 from tests.sqlite.support import opened
 
 from aiovec import Field, Hit, Schema, VectorStore
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric
 from aiovec_sqlite import search
 
 DIM = 8
@@ -80,10 +80,11 @@ OFTEN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scan", "partition", "metric"),
     [
-        pytest.param(*way, marks=() if way in OFTEN else pytest.mark.long)
+        pytest.param(*way, marks=() if way in OFTEN else pytest.mark.soak)
         for way in itertools.product(("disk", "auto"), (False, True), METRICS)
     ],
 )
@@ -143,8 +144,8 @@ async def test_a_table_of_one_vector(tmp_path: Path, metric: Metric, scan: str) 
     [
         ("disk", False),
         ("auto", True),
-        pytest.param("disk", True, marks=pytest.mark.long),
-        pytest.param("auto", False, marks=pytest.mark.long),
+        pytest.param("disk", True, marks=pytest.mark.soak),
+        pytest.param("auto", False, marks=pytest.mark.soak),
     ],
 )
 async def test_what_float32_cannot_tell_apart(

@@ -18,9 +18,9 @@ import pytest
 
 import aiovec
 from aiovec import ConfigError, CorruptStoreError, Field, Schema
-from aiovec._core.schema import check_table_name
 from aiovec._transfer import Load, Loaded, Loading, RejectsFile, load, open_input
-from aiovec._transfer.sources import Hints, Skipped, legal_table_name, source_for
+from aiovec._transfer.sources import source_for
+from aiovec.backend import Hints, Skipped, check_table_name, legal_table_name
 from aiovec.sync import VectorStore as Collections
 from aiovec_sqlite.driver import connect, load_driver
 from aiovec_sqlite.sources import SqliteSource

@@ -33,7 +33,7 @@ from aiovec import (
     StoreBusyError,
     VectorStore,
 )
-from aiovec._core.contract import ChangesPrunedError
+from aiovec.backend import ChangesPrunedError
 from aiovec_sqlite import upkeep, writer
 from aiovec_sqlite.text import index as text_index
 
@@ -67,6 +67,7 @@ async def answers(store: VectorStore) -> object:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", sorted(SCHEMAS))
 async def test_optimize_gives_room_back_and_changes_no_answer(tmp_path: Path, schema: str) -> None:
     path = tmp_path / "notes.db"

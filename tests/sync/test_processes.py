@@ -43,6 +43,7 @@ print("done", kept)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["points.db", "points"])
 def test_two_processes_on_one_file(target: str, tmp_path: Path) -> None:
     workers = [
@@ -75,6 +76,7 @@ def test_two_processes_on_one_file(target: str, tmp_path: Path) -> None:
         assert shared["payload"]["last"] in ("one", "two")
 
 
+@pytest.mark.slow
 def test_a_process_sees_what_another_wrote(tmp_path: Path) -> None:
     with VectorStore(tmp_path / "points.db") as store:
         store.ensure_collection("notes", 3)

@@ -353,6 +353,7 @@ def test_a_store_that_nobody_closed(tmp_path: Path) -> None:
     assert _threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["", "sys.exit(3)", "raise SystemExit(3)"])
 def test_a_process_ends_without_closing(last: str, tmp_path: Path) -> None:
     program = (
@@ -405,6 +406,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["close", "count", "generator"])
 def test_a_store_that_the_ending_interpreter_collects(what: str, tmp_path: Path) -> None:
     """Its thread is halted by then: to wait for it was to wait for ever."""

@@ -9,12 +9,13 @@ from typing import Any
 
 from tests.toy_backend import ToyBackend
 
-from aiovec._core.contract import (
+from aiovec import IndexInfo
+from aiovec.backend import (
     Backups,
     Columns,
     Found,
-    IndexInfo,
     Order,
+    Ref,
     Snapshots,
     StoredRows,
     TableHandle,
@@ -23,7 +24,6 @@ from aiovec._core.contract import (
     VectorIndexes,
     VectorQuery,
 )
-from aiovec._filters.tree import Ref
 
 
 class AbleBackend(ToyBackend, TextSearch, VectorIndexes, Snapshots, Backups):

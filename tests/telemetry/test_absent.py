@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOUR = """
 import asyncio, sys, threading
 import aiovec
@@ -54,6 +56,7 @@ assert watch_searches(Place("sqlite", "x"), "notes") is None
     assert run(hidden + TOUR + end, tmp_path) == "True\n"
 
 
+@pytest.mark.slow
 def test_an_api_that_is_too_old_counts_as_none(tmp_path: Path) -> None:
     """It has neither hints for buckets nor what came after those."""
     old = """
@@ -92,6 +95,7 @@ print(len(importing), threading.main_thread() in importing)
     assert run(begin + TOUR + end, tmp_path) == "1 False\n"
 
 
+@pytest.mark.slow
 def test_providers_may_be_set_after_the_first_calls(tmp_path: Path) -> None:
     end = """
 async def main(path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.docs.blocks import ROOT, blocks
 from tests.telemetry.test_spans import CALLS, PLACE
 
@@ -20,6 +21,7 @@ def listed(heading: str) -> set[str]:
     return set(re.findall(r"^\| `([\w.]+)` \|", part, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_the_example_shows_spans_and_every_metric(tmp_path: Path) -> None:
     (example,) = blocks(PAGE, "python")
     # One search is answered from the file; another round finds the table in memory.

@@ -31,7 +31,7 @@ from aiovec import (
     TableNotFoundError,
     VectorStore,
 )
-from aiovec._settings.load import RetrievalSettings
+from aiovec.backend import RetrievalSettings
 
 ROWS: list[dict[str, Any]] = [
     {"id": f"r{number}", "embedding": [number + 1, 1, 0], "year": 2020 + number}

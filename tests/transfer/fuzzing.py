@@ -27,7 +27,7 @@ from aiovec import AiovecError, Schema
 from aiovec._transfer import open_input
 from aiovec._transfer.foreign import reading
 from aiovec._transfer.sifting import sift
-from aiovec._transfer.sources import Hints
+from aiovec.backend import Hints
 from aiovec_sqlite.driver import connect
 
 DIM = 4

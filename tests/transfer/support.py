@@ -10,7 +10,7 @@ from typing import Any
 
 from aiovec import Schema, VectorStore
 from aiovec._transfer import Load, Loaded, Loading, RejectsFile, load, open_input
-from aiovec._transfer.sources import Hints
+from aiovec.backend import Hints
 
 REJECTS = "rejects.jsonl"
 

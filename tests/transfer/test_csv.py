@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.harness.values import EVERY_KIND, rows_of_every_kind
 
 import aiovec
 from aiovec import AiovecError, ConfigError, Field, Schema
 from aiovec._transfer import csv_files, save
-from aiovec._transfer.sources import Hints
-from aiovec.testing.values import EVERY_KIND, rows_of_every_kind
+from aiovec.backend import Hints
 
 from .support import bring, rejected
 

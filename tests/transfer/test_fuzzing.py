@@ -30,7 +30,7 @@ def run(folder: Path, *arguments: object, seconds: float) -> str:
     return finished.stdout
 
 
-@pytest.mark.parametrize("count", [220, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [220, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_mutated_files_of_every_format(count: int, tmp_path: Path) -> None:
     """B24: no crash, no hang and no raw exception, whatever bytes are changed."""
     outcomes = json.loads(run(tmp_path, 24, count, seconds=60 + count))
@@ -38,6 +38,7 @@ def test_mutated_files_of_every_format(count: int, tmp_path: Path) -> None:
     assert {"rows", "refused"} <= outcomes.keys()
 
 
+@pytest.mark.slow
 def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
     """B24: a Parquet file of 10 KB asked for 4 GB; so do lines, lists and shapes without end."""
     outcomes = dict(line.split() for line in run(tmp_path, 0, 0, seconds=300).splitlines())

@@ -41,7 +41,7 @@ from aiovec._transfer import sifting as sifting_module
 from aiovec._transfer.jsonlines import objects_in
 from aiovec._transfer.parts import PartFile
 from aiovec._transfer.sifting import sift
-from aiovec._transfer.sources import Chunk, Hints, Reject
+from aiovec.backend import Chunk, Hints, Reject
 
 from .support import bring, bring_into, rejected
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.contract.base import open_store
+from tests.harness.strategies import good_rows, schemas
+from tests.harness.values import EVERY_KIND, HOSTILE_IDS, rows_of_every_kind
 from tests.toy_backend import ToyBackend
 
 import aiovec
 from aiovec import Field, Schema, UnsupportedError
 from aiovec._transfer import save
-from aiovec.testing import open_store
-from aiovec.testing.strategies import good_rows, schemas
-from aiovec.testing.values import EVERY_KIND, HOSTILE_IDS, rows_of_every_kind
 
 from .support import bring
 
@@ -61,6 +61,7 @@ async def there_and_back(
             assert repr(sorted(one.fields.items())) == repr(sorted(other.fields.items()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", SUFFIXES)
 @settings(
     max_examples=20,

@@ -11,6 +11,8 @@ import pytest
 
 from . import api
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CHECKERS = {

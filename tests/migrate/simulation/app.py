@@ -12,10 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec._core.contract import Columns, StaleTableError, TableHandle
-from aiovec._core.moving import MoveMark
-from aiovec._core.patch import PayloadPatch
-from aiovec._core.schema import Schema
+from aiovec import Schema
+from aiovec.backend import Columns, MoveMark, PayloadPatch, StaleTableError, TableHandle
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
 
 from .backend import MovingBackend

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from tests.harness.evaluate import counted, ends_of, evaluate, in_order, value_in
+from tests.harness.values import python_rows
 from tests.toy_backend import renamed
 
-from aiovec._arrays import Float32Array
-from aiovec._core.contract import (
+from aiovec import Field, IndexInfo, Schema, TableStats
+from aiovec.backend import (
+    PAUSED,
     Backend,
     BulkLoad,
     BulkLoads,
@@ -27,25 +30,25 @@ from aiovec._core.contract import (
     Changes,
     ChangesPrunedError,
     Columns,
+    Expr,
+    FieldIndex,
+    Float32Array,
     Found,
-    IndexInfo,
+    MoveMark,
+    MoveRecord,
     Moves,
     Order,
+    PayloadPatch,
+    Ref,
     Snapshots,
     StaleTableError,
     StoredRows,
     TableHandle,
-    TableStats,
+    Value,
     VectorIndexes,
     VectorQuery,
 )
-from aiovec._core.moving import PAUSED, MoveMark, MoveRecord
-from aiovec._core.patch import PayloadPatch
-from aiovec._core.schema import Field, FieldIndex, Schema
-from aiovec._filters import Expr
-from aiovec._filters.tree import Ref, Value
 from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
-from aiovec.testing import counted, ends_of, evaluate, in_order, python_rows, value_in
 
 from .disk import Disk, ModelLock, ModelTable, Row, place_of
 from .loop import current_process

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from aiovec._core.contract import TableHandle
+from aiovec.backend import TableHandle
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Migration, Options, migration
 from aiovec_migrate.journal import Journal

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from aiovec._core.moving import MoveMark, MoveRecord
-from aiovec._core.schema import Schema
+from aiovec import Schema
+from aiovec.backend import MoveMark, MoveRecord
 
 from .loop import Process
 

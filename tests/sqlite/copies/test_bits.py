@@ -18,7 +18,7 @@ from tests.sqlite.support import backend_of, open_store, python
 from tests.waiting import until
 
 from aiovec import Field, Schema, Tuning, VectorStore
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric
 from aiovec_sqlite.copies import CopyLimits
 from aiovec_sqlite.copies.approximate import sign_codes
 from aiovec_sqlite.copies.copy import BYTES_BESIDE
@@ -52,6 +52,7 @@ async def filled(store: VectorStore, rows: Rows, table: Schema, name: str = "t")
     await store.insert(name, columns(rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 async def test_most_of_the_nearest_are_found_and_truly_measured(
     tmp_path: Path, metric: Metric
@@ -83,8 +84,9 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(
         assert np.mean(found[1e9]) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "queries", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3)), 4, 5, 32]
+    "queries", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in (2, 3)), 4, 5, 32]
 )
 @pytest.mark.parametrize("dim", [8, 64, 4096])
 @pytest.mark.parametrize("way", [OFF, NUMPY])
@@ -174,6 +176,7 @@ async def test_filters_come_before_the_nearest(tmp_path: Path, partition: bool) 
         assert answered(store, "t") == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 async def test_writes_are_seen_at_once(tmp_path: Path, metric: Metric) -> None:
     rng = np.random.default_rng(5)

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiovec._core.distance import distances
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.codes import (
     QueryCodes,
     RowCodes,
@@ -355,7 +354,7 @@ def test_the_bound_is_reached_where_a_query_lies_along_what_is_left_out(metric: 
         *((64, 150, metric) for metric in METRICS),
         (LIMITS.full_segment, 1, "cosine"),
         *(
-            pytest.param(full, 1, metric, marks=pytest.mark.long)
+            pytest.param(full, 1, metric, marks=pytest.mark.soak)
             for full in (100, LIMITS.full_segment)
             for metric in METRICS
             if (full, metric) != (LIMITS.full_segment, "cosine")

@@ -14,7 +14,7 @@ from tests.sqlite.test_nearest import METRICS, check, true_distances
 from tests.waiting import until
 
 from aiovec import Schema
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric
 
 DIM = 16
 # From float32's least denormal to its largest power of ten, and the border of what codes can rank.
@@ -33,6 +33,7 @@ def vector(rng: np.random.Generator, size: float) -> np.ndarray[Any, Any]:
 _IN_EACH_RUN = (*((metric, None) for metric in METRICS), ("cosine", "bit"), ("l2", "disk"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "settings"),
     [
@@ -41,7 +42,7 @@ _IN_EACH_RUN = (*((metric, None) for metric in METRICS), ("cosine", "bit"), ("l2
             settings,
             id=f"{metric}-{settings}",
             # Each metric from the copy of the file's vectors; the other ways with one each.
-            marks=[] if (metric, settings.get("scan")) in _IN_EACH_RUN else [pytest.mark.long],
+            marks=[] if (metric, settings.get("scan")) in _IN_EACH_RUN else [pytest.mark.soak],
         )
         for metric in METRICS
         for settings in ({}, {"scan": "bit"}, {"scan": "disk"})

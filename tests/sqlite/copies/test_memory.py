@@ -14,6 +14,8 @@ from tests.sqlite.support import opened, run_code
 
 from aiovec import Field, Schema
 
+pytestmark = pytest.mark.slow
+
 DIM = 256
 ROWS = 25_000
 
@@ -166,7 +168,7 @@ asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[
 """
 
 
-@pytest.mark.parametrize("scan", [pytest.param("disk", marks=pytest.mark.long), "auto"])
+@pytest.mark.parametrize("scan", [pytest.param("disk", marks=pytest.mark.soak), "auto"])
 async def test_long_lists_of_filters_are_not_kept(tmp_path: Path, scan: str) -> None:
     """B1: a statement with 20,000 parameters takes 1.4 MB, and each connection keeps 256."""
     path = tmp_path / "a.db"

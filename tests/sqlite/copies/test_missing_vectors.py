@@ -12,7 +12,7 @@ from tests.sqlite.copies.support import answered, as_told, opened, ready, rows_f
 from tests.sqlite.support import backend_of, sql
 
 from aiovec import CorruptStoreError, Field, Schema, VectorStore
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric
 from aiovec_sqlite.copies import CopyLimits
 
 DIM = 24
@@ -46,13 +46,14 @@ async def filled(path: Path, count: int, share: float, made: Schema) -> np.rando
     return rng
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "partition"),
     [  # each metric, and both with and without partitions; every pair is a long test
         ("cosine", False), ("l2", True), ("dot", False),
-        pytest.param("cosine", True, marks=pytest.mark.long),
-        pytest.param("l2", False, marks=pytest.mark.long),
-        pytest.param("dot", True, marks=pytest.mark.long),
+        pytest.param("cosine", True, marks=pytest.mark.soak),
+        pytest.param("l2", False, marks=pytest.mark.soak),
+        pytest.param("dot", True, marks=pytest.mark.soak),
     ],
 )  # fmt: skip
 async def test_the_same_as_from_the_file(tmp_path: Path, metric: Metric, partition: bool) -> None:

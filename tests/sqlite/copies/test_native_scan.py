@@ -78,7 +78,7 @@ def test_random_scans(library: Library) -> None:
     campaign(library, range(150))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_random_scans_at_length(library: Library) -> None:
     campaign(library, range(1_000, 101_000))
 
@@ -97,7 +97,7 @@ def test_distances_are_numpys_to_the_last_bit() -> None:
     measured_pairs(range(600))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_distances_at_length() -> None:
     measured_pairs(range(1_000, 101_000))
 
@@ -294,6 +294,7 @@ def test_searches_go_on_without_it(
     assert all("searches are slower" in warning for warning in warnings)
 
 
+@pytest.mark.slow
 def test_two_processes_that_compile_it_at_once(tmp_path: Path) -> None:
     if not compilers():
         pytest.skip("there is no compiler")

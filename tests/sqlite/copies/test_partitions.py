@@ -59,6 +59,7 @@ def asked(*owners: int | None) -> list[dict[str, Any]]:
     return [{"limit": limit, "where": where} for where in filters for limit in (1, 10)]
 
 
+@pytest.mark.slow
 async def test_two_thousand_keys_take_no_more_than_one(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     async with opened(path) as store:

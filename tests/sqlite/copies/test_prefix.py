@@ -16,7 +16,7 @@ from tests.sqlite.copies.support import answered, as_told, ready
 
 import aiovec
 from aiovec import Field, Hit, InvalidArgumentError, Schema, Tuning, VectorStore
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric
 from aiovec_sqlite.copies import CopyLimits
 
 DIM, PREFIX = 32, 8

@@ -24,7 +24,7 @@ from tests.sqlite.support import backend_of
 from tests.waiting import until
 
 from aiovec import Field, Schema, VectorStore
-from aiovec._core.contract import TableHandle
+from aiovec.backend import TableHandle
 from aiovec_sqlite.connection import Connection
 from aiovec_sqlite.copies import CopyLimits, copy
 from aiovec_sqlite.copies.search import Backoff

@@ -32,10 +32,8 @@ from tests.waiting import Clock, until
 
 import aiovec
 from aiovec import F, Field, Schema, StoreClosedError, TableNotFoundError, VectorStore
-from aiovec._core.contract import Columns, Found, TableHandle, VectorQuery
-from aiovec._core.schema import Metric
 from aiovec._core.threads import idle_threads
-from aiovec._core.waiting import Patience
+from aiovec.backend import Columns, Found, Metric, Patience, TableHandle, VectorQuery
 from aiovec_sqlite.copies import CopyLimits, copy, segments
 from aiovec_sqlite.copies.batches import Call, Pipeline
 
@@ -74,13 +72,14 @@ SMALL_SEGMENTS = {"copies": CopyLimits(whole=0, full_segment=200)}
 # The same answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "partition"),
     [  # each metric, and both with and without partitions; every pair is a long test
         ("cosine", True), ("l2", False), ("dot", True),
-        pytest.param("cosine", False, marks=pytest.mark.long),
-        pytest.param("l2", True, marks=pytest.mark.long),
-        pytest.param("dot", False, marks=pytest.mark.long),
+        pytest.param("cosine", False, marks=pytest.mark.soak),
+        pytest.param("l2", True, marks=pytest.mark.soak),
+        pytest.param("dot", False, marks=pytest.mark.soak),
     ],
 )  # fmt: skip
 async def test_the_same_as_from_the_file(tmp_path: Path, metric: Metric, partition: bool) -> None:
@@ -491,6 +490,7 @@ async def test_a_cancelled_search_harms_no_other(tmp_path: Path) -> None:
         assert as_told(await store.search("t", queries[0], limit=3)) == wanted[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 0.001, 0.01])
 async def test_closing_amid_searches(tmp_path: Path, pause: float) -> None:
     """Each search has its answer, or tells that the store is closed."""
@@ -596,6 +596,7 @@ async def no_more_than(before: tuple[int, int]) -> None:
 # All at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 async def test_searches_and_writes_at_once(tmp_path: Path, metric: Metric) -> None:
     """Each task owns some rows; a row whose write was acknowledged is found by its own vector,

@@ -90,12 +90,12 @@ async def check_distances(command: list[str], seeds: range) -> None:
     assert np.array_equal(measured, wanted, equal_nan=True)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 async def test_distances_under_sanitizers(sanitized: Path) -> None:
     await check_distances([str(sanitized)], range(COUNT))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 async def test_distances_under_sanitizers_at_length(sanitized: Path) -> None:
     for start in range(1_000, 20_000, 1_000):
         await check_distances([str(sanitized)], range(start, start + 1_000))
@@ -105,13 +105,13 @@ async def test_distances_on_an_emulated_processor(emulated: list[str]) -> None:
     await check_distances(emulated, range(COUNT))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 async def test_under_sanitizers(sanitized: Path, kind: str) -> None:
     await check([str(sanitized)], kind, range(COUNT))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 async def test_under_sanitizers_at_length(sanitized: Path, kind: str) -> None:
     for start in range(1_000, 20_000, 1_000):

@@ -21,7 +21,7 @@ from tests.sqlite.copies.support import (
 from tests.sqlite.support import backend_of, open_store
 
 from aiovec import Field, Schema, VectorStore
-from aiovec._core.schema import Metric
+from aiovec.backend import Metric
 from aiovec_sqlite.copies import CopyLimits, copy
 
 DIM = 24

@@ -19,6 +19,7 @@ from aiovec_sqlite.copies.kernel.library import NUMPY, OFF, VARIABLE, load
 ROWS, DIM = 1200, 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["", OFF, NUMPY])
 @pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
 async def test_searches_find_the_same(

@@ -1,0 +1,286 @@
+"""Export: one snapshot in Arrow batches, and going on behind a cursor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.contract.base import ContractBase
+from tests.harness.oracle import arrow_table
+from tests.harness.values import (
+    DIM,
+    EVERY_KIND,
+    SMALL,
+    assert_same_rows,
+    ids_of,
+    rows_of_every_kind,
+    small_rows,
+    vectors,
+)
+
+from aiovec import Field, Schema, VectorStore
+from aiovec.errors import (
+    AiovecError,
+    FilterError,
+    InvalidArgumentError,
+    InvalidNameError,
+    StoreClosedError,
+)
+
+
+async def _batches(store: VectorStore, **options: Any) -> list[pa.RecordBatch]:
+    return [batch async for batch in store.export("notes", **options)]
+
+
+def _ids(batches: list[pa.RecordBatch]) -> list[str]:
+    return [id for batch in batches for id in batch.column("id").to_pylist()]
+
+
+class ExportingContract(ContractBase):
+    """``export``."""
+
+    async def test_every_row_and_every_value(self, store: VectorStore) -> None:
+        rows = rows_of_every_kind(50)
+        await self.table(store, EVERY_KIND, rows)
+        batches = await _batches(store)
+        layout = EVERY_KIND.to_arrow()
+        for batch in batches:
+            batch.validate(full=True)
+            assert batch.schema.equals(layout), batch.schema
+            assert Schema.from_arrow(batch.schema) == EVERY_KIND
+        exported = pa.Table.from_batches([b.replace_schema_metadata(None) for b in batches])
+        exported = exported.sort_by("id").combine_chunks()
+        expected = arrow_table(rows, EVERY_KIND)
+        for name in ("id", *EVERY_KIND.fields):
+            assert exported.column(name).equals(expected.column(name)), name
+        assert np.array_equal(
+            _matrix(exported.column("embedding")), np.stack([row["embedding"] for row in rows])
+        )
+        await store.create_table("copy", EVERY_KIND)
+        await store.insert("copy", batches)
+        assert_same_rows(await store.get("copy", [r["id"] for r in rows]), rows, EVERY_KIND)
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            Schema(3, metric="dot", model="m", vector="Vec", fields={"a": Field(str, text=True)}),
+            Schema(8, metric="l2", payload=False, quantized="bit"),
+        ],
+        ids=["with payload", "without payload"],
+    )
+    async def test_batches_carry_the_schema(self, store: VectorStore, schema: Schema) -> None:
+        row = {"id": "x", schema.vector: vectors(1, schema.dim)[0]}
+        await self.table(store, schema, [row])
+        (batch,) = await _batches(store)
+        assert batch.schema.names == schema.to_arrow().names
+        assert Schema.from_arrow(batch.schema) == schema
+
+    async def test_exporting_an_empty_table(self, store: VectorStore) -> None:
+        await store.create_table("notes", SMALL)
+        assert _ids(await _batches(store)) == []
+
+    @pytest.mark.parametrize("size", [1, 7, 10, 11, 100_000, 2**40])
+    async def test_batch_sizes(self, notes: VectorStore, size: int) -> None:
+        batches = await _batches(notes, batch_size=size)
+        assert all(0 < batch.num_rows <= size for batch in batches)
+        assert sorted(_ids(batches)) == [f"r{n:04}" for n in range(10)]
+        if size < 10:
+            assert len(batches) == -(-10 // size)
+
+    async def test_the_default_batch_size(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(2_300))
+        assert [batch.num_rows for batch in await _batches(store)] == [1000, 1000, 300]
+
+    async def test_a_constant_column(self, store: VectorStore) -> None:
+        """Values that are all the same, or all null, come out in full."""
+        schema = Schema(DIM, fields={"name": str, "year": int, "tags": list[str]})
+        rows: list[dict[str, Any]] = [
+            {"id": f"r{n:04}", "embedding": [1.0] * DIM, "name": "same", "tags": ["t"]}
+            for n in range(600)
+        ]
+        await self.table(store, schema, rows)
+        table = pa.Table.from_batches(
+            [b.replace_schema_metadata(None) for b in await _batches(store, batch_size=256)]
+        )
+        assert table.column("name").to_pylist() == ["same"] * 600
+        assert table.column("year").to_pylist() == [None] * 600
+        assert table.column("tags").to_pylist() == [["t"]] * 600
+        assert table.column("payload").null_count == 600
+        assert (_matrix(table.column("embedding")) == 1).all()
+
+    async def test_where_and_select(self, notes: VectorStore) -> None:
+        assert sorted(_ids(await _batches(notes, where="year >= 7", batch_size=2))) == [
+            "r0007", "r0008", "r0009",
+        ]  # fmt: skip
+        for select, names in (
+            (["year"], {"id", "year"}),
+            ([], {"id"}),
+            (["embedding", "name", "name"], {"id", "embedding", "name"}),
+            (["payload"], {"id", "payload"}),
+            (iter(["id", "year"]), {"id", "year"}),
+        ):
+            batches = await _batches(notes, select=select)
+            assert set(batches[0].schema.names) == names
+            assert batches[0].schema.names[0] == "id"
+            assert len(_ids(batches)) == 10
+        for name in ("absent", "payload.x"):
+            with pytest.raises(InvalidNameError):
+                await _batches(notes, select=[name])
+        with pytest.raises(FilterError):
+            await _batches(notes, where="absent = 1")
+
+    async def test_bad_options(self, notes: VectorStore) -> None:
+        for options in ({"batch_size": 0}, {"batch_size": "3"}, {"after": "text"}, {"after": 5}):
+            with pytest.raises(InvalidArgumentError) as caught:
+                await _batches(notes, **options)
+            assert caught.value.argument in options
+        too_large = (b"9" * 19, b"9223372036854775808")
+        for garbage in (b"", b"garbage", b"\xff" * 40, *too_large):
+            with suppress(AiovecError):  # and no other error
+                await _batches(notes, after=garbage)
+
+    async def test_it_starts_nothing_before_it_is_read(self, store: VectorStore) -> None:
+        await store.export("absent").aclose()
+
+    # One snapshot
+
+    async def test_writes_during_an_export_are_not_seen(self, store: VectorStore) -> None:
+        rows = small_rows(500)
+        await self.table(store, SMALL, rows)
+        batches = []
+        async for batch in store.export("notes", batch_size=50):
+            batches.append(batch)
+            step = len(batches)
+            await store.insert("notes", small_rows(20, start=1000 * step))
+            await store.update("notes", {"name": "changed", "year": -1}, where="TRUE")
+            await store.upsert("notes", [{"id": f"r{step:04}", "embedding": [9.0] * DIM}])
+            await store.delete("notes", [f"r{500 - 30 * step + n:04}" for n in range(10)])
+        table = pa.Table.from_batches([b.replace_schema_metadata(None) for b in batches])
+        table = table.sort_by("id")
+        assert table.column("id").to_pylist() == [row["id"] for row in rows]
+        assert table.column("year").to_pylist() == [row["year"] for row in rows]
+        assert set(table.column("name").to_pylist()) == {"n"}
+        assert np.array_equal(
+            _matrix(table.column("embedding")), np.stack([row["embedding"] for row in rows])
+        )
+        assert await store.count("notes") == 500 + 20 * 10 - 10 * 10
+
+    async def test_exports_at_once_each_have_their_snapshot(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(40))
+        exports = []
+        for n in range(4):
+            export = store.export("notes", batch_size=5)
+            exports.append((export, [await anext(export)]))
+            await store.insert("notes", small_rows(10, start=100 * (n + 1)))
+
+        async def rest(export: AsyncIterator[pa.RecordBatch], seen: list[pa.RecordBatch]) -> int:
+            return len(set(_ids([*seen, *[batch async for batch in export]])))
+
+        counts = await asyncio.gather(*(rest(export, seen) for export, seen in exports))
+        assert counts == [40, 50, 60, 70]
+
+    async def test_leaving_early_frees_the_store(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(200))
+        for _ in range(20):
+            async with aclosing(store.export("notes", batch_size=10)) as batches:
+                async for batch in batches:
+                    assert batch.num_rows == 10
+                    break
+        await store.insert("notes", small_rows(1, start=900))
+        await store.drop_table("notes")
+
+    @pytest.mark.parametrize("read", [0, 1])
+    async def test_exports_that_are_left_end_with_their_store(
+        self, store: VectorStore, read: int
+    ) -> None:
+        """Not as if they were complete; and nothing of them is left for the loop to end."""
+        told: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context))
+        await self.table(store, SMALL, small_rows(200))
+        exports = [store.export("notes", batch_size=10) for _ in range(3)]
+        for export in exports[:2]:
+            for _ in range(read + 1):
+                await anext(export)
+        await store.close()
+        with pytest.raises(StoreClosedError):
+            await anext(exports[0])
+        with pytest.raises(StoreClosedError):
+            await anext(exports[2])
+        await loop.shutdown_asyncgens()
+        assert told == []
+
+    # Cursors
+
+    async def test_every_batch_carries_a_cursor_that_goes_on_behind_it(
+        self, store: VectorStore
+    ) -> None:
+        await self.table(store, SMALL, small_rows(100))
+        batches = await _batches(store, batch_size=17)
+        everything = _ids(batches)
+        assert len(set(everything)) == 100
+        done = 0
+        for batch in batches:
+            done += batch.num_rows
+            cursor = (batch.schema.metadata or {})[b"aiovec.cursor"]
+            assert isinstance(cursor, bytes)
+            assert _ids(await _batches(store, batch_size=30, after=cursor)) == everything[done:]
+
+    async def test_a_cursor_opens_a_new_snapshot(self, store: VectorStore) -> None:
+        rows = small_rows(100)
+        await self.table(store, SMALL, rows)
+        seen: list[str] = []
+        cursor = None
+        for step in range(1_000):
+            first = None
+            async with aclosing(store.export("notes", batch_size=9, after=cursor)) as batches:
+                async for batch in batches:
+                    first = batch
+                    break
+            if first is None:
+                break
+            seen += _ids([first])
+            cursor = first.schema.metadata[b"aiovec.cursor"]
+            if step == 3:
+                # Behind the cursor and before it: the rows that stay come exactly once.
+                await store.delete("notes", [f"r{n:04}" for n in range(0, 100, 10)])
+                await store.insert("notes", small_rows(5, start=500))
+        staying = [row["id"] for row in rows if row["year"] % 10]
+        assert [id for id in sorted(seen) if id in set(staying)] == staying
+
+    async def test_a_cursor_goes_with_a_filter(self, store: VectorStore) -> None:
+        await self.table(store, SMALL, small_rows(60))
+        options: dict[str, Any] = {"where": "year >= 20", "select": ["year"], "batch_size": 15}
+        batches = await _batches(store, **options)
+        cursor = batches[0].schema.metadata[b"aiovec.cursor"]
+        rest = await _batches(store, after=cursor, **options)
+        assert _ids(rest) == _ids(batches[1:])
+        last = batches[-1].schema.metadata[b"aiovec.cursor"]
+        assert _ids(await _batches(store, after=last, **options)) == []
+
+    async def test_a_cursor_survives_reopening(self, tmp_path: Any) -> None:
+        self.need_persistence()
+        async with await self.open(tmp_path) as store:
+            await self.table(store, SMALL, small_rows(30))
+            batches = await _batches(store, batch_size=10)
+        async with await self.open(tmp_path) as store:
+            cursor = batches[0].schema.metadata[b"aiovec.cursor"]
+            assert _ids(await _batches(store, after=cursor)) == _ids(batches[1:])
+
+    async def test_what_is_exported_can_be_searched_for(self, notes: VectorStore) -> None:
+        (batch,) = await _batches(notes)
+        ids = batch.column("id").to_pylist()
+        many = await notes.search_many("notes", _matrix(batch.column("embedding")), limit=1)
+        assert [ids_of(hits) for hits in many] == [[id] for id in ids]
+
+
+def _matrix(column: Any) -> Any:
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1)

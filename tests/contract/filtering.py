@@ -1,0 +1,528 @@
+"""Filters: what each selects, the same in every method, and how wrong ones are told."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.contract.base import ContractBase, case
+from tests.contract.machine import long_run
+from tests.harness.loop_time import own_work
+from tests.harness.values import DIM, ids_of, vectors
+
+from aiovec import F, Field, Schema, VectorStore
+from aiovec.errors import FilterError
+
+SCHEMA = Schema(
+    DIM,
+    fields={
+        "name": str,
+        "year": Field(int, index="btree"),
+        "score": float,
+        "seen": Field(datetime, index="btree"),
+        "live": Field(bool, index="bitmap"),
+        "tags": list[str],
+        "nums": list[int],
+        "weights": list[float],
+        "part": Field(str, partition=True),
+        "shard": Field(int, partition=True),
+        "order": str,
+    },
+)
+
+
+def _day(day: int) -> datetime:
+    return datetime(2024, 1, day, tzinfo=UTC)
+
+
+_ROWS: list[dict[str, Any]] = [
+    {
+        "id": "a", "name": "alpha", "year": 2020, "score": 0.5, "seen": _day(1), "live": True,
+            "nums": [1, 2], "weights": [0.5, 1.0],
+        "tags": ["x", "y"], "part": "p", "shard": 1, "order": "first",
+        "kind": "text", "n": 1, "deep": {"key": "v", "list": ["q", 1, True]}, "mixed": 1,
+    },
+    {
+        "id": "b", "name": "Alpha", "year": 2021, "score": -1.0, "seen": _day(2), "live": False,
+            "nums": [], "weights": [],
+        "tags": [], "part": "q", "shard": 2, "order": "second",
+        "kind": "te%xt", "n": 2.5, "deep": {"key": None, "list": []}, "mixed": "1",
+    },
+    {
+        "id": "c", "name": "al%a_", "year": 2022, "score": 1e300, "seen": _day(3), "live": None,
+            "nums": [2**53 + 1], "weights": [-0.0],
+        "tags": ["y"], "part": "p", "shard": 2, "order": None,
+        "kind": True, "n": -3, "deep": "flat", "mixed": 1.0,
+    },
+    {
+        "id": "d", "name": None, "year": None, "score": None, "seen": None, "live": True,
+        "tags": None, "part": None, "shard": None, "order": "O'Brien", "mixed": True,
+    },
+    {
+        "id": "E", "name": "", "year": -1, "score": 0.0, "seen": datetime(1969, 1, 1, tzinfo=UTC),
+            "nums": [2**63 - 1, -(2**63)], "weights": [1e300, 0.1],
+        "live": False, "tags": ["x%", "Y"], "part": "", "shard": 0, "order": "",
+        "kind": None, "n": 2**53 + 1, "a.b": "dotted", 'say "hi"': 7, "mixed": None,
+    },
+    {
+        "id": "ü", "name": "naïve 日本", "year": 2**63 - 1, "score": 2020.0, "seen": _day(1),
+            "nums": [2, 2], "weights": [5e-324],
+        "live": None, "tags": ["x", "x"], "part": "p' OR 1=1", "shard": -(2**63),
+        "order": "first", "kind": "text", "n": 1.0, "mixed": [1, "1"],
+    },
+]  # fmt: skip
+
+# Each filter as text, the same with F or None where there is no such form, and the ids it selects.
+CASES: list[tuple[str, Any, str]] = [
+    # Comparisons, and nulls that match neither a condition nor its opposite
+    ("year = 2020", F.year == 2020, "a"),
+    ("year != 2020", F.year != 2020, "b c E ü"),
+    ("NOT year = 2020", ~(F.year == 2020), "b c E ü"),
+    ("year < 2021", F.year < 2021, "a E"),
+    ("year <= 2021", F.year <= 2021, "a b E"),
+    ("year > 2021", F.year > 2021, "c ü"),
+    ("year >= 2021", F.year >= 2021, "b c ü"),
+    ("2021 <= year", None, "b c ü"),
+    ("year = 9223372036854775807", F.year == 2**63 - 1, "ü"),
+    ("year >= 2020.5", F.year >= 2020.5, "b c ü"),
+    ("year = 2020.0", F.year == 2020.0, "a"),
+    ("year = 2020.5", F.year == 2020.5, ""),
+    ("NOT year = 2020.5", ~(F.year == 2020.5), "a b c E ü"),
+    ("year < 1e30", F.year < 1e30, "a b c E ü"),
+    ("year = -1", F.year == -1, "E"),
+    ("score > 0", F.score > 0, "a c ü"),
+    ("score = 2020", F.score == 2020, "ü"),
+    ("score <= -1.0", F.score <= -1.0, "b"),
+    ("score < 1e300", F.score < 1e300, "a b E ü"),
+    ("name = 'alpha'", F.name == "alpha", "a"),
+    ("name = 'Alpha'", F.name == "Alpha", "b"),
+    ("name = ''", F.name == "", "E"),
+    ("name < 'al'", F.name < "al", "b E"),
+    ("name >= 'naïve'", F.name >= "naïve", "ü"),
+    ("\"order\" = 'O''Brien'", F["order"] == "O'Brien", "d"),
+    ("order = 'first'", F["order"] == "first", "a ü"),
+    ("seen = TIMESTAMP '2024-01-01T00:00:00Z'", F.seen == _day(1), "a ü"),
+    ("seen > TIMESTAMP '2024-01-01T02:00:00+02:00'", F.seen > _day(1), "b c"),
+    ("seen > TIMESTAMP '2023-12-31T23:59:59.999999Z'", None, "a b c ü"),
+    ("seen < TIMESTAMP '1970-01-01T00:00:00Z'", F.seen < datetime(1970, 1, 1, tzinfo=UTC), "E"),
+    ("seen BETWEEN TIMESTAMP '2024-01-02T00:00:00Z' AND TIMESTAMP '2024-01-03T00:00:00Z'",
+     F.seen.between(_day(2), _day(3)), "b c"),
+    # Booleans
+    ("live", F.live, "a d"),
+    ("NOT live", ~F.live, "b E"),
+    ("live = TRUE", F.live == True, "a d"),  # noqa: E712 - it is the filter that is meant
+    ("live != TRUE", F.live != True, "b E"),  # noqa: E712
+    ("live = false", F.live == False, "b E"),  # noqa: E712
+    ("live IN (TRUE, FALSE)", F.live.in_([True, False]), "a b d E"),
+    ("TRUE", None, "a b c d E ü"),
+    ("FALSE", None, ""),
+    ("NOT FALSE", None, "a b c d E ü"),
+    # IN, BETWEEN, IS NULL
+    ("year IN (2020, 2022, 1)", F.year.in_([2020, 2022, 1]), "a c"),
+    ("year NOT IN (2020, 2022, 1)", F.year.not_in([2020, 2022, 1]), "b E ü"),
+    ("year IN (2020.0, 2021.5)", F.year.in_([2020.0, 2021.5]), "a"),
+    ("name IN ('alpha', '')", F.name.in_(["alpha", ""]), "a E"),
+    ("year BETWEEN 2020 AND 2021", F.year.between(2020, 2021), "a b"),
+    ("year NOT BETWEEN 2020 AND 2021", ~F.year.between(2020, 2021), "c E ü"),
+    ("year BETWEEN 2021 AND 2020", F.year.between(2021, 2020), ""),
+    ("name IS NULL", F.name.is_null(), "d"),
+    ("name IS NOT NULL", ~F.name.is_null(), "a b c E ü"),
+    ("tags IS NULL", F.tags == None, "d"),  # noqa: E711
+    ("live IS NOT NULL", F.live != None, "a b d E"),  # noqa: E711
+    # Text patterns
+    ("name LIKE 'al%'", F.name.like("al%"), "a c"),
+    ("name LIKE '%a'", F.name.like("%a"), "a b"),
+    ("name LIKE '_lpha'", F.name.like("_lpha"), "a b"),
+    ("name NOT LIKE '%a%'", ~F.name.like("%a%"), "E"),
+    ("name LIKE 'al%a_'", F.name.like("al%a_"), "c"),
+    ("name LIKE '%日_'", F.name.like("%日_"), "ü"),
+    ("name LIKE ''", F.name.like(""), "E"),
+    ("name LIKE '%'", F.name.like("%"), "a b c E ü"),
+    ("name LIKE '*lpha'", F.name.like("*lpha"), ""),
+    ("name LIKE '[a]lpha'", F.name.like("[a]lpha"), ""),
+    ("name STARTSWITH 'al%'", F.name.startswith("al%"), "c"),
+    ("startswith(name, 'al')", F.name.startswith("al"), "a c"),
+    ("name STARTSWITH ''", F.name.startswith(""), "a b c E ü"),
+    ("NOT name STARTSWITH 'a'", ~F.name.startswith("a"), "b E ü"),
+    # Lists
+    ("tags CONTAINS 'x'", F.tags.contains("x"), "a ü"),
+    ("NOT tags CONTAINS 'x'", ~F.tags.contains("x"), "b c E"),
+    ("tags CONTAINS 'Y'", F.tags.contains("Y"), "E"),
+    ("tags CONTAINS 'x%'", F.tags.contains("x%"), "E"),
+    ("tags CONTAINS ''", F.tags.contains(""), ""),
+    ("tags IS EMPTY", F.tags.is_empty(), "b"),
+    ("tags IS NOT EMPTY", F.tags.is_not_empty(), "a c E ü"),
+    ("NOT tags is empty", ~F.tags.is_empty(), "a c E ü"),
+    ("tags = ['x', 'y']", F.tags == ["x", "y"], "a"),
+    ("tags = ['y', 'x']", F.tags == ("y", "x"), ""),
+    ("tags != ['x', 'y']", F.tags != ["x", "y"], "b c E ü"),
+    ("tags = []", F.tags == [], "b"),
+    ("tags <> ['x','x'] AND tags != []", (F.tags != ["x", "x"]) & (F.tags != []), "a c E"),
+    ("tags = ['x%','Y'] OR tags = ['y']", (F.tags == ["x%", "Y"]) | (F.tags == ["y"]), "c E"),
+    ("nums CONTAINS 2", F.nums.contains(2), "a ü"),
+    ("nums CONTAINS 2.0", F.nums.contains(2.0), "a ü"),
+    ("nums CONTAINS 2.5", F.nums.contains(2.5), ""),
+    ("NOT nums CONTAINS 2.5", ~F.nums.contains(2.5), "a b c E ü"),
+    ("nums CONTAINS 9007199254740993", F.nums.contains(2**53 + 1), "c"),
+    ("nums CONTAINS 9007199254740992", F.nums.contains(2**53), ""),
+    ("nums CONTAINS -9223372036854775808", F.nums.contains(-(2**63)), "E"),
+    ("nums CONTAINS 1e30", F.nums.contains(1e30), ""),
+    ("nums = [1, 2.0]", F.nums == [1, 2.0], "a"),
+    ("nums != [1, 2]", F.nums != [1, 2], "b c E ü"),
+    ("nums != [1.5]", F.nums != [1.5], "a b c E ü"),
+    ("nums = [9223372036854775807, -9223372036854775808]",
+     F.nums == [2**63 - 1, -(2**63)], "E"),
+    ("nums IS EMPTY", F.nums.is_empty(), "b"),
+    ("weights CONTAINS 1", F.weights.contains(1), "a"),
+    ("weights CONTAINS 0.1", F.weights.contains(0.1), "E"),
+    ("weights CONTAINS 0", F.weights.contains(0), "c"),
+    ("weights CONTAINS -0.0", F.weights.contains(-0.0), "c"),
+    ("weights = [0]", F.weights == [0], "c"),
+    ("weights = [-0.0]", F.weights == [-0.0], "c"),
+    ("weights = [0.5, 1]", F.weights == [0.5, 1], "a"),
+    ("weights = [1e300, 0.1] OR weights = [5e-324]",
+     (F.weights == [1e300, 0.1]) | (F.weights == [5e-324]), "E ü"),
+    ("weights != [9007199254740993]", F.weights != [2**53 + 1], "a b c E ü"),
+    ("weights IS NOT EMPTY", F.weights.is_not_empty(), "a c E ü"),
+    # IS TRUE: two-valued
+    ("(year = 2020) IS TRUE", (F.year == 2020).is_true(), "a"),
+    ("(year = 2020) IS NOT TRUE", (F.year == 2020).is_not_true(), "b c d E ü"),
+    ("NOT (year = 2020) IS TRUE", ~(F.year == 2020).is_true(), "b c d E ü"),
+    ("(year = 2020) IS FALSE", (~(F.year == 2020)).is_true(), "b c E ü"),
+    ("(year = 2020) is not false", (~(F.year == 2020)).is_not_true(), "a d"),
+    ("live IS TRUE", F.live.is_true(), "a d"),
+    ("live IS NOT TRUE", F.live.is_not_true(), "b c E ü"),
+    ("live IS FALSE", None, "b E"),
+    ("live IS NOT FALSE", None, "a c d ü"),
+    ("(live AND year = 2020) IS NOT TRUE", (F.live & (F.year == 2020)).is_not_true(), "b c d E ü"),
+    ("((year = 2020) IS TRUE) IS NOT TRUE", (F.year == 2020).is_true().is_not_true(), "b c d E ü"),
+    ("(tags CONTAINS 'x') IS NOT TRUE", F.tags.contains("x").is_not_true(), "b c d E"),
+    ("(payload.mixed = 1) IS NOT TRUE", (F["payload.mixed"] == 1).is_not_true(), "b d E ü"),
+    ("(payload.absent = 1) IS NOT TRUE", (F["payload.absent"] == 1).is_not_true(), "a b c d E ü"),
+    ("payload.kind IS TRUE", F["payload.kind"].is_true(), "c"),
+    ("payload.kind IS NOT TRUE", F["payload.kind"].is_not_true(), "a b d E ü"),
+    ("(TRUE) IS TRUE AND (FALSE) IS NOT TRUE", None, "a b c d E ü"),
+    # Case, escapes and literal parts of text
+    ("name ILIKE 'ALPHA'", F.name.ilike("ALPHA"), "a b"),
+    ("name ILIKE 'aL%'", F.name.ilike("aL%"), "a b c"),
+    ("name NOT ILIKE '%A%'", ~F.name.ilike("%A%"), "E"),
+    ("name ILIKE 'NAÏVE%_本'", F.name.ilike("NAÏVE%_本"), "ü"),
+    ("name ILIKE ''", F.name.ilike(""), "E"),
+    ("name ILIKE '%'", F.name.ilike("%"), "a b c E ü"),
+    ("payload.kind ILIKE 'TE_XT'", F["payload.kind"].ilike("TE_XT"), "b"),
+    ("payload.kind NOT ILIKE 'TEXT'", ~F["payload.kind"].ilike("TEXT"), "b"),
+    ("name LIKE '%\\%%' ESCAPE '\\'", F.name.like("%\\%%", escape="\\"), "c"),
+    ("name LIKE 'al!%a!_' ESCAPE '!'", F.name.like("al!%a!_", escape="!"), "c"),
+    ("name LIKE '_al%%' ESCAPE '_'", F.name.like("_al%%", escape="_"), "a c"),
+    ("name ILIKE 'AL\\%A\\_' ESCAPE '\\'", F.name.ilike("AL\\%A\\_", escape="\\"), "c"),
+    ("name NOT LIKE 'al\\%%' ESCAPE '\\'", ~F.name.like("al\\%%", escape="\\"), "a b E ü"),
+    ("name CONTAINS_TEXT '%a_'", F.name.contains_text("%a_"), "c"),
+    ("name CONTAINS_TEXT 'lph'", F.name.contains_text("lph"), "a b"),
+    ("name CONTAINS_TEXT ''", F.name.contains_text(""), "a b c E ü"),
+    ("name NOT CONTAINS_TEXT 'a'", ~F.name.contains_text("a"), "E"),
+    ("payload.kind contains_text '%'", F["payload.kind"].contains_text("%"), "b"),
+    # Lists in the payload
+    ("payload.mixed = [1, '1']", F["payload.mixed"] == [1, "1"], "ü"),
+    ("payload.mixed = [1.0, '1']", F["payload.mixed"] == [1.0, "1"], "ü"),
+    ("payload.mixed = [TRUE, '1']", F["payload.mixed"] == [True, "1"], ""),
+    ("payload.mixed != ['1', 1]", F["payload.mixed"] != ["1", 1], "ü"),
+    ("payload.deep.list IS EMPTY", F["payload.deep.list"].is_empty(), "b"),
+    ("payload.deep.list IS NOT EMPTY", F["payload.deep.list"].is_not_empty(), "a"),
+    ("payload.deep.list = ['q', 1, TRUE]", F["payload.deep.list"] == ["q", 1, True], "a"),
+    ("(payload.mixed IS EMPTY) IS NOT TRUE", F["payload.mixed"].is_empty().is_not_true(),
+     "a b c d E ü"),
+    # Partitions
+    ("part = 'p'", F.part == "p", "a c"),
+    ("part != 'p'", F.part != "p", "b E ü"),
+    ("part = ''", F.part == "", "E"),
+    ("part IS NULL", F.part.is_null(), "d"),
+    ("part IN ('p', '') AND shard = 2", F.part.in_(["p", ""]) & (F.shard == 2), "c"),
+    ("part = 'p'' OR 1=1'", F.part == "p' OR 1=1", "ü"),
+    ("shard < 1", F.shard < 1, "E ü"),
+    ("shard = 1 OR part = 'q'", (F.shard == 1) | (F.part == "q"), "a b"),
+    # Ids
+    ("id = 'a'", F.id == "a", "a"),
+    ("id >= 'b' AND id < 'e'", (F.id >= "b") & (F.id < "e"), "b c d"),
+    ("id IN ('ü', 'E', 'zz')", F.id.in_(["ü", "E", "zz"]), "E ü"),
+    ("id LIKE '_'", F.id.like("_"), "a b c d E ü"),
+    ("id IS NULL", F.id.is_null(), ""),
+    # Payload
+    ("payload.kind = 'text'", F["payload.kind"] == "text", "a ü"),
+    ("payload.kind != 'text'", F["payload.kind"] != "text", "b"),
+    ("payload.kind LIKE 'te%xt'", F["payload.kind"].like("te%xt"), "a b ü"),
+    ("payload.kind STARTSWITH 'te%'", F["payload.kind"].startswith("te%"), "b"),
+    ("payload.kind IS NULL", F["payload.kind"].is_null(), "d E"),
+    ("payload.kind IS NOT NULL", ~F["payload.kind"].is_null(), "a b c ü"),
+    ("payload.kind = TRUE", F["payload.kind"] == True, "c"),  # noqa: E712
+    ("payload.n >= 1", F["payload.n"] >= 1, "a b E ü"),
+    ("payload.n = 1", F["payload.n"] == 1, "a ü"),
+    ("payload.n = 1.0", F["payload.n"] == 1.0, "a ü"),
+    ("payload.n = '1'", F["payload.n"] == "1", ""),
+    ("payload.n = 9007199254740993", F["payload.n"] == 2**53 + 1, "E"),
+    ("payload.n IN (1, 2.5, 'x')", F["payload.n"].in_([1, 2.5, "x"]), "a b ü"),
+    ("payload.mixed = 1", F["payload.mixed"] == 1, "a c"),
+    ("payload.mixed = '1'", F["payload.mixed"] == "1", "b"),
+    ("payload.mixed = TRUE", F["payload.mixed"] == True, "d"),  # noqa: E712
+    ("NOT payload.mixed = 1", ~(F["payload.mixed"] == 1), ""),
+    ("payload.mixed != 2", F["payload.mixed"] != 2, "a c"),
+    ("payload.mixed > 0", F["payload.mixed"] > 0, "a c"),
+    ("payload.mixed IN (1, '1', TRUE)", F["payload.mixed"].in_([1, "1", True]), "a b c d"),
+    ("payload.mixed IN (2, '1')", F["payload.mixed"].in_([2, "1"]), "b"),
+    # IN is the OR of its equalities: 1 = '2' is null, and so is NOT null.
+    ("NOT payload.mixed IN (2, '2')", F["payload.mixed"].not_in([2, "2"]), ""),
+    ("NOT (payload.mixed = 2 OR payload.mixed = '2')", None, ""),
+    ("payload.mixed NOT IN (2, 3)", F["payload.mixed"].not_in([2, 3]), "a c"),
+    ("payload.mixed IN (TRUE, FALSE)", F["payload.mixed"].in_([True, False]), "d"),
+    ("NOT payload.mixed IN (TRUE, FALSE)", F["payload.mixed"].not_in([True, False]), ""),
+    ("payload.mixed CONTAINS 1", F["payload.mixed"].contains(1), "ü"),
+    ("payload.mixed CONTAINS '1'", F["payload.mixed"].contains("1"), "ü"),
+    ("payload.deep.key = 'v'", F["payload.deep.key"] == "v", "a"),
+    ("payload.deep.key IS NULL", F["payload.deep.key"].is_null(), "b c d E ü"),
+    ("payload.deep IS NOT NULL", ~F["payload.deep"].is_null(), "a b c"),
+    ("payload.deep.list CONTAINS 'q'", F["payload.deep.list"].contains("q"), "a"),
+    ("NOT payload.deep.list CONTAINS 'q'", ~F["payload.deep.list"].contains("q"), "b"),
+    ("payload.deep.list CONTAINS TRUE", F["payload.deep.list"].contains(True), "a"),
+    ("payload.\"a.b\" = 'dotted'", F.payload["a.b"] == "dotted", "E"),
+    ("payload.a.b = 'dotted'", F["payload.a.b"] == "dotted", ""),
+    ('payload."say ""hi""" = 7', F.payload['say "hi"'] == 7, "E"),
+    ("payload.absent = 1", F["payload.absent"] == 1, ""),
+    ("payload.absent IS NULL", F["payload.absent"].is_null(), "a b c d E ü"),
+    # AND, OR, NOT
+    ("live AND year = 2020", F.live & (F.year == 2020), "a"),
+    ("year = 2020 OR year = 2021 AND live", (F.year == 2020) | (F.year == 2021) & F.live, "a"),
+    ("(year = 2020 OR year = 2021) AND NOT live",
+     ((F.year == 2020) | (F.year == 2021)) & ~F.live, "b"),
+    ("NOT (live AND year = 2020)", ~(F.live & (F.year == 2020)), "b c E ü"),
+    ("NOT (live OR year = 2022)", ~(F.live | (F.year == 2022)), "b E"),
+    ("live OR NOT live", F.live | ~F.live, "a b d E"),
+    ("live AND TRUE OR FALSE", None, "a d"),
+    ("not NOT live", ~~F.live, "a d"),
+]  # fmt: skip
+
+BAD = (
+    "", "   ", "year", "year =", "= 1", "year = 1 AND", "AND year = 1", "year = 1)",
+    "(year = 1", "year = 'x'", "year = TRUE", "name = 1", "live = 1", "live > TRUE", "live = 'x'",
+    "seen = '2024-01-01T00:00:00Z'", "seen > 5", "year = TIMESTAMP '2024-01-01T00:00:00Z'",
+    "seen > TIMESTAMP '2024-01-01T00:00:00'", "seen > TIMESTAMP 'x'", "tags = 'x'",
+    "tags CONTAINS 1", "name CONTAINS 'x'", "year LIKE '1%'", "year STARTSWITH '1'",
+    "embedding = 1", "embedding IS NULL", "absent = 1", "Year = 1", "year = NULL",
+    "year IN (1, NULL)", "year IN 1", "year BETWEEN 1", "name = \"x\"", "name = 'x", "year = 1;",
+    "year = 1 -- x", "year = 9223372036854775808", "year = 1e999", "year = nan", "payload = 1",
+    "payload.x CONTAINS NULL", "payload. = 1", "id > 1", "id = 1.5", "id = TRUE", "year IS 1",
+    "year LIKE", "1 = 1", "'a' = 'a'", "year = year", "year + 1 = 2", "NOT", "year = 1 OR OR live",
+    "name.x = 1", "name LIKE 5", "\0", "year = 1\0", "SELECT 1", "year = ?", "year = :x",
+    "1; DROP TABLE notes", "name = 'a' OR '1'='1", "tags = [", "tags = ['a'", "tags = ['a',]",
+    "tags = [1]", "tags = [NULL]", "tags > ['a']", "name = ['a']", "tags IN (['a'])",
+    "name IS EMPTY",
+    "payload.x = [[1]]", "['a'] = tags",
+    "year IS TRUE", "name IS NOT FALSE", "tags IS TRUE", "(live) IS", "(live) IS NULL",
+    "(live) IS NOT", "(live) IS NOT EMPTY", "(live) IS TRUE FALSE", "year = 1 IS TRUE",
+    "name LIKE 'a' ESCAPE", "name LIKE 'a' ESCAPE ''", "name LIKE 'a' ESCAPE '!!'",
+    "name LIKE 'a!' ESCAPE '!'", "name LIKE 'a!!!' ESCAPE '!'", "name LIKE 'a' ESCAPE 5",
+    "name STARTSWITH 'a' ESCAPE '!'", "year ILIKE '1%'", "name ILIKE 5", "name CONTAINS_TEXT 5",
+    "tags CONTAINS_TEXT 'x'", "year CONTAINS_TEXT '1'", "name NOT IS TRUE",
+    "nums CONTAINS '1'", "nums = ['a']", "weights CONTAINS TRUE", "nums = 1", "nums = [TRUE]",
+    "weights = [1e999]", "nums CONTAINS_TEXT '1'", "weights IS TRUE",
+)  # fmt: skip
+
+
+class FilteringContract(ContractBase):
+    """``where`` in every method that takes one."""
+
+    async def _filled(self, store: VectorStore) -> None:
+        rows = [
+            {**row, "embedding": vector}
+            for row, vector in zip(_ROWS, vectors(len(_ROWS)), strict=True)
+        ]
+        await self.table(store, SCHEMA, rows)
+
+    async def test_what_filters_select(self, store: VectorStore) -> None:
+        await self._filled(store)
+        wrong = []
+        for text, expression, ids in CASES:
+            for where in (text, expression):
+                if where is None:
+                    continue
+                found = ids_of(await store.find("notes", where))
+                if found != sorted(ids.split()):
+                    wrong.append(f"{where!r:.90} selects {found}, not {sorted(ids.split())}")
+        assert not wrong, "\n".join(wrong)
+
+    async def test_every_method_selects_the_same(self, store: VectorStore) -> None:
+        await self._filled(store)
+        query = vectors(1, seed=3)[0]
+        for number, (text, _, ids) in enumerate(CASES):
+            wanted = sorted(ids.split())
+            # In turn: test_what_filters_select has all of them with find.
+            turn = None if long_run() else number % 4
+            if turn in (None, 3):
+                assert await store.count("notes", text) == len(wanted), text
+            if turn in (None, 0):
+                hits = await store.search("notes", query, where=text, limit=50, select=[])
+                assert sorted(ids_of(hits)) == wanted, text
+            if turn in (None, 1):
+                exported = [
+                    id
+                    async for batch in store.export("notes", where=text, select=[])
+                    for id in batch.column("id").to_pylist()
+                ]
+                assert sorted(exported) == wanted, text
+            if turn in (None, 2):  # test_delete_where_selects_the_same has others
+                marked = await store.update("notes", {"mark": number}, where=text)
+                assert marked == len(wanted), text
+                found = await store.find("notes", F["payload.mark"] == number)
+                assert ids_of(found) == wanted, text
+
+    async def test_delete_where_selects_the_same(self, store: VectorStore) -> None:
+        await self._filled(store)
+        everything = await store.get("notes", [row["id"] for row in _ROWS])
+        for text, _, ids in CASES if long_run() else CASES[1::6]:
+            assert await store.delete_where("notes", text) == len(ids.split()), text
+            left = sorted({row["id"] for row in _ROWS} - set(ids.split()))
+            assert ids_of(await store.find("notes")) == left, text
+            await store.upsert("notes", everything)
+
+    async def test_bad_filters_are_told(self, store: VectorStore) -> None:
+        await self._filled(store)
+        for text in BAD:
+            with case(text):
+                with pytest.raises(FilterError) as caught:
+                    await store.find("notes", text)
+                assert isinstance(caught.value, ValueError)
+                if caught.value.position is not None:
+                    assert 0 <= caught.value.position <= len(text)
+            await asyncio.sleep(0)  # no such call waits for anything
+
+    async def test_an_error_names_the_place(self, store: VectorStore) -> None:
+        await self._filled(store)
+        with pytest.raises(FilterError) as caught:
+            await store.search("notes", vectors(1)[0], where="year >= 2020 AND )")
+        assert caught.value.position == 17
+        assert caught.value.text == "year >= 2020 AND )"
+        assert caught.value.expected
+
+    async def test_an_unknown_field_lists_those_there_are(self, store: VectorStore) -> None:
+        await self._filled(store)
+        for where in ("yeer = 1", F.yeer == 1):
+            with pytest.raises(FilterError) as caught:
+                await store.count("notes", where)
+            for name in SCHEMA.fields:
+                assert name in str(caught.value)
+
+    async def test_a_bad_filter_writes_nothing(self, store: VectorStore) -> None:
+        await self._filled(store)
+        before = await store.find("notes")
+        for where in ("absent = 1", F.year == "x", "year = "):
+            with pytest.raises(FilterError):
+                await store.delete_where("notes", where)
+            with pytest.raises(FilterError):
+                await store.update("notes", {"year": 0}, where=where)
+            with pytest.raises(FilterError):
+                await store.search("notes", vectors(1)[0], where=where)
+            with pytest.raises(FilterError):
+                await store.find("notes", where)
+            with pytest.raises(FilterError):
+                async for _ in store.export("notes", where=where):
+                    pass
+        assert await store.find("notes") == before
+
+    async def test_what_is_no_filter_is_refused(self, notes: VectorStore) -> None:
+        wrong: Any
+        for wrong in (1, ["year = 1"], {"year": 1}, b"year = 1", True, F):
+            with pytest.raises(FilterError):
+                await notes.find("notes", wrong)
+
+    async def test_ilike_folds_letter_by_letter(self, store: VectorStore) -> None:
+        """By simple case folding, which no language and no neighbour changes."""
+        alike = (
+            "aA", "kK\u212a", "sS\u017f", "\u03c3\u03c2\u03a3", "\u00df\u1e9e",
+            "\u01c4\u01c5\u01c6",
+            "\u00b5\u03bc\u039c", "\u1fb3\u1fbc", "\u10d0\u1c90", "\U00010400\U00010428",
+            "\u0390\u1fd3", "\ufb05\ufb06", "iI", "\u0130", "\u0131", "\u0149", "\ufb01",
+            "日", "1", "%",
+        )  # fmt: skip
+        letters = [letter for group in alike for letter in group]
+        rows = [
+            {"id": f"{n:02}", "embedding": [1.0] * DIM, "name": f"x{letter}\n", "p": {"k": letter}}
+            for n, letter in enumerate(letters)
+        ]
+        await self.table(store, Schema(DIM, fields={"name": str}), rows)
+        for group in alike:
+            wanted = [f"{letters.index(letter):02}" for letter in group]
+            for letter in group:
+                for where in (
+                    F.name.ilike(f"X\\{letter}\n", escape="\\"),
+                    F.name.ilike(f"%!{letter}%", escape="!"),
+                    F["payload.p.k"].ilike(f"!{letter}", escape="!"),
+                ):
+                    assert ids_of(await store.find("notes", where)) == wanted, (letter, where)
+        assert await store.count("notes", F.name.ilike("xss_")) == 0
+        assert await store.count("notes", F.name.ilike("x_")) == 0
+        assert await store.count("notes", F.name.ilike("x__")) == len(letters)
+
+    async def test_where_an_escape_is_wrong(self, notes: VectorStore) -> None:
+        for text, position in (
+            ("name LIKE 'a' ESCAPE '!!'", 21), ("live IS NULL OR name LIKE 'a!' ESCAPE '!'", 26),
+            ("name ILIKE 'a' ESCAPE ''", 22), ("name ILIKE '" + "a" * 1_001 + "'", 11),
+            ("(year = 1) IS NOT NULL", 18), ("year = 1 AND year = ['a']", 13),
+        ):  # fmt: skip
+            with pytest.raises(FilterError) as caught:
+                await notes.find("notes", text)
+            assert caught.value.position == position, text
+        wrong: Any
+        for wrong in ("", "ab", 5, "\ud800"):
+            with pytest.raises(FilterError):
+                F.name.like("a", escape=wrong)
+        with pytest.raises(FilterError):
+            F.name.ilike("a\\", escape="\\")
+        with pytest.raises(FilterError):
+            await notes.count("notes", F["payload.x"] == list(range(1_001)))
+
+    async def test_payload_filters_need_a_payload(self, store: VectorStore) -> None:
+        await store.create_table("notes", Schema(DIM, payload=False, fields={"a": str}))
+        with pytest.raises(FilterError):
+            await store.find("notes", "payload.x = 1")
+
+    async def test_large_filters(self, notes: VectorStore) -> None:
+        """Each ends in an answer or a FilterError."""
+        with own_work():
+            numbers = ", ".join(str(n) for n in range(5, 10_005))
+            others = F.year.not_in(range(5, 10_005))
+            ids = F.id.in_(f"r{n:04}" for n in range(10_000))
+        assert await notes.count("notes", f"year IN ({numbers})") == 5
+        assert await notes.count("notes", others) == 5
+        assert await notes.count("notes", ids) == 10
+        hits = await notes.search("notes", vectors(1)[0], where=f"year IN ({numbers})")
+        assert len(hits) == 5
+        with own_work():
+            answers: dict[str, int] = {
+                " OR ".join(f"year = {n}" for n in range(5, 5_000)): 5,
+                " AND ".join(f"year != {n}" for n in range(5, 5_000)): 5,
+                " OR ".join(f"name LIKE '%{n}'" for n in range(2_000)): 0,
+                " OR ".join(f"payload.k{n} = {n}" for n in range(2_000)): 0,
+                "(" * 5_000 + "year > 4" + ")" * 5_000: 5,
+                "NOT " * 5_000 + "year > 4": 5,
+                "(" * 60 + "year > 4" + ") IS TRUE" * 60: 5,
+                "(" * 14 + "year > 4" + " OR name IS NULL) IS NOT TRUE AND year < 99" * 14: 5,
+                "name ILIKE '" + "%x" * 500 + "'": 0,
+                "name CONTAINS_TEXT '" + "%" * 100_000 + "'": 0,
+                "name LIKE '" + "!%" * 20_000 + "' ESCAPE '!'": 0,
+                " OR ".join(f"(year = {n}) IS TRUE" for n in range(5, 2_000)): 5,
+                "payload.x = [" + ", ".join(f"'{n}'" for n in range(1_000)) + "]": 0,
+                "name = '" + "x" * 1_000_000 + "'": 0,
+                "name LIKE '" + "%x" * 20_000 + "'": 0,
+                " " * 1_000_000 + "year > 4": 5,
+            }
+        for text, count in answers.items():
+            try:
+                assert await notes.count("notes", text) == count, text[:60]
+            except FilterError:
+                assert len(text) > 4_096
+        with own_work():
+            refused = ("(" * 500_000, "year = 1 AND " * 80_000, "x" * 1_000_000, "'" * 999_999)
+        for text in (*refused, f"payload{'.k' * 65} = 1", f"payload{'.k' * 100_000} = 1"):
+            with pytest.raises(FilterError) as caught:
+                await notes.count("notes", text)
+            assert len(str(caught.value)) < 2_000

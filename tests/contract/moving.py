@@ -1,0 +1,385 @@
+"""The mark of a migration: it holds schemas, lets writers wait, and sends users on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tests.contract.base import ContractBase
+from tests.harness.values import python_rows
+
+from aiovec import Schema, VectorStore
+from aiovec._input.rows import to_table
+from aiovec.backend import Backend, Destination, MoveRecord, Moves, TableHandle
+from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
+
+SCHEMA = Schema(4, fields={"n": int})
+PLACE = Destination("lancedb:///x", "lancedb", "/c.toml", target="/x", source="/a", journal="/j")
+
+
+def row(id: str, n: int = 0) -> dict[str, Any]:
+    return {"id": id, "embedding": [float(n + 1)] * 4, "n": n}
+
+
+async def write(backend: Backend, ids: list[str]) -> None:
+    """Write rows as the migration does, past the checks of a store."""
+    handle = await backend.open_table("notes")
+    await backend.upsert(handle, to_table([row(id) for id in ids], handle.schema))
+
+
+class Replica:
+    """A copy of a table, kept fresh from the changes alone."""
+
+    def __init__(self, moves: Any, handle: TableHandle, number: int) -> None:
+        self._moves = moves
+        self._handle = handle
+        self.number = number
+        self.rows: dict[str, int] = {}
+
+    async def follow(self, limit: int = 10_000) -> None:
+        while True:
+            page = await self._moves.changes(self._handle, self.number, limit=limit)
+            assert page.complete or page.number > self.number
+            for id in page.deleted:
+                self.rows.pop(id, None)
+            for found in python_rows(page.upserted):
+                self.rows[found["id"]] = found["n"]
+            self.number = page.number
+            if page.complete:
+                return
+
+
+class MovingContract(ContractBase):
+    """``Moves``, where the backend offers it."""
+
+    @asynccontextmanager
+    async def mover(self, path: Path) -> AsyncIterator[Any]:
+        """The backend as a migrator uses it."""
+        backend = self.make_backend(path)
+        await backend.open()
+        try:
+            assert isinstance(backend, Moves)
+            yield backend
+        finally:
+            await backend.close()
+
+    @pytest_asyncio.fixture
+    async def one_row(self, store: VectorStore) -> VectorStore:
+        self.need(store, "moves")
+        self.need_persistence()
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", [row("a")])
+        return store
+
+    @pytest_asyncio.fixture
+    async def moves(self, one_row: VectorStore, tmp_path: Path) -> AsyncIterator[Any]:
+        async with self.mover(tmp_path) as backend:
+            yield backend
+
+    async def test_a_mark_is_there_from_begin_to_end(self, moves: Any) -> None:
+        assert await moves.move_record() == MoveRecord()
+        await moves.begin_move("r1")
+        await moves.begin_move("r1", PLACE)
+        mark = await moves.move_mark()
+        assert (mark.run, mark.state, mark.generation) == ("r1", "open", 0)
+        told = (mark.moved_to, mark.backend, mark.config, mark.target, mark.source, mark.journal)
+        assert told == ("lancedb:///x", "lancedb", "/c.toml", "/x", "/a", "/j")
+        await moves.end_move("r1")
+        assert await moves.move_mark() is None
+        await moves.end_move("r1")
+
+    async def test_another_run_is_refused_by_name(self, moves: Any, tmp_path: Path) -> None:
+        await moves.begin_move("r1")
+        async with self.mover(tmp_path) as other:
+            for act in (
+                other.begin_move("r2"),
+                other.end_move("r2"),
+                other.pause_writers("r2", 1.0),
+                other.set_moved("r2", 1),
+                other.reenter("r2", "/a"),
+            ):
+                with pytest.raises(MigrationError, match="r1"):
+                    await act
+            assert (await other.move_mark()).run == "r1"
+        await moves.end_move("r1")
+        with pytest.raises(MigrationError, match="r1"):
+            await moves.pause_writers("r1", 1.0)
+
+    async def test_an_open_mark_keeps_schemas_and_lets_rows_change(
+        self, one_row: VectorStore, moves: Any
+    ) -> None:
+        """C5, C8: what would change a schema is refused, and what changes nothing is not."""
+        await moves.begin_move("r1")
+        changes: list[Awaitable[None]] = [
+            one_row.create_table("more", SCHEMA),
+            one_row.add_field("notes", "x", int),
+            one_row.create_field_index("notes", "n", "btree"),
+            one_row.drop_field("notes", "n"),
+            one_row.rename_field("notes", "n", "m"),
+            one_row.rename_table("notes", "other"),
+            one_row.drop_table("notes"),
+        ]
+        for change in changes:
+            with pytest.raises(MigrationError, match="r1"):
+                await change
+        await one_row.create_table("notes", SCHEMA, exist_ok=True)
+        await one_row.drop_table("none", missing_ok=True)
+        with pytest.raises(TableExistsError):
+            await one_row.create_table("notes", SCHEMA)
+        with pytest.raises(TableNotFoundError):
+            await one_row.drop_table("none")
+        assert await one_row.tables() == ["notes"]
+        await one_row.upsert("notes", [row("b", 3)])
+        assert await one_row.delete("notes", "a") == 1
+        await moves.end_move("r1")
+        await one_row.create_table("more", SCHEMA)
+
+    async def test_only_the_run_writes_into_a_store_that_it_fills(
+        self, one_row: VectorStore, moves: Any, tmp_path: Path
+    ) -> None:
+        """Writes of others there were lost: to the run's end, to a repair or to an abort."""
+        await one_row.upsert("notes", [row("b")])
+        await moves.fill("r1", "/a", "/j")
+        await moves.fill("r1", "/a", "/j")
+        mark = await moves.move_mark()
+        assert (mark.run, mark.state, mark.source, mark.journal) == ("r1", "filling", "/a", "/j")
+        writes: list[Awaitable[object]] = [
+            one_row.insert("notes", [row("c")]),
+            one_row.upsert("notes", [row("a", 3)]),
+            one_row.update("notes", {"n": 5}, ids=["a"]),
+            one_row.update("notes", {"n": 5}, where="n >= 0"),
+            one_row.delete("notes", "a"),
+            one_row.create_table("more", SCHEMA),
+            one_row.add_field("notes", "x", int),
+            one_row.drop_table("notes"),
+        ]
+        for write in writes:
+            with pytest.raises(
+                MigrationError, match=r"run r1\) copies the rows of /a .* abort` ends it"
+            ):
+                await write
+        assert await one_row.count("notes", "n = 0") == 2
+        assert [hit.id for hit in await one_row.search("notes", row("a")["embedding"])]
+        async with self.mover(tmp_path) as other:
+            for act in (other.begin_move("r2"), other.fill("r2", "/b"), other.reenter("r2", "/b")):
+                with pytest.raises(MigrationError, match="r1"):
+                    await act
+        handle = await moves.open_table("notes")
+        assert await moves.delete(handle, ids=["b"], where=None) == 1
+        await moves.arrive("r1", 4)
+        assert await moves.move_record() == MoveRecord(None, 4, "r1")
+        await one_row.insert("notes", [row("c")])
+        await moves.fill("r2", "/a")
+        await moves.end_move("r2")
+        assert await one_row.delete("notes", "c") == 1
+
+    @pytest.mark.parametrize("limit", [1, 10_000])
+    async def test_every_change_of_a_row_is_told_while_a_mark_is_open(
+        self, one_row: VectorStore, moves: Any, limit: int
+    ) -> None:
+        await moves.begin_move("r1")
+        handle = await moves.open_table("notes")
+        replica = Replica(moves, handle, await moves.change_number(handle))
+        await one_row.insert("notes", [row(f"r{n}", n) for n in range(30)])
+        await one_row.upsert("notes", [row("a", 7), row("tell\nlines", 8), row('"é\u2028', 9)])
+        await replica.follow(limit)
+        await one_row.update("notes", {"n": 100}, ids=["r3", "none"])
+        await one_row.update("notes", {"n": 200}, where="n BETWEEN 4 AND 6")
+        await one_row.update("notes", {"note": "new"}, where="n = 7")
+        await one_row.delete("notes", ["r1", "none"])
+        await one_row.delete_where("notes", "n BETWEEN 20 AND 25")
+        await replica.follow(limit)
+        rows = {found.id: found["n"] for found in await one_row.find("notes", limit=100)}
+        assert replica.rows == rows
+        await one_row.delete_where("notes", "TRUE")
+        await replica.follow(limit)
+        assert replica.rows == {}
+        # A number that was told once is enough for a process that comes later.
+        assert await moves.change_number(handle) == replica.number
+
+    async def test_writers_wait_for_the_end_of_a_pause(
+        self, one_row: VectorStore, moves: Any
+    ) -> None:
+        await moves.begin_move("r1")
+        await moves.pause_writers("r1", 60.0)
+        writes = [
+            asyncio.ensure_future(one_row.upsert("notes", [row(f"w{n}", n)])) for n in range(6)
+        ]
+        writes.append(asyncio.ensure_future(one_row.delete("notes", "a")))
+        await asyncio.sleep(1.0)
+        assert not any(write.done() for write in writes)
+        assert await one_row.count("notes") == 1  # readers go on
+        assert await moves.resume_writers("r1")
+        assert await asyncio.gather(*writes) == [1] * 7
+        assert await one_row.count("notes") == 6
+        assert not await moves.resume_writers("r1")
+
+    async def test_the_run_itself_writes_in_its_pause(self, moves: Any) -> None:
+        await moves.begin_move("r1")
+        await moves.pause_writers("r1", 60.0)
+        await write(moves, ["z"])
+        assert await moves.count(await moves.open_table("notes"), None) == 2
+
+    async def test_a_pause_that_lasts_too_long_is_ended_by_who_waits(
+        self, one_row: VectorStore, moves: Any
+    ) -> None:
+        await moves.begin_move("r1")
+        await moves.pause_writers("r1", 0.3)
+        began = time.monotonic()
+        assert await one_row.upsert("notes", [row("b")]) == 1
+        assert time.monotonic() - began >= 0.3
+        # Somebody has written, so the run must not move the store any more.
+        assert not await moves.set_moved("r1", 1)
+        assert not await moves.resume_writers("r1")
+        assert (await moves.move_mark()).state == "open"
+
+    async def test_a_write_that_is_cancelled_in_a_pause_is_not_done(
+        self, one_row: VectorStore, moves: Any
+    ) -> None:
+        await moves.begin_move("r1")
+        await moves.pause_writers("r1", 60.0)
+        waiting = asyncio.ensure_future(one_row.upsert("notes", [row("b")]))
+        await asyncio.sleep(0.3)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await moves.resume_writers("r1")
+        await one_row.upsert("notes", [row("c")])
+        assert [found.id for found in await one_row.find("notes")] == ["a", "c"]
+
+    async def test_after_the_move_every_call_tells_the_new_place(
+        self, one_row: VectorStore, moves: Any, tmp_path: Path
+    ) -> None:
+        for _ in range(3):  # so that what speeds reads up is in place
+            await one_row.search("notes", [1, 1, 1, 1])
+        await moves.begin_move("r1", PLACE)
+        await one_row.search("notes", [1, 1, 1, 1])
+        await moves.pause_writers("r1", 60.0)
+        await one_row.search("notes", [1, 1, 1, 1])
+        waiting = asyncio.ensure_future(one_row.upsert("notes", [row("b")]))
+        await asyncio.sleep(0.3)
+        assert await moves.set_moved("r1", 5)
+        assert await moves.set_moved("r1", 5)
+        calls: list[Awaitable[Any]] = [
+            waiting,
+            one_row.ping(),
+            one_row.tables(),
+            one_row.schema("notes"),
+            one_row.search("notes", [1, 1, 1, 1]),
+            one_row.get("notes", "a"),
+            one_row.find("notes"),
+            one_row.count("notes"),
+            one_row.stats("notes"),
+            one_row.insert("notes", [row("c")]),
+            one_row.update("notes", {"n": 1}, where="TRUE"),
+            one_row.delete("notes", "a"),
+            one_row.optimize("notes"),
+            one_row.create_table("more", SCHEMA),
+            one_row.create_table("notes", SCHEMA, exist_ok=True),
+            one_row.drop_table("notes"),
+            anext(one_row.export("notes")),
+        ]
+        for call in calls:
+            with pytest.raises(StoreMovedError, match="lancedb:///x") as caught:
+                await call
+            error = caught.value
+            assert (error.backend, error.config, error.generation) == ("lancedb", "/c.toml", 5)
+        later = await self.open(tmp_path)
+        with pytest.raises(StoreMovedError):
+            await later.count("notes")
+        await later.close()
+        # The run itself goes on, and can bring rows back.
+        await write(moves, ["z"])
+        await moves.arrive("r1", 6)
+        assert [found.id for found in await one_row.find("notes")] == ["a", "z"]
+        assert len(await one_row.search("notes", [1, 1, 1, 1])) == 2
+        assert await moves.move_record() == MoveRecord(None, 6, "r1")
+
+    async def test_a_new_process_can_act_for_the_run(self, moves: Any, tmp_path: Path) -> None:
+        await moves.begin_move("r1")
+        await moves.pause_writers("r1", 60.0)
+        async with self.mover(tmp_path) as resumed:
+            await resumed.begin_move("r1")
+            assert (await resumed.move_mark()).state == "paused"
+            assert await resumed.set_moved("r1", 1)
+            await resumed.begin_move("r1")
+            assert await resumed.tables() == ["notes"]
+            with pytest.raises(MigrationError, match="r1"):
+                await resumed.pause_writers("r1", 1.0)
+
+    async def test_only_a_newer_cut_over_of_the_same_run_puts_it_into_use_again(
+        self, one_row: VectorStore, moves: Any
+    ) -> None:
+        """C3: what is older, or of another migration, changes nothing."""
+        await moves.begin_move("r1", PLACE)
+        await moves.pause_writers("r1", 60.0)
+        assert await moves.set_moved("r1", 3)
+        for run, generation in [("r1", 2), ("r1", 3), ("r2", 9)]:
+            await moves.arrive(run, generation)
+            with pytest.raises(StoreMovedError):
+                await one_row.count("notes")
+        await moves.arrive("r1", 4)
+        assert await one_row.count("notes") == 1
+        await moves.arrive("r1", 3)
+        assert await moves.move_record() == MoveRecord(None, 4, "r1")
+
+    async def test_a_store_that_was_left_keeps_its_mark_until_it_is_forgotten(
+        self, one_row: VectorStore, moves: Any, tmp_path: Path
+    ) -> None:
+        """C11"""
+        await moves.begin_move("r1", PLACE)
+        with pytest.raises(MigrationError, match="not over"):
+            await moves.forget_move()
+        await moves.pause_writers("r1", 60.0)
+        assert await moves.set_moved("r1", 1)
+        with pytest.raises(MigrationError, match="not over"):
+            await moves.forget_move()
+        await moves.end_move("r1")
+        assert (await moves.move_mark()).state == "finished"
+        async with self.mover(tmp_path) as other:
+            with pytest.raises(MigrationError, match="migrate forget"):
+                await other.begin_move("r2")
+            with pytest.raises(MigrationError, match="migrate forget"):
+                await other.reenter("r2", "/elsewhere")
+            for call in (one_row.count("notes"), one_row.insert("notes", [row("b")])):
+                with pytest.raises(StoreMovedError, match="lancedb:///x"):
+                    await call
+            await other.forget_move()
+        assert await one_row.count("notes") == 1
+        assert await moves.move_record() == MoveRecord(None, 1, "r1")
+
+    async def test_a_later_run_leads_back_into_a_store_that_an_earlier_one_left_for_its_source(
+        self, one_row: VectorStore, moves: Any, tmp_path: Path
+    ) -> None:
+        await moves.begin_move("r1", PLACE)
+        await moves.pause_writers("r1", 60.0)
+        assert await moves.set_moved("r1", 1)
+        await moves.end_move("r1")
+        async with self.mover(tmp_path) as other:
+            await other.reenter("r2", "/x")
+            await write(other, ["z"])
+            with pytest.raises(StoreMovedError):
+                await one_row.count("notes")
+            await other.arrive("r2", 2)
+            assert await one_row.count("notes") == 2
+
+    async def test_a_backup_carries_no_mark(
+        self, one_row: VectorStore, moves: Any, tmp_path: Path
+    ) -> None:
+        """C9"""
+        self.need(one_row, "backup")
+        await moves.begin_move("r1", PLACE)
+        await one_row.backup(tmp_path / "copy")
+        copy: Any = self.open_backup(tmp_path / "copy")
+        await copy.open()
+        try:
+            assert await copy.move_mark() is None
+            await write(copy, ["b"])
+        finally:
+            await copy.close()

@@ -1,0 +1,263 @@
+"""Writes under a key: repeated, they are done once and give the same outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.base import ContractBase, case
+from tests.harness.values import DIM, EVERY_KIND, SMALL, rows_of_every_kind, small_rows
+
+from aiovec import Field, VectorStore
+from aiovec._core.once import has_rows
+from aiovec._input.rows import to_table
+from aiovec.backend import Conditions, WriteKey, under
+from aiovec.errors import DuplicateIdError, InvalidArgumentError, TableNotFoundError
+
+Call = Callable[[VectorStore], Awaitable[Any]]
+
+_TEXT = Field(str, text=True)
+
+# Calls of which each, done a second time, would fail, or give or change something else, with what
+# it returns; and what another caller does between the first time and the second.
+_CALLS: dict[str, tuple[Call, Any, Call]] = {
+    "insert": (
+        lambda store: store.insert("notes", small_rows(3, start=20)),
+        3,
+        lambda store: store.delete("notes", ["r0020"]),
+    ),
+    "insert, skip": (
+        lambda store: store.insert("notes", small_rows(3, start=8), on_conflict="skip"),
+        1,
+        lambda store: store.delete("notes", ["r0010"]),
+    ),
+    "upsert": (
+        lambda store: store.upsert("notes", small_rows(3, start=8)),
+        3,
+        lambda store: store.update("notes", {"name": "later"}, where="TRUE"),
+    ),
+    "update": (
+        lambda store: store.update("notes", {"name": "new", "more": 1}, where="year < 4"),
+        4,
+        lambda store: store.update("notes", {"name": "later", "year": 100}, where="TRUE"),
+    ),
+    "set_vectors": (
+        lambda store: store.set_vectors("notes", ["r0001", "r0099"], [[1.0] * DIM] * 2),
+        1,
+        lambda store: store.set_vectors("notes", ["r0001"], [[2.0] * DIM]),
+    ),
+    "delete": (
+        lambda store: store.delete("notes", ["r0001", "r0099"]),
+        1,
+        lambda store: store.upsert("notes", small_rows(3)),
+    ),
+    "delete_where": (
+        lambda store: store.delete_where("notes", "year < 4"),
+        4,
+        lambda store: store.upsert("notes", small_rows(6)),
+    ),
+    "create_table": (
+        lambda store: store.create_table("more", SMALL),
+        None,
+        lambda store: store.insert("more", small_rows(2)),
+    ),
+    "rename_table": (
+        lambda store: store.rename_table("notes", "more"),
+        None,
+        lambda store: store.create_table("notes", SMALL),
+    ),
+    "drop_table": (
+        lambda store: store.drop_table("notes"),
+        None,
+        lambda store: store.create_table("notes", SMALL),
+    ),
+    "add_field": (
+        lambda store: store.add_field("notes", "lang", str),
+        None,
+        lambda store: store.update("notes", {"lang": "de"}, where="TRUE"),
+    ),
+    "rename_field": (
+        lambda store: store.rename_field("notes", "name", "title"),
+        None,
+        lambda store: store.add_field("notes", "name", str),
+    ),
+    "drop_field": (
+        lambda store: store.drop_field("notes", "name"),
+        None,
+        lambda store: store.add_field("notes", "name", int),
+    ),
+    "create_field_index": (
+        lambda store: store.create_field_index("notes", "year", "btree"),
+        None,
+        lambda store: store.drop_field_index("notes", "year"),
+    ),
+    "drop_field_index": (
+        lambda store: store.drop_field_index("notes", "name"),
+        None,
+        lambda store: store.create_field_index("notes", "name", "btree"),
+    ),
+}
+
+
+def _keyed(name: str, digest: bytes = b"1") -> AbstractContextManager[None]:
+    return under(Conditions(key=WriteKey(name, digest)))
+
+
+async def _content(store: VectorStore) -> dict[str, Any]:
+    """All schemas and rows."""
+    found: dict[str, Any] = {}
+    for name in await store.tables():
+        rows = await store.find(name, limit=100, include_vector=True)
+        found[name] = (await store.schema(name)).to_json(), [row.to_dict() for row in rows]
+    return found
+
+
+class OnceContract(ContractBase):
+    """The promise "once", of backends that give it."""
+
+    async def test_a_write_is_done_once_under_its_key(self, store: VectorStore) -> None:
+        self.need(store, "once")
+        for name, (call, outcome, between) in _CALLS.items():
+            with case(name):
+                for table in await store.tables():
+                    await store.drop_table(table)
+                await store.create_table("notes", SMALL)
+                await store.create_field_index("notes", "name", "btree")
+                await store.insert("notes", small_rows(10))
+                with _keyed(name):
+                    assert await call(store) == outcome
+                    done = await _content(store)
+                    assert await call(store) == outcome
+                    assert await _content(store) == done
+                await between(store)
+                later = await _content(store)
+                assert later != done
+                with _keyed(name):
+                    assert await call(store) == outcome
+                assert await _content(store) == later
+
+    async def test_a_write_with_a_text_index_is_done_once(self, notes: VectorStore) -> None:
+        self.need(notes, "once")
+        self.need(notes, "text")
+        for _ in range(2):
+            with _keyed("add"):
+                await notes.add_field("notes", "body", _TEXT)
+        await notes.update("notes", {"body": "some words"}, ids=["r0001"])
+        with _keyed("add"):
+            await notes.add_field("notes", "body", _TEXT)
+        assert [hit.id for hit in await notes.search_text("notes", "words")] == ["r0001"]
+        for _ in range(2):
+            with _keyed("drop"):
+                await notes.drop_field("notes", "body")
+
+    async def test_a_key_belongs_to_one_write(self, notes: VectorStore) -> None:
+        self.need(notes, "once")
+        with _keyed("k"):
+            await notes.insert("notes", small_rows(1, start=20))
+        before = await _content(notes)
+        with _keyed("k", b"2"), pytest.raises(InvalidArgumentError) as caught:
+            await notes.insert("notes", small_rows(1, start=30))
+        assert caught.value.value == "k"
+        assert await _content(notes) == before
+        with _keyed("other", b"2"):
+            assert await notes.insert("notes", small_rows(1, start=30)) == 1
+
+    async def test_a_write_that_failed_leaves_its_key_free(self, notes: VectorStore) -> None:
+        self.need(notes, "once")
+        for _ in range(2):
+            with _keyed("k"), pytest.raises(DuplicateIdError):
+                await notes.insert("notes", small_rows(1))
+        with _keyed("k"), pytest.raises(TableNotFoundError):
+            await notes.insert("absent", small_rows(1))
+        await notes.delete("notes", ["r0000"])
+        for _ in range(2):
+            with _keyed("k"):
+                assert await notes.insert("notes", small_rows(1)) == 1
+        assert await notes.count("notes") == 10
+
+    async def test_writes_at_once_under_keys(self, notes: VectorStore) -> None:
+        """Some share a commit, and some of those a key."""
+        self.need(notes, "once")
+
+        async def insert(number: int) -> int:
+            with _keyed(f"k{number}"):
+                return await notes.insert("notes", small_rows(2, start=100 + 2 * number))
+
+        async def insert_skipping(number: int) -> int:
+            with _keyed(f"s{number}"):
+                rows = small_rows(2, start=300 + 2 * number)
+                return await notes.insert("notes", rows, on_conflict="skip")
+
+        for _ in range(2):
+            calls = [call(n) for n in range(30) for call in (insert, insert_skipping) * 3]
+            assert await asyncio.gather(*calls) == [2] * 180
+            assert await notes.count("notes") == 130
+
+    async def test_a_key_outlives_its_store(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        for _ in range(3):
+            async with await self.open(tmp_path) as store:
+                self.need(store, "once")
+                with _keyed("create"):
+                    await store.create_table("notes", SMALL)
+                with _keyed("insert"):
+                    assert await store.insert("notes", small_rows(5)) == 5
+                await store.delete("notes", ["r0001"])
+                assert await store.count("notes") == 4
+
+    async def test_one_of_two_stores_does_it(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        async with await self.open(tmp_path) as one, await self.open(tmp_path) as two:
+            self.need(one, "once")
+            await one.create_table("notes", SMALL)
+
+            async def insert(store: VectorStore, number: int) -> int:
+                with _keyed(f"k{number}"):
+                    return await store.insert("notes", small_rows(1, start=number))
+
+            calls = [insert(store, number) for number in range(20) for store in (one, two)]
+            assert await asyncio.gather(*calls) == [1] * 40
+            assert await one.count("notes") == 20
+
+    async def test_a_cancelled_write_is_repeated(self, notes: VectorStore) -> None:
+        self.need(notes, "once")
+
+        async def insert(number: int) -> int:
+            with _keyed(f"k{number}"):
+                return await notes.insert("notes", small_rows(3, start=20 + 3 * number))
+
+        for number in range(20):
+            task = asyncio.ensure_future(insert(number))
+            for _ in range(number):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert await insert(number) == 3
+        assert await notes.count("notes") == 70
+
+    async def test_rows_that_are_there_are_known_again(self, store: VectorStore) -> None:
+        """Of a backend that keeps no keys: what tells that a repeated insert was done."""
+        await store.create_table("notes", EVERY_KIND)
+        rows = to_table(rows_of_every_kind(40), EVERY_KIND)
+        await store.insert("notes", rows)
+        backend = store._follower.engine.backend
+        handle = await backend.open_table("notes")
+        assert await has_rows(backend, handle, rows)
+        assert await has_rows(backend, handle, rows.take(list(range(39, -1, -3))))
+        for name, field in EVERY_KIND.fields.items():
+            with case(name):
+                other = rows.column(name).take([*range(1, 40), 0])
+                place = rows.schema.get_field_index(name)
+                changed = rows.set_column(place, rows.schema.field(place), other)
+                assert not await has_rows(backend, handle, changed), field
+
+    async def test_reads_under_a_key_are_reads(self, notes: VectorStore) -> None:
+        self.need(notes, "once")
+        with _keyed("k"):
+            await notes.delete("notes", ["r0001"])
+            assert await notes.count("notes") == 9
+            assert (await notes.get("notes", ["r0002"]))[0].id == "r0002"

@@ -1,0 +1,544 @@
+"""The contract as a plain model: Python dicts and float64 arithmetic, slow and obvious.
+
+Backends are compared with it. It shares no code with the path that a real row takes; filters go
+through ``bind`` and ``evaluate``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tests.harness.evaluate import counted, ends_of, evaluate, in_order
+from tests.harness.loop_time import own_work
+from tests.harness.values import assert_same_fields
+
+from aiovec import REMOVE, Field, Hit, Schema
+from aiovec._filters.tree import Combinable
+from aiovec._input.arguments import existing_field
+from aiovec._input.selection import order_keys, sort_order, value_ref
+from aiovec.backend import Float32Array, Float64Array, Ref, Value, bind
+from aiovec.errors import (
+    DimensionMismatchError,
+    DuplicateIdError,
+    InvalidArgumentError,
+    InvalidNameError,
+    InvalidRowError,
+    InvalidVectorError,
+    ModelMismatchError,
+    SchemaMismatchError,
+    TableExistsError,
+    TableNotFoundError,
+)
+
+Where = Combinable | str | None
+
+
+@dataclass
+class OracleRow:
+    """A row: its vector, its declared fields, and its payload."""
+
+    id: str
+    vector: Float32Array | None
+    fields: dict[str, Any]
+    payload: dict[str, Any]
+
+    def flat(self) -> dict[str, Any]:
+        """The fields as a user gets them: a declared one hides a payload's key of its name."""
+        return {**self.payload, **self.fields}
+
+
+def _value_in(row: OracleRow, ref: Ref) -> object:
+    if not ref.path:
+        return row.id if ref.name == "id" else row.fields[ref.name]
+    at: object = row.payload
+    for key in ref.path:
+        at = at.get(key) if isinstance(at, dict) else None
+    return at
+
+
+@dataclass(frozen=True)
+class OracleHit:
+    """A row that a search could return. ``scale`` is the size of what its distance came from."""
+
+    row: OracleRow
+    distance: float
+    score: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class OracleHits:
+    """Every row that the filter selected, the nearest first, and how many of them were wanted."""
+
+    candidates: list[OracleHit]
+    limit: int
+
+
+@dataclass
+class OracleTable:
+    schema: Schema
+    rows: dict[str, OracleRow] = field(default_factory=dict)
+
+
+class Oracle:
+    """Tables and their rows, with the methods of ``VectorStore`` and its errors."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, OracleTable] = {}
+
+    # Tables
+
+    def create_table(self, table: str, schema: Schema, *, exist_ok: bool = False) -> None:
+        there = self._tables.get(table)
+        if there is None:
+            self._tables[table] = OracleTable(schema)
+        elif not exist_ok:
+            raise TableExistsError(table)
+        elif there.schema != schema:
+            if Schema.from_json({**schema.to_dict(), "model": there.schema.model}) == there.schema:
+                raise ModelMismatchError(table, there.schema.model, schema.model)
+            raise SchemaMismatchError(table, ["another schema"])
+
+    def add_field(self, table: str, name: str, field: Field) -> None:
+        there = self._table(table)
+        taken = {"id", "payload", there.schema.vector.lower(), *map(str.lower, there.schema.fields)}
+        if name.lower() in taken:
+            raise InvalidNameError(name, "field", "it is taken")
+        there.schema = there.schema.with_field(name, field)
+        for row in there.rows.values():
+            row.fields[name] = None
+
+    def drop_field(self, table: str, field: str) -> None:
+        there = self._table(table)
+        existing_field(there.schema, field)
+        there.schema = there.schema.without_field(field)
+        for row in there.rows.values():
+            del row.fields[field]
+
+    def rename_field(self, table: str, old: str, new: str) -> None:
+        there = self._table(table)
+        existing_field(there.schema, old)
+        there.schema = there.schema.with_renamed_field(old, new)
+        for row in there.rows.values():
+            row.fields[new] = row.fields.pop(old)
+
+    def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
+        if not missing_ok:
+            self._table(table)
+        self._tables.pop(table, None)
+
+    def tables(self) -> list[str]:
+        return sorted(self._tables)
+
+    def schema(self, table: str) -> Schema:
+        return self._table(table).schema
+
+    # Writing
+
+    @own_work()
+    def insert(
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        on_conflict: str = "fail",
+        model: str | None = None,
+    ) -> int:
+        if on_conflict == "replace":
+            return self.upsert(table, rows, model=model)
+        there = self._table(table)
+        added = self._checked(table, rows, model)
+        if on_conflict == "skip":
+            new = {row.id: row for row in reversed(added) if row.id not in there.rows}
+            there.rows |= new
+            return len(new)
+        ids = [row.id for row in added]
+        if len(set(ids)) != len(ids):
+            repeated = sorted({id for id in ids if ids.count(id) > 1})
+            raise DuplicateIdError(table, repeated, within_call=True)
+        if known := [id for id in ids if id in there.rows]:
+            raise DuplicateIdError(table, known)
+        there.rows |= {row.id: row for row in added}
+        return len(added)
+
+    @own_work()
+    def upsert(
+        self, table: str, rows: Sequence[Mapping[str, Any]], *, model: str | None = None
+    ) -> int:
+        there = self._table(table)
+        added = {row.id: row for row in self._checked(table, rows, model)}
+        there.rows |= added
+        return len(added)
+
+    @own_work()
+    def update(
+        self,
+        table: str,
+        fields: Mapping[str, Any],
+        *,
+        ids: Iterable[str] | None = None,
+        where: Where = None,
+    ) -> int:
+        if ids is None and where is None:
+            raise InvalidArgumentError(
+                "ids or where", None, "given; to update every row pass where='TRUE'"
+            )
+        there = self._table(table)
+        schema = there.schema
+        values = {
+            name: _value(name, schema.fields[name], value, None, None)
+            for name, value in fields.items()
+            if name in schema.fields
+        }
+        payload = {
+            tuple(name.split(".")[1:] if name.startswith("payload.") else [name]): value
+            for name, value in fields.items()
+            if name not in schema.fields
+        }
+        if payload and not schema.payload:
+            raise InvalidRowError("not declared", field=next(iter(payload))[0])
+        wanted = None if ids is None else set(ids)
+        selected = [r for r in self._selected(there, where) if wanted is None or r.id in wanted]
+        changed = [_changed(row.payload, payload, row.id) for row in selected]
+        for row, new in zip(selected, changed, strict=True):
+            row.fields |= values
+            row.payload = new
+        return len(selected)
+
+    @own_work()
+    def set_vectors(
+        self,
+        table: str,
+        ids: Sequence[str],
+        vectors: Sequence[Any],
+        *,
+        model: str | None = None,
+    ) -> int:
+        there = self._table(table)
+        _check_model(table, there.schema, model)
+        if len(ids) != len(vectors):
+            expected = f"a sequence of {len(ids)} vectors, one for each id"
+            raise InvalidArgumentError("vectors", len(vectors), expected)
+        given = zip(ids, vectors, strict=True)
+        new = {id: _vector(v, there.schema, n, id) for n, (id, v) in enumerate(given)}
+        found = [there.rows[id] for id in new if id in there.rows]
+        for row in found:
+            row.vector = new[row.id]
+        return len(found)
+
+    def delete(self, table: str, ids: str | Iterable[str]) -> int:
+        there = self._table(table)
+        wanted = {ids} if isinstance(ids, str) else set(ids)
+        return sum(there.rows.pop(id, None) is not None for id in wanted)
+
+    @own_work()
+    def delete_where(self, table: str, where: Combinable | str) -> int:
+        there = self._table(table)
+        selected = self._selected(there, where)
+        for row in selected:
+            del there.rows[row.id]
+        return len(selected)
+
+    # Reading
+
+    def exists(self, table: str, ids: Iterable[str]) -> set[str]:
+        return set(ids) & self._table(table).rows.keys()
+
+    def get(self, table: str, ids: str | Iterable[str]) -> list[OracleRow]:
+        there = self._table(table)
+        wanted = [ids] if isinstance(ids, str) else list(ids)
+        return [there.rows[id] for id in wanted if id in there.rows]
+
+    @own_work()
+    def find(
+        self,
+        table: str,
+        where: Where = None,
+        *,
+        order_by: str | Sequence[str] | None = None,
+        descending: bool = False,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[OracleRow]:
+        held = self._table(table)
+        order = sort_order(held.schema, order_keys(order_by), descending=descending)
+        rows = in_order(self._selected(held, where), order, _value_in)
+        return rows[offset : offset + limit]
+
+    @own_work()
+    def search(
+        self,
+        table: str,
+        vector: Any,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        model: str | None = None,
+    ) -> OracleHits:
+        there = self._table(table)
+        _check_model(table, there.schema, model)
+        query = _vector(vector, there.schema, None, None).astype(np.float64)
+        rows = [row for row in self._selected(there, where) if row.vector is not None]
+        hits = [_hit(there.schema.metric, query, row) for row in rows]
+        hits.sort(key=lambda hit: (hit.distance, hit.row.id))
+        return OracleHits(hits, limit)
+
+    @own_work()
+    @own_work()
+    def distinct(
+        self, table: str, field: str, where: Where = None, limit: int | None = None
+    ) -> dict[Value, int]:
+        held = self._table(table)
+        ref = value_ref(held.schema, field, lists=True)
+        found: dict[Value, int] = {}
+        for value, count in counted(self._selected(held, where), ref, _value_in)[:limit]:
+            found[value] = found.get(value, 0) + count
+        return found
+
+    @own_work()
+    def bounds(self, table: str, field: str, where: Where = None) -> tuple[Value, Value] | None:
+        held = self._table(table)
+        ref = value_ref(held.schema, field, lists=False)
+        return ends_of(self._selected(held, where), ref, _value_in)
+
+    def count(self, table: str, where: Where = None) -> int:
+        return len(self._selected(self._table(table), where))
+
+    @own_work()
+    def rows(self, table: str, where: Where = None) -> dict[str, OracleRow]:
+        """Return the rows of an export, in no order."""
+        return {row.id: row for row in self._selected(self._table(table), where)}
+
+    # Inside
+
+    def _table(self, name: str) -> OracleTable:
+        if name not in self._tables:
+            raise TableNotFoundError(name, self.tables())
+        return self._tables[name]
+
+    def _checked(
+        self, table: str, rows: Sequence[Mapping[str, Any]], model: str | None
+    ) -> list[OracleRow]:
+        schema = self._table(table).schema
+        _check_model(table, schema, model)
+        return [checked_row(row, schema, number) for number, row in enumerate(rows)]
+
+    def _selected(self, table: OracleTable, where: Where) -> list[OracleRow]:
+        rows = list(table.rows.values())
+        condition = bind(where, table.schema)
+        if condition is None:
+            return rows
+        held = [
+            {"id": row.id, table.schema.vector: row.vector, **row.payload, **row.fields}
+            for row in rows
+        ]
+        payloads = [row.payload for row in rows]
+        chosen = evaluate(condition, arrow_table(held, table.schema, payloads), table.schema)
+        return [row for row, is_in in zip(rows, chosen.to_pylist(), strict=True) if is_in]
+
+
+@own_work()
+def arrow_table(
+    rows: Sequence[Mapping[str, Any]],
+    schema: Schema,
+    payloads: Sequence[Mapping[str, Any]] | None = None,
+) -> pa.Table:
+    """Good rows in the layout of ``schema.to_arrow()``."""
+    known = {"id", schema.vector, *schema.fields}
+    if payloads is None:
+        payloads = [{key: row[key] for key in row if key not in known} for row in rows]
+    layout = schema.to_arrow()
+    columns: list[Any] = []
+    for column in layout:
+        if column.name == schema.vector:
+            given = [row.get(schema.vector) for row in rows]
+            whole = [[0.0] * schema.dim if vector is None else vector for vector in given]
+            values = pa.array([float(np.float32(x)) for v in whole for x in v], pa.float32())
+            mask = pa.array([vector is None for vector in given], pa.bool_())
+            columns.append(pa.FixedSizeListArray.from_arrays(values, schema.dim, mask=mask))
+        elif column.name == "payload":
+            texts = [json.dumps(payload) if payload else None for payload in payloads]
+            storage = pa.array(texts, pa.utf8())
+            columns.append(pa.ExtensionArray.from_storage(column.type, storage))
+        else:
+            columns.append(pa.array([row.get(column.name) for row in rows], column.type))
+    return pa.Table.from_arrays(columns, schema=layout)
+
+
+# Checks of what comes in
+
+
+def _check_model(table: str, schema: Schema, model: str | None) -> None:
+    if model is not None and schema.model is not None and model != schema.model:
+        raise ModelMismatchError(table, schema.model, model)
+
+
+def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRow:
+    """A row as it is stored, or the error that tells why it cannot be."""
+    id = row.get("id")
+    if not isinstance(id, str) or not 1 <= len(id.encode()) <= 512 or "\0" in id:
+        known = id if isinstance(id, str) else None
+        raise InvalidRowError("no id", row=number, id=known, field="id")
+    given = row.get(schema.vector)
+    vector = None
+    if given is not None or not schema.vector_nullable:
+        vector = _vector(given, schema, number, id)
+    fields = {
+        name: _value(name, field, row.get(name), number, id)
+        for name, field in schema.fields.items()
+    }
+    payload = {
+        key: value
+        for key, value in row.items()
+        if key not in ("id", schema.vector) and key not in schema.fields
+    }
+    if payload and not schema.payload:
+        raise InvalidRowError("not declared", row=number, id=id, field=next(iter(payload)))
+    return OracleRow(id, vector, fields, payload)
+
+
+def _changed(
+    payload: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any], id: str
+) -> dict[str, Any]:
+    """A payload with keys set or removed, at any depth."""
+    new = dict(payload)
+    for (key, *within), value in changes.items():
+        there = new.get(key)
+        if within and value is REMOVE:
+            if isinstance(there, dict):
+                new[key] = _changed(there, {tuple(within): value}, id)
+        elif within:
+            if not isinstance(there, dict | None):
+                raise InvalidRowError("no object", id=id, field=".".join(["payload", key, *within]))
+            new[key] = _changed(there or {}, {tuple(within): value}, id)
+        elif value is REMOVE:
+            new.pop(key, None)
+        else:
+            new[key] = value
+    return new
+
+
+def _vector(value: Any, schema: Schema, row: int | None, id: str | None) -> Float32Array:
+    if value is None:
+        raise InvalidVectorError("is missing", row=row, id=id)
+    exact = np.asarray(value, dtype=np.float64)
+    if len(exact) != schema.dim:
+        raise DimensionMismatchError(schema.dim, len(exact), row=row, id=id)
+    if not (np.abs(exact) <= np.finfo(np.float32).max).all():  # a NaN is neither
+        raise InvalidVectorError("is not finite", row=row, id=id)
+    vector = exact.astype(np.float32)
+    if schema.metric == "cosine" and not vector.any():
+        raise InvalidVectorError("is zero", row=row, id=id)
+    return vector
+
+
+_FITS: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "datetime": (datetime,),
+    "list[text]": (list,),
+    "list[int]": (list,),
+    "list[float]": (list,),
+}
+
+
+def _value(name: str, field: Field, value: Any, row: int | None, id: str | None) -> Any:
+    if value is None:
+        if not field.nullable:
+            raise InvalidRowError("must not be null", row=row, id=id, field=name)
+        return None
+    fits = isinstance(value, _FITS[field.kind])
+    if isinstance(value, bool) and field.kind != "bool":
+        fits = False
+    if isinstance(value, float) and np.isnan(value):
+        fits = False
+    if isinstance(value, int) and field.kind == "int" and not -(2**63) <= value < 2**63:
+        fits = False
+    if isinstance(value, datetime) and value.utcoffset() is None:
+        fits = False
+    if not fits:
+        raise InvalidRowError("is of another type", row=row, id=id, field=name)
+    if field.kind == "float":
+        return float(value)
+    if field.kind == "datetime":
+        return value.astimezone(UTC)
+    if field.is_list:
+        item = Field(field.item_kind, nullable=False)
+        return [_value(name, item, one, row, id) for one in value]
+    return value
+
+
+# Distances
+
+
+def _hit(metric: str, query: Float64Array, row: OracleRow) -> OracleHit:
+    assert row.vector is not None
+    vector = row.vector.astype(np.float64)
+    product = float(query @ vector)
+    norms = float(np.linalg.norm(query) * np.linalg.norm(vector))
+    if metric == "cosine":
+        similarity = product / norms
+        return OracleHit(row, 1 - similarity, similarity, 1.0)
+    if metric == "l2":
+        distance = float(np.linalg.norm(query - vector))
+        size = float(np.linalg.norm(query) + np.linalg.norm(vector))
+        return OracleHit(row, distance, 1 / (1 + distance), max(size, 1.0))
+    return OracleHit(row, -product, product, max(norms, 1.0))
+
+
+@own_work()
+def assert_same_hits(hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: float = 1e-5) -> None:
+    """``hits`` are a right answer: as near as the oracle's nearest, best first, equal ones by id.
+
+    Where equals straddle the limit any of them will do. Distances may differ by ``tolerance``
+    times the size of the numbers that they come from, since backends compute in float32.
+    """
+    candidates = {hit.row.id: hit for hit in oracle_hits.candidates}
+    ids = [hit.id for hit in hits]
+    assert len(set(ids)) == len(ids), f"an id came twice among {ids}"
+    strangers = [id for id in ids if id not in candidates]
+    assert not strangers, f"the filter does not select {strangers}"
+    wanted = min(oracle_hits.limit, len(candidates))
+    assert len(hits) == wanted, f"{len(hits)} hits came, not {wanted}"
+    for hit in hits:
+        expected = candidates[hit.id]
+        slack = tolerance * expected.scale
+        assert hit.distance is not None, f"{hit.id!r} has no distance"
+        assert abs(hit.distance - expected.distance) <= slack, (
+            f"{hit.id!r} has the distance {hit.distance}, not {expected.distance}"
+        )
+        assert abs(hit.score - expected.score) <= slack, (
+            f"{hit.id!r} has the score {hit.score}, not {expected.score}"
+        )
+    for better, worse in itertools.pairwise(hits):
+        assert better.score >= worse.score, f"{better.id!r} stands before {worse.id!r}"
+        if better.score == worse.score and better.distance == worse.distance:
+            assert better.id < worse.id, f"equal: {better.id!r} stands before {worse.id!r}"
+    if hits:
+        # The rows left out must not be nearer than the farthest that came.
+        chosen = set(ids)
+        farthest = max(candidates[id].distance for id in ids)
+        for left_out in oracle_hits.candidates:
+            if left_out.row.id in chosen:
+                continue
+            slack = 2 * tolerance * left_out.scale
+            assert left_out.distance >= farthest - slack, (
+                f"{left_out.row.id!r} at {left_out.distance} was left out for one at {farthest}"
+            )
+            break
+
+
+def assert_same_hit_fields(hits: Sequence[Hit], oracle_hits: OracleHits) -> None:
+    """Each hit has the fields of its row."""
+    rows = {hit.row.id: hit.row for hit in oracle_hits.candidates}
+    for hit in hits:
+        assert_same_fields(hit.fields, rows[hit.id].flat(), f"hit {hit.id!r}")

@@ -1,0 +1,77 @@
+"""Keyword search as a plain model: which rows match a query, slow and obvious.
+
+It takes the clauses of the parsed query and the texts of the rows, and knows no index.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tests.harness.loop_time import own_work
+
+from aiovec import Schema
+from aiovec._text.query import text_fields
+from aiovec.backend import TextClause
+
+
+def folded(text: str) -> str:
+    """Return the text in lower case, without accents."""
+    return "".join(map(_folded, text.lower()))
+
+
+def _folded(char: str) -> str:
+    if unicodedata.combining(char):
+        return ""
+    parts = unicodedata.normalize("NFD", char)
+    if not parts[0].isalpha():
+        return char  # a symbol with a stroke is another symbol
+    return "".join(part for part in parts if not unicodedata.combining(part))
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text: runs of letters and digits, folded."""
+    return "".join(char if char.isalnum() else " " for char in folded(text)).split()
+
+
+def in_text(clause: TextClause, text: str, analyzer: str) -> bool:
+    """Return whether one text matches the words of a clause."""
+    if analyzer == "ngram":
+        return folded(clause.text) in folded(text)
+    wanted, words = words_of(clause.text), words_of(text)
+    for start in range(len(words) - len(wanted) + 1):
+        part = words[start : start + len(wanted)]
+        if part == wanted:
+            return True
+        if clause.prefix and part[:-1] == wanted[:-1] and part[-1].startswith(wanted[-1]):
+            return True
+    return False
+
+
+def row_matches(
+    row: Mapping[str, Any], schema: Schema, clauses: Sequence[TextClause], any: bool = False
+) -> bool:
+    """Return whether a row matches a query. ``english`` tables are beyond this model."""
+
+    def holds(clause: TextClause) -> bool:
+        names = text_fields(schema) if clause.field is None else [clause.field]
+        texts = [row[name] for name in names if row.get(name) is not None]
+        return True in [in_text(clause, text, schema.analyzer) for text in texts]
+
+    counted = [c for c in clauses if schema.analyzer == "ngram" or words_of(c.text)]
+    positive = [holds(clause) for clause in counted if not clause.excluded]
+    if not positive or True in [holds(clause) for clause in counted if clause.excluded]:
+        return False
+    return True in positive if any else False not in positive
+
+
+@own_work()
+def matching_ids(
+    rows: Iterable[Mapping[str, Any]],
+    schema: Schema,
+    clauses: Sequence[TextClause],
+    any: bool = False,
+) -> set[str]:
+    """Return the ids of the rows that match."""
+    return {row["id"] for row in rows if row_matches(row, schema, clauses, any)}

@@ -1,0 +1,250 @@
+"""Rows, vectors, names and texts that the suite feeds to a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tests.harness.loop_time import own_work
+
+from aiovec import Hit, Record, Schema
+from aiovec.backend import Float32Array, python_values
+
+DIM = 4
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+EVERY_KIND = Schema(
+    DIM,
+    fields={
+        "name": str,
+        "year": int,
+        "score": float,
+        "seen": datetime,
+        "live": bool,
+        "tags": list[str],
+    },
+)
+"""One field of each kind."""
+
+SMALL = Schema(DIM, fields={"name": str, "year": int})
+
+# Each breaks something somewhere: quoting, LIKE, JSON, NUL-terminated strings, collation,
+# UTF-16 order, normalisation, or trimming.
+HOSTILE_TEXTS = (
+    "",
+    " ",
+    "'",
+    "''",
+    '"',
+    "`",
+    "\\",
+    "\\'",
+    "%",
+    "_",
+    "a%b_c",
+    "*?[a]",
+    "'; DROP TABLE notes; --",
+    '"; DELETE FROM "notes',
+    "NULL",
+    "null",
+    "true",
+    "0",
+    "1e3",
+    "nan",
+    "{}",
+    '{"a": 1}',
+    "$.a",
+    "${x}",
+    "{0}",
+    "%s",
+    "?",
+    ":name",
+    "a\nb",
+    "a\r\nb",
+    "\t",
+    "a\0b",
+    "\0",
+    "\x01\x1f\x7f",
+    "\u200b",
+    "\ufeff",
+    "\u202e",
+    "é",
+    "e\u0301",
+    "ß",
+    "İ",
+    "ﬁ",
+    "日本語",
+    "\uffff",
+    "😀",
+    "👩‍👩‍👧",
+    "\U0010ffff",
+    "x" * 5_000,
+)
+
+# Allowed as ids: 1 to 512 bytes without NUL.
+HOSTILE_IDS = (
+    *(text for text in HOSTILE_TEXTS if text and "\0" not in text and len(text.encode()) <= 512),
+    *("A", "a", "a ", " a", "1", "01", "1.0", "-", "..", "/", "a/b", "a.b", "x" * 512, "é" * 256),
+)
+
+# Allowed as names of fields, and words of SQL, of vec0 or of a likely layout.
+HOSTILE_NAMES = (
+    "select",
+    "SELECT_",
+    "from",
+    "where",
+    "order",
+    "group",
+    "by",
+    "limit",
+    "index",
+    "table",
+    "values",
+    "null",
+    "true",
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "like",
+    "between",
+    "contains",
+    "startswith",
+    "timestamp",
+    "rowid",
+    "oid",
+    "rank",
+    "distance",
+    "score",
+    "k",
+    "match",
+    "rows",
+    "vec",
+    "vector_bit",
+    "data",
+    "key",
+    "value",
+    "type",
+    "atom",
+    "parent",
+    "fullkey",
+    "path",
+    "json",
+    "root",
+    "ids",
+    "r",
+    "item",
+    "j",
+    "count",
+    "length",
+    "case",
+    "cast",
+    "element",
+    "rowaddr",
+    "seq",
+    "main",
+    "excluded",
+    "Upper",
+    "x" * 63,
+)
+
+
+def vectors(count: int, dim: int = DIM, *, seed: int = 7) -> Float32Array:
+    """Vectors of a normal distribution, the same ones for the same seed."""
+    drawn = np.random.default_rng(seed).standard_normal((count, dim))
+    return drawn.astype(np.float32)
+
+
+@own_work()
+def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
+    """Rows for ``EVERY_KIND``, every fifth field of them null, with keys for the payload."""
+    made = []
+    for i, vector in enumerate(vectors(count, seed=seed)):
+        row: dict[str, Any] = {
+            "id": f"r{i:04}",
+            "embedding": vector,
+            "name": f"name {i % 7}",
+            "year": 2000 + i % 30,
+            "score": i / 8 - 3,
+            "seen": EPOCH + timedelta(days=i * 100, microseconds=i),
+            "live": i % 3 == 0,
+            "tags": [f"t{i % 4}", f"t{i % 6}"],
+            "kind": "x" if i % 2 else "y",
+            "nested": {"number": i, "list": [i, "a", None]},
+        }
+        for n, name in enumerate(("name", "year", "score", "seen", "live", "tags")):
+            if (i + n) % 5 == 0:
+                row[name] = None
+        made.append(row)
+    return made
+
+
+@own_work()
+def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> list[dict[str, Any]]:
+    """Rows for ``SMALL`` with the ids ``r0000`` and on."""
+    return [
+        {"id": f"r{start + i:04}", "embedding": vector, "name": "n", "year": start + i, **fields}
+        for i, vector in enumerate(vectors(count, seed=seed + start))
+    ]
+
+
+@own_work()
+def python_rows(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+    """Arrow rows as mappings. No time zone is looked up, which would block an event loop."""
+    columns = [python_values(column) for column in rows.columns]
+    names = rows.schema.names
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def ids_of(found: Iterable[Record | Hit]) -> list[str]:
+    return [item.id for item in found]
+
+
+def flat(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """The fields that a row comes back with: every declared one, and its payload."""
+    own = {key: value for key, value in row.items() if key not in ("id", schema.vector)}
+    return dict.fromkeys(schema.fields) | own
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Equality that tells 1, 1.0 and True apart, at every depth."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same_value, one, other))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same_value(one[k], other[k]) for k in one)
+    if isinstance(one, datetime):
+        return bool(one == other and one.utcoffset() == other.utcoffset())
+    return bool(one == other)
+
+
+def assert_same_fields(
+    given: Mapping[str, Any], expected: Mapping[str, Any], what: str = "row"
+) -> None:
+    """Fail with the first field that differs, told short."""
+    absent, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
+    assert not absent, f"{what}: absent {sorted(absent)}"
+    assert not extra, f"{what}: too many {sorted(extra)}"
+    for name, value in expected.items():
+        assert same_value(given[name], value), (
+            f"{what}: field {name!r} is {given[name]!r:.200}, not {value!r:.200}"
+        )
+
+
+@own_work()
+def assert_same_rows(
+    found: Sequence[Record], expected: Sequence[Mapping[str, Any]], schema: Schema
+) -> None:
+    """The same rows in the same order, with the same vectors and fields."""
+    assert ids_of(found) == [row["id"] for row in expected]
+    for record, row in zip(found, expected, strict=True):
+        assert_same_fields(record.fields, flat(row, schema), f"row {record.id!r}")
+        vector = np.asarray(row[schema.vector], dtype=np.float32)
+        assert record.vector is not None, f"row {record.id!r} came without its vector"
+        assert record.vector.dtype == np.float32
+        assert np.array_equal(record.vector, vector), f"row {record.id!r}: another vector"

@@ -1,0 +1,40 @@
+"""A write of no rows, as a backend's caller may send one, harms no other in its commit."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from aiovec import Schema
+from aiovec.backend import load_settings
+from aiovec_sqlite import SqliteBackend
+
+SCHEMA = Schema(2)
+
+
+def rows(*ids: str) -> pa.Table:
+    made: list[dict[str, Any]] = [{"id": id, "embedding": [1.0, 2.0]} for id in ids]
+    return pa.Table.from_pylist(made, schema=SCHEMA.to_arrow())
+
+
+async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> None:
+    settings = await asyncio.to_thread(load_settings, None)
+    backend = SqliteBackend(str(tmp_path / "notes.db"), settings.settings.retrieval.sqlite)
+    await backend.open()
+    try:
+        table = await backend.create_table("notes", SCHEMA)
+        await backend.insert(table, rows("a", "b"))
+        done = await asyncio.gather(
+            backend.delete(table, ids=["a"], where=None),
+            backend.delete(table, ids=["b"], where=None),
+            backend.upsert(table, rows()),
+            backend.upsert(table, rows("c")),
+            backend.insert(table, rows()),
+        )
+        assert done == [1, 1, None, None, 0]
+        assert await backend.count(table, where=None) == 1
+    finally:
+        await backend.close()
