@@ -521,10 +521,15 @@ def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
     run: list[_Call] = []
     rows = 0
     for call in group:
-        size = call.work.size if isinstance(call.work, JoinableWork) else _MOST_ROWS_JOINED
-        rows += size
-        if run and rows <= _MOST_ROWS_JOINED and cast("JoinableWork", run[0].work).joins(call.work):
+        first = run[0].work if run else None
+        size = call.work.size if isinstance(call.work, JoinableWork) else 0
+        if (
+            isinstance(first, JoinableWork)
+            and first.joins(call.work)
+            and rows + size <= _MOST_ROWS_JOINED
+        ):
             run.append(call)
+            rows += size
             continue
         if run:
             yield run

@@ -25,7 +25,8 @@ async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> No
     backend = SqliteBackend(str(tmp_path / "notes.db"), settings.settings.retrieval.sqlite)
     await backend.open()
     try:
-        table = await backend.create_table("notes", SCHEMA)
+        await backend.create_table("notes", SCHEMA)
+        table = await backend.open_table("notes")
         await backend.insert(table, rows("a", "b"))
         done = await asyncio.gather(
             backend.delete(table, ids=["a"], where=None),
