@@ -24,12 +24,13 @@ LIBRARY = HERE / f"_scan{SUFFIX}"
 DIGEST = HERE / f"_scan{SUFFIX}.sha256"
 # The same source gives the same bytes: nothing tells the time, or the folder where it was made.
 _MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
-# Distances are told to the last bit, so no product is fused with a sum.
-_EXACT = "-ffp-contract=off"
+# Distances are equal to NumPy's to the last bit, so no product is fused with a sum, and no sum is
+# reordered. The last flag counts, so these stand behind those of ``$CFLAGS``.
 _GNU = (
     "-std=c11",
     "-O3",
-    _EXACT,
+    "-fno-fast-math",
+    "-ffp-contract=off",
     "-fno-math-errno",
     "-shared",
     "-fvisibility=hidden",
@@ -90,10 +91,10 @@ def build(to: Path = LIBRARY) -> Path:
 def _command(compiler: list[str], made: Path) -> list[str]:
     if Path(compiler[0]).stem.lower() == "cl":
         return [*compiler, *_MICROSOFT, str(SOURCE), f"/Fe:{made}", "/link", "/Brepro"]
-    flags = [*_GNU, *_OF_PLATFORM.get(sys.platform, ("-fPIC",))]
+    flags = shlex.split(os.environ.get("CFLAGS", ""))
+    flags += [*_GNU, *_OF_PLATFORM.get(sys.platform, ("-fPIC",))]
     if sys.platform == "darwin":
         flags += _of_mac()
-    flags += shlex.split(os.environ.get("CFLAGS", ""))
     return [*compiler, *flags, "-o", str(made), str(SOURCE), *_LIBRARIES]
 
 

@@ -1,0 +1,38 @@
+"""The scan's arithmetic stays exact, whatever ``$CFLAGS`` asks of the compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KERNEL = Path(__file__).resolve().parents[2] / "adapters/aiovec_sqlite/copies/kernel"
+# In the place of the scan: a sum that fast arithmetic simplifies, and a product that it fuses.
+ARITHMETIC = """
+__attribute__((visibility("default"))) double sum(double a, double b) { return (a + b) - a; }
+__attribute__((visibility("default"))) double fused(double a, double b) { return a * a - b; }
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its compiler does not read $CFLAGS")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize("flags", ["-Ofast", "-ffast-math", "-ffp-contract=fast -march=native"])
+def test_the_arithmetic_is_exact(tmp_path: Path, flags: str) -> None:
+    shutil.copy(KERNEL / "build.py", tmp_path)
+    (tmp_path / "scan.c").write_text(ARITHMETIC)
+    built = subprocess.run(
+        [sys.executable, str(tmp_path / "build.py")],
+        env={**os.environ, "CFLAGS": flags}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    library = ctypes.CDLL(built.stdout.strip())
+    for function in (library.sum, library.fused):
+        function.argtypes, function.restype = [ctypes.c_double] * 2, ctypes.c_double
+    assert library.sum(1e16, 1.0) == 0.0
+    a = 1.0 + 2.0**-30
+    assert library.fused(a, a * a) == 0.0
