@@ -1,0 +1,74 @@
+"""The work behind ``make`` and ``.ci/run``. ``nox -l`` lists the sessions.
+
+What follows ``--`` goes to the tool: ``nox -s tests-3.13 -- -m slow -k filter``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.default_venv_backend = "uv|venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests"]
+
+
+def _runs(version: str) -> bool:
+    """Return whether an interpreter runs: a name on PATH may be a shim that does not."""
+    found = shutil.which(f"python{version}")
+    return found is not None and subprocess.run([found, "-V"], capture_output=True).returncode == 0
+
+
+PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(version)]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check with ruff, mypy --strict and the import rules."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy", "--strict")
+    session.run("lint-imports")
+
+
+@nox.session(name="format")
+def format_(session: nox.Session) -> None:
+    """Let ruff mend and format."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "check", "--fix", ".")
+    session.run("ruff", "format", ".")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the sdist and the wheel."""
+    session.install("build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", ".", silent=True)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the default and the slow tests; AIOVEC_LOOP=uvloop takes uvloop's event loop."""
+    session.install("-e", ".[dev]")
+    options = session.posargs or ["-m", "not soak"]
+    # The processes share the cores: NumPy's own threads would only wait for each other, busily.
+    session.run("pytest", "-n", "logical", *options, env={"OPENBLAS_NUM_THREADS": "1"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run the campaigns of kills, faults and fuzzing in full, which takes hours."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks."""
+    session.install("-e", ".[dev,bench]")
+    session.run("python", "-m", "bench", *session.posargs)
