@@ -36,6 +36,7 @@ from .layout import at_rest
 from .locks.local import FOLDER, LockedFile
 from .locks.moves import generation_in, write_generation
 from .session import Session
+from .target import NEW_TABLES
 from .upkeep.retention import Pins
 from .writer import Touched, WriteOperation
 
@@ -203,7 +204,7 @@ async def _opened(session: Session) -> list[_Opened]:
 async def _copy(tables: list[_Opened], partial: Path, path: str, rows_of: RowsOf) -> None:
     with translated(path):
         # It makes the folder, and goes on to do so when it is cancelled.
-        copy = await to_its_end(lancedb.connect_async(partial))
+        copy = await to_its_end(lancedb.connect_async(partial, storage_options=NEW_TABLES))
     try:
         for one in tables:
             with translated(path):

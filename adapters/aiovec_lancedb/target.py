@@ -23,6 +23,14 @@ KEY_VARIABLE = "LANCEDB_API_KEY"
 READ_TIMEOUT_VARIABLE = "LANCE_CLIENT_READ_TIMEOUT"
 # Seconds without a byte after which a request is sent again, three times. LanceDB's own are 300.
 _READ_TIMEOUT = 30.0
+NEW_TABLES = {"new_table_data_storage_version": "2.1"}
+"""The format of the data files of tables that are made from now on, for ``connect_async``.
+
+Version 2.2, lancedb's default, stores a column whose values are all equal as one value, and reads
+each null beside it as a copy of that value: a text of 8 MB beside 300 nulls takes more than the
+2 GiB of an Arrow array, so that such a table could be neither read nor compacted. Writes and
+searches are as fast in both versions.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,9 @@ class StoreTarget:
                 key="lancedb_url",
             )
         options: dict[str, Any] = {}
-        if settings.storage_options:
+        if not self.managed:
+            options["storage_options"] = {**NEW_TABLES, **settings.storage_options}
+        elif settings.storage_options:
             options["storage_options"] = dict(settings.storage_options)
         if self.managed:
             key = os.environ.get(KEY_VARIABLE)

@@ -86,9 +86,8 @@ async def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
     await backend.close()
     shown += [str(caught.value), repr(caught.value)]
     assert not [text for text in shown if SECRET in text]
-    assert StoreTarget("s3://bucket/path").connection_options(settings.lancedb) == {
-        "storage_options": options
-    }
+    passed = StoreTarget("s3://bucket/path").connection_options(settings.lancedb)
+    assert passed["storage_options"].items() >= options.items()
 
 
 def test_a_wrong_option_does_not_show_its_value(tmp_path: Path) -> None:
