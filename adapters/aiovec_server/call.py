@@ -41,15 +41,6 @@ class Call:
         except ConfigError:
             return None
 
-    def check_path(self) -> None:
-        """Refuse an encoded slash but in the last segment, where it belongs to a name.
-
-        A proxy in front that keeps rules for paths would have seen another one than this server.
-        """
-        raw = self.request.scope.get("raw_path")
-        if raw is not None and b"%" in raw and b"%2f" in raw.lower().rpartition(b"/")[0]:
-            raise RequestError(404, "there is nothing at this path: it has an encoded slash in it")
-
     @property
     def table(self) -> str:
         table: str = self.request.path_params["table"]

@@ -36,19 +36,20 @@ def response_of(error: AiovecError | RequestError, store: VectorStore | None = N
         found = problem_of(error, () if store is None else (store.target,))
         if found.status >= _SERVER_ERROR:
             return _LoggedResponse(found, error)
-        return _response(found)
+        return problem_response(found)
     problem = Problem.plain(error.status, error.detail)
     if not error.accepted:
-        return _response(problem)
+        return problem_response(problem)
     headers = {"accept": ", ".join(error.accepted)} if error.status == 415 else {}
-    return _response(problem, {"accepted": list(error.accepted)}, headers)
+    return problem_response(problem, {"accepted": list(error.accepted)}, headers)
 
 
-def _response(
+def problem_response(
     problem: Problem,
     more: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    """Answer with a problem, and with these further members and headers."""
     body = problem.body() if more is None else pydantic_core.to_json({**problem.to_dict(), **more})
     return Response(body, problem.status, {**problem.headers(), **(headers or {})})
 

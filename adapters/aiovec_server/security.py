@@ -15,6 +15,7 @@ from .asgi import (
     Receive,
     Scope,
     Send,
+    encoded_slash_problem,
     header_values,
     path_of,
     raw_headers,
@@ -75,6 +76,7 @@ class Security:
             if problem is not None:
                 await send_problem(scope, send, problem, more)
                 return
+            problem = encoded_slash_problem(scope)
         if problem is not None:
             await send_problem(scope, send, problem)
             return

@@ -16,11 +16,12 @@ from starlette.types import Receive, Scope, Send
 from aiovec import VectorStore
 from aiovec.errors import AiovecError
 
+from ..asgi import encoded_slash_problem
 from ..call import Call
 from ..kinds import Keys
 from ..media import JSON
 from ..once import WriteKeys
-from ..problems import RequestError, response_of
+from ..problems import RequestError, problem_response, response_of
 from . import document
 from .document import Answer
 
@@ -139,8 +140,10 @@ def answering(
 
     async def answer(request: Request) -> Response:
         call = Call(request, store)
+        problem = encoded_slash_problem(request.scope)  # for apps without the server's own checks
+        if problem is not None:
+            return problem_response(problem)
         try:
-            call.check_path()
             call.read_query(query)
             return await handler(call)
         except (AiovecError, RequestError) as exc:
