@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sqlite.copies.support import ready
-from tests.sqlite.support import backend_of, check_file, names_in, opened
+from tests.sqlite.support import backend_of, check_file, names_in, opened, ready
 
 import aiovec
 from aiovec import (

@@ -17,12 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlite_vec
+from tests.waiting import until
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import Backend, ChangeFeed, load_settings
 from aiovec_sqlite import SqliteBackend
-from aiovec_sqlite.driver import connect as raw_connect
+
+try:  # the SQLite that a store uses too: two of them in one process would lose locks
+    import pysqlite3.dbapi2 as driver
+except ImportError:
+    import sqlite3 as driver  # type: ignore[no-redef]
 
 ROOT = Path(__file__).resolve().parents[2]
 DIM = 16
@@ -94,27 +100,43 @@ async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorSto
         await store.close()
 
 
-async def open_store(
-    target: Path | str, *, limits: Mapping[str, Any] | None = None, **settings: Any
-) -> VectorStore:
-    """Open a store with other settings, or with other ``limits`` of its work in the background."""
+async def open_store(target: Path | str, **settings: Any) -> VectorStore:
+    """Open a store with other settings than the default ones."""
     name = "AIOVEC_RETRIEVAL__SQLITE__{}"
     before = {name.format(key.upper()): str(value) for key, value in settings.items()}
     kept = {key: os.environ.get(key) for key in before}
     os.environ.update(before)
     try:
-        if limits is None:
-            return await aiovec.connect(target)
-        loaded = (await asyncio.to_thread(load_settings, None)).settings.retrieval
-        backend = SqliteBackend(target, loaded.sqlite, **limits)
-        await backend.open()
-        return VectorStore(backend, loaded)
+        return await aiovec.connect(target)
     finally:
         for key, value in kept.items():
             if value is None:
                 del os.environ[key]
             else:
                 os.environ[key] = value
+
+
+@asynccontextmanager
+async def backend_on(path: Path) -> AsyncIterator[SqliteBackend]:
+    """Another backend on a store's file, for what only migrations and servers call."""
+    loaded = await asyncio.to_thread(load_settings, None)
+    backend = SqliteBackend(str(path), loaded.settings.retrieval.sqlite)
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def ready(store: VectorStore, table: str) -> None:
+    """Search until the table is searched in memory."""
+    schema = await store.schema(table)
+
+    async def in_memory() -> bool:
+        await store.search(table, [1.0] * schema.dim, limit=1)
+        return (await store.stats(table)).details["searched"] == "in memory"
+
+    await until(in_memory)
 
 
 def backend_of(store: VectorStore) -> Any:
@@ -155,7 +177,11 @@ async def rows_of(batches: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
 def sql(path: Path) -> closing[sqlite3.Connection]:
     """A plain connection with sqlite-vec."""
-    return closing(raw_connect(str(path), timeout=30))
+    db = driver.connect(str(path), timeout=30, isolation_level=None)
+    db.enable_load_extension(True)
+    sqlite_vec.load(db)
+    db.enable_load_extension(False)
+    return closing(db)
 
 
 def check_file(path: Path) -> dict[str, int]:
@@ -239,9 +265,8 @@ def run_code(
 
 
 HOLD_LOCK = """
-import sys
-from aiovec_sqlite.driver import connect
-db = connect(sys.argv[1], timeout=30)
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
 db.execute("BEGIN IMMEDIATE")
 print("locked", flush=True)
 sys.stdin.readline()

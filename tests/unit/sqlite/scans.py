@@ -10,17 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
-from aiovec_sqlite.copies.approximate import sign_codes
 from aiovec_sqlite.copies.codes import (
     CodeArray,
     QueryCodes,
-    RowCodes,
     encode_queries,
     encode_rows,
     rounding,
 )
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.kernel.library import L2, PLAIN, SIGNS
+from aiovec_sqlite.copies.kernel.library import L2
 from aiovec_sqlite.copies.segments import Segment
 
 Bools = npt.NDArray[np.bool_]
@@ -36,11 +34,6 @@ class Case:
     wanted: list[int]
     masks: list[list[Bools] | None]
     metric: Metric
-    plain: bool = False
-
-    @property
-    def signs(self) -> bool:
-        return any(one.codes.dtype == np.uint8 for one in self.segments)
 
 
 def random_case(
@@ -54,33 +47,19 @@ def random_case(
 ) -> Case:
     """A scan of hard sizes: few components, odd ones, segments that begin anywhere in memory.
 
-    Half of them are approximate: by the first codes of longer rows, or by signs. ``dim``,
-    ``count`` and ``metric`` choose the components (not those of signs), the queries, the metric.
+    ``dim``, ``count`` and ``metric`` choose the components, the queries and the metric.
     """
     metric = metric or METRICS[rng.integers(3)]
-    way = rng.choice(["exact", "exact", "prefix", "signs"])
     dim = dim or int(
         rng.choice([1, 2, 3, 4, 5, 15, 16, 31, 33, 63, 64, 65, rng.integers(1, dims + 1)])
     )
     sizes = rng.integers(0, rows, rng.integers(4)).tolist()
-    if way == "signs":
-        dim += -dim % 8
-        segments = [_signs(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
-    else:
-        beyond = int(rng.integers(1, 100)) if way == "prefix" else 0
-        segments = [
-            _segment(rng, place, size, dim + beyond, metric) for place, size in enumerate(sizes)
-        ]
+    segments = [_segment(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
     count = count or int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
-    vectors = _vectors(rng, count, dim)
+    queries = encode_queries(_vectors(rng, count, dim), metric)
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
     wanted = [int(rng.choice([1, 1, 3, 10, 50, 1000])) for _ in range(count)]
-    if way == "signs":
-        return Case(segments, sign_codes(list(vectors)), wanted, masks, metric, plain=True)
-    queries = encode_queries(vectors, metric)
-    if way == "prefix":
-        queries = [replace(query, length=0.0, slack=0.0, blur=0.0) for query in queries]
-    return Case(segments, queries, wanted, masks, metric, plain=way == "prefix")
+    return Case(segments, queries, wanted, masks, metric)
 
 
 def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float32]:
@@ -100,34 +79,18 @@ def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.f
 
 
 def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
-    rows = encode_rows(_vectors(rng, max(count, 1), dim), metric)
-    return _filled(rng, place, count, rows)
-
-
-def _signs(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
-    vectors = _vectors(rng, max(count, 1), dim)
-    bits = np.packbits(vectors > 0, axis=1, bitorder="little")
-    scale = np.abs(vectors).mean(axis=1)
-    nothing = np.zeros(len(vectors), dtype=np.float32)
-    offset = np.square(vectors).sum(axis=1) / np.float32(-2) if metric == "l2" else nothing
-    return _filled(rng, place, count, RowCodes(bits, scale, offset, nothing))
-
-
-def _filled(rng: np.random.Generator, place: int, count: int, rows: RowCodes) -> Segment:
-    width, kind = rows.codes.shape[1], rows.codes.dtype
     room = count + int(rng.integers(0, 9))
-    segment = Segment.empty((), max(room, 1), width, kind)
+    segment = Segment.empty((), max(room, 1), dim)
     if rng.random() < 0.5:  # not where a line of the cache begins
         segment = replace(segment, codes=_loose(rng, segment.codes))
         if segment.lower is not None:
             segment = replace(segment, lower=_loose(rng, segment.lower))
     ids = place * 10_000 + rng.permutation(10_000)[:count].astype(np.int64)
     if count:
-        segment = segment.append(ids, rows)
+        segment = segment.append(ids, encode_rows(_vectors(rng, count, dim), metric))
     if count and rng.random() < 0.4:
-        segment = segment.without(
-            np.sort(rng.choice(ids, rng.integers(0, count + 1), replace=False))
-        )
+        gone = rng.choice(ids, rng.integers(0, count + 1), replace=False)
+        segment = segment.without(np.sort(gone))
     return segment
 
 
@@ -142,34 +105,24 @@ def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
 
 
 def check_found(case: Case, found: list[list[int]]) -> None:
-    """Check each query's rows: all that no bound excludes, or as many of the best as are wanted."""
+    """Check each query's rows: all that no bound excludes."""
     assert len(found) == len(case.queries)
-    for rowids, wanted, possible in zip(found, case.wanted, expected(case), strict=True):
+    for rowids, possible in zip(found, expected(case), strict=True):
         assert len(set(rowids)) == len(rowids)
-        if not case.plain:
-            assert set(rowids) == set(possible)
-            continue
-        best = sorted(possible.values(), reverse=True)[:wanted]
-        assert [possible.get(rowid) for rowid in rowids] == best
+        assert set(rowids) == set(possible)
 
 
 def expected(case: Case) -> list[dict[int, float]]:
-    """For each query the rows that no bound excludes, with the most that their values can be.
-
-    Where values count as they are, those that reach the last one wanted.
-    """
+    """For each query the rows that no bound excludes, with the most that their values can be."""
     return [_expected(case, column) for column in range(len(case.queries))]
 
 
 def _expected(case: Case, column: int) -> dict[int, float]:
     query, mask = case.queries[column], case.masks[column]
-    share = 0.0 if case.plain else rounding(len(query.codes))
+    share = rounding(len(query.codes))
     ids, values, misses = [], [], []
     for number, one in enumerate(case.segments):
-        codes = one.whole_codes(slice(one.count))[:, : len(query.codes)].astype(np.int64)
-        if case.signs:
-            codes = np.unpackbits(one.codes[: one.count], axis=1, bitorder="little") * 2 - 1
-            codes = codes.astype(np.int8).astype(np.int64)
+        codes = one.whole_codes(slice(one.count)).astype(np.int64)
         products = (codes @ query.codes.astype(np.int64)).astype(np.float32)
         value = (products * one.scale[: one.count]).astype(np.float64) * query.scale
         miss = query.length * one.error[: one.count].astype(np.float64)
@@ -199,10 +152,10 @@ def packed(case: Case, kind: int) -> bytes:
     """A case as ``scan_driver.c`` reads it."""
     dim = len(case.queries[0].codes)
     step = case.segments[0].codes.strides[0] if case.segments else 1
-    how = L2 * (case.metric == "l2") + SIGNS * case.signs + PLAIN * case.plain
+    how = L2 * (case.metric == "l2")
     halves = any(one.lower is not None for one in case.segments)
     head = (kind, len(case.segments), len(case.queries), dim, step, how, halves)
-    parts = [struct.pack("<7qd", *head, 0.0 if case.plain else rounding(dim))]
+    parts = [struct.pack("<7qd", *head, rounding(dim))]
     for number, one in enumerate(case.segments):
         parts.append(struct.pack("<q", one.count))
         lower = () if one.lower is None else (one.lower,)

@@ -1,0 +1,286 @@
+"""Searches against NumPy in float64: whatever the table, the query, the filter and the moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contract.base import case
+from tests.harness.loop_time import own_work
+from tests.sqlite.support import opened, ready
+
+from aiovec import Field, Hit, Schema, VectorStore
+from aiovec.backend import Metric
+
+Random = np.random.Generator
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
+
+METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
+NOISE = 1e-12  # what float64 leaves open, as a part of the vectors' size
+
+
+# Rows that are hard to tell apart
+
+
+def spread(rng: Random, count: int, dim: int) -> Any:
+    return rng.standard_normal((count, dim))
+
+
+def clusters(rng: Random, count: int, dim: int) -> Any:
+    centres = 5 * rng.standard_normal((4, dim))
+    return centres[rng.integers(0, 4, count)] + 0.01 * rng.standard_normal((count, dim))
+
+
+def near_duplicates(rng: Random, count: int, dim: int) -> Any:
+    """All but a tenth are one vector and noise that 8 bits, or float32, cannot tell apart."""
+    rows = rng.standard_normal((count, dim))
+    most = count * 9 // 10
+    rows[:most] = rows[0] * (1 + rows[:most] * 10.0 ** rng.integers(-7, -2, (most, 1)))
+    return rows[rng.permutation(count)]
+
+
+def equal_rows(rng: Random, count: int, dim: int) -> Any:
+    """Half of them are one vector, a few lie nearer to it than the rest."""
+    rows = rng.standard_normal((count, dim))
+    rows[: count // 2] = rows[0]
+    rows[-5:] = 1.1 * rows[0] + 0.05 * rows[-5:]
+    return rows[rng.permutation(count)]
+
+
+def swallowed(rng: Random, count: int, dim: int) -> Any:
+    """One large component swallows the small ones where float32 adds them up."""
+    rows = rng.choice([-1e-4, 1e-4], (count, dim))
+    rows[:, 0] = 1
+    return rows
+
+
+def all_sizes(rng: Random, count: int, dim: int) -> Any:
+    return rng.standard_normal((count, dim)) * 10.0 ** rng.uniform(-6, 6, (count, 1))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A table: how its rows are made, and how it is searched."""
+
+    rows: Callable[[Random, int, int], Any]
+    metric: Metric
+    dim: int
+    count: int = 2_500
+    partition: bool = False
+    in_memory: bool = True
+
+
+SHAPES = (
+    Shape(spread, "cosine", 384),
+    Shape(clusters, "l2", 3, partition=True),
+    Shape(near_duplicates, "cosine", 48),
+    Shape(equal_rows, "dot", 8, count=5_400, partition=True),
+    Shape(all_sizes, "l2", 17, in_memory=False),
+)
+FURTHER_SHAPES = (
+    Shape(near_duplicates, "l2", 33, partition=True, in_memory=False),
+    Shape(equal_rows, "cosine", 8, count=5_400, in_memory=False),
+    Shape(swallowed, "dot", 512),
+    Shape(all_sizes, "dot", 65),
+)
+
+WHERES: dict[str | None, Callable[[dict[str, Any]], bool]] = {
+    None: lambda row: True,
+    "owner = 'b'": lambda row: row["owner"] == "b",
+    "owner IS NULL OR n >= 1500": lambda row: row["owner"] is None or row["n"] >= 1500,
+    "NOT owner = 'a' AND n < 800": lambda row: row["owner"] in ("b", "c") and row["n"] < 800,
+    "n < 40": lambda row: row["n"] < 40,
+    "payload.kind = 'x'": lambda row: row.get("kind") == "x",
+}
+
+
+@dataclass
+class Twin:
+    """A store's table, and its rows as plain Python."""
+
+    store: VectorStore
+    shape: Shape
+    rng: Random
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def made(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        rng = self.rng
+        vectors = self.shape.rows(rng, len(ids), self.shape.dim).astype(np.float32)
+        rows = []
+        for id, vector in zip(ids, vectors, strict=True):
+            row = {
+                "id": f"r{id:05}", "embedding": vector if rng.random() > 0.02 else None,
+                "n": int(rng.integers(0, 2_000)),
+                "owner": (None, "a", "b", "c")[int(rng.integers(0, 4))],
+            }  # fmt: skip
+            if rng.random() < 0.3:
+                row["kind"] = str(rng.choice(["x", "y"]))
+            rows.append(row)
+        return rows
+
+    async def upsert(self, ids: Sequence[int]) -> None:
+        rows = self.made(ids)
+        await self.store.upsert("t", rows)
+        self.rows |= {row["id"]: row for row in rows}
+
+    async def change(self) -> None:
+        """Write in every way that there is."""
+        ids = sorted(self.rows)
+        gone = [str(id) for id in self.rng.choice(ids, 50, replace=False)]
+        await self.store.delete("t", gone)
+        for id in gone:
+            del self.rows[id]
+        await self.upsert([*range(100, 160), *range(90_000, 90_040)])
+        await self.store.update("t", {"owner": "b"}, where="n < 200")
+        for row in self.rows.values():
+            if row["n"] < 200:
+                row["owner"] = "b"
+        some = [str(id) for id in self.rng.choice(sorted(self.rows), 20, replace=False)]
+        new = self.shape.rows(self.rng, 20, self.shape.dim).astype(np.float32)
+        await self.store.set_vectors("t", some, new)
+        for id, vector in zip(some, new, strict=True):
+            self.rows[id] = {**self.rows[id], "embedding": vector}
+        await self.store.delete_where("t", "n >= 1990")
+        self.rows = {id: row for id, row in self.rows.items() if row["n"] < 1990}
+
+    def query(self) -> Any:
+        """A row, a row's neighbour or its opposite, or a vector of chance."""
+        rows = [row for row in self.rows.values() if row["embedding"] is not None]
+        row = rows[int(self.rng.integers(0, len(rows)))]["embedding"]
+        way = self.rng.integers(0, 4)
+        if way == 0:
+            return row
+        if way == 1:
+            return (row * (1 + 1e-4 * self.rng.standard_normal(len(row)))).astype(np.float32)
+        return -row if way == 2 else self.rng.standard_normal(len(row)).astype(np.float32)
+
+
+class Truth:
+    """The distances of all rows that are there now."""
+
+    def __init__(self, twin: Twin, query: Any) -> None:
+        there = [row for row in twin.rows.values() if row["embedding"] is not None]
+        self._rows = {row["id"]: row for row in there}
+        point = query.astype(np.float64)
+        rows = np.array([row["embedding"] for row in there], np.float64)
+        distances, sizes = _distances(rows, point, twin.shape.metric)
+        self._distances = dict(zip(self._rows, distances.tolist(), strict=True))
+        self._sizes = dict(zip(self._rows, sizes.tolist(), strict=True))
+
+    def check(self, hits: Sequence[Hit], where: str | None, limit: int) -> None:
+        """The nearest in their order, with true distances; equals by id, any at the limit."""
+        selects = WHERES[where]
+        nearest = sorted(
+            (self._distances[id], id) for id, row in self._rows.items() if selects(row)
+        )[:limit]
+        assert len(hits) == len({hit.id for hit in hits}) == len(nearest)
+        for hit, (distance, id) in zip(hits, nearest, strict=True):
+            slack = NOISE * (self._sizes[hit.id] + self._sizes[id])
+            assert selects(self._rows[hit.id]), f"{hit.id} is not selected"
+            assert abs(self._distances[hit.id] - distance) <= slack, f"{hit.id} instead of {id}"
+            assert abs((hit.distance or 0.0) - self._distances[hit.id]) <= slack, hit.id
+            for name in hit.fields.keys() & {"n", "owner", "kind"}:
+                assert hit[name] == self._rows[hit.id].get(name), f"{name} of {hit.id}"
+        order = [(hit.distance, hit.id) for hit in hits]
+        assert order == sorted(order)
+
+
+def _distances(rows: Matrix, point: Matrix, metric: Metric) -> tuple[Matrix, Matrix]:
+    """The distances, and the sizes of what each was made of."""
+    lengths = np.linalg.norm(rows, axis=1)
+    length = np.linalg.norm(point)
+    if metric == "l2":
+        return np.linalg.norm(rows - point, axis=1), lengths + length
+    products = (rows * point).sum(axis=1)
+    if metric == "dot":
+        return -products, lengths * length
+    return 1 - products / lengths / length, np.ones(len(rows))
+
+
+async def compare(twin: Twin, store: VectorStore) -> None:
+    """Ask for many things at once, and for some in one call."""
+    query = twin.query()
+    asked = [(where, limit) for where in WHERES for limit in (10, 300)]
+    asked += [(None, 1), (None, 4_100), ("owner = 'b'", 4_100), (None, 20_000)]
+    found = await asyncio.gather(
+        *(
+            store.search(
+                "t", query, limit=limit, where=where, select=["n", "owner"] if limit < 300 else []
+            )
+            for where, limit in asked
+        )
+    )
+    together = [query, *(twin.query() for _ in range(4))]
+    many = await store.search_many("t", together, limit=5)
+    with own_work():
+        truth = Truth(twin, query)
+        for (where, limit), hits in zip(asked, found, strict=True):
+            with case((where, limit)):
+                truth.check(hits, where, limit)
+        for one, hits in zip(together, many, strict=True):
+            Truth(twin, one).check(hits, None, 5)
+
+
+async def same_as_brute_force(path: Path, shape: Shape, rounds: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    schema = Schema(
+        shape.dim,
+        metric=shape.metric,
+        vector_nullable=True,
+        fields={"n": Field(int, index="btree"), "owner": Field(str, partition=shape.partition)},
+    )
+    memory = "auto" if shape.in_memory else "16 KiB"
+    async with (
+        opened(path, scan_memory=memory) as store,
+        opened(path, scan_memory=memory) as other,
+    ):
+        await store.create_table("t", schema)
+        twin = Twin(store, shape, rng)
+        await twin.upsert(range(shape.count))
+        with case("while the table is loaded"):
+            await compare(twin, store)
+        if shape.in_memory:
+            await ready(store, "t")
+        else:
+            assert (await store.stats("t")).details["searched"] == "from the file"
+        for turn in range(rounds):
+            with case(f"round {turn}"):
+                await compare(twin, store)
+                await twin.change()
+                await compare(twin, (store, other)[turn % 2])
+        await store.optimize("t")
+        with case("optimized"):
+            await compare(twin, store)
+
+
+def name_of(shape: Shape) -> str:
+    return f"{shape.rows.__name__}-{shape.metric}"
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+async def test_same_as_brute_force(tmp_path: Path, shape: Shape) -> None:
+    await same_as_brute_force(tmp_path / "a.db", shape, rounds=1, seed=7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", FURTHER_SHAPES, ids=name_of)
+async def test_same_as_brute_force_in_more_ways(tmp_path: Path, shape: Shape) -> None:
+    await same_as_brute_force(tmp_path / "a.db", shape, rounds=1, seed=7)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100))
+async def test_same_as_brute_force_at_length(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = [spread, clusters, near_duplicates, equal_rows, swallowed, all_sizes]
+    shape = Shape(
+        kinds[rng.integers(len(kinds))], METRICS[rng.integers(3)],
+        int(rng.choice([1, 2, 7, 16, 63, 64, 65, 384, 1024])), int(rng.choice([10, 700, 6_000])),
+        partition=bool(rng.random() < 0.4), in_memory=bool(rng.random() < 0.6),
+    )  # fmt: skip
+    await same_as_brute_force(tmp_path / "a.db", shape, rounds=4, seed=seed)

@@ -1,0 +1,146 @@
+"""The native scan against NumPy, by each kind of instructions that this processor has."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.contract.base import case as named
+from tests.unit.sqlite.scans import Case, check_found, expected, random_case, random_pairs
+
+from aiovec_sqlite.copies.kernel import library as native
+from aiovec_sqlite.copies.kernel.library import KINDS, Library
+from aiovec_sqlite.copies.native import measure, scan_natively
+
+
+@pytest.fixture(params=KINDS)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Library:
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    found = native.load()
+    if found is None:
+        pytest.skip(f"no native scan: {native.why_not()}")
+    if request.param not in found.kinds:
+        pytest.skip(f"this processor has no {request.param}, only {', '.join(found.kinds)}")
+    monkeypatch.setenv(native.VARIABLE, request.param)
+    chosen = native.load()
+    assert chosen is not None
+    assert chosen.kind == request.param
+    return chosen
+
+
+def check(library: Library, case: Case) -> None:
+    found = scan_natively(
+        library, case.segments, case.queries, case.wanted, case.masks, case.metric, lambda: None
+    )
+    check_found(case, [rowids.tolist() for rowids, _ in found])
+    for (rowids, most), wanted in zip(found, expected(case), strict=True):
+        assert np.allclose(most, [wanted[rowid] for rowid in rowids.tolist()], rtol=1e-9, atol=0)
+
+
+def campaign(library: Library, rounds: range) -> None:
+    for seed in rounds:
+        with named(f"seed {seed}"):
+            check(library, random_case(np.random.default_rng(seed)))
+
+
+def test_random_scans(library: Library) -> None:
+    campaign(library, range(60))
+
+
+@pytest.mark.soak
+def test_random_scans_at_length(library: Library) -> None:
+    campaign(library, range(1_000, 101_000))
+
+
+def test_scans_of_hard_sizes(library: Library) -> None:
+    """What is less than a vector of the processor, and far more than its registers."""
+    rng = np.random.default_rng(1)
+    for dim in (1, 2, 3, 4, 5, 8, 16, 17):
+        for count in (1, 2, 3, 5):
+            with named((dim, count)):
+                check(library, random_case(rng, rows=100, dim=dim, count=count))
+    for dim in (768, 1024, 1536, 4095, 4096):
+        with named(dim):
+            check(library, random_case(rng, rows=70, dim=dim))
+    for count in (1, 2, 4):  # of few queries most rows wait for their lower halves
+        with named((9_000, count)):
+            check(library, random_case(rng, rows=9_000, dim=24 + count, count=count))
+    case = random_case(rng)
+    check(library, Case([], case.queries, case.wanted, [None] * len(case.queries), case.metric))
+
+
+def test_rows_that_come_in_the_worst_order(library: Library) -> None:
+    """Each row is better than all before it, so that each is kept for a while."""
+    rng = np.random.default_rng(0)
+    case = random_case(rng, metric="dot")
+    while not case.segments or case.segments[0].count < 100:
+        case = random_case(rng, metric="dot")
+    one = case.segments[0]
+    query = case.queries[0].codes.astype(int)
+    order = np.argsort(one.whole_codes(slice(one.count)).astype(int) @ query)
+    for array in (one.codes, one.lower, one.scale):
+        if array is not None:
+            array[: one.count] = array[: one.count][order]
+    check(library, case)
+
+
+def test_a_scan_that_nobody_waits_for_ends(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiovec_sqlite.copies.native._WITHOUT_BREAK", 1)
+    rng = np.random.default_rng(4)
+    case = random_case(rng)
+    while len(case.segments) < 3 or any(one.count == one.dead for one in case.segments):
+        case = random_case(rng)
+    looks = iter([True])
+
+    def check() -> None:
+        if not next(looks, False):
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        scan_natively(
+            library, case.segments, case.queries, case.wanted, case.masks, case.metric, check
+        )
+
+
+def measured_pairs(rounds: range) -> None:
+    if native.load() is None:
+        pytest.skip(f"no native scan: {native.why_not()}")
+    for seed in rounds:
+        case = random_pairs(np.random.default_rng(seed))
+        found = measure(case.vectors, case.rows, case.points, case.which, case.metric)
+        assert np.array_equal(found, case.by_numpy(), equal_nan=True), f"seed {seed}"
+
+
+def test_distances_are_numpys_to_the_last_bit() -> None:
+    """So a search tells the same, whichever way it goes."""
+    measured_pairs(range(300))
+
+
+@pytest.mark.soak
+def test_distances_at_length() -> None:
+    measured_pairs(range(1_000, 101_000))
+
+
+def test_a_library_that_is_damaged_or_missing(tmp_path: Path) -> None:
+    """A file that is cut short would end the process that loads it."""
+    if not native.LIBRARY.exists():
+        pytest.skip(native.why_not())
+    whole = native.LIBRARY.read_bytes()
+    library, digest = tmp_path / native.LIBRARY.name, tmp_path / native.DIGEST.name
+    with pytest.raises(native.UnusableError, match="was not compiled"):
+        native.opened("", library, digest)
+    digest.write_bytes(native.DIGEST.read_bytes())
+    for made in (b"", whole[:1000], whole[:-1] + b"?", b"no library"):
+        library.write_bytes(made)
+        with pytest.raises(native.UnusableError, match="damaged"):
+            native.opened("", library, digest)
+    digest.write_text(hashlib.sha256(b"no library").hexdigest())
+    with pytest.raises(native.UnusableError, match="cannot be loaded"):
+        native.opened("", library, digest)
+    library.write_bytes(whole)
+    digest.write_bytes(native.DIGEST.read_bytes())
+    assert native.opened("", library, digest).kind
