@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from aiovec import Embedder, VectorStore, __version__
 from aiovec.asgi import KEY, add_error_handlers, lifespan
-from aiovec.backend import Problem, ServerSettings
+from aiovec.backend import Problem, ServerSettings, in_thread
 
 from .asgi import path_of
+from .bodies import JsonBytes, dump
 from .calls import BackendCalls, backend_router
 from .direct import Direct
 from .endpoints import add_endpoints
@@ -66,6 +67,7 @@ def create_app(
         title="aiovec",
         summary="A vector store over HTTP",
         version=__version__,
+        openapi_url=None,  # FastAPI would build the document on the event loop
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
         redirect_slashes=False,
@@ -88,9 +90,18 @@ def create_app(
         app.include_router(make(store, chosen))
     openapi = app.openapi
     app.openapi = cache(lambda: shortened(openapi()))  # type: ignore[method-assign]
+    app.add_route("/openapi.json", _openapi, ["GET"], include_in_schema=False)
     add_error_handlers(app)
     app.add_exception_handler(HTTPException, _problem)
     return app
+
+
+async def _openapi(request: Request) -> Response:
+    """Answer with the OpenAPI document, which the first request has built in a thread."""
+    document = await in_thread(request.app.openapi)
+    if root := request.scope.get("root_path", "").rstrip("/"):
+        document = {**document, "servers": [{"url": root}]}
+    return JsonBytes(await in_thread(dump, document))
 
 
 def _problem(request: Request, error: Exception) -> Response:

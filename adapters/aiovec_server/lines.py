@@ -146,7 +146,10 @@ def _descriptor_of(stream: TextIO) -> int | None:
 
 def _write_bytes(descriptor: int, data: bytes) -> None:
     while data:
-        data = data[os.write(descriptor, data) :]
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # whoever shares the pipe or terminal made it non-blocking
+            time.sleep(_GATHERED)
 
 
 _ALL: weakref.WeakSet[Lines] = weakref.WeakSet()

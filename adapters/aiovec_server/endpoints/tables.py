@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from weakref import WeakKeyDictionary
+
 from starlette.responses import Response
 
-from aiovec import Field, Schema, TableNotFoundError, __version__
+from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 
 from ..bodies import body_json, json_response
 from ..call import Call
@@ -56,10 +60,41 @@ DROP_INDEX = Keys((Key("kind", "kind", _KIND, "By default all indexes over the f
 )  # fmt: skip
 async def health(call: Call) -> Response:
     """Tell whether the store can be reached."""
-    await call.store.ping()
+    await _reach(call.store)
     return json_response(
         {"status": "ok", "backend": call.store.backend_name, "version": __version__}
     )
+
+
+_REMEMBERED = 1.0
+"""Seconds for which a ping counts: anybody may ask for the health, and on object storage each ping
+costs several requests."""
+
+
+class _Ping:
+    """A ping that all who ask meanwhile wait for."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self.task = asyncio.ensure_future(store.ping())
+        self._ends = time.monotonic() + _REMEMBERED
+
+    def counts(self) -> bool:
+        if not self.task.done():
+            return True
+        failed = self.task.cancelled() or self.task.exception() is not None
+        return not failed and time.monotonic() < self._ends
+
+
+_PINGS: WeakKeyDictionary[VectorStore, _Ping] = WeakKeyDictionary()
+"""The last ping of each store."""
+
+
+async def _reach(store: VectorStore) -> None:
+    """Ping the store, at most once a second."""
+    ping = _PINGS.get(store)
+    if ping is None or not ping.counts():
+        ping = _PINGS[store] = _Ping(store)
+    await asyncio.shield(ping.task)  # one who leaves does not end it for the others
 
 
 @ENDPOINTS.add(
