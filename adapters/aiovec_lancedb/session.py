@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -121,6 +122,7 @@ class Session:
         self._connection: AsyncConnection | None = None
         self._process = 0
         self._inode: tuple[int, int] | None = None
+        self._let_go: Callable[[], object] = lambda: None
         self._closed = False
         self.check_here: Callable[[], Awaitable[None]] = _nothing
         """Raises StoreMovedError where a migration has moved the store."""
@@ -184,12 +186,25 @@ class Session:
         folder = self._target.folder
         if folder is None:
             return
+        if self._inode is None:
+            self._inode = await in_thread(self._hold, folder)
+            return
         found = await in_thread(_inode, folder)
-        if self._inode is None:  # nothing was there yet
-            self._inode = found
-        elif found != self._inode:
+        if found != self._inode:
             what = "removed or renamed" if found is None else "replaced by another one"
             raise StoreReplacedError(self.target, f"the folder was {what}")
+
+    def _hold(self, folder: Path) -> tuple[int, int] | None:
+        """Keep the folder open, and return its inode, which no other folder gets meanwhile.
+
+        Without that, one that is removed and made anew may have the same.
+        """
+        with suppress(OSError, AttributeError):  # Windows opens no folders
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            self._let_go = weakref.finalize(self, os.close, held)
+            found = os.fstat(held)
+            return found.st_dev, found.st_ino
+        return _inode(folder)
 
     def translated(self) -> AbstractContextManager[None]:
         """Let errors of lancedb come out as ours, without this store's secrets."""
@@ -203,6 +218,7 @@ class Session:
         self._closed = True
         if self._connection is not None and self._process == os.getpid():
             self._connection.close()  # type: ignore[no-untyped-call]
+        self._let_go()
 
     def check(self) -> AsyncConnection:
         """The connection, or why it cannot be used."""

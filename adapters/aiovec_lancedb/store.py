@@ -615,6 +615,7 @@ class LancedbBackend(
             return await tables.versions(self._session, opened)
 
     async def restore(self, table: TableHandle, version: int) -> None:
+        await self._session.check_place()  # a pin would be made in its place
         async with self._open_pins().held(table.name, version):
             await tables.check_whole(self._session, table, version, self._rows_of)
             with one_call():  # what was read is no time that it waited for others
@@ -637,12 +638,14 @@ class LancedbBackend(
 
     async def move_record(self) -> MoveRecord:
         self._session.check()
+        await self._session.check_place()
         return await in_thread(self._fence.read)
 
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
         self._session.check()
+        await self._session.check_place()
         self._check_writable()
         before, after = await in_thread(partial(self._fence.change, change, anew=anew))
         noted = before.mark is not None and not before.mark.filling

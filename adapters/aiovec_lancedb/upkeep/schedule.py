@@ -463,6 +463,7 @@ class Housekeeper:
 
     async def _take_lock(self, table: str) -> bool:
         """Return whether the lock for upkeep was free."""
+        await self.session.check_place()  # a lock would be made in its place
         lock = self._locks.get(table)
         if lock is None:
             lock = self._locks[table] = TaskLock(self.lock_of(f"{table}.upkeep"))

@@ -1,0 +1,117 @@
+"""The folder of an open store is removed, or removed and made anew."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from asyncio import to_thread
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aiovec
+from aiovec import Schema, StoreReplacedError, VectorStore
+from aiovec.backend import Moves, RetrievalSettings, create_backend, locate
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
+
+SCHEMA = Schema(4, fields={"year": int, "title": str})
+CALLS: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
+    "insert": lambda store: store.insert("t", rows("c")),
+    "upsert": lambda store: store.upsert("t", rows("a")),
+    "update": lambda store: store.update("t", {"year": 2}, ids="a"),
+    "delete": lambda store: store.delete("t", "a"),
+    "create_table": lambda store: store.create_table("u", SCHEMA),
+    "drop_table": lambda store: store.drop_table("t"),
+    "rename_table": lambda store: store.rename_table("t", "u"),
+    "add_field": lambda store: store.add_field("t", "more", int),
+    "drop_field": lambda store: store.drop_field("t", "year"),
+    "rename_field": lambda store: store.rename_field("t", "year", "since"),
+    "create_index": lambda store: store.create_index("t", "ivf_flat"),
+    "create_field_index": lambda store: store.create_field_index("t", "year", "btree"),
+    "optimize": lambda store: store.optimize("t"),
+    "restore": lambda store: store.restore("t", 1),
+    "get": lambda store: store.get("t", "a"),
+    "find": lambda store: store.find("t"),
+    "count": lambda store: store.count("t"),
+    "search": lambda store: store.search("t", [1, 2, 3, 4]),
+    "export": lambda store: exported(store),
+    "tables": lambda store: store.tables(),
+    "stats": lambda store: store.stats("t"),
+    "ping": lambda store: store.ping(),
+}
+
+
+def rows(*ids: str) -> list[dict[str, Any]]:
+    return [{"id": id, "embedding": [1.0, 2.0, 3.0, 4.0], "year": 1} for id in ids]
+
+
+async def exported(store: VectorStore) -> list[Any]:
+    return [batch async for batch in store.export("t")]
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def make_anew(folder: Path) -> None:
+    """Most file systems give the new folder the inode of the old one."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+WAYS = [remove, make_anew]
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(map(str, folder.parent.rglob("*")))
+
+
+async def filled(folder: Path) -> VectorStore:
+    store = await aiovec.connect(f"lancedb://{folder}")
+    await store.create_table("t", SCHEMA)
+    await store.insert("t", rows("a", "b"))
+    assert await store.count("t") == 2
+    return store
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_is_refused_and_makes_nothing(
+    tmp_path: Path, name: str, way: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "notes"
+    store = await filled(folder)
+    try:
+        await to_thread(way, folder)
+        before = await to_thread(left_in, folder)
+        with pytest.raises(StoreReplacedError) as caught:
+            await asyncio.wait_for(CALLS[name](store), 60)
+        assert caught.value.target == str(folder)
+    finally:
+        await store.close()
+    assert await to_thread(left_in, folder) == before
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+async def test_a_migration_is_refused_and_makes_nothing(
+    tmp_path: Path, way: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "notes"
+    await (await filled(folder)).close()
+    location = await to_thread(locate, f"lancedb://{folder}")
+    backend = await to_thread(create_backend, location, RetrievalSettings())
+    assert isinstance(backend, Moves)
+    await backend.open()
+    try:
+        await to_thread(way, folder)
+        before = await to_thread(left_in, folder)
+        with pytest.raises(StoreReplacedError):
+            await backend.begin_move("run")
+    finally:
+        await backend.close()
+    assert await to_thread(left_in, folder) == before
