@@ -1,0 +1,143 @@
+"""Rows that another program removed, and tables that it damaged: told, or answered rightly."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.contract.base import case
+from tests.sqlite.support import open_store, opened, ready, sql, whole_table
+
+import aiovec
+from aiovec import CorruptStoreError, Field, Schema, VectorStore
+
+DIM, ROWS = 16, 2_400
+VECTORS = np.random.default_rng(1).standard_normal((ROWS, DIM), dtype=np.float32)
+
+
+async def filled(path: Path) -> None:
+    fields = {"tenant": Field(str, partition=True), "n": int}
+    async with aiovec.connect(path) as store:
+        await store.create_table("t", Schema(DIM, fields=fields))
+        numbers = range(ROWS)
+        rows = {
+            "id": [f"r{n:04}" for n in numbers], "embedding": VECTORS,
+            "tenant": ["abcd"[n % 4] for n in numbers], "n": list(numbers),
+        }  # fmt: skip
+        await store.insert("t", rows)
+
+
+def remove(path: Path, table: str, number: int) -> None:
+    with sql(path) as db:
+        id = f"r{number:04}"
+        (rowid,) = db.execute('SELECT _rowid FROM "t.rows" WHERE id = ?', (id,)).fetchone()
+        key = "_rowid" if table == "rows" else "rowid"
+        db.execute(f'DELETE FROM "t.{table}" WHERE {key} = ?', (rowid,))
+
+
+@pytest.mark.parametrize("scan", ["auto", "disk"])
+@pytest.mark.parametrize("table", ["rows", "vec"])
+async def test_a_row_of_which_a_half_is_gone(tmp_path: Path, table: str, scan: str) -> None:
+    """No search tells another row, or another's distance; one that would find it tells damage."""
+    path = tmp_path / "a.db"
+    await filled(path)
+    told = 0
+
+    async def check(store: VectorStore, number: int, limit: int, where: str | None) -> None:
+        nonlocal told
+        try:
+            hits = await store.search("t", VECTORS[number], limit=limit, where=where)
+        except CorruptStoreError as exc:
+            told += 1
+            assert "'t'" in exc.reason  # noqa: PT017 - either outcome is right
+            return
+        for hit in hits:
+            assert hit.id == f"r{hit['n']:04}"
+            assert where is None or hit["tenant"] == where[-2]
+            one, other = VECTORS[hit["n"]].astype(float), VECTORS[number].astype(float)
+            wanted = 1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+            assert hit.distance == pytest.approx(wanted, abs=1e-6)
+
+    async with opened(path, scan=scan) as store:
+        if scan == "auto":
+            await ready(store, "t")
+        remove(path, table, 5)  # of the tenant "b"
+        for limit in (1, 7, ROWS):
+            for where in (None, "tenant = 'a'", "tenant = 'b'"):
+                await asyncio.gather(*(check(store, n, limit, where) for n in (4, 5, 6)))
+        assert told
+        reads: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
+            "get": lambda store: store.get("t", ["r0004", "r0005"]),
+            "find": lambda store: store.find("t", "n < 9", select=["embedding"]),
+            "export": lambda store: whole_table(store, "t"),
+        }
+        for name, read in reads.items():
+            with case(name):
+                if table == "vec":
+                    with pytest.raises(CorruptStoreError, match="'t'"):
+                        await read(store)
+                else:
+                    await read(store)
+    async with opened(path, scan=scan) as store:
+        with pytest.raises(CorruptStoreError, match="'t'"):
+            await store.search("t", VECTORS[5], limit=3)
+
+
+# In a process of its own, since what it looks for ends the process.
+CALLS = """
+import asyncio, sys
+import aiovec
+
+async def main(path):
+    rows = [{"id": "7", "embedding": [1.0] * 8, "n": "b"}]
+    for name, call in {
+        "get": lambda store: store.get("t", ["7"]),
+        "search": lambda store: store.search("t", [1.0] * 8, exact=True),
+        "find": lambda store: store.find("t", limit=300, select=["embedding"]),
+        "upsert": lambda store: store.upsert("t", rows),
+        "update": lambda store: store.update("t", {"n": "b"}, ids=["7"]),
+        "delete": lambda store: store.delete("t", ["7"]),
+        "insert": lambda store: store.insert("t", [{**rows[0], "id": "new"}]),
+    }.items():
+        async with await aiovec.connect(path) as store:  # each on a store that knows nothing yet
+            try:
+                await call(store)
+            except aiovec.CorruptStoreError as exc:
+                print(name, "told:", exc, flush=True)
+
+for path in sys.argv[1:]:
+    asyncio.run(main(path))
+"""
+
+DAMAGES = (
+    'DROP TABLE "t.vec_rowids"',
+    'ALTER TABLE "t.vec_rowids" RENAME COLUMN chunk_id TO chunk',
+)
+
+
+@pytest.mark.slow
+async def test_a_table_in_which_vec0_finds_no_row(tmp_path: Path) -> None:
+    """sqlite-vec would crash at it, and the process with it."""
+    paths = [tmp_path / f"{number}.db" for number, _ in enumerate(DAMAGES)]
+    for path, damage in zip(paths, DAMAGES, strict=True):
+        store = await open_store(path)
+        await store.create_table("t", Schema(8, fields={"n": Field(str, partition=True)}))
+        rows = [{"id": str(n), "embedding": [float(n)] * 8, "n": "a"} for n in range(1, 400)]
+        await store.insert("t", rows)
+        await store.close()
+        with sql(path) as db:
+            db.execute(damage)
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", CALLS, *map(str, paths)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert re.match(r"\w+ told: .*the file is damaged", line), line
+    assert done.stdout.count("\n") == 7 * len(DAMAGES)
