@@ -216,13 +216,15 @@ class TableWriter(Committer[_Call]):
 
     async def _begun(self, group: list[_Call]) -> list[_Call]:
         """Note the calls' keys; return the calls without those that their keys end."""
+        if self._keys is None:
+            return group
         keyed: dict[str, _Call] = {}
         again = []
         for call in group:
             if call.noted is not None and keyed.setdefault(call.noted.key.name, call) is not call:
                 call.wait_again()  # until the first of its key has its outcome
                 again.append(call)
-        if not keyed or self._keys is None:
+        if not keyed:
             return group
         try:
             await in_thread(self._keys.begin, [call.noted for call in keyed.values()])
