@@ -165,6 +165,8 @@ def _in_use(folder: Path) -> Iterator[int]:
         return
     for name in names:
         version, _, _ = name.partition("-")
+        if not version.isdecimal():
+            continue  # it is no pin
         try:
             file = LockedFile.at(folder / name, create=False)
         except FileNotFoundError:
