@@ -104,16 +104,14 @@ def assigned(value: Any, kind: Kind) -> str:
     return literal(value)
 
 
-_LIKE = str.maketrans(
-    {"\\": r"\\", "%": r"\%", "_": r"\_", ANY_TEXT: "%", ANY_CHARACTER: "_"}
-)  # fmt: skip
-
-
 def like(value: str, pattern: str, *, ignore_case: bool, negate: bool) -> str:
     """A text against a marked pattern. Lance's LIKE has the backslash as its escape."""
     no = "NOT " if negate else ""
     if not ignore_case:
-        return f"{value} {no}LIKE {text(pattern.translate(_LIKE))}"
+        # Not by translate(), which takes a hundred milliseconds for a pattern of a megabyte.
+        written = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+        written = written.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")
+        return f"{value} {no}LIKE {text(written)}"
     # Lance's ILIKE folds by another version of Unicode than ours.
     body = pattern.strip(ANY_TEXT)
     begin = "" if pattern.startswith(ANY_TEXT) else "^"

@@ -15,6 +15,10 @@ from ..errors import FilterError
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
+MAX_TEXT = 1024 * 1024
+"""Bytes of a text in a filter, in UTF-8: a longer one would hold up the event loop while it is
+passed from hand to hand."""
+
 # CONTAINS, STARTSWITH and TIMESTAMP are words of the language only where a name cannot stand, so
 # a field may have them as its name.
 RESERVED = frozenset(("AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"))
@@ -107,7 +111,7 @@ def checked_values(values: Iterable[object]) -> tuple[str | int | float | bool |
     """Python values as literals; many of one plain type, as ids are, are checked at once."""
     listed = values if isinstance(values, (list, tuple)) else list(values)
     kinds = set(map(type, listed))
-    if kinds == {str} and all(map(str.isascii, listed)):
+    if kinds == {str} and all(map(str.isascii, listed)) and max(map(len, listed)) <= MAX_TEXT:
         return tuple(listed)
     if kinds == {int} and min(listed) >= MIN_INT and max(listed) <= MAX_INT:
         return tuple(listed)
@@ -119,9 +123,27 @@ def checked_text(value: object) -> str:
     if not isinstance(value, str):
         raise FilterError(f"{shown(value)} is not text")
     plain = str.__str__(value)
+    check_length(plain)
     if not plain.isascii() and _LONE_SURROGATE.search(plain):
         raise FilterError(f"{shown(plain)} holds a lone surrogate, which no stored text can")
     return plain
+
+
+def check_length(text: str) -> None:
+    """Raise FilterError if a text is too long for a filter."""
+    # No character takes more than four bytes, so most lengths tell it without counting them.
+    if len(text) <= MAX_TEXT // 4:
+        return
+    if len(text) > MAX_TEXT or (
+        not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT
+    ):
+        raise FilterError(too_long(len(text)))
+
+
+def too_long(characters: int) -> str:
+    """Say that a text has too many characters for a filter."""
+    most = MAX_TEXT // 2**20
+    return f"a text of {characters:,} characters is too long: in a filter it has at most {most} MiB"
 
 
 def timestamp(value: str) -> datetime:

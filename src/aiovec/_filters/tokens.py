@@ -115,6 +115,8 @@ class Tokens:
         if kind == "timestamp":
             return Token(kind, position, found, value=match["moment"])
         if kind in ("text", "quoted"):
+            if len(found) > 2 * words.MAX_TEXT + 2:  # however many of its quotes are doubled
+                raise FilterError(words.too_long(len(found) - 2), text=text, position=position)
             quote = found[0]
             return Token(kind, position, found, value=found[1:-1].replace(quote * 2, quote))
         if kind == "number" and text[match.end() : match.end() + 1].isidentifier():
