@@ -1,4 +1,4 @@
-"""Searches that wait are answered together; a lone one never waits for company.
+"""Searches of a table that wait are answered together; a lone one never waits for company.
 
 A few that come while others on the same table are being answered wait for these, some milliseconds
 at most: both batches would read all codes, and the one under way has all cores for itself.
@@ -42,17 +42,15 @@ _BUSY = "the searches of this process take too long"
 class Call(Outcome[list[Found]]):
     """The queries of one caller, who may have gone meanwhile."""
 
-    __slots__ = ("batch", "future", "patience", "queries", "since", "table")
+    __slots__ = ("batch", "future", "patience", "queries", "since")
 
     def __init__(
         self,
-        table: TableHandle,
         queries: Sequence[VectorQuery],
         future: asyncio.Future[None],
         patience: Patience,
     ) -> None:
         super().__init__()
-        self.table = table
         self.queries = queries
         self.future = future
         self.patience = patience
@@ -93,34 +91,57 @@ class _Batch:
 Answer = Callable[[TableHandle, Sequence[Call]], Awaitable[list[list[Found]]]]
 
 
-class _State:
-    """The calls of one event loop: those that wait, and the workers that answer others."""
+class _Queue:
+    """The calls on one table that wait, and the count of workers that answer others of them."""
 
-    __slots__ = (
-        "alarm", "at_work", "beginning", "queries", "tables", "waiting", "working",
-    )  # fmt: skip
+    __slots__ = ("calls", "queries", "table", "workers")
 
-    def __init__(self, look: Callable[[_State], None]) -> None:
-        self.waiting: deque[Call] = deque()
+    def __init__(self, table: TableHandle) -> None:
+        self.table = table
+        self.calls: deque[Call] = deque()
         self.queries = 0  # of the calls that wait
-        self.working: set[asyncio.Task[Any]] = set()
-        self.at_work = 0
-        self.beginning = 0  # of those, that have no batch yet
-        self.tables: list[TableHandle] = []  # one for each batch under way
-        self.alarm = Alarm(partial(look, self))
+        self.workers = 0
+
+    def add(self, call: Call) -> None:
+        self.calls.append(call)
+        self.queries += len(call.queries)
 
     def pop(self) -> Call:
-        call = self.waiting.popleft()
+        call = self.calls.popleft()
         self.queries -= len(call.queries)
         return call
 
-    def may_join(self, table: TableHandle) -> bool:
-        """Return whether a search may gain by waiting for those under way, or about to be."""
-        return bool(self.beginning) or any(one is table for one in self.tables)
+    def put_back(self, calls: list[Call]) -> None:
+        self.calls.extendleft(reversed(calls))
+        self.queries += sum(len(call.queries) for call in calls)
+
+
+class _State:
+    """The calls of one event loop by table, and the workers that answer them."""
+
+    __slots__ = ("alarm", "answering", "at_work", "queues", "working")
+
+    def __init__(self, look: Callable[[_State], None]) -> None:
+        # Those with a call that waits or a worker, by the identity of their table's handle.
+        self.queues: dict[int, _Queue] = {}
+        self.working: set[asyncio.Task[Any]] = set()
+        self.at_work = 0
+        self.answering = 0  # of those, that have a batch
+        self.alarm = Alarm(partial(look, self))
+
+    def queue(self, table: TableHandle) -> _Queue:
+        queue = self.queues.get(id(table))
+        if queue is None:
+            queue = self.queues[id(table)] = _Queue(table)
+        return queue
+
+    def remove_if_empty(self, queue: _Queue) -> None:
+        if not (queue.calls or queue.workers):
+            del self.queues[id(queue.table)]
 
 
 class Pipeline:
-    """Has calls answered in batches, at most ``workers`` at once.
+    """Has calls answered in batches, each of one table, at most ``workers`` at once.
 
     A call that is in no batch within ``busy_timeout`` fails, and so does one whose batch cannot
     read by then. A batch waits for that no longer than the first of its calls may.
@@ -136,11 +157,11 @@ class Pipeline:
         """The answers. A cancelled caller leaves its batch, which goes on without it."""
         patience = Patience(self._busy_timeout)
         state = self._state()
-        call = Call(table, queries, asyncio.get_running_loop().create_future(), patience)
-        state.waiting.append(call)
-        state.queries += len(queries)
-        begins = state.queries > _ONE_BATCH or not (state.at_work and state.may_join(table))
-        if not (begins and self._add_worker(state)):
+        queue = state.queue(table)
+        call = Call(queries, asyncio.get_running_loop().create_future(), patience)
+        queue.add(call)
+        begins = queue.queries > _ONE_BATCH or not queue.workers
+        if not (begins and self._add_worker(state, queue)):
             self._look_within(state, patience.left())
         try:
             await call.future
@@ -153,8 +174,7 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """True while no call waits or is being answered."""
-        state = self._state()
-        return not (state.waiting or state.at_work)
+        return not self._state().queues
 
     async def close(self) -> None:
         """Wait until every call has its answer, or the error that there is none any more."""
@@ -163,60 +183,73 @@ class Pipeline:
             await asyncio.wait(state.working)
         state.alarm.cancel()
 
-    def _add_worker(self, state: _State) -> bool:
-        """Begin to work on the calls that wait, if a worker is free."""
+    def _add_worker(self, state: _State, queue: _Queue) -> bool:
+        """Begin to work on the calls of a queue, if a worker is free."""
         if state.at_work >= self._workers:
             return False
         state.at_work += 1
-        state.beginning += 1
+        queue.workers += 1
         # Not at once, as the loop may begin tasks: it shall find those that call in the same round.
-        state.working.add(asyncio.Task(self._work(state)))
+        state.working.add(asyncio.Task(self._work(state, queue)))
         return True
 
-    async def _work(self, state: _State) -> None:
+    async def _work(self, state: _State, first: _Queue) -> None:
         own = asyncio.current_task()
-        state.beginning -= 1
+        queue: _Queue | None = first
         try:
-            while batch := self._next_batch(state):
-                state.tables.append(table := batch[0].table)
+            while queue is not None:
                 try:
-                    self._put_back(state, await self._settle(batch, own))
-                    # Let those who got answers ask again first: a batch of the few that came
-                    # meanwhile would read all codes for less (``python -m bench search``).
-                    await asyncio.sleep(0)
+                    await self._answer_some(state, queue, own)
                 finally:
-                    state.tables.remove(table)
-                if not state.waiting:
-                    break
-                if state.queries <= _FEW and state.may_join(state.waiting[0].table):
-                    self._look_within(state, _WAIT_FOR_OTHERS)
-                    break
+                    queue.workers -= 1
+                    state.remove_if_empty(queue)
+                queue = self._next_queue(state)
+                if queue is not None:
+                    queue.workers += 1
         finally:
             # At once: a call that comes before the loop's next round must find a worker, or none.
             state.at_work -= 1
             if own is not None:
                 state.working.discard(own)
 
-    def _next_batch(self, state: _State) -> list[Call]:
-        """The calls that waited longest, on one table; other idle workers get their share."""
-        idle = self._workers - state.at_work + state.beginning
-        share = state.queries
+    async def _answer_some(
+        self, state: _State, queue: _Queue, worker: asyncio.Task[Any] | None
+    ) -> None:
+        batch = self._next_batch(state, queue)
+        if not batch:
+            return
+        state.answering += 1
+        try:
+            queue.put_back(await self._settle(queue.table, batch, worker))
+            # Let those who got answers ask again first: a batch of the few that came meanwhile
+            # would read all codes for less (``python -m bench search``).
+            await asyncio.sleep(0)
+        finally:
+            state.answering -= 1
+
+    def _next_batch(self, state: _State, queue: _Queue) -> list[Call]:
+        """The calls of a queue that waited longest; other idle workers get their share."""
+        share = queue.queries
         if share > _ONE_BATCH:
-            share = min(MOST_TOGETHER, -(-share // (idle + 1)))
+            share = min(MOST_TOGETHER, -(-share // (self._workers - state.answering)))
         batch: list[Call] = []
         queries = 0
-        while state.waiting and queries < share:
-            call = state.waiting[0]
-            if call.future.done():  # its caller has gone
-                state.pop()
-            elif batch and call.table is not batch[0].table:
-                break
-            else:
-                batch.append(state.pop())
+        while queue.calls and queries < share:
+            call = queue.pop()
+            if not call.future.done():  # else its caller has gone
+                batch.append(call)
                 queries += len(call.queries)
-        if state.waiting and not (state.queries > _FEW and self._add_worker(state)):
-            self._look_within(state, state.waiting[0].patience.left())
+        if queue.calls and not (queue.queries > _FEW and self._add_worker(state, queue)):
+            self._look_within(state, queue.calls[0].patience.left())
         return batch
+
+    def _next_queue(self, state: _State) -> _Queue | None:
+        """The queue whose first call waited longest, but for those that better wait for others."""
+        waiting = [queue for queue in state.queues.values() if queue.calls]
+        ready = [queue for queue in waiting if queue.queries > _FEW or not queue.workers]
+        if waiting and not ready:
+            self._look_within(state, _WAIT_FOR_OTHERS)
+        return min(ready, key=lambda queue: queue.calls[0].since, default=None)
 
     # Calls that wait
 
@@ -229,29 +262,30 @@ class Pipeline:
     def _look(self, state: _State) -> None:
         """Have calls whose time is over fail, and give the others a worker that is free."""
         least = self._busy_timeout
-        for call in state.waiting:
-            if not call.future.done():
-                left = call.patience.left()
-                if left > 0:
-                    least = min(least, left)
-                else:
-                    call.fail(call.patience.error(_BUSY))
-        while state.waiting and state.waiting[0].future.done():
-            state.pop()
-        if state.waiting:
-            self._add_worker(state)
+        for queue in list(state.queues.values()):
+            for call in queue.calls:
+                if not call.future.done():
+                    left = call.patience.left()
+                    if left > 0:
+                        least = min(least, left)
+                    else:
+                        call.fail(call.patience.error(_BUSY))
+            while queue.calls and queue.calls[0].future.done():
+                queue.pop()
+            state.remove_if_empty(queue)
+        waiting = [queue for queue in state.queues.values() if queue.calls]
+        for queue in sorted(waiting, key=lambda queue: queue.calls[0].since):
+            self._add_worker(state, queue)
+        if waiting:
             self._look_within(state, max(least, _WAIT_FOR_OTHERS))
 
-    @staticmethod
-    def _put_back(state: _State, calls: list[Call]) -> None:
-        state.waiting.extendleft(reversed(calls))
-        state.queries += sum(len(call.queries) for call in calls)
-
-    async def _settle(self, calls: list[Call], worker: asyncio.Task[Any] | None) -> list[Call]:
+    async def _settle(
+        self, table: TableHandle, calls: list[Call], worker: asyncio.Task[Any] | None
+    ) -> list[Call]:
         """Answer the calls; return those that were refused for the time of others, not theirs."""
         batch = _Batch(calls, worker)
         try:
-            answers = await self._answer(calls[0].table, calls)
+            answers = await self._answer(table, calls)
         except asyncio.CancelledError:
             if worker is not None and batch.abandoned:
                 worker.uncancel()
@@ -270,7 +304,7 @@ class Pipeline:
                 # Whose it is shows when each is asked alone.
                 for call in calls:
                     if not call.future.done():
-                        await self._settle([call], worker)
+                        await self._settle(table, [call], worker)
             else:
                 calls[0].fail(error)
             return []
