@@ -326,7 +326,10 @@ class ReadingContract(ContractBase):
         assert [(value, type(value), n) for value, n in found.items()] == [
             (True, bool, 2), (False, bool, 1),
         ]  # fmt: skip
-        assert (await store.distinct("notes", "payload.k"))[True] == 4  # a dict's 1 and True
+        with pytest.raises(InvalidArgumentError, match="both 1 and TRUE"):
+            await store.distinct("notes", "payload.k")
+        assert await store.distinct("notes", "payload.k", "payload.k IN (0, 1)") == {0: 2, 1: 2}
+        assert await store.distinct("notes", "payload.k", limit=1) == {0: 2}
 
     async def test_distinct_of_what_no_rows_have(self, store: VectorStore) -> None:
         await store.create_table("notes", EVERY_KIND)

@@ -297,9 +297,10 @@ class Oracle:
     ) -> dict[Value, int]:
         held = self._table(table)
         ref = value_ref(held.schema, field, lists=True)
-        found: dict[Value, int] = {}
-        for value, count in counted(self._selected(held, where), ref, _value_in)[:limit]:
-            found[value] = found.get(value, 0) + count
+        counts = counted(self._selected(held, where), ref, _value_in)[:limit]
+        found = dict(counts)
+        if len(found) < len(counts):  # 1 and True, or 0 and False
+            raise InvalidArgumentError("field", field, "of one kind")
         return found
 
     @own_work()

@@ -862,8 +862,10 @@ class VectorStore:
         The most frequent come first, equally frequent ones in the order in which ``find`` sorts
         them; ``limit`` gives at most so many. ``field`` is a field, "id" or a key of the payload
         (``payload.kind``). Nulls are not counted. A row counts once for each different item of a
-        list field; lists and objects in the payload count as null. As keys of a dict, 1 and True
-        of a payload key are one.
+        list field; lists and objects in the payload count as null.
+
+        A dict cannot hold 1 beside True, nor 0 beside False. Where rows have both in a payload key,
+        InvalidArgumentError says so: count them apart with ``where``.
         """
         if limit is not None:
             limit = count_of("limit", limit)
@@ -874,7 +876,7 @@ class VectorStore:
             counts = [await engine.backend.value_counts(handle, ref, condition, limit)]
             operation.returned = count = len(counts[0])
             # Freed in the thread too, as that of a million takes its time.
-            return await off_loop(count, lambda: _added_up(counts.pop()))
+            return await off_loop(count, lambda: _dict_of(field, counts.pop()))
 
         operation = Operation("distinct", table, limit=limit, filtered=where is not None)
         return await self._on_table(operation, counted)
@@ -1658,10 +1660,15 @@ def _search_operation(
     )
 
 
-def _added_up(counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:
-    found: dict[Value, int] = {}
-    for value, count in counts:
-        found[value] = found.get(value, 0) + count
+def _dict_of(field: str, counts: Sequence[tuple[Value, int]]) -> dict[Value, int]:
+    found = dict(counts)
+    if len(found) < len(counts):  # as keys of a dict, 1 and True are one
+        raise InvalidArgumentError(
+            "field", field,
+            "a key with numbers or with booleans; rows have both 1 and TRUE in it, or 0 and FALSE, "
+            f"which a dict cannot hold apart: count them with where='{field} IN (TRUE, FALSE)' and "
+            f"where='{field} IN (0, 1)'",
+        )  # fmt: skip
     return found
 
 

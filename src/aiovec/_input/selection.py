@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,8 @@ def select_columns(
     """The selection for ``select``: fields, the vector's name, "payload" or "payload.<key>".
 
     Dots lead into nested objects, as in filters, and ``payload."a.b"`` is the key ``a.b``. None
-    selects every field and the payload. ``needs_vector`` reads the vector for the caller's own
+    selects every field and the payload. A row without a selected key of the payload does not get
+    one. ``needs_vector`` reads the vector for the caller's own
     use; ``whole_payload`` allows no single keys. It holds at most ``_MOST_NAMES`` names and keys.
     """
     if select is None:
@@ -341,6 +343,8 @@ def _too_many(found: object) -> InvalidArgumentError:
 
 def _unknown(name: object, schema: Schema, whole_payload: bool) -> InvalidNameError:
     able = ["id", schema.vector, *schema.fields]
+    near = get_close_matches(name, able, 1) if isinstance(name, str) else []
     if schema.payload:
         able.append(_PAYLOAD if whole_payload else "payload, payload.<key>")
-    return InvalidNameError(name, "selected column", f"there are {', '.join(able)}")
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InvalidNameError(name, "selected column", f"there are {', '.join(able)}{hint}")
