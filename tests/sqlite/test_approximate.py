@@ -1,0 +1,55 @@
+"""Searches that were asked to be approximate: by bits and by prefixes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.sqlite.support import opened
+
+from aiovec import Schema, Tuning
+
+ROWS, DIM = 4_000, 128
+
+
+def vectors() -> Any:
+    """As embeddings are: of some topics, and with the first components the most telling."""
+    rng = np.random.default_rng(1)
+    topics = rng.standard_normal((60, DIM))
+    made = topics[rng.integers(0, 60, ROWS)] + 0.6 * rng.standard_normal((ROWS, DIM))
+    return (made * np.linspace(1, 0.2, DIM)).astype(np.float32)
+
+
+@pytest.mark.parametrize("way", ["bits", "prefix"])
+async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, way: str) -> None:
+    rows = vectors()
+    schema = Schema(DIM, fields={"n": int}, quantized="bit")
+    tuning = None if way == "bits" else Tuning(dims=64)
+    async with opened(tmp_path / "a.db", scan="bit" if way == "bits" else "auto") as store:
+        await store.create_table("t", schema)
+        numbers = list(range(ROWS))
+        await store.insert("t", {"id": [f"{n}" for n in numbers], "embedding": rows, "n": numbers})
+        found = wanted = 0
+        for turn in range(2):  # from the file, and once it is in memory
+            for number in range(turn, 200, 10):
+                where = "n < 2000" if number % 20 else None
+                options: dict[str, Any] = {"limit": 10, "where": where}
+                hits = await store.search("t", rows[number], tuning=tuning, **options)
+                true = await store.search("t", rows[number], exact=True, **options)
+                assert len(hits) == len(true) == 10
+                assert all(where is None or hit["n"] < 2_000 for hit in hits)
+                units = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1)[:, None]
+                for hit in hits:
+                    assert hit.distance == pytest.approx(
+                        1 - units[hit["n"]] @ units[number], abs=1e-6
+                    )
+                found += len({hit.id for hit in hits} & {hit.id for hit in true})
+                wanted += 10
+        assert found >= 0.9 * wanted
+        # What was just written is found, and what was deleted is not.
+        await store.upsert("t", [{"id": "new", "embedding": 2 * rows[7], "n": -1}])
+        await store.delete("t", "7")
+        (hit,) = await store.search("t", rows[7], limit=1, tuning=tuning)
+        assert hit.id == "new"

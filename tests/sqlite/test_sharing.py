@@ -1,0 +1,303 @@
+"""One file for many: locks that others hold, stores beside each other, and processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.sqlite.support import LockHolder, check_file, opened, python, run_code
+
+import aiovec
+from aiovec import Schema, StoreBusyError, StoreClosedError
+
+SCHEMA = Schema(4, metric="l2", fields={"n": int})
+
+
+def row(number: int) -> dict[str, object]:
+    return {"id": f"r{number}", "embedding": [float(number), 1, 2, 3], "n": number}
+
+
+async def test_another_process_that_holds_the_lock_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with opened(path, write_queue=3, busy_timeout=300) as store:
+        await store.create_table("notes", SCHEMA)
+        async with LockHolder(path) as holder:
+            writes = [asyncio.ensure_future(store.insert("notes", [row(n)])) for n in range(30)]
+            # Reads do not wait, and see what was there before.
+            assert await store.count("notes") == 0
+            assert await store.search("notes", [1.0] * 4) == []
+            assert not any(write.done() for write in writes)
+            writes[20].cancel()  # one that waits for a place and leaves takes none with it
+            await holder.free()
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert isinstance(outcomes.pop(20), asyncio.CancelledError)
+        assert outcomes == [1] * 29
+        assert await store.count("notes", "n = 20") == 0
+    assert await asyncio.to_thread(check_file, path) == {"notes": 29}
+
+
+async def test_beyond_busy_timeout_a_call_fails_and_does_nothing_later(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with aiovec.connect(path) as patient:
+        await patient.create_table("notes", SCHEMA)
+        async with LockHolder(path):
+            for seconds, queue in ((0.3, 1024), (0.3, 1), (0, 1024)):
+                async with opened(path, busy_timeout=seconds, write_queue=queue) as store:
+                    outcomes = await asyncio.gather(
+                        *(store.insert("notes", [row(n)]) for n in range(5)), return_exceptions=True
+                    )
+                for outcome in outcomes:
+                    assert isinstance(outcome, StoreBusyError), outcome
+                    assert outcome.waited >= seconds
+                told = " ".join(map(str, outcomes))
+                assert ("too many writes" if queue == 1 else "another process") in told
+        assert await patient.count("notes") == 0
+        assert await patient.insert("notes", [row(1)]) == 1
+
+
+async def test_many_stores_take_turns_and_see_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with opened(path) as one, opened(path) as other:
+        await one.create_table("notes", SCHEMA)
+        calls = [(one, other)[n % 2].insert("notes", [row(n)]) for n in range(100)]
+        assert await asyncio.gather(*calls) == [1] * 100
+        for n in range(100, 130):
+            writer, reader = (one, other) if n % 2 else (other, one)
+            await writer.insert("notes", [row(n)])
+            (hit,) = await reader.search("notes", [float(n), 1, 2, 3], limit=1)
+            assert (hit.id, hit.distance) == (f"r{n}", 0)
+            await reader.delete("notes", f"r{n - 50}")
+            (hit,) = await writer.search("notes", [float(n - 50), 1, 2, 3], limit=1)
+            assert hit.id != f"r{n - 50}"
+
+
+async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
+    """A search finds what was acknowledged before it began, and nothing that was deleted then."""
+    async with aiovec.connect(tmp_path / "notes.db") as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", [row(n) for n in range(2_500)])
+        there = set(range(2_500))
+        rng = np.random.default_rng(2)
+        over = False
+
+        async def write(first: int) -> None:
+            for n in range(first, first + 400, 10):
+                await store.insert("notes", [row(n + i) for i in range(10)])
+                there.update(range(n, n + 10))
+                gone = n - first
+                there.difference_update(range(gone, gone + 5))
+                await store.delete("notes", [f"r{gone + i}" for i in range(5)])
+
+        async def search() -> int:
+            searches = 0
+            while not over:
+                before = set(there)
+                number = int(rng.choice(list(before)))
+                hits = await store.search("notes", [float(number), 1, 2, 3], limit=5)
+                found = {hit["n"] for hit in hits}
+                assert number in found or number not in there
+                assert not found - before - there - set(range(3_000, 5_000))
+                many = await store.search("notes", [0.0] * 4, limit=10_000, where="n < 2500")
+                assert {hit["n"] for hit in many} >= {n for n in there if n < 2_500}
+                searches += 1
+            return searches
+
+        async def leave() -> None:
+            """Ask for much and cancel it, at any moment."""
+            while not over:
+                call = asyncio.ensure_future(store.search("notes", [0.0] * 4, limit=10_000))
+                for _ in range(int(rng.integers(0, 30))):
+                    await asyncio.sleep(0)
+                call.cancel()
+                await asyncio.wait([call])
+
+        searching = [asyncio.ensure_future(call) for call in (search(), search(), leave())]
+        await asyncio.gather(write(3_000), write(4_000))
+        over = True
+        first, second, _ = await asyncio.gather(*searching)
+        assert first
+        assert second
+
+
+async def test_a_close_meets_calls(tmp_path: Path) -> None:
+    """Calls are answered or told that the store is closed; a close may be cancelled anywhere."""
+    path = tmp_path / "notes.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", SCHEMA)
+    for turn in range(16):
+        store = await aiovec.connect(path)
+        await store.insert("notes", [row(turn)])
+        reads = [asyncio.ensure_future(store.count("notes")) for _ in range(4)]
+        closing = asyncio.ensure_future(store.close())
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await store.close()
+        for outcome in await asyncio.gather(*reads, return_exceptions=True):
+            assert outcome == turn + 1 or isinstance(outcome, StoreClosedError), repr(outcome)
+    assert await asyncio.to_thread(os.listdir, tmp_path) == ["notes.db"]
+    async with aiovec.connect(path) as store:
+        assert await store.count("notes") == 16
+
+
+OTHER = """
+import asyncio, sys
+import aiovec
+
+async def main():
+    async with aiovec.connect(sys.argv[1]) as store:
+        for line in sys.stdin:
+            number = int(line)
+            (hit,) = await store.search("notes", [float(number), 1, 2, 3], limit=1)
+            await store.delete("notes", f"r{number}")
+            row = {"id": f"r{number + 1}", "embedding": [float(number + 1), 1, 2, 3]}
+            await store.insert("notes", [row])
+            print(hit.id, hit.distance, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_each_write_of_another_process_is_seen_by_the_next_search(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", [row(n) for n in range(10_000, 12_000)])
+        other = await asyncio.to_thread(
+            python, "-c", OTHER, str(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert other.stdin is not None
+        assert other.stdout is not None
+        for number in range(0, 200, 2):
+            await store.insert("notes", [row(number)])
+            other.stdin.write(f"{number}\n")
+            other.stdin.flush()
+            told = await asyncio.to_thread(other.stdout.readline)
+            assert told == f"r{number} 0.0\n"
+            hits = await store.search("notes", [float(number + 1), 1, 2, 3], limit=2)
+            assert (hits[0].id, hits[0].distance) == (f"r{number + 1}", 0)
+            assert hits[1].id != f"r{number}"
+        await asyncio.to_thread(other.communicate)
+        assert other.returncode == 0
+
+
+FORK = """
+import asyncio, json, os, sys, warnings
+import aiovec
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of the fork as such
+
+def row(number):
+    return {"id": f"r{number}", "embedding": [float(number), 1, 2, 3]}
+
+async def in_child(store, path):
+    calls = {
+        "search": lambda: store.search("notes", [1, 2, 3, 4]),
+        "insert": lambda: store.insert("notes", [row(900)]),
+        "tables": store.tables,
+        "optimize": lambda: store.optimize("notes"),
+        "open": lambda: aiovec.connect(path).__aenter__(),
+    }
+    told = {}
+    for name, call in calls.items():
+        try:
+            await call()
+        except aiovec.AiovecError as exc:
+            told[name] = f"{type(exc).__name__}: {exc}"
+    await store.close()
+    async with aiovec.connect(path + ".other") as own:
+        await own.create_table("notes", aiovec.Schema(4))
+        told["other"] = await own.insert("notes", [row(1)])
+    return told
+
+async def main(path):
+    store = await aiovec.connect(path)
+    await store.create_table("notes", aiovec.Schema(4))
+    await store.insert("notes", [row(n) for n in range(100)])
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        return store, tell
+    os.close(tell)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    await store.insert("notes", [row(100)])
+    print(json.dumps([status, json.loads(os.read(told, 100_000) or "{}"),
+                      await store.count("notes")]))
+    await store.close()
+
+loop = asyncio.new_event_loop()
+forked = loop.run_until_complete(main(sys.argv[1]))
+if forked is not None:  # the child leaves its parent's loop alone
+    store, tell = forked
+    os.write(tell, json.dumps(asyncio.run(in_child(store, sys.argv[1]))).encode())
+    os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+async def test_a_forked_child_gets_an_error(tmp_path: Path) -> None:
+    done = await asyncio.to_thread(run_code, FORK, str(tmp_path / "notes.db"))
+    assert done.returncode == 0, done.stderr
+    status, told, count = json.loads(done.stdout)
+    assert (status, count) == (0, 101), done.stderr
+    assert told.pop("other") == 1
+    assert told.keys() == {"search", "insert", "tables", "optimize", "open"}
+    assert all("forked" in error for error in told.values()), told
+
+
+LOADING = """
+import asyncio, resource, sys
+import numpy as np
+import aiovec
+
+async def main(path, dim):
+    queries = np.random.default_rng(1).standard_normal((4, dim), dtype=np.float32)
+    async with aiovec.connect(path) as store:
+        names = await store.tables()
+        await store.search(names[0], queries[0], where="n = 1")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(4):
+            await asyncio.gather(*(store.search(n, q) for n in names for q in queries))
+            told = [await store.stats(name) for name in names]
+            assert sum(one.scan_memory for one in told) <= int(sys.argv[3]), told
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the most memory so far")
+async def test_many_tables_that_load_at_once_keep_to_scan_memory(tmp_path: Path) -> None:
+    """One table takes 2 MiB in memory, all of them 24."""
+    path, dim, rows, budget = tmp_path / "a.db", 1024, 2_000, 4 * 2**20
+    rng = np.random.default_rng(0)
+    async with opened(path) as store:
+        for table in range(12):
+            await store.create_table(f"t{table}", Schema(dim, fields={"n": int}))
+            vectors = rng.standard_normal((rows, dim), dtype=np.float32)
+            ids = [f"r{n}" for n in range(rows)]
+            await store.insert(f"t{table}", {"id": ids, "embedding": vectors, "n": range(rows)})
+    taken = {}
+    for scan in ("disk", "auto"):
+        settings = {
+            "AIOVEC_RETRIEVAL__SQLITE__SCAN": scan,
+            "AIOVEC_RETRIEVAL__SQLITE__SCAN_MEMORY": str(budget),
+        }
+        done = await asyncio.to_thread(
+            run_code, LOADING, str(path), str(dim), str(budget), env=settings
+        )
+        assert done.returncode == 0, done.stderr
+        taken[scan] = int(done.stdout) * 1024
+    assert taken["auto"] - taken["disk"] < budget + 14 * 2**20, taken
