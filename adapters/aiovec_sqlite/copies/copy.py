@@ -271,8 +271,9 @@ def _selected(
     return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])
 
 
-# More changes than this are not brought in while a search waits.
-_MOST_CHANGES = 4096
+# What is brought in while a search waits: so many rows, so many bytes of codes, which take some 60
+# ms to encode, or this share of the copy. Of more, the copy is made anew while the file answers.
+_ROWS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_AT_ONCE = 4096, 6 * 2**20, 1 / 8
 
 
 class OlderSnapshotError(Exception):
@@ -320,6 +321,12 @@ class ResidentCopy:
             return SignReader(db, self.table)
         return ExactReader(db, self.table, whole=self.whole)
 
+    def most_changes(self, rows: int) -> int:
+        """Return the count of changes to bring in at once into a copy of so many rows."""
+        nbytes = self.table.schema.dim // 8 if self.bits else self.table.schema.dim
+        by_size = _BYTES_AT_ONCE // (4 * nbytes if self.whole else nbytes)
+        return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
+
     def search_batch(
         self,
         snapshot: Snapshot,
@@ -356,7 +363,7 @@ class ResidentCopy:
         self, db: sqlite3.Connection, ticket: Ticket, state: State, change: int
     ) -> State | None:
         table = self.table
-        changes = _changes(db, table, state.change)
+        changes = _changes(db, table, state.change, self.most_changes(state.rows))
         if changes is None:
             return None
         rows, changed = changes
@@ -448,23 +455,23 @@ class ResidentCopy:
 
 
 def _changes(
-    db: sqlite3.Connection, table: TableLayout, since: int
+    db: sqlite3.Connection, table: TableLayout, since: int, most: int
 ) -> tuple[Sequence[tuple[Any, ...]], Int64Array] | None:
     """Return the rows that were written since then, and the rowids of those and of the deleted.
 
-    None where they are too many, or not all are known any more.
+    None where they are more than ``most``, or not all are known any more.
     """
     if since < floor_of(db, table):
         return None
     rows = db.execute(
         f"SELECT {_row_columns(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
-        (since, _MOST_CHANGES + 1),
+        (since, most + 1),
     ).fetchall()
     deleted = db.execute(
         "SELECT row FROM aiovec_deleted WHERE name = ? AND seq > ? LIMIT ?",
-        (table.name, since, _MOST_CHANGES + 1),
+        (table.name, since, most + 1),
     ).fetchall()
-    if len(rows) + len(deleted) > _MOST_CHANGES:
+    if len(rows) + len(deleted) > most:
         return None
     check_stored([row[0] for row in deleted], int, f"the deleted rows of {table.name!r}")
     return rows, np.array([row[0] for row in (*rows, *deleted)], dtype=np.int64)
@@ -520,7 +527,9 @@ class Loader:
         change = newest_change(db)
         if change == self._change:
             return
-        changes = _changes(db, self._table, self._change)
+        rows_so_far = sum(part.count - part.dead for part in self._segments)
+        most = self.copy.most_changes(rows_so_far)
+        changes = _changes(db, self._table, self._change, most)
         self._change = change
         if changes is None:
             self._last, self._segments = 0, []
