@@ -1,0 +1,74 @@
+"""The demo's embedder and its passages, which the documentation's figures and stored rows rest on."""
+
+from __future__ import annotations
+
+import inspect
+import json.decoder
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from aiovec._demo import HashingEmbedder, stdlib_passages
+
+EMBEDDER = HashingEmbedder()
+
+
+def cosine(one: str, other: str) -> float:
+    return float(EMBEDDER.embed(one) @ EMBEDDER.embed(other))
+
+
+def test_every_text_has_a_direction_that_does_not_depend_on_the_batch() -> None:
+    texts = ["open a file", "", " \n", "!?", "\ud800", "x" * 100_000, "日本語", "\0"]
+    together = EMBEDDER.embed_many(texts)
+    assert together.dtype == np.float32
+    assert np.linalg.norm(together, axis=1) == pytest.approx(np.ones(len(texts)), abs=1e-5)
+    for text, vector in zip(texts, together, strict=True):
+        assert EMBEDDER.embed(text) == pytest.approx(vector, abs=1e-6)
+    assert EMBEDDER.embed_many([]).shape == (0, 256)
+
+
+def test_texts_that_share_words_are_near() -> None:
+    text = "compress a file with gzip"
+    assert cosine(text, text) == pytest.approx(1, abs=1e-6)
+    assert cosine(text, "reading and writing gzip compressed files") > 0.3
+    assert cosine(text, "the median of numeric data") < 0.3
+    assert cosine("HTTPServer", "http server") > 0.5
+    assert cosine("the lock of the process", "lock process") > 0.9
+
+
+@pytest.mark.slow
+def test_the_model_of_this_name_keeps_its_vectors() -> None:
+    # Stored vectors carry the model's name. Whoever changes the model changes the name, and this.
+    assert EMBEDDER.model == "aiovec-demo-hash-256"
+    vector = EMBEDDER.embed("compress a file with gzip")
+    largest = np.argsort(-np.abs(vector), kind="stable")[:3]
+    assert dict(zip(largest.tolist(), vector[largest].tolist(), strict=True)) == pytest.approx(
+        {87: 0.218246, 213: -0.212434, 80: 0.165932}, abs=1e-5
+    )
+    # Python salts hash() in every process.
+    script = (
+        "import sys; from aiovec._demo import HashingEmbedder;"
+        "sys.stdout.write(HashingEmbedder().embed('compress a file with gzip').tobytes().hex())"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert other.stdout == vector.tobytes().hex()
+
+
+@pytest.mark.slow
+def test_the_passages_are_the_docstrings_of_the_standard_library() -> None:
+    before = set(sys.modules)
+    passages = {passage.name: passage for passage in stdlib_passages()}
+    assert not {"antigravity", "this", "turtle"} & (set(sys.modules) - before)  # nothing runs
+    assert 3_000 < len(passages) < 20_000
+    found = passages["json.decoder.JSONDecoder.decode"]
+    function = json.decoder.JSONDecoder.decode
+    assert (found.module, found.kind) == ("json.decoder", "function")
+    assert found.text == inspect.getdoc(function)
+    assert found.line == inspect.getsourcelines(function)[1]
+    assert not any(part.startswith("_") for name in passages for part in name.split("."))
