@@ -1,4 +1,4 @@
-"""The demo's embedder and its passages, which the documentation's figures and stored rows rest on."""
+"""The demo's embedder and passages, which stored rows and the figures of the docs rest on."""
 
 from __future__ import annotations
 
