@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from aiovec.backend import (
     Finding,
     StaleTableError,
+    in_thread,
     room_at,
     version_of,
 )
@@ -22,6 +23,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .settings import LancedbSettings
 from .target import KEY_VARIABLE, StoreTarget
+from .written import TableFiles
 
 if TYPE_CHECKING:
     from .session import Session
@@ -146,6 +148,11 @@ async def _tables(target: str) -> list[Finding]:
 
 async def _table(session: Session, name: str) -> Finding:
     """Return the finding about a table. Reads every id."""
+    if session.folder is not None:
+        files = TableFiles(session.folder, name)
+        if cut := await in_thread(files.cut_short):
+            cure = await in_thread(files.cure, cut)
+            return Finding(f"table {name}", f"{cut[0]} is damaged", ok=False, cure=cure)
     table = await session.opened(await session.handle(name))
     ids: list[pa.Array] = []
     rows = 0

@@ -50,7 +50,8 @@ _CONFLICT = re.compile(
 _DAMAGED = re.compile(
     r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
     r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
-    r"|does not have sufficient data"
+    r"|does not have sufficient data|correct footer|invalid range .* for object of size"
+    r"|invalid seek to a negative"
     r"|version \d+ no longer exists"
     r"|not found: .*\.(lance|manifest|arrow|idx)",
     re.IGNORECASE,

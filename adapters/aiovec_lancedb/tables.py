@@ -95,6 +95,7 @@ class DropTable(WriteOperation):
     """That of the table which was found first: if others drop it, theirs of this name stays."""
 
     changes_schema: ClassVar[bool] = True
+    brings_files: ClassVar[bool] = False
 
     async def refused(self, session: Session, mark: MoveMark) -> Exception:
         names = await session.names()
@@ -349,6 +350,7 @@ class Restore(WriteOperation):
     version: int
 
     changes_schema: ClassVar[bool] = True
+    brings_files: ClassVar[bool] = False
 
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
         return ()

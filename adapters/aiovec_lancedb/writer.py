@@ -6,6 +6,7 @@ A commit costs Lance some milliseconds and leaves a version and files behind, wh
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -48,10 +49,12 @@ from .errors import ConflictError
 from .locks.local import TaskLock, WriteLock
 from .once import Keys, Noted
 from .session import CONFIRM, Session
-from .written import DataFiles
+from .written import TableFiles, index_of, is_index
 
 if TYPE_CHECKING:
     from .locks.moves import Fence
+
+LOG = logging.getLogger("aiovec.lancedb")
 
 # Rows in one commit. More would make the first of its calls wait long for the last.
 _MOST_ROWS = 8192
@@ -95,6 +98,9 @@ class WriteOperation(ABC):
     by_hand: ClassVar[bool] = False
     """True if it is held off in a store that is being filled, though it touches no rows."""
 
+    brings_files: ClassVar[bool] = True
+    """False if it writes nothing but a manifest, so that a damaged table does not stop it."""
+
     async def refused(self, session: Session, mark: MoveMark) -> Exception:
         """Why it is not done while the mark stands, of a work that changes schemas."""
         return mark.frozen_error()
@@ -113,6 +119,19 @@ class WriteOperation(ABC):
 
         What it raises holds for all of them, and nothing of them was done.
         """
+
+
+class CheckFiles(WriteOperation):
+    """Has the files checked that were committed beside the writers, as behind every write.
+
+    AiovecError where one was cut short.
+    """
+
+    async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
+        return ()
+
+    async def do(self, session: Session, others: Sequence[WriteOperation]) -> list[Any]:
+        return [None]
 
 
 class _Call(WriteCall):
@@ -156,7 +175,9 @@ class TableWriter(Committer[_Call]):
         self._fence = fence
         self._mark: MoveMark | None = None
         folder = session.folder
-        self._files = None if folder is None else DataFiles(folder, table)
+        self._files = None if folder is None else TableFiles(folder, table)
+        # True once every file of the table was found whole.
+        self._sound = False
         self._keys = keys
         self._looked = False
         self._lock = TaskLock(lock)
@@ -318,32 +339,60 @@ class TableWriter(Committer[_Call]):
                 raise mark.frozen_error()
             if not mark.filling:
                 await self._fence.note(mark, self._table, touched)
-        files = self._files
-        if files is None:
+        if self._files is None or not first.brings_files:
             return await first.do(self._session, others)
-        if not files.begun:
-            with self._session.translated():
-                await in_thread(files.begin)
-        outcomes = await first.do(self._session, others)
+        before = await self._begin(self._files)
+        try:
+            return await first.do(self._session, others)
+        finally:
+            await self._check_written(self._files, before, first)
+
+    async def _begin(self, files: TableFiles) -> int:
+        """Return the number of the version that a write begins with, which is no damaged one.
+
+        So whatever is cut short afterwards was not acknowledged.
+        """
+        with self._session.translated():
+            cut = [] if self._sound else await in_thread(files.cut_short)
+            if any(not is_index(name) for name in cut):
+                cure = await in_thread(files.cure, cut)
+                reason = f"{cut[0]} of the table {self._table!r} is damaged; {cure}"
+                raise CorruptStoreError(self._session.target, reason)
+            await self._drop_indexes(cut)
+            self._sound = True
+            return await in_thread(files.newest)
+
+    async def _check_written(self, files: TableFiles, before: int, work: WriteOperation) -> None:
+        """Take back a commit that refers to a file of rows which was cut short, and say so.
+
+        An index whose file was cut short is dropped; upkeep makes it anew.
+        """
         try:
             await self._session.check_place()
             cut = await in_thread(files.cut_short)
-            if not cut:
-                return outcomes
-            await self._undo(files, cut)
+            rows = any(not is_index(name) for name in cut)
+            if rows:
+                await self._go_back(files, cut, before)
+            else:
+                await self._drop_indexes(cut)
         except StoreReplacedError:
             raise
         except (OSError, AiovecError) as exc:
             reason = f"the file system failed while it was written: {exc}"
             raise OutcomeUnknownError(self._session.target, reason) from exc
-        raise AiovecError(
-            f"the file system or the disk of {self._session.target} failed while {cut[0]} was "
-            "written; nothing of the call was kept, try again"
-        )
+        if rows or (cut and isinstance(work, CheckFiles)):
+            kept = "nothing of the call was kept" if rows else "the index was dropped"
+            raise AiovecError(
+                f"the file system or the disk of {self._session.target} failed while {cut[0]} was "
+                f"written; {kept}, try again"
+            )
 
-    async def _undo(self, files: DataFiles, cut: list[str]) -> None:
-        """Go back behind a commit that refers to files which were not written whole."""
-        number = await in_thread(files.version_without, cut)
+    async def _go_back(self, files: TableFiles, cut: list[str], before: int) -> None:
+        """Make the version before the write the newest again, or one before it without the files.
+
+        What came in between was not acknowledged: whoever wrote it found these files too.
+        """
+        number = await in_thread(files.version_without, cut, before)
         if number is None:
             raise CorruptStoreError(
                 self._session.target,
@@ -352,6 +401,21 @@ class TableWriter(Committer[_Call]):
         lance, _ = await self._session.open_any(self._table)
         await self._session.run(lance.checkout(number))
         await self._session.run(lance.restore())
+
+    async def _drop_indexes(self, cut: list[str]) -> None:
+        """Drop the indexes that the files belong to: without them every answer is the same."""
+        if not cut:
+            return
+        lost = {index_of(name) for name in cut}
+        lance, _ = await self._session.open_any(self._table)
+        for index in await self._session.run(lance.list_indices()):
+            # Of one with several parts this tells the first.
+            if index.index_uuid in lost or (index.num_segments or 1) > 1:
+                await self._session.run(lance.drop_index(index.name))
+        await in_thread(
+            LOG.warning, "dropped indexes of the table %r, whose files were cut short: %s",
+            self._table, ", ".join(cut),
+        )  # fmt: skip
 
     async def _fence_off(self) -> None:
         """Commit a version with which every commit that was begun before is in conflict."""

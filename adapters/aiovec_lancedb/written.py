@@ -2,80 +2,166 @@
 
 LanceDB 0.40 does not hear of it when the last write to a local file fails: the disk was full, or
 failed for a moment. The commit succeeds, and refers to a file that is cut short. So each file that
-a write has brought is looked at before the write is acknowledged.
+a write has brought is looked at before the write is acknowledged. Manifests need no look: LanceDB
+tells of those that it could not write.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from uuid import UUID
 
-# How each whole file of data ends.
-_END = b"LANC"
+# The files of rows, of what was deleted of them, and of indexes.
+_FILE = re.compile(
+    r"data/[^/]+\.lance|_deletions/\d+-\d+-\d+\.(arrow|bin)"
+    r"|_indices/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[^/]+\.(lance|idx)"
+)
+# How each whole file ends, of those that say so.
+_ENDS = {".lance": b"LANC", ".idx": b"LANC", ".arrow": b"ARROW1"}
 _NEWEST = 2**64 - 1
 
 
-class DataFiles:
-    """The files of one table's data. Every method but ``begun`` reads the disk."""
+class TableFiles:
+    """The files of one table. Every method reads the disk."""
 
     def __init__(self, folder: Path, table: str) -> None:
+        self._table = table
         self._folder = folder / f"{table}.lance"
-        self._known: set[str] | None = None
-
-    @property
-    def begun(self) -> bool:
-        return self._known is not None
-
-    def begin(self) -> None:
-        """Note what is there before the first write."""
-        self._known = set(self._names())
+        self._whole: set[str] = set()
 
     def cut_short(self) -> list[str]:
-        """Those that came since the last look, are not whole, and belong to the newest version."""
-        names = set(self._names())
-        new = names - (self._known or set())
-        self._known = names
-        cut = [name for name in new if not self._is_whole(name)]
+        """Return the files of the newest version that are not whole.
+
+        Files that were found whole before are not looked at again.
+        """
+        names = self._names()
+        cut = {name for name in names - self._whole if not self._is_whole(name)}
+        self._whole = names - cut
         if not cut:
             return []
-        # One that another process is just writing belongs to no version.
+        # Another process may just be writing a file. Those of a version are complete before it is
+        # there, so they are looked at again behind it.
         versions = self._versions()
-        newest = versions[0][1].read_bytes() if versions else b""
-        cut = [name for name in cut if name.encode() in newest]
-        self._known -= set(cut)
-        return cut
+        newest = self._manifest(versions[0][1]) if versions else b""
+        return sorted(
+            name for name in cut if _reference(name) in newest and not self._is_whole(name)
+        )
 
-    def version_without(self, names: list[str]) -> int | None:
-        """The newest version that none of these files belongs to."""
-        for number, path in self._versions():
-            manifest = path.read_bytes()
-            if not any(name.encode() in manifest for name in names):
-                return number
+    def newest(self) -> int:
+        """Return the number of the newest version; 0 where there is none."""
+        return max((number for number, _ in self._versions()), default=0)
+
+    def version_without(self, names: list[str], last: int = _NEWEST) -> int | None:
+        """Return the newest version, up to the ``last``, that has none of these files."""
+        for number, name in self._versions():
+            if number <= last:
+                manifest = self._manifest(name)
+                if not any(_reference(file) in manifest for file in names):
+                    return number
         return None
 
-    def _names(self) -> list[str]:
+    def cure(self, cut: list[str]) -> str:
+        """Return in words how to come by a table without these files."""
+        if all(map(is_index, cut)):
+            return "the next write to the table drops this index, and upkeep builds it anew"
+        version = self.version_without(cut)
+        if version is None:
+            return "restore the folder from a backup"
+        return f"go back to the version before: await store.restore({self._table!r}, {version})"
+
+    def _names(self) -> set[str]:
+        """Return the paths of the files, as parts of the table's folder."""
+        indexes = [f"_indices/{index}" for index in self._listed("_indices")]
+        folders = ["data", "_deletions", *indexes]
+        return {f"{folder}/{name}" for folder in folders for name in self._listed(folder)}
+
+    def _listed(self, folder: str) -> list[str]:
         try:
-            return os.listdir(self._folder / "data")
-        except FileNotFoundError:
+            return os.listdir(f"{self._folder}/{folder}")
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _is_whole(self, name: str) -> bool:
+        path = self._folder / name
+        if not _FILE.fullmatch(name):
+            return True  # it is none of Lance's
         try:
-            with (self._folder / "data" / name).open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                if size < len(_END):
-                    return False
-                file.seek(-len(_END), os.SEEK_END)
-                return file.read() == _END
+            if path.suffix not in _ENDS:
+                return _is_whole_bitmap(path.read_bytes())
+            end = _ENDS[path.suffix]
+            with path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - len(end)))
+                return file.read() == end
         except FileNotFoundError:
             return True  # upkeep has removed it meanwhile
 
-    def _versions(self) -> list[tuple[int, Path]]:
-        """Each version's number and manifest, the newest first."""
+    def _manifest(self, name: str) -> bytes:
+        return (self._folder / "_versions" / name).read_bytes()
+
+    def _versions(self) -> list[tuple[int, str]]:
+        """Return each version's number and the name of its manifest, the newest first."""
         found = []
-        for path in (self._folder / "_versions").glob("*.manifest"):
-            if path.stem.isdigit():
-                number = int(path.stem)
+        for name in self._listed("_versions"):
+            stem, _, suffix = name.partition(".")
+            if suffix == "manifest" and stem.isdigit():
                 # Names of twenty digits count down, so that the newest comes first in a listing.
-                found.append((_NEWEST - number if len(path.stem) == 20 else number, path))
+                number = _NEWEST - int(stem) if len(stem) == 20 else int(stem)
+                found.append((number, name))
         return sorted(found, reverse=True)
+
+
+def is_index(name: str) -> bool:
+    """Return whether the file is one of an index, which holds no rows."""
+    return name.startswith("_indices/")
+
+
+def index_of(name: str) -> str:
+    """Return the UUID of the index that a file belongs to."""
+    return name.split("/")[1]
+
+
+def _reference(name: str) -> bytes:
+    """Return the bytes by which a manifest refers to a file, which no other file has.
+
+    That is the name of a file of rows, the UUID of an index, and the last number in the name of a
+    file of deletions, as Protocol Buffers have it.
+    """
+    if is_index(name):
+        return UUID(index_of(name)).bytes
+    folder, _, file = name.partition("/")
+    if folder == "data":
+        return file.encode()
+    number = int(Path(file).stem.rpartition("-")[2])
+    reference = bytearray()
+    while number > 0x7F:
+        reference.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*reference, number])
+
+
+def _is_whole_bitmap(content: bytes) -> bool:
+    """Return whether a Roaring bitmap, of many deleted rows, has the size that its header tells.
+
+    The header has the number of containers, the key and size of each, and where each begins.
+    """
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(content[place : place + size], "little")
+
+    count = number(4, 4)
+    if len(content) < 8 + 8 * count:
+        return False
+    if number(0, 4) != _PLAIN_BITMAP or not count:
+        return bool(content)
+    values = number(8 + 4 * (count - 1) + 2, 2) + 1
+    start = number(8 + 4 * count + 4 * (count - 1), 4)
+    return len(content) == start + (2 * values if values <= _MOST_LISTED else _BITS)
+
+
+# Of the format of Roaring bitmaps: the first number of one without runs, the values up to which a
+# container lists them, and the bytes of one that has a bit for each.
+_PLAIN_BITMAP = 12346
+_MOST_LISTED = 4096
+_BITS = 8192

@@ -14,7 +14,7 @@ from ..driver import indexing
 from ..layout import DROPPED, incarnation_of
 from ..limits import IndexLimits
 from ..session import Opened, Session
-from ..writer import Touched, WriteOperation
+from ..writer import CheckFiles, Touched, WriteOperation
 from . import kinds, recall
 from .effort import KEY, LIMITS, Intent, Tuned
 from .fields import configs_of, index_name, lacking, text_config
@@ -216,10 +216,12 @@ class Builder:
                 await self._session.run(
                     table.lance.create_index(column, config=config, replace=replace, name=named)
                 )
-                return
             except StoreBusyError:
                 if attempt == _ATTEMPTS:
                     raise
+            else:
+                await self._write(handle.name, CheckFiles())
+                return
 
     async def index_field(
         self, handle: TableHandle, name: str, field: Field, tell: Telling

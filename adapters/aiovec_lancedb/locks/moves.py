@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -437,6 +437,8 @@ class Flush(WriteOperation):
     or removes it where there is none.
     """
 
+    brings_files: ClassVar[bool] = False
+
     table: str
     fence: Fence | None = None
 
@@ -463,6 +465,8 @@ class Flush(WriteOperation):
 class MakeStale(WriteOperation):
     """Makes every handle on a table out of date."""
 
+    brings_files: ClassVar[bool] = False
+
     table: str
 
     async def touches(self, session: Session, others: Sequence[WriteOperation]) -> Touched:
@@ -482,6 +486,8 @@ class MakeStale(WriteOperation):
 @dataclass(frozen=True, slots=True, eq=False)
 class Newest(WriteOperation):
     """The notes of the run, and the number up to which all of a table's are written."""
+
+    brings_files: ClassVar[bool] = False
 
     handle: TableHandle
     fence: Fence

@@ -53,7 +53,7 @@ from ..locks.local import TaskLock, WriteLock
 from ..memory import ReadAdmission, scan_bytes
 from ..session import Opened, Session
 from ..tables import IndexFields
-from ..writer import WriteOperation
+from ..writer import CheckFiles, WriteOperation
 from .retention import Pins, Retention, Version, versions_of
 from .tidy import FULL_FILE, Tidying, TidyingOperation
 
@@ -458,6 +458,7 @@ class Housekeeper:
         else:
             began = time.monotonic()
             await tidying.run(self.limits.long + shape.bytes / self.limits.bytes_a_second)
+            await self.write(handle.name, CheckFiles())
             took = time.monotonic() - began
         await in_thread(self.log.note, handle, took)
 

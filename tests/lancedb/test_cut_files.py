@@ -1,0 +1,246 @@
+"""Files that a full or failing disk cut short, of which LanceDB does not tell: a commit that refers
+to one is not acknowledged, and a table that has one is led back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import pytest
+from tests.harness import syscalls
+
+import aiovec
+from aiovec import CorruptStoreError, Field, Schema, VectorStore
+
+ROOT = Path(__file__).resolve().parents[2]
+# More than 5,000 deleted rows of one file are a bitmap, fewer a list.
+MANY = 6_000
+
+# Each call is tried so often, and each time another one of its writes to a kind of file fails.
+# Tells what came of it, and what the table answers afterwards to a store that knows nothing of it.
+CALLS = """
+import asyncio, errno, json, os, sys
+from pathlib import Path
+import aiovec
+from aiovec import AiovecError
+from tests.harness import syscalls
+from tests.lancedb.test_cut_files import answers, filled
+
+async def main(folder):
+    target = f"lancedb://{folder}"
+    await filled(folder)
+    faults = syscalls.Faults(Path(os.environ[syscalls.VARIABLE]))
+    store = await aiovec.connect(target)
+    calls = {
+        "delete": (1, "_deletions", lambda: store.delete("notes", ["r1"])),
+        "delete many": (1, "_deletions", lambda: store.delete_where("notes", "year < 5500")),
+        "update": (1, "_deletions", lambda: store.update("notes", {"year": -1}, ids=["r2"])),
+        "btree": (6, "_indices", lambda: store.create_field_index("notes", "size", "btree")),
+        "text": (4, "_indices", lambda: store.create_field_index("notes", "body", "text")),
+        "ivf_flat": (5, "_indices", lambda: store.create_index("notes", "ivf_flat")),
+    }
+    [*_, newest] = await store.versions("notes")
+    for name, (tries, path, call) in calls.items():
+        for skip in range(tries):
+            faults.arm(syscalls.WRITE, path, skip=skip, error=errno.ENOSPC)
+            try:
+                await call()
+                came = "done"
+            except AiovecError as exc:
+                came = str(exc)
+            failed = faults.disarm()
+            async with aiovec.connect(target) as other:
+                print(json.dumps([name, failed, came, await answers(other)]), flush=True)
+            await store.restore("notes", newest["version"])
+    await store.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def row(n: int) -> dict[str, Any]:
+    return {"id": f"r{n}", "embedding": [1.0, n, 2.0, 3.0], "year": n, "size": n, "body": "some"}
+
+
+async def filled(folder: Path | str, count: int = MANY) -> None:
+    async with aiovec.connect(f"lancedb://{folder}") as store:
+        schema = Schema(4, fields={"year": Field(int, index="btree"), "size": int, "body": str})
+        await store.create_table("notes", schema)
+        await store.insert("notes", [row(n) for n in range(count)])
+
+
+async def answers(store: VectorStore) -> list[Any]:
+    """What the table says to each kind of read, of the rows that ``filled`` made."""
+    hits = await store.search("notes", [1.0, 7.0, 2.0, 3.0], limit=1)
+    return [
+        len(await store.find("notes", "year >= 0", limit=2 * MANY)),
+        len(await store.find("notes", "size < 100", limit=200)),
+        len(await store.get("notes", ["r1", "r2"])),
+        [hit.id for hit in hits],
+    ]
+
+
+@pytest.mark.slow
+def test_no_commit_is_acknowledged_whose_file_was_cut_short(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, str(tmp_path / "store")],
+        cwd=ROOT, env=syscalls.environment(tmp_path, tmp_path / "control"),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    for name, failed, came, found in told:
+        assert failed, f"{name} makes fewer writes than it is tried with"
+        assert came != "done", name
+        assert found == [MANY, 100, 2, ["r7"]], (name, came)
+    # Of these the commit itself was made.
+    cut = {name for name, _, came, _ in told if " was written; " in came}
+    assert cut == {name for name, *_ in told}
+
+
+def cut(folder: Path, pattern: str) -> Path:
+    """Cut the newest of these files of the table short, as a full disk does."""
+    found = max((folder / "notes.lance").glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+    os.truncate(found, found.stat().st_size // 2)
+    return found
+
+
+def doctor(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> dict[str, Any]:
+    """What ``aiovec doctor`` finds about the table."""
+    [command] = entry_points(group="console_scripts", name="aiovec")
+    monkeypatch.setattr(sys, "argv", ["aiovec", "doctor", f"lancedb://{folder}", "--json"])
+    with pytest.raises(SystemExit):
+        command.load()()
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    [found] = [finding for finding in findings if finding["subject"] == "table notes"]
+    return dict(found)
+
+
+@pytest.mark.parametrize(("rows", "where"), [(200, "id = 'r0'"), (MANY, "year < 5500")])
+def test_the_doctor_names_the_version_to_go_back_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    rows: int, where: str,
+) -> None:  # fmt: skip
+    async def damage() -> int:
+        await filled(tmp_path, rows)
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            version = int((await store.versions("notes"))[-1]["version"])
+            await store.delete_where("notes", where)
+        cut(tmp_path, "_deletions/*")
+        return version
+
+    async def go_back(version: int) -> None:
+        async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+            with pytest.raises(CorruptStoreError):
+                await store.find("notes", limit=10)
+            with pytest.raises(CorruptStoreError, match=rf"restore\('notes', {version}\)"):
+                await store.insert("notes", [row(rows)])
+            assert version in [one["version"] for one in await store.versions("notes")]
+            await store.restore("notes", version)
+            assert await answers(store) == [rows, 100, 2, ["r7"]]
+            await store.insert("notes", [row(rows)])
+
+    version = asyncio.run(damage())
+    found = doctor(tmp_path, capsys, monkeypatch)
+    assert not found["ok"]
+    assert "_deletions" in found["value"]
+    assert f"restore('notes', {version})" in found["cure"]
+    asyncio.run(go_back(version))
+    assert doctor(tmp_path, capsys, monkeypatch)["ok"]
+
+
+async def test_a_damaged_table_can_be_dropped(tmp_path: Path) -> None:
+    await filled(tmp_path, 10)
+    async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+        await store.delete("notes", ["r0"])
+    cut(tmp_path, "_deletions/*")
+    async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+        await store.drop_table("notes")
+        assert await store.tables() == []
+
+
+async def test_an_index_that_was_cut_short_is_built_anew(tmp_path: Path) -> None:
+    await filled(tmp_path, 200)
+    async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+        await store.optimize("notes")
+        names = [index.name for index in await store.indexes("notes")]
+    cut(tmp_path, "_indices/*/page_data.lance")
+    async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+        await store.insert("notes", [{**row(200), "year": -1}])
+        assert await answers(store) == [200, 100, 2, ["r7"]]
+        await store.optimize("notes")
+        assert [index.name for index in await store.indexes("notes")] == names
+        assert await answers(store) == [200, 100, 2, ["r7"]]
+
+
+class Compaction:
+    """A compaction by another process, which writes its file while a commit is being looked at,
+    and commits before that look is over.
+
+    It takes place at the moments when this process lists the table's folders.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._table = folder / "notes.lance"
+        self._steps: list[tuple[str, Callable[[], None]]] = []
+        self._lock = threading.Lock()
+        sys.addaudithook(self._heed)
+
+    def arm(self) -> None:
+        self._steps = [("data", self._write), ("_versions", self._commit)]
+
+    @property
+    def done(self) -> bool:
+        return not self._steps
+
+    def _heed(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in ("os.listdir", "os.scandir") or not self._steps:
+            return
+        where, step = self._steps[0]
+        if str(arguments[0]) == str(self._table / where) and self._lock.acquire(blocking=False):
+            try:
+                step()
+                self._steps.pop(0)
+            finally:
+                self._lock.release()
+
+    def _write(self) -> None:
+        before = {*self._table.glob("data/*"), *self._table.glob("_versions/*")}
+        optimize = threading.Thread(target=self._optimize)
+        optimize.start()
+        optimize.join()
+        after = {*self._table.glob("data/*"), *self._table.glob("_versions/*.manifest")}
+        [self._file] = [path for path in after - before if path.suffix == ".lance"]
+        self._manifests = [path for path in after - before if path.suffix == ".manifest"]
+        self._content = self._file.read_bytes()
+        os.truncate(self._file, len(self._content) // 2)
+        for path in self._manifests:
+            path.rename(path.with_suffix(".later"))
+
+    def _optimize(self) -> None:
+        lancedb.connect(self._table.parent).open_table("notes").optimize()
+
+    def _commit(self) -> None:
+        self._file.write_bytes(self._content)
+        for path in self._manifests:
+            path.with_suffix(".later").rename(path)
+
+
+async def test_a_write_beside_a_compaction_is_told_as_done(tmp_path: Path) -> None:
+    await filled(tmp_path, 10)
+    compaction = Compaction(tmp_path)
+    async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+        await store.insert("notes", [row(10)])
+        compaction.arm()
+        await store.insert("notes", [row(11)])
+        assert compaction.done
+        assert await store.count("notes") == 12
