@@ -279,7 +279,12 @@ class Writer(Committer[_Call]):
     async def take(self) -> Callable[[], None]:
         if self._turn is None:
             return _nothing
-        return (await self._turn().take()).give_back
+        turn = self._turn()
+        self.held_up = turn.waits
+        try:
+            return (await turn.take()).give_back
+        finally:
+            self.held_up = False
 
     async def commit(self, group: list[_Call]) -> Held | None:
         return await self._connection.run_to_its_end(partial(self._commit, group))

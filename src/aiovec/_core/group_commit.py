@@ -64,6 +64,10 @@ class WriteCall(Outcome[Any]):
         except IndexError:
             return False
 
+    @property
+    def has_begun(self) -> bool:
+        return not self._start
+
     def wait_again(self) -> None:
         """Let a call that began wait for another commit: nothing of its work was kept.
 
@@ -128,6 +132,9 @@ class Committer(ABC, Generic[_Call]):
     others: str
     """Those who have the lock where it cannot be taken, for errors."""
 
+    held_up = False
+    """True while ``take`` waits for reads of this process."""
+
     @abstractmethod
     async def take(self) -> Callable[[], None] | None:
         """Take the lock in one short try, after which calls may have left or be out of time.
@@ -188,7 +195,8 @@ class GroupCommit(Generic[_Call]):
     """Commits calls in the order in which they came, those that may be together in one go.
 
     - A caller hears of success after the commit.
-    - A call whose work has not begun within its patience fails, whatever it waits for.
+    - A call that still waits for others when its patience is over fails. One that waits for nobody
+      does not: the machine may be slow.
     - A call that is cancelled before it began is never done. Cancelled later, it returns when its
       outcome is final, however often it is cancelled: all of it was done, or nothing.
     - What belongs to an event loop is made anew for the next one.
@@ -230,21 +238,25 @@ class GroupCommit(Generic[_Call]):
         """Have calls fail whose time is over. Look again when the next one's may be: pauses may
         come meanwhile, and calls whose work has begun may wait again."""
         soonest = math.inf
+        reason = self._why_it_waits(queue)
         for call in queue.under_way:
             if call.patience is None or call.ended:
                 continue
             left = call.patience.left()
             if left <= 0:
-                if call.give_up(call.patience.error(self._why_it_waited(queue))):
+                if reason is not None and call.give_up(call.patience.error(reason)):
                     continue
                 left = _LOOK_AGAIN
             soonest = min(soonest, left)
         queue.alarm.within(max(soonest, LOOK_APART))
 
-    def _why_it_waited(self, queue: _Queue[_Call]) -> str:
+    def _why_it_waits(self, queue: _Queue[_Call]) -> str | None:
+        """Return what a call that has not begun waits for; None where that is nobody."""
         if queue.locked:
             return f"{self._committer.target} is locked by {self._committer.others}"
-        return "other writes of this process take too long"
+        if any(call.has_begun and not call.ended for call in queue.under_way):
+            return "other writes of this process take too long"
+        return "reads of this process take too long" if self._committer.held_up else None
 
     async def finish(self) -> None:
         """Wait for the calls that were accepted."""
