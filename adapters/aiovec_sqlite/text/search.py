@@ -10,8 +10,8 @@ import json
 import re
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ from .index import (
 _GRAM = 3
 # Of a longer part, FTS5 would look at each row that has a gram of it once for each of its grams.
 _LONGEST_PART = 128
+# Rows whose snippets are made at once.
+_MARKED_AT_ONCE = 500
 # Characters of a snippet of an ngram table.
 _SNIPPET_CHARACTERS = 160
 # Rows between two looks whether the caller has gone.
@@ -373,77 +375,95 @@ def _highlights(
     marks: tuple[str, str],
 ) -> list[Mapping[str, str]]:
     if index.analyzer == "ngram":
-        return _marked_parts(db, ticket, table, terms, rowids, marks)
-    # None of a text's own characters can be taken for these.
-    opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
-    snippets = {
-        name: f"snippet({index.table}, {number}, '{opening}', '{ending}', '{SNIPPET_GAP}', "
-        f"{WORDS_OF_A_SNIPPET})"
-        for number, name in enumerate(index.fields)
-        if name in terms.fields
-    }
-    shown = []
-    for name, snippet in snippets.items():
-        column = index.column_of(name)
-        blob = f"CAST({column} AS BLOB)"
-        apart = f"length({blob}) > {LONG_TEXT} OR instr({blob}, x'00')"  # for ``snippet_of``
-        shown.append(f"CASE WHEN {apart} THEN NULL ELSE {snippet} END")
-        shown.append(f"CASE WHEN {apart} THEN {column} END")
-    match = terms.any_of_them
-    matching = f"FROM {index.table} WHERE {index.table} MATCH ? AND rowid = ?"
+        return [
+            _marked_parts(terms, texts, marks) for texts in _texts(db, table, terms, rowids, ticket)
+        ]
     found: list[Mapping[str, str]] = []
-    with ExitStack() as stack:
-        memory: sqlite3.Connection | None = None
-        for rowid in rowids:
-            ticket.check()
-            sql = f"SELECT {', '.join(shown)} {matching}"
-            row = db.execute(sql, (match, rowid)).fetchone()
-            pairs = zip(row[::2], row[1::2], strict=True) if row is not None else ()
-            own = {}
-            for (name, snippet), (marked, text) in zip(snippets.items(), pairs, strict=False):
-                if type(text) is str:
-                    ticket.check()
-                    if memory is None:
-                        memory = stack.enter_context(closing(load_driver().connect(":memory:")))
-                    marked = snippet_of(
-                        text, match, index.column_of(name), index.columns,
-                        tokenizer_of(index.analyzer), marks, memory,
-                    )  # fmt: skip
-                    if marked is not None:
-                        own[name] = marked
-                        continue
-                    # Only what is longer than a piece can match, so there are few matches.
-                    (marked,) = db.execute(
-                        f"SELECT {snippet} {matching}", (match, rowid)
-                    ).fetchone() or (None,)
-                if marked is not None and opening in marked:
-                    own[name] = marked.replace(opening, marks[0]).replace(ending, marks[1])
-            found.append(own)
+    for start in range(0, len(rowids), _MARKED_AT_ONCE):
+        some = rowids[start : start + _MARKED_AT_ONCE]
+        found += _marked_words(index, terms, _texts(db, table, terms, some, ticket), marks)
     return found
 
 
-def _marked_parts(
+def _texts(
     db: sqlite3.Connection,
-    ticket: Ticket,
     table: TableLayout,
     terms: _Terms,
     rowids: Sequence[int],
-    marks: tuple[str, str],
-) -> list[Mapping[str, str]]:
-    """Snippets of ngram tables, whose index cannot tell where words of two letters are."""
+    ticket: Ticket,
+) -> Iterator[list[str | None]]:
+    """Give each row's texts, one for each of the fields that are searched."""
     names = ", ".join(quoted(name) for name in terms.fields)
-    found: list[Mapping[str, str]] = []
     for rowid in rowids:
         ticket.check()
         row = db.execute(f"SELECT {names} FROM {table.rows} WHERE _rowid = ?", (rowid,)).fetchone()
-        shown = {}
-        for name, text in zip(terms.fields, row or (), strict=False):
-            needles = [c.text for c in terms.positive if name in terms.fields_of(c)]
-            marked = _marked(text, needles, marks) if type(text) is str else None
-            if marked is not None:
-                shown[name] = marked
-        found.append(shown)
-    return found
+        texts = row or [None] * len(terms.fields)
+        yield [text if type(text) is str else None for text in texts]
+
+
+def _marked_words(
+    index: TextIndex,
+    terms: _Terms,
+    rows: Iterable[Sequence[str | None]],
+    marks: tuple[str, str],
+) -> list[dict[str, str]]:
+    """Snippets by FTS5, of a table in memory that has the texts of these rows alone.
+
+    There one query serves all of them. In the index each word would be looked up for each row.
+    """
+    tokenizer, match = tokenizer_of(index.analyzer), terms.any_of_them
+    # None of a text's own characters can be taken for these.
+    opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
+    snippets = [
+        f"snippet(texts, {index.fields.index(name)}, '{opening}', '{ending}', '{SNIPPET_GAP}', "
+        f"{WORDS_OF_A_SNIPPET})"
+        for name in terms.fields
+    ]
+    columns = [index.column_of(name) for name in terms.fields]
+    places = ", ".join("?" * (1 + len(columns)))
+    insert = f"INSERT INTO texts(rowid, {', '.join(columns)}) VALUES ({places})"
+    made: list[dict[str, str]] = []
+    with closing(load_driver().connect(":memory:")) as memory:
+        options = ", ".join([*index.columns, f"tokenize='{tokenizer}'"])
+        memory.execute(f"CREATE VIRTUAL TABLE texts USING fts5({options})")
+        for place, texts in enumerate(rows):
+            marked: dict[str, str] = {}
+            rest = list(texts)
+            for number, text in enumerate(texts):
+                if text is None or not _is_long(text):
+                    continue
+                snippet = snippet_of(
+                    text, match, columns[number], index.columns, tokenizer, marks, memory
+                )
+                # Else only what is longer than a piece can match, so there are few matches.
+                if snippet is not None:
+                    marked[terms.fields[number]], rest[number] = snippet, None
+            memory.execute(insert, (place, *rest))
+            made.append(marked)
+        shown = f"SELECT rowid, {', '.join(snippets)} FROM texts WHERE texts MATCH ?"
+        for place, *found in memory.execute(shown, (match,)):
+            for name, snippet in zip(terms.fields, found, strict=True):
+                if snippet is not None and opening in snippet:
+                    made[place][name] = snippet.replace(opening, marks[0]).replace(ending, marks[1])
+    return made
+
+
+def _is_long(text: str) -> bool:
+    """Return whether ``snippet_of`` has to look at the text in pieces, or to replace its NULs."""
+    return "\0" in text or (len(text) * 4 > LONG_TEXT and len(text.encode()) > LONG_TEXT)
+
+
+def _marked_parts(
+    terms: _Terms, texts: Sequence[str | None], marks: tuple[str, str]
+) -> dict[str, str]:
+    """A row's snippets in ngram tables, whose index cannot tell where words of two letters are."""
+    shown = {}
+    for name, text in zip(terms.fields, texts, strict=True):
+        needles = [c.text for c in terms.positive if name in terms.fields_of(c)]
+        marked = None if text is None else _marked(text, needles, marks)
+        if marked is not None:
+            shown[name] = marked
+    return shown
 
 
 def _marked(text: str, needles: Sequence[str], marks: tuple[str, str]) -> str | None:
