@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -164,12 +165,31 @@ def open_input(
         with reading(path):
             return Input(path, "database", None, kind(path, hints))
     if path.is_dir():
-        raise ConfigError(
-            f"{path} is a folder; import takes a file. Move a store in a folder with aiovec migrate"
-        )
+        raise ConfigError(_advice_on_folder(path))
     found = format_to_read(path, form)
     with reading(path):
         return Input(path, found, _open(path, found, hints, schema, there), None)
+
+
+def _advice_on_folder(path: Path) -> str:
+    """Say what can be done with a folder, of which LanceDB's may hold tables that others made."""
+    store, tables = path, sorted(each.stem for each in path.glob("*.lance"))
+    if path.suffix == ".lance" and (path / "_versions").is_dir():
+        store, tables = path.parent, [path.stem]
+    if not tables:
+        return f"{path} is a folder; import takes a file"
+    table = tables[0]
+    code = (
+        "import lancedb, pyarrow.parquet as pq; "
+        f"pq.write_table(lancedb.connect({str(store)!r}).open_table({table!r}).to_arrow(), "
+        f"{f'{table}.parquet'!r})"
+    )
+    quoted = shlex.quote(code) if any(sign in code for sign in '"$`\\!') else f'"{code}"'
+    return (
+        f"{path} is a folder of LanceDB; import takes a file. A store that aiovec made is moved by "
+        "aiovec migrate. Write each table that another program made to a Parquet file, and import "
+        f"that: python -c {quoted} && aiovec import {table}.parquet STORE"
+    )
 
 
 def _pipe(path: Path) -> InputStream:
