@@ -1,10 +1,11 @@
-"""The most that one request may ask for: hits, and rows or ids or queries.
+"""The most that one request may ask for, in hits, and rows or ids or queries, and may bring back.
 
 The server sets it for each of its requests; the endpoints in an app of one's own have none.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,16 +16,49 @@ from aiovec.errors import InvalidArgumentError
 from .problems import RequestError
 
 _HITS = frozenset({"limit", "per_group", "fetch_k", "batch_size"})
-_DEFAULT_HITS = 10
+DEFAULT_HITS = 10
 _WORK_A_ROW = 500
 _LISTS = frozenset({"ids", "vectors", "texts", "where"})
 
 
-@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that the answers in progress may take together."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._free = nbytes
+        self._lock = threading.Lock()  # large answers are made in threads
+
+    def take(self, nbytes: int) -> bool:
+        """Take some of it. Return False if there is not so much left."""
+        with self._lock:
+            if nbytes > self._free:
+                return False
+            self._free -= nbytes
+            return True
+
+    def give(self, nbytes: int) -> None:
+        with self._lock:
+            self._free += nbytes
+
+
+@dataclass(slots=True)
 class Bounds:
     hits: int
     rows: int
     nbytes: int
+    room: Room | None = None
+    held: int = 0
+    """Bytes of the room that the answer to this request takes."""
+
+    def hold(self, nbytes: int) -> bool:
+        """Hold room for an answer that has grown to so many bytes."""
+        more = nbytes - self.held
+        if more <= 0 or self.room is None:
+            return True
+        if not self.room.take(more):
+            return False
+        self.held = nbytes
+        return True
 
 
 BOUNDS: ContextVar[Bounds | None] = ContextVar("aiovec_server_bounds", default=None)
@@ -44,7 +78,7 @@ def check_argument(name: str, argument: str, value: object) -> None:
 def check_hits(arguments: Mapping[str, Any]) -> None:
     """Refuse a search by groups that asks for more hits than one without may, and queries that
     ask for more hits in all than a request may bring rows."""
-    hits = arguments.get("limit", _DEFAULT_HITS)
+    hits = arguments.get("limit", DEFAULT_HITS)
     if arguments.get("group_by") is not None and (of_each := arguments.get("per_group")):
         hits *= of_each
         check_argument("topK times perGroup", "limit", hits)
@@ -63,14 +97,21 @@ def check_rows(count: int, name: str = "rows in a request") -> None:
 
 
 def check_answer(nbytes: int) -> None:
-    """Refuse to gather an answer of more bytes than a body may have."""
+    """Refuse to gather an answer that has grown to more bytes than a body may have.
+
+    It also holds these bytes of what all answers may take together, until the request has ended.
+    """
     bounds = BOUNDS.get()
-    if bounds is not None and nbytes > bounds.nbytes:
+    if bounds is None:
+        return
+    if nbytes > bounds.nbytes:
         raise RequestError(
             413,
             f"the answer takes more than {bounds.nbytes // 2**20:,} MiB, the most on this server; "
             "ask for fewer rows at once, or for fewer of their fields",
         )
+    if not bounds.hold(nbytes):
+        raise RequestError(503, "the answers to other requests take the memory; try again")
 
 
 def check_work(work: int) -> None:

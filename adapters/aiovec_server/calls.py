@@ -42,6 +42,7 @@ from aiovec.backend import (
 )
 from aiovec.errors import AiovecError
 
+from .bounds import BOUNDS, check_rows
 from .once import RETRY_HEADER
 
 _Scope = MutableMapping[str, Any]
@@ -113,6 +114,8 @@ class BackendCalls:
         body: bytearray,
     ) -> None:  # fmt: skip
         asked = await _asked(headers, body)
+        bounds = BOUNDS.get()
+        cut = bounds is not None and _cut_limits(asked.facts, bounds.rows)
         key = None
         if name := _text(headers, b"idempotency-key"):
             if len(name) > _LONGEST_KEY:
@@ -120,6 +123,8 @@ class BackendCalls:
             key = await off_loop(effort_of_key(body), key_of, name, call, body)
         retried = _text(headers, _RETRY, "0") != "0"
         told = await served.run(call, asked, key, retried=retried)
+        if cut and told.rows is not None:
+            check_rows(told.rows.num_rows, "rows of the answer")
         await answer.message(told)
 
     async def _export(
@@ -127,6 +132,8 @@ class BackendCalls:
         body: bytearray,
     ) -> None:  # fmt: skip
         asked = await _asked(headers, body)
+        if (bounds := BOUNDS.get()) is not None:
+            _cut_limits(asked.facts, bounds.rows)
         await answer.export(served.export(asked))
 
 
@@ -210,6 +217,18 @@ class _Answer:
 async def _asked(headers: Mapping[bytes, bytes], body: bytearray) -> Message:
     read = partial(unpack, _text(headers, b"content-type"), body, bounded=True)
     return await off_loop(effort_of_body(body), read)
+
+
+def _cut_limits(facts: Mapping[str, Any], most: int) -> bool:
+    """Lower the numbers of rows that a call asks for. Return whether it asked for more."""
+    cut = False
+    kinds = facts.get("kinds")
+    for each in (facts, *(kinds if isinstance(kinds, list) else ())):
+        for name in ("limit", "batchSize"):
+            if isinstance(each, dict) and type(number := each.get(name)) is int and number > most:
+                each[name] = most + 1 if name == "limit" else most
+                cut = True
+    return cut
 
 
 async def _body_of(receive: _Receive) -> bytearray:

@@ -19,12 +19,15 @@ from .asgi import (
     path_of,
     state_of_request,
 )
-from .bounds import BOUNDS, Bounds
+from .bounds import BOUNDS, Bounds, Room
 from .watching import Watch
 
 _MIB = 1024 * 1024
 _BODIES = 2
 """Bodies of the largest size that the server holds in memory at once."""
+
+_ANSWERS = 4
+"""Answers of the largest size that the server holds in memory at once."""
 
 _BARE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -95,7 +98,8 @@ class Limits:
         self._timeout = settings.timeout
         self._stall = settings.receive_timeout
         self._turns = Turns(settings.max_calls)
-        self._bounds = Bounds(settings.max_top_k, settings.max_rows, self._max_body)
+        self._most = settings.max_top_k, settings.max_rows, self._max_body
+        self._answers = Room(_ANSWERS * self._max_body)
         self._room = _BODIES * self._max_body
         """Bytes for the bodies of all requests in progress."""
 
@@ -111,7 +115,8 @@ class Limits:
         # Health and the page's files answer also while all turns are taken.
         counted = access_of(scope["method"], path_of(scope)) is not Access.NONE
         body = _Body(self, answer, receive, length)
-        token = BOUNDS.set(self._bounds)
+        bounds = Bounds(*self._most, self._answers)
+        token = BOUNDS.set(bounds)
         long = may_take_long(scope["method"], path_of(scope))
         watch = Watch(_LONG if long else self._timeout, body.receive, has_body=length != 0)
         try:
@@ -133,6 +138,7 @@ class Limits:
         finally:
             BOUNDS.reset(token)
             self._room += body.held
+            self._answers.give(bounds.held)
             state_of_request(scope)["aiovec_received"] = body.held
         if watch.is_gone:
             return

@@ -15,6 +15,7 @@ from aiovec.errors import AiovecError
 
 LOG = logging.getLogger("aiovec.server")
 _SERVER_ERROR = 500
+_RETRY_SECONDS = 1
 
 
 class RequestError(Exception):
@@ -37,7 +38,8 @@ def response_of(error: AiovecError | RequestError, store: VectorStore | None = N
         if found.status >= _SERVER_ERROR:
             return _LoggedResponse(found, error)
         return problem_response(found)
-    problem = Problem.plain(error.status, error.detail)
+    again = _RETRY_SECONDS if error.status == 503 else None
+    problem = Problem.plain(error.status, error.detail, retry_after=again)
     if not error.accepted:
         return problem_response(problem)
     headers = {"accept": ", ".join(error.accepted)} if error.status == 415 else {}

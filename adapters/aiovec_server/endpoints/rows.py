@@ -19,6 +19,8 @@ from ..bodies import (
     record_json,
     rows_response,
 )
+from ..bounds import BOUNDS as BOUNDS_OF_REQUEST
+from ..bounds import check_answer
 from ..call import Call
 from ..kinds import (
     COUNT,
@@ -35,6 +37,7 @@ from ..kinds import (
 )
 from ..media import ARROW, JSON, body_type
 from ..problems import RequestError
+from ..steps import is_small, rows_with_ids
 from .declaring import Endpoints
 from .document import ANYTHING, BYTES, RECORDS, Answer, an_object, counted, listed
 from .document import COUNT as NUMBER
@@ -42,6 +45,7 @@ from .document import TEXT as WORDS
 
 ENDPOINTS = Endpoints()
 
+_FOUND = 100
 _FILTER = Key("filter", "where", TEXT, "A condition on the rows.", also=("where",))
 _SELECT = Key("select", "select", TEXTS, "Fields of the records; all by default.")
 _FIELD = Key("field", "field", TEXT, "A field, id, or payload.<key>.", required=True)
@@ -60,7 +64,7 @@ FIND = Keys(
         _FILTER,
         Key("orderBy", "order_by", ORDER, "Fields, id or payload.<key>; a minus sorts falling."),
         Key("descending", "descending", FLAG, "Turn every direction around.", default=False),
-        Key("limit", "limit", COUNT, "Records, at most.", default=100),
+        Key("limit", "limit", COUNT, "Records, at most.", default=_FOUND),
         Key("offset", "offset", WHOLE, "Records that are passed over first.", default=0),
         _SELECT,
         Key("includeVector", "include_vector", FLAG, "Give the vectors too.", default=False),
@@ -94,7 +98,11 @@ async def get_records(call: Call) -> Response:
 
     They stand in the order asked; absent ones are left out.
     """
-    found = await call.store.get(call.table, **GET.of_body(await body_json(call)))
+    options = GET.of_body(await body_json(call))
+    ids = options["ids"] if isinstance(options["ids"], list) else [options["ids"]]
+    found = await rows_with_ids(
+        call, ids, options.get("select"), include_vector=options.get("include_vector", True)
+    )
     return await rows_response(call, "records", found, record_json)
 
 
@@ -107,7 +115,15 @@ async def find_records(call: Call) -> Response:
 
     They are sorted by one or more keys, or by id. Vectors come only where asked for.
     """
-    found = await call.store.find(call.table, **FIND.of_body(await body_json(call, needed=False)))
+    options = FIND.of_body(await body_json(call, needed=False))
+    if is_small(options.get("limit", _FOUND)):
+        found = await call.store.find(call.table, **options)
+    else:
+        named = {**options, "select": [], "include_vector": False}
+        ids = [record.id for record in await call.store.find(call.table, **named)]
+        found = await rows_with_ids(
+            call, ids, options.get("select"), include_vector=options.get("include_vector", False)
+        )
     return await rows_response(call, "records", found, record_json)
 
 
@@ -182,10 +198,21 @@ async def distinct_values(call: Call) -> Response:
     The most frequent come first. Nulls are not counted.
     """
     options = DISTINCT.of_body(await body_json(call))
+    bounds = BOUNDS_OF_REQUEST.get()
+    if bounds is not None:
+        options.setdefault("limit", bounds.hits + 1)
     found = await call.store.distinct(call.table, **options)
+    if bounds is not None and len(found) > bounds.hits:
+        raise RequestError(
+            413,
+            f"the field has more than {bounds.hits:,} values, the most on this server; ask for the "
+            "most frequent with 'limit'",
+        )
 
     def body() -> bytes:
-        return dump({"values": [{"value": v, "count": count} for v, count in found.items()]})
+        text = dump({"values": [{"value": v, "count": count} for v, count in found.items()]})
+        check_answer(len(text))
+        return text
 
     return JsonBytes(await off_loop(effort_of(found), body))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -13,6 +14,7 @@ from aiovec import RRF, Hit, Results, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
 from ..bodies import body_json, hit_json, results_response, rows_response
+from ..bounds import DEFAULT_HITS
 from ..call import Call
 from ..kinds import (
     COUNT,
@@ -29,6 +31,7 @@ from ..kinds import (
     Keys,
 )
 from ..problems import RequestError
+from ..steps import hits_of
 from .declaring import Endpoints
 from .document import HITS, HITS_OF_MANY
 
@@ -106,8 +109,7 @@ async def search(call: Call) -> Response:
     options = _options(SEARCH.of_body(await body_json(call)))
     vector = _one_of(options, "vector", "text")
     with _explaining(vector):
-        hits = await call.store.search(call.table, vector, **options)
-    return await _answer(call, hits)
+        return await _answer(call, options, partial(call.store.search, call.table, vector))
 
 
 @ENDPOINTS.add(
@@ -123,8 +125,12 @@ async def search_many(call: Call) -> Response:
     """
     options = _options(MANY.of_body(await body_json(call)))
     vectors: list[Any] = _one_of(options, "vectors", "texts")
+
+    async def search(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
+        return await call.store.search_many(call.table, vectors, **chosen)
+
     with _explaining(next((one for one in vectors if type(one) is str), None)):
-        found = await call.store.search_many(call.table, vectors, **options)
+        found = await hits_of(call, len(vectors) * _most(options), options, search)
     return await results_response(call, found)
 
 
@@ -138,7 +144,7 @@ async def search_text(call: Call) -> Response:
     Returns the best rows by BM25. All words have to match, unless `any` is true.
     """
     options = WORDS.of_body(await body_json(call))
-    return await _answer(call, await call.store.search_text(call.table, **options))
+    return await _answer(call, options, partial(call.store.search_text, call.table))
 
 
 @ENDPOINTS.add(
@@ -156,8 +162,7 @@ async def search_hybrid(call: Call) -> Response:
     if "fusion" in options:
         options["fusion"] = _fusion_of(options["fusion"])
     with _explaining(options.get("vector")):
-        hits = await call.store.search_hybrid(call.table, **options)
-    return await _answer(call, hits)
+        return await _answer(call, options, partial(call.store.search_hybrid, call.table))
 
 
 @ENDPOINTS.add(
@@ -169,7 +174,7 @@ async def search_like(call: Call) -> Response:
     Returns the rows nearest to it, without the row itself.
     """
     options = _options(LIKE.of_body(await body_json(call)))
-    return await _answer(call, await call.store.search_like(call.table, **options))
+    return await _answer(call, options, partial(call.store.search_like, call.table))
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
@@ -218,5 +223,17 @@ def _made(cls: type[_T], name: str, options: Mapping[str, Any]) -> _T:
     return cls(**options)  # what they may be is checked there, or by the store
 
 
-async def _answer(call: Call, hits: Results[Hit]) -> Response:
+async def _answer(
+    call: Call, options: Mapping[str, Any], search: Callable[..., Awaitable[Results[Hit]]]
+) -> Response:
+    async def searched(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
+        return [await search(**chosen)]
+
+    (hits,) = await hits_of(call, _most(options), options, searched)
     return await rows_response(call, "hits", hits, hit_json)
+
+
+def _most(options: Mapping[str, Any]) -> int:
+    """Return how many hits a search may have."""
+    of_each = options.get("per_group", 1) if options.get("group_by") is not None else 1
+    return int(options.get("limit", DEFAULT_HITS) * of_each)

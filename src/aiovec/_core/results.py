@@ -91,6 +91,15 @@ class Results(list[_R]):
             raise _missing("to_polars", "polars") from exc
         return cast("pl.DataFrame", pl.from_arrow(self.to_arrow()))
 
+    def _with_rows(self, like: Results[Record], rows: Mapping[str, Record]) -> Results[_R]:
+        """Return hits with the fields and vectors of these rows; those without one are left out."""
+        found = [
+            cast("_R", hit.__replace__(fields=row.fields, vector=row.vector))
+            for hit in self
+            if (row := rows.get(hit.id)) is not None
+        ]
+        return Results(found, columns={**self._columns, **like._columns})
+
     def _flat(self) -> dict[str, list[Any]]:
         rows = [row.to_dict() for row in self]
         names = dict.fromkeys(self._columns)

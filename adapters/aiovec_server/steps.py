@@ -1,0 +1,95 @@
+"""Rows of an answer that are read in steps, so that a large answer is refused before it is read.
+
+An answer of a few rows is read at once. Of more, the ids come first, and then the rows a few at a
+time: the sum of their bytes stops the reading. A row that is deleted meanwhile is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from aiovec import Hit, Record, Results
+from aiovec.backend import off_loop
+
+from .bodies import effort_of
+from .bounds import BOUNDS, check_answer
+from .call import Call
+
+_AT_ONCE = 32
+"""Rows that are read at once whatever they hold: of those that came in JSON, at most 512 MiB."""
+
+_STEP = 8 * 1024 * 1024
+"""Bytes that the rows of a step should have, as far as those before tell."""
+
+_GROWTH = 8
+_BYTES_A_VALUE = 8
+
+
+def is_small(rows: int) -> bool:
+    """Return whether an answer of so many rows is read at once."""
+    return BOUNDS.get() is None or rows <= _AT_ONCE
+
+
+async def rows_with_ids(
+    call: Call, ids: Sequence[Any], select: list[str] | None, *, include_vector: bool
+) -> Results[Record]:
+    """Return the rows with these ids, in their order, of which absent ones are left out."""
+    found: Results[Record] | None = None
+    start = nbytes = 0
+    step = len(ids) if is_small(len(ids)) else _AT_ONCE
+    while found is None or start < len(ids):
+        part = await call.store.get(
+            call.table, ids[start : start + step], select=select, include_vector=include_vector
+        )
+        nbytes += await off_loop(effort_of(part), bytes_of, part)
+        check_answer(nbytes)
+        if found is None:
+            found = part
+        else:
+            found += part
+        start += step
+        fitting = _STEP * start // max(1, nbytes)
+        step = max(_AT_ONCE, min(_GROWTH * step, fitting))
+    return found
+
+
+async def hits_of(
+    call: Call,
+    most: int,
+    options: Mapping[str, Any],
+    search: Callable[[Mapping[str, Any]], Awaitable[list[Results[Hit]]]],
+) -> list[Results[Hit]]:
+    """Return what searches with these options find, which is at most so many hits."""
+    if is_small(most):
+        return await search(options)
+    answers = await search({**options, "select": [], "include_vector": False})
+    ids = await off_loop(
+        most, lambda: list(dict.fromkeys(hit.id for one in answers for hit in one))
+    )
+    rows = await rows_with_ids(
+        call, ids, options.get("select"), include_vector=options.get("include_vector", False)
+    )
+
+    def filled() -> list[Results[Hit]]:
+        by_id = {row.id: row for row in rows}
+        return [hits._with_rows(rows, by_id) for hits in answers]
+
+    return await off_loop(most + len(rows), filled)
+
+
+def bytes_of(rows: Results[Record]) -> int:
+    """Return about how many bytes the rows hold."""
+    nbytes = 0
+    for row in rows:
+        nbytes += len(row.id) + (0 if row.vector is None else row.vector.nbytes)
+        values: list[Any] = list(row.fields.values())
+        for value in values:  # which grows
+            if type(value) is str:
+                nbytes += len(value)
+            elif type(value) is dict:
+                values += [*value, *value.values()]
+            elif type(value) is list:
+                values += value
+            nbytes += _BYTES_A_VALUE
+    return nbytes

@@ -1,0 +1,193 @@
+"""Answers are bounded while they are made: a request of a few bytes cannot fill the memory."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.server.apps import Client, serving
+from tests.server.process import Served
+from tests.server.process import serving as in_a_process
+
+import aiovec
+from aiovec.backend import ServerSettings
+from aiovec_server import create_app
+
+SCHEMA = {"dim": 2, "fields": {"body": "text", "n": "int"}}
+KINDS = ("application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream")
+VECTOR = [1, 0]
+
+
+def rows(count: int, size: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"r{n:03}", "embedding": [1, n], "n": n, "body": "x" * size, "k": [n]}
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    """A server of answers up to a mebibyte, with a hundred rows of 200 bytes."""
+    async with serving(create_app(":memory:", settings=ServerSettings(max_body_mb=1))) as made:
+        await made.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
+        await made.ok("POST", "/tables/t/records", json=rows(100, 200))
+        yield made
+
+
+async def test_answers_of_many_rows_are_the_same_as_those_of_few(client: Client) -> None:
+    few = [
+        (await client.ok("POST", "/tables/t/find", json={"limit": 20, "offset": start}))["records"]
+        for start in range(0, 100, 20)
+    ]
+    many = (await client.ok("POST", "/tables/t/find", json={}))["records"]
+    assert many == [record for part in few for record in part]
+    assert many[7] == {"id": "r007", "n": 7, "body": "x" * 200, "k": [7]}
+
+    ids = [record["id"] for record in reversed(many)]
+    got = (await client.ok("POST", "/tables/t/get", json={"ids": [*ids, "none"]}))["records"]
+    assert [record["id"] for record in got] == ids
+    assert got[0]["embedding"] == [1, 99]
+
+    search = {"vector": VECTOR, "select": ["n", "payload.k"], "includeVector": True}
+    few_hits = (await client.ok("POST", "/tables/t/search", json={**search, "topK": 5}))["hits"]
+    hits = (await client.ok("POST", "/tables/t/search", json={**search, "topK": 90}))["hits"]
+    assert hits[:5] == few_hits
+    assert len(hits) == 90
+    assert hits[0]["fields"] == {"n": 0, "k": [0]}
+    body = {"vectors": [VECTOR] * 3, "topK": 30, "select": ["n"]}
+    results = (await client.ok("POST", "/tables/t/search_many", json=body))["results"]
+    assert [[hit["fields"]["n"] for hit in one["hits"]] for one in results] == [list(range(30))] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_answers_of_too_many_bytes_get_413(client: Client, kind: str) -> None:
+    await client.ok("POST", "/tables/t/delete", json={"filter": "TRUE"})
+    for start in range(0, 60, 20):
+        await client.ok("POST", "/tables/t/records", json=rows(60, 30_000)[start : start + 20])
+    headers = {"accept": kind}
+    for path, body in (
+        ("find", {}),
+        ("get", {"ids": [f"r{n:03}" for n in range(60)]}),
+        ("search", {"vector": VECTOR, "topK": 60}),
+        ("search_many", {"vectors": [VECTOR] * 2, "topK": 30}),
+    ):
+        found = await client.problem("POST", f"/tables/t/{path}", 413, json=body, headers=headers)
+        assert "more than 1 MiB" in found["detail"]
+        smaller = {**body, "select": ["n"]}
+        answer = await client.post(f"/tables/t/{path}", json=smaller, headers=headers)
+        assert answer.status_code == 200
+
+
+async def test_a_field_of_too_many_values() -> None:
+    settings = ServerSettings(max_top_k=50)
+    async with serving(create_app(":memory:", settings=settings)) as client:
+        await client.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
+        await client.ok("POST", "/tables/t/records", json=rows(51, 10))
+        found = await client.problem("POST", "/tables/t/distinct", 413, json={"field": "n"})
+        assert "limit" in found["detail"]
+        body = {"field": "n", "limit": 50}
+        assert len((await client.ok("POST", "/tables/t/distinct", json=body))["values"]) == 50
+        await client.ok("POST", "/tables/t/delete", json={"ids": ["r000"]})
+        assert (
+            len((await client.ok("POST", "/tables/t/distinct", json={"field": "n"}))["values"])
+            == 50
+        )
+
+
+async def test_all_answers_together_are_bounded() -> None:
+    """Clients that do not read hold their answers, until no room is left for another one."""
+    app = create_app(":memory:", settings=ServerSettings(max_body_mb=1))
+    async with serving(app) as client:
+        await client.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
+        await client.ok("POST", "/tables/t/records", json=rows(30, 30_000))
+        reads = asyncio.Event()
+        waiting = []
+
+        async def slow() -> int:
+            """Ask as a client that takes the head of its answer, and reads on much later."""
+            status = 0
+            asked = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+            async def receive() -> dict[str, Any]:
+                if asked:
+                    return asked.pop()
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            async def send(message: dict[str, Any]) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    begun.release()
+                    await reads.wait()
+
+            scope = {
+                "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1",
+                "method": "POST", "path": "/tables/t/find", "raw_path": b"/tables/t/find",
+                "query_string": b"", "root_path": "", "scheme": "http",
+                "headers": [
+                    (b"host", b"localhost"), (b"content-type", b"application/json"),
+                    (b"content-length", b"2"),
+                ],
+                "client": ("127.0.0.1", 1), "server": ("localhost", 4002),
+            }  # fmt: skip
+            await app(scope, receive, send)  # type: ignore[arg-type]
+            return status
+
+        begun = asyncio.Semaphore(0)
+        for _ in range(4):
+            waiting.append(asyncio.ensure_future(slow()))
+            await begun.acquire()
+        found = await client.post("/tables/t/find", json={})
+        assert (found.status_code, found.headers["retry-after"]) == (503, "1")
+        assert "other requests" in found.json()["detail"]
+        reads.set()
+        assert await asyncio.gather(*waiting) == [200] * 4
+        assert len((await client.ok("POST", "/tables/t/find", json={}))["records"]) == 30
+
+
+async def test_calls_of_the_remote_backend_bring_so_many_rows(tmp_path: Path) -> None:
+    config = tmp_path / "aiovec.toml"
+    config.write_text("[retrieval.server]\nmax_rows = 50\n")
+
+    def run() -> None:
+        with in_a_process(tmp_path / "t.db", "--config", config) as served:
+            asyncio.run(asked(served))
+
+    async def asked(served: Served) -> None:
+        async with aiovec.connect(served.url) as store:
+            await store.create_table("t", aiovec.Schema(dim=2))
+            for start in (0, 50):
+                part = [{"id": f"{start + n}", "embedding": VECTOR} for n in range(50)]
+                await store.insert("t", part)
+            assert len(await store.find("t", "id < '3'", limit=2**60)) < 50
+            with pytest.raises(aiovec.InvalidArgumentError, match="at most 50 on this server"):
+                await store.find("t", limit=2**60)
+            sizes = [batch.num_rows async for batch in store.export("t", batch_size=2**31 - 1)]
+            assert sizes == [50, 50]
+
+    await asyncio.to_thread(run)
+
+
+@pytest.mark.parametrize("path", ["find", "get", "search"])
+async def test_rows_beyond_the_bound_are_not_read(path: str) -> None:
+    """Of 40 MB that match, a server of answers up to 1 MiB reads a few rows."""
+    settings = ServerSettings(max_body_mb=1)
+    body = {"find": {"limit": 400}, "search": {"vector": VECTOR, "topK": 400}}.get(
+        path, {"ids": [f"r{n:03}" for n in range(400)]}
+    )
+    async with serving(create_app(":memory:", settings=settings)) as client:
+        await client.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
+        written = rows(400, 100_000)
+        for start in range(0, 400, 9):
+            await client.ok("POST", "/tables/t/records", json=written[start : start + 9])
+        tracemalloc.start()
+        try:
+            await client.problem("POST", f"/tables/t/{path}", 413, json=body)
+            assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        finally:
+            tracemalloc.stop()
