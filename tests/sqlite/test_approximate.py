@@ -11,7 +11,7 @@ from tests.sqlite.support import opened
 
 from aiovec import Schema, Tuning
 
-ROWS, DIM = 4_000, 128
+ROWS, DIM = 3_000, 128
 
 
 def vectors() -> Any:
@@ -25,6 +25,7 @@ def vectors() -> Any:
 @pytest.mark.parametrize("way", ["bits", "prefix"])
 async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, way: str) -> None:
     rows = vectors()
+    units = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1)[:, None]
     schema = Schema(DIM, fields={"n": int}, quantized="bit")
     tuning = None if way == "bits" else Tuning(dims=64)
     async with opened(tmp_path / "a.db", scan="bit" if way == "bits" else "auto") as store:
@@ -34,13 +35,12 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
         found = wanted = 0
         for turn in range(2):  # from the file, and once it is in memory
             for number in range(turn, 200, 10):
-                where = "n < 2000" if number % 20 else None
+                where = "n < 1500" if number % 20 else None
                 options: dict[str, Any] = {"limit": 10, "where": where}
                 hits = await store.search("t", rows[number], tuning=tuning, **options)
                 true = await store.search("t", rows[number], exact=True, **options)
                 assert len(hits) == len(true) == 10
-                assert all(where is None or hit["n"] < 2_000 for hit in hits)
-                units = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1)[:, None]
+                assert all(where is None or hit["n"] < 1_500 for hit in hits)
                 for hit in hits:
                     assert hit.distance == pytest.approx(
                         1 - units[hit["n"]] @ units[number], abs=1e-6

@@ -41,8 +41,7 @@ def remove(path: Path, table: str, number: int) -> None:
         db.execute(f'DELETE FROM "t.{table}" WHERE {key} = ?', (rowid,))
 
 
-@pytest.mark.parametrize("scan", ["auto", "disk"])
-@pytest.mark.parametrize("table", ["rows", "vec"])
+@pytest.mark.parametrize(("table", "scan"), [("rows", "auto"), ("vec", "disk")])
 async def test_a_row_of_which_a_half_is_gone(tmp_path: Path, table: str, scan: str) -> None:
     """No search tells another row, or another's distance; one that would find it tells damage."""
     path = tmp_path / "a.db"

@@ -24,8 +24,8 @@ def rows(prefix: str, count: int, version: int = 1) -> list[dict[str, object]]:
 async def test_memory_of_an_export_is_a_few_batches(tmp_path: Path) -> None:
     async with opened(tmp_path / "notes.db") as store:
         await store.create_table("notes", Schema(256))
-        vectors = np.random.default_rng(1).standard_normal((20_000, 256), dtype=np.float32)
-        await store.insert("notes", {"id": [f"{n}" for n in range(20_000)], "embedding": vectors})
+        vectors = np.random.default_rng(1).standard_normal((8_000, 256), dtype=np.float32)
+        await store.insert("notes", {"id": [f"{n}" for n in range(8_000)], "embedding": vectors})
         gc.collect()
         before = pa.total_allocated_bytes()
         most = 0
@@ -122,11 +122,11 @@ async def walk(store: VectorStore, chance: random.Random, dance: bool) -> list[s
             return ids
         ids += batch.column("id").to_pylist()
         cursor = batch.schema.metadata[b"aiovec.cursor"]
-        if dance and len(ids) < 300:
-            old = [f"stays{n}" for n in chance.sample(range(150), 20)]
+        if dance and len(ids) < 150:
+            old = [f"stays{n}" for n in chance.sample(range(80), 10)]
             await store.upsert("notes", [State(2, 2).row(id, chance.choice("xy")) for id in old])
             await store.update("notes", {"owner": chance.choice("xyz")}, ids=old[:5])
-            await store.delete("notes", [f"goes{n}" for n in chance.sample(range(150), 20)])
+            await store.delete("notes", [f"goes{n}" for n in chance.sample(range(80), 10)])
             await store.insert("notes", rows(f"comes{chance.random()}", 3))
             if chance.random() < 0.5:
                 await store.optimize("notes")
@@ -135,11 +135,11 @@ async def walk(store: VectorStore, chance: random.Random, dance: bool) -> list[s
 async def test_a_cursor_gives_each_row_that_stays_exactly_once(tmp_path: Path) -> None:
     async with opened(tmp_path / "notes.db", chunk_size=8) as store:
         await store.create_table("notes", SCHEMAS["partitioned"])
-        pairs = zip(rows("stays", 150), rows("goes", 150), strict=True)
+        pairs = zip(rows("stays", 80), rows("goes", 80), strict=True)
         both = [row for pair in pairs for row in pair]
         await store.insert("notes", both)
         still = await walk(store, random.Random(1), dance=False)
         assert sorted(still) == sorted(row["id"] for row in both)
         ids = await walk(store, random.Random(2), dance=True)
         assert len(ids) == len(set(ids))
-        assert {f"stays{n}" for n in range(150)} <= set(ids)
+        assert {f"stays{n}" for n in range(80)} <= set(ids)

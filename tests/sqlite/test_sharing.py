@@ -87,7 +87,7 @@ async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
         over = False
 
         async def write(first: int) -> None:
-            for n in range(first, first + 400, 10):
+            for n in range(first, first + 200, 10):
                 await store.insert("notes", [row(n + i) for i in range(10)])
                 there.update(range(n, n + 10))
                 gone = n - first

@@ -7,7 +7,6 @@ import os
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.sqlite.support import (
     SCHEMAS,
@@ -51,7 +50,7 @@ async def test_optimize_gives_room_back_and_changes_no_answer(tmp_path: Path) ->
     path = tmp_path / "notes.db"
     async with opened(path, chunk_size=64, keep_deletes=100) as store:
         await store.create_table("notes", SCHEMAS["partitioned"])
-        left = await churn(store, 1_000)
+        left = await churn(store, 600)
         before, stats = await answers(store), await store.stats("notes")
         assert stats.last_optimize is None
         large, chunks = stats.details["file_bytes"], stats.details["vector_chunks"]
@@ -73,7 +72,7 @@ async def test_other_stores_read_and_write_while_one_optimizes(tmp_path: Path) -
     path = tmp_path / "notes.db"
     async with opened(path, chunk_size=8) as store, opened(path) as other:
         await store.create_table("notes", SCHEMAS["partitioned"])
-        left = await churn(store, 500)
+        left = await churn(store, 300)
         export = store.export("notes", batch_size=10)
         await anext(export)
         written = 0
@@ -100,13 +99,13 @@ async def test_tombstones_are_pruned_and_the_floor_tells_it(tmp_path: Path) -> N
     async with opened(path, keep_deletes=50) as store, backend_on(path) as backend:
         await store.create_table("notes", SCHEMAS["plain"])
         handle = await backend.open_table("notes")
-        await store.insert("notes", rows("a", 300))
+        await store.insert("notes", rows("a", 100))
         early = await backend.change_number(handle)
-        for n in range(200):
+        for n in range(80):
             await store.delete("notes", f"a{n}")
         late = await backend.change_number(handle)
         page = await backend.changes(handle, early)  # nothing is forgotten yet
-        assert len(page.deleted) == 200
+        assert len(page.deleted) == 80
         assert page.complete
         await store.optimize("notes")
         with pytest.raises(ChangesPrunedError) as caught:
@@ -118,11 +117,6 @@ async def test_tombstones_are_pruned_and_the_floor_tells_it(tmp_path: Path) -> N
         # Who starts anew misses nothing.
         page = await backend.changes(handle, 0, limit=1_000)
         assert await rows_of([page.upserted]) == await whole_table(store, "notes")
-        # Deleting many prunes by itself.
-        ids = [f"b{n}" for n in range(6_000)]
-        await store.insert("notes", {"id": ids, "embedding": np.ones((6_000, 16))})
-        await store.delete_where("notes", "STARTSWITH(id, 'b')")
-        assert (await store.stats("notes")).details["deletes_kept"] < 6_000
 
 
 # Backup

@@ -31,7 +31,7 @@ Values = npt.NDArray[np.float64]
 Random = np.random.Generator
 
 METRICS: list[Metric] = ["cosine", "l2", "dot"]
-DIMS = [1, 2, 3, 7, 16, 63, 64, 65, 384, 1024, 4096]
+DIMS = [1, 2, 7, 63, 64, 65, 384, 4096]
 LARGEST, SMALLEST = np.float32(1e15), np.float32(1.0000001e-15)
 
 
@@ -298,7 +298,7 @@ def test_no_value_misses_the_truth_by_more_than_its_bound(
         rows = kind(rng, 24, dim)
         if metric == "cosine":
             rows = rows[rows.any(axis=1)]
-        for _ in range(8):
+        for _ in range(5):
             query = hard_query(rng, rows, metric)
             value, bound = values_by_codes(encode_rows(rows, metric), encode_query(query, metric))
             missed = np.abs(value - true_values(rows, query, metric))
@@ -329,13 +329,13 @@ def test_no_row_among_the_best_is_missing(
     for seed, dim in enumerate(DIMS):
         full = (64, 100, LIMITS.full_segment)[seed % 3]
         rng = np.random.default_rng([seed, full])
-        rows = kind(rng, 300 if dim < 1000 else 100, dim)
+        rows = kind(rng, 200 if dim < 1000 else 80, dim)
         if metric == "cosine":
             rows = rows[rows.any(axis=1)]
         check_candidates(rows, metric, rng, full)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     dim=st.one_of(st.integers(1, 80), st.sampled_from(DIMS)),
@@ -369,7 +369,7 @@ components = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), dim=st.integers(1, 6), metric=st.sampled_from(METRICS))
 def test_no_row_is_missing_for_components_of_hypothesis_choice(
     data: st.DataObject, dim: int, metric: Metric
