@@ -1,59 +1,54 @@
-"""Snippets of long texts, from pieces of them."""
+"""Snippets of long texts, as a keyword search with highlights shows them."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import pytest
 
-from aiovec.backend import snippet_of
+import aiovec
+from aiovec import Field, Schema, VectorStore
 
-_FILLER = "some other words " * 1_000
-
-
-def _snippet(text: str, match: str) -> str | None:
-    with closing(sqlite3.connect(":memory:")) as db:
-        for _ in range(2):  # nothing of the first is left
-            found = snippet_of(text, match, "b", ("a", "b"), "unicode61", ("[", "]"), db)
-        return found
+FILLER = "some other words " * 1_000
 
 
-@pytest.mark.parametrize("before", range(700, 1100, 7))
-def test_a_phrase_is_in_a_piece_wherever_it_stands(before: int) -> None:
-    found = _snippet(f"{'x' * before} red wool hats {_FILLER}", 'b : "red wool hats"')
-    assert found is not None
-    assert "[red wool hats]" in found
+@pytest.fixture(params=["sqlite", "lancedb"])
+async def texts(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorStore]:
+    target = ":memory:" if request.param == "sqlite" else f"lancedb://{tmp_path}/store"
+    async with aiovec.connect(target) as opened:
+        await opened.create_table("t", Schema(2, fields={"body": Field(str, text=True)}))
+        yield opened
 
 
-def test_a_snippet_tells_where_text_was_cut_off() -> None:
-    first = _snippet(f"wool {_FILLER}", "wool")
-    assert first is not None
-    assert (first[:6], first[-1]) == ("[wool]", "…")
-    assert len(first.split()) == 32
-    middle, last = (
-        _snippet(f"{_FILLER} wool {_FILLER}", "wool"),
-        _snippet(f"{_FILLER} wool", "wool"),
-    )
-    assert middle is not None
-    assert last is not None
-    assert (middle[0], middle[-1]) == ("…", "…")
-    assert (last[0], last[-6:]) == ("…", "[wool]")
+async def snippets(store: VectorStore, query: str, bodies: Mapping[str, str]) -> dict[str, str]:
+    rows = [{"id": id, "embedding": [1, 1], "body": body} for id, body in bodies.items()]
+    await store.upsert("t", rows)
+    hits = await store.search_text("t", query, highlight=("[", "]"), limit=100)
+    assert {hit.id for hit in hits} == bodies.keys()
+    return {hit.id: hit.highlights["body"] for hit in hits}
 
 
-def test_the_best_piece_has_the_rarest_words() -> None:
-    found = _snippet(f"{'wool ' * 2_000}{_FILLER} wool hat {_FILLER}", "wool OR hat")
-    assert found is not None
+async def test_a_phrase_is_in_the_snippet_wherever_it_stands(texts: VectorStore) -> None:
+    bodies = {f"{n}": f"{'x' * n} red wool hats {FILLER}" for n in range(0, 2_200, 71)}
+    for id, snippet in (await snippets(texts, '"red wool hats"', bodies)).items():
+        assert "[red wool hats]" in snippet, id
+
+
+async def test_a_snippet_shows_where_text_was_cut_off(texts: VectorStore) -> None:
+    bodies = {
+        "first": f"wool {FILLER}", "middle": f"{FILLER} wool {FILLER}", "last": f"{FILLER} wool",
+        "nul": f"a\0wool {FILLER}",
+    }  # fmt: skip
+    found = await snippets(texts, "wool", bodies)
+    assert (found["first"][:6], found["first"][-1]) == ("[wool]", "…")
+    assert len(found["first"].split()) == 32
+    assert (found["middle"][0], found["middle"][-1]) == ("…", "…")
+    assert (found["last"][0], found["last"][-6:]) == ("…", "[wool]")
+    assert "[wool]" in found["nul"]
+
+
+async def test_the_best_piece_has_the_rarest_words(texts: VectorStore) -> None:
+    body = f"{'wool ' * 2_000}{FILLER} wool hat {FILLER}"
+    (found,) = (await snippets(texts, "wool hat", {"a": body})).values()
     assert "[wool] [hat]" in found
-
-
-def test_what_is_longer_than_a_piece_is_not_found() -> None:
-    assert _snippet("y" * 10_000, "y" * 10_000) is None
-    assert _snippet(_FILLER, '"absent"') is None
-    assert _snippet(_FILLER, 'a : "other"') is None
-
-
-def test_a_text_with_nul_in_it() -> None:
-    found = _snippet(f"a\0wool {_FILLER}", "wool")
-    assert found is not None
-    assert "[wool]" in found

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.contract.base import case
 from tests.contract.text import QUERIES, fuzzed, noise
-from tests.harness.loop_time import watched_loop
 
 from aiovec import Field, InvalidArgumentError, Schema
-from aiovec._text.query import parse, parse_off_loop, text_fields
+from aiovec._text.query import parse, text_fields
 from aiovec.backend import TextClause
 
 SCHEMA = Schema(
@@ -22,7 +17,6 @@ SCHEMA = Schema(
     fields={"title": Field(str, text=True), "body": Field(str, text=True), "year": int},
 )
 GRAMS = Schema(3, fields=SCHEMA.fields, analyzer="ngram")
-MOST = 100_000
 
 
 def shown(clause: TextClause) -> str:
@@ -71,19 +65,18 @@ CASES: dict[str, tuple[list[str], list[str] | None]] = {
 }
 
 
-@pytest.mark.parametrize("query", CASES)
-def test_clauses(query: str) -> None:
-    plain, grams = CASES[query]
-    assert [shown(clause) for clause in parse(query, SCHEMA)] == plain
-    if grams is None:
-        grams = plain
-    assert [shown(clause) for clause in parse(query, GRAMS)] == grams
+def test_clauses() -> None:
+    for query, (plain, grams) in CASES.items():
+        with case(query):
+            assert [shown(clause) for clause in parse(query, SCHEMA)] == plain
+            wanted = plain if grams is None else grams
+            assert [shown(clause) for clause in parse(query, GRAMS)] == wanted
 
 
 def test_a_table_without_such_fields_has_none() -> None:
     bare = Schema(3, fields={"title": str})
     assert text_fields(bare) == []
-    assert [c.text for c in parse("title:wool", bare)] == ["title:wool"]
+    assert [clause.text for clause in parse("title:wool", bare)] == ["title:wool"]
     assert text_fields(SCHEMA) == ["title", "body"]
 
 
@@ -92,15 +85,11 @@ def well_formed(query: str, schema: Schema) -> None:
     assert len(set(clauses)) == len(clauses)
     for clause in clauses:
         assert clause.text.strip() == clause.text != ""
-        assert clause.text.encode().count(b"\0") == 0
+        assert "\0" not in clause.text
         assert '"' not in clause.text
         assert clause.field in (None, "title", "body")
-        if schema.analyzer == "ngram":
-            assert not clause.prefix
-        else:
-            assert any(map(str.isalnum, clause.text))
-        if clause.prefix:
-            assert clause.text[-1].isalnum()
+        assert any(map(str.isalnum, clause.text)) or schema.analyzer == "ngram"
+        assert not clause.prefix or (clause.text[-1].isalnum() and schema.analyzer != "ngram")
         # Each clause, typed by itself as a phrase, is that clause.
         if clause.field is None and not clause.prefix and not clause.excluded:
             assert parse(f'"{clause.text}"', schema) == (clause,)
@@ -112,48 +101,16 @@ def well_formed(query: str, schema: Schema) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schema", [SCHEMA, GRAMS], ids=["plain", "ngram"])
-def test_ten_thousand_fuzzed_queries(schema: Schema) -> None:
-    for query in [*QUERIES, *fuzzed(10_000, 5), *noise(10_000, 6)]:
-        well_formed(query, schema)
+def test_fuzzed_queries() -> None:
+    for schema in (SCHEMA, GRAMS):
+        for query in [*QUERIES, *fuzzed(3_000, 5), *noise(3_000, 6)]:
+            well_formed(query, schema)
 
 
 @given(st.text())
 def test_any_text_is_a_query(query: str) -> None:
     well_formed(query, SCHEMA)
     well_formed(query, GRAMS)
-
-
-@pytest.mark.parametrize(
-    "piece",
-    ['"', '""', "-", '-"', "a", "a ", "a:", 'title:"', "title:", "*", "-title:", "\0", "\ud800",
-     "(", " ", '" ', "a_", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:", "日", "\u200f-"],
-)  # fmt: skip
-def test_a_long_query_takes_time_in_proportion(piece: str) -> None:
-    """No part of the text is looked at over and over."""
-    text = (piece * MOST)[:MOST]
-    for schema in (SCHEMA, GRAMS):
-        began = time.process_time()
-        assert len(parse(text, schema)) <= 3
-        assert time.process_time() - began < 1.5
-
-
-async def test_a_long_query_does_not_hold_the_loop() -> None:
-    chance = random.Random(4)
-    alphabet = [chr(97 + n) for n in range(26)]
-    queries = [
-        "!" * MOST, "a " * (MOST // 2), '"' * MOST, "x" * MOST,
-        " ".join(chance.choices(alphabet, k=MOST // 2)), "title:a " * (MOST // 8),
-    ]  # fmt: skip
-    with watched_loop() as found:
-        for query in queries:
-            for length in (400, 2_000, MOST):
-                await parse_off_loop(query[:length], SCHEMA)
-                await asyncio.sleep(0)
-        for megabytes in (1, 5):
-            with pytest.raises(InvalidArgumentError):
-                await parse_off_loop("long text " * (megabytes * MOST), SCHEMA)
-    found.check()
 
 
 def test_queries_beyond_the_limits_are_refused() -> None:
@@ -164,14 +121,12 @@ def test_queries_beyond_the_limits_are_refused() -> None:
     assert len(str(caught.value)) < 300
     assert len(parse(words.replace("w1000", "w1"), SCHEMA)) == 1_000
     with pytest.raises(InvalidArgumentError, match="100,000 characters") as caught:
-        parse("x" * (MOST + 1), SCHEMA)
+        parse("x" * 100_001, SCHEMA)
     assert len(str(caught.value)) < 300
-    assert parse("x" * MOST, SCHEMA) == (TextClause("x" * MOST),)
+    for piece in ('"', "a ", 'title:"', "-", "日", "a", "\u200f-"):  # none of them hangs
+        assert len(parse((piece * 100_000)[:100_000], SCHEMA)) <= 3
 
 
 def test_clauses_that_differ_in_anything_are_different() -> None:
-    one = TextClause("wool")
-    others = [
-        replace(one, field="title"), replace(one, prefix=True), replace(one, excluded=True),
-    ]  # fmt: skip
-    assert parse("wool title:wool wool* -wool wool", SCHEMA) == (one, *others)
+    found = parse("wool title:wool wool* -wool wool", SCHEMA)
+    assert [shown(clause) for clause in found] == ["wool", "title=wool", "wool*", "-wool"]

@@ -1,0 +1,87 @@
+"""Arguments that Python cannot write out, never ends, or changes later; and new ids."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contract.base import case
+
+import aiovec
+from aiovec import RRF, AiovecError, InvalidArgumentError, Schema, VectorStore, Weighted, new_id
+
+LOOPY: list[Any] = []
+LOOPY.append(LOOPY)
+
+
+class Unreadable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words for it")
+
+
+async def test_values_without_a_text_are_refused_like_others(store: VectorStore) -> None:
+    await store.create_table("notes", Schema(2))
+    await store.insert("notes", [{"id": "a", "embedding": [1, 0]}])
+    values: dict[str, Any] = {"number": -(10**5000), "object": Unreadable(), "list": LOOPY}
+    for name, value in values.items():
+        for call in (
+            store.search("notes", [1, 0], limit=value),
+            store.search("notes", [1, 0], diversity=value),
+            store.search("notes", [1, 0], rerank=lambda _, value=value: [value, value]),
+            store.search("notes", [1, 0], select=[value]),
+            store.find("notes", offset=value),
+            store.find("notes", order_by=value),
+            store.find("notes", where=value),
+            store.get("notes", [value]),
+            store.delete("notes", [value]),
+            store.count(value),
+        ):
+            with case(name), pytest.raises(AiovecError):
+                await call
+        with case(name), pytest.raises(AiovecError):
+            store.table(value)
+
+
+async def test_a_selection_that_never_ends_is_refused(store: VectorStore) -> None:
+    await store.create_table("notes", Schema(2))
+    with pytest.raises(InvalidArgumentError, match="at most 10,000 names"):
+        await store.find("notes", select=map(str, itertools.count()))
+
+
+def test_bad_fusions_are_refused() -> None:
+    for bad in (0, -1, float("nan")):
+        with pytest.raises(InvalidArgumentError):
+            RRF(k=bad)
+    for vector, text in ((-1, 1), (1, -1), (0, 0), (float("nan"), 1)):
+        with pytest.raises(InvalidArgumentError):
+            Weighted(vector=vector, text=text)
+
+
+async def test_long_texts_and_a_bad_one_among_them(store: VectorStore) -> None:
+    long = "wörter " * 60_000
+    texts = [None, "", *(f"{long}{n}" for n in range(9)), None, "last"]
+    rows: dict[str, Any] = {
+        "id": [f"r{n:02}" for n in range(len(texts))],
+        "embedding": np.ones((len(texts), 2)),
+        "body": texts,
+    }
+    await store.create_table("notes", Schema(2, fields={"body": str}))
+    assert await store.insert("notes", rows) == len(texts)
+    assert [row["body"] for row in await store.find("notes", order_by="id")] == texts
+    rows["body"] = [*texts[:7], "lone \ud800", *texts[8:]]
+    with pytest.raises(aiovec.InvalidRowError) as caught:
+        await store.upsert("notes", rows)
+    assert (caught.value.row, caught.value.id, caught.value.field) == (7, "r07", "body")
+
+
+def test_new_ids_rise_in_each_thread_and_never_repeat() -> None:
+    def make(_: int) -> list[str]:
+        return [new_id() for _ in range(500)]
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(make, range(8)))
+    assert all(ids == sorted(ids) for ids in made)
+    assert len({id for ids in made for id in ids}) == 4_000

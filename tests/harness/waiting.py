@@ -1,0 +1,19 @@
+"""Waiting for what sends no event when it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from inspect import isawaitable
+
+
+async def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Return once the condition, which may be awaited, holds; fail when it does not in time."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if isawaitable(found):
+                found = await found
+            if found:
+                return
+            await asyncio.sleep(0.01)
