@@ -1,11 +1,12 @@
-"""The base of every part of the contract suite: the factory, the fixtures, the deviations."""
+"""The base of every part of the contract suite: what a kind of store says, and the fixtures."""
 
 from __future__ import annotations
 
-import inspect
+import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,26 +14,15 @@ import pytest
 import pytest_asyncio
 from tests.harness.values import DIM, SMALL, small_rows
 
+import aiovec
 from aiovec import Schema, VectorStore
-from aiovec._core.contract import abilities
-from aiovec._input import rows as _rows  # noqa: F401 - imported here, before a loop runs, as connect does
-from aiovec.backend import Backend, RetrievalSettings
+from aiovec.backend import Backend, locate, plugin_of
 
-ABILITIES = tuple(abilities())
-
-
-LOOP_TIME = "loop time"
-"""The deviation of a backend whose calls may hold the event loop."""
-
-
-async def open_store(backend: Backend, *, dim: int = DIM) -> VectorStore:
-    """A store over a backend, as ``aiovec.connect`` would open it."""
-    try:
-        await backend.open()
-    except BaseException:
-        await backend.close()
-        raise
-    return VectorStore(backend, RetrievalSettings(dim=dim))
+ABILITIES = (
+    "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore", "advice",
+    "once", "power-loss", "quantized", "text-prefix",
+)  # fmt: skip
+"""What ``VectorStore.supports`` knows."""
 
 
 @contextmanager
@@ -45,35 +35,71 @@ def case(name: object) -> Iterator[None]:
         raise
 
 
+def toml_value(value: object) -> str:
+    """Return a value as TOML writes it."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {toml_value(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
 class ContractBase(ABC):
-    """One part of the suite: ``make_backend`` gives the backend that its tests run on."""
+    """One part of the suite. A subclass for a kind of store says where such a store lies."""
+
+    backend: ClassVar[str]
+    """The backend's name."""
+
+    tiers: ClassVar[tuple[str | None, str | None]] = (None, None)
+    """The tier of the tests that are marked ``core``, and of all others; None is the default."""
 
     deviations: ClassVar[Mapping[str, str]] = {}
     """Where the backend knowingly differs: a test's name or an ability, and the reason."""
 
+    keys: ClassVar[Mapping[str, Any]] = {}
+    """The keys of the backend's own section of the TOML file."""
+
+    forgetful: ClassVar[Mapping[str, Any]] = {}
+    """Keys with which the change feed forgets deletions soon, where it can be told to."""
+
     persistent: ClassVar[bool] = True
+    """True if a store that is opened again finds what was written before."""
+
     renames_tables: ClassVar[bool] = True
-    """True if ``rename_table`` is possible where ``make_backend`` lays the tables."""
-    """True if a backend made anew for the same path finds what was written before."""
+    """True if ``rename_table`` is possible."""
 
     @abstractmethod
-    def make_backend(self, path: Path) -> Backend:
-        """A backend, not yet open, that keeps its data under ``path``, an empty directory."""
+    def target(self, path: Path) -> str:
+        """Return the target of a store that keeps its data under ``path``, an empty directory."""
 
-    def make_forgetful_backend(self, path: Path) -> Backend | None:
-        """A backend whose change feed forgets deletions soon, or None where it cannot be had."""
-        return None
+    def connect(
+        self, path: Path, *, dim: int = DIM, keys: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Open the store that lies under ``path`` as an app does: await it, or enter it."""
+        own = {**self.keys, **(keys or {})}
+        config = path / "aiovec.toml"
+        config.write_text(
+            f"[retrieval]\ndim = {dim}\n[retrieval.{self.backend}]\n"
+            + "".join(f"{key} = {toml_value(value)}\n" for key, value in own.items())
+        )
+        return aiovec.connect(self.target(path), config=config, **options)
 
-    def open_backup(self, path: Path) -> Backend | None:
-        """A backend over what ``backup(path)`` wrote, not yet open; None where it has none."""
-        return None
+    @asynccontextmanager
+    async def opened_backend(self, path: Path) -> AsyncIterator[Any]:
+        """The backend of the store under ``path``, as a migration uses it beside the store."""
+
+        def make() -> Backend:
+            plugin = plugin_of(self.backend)
+            address = locate(self.target(path)).address
+            return plugin.create(address, plugin.settings(**self.keys))
+
+        backend = await asyncio.to_thread(make)
+        await backend.open()
+        try:
+            yield backend
+        finally:
+            await backend.close()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # So that the suite runs in both modes of pytest-asyncio.
-        for name, test in vars(cls).items():
-            if name.startswith("test_") and inspect.iscoroutinefunction(test):
-                pytest.mark.asyncio(test)
         _refuse_hidden_tests(cls)
 
     @pytest.fixture(autouse=True)
@@ -82,45 +108,16 @@ class ContractBase(ABC):
         if reason is not None:
             pytest.skip(reason)
 
-    async def open(self, path: Path, *, dim: int = DIM) -> VectorStore:
-        """A store of its own over a new backend for ``path``. The caller closes it."""
-        return await open_store(self.make_backend(path), dim=dim)
-
     @pytest_asyncio.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[VectorStore]:
         """An empty store."""
-        store = await self.open(tmp_path)
-        try:
+        async with self.connect(tmp_path) as store:
             yield store
-        finally:
-            await store.close()
 
     @pytest_asyncio.fixture
     async def notes(self, store: VectorStore) -> VectorStore:
         """A store with a table ``notes`` of ten small rows."""
-        await store.create_table("notes", SMALL)
-        await store.insert("notes", small_rows(10))
-        return store
-
-    async def table(
-        self, store: VectorStore, schema: Schema, rows: Any = (), *, name: str = "notes"
-    ) -> None:
-        """A new table with rows."""
-        await self.create(store, name, schema)
-        if isinstance(rows, Sequence) and not rows:
-            return
-        await store.insert(name, rows)
-
-    async def create(self, store: VectorStore, name: str, schema: Schema) -> None:
-        """A new table. One that the store refuses is made as a migration makes it."""
-        if self.refuses(store, schema):
-            await store._follower.engine.backend.create_table(name, schema)
-        else:
-            await store.create_table(name, schema)
-
-    def refuses(self, store: VectorStore, schema: Schema) -> bool:
-        """Return whether the schema has an option that the backend cannot honour."""
-        return schema.quantized is not None and not store.supports("quantized")
+        return await filled(store, SMALL, small_rows(10))
 
     def need(self, store: VectorStore, ability: str) -> None:
         """Skip the test where the backend lacks the ability, or declares it a deviation."""
@@ -131,14 +128,24 @@ class ContractBase(ABC):
 
     def need_persistence(self) -> None:
         if not self.persistent:
-            pytest.skip("this backend keeps nothing once it is closed")
+            pytest.skip("this store keeps nothing once it is closed")
+
+
+async def filled(
+    store: VectorStore, schema: Schema, rows: Any = (), *, name: str = "notes"
+) -> VectorStore:
+    """The store with a new table that has these rows."""
+    await store.create_table(name, schema)
+    if not (isinstance(rows, Sequence) and not rows):
+        await store.insert(name, rows)
+    return store
 
 
 def _refuse_hidden_tests(cls: type) -> None:
     """Two parts of the suite with a test of one name: one of them would never run."""
     owners: dict[str, type] = {}
     for part in cls.__mro__:
-        if part.__module__.partition(".")[0] != __name__.partition(".")[0]:
+        if not part.__module__.startswith("tests.contract."):
             continue  # whoever runs the suite may replace a test
         for name in vars(part):
             if name.startswith("test_") and owners.setdefault(name, part) is not part:

@@ -10,97 +10,71 @@ from typing import Any
 
 import pytest
 from tests.contract.base import ContractBase, case
-from tests.harness.values import DIM, EVERY_KIND, SMALL, rows_of_every_kind, small_rows
+from tests.harness.values import DIM, SMALL, small_rows
 
-from aiovec import Field, VectorStore
-from aiovec._core.once import has_rows
-from aiovec._input.rows import to_table
+from aiovec import VectorStore
 from aiovec.backend import Conditions, WriteKey, under
 from aiovec.errors import DuplicateIdError, InvalidArgumentError, TableNotFoundError
 
 Call = Callable[[VectorStore], Awaitable[Any]]
 
-_TEXT = Field(str, text=True)
-
 # Calls of which each, done a second time, would fail, or give or change something else, with what
 # it returns; and what another caller does between the first time and the second.
 _CALLS: dict[str, tuple[Call, Any, Call]] = {
     "insert": (
-        lambda store: store.insert("notes", small_rows(3, start=20)),
-        3,
-        lambda store: store.delete("notes", ["r0020"]),
+        lambda s: s.insert("notes", small_rows(3, start=20)), 3,
+        lambda s: s.delete("notes", ["r0020"]),
     ),
     "insert, skip": (
-        lambda store: store.insert("notes", small_rows(3, start=8), on_conflict="skip"),
-        1,
-        lambda store: store.delete("notes", ["r0010"]),
+        lambda s: s.insert("notes", small_rows(3, start=8), on_conflict="skip"), 1,
+        lambda s: s.delete("notes", ["r0010"]),
     ),
     "upsert": (
-        lambda store: store.upsert("notes", small_rows(3, start=8)),
-        3,
-        lambda store: store.update("notes", {"name": "later"}, where="TRUE"),
+        lambda s: s.upsert("notes", small_rows(3, start=8)), 3,
+        lambda s: s.update("notes", {"name": "later"}, where="TRUE"),
     ),
     "update": (
-        lambda store: store.update("notes", {"name": "new", "more": 1}, where="year < 4"),
-        4,
-        lambda store: store.update("notes", {"name": "later", "year": 100}, where="TRUE"),
+        lambda s: s.update("notes", {"name": "new", "more": 1}, where="year < 4"), 4,
+        lambda s: s.update("notes", {"name": "later", "year": 100}, where="TRUE"),
     ),
     "set_vectors": (
-        lambda store: store.set_vectors("notes", ["r0001", "r0099"], [[1.0] * DIM] * 2),
-        1,
-        lambda store: store.set_vectors("notes", ["r0001"], [[2.0] * DIM]),
+        lambda s: s.set_vectors("notes", ["r0001", "r0099"], [[1.0] * DIM] * 2), 1,
+        lambda s: s.set_vectors("notes", ["r0001"], [[2.0] * DIM]),
     ),
     "delete": (
-        lambda store: store.delete("notes", ["r0001", "r0099"]),
-        1,
-        lambda store: store.upsert("notes", small_rows(3)),
+        lambda s: s.delete("notes", ["r0001", "r0099"]), 1,
+        lambda s: s.upsert("notes", small_rows(3)),
     ),
     "delete_where": (
-        lambda store: store.delete_where("notes", "year < 4"),
-        4,
-        lambda store: store.upsert("notes", small_rows(6)),
+        lambda s: s.delete_where("notes", "year < 4"), 4,
+        lambda s: s.upsert("notes", small_rows(6)),
     ),
     "create_table": (
-        lambda store: store.create_table("more", SMALL),
-        None,
-        lambda store: store.insert("more", small_rows(2)),
+        lambda s: s.create_table("more", SMALL), None,
+        lambda s: s.insert("more", small_rows(2)),
     ),
     "rename_table": (
-        lambda store: store.rename_table("notes", "more"),
-        None,
-        lambda store: store.create_table("notes", SMALL),
+        lambda s: s.rename_table("notes", "more"), None, lambda s: s.create_table("notes", SMALL),
     ),
     "drop_table": (
-        lambda store: store.drop_table("notes"),
-        None,
-        lambda store: store.create_table("notes", SMALL),
+        lambda s: s.drop_table("notes"), None, lambda s: s.create_table("notes", SMALL),
     ),
     "add_field": (
-        lambda store: store.add_field("notes", "lang", str),
-        None,
-        lambda store: store.update("notes", {"lang": "de"}, where="TRUE"),
+        lambda s: s.add_field("notes", "lang", str), None,
+        lambda s: s.update("notes", {"lang": "de"}, where="TRUE"),
     ),
     "rename_field": (
-        lambda store: store.rename_field("notes", "name", "title"),
-        None,
-        lambda store: store.add_field("notes", "name", str),
+        lambda s: s.rename_field("notes", "name", "title"), None,
+        lambda s: s.add_field("notes", "name", str),
     ),
     "drop_field": (
-        lambda store: store.drop_field("notes", "name"),
-        None,
-        lambda store: store.add_field("notes", "name", int),
+        lambda s: s.drop_field("notes", "name"), None, lambda s: s.add_field("notes", "name", int),
     ),
     "create_field_index": (
-        lambda store: store.create_field_index("notes", "year", "btree"),
-        None,
-        lambda store: store.drop_field_index("notes", "year"),
+        lambda s: s.create_field_index("notes", "year", "btree"), None,
+        lambda s: s.drop_field_index("notes", "year"),
     ),
-    "drop_field_index": (
-        lambda store: store.drop_field_index("notes", "name"),
-        None,
-        lambda store: store.create_field_index("notes", "name", "btree"),
-    ),
-}
+}  # fmt: skip
 
 
 def _keyed(name: str, digest: bytes = b"1") -> AbstractContextManager[None]:
@@ -139,20 +113,6 @@ class OnceContract(ContractBase):
                 with _keyed(name):
                     assert await call(store) == outcome
                 assert await _content(store) == later
-
-    async def test_a_write_with_a_text_index_is_done_once(self, notes: VectorStore) -> None:
-        self.need(notes, "once")
-        self.need(notes, "text")
-        for _ in range(2):
-            with _keyed("add"):
-                await notes.add_field("notes", "body", _TEXT)
-        await notes.update("notes", {"body": "some words"}, ids=["r0001"])
-        with _keyed("add"):
-            await notes.add_field("notes", "body", _TEXT)
-        assert [hit.id for hit in await notes.search_text("notes", "words")] == ["r0001"]
-        for _ in range(2):
-            with _keyed("drop"):
-                await notes.drop_field("notes", "body")
 
     async def test_a_key_belongs_to_one_write(self, notes: VectorStore) -> None:
         self.need(notes, "once")
@@ -193,14 +153,14 @@ class OnceContract(ContractBase):
                 return await notes.insert("notes", rows, on_conflict="skip")
 
         for _ in range(2):
-            calls = [call(n) for n in range(30) for call in (insert, insert_skipping) * 3]
-            assert await asyncio.gather(*calls) == [2] * 180
-            assert await notes.count("notes") == 130
+            calls = [call(n) for n in range(20) for call in (insert, insert_skipping) * 2]
+            assert await asyncio.gather(*calls) == [2] * 80
+            assert await notes.count("notes") == 90
 
     async def test_a_key_outlives_its_store(self, tmp_path: Path) -> None:
         self.need_persistence()
         for _ in range(3):
-            async with await self.open(tmp_path) as store:
+            async with self.connect(tmp_path) as store:
                 self.need(store, "once")
                 with _keyed("create"):
                     await store.create_table("notes", SMALL)
@@ -211,7 +171,7 @@ class OnceContract(ContractBase):
 
     async def test_one_of_two_stores_does_it(self, tmp_path: Path) -> None:
         self.need_persistence()
-        async with await self.open(tmp_path) as one, await self.open(tmp_path) as two:
+        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
             self.need(one, "once")
             await one.create_table("notes", SMALL)
 
@@ -222,42 +182,3 @@ class OnceContract(ContractBase):
             calls = [insert(store, number) for number in range(20) for store in (one, two)]
             assert await asyncio.gather(*calls) == [1] * 40
             assert await one.count("notes") == 20
-
-    async def test_a_cancelled_write_is_repeated(self, notes: VectorStore) -> None:
-        self.need(notes, "once")
-
-        async def insert(number: int) -> int:
-            with _keyed(f"k{number}"):
-                return await notes.insert("notes", small_rows(3, start=20 + 3 * number))
-
-        for number in range(20):
-            task = asyncio.ensure_future(insert(number))
-            for _ in range(number):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-            assert await insert(number) == 3
-        assert await notes.count("notes") == 70
-
-    async def test_rows_that_are_there_are_known_again(self, store: VectorStore) -> None:
-        """Of a backend that keeps no keys: what tells that a repeated insert was done."""
-        await store.create_table("notes", EVERY_KIND)
-        rows = to_table(rows_of_every_kind(40), EVERY_KIND)
-        await store.insert("notes", rows)
-        backend = store._follower.engine.backend
-        handle = await backend.open_table("notes")
-        assert await has_rows(backend, handle, rows)
-        assert await has_rows(backend, handle, rows.take(list(range(39, -1, -3))))
-        for name, field in EVERY_KIND.fields.items():
-            with case(name):
-                other = rows.column(name).take([*range(1, 40), 0])
-                place = rows.schema.get_field_index(name)
-                changed = rows.set_column(place, rows.schema.field(place), other)
-                assert not await has_rows(backend, handle, changed), field
-
-    async def test_reads_under_a_key_are_reads(self, notes: VectorStore) -> None:
-        self.need(notes, "once")
-        with _keyed("k"):
-            await notes.delete("notes", ["r0001"])
-            assert await notes.count("notes") == 9
-            assert (await notes.get("notes", ["r0002"]))[0].id == "r0002"

@@ -1,4 +1,4 @@
-"""Filters evaluated over Arrow: the yardstick for the backends."""
+"""Filters, orders and summaries as SQL means them, row by row: the yardstick for the backends."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
+from tests.harness.values import python_rows
 
 from aiovec import Schema
 from aiovec.backend import (
-    ANY_CHARACTER,
-    ANY_TEXT,
     And,
     Compare,
     Const,
@@ -32,18 +30,12 @@ from aiovec.backend import (
     StartsWith,
     Value,
     fold_case,
-    python_values,
 )
 
-_ON_ARROW: dict[str, Callable[[Any, Any], Any]] = {
-    "=": pc.equal,
-    "!=": pc.not_equal,
-    "<": pc.less,
-    "<=": pc.less_equal,
-    ">": pc.greater,
-    ">=": pc.greater_equal,
-}
-_ON_PYTHON: dict[str, Callable[[Any, Any], bool]] = {
+Values = Callable[[Ref], object]
+"""The value that one row has for a field, the id, or a key of the payload."""
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -51,38 +43,93 @@ _ON_PYTHON: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_Row = TypeVar("_Row")
+
+
+def truth(expr: Expr, values: Values) -> bool | None:
+    """Return whether a row matches: true, false, or None where the filter is neither."""
+    found: object
+    match expr:
+        case Const(value):
+            return value
+        case And(items):
+            return _all(truth(item, values) for item in items)
+        case Or(items):
+            return _not(_all(_not(truth(item, values)) for item in items))
+        case Not(item):
+            return _not(truth(item, values))
+        case IsTrue(item):
+            return truth(item, values) is True
+        case IsNull(ref):
+            return values(ref) is None
+        case Compare(ref, op, literal):
+            found = values(ref)
+            return _OPERATORS[op](found, literal) if _comparable(found, literal) else None
+        case In(ref, literals):
+            found = values(ref)
+            return _not(_all(_not(_equal(found, literal)) for literal in literals))
+        case Like(ref, pattern, escape, ignore_case):
+            found = values(ref)
+            return _like(found, pattern, escape, ignore_case) if isinstance(found, str) else None
+        case StartsWith(ref, prefix):
+            found = values(ref)
+            return found.startswith(prefix) if isinstance(found, str) else None
+        case Contains(ref, literal):
+            found = values(ref)
+            if not isinstance(found, list):
+                return None
+            return any(_equal(item, literal) for item in found)
+        case EqualsList(ref, literals):
+            found = values(ref)
+            if not isinstance(found, list):
+                return None
+            return len(found) == len(literals) and all(map(_equal, found, literals))
+    raise TypeError(f"{expr!r} is not a condition")
 
 
 def evaluate(expr: Expr, table: pa.Table, schema: Schema) -> pa.BooleanArray:
-    """For each row of ``table``: true, false, or null where the filter is neither.
+    """``truth`` of each row of a table in the layout of ``schema.to_arrow()``."""
+    names = [name for name in table.column_names if name != schema.vector]
+    rows = python_rows(table.select(names))
+    payloads = [json.loads(row.get("payload") or "{}") for row in rows]
 
-    ``expr`` is a tree that ``bind`` gave, ``table`` has the layout of ``schema.to_arrow()``; the
-    vector's column may be missing.
-    """
-    return _Evaluation(table, schema).of(expr)
+    def values(row: Mapping[str, Any], payload: object) -> Values:
+        return lambda ref: within(payload, ref.path) if ref.path else row[ref.name]
+
+    truths = [truth(expr, values(*pair)) for pair in zip(rows, payloads, strict=True)]
+    return pa.array(truths, pa.bool_())
 
 
-_Row = TypeVar("_Row")
+def within(payload: object, path: Sequence[str]) -> object:
+    """Return what lies at a path in a payload; None where there is nothing."""
+    for key in path:
+        payload = payload.get(key) if isinstance(payload, dict) else None
+    return payload
+
+
+def value_in(row: Mapping[str, Any], ref: Ref) -> object:
+    """Return the value in a row as Arrow gives it, with the payload as JSON text."""
+    return within(json.loads(row["payload"] or "{}"), ref.path) if ref.path else row[ref.name]
 
 
 def in_order(
     rows: Iterable[_Row], order_by: Sequence[Order], value: Callable[[_Row, Ref], object]
 ) -> list[_Row]:
-    """The rows as ``Backend.find`` sorts them. ``value`` gives a row's value for a key."""
+    """Return the rows as ``Backend.find`` sorts them. ``value`` gives a row's value for a key."""
     ordered = list(rows)
     # A stable sort keeps rows that are equal in one key in the order of the keys behind it.
     for order in reversed(order_by):
         keyed = [(_sort_key(value(row, order.ref)), row) for row in ordered]
-        there = [(key, row) for key, row in keyed if key is not None]
-        there.sort(key=lambda pair: pair[0], reverse=order.descending)
-        ordered = [row for _, row in there] + [row for key, row in keyed if key is None]
+        valued = [(key, row) for key, row in keyed if key is not None]
+        valued.sort(key=lambda pair: pair[0], reverse=order.descending)
+        ordered = [row for _, row in valued] + [row for key, row in keyed if key is None]
     return ordered
 
 
 def counted(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> list[tuple[Value, int]]:
-    """The values and their counts as ``Backend.value_counts`` gives them."""
+    """Return the values and their counts as ``Backend.value_counts`` gives them."""
     counts: dict[tuple[int, Any], tuple[Any, int]] = {}
     for row in rows:
         found = value(row, ref)
@@ -98,23 +145,13 @@ def counted(
 def ends_of(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> tuple[Value, Value] | None:
-    """The first and the last value as ``Backend.bounds`` gives them."""
+    """Return the first and the last value as ``Backend.bounds`` gives them."""
     keyed = [(_sort_key(found), found) for found in (value(row, ref) for row in rows)]
-    there: list[Any] = [pair for pair in keyed if pair[0] is not None]
-    if not there:
+    valued: list[Any] = [pair for pair in keyed if pair[0] is not None]
+    if not valued:
         return None
-    least, greatest = (end(there, key=lambda pair: pair[0]) for end in (min, max))
+    least, greatest = (end(valued, key=lambda pair: pair[0]) for end in (min, max))
     return least[1], greatest[1]
-
-
-def value_in(row: Mapping[str, Any], ref: Ref) -> object:
-    """The value in a row as Arrow gives it, with the payload as JSON text."""
-    if not ref.path:
-        return row[ref.name]
-    at: object = json.loads(row["payload"] or "{}")
-    for key in ref.path:
-        at = at.get(key) if isinstance(at, dict) else None
-    return at
 
 
 def _sort_key(value: object) -> tuple[int, Any] | None:
@@ -127,146 +164,60 @@ def _sort_key(value: object) -> tuple[int, Any] | None:
     return (0, value) if isinstance(value, datetime) else None
 
 
-class _Evaluation:
-    def __init__(self, table: pa.Table, schema: Schema) -> None:
-        self._table = table
-        self._payloads: list[dict[str, Any]] = (
-            [json.loads(text) if text else {} for text in self._column("payload").to_pylist()]
-            if schema.payload and "payload" in table.column_names
-            else [{}] * table.num_rows
-        )
-
-    def of(self, expr: Expr) -> pa.BooleanArray:
-        match expr:
-            case Const(value):
-                return pa.array([value] * self._table.num_rows, pa.bool_())
-            case And(items):
-                return self._folded(pc.and_kleene, items)
-            case Or(items):
-                return self._folded(pc.or_kleene, items)
-            case Not(item):
-                return pc.invert(self.of(item))
-            case IsNull(ref):
-                if ref.path:
-                    return _truths(value is None for value in self._payload(ref))
-                return pc.is_null(self._column(ref.name))
-            case Compare(ref, op, value):
-                return self._compare(ref, op, value)
-            case In(ref, values):
-                return self._in(ref, values)
-            case IsTrue(item):
-                return pc.fill_null(self.of(item), False)
-            case Like(ref):
-                return self._match(ref, _regex(expr.marked, expr.ignore_case), expr.ignore_case)
-            case StartsWith(ref, prefix):
-                return self._match(ref, _escaped(prefix) + ".*")
-            case EqualsList(ref, values):
-                return self._equals_list(ref, values)
-            case Contains(ref, value):
-                return self._contains(ref, value)
-        raise TypeError(f"{expr!r} is not a bound condition")
-
-    def _folded(
-        self, combine: Callable[[Any, Any], pa.BooleanArray], items: Iterable[Expr]
-    ) -> pa.BooleanArray:
-        first, *others = items
-        result = self.of(first)
-        for other in others:
-            result = combine(result, self.of(other))
-        return result
-
-    def _compare(self, ref: Ref, op: str, literal: Value) -> pa.BooleanArray:
-        if not ref.path:
-            column = self._column(ref.name)
-            truths: pa.BooleanArray = _ON_ARROW[op](column, pa.scalar(literal, column.type))
-            return truths
-        # Not in Arrow, which would compare ints with floats as floats.
-        return _truths(
-            _ON_PYTHON[op](value, literal) if _same_type(value, literal) else None
-            for value in self._payload(ref)
-        )
-
-    def _in(self, ref: Ref, literals: tuple[Value, ...]) -> pa.BooleanArray:
-        if not ref.path:
-            wanted = set(literals)
-            return _truths(
-                None if value is None else value in wanted
-                for value in python_values(self._column(ref.name))
-            )
-        return _truths(self._in_payload(value, literals) for value in self._payload(ref))
-
-    def _in_payload(self, value: object, literals: tuple[Value, ...]) -> bool | None:
-        comparable = [literal for literal in literals if _same_type(value, literal)]
-        if value in comparable:
-            return True
-        return False if len(comparable) == len(literals) else None
-
-    def _match(self, ref: Ref, regex: str, folded: bool = False) -> pa.BooleanArray:
-        """Return whether the whole text matches; RE2 counts code points, as LIKE does."""
-        texts = (
-            pa.array([v if isinstance(v, str) else None for v in self._payload(ref)], pa.utf8())
-            if ref.path
-            else self._column(ref.name)
-        )
-        if folded:
-            folds = [None if text is None else fold_case(text) for text in texts.to_pylist()]
-            texts = pa.array(folds, pa.utf8())
-        return pc.match_substring_regex(texts, rf"(?s)\A{regex}\z")
-
-    def _equals_list(self, ref: Ref, literals: tuple[Value, ...]) -> pa.BooleanArray:
-        lists = self._payload(ref) if ref.path else self._column(ref.name).to_pylist()
-        return _truths(
-            len(value) == len(literals)
-            and all(
-                _same_type(item, literal) and item == literal
-                for item, literal in zip(value, literals, strict=True)
-            )
-            if isinstance(value, list)
-            else None
-            for value in lists
-        )
-
-    def _contains(self, ref: Ref, literal: Value) -> pa.BooleanArray:
-        lists = self._payload(ref) if ref.path else self._column(ref.name).to_pylist()
-        return _truths(
-            any(_same_type(item, literal) and item == literal for item in value)
-            if isinstance(value, list)
-            else None
-            for value in lists
-        )
-
-    def _payload(self, ref: Ref) -> list[Any]:
-        found = []
-        for value in self._payloads:
-            at: Any = value
-            for key in ref.path:
-                at = at.get(key) if isinstance(at, dict) else None
-            found.append(at)
-        return found
-
-    def _column(self, name: str) -> pa.Array[Any]:
-        column = self._table.column(name).combine_chunks()
-        return column.storage if isinstance(column, pa.ExtensionArray) else column
+def _not(value: bool | None) -> bool | None:
+    return None if value is None else not value
 
 
-def _truths(values: Iterable[bool | None]) -> pa.BooleanArray:
-    return pa.array(list(values), pa.bool_())
+def _all(truths: Iterable[bool | None]) -> bool | None:
+    found = set(truths)
+    if False in found:
+        return False
+    return None if None in found else True
 
 
-def _same_type(value: object, literal: Value) -> bool:
-    """Return whether a payload's value can be compared with ``literal``; ints and floats can."""
-    if isinstance(value, bool) or isinstance(literal, bool):
-        return isinstance(value, bool) and isinstance(literal, bool)
-    if isinstance(value, (int, float)):
-        return isinstance(literal, (int, float))
-    return isinstance(value, str) and isinstance(literal, str)
+def _comparable(value: object, literal: object) -> bool:
+    """Return whether a value can be compared with a literal; ints and floats can."""
+    one, other = (
+        (int, float) if isinstance(of, (int, float)) and not isinstance(of, bool) else (type(of),)
+        for of in (value, literal)
+    )
+    return one == other
 
 
-def _escaped(text: str) -> str:
-    return "".join(rf"\x{{{ord(character):x}}}" for character in text)
+def _equal(value: object, literal: object) -> bool | None:
+    return value == literal if _comparable(value, literal) else None
 
 
-def _regex(pattern: str, ignore_case: bool) -> str:
-    wildcards = {ANY_TEXT: ".*", ANY_CHARACTER: "."}
-    literal = fold_case(pattern) if ignore_case else pattern
-    return "".join(wildcards.get(character) or _escaped(character) for character in literal)
+_ANY_TEXT, _ANY_CHARACTER = "any text", "any character"
+
+
+def _like(text: str, pattern: str, escape: str | None, ignore_case: bool) -> bool:
+    if ignore_case:
+        text, pattern = fold_case(text), fold_case(pattern)
+        escape = escape and fold_case(escape)
+    parts: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character == escape:
+            parts.append(next(characters))
+        else:
+            parts.append({"%": _ANY_TEXT, "_": _ANY_CHARACTER}.get(character, character))
+    return _matches(text, parts)
+
+
+def _matches(text: str, parts: Sequence[str]) -> bool:
+    """Compare from the left; where it fails, let the last ``%`` take one more character."""
+    at = place = 0
+    last, resume = -1, 0
+    while at < len(text):
+        if place < len(parts) and parts[place] == _ANY_TEXT:
+            last, resume = place, at
+            place += 1
+        elif place < len(parts) and parts[place] in (text[at], _ANY_CHARACTER):
+            at, place = at + 1, place + 1
+        elif last >= 0:
+            resume += 1
+            at, place = resume, last + 1
+        else:
+            return False
+    return all(part == _ANY_TEXT for part in parts[place:])

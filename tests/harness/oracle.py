@@ -1,29 +1,27 @@
 """The contract as a plain model: Python dicts and float64 arithmetic, slow and obvious.
 
-Backends are compared with it. It shares no code with the path that a real row takes; filters go
-through ``bind`` and ``evaluate``.
+Backends are compared with it. It shares no code with the path that a real row takes, and it reads
+filters as trees, by ``tests.harness.evaluate``.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tests.harness.evaluate import counted, ends_of, evaluate, in_order
-from tests.harness.loop_time import own_work
+from tests.harness.evaluate import counted, ends_of, in_order, truth, within
 from tests.harness.values import assert_same_fields
 
 from aiovec import REMOVE, Field, Hit, Schema
-from aiovec._filters.tree import Combinable
-from aiovec._input.arguments import existing_field
-from aiovec._input.selection import order_keys, sort_order, value_ref
-from aiovec.backend import Float32Array, Float64Array, Ref, Value, bind
+from aiovec.backend import Expr, Float32Array, Float64Array, Order, Ref, Value
 from aiovec.errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -37,7 +35,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-Where = Combinable | str | None
+Where = Expr | None
 
 
 @dataclass
@@ -55,12 +53,24 @@ class OracleRow:
 
 
 def _value_in(row: OracleRow, ref: Ref) -> object:
-    if not ref.path:
-        return row.id if ref.name == "id" else row.fields[ref.name]
-    at: object = row.payload
-    for key in ref.path:
-        at = at.get(key) if isinstance(at, dict) else None
-    return at
+    if ref.path:
+        return within(row.payload, ref.path)
+    return row.id if ref.name == "id" else row.fields[ref.name]
+
+
+_NAME = re.compile(r'"((?:[^"]|"")*)"|([^.]+)')
+
+
+def _ref(name: str) -> Ref:
+    """Return what the name of a field, or of a key of the payload, means."""
+    first, *path = (quoted.replace('""', '"') or plain for quoted, plain in _NAME.findall(name))
+    return Ref(first, tuple(path))
+
+
+def _order(order_by: str | Sequence[str] | None, descending: bool) -> list[Order]:
+    keys = [order_by] if isinstance(order_by, str) else list(order_by or ["id"])
+    order = [Order(_ref(k.removeprefix("-")), k.startswith("-") != descending) for k in keys]
+    return [*order, Order(Ref("id"))]
 
 
 @dataclass(frozen=True)
@@ -117,14 +127,14 @@ class Oracle:
 
     def drop_field(self, table: str, field: str) -> None:
         there = self._table(table)
-        existing_field(there.schema, field)
+        self._check_field(there, field)
         there.schema = there.schema.without_field(field)
         for row in there.rows.values():
             del row.fields[field]
 
     def rename_field(self, table: str, old: str, new: str) -> None:
         there = self._table(table)
-        existing_field(there.schema, old)
+        self._check_field(there, old)
         there.schema = there.schema.with_renamed_field(old, new)
         for row in there.rows.values():
             row.fields[new] = row.fields.pop(old)
@@ -142,7 +152,6 @@ class Oracle:
 
     # Writing
 
-    @own_work()
     def insert(
         self,
         table: str,
@@ -168,7 +177,6 @@ class Oracle:
         there.rows |= {row.id: row for row in added}
         return len(added)
 
-    @own_work()
     def upsert(
         self, table: str, rows: Sequence[Mapping[str, Any]], *, model: str | None = None
     ) -> int:
@@ -177,7 +185,6 @@ class Oracle:
         there.rows |= added
         return len(added)
 
-    @own_work()
     def update(
         self,
         table: str,
@@ -212,7 +219,6 @@ class Oracle:
             row.payload = new
         return len(selected)
 
-    @own_work()
     def set_vectors(
         self,
         table: str,
@@ -238,8 +244,7 @@ class Oracle:
         wanted = {ids} if isinstance(ids, str) else set(ids)
         return sum(there.rows.pop(id, None) is not None for id in wanted)
 
-    @own_work()
-    def delete_where(self, table: str, where: Combinable | str) -> int:
+    def delete_where(self, table: str, where: Expr) -> int:
         there = self._table(table)
         selected = self._selected(there, where)
         for row in selected:
@@ -256,7 +261,6 @@ class Oracle:
         wanted = [ids] if isinstance(ids, str) else list(ids)
         return [there.rows[id] for id in wanted if id in there.rows]
 
-    @own_work()
     def find(
         self,
         table: str,
@@ -268,11 +272,9 @@ class Oracle:
         offset: int = 0,
     ) -> list[OracleRow]:
         held = self._table(table)
-        order = sort_order(held.schema, order_keys(order_by), descending=descending)
-        rows = in_order(self._selected(held, where), order, _value_in)
+        rows = in_order(self._selected(held, where), _order(order_by, descending), _value_in)
         return rows[offset : offset + limit]
 
-    @own_work()
     def search(
         self,
         table: str,
@@ -290,29 +292,25 @@ class Oracle:
         hits.sort(key=lambda hit: (hit.distance, hit.row.id))
         return OracleHits(hits, limit)
 
-    @own_work()
-    @own_work()
     def distinct(
         self, table: str, field: str, where: Where = None, limit: int | None = None
     ) -> dict[Value, int]:
         held = self._table(table)
-        ref = value_ref(held.schema, field, lists=True)
+        ref = self._summarized(held.schema, field, lists=True)
         counts = counted(self._selected(held, where), ref, _value_in)[:limit]
         found = dict(counts)
         if len(found) < len(counts):  # 1 and True, or 0 and False
             raise InvalidArgumentError("field", field, "of one kind")
         return found
 
-    @own_work()
     def bounds(self, table: str, field: str, where: Where = None) -> tuple[Value, Value] | None:
         held = self._table(table)
-        ref = value_ref(held.schema, field, lists=False)
+        ref = self._summarized(held.schema, field, lists=False)
         return ends_of(self._selected(held, where), ref, _value_in)
 
     def count(self, table: str, where: Where = None) -> int:
         return len(self._selected(self._table(table), where))
 
-    @own_work()
     def rows(self, table: str, where: Where = None) -> dict[str, OracleRow]:
         """Return the rows of an export, in no order."""
         return {row.id: row for row in self._selected(self._table(table), where)}
@@ -331,30 +329,33 @@ class Oracle:
         _check_model(table, schema, model)
         return [checked_row(row, schema, number) for number, row in enumerate(rows)]
 
-    def _selected(self, table: OracleTable, where: Where) -> list[OracleRow]:
+    @staticmethod
+    def _check_field(table: OracleTable, name: str) -> None:
+        if name not in table.schema.fields:
+            raise InvalidArgumentError("field", name, "a field of the table")
+
+    @staticmethod
+    def _summarized(schema: Schema, name: str, *, lists: bool) -> Ref:
+        ref = _ref(name)
+        if ref.path and not schema.payload:
+            raise InvalidArgumentError("field", name, "a field of the table")
+        if not lists and not ref.path and name != "id" and schema.fields[name].is_list:
+            raise InvalidArgumentError("field", name, "a field with an order")
+        return ref
+
+    @staticmethod
+    def _selected(table: OracleTable, where: Where) -> list[OracleRow]:
         rows = list(table.rows.values())
-        condition = bind(where, table.schema)
-        if condition is None:
+        if where is None:
             return rows
-        held = [
-            {"id": row.id, table.schema.vector: row.vector, **row.payload, **row.fields}
-            for row in rows
-        ]
-        payloads = [row.payload for row in rows]
-        chosen = evaluate(condition, arrow_table(held, table.schema, payloads), table.schema)
-        return [row for row, is_in in zip(rows, chosen.to_pylist(), strict=True) if is_in]
+        condition = where.as_condition()
+        return [row for row in rows if truth(condition, partial(_value_in, row)) is True]
 
 
-@own_work()
-def arrow_table(
-    rows: Sequence[Mapping[str, Any]],
-    schema: Schema,
-    payloads: Sequence[Mapping[str, Any]] | None = None,
-) -> pa.Table:
+def arrow_table(rows: Sequence[Mapping[str, Any]], schema: Schema) -> pa.Table:
     """Good rows in the layout of ``schema.to_arrow()``."""
     known = {"id", schema.vector, *schema.fields}
-    if payloads is None:
-        payloads = [{key: row[key] for key in row if key not in known} for row in rows]
+    payloads = [{key: row[key] for key in row if key not in known} for row in rows]
     layout = schema.to_arrow()
     columns: list[Any] = []
     for column in layout:
@@ -410,15 +411,15 @@ def _changed(
 ) -> dict[str, Any]:
     """A payload with keys set or removed, at any depth."""
     new = dict(payload)
-    for (key, *within), value in changes.items():
+    for (key, *deeper), value in changes.items():
         there = new.get(key)
-        if within and value is REMOVE:
+        if deeper and value is REMOVE:
             if isinstance(there, dict):
-                new[key] = _changed(there, {tuple(within): value}, id)
-        elif within:
+                new[key] = _changed(there, {tuple(deeper): value}, id)
+        elif deeper:
             if not isinstance(there, dict | None):
-                raise InvalidRowError("no object", id=id, field=".".join(["payload", key, *within]))
-            new[key] = _changed(there or {}, {tuple(within): value}, id)
+                raise InvalidRowError("no object", id=id, field=".".join(["payload", key, *deeper]))
+            new[key] = _changed(there or {}, {tuple(deeper): value}, id)
         elif value is REMOVE:
             new.pop(key, None)
         else:
@@ -496,7 +497,6 @@ def _hit(metric: str, query: Float64Array, row: OracleRow) -> OracleHit:
     return OracleHit(row, -product, product, max(norms, 1.0))
 
 
-@own_work()
 def assert_same_hits(hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: float = 1e-5) -> None:
     """``hits`` are a right answer: as near as the oracle's nearest, best first, equal ones by id.
 

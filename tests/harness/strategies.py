@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.harness.values import EPOCH, HOSTILE_TEXTS
 
 from aiovec import F, Field, Schema
-from aiovec._core.schema import Index
 from aiovec.backend import Expr, Kind, Metric
 
 Strategy = st.SearchStrategy
@@ -44,7 +43,7 @@ datetimes: Strategy[datetime] = st.one_of(
     st.sampled_from([EPOCH, EPOCH + timedelta(microseconds=1), EPOCH - timedelta(microseconds=1)]),
     st.datetimes(_FIRST_DAY, _LAST_DAY, timezones=st.just(UTC)),
 )
-_INDEXES: tuple[Index | None, ...] = (None, "btree", "bitmap")
+_INDEXES: tuple[Any, ...] = (None, "btree", "bitmap")
 _BY_KIND: dict[Kind, Strategy[Any]] = {
     "text": texts,
     "int": ints,
@@ -75,7 +74,7 @@ def values(field: Field) -> Strategy[Any]:
 def fields(draw: st.DrawFn, *, added: bool = False) -> Field:
     """A field with options that go with its kind."""
     kind = draw(st.sampled_from(tuple(_BY_KIND)))
-    index: Index | None = None if kind.startswith("list[") else draw(st.sampled_from(_INDEXES))
+    index = None if kind.startswith("list[") else draw(st.sampled_from(_INDEXES))
     text = kind == "text" and draw(st.booleans())
     if added:
         return Field(kind, index=index, text=text)
@@ -260,9 +259,9 @@ def filters(draw: st.DrawFn, schema: Schema, *, depth: int = 3) -> Expr:
 
 
 @st.composite
-def wheres(draw: st.DrawFn, schema: Schema) -> Expr | str | None:
-    """Values for ``where``: a filter as a tree or as text, or none."""
+def wheres(draw: st.DrawFn, schema: Schema) -> tuple[Expr | None, Expr | str | None]:
+    """A filter or none, and the same as a value for ``where``: as a tree, or as text."""
     if draw(st.integers(0, 4)) == 0:
-        return None
+        return None, None
     tree = draw(filters(schema))
-    return str(tree) if draw(st.booleans()) else tree
+    return tree, str(tree) if draw(st.booleans()) else tree

@@ -9,10 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tests.harness.loop_time import own_work
-
 from aiovec import Schema
-from aiovec._text.query import text_fields
 from aiovec.backend import TextClause
 
 
@@ -55,7 +52,8 @@ def row_matches(
     """Return whether a row matches a query. ``english`` tables are beyond this model."""
 
     def holds(clause: TextClause) -> bool:
-        names = text_fields(schema) if clause.field is None else [clause.field]
+        every = [name for name, field in schema.fields.items() if field.text]
+        names = every if clause.field is None else [clause.field]
         texts = [row[name] for name in names if row.get(name) is not None]
         return True in [in_text(clause, text, schema.analyzer) for text in texts]
 
@@ -66,7 +64,6 @@ def row_matches(
     return True in positive if any else False not in positive
 
 
-@own_work()
 def matching_ids(
     rows: Iterable[Mapping[str, Any]],
     schema: Schema,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tests.harness.loop_time import own_work
 
 from aiovec import Hit, Record, Schema
 from aiovec.backend import Float32Array, python_values
@@ -34,55 +33,12 @@ SMALL = Schema(DIM, fields={"name": str, "year": int})
 # Each breaks something somewhere: quoting, LIKE, JSON, NUL-terminated strings, collation,
 # UTF-16 order, normalisation, or trimming.
 HOSTILE_TEXTS = (
-    "",
-    " ",
-    "'",
-    "''",
-    '"',
-    "`",
-    "\\",
-    "\\'",
-    "%",
-    "_",
-    "a%b_c",
-    "*?[a]",
-    "'; DROP TABLE notes; --",
-    '"; DELETE FROM "notes',
-    "NULL",
-    "null",
-    "true",
-    "0",
-    "1e3",
-    "nan",
-    "{}",
-    '{"a": 1}',
-    "$.a",
-    "${x}",
-    "{0}",
-    "%s",
-    "?",
-    ":name",
-    "a\nb",
-    "a\r\nb",
-    "\t",
-    "a\0b",
-    "\0",
-    "\x01\x1f\x7f",
-    "\u200b",
-    "\ufeff",
-    "\u202e",
-    "é",
-    "e\u0301",
-    "ß",
-    "İ",
-    "ﬁ",
-    "日本語",
-    "\uffff",
-    "😀",
-    "👩‍👩‍👧",
-    "\U0010ffff",
-    "x" * 5_000,
-)
+    "", " ", "'", "''", '"', "`", "\\", "\\'", "%", "_", "a%b_c", "*?[a]",
+    "'; DROP TABLE notes; --", '"; DELETE FROM "notes', "NULL", "null", "true", "0", "1e3",
+    "nan", "{}", '{"a": 1}', "$.a", "${x}", "{0}", "%s", "?", ":name", "a\nb", "a\r\nb", "\t",
+    "a\0b", "\0", "\x01\x1f\x7f", "\u200b", "\ufeff", "\u202e", "é", "e\u0301", "ß", "İ", "ﬁ",
+    "日本語", "\uffff", "😀", "👩‍👩‍👧", "\U0010ffff", "x" * 5_000,
+)  # fmt: skip
 
 # Allowed as ids: 1 to 512 bytes without NUL.
 HOSTILE_IDS = (
@@ -92,65 +48,13 @@ HOSTILE_IDS = (
 
 # Allowed as names of fields, and words of SQL, of vec0 or of a likely layout.
 HOSTILE_NAMES = (
-    "select",
-    "SELECT_",
-    "from",
-    "where",
-    "order",
-    "group",
-    "by",
-    "limit",
-    "index",
-    "table",
-    "values",
-    "null",
-    "true",
-    "and",
-    "or",
-    "not",
-    "in",
-    "is",
-    "like",
-    "between",
-    "contains",
-    "startswith",
-    "timestamp",
-    "rowid",
-    "oid",
-    "rank",
-    "distance",
-    "score",
-    "k",
-    "match",
-    "rows",
-    "vec",
-    "vector_bit",
-    "data",
-    "key",
-    "value",
-    "type",
-    "atom",
-    "parent",
-    "fullkey",
-    "path",
-    "json",
-    "root",
-    "ids",
-    "r",
-    "item",
-    "j",
-    "count",
-    "length",
-    "case",
-    "cast",
-    "element",
-    "rowaddr",
-    "seq",
-    "main",
-    "excluded",
-    "Upper",
-    "x" * 63,
-)
+    "select", "SELECT_", "from", "where", "order", "group", "by", "limit", "index", "table",
+    "values", "null", "true", "and", "or", "not", "in", "is", "like", "between", "contains",
+    "startswith", "timestamp", "rowid", "oid", "rank", "distance", "score", "k", "match",
+    "rows", "vec", "vector_bit", "data", "key", "value", "type", "atom", "parent", "fullkey",
+    "path", "json", "root", "ids", "r", "item", "j", "count", "length", "case", "cast",
+    "element", "rowaddr", "seq", "main", "excluded", "Upper", "x" * 63,
+)  # fmt: skip
 
 
 def vectors(count: int, dim: int = DIM, *, seed: int = 7) -> Float32Array:
@@ -159,7 +63,6 @@ def vectors(count: int, dim: int = DIM, *, seed: int = 7) -> Float32Array:
     return drawn.astype(np.float32)
 
 
-@own_work()
 def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
     """Rows for ``EVERY_KIND``, every fifth field of them null, with keys for the payload."""
     made = []
@@ -183,7 +86,6 @@ def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
     return made
 
 
-@own_work()
 def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> list[dict[str, Any]]:
     """Rows for ``SMALL`` with the ids ``r0000`` and on."""
     return [
@@ -192,7 +94,6 @@ def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> l
     ]
 
 
-@own_work()
 def python_rows(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     """Arrow rows as mappings. No time zone is looked up, which would block an event loop."""
     columns = [python_values(column) for column in rows.columns]
@@ -236,7 +137,6 @@ def assert_same_fields(
         )
 
 
-@own_work()
 def assert_same_rows(
     found: Sequence[Record], expected: Sequence[Mapping[str, Any]], schema: Schema
 ) -> None:

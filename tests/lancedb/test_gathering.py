@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pytest
-from tests.harness.loop_time import own_work, watched_loop
 from tests.harness.values import python_rows
 
-from aiovec import DuplicateIdError, Schema, VectorStore
-from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.settings import LancedbSettings
+from aiovec import DuplicateIdError, VectorStore
 
 from .support import SMALL, numbered, opened, rows
 
@@ -95,36 +90,3 @@ async def test_vectors_of_calls_that_were_joined(tmp_path: Path) -> None:
         found.sort(key=lambda row: row["id"])
         assert [row["id"] for row in found] == [f"{n:03}" for n in range(200)]
         assert np.array_equal(np.array([row["embedding"] for row in found], np.float32), vectors)
-
-
-async def test_a_large_call_does_not_hold_the_event_loop(tmp_path: Path) -> None:
-    """B2: with all that is done about its ids, in a migration too, where they are noted."""
-    schema = Schema(2, payload=False)
-
-    def batch(count: int, start: int = 0) -> pa.Table:
-        ids = [f"r{n:06}" for n in range(start, start + count)]
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2 * count, "f4")), 2)
-        return pa.Table.from_pydict({"id": ids, "embedding": vectors}, schema=schema.to_arrow())
-
-    backend = LancedbBackend(str(tmp_path / "s"), LancedbSettings(index="none"))
-    await backend.open()
-    try:
-        await backend.create_table("notes", schema)
-        table = await backend.open_table("notes")
-        await backend.begin_move("r1")
-        await backend.insert(table, batch(1, start=900_000))
-        with own_work():
-            rows = batch(200_000)
-        with watched_loop() as loop:
-            await backend.insert(table, rows)
-            await backend.upsert(table, rows)
-            with pytest.raises(DuplicateIdError) as caught:
-                await backend.insert(table, rows)
-            with own_work():
-                assert len(caught.value.ids) == 200_000
-                del caught
-            with pytest.raises(DuplicateIdError):
-                await backend.insert(table, rows.slice(0, 2_900))
-        loop.check()
-    finally:
-        await backend.close()

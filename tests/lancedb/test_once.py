@@ -15,14 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.contract.once import OnceContract
 
 import aiovec
 from aiovec import Schema, StoreBusyError, VectorStore
-from aiovec.backend import Backend, Conditions, WriteKey, under
-from aiovec_lancedb import LancedbBackend
+from aiovec.backend import Conditions, WriteKey, under
 from aiovec_lancedb.once import FILE
-from aiovec_lancedb.settings import LancedbSettings
 
 from .support import opened
 
@@ -37,17 +34,6 @@ def rows(*ids: str) -> list[dict[str, Any]]:
     return [
         {"id": id, "embedding": np.full(4, n + 1, np.float32), "n": n} for n, id in enumerate(ids)
     ]
-
-
-class TestOnceWithoutKills(OnceContract):
-    """What the promise asks for, as long as no process is killed between a commit and its note."""
-
-    def make_backend(self, path: Path) -> Backend:
-        return LancedbBackend(path / "store", LancedbSettings())
-
-    def need(self, store: VectorStore, ability: str) -> None:
-        if ability != "once":
-            super().need(store, ability)
 
 
 @pytest.fixture

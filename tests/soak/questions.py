@@ -27,13 +27,13 @@ FILTERS: list[tuple[Combinable | None, Selects]] = [
 ]
 
 
-def own_filters(owner: str, number: int, slots: Iterable[int]) -> list[Combinable | str]:
+def own_filters(owner: str, number: int, slots: Iterable[int]) -> list[Combinable]:
     """Filters that select rows of one owner only; ``number`` parts its older writes from others."""
     return [
         F.owner == owner,
         (F.owner == owner) & (F.touched >= number),
-        f"owner = '{owner}' AND NOT touched < {number}",
+        (F.owner == owner) & ~(F.touched < number),
         F.id.in_([f"{owner}/s{n:02}" for n in slots]),
-        f"owner = '{owner}' AND version < {number}",
-        f"STARTSWITH(id, '{owner}/x')",
+        (F.owner == owner) & (F.version < number),
+        F.id.startswith(f"{owner}/x"),
     ]

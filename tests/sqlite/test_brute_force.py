@@ -74,9 +74,10 @@ class Shape:
     in_memory: bool = True
 
 
+# Small tables are searched by their vectors, those of more than 6 MiB by codes of these.
 SHAPES = (
-    Shape(spread, "cosine", 130),
-    Shape(near_duplicates, "cosine", 48),
+    Shape(spread, "l2", 768, count=2_200),
+    Shape(near_duplicates, "cosine", 800, count=2_200, partition=True),
     Shape(equal_rows, "dot", 8, count=4_500, partition=True),
     Shape(all_sizes, "l2", 17, in_memory=False),
 )
@@ -84,8 +85,8 @@ FURTHER_SHAPES = (
     Shape(clusters, "l2", 3, partition=True),
     Shape(near_duplicates, "l2", 33, partition=True, in_memory=False),
     Shape(equal_rows, "cosine", 8, count=4_500, in_memory=False),
-    Shape(swallowed, "dot", 512),
-    Shape(all_sizes, "dot", 65),
+    Shape(swallowed, "dot", 1_024, count=2_000),
+    Shape(all_sizes, "dot", 700),
 )
 
 WHERES: dict[str | None, Callable[[dict[str, Any]], bool]] = {

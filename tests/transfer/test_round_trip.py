@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.contract.base import open_store
 from tests.harness.strategies import good_rows, schemas
 from tests.harness.values import EVERY_KIND, HOSTILE_IDS, rows_of_every_kind
-from tests.toy_backend import ToyBackend
+from tests.toy_backend import ToyBackend, open_store
 
 import aiovec
 from aiovec import Field, Schema, UnsupportedError

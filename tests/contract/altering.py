@@ -1,0 +1,368 @@
+"""Altering tables: fields that come, go and change their names, and indexes over them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.base import ContractBase, case, filled
+from tests.contract.tables import SCHEMAS
+from tests.harness.values import (
+    DIM,
+    EVERY_KIND,
+    SMALL,
+    assert_same_rows,
+    ids_of,
+    small_rows,
+    vectors,
+)
+
+from aiovec import Field, Schema, VectorStore
+from aiovec.backend import FieldIndex
+from aiovec.errors import (
+    FilterError,
+    InvalidArgumentError,
+    SchemaMismatchError,
+    TableNotFoundError,
+)
+
+INDEXES: tuple[FieldIndex, ...] = ("btree", "bitmap")
+"""The kinds that a field of any type but lists may have."""
+
+# A field that is added, one of its values, and a filter that selects it.
+ADDED: dict[str, tuple[Field, Any, str]] = {
+    "text": (Field(str), "x", "{} = 'x'"),
+    "btree": (Field(str, index="btree"), "x", "{} LIKE 'x%'"),
+    "bitmap": (Field(str, index="bitmap"), "x", "{} IN ('x')"),
+    "int": (Field(int, index="btree"), 7, "{} > 6"),
+    "float": (Field(float), 0.5, "{} <= 0.5"),
+    "bool": (Field(bool, index="bitmap"), True, "{}"),
+    "datetime": (
+        Field(datetime, index="btree"),
+        datetime.fromisoformat("2024-05-06T07:08:09.123456+00:00"),
+        "{} > TIMESTAMP '2024-01-01T00:00:00Z'",
+    ),
+    "list": (Field(list[str]), ["x", "y"], "{} CONTAINS 'y'"),
+}
+
+
+class AlteringContract(ContractBase):
+    """``add_field``, ``drop_field``, ``rename_field`` and indexes over fields."""
+
+    @pytest.mark.core
+    async def test_added_fields(self, notes: VectorStore) -> None:
+        query = vectors(1)[0]
+        fields = dict(SMALL.fields)
+        for kind, (field, value, condition) in ADDED.items():
+            name = f"added_{kind}"
+            where = condition.format(name)
+            with case(kind):
+                await notes.add_field("notes", name, field)
+                fields[name] = field
+                assert dict((await notes.schema("notes")).fields) == fields
+                assert await notes.count("notes", f"{name} IS NULL") == 10
+                await notes.update("notes", {name: value}, ids="r0003")
+                await notes.insert("notes", [{"id": "new", "embedding": query, name: value}])
+                assert ids_of(await notes.find("notes", where)) == ["new", "r0003"]
+                hits = await notes.search("notes", query, where=where, limit=5)
+                assert sorted(ids_of(hits)) == ["new", "r0003"]
+                assert all(hit[name] == value for hit in hits)
+                await notes.delete("notes", "new")
+
+    async def test_an_added_field_hides_a_payload_key_of_its_name(self, notes: VectorStore) -> None:
+        await notes.update("notes", {"added": "payload", "kept": 1}, ids="r0001")
+        await notes.add_field("notes", "added", Field(str))
+        (record,) = await notes.get("notes", "r0001")
+        assert (record["added"], record["kept"]) == (None, 1)
+        assert await notes.count("notes", "added IS NULL") == 10
+        for select in (["payload"], ["payload", "year"]):
+            (record,) = await notes.find("notes", "id = 'r0001'", select=select)
+            assert (record.get("added", "hidden"), record["kept"]) == ("hidden", 1)
+        (record,) = await notes.get("notes", "r0001", select=["payload", "payload.added"])
+        assert (record["added"], record["kept"]) == ("payload", 1)
+        (record,) = await notes.get("notes", "r0001", select=["payload.added"])
+        assert record.fields == {"added": "payload"}
+        await notes.drop_field("notes", "added")
+        (record,) = await notes.get("notes", "r0001")
+        assert record["added"] == "payload"
+
+    async def test_of_adders_at_once_one_wins(self, notes: VectorStore) -> None:
+        tries = (notes.add_field("notes", "added", Field(str)) for _ in range(5))
+        outcomes = await asyncio.gather(*tries, return_exceptions=True)
+        assert sorted(type(o).__name__ for o in outcomes) == ["InvalidNameError"] * 4 + ["NoneType"]
+        assert list((await notes.schema("notes")).fields) == ["name", "year", "added"]
+
+    @pytest.mark.core
+    async def test_a_dropped_field_is_gone(self, store: VectorStore) -> None:
+        schema = Schema(
+            DIM,
+            fields={
+                "a": Field(str, index="btree"), "b": Field(int, nullable=False), "tags": list[str],
+                "c": Field(float, index="bitmap"),
+            },
+        )  # fmt: skip
+        rows = [
+            {"id": f"r{n}", "embedding": v, "a": "x", "b": n, "tags": ["t"], "c": 0.5}
+            for n, v in enumerate(vectors(20))
+        ]
+        await filled(store, schema, rows)
+        for name in ("b", "a", "tags"):
+            await store.drop_field("notes", name)
+            assert name not in (await store.schema("notes")).fields
+            with pytest.raises(FilterError):
+                await store.count("notes", f"{name} IS NULL")
+            with pytest.raises(InvalidArgumentError):
+                await store.drop_field("notes", name)
+        assert await store.schema("notes") == Schema(
+            DIM, fields={"c": Field(float, index="bitmap")}
+        )
+        kept = [{name: row[name] for name in ("id", "embedding", "c")} for row in rows]
+        new = {"id": "new", "embedding": vectors(1)[0], "c": 1.5, "b": "in the payload"}
+        await store.insert("notes", [new])
+        await store.optimize("notes")
+        found = await store.get("notes", [*(row["id"] for row in rows), "new"])
+        assert_same_rows(found, [*kept, new], await store.schema("notes"))
+        assert len(await store.search("notes", vectors(1)[0], where="c = 0.5", limit=30)) == 20
+        await store.add_field("notes", "a", Field(int, index="btree"))
+        assert [r["a"] for r in await store.find("notes", limit=3)] == [None] * 3
+        await store.update("notes", {"a": 7}, ids="r3")
+        assert ids_of(await store.find("notes", "a = 7")) == ["r3"]
+
+    async def test_a_renamed_field_keeps_values_and_place(self, store: VectorStore) -> None:
+        await store.create_table("notes", SCHEMAS["options"])
+        fields = dict((await store.schema("notes")).fields)
+        values: dict[str, Any] = {
+            "tenant": "t", "shard": 1, "lang": "de", "year": 3, "live": True, "score": 0.5,
+            "body": "text", "tags": ["x"], "seen": datetime.fromisoformat("2024-05-06T07:08:09Z"),
+        }  # fmt: skip
+        await store.insert("notes", [{"id": "r", "embedding": vectors(1)[0], **values}])
+        for old in list(fields):
+            new = f"{old.upper()}_new"
+            await store.rename_field("notes", old, new)
+            fields = {new if name == old else name: field for name, field in fields.items()}
+            schema = await store.schema("notes")
+            assert list(schema.fields.items()) == list(fields.items())
+            (record,) = await store.find("notes", f"{new} IS NOT NULL" if old in values else None)
+            assert record.get(new) == values.get(old)
+            await store.rename_field("notes", new, new.lower())  # in which case alone differs
+            fields = {new.lower() if n == new else n: field for n, field in fields.items()}
+            if old not in ("tenant", "year", "tags"):
+                await store.update("notes", {new.lower(): values.get(old)}, where="TRUE")
+        assert list((await store.schema("notes")).fields) == list(fields)
+        await store.add_field("notes", "lang", Field(str, index="bitmap"))
+        assert await store.count("notes", "lang_new = 'de' AND lang IS NULL") == 1
+        hits = await store.search("notes", vectors(1)[0], where="tenant_new = 't'")
+        assert [hit["shard_new"] for hit in hits] == [1]
+
+    async def test_keyword_search_follows_dropped_and_renamed_fields(
+        self, store: VectorStore
+    ) -> None:
+        self.need(store, "text")
+        text = Field(str, text=True)
+        await store.create_table("notes", Schema(DIM, fields={"a": text, "b": text, "c": str}))
+        rows = [
+            {"id": f"r{n}", "embedding": v, "a": f"apple {n}", "b": f"pear {n}", "c": f"plum {n}"}
+            for n, v in enumerate(vectors(30))
+        ]
+        await store.insert("notes", rows)
+
+        async def found(query: str, table: str = "notes") -> int:
+            return len(await store.search_text(table, query, limit=50))
+
+        assert (await found("apple"), await found("pear")) == (30, 30)
+        await store.rename_field("notes", "a", "fruit")
+        assert (await found("apple"), await found("fruit:apple 7"), await found("pear")) == (
+            30, 1, 30,
+        )  # fmt: skip
+        await store.update("notes", {"fruit": "cherry"}, ids="r0")
+        assert (await found("cherry"), await found("apple")) == (1, 29)
+        await store.rename_field("notes", "c", "a")
+        await store.create_field_index("notes", "a", "text")
+        assert (await found("plum"), await found("a:plum 3"), await found("fruit:plum")) == (
+            30, 1, 0,
+        )  # fmt: skip
+        await store.drop_field("notes", "fruit")
+        assert (await found("cherry"), await found("pear"), await found("plum")) == (0, 30, 30)
+        await store.insert("notes", [{"id": "new", "embedding": vectors(1)[0], "b": "pear"}])
+        await store.optimize("notes")
+        assert await found("pear") == 31
+        if self.renames_tables:
+            await store.rename_table("notes", "other")
+            assert (await found("pear", "other"), await found("plum", "other")) == (31, 30)
+            await store.create_table("notes", Schema(DIM, fields={"b": text}))
+            await store.insert("notes", [{"id": "x", "embedding": vectors(1)[0], "b": "pear"}])
+            assert (await found("pear"), await found("pear", "other")) == (1, 31)
+            await store.delete("other", "new")
+            await store.drop_table("notes")
+            assert await found("pear", "other") == 30
+
+    async def test_an_export_goes_on_while_a_field_is_dropped(self, store: VectorStore) -> None:
+        await filled(store, SMALL, small_rows(200))
+        batches = store.export("notes", batch_size=10)
+        read = [await anext(batches)]
+        await store.rename_field("notes", "year", "when")
+        await store.drop_field("notes", "name")
+        read += [batch async for batch in batches]
+        years = [year for batch in read for year in batch.column("year").to_pylist()]
+        assert sorted(years) == list(range(200))
+        assert await store.count("notes", "when >= 0") == 200
+
+    async def test_fields_change_while_rows_come_and_are_read(self, store: VectorStore) -> None:
+        await filled(store, SMALL, small_rows(300))
+        ended = asyncio.Event()
+
+        async def write() -> int:
+            done = 0
+            while not ended.is_set():
+                row = {"id": f"new{done}", "embedding": vectors(1)[0], "name": "w"}
+                done += await store.insert("notes", [row])
+            return done
+
+        async def read() -> None:
+            while not ended.is_set():
+                assert len(await store.search("notes", vectors(1)[0], where="name = 'n'")) == 10
+                assert len(await store.find("notes", "name = 'n'", limit=7)) == 7
+
+        tasks = [asyncio.ensure_future(write()), asyncio.ensure_future(read())]
+        try:
+            for number in range(4):
+                await store.rename_field("notes", "year", "when")
+                await store.add_field("notes", f"more{number}", Field(str, index="btree"))
+                await store.rename_field("notes", "when", "year")
+                await store.drop_field("notes", f"more{number}")
+        finally:
+            ended.set()
+            written, _ = await asyncio.gather(*tasks)
+        assert await store.schema("notes") == SMALL
+        assert await store.count("notes") == 300 + (written or 0)
+
+    @pytest.mark.core
+    async def test_an_index_over_a_field_comes_and_goes(self, notes: VectorStore) -> None:
+        kinds: tuple[FieldIndex, ...] = ("btree", "bitmap", "bitmap", "btree")
+        for kind in kinds:
+            await notes.create_field_index("notes", "year", kind)
+            assert (await notes.schema("notes")).fields["year"] == Field(int, index=kind)
+            assert await notes.count("notes", "year = 3") == 1
+        await notes.insert("notes", [{"id": "new", "embedding": vectors(1)[0], "year": 3}])
+        assert ids_of(await notes.find("notes", "year = 3")) == ["new", "r0003"]
+        await notes.optimize("notes")
+        for _ in range(2):
+            await notes.drop_field_index("notes", "year")
+            assert await notes.schema("notes") == SMALL
+        await notes.optimize("notes")
+        assert ids_of(await notes.find("notes", "year = 3")) == ["new", "r0003"]
+        await notes.create_field_index("notes", "year", "btree")
+        assert await notes.count("notes", "year >= 3") == 8
+
+    async def test_an_index_over_every_kind_of_field(self, store: VectorStore) -> None:
+        await store.create_table("notes", EVERY_KIND)
+        for name, field in EVERY_KIND.fields.items():
+            if not field.is_list:
+                for kind in INDEXES:
+                    await store.create_field_index("notes", name, kind)
+        fields = (await store.schema("notes")).fields
+        assert {field.index for field in fields.values()} == {None, INDEXES[-1]}
+        with pytest.raises(SchemaMismatchError):
+            await store.create_table("notes", EVERY_KIND, exist_ok=True)
+        for name, field in EVERY_KIND.fields.items():
+            if not field.is_list:
+                await store.drop_field_index("notes", name, INDEXES[0])  # it has another
+                assert await store.schema("notes") != EVERY_KIND
+                await store.drop_field_index("notes", name, INDEXES[-1])
+        await store.create_table("notes", EVERY_KIND, exist_ok=True)
+
+    async def test_indexes_over_fields_while_rows_come_and_are_read(
+        self, store: VectorStore
+    ) -> None:
+        schema = Schema(DIM, fields={"name": str, "year": int})
+        await store.create_table("notes", schema)
+        await store.insert("notes", small_rows(2000))
+        ended = asyncio.Event()
+
+        async def write() -> int:
+            done = 0
+            while not ended.is_set():
+                row = {"id": f"new{done}", "embedding": vectors(1)[0], "year": 1}
+                done += await store.insert("notes", [row])
+                await asyncio.sleep(0)  # what needs no waiting would leave no turn to the others
+            return done
+
+        async def read() -> None:
+            while not ended.is_set():
+                assert len(await store.find("notes", "year = 7")) >= 1
+                await asyncio.sleep(0)
+
+        writing, reading = asyncio.ensure_future(write()), asyncio.ensure_future(read())
+        try:
+            for kind in (*INDEXES, *INDEXES):
+                await asyncio.gather(
+                    store.create_field_index("notes", "year", kind),
+                    store.create_field_index("notes", "name", kind),
+                )
+                await store.drop_field_index("notes", "year")
+            await store.create_field_index("notes", "year", "btree")
+        finally:
+            ended.set()
+            written, _ = await asyncio.gather(writing, reading)
+        assert written > 0
+        assert await store.count("notes", "year = 1") == written + 1
+        assert await store.count("notes") == 2000 + written
+
+    @pytest.mark.core
+    async def test_another_store_sees_altered_tables(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
+            await one.create_table("notes", SMALL)
+            assert await two.insert("notes", small_rows(2)) == 2
+            await one.add_field("notes", "added", Field(str))
+            assert await two.update("notes", {"added": "x"}, ids="r0000") == 1
+            assert await one.count("notes", "added = 'x'") == 1
+            assert (await two.schema("notes")).fields["added"] == Field(str)
+            await one.create_field_index("notes", "added", "btree")
+            assert await two.count("notes", "added = 'x'") == 1
+            assert (await two.schema("notes")).fields["added"] == Field(str, index="btree")
+            await two.drop_field_index("notes", "added")
+            assert await one.update("notes", {"added": "y"}, ids="r0001") == 1
+            assert (await one.schema("notes")).fields["added"] == Field(str)
+            await one.drop_table("notes")
+            with pytest.raises(TableNotFoundError):
+                await two.count("notes")
+            await one.create_table("notes", Schema(2))
+            assert await two.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
+            assert ids_of(await one.search("notes", [1, 2])) == ["x"]
+
+    async def test_a_store_that_was_idle_refuses_nothing_by_an_earlier_schema(
+        self, tmp_path: Path
+    ) -> None:
+        """Each read is the first call behind the change, so no write tells the store of it."""
+        self.need_persistence()
+        async with self.connect(tmp_path) as one, self.connect(tmp_path) as idle:
+            await one.create_table("notes", SMALL)
+            assert await one.insert("notes", small_rows(2)) == 2
+
+            async def found(name: str) -> int:
+                return len(await idle.find("notes", f"{name} IS NULL"))
+
+            async def selected(name: str) -> int:
+                return len(await idle.find("notes", select=[name]))
+
+            async def nearest(name: str) -> int:
+                return len(await idle.search("notes", vectors(1)[0], where=f"{name} IS NULL"))
+
+            async def exported(name: str) -> int:
+                batches = idle.export("notes", where=f"{name} IS NULL")
+                return sum([batch.num_rows async for batch in batches])
+
+            for n, rows in enumerate((found, selected, nearest, exported)):
+                assert await idle.count("notes") == 2
+                await one.add_field("notes", f"added{n}", Field(int))
+                assert await rows(f"added{n}") == 2
+            await one.drop_field("notes", "added0")
+            with pytest.raises(FilterError, match="added0"):
+                await idle.find("notes", "added0 IS NULL")
+            if one.supports("text"):
+                await one.create_field_index("notes", "name", "text")
+                assert await idle.search_text("notes", "nosuchword") == []

@@ -1,0 +1,476 @@
+"""Names, options and other arguments that are refused before a backend is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.contract.base import case, filled
+from tests.contract.tables import CALLS
+from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
+
+from aiovec import Embed, Field, Record, Schema, VectorStore
+from aiovec.errors import (
+    AiovecError,
+    DimensionMismatchError,
+    FilterError,
+    InvalidArgumentError,
+    InvalidNameError,
+    InvalidRowError,
+    InvalidVectorError,
+    ModelMismatchError,
+    TableNotFoundError,
+)
+
+REFUSED = (
+    "", "1a", "_a", "a b", "a.b", "a-b", "a\0", 'a"', "a'", "é", "a" * 64, "a;", "*", "id", "ID",
+    "payload", "Payload", "embedding", "Embedding", None, 1,
+    "_rowid", "_rowid_", "_rowaddr", "_distance", "_score", "_relevance_score", "_seq",
+)  # fmt: skip
+
+NAMES_REFUSED = (
+    "", "A", "1a", "_a", "-a", "a" * 64, "a b", "a.b", "a/b", "..", "é", "a\n", "a\0", "a;", 'a"',
+    "a'", None, 1, b"a",
+)  # fmt: skip
+
+
+async def test_table_names_that_are_refused(store: VectorStore) -> None:
+    for name in NAMES_REFUSED:
+        wrong: Any = name
+        with pytest.raises(InvalidNameError):
+            await store.create_table(wrong, SMALL)
+        with pytest.raises(InvalidNameError):
+            store.table(wrong)
+    assert await store.tables() == []
+
+
+async def test_every_method_refuses_a_bad_table_name(store: VectorStore) -> None:
+    for name, call in CALLS.items():
+        with case(name):
+            with pytest.raises(InvalidNameError) as caught:
+                await call(store, "No Table")
+            assert (caught.value.name, caught.value.kind) == ("No Table", "table")
+
+
+async def test_an_added_field_must_be_nullable_and_no_partition(notes: VectorStore) -> None:
+    for field in (Field(str, nullable=False), Field(str, partition=True)):
+        with pytest.raises(InvalidArgumentError):
+            await notes.add_field("notes", "added", field)
+    assert await notes.schema("notes") == SMALL
+
+
+async def test_an_added_fields_name_is_checked(notes: VectorStore) -> None:
+    for name in ("id", "ID", "payload", "embedding", "Embedding", "name", "NAME", "1x", "a b"):
+        with pytest.raises(InvalidNameError) as caught:
+            await notes.add_field("notes", name, Field(str))
+        assert caught.value.name == name
+    assert await notes.schema("notes") == SMALL
+
+
+async def test_the_embedded_field_is_renamed_and_stays(store: VectorStore) -> None:
+    embed = Embed("body", using="mine")
+    await store.create_table("notes", Schema(DIM, fields={"body": str, "a": str}, embed=embed))
+    for new in ("text_1", "Text_1", "words"):
+        (old,) = [name for name in (await store.schema("notes")).fields if name != "a"]
+        await store.rename_field("notes", old, new)
+        schema = await store.schema("notes")
+        assert (schema.embed, list(schema.fields)) == (replace(embed, field=new), [new, "a"])
+    await store.add_field("notes", "body", str)
+    with pytest.raises(InvalidArgumentError):
+        await store.drop_field("notes", "words")
+    await store.rename_field("notes", "body", "other")
+    assert (await store.schema("notes")).embed == replace(embed, field="words")
+
+
+async def test_what_no_field_can_become_is_refused(store: VectorStore) -> None:
+    schema = Schema(DIM, fields={"name": str, "year": int, "part": Field(str, partition=True)})
+    await filled(store, schema, small_rows(3))
+    refused: list[Any] = [
+        "id", "payload", "embedding", "YEAR", "year", "1x", "a b", "", None, 5, "x" * 64, 'a"b',
+    ]  # fmt: skip
+    for new in refused:
+        with pytest.raises(InvalidNameError):
+            await store.rename_field("notes", "name", new)
+    unknown: list[Any] = [
+        "none",
+        "id",
+        "embedding",
+        "payload",
+        "payload.x",
+        "Name",
+        None,
+        5,
+        [],
+    ]
+    for old in unknown:
+        with pytest.raises(InvalidArgumentError):
+            await store.rename_field("notes", old, "new")
+        with pytest.raises(InvalidArgumentError):
+            await store.drop_field("notes", old)
+    with pytest.raises(InvalidArgumentError):
+        await store.drop_field("notes", "part")
+    assert await store.schema("notes") == schema
+
+
+async def test_an_index_that_no_field_can_have_is_refused(store: VectorStore) -> None:
+    schema = Schema(DIM, fields={"tags": list[str], "year": int})
+    await store.create_table("notes", schema)
+    wrong: list[tuple[Any, Any]] = [
+        ("tags", "btree"), ("tags", "text"), ("year", "text"), ("none", "btree"),
+        ("id", "btree"), ("embedding", "btree"), ("payload.x", "btree"), ("YEAR", "btree"),
+        (None, "btree"), (["year"], "btree"), ("year", "hash"), ("year", None), ("year", []),
+    ]  # fmt: skip
+    for field, kind in wrong:
+        with pytest.raises(InvalidArgumentError):
+            await store.create_field_index("notes", field, kind)
+        if kind != "text" and kind is not None:
+            with pytest.raises(InvalidArgumentError):
+                await store.drop_field_index("notes", field, kind)
+    assert await store.schema("notes") == schema
+
+
+async def test_a_table_handle_is_the_store_with_the_name_filled_in(store: VectorStore) -> None:
+    table = store.table("notes")
+    assert (table.name, table.store) == ("notes", store)
+    assert "notes" in repr(table)
+    await table.create(SMALL)
+    assert await table.insert(small_rows(3)) == 3
+    assert await table.upsert(small_rows(4)) == 4
+    assert await table.update({"year": 9}, ids="r0000") == 1
+    assert await table.delete("r0003") == 1
+    assert await table.count("year = 9") == 1
+    assert ids_of(await table.get(["r0001"])) == ["r0001"]
+    assert ids_of(await table.find(limit=1)) == ["r0000"]
+    assert len(await table.search(vectors(1)[0], limit=2)) == 2
+    assert len((await table.search_many(vectors(2)))[1]) == 3
+    assert sum([batch.num_rows async for batch in table.export(batch_size=2)]) == 3
+    await table.add_field("more", str)
+    assert list((await table.schema()).fields) == ["name", "year", "more"]
+    assert (await table.stats()).rows == 3
+    await table.optimize()
+    assert await table.delete_where("TRUE") == 3
+    await table.drop()
+    await table.create(Schema(2))
+    assert await table.count() == 0
+
+
+async def test_arguments_of_any_other_type_are_refused(notes: VectorStore, tmp_path: Path) -> None:
+    """For any argument, the error is one of this package."""
+    one: Any = np.array(1)
+    two: Any = np.array([1, 2])
+    query = [1.0] * DIM
+    odd: Any
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "get": lambda: notes.get("notes", one),
+        "delete": lambda: notes.delete("notes", one),
+        "update": lambda: notes.update("notes", {"year": 1}, ids=one),
+        "insert": lambda: notes.insert("notes", one),
+        "a column": lambda: notes.insert("notes", {"id": one, "embedding": [query]}),
+        "search_many": lambda: notes.search_many("notes", one),
+        "select": lambda: notes.find("notes", select=one),
+        "select of search": lambda: notes.search("notes", query, select=one),
+        "select of export": lambda: anext(notes.export("notes", select=one)),
+        "order_by": lambda: notes.find("notes", order_by=two),
+        "descending": lambda: notes.find("notes", descending=two),
+        "exact": lambda: notes.search("notes", query, exact=two),
+        "include_vector": lambda: notes.search("notes", query, include_vector=two),
+        "a field": lambda: notes.add_field("notes", "odd", two),
+    }
+    for odd in ("x", [], b"x", Decimal(1), two):
+        calls[f"diversity {odd!r}"] = lambda odd=odd: notes.search(  # type: ignore[misc]  # the loop's value
+            "notes", query, diversity=odd
+        )
+    if notes.supports("backup"):
+        for odd in (None, 5, b"x", "a\0b", "x" * 300, "~nosuch/x.db"):
+            calls[f"backup {odd!r:.20}"] = lambda odd=odd: notes.backup(odd)  # type: ignore[misc]  # the loop's value
+    for name, call in calls.items():
+        with case(name), pytest.raises((InvalidArgumentError, InvalidRowError)):
+            await call()
+    wrong: Any = []
+    with pytest.raises(InvalidArgumentError):
+        notes.supports(wrong)
+    batches = [batch async for batch in notes.export("notes", batch_size=2**63)]
+    assert sum(batch.num_rows for batch in batches) == 10
+
+
+async def test_another_model_is_refused(store: VectorStore) -> None:
+    await store.create_table("notes", Schema(DIM, model="one"))
+    await store.insert("notes", small_rows(2), model="one")
+    query = vectors(1)[0]
+    for call in (
+        lambda: store.insert("notes", small_rows(2, start=5), model="two"),
+        lambda: store.upsert("notes", small_rows(2, start=5), model="two"),
+        lambda: store.insert("notes", [], model="two"),
+        lambda: store.search("notes", query, model="two"),
+        lambda: store.search_many("notes", [query], model="two"),
+    ):
+        with pytest.raises(ModelMismatchError) as caught:
+            await call()
+        assert isinstance(caught.value, ValueError)
+        assert (caught.value.table, caught.value.expected, caught.value.given) == (
+            "notes", "one", "two",
+        )  # fmt: skip
+    assert await store.count("notes") == 2
+
+
+async def test_the_tables_model_or_none_is_fine(store: VectorStore) -> None:
+    await store.create_table("notes", Schema(DIM, model="one"))
+    await store.insert("notes", small_rows(1), model="one")
+    await store.insert("notes", small_rows(1, start=1))
+    await store.upsert("notes", small_rows(3), model="one")
+    query = vectors(1)[0]
+    assert len(await store.search("notes", query, model="one")) == 3
+    assert len(await store.search("notes", query)) == 3
+    (hits,) = await store.search_many("notes", [query], model="one")
+    assert len(hits) == 3
+
+
+async def test_a_table_without_a_model_takes_any(store: VectorStore) -> None:
+    await store.create_table("notes", Schema(DIM))
+    await store.insert("notes", small_rows(2), model="one")
+    await store.upsert("notes", small_rows(3), model="two")
+    assert len(await store.search("notes", vectors(1)[0], model="three")) == 3
+
+
+async def test_find_orders_only_by_what_has_an_order(notes: VectorStore) -> None:
+    await notes.add_field("notes", "tags", list[str])
+    for name in (
+        "tags",
+        "embedding",
+        "payload",
+        "payload.",
+        "absent",
+        "NAME",
+        "",
+        "-",
+        "--id",
+        "-tags",
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await notes.find("notes", order_by=name)
+        assert caught.value.argument == "order_by"
+        assert "year" in caught.value.expected
+    assert len(await notes.find("notes", order_by="id")) == 10
+
+
+async def test_distinct_takes_fields_and_payload_keys_alone(notes: VectorStore) -> None:
+    wrong: list[Any] = [
+        "none", "embedding", "payload", "payload.", "NAME", "", "-name", None, 1, ["name"],
+        "name; --", 'payload."', "payload." + "x" * 10_000, "payload" + ".x" * 100,
+        "payload.\ud800",
+    ]  # fmt: skip
+    for name in wrong:
+        for call in (notes.distinct, notes.bounds):
+            with pytest.raises(InvalidArgumentError):
+                await call("notes", name)
+    limits: list[Any] = [0, -1, 1.5, "1", True]
+    for limit in limits:
+        with pytest.raises(InvalidArgumentError):
+            await notes.distinct("notes", "name", limit=limit)
+    await notes.add_field("notes", "tags", list[str])
+    with pytest.raises(InvalidArgumentError):
+        await notes.bounds("notes", "tags")
+    with pytest.raises(FilterError):
+        await notes.distinct("notes", "name", "absent = 1")
+    with pytest.raises(FilterError):
+        await notes.bounds("notes", "name", "absent = 1")
+
+
+async def test_an_order_is_refused_that_is_too_long(notes: VectorStore) -> None:
+    deep = "payload" + ".k" * 32
+    assert len(await notes.find("notes", order_by=[deep, "-id"])) == 10
+    assert len(await notes.find("notes", order_by=[f"payload.k{n}" for n in range(32)])) == 10
+    wrong: Any
+    for wrong in (f"{deep}.k", "payload." + "k" * 5_000, ["id"] * 33, [1], 5, [["id"]], {1}):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await notes.find("notes", order_by=wrong)
+        assert caught.value.argument == "order_by"
+    await notes.create_table("plain", Schema(DIM, payload=False))
+    with pytest.raises(InvalidArgumentError):
+        await notes.find("plain", order_by="payload.k")
+
+
+async def test_limits_are_positive_whole_numbers(notes: VectorStore) -> None:
+    wrong: Any
+    for wrong in (0, -1, 1.5, "3", None, True):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await notes.find("notes", limit=wrong)
+        assert caught.value.argument == "limit"
+        with pytest.raises(InvalidArgumentError) as caught:
+            await notes.search("notes", vectors(1)[0], limit=wrong)
+        assert caught.value.argument == "limit"
+    for wrong in (-1, 1.5, "3", None):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await notes.find("notes", offset=wrong)
+        assert caught.value.argument == "offset"
+    for limit in (2**31, 2**63, 10**20):
+        assert len(await notes.search("notes", vectors(1)[0], limit=limit)) == 10
+        assert len(await notes.find("notes", limit=limit)) == 10
+    assert await notes.find("notes", limit=5, offset=10**20) == []
+
+
+async def test_a_record_tells_its_row(store: VectorStore) -> None:
+    schema = Schema(DIM, vector="vec", fields={"year": int})
+    await filled(store, schema, [{"id": "x", "vec": [1, 2, 3, 4], "year": 5, "more": "y"}])
+    (record,) = await store.get("notes", "x")
+    assert isinstance(record, Record)
+    assert record["year"] == 5
+    with pytest.raises(KeyError):
+        record["absent"]
+    assert record.to_dict() == {"id": "x", "vec": [1.0, 2.0, 3.0, 4.0], "year": 5, "more": "y"}
+    assert record.vector is not None
+    assert record.vector.dtype == np.float32
+    assert record == (await store.get("notes", "x"))[0]
+
+
+async def test_a_records_vector_is_the_callers(notes: VectorStore) -> None:
+    (record,) = await notes.get("notes", "r0001")
+    assert record.vector is not None
+    before = record.vector.copy()
+    kept = np.array(record.vector)
+    kept[:] = 7
+    if record.vector.flags.writeable:
+        record.vector[:] = 7
+    (again,) = await notes.get("notes", "r0001")
+    assert again.vector is not None
+    assert np.array_equal(again.vector, before)
+
+
+async def test_bad_bounds_are_refused(notes: VectorStore) -> None:
+    wrong: Any
+    for name in ("min_score", "max_distance"):
+        for wrong in ("1", float("nan"), float("inf"), True, [1], 10**400):
+            for call in (notes.search, notes.search_many):
+                given: Any = [1.0] * DIM if call == notes.search else [[1.0] * DIM]
+                with case((name, wrong)), pytest.raises(InvalidArgumentError) as caught:
+                    await call("notes", given, **{name: wrong})
+                assert caught.value.argument == name
+    number: Any = np.float32(-2)
+    assert len(await notes.search("notes", [1.0] * DIM, min_score=number)) == 10
+
+
+async def test_likeness_to_what_is_not_there(notes: VectorStore) -> None:
+    wrong: Any
+    for wrong in ("absent", "", "a\0b", "x" * 5_000, 5, None, ["r0001"], "\ud800"):
+        with case(wrong), pytest.raises(InvalidArgumentError) as caught:
+            await notes.search_like("notes", wrong)
+        assert caught.value.argument in ("id", "ids")
+    with pytest.raises(TableNotFoundError):
+        await notes.search_like("absent", "r0001")
+    with pytest.raises(FilterError):
+        await notes.search_like("notes", "r0001", where="absent = 1")
+    table = notes.table("notes")
+    assert ids_of(await table.search_like("r0001")) == ids_of(
+        await notes.search_like("notes", "r0001")
+    )
+
+
+async def test_bad_groups_are_refused(store: VectorStore) -> None:
+    await filled(store, Schema(DIM, fields={"doc": str, "tags": list[str]}), small_rows(10))
+    query = [1.0] * DIM
+    wrong: Any
+    for wrong in (
+        "absent",
+        "tags",
+        "id",
+        "embedding",
+        "payload",
+        "payload.",
+        5,
+        "",
+        "x" * 9_999,
+    ):
+        with case(wrong), pytest.raises(InvalidArgumentError) as caught:
+            await store.search("notes", query, group_by=wrong)
+        assert caught.value.argument == "group_by"
+    for wrong in (0, -1, 1.5, "2", None):
+        with case(wrong), pytest.raises(InvalidArgumentError) as caught:
+            await store.search("notes", query, group_by="doc", per_group=wrong)
+        assert caught.value.argument == "per_group"
+    with pytest.raises(InvalidArgumentError) as caught:
+        await store.search("notes", query, group_by="doc", diversity=0.5)
+    assert caught.value.argument == "diversity"
+
+
+async def _batches(store: VectorStore, **options: Any) -> list[pa.RecordBatch]:
+    return [batch async for batch in store.export("notes", **options)]
+
+
+async def test_bad_options(notes: VectorStore) -> None:
+    for options in ({"batch_size": 0}, {"batch_size": "3"}, {"after": "text"}, {"after": 5}):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await _batches(notes, **options)
+        assert caught.value.argument in options
+    too_large = (b"9" * 19, b"9223372036854775808")
+    for garbage in (b"", b"garbage", b"\xff" * 40, *too_large):
+        with suppress(AiovecError):  # and no other error
+            await _batches(notes, after=garbage)
+
+
+async def test_bad_arguments_of_a_hybrid_search(store: VectorStore) -> None:
+    rows = [{**row, "body": "wool"} for row in small_rows(10)]
+    await filled(store, Schema(DIM, model="m", fields={"body": Field(str, text=True)}), rows)
+    wrong: dict[str, Any] = {
+        "fusion": "rrf", "limit": 0, "diversity": -1, "rerank": 5, "highlight": 5,
+        "fetch_k": 3, "tuning": 5,
+    }  # fmt: skip
+    for name, value in wrong.items():
+        with case(name), pytest.raises(InvalidArgumentError) as caught:
+            await store.search_hybrid("notes", "wool", [1.0] * DIM, **{name: value})
+        assert caught.value.argument == name
+    query: Any = b"wool"
+    with pytest.raises(InvalidArgumentError):
+        await store.search_hybrid("notes", query, [1.0] * DIM)
+    with pytest.raises(DimensionMismatchError):
+        await store.search_hybrid("notes", "wool", [1.0])
+    with pytest.raises(InvalidVectorError):
+        await store.search_hybrid("notes", "wool", [0.0] * DIM)
+    with pytest.raises(InvalidVectorError, match=r"is missing; .* its schema has no embed"):
+        await store.search_hybrid("notes", "wool")
+    with pytest.raises(ModelMismatchError):
+        await store.search_hybrid("notes", "wool", [1.0] * DIM, model="other")
+    with pytest.raises(InvalidNameError):
+        await store.search_hybrid("notes", "wool", [1.0] * DIM, select=["absent"])
+    with pytest.raises(FilterError):
+        await store.search_hybrid("notes", "wool", [1.0] * DIM, where="absent = 1")
+    with pytest.raises(TableNotFoundError):
+        await store.search_hybrid("absent", "wool", [1.0] * DIM)
+    assert len(await store.search_hybrid("notes", "wool", [1.0] * DIM, model="m", exact=True)) == 10
+
+
+async def test_names_that_differ_in_case_only_where_they_may(store: VectorStore) -> None:
+    with pytest.raises(InvalidNameError):
+        Schema(DIM, fields={"year": int, "Year": int})
+    schema = Schema(DIM, fields={"Year": int})
+    await filled(store, schema, [{"id": "x", "embedding": [1] * DIM, "Year": 1, "year": 2}])
+    (record,) = await store.get("notes", "x")
+    assert record.fields == {"Year": 1, "year": 2}  # the other case is a key of the payload
+    assert await store.count("notes", "Year = 1 AND payload.year = 2") == 1
+
+
+def test_field_names_that_are_refused() -> None:
+    wrong: Any
+    for wrong in REFUSED:
+        with pytest.raises(InvalidNameError) as caught:
+            Schema(DIM, fields={wrong: str})
+        assert caught.value.name == wrong
+    for wrong in ("id", "payload", "1", "", "a b", None):
+        with pytest.raises((InvalidNameError, InvalidArgumentError)):
+            Schema(DIM, vector=wrong)
+
+
+async def test_what_is_no_id_is_refused(notes: VectorStore) -> None:
+    wrong: Any
+    for wrong in (1.5, True, [1.5], [True], [None], {"r0001": 1}, b"r0001", None):
+        with pytest.raises(InvalidArgumentError):
+            await notes.delete("notes", wrong)
+        with pytest.raises(InvalidArgumentError):
+            await notes.get("notes", wrong)
+    assert await notes.count("notes") == 10

@@ -1,0 +1,619 @@
+"""The choice among a search's ranked rows: bounds, groups, diversity, reranking, likeness."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.contract.base import case, filled
+from tests.contract.searching import METRICS
+from tests.contract.tables import CALLS
+from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
+
+from aiovec import F, Field, Hit, Schema, VectorStore
+from aiovec.errors import FilterError, InvalidArgumentError
+
+CHUNKS = Schema(
+    DIM,
+    fields={
+        "doc": str,
+        "page": int,
+        "part": float,
+        "day": datetime,
+        "live": bool,
+        "tags": list[str],
+        "body": Field(str, text=True),
+    },
+)
+"""Chunks of documents, to be grouped by each field and by keys of the payload."""
+
+KEYS = ("doc", "page", "part", "day", "live", "payload.doc", "payload.deep.doc", "payload.mixed")
+_MIXED: tuple[Any, ...] = (1, 1.5, "1", True, False, None, [1], {"a": 1}, "x", -3)
+
+
+def _chunks(count: int, *, texts: bool = True) -> list[dict[str, Any]]:
+    """Rows to be grouped. Without ``texts`` all have the same short one."""
+    chance = random.Random(21)
+    # Each text has a length of its own, so that no two have one score.
+    lengths = chance.sample(range(count), count)
+    rows = []
+    for n, vector in enumerate(vectors(count, seed=21)):
+        doc = None if chance.random() < 0.1 else f"d{int(chance.paretovariate(0.7)) % 40}"
+        row: dict[str, Any] = {
+            "id": f"c{n:04}", "embedding": vector, "tags": ["a"], "deep": {"doc": doc},
+            "body": "wool " + "other " * lengths[n] * texts,
+        }  # fmt: skip
+        if doc is not None:
+            number = int(doc[1:])
+            row |= {
+                "doc": doc, "page": number, "part": number / 4, "live": number % 2 == 0,
+                "day": datetime(2020, 1, 1 + number % 28, tzinfo=UTC),
+            }  # fmt: skip
+        row["mixed"] = _MIXED[n % len(_MIXED)]
+        rows.append(row)
+    return rows
+
+
+def _value(row: Mapping[str, Any], key: str) -> Any:
+    if key == "payload.deep.doc":
+        value = row["deep"]["doc"]
+    elif key == "payload.doc":
+        value = None  # a declared field of this name takes it
+    else:
+        value = row.get(key.removeprefix("payload."))
+    return (type(value).__name__.replace("float", "int"), str(value)) if value == value else None
+
+
+def grouped(
+    hits: Sequence[Hit], rows: Mapping[str, Any], key: str, limit: int, per_group: int
+) -> list[str]:
+    """Return the ids of the best hits of the best groups, of all hits there are."""
+    sizes: dict[Any, int] = {}
+    found = []
+    for hit in hits:
+        value = _value(rows[hit.id], key)
+        if value not in sizes and len(sizes) == limit:
+            continue
+        sizes[value] = sizes.get(value, 0) + 1
+        if sizes[value] <= per_group:
+            found.append(hit.id)
+    return found
+
+
+async def test_bounds_of_score_and_distance(store: VectorStore) -> None:
+    for metric in METRICS:
+        await filled(store, Schema(DIM, metric=metric), _plain(200), name=metric)
+        query = vectors(1, seed=4)[0]
+        for limit in (5, 300):
+            pool = await store.search(metric, query, limit=limit)
+            for middle in (pool[0], pool[len(pool) // 2], pool[-1]):
+                assert middle.distance is not None
+                by_score = await store.search(metric, query, limit=limit, min_score=middle.score)
+                assert ids_of(by_score) == [h.id for h in pool if h.score >= middle.score]
+                by_distance = await store.search(
+                    metric, query, limit=limit, max_distance=middle.distance
+                )
+                assert ids_of(by_distance) == [
+                    hit.id for hit in pool if (hit.distance or 0.0) <= middle.distance
+                ]
+                (many,) = await store.search_many(
+                    metric, [query], limit=limit, min_score=middle.score,
+                    max_distance=middle.distance,
+                )  # fmt: skip
+                assert {*ids_of(many)} == {*ids_of(by_score)} & {*ids_of(by_distance)}
+        assert await store.search(metric, query, min_score=1e9) == []
+        assert await store.search(metric, query, max_distance=-1e9) == []
+        assert len(await store.search(metric, query, min_score=-1e9, max_distance=1e9)) == 10
+
+
+async def test_bounds_come_before_the_steps_that_choose(notes: VectorStore) -> None:
+    query = [1.0] * DIM
+    pool = await notes.search("notes", query)
+    offered: list[Hit] = []
+
+    def keep(hits: list[Hit]) -> list[float]:
+        offered[:] = hits
+        return [-5.0] * len(hits)
+
+    found = await notes.search("notes", query, min_score=pool[4].score, rerank=keep)
+    assert ids_of(offered) == ids_of(pool)[:5]
+    assert [hit.score for hit in found] == [-5.0] * 5
+    diverse = await notes.search("notes", query, min_score=pool[4].score, diversity=0.9)
+    assert {*ids_of(diverse)} == {*ids_of(pool[:5])}
+
+
+async def test_bounds_of_keyword_and_hybrid_searches(store: VectorStore) -> None:
+    await filled(store, CHUNKS, _chunks(60))
+    pool = await store.search_text("notes", "wool", limit=60)
+    least = pool[20].score
+    found = await store.search_text("notes", "wool", limit=60, min_score=least)
+    assert ids_of(found) == [hit.id for hit in pool if hit.score >= least]
+    assert await store.search_text("notes", "wool", min_score=1e9) == []
+    query = [1.0] * DIM
+    fused = await store.search_hybrid("notes", "wool", query, limit=60)
+    best = await store.search_hybrid("notes", "wool", query, limit=60, min_score=fused[10].score)
+    assert ids_of(best) == [hit.id for hit in fused if hit.score >= fused[10].score]
+    near = await store.search("notes", query, limit=9)
+    far = near[-1].distance
+    assert far is not None
+    within = await store.search_hybrid("notes", "wool", query, limit=60, max_distance=far)
+    assert {hit.id for hit in within if "vector" in hit.ranks} == {*ids_of(near)}
+    assert {hit.id for hit in within if "text" in hit.ranks} == {*ids_of(pool)}
+
+
+async def test_a_filter_for_each_query(store: VectorStore) -> None:
+    await filled(store, CHUNKS, _chunks(300, texts=False))
+    wheres: list[Any] = [
+        None, "page < 3", F.live, "page < 3", (F.doc == "d1") | F.doc.is_null(), "FALSE",
+        "page BETWEEN 2 AND 9", F["payload.mixed"] == "x", None,
+    ]  # fmt: skip
+    queries = vectors(len(wheres), seed=22)
+    for form in (list, tuple):
+        many = await store.search_many("notes", queries, where=form(wheres), limit=8)
+        for query, where, hits in zip(queries, wheres, many, strict=True):
+            with case(where):
+                alone = await store.search("notes", query, where=where, limit=8)
+                assert ids_of(hits) == ids_of(alone)
+    assert many[5] == []
+    assert await store.search_many("notes", [], where=[]) == []
+    wrong: Any
+    for wrong in ([], ["page < 3"], [None] * 10):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await store.search_many("notes", queries, where=wrong)
+        assert caught.value.argument == "where"
+    for wrong in ("absent = 1", 5, ["page < 3"]):
+        with pytest.raises(FilterError):
+            await store.search_many("notes", queries[:2], where=[None, wrong])
+    with pytest.raises(FilterError):
+        await store.search("notes", queries[0], where=wheres)  # type: ignore[arg-type]
+
+
+async def test_rows_like_a_row(store: VectorStore) -> None:
+    for metric in METRICS:
+        schema = Schema(DIM, metric=metric, fields={"year": int})
+        rows = small_rows(60)
+        for row in rows:
+            del row["name"]
+        await filled(store, schema, rows, name=metric)
+        for row in rows[:2]:
+            every = await store.search(metric, row["embedding"], limit=60)
+            others = [hit for hit in every if hit.id != row["id"]]
+            for limit in (1, 10, 58, 59, 60, 1_000):
+                hits = await store.search_like(metric, row["id"], limit=limit)
+                assert ids_of(hits) == ids_of(others)[:limit]
+            assert [hit.distance for hit in hits] == pytest.approx(
+                [hit.distance for hit in others], abs=1e-6
+            )
+            narrowed = await store.search_like(
+                metric, row["id"], where="year < 30", limit=5, select=["year"],
+                include_vector=True, exact=True,
+            )  # fmt: skip
+            assert ids_of(narrowed) == [h.id for h in others if h["year"] < 30][:5]
+            assert all(hit.vector is not None for hit in narrowed)
+            assert narrowed[0].fields.keys() == {"year"}
+            near = others[7]
+            bounded = await store.search_like(metric, row["id"], min_score=near.score)
+            assert 7 <= len(bounded) <= 9
+            backwards = await store.search_like(
+                metric, row["id"], limit=3, rerank=lambda hits: hits[::-1]
+            )
+            assert ids_of(backwards) == ids_of(others[:12][::-1])[:3]
+            varied = await store.search_like(metric, row["id"], limit=5, diversity=0.8)
+            assert row["id"] not in ids_of(varied)
+            assert len(varied) == 5
+
+
+async def test_a_row_of_many_that_are_the_same(store: VectorStore) -> None:
+    """It is left out also where far more rows than the limit are as near to it as itself."""
+    rows = [{"id": f"r{n:03}", "embedding": [1.0, 2.0, 3.0, 4.0]} for n in range(300)]
+    await filled(store, Schema(DIM), rows)
+    for id in ("r000", "r150", "r299"):
+        for limit in (1, 5, 299, 300):
+            found = ids_of(await store.search_like("notes", id, limit=limit))
+            assert id not in found
+            assert len(set(found)) == min(limit, 299)
+    await store.delete_where("notes", "id != 'r007'")
+    assert await store.search_like("notes", "r007") == []
+
+
+async def test_groups(store: VectorStore) -> None:
+    rows = {row["id"]: row for row in _chunks(600, texts=False)}
+    await filled(store, CHUNKS, list(rows.values()))
+    query = vectors(1, seed=24)[0]
+    for where in (None, "page >= 1"):
+        every = await store.search("notes", query, limit=600, where=where, select=[])
+        for key in KEYS:
+            for limit, per_group in (
+                (1, 1), (3, 1), (10, 1), (100, 1), (2, 3), (10, 2), (5, 700),
+            ):  # fmt: skip
+                options: dict[str, Any] = {
+                    "limit": limit, "group_by": key, "per_group": per_group, "where": where,
+                }  # fmt: skip
+                expected = grouped(every, rows, key, limit, per_group)
+                with case(options):
+                    hits = await store.search("notes", query, **options)
+                    if key == "payload.mixed" and per_group > 1:
+                        assert _best_of_each(hits, rows, key) == _best_of(expected, rows, key)
+                        continue
+                    assert ids_of(hits) == expected
+                    assert hits[0].fields.keys() >= {"doc", "mixed"}
+                    (many,) = await store.search_many("notes", [query], **options)
+                    assert ids_of(many) == expected
+
+
+async def test_groups_of_what_is_selected(store: VectorStore) -> None:
+    """The key need not be among it, and is not added to it."""
+    rows = {row["id"]: row for row in _chunks(100, texts=False)}
+    await filled(store, CHUNKS, list(rows.values()))
+    query = vectors(1, seed=24)[0]
+    for where in (None, "page >= 1"):
+        every = await store.search("notes", query, limit=100, where=where, select=[])
+        for select in ([], ["page"], ["payload.mixed"], ["payload"]):
+            plain = await store.search("notes", query, limit=1, select=select)
+            for key in KEYS:
+                for limit, per_group in ((3, 1), (2, 3)):
+                    if key == "payload.mixed" and per_group > 1:
+                        continue
+                    options: dict[str, Any] = {
+                        "limit": limit, "group_by": key, "per_group": per_group,
+                        "where": where, "select": select,
+                    }  # fmt: skip
+                    with case(options):
+                        bare = await store.search("notes", query, **options)
+                        assert ids_of(bare) == grouped(every, rows, key, limit, per_group)
+                        assert bare[0].fields.keys() <= {"page", "mixed", "deep"}
+                        if where is None:
+                            assert bare[0].fields == plain[0].fields
+
+
+async def test_groups_far_down_the_ranking(store: VectorStore) -> None:
+    """Thousands of rows of one value come first; the others are found all the same."""
+    near = vectors(3_000, seed=25) * 0.01 + np.array([1, 0, 0, 0])
+    rows = [
+        {"id": f"n{n:04}", "embedding": near[n], "doc": "big", "key": "big"} for n in range(3_000)
+    ]
+    rows += [
+        {"id": f"f{n}", "embedding": [-1.0, n, 0, 0], "doc": f"small{n}", "key": n}
+        for n in range(6)
+    ]
+    rows += [{"id": "z", "embedding": [-5.0, 0, 0, 0]}]
+    await filled(store, CHUNKS, rows)
+    for key in ("doc", "payload.key"):
+        for per_group in (1, 2):
+            with case((key, per_group)):
+                hits = await store.search(
+                    "notes", [1.0, 0, 0, 0], limit=8, group_by=key, per_group=per_group,
+                    select=[],
+                )  # fmt: skip
+                expected = [f"f{n}" for n in range(6)] + ["z"]
+                assert {id for id in ids_of(hits) if id[0] != "n"} == {*expected}
+                assert len(hits) == 7 + per_group
+                few = await store.search("notes", [1.0, 0, 0, 0], limit=3, group_by=key, select=[])
+                assert len(few) == 3
+
+
+async def test_groups_of_near_duplicates(store: VectorStore) -> None:
+    """Their scores are equal, their distances are not."""
+    nearest_last = [1e-8, 1e-9, 0.0]
+    for metric in ("cosine", "l2"):
+        name = f"{metric}-groups"
+        await store.create_table(name, Schema(2, metric=metric, fields={"doc": str}))
+        scale = 1.0 if metric == "cosine" else 1e-12
+        query = [1.0, 0] if metric == "cosine" else [0.0, 0]
+        rows = [
+            {"id": f"{n}-{doc}", "embedding": [query[0], scale * (y + shift)], "doc": doc}
+            for n, y in enumerate(nearest_last)
+            for doc, shift in (("a", 4e-10), ("b", 2e-10))
+        ]
+        await store.insert(name, rows)
+        plain = await store.search(name, query, limit=6)
+        assert ids_of(plain) == ["2-b", "2-a", "1-b", "1-a", "0-b", "0-a"]
+        assert len({hit.distance for hit in plain}) == 6
+        for per_group in (1, 2):
+            with case((metric, per_group)):
+                hits = await store.search(name, query, group_by="doc", per_group=per_group)
+                assert ids_of(hits) == ids_of(plain)[: 2 * per_group]
+
+
+async def test_groups_of_keyword_and_hybrid_searches(store: VectorStore) -> None:
+    rows = {row["id"]: row for row in _chunks(300)}
+    await filled(store, CHUNKS, list(rows.values()))
+    every = await store.search_text("notes", "wool", limit=300)
+    query = vectors(1, seed=26)[0]
+    for key in ("doc", "page", "payload.deep.doc"):
+        for limit, per_group in ((3, 1), (100, 1), (4, 2)):
+            with case((key, limit, per_group)):
+                options: dict[str, Any] = {
+                    "limit": limit, "group_by": key, "per_group": per_group, "select": [],
+                }  # fmt: skip
+                hits = await store.search_text("notes", "wool", **options)
+                best = grouped(every, rows, key, limit, per_group)
+                if per_group == 1:
+                    assert ids_of(hits) == best
+                # Further rows of a group may rank too low to have been looked at.
+                assert ids_of(hits) == [id for id in best if id in ids_of(hits)]
+                assert _best_of_each(hits, rows, key) == _best_of(best, rows, key)
+                assert all(hit.fields == {} for hit in hits)
+                hybrid = await store.search_hybrid("notes", "wool", query, **options)
+                groups = [_value(rows[hit.id], key) for hit in hybrid]
+                there = {_value(row, key) for row in rows.values()}
+                assert len(set(groups)) == min(limit, len(there))
+                assert max(map(groups.count, groups)) <= per_group
+                assert all(hit.ranks for hit in hybrid)
+
+
+async def test_groups_are_reranked(store: VectorStore) -> None:
+    rows = {row["id"]: row for row in _chunks(300, texts=False)}
+    await filled(store, CHUNKS, list(rows.values()))
+    offered: list[Hit] = []
+
+    def last_first(hits: list[Hit]) -> list[Hit]:
+        offered[:] = hits
+        return hits[::-1]
+
+    query = vectors(1, seed=27)[0]
+    found = await store.search(
+        "notes", query, limit=4, group_by="doc", rerank=last_first, select=["page"]
+    )
+    every = await store.search("notes", query, limit=300)
+    assert ids_of(offered) == grouped(every, rows, "doc", 16, 1)
+    assert all("body" in hit.fields for hit in offered)
+    assert ids_of(found) == ids_of(offered[::-1])[:4]
+    assert {frozenset(hit.fields) for hit in found} == {frozenset({"page"})}
+
+
+async def test_groups_beside_writers(store: VectorStore) -> None:
+    await filled(store, CHUNKS, _chunks(200))
+    over = False
+
+    async def write() -> None:
+        for n in range(20):
+            await store.update("notes", {"doc": f"d{n}"}, where=f"page = {n}")
+            await store.upsert("notes", _chunks(20))
+
+    async def read() -> None:
+        while not over:
+            hits = await store.search("notes", [1.0] * DIM, limit=7, group_by="doc", per_group=2)
+            assert len({hit["doc"] for hit in hits}) <= 7
+            assert len(hits) <= 14
+
+    reader = asyncio.ensure_future(read())
+    try:
+        await write()
+    finally:
+        over = True
+        await reader
+
+
+def _plain(count: int) -> list[dict[str, Any]]:
+    return [{"id": f"r{n:03}", "embedding": v} for n, v in enumerate(vectors(count, seed=20))]
+
+
+def _best_of(ids: Sequence[str], rows: Mapping[str, Any], key: str) -> dict[Any, str]:
+    best: dict[Any, str] = {}
+    for id in ids:
+        best.setdefault(_value(rows[id], key), id)
+    return best
+
+
+def _best_of_each(hits: Sequence[Hit], rows: Mapping[str, Any], key: str) -> dict[Any, str]:
+    return _best_of(ids_of(hits), rows, key)
+
+
+def _unit(vector: Any) -> Any:
+    return np.asarray(vector, dtype=np.float64) / np.linalg.norm(vector)
+
+
+async def test_diversity_prefers_what_is_unlike(store: VectorStore) -> None:
+    near = [[10.0, n / 1000, 0, 0] for n in range(8)]
+    other = [[5.0, 8.0, 0, 0], [5.0, 0, 8.0, 0]]
+    rows = [{"id": f"r{n}", "embedding": vector} for n, vector in enumerate([*near, *other])]
+    await filled(store, SMALL, rows)
+    query = [10.0, 0, 0, 0]
+    plain = await store.search("notes", query, limit=3)
+    assert ids_of(plain) == ["r0", "r1", "r2"]
+    for same in (None, 0):
+        again = await store.search("notes", query, limit=3, diversity=same)
+        assert ids_of(again) == ids_of(plain)
+    varied = await store.search("notes", query, limit=3, diversity=0.8)
+    assert varied[0].id == "r0"
+    assert {hit.id for hit in varied[1:]} == {"r8", "r9"}
+    assert all(hit.vector is None for hit in varied)
+    with_vectors = await store.search("notes", query, limit=3, diversity=0.8, include_vector=True)
+    assert all(hit.vector is not None for hit in with_vectors)
+    wrong: Any
+    for wrong in (-0.1, 1.1, True):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await store.search("notes", query, diversity=wrong)
+        assert caught.value.argument == "diversity"
+
+
+async def test_diversity_chooses_by_the_published_formula(store: VectorStore) -> None:
+    """19c: it is maximal marginal relevance over the nearest, for every metric."""
+    rng = np.random.default_rng(5)
+    matrix = rng.standard_normal((60, DIM)).astype(np.float32)
+    query = rng.standard_normal(DIM).astype(np.float32)
+    for metric in METRICS:
+        rows = {"id": [f"r{n:02}" for n in range(60)], "embedding": matrix}
+        await store.create_table(metric, Schema(DIM, metric=metric))
+        await store.insert(metric, rows)
+        pool = await store.search(metric, query, limit=20, include_vector=True)
+        unit = [_unit(hit.vector) for hit in pool]
+        near = [float(vector @ _unit(query)) for vector in unit]
+        for diversity in (0.3, 0.5, 1.0):
+            picked: list[int] = []
+            while len(picked) < 5:
+                worth = {
+                    i: near[i] if not picked else (1 - diversity) * near[i]
+                    - diversity * max(float(unit[i] @ unit[j]) for j in picked)
+                    for i in range(20) if i not in picked
+                }  # fmt: skip
+                picked.append(max(worth, key=lambda i, worth=worth: worth[i]))  # type: ignore[misc]  # the loop's value
+            hits = await store.search(metric, query, limit=5, diversity=diversity)
+            with case((metric, diversity)):
+                assert ids_of(hits) == [pool[i].id for i in picked]
+
+
+async def test_rerank_gives_new_scores_or_a_new_order(store: VectorStore) -> None:
+    await filled(store, SMALL, small_rows(40))
+    query = vectors(1, seed=3)[0]
+    offered: list[int] = []
+
+    def by_year(hits: list[Hit]) -> list[float]:
+        offered.append(len(hits))
+        return [float(hit["year"]) for hit in hits]
+
+    async def later(hits: list[Hit]) -> list[float]:
+        return by_year(hits)
+
+    def backwards(hits: list[Hit]) -> list[Hit]:
+        return hits[::-1]
+
+    pool = await store.search("notes", query, limit=20)
+    years = sorted((hit["year"] for hit in pool), reverse=True)[:5]
+    for rerank in (by_year, later):
+        hits = await store.search("notes", query, limit=5, rerank=rerank)
+        assert [hit["year"] for hit in hits] == years
+        assert [hit.score for hit in hits] == [float(year) for year in years]
+    assert offered == [20, 20]
+    hits = await store.search("notes", query, limit=5, rerank=backwards)
+    assert ids_of(hits) == ids_of(pool[::-1][:5])
+
+    def broken(hits: list[Hit]) -> list[float]:
+        return [1.0]
+
+    with pytest.raises(InvalidArgumentError) as caught:
+        await store.search("notes", query, limit=5, rerank=broken)
+    assert caught.value.argument == "rerank"
+
+
+async def test_copies_that_a_function_gives_are_as_diverse(notes: VectorStore) -> None:
+    """A copy of a hit may lack the vector that diversity is computed from."""
+    query = vectors(1, seed=3)[0]
+
+    def copies(hits: list[Hit]) -> list[Hit]:
+        return [Hit(hit.id, hit.score, hit.distance, hit.fields) for hit in hits]
+
+    found = [
+        await notes.search("notes", query, limit=3, diversity=0.5, rerank=rerank)
+        for rerank in (copies, lambda hits: hits)
+    ]
+    assert ids_of(found[0]) == ids_of(found[1])
+    assert len(found[0]) == 3
+
+
+async def test_what_a_function_that_reranks_raises_comes_out(notes: VectorStore) -> None:
+    def broken(hits: list[Hit]) -> list[Hit]:
+        raise KeyError("mine")
+
+    for _ in range(6):
+        with pytest.raises(KeyError, match="mine"):
+            await notes.search("notes", [1.0] * DIM, rerank=broken)
+
+
+async def test_a_function_that_reranks_answers_with_the_hits_or_scores(notes: VectorStore) -> None:
+    query = [1.0] * DIM
+
+    def scores(*values: Any) -> Any:
+        return lambda hits: [*values, *range(len(hits) - len(values))]
+
+    wrong: dict[str, Any] = {
+        "no function": 5,
+        "None": lambda hits: None,
+        "a number": lambda hits: 5,
+        "an array without a length": lambda hits: np.array(1.0),
+        "too few": lambda hits: [1.0],
+        "a text": lambda hits: "1" * len(hits),
+        "a mapping": lambda hits: {hit.id: 1.0 for hit in hits},
+        "a set": lambda hits: set(range(len(hits))),
+        "NaN": scores(1.0, float("nan")),
+        "infinity": scores(float("inf")),
+        "a text among scores": scores("1"),
+        "None among scores": scores(None),
+        "an enormous number": scores(10**400),
+        "a hit among scores": lambda hits: [hits[0], *range(len(hits) - 1)],
+        "a hit twice": lambda hits: hits[:1] * 5,
+        "a hit from elsewhere": lambda hits: [*hits, Hit("ghost", 1.0, None)],
+        "a copy of no score": lambda hits: [hits[0].__replace__(score=float("nan"))],
+    }
+    for name, rerank in wrong.items():
+        with case(name):
+            with pytest.raises(InvalidArgumentError) as caught:
+                await notes.search("notes", query, limit=5, rerank=rerank)
+            assert caught.value.argument == "rerank"
+    plain = await notes.search("notes", query, limit=10)
+    right: dict[str, Any] = {
+        "an array": lambda hits: np.arange(len(hits), 0, -1),
+        "a generator": lambda hits: (-n for n, _ in enumerate(hits)),
+        "some": lambda hits: hits[:5],
+        "copies": lambda hits: [hit.__replace__(score=0.5) for hit in hits],
+        "a tuple": tuple,
+    }
+    for name, rerank in right.items():
+        with case(name):
+            found = await notes.search("notes", query, limit=5, rerank=rerank)
+            assert ids_of(found) == ids_of(plain)[:5]
+
+
+async def test_slow_reranking_holds_no_other_call(store: VectorStore) -> None:
+    """An app's own functions may wait for anything, also for calls of the store."""
+    await filled(store, SMALL, small_rows(10))
+    over = threading.Event()
+    begun: list[int] = []
+    all_begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def slow(hits: list[Hit]) -> list[Hit]:
+        begun.append(len(hits))
+        if len(begun) == 4:
+            loop.call_soon_threadsafe(all_begun.set)
+        over.wait(60)
+        return hits
+
+    waiting = [
+        asyncio.ensure_future(store.search("notes", [1.0] * DIM, rerank=slow)) for _ in range(8)
+    ]
+    try:
+        async with asyncio.timeout(30):
+            await all_begun.wait()
+            batch = pa.RecordBatch.from_pylist(
+                [{"id": "new", "embedding": [1.0] * DIM}],
+                pa.schema({"id": pa.utf8(), "embedding": pa.list_(pa.float32())}),
+            )
+            reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
+            assert await store.upsert("notes", reader) == 1
+            assert await store.count("notes") == 11
+            assert ids_of(await store.get("notes", "new")) == ["new"]
+            assert len(await store.search("notes", [1.0] * DIM, limit=3)) == 3
+            for name, call in CALLS.items():
+                if name not in ("insert", "drop_table"):
+                    with case(name):
+                        await call(store, "notes")
+    finally:
+        over.set()
+        found = await asyncio.gather(*waiting)
+    assert [len(hits) for hits in found] == [10] * 8
+
+
+async def test_a_function_that_reranks_may_search_and_rerank(store: VectorStore) -> None:
+    await filled(store, SMALL, small_rows(10))
+    loop = asyncio.get_running_loop()
+    together = threading.Barrier(4)
+
+    def nested(hits: list[Hit]) -> list[Hit]:
+        together.wait(30)
+        within = store.search("notes", [1.0] * DIM, rerank=lambda hits: hits[::-1])
+        return asyncio.run_coroutine_threadsafe(within, loop).result(30)[::-1]
+
+    async with asyncio.timeout(60):
+        plain = await store.search("notes", [1.0] * DIM)
+        found = await asyncio.gather(
+            *(store.search("notes", [1.0] * DIM, rerank=nested) for _ in range(4))
+        )
+    assert [ids_of(hits) for hits in found] == [ids_of(plain)] * 4

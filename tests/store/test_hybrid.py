@@ -1,0 +1,332 @@
+"""Hybrid search: two lists fused, and the steps that choose from them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contract.base import case, filled
+from tests.harness.values import DIM, ids_of, vectors
+
+from aiovec import RRF, Field, Hit, Schema, VectorStore, Weighted
+from aiovec.errors import InvalidArgumentError
+
+Fusion = RRF | Weighted
+
+HYBRID = Schema(
+    DIM,
+    model="m",
+    fields={
+        "title": Field(str, text=True),
+        "body": Field(str, text=True),
+        "year": int,
+        "lang": str,
+    },
+)
+QUERY = np.array([1.0, 0.5, 0.0, 0.0], dtype=np.float32)
+_WORDS = ("wool", "hat", "cap", "yarn", "loom", "felt")
+
+
+def _rows(count: int = 60) -> list[dict[str, Any]]:
+    """Rows of which about half hold each word, with lengths that give each its own score."""
+    chance = random.Random(8)
+    return [
+        {
+            "id": f"r{n:02}", "embedding": vector, "year": n, "lang": "ab"[n % 2],
+            "title": None if n % 5 == 0 else chance.choice(_WORDS),
+            "body": " ".join([*chance.choices(_WORDS, k=3), *["other"] * n]), "extra": n,
+        }
+        for n, vector in enumerate(vectors(count))
+    ]  # fmt: skip
+
+
+def _scaled(scores: list[float]) -> list[float]:
+    if not scores or max(scores) == min(scores):
+        return [1.0] * len(scores)
+    return [(score - min(scores)) / (max(scores) - min(scores)) for score in scores]
+
+
+def expected_fusion(lists: dict[str, list[Hit]], fusion: Fusion) -> dict[str, float]:
+    """Return the scores that the fused hits have, best first, by the definition."""
+    scores: dict[str, float] = {}
+    for name, hits in lists.items():
+        for rank, (hit, scaled) in enumerate(
+            zip(hits, _scaled([hit.score for hit in hits]), strict=True), 1
+        ):
+            if isinstance(fusion, RRF):
+                part = 1 / (fusion.k + rank)
+            else:
+                part = scaled * (fusion.vector if name == "vector" else fusion.text)
+                if not (fusion.vector if name == "vector" else fusion.text):
+                    continue
+            scores[hit.id] = scores.get(hit.id, 0.0) + part
+    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
+
+
+async def _hybrid(store: VectorStore, count: int = 60) -> list[dict[str, Any]]:
+    rows = _rows(count)
+    await filled(store, HYBRID, rows)
+    return rows
+
+
+async def _lists(store: VectorStore, query: str, pool: int, **options: Any) -> dict[str, list[Hit]]:
+    return {
+        "vector": await store.search("notes", QUERY, limit=pool, **options),
+        "text": await store.search_text("notes", query, limit=pool, any=True, **options),
+    }
+
+
+async def test_hybrid_fuses_the_two_searches(store: VectorStore) -> None:
+    await _hybrid(store)
+    fusions: tuple[Fusion, ...] = (
+        RRF(), RRF(k=1), RRF(k=0.5), Weighted(), Weighted(vector=0.2, text=3),
+        Weighted(vector=1, text=0), Weighted(vector=0, text=1),
+    )  # fmt: skip
+    for query, where in (
+        ("wool", None), ("wool hat", None), ('"wool hat"', None), ("-wool hat", None),
+        ("nowhere", None), ("", None), ("title:wool", "year >= 20"), ("loom", "lang = 'a'"),
+        ("loom", "year < 0"), ("felt", "id = 'r07'"),
+    ):  # fmt: skip
+        every = await _lists(store, query, 60, where=where)
+        for fusion in fusions:
+            for limit in (1, 5, 40, 100) if query == "wool" else (5, 100):
+                with case((query, where, fusion, limit)):
+                    lists = {name: hits[: limit * 4] for name, hits in every.items()}
+                    expected = expected_fusion(lists, fusion)
+                    hits = await store.search_hybrid(
+                        "notes", query, QUERY, fusion=fusion, limit=limit, where=where
+                    )
+                    assert {hit.id: hit.score for hit in hits} == pytest.approx(
+                        dict(list(expected.items())[:limit])
+                    )
+                    scores = [hit.score for hit in hits]
+                    assert scores == sorted(scores, reverse=True)
+
+
+async def test_a_fused_hit_tells_where_it_came_from(store: VectorStore) -> None:
+    rows = {row["id"]: row for row in await _hybrid(store)}
+    lists = await _lists(store, "wool", 40)
+    hits = await store.search_hybrid("notes", "wool", QUERY, limit=40, fetch_k=40, highlight=True)
+    kinds = set()
+    for hit in hits:
+        row = rows[hit.id]
+        places = {
+            name: (ids_of(there).index(hit.id), there)
+            for name, there in lists.items()
+            if hit.id in ids_of(there)
+        }
+        kinds.add(tuple(places))
+        assert hit.ranks.keys() == places.keys()
+        for name, (place, there) in places.items():
+            assert hit.ranks[name] == place + 1
+            assert hit.ranks[name].score == pytest.approx(there[place].score, abs=1e-6)
+        shown = hit.to_dict()
+        assert shown["_ranks"] == {
+            name: {"rank": place + 1, "score": hit.ranks[name].score}
+            for name, (place, _) in places.items()
+        }
+        if "vector" in places:
+            there = lists["vector"]
+            assert hit.distance == pytest.approx(there[places["vector"][0]].distance, abs=1e-6)
+        else:
+            assert hit.distance is None
+        assert bool(hit.highlights) == ("text" in places)
+        assert hit.vector is None
+        assert dict(hit) == {k: v for k, v in row.items() if k != "embedding"}
+    assert len(kinds) > 1
+
+
+async def test_a_hybrid_search_selects(store: VectorStore) -> None:
+    await _hybrid(store)
+    for select, fields in (
+        (["year"], {"year"}), ([], set()), (["payload.extra"], {"extra"}),
+        (iter(["title", "id"]), {"title"}),
+    ):  # fmt: skip
+        hits = await store.search_hybrid("notes", "wool", QUERY, select=select)
+        assert {frozenset(hit.fields) for hit in hits} == {frozenset(fields)}
+        assert {hit.vector is None for hit in hits} == {True}
+    kept: tuple[dict[str, Any], ...] = ({"include_vector": True}, {"select": ["embedding"]})
+    for options in kept:
+        hits = await store.search_hybrid("notes", "wool", QUERY, limit=30, **options)
+        assert {hit.vector is None for hit in hits} == {False}
+        assert {"_ranks", "embedding"} <= hits[0].to_dict().keys()
+
+
+async def test_all_words_of_a_hybrid_search(store: VectorStore) -> None:
+    await _hybrid(store)
+    every = ids_of(await store.search_text("notes", "wool hat", limit=100))
+    one = ids_of(await store.search_text("notes", "wool hat", limit=100, any=True))
+    assert len(every) < len(one)
+    cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
+        ({}, one), ({"any": True}, one), ({"any": False}, every),
+    )  # fmt: skip
+    for options, expected in cases:
+        hits = await store.search_hybrid("notes", "wool hat", QUERY, limit=100, **options)
+        assert {hit.id for hit in hits if "text" in hit.ranks} == set(expected)
+        assert len(hits) == 60
+
+
+async def test_the_query_excludes_rows_from_the_keyword_list_only(store: VectorStore) -> None:
+    """``where`` excludes them from both."""
+    every = {row["id"] for row in await _hybrid(store)}
+    wool = set(ids_of(await store.search_text("notes", "wool", limit=100)))
+    for query in ("wool -hat", '"wool" -hat', "body:wool -hat"):
+        kept = set(ids_of(await store.search_text("notes", query, limit=100)))
+        assert kept < wool
+        hits = await store.search_hybrid("notes", query, QUERY, limit=100)
+        assert {hit.id for hit in hits if "text" in hit.ranks} == kept
+        assert {hit.id for hit in hits if "vector" in hit.ranks} == every
+        others = f"id NOT IN ('{hits[0].id}', '{hits[-1].id}')"
+        hits = await store.search_hybrid("notes", query, QUERY, limit=100, where=others)
+        assert len(hits) == 58
+
+
+async def test_reranking_reads_the_texts(store: VectorStore) -> None:
+    rows = {row["id"]: row for row in await _hybrid(store)}
+    offered: list[list[Hit]] = []
+
+    async def by_length(hits: list[Hit]) -> list[float]:
+        offered.append(hits)
+        await asyncio.sleep(0)
+        return [float(len(hit["body"])) for hit in hits]
+
+    def backwards(hits: list[Hit]) -> list[Hit]:
+        offered.append(hits)
+        return hits[::-1]
+
+    calls: dict[str, Callable[..., Awaitable[list[Hit]]]] = {
+        "vector": lambda **options: store.search("notes", QUERY, **options),
+        "text": lambda **options: store.search_text("notes", "wool", **options),
+        "hybrid": lambda **options: store.search_hybrid("notes", "wool", QUERY, **options),
+    }
+    for name, search in calls.items():
+        with case(name):
+            pool = await search(limit=20, fetch_k=20)
+            for select in (["year"], ["year", "title"], [], ["payload.extra"], None):
+                hits = await search(limit=5, select=select, rerank=by_length)
+                best = sorted(pool, key=lambda hit: (-len(hit["body"]), hit.id))[:5]
+                assert ids_of(hits) == ids_of(best)
+                assert ids_of(offered[-1]) == ids_of(pool)
+                for hit in offered[-1]:
+                    assert hit["body"] == rows[hit.id]["body"]
+                    assert hit["title"] == rows[hit.id]["title"]
+                plain = await search(limit=20, fetch_k=20, select=select)
+                fields = {hit.id: hit.fields for hit in plain}
+                for hit in hits:
+                    assert hit.fields == fields[hit.id]
+                    assert hit.score == len(rows[hit.id]["body"])
+                    assert hit.vector is None
+            assert await search(limit=5, rerank=lambda hits: hits[:0]) == []
+            hits = await search(limit=5, rerank=backwards)
+            assert ids_of(hits) == ids_of(pool[::-1][:5])
+
+
+async def test_the_pool_is_the_callers_to_choose(store: VectorStore) -> None:
+    await _hybrid(store)
+    offered: list[int] = []
+
+    def count(hits: list[Hit]) -> list[Hit]:
+        offered.append(len(hits))
+        return hits
+
+    searches: tuple[Callable[..., Awaitable[list[Any]]], ...] = (
+        lambda **options: store.search("notes", QUERY, **options),
+        lambda **options: store.search_many("notes", [QUERY], **options),
+        lambda **options: store.search_text("notes", "wool -nowhere", **options),
+        lambda **options: store.search_hybrid("notes", "wool", QUERY, **options),
+    )
+    for search in searches:
+        offered.clear()
+        for fetch_k in (None, 3, 7, 1_000):
+            await search(limit=3, fetch_k=fetch_k, rerank=count)
+        everything = offered[-1]
+        assert offered[:3] == [12, 3, 7]
+        assert 20 < everything <= 60
+        with pytest.raises(InvalidArgumentError) as caught:
+            await search(limit=3, fetch_k=2)
+        assert caught.value.argument == "fetch_k"
+        # A limit counts before the pool does.
+        assert len(await search(limit=3, fetch_k=50)) in (1, 3)
+    lists = await _lists(store, "wool", 11)
+    hits = await store.search_hybrid("notes", "wool", QUERY, limit=11, fetch_k=11)
+    assert ids_of(hits) == list(expected_fusion(lists, RRF()))[:11]
+
+
+async def test_diversity_among_keyword_hits(store: VectorStore) -> None:
+    """Texts of one kind have vectors of one kind; diversity takes some of each."""
+    kinds = {"x": [1.0, 0, 0, 0], "y": [0, 1.0, 0, 0], "z": [0, 0, 1.0, 0]}
+    rows = [
+        {"id": f"{kind}{n}", "embedding": vector, "body": "wool " + "other " * (10 * k + n)}
+        for k, (kind, vector) in enumerate(kinds.items())
+        for n in range(5)
+    ]
+    await filled(store, HYBRID, rows)
+    plain = await store.search_text("notes", "wool", limit=3)
+    assert {hit.id[0] for hit in plain} == {"x"}
+    varied = await store.search_text("notes", "wool", limit=3, fetch_k=15, diversity=0.9)
+    assert varied[0].id == plain[0].id
+    assert {hit.id[0] for hit in varied} == {"x", "y", "z"}
+    assert all(hit.vector is None for hit in varied)
+    ways: tuple[dict[str, Any], ...] = ({"include_vector": True}, {"select": ["embedding"]})
+    for options in ways:
+        kept = await store.search_text(
+            "notes", "wool", limit=3, fetch_k=15, diversity=0.9, **options
+        )
+        assert all(hit.vector is not None for hit in kept)
+    near = await store.search_hybrid("notes", "wool", [1.0, 0.1, 0, 0], limit=3)
+    assert {hit.id[0] for hit in near} == {"x"}
+    mixed = await store.search_hybrid(
+        "notes", "wool", [1.0, 0.1, 0, 0], limit=3, fetch_k=15, diversity=0.9
+    )
+    assert mixed[0].id == near[0].id
+    assert {hit.id[0] for hit in mixed} == {"x", "y", "z"}
+    for hit in mixed:
+        assert hit.vector is None
+        assert hit.ranks
+    both = await store.search_hybrid(
+        "notes", "wool", [1.0, 0.1, 0, 0], limit=3, fetch_k=15, diversity=0.9, select=[],
+        rerank=lambda hits: [1.0 if "other " * 21 in hit["body"] else 0.0 for hit in hits],
+    )  # fmt: skip
+    assert both[0].id[0] == "z"
+    assert {hit.id[0] for hit in both} == {"x", "y", "z"}
+    assert {(hit.vector is None, len(hit.fields)) for hit in both} == {(True, 0)}
+
+
+async def test_a_function_that_reranks_is_cancelled_with_the_search(store: VectorStore) -> None:
+    await _hybrid(store)
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(hits: list[Hit]) -> list[Hit]:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return hits
+
+    for call in (
+        store.search_text("notes", "wool", rerank=slow),
+        store.search_hybrid("notes", "wool", QUERY, rerank=slow),
+    ):
+        begun.clear()
+        ended.clear()
+        task = asyncio.ensure_future(call)
+        async with asyncio.timeout(30):
+            await begun.wait()
+            # Nothing of the store is held meanwhile.
+            await store.update("notes", {"year": 1}, ids="r00")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert ended.is_set()
+
+
+async def test_many_hybrid_searches_at_once(store: VectorStore) -> None:
+    await _hybrid(store)
+    expected = ids_of(await store.search_hybrid("notes", "wool", QUERY))
+    found = await asyncio.gather(*(store.search_hybrid("notes", "wool", QUERY) for _ in range(40)))
+    assert {tuple(ids_of(hits)) for hits in found} == {tuple(expected)}

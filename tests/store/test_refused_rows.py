@@ -1,0 +1,554 @@
+"""Rows, updates and vectors that are refused whole, with row and field."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.contract.base import case, filled
+from tests.harness.oracle import arrow_table
+from tests.harness.values import (
+    DIM,
+    EVERY_KIND,
+    SMALL,
+    assert_same_rows,
+    ids_of,
+    rows_of_every_kind,
+    small_rows,
+    vectors,
+)
+
+from aiovec import REMOVE, F, Field, Record, Schema, VectorStore
+from aiovec.errors import (
+    DimensionMismatchError,
+    DuplicateIdError,
+    FilterError,
+    InvalidArgumentError,
+    InvalidNameError,
+    InvalidRowError,
+    InvalidVectorError,
+    ModelMismatchError,
+    TableNotFoundError,
+)
+
+GOOD = [1.0, 2.0, 3.0, 4.0]
+
+# A row that must not get in, and the error that says why.
+BAD_ROWS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "too short": ({"id": "bad", "embedding": [1.0, 2.0]}, DimensionMismatchError),
+    "too long": ({"id": "bad", "embedding": [1.0] * 5}, DimensionMismatchError),
+    "NaN": ({"id": "bad", "embedding": [1.0, float("nan"), 0, 0]}, InvalidVectorError),
+    "infinity": ({"id": "bad", "embedding": [1.0, float("inf"), 0, 0]}, InvalidVectorError),
+    "beyond float32": ({"id": "bad", "embedding": [1e39, 0, 0, 0]}, InvalidVectorError),
+    "zero under cosine": ({"id": "bad", "embedding": [0.0] * DIM}, InvalidVectorError),
+    "no vector": ({"id": "bad"}, InvalidVectorError),
+    "vector is null": ({"id": "bad", "embedding": None}, InvalidVectorError),
+    "vector is text": ({"id": "bad", "embedding": "1234"}, InvalidVectorError),
+    "vector of text": ({"id": "bad", "embedding": ["a", "b", "c", "d"]}, InvalidVectorError),
+    "vector with null": ({"id": "bad", "embedding": [1.0, None, 0, 0]}, InvalidVectorError),
+    "id is a fraction": ({"id": 7.0, "embedding": GOOD}, InvalidRowError),
+    "id is a flag": ({"id": True, "embedding": GOOD}, InvalidRowError),
+    "id is null": ({"id": None, "embedding": GOOD}, InvalidRowError),
+    "id is empty": ({"id": "", "embedding": GOOD}, InvalidRowError),
+    "id of 513 bytes": ({"id": "x" * 513, "embedding": GOOD}, InvalidRowError),
+    "id of 257 letters of 2 bytes": ({"id": "é" * 257, "embedding": GOOD}, InvalidRowError),
+    "id with NUL": ({"id": "a\0b", "embedding": GOOD}, InvalidRowError),
+    "id with a lone surrogate": ({"id": "\ud800", "embedding": GOOD}, InvalidRowError),
+    "int for text": ({"id": "bad", "embedding": GOOD, "name": 1}, InvalidRowError),
+    "text for int": ({"id": "bad", "embedding": GOOD, "year": "1"}, InvalidRowError),
+    "float for int": ({"id": "bad", "embedding": GOOD, "year": 1.5}, InvalidRowError),
+    "bool for int": ({"id": "bad", "embedding": GOOD, "year": True}, InvalidRowError),
+    "int beyond 64 bits": ({"id": "bad", "embedding": GOOD, "year": 2**63}, InvalidRowError),
+    "NaN for float": ({"id": "bad", "embedding": GOOD, "score": float("nan")}, InvalidRowError),
+    "int that no float is": (
+        {"id": "bad", "embedding": GOOD, "score": 2**53 + 1},
+        InvalidRowError,
+    ),
+    "NumPy's int that no float is": (
+        {"id": "bad", "embedding": GOOD, "score": np.int64(-(2**53) - 1)},
+        InvalidRowError,
+    ),
+    "int beyond floats": ({"id": "bad", "embedding": GOOD, "score": 10**400}, InvalidRowError),
+    "text for float": ({"id": "bad", "embedding": GOOD, "score": "1.5"}, InvalidRowError),
+    "int for bool": ({"id": "bad", "embedding": GOOD, "live": 1}, InvalidRowError),
+    "a datetime without zone": (
+        {"id": "bad", "embedding": GOOD, "seen": datetime(2024, 1, 1)},  # noqa: DTZ001 - the missing zone is the fault
+        InvalidRowError,
+    ),
+    "text for datetime": ({"id": "bad", "embedding": GOOD, "seen": "yesterday"}, InvalidRowError),
+    "text for a list": ({"id": "bad", "embedding": GOOD, "tags": "ab"}, InvalidRowError),
+    "a list of numbers": ({"id": "bad", "embedding": GOOD, "tags": [1]}, InvalidRowError),
+    "a list with null": ({"id": "bad", "embedding": GOOD, "tags": ["a", None]}, InvalidRowError),
+    "a lone surrogate": ({"id": "bad", "embedding": GOOD, "name": "\ud800"}, InvalidRowError),
+    "payload with bytes": ({"id": "bad", "embedding": GOOD, "extra": b"x"}, InvalidRowError),
+    "payload with NaN": ({"id": "bad", "embedding": GOOD, "x": [float("nan")]}, InvalidRowError),
+    "payload with a set": ({"id": "bad", "embedding": GOOD, "extra": {1}}, InvalidRowError),
+    "payload beyond 64 bits": ({"id": "bad", "embedding": GOOD, "x": 2**64}, InvalidRowError),
+    "payload of number keys": ({"id": "bad", "embedding": GOOD, "x": {1: 1}}, InvalidRowError),
+}
+
+
+BAD_VECTORS: dict[str, tuple[Any, type[Exception]]] = {
+    "too short": ([1.0], DimensionMismatchError),
+    "too long": ([1.0] * 5, DimensionMismatchError),
+    "empty": ([], DimensionMismatchError),
+    "NaN": ([1.0, float("nan"), 0, 0], InvalidVectorError),
+    "infinity": ([1.0, float("-inf"), 0, 0], InvalidVectorError),
+    "beyond float32": ([1e300, 0, 0, 0], InvalidVectorError),
+    "zero under cosine": ([0.0] * DIM, InvalidVectorError),
+    "text": ("abcd", InvalidVectorError),
+    "list of text": (["a"] * DIM, InvalidVectorError),
+    "null": (None, InvalidVectorError),
+    "booleans": ([True, False, True, True], InvalidVectorError),
+    "a boolean among numbers": ([1.5, True, 0, 2], InvalidVectorError),
+    "an array of booleans": (np.array([True] * DIM), InvalidVectorError),
+    "nested": ([[1.0, 2, 3, 4]], InvalidVectorError),
+    "a number": (1.0, InvalidVectorError),
+}
+
+
+class _Color(enum.Enum):
+    RED = "red"
+
+
+class _Level(enum.IntEnum):
+    HIGH = 3
+
+
+class _Odd(enum.Enum):
+    LIST = frozenset((1,))
+    SURROGATE = "\ud800"
+
+
+async def test_a_bad_row_in_the_middle_keeps_nothing(store: VectorStore) -> None:
+    await filled(store, EVERY_KIND, small_rows(3))
+    before = await store.find("notes", select=["embedding", "name", "year"])
+    for name, (row, error) in BAD_ROWS.items():
+        rows = [*small_rows(5, start=10), row, *small_rows(5, start=20)]
+        replacing = [*small_rows(2, name="replaced"), row]
+        with case(name):
+            for write, given in ((store.insert, rows), (store.upsert, replacing)):
+                with pytest.raises(error) as caught:
+                    await write("notes", given)
+                _check_told(caught.value, row, given.index(row))
+            after = await store.find("notes", select=["embedding", "name", "year"])
+            assert after == before
+
+
+def _check_told(error: Exception, row: dict[str, Any], place: int) -> None:
+    """The error names the row, its id where there is one, and the field that is wrong."""
+    assert isinstance(error, ValueError)
+    facts = vars(error)
+    assert facts["row"] == place
+    if isinstance(row.get("id"), str):
+        assert facts["id"] == row["id"]
+    if isinstance(error, InvalidRowError):
+        others = [name for name in row if name not in ("id", "embedding")]
+        assert facts["field"] == (others[0] if others else "id")
+
+
+async def test_whole_numbers_in_fields_of_floats(store: VectorStore) -> None:
+    """They are kept as they are, or refused: a float would round them."""
+    schema = Schema(DIM, fields={"score": float, "scores": list[float]})
+    await store.create_table("notes", schema)
+    kept = [0, -7, 2**53, 10**22, -(2**1023), np.int64(2**62), np.uint8(255), 0.1, None]
+    rows = [
+        {
+            "id": f"{n}",
+            "embedding": GOOD,
+            "score": value,
+            "scores": None if value is None else [value],
+        }
+        for n, value in enumerate(kept)
+    ]
+    await store.insert("notes", rows)
+    found = await store.find("notes", order_by="id")
+    assert [row["score"] for row in found] == kept
+    assert [row["scores"] for row in found] == [None if v is None else [v] for v in kept]
+    before = await store.find("notes")
+    for number in (2**53 + 1, np.int64(2**53 + 1), 10**23 + 1, 10**400):
+        changes: list[dict[str, Any]] = [{"score": number}, {"scores": [1.5, number]}]
+        for change in changes:
+            with case(change), pytest.raises(InvalidRowError) as caught:
+                await store.update("notes", change, ids="1")
+            assert caught.value.field in change
+    assert await store.find("notes") == before
+
+
+async def test_without_payload_other_keys_are_refused(store: VectorStore) -> None:
+    await store.create_table("notes", Schema(DIM, fields={"a": str}, payload=False))
+    await store.insert("notes", [{"id": "x", "embedding": GOOD, "a": "y"}])
+    with pytest.raises(InvalidRowError) as caught:
+        await store.insert("notes", [{"id": "z", "embedding": GOOD, "b": 1}])
+    assert (caught.value.row, caught.value.id, caught.value.field) == (0, "z", "b")
+    with pytest.raises(InvalidRowError) as caught:
+        await store.update("notes", {"b": 1}, where="TRUE")
+    assert caught.value.field == "b"
+    assert ids_of(await store.find("notes")) == ["x"]
+
+
+async def test_fields_that_must_not_be_null(store: VectorStore) -> None:
+    schema = Schema(
+        DIM,
+        fields={
+            "a": Field(str, nullable=False),
+            "tags": Field(list[str], nullable=False),
+            "part": Field(int, partition=True, nullable=False),
+        },
+    )
+    good = {"id": "good", "embedding": GOOD, "a": "", "tags": [], "part": 0}
+    await filled(store, schema, [good])
+    for name in schema.fields:
+        for row in ({**good, "id": "x", name: None}, {**good, "id": "x"}):
+            if row[name] is not None:
+                del row[name]
+            with pytest.raises(InvalidRowError) as caught:
+                await store.insert("notes", [{**good, "id": "w"}, row])
+            assert (caught.value.row, caught.value.id, caught.value.field) == (1, "x", name)
+        with pytest.raises(InvalidRowError) as caught:
+            await store.update("notes", {name: None}, where="TRUE")
+        assert caught.value.field == name
+    assert_same_rows(await store.get("notes", ["good", "w", "x"]), [good], schema)
+
+
+async def test_every_row_is_meant_only_where_that_is_said(notes: VectorStore) -> None:
+    """B23: a forgotten ``where`` changes nothing."""
+    before = await notes.find("notes")
+    everything: Any = None
+    with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+        await notes.update("notes", {"name": "x"})
+    with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+        await notes.table("notes").update({"name": "x"}, ids=None, where=None)
+    with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+        await notes.delete_where("notes", everything)
+    assert await notes.update("notes", {"name": "x"}, ids=[]) == 0
+    assert await notes.find("notes") == before
+
+
+async def test_a_bad_update_changes_nothing(notes: VectorStore) -> None:
+    before = await notes.find("notes")
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"name": "ok", "year": "x"}, "year"),
+        ({"name": 5}, "name"),
+        ({"name": "ok", "extra": object()}, "extra"),
+        ({"id": "other"}, "id"),
+        ({"embedding": GOOD}, "embedding"),
+    ]
+    for change, field in changes:
+        with pytest.raises(InvalidRowError) as caught:
+            await notes.update("notes", change, where="TRUE")
+        assert caught.value.field == field
+        assert ("set_vectors" in str(caught.value)) == (field == "embedding")
+    wrong: Any
+    for wrong in ({}, None, [("name", "x")]):
+        with pytest.raises(InvalidArgumentError):
+            await notes.update("notes", wrong, where="TRUE")
+    assert await notes.find("notes") == before
+
+
+async def test_lists_of_what_is_no_number(store: VectorStore) -> None:
+    schema = Schema(DIM, fields={"nums": list[int], "weights": list[float]})
+    await store.create_table("notes", schema)
+    nan = float("nan")
+    wrong: tuple[tuple[str, Any], ...] = (
+        ("nums", [1.5]), ("nums", ["1"]), ("nums", [None]), ("nums", [True]), ("nums", [2**63]),
+        ("nums", 1), ("nums", "1"), ("nums", [[1]]), ("nums", {1}), ("nums", np.ones((1, 1))),
+        ("nums", np.array(1)), ("nums", np.array([True])), ("weights", [nan]),
+        ("weights", np.array([1.0, nan])), ("weights", ["1"]), ("weights", [None, 1.0]),
+        ("weights", [10**400]), ("weights", [True]), ("weights", 0.5),
+    )  # fmt: skip
+    good = {"id": "a", "embedding": [1.0] * DIM}
+    for name, value in wrong:
+        with case((name, value)):
+            with pytest.raises(InvalidRowError) as caught:
+                await store.insert("notes", [good, {**good, "id": "b", name: value}])
+            assert (caught.value.field, caught.value.id) == (name, "b")
+            with pytest.raises(InvalidRowError):
+                await store.update("notes", {name: value}, where="TRUE")
+    columns = (
+        ("nums", pa.array([[1], [1.5]], pa.list_(pa.float64()))),
+        ("nums", pa.array([["1"], ["1"]])),
+        ("weights", pa.array([[1.0], [nan]])), ("weights", pa.array([[1.0], [None]])),
+        ("nums", pa.array([[1], [2**64 - 1]], pa.list_(pa.uint64()))),
+        ("nums", pa.array([[True], [True]])), ("nums", pa.array([1, 2])),
+    )  # fmt: skip
+    for name, column in columns:
+        with case((name, column)), pytest.raises(InvalidRowError) as caught:
+            await store.insert("notes", pa.table({
+                "id": ["a", "b"], "embedding": [[1.0] * DIM] * 2, name: column,
+            }))  # fmt: skip
+        assert caught.value.field == name
+    assert await store.count("notes") == 0
+
+
+async def test_lone_surrogates_are_refused(notes: VectorStore) -> None:
+    """A6: such text has no UTF-8. It raised UnicodeEncodeError, or was told as damage."""
+    bad = "x\ud800"
+    row = {"id": "new", "embedding": [1.0] * DIM}
+    before = await notes.find("notes")
+    rows: dict[str, Any] = {
+        "an id": [{**row, "id": bad}],
+        "a field": [{**row, "name": bad}],
+        "a payload's text": [{**row, "p": bad}],
+        "a payload's key": [{**row, bad: 1}],
+        "an item": [{**row, "p": [[bad]]}],
+        "a key within": [{**row, "p": {"q": {bad: 1}}}],
+        "columns": {**{name: [value] for name, value in row.items()}, "p": [{"q": bad}]},
+        "JSON": pa.table({"id": ["new"], "embedding": [[1.0] * DIM],
+                          "payload": ['{"a":"\\ud800"}']}),
+    }  # fmt: skip
+    for name, wrong in rows.items():
+        with case(name), pytest.raises(InvalidRowError):
+            await notes.upsert("notes", wrong)
+    for fields in ({"name": bad}, {"p": bad}, {bad: 1}, {"p": [bad]}):
+        with case(fields), pytest.raises(InvalidRowError):
+            await notes.update("notes", fields, where="TRUE")
+    filters: tuple[Callable[[], Any], ...] = (
+        lambda: F.name == bad,
+        lambda: F.name.in_(["a", bad]),
+        lambda: F.name.like(f"{bad}%"),
+        lambda: F.name.startswith(bad),
+        lambda: F[f"payload.{bad}"] == 1,
+        lambda: F.payload[bad] == 1,
+        lambda: F["payload.p"].contains(bad),
+        lambda: f"name = '{bad}'",
+        lambda: f"name LIKE '{bad}_x'",
+        lambda: f"name IN ('a', '{bad}')",
+        lambda: f'payload."{bad}" = 1',
+        lambda: f'payload."{bad}" IS NULL',
+        lambda: f"payload.p CONTAINS '{bad}'",
+    )
+    for number, where in enumerate(filters):
+        for method in (notes.find, notes.count, notes.delete_where):
+            with case(number), pytest.raises(FilterError):
+                await method("notes", where())
+    arguments: tuple[Callable[[], Awaitable[Any]], ...] = (
+        lambda: notes.get("notes", bad),
+        lambda: notes.delete("notes", ["a", bad]),
+        lambda: notes.update("notes", {"name": "x"}, ids=[bad]),
+        lambda: notes.find("notes", order_by=bad),
+        lambda: notes.find("notes", select=[bad]),
+        lambda: notes.find("notes", select=[f"payload.{bad}"]),
+        lambda: notes.add_field("notes", bad, Field(str)),
+        lambda: notes.find(bad),
+        lambda: notes.create_table(bad),
+        lambda: notes.drop_table(bad, missing_ok=True),
+    )
+    for number, call in enumerate(arguments):
+        with case(number), pytest.raises((InvalidArgumentError, InvalidNameError)):
+            await call()
+    with pytest.raises(InvalidArgumentError):
+        Schema(DIM, model=bad)
+    assert await notes.find("notes") == before
+
+
+async def test_arrow_columns_that_do_not_fit(store: VectorStore) -> None:
+    await store.create_table("notes", EVERY_KIND)
+    good = {"id": pa.array(["a"]), "embedding": pa.array([[1.0, 2, 3, 4]])}
+    for name, column in {
+        "name": pa.array([1]),
+        "year": pa.array([1.5]),
+        "score": pa.array(["1"]),
+        "live": pa.array([1]),
+        "seen": pa.array([0], pa.timestamp("us")),
+        "tags": pa.array([[1]]),
+        "payload": pa.array(["[1]"]),
+        "id": pa.array([1.5]),
+    }.items():
+        with pytest.raises(InvalidRowError) as caught:
+            await store.insert("notes", pa.table({**good, name: column}))
+        assert caught.value.field == name
+    payloads: dict[str, tuple[dict[str, Any], str]] = {
+        "twice": ({"payload": ['{"a": 1, "a": 2}']}, "payload"),
+        "twice within": ({"payload": ['{"a": [{"b": 1, "b": 2}]}']}, "payload"),
+        "in a column too": ({"payload": ['{"k": 1}'], "k": [2]}, "k"),
+    }
+    for what, (columns, field) in payloads.items():
+        with case(what), pytest.raises(InvalidRowError) as caught:
+            await store.insert("notes", pa.table({**good, **columns}))
+        assert (caught.value.field, caught.value.id) == (field, "a")
+    assert await store.count("notes") == 0
+
+
+async def test_datetimes_that_python_cannot_hold(store: VectorStore) -> None:
+    await store.create_table("notes", EVERY_KIND)
+    kind = pa.timestamp("us", tz="UTC")
+    for far in (2**62, -(2**62)):
+        columns = {
+            "id": ["a", "b"], "embedding": vectors(2), "seen": pa.array([None, far], kind),
+        }  # fmt: skip
+        with pytest.raises(InvalidRowError) as caught:
+            await store.insert("notes", columns)
+        assert (caught.value.row, caught.value.id, caught.value.field) == (1, "b", "seen")
+    assert await store.count("notes") == 0
+
+
+async def test_what_is_no_rows_is_refused(notes: VectorStore) -> None:
+    good = small_rows(1, start=50)[0]
+    wrong: Any
+    for wrong in (
+        None,
+        7,
+        "rows",
+        b"rows",
+        good,
+        Record("x", vectors(1)[0]),
+        [good, "x"],
+        [good, None],
+        [arrow_table(rows_of_every_kind(2), EVERY_KIND), good],
+        {"id": ["x"]},
+        {"id": ["x", "y"], "embedding": vectors(1)},
+        {"id": ["x"], "embedding": vectors(1), "name": ["a", "b"]},
+        {"id": "x", "embedding": vectors(1)},
+        pa.table({"id": ["x"]}),
+        pa.table({"id": [1.5], "embedding": [[1.0] * DIM]}),
+    ):
+        with pytest.raises(InvalidRowError):
+            await notes.insert("notes", wrong)
+    assert await notes.count("notes") == 10
+
+
+async def test_duplicates_across_batches_are_found(notes: VectorStore) -> None:
+    table = arrow_table(small_rows(4, start=50), SMALL)
+    with pytest.raises(DuplicateIdError) as caught:
+        await notes.insert("notes", [table, table.slice(2, 1)])
+    assert caught.value.ids == ["r0052"]
+    assert await notes.upsert("notes", [table, table.slice(2, 1)]) == 4
+
+
+async def test_set_vectors_checks_as_insert_does(store: VectorStore) -> None:
+    schema = Schema(DIM, model="m", fields={"year": int})
+    await filled(store, schema, [{"id": "a", "embedding": [1.0, 0, 0, 0]}])
+    good = [1.0, 2.0, 3.0, 4.0]
+    bad: dict[str, tuple[Any, type[Exception]]] = {
+        "too short": ([1.0], DimensionMismatchError),
+        "NaN": ([float("nan"), 0, 0, 0], InvalidVectorError),
+        "infinity": ([float("inf"), 0, 0, 0], InvalidVectorError),
+        "zero": ([0.0] * DIM, InvalidVectorError),
+        "missing": (None, InvalidVectorError),
+        "text": ("abcd", InvalidVectorError),
+        "flags": ([True, False, True, False], InvalidVectorError),
+    }
+    for name, (vector, error) in bad.items():
+        with case(name), pytest.raises(error) as caught:
+            await store.set_vectors("notes", ["x", "a"], [good, vector])
+        assert (vars(caught.value)["row"], vars(caught.value)["id"]) == (1, "a")
+    for given in ([good], [good] * 3, good, 7, "text", {"a": good}):
+        with case(given), pytest.raises((InvalidArgumentError, InvalidVectorError)):
+            await store.set_vectors("notes", ["x", "a"], given)  # type: ignore[arg-type]  # bad
+    for ids in (None, b"ab", {"a": 1}, ["a", None], ["a", b"b"]):
+        with case(ids), pytest.raises(InvalidArgumentError):
+            await store.set_vectors("notes", ids, [good, good])  # type: ignore[arg-type]  # bad
+    with pytest.raises(ModelMismatchError):
+        await store.set_vectors("notes", ["a"], [good], model="other")
+    with pytest.raises(TableNotFoundError):
+        await store.set_vectors("absent", ["a"], [good])
+    (record,) = await store.get("notes", "a")
+    assert record.vector is not None
+    assert record.vector.tolist() == [1.0, 0, 0, 0]
+    assert await store.set_vectors("notes", ["a"], [good], model="m") == 1
+
+
+async def test_bad_parts_of_the_payload(store: VectorStore) -> None:
+    await filled(store, SMALL, [{"id": "1", "embedding": [1.0] * DIM, "a": 1}])
+    bad: list[tuple[dict[str, Any], type[Exception]]] = [
+        ({"payload.": 1}, InvalidNameError),
+        ({"payload.a..b": 1}, InvalidNameError),
+        ({'payload."a': 1}, InvalidNameError),
+        ({'payload.a"b': 1}, InvalidNameError),
+        ({"payload.\ud800": 1}, InvalidNameError),
+        ({"payload.a": 1, "a": 2}, InvalidRowError),
+        ({"payload.a.b": 1, "payload.a": 2}, InvalidRowError),
+        ({"payload.a": REMOVE, "payload.a.b.c": 2}, InvalidRowError),
+        ({"payload.year": 1}, InvalidRowError),
+        ({"payload.id": "x"}, InvalidRowError),
+        ({"payload.embedding": [1]}, InvalidRowError),
+        ({"year": REMOVE}, InvalidRowError),
+        ({"id": REMOVE}, InvalidRowError),
+        ({"payload.a": {1}}, InvalidRowError),
+        ({"payload.a": float("nan")}, InvalidRowError),
+        ({"payload.a": {"b": REMOVE}}, InvalidRowError),
+        ({"payload." + ".".join("a" * 150): 1}, InvalidRowError),
+    ]
+    for change, error in bad:
+        with case(change), pytest.raises(error):
+            await store.update("notes", change, where="TRUE")
+    with pytest.raises(InvalidRowError):
+        await store.insert("notes", [{"id": "2", "embedding": [1.0] * DIM, "a": REMOVE}])
+    (record,) = await store.find("notes")
+    assert record["a"] == 1
+    await store.create_table("plain", Schema(DIM, payload=False, fields={"year": int}))
+    for change in ({"payload.a": 1}, {"payload.a.b": REMOVE}, {"a": REMOVE}):
+        with case(change), pytest.raises(InvalidRowError):
+            await store.update("plain", change, where="TRUE")
+
+
+async def test_values_of_the_payload_that_stand_for_others(store: VectorStore) -> None:
+    await store.create_table("notes", SMALL)
+    one = uuid.UUID(int=5)
+    zone = timezone(timedelta(hours=2))
+    values: dict[str, tuple[Any, Any]] = {
+        "moment": (datetime(2024, 1, 1, 2, tzinfo=zone), "2024-01-01T00:00:00.000000Z"),
+        "day": (date(2024, 1, 31), "2024-01-31"),
+        "uuid": (one, str(one)),
+        "enum": (_Color.RED, "red"),
+        "int enum": (_Level.HIGH, 3),
+        "int": (np.int16(4), 4),
+        "float": (np.float32(0.5), 0.5),
+        "float64": (np.float64(0.25), 0.25),
+        "flag": (np.True_, True),
+        "text": (np.str_("x"), "x"),
+        "tuple": ((1, ("a", _Color.RED)), [1, ["a", "red"]]),
+        "nested": ({"a": [{"b": (np.int64(1), one)}]}, {"a": [{"b": [1, str(one)]}]}),
+    }
+    row: dict[str, Any] = {key: given for key, (given, _) in values.items()}
+    await store.insert("notes", [{"id": "1", "embedding": [1.0] * DIM, **row}])
+    await store.insert("notes", [{"id": "2", "embedding": [1.0] * DIM}])
+    await store.update("notes", row, ids="2")
+    for record in await store.get("notes", ["1", "2"]):
+        for key, (_, kept) in values.items():
+            assert record[key] == kept, key
+            assert type(record[key]) is type(kept), key
+    for key in ("moment", "day", "uuid", "enum", "int enum", "int", "float", "flag", "text"):
+        with case(key):
+            assert await store.count("notes", F.payload[key] == row[key]) == 2
+            assert await store.count("notes", F.payload[key].in_([row[key]])) == 2
+            assert await store.count("notes", F.payload[key] != row[key]) == 0
+    moment_of = F.payload["moment"]
+    second = timedelta(microseconds=1)
+    for later in (second, 500_000 * second, timedelta(days=400)):
+        moment = row["moment"]
+        assert await store.count("notes", moment_of < moment + later) == 2
+        assert await store.count("notes", moment_of > moment - later) == 2
+        assert await store.count("notes", moment_of >= moment + later) == 0
+    bad: list[Any] = [
+        Decimal("1.5"), b"x", {1}, object(), datetime(2024, 1, 1), time(1), np.array([1]),  # noqa: DTZ001 - the missing zone is the fault
+        np.float64("nan"), timedelta(1), [np.datetime64("2024-01-01")], _Odd.LIST, 1j, {1: 2},
+        {_Color.RED: 1}, uuid.UUID, np.uint64(2**64 - 1), "\ud800", _Odd.SURROGATE,
+    ]  # fmt: skip
+    for value in bad:
+        with case(value), pytest.raises(InvalidRowError) as caught:
+            await store.insert("notes", [{"id": "3", "embedding": [1.0] * DIM, "key": value}])
+        assert (caught.value.row, caught.value.id, caught.value.field) == (0, "3", "key")
+        with case(value), pytest.raises(InvalidRowError):
+            await store.update("notes", {"payload.key": value}, where="TRUE")
+
+
+async def test_bad_queries_are_refused(notes: VectorStore) -> None:
+    for name, (vector, error) in BAD_VECTORS.items():
+        with case(name):
+            with pytest.raises(error) as one:
+                await notes.search("notes", vector)
+            with pytest.raises(error) as many:
+                await notes.search_many("notes", [vectors(1)[0], vector])
+            for caught in (one.value, many.value):
+                assert isinstance(caught, ValueError)
+                if isinstance(caught, DimensionMismatchError):
+                    assert (caught.expected, caught.given) == (DIM, len(vector))
