@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .limits import Limits
 from .state import Event, Identity, Listener, Options, Phase, RunState, TableState
 
 if TYPE_CHECKING:
     from .api import abort, finish, forget, plan, rollback, run, status, sync, verify
+    from .host import RealHost
     from .migration import Migration, Outcome, Transform
 else:
     # They import Arrow, which ``aiovec --help`` must not wait for when it asks for the command.
@@ -28,11 +30,13 @@ else:
 __all__ = [
     "Event",
     "Identity",
+    "Limits",
     "Listener",
     "Migration",
     "Options",
     "Outcome",
     "Phase",
+    "RealHost",
     "RunState",
     "TableState",
     "Transform",

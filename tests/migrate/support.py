@@ -1,83 +1,37 @@
-"""What the tests of the migration share: stores with rows that tell what they must be, their TOML,
-and what is in a store, whichever it is."""
+"""What the tests of the migration share: a TOML that knows both stores, rows, what is in a store,
+and a stop at any step of the migrator."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+import tomllib
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from tests.sqlite.support import State
+import pyarrow as pa
+import pytest
+from tests.harness.values import SMALL, python_rows, small_rows
 
 import aiovec
 import aiovec_migrate
-from aiovec import Field, Schema, VectorStore
-from aiovec.backend import moves_of
-from aiovec_migrate import Outcome, RunState
-from aiovec_migrate.host import Host, RealHost
-from aiovec_migrate.limits import Limits
+from aiovec import Schema, VectorStore
+from aiovec_migrate import Limits, Options, Outcome, RealHost, RunState
 
-DIM = 16
-FIELDS: dict[str, Any] = {
-    "version": int,
-    "vector_version": int,
-    "name": str,
-    "tags": list[str],
-    "owner": Field(str, index="bitmap"),
-}
-SCHEMAS = {
-    "notes": Schema(DIM, model="model-a", fields={**FIELDS, "made": datetime, "score": float}),
-    "others": Schema(DIM, metric="l2", fields={**FIELDS, "live": bool}),
-}
-BEGINNING = datetime(2024, 2, 29, 12, tzinfo=UTC)
-
+WAYS = {"there": ("sqlite", "lancedb"), "back": ("lancedb", "sqlite")}
+"""Both directions in which a TOML can switch."""
+THERE_FIRST, BACK_FIRST = (
+    pytest.mark.parametrize("way", [first, pytest.param(other, marks=pytest.mark.slow)])
+    for first, other in (WAYS, list(WAYS)[::-1])
+)
+"""Tests of both directions, one of which is enough each day."""
 FILES = {"sqlite": "notes.db", "lancedb": "notes.lance"}
 """What ``write_toml`` names each backend's store."""
+SWITCH = Options(switch=True, batch_size=20, index=False)
 
 Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]
 """Of each table its schema as JSON, and its rows by their ids."""
-
-
-def at_once() -> Host:
-    """For stores that are not open elsewhere, and so need no time to load what they are led to."""
-    return RealHost(Limits(notice=0.0))
-
-
-async def migrated(*ends: Any, host: Host | None = None, **options: Any) -> Outcome:
-    """``aiovec_migrate.run`` that switches at once."""
-    return await aiovec_migrate.run(*ends, host=host or at_once(), **options)
-
-
-async def rolled_back(*, host: Host | None = None, **options: Any) -> RunState:
-    """``aiovec_migrate.rollback`` that switches at once."""
-    return await aiovec_migrate.rollback(host=host or at_once(), **options)
-
-
-async def past_the_mark(store: VectorStore) -> None:
-    """Let a store write where a run is open, as another program does that heeds no mark."""
-    moves = moves_of(store._follower.engine.backend)
-    assert moves is not None
-    mark = await moves.move_mark()
-    assert mark is not None
-    moves.act_for(mark.run)
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """As a user who may read hardly a file; only root can become one."""
-    # What cannot be imported as such a user, Python takes for missing ever after.
-    codecs.lookup("utf-8-sig")
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def write_toml(folder: Path, backend: str, *, lancedb: str = "notes.lance", more: str = "") -> Path:
@@ -94,33 +48,63 @@ def write_toml(folder: Path, backend: str, *, lancedb: str = "notes.lance", more
     return config
 
 
-def row(id: str, state: State, owner: str | None, table: str = "notes") -> dict[str, Any]:
-    """A row that tells what it must be, with every kind of field."""
-    made = state.row(id, owner)
-    if table == "notes":
-        n = state.version
-        made["made"] = None if n % 7 == 0 else BEGINNING + timedelta(hours=n, microseconds=n)
-        made["score"] = None if n % 4 == 0 else n / 3
-    else:
-        made["live"] = state.version % 2 == 0
-    if state.version % 3 == 0:
-        del made["note"]  # the row has no payload then
-    return made
+def named(config: Path) -> str:
+    """The backend that the TOML names."""
+    backend: str = tomllib.loads(config.read_text("utf-8"))["retrieval"]["backend"]
+    return backend
 
 
-def some_rows(prefix: str, count: int, table: str, *, owner: str = "me") -> list[dict[str, Any]]:
-    return [row(f"{prefix}/{n}", State(n, n), owner, table) for n in range(count)]
+def place_of(config: Path, backend: str) -> str:
+    """The store of one backend, as one opens it without the TOML."""
+    path = str(config.with_name(FILES[backend]))
+    return path if backend == "sqlite" else f"lancedb://{path}"
 
 
-async def fill(store: VectorStore, counts: Mapping[str, int]) -> None:
-    for table, count in counts.items():
-        await store.create_table(table, SCHEMAS[table])
+def rows(prefix: str, count: int, **fields: Any) -> list[dict[str, Any]]:
+    made = small_rows(count, seed=sum(prefix.encode()), **fields)
+    return [{**row, "id": f"{prefix}/{n}"} for n, row in enumerate(made)]
+
+
+async def fill(store: VectorStore, *tables: str, count: int = 40, schema: Schema = SMALL) -> None:
+    """Tables with rows, some of which do not stand where they were inserted."""
+    for table in tables:
+        await store.create_table(table, schema)
         if count:
-            await store.insert(table, some_rows("r", count, table))
-            # Gaps, and rows that stand elsewhere than they were inserted.
-            await store.delete(table, [f"r/{n}" for n in range(0, count, 17)])
-            again = [row(f"r/{n}", State(n + 1, n + 1), "me", table) for n in range(1, count, 13)]
-            await store.upsert(table, again)
+            await store.insert(table, rows("r", count))
+            await store.delete(table, ["r/0", "r/17"])
+            await store.upsert(table, [{**rows("r", 6)[5], "name": "again"}])
+
+
+async def a_store(folder: Path, backend: str, *tables: str, **options: Any) -> Path:
+    """The TOML of a store with rows."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    config = await asyncio.to_thread(write_toml, folder, backend)
+    async with aiovec.connect(config=config) as store:
+        await fill(store, *(tables or ("notes",)), **options)
+    return config
+
+
+def at_once() -> RealHost:
+    """For stores that are not open elsewhere, and so need no time to load what they are led to."""
+    return RealHost(Limits(notice=0.0))
+
+
+async def migrated(*ends: Any, **options: Any) -> Outcome:
+    """``aiovec_migrate.run`` that switches at once."""
+    return await aiovec_migrate.run(*ends, **{"host": at_once(), **options})
+
+
+async def switched(config: Path, target: str, **more: Any) -> Outcome:
+    """A run that leads the stores of the TOML to this backend."""
+    return await migrated(None, target, **{"config": config, "options": SWITCH, **more})
+
+
+async def rolled_back(**options: Any) -> RunState:
+    """``aiovec_migrate.rollback`` that switches at once."""
+    return await aiovec_migrate.rollback(**{"host": at_once(), **options})
+
+
+# What is in a store
 
 
 async def contents(store: VectorStore) -> Contents:
@@ -128,30 +112,22 @@ async def contents(store: VectorStore) -> Contents:
     found: Contents = {}
     for table in await store.tables():
         schema = await store.schema(table)
-        rows: dict[str, dict[str, Any]] = {}
+        there: dict[str, dict[str, Any]] = {}
         async for batch in store.export(table):
-            for one in await asyncio.to_thread(_comparable, batch, schema):
-                assert one["id"] not in rows, f"{one['id']} stands twice in {table}"
-                rows[one["id"]] = one
-        found[table] = (schema.to_json(), rows)
+            for one in await asyncio.to_thread(_comparable, batch, schema.vector):
+                assert one["id"] not in there, f"{one['id']} stands twice in {table}"
+                there[one["id"]] = one
+        found[table] = (schema.to_json(), there)
     return found
 
 
-def _comparable(batch: Any, schema: Schema) -> list[dict[str, Any]]:
-    # Here, for with the contract suite come pytest and hypothesis: half of what a process of an
-    # app under test would take to begin.
-    from tests.harness.values import python_rows
-
-    rows = python_rows(batch)
-    at = batch.schema.get_field_index(schema.vector)
-    column = batch.column(at)
-    bits = column.values.slice(column.offset * schema.dim).to_numpy().tobytes()
-    size = 4 * schema.dim
-    for n, one in enumerate(rows):
-        one[schema.vector] = bits[n * size : (n + 1) * size]
+def _comparable(batch: pa.RecordBatch, vector: str) -> list[dict[str, Any]]:
+    found = python_rows(batch)
+    for one, value in zip(found, batch.column(vector), strict=True):
+        one[vector] = value.values.to_numpy().tobytes() if value.is_valid else None
         if one.get("payload") is not None:
-            one["payload"] = json.loads(one["payload"])
-    return rows
+            one["payload"] = json.dumps(json.loads(one["payload"]), sort_keys=True)
+    return found
 
 
 async def contents_at(target: Path | str | None = None, *, config: Path | None = None) -> Contents:
@@ -159,18 +135,70 @@ async def contents_at(target: Path | str | None = None, *, config: Path | None =
         return await contents(store)
 
 
-def differences(one: Contents, other: Contents) -> list[str]:
-    """Where two stores differ, in words; empty where they are the same."""
-    found = []
-    if one.keys() != other.keys():
-        found.append(f"tables {sorted(one)} and {sorted(other)}")
-    for table in one.keys() & other.keys():
-        (schema, rows), (other_schema, other_rows) = one[table], other[table]
-        if schema != other_schema:
-            found.append(f"{table}: schema {schema} and {other_schema}")
-        found += [
-            f"{table}: {rows.get(id)} and {other_rows.get(id)}"
-            for id in sorted(rows.keys() | other_rows.keys())
-            if rows.get(id) != other_rows.get(id)
-        ]
-    return found[:20]
+def assert_same(wanted: Contents, found: Contents) -> None:
+    """Fail with the ids that differ."""
+    assert sorted(wanted) == sorted(found)
+    for table in wanted:
+        (schema, mine), (other_schema, theirs) = wanted[table], found[table]
+        assert schema == other_schema
+        wrong = [id for id in mine | theirs if repr(mine.get(id)) != repr(theirs.get(id))]
+        assert not wrong, f"{table}: {[(mine.get(id), theirs.get(id)) for id in wrong[:3]]}"
+
+
+# A migrator that stops
+
+
+class StoppedError(Exception):
+    """The migrator has stopped here."""
+
+
+class Stop:
+    """An error at a step."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def __call__(self, step: str) -> None:
+        if step == self.name:
+            raise StoppedError(step)
+
+
+class At:
+    """Does something the first time that a migrator comes to a step."""
+
+    def __init__(self, step: str, work: Callable[[], Awaitable[object]]) -> None:
+        self.step = step
+        self.work = work
+        self.met = False
+
+    async def __call__(self, step: str) -> None:
+        if step == self.step and not self.met:
+            self.met = True
+            await self.work()
+
+
+Begin = Callable[[Callable[[str], Awaitable[None]]], Coroutine[Any, Any, Any]]
+
+
+async def stopped_at(step: str, begin: Begin) -> None:
+    """Begin what fails at the step."""
+    with pytest.raises(StoppedError):
+        await begin(Stop(step))
+
+
+async def cancelled_at(step: str, begin: Begin) -> None:
+    """Begin what stands still at the step, and cancel it there, twice."""
+    reached = asyncio.Event()
+
+    async def stand_still(name: str) -> None:
+        if name == step:
+            reached.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(begin(stand_still))
+    await reached.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

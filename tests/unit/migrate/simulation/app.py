@@ -13,19 +13,17 @@ from typing import Any
 import pyarrow as pa
 
 from aiovec import Schema
-from aiovec.backend import Columns, MoveMark, PayloadPatch, StaleTableError, TableHandle
+from aiovec.backend import Columns, PayloadPatch, StaleTableError, TableHandle
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
 
-from .backend import MovingBackend
+from .backend import ModelBackend
 from .disk import Row
 from .world import CONFIG, World
 
 SCHEMA = Schema(2, metric="l2", fields={"version": int, "text": str})
 EVERYTHING = Columns(("version", "text"), payload=True, vector=True)
-# How old a look at the TOML may be, as in a real store.
-_LOOK_EVERY = 1.0
 
-RunContext = Callable[[MovingBackend, TableHandle], Awaitable[Any]]
+TableWork = Callable[[ModelBackend, TableHandle], Awaitable[Any]]
 
 
 def make_row(id: str, version: int, chance: random.Random) -> Row:
@@ -42,21 +40,17 @@ def as_table(rows: list[Row]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA.to_arrow())
 
 
-def comparable(row: Row) -> Row:
-    payload = row["payload"]
-    return {**row, "payload": None if payload is None else json.loads(payload)}
+def comparable(row: Row | None) -> Row | None:
+    payload = None if row is None else row["payload"]
+    return row if payload is None else {**row, "payload": json.loads(payload)}
 
 
 class Follower:
-    """A store opened from the TOML, as ``aiovec._core.engine.Follower`` does it: calls that
-    come while it looks wait for that, and what leads elsewhere is the mark in the store in use."""
+    """A store opened from the TOML: what leads it elsewhere is the mark in the store in use."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self._go_to(world.named)
-        self._stamp = world.stamp
-        self._next_look = world.loop.time() + _LOOK_EVERY
-        self._looking: asyncio.Task[None] | None = None
         self._switching = asyncio.Lock()
 
     def _go_to(self, name: str) -> None:
@@ -64,63 +58,28 @@ class Follower:
         self.backend = self.world.connect(name)
         self._handles: dict[str, TableHandle] = {}
 
-    async def call(self, table: str, work: RunContext) -> Any:
+    async def call(self, work: Callable[[ModelBackend], Awaitable[Any]]) -> Any:
         for _ in range(20):
-            await self._look()
-            backend, handles = self.backend, self._handles
+            await self.world.time_passes(much=True)
+            backend = self.backend
             try:
-                if table not in handles:
-                    handles[table] = await backend.open_table(table)
-                return await work(backend, handles[table])
+                return await work(backend)
             except StaleTableError:
-                handles.clear()
+                self._handles.clear()
             except StoreMovedError:
                 await self._follow(backend)
         raise AssertionError("it is sent to and fro")
 
-    async def create(self, table: str) -> None:
-        for _ in range(20):
-            await self._look()
-            backend = self.backend
-            try:
-                return await backend.create_table(table, SCHEMA)
-            except StoreMovedError:
-                await self._follow(backend)
-        raise AssertionError("it is sent to and fro")
+    async def on(self, table: str, work: TableWork) -> Any:
+        async def opened(backend: ModelBackend) -> Any:
+            handles = self._handles
+            if table not in handles:
+                handles[table] = await backend.open_table(table)
+            return await work(backend, handles[table])
 
-    async def drop(self, table: str) -> None:
-        for _ in range(20):
-            await self._look()
-            backend = self.backend
-            try:
-                return await backend.drop_table(table)
-            except StoreMovedError:
-                await self._follow(backend)
-        raise AssertionError("it is sent to and fro")
+        return await self.call(opened)
 
-    async def _look(self) -> None:
-        if self._looking is None:
-            if self.world.loop.time() < self._next_look:
-                return
-            self._looking = asyncio.ensure_future(self._look_now())
-        await asyncio.shield(self._looking)
-
-    async def _look_now(self) -> None:
-        try:
-            async with self._switching:
-                await self.world.time_passes(much=True)
-                if self._stamp != self.world.stamp:
-                    named, self._stamp = self.world.named, self.world.stamp
-                    if self.name != named:
-                        self.world.tell(f"follows the TOML from {self.name} to {named}")
-                        mark = await self.backend.move_mark()
-                        leads = mark is not None and mark.left and mark.backend == named
-                        await self._use(named, mark if leads else None)
-        finally:
-            self._looking = None
-            self._next_look = self.world.loop.time() + _LOOK_EVERY
-
-    async def _follow(self, left: MovingBackend) -> None:
+    async def _follow(self, left: ModelBackend) -> None:
         async with self._switching:
             if self.backend is not left:
                 return
@@ -129,15 +88,11 @@ class Follower:
                 return
             assert mark.config == CONFIG
             self.world.tell(f"is sent on from {self.name} to {mark.backend}")
-            await self._use(mark.backend, mark)
-
-    async def _use(self, name: str, mark: MoveMark | None) -> None:
-        backend = self.world.connect(name)
-        await self.world.time_passes(much=True)
-        if mark is not None:
+            backend = self.world.connect(mark.backend)
+            await self.world.time_passes(much=True)
             await backend.arrive(mark.run, mark.generation)
-        self._go_to(name)
-        self.backend = backend
+            self._go_to(mark.backend)
+            self.backend = backend
 
 
 class Worker:
@@ -197,7 +152,7 @@ class Worker:
         self.tables_made += 1
         name = f"{self.name}-t{self.tables_made}"
         with suppress(MigrationError, StoreBusyError):
-            await follower.create(name)
+            await follower.call(lambda backend: backend.create_table(name, SCHEMA))
             self.rows[name] = {}
             self.own_tables.add(name)
             self.world.tell(f"{self.name} has made {name}")
@@ -207,7 +162,7 @@ class Worker:
             return
         name = self.chance.choice(sorted(self.own_tables))
         with suppress(MigrationError, StoreBusyError):
-            await follower.drop(name)
+            await follower.call(lambda backend: backend.drop_table(name))
             del self.rows[name]
             self.own_tables.discard(name)
             self.world.tell(f"{self.name} has dropped {name}")
@@ -248,7 +203,7 @@ class Worker:
     async def _put(self, follower: Follower, table: str, rows: list[Row], *, insert: bool) -> None:
         given = as_table(rows)
 
-        async def put(backend: MovingBackend, handle: TableHandle) -> None:
+        async def put(backend: ModelBackend, handle: TableHandle) -> None:
             await (backend.insert if insert else backend.upsert)(handle, given)
 
         await self._told(follower, table, put)
@@ -270,8 +225,8 @@ class Worker:
             payload = json.dumps({**json.loads(payload or "{}"), **extra})
         self.rows[table][row["id"]] = {**row, **values, "payload": payload}
 
-    async def _told(self, follower: Follower, table: str, work: RunContext) -> Any:
-        async def measured(backend: MovingBackend, handle: TableHandle) -> Any:
+    async def _told(self, follower: Follower, table: str, work: TableWork) -> Any:
+        async def measured(backend: ModelBackend, handle: TableHandle) -> Any:
             try:
                 return await work(backend, handle)
             finally:
@@ -279,7 +234,7 @@ class Worker:
 
         while True:
             try:
-                answer = await follower.call(table, measured)
+                answer = await follower.on(table, measured)
             except StoreBusyError:
                 continue  # nothing was done
             self.calls += 1
@@ -289,10 +244,10 @@ class Worker:
         """It reads what it wrote, wherever that is by now."""
         ids = [f"{self.name}-{n}" for n in range(self.made)]
 
-        async def get(backend: MovingBackend, handle: TableHandle) -> Any:
+        async def get(backend: ModelBackend, handle: TableHandle) -> Any:
             return await backend.get(handle, ids, EVERYTHING)
 
-        found = await follower.call(table, get)
+        found = await follower.on(table, get)
         told = {id: n for n, id in enumerate(found.ids)}
         there = self.rows[table]
         assert told.keys() == there.keys(), (

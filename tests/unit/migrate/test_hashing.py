@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.harness import strategies as drawn
-from tests.harness.values import EVERY_KIND, HOSTILE_TEXTS, rows_of_every_kind
+from tests.harness.values import EVERY_KIND, rows_of_every_kind
 
 from aiovec import Schema
 from aiovec._input.rows import to_table
@@ -25,8 +25,7 @@ TWO_TEXTS = Schema(1, fields={"a": str, "b": str}, payload=False)
 TAGS = Schema(1, fields={"tags": list[str]}, payload=False)
 BARE = Schema(1)
 
-# A busy machine is no fault of the code.
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=25)
 
 
 def hashes(schema: Schema, rows: Sequence[Mapping[str, Any]], **options: Any) -> UInt64Array:
@@ -68,20 +67,6 @@ def test_where_a_row_lies_does_not_count() -> None:
     order = random.Random(1).sample(range(101), 101)
     shuffled = Hasher(EVERY_KIND).rows(whole.take(order))
     assert np.array_equal(shuffled.rows, expected.rows[order])
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_few_rows(count: int) -> None:
-    table = to_table(rows_of_every_kind(3), EVERY_KIND).slice(0, count)
-    found = Hasher(EVERY_KIND).rows(table)
-    assert len(found.ids) == len(found.rows) == count
-    assert found.ids.dtype == found.rows.dtype == np.uint64
-
-
-def test_a_column_without_chunks() -> None:
-    table = EVERY_KIND.to_arrow().empty_table()
-    table = pa.Table.from_batches([], schema=table.schema)
-    assert len(Hasher(EVERY_KIND).rows(table).rows) == 0
 
 
 def test_how_text_is_kept_does_not_count() -> None:
@@ -127,19 +112,6 @@ def test_what_lies_below_a_null_list_does_not_count() -> None:
     assert np.array_equal(one, other)
 
 
-def test_a_negative_zero_in_a_field_is_a_zero() -> None:
-    schema = Schema(1, fields={"f": float})
-    assert values_hash(schema, f=-0.0) == values_hash(schema, f=0.0)
-    assert values_hash(schema, f=5e-324) != values_hash(schema, f=0.0)
-    assert values_hash(schema, f=5e-324) != values_hash(schema, f=-5e-324)
-
-
-def test_the_sign_of_a_zero_in_a_vector_counts() -> None:
-    schema = Schema(2, metric="l2")
-    found = hashes(schema, [{"id": "x", "embedding": v} for v in ([0.0, 1.0], [-0.0, 1.0])])
-    assert found[0] != found[1]
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -176,13 +148,6 @@ def test_different_json_values() -> None:
     assert len({payload_hash(text) for text in texts}) == len(texts)
 
 
-def test_the_same_payload_many_times() -> None:
-    rows = [{"id": str(n), "embedding": [1.0], "k": "v", "n": n % 2} for n in range(9)]
-    alike = [{**each, "id": "x"} for each in rows]
-    assert len(set(hashes(BARE, rows).tolist())) == 9
-    assert len(set(hashes(BARE, alike).tolist())) == 2
-
-
 # What differs
 
 
@@ -199,13 +164,6 @@ def test_without_the_vector_all_else_still_counts() -> None:
     assert not (hasher.rows(changed).rows == expected).any()
 
 
-def test_another_seed_has_other_keys() -> None:
-    table = to_table(rows_of_every_kind(20), EVERY_KIND)
-    one, other = (Hasher(EVERY_KIND, seed=seed).rows(table) for seed in (1, 2))
-    assert not np.isin(one.rows, other.rows).any()
-    assert not np.isin(one.ids, other.ids).any()
-
-
 def test_texts_of_every_length() -> None:
     """Across all widths to which texts are padded, and beyond the longest."""
     lengths = [*range(70), 95, 96, 97, 1023, 1024, 1025, 65_535, 65_536, 65_537, 131_072, 200_001]
@@ -219,12 +177,6 @@ def test_texts_of_every_length() -> None:
     assert found.tolist() == one_by_one
 
 
-def test_hostile_texts() -> None:
-    for schema, field in ((TWO_TEXTS, "a"), (TWO_TEXTS, "b"), (BARE, "key")):
-        found = hashes(schema, [row(**{field: text}) for text in HOSTILE_TEXTS])
-        assert len(set(found.tolist())) == len(HOSTILE_TEXTS)
-
-
 def test_nulls_and_what_is_empty() -> None:
     texts = [(a, b) for a in (None, "", "null", "x") for b in (None, "", "null", "x")]
     assert len(set(hashes(TWO_TEXTS, [row(a=a, b=b) for a, b in texts]).tolist())) == len(texts)
@@ -233,19 +185,6 @@ def test_nulls_and_what_is_empty() -> None:
         ["a", "a"], ["a,b"], ["[]"], ["null"],
     ]  # fmt: skip
     assert len(set(hashes(TAGS, [row(tags=tags) for tags in lists]).tolist())) == len(lists)
-
-
-@pytest.mark.parametrize("kind", [list[int], list[float]])
-def test_lists_of_numbers_that_differ(kind: Any) -> None:
-    schema = Schema(1, fields={"tags": kind}, payload=False)
-    lists: list[Any] = [None, [], [0], [0, 0], [1], [1, 0], [0, 1], [2**53], [-1]]
-    assert len(set(hashes(schema, [row(tags=tags) for tags in lists]).tolist())) == len(lists)
-
-
-def test_lists_with_a_negative_zero_are_alike() -> None:
-    schema = Schema(1, fields={"tags": list[float]}, payload=False)
-    one, other = hashes(schema, [row(tags=[-0.0, 1.0]), row(tags=[0.0, 1.0])]).tolist()
-    assert one == other
 
 
 def test_values_that_look_alike() -> None:
@@ -263,7 +202,7 @@ def test_values_that_look_alike() -> None:
 words = st.text(st.sampled_from("ab\0é"), max_size=40)
 
 
-@UNHURRIED
+@FEW
 @given(words, words, st.integers(0, 80))
 def test_text_that_moves_to_the_next_column(a: str, b: str, cut: int) -> None:
     joined = a + b
@@ -272,7 +211,7 @@ def test_text_that_moves_to_the_next_column(a: str, b: str, cut: int) -> None:
     assert values_hash(TWO_TEXTS, a=a, b=b) != values_hash(TWO_TEXTS, a=c, b=d)
 
 
-@UNHURRIED
+@FEW
 @given(words, words)
 def test_swapped_columns(a: str, b: str) -> None:
     assume(a != b)
@@ -280,7 +219,7 @@ def test_swapped_columns(a: str, b: str) -> None:
     assert values_hash(TWO_TEXTS, a=a, b=a) != values_hash(TWO_TEXTS, a=b, b=b)
 
 
-@UNHURRIED
+@FEW
 @given(st.lists(words, max_size=4), st.lists(words, max_size=4))
 def test_lists(one: list[str], other: list[str]) -> None:
     alike = one == other
@@ -289,7 +228,7 @@ def test_lists(one: list[str], other: list[str]) -> None:
     assert (values_hash(TAGS, tags=one) == values_hash(TAGS, tags=swapped)) == (one == swapped)
 
 
-@UNHURRIED
+@FEW
 @given(st.lists(words, min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=6))
 def test_items_that_move_to_the_next_row(items: list[str], cuts: Sequence[int]) -> None:
     """Two tables of the same ids and the same items, cut into lists elsewhere."""
@@ -302,7 +241,7 @@ def test_items_that_move_to_the_next_row(items: list[str], cuts: Sequence[int]) 
     assert len({tuple(each.tolist()) for each in found.values()}) == len(found)
 
 
-@settings(UNHURRIED, max_examples=30)
+@FEW
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_flipped_bits_of_a_vector(dim: int, seed: int) -> None:
     """Any bits, and signs above all: one, two, all of them, in any two places."""
@@ -334,7 +273,7 @@ def test_flipped_bits_of_a_vector(dim: int, seed: int) -> None:
     assert len(set(Hasher(schema).rows(table).rows.tolist())) == len(distinct)
 
 
-@UNHURRIED
+@FEW
 @given(st.integers(2, 60), st.integers(0, 2**32 - 1))
 def test_swapped_numbers_of_a_vector(dim: int, seed: int) -> None:
     schema = Schema(dim, payload=False)
@@ -348,23 +287,7 @@ def test_swapped_numbers_of_a_vector(dim: int, seed: int) -> None:
     assert len(set(hashes(schema, rows).tolist())) == len({tuple(r["embedding"]) for r in rows})
 
 
-def test_every_second_bit_of_a_hash_moves_with_each_bit_of_a_vector() -> None:
-    """Each of the 64 bits of a hash, the low ones too, follows each bit of the input."""
-    dim = 6
-    bits = np.random.default_rng(5).integers(0, 2**32, dim, dtype=np.uint32)
-    many = np.repeat(bits[None], 32 * dim, axis=0)
-    for place in range(32 * dim):
-        many[place, place // 32] ^= np.uint32(1 << (place % 32))
-    matrix = np.concatenate([bits[None], many])
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1).view(np.float32)), dim)
-    table = pa.table({"id": ["x"] * len(matrix), "embedding": vectors})
-    found = Hasher(Schema(dim, payload=False)).rows(table).rows
-    moved = (found[1:] ^ found[0])[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1)
-    assert 0.3 < moved.mean(axis=0).min() <= moved.mean(axis=0).max() < 0.7
-    assert 0.2 < moved.mean(axis=1).min() <= moved.mean(axis=1).max() < 0.8
-
-
-@settings(UNHURRIED, max_examples=60)
+@FEW
 @given(st.data())
 def test_rows_are_the_same_exactly_where_their_hashes_are(data: st.DataObject) -> None:
     """Any schema, any two rows; one of them may have the keys of its payload in another order."""
@@ -398,7 +321,7 @@ def _plain(table: pa.Table) -> dict[str, Any]:
 
 def test_no_two_of_many_rows_have_one_hash() -> None:
     """Texts and numbers that count up, as ids and values do."""
-    count = 200_000
+    count = 50_000
     numbers = np.arange(count)
     columns: dict[str, Callable[[], pa.Array]] = {
         "text": lambda: pa.array(numbers.astype(str)),

@@ -9,10 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
+
+import pyarrow as pa
 
 from aiovec import Schema
-from aiovec.backend import MoveMark, MoveRecord
+from aiovec.backend import Changes, MoveMark, MoveRecord
 
 from .loop import Process
 
@@ -28,8 +30,6 @@ class ModelTable:
     """The newest change of each row."""
     deleted: dict[str, int] = field(default_factory=dict)
     newest: int = 0
-    floor: int = 0
-    versions: int = 1
     twice: set[str] = field(default_factory=set)
     """Ids that a load brought in a second time, behind the back of its checks."""
 
@@ -39,7 +39,6 @@ class ModelTable:
             self.rows[row["id"]] = row
             self.numbers[row["id"]] = self.newest
             self.deleted.pop(row["id"], None)
-        self.versions += 1
 
     def remove(self, ids: Iterable[str]) -> int:
         gone = [id for id in ids if id in self.rows]
@@ -47,29 +46,18 @@ class ModelTable:
             self.newest += 1
             del self.rows[id], self.numbers[id]
             self.deleted[id] = self.newest
-        if gone:
-            self.versions += 1
         return len(gone)
 
-    def forget_changes(self, number: int) -> None:
-        self.deleted = {id: n for id, n in self.deleted.items() if n > number}
-        self.floor = max(self.floor, min(number, self.newest))
+    def changes(self, number: int, ids: list[str], *, complete: bool) -> Changes:
+        """A page of the change feed: these rows as they are now."""
+        kept = [self.rows[id] for id in ids if id in self.rows]
+        rows = pa.Table.from_pylist(kept, schema=self.schema.to_arrow())
+        return Changes(number, rows, [id for id in ids if id not in self.rows], complete)
 
 
 def place_of(id: str) -> int:
     """Where a row stands in an export: anywhere, and always at the same place."""
     return zlib.crc32(id.encode())
-
-
-@dataclass
-class ModelLock:
-    """The lock of one table of a lake. ``term`` counts how often it was taken over."""
-
-    holder: Process | None = None
-    since: float = 0.0
-    term: int = 0
-    fenced: ClassVar[bool] = True
-    """Whether a commit that was begun before the lock was taken over fails."""
 
 
 class Disk:
@@ -78,8 +66,8 @@ class Disk:
         self.kind = kind
         self.tables: dict[str, ModelTable] = {}
         self.record = MoveRecord()
-        self.locks: dict[str, ModelLock] = {}
-        """Of a lake: one for each name of a table that was ever locked."""
+        self.locks: dict[str, Process | None] = {}
+        """Of a lake: who holds the lock of each name of a table that was ever locked."""
         self.notes: dict[tuple[str, str], list[list[str]]] = {}
         """Of a lake: the ids that were noted, by run and table."""
 
@@ -98,7 +86,7 @@ class Disk:
         return before, self.record
 
     def killed(self, process: Process) -> None:
-        """The locks that a killed process held are free, unless they are objects in a bucket."""
-        for lock in self.locks.values():
-            if lock.holder is process and self.kind != "bucket":
-                lock.holder = None
+        """The locks that a killed process held are free."""
+        for table, holder in self.locks.items():
+            if holder is process:
+                self.locks[table] = None

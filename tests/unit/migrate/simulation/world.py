@@ -15,7 +15,7 @@ from aiovec_migrate.journal import Journal
 from aiovec_migrate.limits import Limits
 from aiovec_migrate.locate import Place
 
-from .backend import BACKENDS, MovingBackend
+from .backend import BACKENDS, ModelBackend
 from .disk import Disk
 from .faults import Faults
 from .loop import Process, SimulatedLoop, current_process
@@ -45,8 +45,6 @@ class World:
         self.journal = JournalFile()
         self.named = next(iter(kinds))
         """What the TOML names."""
-        self.stamp = 0
-        """Counts how often the TOML was written."""
         self.stalls = 0
         """How many calls of the app may still stand still for a long time."""
         self.trace: list[str] = []
@@ -77,7 +75,7 @@ class World:
         await asyncio.sleep(seconds)
         current_process().check_alive()
 
-    def connect(self, name: str, *, faulty: bool = False) -> MovingBackend:
+    def connect(self, name: str, *, faulty: bool = False) -> ModelBackend:
         disk = self.disks[name]
         return BACKENDS[disk.kind](disk, self, faulty=faulty)
 
@@ -174,8 +172,6 @@ class ModelToml:
         await self.world.time_passes()
         current_process().check_alive()
         self.world.faults.flip()
-        if self.world.named != backend:
-            self.world.named = backend
-            self.world.stamp += 1
+        self.world.named = backend
         self.world.tell(f"the TOML names {backend}")
         await self.world.time_passes()

@@ -1,0 +1,186 @@
+"""An app that goes on reading and writing while its store is migrated, and a log of what it did.
+
+    python -m tests.migrate.app CONFIG FOLDER NAME REST
+
+It works on rows of its own until its standard input ends, resting up to REST seconds between two
+writes. Behind each write it reads the row, and now and then all of its rows. The log has a line
+before and behind each write, so that what a killed app has written is known but for one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+from tests.harness.values import DIM
+
+import aiovec
+from aiovec import MigrationError, Record, VectorStore, connect
+
+TABLE = "notes"
+ROWS = 12
+# The row for the table of the app's own, which comes and goes.
+OWN = "own"
+
+
+def values(id: str, version: int) -> dict[str, object]:
+    """The row of a version, which tells what it must be."""
+    drawn = np.random.default_rng([version, *id.encode()])
+    made = drawn.standard_normal(DIM).astype(np.float32)
+    return {"id": id, "embedding": made, "name": id.partition("/")[0], "year": version}
+
+
+class Log:
+    """Of each row its versions: a positive one was written, a negative one was a delete."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.file = folder / f"{name}.log"
+        self.known: dict[str, list[int]] = {}
+        """What a row may be: the version that was acknowledged last, and any begun behind it."""
+        self.acknowledged = 0
+        self.read()
+
+    def read(self) -> None:
+        self.known, self.acknowledged = {}, 0
+        text = self.file.read_text("utf-8") if self.file.exists() else ""
+        for line in text.splitlines():
+            kind, id, version = line.split()
+            if kind == "done":
+                self.acknowledged += 1
+                self.known[id] = [int(version)]
+            elif kind == "begun":
+                self.known.setdefault(id, [0]).append(int(version))
+            else:
+                self.known[id].remove(int(version))
+
+    def write(self, kind: str, id: str, version: int) -> None:
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(f"{kind} {id} {version}\n")
+
+
+class App:
+    def __init__(self, store: VectorStore, folder: Path, name: str, rest: float) -> None:
+        self.store = store
+        self.name = name
+        self.rest = rest
+        self.log = Log(folder, name)
+        self.over = False
+        self.chance = random.Random(f"{name} {self.log.acknowledged}")
+        self.last = 1 + max((abs(v) for seen in self.log.known.values() for v in seen), default=0)
+        self.now: dict[str, int] = {}
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"{self.name}/{n}" for n in range(ROWS)]
+
+    async def begin(self) -> None:
+        """Find all as it was left, whichever store that is in by now."""
+        found = {one.id: one["year"] for one in await self.store.get(TABLE, self.ids)}
+        for id, seen in self.log.known.items():
+            if not id.endswith(OWN):
+                assert found.get(id, -1) in [max(v, -1) or -1 for v in seen], f"{id}: {found}"
+        self.now = found
+
+    async def run(self) -> None:
+        await self.begin()
+        while not self.over:
+            await self.write(self.chance.choice(self.ids))
+            if self.chance.random() < 0.1:
+                await self.read_all()
+            if self.chance.random() < 0.1:
+                await self.make_or_drop()
+            await asyncio.sleep(self.chance.random() * self.rest)
+
+    async def write(self, id: str) -> None:
+        self.last += 1
+        kind = self.chance.random()
+        if id in self.now and kind < 0.25:
+            version = -self.last
+            await asyncio.to_thread(self.log.write, "begun", id, version)
+            assert await self.store.delete(TABLE, id) == 1
+            del self.now[id]
+        else:
+            version = self.last
+            await asyncio.to_thread(self.log.write, "begun", id, version)
+            row = values(id, version)
+            if id in self.now:
+                assert await self.store.upsert(TABLE, [row]) == 1
+            else:
+                assert await self.store.insert(TABLE, [row]) == 1
+            self.now[id] = version
+        await asyncio.to_thread(self.log.write, "done", id, version)
+        self.check(await self.store.get(TABLE, [id]), [id])
+
+    async def read_all(self) -> None:
+        self.check(await self.store.get(TABLE, self.ids), self.ids)
+        count = await self.store.count(TABLE, f"name = '{self.name}'")
+        assert count == len(self.now), f"{self.name} counts {count}, not {len(self.now)}"
+
+    def check(self, found: list[Record], ids: list[str]) -> None:
+        """What was written is read at once."""
+        wanted = {id: self.now[id] for id in ids if id in self.now}
+        assert {one.id: one["year"] for one in found} == wanted
+        for one in found:
+            assert np.array_equal(one.vector, values(one.id, one["year"])["embedding"])
+
+    async def make_or_drop(self) -> None:
+        """A table of its own; refused while a migration is open."""
+        id, table = f"{self.name}/{OWN}", f"{self.name}_{OWN}"
+        self.last += 1
+        exists = table in await self.store.tables()
+        version = -self.last if exists else self.last
+        await asyncio.to_thread(self.log.write, "begun", id, version)
+        try:
+            if exists:
+                await self.store.drop_table(table)
+            else:
+                await self.store.create_table(table, aiovec.Schema(2))
+        except MigrationError:
+            await asyncio.to_thread(self.log.write, "refused", id, version)
+        else:
+            await asyncio.to_thread(self.log.write, "done", id, version)
+
+
+async def problems(store: VectorStore, logs: list[Log]) -> list[str]:
+    """Where a store is not what the logs of apps that have ended say."""
+    wrong = []
+    tables = set(await store.tables())
+    there = {one.id: one for one in await store.find(TABLE, limit=10_000, include_vector=True)}
+    for log in logs:
+        log.read()
+        for id, seen in log.known.items():
+            if id.endswith(OWN):
+                found = id.replace("/", "_") in tables
+                if found not in [version > 0 for version in seen]:
+                    wrong.append(f"{id}: {found}, not {seen}")
+                continue
+            one = there.pop(id, None)
+            if one is None:
+                if max(map(int, [v <= 0 for v in seen])) == 0:
+                    wrong.append(f"{id} is missing, not {seen}")
+            elif one["year"] not in seen:
+                wrong.append(f"{id} is {one['year']}, not {seen}")
+            elif not np.array_equal(one.vector, values(id, one["year"])["embedding"]):
+                wrong.append(f"{id} has other bits")
+    own = tuple(f"{log.file.stem}/" for log in logs)
+    return wrong + [f"{id} is nobody's" for id in there if id.startswith(own)]
+
+
+async def main(config: str, folder: str, name: str, rest: str) -> None:
+    async with connect(config=config) as store:
+        app = App(store, Path(folder), name, float(rest))
+
+        def until_the_input_ends() -> None:
+            sys.stdin.read()
+            app.over = True
+
+        threading.Thread(target=until_the_input_ends, daemon=True).start()
+        await app.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:5]))

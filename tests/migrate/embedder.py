@@ -1,0 +1,27 @@
+"""Embedders that a TOML names by ``kind = "tests.migrate.embedder:NAME"``."""
+
+from __future__ import annotations
+
+failing = False
+"""Whether the service of ``new`` is down behind the first texts."""
+seen: list[str] = []
+"""The texts that ``new`` was asked for."""
+
+
+async def old(texts: list[str]) -> list[list[float]]:
+    return [[1.0, len(text), 2.0, 3.0] for text in texts]
+
+
+async def new(texts: list[str]) -> list[list[float]]:
+    if failing and len(seen) > 40:
+        raise ValueError("the service is gone")
+    seen.extend(texts)
+    return [vector(text) for text in texts]
+
+
+def vector(text: str) -> list[float]:
+    return [1.0 + len(text), float(sum(map(ord, text))), 1.0]
+
+
+async def wrong(texts: list[str]) -> list[list[float]]:
+    return [[1.0, 2.0] for _ in texts]

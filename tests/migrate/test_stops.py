@@ -1,0 +1,227 @@
+"""A migrator that stops at any of its steps, in both directions: nothing is lost or doubled, one
+store is in use, the same command goes on, and one command leads out of every state."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aiovec
+import aiovec_migrate
+from aiovec import MigrationError, StoreMovedError
+from aiovec.errors import AiovecError
+from aiovec_migrate import Options
+
+from .support import (
+    BACK_FIRST,
+    FILES,
+    WAYS,
+    Stop,
+    StoppedError,
+    a_store,
+    assert_same,
+    cancelled_at,
+    contents,
+    contents_at,
+    fill,
+    migrated,
+    named,
+    place_of,
+    rows,
+    stopped_at,
+    switched,
+)
+
+
+class Case:
+    """A store on its way, in a folder of its own."""
+
+    def __init__(self, folder: Path, way: str) -> None:
+        self.config = folder / "aiovec.toml"
+        self.source, self.target = WAYS[way]
+        self.folder = folder
+
+    async def stop(self, step: str, how: str) -> None:
+        """Let a run stop at the step. Then nobody waits for it, and what is written counts."""
+        stop = stopped_at if how == "error" else cancelled_at
+        async with aiovec.connect(config=self.config) as app:
+            await stop(step, lambda at: switched(self.config, self.target, step=at))
+            await self.write(app)
+
+    async def write(self, app: aiovec.VectorStore) -> None:
+        async with asyncio.timeout(120):
+            await app.insert("notes", rows("between", 3))
+            await app.delete("notes", ["r/1"])
+            await app.upsert("notes", rows("r", 3, name="between")[2:])
+        self.wanted = await contents(app)
+
+    async def end(self, command: str) -> None:
+        """Give the command, or the one that is named where it is too late for an abort."""
+        used = self.target
+        if command == "abort":
+            try:
+                await aiovec_migrate.abort(config=self.config)
+            except MigrationError:  # the mark is set, and the same command goes on
+                pass
+            else:
+                used = self.source
+        async with aiovec.connect(config=self.config) as app:
+            if used == self.target:
+                await switched(self.config, self.target)
+            assert_same(self.wanted, await contents(app))
+        await self.check(used)
+
+    async def check(self, used: str) -> None:
+        """All rows are in the one store that is in use; who opens the other is told so."""
+        assert named(self.config) == used
+        async with aiovec.connect(config=self.config) as app:
+            assert app.backend_name == used
+            assert_same(self.wanted, await contents(app))
+            await app.insert("notes", rows("last", 1))
+            await app.create_table("young", aiovec.Schema(2))
+        other = self.target if used == self.source else self.source
+        async with aiovec.connect(place_of(self.config, other)) as left:
+            if used == self.target:
+                with pytest.raises(StoreMovedError, match=FILES[used]):
+                    await left.insert("notes", rows("stray", 1))
+                with pytest.raises(StoreMovedError, match=FILES[used]):
+                    await left.count("notes")
+            else:
+                assert await left.tables() == []
+                await left.create_table("young", aiovec.Schema(2))
+
+
+_steps: list[str] = []
+
+
+async def all_steps(folder: Path) -> list[str]:
+    """All steps of a run that nobody stops; they are the same in both directions."""
+
+    async def note(step: str) -> None:
+        if step not in _steps:
+            _steps.append(step)
+
+    if not _steps:
+        await switched(await a_store(folder, "sqlite"), "lancedb", step=note)
+        assert len(_steps) > 15
+    return _steps
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "turn", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))]
+)
+async def test_one_command_leads_out_of_every_state(tmp_path: Path, way: str, turn: int) -> None:
+    """Each turn stops at a sixth of the steps, by an error or cancelled, and ends each once."""
+    master = tmp_path / "master"
+    await a_store(master, WAYS[way][0])
+    steps = await all_steps(tmp_path / "steps")
+    first = (turn + 3 * list(WAYS).index(way)) % 6
+    for number, step in list(enumerate(steps))[first::6]:
+        folder = tmp_path / f"{number}"
+        await asyncio.to_thread(shutil.copytree, master, folder)
+        case = Case(folder, way)
+        how = ("error", "cancelled")[number // 6 % 2]
+        command = ("run", "abort")[(number // 6 + turn) % 3 % 2]
+        try:
+            await case.stop(step, how)
+            await case.end(command)
+        except BaseException as error:
+            error.add_note(f"{way}, {how} at {step}, then {command}")
+            raise
+
+
+def killed_at(config: Path, target: str, step: str) -> None:
+    """A migrator in a process of its own, killed there as by ``kill -9``."""
+    told = json.dumps([str(config), target, step])
+    ended = subprocess.run([sys.executable, "-m", "tests.migrate.victim", told], timeout=240)
+    assert ended.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_killed_migrator_goes_on(tmp_path: Path, way: str) -> None:
+    """In the middle of the copy, in the pause of the writers, and behind the mark."""
+    source, target = WAYS[way]
+    for step in ("copy:written", "cut-over:paused", "cut-over:moved"):
+        folder = tmp_path / step.replace(":", "-")
+        case = Case(folder, way)
+        await a_store(folder, source)
+        await asyncio.to_thread(killed_at, case.config, target, step)
+        async with aiovec.connect(config=case.config) as app:
+            await case.write(app)
+        await case.end("run")
+
+
+# What does not fit an open run
+
+
+async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    await stopped_at("indexed", lambda at: switched(config, "lancedb", step=at))
+    run = (await aiovec_migrate.status(config=config)).run
+    elsewhere = str(tmp_path / "c.db")
+    with pytest.raises(MigrationError, match=r"target is .*notes\.lance.* not .*c\.db"):
+        await migrated(None, elsewhere, config=config)
+    with pytest.raises(MigrationError, match="of all tables, not of the tables notes"):
+        await migrated(None, "lancedb", config=config, options=Options(tables=("notes",)))
+    with pytest.raises(MigrationError, match=run):
+        await migrated("sqlite", elsewhere, config=config, journal=tmp_path / "other")
+    with pytest.raises(MigrationError, match="not over"):
+        await aiovec_migrate.finish(config=config)
+    async with aiovec.connect(config=config) as store:
+        with pytest.raises(MigrationError, match=run):
+            await store.create_table("more", aiovec.Schema(2))
+    await switched(config, "lancedb")
+    assert named(config) == "lancedb"
+
+
+async def test_two_migrators_at_once(tmp_path: Path) -> None:
+    """The second is told so and changes nothing."""
+    config = await a_store(tmp_path, "sqlite")
+    met = []
+
+    async def second(step: str) -> None:
+        if step in ("copy:written", "cut-over:ready"):
+            with pytest.raises(MigrationError, match="another migrator is at work"):
+                await switched(config, "lancedb")
+            met.append(step)
+
+    wanted = await contents_at(config=config)
+    await switched(config, "lancedb", step=second)
+    assert len(met) == 2
+    assert_same(wanted, await contents_at(config=config))
+
+
+@BACK_FIRST
+async def test_a_copy_that_has_let_go_of_its_source_is_done(tmp_path: Path, way: str) -> None:
+    """Without a switch; what is written then belongs to the source alone."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    wanted = await contents_at(config=config)
+    with pytest.raises(StoppedError):
+        await migrated(None, target, config=config, step=Stop("released"))
+    async with aiovec.connect(config=config) as store:
+        await fill(store, "others")
+        await store.delete("notes", "r/1")
+        await migrated(None, target, config=config)
+        assert store.backend_name == source
+    with pytest.raises(MigrationError, match="ended without a switch"):
+        await switched(config, target)
+    assert_same(wanted, await contents_at(place_of(config, target)))
+
+
+async def test_an_abort_may_keep_what_was_copied(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    await stopped_at("indexed", lambda at: switched(config, "lancedb", step=at))
+    await aiovec_migrate.abort(config=config, keep_target=True)
+    assert_same(await contents_at(config=config), await contents_at(place_of(config, "lancedb")))
+    with pytest.raises(AiovecError, match="no migration mark"):
+        await aiovec_migrate.abort(config=config)

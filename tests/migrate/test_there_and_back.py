@@ -1,0 +1,195 @@
+"""Whole runs between real stores: everything arrives as it was, there and back."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.values import (
+    EVERY_KIND,
+    HOSTILE_IDS,
+    HOSTILE_TEXTS,
+    SMALL,
+    rows_of_every_kind,
+    small_rows,
+)
+from tests.lancedb.buckets import s3_server
+
+import aiovec
+import aiovec_migrate
+from aiovec import Embed, Field, MigrationError, Schema
+from aiovec_migrate import Event, Options, Phase
+
+from .support import (
+    At,
+    a_store,
+    assert_same,
+    contents_at,
+    migrated,
+    named,
+    rolled_back,
+    rows,
+    switched,
+    write_toml,
+)
+
+TABLES: dict[str, tuple[Schema, list[dict[str, Any]]]] = {
+    "every": (EVERY_KIND, rows_of_every_kind(90)),
+    "empty": (Schema(3, metric="dot", model="a-model", fields={"n": int}), []),
+    "hostile": (
+        Schema(4, metric="l2", fields={"name": Field(str, index="btree"), "year": int}),
+        [
+            {**row, "id": id, "name": text, "more": {"of": [text, 1, 1.0, None, -0.0]}}
+            for row, id, text in zip(
+                small_rows(len(HOSTILE_IDS)), HOSTILE_IDS, HOSTILE_TEXTS * 2, strict=False
+            )
+        ],
+    ),
+    # Vectors that are missing, and the sign of a zero.
+    "nullable": (
+        Schema(2, metric="l2", vector_nullable=True, payload=False),
+        [{"id": f"r{n}", "embedding": None if n % 3 else [-0.0, n]} for n in range(30)],
+    ),
+    "texts": (
+        Schema(4, fields={"body": Field(str, text=True)}, embed=Embed("body")),
+        [{"id": f"r{n}", "body": f"text {n}", "embedding": [n, 1, 2, 3]} for n in range(1, 9)],
+    ),
+}
+
+
+async def fill_all(target: Path | str) -> None:
+    async with aiovec.connect(target) as store:
+        for table, (schema, some) in TABLES.items():
+            await store.create_table(table, schema)
+            if some:
+                await store.insert(table, some)
+
+
+@pytest.mark.parametrize("route", ["ab", pytest.param("bacd", marks=pytest.mark.slow)])
+async def test_there_and_back_again_to_the_bit(tmp_path: Path, route: str) -> None:
+    """With every kind of value and of table; in full also between stores of one kind."""
+    places = [str(tmp_path / "first.db")]
+    places += [f"lancedb://{tmp_path}/{n}" if n in "ac" else f"{tmp_path}/{n}.db" for n in route]
+    await fill_all(places[0])
+    before = await contents_at(places[0])
+    for number, (source, target) in enumerate(itertools.pairwise(places)):
+        outcome = await migrated(
+            source, target, journal=tmp_path / f"j{number}", options=Options(batch_size=20)
+        )
+        assert outcome.report is not None
+        assert outcome.report.equal
+        assert_same(before, await contents_at(target))
+    assert_same(before, await contents_at(places[0]))
+    async with aiovec.connect(places[-1]) as store:
+        assert (await store.search_text("texts", "text 3"))[0].id == "r3"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
+async def test_what_is_written_meanwhile_arrives(tmp_path: Path, kind: str) -> None:
+    """At every step up to the comparison; behind the run the source can be altered again."""
+    config = await a_store(tmp_path, kind)
+    target = f"lancedb://{tmp_path}/copy"
+    async with aiovec.connect(config=config) as store:
+        steps: list[str] = []
+
+        async def write(step: str) -> None:
+            if step in steps or "verify:compared" in steps:
+                return
+            steps.append(step)
+            written = len(steps)
+            await store.upsert("notes", rows(f"new{written // 2}", 3, name=step))
+            if written % 2:
+                await store.delete("notes", [f"new{written // 2}/1", f"r/{written}"])
+            else:
+                await store.update("notes", {"name": step}, ids=[f"r/{39 - written}"])
+
+        await migrated(kind, target, config=config, options=Options(batch_size=20), step=write)
+        assert len(steps) > 10
+        assert_same(await contents_at(config=config), await contents_at(target))
+        await store.create_table("more", SMALL)
+
+
+async def test_the_events_tell_each_phase_and_how_far_it_is(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    events: list[Event] = []
+    outcome = await migrated(
+        None, "lancedb", config=config, options=Options(batch_size=10), listener=events.append
+    )
+    phases = [event.phase for event in events if event.kind == "phase"]
+    assert phases == ["copying", "catching-up", "indexing", "verifying", "done"]
+    copied = [e for e in events if e.kind == "progress" and e.phase == "copying"]
+    assert [event.total for event in copied] == [38] * len(copied)
+    assert copied[-1].rows == 38
+    assert events[-1].kind == "done"
+    assert outcome.report is not None
+    assert [table.rows.source_rows for table in outcome.report.tables] == [38]
+    # The same command again finds it done.
+    again = await migrated(None, "lancedb", config=config, options=Options(batch_size=10))
+    assert (again.state.run, again.state.phase) == (outcome.state.run, Phase.DONE)
+
+
+async def test_into_a_target_that_has_tables(tmp_path: Path) -> None:
+    """Rows there stop a run before it marks anything; an empty table of the schema is filled."""
+    source, target, journal = tmp_path / "a.db", tmp_path / "b.db", tmp_path / "j"
+    async with aiovec.connect(source) as store, aiovec.connect(target) as other:
+        for one in (store, other):
+            await one.create_table("notes", SMALL)
+            await one.insert("notes", rows("r", 5))
+        with pytest.raises(MigrationError, match="notes"):
+            await migrated(source, target, journal=journal)
+        assert await aiovec_migrate.status(journal=journal) is None
+        await store.create_table("second", SMALL)
+        await other.delete("notes", [f"r/{n}" for n in range(5)])
+        await migrated(source, target, journal=journal, options=Options(tables=("notes",)))
+    assert list(await contents_at(target)) == ["notes"]
+    assert (await contents_at(target))["notes"] == (await contents_at(source))["notes"]
+
+
+@pytest.mark.parametrize("way", ["sqlite", "lancedb"])
+async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
+    tmp_path: Path, way: str
+) -> None:
+    config = await a_store(tmp_path, way, "notes", "others")
+    before = await contents_at(config=config)
+
+    async def alter() -> None:
+        async with aiovec.connect(config=config) as store:
+            for call in (
+                store.add_field("notes", "added", Field(str)),
+                store.create_table("young", Schema(2)),
+                store.drop_table("others"),
+            ):
+                with pytest.raises(MigrationError, match="a migration is open"):
+                    await call
+            await store.create_table("notes", SMALL, exist_ok=True)
+            await store.drop_table("young", missing_ok=True)
+            await store.insert("notes", rows("late", 1))
+
+    at = At("copy:written", alter)
+    await switched(config, "lancedb" if way == "sqlite" else "sqlite", step=at)
+    assert at.met
+    after = await contents_at(config=config)
+    assert after["notes"][1].pop("late/0")
+    assert_same(before, after)
+
+
+@pytest.mark.slow
+async def test_to_a_bucket_and_back(tmp_path: Path) -> None:
+    with s3_server() as bucket:
+        pairs = ", ".join(f'{key} = "{value}"' for key, value in bucket.options.items())
+        more = f"[retrieval.lancedb]\nstorage_options = {{ {pairs} }}\n"
+        config = write_toml(tmp_path, "sqlite", lancedb=bucket.new_url(), more=more)
+        await fill_all(tmp_path / "notes.db")
+        wanted = await contents_at(config=config)
+        async with aiovec.connect(config=config) as store:
+            await switched(config, "lancedb")
+            assert await store.count("every") == 90
+            assert store.backend_name == "lancedb"
+            assert_same(wanted, await contents_at(config=config))
+            await store.delete("every", "r0001")
+            wanted["every"][1].pop("r0001")
+            await rolled_back(config=config)
+        assert named(config) == "sqlite"
+        assert_same(wanted, await contents_at(config=config))

@@ -1,0 +1,99 @@
+"""The flip of ``[retrieval] backend``: one line is replaced, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import aiovec
+import aiovec_migrate
+from aiovec import AiovecError, Schema
+
+from .support import SWITCH, WAYS, rolled_back, switched
+
+PLACES = "sqlite_path = 'notes.db'\nlancedb_url = 'notes.lance'\n"
+LAYOUT = (
+    "\ufeff# backend = 'no'\r\n[ retrieval ] # here\r\n\tbackend\t=\t'sqlite' # or 'x'\r\n"
+    "\r\n[retrieval.sqlite]\r\n# backend = 'sqlite'\r\n"
+)
+SAMPLE = Path(__file__).parents[2] / "config" / "aiovec.toml"
+
+
+async def there_and_back(config: Path, text: bytes) -> tuple[bytes, bytes]:
+    """The file behind a switch, and behind the way back."""
+    await asyncio.to_thread(config.write_bytes, text)
+    for place in ("notes.db", "notes.lance"):
+        assert not config.with_name(place).exists()
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("notes", Schema(2))
+        [source] = [one for one, _ in WAYS.values() if one == store.backend_name]
+    target = "lancedb" if source == "sqlite" else "sqlite"
+    await switched(config, target)
+    there = await asyncio.to_thread(config.read_bytes)
+    assert tomllib.loads(there.decode("utf-8-sig"))["retrieval"]["backend"] == target
+    await rolled_back(config=config)
+    return there, await asyncio.to_thread(config.read_bytes)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            LAYOUT,
+            ("'sqlite' # or", "'lancedb' # or"),
+        ),
+        # Without the line the backend is SQLite.
+        ("# nothing\n[retrieval] # the store\n", ("store\n", 'store\nbackend = "lancedb"\n')),
+    ],
+    ids=["layout", "no line"],
+)
+async def test_one_line_is_replaced(tmp_path: Path, before: str, after: tuple[str, str]) -> None:
+    config = tmp_path / "aiovec.toml"
+    places = PLACES.replace("\n", "\r\n") if "\r" in before else PLACES
+    at = before.index("[retrieval.") if "[retrieval." in before else len(before)
+    text = before[:at] + places + before[at:]
+    there, back = await there_and_back(config, text.encode())
+    assert there == text.replace(*after, 1).encode()
+    # A line that was missing names the old backend now.
+    assert back in (text.encode(), there.replace(b'"lancedb"', b'"sqlite"'))
+
+
+async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
+    """Behind a link too, where the real file is replaced and keeps its mode."""
+    sample = await asyncio.to_thread(SAMPLE.read_bytes)
+    real, link = tmp_path / "real.toml", tmp_path / "aiovec.toml"
+    real.touch(0o640)
+    if os.name != "nt":
+        link.symlink_to(real.name)
+    found = tomllib.loads(sample.decode())["retrieval"]
+    assert found["backend"] == "sqlite"
+    here = sample
+    for key, name in (("sqlite_path", "notes.db"), ("lancedb_url", "notes.lance")):
+        here = here.replace(f'\n{key} = "{found[key]}"'.encode(), f'\n{key} = "{name}"'.encode())
+    there, back = await there_and_back(link, here)
+    assert there == here.replace(b'\nbackend = "sqlite"', b'\nbackend = "lancedb"', 1)
+    assert back == here
+    if os.name != "nt":
+        assert link.is_symlink()
+        assert real.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[retrieval\n", "is not TOML"), ("[retrieval]\nbackend = 3\n", "backend")],
+)
+async def test_a_file_that_cannot_be_flipped_stays(tmp_path: Path, text: str, words: str) -> None:
+    config = tmp_path / "aiovec.toml"
+    await asyncio.to_thread(config.write_text, text)
+    async with aiovec.connect(tmp_path / "notes.db") as store:
+        await store.create_table("notes", Schema(2))
+    for call in (aiovec_migrate.plan, aiovec_migrate.run):
+        with pytest.raises(AiovecError, match=words):
+            await call(tmp_path / "notes.db", "lancedb", config=config, options=SWITCH)
+    assert await asyncio.to_thread(config.read_text) == text
+    names = await asyncio.to_thread(os.listdir, tmp_path)
+    assert not [name for name in names if "lance" in name or "before" in name]

@@ -1,0 +1,514 @@
+"""Model backends: one as SQLite is, with a change feed, and one as LanceDB is, with bulk loads,
+indexes, a lock for each table and notes of what changes during a migration. Many processes hold
+one each on one disk.
+
+They are as strict as the contract allows them to be, and as disorderly: pages of changes and
+batches of an export are shorter than asked for, an export has its rows in no order that tells
+anything, and at every await something else may happen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from tests.harness.values import python_rows
+
+from aiovec import IndexInfo, Schema, TableStats
+from aiovec.backend import (
+    PAUSED,
+    Backend,
+    BulkLoad,
+    BulkLoads,
+    ChangeFeed,
+    Changes,
+    ChangesPrunedError,
+    Columns,
+    Expr,
+    MoveMark,
+    MoveRecord,
+    Moves,
+    PayloadPatch,
+    StaleTableError,
+    StoredRows,
+    TableHandle,
+    VectorIndexes,
+)
+from aiovec.errors import DuplicateIdError, StoreBusyError, TableExistsError, TableNotFoundError
+
+from .disk import Disk, ModelTable, Row, place_of
+from .loop import current_process
+
+if TYPE_CHECKING:
+    from .world import World
+
+LOOKS = 20
+"""Looks within a pause's limit whether it is over."""
+# Seconds that a write waits for its turn.
+_BUSY = 30.0
+
+
+def _unused(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("neither the migrator nor the app of the simulation calls this")
+
+
+# Everything of the contract, of which the models below do what is used.
+_Unused: Any = type("_Unused", (Backend,), dict.fromkeys(Backend.__abstractmethods__, _unused))
+
+
+class ModelBackend(_Unused, Moves):
+    """What both kinds have in common, the mark among it."""
+
+    def __init__(self, disk: Disk, world: World, *, faulty: bool = False) -> None:
+        self.disk = disk
+        self.world = world
+        self.faulty = faulty
+        self.run: str | None = None
+        """The run that this object acts for."""
+        self.waited = 0.0
+        """How long one pause has held its last write at most."""
+
+    @property
+    def target(self) -> str:
+        return f"{self.name}:{self.disk.name}"
+
+    # What happens around each call
+
+    async def _before(self, name: str) -> None:
+        current_process().check_alive()
+        await self.world.time_passes()
+        if self.faulty:
+            await self.world.faults.before(self, name)
+        current_process().check_alive()
+
+    async def _after(self, name: str) -> None:
+        if self.faulty:
+            await self.world.faults.after(self, name)
+        await self.world.time_passes()
+
+    async def _call(self, name: str, act: Callable[[], Any]) -> Any:
+        """A read: some time, then one step, then some time again."""
+        await self._before(name)
+        self._check_moved()
+        answer = act()
+        await self._after(name)
+        return answer
+
+    async def _write(
+        self,
+        name: str,
+        table: str,
+        act: Callable[[], Any],
+        touched: Callable[[], list[str]] = list,
+        *,
+        schema: bool = False,
+    ) -> Any:
+        """A write: ``act`` commits it, in one step in which nothing else happens."""
+        await self._before(name)
+        self.waited = 0.0
+        answer = await self._commit(act, table, touched, schema=schema)
+        await self._after(name)
+        return answer
+
+    async def _commit(
+        self, act: Callable[[], Any], table: str, touched: Callable[[], list[str]], *, schema: bool
+    ) -> Any:
+        raise NotImplementedError
+
+    def held_by(self) -> MoveMark | None:
+        """The mark that this object has to heed."""
+        mark = self.disk.mark
+        return None if mark is None or mark.run == self.run else mark
+
+    def _check_moved(self) -> None:
+        mark = self.held_by()
+        if mark is not None and mark.left:
+            raise mark.moved_error(self.target)
+
+    def may_write(self, *, schema: bool) -> bool:
+        """Whether a write may be committed now; False where it has to wait."""
+        self._check_moved()
+        mark = self.held_by()
+        if mark is None:
+            return True
+        if mark.state == PAUSED:
+            return False
+        if schema or mark.filling:
+            raise mark.frozen_error()
+        return True
+
+    async def wait_out(self) -> None:
+        """Wait while writers wait, and end a pause that lasts too long."""
+        loop = self.world.loop
+        began = loop.time()
+        paused = self.disk.mark
+        while paused is not None and paused.state == PAUSED and self.disk.mark == paused:
+            if loop.time() - began >= paused.limit:
+                self.world.tell(f"{current_process().name} ends the pause")
+                self.disk.change(partial(MoveRecord.end_pause, pause=paused.pause))
+                break
+            await self.world.sleep(paused.limit / LOOKS)
+        self.waited = max(self.waited, loop.time() - began)
+
+    # The mark
+
+    async def move_record(self) -> MoveRecord:
+        await self._before("move_record")
+        return self.disk.record
+
+    async def change_move(
+        self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
+    ) -> tuple[MoveRecord, MoveRecord]:
+        await self._before("change_move")
+        both = self.disk.change(change)
+        mark = both[1].mark
+        state = "free" if mark is None else f"{mark.state} {mark.generation}"
+        self.world.tell(f"{self.disk.name}: is {state}")
+        await self._after("change_move")
+        return both
+
+    def act_for(self, run: str | None) -> None:
+        self.run = run
+
+    # Tables
+
+    async def open(self) -> None:
+        await self._before("open")
+
+    async def close(self) -> None:
+        await self.world.time_passes()
+
+    async def tables(self) -> list[str]:
+        names: list[str] = await self._call("tables", lambda: sorted(self.disk.tables))
+        return names
+
+    async def open_table(self, name: str) -> TableHandle:
+        handle: TableHandle = await self._call("open_table", lambda: self._handle(name))
+        return handle
+
+    def _handle(self, name: str) -> TableHandle:
+        if name not in self.disk.tables:
+            raise TableNotFoundError(name, sorted(self.disk.tables))
+        table = self.disk.tables[name]
+        return TableHandle(name, table.schema, table.token)
+
+    async def create_table(self, name: str, schema: Schema) -> None:
+        def act() -> None:
+            if name in self.disk.tables:
+                raise TableExistsError(name)
+            self.disk.tables[name] = ModelTable(schema, object())
+            self.world.tell(f"{self.disk.name}: table {name} is made")
+
+        if name in self.disk.tables:
+            self._check_moved()
+            raise TableExistsError(name)
+        await self._write("create_table", name, act, schema=True)
+
+    async def drop_table(self, name: str) -> None:
+        def act() -> None:
+            self._handle(name)
+            del self.disk.tables[name]
+            self.world.tell(f"{self.disk.name}: table {name} is dropped")
+
+        await self._write("drop_table", name, act, schema=True)
+
+    # Writing
+
+    async def insert(
+        self, table: TableHandle, rows: pa.Table, *, skip_existing: bool = False
+    ) -> int:
+        new = {row["id"]: row for row in python_rows(rows)}
+
+        def act() -> int:
+            there = self._of(table)
+            known = sorted(there.rows.keys() & new.keys())
+            if known and not skip_existing:
+                raise DuplicateIdError(table.name, known)
+            added = [row for id, row in new.items() if id not in known]
+            return self._put("insert", table, added)
+
+        count: int = await self._write("insert", table.name, act, lambda: list(new))
+        return count
+
+    async def upsert(self, table: TableHandle, rows: pa.Table) -> None:
+        new = python_rows(rows)
+        await self._write(
+            "upsert",
+            table.name,
+            lambda: self._put("upsert", table, new),
+            lambda: [row["id"] for row in new],
+        )
+
+    async def update(
+        self,
+        table: TableHandle,
+        values: Mapping[str, Any],
+        payload: PayloadPatch,
+        *,
+        ids: Sequence[str] | None,
+        where: Expr | None,
+        vector: Any = None,
+    ) -> int:
+        assert where is None
+        assert vector is None
+
+        def act() -> int:
+            changed = [{**row, **values} for row in self._selected(table, ids)]
+            for row in changed if payload else ():
+                row["payload"] = payload.apply(row["payload"], row["id"])
+            return self._put("update", table, changed)
+
+        count: int = await self._write("update", table.name, act, lambda: list(ids or ()))
+        return count
+
+    async def delete(
+        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
+    ) -> int:
+        assert where is None
+
+        def act() -> int:
+            gone = [row["id"] for row in self._selected(table, ids)]
+            self.world.tell(f"{self.disk.name}: delete {table.name} {' '.join(gone)}")
+            return self._of(table).remove(gone)
+
+        count: int = await self._write("delete", table.name, act, lambda: list(ids or ()))
+        return count
+
+    def _put(self, what: str, table: TableHandle, rows: list[Row]) -> int:
+        self._of(table).put(rows)
+        ids = " ".join(row["id"] for row in rows)
+        self.world.tell(f"{self.disk.name}: {what} {table.name} {ids}")
+        return len(rows)
+
+    # Reading
+
+    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
+        schema = table.schema
+
+        def act() -> StoredRows:
+            rows = self._selected(table, ids)
+            vectors = [row[schema.vector] for row in rows]
+            return StoredRows(
+                [row["id"] for row in rows],
+                {name: [row[name] for row in rows] for name in columns.fields},
+                [row["payload"] for row in rows] if columns.payload else None,
+                np.array(vectors, np.float32).reshape(-1, schema.dim) if columns.vector else None,
+            )
+
+        found: StoredRows = await self._call("get", act)
+        return found
+
+    async def export(
+        self,
+        table: TableHandle,
+        *,
+        where: Expr | None,
+        columns: Columns,
+        after: bytes | None,
+        batch_size: int,
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        assert where is None
+        wanted = {"id", *columns.fields} | ({"payload"} if columns.payload else set())
+        wanted |= {table.schema.vector} if columns.vector else set()
+        layout = table.schema.to_arrow()
+        names = [name for name in layout.names if name in wanted]
+        snapshot: list[Row] = await self._call("export", lambda: self._selected(table))
+        placed = sorted((place_of(row["id"]), row["id"], row) for row in snapshot)
+        if after is not None:
+            behind = tuple(json.loads(after))
+            placed = [one for one in placed if one[:2] > behind]
+        while placed:
+            size = self.world.chance.choice([batch_size, self.world.chance.randint(1, batch_size)])
+            part, placed = placed[:size], placed[size:]
+            await self._before("batch")
+            self._check_moved()
+            batch = pa.RecordBatch.from_pylist([row for *_, row in part], schema=layout)
+            yield batch.select(names), json.dumps(part[-1][:2]).encode()
+
+    async def count(self, table: TableHandle, where: Expr | None) -> int:
+        assert where is None
+        count: int = await self._call("count", lambda: len(self._of(table).rows))
+        return count
+
+    async def stats(self, table: TableHandle) -> TableStats:
+        count: int = await self._call("stats", lambda: len(self._of(table).rows))
+        return TableStats(table.name, self.name, count, 100 * count, "none", count, 0, None, {})
+
+    async def optimize(self, table: TableHandle) -> None:
+        await self._call("optimize", lambda: self._of(table))
+
+    def _of(self, table: TableHandle) -> ModelTable:
+        there = self.disk.tables.get(table.name)
+        if there is None or there.token is not table.token:
+            raise StaleTableError
+        return there
+
+    def _selected(self, table: TableHandle, ids: Sequence[str] | None = None) -> list[Row]:
+        there = self._of(table).rows
+        return [there[id] for id in (there if ids is None else ids) if id in there]
+
+
+class FileBackend(ModelBackend, ChangeFeed):
+    name: ClassVar[str] = "sqlite"
+
+    async def _commit(
+        self, act: Callable[[], Any], table: str, touched: Callable[[], list[str]], *, schema: bool
+    ) -> Any:
+        """The look at the mark and the commit are one transaction."""
+        while True:
+            await self.world.time_passes(much=True)
+            current_process().check_alive()
+            if self.may_write(schema=schema):
+                return act()
+            await self.wait_out()
+
+    async def flush_writers(self, limit: float) -> None:
+        await self.world.time_passes()
+
+    async def change_number(self, table: TableHandle) -> int:
+        number: int = await self._call("change_number", lambda: self._of(table).newest)
+        return number
+
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        limit = self.world.chance.choice([limit, self.world.chance.randint(1, limit), 1])
+
+        def act() -> Changes:
+            there = self._of(table)
+            every = [(n, id) for id, n in there.numbers.items() if n > since]
+            every += [(n, id) for id, n in there.deleted.items() if n > since]
+            page = sorted(every)[:limit]
+            complete = len(page) == len(every)
+            number = there.newest if complete else page[-1][0]
+            return there.changes(number, [id for _, id in page], complete=complete)
+
+        page: Changes = await self._call("changes", act)
+        return page
+
+
+class LakeBackend(ModelBackend, BulkLoads, VectorIndexes):
+    """A lock for each table, and notes of what changes while a mark is open."""
+
+    name: ClassVar[str] = "lancedb"
+
+    async def _take(self, table: str, limit: float) -> None:
+        """Take the table's lock."""
+        loop = self.world.loop
+        until = loop.time() + limit
+        tries = 0
+        while self.disk.locks.get(table) is not None:
+            if loop.time() > until:
+                raise StoreBusyError(f"{table} is locked", limit)
+            # Looks at a lock whose holder stalls for a minute would be most of what is simulated.
+            tries += 1
+            slower = min(1 + tries / 4, 20)
+            await self.world.sleep(slower * (0.003 + 0.02 * self.world.chance.random()))
+        self.disk.locks[table] = current_process()
+
+    def _give(self, table: str) -> None:
+        if current_process().alive:
+            self.disk.locks[table] = None
+
+    async def _commit(
+        self, act: Callable[[], Any], table: str, touched: Callable[[], list[str]], *, schema: bool
+    ) -> Any:
+        while True:
+            await self._take(table, _BUSY)
+            try:
+                if self.may_write(schema=schema):
+                    mark = self.held_by()
+                    if mark is not None:
+                        await self.world.time_passes(much=True)
+                        # Under the lock, and so still true when it is committed.
+                        self.disk.notes.setdefault((mark.run, table), []).append(touched())
+                    await self.world.time_passes(much=True)
+                    current_process().check_alive()
+                    return act()
+            finally:
+                self._give(table)
+            await self.wait_out()
+
+    async def flush_writers(self, limit: float) -> None:
+        for table in sorted({*self.disk.tables, *self.disk.locks}):
+            await self._before("flush")
+            await self._take(table, limit)
+            try:
+                await self.world.time_passes()
+            finally:
+                self._give(table)
+
+    async def _noted(self, table: TableHandle) -> list[list[str]]:
+        await self._before("noted")
+        await self._take(table.name, _BUSY)
+        try:
+            await self.world.time_passes()
+            self._of(table)
+            return self._notes(table)
+        finally:
+            self._give(table.name)
+
+    def _notes(self, table: TableHandle) -> list[list[str]]:
+        return list(self.disk.notes.get((self.run or "", table.name), []))
+
+    async def change_number(self, table: TableHandle) -> int:
+        return len(await self._noted(table))
+
+    async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
+        notes = await self._noted(table)
+        if since > len(notes):
+            raise ChangesPrunedError(len(notes))
+        until = min(len(notes), since + self.world.chance.randint(1, 5))
+        ids = list(dict.fromkeys(id for note in notes[since:until] for id in note))
+        await self.world.time_passes(much=True)
+        complete = until == len(notes)
+        page: Changes = await self._call(
+            "changes", lambda: self._of(table).changes(until, ids, complete=complete)
+        )
+        return page
+
+    def bulk_load(self, table: TableHandle) -> BulkLoad:
+        return _Load(self, table)
+
+    async def add(self, table: TableHandle, rows: list[Row], seen: set[str] | None) -> set[str]:
+        """One step of a load; all ids that it knows of."""
+        new = {row["id"] for row in rows}
+
+        def act() -> set[str]:
+            there = self._of(table)
+            known = set(there.rows) if seen is None else seen
+            if new & known:
+                raise DuplicateIdError(table.name, sorted(new & known))
+            there.twice |= new & there.rows.keys()
+            self._put("load", table, rows)
+            return known | new
+
+        known: set[str] = await self._write("add", table.name, act, lambda: sorted(new))
+        return known
+
+    async def create_index(
+        self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
+    ) -> None:
+        await self._call("create_index", lambda: self._of(table))
+
+    async def indexes(self, table: TableHandle) -> list[IndexInfo]:
+        await self._call("indexes", lambda: self._of(table))
+        return []
+
+    drop_index = _unused
+
+
+class _Load(BulkLoad):
+    def __init__(self, backend: LakeBackend, table: TableHandle) -> None:
+        self._backend = backend
+        self._table = table
+        self._seen: set[str] | None = None
+
+    async def add(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._seen = await self._backend.add(self._table, python_rows(rows), self._seen)
+
+
+BACKENDS: dict[str, type[ModelBackend]] = {"sqlite": FileBackend, "lancedb": LakeBackend}
