@@ -96,7 +96,7 @@ def restore(
             _copy(source, partial, str(backup))
         with _held_alone(target, overwrite=overwrite) as newest:
             if newest:
-                with copying_to(str(target)):
+                with translated(str(target)), copying_to(str(target)):
                     _count_on_from(partial, newest)
             kept = None if overwrite or newest is None else _keep(target)
             for end in BESIDE:
