@@ -1,82 +1,108 @@
-"""Eight processes that read and write one file: nobody fails, nothing is lost."""
+"""Several processes create, read and write one store at once: nobody fails, nothing is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.faults.shared_writer import SHARED
-from tests.sqlite.support import FIELDS, State, check_file, opened, python
+from tests.harness.scripts import DIM, KINDS, TABLE, row, target_in
 
+import aiovec
 from aiovec import Schema
 
-PROCESSES = 8
-COUNTERS = {f"c{n}": int for n in range(PROCESSES)}
+ROOT = Path(__file__).resolve().parents[2]
 
 
-async def _create(path: Path) -> None:
-    async with opened(path) as store:
-        await store.create_table("notes", Schema(16, fields={**FIELDS, "owner": str, **COUNTERS}))
-        await store.insert("notes", [{"id": id, "embedding": [1.0] * 16} for id in SHARED])
+def run_together(module: list[str], several: list[list[str]]) -> list[str]:
+    """Run the processes at once; what each of them printed."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *module, *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for arguments in several
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=600) for process in processes]
+    for process, (_, complaints) in zip(processes, ended, strict=True):
+        assert process.returncode == 0, complaints[-3000:]
+    return [output for output, _ in ended]
 
 
-async def _check(path: Path, results: list[dict[str, Any]]) -> None:
-    async with opened(path) as store:
-        for record in await store.get("notes", SHARED):
+def campaign(folder: Path, kind: str, processes: int, rounds: int) -> None:
+    target = target_in(folder, kind)
+    told = folder / "told"
+    told.mkdir()
+
+    async def create() -> None:
+        fields: dict[str, Any] = {"name": str, "year": int}
+        counters = {f"c{n}": int for n in range(processes)}
+        async with aiovec.connect(target) as store:
+            await store.create_table(TABLE, Schema(DIM, fields={**fields, **counters}))
+            await store.insert(TABLE, [row(id, 0) for id in SHARED])
+
+    asyncio.run(create())
+    arguments = [[target, str(told), str(n), str(processes), str(rounds)] for n in range(processes)]
+    printed = run_together(["-m", "tests.faults.shared_writer"], arguments)
+    asyncio.run(check(target, [json.loads(output) for output in printed]))
+
+
+async def check(target: str, results: list[dict[str, Any]]) -> None:
+    async with aiovec.connect(target) as store:
+        for record in await store.get(TABLE, SHARED):
             for n, result in enumerate(results):
                 wanted = result["counts"][record.id]
                 assert (record[f"c{n}"] or 0) == wanted, f"{record.id} lost an update of {n}"
-                assert record.fields.get(f"key p{n}", 0) == wanted
-        for result in results:
-            kept = {id: version for id, version in result["rows"].items() if version is not None}
-            found = {record.id: record for record in await store.get("notes", list(result["rows"]))}
-            assert found.keys() == kept.keys()
-            for id, version in kept.items():
-                row = found[id]
-                fields = {k: v for k, v in row.fields.items() if k not in COUNTERS}
-                assert fields == State(version, version).fields(id, None)
+                assert record.fields.get("key", {}).get(str(n), 0) == wanted
+        found = [id async for batch in store.export(TABLE) for id in batch["id"].to_pylist()]
+        assert len(found) == len(set(found)), "an id stands twice"
+        own = {id: version for result in results for id, version in result["rows"].items()}
         winners = [id for result in results for id in result["won"]]
         assert len(winners) == len(set(winners)), "two processes inserted one id"
-        assert await store.count("notes", "STARTSWITH(id, 'race/')") == len(winners)
+        assert set(found) == {*SHARED, *own, *winners}
+        for record in await store.get(TABLE, list(own)):
+            assert record["year"] == own[record.id]
+            assert record.vector is not None
+            assert record.vector.tolist() == row("", own[record.id])["embedding"]
 
 
-def campaign(folder: Path, seconds: float) -> None:
-    path = folder / "notes.db"
-    asyncio.run(_create(path))
-    processes = [
-        python(
-            "-m", "tests.faults.shared_writer",
-            str(path), str(folder), str(n), str(PROCESSES), str(seconds),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for n in range(PROCESSES)
-    ]  # fmt: skip
-    results = []
-    failures = []
-    for process in processes:
-        output, complaints = process.communicate(timeout=seconds + 200)
-        if process.returncode:
-            failures.append(complaints[-3000:])
-        else:
-            results.append(json.loads(output))
-    assert not failures, "\n\n".join(failures)
-    # Each did all of its kinds of work, so the checks below check something.
-    for result in results:
-        assert result["seen"] > 0
-        assert sum(result["counts"].values()) > 0
-        assert len(result["rows"]) > 10
-    asyncio.run(_check(path, results))
-    assert set(check_file(path)) == {"notes"}
-
-
-def test_eight_processes(tmp_path: Path) -> None:
-    campaign(tmp_path, seconds=2)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_that_write_one_store(tmp_path: Path, kind: str) -> None:
+    campaign(tmp_path, kind, *((3, 8) if kind == "sqlite" else (2, 4)))
 
 
 @pytest.mark.soak
-def test_eight_processes_for_30_seconds(tmp_path: Path) -> None:
-    campaign(tmp_path, seconds=30)
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_processes_that_write_one_store(tmp_path: Path, kind: str) -> None:
+    campaign(tmp_path, kind, 8, 200)
+
+
+CREATE = """
+import asyncio, sys
+import aiovec
+async def main():
+    for path in sys.argv[2:]:
+        async with aiovec.connect(path) as store:
+            await store.create_table("t", aiovec.Schema(4), exist_ok=True)
+            await store.insert("t", [{"id": sys.argv[1], "embedding": [1, 2, 3, 4]}])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_create_the_same_files(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{n}.db") for n in range(10)]
+    run_together(["-c", CREATE], [[str(n), *paths] for n in range(2)])
+
+    async def check() -> None:
+        for path in paths:
+            async with aiovec.connect(path) as store:
+                assert await store.count("t") == 2
+
+    asyncio.run(check())

@@ -6,7 +6,7 @@
      0  the calls that may fail: a sum of the values below; 0 lets every call pass
      1  how many of those that match still pass first
      2  how many fail then; it counts down to 0
-     3  the error they fail with (errno)
+     3  the error they fail with (errno); below 0, the process is killed instead
      4  how many have failed so far
      5  how many have matched so far
      6  where the text begins that the file's path must hold, up to a NUL, as an offset in bytes
@@ -17,6 +17,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -55,6 +56,8 @@ static int fails(int kind, const char *path) {
     if (control[1] > 0 && atomic_fetch_sub(&control[1], 1) > 0) return 0;
     if (control[2] <= 0 || atomic_fetch_sub(&control[2], 1) <= 0) return 0;
     atomic_fetch_add(&control[4], 1);
+    if (control[3] < 0)
+        for (;;) kill(getpid(), SIGKILL);
     errno = control[3];
     return 1;
 }

@@ -1,0 +1,111 @@
+"""A full disk: StoreFullError, and what was acknowledged stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from asyncio import to_thread
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.disk import small_disk, take_all
+from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, path_of, row, target_in
+
+import aiovec
+from aiovec import StoreFullError, VectorStore
+
+__all__ = ["small_disk"]  # a fixture
+
+
+def large(id: str, megabytes: int) -> dict[str, Any]:
+    return {**row(id, 1), "text": text_of(id, megabytes)}
+
+
+def text_of(id: str, megabytes: int) -> str:
+    """A text that cannot be compressed by much."""
+    return b64encode(random.Random(id).randbytes(megabytes * (3 << 18))).decode()
+
+
+async def check_kept(store: VectorStore, kept: set[str]) -> None:
+    found = [id async for batch in store.export(TABLE) for id in batch.column("id").to_pylist()]
+    assert len(found) == len(set(found))
+    assert set(found) == kept
+    hits = await store.search(TABLE, [1.0] * DIM, limit=len(kept) + 1, exact=True)
+    assert {hit.id for hit in hits} == kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_disk_that_becomes_full(small_disk: Path, kind: str) -> None:
+    target = target_in(small_disk, kind)
+    filler = small_disk / "filler"
+    kept: set[str] = set()
+    async with aiovec.connect(target) as store:
+        await store.create_table(TABLE, SCHEMA)
+        await to_thread(filler.write_bytes, bytes(9 << 20))
+        for n in range(100):  # until there is no room
+            try:
+                await store.insert(TABLE, [large(f"r{n}", 1)])
+            except StoreFullError:
+                break
+            kept.add(f"r{n}")
+        assert 0 < len(kept) < 100
+        await check_kept(store, kept)
+        await to_thread(take_all, small_disk / "last")
+        for call in (
+            store.insert(TABLE, [large("none", 1)]), store.upsert(TABLE, [large("r0", 2)]),
+            store.update(TABLE, {"name": text_of("x", 1)}, where="TRUE"),
+        ):  # fmt: skip
+            with pytest.raises(StoreFullError) as caught:
+                await call
+            assert caught.value.target == store.target
+            assert caught.value.reason
+        await check_kept(store, kept)
+        # A call that needs too much harms no other that shares its commit.
+        await to_thread((small_disk / "last").unlink)
+        await to_thread(os.truncate, filler, 5 << 20)
+        outcomes = await asyncio.gather(
+            store.insert(TABLE, [large("large", 16)]),
+            *(store.insert(TABLE, [row(f"small{n}", n)]) for n in range(10)),
+            return_exceptions=True,
+        )
+        assert isinstance(outcomes[0], StoreFullError), outcomes[0]
+        assert outcomes[1:] == [1] * 10
+        kept |= {f"small{n}" for n in range(10)}
+        await check_kept(store, kept)
+    await to_thread(filler.unlink)
+    async with aiovec.connect(target) as store:
+        await check_kept(store, kept)
+        await store.optimize(TABLE)
+        await store.insert(TABLE, [large("again", 1)])
+        await check_kept(store, kept | {"again"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, kind: str) -> None:
+    """The error names the place that is full, and nothing is left there."""
+    here, there = target_in(tmp_path, kind), target_in(small_disk, kind)
+    filler = small_disk / "filler"
+    async with aiovec.connect(here) as store:
+        await store.create_table(TABLE, SCHEMA)
+        await store.insert(TABLE, [row(f"r{n}", n) for n in range(100)])
+        saved = tmp_path / "saved"
+        await store.backup(saved)
+        await to_thread(take_all, filler)
+        with pytest.raises(StoreFullError) as caught:
+            await store.backup(small_disk / "copy")
+        assert caught.value.target.startswith(str(small_disk / "copy"))
+        with pytest.raises(StoreFullError) as caught:
+            await aiovec.restore(saved, there)
+        assert caught.value.target == str(path_of(there))
+        assert await to_thread(os.listdir, small_disk) == ["filler"]
+        await store.insert(TABLE, [row("more", 1)])
+    with pytest.raises(StoreFullError):
+        async with aiovec.connect(there) as store:
+            await store.create_table(TABLE, SCHEMA)
+    await to_thread(filler.unlink)
+    async with aiovec.connect(there) as store:
+        await store.create_table(TABLE, SCHEMA, exist_ok=True)
+        await store.insert(TABLE, [row("a", 1)])

@@ -1,0 +1,229 @@
+"""Stores that are opened for reading only, also where nothing can be written."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess
+from asyncio import to_thread
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, row, target_in
+
+import aiovec
+from aiovec import AiovecError, ConfigError, StoreReplacedError, UnsupportedError, VectorStore, sync
+from aiovec.asgi import lifespan
+
+QUERY = [1.0, 2.0, 2.0, 3.0]
+
+
+async def fill(folder: Path, kind: str) -> str:
+    """A store of two rows that is closed."""
+    target = target_in(folder, kind)
+    async with aiovec.connect(target) as store:
+        await store.create_table(TABLE, SCHEMA)
+        await store.insert(TABLE, [row("a", 1), row("b", 2)])
+    return target
+
+
+@pytest.fixture
+def sealed() -> Iterator[Callable[[Path, Path], None]]:
+    """Makes a folder seen at a place where not even root can write, until the test ends."""
+    mounted: list[Path] = []
+
+    def seal(folder: Path, place: Path) -> None:
+        place.mkdir(exist_ok=True)
+        for command in (["--bind", str(folder)], ["-o", "remount,ro,bind"]):
+            done = subprocess.run(["mount", *command, str(place)], capture_output=True, check=False)
+            if done.returncode:
+                pytest.skip("this user cannot mount")
+            if place not in mounted:
+                mounted.append(place)
+
+    if shutil.which("mount") is None:
+        pytest.skip("this system has no mount")
+    yield seal
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+async def check_reads(store: VectorStore, copy: Path) -> None:
+    """Every reading call, and a copy of the store."""
+    assert store.read_only
+    assert store.supports("read-only")
+    await store.ping()
+    assert await store.tables() == [TABLE]
+    assert (await store.schema(TABLE)).dim == DIM
+    assert await store.count(TABLE) == 2
+    assert [record.id for record in await store.get(TABLE, ["b", "a"])] == ["b", "a"]
+    assert [record.id for record in await store.find(TABLE, "year = 1")] == ["a"]
+    assert {hit.id for hit in await store.search(TABLE, QUERY)} == {"a", "b"}
+    assert len(await store.search_many(TABLE, [QUERY, QUERY])) == 2
+    assert sum([len(batch) async for batch in store.export(TABLE)]) == 2
+    assert (await store.stats(TABLE)).rows == 2
+    await store.create_table(TABLE, SCHEMA, exist_ok=True)
+    await store.backup(copy)
+
+
+WRITES: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
+    "insert": lambda store: store.insert(TABLE, [row("c", 3)]),
+    "upsert": lambda store: store.upsert(TABLE, [row("a", 3)]),
+    "set_vectors": lambda store: store.set_vectors(TABLE, ["a"], [QUERY]),
+    "update": lambda store: store.update(TABLE, {"name": "x"}, ids="a"),
+    "delete": lambda store: store.delete(TABLE, "a"),
+    "delete_where": lambda store: store.delete_where(TABLE, "year = 1"),
+    "create_table": lambda store: store.create_table("u", SCHEMA),
+    "create_table that may exist": lambda store: store.create_table("u", SCHEMA, exist_ok=True),
+    "add_field": lambda store: store.add_field(TABLE, "late", int),
+    "create_field_index": lambda store: store.create_field_index(TABLE, "year", "btree"),
+    "drop_field_index": lambda store: store.drop_field_index(TABLE, "year"),
+    "drop_field": lambda store: store.drop_field(TABLE, "year"),
+    "rename_field": lambda store: store.rename_field(TABLE, "year", "x"),
+    "rename_table": lambda store: store.rename_table(TABLE, "x"),
+    "drop_table": lambda store: store.drop_table(TABLE),
+    "optimize": lambda store: store.optimize(TABLE),
+    "create_index": lambda store: store.create_index(TABLE),
+    "restore": lambda store: store.restore(TABLE, 1),
+}
+
+
+async def check_refusals(store: VectorStore) -> None:
+    for name, call in WRITES.items():
+        with pytest.raises(UnsupportedError, match="read_only=True") as caught:
+            await call(store)
+        assert caught.value.ability in name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_where_it_could_be_written(tmp_path: Path, kind: str) -> None:
+    """Reads work, writes are refused, and the store's own files stay as they were."""
+    target = await fill(tmp_path, kind)
+    before = await to_thread(contents, tmp_path)
+    async with aiovec.connect(target, read_only=True) as store:
+        await check_reads(store, tmp_path / "copy")
+        await check_refusals(store)
+    after = await to_thread(contents, tmp_path)
+    assert {name: after.get(name) for name in before} == before
+    # What SQLite itself needs to read while others may write.
+    others = {name for name in after.keys() - before.keys() if not name.startswith("copy")}
+    assert others <= {"store.db-shm", "store.db-wal"}
+    async with aiovec.connect(target) as store:
+        assert not store.read_only
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_where_nothing_can_be_written(
+    tmp_path: Path, kind: str, sealed: Callable[[Path, Path], None]
+) -> None:
+    folder, medium = tmp_path / "folder", tmp_path / "medium"
+    await to_thread(folder.mkdir)
+    await fill(folder, kind)
+    before = await to_thread(contents, folder)
+    await to_thread(sealed, folder, medium)
+    async with aiovec.connect(target_in(medium, kind), read_only=True) as store:
+        await check_reads(store, tmp_path / "copy")
+        await check_refusals(store)
+    assert await to_thread(contents, folder) == before
+    if kind == "sqlite":
+        with pytest.raises(AiovecError, match="read_only=True"):
+            await aiovec.connect(target_in(medium, kind))
+        return
+    async with aiovec.connect(target_in(medium, kind)) as store:
+        assert await store.count(TABLE) == 2  # reading needs no right to write
+        assert {hit.id for hit in await store.search(TABLE, QUERY)} == {"a", "b"}
+        with pytest.raises(AiovecError, match="cannot be"):
+            await store.insert(TABLE, [row("c", 3)])
+
+
+async def test_a_wal_where_nothing_can_be_written(
+    tmp_path: Path, sealed: Callable[[Path, Path], None]
+) -> None:
+    """Rows that are in the WAL alone are read, or the store is refused."""
+    source = Path(await fill(tmp_path, "sqlite"))
+    for ends in (("", "-wal", "-shm"), ("", "-wal")):
+        folder = tmp_path / f"{len(ends)} files"
+        await to_thread(folder.mkdir)
+        async with aiovec.connect(source) as store:
+            await store.upsert(TABLE, [row("c", 3)])
+            for end in ends:
+                await to_thread(shutil.copy, f"{source}{end}", folder)
+        medium = folder.with_name(f"medium of {len(ends)}")
+        await to_thread(sealed, folder, medium)
+        if "-shm" in ends:
+            async with aiovec.connect(medium / source.name, read_only=True) as store:
+                assert await store.count(TABLE) == 3
+        else:
+            with pytest.raises(AiovecError, match="can only be read in a writable folder"):
+                await aiovec.connect(medium / source.name, read_only=True)
+
+
+async def test_beside_a_writer(tmp_path: Path) -> None:
+    """It sees each acknowledged write, and holds none up."""
+    target = await fill(tmp_path, "sqlite")
+    async with aiovec.connect(target, read_only=True) as reader, aiovec.connect(target) as store:
+        for n in range(10):
+            await store.insert(TABLE, [row(f"n{n}", n)])
+            assert await reader.count(TABLE) == n + 3
+            assert len(await reader.search(TABLE, QUERY, limit=100)) == n + 3
+
+
+async def test_one_who_writes_where_we_can_only_read(
+    tmp_path: Path, sealed: Callable[[Path, Path], None]
+) -> None:
+    """The file is read as one that nobody changes; when somebody does, no answer is wrong."""
+    folder, medium = tmp_path / "folder", tmp_path / "medium"
+    await to_thread(folder.mkdir)
+    target = await fill(folder, "sqlite")
+    await to_thread(sealed, folder, medium)
+    async with aiovec.connect(target_in(medium, "sqlite"), read_only=True) as reader:
+        assert await reader.count(TABLE) == 2
+        async with aiovec.connect(target) as store:
+            await store.insert(TABLE, [row("c", 3)])
+            with pytest.raises(StoreReplacedError, match="another process writes to it"):
+                await reader.count(TABLE)
+
+
+async def test_a_store_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error, and nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    for target in ("absent.db", "absent/notes.db", "folder", "lancedb://absent"):
+        with pytest.raises(ConfigError, match="there is no store at"):
+            await aiovec.connect(target, read_only=True)
+    for target in (":memory:", "memory://"):
+        with pytest.raises(ConfigError):
+            await aiovec.connect(target, read_only=True)
+    for target in ("file:x.db?mode=ro", "FILE:///tmp/x.db"):
+        with pytest.raises(ConfigError, match="read_only=True"):
+            await aiovec.connect(target)
+    assert await to_thread(os.listdir, tmp_path) == []
+
+
+def test_without_asyncio_in_a_web_app_and_by_the_toml(tmp_path: Path) -> None:
+    target = asyncio.run(fill(tmp_path, "sqlite"))
+    config = tmp_path / "aiovec.toml"
+    config.write_text('[retrieval]\nsqlite_path = "store.db"\n')
+    with sync.connect(target, read_only=True) as store:
+        assert store.count(TABLE) == 2
+        with pytest.raises(UnsupportedError, match="read_only=True"):
+            store.insert(TABLE, [row("c", 3)])
+
+    async def others() -> None:
+        async with lifespan(target, read_only=True)(object()) as state:
+            assert state["aiovec_store"].read_only
+        async with aiovec.connect(config=config, read_only=True) as store:
+            with pytest.raises(UnsupportedError):
+                await store.insert(TABLE, [row("c", 3)])
+
+    asyncio.run(others())

@@ -1,0 +1,180 @@
+"""Files that are not stores, or no longer: a clear error, and not one byte of them is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from asyncio import to_thread
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.harness.scripts import KINDS, SCHEMA, TABLE, row, target_in
+
+import aiovec
+from aiovec import AiovecError, CorruptStoreError
+
+OF_ANOTHER = "another application, or one that aiovec did not create"
+
+
+def in_sqlite(path: Path, *statements: str) -> None:
+    """Run statements behind aiovec's back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in statements:
+            db.execute(statement)
+
+
+def made_by(*statements: str) -> Callable[[Path], object]:
+    return lambda path: in_sqlite(path, *statements)
+
+
+STRANGERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "of another application": (
+        made_by("PRAGMA application_id = 1234", "CREATE TABLE t (x)"), "another application",
+    ),
+    "a database": (made_by("CREATE TABLE notes (id)", "INSERT INTO notes VALUES (1)"), OF_ANOTHER),
+    "in WAL mode": (made_by("PRAGMA journal_mode = WAL", "CREATE TABLE t (x)"), OF_ANOTHER),
+    "with names of ours": (made_by("CREATE TABLE aiovec_state (key, value)"), OF_ANOTHER),
+    "a text": (lambda path: path.write_text("id,text\na,hello\n" * 50), "not a SQLite database"),
+    "a short text": (lambda path: path.write_text("hi"), "not a SQLite database"),
+    "zeros": (lambda path: path.write_bytes(bytes(100_000)), "not a SQLite database"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that was closed, to be copied."""
+    path = tmp_path_factory.mktemp("whole") / "notes.db"
+
+    async def make() -> None:
+        async with aiovec.connect(path) as store:
+            await store.create_table(TABLE, SCHEMA)
+            await store.insert(TABLE, [row(f"r{n}", n) for n in range(400)])
+
+    asyncio.run(make())
+    return path
+
+
+def look_at(path: Path) -> dict[str, tuple[str, int]]:
+    """The files in the same folder, and when they were written."""
+    return {
+        one.name: (hashlib.sha256(one.read_bytes()).hexdigest(), one.stat().st_mtime_ns)
+        for one in path.parent.iterdir()
+    }
+
+
+async def refused(path: Path, message: str) -> None:
+    before = await to_thread(look_at, path)
+    for read_only in (False, True):
+        with pytest.raises(CorruptStoreError, match=message) as caught:
+            await aiovec.connect(path, read_only=read_only)
+        assert caught.value.target == str(path)
+        assert str(path) in str(caught.value)
+    assert await to_thread(look_at, path) == before
+
+
+async def test_strangers(tmp_path: Path) -> None:
+    for number, (name, (make, message)) in enumerate(STRANGERS.items()):
+        path = tmp_path / str(number) / "notes.db"
+        await to_thread(path.parent.mkdir)
+        await to_thread(make, path)
+        try:
+            await refused(path, message)
+        except BaseException as exc:
+            exc.add_note(name)
+            raise
+        # No connection stays behind, so that it can be moved away.
+        await to_thread(path.rename, path.with_name("kept"))
+        async with aiovec.connect(path) as store:
+            assert await store.tables() == []
+
+
+async def test_a_newer_layout(tmp_path: Path, whole: Path) -> None:
+    for mode in ("WAL", "DELETE"):
+        path = Path(await to_thread(shutil.copy, whole, tmp_path / f"{mode}.db"))
+        statements = (f"PRAGMA journal_mode = {mode}", "PRAGMA user_version = 77")
+        await to_thread(in_sqlite, path, *statements)
+        await refused(path, "layout 77.*upgrade aiovec")
+
+
+async def test_damage_at_the_beginning_or_the_end(tmp_path: Path, whole: Path) -> None:
+    path = tmp_path / "notes.db"
+    for kept in (0.98, 0.5, 0.1):
+        await to_thread(shutil.copy, whole, path)
+        await to_thread(lambda kept=kept: os.truncate(path, int(path.stat().st_size * kept)))
+        await refused(path, "cut short.*restore it from a backup")
+    data = await to_thread(whole.read_bytes)
+    for first, length in ((0, 8), (16, 8), (20, 8), (100, 4000)):
+        damaged = data[:first] + b"\xa5" * length + data[first + length :]
+        await to_thread(path.write_bytes, damaged)
+        await refused(path, "not a SQLite database|damaged|cut short")
+
+
+WRITE = """
+import asyncio, os, signal, sys
+import aiovec
+async def main():
+    store = await aiovec.connect(sys.argv[1])
+    await store.insert("notes", [
+        {"id": f"w{n}", "embedding": [n, 1, 2, 3], "name": "x" * 500} for n in range(200)])
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+async def test_a_backup_copied_over_a_store_beside_its_wal(tmp_path: Path) -> None:
+    """By hand, after a kill: the WAL is of another file, and whose rows count nobody can tell."""
+    path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table(TABLE, SCHEMA)
+        await store.insert(TABLE, [row("a", 1)])
+        await store.backup(backup)
+    await to_thread(subprocess.run, [sys.executable, "-c", WRITE, str(path)])
+    assert path.with_name("notes.db-wal").stat().st_size
+    await to_thread(shutil.copy, backup, path)
+    before = await to_thread(path.read_bytes)
+    for read_only in (False, True):
+        with pytest.raises(CorruptStoreError, match=r"notes\.db-wal.*aiovec restore"):
+            await aiovec.connect(path, read_only=read_only)
+    assert await to_thread(path.read_bytes) == before
+    await aiovec.restore(backup, path)
+    async with aiovec.connect(path) as store:
+        assert await store.count(TABLE) == 1
+
+
+async def test_what_is_no_file(tmp_path: Path) -> None:
+    await to_thread((tmp_path / "file").write_text, "x")
+    await to_thread((tmp_path / "folder" / "vectors.sqlite").mkdir, parents=True)
+    with pytest.raises(CorruptStoreError, match="directory"):
+        await aiovec.connect(tmp_path / "folder")
+    for kind in KINDS:
+        with pytest.raises(AiovecError, match="file"):
+            async with aiovec.connect(target_in(tmp_path / "file", kind)) as store:
+                await store.create_table(TABLE, SCHEMA)
+    with pytest.raises(AiovecError, match="file"):
+        await aiovec.connect(f"lancedb://{tmp_path}/file")
+    if hasattr(os, "mkfifo"):
+        await to_thread(os.mkfifo, tmp_path / "notes.db")
+        with pytest.raises(CorruptStoreError, match="not a file"):  # nobody waits for its writer
+            await aiovec.connect(tmp_path / "notes.db")
+
+
+async def test_an_empty_file_and_a_link_are_opened(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    await to_thread(path.touch)
+    async with aiovec.connect(path) as store:
+        await store.create_table(TABLE, SCHEMA)
+    if os.name == "nt":
+        return
+    await to_thread((tmp_path / "link.db").symlink_to, path)
+    async with aiovec.connect(tmp_path / "link.db") as one, aiovec.connect(path) as other:
+        await one.insert(TABLE, [row("a", 1)])
+        assert await other.count(TABLE) == 1

@@ -1,0 +1,159 @@
+"""A store that is replaced or removed under an open one is noticed: nothing is acknowledged into
+files that no name leads to, and no empty store is made in their place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from asyncio import to_thread
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from tests.harness.scripts import SCHEMA, TABLE, path_of, row, target_in
+
+import aiovec
+from aiovec import StoreReplacedError, VectorStore
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
+
+
+async def filled(target: str) -> VectorStore:
+    store = await aiovec.connect(target)
+    await store.create_table(TABLE, SCHEMA)
+    await store.insert(TABLE, [row("a", 1), row("b", 2)])
+    assert len(await store.search(TABLE, [1, 2, 3, 4])) == 2
+    return store
+
+
+def removed(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+
+
+def replaced(path: Path) -> None:
+    """By a copy."""
+    renamed(path)
+    elsewhere = path.with_name("elsewhere")
+    (shutil.copytree if elsewhere.is_dir() else shutil.copy)(elsewhere, path)
+
+
+def replaced_by_nothing(path: Path) -> None:
+    renamed(path)
+    path.mkdir() if path.with_name("elsewhere").is_dir() else path.touch()
+
+
+def in_another_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.mkdir()
+
+
+def without_its_wal(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+WAYS: dict[str, list[Callable[[Path], None]]] = {
+    "sqlite": [removed, renamed, replaced, replaced_by_nothing, in_another_folder, without_its_wal],
+    "lancedb": [removed, renamed, replaced, replaced_by_nothing],
+}
+CALLS: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
+    "insert": lambda store: store.insert(TABLE, [row("c", 3)]),
+    "upsert": lambda store: store.upsert(TABLE, [row("a", 3)]),
+    "update": lambda store: store.update(TABLE, {"name": "x"}, ids="a"),
+    "delete": lambda store: store.delete(TABLE, "a"),
+    "create_table": lambda store: store.create_table("u", SCHEMA),
+    "get": lambda store: store.get(TABLE, "a"),
+    "find": lambda store: store.find(TABLE),
+    "count": lambda store: store.count(TABLE),
+    "search": lambda store: store.search(TABLE, [1, 2, 3, 4]),
+    "tables": lambda store: store.tables(),
+    "ping": lambda store: store.ping(),
+    "optimize": lambda store: store.optimize(TABLE),
+    "export": lambda store: exported(store),
+}
+
+
+async def exported(store: VectorStore) -> list[object]:
+    return [batch async for batch in store.export(TABLE)]
+
+
+@pytest.mark.parametrize("kind", WAYS)
+async def test_every_call_says_so_and_none_makes_a_file(tmp_path: Path, kind: str) -> None:
+    for way in WAYS[kind]:
+        folder = tmp_path / way.__name__ / "folder"
+        await to_thread(folder.mkdir, parents=True)
+        target = target_in(folder, kind)
+        store = await filled(target)
+        try:
+            await to_thread(way, path_of(target))
+            before = await to_thread(os.listdir, folder)
+            for name, call in CALLS.items():
+                with pytest.raises(StoreReplacedError) as caught:
+                    await asyncio.wait_for(call(store), 120)
+                assert caught.value.target == str(path_of(target)), (way, name)
+            assert await to_thread(os.listdir, folder) == before, way
+            if kind == "sqlite":  # what was acknowledged can still be had
+                await store.backup(tmp_path / f"{way.__name__}.db")
+        finally:
+            await store.close()
+        if kind == "sqlite":
+            async with aiovec.connect(tmp_path / f"{way.__name__}.db") as saved:
+                assert await saved.count(TABLE) == 2
+
+
+async def test_a_link_that_leads_elsewhere(tmp_path: Path) -> None:
+    """As deployments do that switch a link."""
+    for name in ("one.db", "two.db"):
+        await (await filled(str(tmp_path / name))).close()
+    link = tmp_path / "notes.db"
+    await to_thread(link.symlink_to, tmp_path / "one.db")
+    async with aiovec.connect(link) as store:
+        assert await store.count(TABLE) == 2
+        await to_thread((tmp_path / "new").symlink_to, tmp_path / "two.db")
+        await to_thread(os.replace, tmp_path / "new", link)
+        with pytest.raises(StoreReplacedError):
+            await store.insert(TABLE, [row("c", 3)])
+
+
+async def test_writes_while_the_file_is_replaced_are_refused_or_kept(tmp_path: Path) -> None:
+    """Whatever was acknowledged is in the file that the name led to at that time."""
+    path = tmp_path / "notes.db"
+    await (await filled(str(path))).close()
+    await to_thread(shutil.copy, path, tmp_path / "other.db")
+    store = await aiovec.connect(path)
+    acknowledged: list[str] = []
+    many = asyncio.Event()
+
+    async def write(name: str) -> None:
+        for n in range(10**6):
+            try:
+                await store.insert(TABLE, [row(f"{name}-{n}", n)])
+            except StoreReplacedError:
+                return
+            acknowledged.append(f"{name}-{n}")
+            if n == 20:
+                many.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        for name in "abcd":
+            tasks.create_task(write(name))
+        await many.wait()
+        await to_thread(os.link, path, tmp_path / "old.db")
+        await to_thread(os.link, tmp_path / "notes.db-wal", tmp_path / "old.db-wal")
+        await to_thread(os.replace, tmp_path / "other.db", path)
+    await store.close()
+    async with aiovec.connect(tmp_path / "old.db") as old:
+        assert set(acknowledged) <= {one.id for one in await old.find(TABLE, limit=10**6)}
+
+
+async def test_neighbours_in_one_folder_may_come_and_go(tmp_path: Path) -> None:
+    store = await filled(str(tmp_path / "notes.db"))
+    await (await filled(str(tmp_path / "other.db"))).close()
+    await to_thread((tmp_path / "other.db").unlink)
+    await store.insert(TABLE, [row("c", 3)])
+    assert await store.count(TABLE) == 3
+    await store.close()

@@ -1,0 +1,283 @@
+"""A backup is of one moment, and is put in the place of a store as a whole or not at all, never
+under a running process."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from asyncio import to_thread
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.harness.scripts import KINDS, SCHEMA, TABLE, path_of, row, target_in
+
+import aiovec
+from aiovec import (
+    AiovecError,
+    ConfigError,
+    CorruptStoreError,
+    InvalidArgumentError,
+    StoreBusyError,
+    StoreReplacedError,
+    UnsupportedError,
+)
+
+
+async def backed_up(target: str, backup: Path) -> None:
+    """A store of a and b with a backup of it, and c written since; closed."""
+    async with aiovec.connect(target) as store:
+        await store.create_table(TABLE, SCHEMA)
+        await store.insert(TABLE, [row("a", 1), row("b", 2)])
+        await store.backup(backup)
+        await store.insert(TABLE, [row("c", 3)])
+
+
+async def ids_in(target: Path | str) -> list[str]:
+    async with aiovec.connect(target) as store:
+        return [record.id for record in await store.find(TABLE, limit=10**6)]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_backup_is_of_one_moment(tmp_path: Path, kind: str) -> None:
+    """Of each writer it holds what was written to one table and, at most, not yet to the other."""
+    async with aiovec.connect(target_in(tmp_path, kind)) as store:
+        await store.create_table("one", SCHEMA)
+        await store.create_table("two", SCHEMA)
+        done = [asyncio.Event() for _ in range(3)]
+        over = False
+
+        async def write(writer: int) -> None:
+            for n in range(10**6):
+                for table in ("one", "two"):
+                    await store.insert(table, [row(f"{writer}-{n}", n)])
+                if n == 3:
+                    done[writer].set()
+                if over:
+                    return
+
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(3):
+                tasks.create_task(write(writer))
+            for event in done:
+                await event.wait()
+            for n in range(2):
+                await store.backup(tmp_path / f"copy{n}")
+            over = True
+    for n in range(2):
+        copy = str(tmp_path / f"copy{n}") if kind == "sqlite" else f"lancedb://{tmp_path}/copy{n}"
+        async with aiovec.connect(copy) as saved:
+            one, two = [
+                {found.id for found in await saved.find(table, limit=10**6)}
+                for table in ("one", "two")
+            ]
+        assert two <= one
+        assert len(one - two) <= 3
+        for writer in range(3):
+            rows = [id for id in one if id.startswith(f"{writer}-")]
+            assert len(rows) >= 3
+            assert sorted(rows) == sorted(f"{writer}-{n}" for n in range(len(rows)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_over_a_store_and_where_there_is_none(tmp_path: Path, kind: str) -> None:
+    """The old store is kept unless ``overwrite`` is true, and no file of it stays beside."""
+    target, backup = target_in(tmp_path, kind), tmp_path / "backup"
+    await backed_up(target, backup)
+    kept = await aiovec.restore(backup, target)
+    assert kept is not None
+    assert await ids_in(target) == ["a", "b"]
+    old = str(kept) if kind == "sqlite" else f"lancedb://{kept}"
+    assert await ids_in(old) == ["a", "b", "c"]
+    files = sorted(["backup", path_of(target).name, kept.name])
+    assert await to_thread(names_in, tmp_path) == files
+    async with aiovec.connect(target) as store:
+        await store.insert(TABLE, [row("d", 4)])
+    assert await aiovec.restore(backup, target, overwrite=True) is None
+    assert await to_thread(names_in, tmp_path) == files
+    new = target_in(tmp_path / "folder" / "deep", kind)
+    assert await aiovec.restore(backup, new) is None
+    assert await ids_in(target) == await ids_in(new) == ["a", "b"]
+
+
+async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(tmp_path: Path) -> None:
+    """The restored store counts on from the one that it replaces."""
+    target, backup = target_in(tmp_path, "sqlite"), tmp_path / "backup.db"
+    await backed_up(target, backup)
+
+    async def read(after: bytes | None) -> tuple[list[str], bytes | None]:
+        found: list[str] = []
+        async with aiovec.connect(target) as store:
+            async for batch in store.export(TABLE, after=after):
+                found += batch.column("id").to_pylist()
+                after = batch.schema.metadata[b"aiovec.cursor"]
+        return found, after
+
+    async with aiovec.connect(target) as store:
+        await store.insert(TABLE, [row(f"gone{n}", n) for n in range(50)])
+    _, cursor = await read(None)
+    await aiovec.restore(backup, target)
+    async with aiovec.connect(target) as store:
+        await store.insert(TABLE, [row(f"new{n}", n) for n in range(20)])
+    found, _ = await read(cursor)
+    assert set(found) >= {f"new{n}" for n in range(20)}
+
+
+HOLD = {
+    "another process": """
+import sys
+from aiovec import sync
+store = sync.connect(sys.argv[1])
+store.count("notes")
+print("ready", flush=True); sys.stdin.read(); store.close()
+""",
+    "another library": """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("SELECT * FROM aiovec_state").fetchall()
+print("ready", flush=True); sys.stdin.read()
+""",
+}
+
+
+async def refused(target: str, backup: Path) -> None:
+    """Somebody uses the store, and everything is as it was."""
+    before = await to_thread(names_in, backup.parent)
+    for overwrite in (False, True):
+        with pytest.raises(StoreBusyError, match="in use"):
+            await aiovec.restore(backup, target, overwrite=overwrite)
+    assert await to_thread(names_in, backup.parent) == before
+
+
+async def test_while_it_is_in_use_here(tmp_path: Path) -> None:
+    target, backup = target_in(tmp_path, "sqlite"), tmp_path / "backup.db"
+    await backed_up(target, backup)
+    async with aiovec.connect(target) as store:
+        await refused(target, backup)
+        await store.insert(TABLE, [row("d", 4)])
+    async with aiovec.connect(target, read_only=True) as store:
+        await store.count(TABLE)
+        await refused(target, backup)
+        assert await store.count(TABLE) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", HOLD)
+async def test_while_another_process_uses_it(tmp_path: Path, way: str) -> None:
+    target, backup = target_in(tmp_path, "sqlite"), tmp_path / "backup.db"
+    await backed_up(target, backup)
+    process = await to_thread(
+        subprocess.Popen, [sys.executable, "-c", HOLD[way], target],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert await to_thread(process.stdout.readline) == b"ready\n"
+        await refused(target, backup)
+    finally:
+        await to_thread(process.communicate, b"")
+    assert len(await ids_in(target)) == 3
+
+
+async def test_a_folder_of_lancedb_that_is_in_use(tmp_path: Path) -> None:
+    """Refused while somebody reads a version; a store that is open only notices later."""
+    target, backup = target_in(tmp_path, "lancedb"), tmp_path / "backup"
+    await backed_up(target, backup)
+    async with aiovec.connect(target) as store:
+        exporting = store.export(TABLE, batch_size=1)
+        await anext(exporting)
+        await refused(target, backup)
+        await exporting.aclose()
+        await aiovec.restore(backup, target)
+        with pytest.raises(StoreReplacedError):
+            await store.insert(TABLE, [row("d", 4)])
+    assert await ids_in(target) == ["a", "b"]
+
+
+def tear(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xa5" * 40_000)
+
+
+def foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+
+
+async def test_what_is_no_backup_or_no_store(tmp_path: Path) -> None:
+    """The backup is checked before anything is changed, and a mistyped target is not replaced."""
+    path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
+    await backed_up(str(path), backup)
+    torn = Path(await to_thread(shutil.copy, backup, tmp_path / "torn.db"))
+    text, other = tmp_path / "text.db", tmp_path / "other.db"
+    await to_thread(tear, torn)
+    await to_thread(text.write_text, "no database " * 50)
+    await to_thread(foreign, other)
+    before = await to_thread(names_in, tmp_path)
+    for wrong in (torn, text, other):
+        with pytest.raises(CorruptStoreError) as caught:
+            await aiovec.restore(wrong, path)
+        assert caught.value.target == str(wrong)
+    with pytest.raises(ConfigError, match="there is no backup"):
+        await aiovec.restore(tmp_path / "absent.db", path)
+    with pytest.raises(InvalidArgumentError):
+        await aiovec.restore(path, path)
+    with pytest.raises(UnsupportedError):
+        await aiovec.restore(backup, ":memory:")
+    for target in (text, other):
+        with pytest.raises(CorruptStoreError, match="overwrite=True"):
+            await aiovec.restore(backup, target)
+    assert await to_thread(names_in, tmp_path) == before
+    assert await ids_in(path) == ["a", "b", "c"]
+    await aiovec.restore(backup, text, overwrite=True)
+    await to_thread(tear, path)  # that is what backups are for
+    await aiovec.restore(backup, path)
+    assert await ids_in(text) == await ids_in(path) == ["a", "b"]
+
+
+async def test_a_restore_that_fails_leaves_the_store_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
+    await backed_up(str(path), backup)
+    before = await to_thread(names_in, tmp_path)
+
+    def fail(*paths: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(AiovecError, match="Input/output error"):
+            await aiovec.restore(backup, path, overwrite=True)
+    assert await to_thread(names_in, tmp_path) == before
+    assert await ids_in(path) == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions, and links need some")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nobody_else_reads_a_backup_or_what_was_restored(tmp_path: Path, kind: str) -> None:
+    """And a link to a store leads to the restored one then."""
+    target, backup = target_in(tmp_path, kind), tmp_path / "backup"
+    private = 0o600 if kind == "sqlite" else 0o700
+    async with aiovec.connect(target) as store:
+        await store.create_table(TABLE, SCHEMA)
+        await to_thread(path_of(target).chmod, private)
+        await store.backup(backup)
+    link = tmp_path / "link"
+    await to_thread(link.symlink_to, path_of(target))
+    new = target_in(tmp_path, kind, "new")
+    await aiovec.restore(backup, new)
+    await aiovec.restore(backup, link if kind == "sqlite" else f"lancedb://{link}", overwrite=True)
+    assert await to_thread(link.is_symlink)
+    for path in (path_of(target), backup, path_of(new)):
+        assert (await to_thread(path.stat)).st_mode & 0o777 == private, path

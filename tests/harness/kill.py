@@ -1,0 +1,210 @@
+"""Kill a process that runs scripts without an end, and check what it leaves.
+
+    python -m tests.harness.kill TARGET SEED NUMBER
+
+is that process. Before a call it says what it is about to do, after the call that it was
+acknowledged: one line of JSON each, written by one system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.harness import syscalls
+from tests.harness.scripts import (
+    BEGIN,
+    KEPT,
+    TABLE,
+    Call,
+    Model,
+    Place,
+    Script,
+    keyed,
+    path_of,
+    scripts_of,
+    settle,
+    settled,
+    state_of,
+    tables_in,
+    target_in,
+)
+
+# Seconds after which a process that should have been killed never will be.
+_PATIENCE = 300.0
+
+
+def kind_of(target: str) -> str:
+    return "lancedb" if "://" in target else "sqlite"
+
+
+def script_named(name: str, kind: str) -> Script:
+    return BEGIN if name == "begin" else scripts_of(kind)[name]
+
+
+# In the process that is killed
+
+
+def say(*facts: Any) -> None:
+    os.write(1, json.dumps(facts).encode() + b"\n")
+
+
+async def main(target: str, seed: int, number: int) -> None:
+    chance = random.Random(seed)
+    kind = kind_of(target)
+    async with Place(target) as place:
+        assert place.store is not None
+        model = Model()
+        model.tables = await tables_in(place.store)
+        if await asyncio.to_thread(place.saved.exists):
+            model.saved = {}  # what it holds is of no matter here
+        for n in range(number, 10**9):
+            notes = model.tables.get(TABLE)
+            name = chance.choice(list(scripts_of(kind)))
+            if notes is None or not notes.rows.keys() >= set(KEPT):
+                name = "begin"
+            script = script_named(name, kind)
+            say("script", name, n)
+            first = script.first(model, n)
+            for place_of, call in enumerate(first):
+                await told(place, place_of, call, None)
+                await place.reopen()
+            calls = enumerate(script.calls(n), len(first))
+            key = f"key {n}" if script.once and kind == "sqlite" else None
+            await asyncio.gather(*(told(place, at, call, key) for at, call in calls))
+            await place.reopen()
+            assert place.store is not None
+            model.tables = await tables_in(place.store)
+            model.saved = {} if await asyncio.to_thread(place.saved.exists) else None
+
+
+async def told(place: Place, number: int, call: Call, key: str | None) -> None:
+    say("begin", number)
+    await (call(place) if key is None else keyed(key, call, place))
+    say("done", number)
+
+
+# In the one that kills it
+
+
+class Journal:
+    """What the process said: the model of what it had done, and the calls that may be open."""
+
+    def __init__(self, model: Model, kind: str) -> None:
+        self.model = model
+        self.heard = 0
+        self.name = ""
+        self.key: tuple[str, Call] | None = None
+        self._kind = kind
+        self._calls: list[Call] = []
+        self._begun: list[int] = []
+        self._done: set[int] = set()
+
+    def hear(self, kind: str, what: Any, number: int = 0) -> None:
+        self.heard += 1
+        if kind == "script":
+            assert len(self._begun) == len(self._calls) == len(self._done)
+            for call in self._calls:
+                call(self.model)
+            script = script_named(what, self._kind)
+            first, calls = script.first(self.model, number), script.calls(number)
+            self.name, self._calls, self._begun, self._done = what, [*first, *calls], [], set()
+            keyed = script.once and self._kind == "sqlite"
+            self.key = (f"key {number}", calls[0]) if keyed else None
+        elif kind == "begin":
+            self._begun.append(what)
+        else:
+            self._done.add(what)
+
+    def open(self) -> tuple[list[Call], list[int]]:
+        """The calls of the last script that had begun, and which of them were acknowledged."""
+        acknowledged = [at for at, number in enumerate(self._begun) if number in self._done]
+        return [self._calls[number] for number in self._begun], acknowledged
+
+
+def run_and_kill(
+    target: str, model: Model, number: int, chance: random.Random, *, at_once: bool
+) -> Journal:
+    """Run the process and kill it at one of its calls to the system, after some of the script's
+    calls or ``at_once``; where the system allows no such thing, at any moment."""
+    folder = path_of(target).parent
+    exactly = syscalls.can_fail()
+    env = syscalls.environment(folder.parent, folder.parent / "control") if exactly else None
+    after = 0 if at_once else chance.randrange(1, 60)
+    journal = Journal(model, kind_of(target))
+
+    def kill() -> None:
+        if exactly:
+            faults = syscalls.Faults(folder.parent / "control")
+            skip = chance.choice([0, 1, 3, 10, 30, 100]) + chance.randrange(10)
+            faults.arm(syscalls.CHANGES, str(folder), skip=skip, error=syscalls.KILL)
+        else:
+            process.kill()
+
+    seed = chance.randrange(10**6)
+    if at_once and exactly:
+        kill()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.harness.kill", target, str(seed), str(number)],
+        cwd=syscalls.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    watch = threading.Timer(_PATIENCE, process.terminate)
+    watch.start()
+    try:
+        for line in process.stdout:
+            if line.endswith(b"\n"):
+                journal.hear(*json.loads(line))
+            if journal.heard == after and not (at_once and exactly):
+                kill()
+        _, complaints = process.communicate()
+    finally:
+        watch.cancel()
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, complaints.decode()[-5000:]
+    return journal
+
+
+def every_kill(folder: Path, kind: str, rounds: int, seed: int) -> Counter[str]:
+    """Kill the process in each round, every third time while it creates a store; otherwise each
+    round starts from what the last one left. Gives how often each script was met."""
+    chance = random.Random(seed)
+    met: Counter[str] = Counter()
+    model, target = Model(), ""
+    for turn in range(rounds):
+        new = turn % 3 == 0
+        if new:
+            (folder / str(turn)).mkdir()
+            model, target = Model(), target_in(folder / str(turn), kind)
+        try:
+            journal = run_and_kill(target, model, 1000 * (turn + 1), chance, at_once=new)
+            model = asyncio.run(left(target, journal))
+        except BaseException as exc:
+            exc.add_note(f"round {turn} of seed {seed}")
+            raise
+        met[journal.name] += 1
+    return met
+
+
+async def left(target: str, journal: Journal) -> Model:
+    """What the process has left is as it said; an open call that has a key is done, and once."""
+    calls, acknowledged = journal.open()
+    model = await settled(target, journal.model, calls, acknowledged)
+    if journal.key is not None and calls:
+        async with Place(target) as place:
+            await keyed(*journal.key, place)
+            model = settle(journal.model, calls, [0], await state_of(place))
+    return model
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,520 @@
+"""What the tests of faults do to a store, and what it must hold afterwards.
+
+A script makes numbered calls. A call takes a store, or the model of one, so the same call says what
+is done and what must come of it. Whatever stops a call, it is done as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import aiovec
+from aiovec import Field, Schema, VectorStore
+from aiovec.backend import Conditions, WriteKey, under
+
+KINDS = ("sqlite", "lancedb")
+DIM = 4
+SCHEMA = Schema(DIM, fields={"name": str, "year": int})
+TABLE = "notes"
+BACKUP = "backup"
+# These rows are never deleted, the next ten may be.
+KEPT = [f"r{n:02}" for n in range(10)]
+COMING = [f"r{n:02}" for n in range(10, 20)]
+
+Row = dict[str, Any]
+Call = Callable[[Any], Any]
+"""Takes a Place, for which it returns a coroutine, or a Model, to which it is done at once."""
+State = dict[tuple[str, ...], Any]
+"""What a store holds: the fields of each table, its rows, and whether there is a backup."""
+
+
+def target_in(folder: Path, kind: str, name: str = "store") -> str:
+    """The target of a store of this kind in the folder."""
+    return str(folder / f"{name}.db") if kind == "sqlite" else f"lancedb://{folder / name}"
+
+
+def path_of(target: str) -> Path:
+    return Path(target.removeprefix("lancedb://"))
+
+
+def row(id: str, year: int) -> Row:
+    """A row whose vector tells its year."""
+    return {
+        "id": id,
+        "embedding": [1.0, float(year), 2.0, 3.0],
+        "name": f"note of {year}",
+        "year": year,
+    }
+
+
+@dataclass
+class ModelTable:
+    fields: dict[str, Field]
+    rows: dict[str, Row]
+
+
+class Model:
+    """A store as plain values, with the calls of the scripts."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, ModelTable] = {}
+        self.saved: dict[str, ModelTable] | None = None
+        self._number = 100
+
+    def copy(self) -> Model:
+        return deepcopy(self)
+
+    def next(self) -> int:
+        """A number that no call has had."""
+        self._number += 1
+        return self._number
+
+    def state(self) -> State:
+        found: State = {("backup",): True} if self.saved is not None else {}
+        return found | flat(self.tables)
+
+    def create_table(self, table: str, schema: Schema) -> None:
+        self.tables[table] = ModelTable(dict(schema.fields), {})
+
+    def drop_table(self, table: str) -> None:
+        del self.tables[table]
+
+    def rename_table(self, old: str, new: str) -> None:
+        self.tables[new] = self.tables.pop(old)
+
+    def add_field(self, table: str, name: str, field: Field) -> None:
+        self.tables[table].fields[name] = field
+
+    def drop_field(self, table: str, name: str) -> None:
+        del self.tables[table].fields[name]
+        for one in self.tables[table].rows.values():
+            one.pop(name, None)
+
+    def rename_field(self, table: str, old: str, new: str) -> None:
+        found = self.tables[table]
+        found.fields = {new if name == old else name: f for name, f in found.fields.items()}
+        found.rows = {
+            id: {new if name == old else name: value for name, value in one.items()}
+            for id, one in found.rows.items()
+        }
+
+    def create_field_index(self, table: str, name: str, kind: Any) -> None:
+        fields = self.tables[table].fields
+        fields[name] = Field(str, text=True) if kind == "text" else Field(int, index=kind)
+
+    def drop_field_index(self, table: str, name: str, kind: Any) -> None:
+        fields = self.tables[table].fields
+        fields[name] = Field(str) if kind == "text" else Field(int)
+
+    def insert(self, table: str, rows: Sequence[Row], on_conflict: str = "fail") -> None:
+        there = self.tables[table].rows
+        for one in rows:
+            if one["id"] not in there or on_conflict == "replace":
+                there[one["id"]] = dict(one)
+            else:
+                assert on_conflict == "skip", one["id"]
+
+    def upsert(self, table: str, rows: Sequence[Row]) -> None:
+        self.insert(table, rows, "replace")
+
+    def update(self, table: str, fields: Row, *, ids: Any = None, where: str | None = None) -> None:
+        for one in self._selected(table, ids, where):
+            one.update(fields)
+
+    def set_vectors(self, table: str, ids: Sequence[str], vectors: Any) -> None:
+        for id, vector in zip(ids, vectors, strict=True):
+            self.tables[table].rows[id]["embedding"] = vector
+
+    def delete(self, table: str, ids: Sequence[str]) -> None:
+        for id in ids:
+            self.tables[table].rows.pop(id, None)
+
+    def delete_where(self, table: str, where: str) -> None:
+        self.delete(table, [one["id"] for one in self._selected(table, None, where)])
+
+    def _selected(self, table: str, ids: Any, where: str | None) -> list[Row]:
+        """Filters of the scripts have the form ``year < 5`` or ``payload.year < 5``."""
+        rows = self.tables[table].rows.values()
+        if ids is not None:
+            return [one for one in rows if one["id"] in ids]
+        assert where is not None
+        field, bound = where.removeprefix("payload.").split(" < ")
+        return [one for one in rows if one.get(field) is not None and one[field] < int(bound)]
+
+    def backup(self, name: str) -> None:
+        self.saved = deepcopy(self.tables)
+
+    def remove_backup(self) -> None:
+        self.saved = None
+
+    def restore_backup(self) -> None:
+        assert self.saved is not None
+        self.tables = deepcopy(self.saved)
+
+    def __getattr__(self, call: str) -> Callable[..., None]:
+        """Calls that change no row: searches, ``optimize`` and the like."""
+        if call.startswith("_"):
+            raise AttributeError(call)
+        return lambda *args, **options: None
+
+
+def flat(tables: dict[str, ModelTable]) -> State:
+    """Tables by name, and rows by table and id; a null is no value."""
+    found: State = {}
+    for name, table in tables.items():
+        found[name,] = table.fields
+        for id, one in table.rows.items():
+            plain = {field: value for field, value in one.items() if value is not None}
+            found[name, id] = plain | {"embedding": [float(v) for v in one["embedding"]]}
+    return found
+
+
+class Place:
+    """A store by its target. What it lacks of the scripts' calls it has from its store."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.store: VectorStore | None = None
+        self.saved = path_of(target_in(path_of(target).parent, "sqlite", BACKUP))
+        if "://" in target:
+            self.saved = self.saved.with_suffix("")
+
+    async def __aenter__(self) -> Place:
+        await self.reopen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def reopen(self) -> None:
+        """Open the store unless it is open."""
+        if self.store is None:
+            self.store = await aiovec.connect(self.target)
+
+    async def close(self) -> None:
+        store, self.store = self.store, None
+        if store is not None:
+            await store.close()
+
+    def __getattr__(self, call: str) -> Any:
+        return getattr(self.store, call)
+
+    async def backup(self, name: str) -> None:
+        assert self.store is not None
+        await self.store.backup(self.saved)
+
+    async def remove_backup(self) -> None:
+        await asyncio.to_thread(_removed, self.saved)
+
+    async def restore_backup(self) -> None:
+        """Put the backup in the place of the store, which is closed then."""
+        await self.close()
+        await aiovec.restore(self.saved, self.target, overwrite=True)
+
+    async def read_all(self) -> None:
+        """Search, find and export, several at once."""
+        store = self.store
+        assert store is not None
+
+        async def export() -> None:
+            async for _ in store.export(TABLE, batch_size=7):
+                pass
+
+        query = [1.0, 2.0, 3.0, 4.0]
+        await asyncio.gather(
+            store.search(TABLE, query, limit=30), store.search_many(TABLE, [query] * 5),
+            store.search(TABLE, query, where="year < 12", exact=True), store.get(TABLE, KEPT),
+            store.find(TABLE, order_by="name"), store.count(TABLE), store.stats(TABLE), export(),
+        )  # fmt: skip
+
+
+def _removed(path: Path) -> None:
+    """In one step, so that no process can be killed in the middle of it."""
+    gone = path.with_name(f"{path.name}.gone")
+    path.rename(gone)
+    if gone.is_dir():
+        shutil.rmtree(gone)
+    else:
+        gone.unlink()
+
+
+async def tables_in(store: VectorStore) -> dict[str, ModelTable]:
+    """Everything that a store holds."""
+    found = {}
+    for table in await store.tables():
+        schema = await store.schema(table)
+        rows = await store.find(table, limit=100_000, include_vector=True)
+        found[table] = ModelTable(
+            dict(schema.fields),
+            {one.id: {"id": one.id, "embedding": one.vector, **one.fields} for one in rows},
+        )
+    return found
+
+
+async def state_of(place: Place) -> State:
+    """What the place holds now."""
+    assert place.store is not None
+    found: State = {}
+    if await asyncio.to_thread(place.saved.exists):
+        found["backup",] = True
+    return found | flat(await tables_in(place.store))
+
+
+@dataclass(frozen=True)
+class Script:
+    """``calls`` are made at once; ``first`` brings the store to where they can be made."""
+
+    calls: Callable[[int], list[Call]]
+    first: Callable[[Model, int], list[Call]] = lambda model, n: []
+    # Whether a repeated call has the same effect once, under a key, where the backend knows keys.
+    once: bool = False
+    # Whether a call that failed is not done, unless its error says that nobody knows. What takes
+    # the place of another file may be there, and the folder could not be flushed.
+    exact: bool = True
+
+
+def _one(call: Callable[[Any, int], Any], **options: Any) -> Script:
+    return Script(lambda n: [lambda s: call(s, n)], **options)
+
+
+def _without(table: str) -> Callable[[Model, int], list[Call]]:
+    return lambda m, n: [lambda s: s.drop_table(table)] if table in m.tables else []
+
+
+def _with_made(model: Model, n: int) -> list[Call]:
+    """A table to be dropped or renamed, and none of the other name."""
+    calls = _without("other")(model, n)
+    if "made" not in model.tables:
+        calls.append(lambda s: s.create_table("made", MADE))
+        calls.append(lambda s: s.insert("made", [row("a", n), row("b", n)]))
+    return calls
+
+
+def _field(wanted: str | None) -> Callable[[Model, int], list[Call]]:
+    """Have this field and none of the others that come and go."""
+
+    def first(model: Model, n: int) -> list[Call]:
+        there = {"late", "later"} & model.tables[TABLE].fields.keys()
+        calls: list[Call] = [lambda s, f=f: s.drop_field(TABLE, f) for f in there - {wanted}]
+        if wanted and wanted not in there:
+            calls.append(lambda s: s.add_field(TABLE, wanted, Field(int, index="btree")))
+            calls.append(lambda s: s.update(TABLE, {wanted: n}, ids=KEPT))
+        return calls
+
+    return first
+
+
+def _marked_for_deletion(model: Model, n: int) -> list[Call]:
+    """Every row that scripts have made, so that tables stay small."""
+    ids = [id for id in model.tables[TABLE].rows if id not in KEPT]
+    return [lambda s: s.update(TABLE, {"seen": 0}, ids=ids)]
+
+
+def _without_index(field: str, kind: str) -> Callable[[Model, int], list[Call]]:
+    def first(model: Model, n: int) -> list[Call]:
+        found = model.tables[TABLE].fields[field]
+        there = found.text if kind == "text" else found.index == kind
+        return [lambda s: s.drop_field_index(TABLE, field, kind)] if there else []
+
+    return first
+
+
+def _backed_up(model: Model, n: int) -> list[Call]:
+    return [] if model.saved is not None else [lambda s: s.backup(BACKUP)]
+
+
+def _not_backed_up(model: Model, n: int) -> list[Call]:
+    return [] if model.saved is None else [lambda s: s.remove_backup()]
+
+
+def _many(n: int) -> list[Call]:
+    """Calls that share a commit, each with rows of its own."""
+    inserts = [
+        lambda s, i=i: s.insert(TABLE, [row(f"m{n}-{i}-{k}", n) for k in range(3)])
+        for i in range(6)
+    ]
+    updates = [
+        lambda s, id=id: s.update(TABLE, {"name": f"note of many {n}", "deep": {"n": n}}, ids=[id])
+        for id in KEPT[:3]
+    ]
+    return [*inserts, *updates, lambda s: s.delete(TABLE, [COMING[n % 10]])]
+
+
+def _large(model: Model, n: int) -> list[Call]:
+    """A table that can have an index."""
+    rows = [row(f"l{i}", i) for i in range(400)]
+    if "large" in model.tables:
+        return []
+    return [
+        lambda s: s.create_table("large", SCHEMA),
+        lambda s: s.insert("large", rows),
+    ]
+
+
+MADE = Schema(DIM, fields={"name": Field(str, index="bitmap"), "year": int})
+
+BEGIN = Script(
+    lambda n: [lambda s: s.insert(TABLE, [row(id, int(id[1:])) for id in KEPT + COMING])],
+    lambda m, n: [lambda s: s.create_table(TABLE, SCHEMA)] if TABLE not in m.tables else [],
+)
+"""What every test begins with."""
+
+SCRIPTS: dict[str, Script] = {
+    "insert": _one(
+        lambda s, n: s.insert(TABLE, [row(f"n{n}-{i}", n) for i in range(5)]), once=True),
+    "upsert": _one(
+        lambda s, n: s.upsert(TABLE, [row(COMING[n % 10], n), row(KEPT[n % 10], n % 10),
+                                      row(f"u{n}", n)]), once=True),
+    "skip": _one(
+        lambda s, n: s.insert(TABLE, [row(KEPT[0], n), row(f"s{n}", n), row(COMING[n % 10], n)],
+                              on_conflict="skip")),
+    "update by ids": _one(
+        lambda s, n: s.update(TABLE, {"name": f"note by id {n}", "seen": n}, ids=KEPT[:6]),
+        once=True),
+    "update by a filter": _one(
+        lambda s, n: s.update(TABLE, {"name": f"note by filter {n}"}, where="year < 15"),
+        once=True),
+    "set_vectors": _one(
+        lambda s, n: s.set_vectors(TABLE, KEPT[:4], [[1.0, float(n), 5.0, 6.0]] * 4), once=True),
+    "delete": _one(
+        lambda s, n: s.delete(TABLE, [COMING[n % 10], COMING[(n + 1) % 10], "absent"])),
+    "many at once": Script(_many),
+    "delete by a filter": _one(
+        lambda s, n: s.delete_where(TABLE, "payload.seen < 1"), first=_marked_for_deletion),
+    "create_table": _one(lambda s, n: s.create_table("made", MADE), first=_without("made")),
+    "rename_table": _one(lambda s, n: s.rename_table("made", "other"), first=_with_made),
+    "drop_table": _one(lambda s, n: s.drop_table("made"), first=_with_made),
+    "add_field": _one(
+        lambda s, n: s.add_field(TABLE, "late", Field(int, index="btree")), first=_field(None)),
+    "rename_field": _one(lambda s, n: s.rename_field(TABLE, "late", "later"), first=_field("late")),
+    "drop_field": _one(lambda s, n: s.drop_field(TABLE, "late"), first=_field("late")),
+    "index a field": _one(
+        lambda s, n: s.create_field_index(TABLE, "year", "btree"),
+        first=_without_index("year", "btree")),
+    "index a text": _one(
+        lambda s, n: s.create_field_index(TABLE, "name", "text"),
+        first=_without_index("name", "text")),
+    "optimize": _one(lambda s, n: s.optimize(TABLE)),
+    "backup": _one(lambda s, n: s.backup(BACKUP), first=_not_backed_up, exact=False),
+    "restore": _one(lambda s, n: s.restore_backup(), first=_backed_up, exact=False),
+    "read": _one(lambda s, n: s.read_all()),
+}  # fmt: skip
+LANCEDB_SCRIPTS: dict[str, Script] = {
+    **SCRIPTS,
+    "create_index": _one(lambda s, n: s.create_index("large", "ivf_flat"), first=_large),
+}
+
+
+def scripts_of(kind: str) -> dict[str, Script]:
+    return SCRIPTS if kind == "sqlite" else LANCEDB_SCRIPTS
+
+
+# The oracle
+
+
+def settle(
+    model: Model, calls: Sequence[Call], acknowledged: Collection[int], found: State
+) -> Model:
+    """The model after those of the calls that are done; each is as a whole or not at all.
+
+    ``acknowledged`` are the indexes of the calls that have returned. The calls touch rows of their
+    own, so each is told by what it would have changed.
+    """
+    for number, call in enumerate(calls):
+        after = model.copy()
+        call(after)
+        before, wanted = model.state(), after.state()
+        changed = [
+            key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key)
+        ]
+        done = all(found.get(key) == wanted.get(key) for key in changed)
+        assert done or number not in acknowledged, (
+            f"call {number} is lost: {differences(found, wanted)}"
+        )
+        if done:
+            model = after
+    assert found == model.state(), differences(found, model.state())
+    return model
+
+
+def differences(found: State, wanted: State) -> str:
+    """The first few, for the message of a failure."""
+    keys = [key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)]
+    told = [f"{key}: {found.get(key)} instead of {wanted.get(key)}" for key in sorted(keys)[:5]]
+    return f"{len(keys)} differ: {'; '.join(told)}"
+
+
+async def settled(
+    target: str, model: Model, calls: Sequence[Call] = (), acknowledged: Collection[int] = (),
+) -> Model:  # fmt: skip
+    """The same by a fresh store, which is then checked, and of use."""
+    async with Place(target) as place:
+        model = settle(model, calls, acknowledged, await state_of(place))
+        await check_usable(place)
+    if model.saved is not None:
+        async with aiovec.connect(_as_target(place), read_only=True) as saved:
+            found = flat(await tables_in(saved))
+        assert found == flat(model.saved), differences(found, flat(model.saved))
+    return model
+
+
+def _as_target(place: Place) -> str:
+    return f"lancedb://{place.saved}" if "://" in place.target else str(place.saved)
+
+
+async def check_usable(place: Place) -> None:
+    """Each way of reading tells the same, each id is there once, and a write is done and seen."""
+    store = place.store
+    assert store is not None
+    for table in await store.tables():
+        exported = [
+            id async for batch in store.export(table) for id in batch.column("id").to_pylist()
+        ]
+        assert len(exported) == len(set(exported)), f"an id stands twice in {table}"
+        assert len(exported) == await store.count(table)
+        query = np.ones(DIM, dtype=np.float32)
+        hits = await store.search(table, query, limit=len(exported) + 1, exact=True)
+        assert {hit.id for hit in hits} == set(exported), table
+        if (await store.schema(table)).fields["name"].text and exported:
+            await store.optimize(table)  # which goes on with a build that was stopped
+            told = await store.search_text(table, "note", limit=len(exported) + 1)
+            assert {hit.id for hit in told} == set(exported), f"the keywords of {table}"
+        assert await store.upsert(table, [row("probe", 7)]) == 1
+        (hit,) = await store.search(table, query, limit=3, where="id = 'probe'")
+        assert hit.id == "probe"
+        assert await store.delete(table, ["probe"]) == 1
+
+
+async def prepared(place: Place, model: Model, script: Script, n: int) -> Model:
+    """The model after what the script does first, which nothing disturbs."""
+    model = model.copy()
+    for call in script.first(model, n):
+        await call(place)
+        call(model)
+        await place.reopen()
+    return model
+
+
+async def begun(place: Place) -> Model:
+    """Fill an empty store with what every test begins with."""
+    model = Model()
+    n = model.next()
+    model = await prepared(place, model, BEGIN, n)
+    for call in BEGIN.calls(n):
+        await call(place)
+        call(model)
+    return model
+
+
+async def keyed(key: str, call: Call, place: Place) -> Any:
+    """Make the call under a key, so that it may be repeated."""
+    with under(Conditions(key=WriteKey(key, b"digest"))):
+        return await call(place)
