@@ -76,12 +76,12 @@ class Shape:
 
 # Small tables are searched by their vectors, those of more than 6 MiB by codes of these.
 SHAPES = (
-    Shape(spread, "l2", 768, count=2_200),
     Shape(near_duplicates, "cosine", 800, count=2_200, partition=True),
     Shape(equal_rows, "dot", 8, count=4_500, partition=True),
     Shape(all_sizes, "l2", 17, in_memory=False),
 )
 FURTHER_SHAPES = (
+    Shape(spread, "l2", 768, count=2_200),
     Shape(clusters, "l2", 3, partition=True),
     Shape(near_duplicates, "l2", 33, partition=True, in_memory=False),
     Shape(equal_rows, "cosine", 8, count=4_500, in_memory=False),
