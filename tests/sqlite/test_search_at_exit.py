@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 AT_EXIT = """
 import atexit, sys, time
 import numpy as np
@@ -29,6 +31,7 @@ atexit.register(search)
 """
 
 
+@pytest.mark.slow
 def test_a_table_in_memory_is_searched_from_atexit(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", AT_EXIT, str(tmp_path / "notes.db")],
