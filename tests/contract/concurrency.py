@@ -52,11 +52,11 @@ class ConcurrencyContract(ContractBase):
     @pytest.mark.core
     async def test_updates_are_not_lost(self, notes: VectorStore) -> None:
         await asyncio.gather(
-            *(notes.update("notes", {f"key{n}": n}, ids="r0001") for n in range(50))
+            *(notes.update("notes", {f"key{n}": n}, ids="r0001") for n in range(20))
         )
         (record,) = await notes.get("notes", "r0001")
         assert {k: v for k, v in record.fields.items() if k not in SMALL.fields} == {
-            f"key{n}": n for n in range(50)
+            f"key{n}": n for n in range(20)
         }
 
     @pytest.mark.core
@@ -100,7 +100,7 @@ class ConcurrencyContract(ContractBase):
 
         readers = [asyncio.ensure_future(read()) for _ in range(3)]
         try:
-            for n in range(10):
+            for n in range(6):
                 rows = [
                     {"id": f"{n}-{i}", "embedding": [1.0, n, i, 1], "year": n} for i in range(20)
                 ]

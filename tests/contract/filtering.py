@@ -324,7 +324,7 @@ class FilteringContract(ContractBase):
         await self._filled(store)
         everything = await store.get("notes", [row["id"] for row in _ROWS])
         query = vectors(1, seed=3)[0]
-        for number, (text, _, ids) in enumerate(CASES):
+        for number, (text, _, ids) in enumerate(CASES[::2]):
             wanted = sorted(ids.split())
             with trying(text):
                 match number % 5:  # in turn: test_what_filters_select has all of them with find

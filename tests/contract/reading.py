@@ -159,7 +159,6 @@ class ReadingContract(ContractBase):
                     if record.vector is not None:
                         assert record.vector.tolist() == row["embedding"], case
 
-    @pytest.mark.core
     async def test_find_orders_by_several_keys(self, store: VectorStore) -> None:
         schema = Schema(DIM, fields={"year": int, "name": str, "seen": datetime, "live": bool})
         rows: list[dict[str, Any]] = [

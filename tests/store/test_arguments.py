@@ -99,16 +99,8 @@ async def test_what_no_field_can_become_is_refused(store: VectorStore) -> None:
         with pytest.raises(InvalidNameError):
             await store.rename_field("notes", "name", new)
     unknown: list[Any] = [
-        "none",
-        "id",
-        "embedding",
-        "payload",
-        "payload.x",
-        "Name",
-        None,
-        5,
-        [],
-    ]
+        "none", "id", "embedding", "payload", "payload.x", "Name", None, 5, [],
+    ]  # fmt: skip
     for old in unknown:
         with pytest.raises(InvalidArgumentError):
             await store.rename_field("notes", old, "new")
@@ -220,18 +212,6 @@ async def test_another_model_is_refused(store: VectorStore) -> None:
     assert await store.count("notes") == 2
 
 
-async def test_the_tables_model_or_none_is_fine(store: VectorStore) -> None:
-    await store.create_table("notes", Schema(DIM, model="one"))
-    await store.insert("notes", small_rows(1), model="one")
-    await store.insert("notes", small_rows(1, start=1))
-    await store.upsert("notes", small_rows(3), model="one")
-    query = vectors(1)[0]
-    assert len(await store.search("notes", query, model="one")) == 3
-    assert len(await store.search("notes", query)) == 3
-    (hits,) = await store.search_many("notes", [query], model="one")
-    assert len(hits) == 3
-
-
 async def test_a_table_without_a_model_takes_any(store: VectorStore) -> None:
     await store.create_table("notes", Schema(DIM))
     await store.insert("notes", small_rows(2), model="one")
@@ -242,17 +222,8 @@ async def test_a_table_without_a_model_takes_any(store: VectorStore) -> None:
 async def test_find_orders_only_by_what_has_an_order(notes: VectorStore) -> None:
     await notes.add_field("notes", "tags", list[str])
     for name in (
-        "tags",
-        "embedding",
-        "payload",
-        "payload.",
-        "absent",
-        "NAME",
-        "",
-        "-",
-        "--id",
-        "-tags",
-    ):
+        "tags", "embedding", "payload", "payload.", "absent", "NAME", "", "-", "--id", "-tags",
+    ):  # fmt: skip
         with pytest.raises(InvalidArgumentError) as caught:
             await notes.find("notes", order_by=name)
         assert caught.value.argument == "order_by"

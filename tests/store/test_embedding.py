@@ -20,7 +20,6 @@ from aiovec.errors import (
     EmbeddingError,
     InvalidArgumentError,
     InvalidRowError,
-    InvalidVectorError,
     ModelMismatchError,
     StoreClosedError,
 )
@@ -306,15 +305,6 @@ async def test_another_model_or_length_is_refused_before_the_embedder_is_asked(
             assert await store.count("notes") == 1
 
 
-async def test_without_embed_a_text_is_no_vector(tmp_path: Path) -> None:
-    async with opened(tmp_path, Letters()) as store:
-        await store.create_table("notes", Schema(DIM, fields={"body": str}))
-        with pytest.raises(InvalidVectorError, match=r"is str, .*its schema has no embed"):
-            await store.search("notes", "text")
-        with pytest.raises(InvalidVectorError):
-            await store.insert("notes", [{"id": "a", "body": "x"}])
-
-
 async def test_a_hybrid_search_takes_its_vector_from_the_query(tmp_path: Path) -> None:
     letters = Letters()
     async with opened(tmp_path, letters) as store:
@@ -354,19 +344,6 @@ async def test_an_update_of_the_text_updates_the_vector(tmp_path: Path) -> None:
             with pytest.raises(error):
                 await store.update("notes", {"body": text, "year": 77}, where="TRUE")
         assert await store.count("notes", "year = 77") == 0
-
-
-async def test_the_embedded_field_can_be_renamed_and_not_dropped(tmp_path: Path) -> None:
-    letters = Letters()
-    async with opened(tmp_path, letters) as store:
-        await store.create_table("notes", EMBEDDED)
-        await store.insert("notes", [{"id": "a", "body": "one"}])
-        with pytest.raises(InvalidArgumentError):
-            await store.drop_field("notes", "body")
-        await store.rename_field("notes", "body", "text")
-        await store.insert("notes", [{"id": "b", "text": "two"}])
-        (hit,) = await store.search("notes", "two", limit=1)
-        assert hit.id == "b"
 
 
 async def test_rows_without_a_text_may_stay_without_a_vector(tmp_path: Path) -> None:

@@ -140,22 +140,6 @@ async def test_a_fused_hit_tells_where_it_came_from(store: VectorStore) -> None:
     assert len(kinds) > 1
 
 
-async def test_a_hybrid_search_selects(store: VectorStore) -> None:
-    await _hybrid(store)
-    for select, fields in (
-        (["year"], {"year"}), ([], set()), (["payload.extra"], {"extra"}),
-        (iter(["title", "id"]), {"title"}),
-    ):  # fmt: skip
-        hits = await store.search_hybrid("notes", "wool", QUERY, select=select)
-        assert {frozenset(hit.fields) for hit in hits} == {frozenset(fields)}
-        assert {hit.vector is None for hit in hits} == {True}
-    kept: tuple[dict[str, Any], ...] = ({"include_vector": True}, {"select": ["embedding"]})
-    for options in kept:
-        hits = await store.search_hybrid("notes", "wool", QUERY, limit=30, **options)
-        assert {hit.vector is None for hit in hits} == {False}
-        assert {"_ranks", "embedding"} <= hits[0].to_dict().keys()
-
-
 async def test_all_words_of_a_hybrid_search(store: VectorStore) -> None:
     await _hybrid(store)
     every = ids_of(await store.search_text("notes", "wool hat", limit=100))
@@ -256,46 +240,6 @@ async def test_the_pool_is_the_callers_to_choose(store: VectorStore) -> None:
     assert ids_of(hits) == list(expected_fusion(lists, RRF()))[:11]
 
 
-async def test_diversity_among_keyword_hits(store: VectorStore) -> None:
-    """Texts of one kind have vectors of one kind; diversity takes some of each."""
-    kinds = {"x": [1.0, 0, 0, 0], "y": [0, 1.0, 0, 0], "z": [0, 0, 1.0, 0]}
-    rows = [
-        {"id": f"{kind}{n}", "embedding": vector, "body": "wool " + "other " * (10 * k + n)}
-        for k, (kind, vector) in enumerate(kinds.items())
-        for n in range(5)
-    ]
-    await filled(store, HYBRID, rows)
-    plain = await store.search_text("notes", "wool", limit=3)
-    assert {hit.id[0] for hit in plain} == {"x"}
-    varied = await store.search_text("notes", "wool", limit=3, fetch_k=15, diversity=0.9)
-    assert varied[0].id == plain[0].id
-    assert {hit.id[0] for hit in varied} == {"x", "y", "z"}
-    assert all(hit.vector is None for hit in varied)
-    ways: tuple[dict[str, Any], ...] = ({"include_vector": True}, {"select": ["embedding"]})
-    for options in ways:
-        kept = await store.search_text(
-            "notes", "wool", limit=3, fetch_k=15, diversity=0.9, **options
-        )
-        assert all(hit.vector is not None for hit in kept)
-    near = await store.search_hybrid("notes", "wool", [1.0, 0.1, 0, 0], limit=3)
-    assert {hit.id[0] for hit in near} == {"x"}
-    mixed = await store.search_hybrid(
-        "notes", "wool", [1.0, 0.1, 0, 0], limit=3, fetch_k=15, diversity=0.9
-    )
-    assert mixed[0].id == near[0].id
-    assert {hit.id[0] for hit in mixed} == {"x", "y", "z"}
-    for hit in mixed:
-        assert hit.vector is None
-        assert hit.ranks
-    both = await store.search_hybrid(
-        "notes", "wool", [1.0, 0.1, 0, 0], limit=3, fetch_k=15, diversity=0.9, select=[],
-        rerank=lambda hits: [1.0 if "other " * 21 in hit["body"] else 0.0 for hit in hits],
-    )  # fmt: skip
-    assert both[0].id[0] == "z"
-    assert {hit.id[0] for hit in both} == {"x", "y", "z"}
-    assert {(hit.vector is None, len(hit.fields)) for hit in both} == {(True, 0)}
-
-
 async def test_a_function_that_reranks_is_cancelled_with_the_search(store: VectorStore) -> None:
     await _hybrid(store)
     begun, ended = asyncio.Event(), asyncio.Event()
@@ -323,10 +267,3 @@ async def test_a_function_that_reranks_is_cancelled_with_the_search(store: Vecto
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert ended.is_set()
-
-
-async def test_many_hybrid_searches_at_once(store: VectorStore) -> None:
-    await _hybrid(store)
-    expected = ids_of(await store.search_hybrid("notes", "wool", QUERY))
-    found = await asyncio.gather(*(store.search_hybrid("notes", "wool", QUERY) for _ in range(40)))
-    assert {tuple(ids_of(hits)) for hits in found} == {tuple(expected)}

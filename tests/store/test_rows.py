@@ -9,7 +9,7 @@ import uuid
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -347,34 +347,6 @@ async def test_arrow_columns_of_near_types(store: VectorStore) -> None:
     ids = pa.array([bytes(range(16))], pa.uuid())
     await store.insert("notes", pa.table({"id": ids, "embedding": [[1.0, 2, 3, 4]]}))
     assert [r.id for r in await store.get("notes", uuid.UUID(bytes=bytes(range(16))))]
-
-
-async def test_moments_finer_than_a_microsecond_are_cut(store: VectorStore) -> None:
-    """In every form alike, and before 1970 too."""
-    await filled(store, Schema(DIM, fields={"at": datetime}), [])
-    for text in ("1960-01-01T00:00:00.123456789", "2024-01-01T00:00:00.999999999"):
-        column = pa.array([np.datetime64(text, "ns")]).cast(pa.timestamp("ns", "UTC"))
-        columns = {"embedding": pa.array([[1.0] * DIM]), "at": column, "key": column}
-        await store.upsert("notes", pa.table({"id": ["arrow"], **columns}))
-        row = {"id": "row", "embedding": [1.0] * DIM, "at": f"{text}Z", "key": f"{text[:26]}Z"}
-        await store.upsert("notes", [row])
-        arrow, plain = await store.get("notes", ["arrow", "row"])
-        assert arrow.fields == plain.fields
-        assert str(arrow.fields["at"]).startswith(text[:26].replace("T", " "))
-
-
-async def test_datetimes_of_other_zones_and_as_text(store: VectorStore) -> None:
-    await store.create_table("notes", EVERY_KIND)
-    moment = rows_of_every_kind(4)[3]["seen"]
-    zoned = moment.astimezone(timezone(timedelta(hours=5, minutes=30)))
-    rows = [
-        {"id": "a", "embedding": [1] * DIM, "seen": zoned},
-        {"id": "b", "embedding": [1] * DIM, "seen": zoned.isoformat()},
-    ]
-    await store.insert("notes", rows)
-    found = await store.find("notes")
-    assert [record["seen"] for record in found] == [moment, moment]
-    assert all(record["seen"].utcoffset() == timedelta(0) for record in found)
 
 
 async def test_what_came_out_goes_in_again(store: VectorStore) -> None:
