@@ -1,394 +1,256 @@
-"""One client of a soak: it does all kinds of calls, and knows what its own rows must be."""
+"""A client of a soak: it makes all kinds of calls, and knows what its own rows must be.
+
+    python -m tests.soak.client TARGET NAME CLIENTS SECONDS
+
+is a process of such clients beside others on one store.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
-from tests.harness.oracle import Oracle, assert_same_hit_fields, assert_same_hits
-from tests.soak.questions import FILTERS, Selects, every_row, own_filters
-from tests.soak.world import (
-    TOLERANCE,
-    State,
-    World,
-    Written,
-    changed_fields,
-    distances,
-    row_of,
-    scale_of,
-    state_of,
-    vector_of,
-)
 
-from aiovec import F, Hit, VectorStore
-from aiovec.backend import Float32Array
-from aiovec.errors import DuplicateIdError
+from aiovec import DuplicateIdError, Field, Hit, Record, Schema, VectorStore, connect
 
-_T = TypeVar("_T")
-
-# Rows that come and go under the same ids, and rows of which each is written once.
+DIM = 24
+FIELDS: dict[str, Any] = {
+    "owner": Field(str, index="btree"),
+    "version": int,
+    "touched": Field(int, index="btree"),
+}
+TABLES = {metric: Schema(DIM, metric=metric, fields=FIELDS) for metric in ("cosine", "l2", "dot")}
+TOLERANCE = 1e-4
 _SLOTS = 40
-_MOST_ONCE = 20
-# The share of calls that are cancelled, and of own answers that are compared with the oracle.
 _CANCELLED = 0.1
-_COMPARED = 0.3
+
+State = tuple[int, int]
+"""The write of a row's vector, and the last write of its fields. The rest of the row follows."""
+
+
+def vector_of(id: str, version: int) -> np.ndarray:
+    seed = int.from_bytes(hashlib.blake2b(f"{id} {version}".encode(), digest_size=8).digest())
+    return np.random.default_rng(seed).standard_normal(DIM, dtype=np.float32)
+
+
+def row_of(id: str, state: State) -> dict[str, Any]:
+    return {
+        "id": id, "embedding": vector_of(id, state[0]), "owner": id.partition("/")[0],
+        "version": state[0], "touched": state[1], "note": f"{id} {state[1]}",
+    }  # fmt: skip
+
+
+def state_of(found: Hit | Record) -> State:
+    """The state that a row came in; fails where it is not one that was ever written."""
+    state = (found["version"], found["touched"])
+    wanted = row_of(found.id, state)
+    vector = wanted.pop("embedding")
+    assert {"id": found.id, **found.fields} == wanted
+    assert found.vector is not None
+    assert found.vector.tobytes() == vector.tobytes(), f"{found.id}: another vector than {state}'s"
+    return state
+
+
+def distances(metric: str, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """As the contract defines them, in float64."""
+    products = rows.astype(np.float64) @ query
+    if metric == "dot":
+        return np.asarray(-products)
+    if metric == "l2":
+        return np.asarray(np.linalg.norm(rows - query, axis=1))
+    return np.asarray(1 - products / np.linalg.norm(rows, axis=1) / np.linalg.norm(query))
 
 
 class Client:
     """Owns the rows ``<owner>/...`` of one table. Its calls follow one another."""
 
-    def __init__(self, world: World, store: VectorStore, table: str, owner: str, seed: int) -> None:
-        self.owner = owner
-        self.table = table
-        self.schema = world.schemas[table]
-        # The last acknowledged write of each row that may come again.
-        self.written: dict[str, Written] = {}
-        self._world = world
+    def __init__(self, store: VectorStore, table: str, owner: str) -> None:
+        self.table, self.owner = table, owner
+        self.rows: dict[str, State] = {}
+        self.counts: Counter[str] = Counter()
         self._store = store
-        self._random = random.Random(f"{seed} {owner}")
-        self._oracle = Oracle()
-        self._oracle.create_table(table, self.schema)
-        self._act: str | None = None
-        self._asked: object = None
+        self._random = random.Random(owner)
         self._number = 0
-        self._once: deque[int] = deque()
-        self._next_once = 0
-        # The rows written once below this number are gone since that moment.
-        self._gone_below: tuple[int, int] = (0, 0)
 
-    @property
-    def rows(self) -> dict[str, State]:
-        """The client's rows by id."""
-        rows = self._oracle.rows(self.table).values()
-        return {row.id: State(row.fields["version"], row.fields["touched"]) for row in rows}
-
-    @property
-    def doing(self) -> str:
-        """The call that runs, for the word of one that goes wrong; nothing between two."""
-        return f"{self.owner} in {self.table}: {self._act} {self._asked}" if self._act else ""
-
-    def gone_for_good(self, id: str, began: int) -> bool:
-        """Return whether the row is one that never comes again and was gone before ``began``."""
-        kind, number = id.rpartition("/")[2][0], id.rpartition("/")[2][1:]
-        below, since = self._gone_below
-        return kind == "x" and int(number) < below and since < began
-
-    def use(self, store: VectorStore) -> None:
-        """Go on with another store over the same tables."""
-        self._store = store
-
-    async def run(self) -> None:
-        acts: list[tuple[Callable[[], Coroutine[Any, Any, None]], int]] = [
-            (self._search_all, 25),
-            (self._search_own, 25),
-            (self._search_many, 4),
-            (self._read_own, 8),
-            (self._see_mark, 4),
-            (self._export_own, 1),
-            (self._upsert, 14),
-            (self._insert_once, 5),
-            (self._insert_again, 1),
-            (self._update, 5),
-            (self._delete, 4),
-            (self._delete_once, 5),
-            (self._delete_where, 1),
-        ]
+    async def run(self, calls: int) -> None:
+        acts: list[tuple[Callable[[], Awaitable[None]], int]] = [
+            (self._search_own, 20), (self._search_all, 20), (self._read, 10), (self._upsert, 14),
+            (self._update, 6), (self._delete, 6), (self._delete_where, 2), (self._insert_again, 2),
+        ]  # fmt: skip
         works, weights = zip(*acts, strict=True)
-        while not self._world.over:
-            async with self._world.gate.inside():
-                (act,) = self._random.choices(works, weights)
-                self._asked, self._act = None, act.__name__
-                try:
-                    await act()
-                except Exception as exc:
-                    exc.add_note(self.doing)
-                    raise
-                self._act = None
-
-    # Searching
-
-    async def _search_all(self) -> None:
-        query = self._query()
-        limit = self._random.choice([1, 3, 10, 10, 30])
-        where, selects = self._random.choice(FILTERS)
-        self._asked = (where, limit)
-        began = self._world.now()
-        search = self._store.search(
-            self.table, query, limit=limit, where=where, include_vector=True,
-            exact=self._world.exact,
-        )  # fmt: skip
-        if (hits := await self._perhaps_cancelled(search)) is not None:
-            self._check_all(query, hits, limit, began, selects)
-
-    async def _search_many(self) -> None:
-        queries = np.stack([self._query() for _ in range(self._random.randint(2, 6))])
-        began = self._world.now()
-        search = self._store.search_many(
-            self.table, queries, limit=5, include_vector=True, exact=self._world.exact
-        )
-        if (found := await self._perhaps_cancelled(search)) is not None:
-            assert len(found) == len(queries)
-            for query, hits in zip(queries, found, strict=True):
-                self._check_all(query, hits, 5, began, every_row)
-
-    def _check_all(
-        self, query: Float32Array, hits: list[Hit], limit: int, began: int, selects: Selects
-    ) -> None:
-        """A search over everybody's rows: nobody else writes ours, and nobody the base's."""
-        states = self._world.check_hits(self.table, query, hits, limit, began)
-        rows, base = self.rows, self._world.base[self.table]
-        for id, state in states.items():
-            assert selects(id, state), f"the filter does not select {id} as {state}"
-            if id.startswith(f"{self.owner}/"):
-                assert rows.get(id) == state, f"{id} came as {state}, not {rows.get(id)}"
-        point = query.astype(np.float64)
-        theirs = [n for n, (id, state) in enumerate(base.states.items()) if selects(id, state)]
-        mine = [id for id, state in rows.items() if selects(id, state)]
-        ids = [*(base.ids[n] for n in theirs), *mine]
-        assert len(hits) >= min(limit, len(ids)), f"only {len(hits)} hits of {len(ids)} at least"
-        own = [vector_of(id, rows[id].version, self.schema.dim) for id in mine]
-        vectors = np.concatenate([base.vectors[theirs], np.array(own).reshape(-1, self.schema.dim)])
-        measured = distances(self.schema.metric, vectors, point)
-        if len(hits) == limit:
-            farthest = max(hit.distance or 0.0 for hit in hits)
-            slack = 2 * TOLERANCE * scale_of(self.schema.metric, point)
-            near = np.flatnonzero(measured < farthest - slack)
-            missing = {ids[i] for i in near} - states.keys()
-            assert not missing, f"{missing} are nearer than the last hit at {farthest}"
-        self._count("searches", "searches over all")
+        for _ in range(calls):
+            (act,) = self._random.choices(works, weights)
+            self.counts[act.__name__] += 1
+            try:
+                await act()
+            except Exception as exc:
+                exc.add_note(f"{self.owner} in {self.table}: {act.__name__}")
+                raise
 
     async def _search_own(self) -> None:
-        query = self._query()
-        limit = self._random.choice([1, 5, 20, 1000])
-        mark = self._number - self._random.randint(0, 60)
-        where = self._random.choice(own_filters(self.owner, mark, range(0, _SLOTS, 3)))
-        self._asked = (where, limit)
-        began = self._world.now()
-        search = self._store.search(
-            self.table, query, limit=limit, where=where, include_vector=True,
-            exact=self._world.exact,
-        )  # fmt: skip
-        if (hits := await self._perhaps_cancelled(search)) is None:
-            return
-        self._count("searches", "searches over own rows")
-        rows = self.rows
-        for id, state in self._world.check_hits(self.table, query, hits, limit, began).items():
-            assert rows.get(id) == state, f"{id} came as {state}, not {rows.get(id)}"
-        if self._random.random() < _COMPARED:
-            truth = self._oracle.search(self.table, query, limit=limit, where=where)
-            assert_same_hits(hits, truth, TOLERANCE)
-            assert_same_hit_fields(hits, truth)
-            self._count("compared with the oracle")
-
-    async def _see_mark(self) -> None:
-        """Check that a search that starts now finds what another process has acknowledged."""
-        if not self._world.marks:
-            return
-        table, number = self._world.marks[id := self._random.choice(list(self._world.marks))]
-        hits = await self._store.search(
-            table, np.ones(self._world.schemas[table].dim), limit=1, where=F.id == id
+        """Just the nearest of our rows, in their order, with true distances."""
+        query, limit = self._query(), self._random.choice([1, 5, 20, 1000])
+        bound = self._number - self._random.randrange(40)
+        where = f"owner = '{self.owner}' AND touched >= {bound}"
+        hits = await self._perhaps_cancelled(
+            self._store.search(
+                self.table, query, limit=limit, where=where, exact=True, include_vector=True
+            )
         )
-        assert hits, f"{id} was not found"
-        assert hits[0]["touched"] >= number, f"{id} is {hits[0]['touched']}, not {number}"
-        self._count("searches", "marks of the other process seen")
+        if hits is None:
+            return
+        mine = [id for id, state in self.rows.items() if state[1] >= bound]
+        assert len(hits) == min(limit, len(mine))
+        self._check(query, hits, mine)
 
-    def _query(self) -> Float32Array:
-        """Often a row's own vector, so that ties and zero distances come up."""
-        rows = list(self.rows.items())
-        if rows and self._random.random() < 0.5:
-            id, state = self._random.choice(rows)
-            return vector_of(id, state.version, self.schema.dim)
-        kind = f"query/{self._random.randrange(10**9)}"
-        return vector_of(kind, 1, self.schema.dim)
+    async def _search_all(self) -> None:
+        query, limit = self._query(), self._random.choice([1, 10, 30])
+        search = self._store.search(self.table, query, limit=limit, exact=True, include_vector=True)
+        hits = await self._perhaps_cancelled(search)
+        if hits is not None:
+            self._check(query, hits, list(self.rows) if len(hits) == limit else [])
 
-    # Reading
+    def _check(self, query: np.ndarray, hits: Sequence[Hit], mine: Sequence[str]) -> None:
+        """Each hit is a row that was written, in its place, and none of ``mine`` is passed over."""
+        states = {hit.id: state_of(hit) for hit in hits}
+        assert len(states) == len(hits), "an id came twice"
+        for id, state in states.items():
+            assert not id.startswith(f"{self.owner}/") or self.rows[id] == state, id
+        told = [hit.distance or 0.0 for hit in hits]
+        assert told == sorted(told)
+        if not hits:
+            return
+        vectors = np.array([hit.vector for hit in hits])
+        true = distances(self.table, vectors, query)
+        assert np.allclose(told, true, atol=TOLERANCE, rtol=TOLERANCE)
+        if mine:
+            own = np.array([vector_of(id, self.rows[id][0]) for id in mine])
+            slack = TOLERANCE * (1 + abs(told[-1]))
+            near = np.flatnonzero(distances(self.table, own, query) < told[-1] - slack)
+            assert {mine[n] for n in near} <= states.keys()
 
-    async def _read_own(self) -> None:
-        rows = self.rows
-        kind = self._random.randrange(3)
+    def _query(self) -> np.ndarray:
+        """Often a row's own vector."""
+        if self.rows and self._random.random() < 0.5:
+            id = self._random.choice(list(self.rows))
+            return vector_of(id, self.rows[id][0])
+        return vector_of("query", self._random.randrange(10**9))
+
+    async def _read(self) -> None:
+        own = f"owner = '{self.owner}'"
+        kind = self._random.randrange(4)
         if kind == 0:
-            count = await self._perhaps_cancelled(
-                self._store.count(self.table, F.owner == self.owner)
-            )
-            assert count in (None, len(rows)), f"{count} rows of {self.owner}, not {len(rows)}"
+            count = await self._perhaps_cancelled(self._store.count(self.table, own))
+            assert count in (None, len(self.rows))
         elif kind == 1:
-            ids = [f"{self.owner}/s{n:02}" for n in self._random.sample(range(_SLOTS), 10)]
-            assert await self._stored(ids) == {id: rows[id] for id in ids if id in rows}
+            found = await self._store.find(self.table, own, order_by="-touched", limit=1000)
+            told = [record["touched"] for record in found]
+            assert told == sorted((state[1] for state in self.rows.values()), reverse=True)
+        elif kind == 2:
+            await self.check_rows()
         else:
-            found = await self._perhaps_cancelled(
-                self._store.find(
-                    self.table,
-                    F.owner == self.owner,
-                    limit=1000,
-                    select=["touched"],
-                    order_by="touched",
-                    descending=True,
-                )
-            )
-            if found is not None:
-                told = [record["touched"] for record in found]
-                assert told == sorted((state.touched for state in rows.values()), reverse=True)
-        self._count("other reads")
+            export = self._store.export(self.table, where=own, batch_size=10)
+            ids = [id async for batch in export for id in batch.column("id").to_pylist()]
+            assert sorted(ids) == sorted(self.rows)
 
-    async def _export_own(self) -> None:
-        """A part of an export, left in the middle or read to its end."""
-        rows, leave = self.rows, self._random.random() < 0.3
-        ids: list[str] = []
-        export = self._store.export(
-            self.table, where=F.owner == self.owner, batch_size=10, select=["touched"]
-        )
-        async for batch in export:
-            ids += batch.column("id").to_pylist()
-            if leave:
-                break
-        if not leave:
-            assert sorted(ids) == sorted(rows), "an export of own rows"
-        await export.aclose()
-        self._count("exports")
+    async def check_rows(self) -> None:
+        assert await self._stored() == self.rows
 
-    async def _stored(self, ids: Sequence[str]) -> dict[str, State]:
-        found = await self._store.get(self.table, ids)
-        return {record.id: state_of(record, self.schema) for record in found}
+    async def _stored(self) -> dict[str, State]:
+        ids = [f"{self.owner}/{n}" for n in range(_SLOTS)]
+        return {one.id: state_of(one) for one in await self._store.get(self.table, ids)}
 
-    # Writing
+    def _some(self) -> list[str]:
+        slots = self._random.sample(range(_SLOTS), self._random.choice([1, 1, 3, 10]))
+        return [f"{self.owner}/{n}" for n in slots]
 
-    async def _upsert(self) -> None:
-        slots = self._random.sample(range(_SLOTS), self._random.choice([1, 1, 2, 8]))
-        number = self._next_number()
-        after = {f"{self.owner}/s{n:02}": State(number, number) for n in slots}
-        rows = [row_of(id, state, self.schema) for id, state in after.items()]
-        await self._write(self._store.upsert(self.table, rows), after, len(rows))
-
-    async def _insert_once(self) -> None:
-        if len(self._once) >= _MOST_ONCE:
-            return await self._delete_once()
-        number = self._next_number()
-        new = range(self._next_once, self._next_once + self._random.randint(1, 4))
-        self._next_once = new.stop
-        after = {f"{self.owner}/x{n:07}": State(number, number) for n in new}
-        rows = [row_of(id, state, self.schema) for id, state in after.items()]
-        if await self._write(self._store.insert(self.table, rows), after, len(rows)):
-            self._once += new
-
-    async def _insert_again(self) -> None:
-        """An insert of a row that is there: refused, with all that came beside it."""
-        rows = self.rows
-        if not rows:
-            return
-        number = self._next_number()
-        there = self._random.choice(list(rows))
-        beside = f"{self.owner}/x{self._next_once:07}"
-        self._next_once += 1
-        state = State(number, number)
-        try:
-            await self._store.insert(
-                self.table, [row_of(id, state, self.schema) for id in (beside, there)]
-            )
-        except DuplicateIdError as exc:
-            assert list(exc.ids) == [there]  # noqa: PT017 - that it comes is the other branch
-        else:
-            raise AssertionError(f"{there} was inserted a second time")
-        assert await self._stored([beside, there]) == {there: rows[there]}
-        self._count("refused inserts")
-
-    async def _update(self) -> None:
-        """One row's fields at a time: each row's note tells its own id."""
-        rows = self.rows
-        if not rows:
-            return
-        id = self._random.choice(list(rows))
-        state = State(rows[id].version, self._next_number())
-        which: dict[str, Any] = (
-            {"ids": id} if self._random.random() < 0.5 else {"where": F.id == id}
-        )
-        call = self._store.update(self.table, changed_fields(id, state), **which)
-        await self._write(call, {id: state}, 1)
-
-    async def _delete(self) -> None:
-        ids = [f"{self.owner}/s{n:02}" for n in self._random.sample(range(_SLOTS), 3)]
-        there = sum(id in self.rows for id in ids)
-        await self._write(self._store.delete(self.table, ids), dict.fromkeys(ids), there)
-
-    async def _delete_once(self) -> None:
-        """The oldest of the rows that were written once: never seen again."""
-        if not self._once:
-            return
-        gone = list(self._once)[: self._random.randint(1, 5)]
-        ids = [f"{self.owner}/x{n:07}" for n in gone]
-        # Of a delete_where before, some may be gone already.
-        there = sum(id in self.rows for id in ids)
-        if await self._write(self._store.delete(self.table, ids), dict.fromkeys(ids), there):
-            for _ in gone:
-                self._once.popleft()
-            self._gone_below = (gone[-1] + 1, self._world.now())
-
-    async def _delete_where(self) -> None:
-        touched = sorted(state.touched for state in self.rows.values())
-        bound = touched[len(touched) // 4] if touched else 0
-        where = (F.owner == self.owner) & (F.touched < bound)
-        gone = list(self._oracle.rows(self.table, where))
-        call = self._store.delete_where(self.table, where)
-        await self._write(call, dict.fromkeys(gone), len(gone))
-
-    async def _write(
-        self, call: Coroutine[Any, Any, int], after: Mapping[str, State | None], counted: int
-    ) -> bool:
-        """Run a write that leaves these rows as told, None for none; whether it is done.
-
-        One that was cancelled is done or is not, and stays so.
-        """
-        returned = await self._perhaps_cancelled(call)
-        done = returned is not None
-        if done:
-            assert returned == counted, f"{returned} rows were counted, not {counted}"
-            self._count("writes")
-        else:
-            before = {id: state for id, state in self.rows.items() if id in after}
-            wanted = {id: state for id, state in after.items() if state is not None}
-            found = await self._stored(list(after))
-            assert found in (before, wanted), f"half a write: {found} between {before} and {wanted}"
-            done = found == wanted
-            self._count("cancelled writes", f"cancelled writes {'done' if done else 'undone'}")
-        if done:
-            self._settle(after)
-        return done
-
-    def _settle(self, after: Mapping[str, State | None]) -> None:
-        written = Written(self._next_number(), self._world.now())
-        for id, state in after.items():
-            if state is None:
-                self._oracle.delete(self.table, id)
-                self.written[id] = written
-            else:
-                self._oracle.upsert(self.table, [row_of(id, state, self.schema)])
-                self.written[id] = Written(state.touched, written.at)
-            if state is None and "/x" in id:
-                del self.written[id]  # there is no end of them
-
-    async def _perhaps_cancelled(self, call: Coroutine[Any, Any, _T]) -> _T | None:
-        """Return the call's result; None if it was cancelled before."""
-        if self._random.random() >= _CANCELLED:
-            return await call
-        task = asyncio.ensure_future(call)
-        if self._random.random() < 0.5:
-            for _ in range(self._random.randrange(40)):
-                await asyncio.sleep(0)
-        else:
-            await asyncio.sleep(self._random.random() * 0.03)
-        task.cancel()
-        await asyncio.wait({task})
-        if task.cancelled():
-            self._count("cancelled calls")
-            return None
-        return task.result()
-
-    def _next_number(self) -> int:
+    def _next(self) -> int:
         self._number += 1
         return self._number
 
-    def _count(self, *names: str) -> None:
-        self._world.counts.update(names)
+    async def _upsert(self) -> None:
+        number = self._next()
+        after = dict.fromkeys(self._some(), (number, number))
+        rows = [row_of(id, state) for id, state in after.items()]
+        await self._write(self._store.upsert(self.table, rows), self.rows | after, len(rows))
+
+    async def _update(self) -> None:
+        if not self.rows:
+            return
+        id = self._random.choice(list(self.rows))
+        state = (self.rows[id][0], self._next())
+        fields = {"touched": state[1], "note": f"{id} {state[1]}"}
+        by: dict[str, Any] = {"ids": id} if state[1] % 2 else {"where": f"id = '{id}'"}
+        call = self._store.update(self.table, fields, **by)
+        await self._write(call, {**self.rows, id: state}, 1)
+
+    async def _delete(self) -> None:
+        gone = self._some()
+        left = {id: state for id, state in self.rows.items() if id not in gone}
+        await self._write(self._store.delete(self.table, gone), left, len(self.rows) - len(left))
+
+    async def _delete_where(self) -> None:
+        bound = self._number - 60
+        left = {id: state for id, state in self.rows.items() if state[1] >= bound}
+        call = self._store.delete_where(self.table, f"owner = '{self.owner}' AND touched < {bound}")
+        await self._write(call, left, len(self.rows) - len(left))
+
+    async def _insert_again(self) -> None:
+        """Refused, with all that came beside it."""
+        if not self.rows:
+            return
+        id = self._random.choice(list(self.rows))
+        rows = [row_of(f"{self.owner}/never", (1, 1)), row_of(id, (1, 1))]
+        try:
+            await self._store.insert(self.table, rows)
+        except DuplicateIdError as exc:
+            assert list(exc.ids) == [id]  # noqa: PT017 - that it comes is the other branch
+        else:
+            raise AssertionError(f"{id} was inserted a second time")
+        await self.check_rows()
+
+    async def _write(
+        self, call: Coroutine[Any, Any, int], after: dict[str, State], count: int
+    ) -> None:
+        """Have the rows that are told; a write that was cancelled is done or is not."""
+        returned = await self._perhaps_cancelled(call)
+        if returned is None and await self._stored() != after:
+            await self.check_rows()
+            return
+        assert returned in (None, count)
+        self.rows = after
+
+    async def _perhaps_cancelled(self, call: Coroutine[Any, Any, Any]) -> Any:
+        if self._random.random() >= _CANCELLED:
+            return await call
+        try:
+            async with asyncio.timeout(self._random.random() * 0.02):
+                return await call
+        except TimeoutError:
+            self.counts["cancelled"] += 1
+            return None
+
+
+def clients_of(store: VectorStore, name: str, count: int) -> list[Client]:
+    """Clients that are spread over the tables."""
+    tables = list(TABLES)
+    return [Client(store, tables[n % len(tables)], f"{name}-{n}") for n in range(count)]
+
+
+async def main(target: str, name: str, count: int, seconds: float) -> None:
+    async with connect(target) as store:
+        clients = clients_of(store, name, count)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await asyncio.gather(*(client.run(20) for client in clients))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
