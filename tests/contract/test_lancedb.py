@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract.concurrency import ConcurrencyContract
 from tests.contract.contract import BackendContract
+from tests.contract.life import LifeContract
+from tests.contract.writing import WritingContract
 from tests.lancedb.buckets import BUCKET, s3_server
 
 DEVIATIONS = {
@@ -26,7 +29,7 @@ class TestLancedbFolder(BackendContract):
 
 class TestLancedbMemory(BackendContract):
     backend = "lancedb"
-    tiers = ("slow", "soak")
+    tiers = ("soak", "soak")
     deviations = DEVIATIONS
     persistent = False
     renames_tables = False
@@ -35,7 +38,9 @@ class TestLancedbMemory(BackendContract):
         return "memory://"
 
 
-class TestLancedbS3(BackendContract):
+class TestLancedbS3(LifeContract, WritingContract, ConcurrencyContract):
+    """The parts that touch object storage in a way of their own."""
+
     backend = "lancedb"
     tiers = ("slow", "soak")
     deviations = DEVIATIONS
