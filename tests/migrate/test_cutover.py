@@ -16,7 +16,6 @@ from aiovec_migrate import Options, Phase
 
 from .support import (
     SWITCH,
-    THERE_FIRST,
     WAYS,
     At,
     a_store,
@@ -88,7 +87,8 @@ async def test_writers_wait_and_are_led_to_the_new_store(tmp_path: Path, way: st
         await left.insert("notes", rows("free", 1))
 
 
-@THERE_FIRST
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 async def test_a_reader_follows_though_the_migrator_died_behind_the_mark(
     tmp_path: Path, way: str
 ) -> None:

@@ -13,7 +13,6 @@ from aiovec import MigrationError
 from aiovec_migrate import Event
 
 from .support import (
-    BACK_FIRST,
     THERE_FIRST,
     WAYS,
     a_store,
@@ -76,7 +75,8 @@ async def test_a_second_run_into_that_store_is_refused(tmp_path: Path) -> None:
     assert_same(await contents_at(config=configs[1]), await contents_at(target))
 
 
-@BACK_FIRST
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 async def test_an_abort_keeps_what_others_wrote_beside_the_run(tmp_path: Path, way: str) -> None:
     """Into a target that has tables, which stays open to its users."""
     source, target = WAYS[way]
@@ -99,6 +99,7 @@ async def test_an_abort_keeps_what_others_wrote_beside_the_run(tmp_path: Path, w
             assert await other.delete("others", "more/0") == 1
 
 
+@pytest.mark.slow
 async def test_an_abort_keeps_what_may_be_the_only_copy(tmp_path: Path) -> None:
     """The source was lost, and an app that started since has made an empty one in its place."""
     config = await a_store(tmp_path, "sqlite")

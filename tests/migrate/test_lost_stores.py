@@ -47,7 +47,7 @@ def put_back(folder: Path, backend: str, aside: Path) -> None:
 
 
 @BACK_FIRST
-@pytest.mark.parametrize("how", ["removed", "emptied"])
+@pytest.mark.parametrize("how", ["emptied", pytest.param("removed", marks=pytest.mark.slow)])
 async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
     tmp_path: Path, way: str, how: str
 ) -> None:
@@ -76,7 +76,8 @@ async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
     assert_same(wanted, await contents_at(config=config))
 
 
-@THERE_FIRST
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 async def test_a_target_that_is_lost_for_good_leaves_the_old_store(
     tmp_path: Path, way: str
 ) -> None:
@@ -92,7 +93,7 @@ async def test_a_target_that_is_lost_for_good_leaves_the_old_store(
 
 
 @THERE_FIRST
-@pytest.mark.parametrize("lost", ["source", "target"])
+@pytest.mark.parametrize("lost", ["source", pytest.param("target", marks=pytest.mark.slow)])
 async def test_a_store_that_was_replaced_midway_is_refused(
     tmp_path: Path, way: str, lost: str
 ) -> None:
@@ -116,6 +117,7 @@ async def test_a_store_that_was_replaced_midway_is_refused(
     assert_same(wanted, await contents_at(config=config))
 
 
+@pytest.mark.slow
 async def test_a_damaged_source_is_told_and_a_run_can_be_aborted(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "lancedb", "notes", "others")
     data, kept = tmp_path / "notes.lance" / "others.lance" / "data", tmp_path / "kept"
@@ -134,6 +136,7 @@ async def test_a_damaged_source_is_told_and_a_run_can_be_aborted(tmp_path: Path)
     assert_same(wanted, await contents_at(config=config))
 
 
+@pytest.mark.slow
 async def test_a_rollback_makes_no_store_that_is_gone(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     await switched(config, "lancedb")

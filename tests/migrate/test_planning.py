@@ -98,7 +98,6 @@ async def test_what_in_the_target_would_stop_a_run(tmp_path: Path) -> None:
         (Schema(9, model="m1", fields=FIELDS), 0, ["dim"]),
         (Schema(4, model="m2", fields=FIELDS), 0, ["model"]),
         (Schema(4, model="m1", metric="l2", fields=FIELDS), 0, ["schema"]),
-        (Schema(4, model="m1", fields={**FIELDS, "extra": int}), 0, ["schema"]),
         (NOTES, 2, ["rows"]),
         (Schema(4, model=None, fields=FIELDS), 2, ["model", "rows"]),
     ]

@@ -23,6 +23,8 @@ from aiovec import Embed, Field, MigrationError, Schema
 from aiovec_migrate import Event, Options, Phase
 
 from .support import (
+    BACK_FIRST,
+    WAYS,
     At,
     a_store,
     assert_same,
@@ -86,9 +88,10 @@ async def test_there_and_back_again_to_the_bit(tmp_path: Path, route: str) -> No
         assert (await store.search_text("texts", "text 3"))[0].id == "r3"
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
-async def test_what_is_written_meanwhile_arrives(tmp_path: Path, kind: str) -> None:
+@BACK_FIRST
+async def test_what_is_written_meanwhile_arrives(tmp_path: Path, way: str) -> None:
     """At every step up to the comparison; behind the run the source can be altered again."""
+    kind = WAYS[way][0]
     config = await a_store(tmp_path, kind)
     target = f"lancedb://{tmp_path}/copy"
     async with aiovec.connect(config=config) as store:
@@ -147,11 +150,13 @@ async def test_into_a_target_that_has_tables(tmp_path: Path) -> None:
     assert (await contents_at(target))["notes"] == (await contents_at(source))["notes"]
 
 
-@pytest.mark.parametrize("way", ["sqlite", "lancedb"])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
     tmp_path: Path, way: str
 ) -> None:
-    config = await a_store(tmp_path, way, "notes", "others")
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source, "notes", "others")
     before = await contents_at(config=config)
 
     async def alter() -> None:
@@ -168,7 +173,7 @@ async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
             await store.insert("notes", rows("late", 1))
 
     at = At("copy:written", alter)
-    await switched(config, "lancedb" if way == "sqlite" else "sqlite", step=at)
+    await switched(config, target, step=at)
     assert at.met
     after = await contents_at(config=config)
     assert after["notes"][1].pop("late/0")

@@ -42,12 +42,13 @@ async def there_and_back(config: Path, text: bytes) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (
-            LAYOUT,
-            ("'sqlite' # or", "'lancedb' # or"),
-        ),
+        (LAYOUT, ("'sqlite' # or", "'lancedb' # or")),
         # Without the line the backend is SQLite.
-        ("# nothing\n[retrieval] # the store\n", ("store\n", 'store\nbackend = "lancedb"\n')),
+        pytest.param(
+            "# nothing\n[retrieval] # the store\n",
+            ("store\n", 'store\nbackend = "lancedb"\n'),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["layout", "no line"],
 )

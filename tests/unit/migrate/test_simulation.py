@@ -31,7 +31,7 @@ WANTED = {
     *("run", "rollback", "finish", "abort", "killed at a step"),
 }
 # Among these every kind of event is met: some are rare.
-SEEDS = (*range(1, 16), 121, 134, 136, 150, 159, 285, 295)
+SEEDS = (*range(1, 7), 121, 134, 136, 150, 159, 285, 295)
 
 
 def met_by(course: Course) -> Counter[str]:
