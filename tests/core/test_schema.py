@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.contract.base import case
 
@@ -55,6 +55,7 @@ def schemas(draw: st.DrawFn) -> Schema:
     )
 
 
+@settings(max_examples=30)
 @given(schemas())
 def test_ways_there_and_back(schema: Schema) -> None:
     arrow = pa.ipc.read_schema(pa.py_buffer(schema.to_arrow().serialize()))

@@ -78,7 +78,6 @@ class Service:
         self.requests: list[Request] = []
         self.plan: list[Callable[[Request], Reply]] = []
         self.always: Callable[[Request], Reply] = answer
-        self.delay = 0.0
         self.answers = asyncio.Event()
         self.answers.set()
         self.keeps_alive = True
@@ -131,7 +130,6 @@ class Service:
                 self.most_at_once = max(self.most_at_once, self.at_once)
                 self.came.release()
                 try:
-                    await asyncio.sleep(self.delay)
                     await self.answers.wait()
                     reply = (self.plan.pop(0) if self.plan else self.always)(request)
                     if reply.hang:

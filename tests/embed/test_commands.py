@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
-from typer.testing import CliRunner
+from tests.cli.conftest import Run, folder, run  # noqa: F401 - fixtures
 
-import aiovec
-from aiovec import Embed, Schema
-from aiovec._cli.app import app
-from aiovec._demo import HashingEmbedder
+from aiovec import Embed, Schema, sync
 
 CONFIG = """
 [retrieval]
@@ -24,95 +20,17 @@ sqlite_path = "notes.db"
 kind = "demo"
 """
 TEXTS = ["opening a socket", "reading a zip file", "walking through a tree"]
+WHERE = ("--config", "aiovec.toml")
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
-    Path("aiovec.toml").write_text(CONFIG)
+def _config(folder: Path) -> None:  # noqa: F811
+    (folder / "aiovec.toml").write_text(CONFIG)
 
 
-def run(*words: str, code: int = 0) -> str:
-    found = CliRunner().invoke(app, list(words))
-    assert found.exit_code == code, found.output + repr(found.exception)
-    return found.output
-
-
-def test_import_makes_vectors_and_rejects_rows_without_a_text() -> None:
-    rows = [{"id": f"r{n}", "body": text} for n, text in enumerate([*TEXTS, "", None])]
-    Path("notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    schema = {"dim": 256, "fields": {"body": "text"}, "embed": {"field": "body", "using": "small"}}
-    Path("schema.json").write_text(json.dumps(schema))
-    found = CliRunner().invoke(
-        app, ["import", "notes.jsonl", "--schema", "schema.json", "--config", "aiovec.toml"]
-    )
-    assert "3 rows" in found.output, found.output
-
-    async def look() -> None:
-        async with aiovec.connect(config="aiovec.toml") as store:
-            assert await store.count("notes") == 3
-            (hit,) = await store.search("notes", "how do I open sockets?", limit=1)
-            assert hit["body"] == TEXTS[0]
-
-    asyncio.run(look())
-    rejects = "".join(path.read_text() for path in Path().glob("*reject*"))
-    assert rejects.count("no text in 'body'") == 2
-
-
-def test_a_migration_reembeds_by_an_embedder_of_the_file() -> None:
-    async def fill() -> None:
-        async with aiovec.connect("old.db") as store:
-            await store.create_table("notes", Schema(2, model="old", fields={"body": str}))
-            await store.insert(
-                "notes", [{"id": t, "body": t, "embedding": [1.0, n]} for n, t in enumerate(TEXTS)]
-            )
-
-    asyncio.run(fill())
-    command = ["migrate", "run", "--from", "old.db", "--to", "new.db", "--from-field", "body"]
-    where = ["--config", "aiovec.toml"]
-    assert "it has: small" in run(*command, "--reembed", "none", *where, code=1)
-    run(*command, "--reembed", "small", "--model", "other", *where, code=2)
-    run(*command, "--reembed", "small", *where)
-
-    async def look() -> None:
-        async with aiovec.connect("new.db", config="aiovec.toml") as store:
-            schema = await store.schema("notes")
-            assert (schema.model, schema.dim) == (HashingEmbedder.model, HashingEmbedder.dim)
-            (hit,) = await store.search(
-                "notes", HashingEmbedder().embed("how do I open sockets?"), limit=1
-            )
-            assert hit.id == TEXTS[0]
-
-    asyncio.run(look())
-
-
-def test_the_schema_of_a_table_travels_with_its_file() -> None:
-    async def fill() -> None:
-        async with aiovec.connect(config="aiovec.toml") as store:
-            schema = Schema(256, fields={"body": str}, embed=Embed("body", using="small"))
-            await store.create_table("notes", schema)
-            await store.insert("notes", [{"id": t, "body": t} for t in TEXTS])
-
-    asyncio.run(fill())
-    run("export", "notes", "notes.parquet", "--config", "aiovec.toml")
-    run("import", "notes.parquet", "copy.db")
-
-    async def look() -> None:
-        async with aiovec.connect("copy.db") as store:  # without the embedder
-            assert (await store.schema("notes")).embed == Embed("body", using="small")
-            assert await store.count("notes") == 3
-
-    asyncio.run(look())
-
-
-@pytest.mark.parametrize("form", ["parquet", "arrow", "csv", "jsonl"])
-@pytest.mark.parametrize("given", ["schema", "table", "schema table"])
-@pytest.mark.parametrize("embeds", [False, True])
-def test_files_without_a_vector_column(form: str, given: str, embeds: bool) -> None:
-    """With an embedder, or where rows need no vector, whether the table or a schema says so."""
-    bodies = [*TEXTS, "", None]
-    rows = pa.table({"id": [f"r{n}" for n in range(5)], "body": bodies, "year": [*range(5)]})
+def written(form: str) -> Path:
+    """A file of rows without vectors, of which two have no text."""
+    rows = pa.table({"id": [f"r{n}" for n in range(5)], "body": [*TEXTS, "", None]})
     path = Path(f"notes.{form}")
     if form == "parquet":
         pq.write_table(rows, path)
@@ -123,44 +41,56 @@ def test_files_without_a_vector_column(form: str, given: str, embeds: bool) -> N
         csv.write_csv(rows, path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
-    schema = Schema(
-        256, fields={"body": str, "year": int}, vector_nullable=not embeds,
-        embed=Embed("body", "small") if embeds else None,
-    )  # fmt: skip
+    return path
+
+
+def test_import_makes_vectors_and_rejects_rows_without_a_text(run: Run) -> None:  # noqa: F811
+    """Whether the table has the embedder, or the schema that is given with the file."""
+    schema = Schema(256, fields={"body": str}, embed=Embed("body", "small"))
     Path("schema.json").write_text(json.dumps(schema.to_dict()))
-
-    async def make() -> None:
-        async with aiovec.connect(config="aiovec.toml") as store:
-            await store.create_table("notes", schema)
-
-    async def look() -> None:
-        async with aiovec.connect(config="aiovec.toml") as store:
-            assert await store.count("notes") == (3 if embeds else 5)
-            found = await store.get("notes", ["r0", "r1"])
-            assert [(r["body"], r["year"]) for r in found] == [(TEXTS[0], 0), (TEXTS[1], 1)]
-            assert [r.vector is not None for r in found] == [embeds] * 2
-
-    words = ["import", str(path), "--config", "aiovec.toml"]
-    if "schema" in given:
-        words += ["--schema", "schema.json"]
-    if "table" in given:
-        asyncio.run(make())
-    found = CliRunner().invoke(app, words)
-    assert f"{3 if embeds else 5} rows" in found.output, found.output
-    asyncio.run(look())
+    for form, options in (
+        ("parquet", ("--schema", "schema.json")), ("arrow", ()), ("csv", ()), ("jsonl", ()),
+    ):  # fmt: skip
+        done = run("import", written(form), *options, *WHERE)
+        assert "3 rows" in done.out + done.err, (form, done)
+        assert "no text in 'body'" in "".join(p.read_text() for p in Path().glob("*reject*"))
+        with sync.connect(config="aiovec.toml") as store:
+            assert store.count("notes") == 3
+            (hit,) = store.search("notes", "how do I open sockets?", limit=1)
+            assert hit["body"] == TEXTS[0]
+            store.delete_where("notes", "TRUE")
 
 
-def test_rows_without_vectors_for_a_table_that_needs_them() -> None:
+def test_rows_that_need_no_vector(run: Run) -> None:  # noqa: F811
+    """Every row is taken, also that without a text."""
+    nullable = Schema(256, fields={"body": str}, vector_nullable=True)
+    with sync.connect(config="aiovec.toml") as store:
+        store.create_table("notes", nullable)
+    assert run("import", written("jsonl"), *WHERE).code == 0
+    with sync.connect(config="aiovec.toml") as store:
+        assert store.count("notes") == 5
+        assert store.get("notes", ["r0"])[0].vector is None
+
+
+def test_rows_without_vectors_for_a_table_that_needs_them(run: Run) -> None:  # noqa: F811
     """They are refused as for a new one, and no store is made."""
-    Path("notes.jsonl").write_text('{"id": "a", "body": "x"}\n')
-    words = ["import", "notes.jsonl", "--config", "aiovec.toml"]
-    assert "no vector was found" in run(*words, code=1)
+    path = written("jsonl")
+    assert "no vector was found" in run("import", path, *WHERE).err
     assert not Path("notes.db").exists()
+    with sync.connect(config="aiovec.toml") as store:
+        store.create_table("notes", Schema(256, fields={"body": str}))
+    done = run("import", path, *WHERE)
+    assert (done.code, "no vector was found" in done.err) == (1, True)
 
-    async def make() -> None:
-        async with aiovec.connect(config="aiovec.toml") as store:
-            await store.create_table("notes", Schema(256, fields={"body": str}))
 
-    asyncio.run(make())
-    assert "no vector was found" in run(*words, code=1)
-    assert "no vector was found" in run(*words, "--table", "others", code=1)
+def test_the_schema_of_a_table_travels_with_its_file(run: Run) -> None:  # noqa: F811
+    with sync.connect(config="aiovec.toml") as store:
+        store.create_table(
+            "notes", Schema(256, fields={"body": str}, embed=Embed("body", using="small"))
+        )
+        store.insert("notes", [{"id": text, "body": text} for text in TEXTS])
+    assert run("export", "notes", "notes.parquet", *WHERE).code == 0
+    assert run("import", "notes.parquet", "copy.db").code == 0
+    with sync.connect("copy.db") as store:  # without the embedder
+        assert store.schema("notes").embed == Embed("body", using="small")
+        assert store.count("notes") == 3

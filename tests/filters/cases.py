@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 from hypothesis import strategies as st
 
 from aiovec import Field, Schema
-from aiovec._filters.tree import all_of, any_of, is_true, negated
 from aiovec.backend import (
     Compare,
     Const,
@@ -51,6 +52,15 @@ SCHEMA = Schema(
         "json": str,
     },
 )
+
+
+def all_of(conditions: list[Expr]) -> Expr:
+    return reduce(operator.and_, conditions)
+
+
+def any_of(conditions: list[Expr]) -> Expr:
+    return reduce(operator.or_, conditions)
+
 
 # Letters that several others fold to, or that engines fold in different ways.
 _LETTERS = "éÉßẞs\u017fS\u03c3\u03c2\u03a3\u0130\u0131iIKk\u212a"
@@ -237,8 +247,8 @@ def conditions(rows: list[dict[str, Any]]) -> dict[str, st.SearchStrategy[Expr]]
         "payload list": st.builds(
             EqualsList, path, items(text | number | st.booleans(), str, int, float, bool)
         ),
-        "is true": st.builds(is_true, st.builds(Compare, number_field, order, number)),
-        "payload is true": st.builds(is_true, st.builds(Compare, path, order, text | number)),
+        "is true": st.builds(Compare, number_field, order, number).map(Expr.is_true),
+        "payload is true": st.builds(Compare, path, order, text | number).map(Expr.is_true),
     }
 
 
@@ -252,8 +262,8 @@ def filters(rows: list[dict[str, Any]]) -> st.SearchStrategy[Expr]:
         lambda inner: st.one_of(
             st.lists(inner, min_size=2, max_size=4).map(all_of),
             st.lists(inner, min_size=2, max_size=4).map(any_of),
-            inner.map(negated),
-            inner.map(is_true),
+            inner.map(operator.invert),
+            inner.map(Expr.is_true),
         ),
         max_leaves=12,
     )

@@ -1,0 +1,408 @@
+"""Embedders of an app: how they are described, and what happens when they misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contract.base import case
+
+import aiovec
+from aiovec import ConfigError, Embed, EmbeddingError, Schema, StoreClosedError, VectorStore, sync
+
+SCHEMA = Schema(2, fields={"body": str}, embed=Embed("body"))
+
+Toml = Callable[[str], Path]
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Toml:
+    def write(text: str) -> Path:
+        path = tmp_path / "aiovec.toml"
+        path.write_text("[retrieval.embedders.default]\n" + text)
+        return path
+
+    return write
+
+
+class Plain:
+    """A plain embedder of two dimensions; ``answer`` makes what it returns."""
+
+    model = "m"
+    dim = 2
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer or lengths
+
+    def __call__(self, texts: list[str]) -> Any:
+        return self.answer(texts)
+
+
+class Awaited(Plain):
+    """The same, awaited."""
+
+    async def __call__(self, texts: list[str]) -> Any:  # type: ignore[override]
+        return self.answer(texts)
+
+
+def lengths(texts: list[str]) -> Any:
+    return [[float(len(text)), 1.0] for text in texts]
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"id": f"r{n}", "body": f"text {n}"} for n in range(start, start + count)]
+
+
+async def opened(embedder: Any) -> VectorStore:
+    store = await aiovec.connect(":memory:", embedders={"default": embedder})
+    await store.create_table("notes", SCHEMA)
+    return store
+
+
+def imported(toml: Toml, monkeypatch: pytest.MonkeyPatch, embedder: Any, keys: str) -> Path:
+    """A TOML file that names an embedder by its module, as an app's own, with these keys."""
+    module = types.ModuleType("their_embedder")
+    module.embed = embedder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "their_embedder", module)
+    return toml(f'kind = "their_embedder:embed"\n{keys}\n')
+
+
+# What they answer
+
+
+def raises(error: type[BaseException]) -> Callable[[list[str]], Any]:
+    def fail(_: list[str]) -> Any:
+        raise error("such a thing")
+
+    return fail
+
+
+WRONG: dict[str, Callable[[list[str]], Any]] = {
+    "endless": lambda _: itertools.repeat([1.0, 2.0]),
+    "a set": lambda texts: {(1.0, float(n)) for n in range(len(texts))},
+    "too many": lambda texts: [[1.0, 2.0]] * (len(texts) + 1),
+    "NaN": lambda texts: [[1.0, float("nan")]] * len(texts),
+    "infinity": lambda texts: [[1.0, float("inf")]] * len(texts),
+    "zeros": lambda texts: [[0.0, -0.0]] * len(texts),
+    "texts": lambda texts: [["1", "2"]] * len(texts),
+    "letters": lambda texts: ["12"] * len(texts),
+    "flags": lambda texts: [[True, False]] * len(texts),
+    "complex": lambda texts: [[1j, 2.0]] * len(texts),
+    "huge": lambda texts: [[10**400, 2]] * len(texts),
+    "dates": lambda texts: np.ones((len(texts), 2), dtype="datetime64[s]"),
+    "a generator that fails": lambda texts: (next(iter([])) for _ in texts),
+    "StopIteration": raises(StopIteration),
+    "CancelledError": raises(asyncio.CancelledError),
+    "ValueError": raises(ValueError),
+}
+
+
+@pytest.mark.parametrize("kind", [Plain, Awaited])
+async def test_wrong_answers_and_errors_write_nothing(
+    kind: type[Plain], toml: Toml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = kind()
+    config = imported(toml, monkeypatch, embedder, "retries = 0")
+    async with aiovec.connect(":memory:", config=config) as store:
+        await store.create_table("notes", SCHEMA)
+        for name, answer in WRONG.items():
+            with case(name):
+                embedder.answer = answer
+                for call in (store.insert("notes", rows(2)), store.search("notes", name)):
+                    with pytest.raises(EmbeddingError):
+                        await call
+                assert await store.count("notes") == 0
+        embedder.answer = lengths
+        assert await store.insert("notes", rows(2)) == 2
+
+
+async def test_a_generator_does_its_work_in_a_thread() -> None:
+    """Libraries of local models give generators, which compute when they are read."""
+    threads = set()
+
+    def lazily(texts: list[str]) -> Iterator[list[float]]:
+        for text in texts:
+            threads.add(threading.current_thread())
+            yield [float(len(text)), 1.0]
+        texts.clear()  # the list is the embedder's own
+
+    for kind in (Plain, Awaited):
+        async with await opened(kind(lazily)) as store:
+            assert await store.insert("notes", rows(200)) == 200
+            (record,) = await store.get("notes", "r7")
+            assert np.asarray(record.vector).tolist() == [6.0, 1.0]
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_another_model_than_before_writes_nothing() -> None:
+    embedder = Plain()
+    async with await opened(embedder) as store:
+        await store.insert("notes", rows(1))
+        embedder.model = "another"
+        for call in (store.insert("notes", rows(1, 1)), store.search("notes", "new")):
+            with pytest.raises(EmbeddingError, match="'another'"):
+                await call
+        assert await store.count("notes") == 1
+
+
+async def test_a_key_in_an_exception_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_API_KEY", "sk-0123456789abcdef")
+    said = "refused: sk-0123456789abcdef"
+
+    def fail(_: list[str]) -> Any:
+        try:
+            raise ValueError(said)
+        except ValueError as exc:
+            raise KeyError(said) from exc
+
+    async with await opened(Plain(fail)) as store:
+        with pytest.raises(EmbeddingError) as caught:
+            await store.insert("notes", rows(1))
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "refused" in shown
+        assert "0123456789abcdef" not in shown
+
+
+# Time
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_one_that_hangs_is_given_up(
+    kind: str, toml: Toml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come_back = threading.Event()
+
+    def plain(texts: list[str]) -> Any:
+        if "hang" in texts:
+            come_back.wait(120)
+        return lengths(texts)
+
+    async def awaited(texts: list[str]) -> Any:
+        if "hang" in texts:
+            await asyncio.sleep(3600)
+        return lengths(texts)
+
+    keys = 'model = "m"\ndim = 2\ntimeout = 1.0\nretries = 0'
+    config = imported(toml, monkeypatch, plain if kind == "plain" else awaited, keys)
+    async with aiovec.connect(":memory:", config=config) as store:
+        await store.create_table("notes", SCHEMA)
+        with pytest.raises(EmbeddingError, match="no answer within") as caught:
+            await store.insert("notes", [{"id": "a", "body": "hang"}])
+        assert caught.value.retryable
+        come_back.set()
+        assert await store.count("notes") == 0
+
+
+async def test_a_store_closes_under_a_slow_embedder() -> None:
+    gate, began = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(texts: list[str]) -> Any:
+        loop.call_soon_threadsafe(began.set)
+        gate.wait(120)
+        return lengths(texts)
+
+    store = await opened(Plain(slow))
+    calls = [asyncio.ensure_future(store.insert("notes", rows(3, 3 * n))) for n in range(5)]
+    calls.append(asyncio.ensure_future(store.search("notes", "x")))  # type: ignore[arg-type]
+    await began.wait()
+    await store.close()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    gate.set()
+    assert all(isinstance(outcome, StoreClosedError) for outcome in outcomes)
+
+
+async def test_an_embedder_that_searches_the_store() -> None:
+    stores: list[VectorStore] = []
+
+    class Reentrant(Plain):
+        async def __call__(self, texts: list[str]) -> Any:  # type: ignore[override]
+            for store in stores:
+                await store.search("notes", [1.0, 2.0])
+                if texts != ["inner"]:
+                    await store.search("notes", "inner")
+            return lengths(texts)
+
+    async with await opened(Reentrant()) as store:
+        stores.append(store)
+        assert await store.insert("notes", rows(10)) == 10
+        await asyncio.gather(*(store.search("notes", f"text {n}") for n in range(3)))
+
+
+@pytest.mark.slow
+async def test_many_calls_and_cancellations() -> None:
+    async with await opened(Awaited()) as store:
+        calls = [asyncio.ensure_future(store.insert("notes", rows(1, n))) for n in range(200)]
+        calls += [asyncio.ensure_future(store.search("notes", f"q {n}")) for n in range(100)]  # type: ignore[arg-type]
+        for n in range(0, 300, 7):
+            calls[n].cancel()
+            if n % 5 == 0:
+                await asyncio.sleep(0)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        for n, outcome in enumerate(outcomes):
+            if isinstance(outcome, BaseException):
+                assert isinstance(outcome, asyncio.CancelledError), outcome
+                assert n % 7 == 0
+        kept = {record.id for record in await store.find("notes", limit=1000)}
+        assert {f"r{n}" for n, outcome in enumerate(outcomes[:200]) if outcome == 1} <= kept
+        assert await store.insert("notes", rows(1, 5000)) == 1
+
+
+# How they are described
+
+
+async def test_faults_name_the_key(toml: Toml) -> None:
+    kinds = "must be 'openai', 'fastembed', "
+    for text, keys, words in (
+        ('kind = "ollama"', {"kind": "ollama"}, f"embedders.default.kind: {kinds}"),
+        ("kind = 3", {"kind": 3}, f"embedders.default.kind: {kinds}"),
+        ("batch_size = 0", {"batch_size": 0}, "default.batch_size: must be a whole number from 1"),
+        ('modle = "x"', {"modle": "x"}, "did you mean 'model'"),
+        ('api_key = "sk-secret-1"', {"api_key": "sk-secret-1"}, "did you mean 'api_key_env'"),
+        ('base_url = "ftp://x"', {"base_url": "ftp://x"}, "default.base_url: must be text like"),
+        ("timeout = 0.0", {"timeout": 0.0}, "embedders.default.timeout: must be a number"),
+    ):
+        described: Any = {"default": keys}
+        for options in ({"config": toml(text)}, {"embedders": described}):
+            with case((text, options)):
+                with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+                    await aiovec.connect(":memory:", **options)
+                assert "sk-secret" not in str(caught.value)
+
+
+async def test_what_no_embedder_can_be_made_of(toml: Toml) -> None:
+    for text, words in (
+        ("", "retrieval.embedders.default.model: the kind 'openai' needs it"),
+        ('model = "x"', "retrieval.embedders.default.dim: the kind 'openai' needs it"),
+        ('kind = "no_such_module_x:y"', "'no_such_module_x' cannot be imported"),
+        ('kind = "json:nothing"', "the module 'json' has no 'nothing'"),
+        ('kind = "json:loads"', "has no attribute model"),
+    ):
+        async with aiovec.connect(":memory:", config=toml(text)) as store:
+            with case(text), pytest.raises(ConfigError, match=re.escape(words)):
+                await store.create_table("notes", SCHEMA)
+            await store.create_table("vectors", Schema(4))  # others go on
+    async with aiovec.connect(":memory:", config=toml('kind = "demo"')) as store:
+        third = Schema(256, fields={"body": str}, embed=Embed("body", using="three"))
+        await store.create_table("notes", third)
+        with pytest.raises(EmbeddingError, match=r"retrieval\.embedders\.three"):
+            await store.insert("notes", rows(1))
+
+
+async def test_the_demo_is_described_anywhere(
+    toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = Schema(256, fields={"body": str}, embed=Embed("body"))
+    bodies = ["reading zip files", "opening a socket", "walking through a tree"]
+
+    async def used(target: Path | str, **options: Any) -> None:
+        async with aiovec.connect(target, **options) as store:
+            await store.create_table("notes", schema)
+            await store.insert("notes", [{"id": body, "body": body} for body in bodies])
+            (hit,) = await store.search("notes", "how to open sockets", limit=1)
+            assert hit.id == "opening a socket"
+            assert (await store.schema("notes")).model == "aiovec-demo-hash-256"
+
+    await used(":memory:", config=toml('kind = "demo"'))
+    described: Any = {"default": {"kind": "demo", "batch_size": 8}}
+    # What an app describes comes before the file.
+    config = toml('kind = "no_such_module_x:y"')
+    await used(tmp_path / "notes.db", embedders=described, config=config)
+
+    def search() -> list[str]:
+        with sync.connect(tmp_path / "notes.db", embedders=described) as plain:
+            return [hit.id for hit in plain.search("notes", "zipped", limit=1)]
+
+    assert await asyncio.to_thread(search) == ["reading zip files"]
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__EMBEDDERS__DEFAULT__KIND", "demo")
+    await used(":memory:")
+
+
+async def test_a_class_of_the_app_is_told_queries_from_documents(
+    toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Embedder(Plain):
+        model = "theirs"
+
+        def __call__(self, texts: list[str], *, kind: str = "") -> Any:
+            return [[float(len(text)), 1.0 + (kind == "query")] for text in texts]
+
+    config = imported(toml, monkeypatch, Embedder, "")
+    async with aiovec.connect(":memory:", config=config) as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", [{"id": "a", "body": "abc"}])
+        (hit,) = await store.search("notes", "abc", include_vector=True)
+        assert np.asarray(hit.vector).tolist() == [3.0, 1.0]
+        assert hit.score < 0.99999  # the query's vector is another one
+        assert (await store.schema("notes")).model == "theirs"
+
+
+# Neither package is installed where the tests run: these stand in for them.
+
+
+def stand_in(kind: str, log: list[Any]) -> types.ModuleType:
+    module = types.ModuleType(kind.replace("-", "_"))
+
+    class Model:
+        def __init__(self, name: str = "", model_name: str = "") -> None:
+            if "missing" in (name, model_name):
+                raise ValueError("the model missing is not supported")
+            log.append(("load", name or model_name, threading.current_thread()))
+
+        def encode(self, texts: Any, shift: int = 0, **_: Any) -> Any:
+            log.append((shift, list(texts), threading.current_thread()))
+            return np.array([[len(text), 1 + shift] for text in texts], dtype=np.float32)
+
+        def encode_query(self, texts: Any, **_: Any) -> Any:
+            return self.encode(texts, 1)
+
+        passage_embed, query_embed = encode, encode_query
+
+    module.TextEmbedding = module.SentenceTransformer = Model  # type: ignore[attr-defined]
+    return module
+
+
+async def test_local_models_run_in_a_thread(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("fastembed", "sentence-transformers"):
+        log: list[Any] = []
+        monkeypatch.setitem(sys.modules, kind.replace("-", "_"), stand_in(kind, log))
+        config = toml(f'kind = "{kind}"\nmodel = "small"\ndim = 2\nquery_prefix = "q: "')
+        async with aiovec.connect(":memory:", config=config) as store:
+            await store.create_table("notes", SCHEMA)
+            assert not log  # loaded at the first use
+            calls = [store.insert("notes", rows(1, n)) for n in range(8)]
+            await asyncio.gather(*calls, store.search("notes", "words"))
+            assert [entry[:2] for entry in log if entry[0] == "load"] == [("load", "small")]
+            assert threading.main_thread() not in {entry[2] for entry in log}
+            assert ["q: words"] in [entry[1] for entry in log if entry[0] == 1]
+            assert await store.count("notes") == 8
+        config = toml(f'kind = "{kind}"\nmodel = "missing"\ndim = 2')
+        async with aiovec.connect(":memory:", config=config) as store:
+            await store.create_table("notes", SCHEMA)
+            with pytest.raises(EmbeddingError, match="missing is not supported"):
+                await store.insert("notes", rows(1))
+
+
+async def test_a_missing_package_is_named(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, package in (
+        ("fastembed", "fastembed"), ("sentence-transformers", "sentence_transformers"),
+        ("openai", "aiohttp"),
+    ):  # fmt: skip
+        monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
+        config = toml(f'kind = "{kind}"\nmodel = "m"\ndim = 2\nbase_url = "http://127.0.0.1:9"')
+        async with aiovec.connect(":memory:", config=config) as store:
+            await store.create_table("notes", SCHEMA)
+            words = re.escape(f'pip install "aiovec[{kind}]"')
+            with case(kind), pytest.raises(EmbeddingError, match=words):
+                await store.insert("notes", rows(1))

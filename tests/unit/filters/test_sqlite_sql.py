@@ -1,0 +1,59 @@
+"""The SQL of filters on SQLite: what stands in it, and which index serves it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+from tests.contract.base import case
+from tests.filters.cases import SCHEMA
+
+from aiovec import F
+from aiovec.backend import bind
+from aiovec_sqlite.sql.filters import register, to_sql
+
+HOSTILE = "x' OR 1=1; -- \" ) ? $? \0"
+INDEXED = {
+    "\"select\" = 'a'": "t.select",
+    "\"select\" LIKE 'a%'": "t.select",
+    "\"select\" LIKE 'a%b_c'": "t.select",
+    "startswith(\"select\", 'a')": "t.select",
+    "\"select\" IN ('a', 'b')": "t.select",
+    "\"select\" = 'a' OR \"select\" = 'b'": "t.select",
+    "NOT order >= 5": "t.order",
+    "\"like\" BETWEEN 1 AND 2 AND body LIKE '%a'": "t.like",
+    "id = 'a'": "sqlite_autoindex",
+}
+
+
+def sql_of(where: Any) -> tuple[str, Any]:
+    expr = bind(where, SCHEMA)
+    assert expr is not None
+    return to_sql(expr, SCHEMA)
+
+
+def test_nothing_that_users_write_stands_in_the_sql() -> None:
+    where = (F.body == HOSTILE) | F.payload[HOSTILE][HOSTILE].in_([HOSTILE, 5])
+    sql, parameters = sql_of(where | F.body.like(f"_{HOSTILE}") | F.tags.contains(HOSTILE))
+    assert "OR 1=1" not in sql
+    assert sql.count("?") == len(parameters)
+
+
+def test_an_index_serves() -> None:
+    columns = "".join(f', "{name}"' for name in SCHEMA.fields)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        register(connection)
+        connection.execute(
+            f'CREATE TABLE "t.rows" (_rowid INTEGER PRIMARY KEY, id TEXT UNIQUE{columns}, payload)'
+        )
+        for name, field in SCHEMA.fields.items():
+            if field.index:
+                connection.execute(f'CREATE INDEX "t.{name}" ON "t.rows"("{name}")')
+        for where, index in INDEXED.items():
+            sql, parameters = sql_of(where)
+            plan = connection.execute(
+                f'EXPLAIN QUERY PLAN SELECT _rowid FROM "t.rows" AS r WHERE {sql}', parameters
+            ).fetchall()
+            with case(where):
+                assert any("SEARCH" in step[3] and index in step[3] for step in plan), plan
