@@ -3,21 +3,14 @@ of a record's id, and nowhere else anything."""
 
 from __future__ import annotations
 
-import httpx
 import pytest
 from fastapi import FastAPI
-from tests.server.apps import Client, notes, serving
+from tests.server.apps import notes, serving
 
 from aiovec.asgi import lifespan
 from aiovec_server import router
 
 VECTOR = [1.0, 0.0, 0.0]
-
-
-async def sent(client: Client, method: str, path: str, **options: object) -> httpx.Response:
-    """Send a request whose path goes as it is."""
-    url = httpx.URL(scheme="http", host="localhost", port=4002, raw_path=path.encode())
-    return await client.request(method, url, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("slash", ["%2F", "%2f", "%252F", "%25252f"])
@@ -28,7 +21,6 @@ async def test_an_encoded_slash_leads_to_no_other_route(slash: str) -> None:
             ("GET", "/tables|notes"),
             ("POST", "/tables/notes|count"),
             ("POST", "/tables/notes|optimize"),
-            ("POST", "/backend|tables"),
             ("DELETE", "/tables/notes|records/note-1"),
             ("DELETE", "/tables|notes/records/note-1"),
             ("DELETE", "/tables/notes/records|note-1"),
@@ -36,7 +28,7 @@ async def test_an_encoded_slash_leads_to_no_other_route(slash: str) -> None:
             ("GET", "/assets|main.js"),
             ("PUT", "/tables/notes/fields/year|index"),
         ):
-            answer = await sent(client, method, path.replace("|", slash), json={})
+            answer = await client.raw(method, path.replace("|", slash), json={})
             assert answer.status_code == 404, (path, answer.text)
             assert answer.headers["content-type"] == "application/problem+json"
             assert "encoded slash" in answer.json()["detail"]
@@ -48,7 +40,7 @@ async def test_an_id_may_have_slashes_and_what_looks_like_an_encoded_one() -> No
         rows = [{"id": id, "embedding": VECTOR} for id in ("a/b", "a%2Fb", "records/a")]
         await client.ok("POST", "/tables/notes/records", json=rows)
         for id in ("a%2Fb", "a%252Fb", "records%2fa"):
-            answer = await sent(client, "DELETE", f"/tables/notes/records/{id}")
+            answer = await client.raw("DELETE", f"/tables/notes/records/{id}")
             assert answer.json() == {"deleted": 1}, id
 
 
@@ -57,10 +49,10 @@ async def test_the_router_in_an_app_of_ones_own_refuses_them_too() -> None:
     app.include_router(router(), prefix="/vectors")
     async with serving(app) as client:
         await client.ok("POST", "/vectors/tables", 201, json={"name": "t", "schema": {"dim": 3}})
-        answer = await sent(client, "DELETE", "/vectors/tables%2Ft?confirm=t")
+        answer = await client.raw("DELETE", "/vectors/tables%2Ft?confirm=t")
         assert answer.status_code == 404
         await client.ok(
             "POST", "/vectors/tables/t/records", json=[{"id": "a/b", "embedding": VECTOR}]
         )
-        answer = await sent(client, "DELETE", "/vectors/tables/t/records/a%2Fb")
+        answer = await client.raw("DELETE", "/vectors/tables/t/records/a%2Fb")
         assert answer.json() == {"deleted": 1}
