@@ -1,19 +1,18 @@
-"""The command as a user runs it: its arguments in, its exit code and both streams out."""
+"""What the tests of the command share: a folder, a store in it, and a TOML file that names it."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import command
+from tests.harness.command import Finished
 
-import aiovec
-from aiovec import Field, Schema
-from aiovec._cli import main
+from aiovec import Field, Schema, sync
+
+Run = Callable[..., Finished]
 
 SCHEMA = Schema(
     3, model="test-model", fields={"lang": Field(str, index="bitmap"), "year": int, "body": str}
@@ -26,31 +25,9 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@dataclass(frozen=True)
-class Finished:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[list[str]]:
-        """The lines of a table that was printed into a pipe."""
-        return [line.split("\t") for line in self.out.splitlines()]
-
-
-Run = Callable[..., Finished]
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["aiovec", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Finished(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+def run() -> Run:
+    return command.run
 
 
 @pytest.fixture(autouse=True)
@@ -66,13 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def store(folder: Path) -> Path:
     """A store with the table ``notes``."""
     path = folder / "notes.db"
-
-    async def fill() -> None:
-        async with aiovec.connect(str(path)) as vectors:
-            await vectors.create_table("notes", SCHEMA)
-            await vectors.insert("notes", ROWS)
-
-    asyncio.run(fill())
+    with sync.connect(path) as vectors:
+        vectors.create_table("notes", SCHEMA)
+        vectors.insert("notes", ROWS)
     return path
 
 

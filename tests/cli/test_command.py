@@ -1,15 +1,10 @@
-"""The command itself: help, version, a terminal and a pipe, an interrupt."""
+"""The command itself: help, version, wrong usage, and which store it uses."""
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,194 +18,120 @@ COMMANDS = (
     "advise migrate serve"
 ).split()
 
-posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has neither a pty nor SIGINT")
+
+def test_help_and_version(run: Run) -> None:
+    listed = run("--help")
+    assert sorted(re.findall(r"^[│|] (\w+)  ", listed.out, re.MULTILINE)) == sorted(COMMANDS)
+    for name in COMMANDS:
+        finished = run(name, "--help")
+        assert (finished.code, finished.err) == (0, ""), name
+        assert f"Usage: aiovec {name}" in finished.out
+    assert run("--version").out == f"aiovec {aiovec.__version__}\n"
 
 
-def aiovec_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "aiovec", *arguments]
+WRONG_USAGE = """
+unknown
+tables --unknown
+backup
+export notes.db
+import
+import notes.db n.db --metric l3
+import a.csv n.db --rejects a.csv
+import - n.db --format csv
+index
+rows
+rows notes.db notes --csv --json
+rows notes.db notes --limit 0
+distinct notes.db
+search
+search notes.db notes
+search notes.db notes one-too-many --like a
+search notes.db notes --vector [1,0,0] --like a
+search notes.db notes --vector [1,0
+search notes.db notes --vector {}
+search notes.db notes --vector [true]
+search notes.db notes --vector @missing.json
+search notes.db notes --like a --limit 0
+search notes.db notes words --text --hybrid
+search notes.db notes words --text --max-distance 1
+search notes.db notes --vector [1,0,0] --any
+search notes.db notes --vector [1,0,0] --per-group 0
+""".strip().splitlines()
 
 
-def on_a_terminal(*arguments: str, program: Sequence[str] = ()) -> tuple[int, str]:
-    """Run the command, or another program, on a terminal of its own; its exit code and all that it
-    wrote there."""
-    import pty
-
-    main, other = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
-    environment.pop("NO_COLOR", None)
-    command = [*program, *arguments] if program else aiovec_command(*arguments)
-    start = subprocess.Popen  # a program may be about imports
-    process = start(command, stdin=other, stdout=other, stderr=other, env=environment)
-    os.close(other)
-    written = b""
-    try:
-        while True:
-            try:
-                part = os.read(main, 65_536)
-            except OSError:  # Linux says so when the other side is closed
-                break
-            if not part:
-                break
-            written += part
-        return process.wait(), written.decode()
-    finally:
-        process.kill()
-        process.wait()
-        os.close(main)
-
-
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
-def test_every_command_has_help(run: Run, command: list[str]) -> None:
-    finished = run(*command, "--help")
-    assert finished.code == 0
-    assert "Usage: aiovec" in finished.out
-    assert finished.err == ""
-
-
-def test_the_help_names_every_command(run: Run) -> None:
-    listed = re.findall(r"^[│|] (\w+)  ", run("--help").out, re.MULTILINE)
-    assert sorted(listed) == sorted(COMMANDS)
-
-
-def test_the_version(run: Run) -> None:
-    finished = run("--version")
-    assert (finished.code, finished.out) == (0, f"aiovec {aiovec.__version__}\n")
-
-
-def test_no_command_and_an_unknown_command_are_wrong_usage(run: Run) -> None:
+def test_wrong_usage_ends_with_2_and_writes_nothing(run: Run, store: Path, folder: Path) -> None:
+    (folder / "a.csv").write_text('id,embedding\na,"[1, 0]"\n')
+    before = sorted(path.name for path in folder.iterdir())
     assert run().code == 2
-    assert run("unknown").code == 2
-    assert run("tables", "--unknown").code == 2
+    for line in WRONG_USAGE:
+        finished = run(*line.split())
+        assert (finished.code, finished.out) == (2, ""), line
+        assert "Usage: aiovec" in finished.err
+    assert run("search", store, "notes", "--vector", "[" * 100_000).code == 2
+    assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_python_m_aiovec_is_the_same_command() -> None:
-    finished = subprocess.run(
-        aiovec_command("--version"), capture_output=True, text=True, check=True
-    )
-    assert finished.stdout == f"aiovec {aiovec.__version__}\n"
+FAILURES = {
+    "search notes.db notes --vector [1,0]": "2 dimensions",
+    "search notes.db notes --vector [0,0,0]": "zero",
+    "search notes.db notes --vector [NaN,0,0]": "nan",
+    "search notes.db notes --like absent": "--like must be the id of a row",
+    "search notes.db notes --like a --where lang=": "position",
+    "search notes.db notes --like a --where absent=1": "absent",
+    "search notes.db notes --like a --select absent": "absent",
+    "search notes.db notes words": "--vector or --like",
+    "search notes.db notes --vector words": "has no embedder",
+    "rows notes.db absent": "there is no table 'absent'; the tables are: 'notes'",
+    "rows notes.db notes --order-by absent": "absent",
+    "distinct notes.db notes absent": "absent",
+    "info notes.db absent": "there is no table 'absent'; the tables are: 'notes'",
+    "optimize notes.db absent": "absent",
+    "advise notes.db absent": "there is no table 'absent'",
+    "index notes.db notes": "indexes",
+    "backup notes.db other.db": "other.db",
+    "tables other.db": "another application",
+    "tables": "AIOVEC_CONFIG",
+    "tables --config absent.toml": "absent.toml",
+}  # fmt: skip
+MISSING = ("missing.db", "missing/deep.db", "missing", "sqlite", "lancedb://missing")
 
 
-def test_importing_aiovec_does_not_import_what_only_the_command_needs() -> None:
-    script = (
-        "import sys, aiovec\n"
-        "heavy = {'typer', 'rich', 'pyarrow', 'pydantic', 'aiovec._cli', 'aiovec._demo'}\n"
-        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)\n"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert (finished.returncode, finished.stderr) == (0, "")
+def test_a_failure_ends_with_1_and_one_line(run: Run, store: Path, folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "other.db")) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    cases = FAILURES | {
+        f"{command} {target}": "there is no store at "
+        for command in ("tables", "info", "optimize", "advise")
+        for target in MISSING
+    }
+    for line, reason in cases.items():
+        finished = run(*line.split())
+        assert (finished.code, finished.out, finished.err.count("\n")) == (1, "", 1), line
+        assert finished.err.startswith("error: ")
+        assert reason in finished.err, line
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_output_that_a_stream_cannot_write_does_not_end_the_command(store: Path) -> None:
-    # "zweite…" holds no such character, but the shortened and replaced ones do.
-    finished = subprocess.run(
-        aiovec_command("search", str(store), "notes", "--like", "a"),
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (finished.returncode, finished.stderr) == (0, "")
-    assert "third ?[31mred" in finished.stdout
+def test_which_store(
+    run: Run, store: Path, config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used(*arguments: object) -> tuple[str, str]:
+        about = run("info", *arguments, "--json").json
+        return about["backend"], about["target"]
 
-
-def test_json_is_ascii_where_the_stream_is_not_unicode(store: Path) -> None:
-    finished = subprocess.run(
-        aiovec_command("search", str(store), "notes", "--like", "a", "--json"),
-        env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
-        capture_output=True,
-        check=True,
-    )
-    assert finished.stdout.isascii()
-
-
-@posix_only
-def test_a_reader_that_leaves_early_gets_no_traceback(store: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        finished = subprocess.run(
-            aiovec_command("info", str(store)),
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    finally:
-        os.close(writer)
-    assert finished.returncode == 1
-    assert "Traceback" not in finished.stderr
-
-
-@posix_only
-def test_on_a_terminal_a_table_is_laid_out_and_an_error_is_red(store: Path) -> None:
-    code, written = on_a_terminal("search", str(store), "notes", "--like", "a")
-    assert code == 0
-    assert "\t" not in written
-    assert re.search(r"\x1b\[1m *score", written)
-    assert "\x1b[31mred" not in written  # what a row holds does not colour the terminal
-    assert "3 hits in " in written
-
-    code, written = on_a_terminal("tables", "missing.db")
-    assert code == 1
-    assert "\x1b[1;31merror: \x1b[0m\x1b[31mthere is no store at" in written
-
-
-@posix_only
-def test_an_interrupt_ends_with_130_and_one_line(folder: Path) -> None:
-    process = subprocess.Popen(
-        aiovec_command("demo", "--path", str(folder / "demo.db")),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        assert process.stdout is not None
-        while not process.stdout.readline().startswith("Text: "):
-            pass  # until it is at work
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 130
-    assert errors == "error: interrupted\n"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-@pytest.mark.parametrize(
-    "arguments", [["tables", "notes.db"], ["info", "notes.db", "--json"], ["--help"]]
-)
-def test_output_that_cannot_be_written_is_told(arguments: list[str], store: Path) -> None:
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            aiovec_command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True,
-            timeout=60, check=False,
-        )  # fmt: skip
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-    assert done.stderr.startswith("error: the output cannot be written: No space left")
-
-
-@pytest.mark.slow
-@posix_only
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
-        ("tables notes.db >&-", 0, ""),
-        ("info notes.db --json >&-", 0, ""),
-        ("tables notes.db <&- >&- 2>&-", 0, ""),
-        ("export notes.db notes - --format jsonl >&-", 1, "error: standard output is closed\n"),
-        ("import - n.db --format jsonl --table t <&-", 1, "error: standard input is closed\n"),
-    ],
-)
-def test_closed_streams(arguments: str, code: int, told: str, store: Path) -> None:
-    done = subprocess.run(
-        f"{shlex.join(aiovec_command())} {arguments}", shell=True, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", told)
-    assert not Path("n.db").exists()
+    ours = ("sqlite", str(store))
+    assert used("--config", config) == ours
+    assert used("notes.db", "--config", config) == ours
+    monkeypatch.setenv("AIOVEC_CONFIG", str(config))
+    assert used() == ours
+    monkeypatch.delenv("AIOVEC_CONFIG")
+    (folder / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "notes.db"\n', "utf-8")
+    assert used() == ours
+    # With a TOML file a backend's name is a store, whichever backend the file uses now.
+    remote = '[retrieval]\nbackend = "remote"\nremote_url = "http://127.0.0.1:1"\n'
+    config.write_text(f'{remote}sqlite_path = "../notes.db"\n', "utf-8")
+    assert used("sqlite", "--config", config) == ours
+    without = run("info", "--config", config)
+    assert without.code == 1
+    assert "no server answers at http://127.0.0.1:1" in without.err

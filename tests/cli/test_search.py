@@ -1,7 +1,9 @@
-"""aiovec search."""
+"""aiovec search, rows and distinct."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -11,160 +13,82 @@ from aiovec import Embed, Field, Schema, sync
 
 from .conftest import Run
 
+HOSTILE = ['red "wool", x', "", "=cmd\nnew\x1b[31m;\t", None, "é日😀"]
+
 
 def ids(run: Run, *arguments: object) -> list[str]:
-    finished = run("search", *arguments, "--json")
-    assert finished.code == 0, finished.err
-    return [hit["id"] for hit in json.loads(finished.out)["hits"]]
+    return [hit["id"] for hit in run("search", *arguments, "--json").json["hits"]]
 
 
-def test_by_a_vector(run: Run, store: Path) -> None:
-    assert ids(run, store, "notes", "--vector", "[1, 0, 0]", "--limit", 2) == ["a", "b"]
-
-
-def test_by_a_vector_in_a_file(run: Run, store: Path, folder: Path) -> None:
+def test_by_a_vector_or_like_a_row(run: Run, store: Path, config: Path, folder: Path) -> None:
     (folder / "vector.json").write_text("[0, 1.0, 0]\n", "utf-8")
+    assert ids(run, store, "notes", "--vector", "[1, 0, 0]", "--limit", 2) == ["a", "b"]
     assert ids(run, store, "notes", "--vector", "@vector.json", "--limit", 1) == ["c"]
-
-
-def test_like_a_row_which_is_left_out_itself(run: Run, store: Path) -> None:
     assert ids(run, store, "notes", "--like", "a", "--limit", 2) == ["b", "c"]
     assert len(ids(run, store, "notes", "--like", "a", "--limit", 100)) == 3
-
-
-def test_where_and_select(run: Run, store: Path) -> None:
-    finished = run(
-        "search", store, "notes", "--vector", "[1,0,0]", "--where", "lang = 'en' AND year > 2020",
-        "--select", "year,lang",
-    )  # fmt: skip
-    assert finished.code == 0
-    assert finished.lines == [["score", "id", "year", "lang"], ["0.0000", "c", "2022", "en"]]
-    repeated = run("search", store, "notes", "--like", "a", "--select", "year", "--select", "lang")
-    assert repeated.lines[0] == ["score", "id", "year", "lang"]
-
-
-def test_the_store_of_the_toml_file(run: Run, config: Path) -> None:
     assert ids(run, "notes", "--config", config, "--like", "a", "--limit", 1) == ["b"]
     assert ids(run, "sqlite", "notes", "--config", config, "--like", "a", "--limit", 1) == ["b"]
-
-
-def test_json_holds_hits_as_their_dicts(run: Run, store: Path) -> None:
-    finished = run("search", store, "notes", "--vector", "[1,0,0]", "--limit", 1, "--json")
-    found = json.loads(finished.out)
+    found = run("search", store, "notes", "--vector", "[1,0,0]", "--limit", 1, "--json").json
     assert found["hits"] == [
         {
-            "id": "a",
-            "_score": pytest.approx(1),
-            "_distance": pytest.approx(0, abs=1e-6),
-            "lang": "en",
-            "year": 2020,
-            "body": "first",
+            "id": "a", "_score": pytest.approx(1), "_distance": pytest.approx(0, abs=1e-6),
+            "lang": "en", "year": 2020, "body": "first",
         }
-    ]
+    ]  # fmt: skip
     assert found["seconds"] > 0
 
 
-def test_stored_text_stays_in_its_line_and_whole_in_a_pipe(run: Run, store: Path) -> None:
+def test_what_is_shown(run: Run, store: Path) -> None:
+    by_vector = ("search", store, "notes", "--vector", "[1,0,0]")
+    shown = run(*by_vector, "--where", "lang = 'en' AND year > 2020", "--select", "year,lang")
+    assert shown.lines == [["score", "id", "year", "lang"], ["0.0000", "c", "2022", "en"]]
+    repeated = run(*by_vector, "--select", "year", "--select", "lang")
+    assert repeated.lines[0] == ["score", "id", "year", "lang"]
+    none = run(*by_vector, "--where", "FALSE")
+    assert (none.code, none.lines) == (0, [["score", "id"]])
     finished = run("search", store, "notes", "--like", "a", "--select", "body")
     bodies = {line[1]: line[2] for line in finished.lines[1:]}
-    assert bodies["b"] == "zweite Zeile"
-    assert bodies["c"] == "third \N{REPLACEMENT CHARACTER}[31mred"
-    assert bodies["d"] == "x" * 1000
-    assert "\x1b" not in finished.out
-
-
-def test_no_hits_are_no_failure(run: Run, store: Path) -> None:
-    assert ids(run, store, "notes", "--vector", "[1,0,0]", "--where", "FALSE") == []
-    finished = run("search", store, "notes", "--vector", "[1,0,0]", "--where", "FALSE")
-    assert finished.code == 0
-    assert finished.lines == [["score", "id"]]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [],
-        ["--vector", "[1,0,0]", "--like", "a"],
-        ["--vector", "[1,0"],
-        ["--vector", "{}"],
-        ["--vector", "[true]"],
-        ["--vector", '["1"]'],
-        ["--vector", "[" * 100_000],
-        ["--vector", "@missing.json"],
-        ["--like", "a", "--limit", "0"],
-        ["--like", "a", "--limit", "many"],
-        ["--like", "a", "--unknown"],
-        ["one-too-many", "--like", "a"],
-    ],
-)
-def test_wrong_usage_ends_with_2(run: Run, store: Path, options: list[str]) -> None:
-    finished = run("search", store, "notes", *options)
-    assert finished.code == 2
-    assert finished.out == ""
-    assert "Usage: aiovec search" in finished.err
-
-
-def test_no_arguments_are_wrong_usage(run: Run) -> None:
-    assert run("search").code == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--vector", "[1,0]"], "2 dimensions"),
-        (["--vector", "[0,0,0]"], "zero"),
-        (["--vector", "[NaN,0,0]"], "nan"),
-        (["--like", "absent"], "--like must be the id of a row of the table 'notes', not 'absent'"),
-        (["--like", "a", "--where", "lang ="], "position"),
-        (["--like", "a", "--where", "absent = 1"], "absent"),
-        (["--like", "a", "--select", "absent"], "absent"),
-    ],
-)
-def test_a_failure_ends_with_1_and_one_line(
-    run: Run, store: Path, options: list[str], message: str
-) -> None:
-    finished = run("search", store, "notes", *options)
-    assert finished.code == 1
-    assert finished.out == ""
-    assert finished.err.startswith("error: ")
-    assert message in finished.err
-    assert finished.err.count("\n") == 1
-
-
-# With the embedder of the TOML file
+    assert bodies["b"] == "zweite Zeile"  # stored text stays in its line,
+    assert bodies["c"] == "third \N{REPLACEMENT CHARACTER}[31mred"  # does nothing to a terminal,
+    assert bodies["d"] == "x" * 1000  # and is whole in a pipe
 
 
 @pytest.fixture
 def texts(folder: Path) -> Path:
-    """A store whose table makes vectors of its texts, and the TOML file that names it."""
-    schema = Schema(256, fields={"body": Field(str, text=True)}, embed=Embed("body"))
-    with sync.connect("texts.db", embedders={"default": {"kind": "demo"}}) as store:
-        store.create_table("docs", schema)
-        store.insert(
-            "docs",
-            [
-                {"id": "wool", "body": "Wash wool in cold water."},
-                {"id": "snow", "body": "Snow is frozen water."},
-                {"id": "door", "body": "The door is open."},
-            ],
-        )
+    """A TOML file with an embedder, and its store with texts of which one has no vector."""
     path = folder / "texts.toml"
     path.write_text(
-        '[retrieval]\nsqlite_path = "texts.db"\n[retrieval.embedders.default]\nkind = "demo"\n',
-        "utf-8",
+        '[retrieval]\nsqlite_path = "texts.db"\n[retrieval.embedders.default]\nkind = "demo"\n'
     )
+    fields = {"body": Field(str, text=True), "doc": str}
+    schema = Schema(256, fields=fields, embed=Embed("body"), vector_nullable=True)
+    with sync.connect(config=path) as store:
+        store.create_table("docs", schema)
+        bodies = {
+            "wool": "Wash wool in cold water.", "snow": "Snow is frozen water.",
+            "door": "The door is open.", "bare": None,
+        }  # fmt: skip
+        store.insert("docs", [{"id": id, "body": body, "doc": "d"} for id, body in bodies.items()])
     return path
 
 
-def test_words_are_embedded_by_the_embedder_of_the_toml_file(run: Run, texts: Path) -> None:
-    by_both = ids(run, "docs", "cold water", "--config", texts)
-    assert by_both == ids(run, "docs", "cold water", "--hybrid", "--config", texts)
-    assert by_both[0] == "wool"
-    assert len(by_both) == 3  # one matches no word
-    assert set(ids(run, "docs", "water -cold", "--text", "--config", texts)) == {"snow"}
-    by_vector = ids(run, "docs", "--vector", "opened doors", "--config", texts)
-    assert by_vector[0] == "door"
-    assert len(by_vector) == 3
+def test_by_words(run: Run, texts: Path) -> None:
+    toml = ("--config", texts)
+    by_both = ids(run, "docs", "cold water", *toml)
+    assert by_both == ids(run, "docs", "cold water", "--hybrid", *toml)
+    assert (by_both[0], len(by_both)) == ("wool", 3)  # one matches no word
+    assert ids(run, "docs", "water -cold", "--text", *toml) == ["snow"]
+    assert ids(run, "docs", "cold door", "--text", *toml) == []
+    assert sorted(ids(run, "docs", "cold door", "--text", "--any", *toml)) == ["door", "wool"]
+    for words in (["--vector", "opened doors"], ["opened doors", "--vector"]):
+        assert ids(run, "docs", *words, *toml)[0] == "door"
+    vector = json.dumps([1.0] + [0.0] * 255)
+    assert len(ids(run, "docs", vector, "--vector", *toml)) == 3
+    assert len(ids(run, "docs", "--vector", vector, "--group-by", "doc", *toml)) == 1
+    assert ids(run, "docs", "--like", "wool", "--max-distance", 0.001, *toml) == []
+    assert ids(run, "docs", "--like", "wool", "--min-score", 0.999, *toml) == []
+    bare = run("search", "docs", "--like", "bare", *toml)
+    assert "the id of a row that has a vector, not 'bare'" in bare.err
 
 
 def test_words_without_their_embedder_say_what_to_do(run: Run, texts: Path) -> None:
@@ -176,48 +100,36 @@ def test_words_without_their_embedder_say_what_to_do(run: Run, texts: Path) -> N
     assert "--text searches by keywords alone" in run("search", "texts.db", "docs", "cold").err
 
 
-def test_a_text_for_a_table_without_an_embedder(run: Run, store: Path) -> None:
-    finished = run("search", store, "notes", "--vector", "1, 0, 0")
-    assert finished.code == 1
-    assert "the table 'notes' has no embedder" in finished.err
-
-
-@pytest.fixture
-def words(folder: Path) -> Path:
-    """A store with a text field and a row without a vector."""
-    schema = Schema(2, fields={"body": Field(str, text=True), "doc": str}, vector_nullable=True)
-    with sync.connect(folder / "words.db") as store:
-        store.create_table("notes", schema)
-        store.insert(
-            "notes",
-            [
-                {"id": "a", "embedding": [1, 0], "body": "red wool", "doc": "one"},
-                {"id": "b", "embedding": [1, 0.1], "body": "red hat", "doc": "one"},
-                {"id": "c", "embedding": [0, 1], "body": "blue hat", "doc": "two"},
-                {"id": "bare", "body": "grey scarf", "doc": "two"},
-            ],
-        )
-    return folder / "words.db"
-
-
-def test_bounds_groups_and_any_word(run: Run, words: Path) -> None:
-    vector = ("--vector", "[1, 0]")
-    assert ids(run, words, "notes", *vector, "--min-score", 0.9) == ["a", "b"]
-    assert ids(run, words, "notes", *vector, "--max-distance", 0.001) == ["a"]
-    assert ids(run, words, "notes", *vector, "--group-by", "doc") == ["a", "c"]
-    two = ("--group-by", "doc", "--per-group", 2, "--limit", 1)
-    assert ids(run, words, "notes", *vector, *two) == ["a", "b"]
-    assert ids(run, words, "notes", "--like", "a", "--max-distance", 0.1) == ["b"]
-    assert ids(run, words, "notes", "red scarf") == []
-    assert sorted(ids(run, words, "notes", "red scarf", "--any")) == ["a", "b", "bare"]
-    for wrong in (
-        ("red", "--max-distance", 1), (*vector, "--any"), ("red", "--vector", "--any"),
-        (*vector, "--per-group", 0),
-    ):  # fmt: skip
-        assert run("search", words, "notes", *wrong).code == 2
-
-
-def test_like_a_row_without_a_vector(run: Run, words: Path) -> None:
-    finished = run("search", words, "notes", "--like", "bare")
-    assert finished.code == 1
-    assert "the id of a row that has a vector, not 'bare'" in finished.err
+def test_rows_and_distinct(run: Run, folder: Path) -> None:
+    path = folder / "rows.db"
+    with sync.connect(path) as store:
+        fields = {"body": Field(str), "year": Field(int), "tags": Field(list[str])}
+        store.create_table("docs", Schema(2, fields=fields))
+        store.create_table("bare", Schema(2))
+        rows = [
+            {
+                "id": str(n), "embedding": [1.0, n], "body": HOSTILE[n % 5], "year": n,
+                "tags": ["a", "b"][: n % 3], "k": {"z": n % 2},
+            }
+            for n in range(10)
+        ]  # fmt: skip
+        store.insert("docs", rows)
+    shown = run("rows", path, "docs", "--order-by=-year", "--limit", 2, "--select", "year,tags")
+    assert shown.lines == [["id", "year", "tags"], ["9", "9", "[]"], ["8", "8", '["a", "b"]']]
+    found = run("rows", path, "docs", "--where", "year >= 7", "--json").json["rows"]
+    assert [row["id"] for row in found] == ["7", "8", "9"]
+    assert found[1]["k"] == {"z": 0}
+    printed = run("rows", path, "docs", "--csv", "--limit", 100)
+    lines = list(csv.DictReader(io.StringIO(printed.out, newline="")))
+    assert [line["body"] for line in lines[:5]] == [text or "" for text in HOSTILE]
+    assert [json.loads(line["tags"]) for line in lines[:3]] == [[], ["a"], ["a", "b"]]
+    assert '"1","",1,' in printed.out  # empty text, and here null
+    assert '"3",,3,' in printed.out
+    assert run("rows", path, "bare").lines == [["id"]]
+    assert run("rows", path, "bare", "--json").json == {"rows": []}
+    assert run("distinct", path, "docs", "payload.k.z").lines == [
+        ["rows", "payload.k.z"], ["5", "0"], ["5", "1"],
+    ]  # fmt: skip
+    some = run("distinct", path, "docs", "tags", "--where", "year < 9", "--limit", 1, "--json").json
+    assert some == {"values": [{"value": "a", "rows": 6}]}
+    assert "\x1b" not in run("distinct", path, "docs", "body").out

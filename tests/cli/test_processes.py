@@ -1,0 +1,216 @@
+"""The command as a process: its streams, terminals, pipes, signals, and what it imports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.harness.command import COMMAND, run_process
+from tests.harness.waiting import until
+
+import aiovec
+
+from .conftest import Run
+
+pytestmark = pytest.mark.slow
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has neither a pty nor SIGINT")
+ROW = b'{"id": "a", "embedding": [1, 0]}\n'
+
+
+def on_a_terminal(*arguments: str, command: Sequence[str] = COMMAND) -> tuple[int, str]:
+    """Run the command on a terminal of its own; its exit code and all that it wrote there."""
+    import pty
+
+    main, other = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(
+        [*command, *arguments], stdin=other, stdout=other, stderr=other, env=environment
+    )
+    os.close(other)
+    written = b""
+    try:
+        while True:
+            try:
+                part = os.read(main, 65_536)
+            except OSError:  # Linux says so when the other side is closed
+                break
+            if not part:
+                break
+            written += part
+        return process.wait(), written.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(main)
+
+
+def in_a_shell(line: str) -> tuple[int, str, str]:
+    """Run a line of a shell in which ``aiovec`` is the command."""
+    line = re.sub(r"\baiovec\b", shlex.join(COMMAND), line)
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_python_m_aiovec_imports_only_what_it_needs() -> None:
+    assert run_process("--version").out == f"aiovec {aiovec.__version__}\n"
+    heavy = {
+        "import aiovec": {"typer", "rich", "pyarrow", "pydantic", "aiovec._cli", "aiovec._demo"},
+        "import runpy; sys.argv = ['aiovec', '--help']\n"
+        "try: runpy.run_module('aiovec', run_name='__main__')\n"
+        "except SystemExit: pass": {"fastapi", "lancedb", "pandas", "pyarrow", "sqlite_vec"},
+    }
+    for program, modules in heavy.items():
+        check = f"import sys\n{program}\nsys.exit(' '.join({modules!r} & set(sys.modules)) or None)"
+        done = subprocess.run(
+            [sys.executable, "-c", check], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stream_that_is_not_unicode(store: Path) -> None:
+    shown = run_process(
+        "search", store, "notes", "--like", "a", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
+    )
+    assert (shown.code, shown.err) == (0, "")
+    assert "third ?[31mred" in shown.out
+
+
+@posix_only
+def test_a_terminal(store: Path, folder: Path) -> None:
+    code, written = on_a_terminal("search", str(store), "notes", "--like", "a")
+    assert code == 0
+    assert "\t" not in written
+    assert re.search(r"\x1b\[1m *score", written)
+    assert "\x1b[31mred" not in written  # what a row holds does not colour the terminal
+    assert "3 hits in " in written
+    code, written = on_a_terminal("export", str(store), "notes", "-", "--format", "csv")
+    assert (code, "\x1b[31m" in written, "[31mred" in written) == (0, False, True)
+    code, written = on_a_terminal("tables", "missing.db")
+    assert code == 1
+    assert "\x1b[1;31merror: \x1b[0m\x1b[31mthere is no store at" in written
+    (folder / "rows.jsonl").write_bytes(ROW)
+    code, written = on_a_terminal("import", "rows.jsonl", "new.db")
+    assert code == 0
+    assert "\x1b[?25l" in written  # the bar of the progress hides the cursor
+
+
+@posix_only
+def test_streams_that_are_closed_full_or_left(store: Path) -> None:
+    for line, code, told in (
+        ("aiovec tables notes.db <&- >&- 2>&-", 0, ""),
+        ("aiovec export notes.db notes - --format jsonl >&-", 1, "standard output is closed\n"),
+        ("aiovec import - n.db --format jsonl --table t <&-", 1, "standard input is closed\n"),
+    ):
+        assert in_a_shell(line) == (code, "", f"error: {told}" if told else ""), line
+    assert not Path("n.db").exists()
+    if Path("/dev/full").exists():
+        code, _, error = in_a_shell("aiovec info notes.db --json > /dev/full")
+        assert (code, error.count("\n")) == (1, 1)
+        assert error.startswith("error: the output cannot be written: No space left")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, "export", "notes.db", "notes", "-", "--format", "arrow"],
+        stdout=writer, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@posix_only
+def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) -> None:
+    assert run("export", store, "notes", "notes.csv").code == 0  # its schema lies beside it
+    ended, out, error = in_a_shell(
+        "aiovec export notes.db notes - --format jsonl --json | { cat; echo broken; } | "
+        "aiovec import - new.db --format jsonl --table notes --json --schema notes.schema.json"
+    )
+    assert ended == 1, error
+    assert json.loads(error)["rows"] == 4  # of the export, whose standard output are the rows
+    (table,) = json.loads(out)["tables"]
+    assert (table["name"], table["rows"], table["rejected"]) == ("notes", 4, 1)
+    assert run("rows", "new.db", "notes").lines == run("rows", store, "notes").lines
+    (line,) = (folder / "stdin.rejects.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["line"] == 5
+
+
+@posix_only
+def test_a_stop_while_it_waits_for_more_rows(folder: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "import", "-", "n.db", "--format", "jsonl", "--table", "t"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdin is not None
+        process.stdin.write(ROW * 20_000)
+        process.stdin.flush()
+        asyncio.run(until((folder / "n.db").exists))
+        process.terminate()
+        assert process.communicate(timeout=120)[1] == b"error: terminated\n"
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 143
+    assert list(folder.glob(".*.part")) == []
+
+
+@posix_only
+def test_an_interrupt_while_nobody_reads(folder: Path) -> None:
+    with aiovec.sync.connect("n.db") as store:
+        store.create_table("t", aiovec.Schema(2))
+        rows = [{"id": str(n), "embedding": [1, n], "x": "x" * 1_000} for n in range(1_000)]
+        store.insert("t", rows)
+    process = subprocess.Popen(
+        [*COMMAND, "export", "n.db", "t", "-", "--format", "csv"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.read(10)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b"error: interrupted\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@posix_only
+def test_an_interrupted_migration_says_how_to_go_on(run: Run, store: Path, folder: Path) -> None:
+    (folder / "my_embedder.py").write_text(
+        "import asyncio\nasync def slow(texts):\n    await asyncio.sleep(3600)\n"
+    )
+    process = subprocess.Popen(
+        [
+            *COMMAND, "migrate", "run", "--from", str(store), "--to", "t.db", "--reembed",
+            "my_embedder:slow", "--from-field", "body", "--model", "new", "--dim", "4",
+        ],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        while not (line := process.stderr.readline()).startswith("copying"):
+            assert line, "it ended before it copied"
+        # Another terminal is told of it, and the source goes on to serve.
+        assert "migrate: copying" in run("migrate", "status").out
+        assert run("migrate", "run", "--from", store, "--to", "t.db").code == 1
+        assert run("tables", store).code == 0
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("error: interrupted; nothing is lost. Run the same")
+    assert run("migrate", "abort").code == 0
