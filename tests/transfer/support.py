@@ -1,77 +1,75 @@
-"""How the tests here import a file."""
+"""Imports and exports by the commands, and what they leave."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aiovec import Schema, VectorStore
-from aiovec._transfer import Load, Loaded, Loading, RejectsFile, load, open_input
-from aiovec.backend import Hints
+from tests.harness.command import Finished, run
 
-REJECTS = "rejects.jsonl"
+from aiovec import Record, Schema, sync
 
-
-async def bring(
-    store: VectorStore,
-    path: Path,
-    table: str = "notes",
-    *,
-    hints: Hints | None = None,
-    schema: Schema | None = None,
-    model: str | None = None,
-    metric: Any = None,
-    there: Schema | None = None,
-    **how: Any,
-) -> Loaded:
-    """Import the one table of a file."""
-    source = await asyncio.to_thread(
-        open_input, path, hints=hints, schema=schema, there=lambda: there
-    )
-    try:
-        (one,) = await asyncio.to_thread(source.tables)
-        loads = [Load(one, table, schema, metric, model)]
-        rejects = RejectsFile(path.with_name(REJECTS))
-        (done,) = await load(store, source, loads, rejects, Loading(**how))
-        return done
-    finally:
-        await asyncio.to_thread(source.close)
+Row = dict[str, Any]
 
 
-async def bring_into(
-    store: VectorStore,
-    path: Path,
-    tables: Sequence[str],
-    *,
-    hints: Hints | None = None,
-    schemas: Sequence[Schema] | None = None,
-    **how: Any,
-) -> list[Loaded]:
-    """Import the one table of a file into each of several, in one call."""
-    source = await asyncio.to_thread(open_input, path, hints=hints)
-    try:
-        (one,) = await asyncio.to_thread(source.tables)
-        each = schemas or [None] * len(tables)
-        loads = [Load(one, *to) for to in zip(tables, each, strict=True)]
-        rejects = RejectsFile(path.with_name(REJECTS))
-        return await load(store, source, loads, rejects, Loading(**how))
-    finally:
-        await asyncio.to_thread(source.close)
+def jsonl(path: Path, rows: Sequence[Row | str]) -> Path:
+    texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
 
 
-def rejected(folder: Path) -> dict[Any, tuple[str | None, str]]:
-    """Where each reject stood, its id and the reason."""
-    file = folder / REJECTS
-    if not file.exists():
-        return {}
+def numbered(*ids: str) -> list[Row]:
+    return [{"id": id, "embedding": [1.0, float(n)]} for n, id in enumerate(ids)]
+
+
+def bring(path: Path, store: Path, *options: object, table: str = "notes", code: int = 0) -> Any:
+    """Import the one table of a file; the facts about it."""
+    finished = run("import", path, store, "--table", table, "--json", *options)
+    assert finished.code == code, finished.err
+    (facts,) = finished.json["tables"]
+    return facts
+
+
+def refused(path: Path, store: Path, *options: object, table: str = "notes") -> str:
+    """Import a file of which nothing is taken; why."""
+    finished = run("import", path, store, "--table", table, *options)
+    assert_one_error(finished)
+    return finished.err
+
+
+def assert_one_error(finished: Finished) -> None:
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err.startswith("error: ")
+    assert "Traceback" not in finished.err
+
+
+def rejected(path: Path) -> dict[Any, tuple[str | None, str]]:
+    """Return where each reject of a file stood, its id and the reason."""
     found = {}
-    for line in file.read_text("utf-8").splitlines():
+    for line in path.with_name(f"{path.name}.rejects.jsonl").read_text("utf-8").splitlines():
         entry = json.loads(line)
         assert entry.pop("table") == "notes"
         id, reason = entry.pop("id"), entry.pop("reason")
         (place,) = entry.values()
         found[place] = (id, reason)
     return found
+
+
+def made(store: Path | str, schema: Schema, rows: Any = (), table: str = "notes") -> None:
+    with sync.connect(store) as opened:
+        opened.create_table(table, schema)
+        opened.upsert(table, list(rows))
+
+
+def schema_of(store: Path | str, table: str = "notes") -> Schema:
+    with sync.connect(store) as opened:
+        return opened.schema(table)
+
+
+def rows_of(store: Path | str, table: str = "notes") -> dict[str, Record]:
+    """Return the rows of a table, with their vectors."""
+    with sync.connect(store) as opened:
+        ids = [row.id for row in opened.find(table, limit=100_000, select=[])]
+        return {row.id: row for row in opened.get(table, ids)}

@@ -1,0 +1,103 @@
+"""An exported file appears when it is complete, and replaces only what it was told to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.harness.command import run
+
+from aiovec import Schema
+
+from .support import assert_one_error, bring, made, schema_of
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def out(folder: Path) -> Path:
+    path = folder / "out"
+    path.mkdir()
+    return path
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let this process write no longer file, as on a full disk."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_an_export_that_fails_leaves_no_file(store: Path, out: Path) -> None:
+    vectors = np.random.default_rng(1).standard_normal((3_000, 16))
+    made(store, Schema(16), [{"id": str(i), "embedding": v} for i, v in enumerate(vectors)])
+    for name in ("a.parquet", "a.arrow", "a.arrows", "a.jsonl", "b.csv"):
+        (out / name).write_text("mine")
+        for path in (out / f"new-{name}", out / name):
+            with files_of_at_most(2**16):
+                finished = run("export", store, "notes", path, "--overwrite")
+            assert_one_error(finished)
+            assert path.name in finished.err
+    mine = ("a.arrow", "a.arrows", "a.jsonl", "a.parquet", "b.csv")
+    assert contents(out) == dict.fromkeys(mine, "mine")
+
+
+def test_an_export_replaces_only_when_told(store: Path, out: Path) -> None:
+    made(store, Schema(2, fields={"year": int}))
+    path = out / "notes.jsonl"
+    path.write_text("mine")
+    finished = run("export", store, "notes", path)
+    assert_one_error(finished)
+    assert "--overwrite" in finished.err
+    assert contents(out) == {"notes.jsonl": "mine"}
+    assert run("export", store, "notes", path, "--overwrite").code == 0
+    assert sorted(contents(out)) == ["notes.jsonl", "notes.schema.json"]
+    # The schema of an export without vectors would be that of the file before it.
+    assert run("export", store, "notes", path, "--select", "year", "--overwrite").code == 0
+    assert contents(out) == {"notes.jsonl": ""}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_what_an_export_replaces_keeps_its_permissions(store: Path, out: Path) -> None:
+    made(store, Schema(2))
+    for name in ("n.csv", "n.parquet"):
+        assert run("export", store, "notes", out / name).code == 0
+    for path in out.iterdir():
+        path.chmod(0o640)
+    for name in ("n.csv", "n.parquet"):
+        assert run("export", store, "notes", out / name, "--overwrite").code == 0
+    assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o640}
+
+
+def test_an_export_leaves_the_schema_of_another_file_alone(store: Path, out: Path) -> None:
+    """Else the rows of one table would be imported with the model and the metric of the other."""
+    for table in ("notes", "others"):
+        made(store, Schema(2, model=table), [{"id": table, "embedding": [1, 2]}], table)
+    assert run("export", store, "notes", out / "m.jsonl").code == 0
+    (out / "own.schema.json").write_text('{"type": "object"}')
+    before = contents(out)
+    for name, why in (
+        ("m.csv", "belongs too; export to another name than 'm'"),
+        ("own.csv", "so it is not replaced; name another file"),
+    ):
+        for options in ([], ["--overwrite"], ["--select", "id"]):
+            finished = run("export", store, "others", out / name, *options)
+            assert_one_error(finished)
+            assert why in finished.err
+            assert contents(out) == before
+    bring(out / "m.jsonl", store, table="back")
+    assert schema_of(store, "back").model == "notes"

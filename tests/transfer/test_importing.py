@@ -1,0 +1,366 @@
+"""What can be taken is taken, the rest is told with its place; strict is all or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+from tests.harness.command import run
+
+from aiovec import F, Schema, sync
+
+from .support import (
+    Row,
+    bring,
+    jsonl,
+    made,
+    numbered,
+    refused,
+    rejected,
+    rows_of,
+    schema_of,
+)  # fmt: skip
+
+# Rejects
+
+
+def test_each_bad_line_is_told_and_the_rest_goes_on(folder: Path, store: Path) -> None:
+    path = jsonl(
+        folder / "notes.jsonl",
+        [
+            {"id": "a", "embedding": [1, 0]},
+            "{broken",
+            "[1, 2]",
+            "",
+            {"id": "short", "embedding": [1]},
+            {"id": "none", "embedding": None},
+            {"id": "absent"},
+            {"id": "nan", "embedding": [1, float("nan")]},
+            {"id": "huge", "embedding": [1, 1e39]},
+            {"id": "zero", "embedding": [0, 0]},
+            {"embedding": [1, 0]},
+            {"id": 7, "embedding": [0, 1], "year": 1},
+            {"id": "a", "embedding": [1, 1]},
+            {"id": "deep", "embedding": [1, 1], "inf": float("inf")},
+            {"id": "", "embedding": [1, 1]},
+            {"id": "text", "embedding": "[1, 1]"},
+            '{"id": "surrogate", "embedding": [1, 1], "t": "\\ud800"}',
+            '{"id": "twice", "embedding": [1, 1], "id": "twice"}',
+            '{"id": "within", "embedding": [1, 1], "more": {"x": 1, "x": 2}}',
+            '{"id": "overflow", "embedding": [1, 1], "more": 1e400}',
+        ],
+    )
+    done = bring(path, store, code=1)
+    assert (done["created"], done["rows"], done["rejected"]) == (True, 2, 17)
+    assert {id: dict(row.fields) for id, row in rows_of(store).items()} == {
+        "7": {"year": 1}, "a": {},
+    }  # fmt: skip
+    found = rejected(path)
+    for place, reason in {
+        2: "not valid JSON: ",
+        3: "not a JSON object",
+        5: "the vector has 1 dimensions, not 2",
+        6: "the vector is missing",
+        7: "the vector is missing",
+        8: "the vector has nan in it",
+        9: "the vector has 1e+39 in it, too large",
+        10: "the vector is zero, so it has no cosine",
+        11: "field 'id': every row needs an id",
+        13: "the id came before in the same source",
+        14: "field 'inf': NaN and infinity are not JSON",
+        15: "field 'id': an id is text of 1 to 512 bytes without NUL",
+        16: "the vector is str, not a sequence of numbers",
+        17: "field 't': the text is not valid Unicode",
+        18: "the key 'id' occurs twice in an object",
+        19: "the key 'x' occurs twice in an object",
+    }.items():
+        assert found.pop(place)[1].startswith(reason), place
+    assert "1e400" in found.pop(20)[1]
+    assert found == {}
+
+
+def test_bad_rows_of_parquet(folder: Path, store: Path) -> None:
+    ids = ["a", "b", None, "d", "e", "f", "g", "h", "i"]
+    vectors = [[1, 0], None, [1, 1], [1], [1, None], [float("inf"), 1], [0, 0], [2, 2], [3, 3]]
+    columns = {
+        "id": ids,
+        "vector": pa.array(vectors, pa.list_(pa.float64())),
+        "score": pa.array([1.0] * 7 + [float("nan"), 1.0]),
+    }
+    path = folder / "notes.parquet"
+    pq.write_table(pa.table(columns), path)
+    assert bring(path, store, code=1)["rows"] == 2
+    assert sorted(rows_of(store)) == ["a", "i"]
+    assert rejected(path) == {
+        1: ("b", "the vector is missing"),
+        2: (None, "field 'id': every row needs an id"),
+        3: ("d", "the vector has 1 dimensions, not 2"),
+        4: ("e", "the vector has a null in it"),
+        5: ("f", "the vector has inf in it"),
+        6: ("g", "the vector is zero, so it has no cosine"),
+        7: ("h", "field 'score': NaN is no value; use None"),
+    }
+
+
+CELLS = {
+    b'b,"[1,0]"': "it has 2 cells, and the first line names 3 columns",
+    b"b,[1,0],1": "it has 4 cells, and the first line names 3 columns",
+    b'b,"[1,0]",1.5': "column 'year': must be a whole number, not '1.5'",
+    b'b,"[1,0]",1_000': "column 'year': must be a whole number, not '1_000'",
+    b'b,"[1 0]",1': "column 'embedding': must be a vector, a list of numbers in JSON",
+    b'b,"[1,0,0]",1': "the vector has 3 dimensions, not 2",
+    b"b,,1": "the vector",
+    b'b,"[NaN,0]",1': "the vector has nan in it",
+    b'b,"[1,0]",' + b"9" * 30: "field 'year'",
+}
+
+
+def test_bad_rows_of_csv(folder: Path, store: Path) -> None:
+    """Their lines are counted with the empty ones."""
+    (folder / "schema.json").write_text('{"dim": 2, "fields": {"year": "int"}}')
+    path = folder / "notes.csv"
+    bad = b"\n".join(CELLS)
+    path.write_bytes(b'id,embedding,year\na,"[1,0]",1\n\n' + bad + b'\nc,"[0,1]",\n')
+    bring(path, store, "--schema", "schema.json", code=1)
+    assert sorted(rows_of(store)) == ["a", "c"]
+    found = rejected(path)
+    assert len(found) == len(CELLS)
+    for place, reason in enumerate(CELLS.values(), 4):
+        assert found[place][1].startswith(reason)
+
+
+def test_cells_have_the_types_of_the_schema(folder: Path, store: Path) -> None:
+    fields = {
+        "title": str, "year": int, "score": float, "open": bool, "seen": datetime,
+        "tags": list[str],
+    }  # fmt: skip
+    made(store, Schema(2, fields=fields))
+    path = folder / "notes.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbfid,embedding,title,year,score,open,seen,tags,extra,payload\r\n"
+        b'1,"[1, 0]",plain,2020,1.5,TRUE,2024-02-03T04:05:06Z,'
+        b'"[""a"", ""b""]",007,"{""k"": [1]}"\r\n'
+        b'"2","[0,1]","a ""quote"",\r\nand more",-7,-1e3,false,,[],"",\r\n'
+        b'3,"[1,1]",,,,,,,,\r\n'
+        b'4,"[1,1]","",inf,1e400,,,,,\r\n'
+    )
+    assert bring(path, store, code=1)["rejected"] == 1  # "inf" is no int, and 1e400 no float
+    found = {id: dict(row.fields) for id, row in rows_of(store).items()}
+    assert found["1"] == {
+        "title": "plain", "year": 2020, "score": 1.5, "open": True, "tags": ["a", "b"],
+        "seen": datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC), "extra": "007", "k": [1],
+    }  # fmt: skip
+    assert found["2"]["title"] == 'a "quote",\r\nand more'
+    assert (found["2"]["year"], found["2"]["score"], found["2"]["open"]) == (-7, -1000.0, False)
+    assert (found["2"]["tags"], found["2"]["extra"]) == ([], "")
+    assert set(found["3"].values()) == {None}
+    assert set(found) == {"1", "2", "3"}
+
+
+def test_ids_that_come_twice(folder: Path, store: Path) -> None:
+    many = [f"n{n}" for n in range(10_000)]  # more than one write takes
+    path = jsonl(folder / "notes.jsonl", numbered("a", "b", "c", "a", *many, "c", "c"))
+    assert bring(path, store, code=1)["rows"] == 10_003
+    reason = "the id came before in the same source"
+    assert rejected(path) == {4: ("a", reason), 10_005: ("c", reason), 10_006: ("c", reason)}
+    done = bring(path, folder / "other.db", "--upsert")
+    assert (done["rows"], done["replaced"], done["rejected"]) == (10_006, 3, 0)
+    vector = rows_of(folder / "other.db")["c"].vector
+    assert vector is not None
+    assert vector.tolist() == [1, 10_005]  # the last one counts
+
+
+# All or nothing
+
+
+def test_strict_keeps_nothing(folder: Path, store: Path) -> None:
+    path = jsonl(folder / "notes.jsonl", [*numbered("a", "b"), "broken", *numbered("b")])
+    assert "2 of them cannot be imported, so nothing was kept" in refused(path, store, "--strict")
+    assert run("tables", store).lines == []
+    assert set(rejected(path)) == {3, 4}
+    made(store, Schema(2), numbered("a"))
+    before = rows_of(store)
+    for rows in ([*numbered("x", "y"), "broken"], numbered("x", "a", "y")):
+        assert "nothing was kept" in refused(jsonl(path, rows), store, "--strict")
+        assert [line[0] for line in run("tables", store).lines[1:]] == ["notes"]
+        assert rows_of(store) == before
+    assert rejected(path).popitem()[1] == ("a", "the id already exists")
+    assert bring(path, store, "--strict", "--upsert")["rows"] == 3
+    assert sorted(rows_of(store)) == ["a", "x", "y"]
+    new = bring(jsonl(path, numbered("a", "b")), store, "--strict", table="new")
+    assert (new["created"], new["rows"]) == (True, 2)
+
+
+def test_a_file_of_which_nothing_fits_leaves_no_table(folder: Path, store: Path) -> None:
+    (folder / "schema.json").write_text('{"dim": 3}')
+    path = jsonl(folder / "notes.jsonl", numbered("a", "b"))
+    told = refused(path, store, "--schema", "schema.json")
+    assert "not one of 2 could be imported; the first: the vector" in told
+    assert run("tables", store).lines == []
+
+
+# The table it goes to
+
+
+def test_a_table_that_is_there(folder: Path, store: Path) -> None:
+    made(store, Schema(2, model="m", vector="v", fields={"year": int}), [{"id": "a", "v": [5, 5]}])
+    rows: list[Row] = [{"id": id, "embedding": [1, 2], "year": 3, "k": "x"} for id in ("a", "b")]
+    path = jsonl(folder / "notes.jsonl", rows)
+    done = bring(path, store, code=1)
+    assert (done["created"], done["rows"]) == (False, 1)
+    assert rejected(path) == {1: ("a", "the id already exists")}
+    assert rows_of(store)["b"].fields == {"year": 3, "k": "x"}
+    assert bring(path, store, "--upsert")["rows"] == 2
+    (folder / "schema.json").write_text('{"dim": 2, "vector": "embedding"}')
+    for options, why in (
+        (["--model", "other"], "the model"),
+        (["--metric", "dot"], "metric 'cosine'"),
+        (["--schema", "schema.json"], "notes"),
+    ):
+        assert why in refused(path, store, *options)
+    long = jsonl(folder / "long.jsonl", [{"id": "c", "embedding": [1, 2, 3]}])
+    assert "dimensions" in refused(long, store)
+    assert sorted(rows_of(store)) == ["a", "b"]
+
+
+def test_what_the_user_says_of_a_new_table(folder: Path, store: Path) -> None:
+    rows: list[Row] = [
+        {"uuid": "u1", "id": "own", "vec": [1, 0], "embedding": [9, 9], "year": 3},
+        {"id": "chunk-2", "vec": [0, 1]},
+        {"uuid": "u3", "embedding": [1, 1]},
+    ]
+    path = jsonl(folder / "notes.jsonl", rows)
+    named = ("--id-column", "uuid", "--vector-column", "vec", "--metric", "l2", "--model", "m")
+    done = bring(path, store, *named, code=1)
+    assert (done["rows"], done["rejected"]) == (1, 2)
+    assert schema_of(store) == Schema(2, metric="l2", model="m", vector="vec")
+    assert rows_of(store)["u1"].fields == {"_id": "own", "embedding": [9, 9], "year": 3}
+    assert rejected(path) == {  # no other key is taken for a named one
+        2: (None, "field 'id': every row needs an id"),
+        3: ("u3", "the vector is missing (key 'vec')"),
+    }
+    assert "no vector was found" in refused(path, store, "--vector-column", "none", table="no")
+
+
+def as_jsonl(path: Path, rows: list[Row]) -> Path:
+    return jsonl(path.with_suffix(".jsonl"), rows)
+
+
+def as_parquet(path: Path, rows: list[Row]) -> Path:
+    path = path.with_suffix(".parquet")
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("written", [as_jsonl, as_parquet])
+def test_no_vector_is_guessed_that_something_contradicts(
+    folder: Path, store: Path, written: Callable[[Path, list[Row]], Path]
+) -> None:
+    usual: list[Row] = [
+        {"id": "a", "scores": [1.0, 2.0, 3.0]},
+        {"id": "b", "scores": [4.0, 5.0, 6.0], "embedding": [1.0, 2.0]},
+    ]
+    if written is as_jsonl:  # its usual name wins over a list in lines before it
+        done = bring(written(folder / "usual", usual), store, code=1, table="notes")
+        assert (done["rows"], done["rejected"], done["dim"]) == (1, 1, 2)
+    for rows in (
+        [{"id": "a", "left": [1.0, 2.0], "right": [3.0, 4.0]}],  # any of them may be it
+        [{"id": "a", "embedding": "[0.1 0.2]", "left": [52.5, 13.4]}],  # it cannot be read
+    ):
+        path = written(folder / "lists", rows)
+        assert "say by --vector-column" in refused(path, store, table="lists")
+    assert bring(path, store, "--vector-column", "left", table="lists")["rows"] == 1
+    # The table says which list is its vector, whatever another one is called.
+    made(store, Schema(2, vector="emb"), table="own")
+    rows = [{"id": id, "embedding": [9.5, 9.5], "emb": [0.5, 1.5]} for id in "ab"]
+    assert bring(written(folder / "own", rows), store, table="own")["rows"] == 2
+    for record in rows_of(store, "own").values():
+        assert record.vector is not None
+        assert (record.vector.tolist(), record["embedding"]) == ([0.5, 1.5], [9.5, 9.5])
+
+
+def test_somebody_elses_columns(folder: Path, store: Path) -> None:
+    midsummer = datetime(2024, 6, 21, 22, tzinfo=UTC)
+    table = pa.table(
+        {
+            "doc": pa.array([1, 2], pa.int64()),
+            "emb": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64())),
+            "year": pa.array([1, None], pa.int16()),
+            "kind": pa.array(["x", "y"]).dictionary_encode(),
+            "seen": pa.array([datetime(2024, 1, 1, tzinfo=UTC)] * 2),
+            "day": pa.array([date(2024, 1, 2)] * 2),
+            "price": pa.array([Decimal("1.50")] * 2),
+            "parts": pa.array([{"a": [1]}, {"a": None}]),
+            "raw": pa.array([b"x", b"y"]),
+            "odd name": pa.array(["p", "q"]),
+            "at night": pa.array([midsummer, None], pa.timestamp("ns", "Europe/Berlin")),
+        }
+    )
+    pq.write_table(table, folder / "notes.parquet")
+    feather.write_feather(table, folder / "notes.feather")
+    for name, to in (("notes.parquet", "one"), ("notes.feather", "two")):
+        done = bring(folder / name, store, "--id-column", "doc", table=to, code=1)
+        assert done["omitted"] == ["the column raw (binary)"]
+        assert schema_of(store, to) == Schema(
+            2, vector="emb", fields={"year": int, "kind": str, "seen": datetime}
+        )
+        assert rows_of(store, to)["1"].fields == {
+            "year": 1, "kind": "x", "seen": datetime(2024, 1, 1, tzinfo=UTC), "day": "2024-01-02",
+            "price": "1.50", "parts": {"a": [1]}, "odd name": "p",
+            "at night": "2024-06-21T22:00:00.000000Z",
+        }  # fmt: skip
+        with sync.connect(store) as opened:  # filters compare such text as moments
+            assert opened.count(to, F.payload["at night"] == midsummer) == 1
+
+
+# Files that cannot be read
+
+
+def test_files_that_cannot_be_read_are_named(folder: Path, store: Path) -> None:
+    made(store, Schema(2, fields={"year": int}))
+    columns = {"id": ["a"], "embedding": [[1.0, 2.0]], "year": ["text"]}
+    table = pa.table(columns)
+    pq.write_table(table, folder / "type.parquet")
+    pq.write_table(table.drop(["id"]), folder / "no-id.parquet")
+    pq.write_table(table, folder / "cut.parquet")
+    (folder / "cut.parquet").write_bytes((folder / "type.parquet").read_bytes()[:-5])
+    column = pa.array([[1.0, 2.0]])
+    twice = pa.Table.from_arrays([pa.array(["a"]), column, column], ["id", "v", "v"])
+    pq.write_table(twice, folder / "twice.parquet")
+    deep = table.schema.with_metadata({b"aiovec.schema": b"[" * 100_000})
+    pq.write_table(table.cast(deep), folder / "deep.parquet")
+    files: dict[str, tuple[bytes | None, str]] = {
+        "type.parquet": (None, "the column is string, the field int"),
+        "no-id.parquet": (None, "no column 'id'"),
+        "twice.parquet": (None, "several columns of one name ('v')"),
+        "deep.parquet": (None, "nested too deeply"),
+        "cut.parquet": (None, "cut.parquet cannot be read"),
+        "a.parquet": (b"nonsense" * 10, "a.parquet cannot be read"),
+        "a.arrow": (b"nonsense" * 10, "a.arrow cannot be read"),
+        "a.arrows": (b"nonsense" * 10, "a.arrows cannot be read"),
+        "empty.jsonl": (b"", "no vector was found"),
+        "utf16.jsonl": (json.dumps(numbered("a")[0]).encode("utf-16"), "not valid JSON: "),
+        "long.jsonl": (b'{"id": "' + b"x" * (20 * 2**20), "long.jsonl"),
+        "deep.jsonl": (b'{"a":' + b"[" * 10**6, "deep.jsonl"),
+        "empty.csv": (b"", "is empty"),
+        "semicolons.csv": (b"id;embedding;year\na;[1,0];1\n", "separated by semicolons"),
+        "twice.csv": (b"id,embedding,id\n", "several columns of one name ('id')"),
+        "utf16.csv": ("id,embedding\na,b\n".encode("utf-16"), "UTF-8"),
+        "quote.csv": (b'"id,embedding\na,b\n', "never closed"),
+        "none.csv": (b'id,name\na,"[]"\n', "no vector was found"),
+        "cell.csv": (b'id,embedding\n"' + b"x" * (20 * 2**20), "cell.csv"),
+        "a.what": (b"x", "--format"),
+    }
+    for name, (content, why) in files.items():
+        path = folder / name
+        if content is not None:
+            path.write_bytes(content)
+        assert why in refused(path, store), name
+    assert rows_of(store) == {}
