@@ -1,0 +1,58 @@
+"""A server in a thread, with a fresh store for each test, and a proxy before it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.remote_server import Server, running_server
+from tests.harness.proxy import Proxy
+from tests.harness.values import SMALL, small_rows
+
+import aiovec
+
+SECRET = "k3y-that-nobody-may-see"
+Opens = Callable[..., AbstractAsyncContextManager[aiovec.VectorStore]]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: Server, tmp_path: Path) -> Iterator[str]:
+    yield server.url("sqlite", tmp_path)
+    server.forget()
+
+
+@pytest.fixture
+async def proxy(url: str) -> AsyncIterator[Proxy]:
+    """A proxy before a server with the table "notes" of ten rows."""
+    async with aiovec.connect(url) as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(10))
+    async with Proxy(url) as running:
+        yield running
+
+
+@pytest.fixture
+def opens(proxy: Proxy, tmp_path: Path) -> Opens:
+    """Open the store through the proxy, with keys of ``[retrieval.remote]``."""
+
+    @asynccontextmanager
+    async def opened(**settings: Any) -> AsyncIterator[aiovec.VectorStore]:
+        chosen = {"reconnect_timeout": 0.3, "busy_timeout": 0.3, "api_key": SECRET, **settings}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in chosen.items()]
+        head = f'[retrieval]\nbackend = "remote"\nremote_url = "{proxy.url}"\n[retrieval.remote]\n'
+        (tmp_path / "aiovec.toml").write_text(head + "\n".join(lines))
+        async with aiovec.connect(config=tmp_path / "aiovec.toml") as store:
+            assert await store.count("notes") == 10  # so that the next request is the test's
+            yield store
+
+    return opened

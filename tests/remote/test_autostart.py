@@ -1,0 +1,160 @@
+"""A server that the remote backend starts, shares between processes, restarts and leaves to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.server.process import START, environment
+
+import aiovec
+import aiovec.sync
+from aiovec import AiovecError, Schema
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for it in /proc"),
+]
+
+
+class Place:
+    """A folder with a TOML file, and the servers that were started for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.config = path / "aiovec.toml"
+        self.write()
+
+    def write(self, **server: Any) -> None:
+        keys = {"autostart": True, "idle_timeout": 1.0, "port": 0, **server}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        head = '[retrieval]\nbackend = "remote"\nsqlite_path = "notes.db"\n[retrieval.server]\n'
+        self.config.write_text(head + "\n".join(lines))
+
+    def servers(self) -> list[int]:
+        """Return the processes whose command line names the TOML file, but for apps."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(self.config).encode() in words and APP.encode() not in words:
+                found.append(int(folder.name))
+        return found
+
+    def server(self) -> int:
+        (pid,) = self.servers()
+        return pid
+
+    def until_ended(self) -> None:
+        deadline = time.monotonic() + START
+        while self.servers():
+            assert time.monotonic() < deadline, "a server was left behind"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    for name in [name for name in os.environ if name.startswith("AIOVEC_")]:
+        monkeypatch.delenv(name)
+    made = Place(tmp_path)
+    yield made
+    for pid in made.servers():  # it ends by itself, too
+        os.kill(pid, signal.SIGKILL)
+
+
+APP = """
+import asyncio, sys, aiovec
+async def main(config, name):
+    async with aiovec.connect(config=config) as store:
+        await store.create_table("notes", aiovec.Schema(dim=2), exist_ok=True)
+        for n in range(20):
+            await store.insert("notes", [{"id": f"{name}-{n}", "embedding": [1.0, n]}])
+        print("done", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_processes_at_once_share_one_server_which_ends_behind_them(place: Place) -> None:
+    apps = [
+        subprocess.Popen(
+            [sys.executable, "-c", APP, str(place.config), str(n)], env=environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for n in range(3)
+    ]  # fmt: skip
+    try:
+        for app in apps:
+            assert app.stdout is not None
+            assert app.stdout.readline() == "done\n", app.communicate()[1]
+        place.server()
+        apps[0].kill()  # which leaves no server behind, either
+        assert all(app.communicate()[1] == "" and not app.returncode for app in apps[1:])
+    finally:
+        for app in apps:
+            app.kill()
+            app.communicate()
+    place.until_ended()
+    with aiovec.sync.connect(place.config.parent / "notes.db") as store:
+        assert store.count("notes") == 60
+
+
+async def test_a_server_that_is_killed_amid_calls_is_started_again(place: Place) -> None:
+    async with aiovec.connect(config=place.config) as store:
+        await store.create_table("notes", Schema(dim=2))
+        first = await asyncio.to_thread(place.server)
+        acknowledged: list[str] = []
+        killed = asyncio.Event()
+
+        async def write(writer: int) -> None:
+            for n in range(1000):
+                if killed.is_set() and n % 10 == 0:
+                    return
+                name = f"{writer}-{n}"
+                await store.insert("notes", [{"id": name, "embedding": [1.0, n]}])
+                acknowledged.append(name)
+                if len(acknowledged) == 50:
+                    os.kill(first, signal.SIGKILL)
+                    killed.set()
+
+        async def read() -> None:
+            while not killed.is_set():
+                await store.search("notes", [1.0, 2.0], limit=3)
+
+        await asyncio.gather(*map(write, range(4)), read())
+        second = await asyncio.to_thread(place.server)
+        assert second != first
+        assert await store.exists("notes", acknowledged) == set(acknowledged)
+        assert await store.count("notes") == len(acknowledged)
+        # A file that says something else now: the next connect has the server of the new settings.
+        await asyncio.to_thread(place.write, max_rows=77)
+        async with aiovec.connect(config=place.config) as other:
+            assert await other.count("notes") == len(acknowledged)
+            with pytest.raises(aiovec.InvalidArgumentError, match="77"):
+                await other.find("notes", limit=78)
+        assert await store.count("notes") == len(acknowledged)
+
+
+async def test_a_server_that_cannot_start_says_why(place: Place) -> None:
+    (place.config.parent / "notes.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(AiovecError, match=r"could not be started: .*notes\.db"):
+        await aiovec.connect(config=place.config)
+    await asyncio.to_thread(place.until_ended)
+
+
+async def test_nobody_else_can_open_the_folder_of_a_server(place: Place) -> None:
+    async with aiovec.connect(config=place.config) as store:
+        assert await store.tables() == []
+        folders = [path for path in place.config.parent.rglob("*.server*") if path.is_dir()]
+        assert folders
+        assert {path.stat().st_mode & 0o077 for path in folders} == {0}

@@ -1,0 +1,139 @@
+"""Servers that are none, that lie, or that refuse; addresses, and keys."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.harness.proxy import Proxy
+from tests.remote.answers import http, problem
+from tests.remote.conftest import SECRET, Opens
+
+import aiovec
+from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, UnsupportedError
+
+TOML = '[retrieval]\nbackend = "remote"\nremote_url = "{}"\n[retrieval.remote]\n'
+
+
+async def answering(*answers: bytes) -> tuple[asyncio.Server, str]:
+    """Start a server that answers each request with these bytes, and ends."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answers[0])
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_what_is_no_server_for_us(tmp_path: Path) -> None:
+    config = tmp_path / "aiovec.toml"
+    away = "location: http://127.0.0.1:1/\r\n"
+    quick = f'reconnect_timeout = 0.1\napi_key = "{SECRET}"\n'
+    for answer, words in (
+        (http(b"<html>", status=404, kind="text/html"), "no aiovec server"),
+        (http(b"<html>", kind="text/html"), "no aiovec server"),
+        (http(b"", status=302, headers=away), "redirect"),
+        (http(b"", status=307, headers=away), "redirect"),
+        (problem(401, "no key"), "api_key"),
+        (problem(403, "may not write"), "may not write"),
+        (b"SSH-2.0-OpenSSH_9\r\n", "did not answer"),
+        (b"\x00" * 100, "did not answer"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "127"),
+    ):
+        server, address = await answering(answer)
+        async with server:
+            scheme = "https" if words == "127" else "http"
+            text = TOML.format(f"{scheme}://{address}") + quick
+            await asyncio.to_thread(config.write_text, text)
+            with pytest.raises(AiovecError, match=words) as caught:
+                await aiovec.connect(config=config)
+            assert SECRET not in str(caught.value)
+    await asyncio.to_thread(config.write_text, TOML.format("http://127.0.0.1:1") + quick)
+    with pytest.raises(AiovecError, match="aiovec serve"):
+        await aiovec.connect(config=config)
+
+
+GARBAGE = (
+    http(b""), http(b"not json"), http(b"[1]"), http(b"\xff\xfe"), http(b"null"), http(b"{}"),
+    http(b"[" * 100_000), http(b'{"hits": 3}'), http(b"ARROW1", kind="application/vnd.apache"
+    ".arrow.stream"), http(b"\xff" * 100, kind="application/vnd.apache.arrow.stream"),
+)  # fmt: skip
+
+
+async def test_answers_of_garbage_are_errors_in_words(proxy: Proxy, opens: Opens) -> None:
+    async with opens() as store:
+        for answer in GARBAGE:
+            proxy.answer(answer)
+            with pytest.raises(AiovecError) as caught:
+                await store.search("notes", [1, 0, 0, 0])
+            assert SECRET not in str(caught.value)
+        for body in (b"", b"[]", b"null", b"\xff", b'{"error": 3, "facts": []}'):
+            proxy.answer(http(body, status=500, kind="application/problem+json"))
+            with pytest.raises(AiovecError):
+                await store.count("notes")
+        proxy.answer(problem(413, "at most 1 MiB"))
+        with pytest.raises(InvalidArgumentError, match="1 MiB"):
+            await store.create_table("t", aiovec.Schema(2))
+        assert await store.count("notes") == 10
+
+
+async def test_an_answer_without_end_is_not_read_to_it(proxy: Proxy, opens: Opens) -> None:
+    async with opens() as store:
+        head = http(b"").replace(b"length: 0", b"length: 99999999999999")
+        proxy.answer(head)
+        with pytest.raises(AiovecError, match="bytes"):
+            await store.count("notes")
+        assert await store.count("notes") == 10
+
+
+async def test_the_key_is_sent_and_never_shown(proxy: Proxy, opens: Opens) -> None:
+    async with opens() as store:
+        assert {one.headers["authorization"] for one in proxy.requests} == {f"Bearer {SECRET}"}
+        assert SECRET not in repr(store) + store.target
+    for key in ("k3y\r\nX-Other: 1", "k3y\0", "a k3y", "k3y\u00e9"):
+        with pytest.raises(ConfigError, match="API key") as caught:
+            async with opens(api_key=key):
+                pass
+        assert caught.value.key == "retrieval.remote.api_key"
+        assert "k3y" not in str(caught.value)
+
+
+async def test_a_store_for_reading_only_asks_for_no_write(proxy: Proxy) -> None:
+    async with aiovec.connect(proxy.url, read_only=True) as store:
+        assert store.read_only
+        assert await store.count("notes") == 10
+        before = len(proxy.requests)
+        for call in (store.delete("notes", ["r0001"]), store.drop_table("notes")):
+            with pytest.raises(UnsupportedError, match="read_only"):
+                await call
+        assert len(proxy.requests) == before
+
+
+async def test_a_table_that_exists_where_nobody_may_write(proxy: Proxy, opens: Opens) -> None:
+    """An app begins with it."""
+    async with opens() as store:
+        for refusal in (problem(403, "no"), problem(422, "no", error="UnsupportedError")):
+            schema = await store.schema("notes")
+            proxy.answer(refusal)
+            await store.create_table("notes", schema, exist_ok=True)
+            proxy.answer(refusal)
+            with pytest.raises((ConfigError, UnsupportedError)):
+                await store.create_table("new", schema, exist_ok=True)
+
+
+ADDRESSES = (
+    "http://", "http:///x", "http://host:99999", "http://host:x", "http://host:0",
+    f"http://ann:{SECRET}@host", f"http://{SECRET}@host", f"http://host/?key={SECRET}",
+    f"http://host/#{SECRET}", "http://ho st", "http://host/a\tb", "remote://", "http://[::1",
+    "http://host\x00",
+)  # fmt: skip
+
+
+async def test_addresses_that_are_none() -> None:
+    for address in ADDRESSES:
+        with pytest.raises(ConfigError) as caught:
+            await aiovec.connect(address)
+        assert SECRET not in str(caught.value), address
