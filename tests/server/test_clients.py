@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests.server.process import Served, serving
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

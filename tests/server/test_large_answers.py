@@ -150,6 +150,7 @@ async def test_all_answers_together_are_bounded() -> None:
         assert len((await client.ok("POST", "/tables/t/find", json={}))["records"]) == 30
 
 
+@pytest.mark.slow
 async def test_calls_of_the_remote_backend_bring_so_many_rows(tmp_path: Path) -> None:
     config = tmp_path / "aiovec.toml"
     config.write_text("[retrieval.server]\nmax_rows = 50\n")

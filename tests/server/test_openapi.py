@@ -27,7 +27,9 @@ def begin(client: TestClient) -> None:
 
 
 @pytest.mark.slow
-def test_no_request_is_a_server_error() -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("examples", [1, pytest.param(30, marks=pytest.mark.soak)])
+def test_no_request_is_a_server_error(examples: int) -> None:
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi import checks
 
@@ -46,7 +48,7 @@ def test_no_request_is_a_server_error() -> None:
         schema = schemathesis.openapi.from_dict(document)
 
         @hypothesis.settings(
-            max_examples=2, derandomize=True, database=None,
+            max_examples=examples, derandomize=True, database=None,
             suppress_health_check=list(hypothesis.HealthCheck),
         )  # fmt: skip
         @hypothesis.given(data=hypothesis.strategies.data())
