@@ -36,7 +36,7 @@ def test_some_calls_to_the_system_fail_on_sqlite(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_some_calls_to_the_system_fail_on_lancedb(tmp_path: Path) -> None:
-    campaign(tmp_path, "lancedb", 40, [NO_ROOM, ONCE])
+    campaign(tmp_path, "lancedb", 60, [NO_ROOM, ONCE])
 
 
 @pytest.mark.soak

@@ -3,19 +3,26 @@ acknowledged; what it did not, it can repeat under a key."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.harness.kill import every_kill
-from tests.harness.scripts import KINDS
+from tests.harness.scripts import KINDS, target_in
+from tests.harness.syscalls import CHANGES, KILL, Faults, environment
+
+import aiovec
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "rounds"), [("sqlite", 5), ("lancedb", 2)])
+@pytest.mark.parametrize(("kind", "rounds"), [("sqlite", 4), ("lancedb", 2)])
 def test_killed_processes(tmp_path: Path, kind: str, rounds: int) -> None:
     every_kill(tmp_path, kind, rounds, seed=1)
 
@@ -26,3 +33,37 @@ def test_killed_processes(tmp_path: Path, kind: str, rounds: int) -> None:
 def test_many_killed_processes(tmp_path: Path, kind: str) -> None:
     met = every_kill(tmp_path, kind, 300, seed=int.from_bytes(os.urandom(4)))
     assert len(met) > 15, met
+
+
+async def rows_of(target: str) -> dict[str, int]:
+    async with aiovec.connect(target) as store:
+        tables = await store.tables()
+        found = await store.find("t", limit=10_000) if tables else []
+        assert len(found) == (await store.count("t") if tables else 0)
+        return {one.id: one["n"] for one in found}
+
+
+@pytest.mark.slow
+def test_a_killed_import_goes_on_by_the_same_command(tmp_path: Path) -> None:
+    """With ``--upsert``; what it left are whole rows of the file."""
+    file, folder = tmp_path / "rows.jsonl", tmp_path / "place"
+    folder.mkdir()
+    wanted = {f"r{n}": n for n in range(3000)}
+    file.write_text(
+        "".join(
+            json.dumps({"id": id, "embedding": [1, n, 2, 3], "n": n}) + "\n"
+            for id, n in wanted.items()
+        )
+    )
+    target = target_in(folder, "sqlite")
+    command = [sys.executable, "-m", "aiovec", "import", str(file), target]
+    command += ["--table", "t", "--upsert"]
+    env = environment(tmp_path, tmp_path / "control")
+    faults = Faults(tmp_path / "control")
+    faults.arm(CHANGES, str(folder), skip=40, error=KILL)
+    killed = subprocess.run(command, env=env, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert asyncio.run(rows_of(target)).items() <= wanted.items()
+    faults.disarm()
+    subprocess.run(command, env=env, capture_output=True, check=True)
+    assert asyncio.run(rows_of(target)) == wanted

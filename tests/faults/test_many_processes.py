@@ -74,7 +74,7 @@ async def check(target: str, results: list[dict[str, Any]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_processes_that_write_one_store(tmp_path: Path, kind: str) -> None:
-    campaign(tmp_path, kind, *((3, 8) if kind == "sqlite" else (2, 4)))
+    campaign(tmp_path, kind, *((3, 8) if kind == "sqlite" else (2, 3)))
 
 
 @pytest.mark.soak

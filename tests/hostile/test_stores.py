@@ -27,7 +27,7 @@ def survive(folder: Path, kind: str, count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("sqlite", 30), ("lancedb", 12)])
+@pytest.mark.parametrize(("kind", "count"), [("sqlite", 30), ("lancedb", 8)])
 def test_damaged_stores(tmp_path: Path, kind: str, count: int) -> None:
     survive(tmp_path, kind, count)
 
