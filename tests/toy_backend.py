@@ -15,7 +15,7 @@ from tests.harness.evaluate import counted, ends_of, evaluate, in_order, value_i
 from tests.harness.values import python_rows
 from tests.toy_text import best
 
-from aiovec import Field, Schema, TableStats, VectorStore
+from aiovec import Field, Schema, TableStats
 from aiovec.backend import (
     Backend,
     Columns,
@@ -26,7 +26,6 @@ from aiovec.backend import (
     Order,
     PayloadPatch,
     Ref,
-    RetrievalSettings,
     StaleTableError,
     StoredRows,
     TableHandle,
@@ -39,12 +38,6 @@ from aiovec.backend import (
 from aiovec.errors import DuplicateIdError, StoreClosedError, TableExistsError, TableNotFoundError
 
 Row = dict[str, Any]
-
-
-async def open_store(backend: Backend, *, dim: int = 4) -> VectorStore:
-    """Open a store over a backend that no target names."""
-    await backend.open()
-    return VectorStore(backend, RetrievalSettings(dim=dim))
 
 
 class ToyBackend(Backend, TextSearch):
