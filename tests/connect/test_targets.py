@@ -1,122 +1,129 @@
-"""What a target's text means."""
+"""What a target's text means, and paths that belong to another kind of store."""
 
 from __future__ import annotations
 
 import os
-import re
+from asyncio import to_thread
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.contract.base import case
 
-from aiovec import ConfigError
-from aiovec.backend import is_url, local_path, locate, redacted
-from aiovec_sqlite.plugin import make_folder_of, store_file
+import aiovec
+from aiovec import ConfigError, Schema
+from aiovec.backend import locate, redacted
 
-
-@pytest.mark.parametrize(
-    ("text", "name", "address"),
-    [
-        ("notes.db", "sqlite", "notes.db"),
-        ("/data/notes", "sqlite", "/data/notes/vectors.sqlite"),
-        (":memory:", "sqlite", ":memory:"),
-        ("C:\\data\\notes.db", "sqlite", "C:\\data\\notes.db"),
-        ("C://data/notes.db", "sqlite", "C://data/notes.db"),
-        ("sqlite:///data/notes.db", "sqlite", "/data/notes.db"),
-        ("sqlite://notes.db", "sqlite", "notes.db"),
-        ("SQLite:///data/notes.db", "sqlite", "/data/notes.db"),
-        ("sqlite:///my%20notes.db", "sqlite", "/my%20notes.db"),
-        ("sqlite:///:memory:", "sqlite", ":memory:"),
-        ("sqlite://:memory:", "sqlite", ":memory:"),
-        ("lancedb:///data/notes", "lancedb", "/data/notes"),
-        ("lancedb://notes", "lancedb", "notes"),
-        ("s3://bucket/notes?region=x", "lancedb", "s3://bucket/notes?region=x"),
-        ("gs://bucket/notes", "lancedb", "gs://bucket/notes"),
-        ("az://box/notes", "lancedb", "az://box/notes"),
-        ("db://notes", "lancedb", "db://notes"),
-        ("http://127.0.0.1:4002", "remote", "http://127.0.0.1:4002"),
-        ("https://host/x", "remote", "https://host/x"),
-    ],
-)
-def test_the_backend_and_its_address(text: str, name: str, address: str) -> None:
-    location = locate(text)
-    plain = re.match("[a-z0-9]{2,}://", address) or address == ":memory:"
-    assert location.backend == name
-    assert location.address == (address if plain else os.path.abspath(address))
+URLS = {
+    ":memory:": ("sqlite", ":memory:"),
+    "sqlite://:memory:": ("sqlite", ":memory:"),
+    "sqlite:///my%20notes.db": ("sqlite", "/my%20notes.db"),
+    "SQLite:///data/notes.db": ("sqlite", "/data/notes.db"),
+    "C://data/notes.db": ("sqlite", os.path.abspath("C://data/notes.db")),
+    "lancedb:///data/notes": ("lancedb", "/data/notes"),
+    "lancedb://notes": ("lancedb", os.path.abspath("notes")),
+    "lancedb://~/notes": ("lancedb", os.path.expanduser("~/notes")),
+    "s3://bucket/notes?region=x": ("lancedb", "s3://bucket/notes?region=x"),
+    "gs://bucket/notes": ("lancedb", "gs://bucket/notes"),
+    "az://box/notes": ("lancedb", "az://box/notes"),
+    "db://notes": ("lancedb", "db://notes"),
+    "http://127.0.0.1:4002": ("remote", "http://127.0.0.1:4002"),
+    "https://host/x": ("remote", "https://host/x"),
+}
+SHOWN = {
+    "/a@b/notes?x.db": "/a@b/notes?x.db",
+    "http://[::1]:4002": "http://[::1]:4002",
+    "http://ann:secret@host:4002/x": "http://***@host:4002/x",
+    "http://ann:sec/ret@host/x": "http://***@host/x",
+    "http://ann:se@c?ret@host/x": "http://***@host/x",
+    "http://host/x?token=secret": "http://host/x?***",
+    "http://host/x#secret": "http://host/x#***",
+    "s3://key:secret@bucket/x?y=secret#secret": "s3://***@bucket/x?***",
+}
 
 
-@pytest.mark.skipif(os.name != "nt", reason="drive letters are a thing of Windows")
-def test_a_drive_letter_in_a_url() -> None:
-    assert locate("sqlite:///C:/data/notes.db").address == os.path.abspath("C:/data/notes.db")
+@pytest.mark.skipif(os.name == "nt", reason="paths of Windows look otherwise")
+def test_urls() -> None:
+    for text, expected in URLS.items():
+        location = locate(text)
+        assert (location.backend, location.address) == expected, text
+    for text in ("sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y"):
+        with case(text), pytest.raises(ConfigError):
+            locate(text)
+    for text, shown in SHOWN.items():
+        assert redacted(text) == shown
 
 
-@pytest.mark.skipif(os.name == "nt", reason="on Windows C: is a drive")
-def test_no_drive_letter_elsewhere() -> None:
-    assert locate("sqlite:///C:/data/notes.db").address == "/C:/data/notes.db"
-
-
-@pytest.mark.parametrize(
-    "text", ["sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y"]
-)
-def test_urls_without_a_path_or_with_options(text: str) -> None:
-    with pytest.raises(ConfigError):
-        locate(text)
-
-
-def test_which_paths_are_directories(tmp_path: Path) -> None:
-    file, folder = tmp_path / "nosuffix", tmp_path / "folder.v1"
-    file.write_bytes(b"")
-    folder.mkdir()
-    assert store_file(str(tmp_path / "notes.db")) == str(tmp_path / "notes.db")
-    assert store_file(str(tmp_path / "notes")) == str(tmp_path / "notes" / "vectors.sqlite")
-    assert store_file(str(tmp_path / "notes.d") + os.sep) == str(
-        tmp_path / "notes.d" / "vectors.sqlite"
-    )
-    assert store_file(str(folder)) == str(folder / "vectors.sqlite")
-    assert store_file(str(file)) == str(file)
-    assert store_file(str(tmp_path / ".hidden")) == str(tmp_path / ".hidden" / "vectors.sqlite")
-    assert locate(":memory:").in_memory
-    assert sorted(os.listdir(tmp_path)) == ["folder.v1", "nosuffix"], "nothing is made by asking"
-
-
-def test_missing_folders_are_made(tmp_path: Path) -> None:
-    make_folder_of(tmp_path / "a" / "b" / "x.db")
-    assert os.listdir(tmp_path / "a" / "b") == []
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot hold a store"):
-        make_folder_of(tmp_path / "file" / "x.db")
+async def test_which_paths_are_files_and_which_are_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    await to_thread(home.mkdir)
+    await to_thread((tmp_path / "folder.v1").mkdir)
+    await to_thread((tmp_path / "nosuffix").write_bytes, b"")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(tmp_path)
+    cases: dict[Any, str] = {
+        "notes.db": "notes.db",
+        Path("path.db"): "path.db",
+        "a/b/notes.db": "a/b/notes.db",
+        "plain": "plain/vectors.sqlite",
+        "with.dots/": "with.dots/vectors.sqlite",
+        "folder.v1": "folder.v1/vectors.sqlite",
+        ".hidden": ".hidden/vectors.sqlite",
+        "nosuffix": "nosuffix",
+        "sqlite://url.db": "url.db",
+        f"sqlite://{tmp_path}/url": "url/vectors.sqlite",
+        "~/notes.db": "home/notes.db",
+        Path("~") / "notes": "home/notes/vectors.sqlite",
+    }
+    for target, place in cases.items():
+        with case(target):
+            async with aiovec.connect(target) as store:
+                assert store.target == str(tmp_path / place)
+            assert (tmp_path / place).is_file()
     with pytest.raises(ConfigError, match="NUL"):
-        store_file(str(tmp_path / "a\0b.db"))
+        await aiovec.connect("a\0b.db")
 
 
-def test_local_paths(tmp_path: Path) -> None:
-    assert local_path("x.db", tmp_path) == str(tmp_path / "x.db")
-    assert local_path("../x.db", tmp_path) == str(tmp_path.parent / "x.db")
-    assert local_path("~/x.db", tmp_path) == os.path.join(os.path.expanduser("~"), "x.db")
-    assert local_path("folder/", tmp_path) == str(tmp_path / "folder") + os.sep
-    assert local_path("s3://bucket/../x", tmp_path) == "s3://bucket/../x"
-    assert local_path(":memory:", tmp_path) == ":memory:"
-    assert not is_url("C://x")
+async def filled(target: str | Path) -> None:
+    async with aiovec.connect(target) as store:
+        await store.create_table("t", Schema(2))
+        await store.insert("t", [{"id": "a", "embedding": [1, 2]}])
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("notes.db", "notes.db"),
-        ("/a@b/notes?x.db", "/a@b/notes?x.db"),
-        ("http://host:4002/x", "http://host:4002/x"),
-        ("http://[::1]:4002", "http://[::1]:4002"),
-        ("http://ann:secret@host:4002/x", "http://***@host:4002/x"),
-        ("http://secret@host/x", "http://***@host/x"),
-        ("http://ann:sec/ret@host/x", "http://***@host/x"),
-        ("http://ann:se@c?ret@host/x", "http://***@host/x"),
-        ("http://ann:123/secret@host/x", "http://***@host/x"),
-        ("http://host/x?token=secret", "http://host/x?***"),
-        ("http://host/x#secret", "http://host/x#***"),
-        ("s3://bucket/a@b", "s3://bucket/a@b"),
-        ("s3://key:secret@bucket/x?y=secret#secret", "s3://***@bucket/x?***"),
-        ("toy://secret@here", "toy://***@here"),
-    ],
-)
-def test_secrets_are_not_shown(text: str, shown: str) -> None:
-    assert redacted(text) == shown
-    assert "secret" not in redacted(text)
+async def test_a_folder_of_lancedb_is_no_sqlite_store(tmp_path: Path) -> None:
+    """The error names the right target, which works, and nothing is made in the folder."""
+    pytest.importorskip("lancedb")
+    folder = tmp_path / "notes"
+    config = tmp_path / "aiovec.toml"
+    await filled(f"lancedb://{folder}")
+    await to_thread(config.write_text, '[retrieval]\nsqlite_path = "notes"\n')
+    before = sorted(os.listdir(folder))
+    ways: tuple[dict[str, Any], ...] = (
+        {"target": folder}, {"target": str(folder / "t.lance")},
+        {"target": folder, "read_only": True}, {"config": config},
+    )  # fmt: skip
+    for way in ways:
+        with case(way), pytest.raises(ConfigError, match="lancedb://") as caught:
+            await aiovec.connect(**way)
+    assert sorted(os.listdir(folder)) == before
+    async with aiovec.connect(caught.value.accepted or "") as store:
+        assert await store.count("t") == 1
+    for name in ("new.lance", "new.lancedb"):  # which would become SQLite files
+        with pytest.raises(ConfigError, match="would become a SQLite file; open it as") as caught:
+            await aiovec.connect(tmp_path / name)
+        assert not (tmp_path / name).exists()
+        assert (caught.value.accepted or "").startswith("lancedb://")
+
+
+async def test_a_sqlite_store_beside_folders_of_that_name(tmp_path: Path) -> None:
+    """A file under such a name, and any other folder, are opened as ever."""
+    await filled(tmp_path / "old.db")
+    await to_thread((tmp_path / "old.db").rename, tmp_path / "old.lance")
+    async with aiovec.connect(tmp_path / "old.lance") as store:
+        assert await store.count("t") == 1
+    await to_thread((tmp_path / "data" / "x.lance").mkdir, parents=True)
+    await filled(tmp_path / "data")
+    assert (tmp_path / "data" / "vectors.sqlite").is_file()

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ PACKAGE = '''
 """Tables in one JSON file a folder: slow, small, and not ours."""
 
 from aiovec.backend import BackendPlugin, BackendSettings, Finding, Location, path_of_url
-from aiovec_sqlite.plugin import SqlitePlugin
 from pathlib import Path
 
 
@@ -51,8 +49,8 @@ class DrawerPlugin(BackendPlugin):
 STORE = '''
 from pathlib import Path
 
-from aiovec_sqlite.settings import SqliteSettings
-from aiovec_sqlite.store import SqliteBackend
+from aiovec.backend import plugin_of
+from aiovec_sqlite import SqliteBackend
 
 
 class DrawerBackend(SqliteBackend):
@@ -61,7 +59,7 @@ class DrawerBackend(SqliteBackend):
     name = "drawer"
 
     def __init__(self, address, settings):
-        super().__init__(Path(address) / "drawer.bin", SqliteSettings())
+        super().__init__(Path(address) / "drawer.bin", plugin_of("sqlite").settings())
         self._colour = settings.colour
         self._folder = address
 
@@ -94,7 +92,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (info / "entry_points.txt").write_text(
         "[aiovec.backends]\ndrawer = drawers.plugin:DrawerPlugin\n"
     )
-    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [
+        str(site),
+        str(Path(__file__).parents[2]),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -109,133 +111,57 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-# Runs commands one after another, and prints as JSON what each of them printed.
-COMMANDS = """
-import contextlib, io, json, sys
-from aiovec._cli import main
+# Opens it, and runs commands one after another.
+PROGRAM = """
+import asyncio, aiovec, json, sys
+from aiovec import Schema
+from tests.harness.command import run
 
-printed = []
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["aiovec", *words]
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        try:
-            main()
-        except SystemExit as ended:
-            if ended.code:
-                sys.exit(f"{words}: {ended.code} {out.getvalue()}")
-    printed.append(out.getvalue())
-print(json.dumps(printed))
+async def fill():
+    async with aiovec.connect("cupboard://drawer") as store:
+        assert (store.backend_name, store.target) == ("drawer", sys.argv[1])
+    async with aiovec.connect() as store:
+        await store.create_table("notes", Schema(2, fields={"n": int}))
+        rows = [{"id": str(n), "embedding": [n, 1], "n": n} for n in range(50)]
+        await store.insert("notes", rows)
+
+asyncio.run(fill())
+for command in json.loads(sys.argv[2]):
+    done = run(*command.split())
+    print(json.dumps([done.code, done.out, done.err]))
 """
 
 
-def aiovec(folder: Path, environment: dict[str, str], *commands: str) -> list[str]:
-    """What each of the commands printed, all of one process."""
+@pytest.mark.slow
+def test_it_is_opened_configured_shown_and_migrated_to_and_from(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    commands = [
+        "migrate plan --to drawer --json", "migrate run --to drawer --switch",
+        "tables --json", "info drawer://drawer notes", "doctor --json",
+        "migrate finish", "migrate run --to lancedb --switch", "tables --json",
+    ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps([command.split() for command in commands])],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", PROGRAM, str(folder / "drawer"), json.dumps(commands)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    printed: list[str] = json.loads(done.stdout)
-    return printed
-
-
-def python(folder: Path, environment: dict[str, str], code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_it_is_opened_configured_and_shown(folder: Path, environment: dict[str, str]) -> None:
-    told = python(
-        folder,
-        environment,
-        """
-        import asyncio, aiovec
-        from aiovec import Schema
-
-        async def main():
-            async with aiovec.connect("cupboard://drawer") as store:
-                print(store.backend_name, store.target)
-                await store.create_table("notes", Schema(2))
-                await store.insert("notes", [{"id": "a", "embedding": [1, 0]}])
-
-        asyncio.run(main())
-        """,
-    )
-    assert told.split() == ["drawer", str(folder / "drawer")]
-    text = (folder / "aiovec.toml").read_text().replace('"sqlite"', '"drawer"')
-    (folder / "aiovec.toml").write_text(text)
-    (tables,) = aiovec(folder, environment, "tables --json")
-    (table,) = json.loads(tables)["tables"]
-    assert (table["name"], table["rows"]) == ("notes", 1)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [code for code, _, _ in results] == [0] * len(commands), results
+    plan, _, tables, info, doctor, _, _, moved = [out for _, out, _ in results]
+    assert "drawer" in json.dumps(json.loads(plan))
+    assert json.loads(tables)["tables"][0]["rows"] == 50
     assert (folder / "drawer" / "colour").read_text() == "red"
-    info, plain, doctor = aiovec(
-        folder, environment, "info drawer://drawer notes", "doctor", "doctor --json"
-    )
     assert "drawer" in info
-    assert "drawer" in plain
     stands = [one["value"] for one in json.loads(doctor)["findings"] if one["subject"] == "drawer"]
     assert stands == [f"stands at {folder / 'drawer'}"]
-
-
-@pytest.mark.slow
-def test_a_wrong_key_of_its_section_is_named(folder: Path, environment: dict[str, str]) -> None:
-    with (folder / "aiovec.toml").open("a") as stream:
-        stream.write('color = "blue"\n')
-    told = python(
-        folder,
-        environment,
-        """
-        import asyncio, aiovec
-
-        async def main():
-            try:
-                await aiovec.connect()
-            except aiovec.ConfigError as exc:
-                print(exc.key, "colour" in exc.accepted)
-
-        asyncio.run(main())
-        """,
-    )
-    assert told.split() == ["retrieval.drawer.color", "True"]
-
-
-@pytest.mark.slow
-def test_it_is_planned_and_migrated_to_and_from(folder: Path, environment: dict[str, str]) -> None:
-    python(
-        folder,
-        environment,
-        """
-        import asyncio, aiovec
-        from aiovec import Schema
-
-        async def main():
-            async with aiovec.connect() as store:
-                await store.create_table("notes", Schema(2, fields={"n": int}))
-                rows = [{"id": str(n), "embedding": [n, 1], "n": n} for n in range(50)]
-                await store.insert("notes", rows)
-
-        asyncio.run(main())
-        """,
-    )
-    plan, _ = aiovec(
-        folder, environment, "migrate plan --to drawer --json", "migrate run --to drawer --switch"
-    )
-    assert "drawer" in json.dumps(json.loads(plan))
-    assert 'backend = "drawer"' in (folder / "aiovec.toml").read_text()
-    _, tables, _ = aiovec(
-        folder,
-        environment,
-        "migrate finish",
-        "tables --json",
-        "migrate run --to lancedb --switch",
-    )
-    (table,) = json.loads(tables)["tables"]
-    assert table["rows"] == 50
+    assert json.loads(moved)["tables"][0]["rows"] == 50
     assert 'backend = "lancedb"' in (folder / "aiovec.toml").read_text()
-    (tables,) = aiovec(folder, environment, "tables --json")
-    (table,) = json.loads(tables)["tables"]
-    assert table["rows"] == 50
+    with (folder / "aiovec.toml").open("a") as stream:
+        stream.write('[retrieval.drawer.deep]\ncolor = "blue"\n')
+    wrong = [sys.executable, "-m", "aiovec", "tables"]
+    done = subprocess.run(
+        wrong, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "retrieval.drawer.deep" in done.stderr
+    assert "colour" in done.stderr

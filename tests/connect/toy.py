@@ -1,17 +1,14 @@
-"""A backend of another package, installed for one test as pip would: found by its entry point."""
+"""Backends of another package, installed for one test as pip would: found by their entry points."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiovec.backend import Backend, BackendPlugin
-from aiovec_lancedb.plugin import LancedbPlugin
-from aiovec_sqlite.plugin import SqlitePlugin
 
 
 def _unused(*_: Any, **__: Any) -> Any:
@@ -19,14 +16,13 @@ def _unused(*_: Any, **__: Any) -> Any:
 
 
 class Toy(Backend):
-    """Tells what was done with it."""
+    """Notes what was done with it."""
 
     name = "toy"
 
     def __init__(self, target: str, settings: Any = None) -> None:
         self.settings = settings
         self.done: list[str] = []
-        self.made_in = threading.get_ident()
         self._target = target
 
     @property
@@ -61,18 +57,12 @@ created: list[Toy] = []
 """The backends that the plugins below made, until ``install`` is called again."""
 
 
-def _create(plugin: BackendPlugin, address: str, settings: Any) -> Toy:
-    created.append(Toy(address, settings))
-    return created[-1]
-
-
 class ToyPlugin(BackendPlugin):
     name = "toy"
-    create = _create
 
-
-class OtherPlugin(ToyPlugin):
-    name = "other"
+    def create(self, address: str, settings: Any) -> Any:
+        created.append(Toy(address, settings))
+        return created[-1]
 
 
 class Greedy(ToyPlugin):
@@ -82,14 +72,6 @@ class Greedy(ToyPlugin):
 
 class NamedAsAKey(ToyPlugin):
     name = "dim"
-
-
-class ToySqlitePlugin(SqlitePlugin):
-    create = _create
-
-
-class ToyLancedbPlugin(LancedbPlugin):
-    create = _create
 
 
 class GivesNoBackend(ToyPlugin):

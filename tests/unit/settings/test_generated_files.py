@@ -1,0 +1,71 @@
+"""The files that explain the settings are written from the models, and say what these accept."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from aiovec._settings.load import json_schema, retrieval_model
+from aiovec.backend import load_settings
+
+ROOT = Path(__file__).parents[3]
+SAMPLE = ROOT / "config/aiovec.toml"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
+
+
+def test_the_sample_has_every_key_with_its_default_and_an_explanation() -> None:
+    text = SAMPLE.read_text(encoding="utf-8")
+    defaults = retrieval_model()().model_dump()
+    sample = tomllib.loads(text)["retrieval"]
+    assert json.dumps(sample, sort_keys=True) == json.dumps(defaults, sort_keys=True)
+    lines = text.splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r"\w+ = ", line)]
+    assert len(keys) > 50
+    for number in keys:
+        assert lines[number - 1].startswith("# "), lines[number]
+
+
+def test_the_sample_loads() -> None:
+    loaded = load_settings(SAMPLE).settings.retrieval
+    assert loaded.sqlite_path == str(SAMPLE.with_name("aiovec.db"))
+    paths = {"sqlite_path", "lancedb_url"}
+    assert loaded.model_dump(exclude=paths) == retrieval_model()().model_dump(exclude=paths)
+
+
+def test_the_json_schema_describes_every_key() -> None:
+    schema = json_schema()
+    described = 0
+    for name, model in schema["$defs"].items():
+        for key, node in model.get("properties", {}).items():
+            assert node.get("description") or "$ref" in node, (name, key)
+            described += "default" in node
+    assert described > 50
+
+
+@pytest.mark.slow
+def test_the_files_are_those_that_the_models_write(tmp_path: Path) -> None:
+    names = ["config/aiovec.toml", "config/aiovec.schema.json", "docs/CONFIGURATION.md"]
+    (tmp_path / "config").mkdir()
+    (tmp_path / "docs").mkdir()
+    page = (ROOT / names[2]).read_text(encoding="utf-8")
+    without_rows = re.sub(r"^\| `.*\n", "", page, flags=re.MULTILINE)
+    assert without_rows != page
+    (tmp_path / names[2]).write_text(without_rows, encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "aiovec._settings.generate"], cwd=tmp_path, check=True, timeout=120
+    )
+    for name in names:
+        written = (tmp_path / name).read_text(encoding="utf-8")
+        assert (ROOT / name).read_text(encoding="utf-8") == written, (
+            f"{name} is out of date; run: python -m aiovec._settings.generate"
+        )
