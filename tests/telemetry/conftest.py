@@ -13,8 +13,6 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-import aiovec._core.store  # noqa: F401 - before the providers are set
-
 # Of which there can be one in a process.
 _EXPORTER = InMemorySpanExporter()
 _READER = InMemoryMetricReader()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
@@ -75,24 +74,10 @@ async def test_nothing_of_a_user_is_in_a_span(client: httpx.AsyncClient, spans: 
     assert names[:2] == ["GET", "DELETE /tables/{table}/records/{id:path}"]
 
 
-async def test_an_error_of_the_server(
-    client: httpx.AsyncClient, spans: Spans, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_: Any, **__: Any) -> Any:
-        raise aiovec.StoreBusyError("another process writes", 1)
-
-    monkeypatch.setattr(aiovec.VectorStore, "count", fail)
-    assert (await client.get("/tables/notes/count")).status_code == 503
-    span = spans.only()
-    assert span.status.status_code is StatusCode.ERROR
-    assert span.attributes is not None
-    assert span.attributes["error.type"] == "503"
+async def test_callers_that_are_none(client: httpx.AsyncClient, spans: Spans) -> None:
+    for header in ("", "x", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "é" * 9000):
+        headers = [(b"traceparent", header.encode("latin-1"))]
+        assert (await client.get("/tables", headers=headers)).status_code == 200
+        assert spans.ours()[-1].parent is None
     assert (await client.get("/tables/absent")).status_code == 404
     assert spans.ours()[-1].status.status_code is StatusCode.UNSET
-
-
-@pytest.mark.parametrize("header", ["", "x", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "é" * 9000])
-async def test_callers_that_are_none(client: httpx.AsyncClient, spans: Spans, header: str) -> None:
-    headers = [(b"traceparent", header.encode("latin-1"))]
-    assert (await client.get("/tables", headers=headers)).status_code == 200
-    assert spans.ours()[-1].parent is None

@@ -1,10 +1,11 @@
-"""Spans: one for each call, with what the conventions ask for and nothing that is a user's."""
+"""Spans and metrics: one of each for a call, and nothing that is a user's."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,48 +13,36 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
-from tests.telemetry.able_backend import AbleBackend
+from tests.contract.base import case
+from tests.docs.blocks import ROOT
 from tests.telemetry.conftest import Metrics, Spans
-from tests.waiting import until
 
 import aiovec
 import aiovec.sync
 from aiovec import (
     DuplicateIdError,
+    Embed,
+    EmbeddingError,
     F,
     Field,
     FilterError,
     InvalidArgumentError,
     InvalidNameError,
     Schema,
-    StoreBusyError,
     StoreClosedError,
     TableNotFoundError,
     VectorStore,
 )
-from aiovec.backend import RetrievalSettings
 
+SCHEMA = Schema(3, fields={"year": int, "body": Field(str, text=True)})
 ROWS: list[dict[str, Any]] = [
-    {"id": f"r{number}", "embedding": [number + 1, 1, 0], "year": 2020 + number}
+    {"id": f"r{number}", "embedding": [number + 1, 1, 0], "year": 2020 + number, "body": "word"}
     for number in range(5)
 ]
 VECTOR = [1.0, 0.0, 0.0]
-PLACE = {"db.system.name": "toy", "db.namespace": "toy://***@host/path?***"}
 HERE = trace.get_tracer("a test")
 
 Call = Callable[[VectorStore], Awaitable[Any]]
-
-
-@pytest.fixture
-async def able(spans: Spans) -> AsyncIterator[VectorStore]:
-    """A store with every ability and five rows in the table ``notes``."""
-    async with VectorStore(AbleBackend(), RetrievalSettings()) as opened:
-        await opened.create_table(
-            "notes", Schema(3, fields={"year": int, "body": Field(str, text=True)})
-        )
-        await opened.insert("notes", ROWS)
-        spans.forget()
-        yield opened
 
 
 async def exported(store: VectorStore, **options: Any) -> list[Any]:
@@ -63,7 +52,7 @@ async def exported(store: VectorStore, **options: Any) -> list[Any]:
 # The call, and the attributes of its span beside place, operation and table.
 CALLS: dict[str, tuple[Call, dict[str, Any]]] = {
     "ping": (lambda s: s.ping(), {}),
-    "create_table": (lambda s: s.create_table("notes", exist_ok=False), {}),
+    "create_table": (lambda s: s.create_table("notes", SCHEMA, exist_ok=True), {}),
     "add_field": (lambda s: s.add_field("notes", "kind", str), {}),
     "create_field_index": (lambda s: s.create_field_index("notes", "year", "btree"), {}),
     "drop_field_index": (lambda s: s.drop_field_index("notes", "year"), {}),
@@ -160,171 +149,127 @@ CALLS: dict[str, tuple[Call, dict[str, Any]]] = {
 # They reach no backend, or, as ``close``, none that could be asked.
 SILENT = {"close", "supports", "table"}
 OF_THE_STORE = {"ping", "tables", "backup"}
+UNSUPPORTED = {"create_index", "indexes", "drop_index", "versions", "restore"}
 
 
-def test_every_public_call_stands_here() -> None:
+@pytest.fixture
+async def notes(tmp_path: Path, spans: Spans) -> AsyncIterator[VectorStore]:
+    """A store with five rows in the table ``notes``."""
+    async with aiovec.connect(tmp_path / "store.db") as opened:
+        await opened.create_table("notes", SCHEMA)
+        await opened.insert("notes", ROWS)
+        spans.forget()
+        yield opened
+
+
+def place(store: VectorStore) -> dict[str, str]:
+    return {"db.system.name": "sqlite", "db.namespace": store.target}
+
+
+def test_every_call_and_attribute_is_listed() -> None:
     public = {
         name
         for name, member in vars(VectorStore).items()
         if not name.startswith("_") and inspect.isfunction(member)
     }
     assert public == CALLS.keys() | SILENT
+    page = (ROOT / "docs/TELEMETRY.md").read_text(encoding="utf-8")
+    part = page.partition("\n## Spans\n")[2].partition("\n## ")[0]
+    known = {name for _, facts in CALLS.values() for name in facts}
+    known |= {"db.system.name", "db.namespace", "db.operation.name", "db.collection.name"}
+    known |= {"error.type", "aiovec.cancelled"}
+    known |= {f"aiovec.embedding.{fact}" for fact in ("name", "kind", "texts")}
+    assert set(re.findall(r"^\| `([\w.]+)` \|", part, re.MULTILINE)) == known
 
 
-@pytest.mark.parametrize("name", CALLS)
-async def test_each_call_makes_its_span(able: VectorStore, spans: Spans, name: str) -> None:
-    call, facts = CALLS[name]
-    if name == "create_table":
-        await able.drop_table("notes")
-        spans.forget()
-    with HERE.start_as_current_span("caller") as caller:
-        await call(able)
-        assert trace.get_current_span() is caller
-    *inner, span = spans.ours()
-    expected = {**PLACE, "db.operation.name": name, **facts}
-    if name not in OF_THE_STORE:
-        expected["db.collection.name"] = "notes"
-    assert dict(span.attributes or {}) == expected
-    assert span.name == (name if name in OF_THE_STORE else f"{name} notes")
-    assert span.kind is SpanKind.CLIENT
-    assert span.status.status_code is StatusCode.UNSET
-    assert span.parent == caller.get_span_context()
-    assert not span.events
-    # A hybrid search makes two searches; no other call makes another.
-    assert {one.name for one in inner} == (
-        {"search notes", "search_text notes"} if name == "search_hybrid" else set()
-    )
-    assert all(one.parent == span.context for one in inner)
+async def test_each_call_makes_its_span_and_is_timed(
+    tmp_path: Path, spans: Spans, measured: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, (call, facts) in CALLS.items():
+        with case(name):
+            async with aiovec.connect(tmp_path / f"{name}.db") as store:
+                await store.create_table("notes", SCHEMA)
+                if name != "create_table":
+                    await store.insert("notes", ROWS)
+                if name == "drop_field_index":
+                    await store.create_field_index("notes", "year", "btree")
+                spans.forget()
+                with HERE.start_as_current_span("caller") as caller:
+                    with contextlib.suppress(aiovec.UnsupportedError):
+                        await call(store)
+                    assert trace.get_current_span() is caller
+                *inner, span = spans.ours()
+                expected = {**place(store), "db.operation.name": name, **facts}
+                if name not in OF_THE_STORE:
+                    expected["db.collection.name"] = "notes"
+                if name in UNSUPPORTED:
+                    expected["error.type"] = "UnsupportedError"
+                assert dict(span.attributes or {}) == expected
+                assert span.name == (name if name in OF_THE_STORE else f"{name} notes")
+                assert span.kind is SpanKind.CLIENT
+                assert span.parent == caller.get_span_context()
+                assert not span.events
+                # A hybrid search makes two searches; no other call makes another.
+                assert {one.name for one in inner} == (
+                    {"search notes", "search_text notes"} if name == "search_hybrid" else set()
+                )
+                assert all(one.parent == span.context for one in inner)
+                found = {**place(store), "db.operation.name": name}
+                (duration,) = measured.points("db.client.operation.duration", **found)
+                assert duration.count == 1 + (name in {"create_table", "insert"})
+                assert duration.sum > 0
+                returned = facts.get("db.response.returned_rows")
+                points = measured.points("db.client.response.returned_rows", **found)
+                assert [point.sum for point in points] == ([] if returned is None else [returned])
 
 
-async def test_what_a_backend_does_is_within_the_span(able: VectorStore, spans: Spans) -> None:
-    backend = able._follower.engine.backend
-    ping = backend.ping
-
-    async def observed() -> None:
-        with HERE.start_as_current_span("driver"):
-            await ping()
-
-    backend.ping = observed  # type: ignore[method-assign]
-    await able.ping()
-    driver, span = spans.all()
-    assert (driver.name, driver.parent) == ("driver", span.context)
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
+async def test_a_failure_tells_its_class_alone(
+    notes: VectorStore, spans: Spans, measured: Metrics
+) -> None:
+    calls: list[tuple[Call, type[Exception]]] = [
         (lambda s: s.insert("notes", ROWS), DuplicateIdError),
         (lambda s: s.count("absent"), TableNotFoundError),
         (lambda s: s.count("notes", "nothing = 'SECRET'"), FilterError),
         (lambda s: exported(s, where="year ~ 'SECRET'"), FilterError),
-    ],
-)
-async def test_a_failure_tells_its_class_alone(
-    able: VectorStore, spans: Spans, call: Call, error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        await call(able)
-    span = spans.only()
-    assert span.attributes is not None
-    assert span.attributes["error.type"] == error.__name__
-    assert span.status.status_code is StatusCode.ERROR
-    assert span.status.description is None
-    assert not span.events
+    ]
+    for call, error in calls:
+        spans.forget()
+        with case(error), pytest.raises(error):
+            await call(notes)
+        span = spans.only()
+        assert (span.attributes or {})["error.type"] == error.__name__
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.status.description is None
+        assert not span.events
+        assert measured.points(
+            "db.client.operation.duration", **{**place(notes), "error.type": error.__name__}
+        )
+    spans.forget()
+    await notes.drop_table("absent", missing_ok=True)  # which was expected
+    assert spans.only().status.status_code is StatusCode.UNSET
 
 
-async def test_an_error_that_was_expected_is_none(able: VectorStore, spans: Spans) -> None:
-    await able.drop_table("absent", missing_ok=True)
-    await able.create_table(
-        "notes", Schema(3, fields={"year": int, "body": Field(str, text=True)}), exist_ok=True
-    )
-    assert [span.status.status_code for span in spans.ours()] == [StatusCode.UNSET] * 2
-
-
-async def test_calls_that_reach_no_backend_make_no_span(able: VectorStore, spans: Spans) -> None:
+async def test_calls_that_reach_no_backend_make_no_span(notes: VectorStore, spans: Spans) -> None:
     with pytest.raises(InvalidNameError):
-        await able.count("SECRET name")
+        await notes.search_hybrid("SECRET name", "word", VECTOR)
     with pytest.raises(InvalidNameError):
-        await able.search_hybrid("SECRET name", "word", VECTOR)
-    with pytest.raises(InvalidNameError):
-        await anext(able.export("SECRET name"))
+        await anext(notes.export("SECRET name"))
     with pytest.raises(InvalidArgumentError):
-        await able.search("notes", VECTOR, limit=0)
-    await able.close()
-    for call in (able.ping(), able.search_hybrid("notes", "word", VECTOR), exported(able)):
+        await notes.search("notes", VECTOR, limit=0)
+    await notes.close()
+    for call in (notes.ping(), notes.search_hybrid("notes", "word", VECTOR), exported(notes)):
         with pytest.raises(StoreClosedError):
             await call
     assert spans.ours() == []
 
 
-@pytest.mark.parametrize("outcome", ["found", StoreBusyError, asyncio.CancelledError])
-async def test_what_a_search_waits_for_its_turn_is_told(
-    able: VectorStore, spans: Spans, measured: Metrics, monkeypatch: pytest.MonkeyPatch,
-    outcome: Any,
-) -> None:  # fmt: skip
-    """Of one that is refused there too, which has reached no backend."""
-    if outcome is StoreBusyError:
-        monkeypatch.setattr(AbleBackend, "busy_timeout", 0.3)
-
-    def told() -> float:
-        points = measured.points("db.client.operation.duration", db__operation__name="search")
-        return sum(point.sum for point in points)
-
-    before = told()
-    monkeypatch.setattr(AbleBackend, "searches_at_once", 1)
-    able._searches.by_vectors.calls = 1
-    first = await able._searches.by_vectors.share().take()
-    waiting = asyncio.ensure_future(able.search("notes", VECTOR))
-    await until(lambda: able._searches.by_vectors.waiting)
-    await asyncio.sleep(0.3)
-    if outcome == "found":
-        first.give_back()
-    elif outcome is asyncio.CancelledError:
-        waiting.cancel()
-    (found,) = await asyncio.gather(waiting, return_exceptions=True)
-    assert outcome == "found" or isinstance(found, outcome)
-    span = spans.only()
-    assert span.attributes is not None
-    assert span.attributes["db.collection.name"] == "notes"
-    assert span.attributes["aiovec.limit"] == 10
-    error = outcome.__name__ if outcome is StoreBusyError else None
-    assert span.attributes.get("error.type") == error
-    assert span.attributes.get("aiovec.cancelled", False) is (outcome is asyncio.CancelledError)
-    assert span.start_time is not None
-    assert span.end_time is not None
-    assert span.end_time - span.start_time >= 0.29e9
-    assert told() - before >= 0.29
-    with pytest.raises(InvalidNameError):  # such a name is told to nobody
-        await able.search("SECRET name", VECTOR)
-    assert spans.only() is span
-
-
-async def test_a_cancelled_call_ends_its_span_and_is_no_error(
-    able: VectorStore, spans: Spans, measured: Metrics
-) -> None:
-    able._follower.engine.backend.hangs = True  # type: ignore[attr-defined]
-    task = asyncio.ensure_future(able.search("notes", VECTOR))
-    await asyncio.sleep(0.01)
-    assert spans.ours() == []
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    span = spans.only()
-    assert span.status.status_code is StatusCode.UNSET
-    assert span.attributes is not None
-    assert span.attributes["aiovec.cancelled"] is True
-    assert "error.type" not in span.attributes
-    assert measured.points("db.client.operation.duration", aiovec__cancelled=True, **{
-        "db.operation.name": "search", **PLACE,
-    })  # fmt: skip
-
-
-async def test_calls_at_once_are_all_children_of_their_callers(
-    able: VectorStore, spans: Spans
+async def test_calls_at_once_are_children_of_their_callers(
+    notes: VectorStore, spans: Spans
 ) -> None:
     async def caller(number: int) -> None:
         with HERE.start_as_current_span(f"caller {number}"):
-            await asyncio.gather(*(able.count("notes") for _ in range(number)))
+            await asyncio.gather(*(notes.count("notes") for _ in range(number)))
 
     await asyncio.gather(*(caller(number) for number in range(1, 5)))
     callers = {
@@ -336,48 +281,35 @@ async def test_calls_at_once_are_all_children_of_their_callers(
     }
 
 
-async def test_a_limit_of_any_size_fits_into_a_span(able: VectorStore, spans: Spans) -> None:
-    await able.find("notes", limit=10**30)
-    attributes = spans.only().attributes or {}
-    assert attributes["aiovec.limit"] == 2**63 - 1
+def test_calls_without_await_are_children_of_their_caller(tmp_path: Path, spans: Spans) -> None:
+    with aiovec.sync.connect(tmp_path / "store.db") as store:
+        store.create_table("notes", Schema(3))
+        with HERE.start_as_current_span("caller") as caller:
+            store.search("notes", VECTOR)
+    parents = {span.name: span.parent for span in spans.ours()}
+    assert parents["search notes"] == caller.get_span_context()
 
 
-# Exports
-
-
-async def test_an_export_lasts_as_long_as_its_iteration(able: VectorStore, spans: Spans) -> None:
+async def test_an_export_lasts_as_long_as_its_iteration(
+    notes: VectorStore, spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where it is left early, and where it goes on in another task."""
     with HERE.start_as_current_span("caller") as caller:
-        batches = able.export("notes", batch_size=2)
+        batches = notes.export("notes", batch_size=2)
         for _ in range(3):
             await anext(batches)
             assert trace.get_current_span() is caller
-            await asyncio.sleep(0.01)
             assert spans.ours() == []
-        with pytest.raises(StopAsyncIteration):
-            await anext(batches)
-        assert trace.get_current_span() is caller
-    span = spans.only()
-    assert span.parent == caller.get_span_context()
-    assert span.start_time is not None
-    assert span.end_time is not None
-    # uvloop counts its sleeps in milliseconds, and may end each one a little early.
-    assert span.end_time - span.start_time >= 0.02 * 1e9
-
-
-async def test_an_export_that_is_left_early_ends_its_span(able: VectorStore, spans: Spans) -> None:
-    async with contextlib.aclosing(able.export("notes", batch_size=2)) as batches:  # type: ignore[type-var]
+        assert await anext(batches, None) is None
+    assert spans.only().parent == caller.get_span_context()
+    spans.forget()
+    async with contextlib.aclosing(notes.export("notes", batch_size=2)) as batches:  # type: ignore[type-var]
         await anext(batches)
-    span = spans.only()
-    assert span.status.status_code is StatusCode.UNSET
-    assert (span.attributes or {})["db.response.returned_rows"] == 2
-    assert "aiovec.cancelled" not in (span.attributes or {})
-
-
-async def test_an_export_may_go_on_in_another_task(
-    able: VectorStore, spans: Spans, caplog: pytest.LogCaptureFixture
-) -> None:
-    """OpenTelemetry would log an error where a context is left in which it was not entered."""
-    batches = able.export("notes", batch_size=2)
+    attributes = spans.only().attributes or {}
+    assert attributes["db.response.returned_rows"] == 2
+    assert "aiovec.cancelled" not in attributes
+    spans.forget()
+    batches = notes.export("notes", batch_size=2)
 
     async def one() -> Any:
         with HERE.start_as_current_span("another"):
@@ -389,63 +321,76 @@ async def test_an_export_may_go_on_in_another_task(
     assert caplog.records == []
 
 
-async def test_a_cancelled_export_is_no_error(able: VectorStore, spans: Spans) -> None:
-    backend = able._follower.engine.backend
-    opened = backend.open_table
-
-    async def slowly(name: str) -> Any:
-        await asyncio.sleep(3600)
-        return await opened(name)
-
-    able._follower.engine.forget_all()
-    backend.open_table = slowly  # type: ignore[method-assign]
-    task = asyncio.ensure_future(exported(able))
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    span = spans.only()
-    assert span.status.status_code is StatusCode.UNSET
-    assert (span.attributes or {})["aiovec.cancelled"] is True
+# Embedding
 
 
-# Where calls go
+class Letters:
+    """Counts letters; waits for ever where the text says so, and refuses another one."""
+
+    model, dim = "a-model", 2
+
+    def __init__(self) -> None:
+        self.waiting = asyncio.Event()
+
+    async def __call__(self, texts: list[str]) -> list[list[float]]:
+        if "wait" in texts:
+            self.waiting.set()
+            await asyncio.sleep(3600)
+        if "bad" in texts:
+            raise ValueError("a secret text")
+        return [[1.0 + len(text), 1.0] for text in texts]
 
 
-def test_calls_without_await_are_children_of_their_caller(tmp_path: Path, spans: Spans) -> None:
-    with aiovec.sync.connect(tmp_path / "store.db") as store:
-        store.create_table("notes", Schema(3))
-        with HERE.start_as_current_span("caller") as caller:
-            store.insert("notes", [{"id": "a", "embedding": VECTOR}])
-            store.search("notes", VECTOR)
-    parents = {span.name: span.parent for span in spans.ours()}
-    assert parents["insert notes"] == parents["search notes"] == caller.get_span_context()
-
-
-async def test_a_span_names_where_its_call_went(
-    tmp_path: Path, spans: Spans, monkeypatch: pytest.MonkeyPatch
+async def test_embedding_has_a_span_and_metrics(
+    tmp_path: Path, spans: Spans, measured: Metrics
 ) -> None:
-    """Also that of the very call which follows a switched TOML."""
-    toml = tmp_path / "aiovec.toml"
-    places = {}
-    for name in ("one", "two"):
-        places[name] = str(tmp_path / f"{name}.db")
-        async with aiovec.connect(places[name]) as store:
-            await store.create_table(name, Schema(3))
-    toml.write_text('[retrieval]\nsqlite_path = "one.db"\n', "utf-8")
-    async with aiovec.connect(config=toml) as store:
+    letters = Letters()
+    async with aiovec.connect(tmp_path / "n.db", embedders={"letters": letters}) as store:
+        schema = Schema(2, fields={"body": str}, embed=Embed("body", using="letters"))
+        await store.create_table("notes", schema)
+        for call, kind, texts in (
+            (
+                store.insert("notes", [{"id": id, "body": f"of {id}"} for id in "abc"]),
+                "document",
+                3,
+            ),
+            (store.search_many("notes", ["one", [1.0, 2.0], "two"]), "query", 2),
+        ):
+            spans.forget()
+            await call
+            made, around = spans.ours()
+            assert (made.name, made.kind) == ("embed notes", SpanKind.INTERNAL)
+            assert made.parent is not None
+            assert made.parent.span_id == around.context.span_id
+            assert dict(made.attributes or {}) == {
+                **place(store), "db.collection.name": "notes",
+                "aiovec.embedding.name": "letters", "aiovec.embedding.kind": kind,
+                "aiovec.embedding.texts": texts,
+            }  # fmt: skip
+            own = {"db.namespace": store.target, "aiovec.embedding.kind": kind}
+            (took,) = measured.points("aiovec.embedding.duration", **own)
+            (counted,) = measured.points("aiovec.embedding.texts", **own)
+            assert (took.count, counted.count, counted.sum) == (1, 1, texts)
         spans.forget()
-        assert await store.tables() == ["one"]
-        toml.write_text('[retrieval]\nsqlite_path = "two.db"  # another\n', "utf-8")
-        found = ["one"]
-        async with asyncio.timeout(60):
-            while found == ["one"]:
-                await asyncio.sleep(0.05)
-                spans.forget()
-                found = await store.tables()
-        assert found == ["two"]
-        attributes = spans.only().attributes or {}
-        assert attributes["db.namespace"] == places["two"]
+        await store.search("notes", [1.0, 2.0])  # with a vector nothing is embedded
+        assert spans.only().name == "search notes"
+        spans.forget()
+        with pytest.raises(EmbeddingError, match="a secret text"):
+            await store.search("notes", "bad")
+        for span in spans.ours():
+            assert (span.attributes or {})["error.type"] == "EmbeddingError"
+            assert span.status.description is None
+            assert "secret" not in span.to_json()
+        spans.forget()
+        waiting = asyncio.ensure_future(store.search("notes", "wait"))
+        await letters.waiting.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert len(spans.ours()) == 2
+        for span in spans.ours():  # a cancelled call ends its span, and is no error
+            assert (span.attributes or {})["aiovec.cancelled"] is True
+            assert span.status.status_code is StatusCode.UNSET
 
 
 # What is never told
@@ -472,9 +417,6 @@ async def test_nothing_of_a_user_is_told(tmp_path: Path, spans: Spans, measured:
         await store.get("notes", ["SECRETid", "SECRETabsent"])
         await store.find("notes", where, select=["title", "payload.SECRETkey"])
         await store.update("notes", {"title": "SECRETtitle"}, ids="SECRETid")
-        async with asyncio.timeout(60):  # from the file at first, then from memory
-            while (await store.stats("notes")).details["searched"] != "in memory":
-                await store.search("notes", vector, where=where, model="SECRETmodel")
         for _ in range(20):
             await store.search("notes", vector, where=where, model="SECRETmodel")
         await store.search_many("notes", [vector], where=F.title == "SECRETtitle")
@@ -498,7 +440,6 @@ async def test_nothing_of_a_user_is_told(tmp_path: Path, spans: Spans, measured:
         told = [span.to_json() for span in spans.all()]
         told += [metric.to_json() for metric in measured.all()]
     assert len(spans.ours()) >= 30
-    assert any("aiovec.search.stage.duration" in text for text in told)
     for text in told:
         assert "SECRET" not in text
         assert "73571357" not in text
