@@ -1,53 +1,60 @@
-"""What the pages point at exists: other pages, their headings, and modules."""
+"""What the pages point at exists: other pages, their headings, modules, and tests."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import pytest
-
 from .blocks import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
-_CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-PARTS = ("src", "src/aiovec", "adapters", "migrate", ".")
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
-    for link in _LINK.findall(_CODE.sub("", page.read_text(encoding="utf-8"))):
-        if re.match(r"[a-z]+:", link):
-            continue
-        name, _, anchor = link.partition("#")
-        target = (page.parent / name).resolve() if name else page
-        assert target.exists(), link
-        if anchor:
-            assert anchor in _anchors(target), link
+def prose(page: Path) -> str:
+    return CODE.sub("", page.read_text(encoding="utf-8"))
 
 
-def test_the_index_of_decisions_lists_each_page_by_its_title() -> None:
-    folder = ROOT / "docs/adr"
-    index = (folder / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| \[(\d{4})\]\(([\w.-]+)\) \| (.+) \|$", index, re.MULTILINE)
-    assert [name for _, name, _ in listed] == sorted(p.name for p in folder.glob("0*.md"))
-    for number, name, title in listed:
-        text = (folder / name).read_text(encoding="utf-8")
-        assert text.startswith(f"# {number}: {title}\n")
-        headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
-        assert headings == ["Context", "Decision", "Consequences", "Measured"]
+def anchors(page: Path) -> set[str]:
+    """Return the headings of a page as GitHub links them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            if re.match(r"[a-z]+:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            assert target.exists(), (page, link)
+            assert not anchor or anchor in anchors(target), (page, link)
 
 
 def test_the_architecture_names_modules_that_exist() -> None:
-    text = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = re.findall(r"`([\w/.]+\.(?:py|md|toml|json)|[\w/]+/)`", _CODE.sub("", text))
+    text = prose(ROOT / "docs/ARCHITECTURE.md")
+    named = re.findall(r"`([\w/.]+\.(?:py|md|toml|json)|[\w/]+/)`", text)
+    parts = [ROOT / part for part in ("src", "src/aiovec", "adapters", "migrate", ".")]
     assert named
-    missing = [name for name in named if not any((ROOT / part / name).exists() for part in PARTS)]
-    assert missing == []
+    assert [name for name in named if not any((part / name).exists() for part in parts)] == []
 
 
-def _anchors(page: Path) -> set[str]:
-    """The headings of a page as GitHub links them."""
-    headings = re.findall(r"^#+ (.+)$", _CODE.sub("", page.read_text(encoding="utf-8")), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+def test_every_guarantee_names_tests_that_exist() -> None:
+    page = (ROOT / "docs/GUARANTEES.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    defined = {
+        name
+        for source in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"def (test_\w+)", source.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert sorted(named - defined) == []
+
+
+def test_the_readme_names_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"\bmake ([a-z]+)\b", readme))
+    assert targets
+    assert targets <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))

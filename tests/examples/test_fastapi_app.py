@@ -2,126 +2,108 @@
 
 from __future__ import annotations
 
-import ast
+import importlib
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import BACKENDS, EXAMPLE, Copy, TestClient
+with warnings.catch_warnings():
+    # It announces the successor of httpx, which is not what is tested here.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi_app"
 VARIABLE = "AIOVEC_RETRIEVAL__BACKEND"
 
 
-def run_its_own_tests(example: Copy, stores: Path, **variables: str) -> int:
-    """Run pytest in the app's folder, as its README says; how many tests passed."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--basetemp", str(stores)],
-        cwd=example.folder,
-        env={
-            **{name: value for name, value in os.environ.items() if name != VARIABLE},
-            **variables,
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # it needs none
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    passed = re.fullmatch(r"(\d+) passed.*", finished.stdout.splitlines()[-1])
-    assert passed, finished.stdout
-    return int(passed[1])
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The example as a reader has it: a copy of its folder, whose TOML file they edit."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    folder = tmp_path / "my_app"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("data", "__pycache__", ".*"))
+    return folder
 
 
-def kinds_of_stores(folder: Path) -> set[str]:
-    """Which backends' stores lie somewhere below."""
-    ours = {"notes.db": "sqlite", "notes.lance": "lancedb"}
-    return {ours[path.name] for path in folder.rglob("notes.*") if path.name in ours}
+@pytest.fixture
+def app(example: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The copy's app. Its modules have names that anybody's may have, so they go again."""
+    monkeypatch.syspath_prepend(example)
+    before = set(sys.modules)
+    yield importlib.import_module("app").app
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(example):
+            del sys.modules[name]
 
 
-def own_tests() -> int:
-    """How many there are at least, each counted once."""
-    source = (EXAMPLE / "test_app.py").read_text(encoding="utf-8")
-    return len(re.findall(r"^def test_", source, re.MULTILINE))
+def flip(example: Path, backend: str) -> None:
+    """Change the line that says the backend, and nothing else."""
+    toml = example / "aiovec.toml"
+    text, found = re.subn(r'(?m)^backend = "\w+"', f'backend = "{backend}"', toml.read_text())
+    assert found == 1
+    toml.write_text(text)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.soak), "lancedb"])
-def test_its_own_tests_hold_by_the_line_in_the_toml(
-    example: Copy, tmp_path: Path, backend: str
+@pytest.mark.parametrize(
+    ("line", "variable", "store"),
+    [("sqlite", None, "notes.db"), ("sqlite", "lancedb", "notes.lance")],
+)
+def test_its_own_tests_hold(
+    example: Path, tmp_path: Path, line: str, variable: str | None, store: str
 ) -> None:
-    example.flip(backend)
-    assert run_its_own_tests(example, tmp_path / "stores") >= own_tests()
-    assert kinds_of_stores(tmp_path / "stores") == {backend}
+    """By the line in its TOML file, or by the variable alone."""
+    flip(example, line)
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they need none
+    if variable is not None:
+        environment[VARIABLE] = variable
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--basetemp", str(tmp_path / "stores")],
+        cwd=example, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = len(re.findall(r"(?m)^def test_", (example / "test_app.py").read_text()))
+    passed = re.match(r"(\d+) passed", done.stdout.splitlines()[-1])
+    assert passed is not None
+    assert int(passed[1]) >= there > 0
+    assert {path.name for path in (tmp_path / "stores").rglob("notes.*")} >= {store}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["sqlite", pytest.param("lancedb", marks=pytest.mark.soak)])
-def test_its_own_tests_hold_by_the_variable_alone(
-    example: Copy, tmp_path: Path, backend: str
-) -> None:
-    """Of the four pairs of a way and a backend, two show each way and each backend once."""
-    (other,) = set(BACKENDS) - {backend}
-    example.flip(other)
-    passed = run_its_own_tests(example, tmp_path / "stores", **{VARIABLE: backend})
-    assert passed >= own_tests()
-    assert kinds_of_stores(tmp_path / "stores") == {backend}
-
-
-def test_it_knows_no_backend() -> None:
-    """It imports what is public, and its code names neither backend."""
-    sources = [path for path in EXAMPLE.glob("*.py") if not path.name.startswith("test_")]
-    assert sources
-    for path in sources:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            names = (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-            ours = {name for name in names if name.split(".")[0].startswith("aiovec")}
-            assert ours <= {"aiovec", "aiovec.asgi"}, path.name
-            if isinstance(node, ast.Constant) and node.value in BACKENDS:
-                pytest.fail(f"{path.name} names the backend {node.value}")
-
-
-def commands(page: str) -> list[tuple[list[str], str]]:
-    """Each curl of the page, as arguments, and the answer that stands below it."""
-    found = []
-    for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE):
-            if part.startswith("curl "):
-                command, answer = part.rstrip("\n").rsplit("\n", 1)
-                found.append((shlex.split(command)[1:], answer))
-    return found
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_its_page_shows_what_it_answers(example: Copy, app: Any, backend: str) -> None:
-    example.flip(backend)
-    page = (example.folder / "README.md").read_text(encoding="utf-8")
-    shown = commands(page.replace('"backend":"sqlite"', f'"backend":"{backend}"'))
-    assert len(shown) == 5
+def test_the_line_of_the_toml_file_counts_at_the_next_start(example: Path, app: Any) -> None:
+    for backend in ("sqlite", "lancedb"):
+        flip(example, backend)
+        with TestClient(app) as client:
+            assert client.get("/health").json()["backend"] == backend
+            assert client.get("/count").json() == {"count": 0}
+            client.post("/notes", json=[{"id": "1", "text": f"a note in {backend}"}])
+    flip(example, "sqlite")
     with TestClient(app) as client:
-        for (silent, *arguments), answer in shown:
-            assert silent == "-s"
-            method, body = "GET", None
-            if arguments[0] == "-X":
-                method = arguments[1]
-                del arguments[:2]
-            url = arguments.pop(0)
-            if arguments:
-                option, text = arguments
-                assert option == "--json"
-                method, body = "POST", json.loads(text)
-            path = url.removeprefix("localhost:8000")
-            assert client.request(method, path, json=body).json() == json.loads(answer), url
+        (hit,) = client.post("/search", json={"text": "a note"}).json()
+        assert hit["text"] == "a note in sqlite"
+
+
+def test_its_page_shows_what_it_answers(example: Path, app: Any) -> None:
+    shown = 0
+    page = (example / "README.md").read_text(encoding="utf-8")
+    with TestClient(app) as client:
+        for command, answer in re.findall(r"(?ms)^\$ curl -s (.+?)\n([\[{][^\n]*)$", page):
+            words = shlex.split(command.replace("\\\n", " "))
+            method = "POST" if "--json" in words else "GET"
+            if "-X" in words:
+                method = words[words.index("-X") + 1]
+            body = json.loads(words[words.index("--json") + 1]) if "--json" in words else None
+            (url,) = [word for word in words if word.startswith("localhost:8000/")]
+            done = client.request(method, url.removeprefix("localhost:8000"), json=body)
+            assert done.json() == json.loads(answer), url
+            shown += 1
+    assert shown == 5
