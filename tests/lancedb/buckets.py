@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from aiovec_lancedb.settings import LancedbSettings
-
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "notes-bucket"
 SECRET = "S3cr3t/Access+Key"
@@ -21,9 +19,10 @@ KEY_ID = "AKIDEXAMPLE00000001"
 
 
 class Bucket:
-    def __init__(self, endpoint: str, process: subprocess.Popen[str]) -> None:
+    """A server with a bucket: where new stores may lie, and the options by which to reach them."""
+
+    def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self.process = process
         self._numbers = itertools.count()
 
     def new_url(self) -> str:
@@ -54,14 +53,6 @@ class Bucket:
             "AWS_ALLOW_HTTP": "true",
         }
 
-    def end(self) -> None:
-        """Let the server go away."""
-        self.process.kill()
-        self.process.wait()
-
-    def settings(self, **others: object) -> LancedbSettings:
-        return LancedbSettings(storage_options=self.options, **others)  # type: ignore[arg-type]
-
 
 # One server for all tests of a process, made by the first that borrows it.
 _servers = ExitStack()
@@ -75,15 +66,14 @@ def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
     """Lend a server with one empty bucket; not ``open_to_all``, it knows nobody's credentials.
 
     The server is the same each time, since one takes a second to start, unless it is lent already.
-    A test that stops or ends its server needs ``own_s3_server``.
     """
     global _shared, _lent
     if _lent or not open_to_all:
-        with own_s3_server(open_to_all=open_to_all) as bucket:
+        with _new_s3_server(open_to_all=open_to_all) as bucket:
             yield bucket
         return
     if _shared is None:
-        _shared = _servers.enter_context(own_s3_server())
+        _shared = _servers.enter_context(_new_s3_server())
     else:
         _ask(f"{_shared.endpoint}/moto-api/reset", "POST")
         _ask(f"{_shared.endpoint}/{BUCKET}", "PUT")
@@ -95,7 +85,7 @@ def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
 
 
 @contextmanager
-def own_s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
+def _new_s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
     """Start a server that ends behind the block."""
     environment = {} if open_to_all else {"INITIAL_NO_AUTH_ACTION_COUNT": "1"}
     process = subprocess.Popen(
@@ -111,14 +101,9 @@ def own_s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
         endpoint = process.stdout.readline().strip()
         assert endpoint, "the S3 server did not start"
         _ask(f"{endpoint}/{BUCKET}", "PUT")
-        yield Bucket(endpoint, process)
+        yield Bucket(endpoint)
     finally:
-        if process.poll() is None:
-            process.communicate(timeout=30)
-        else:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.stdout.close()
+        process.communicate(timeout=60)
 
 
 def _ask(url: str, method: str) -> None:

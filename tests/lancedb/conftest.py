@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.lancedb.indexed import store_at
-from tests.lancedb.support import SURE
+from tests.lancedb.support import opened
 
 from aiovec import VectorStore
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[VectorStore]:
-    """A store in a folder, whose tables get no index but what they are told."""
-    async with store_at(tmp_path / "store", SURE) as opened:
-        yield opened
+    """A store in a folder, whose tables get no vector index but what they are told."""
+    async with opened(tmp_path / "store", index="none", close_timeout=0) as store:
+        yield store

@@ -1,78 +1,90 @@
-"""What the tests of LanceDB share."""
+"""What the tests of LanceDB share: stores with settings of their own, and other processes."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+import tempfile
+from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiovec import Schema, VectorStore
-from aiovec.backend import Clock, RetrievalSettings
-from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.limits import IndexLimits, Limits
-from aiovec_lancedb.settings import LancedbSettings
+from tests.contract.base import toml_value
+
+import aiovec
+from aiovec import VectorStore
+from aiovec.backend import RetrievalSettings, create_backend, locate
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = Schema(4, fields={"owner": str, "year": int})
-
-# Indexes are measured by fewer questions than those of users: each is a query at every effort. The
-# recall that is noted is less by the standard errors, so it holds as surely.
-QUICK = Limits(index=IndexLimits(least_questions=8, most_questions=8))
-# By eight, one index in a hundred is taken for far better than it is; hardly ever by twice as many.
-SURE = Limits(index=IndexLimits(least_questions=16, most_questions=16))
 
 
 @asynccontextmanager
-async def opened(
-    target: Path | str, limits: Limits = QUICK, clock: Clock | None = None, **settings: Any
-) -> AsyncIterator[VectorStore]:
-    """A store on a folder or URL, with settings of its own."""
-    backend = LancedbBackend(str(target), LancedbSettings(**settings), limits, clock)
+async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorStore]:
+    """Open a store on a folder or URL with these keys of ``[retrieval.lancedb]``."""
+    address = f"lancedb://{target}" if isinstance(target, Path) else target
+    with tempfile.TemporaryDirectory() as folder:
+        async with aiovec.connect(address, config=_config(Path(folder), settings)) as store:
+            yield store
+
+
+def _config(folder: Path, settings: dict[str, Any]) -> Path:
+    path = folder / "aiovec.toml"
+    lines = [f"{key} = {toml_value(value)}\n" for key, value in settings.items()]
+    path.write_text("[retrieval.lancedb]\n" + "".join(lines))
+    return path
+
+
+@asynccontextmanager
+async def backend_on(folder: Path) -> AsyncIterator[Any]:
+    """Open a backend on a store's folder, as a migration does."""
+    location = await to_thread(locate, f"lancedb://{folder}")
+    backend = await to_thread(create_backend, location, RetrievalSettings())
+    await backend.open()
     try:
-        await backend.open()
-    except BaseException:
+        yield backend
+    finally:
         await backend.close()
-        raise
-    async with VectorStore(backend, RetrievalSettings()) as store:
-        yield store
-
-
-def rows(ids: list[str], **fields: Any) -> list[dict[str, Any]]:
-    return [{"id": id, "embedding": [1.0, n, 2.0, 3.0], **fields} for n, id in enumerate(ids)]
-
-
-def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [
-        {"id": f"r{n:05}", "embedding": [1.0, n, 2.0, 3.0], "year": n}
-        for n in range(start, start + count)
-    ]
 
 
 async def ids_in(store: VectorStore, table: str = "notes") -> list[str]:
-    """Every id, by an export, in their order."""
+    """Return every id of a table, by an export, in their order."""
     return sorted(
         [id async for batch in store.export(table) for id in batch.column("id").to_pylist()]
     )
 
 
-async def run_code(code: str, *arguments: str, timeout: float = 120, fresh: bool = False) -> str:
-    """What other Python code printed, run to its end in a process of its own.
+async def details(store: VectorStore, name: str) -> Any:
+    """Return one of the details in the statistics of the table ``notes``."""
+    return (await store.stats("notes")).details.get(name)
 
-    A ``fresh`` one is started, not forked, so that its memory is its own.
+
+async def listed(folder: Path) -> list[str]:
+    """Return the names of what lies in a folder."""
+    return await to_thread(lambda: sorted(path.name for path in folder.iterdir()))
+
+
+async def run_code(code: str, *arguments: str) -> str:
+    """Run Python code in a process of its own, and return what it printed.
+
+    Lance's logs would be among its complaints, of which there must be none.
     """
-    process = await asyncio.to_thread(
-        subprocess.Popen,
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    done = await to_thread(
+        subprocess.run, [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    try:
-        told, errors = await asyncio.to_thread(process.communicate, timeout=timeout)
-    except BaseException:
-        process.kill()
-        raise
-    assert process.returncode == 0, errors.decode()
-    return str(told.decode())
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+async def start_code(code: str, *arguments: str) -> asyncio.subprocess.Process:
+    """Start Python code in a process of its own, and return once it has printed a line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *arguments, cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert await process.stdout.readline(), "the process ended before its first line"
+    return process

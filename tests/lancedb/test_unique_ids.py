@@ -1,231 +1,156 @@
-"""An id stands in a table once, whoever writes it at once: tasks, stores, threads, processes."""
+"""An id stands in a table once, whoever writes it at once: stores, or processes."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
-import subprocess
-import threading
-import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.faults.shared_writer import SHARED
-from tests.faults.test_many_processes import COUNTERS
-from tests.sqlite.support import FIELDS, python
+from tests.contract.base import case
+from tests.harness.values import SMALL, small_rows
 
-import aiovec
-from aiovec import DuplicateIdError, Schema, StoreBusyError, VectorStore
-from aiovec.backend import RetrievalSettings
-from aiovec_lancedb import LancedbBackend
-from aiovec_lancedb.locks.local import FOLDER, WriteLock
-from aiovec_lancedb.settings import LancedbSettings
+from aiovec import DuplicateIdError, Field, InvalidArgumentError, Schema, VectorStore
 
-SCHEMA = Schema(4, fields={"owner": str})
+from .racing import race
+from .support import details, ids_in, opened
 
-
-def target(path: Path) -> str:
-    return f"lancedb://{path / 'store'}"
+# Rows from which a table's ids get an index.
+LARGE = 20_000
+PLAIN = {"AIOVEC_RETRIEVAL__LANCEDB__INDEX": "none"}
 
 
-def rows(owner: str, ids: list[str]) -> list[dict[str, Any]]:
-    return [{"id": id, "embedding": [1.0, 2.0, 3.0, 4.0], "owner": owner} for id in ids]
+@asynccontextmanager
+async def filled(folder: Path, count: int) -> AsyncIterator[VectorStore]:
+    """Open a store with the table ``notes`` of so many rows, compacted."""
+    async with opened(folder, index="none") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(count))
+        await store.optimize("notes")
+        assert (await details(store, "unindexed_ids") == 0) is (count >= LARGE)
+        yield store
 
 
-async def all_ids(store: VectorStore) -> list[str]:
-    return [id async for batch in store.export("notes") for id in batch.column("id").to_pylist()]
+async def written_at_once(one: VectorStore, two: VectorStore, there: int) -> None:
+    """Both stores insert and upsert the same ids, new ones and some of those ``there``."""
+    known = f"r{there:04}"
+    vector = [1.0, 2.0, 3.0, 4.0]
+
+    def given(*ids: str) -> list[dict[str, object]]:
+        return [{"id": id, "embedding": vector} for id in ids]
+
+    calls = [store.insert("notes", given(f"i{there}")) for store in (one, two)]
+    calls += [store.upsert("notes", given(f"u{there}", known)) for store in (one, two)]
+    calls += [store.insert("notes", given(f"x{there}", known)) for store in (one, two)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert outcomes[:2].count(1) == 1, outcomes
+    assert [type(outcome) for outcome in outcomes].count(DuplicateIdError) == 3, outcomes
+    assert outcomes[2:4] == [2, 2]
 
 
-async def race(stores: list[VectorStore], rounds: int) -> None:
-    """In each round every store inserts and upserts the same new ids."""
-    for number in range(rounds):
-        inserted = [f"i{number}-{n}" for n in range(3)]
-        upserted = [f"u{number}-{n}" for n in range(3)]
-        calls = [store.insert("notes", rows(f"{n}", inserted)) for n, store in enumerate(stores)]
-        calls += [store.upsert("notes", rows(f"{n}", upserted)) for n, store in enumerate(stores)]
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        inserts, upserts = outcomes[: len(stores)], outcomes[len(stores) :]
-        assert inserts.count(3) == 1
-        assert sum(isinstance(outcome, DuplicateIdError) for outcome in inserts) == len(stores) - 1
-        assert upserts == [3] * len(stores)
-    ids = await all_ids(stores[0])
-    assert len(ids) == len(set(ids)) == 6 * rounds
+@pytest.mark.parametrize("count", [400, LARGE])
+async def test_two_stores_while_a_third_tidies(tmp_path: Path, count: int) -> None:
+    """Without an index over the ids, and with one, while it is brought up to date."""
+    async with (
+        filled(tmp_path / "s", count) as one,
+        opened(tmp_path / "s", index="none") as two,
+        opened(tmp_path / "s", index="none") as third,
+    ):
+        for n in range(8):
+            with case(n):
+                tidying = asyncio.ensure_future(third.optimize("notes"))
+                await written_at_once(one, two, n)
+                await tidying
+        ids = await ids_in(one)
+        assert len(ids) == len(set(ids)) == count + 2 * 8
+        await one.optimize("notes")
+        assert await ids_in(two) == ids
 
 
 @pytest.mark.slow
-async def test_from_tasks_of_one_store(tmp_path: Path) -> None:
-    async with aiovec.connect(target(tmp_path)) as store:
-        await store.create_table("notes", SCHEMA)
-        await race([store] * 6, rounds=15)
+async def test_two_processes(tmp_path: Path) -> None:
+    """A store that was open all the time sees what they wrote."""
+    rounds = 5
+    async with filled(tmp_path / "s", LARGE) as store:
+        won = await asyncio.to_thread(race, f"lancedb://{tmp_path / 's'}", rounds, PLAIN)
+        assert sum(won) == rounds
+        assert await store.count("notes") == LARGE + 2 * rounds + 1
+        ids = await ids_in(store)
+        assert len(ids) == len(set(ids)) == LARGE + 2 * rounds + 1
 
 
-@pytest.mark.slow
-async def test_from_two_stores_of_one_process(tmp_path: Path) -> None:
-    async with aiovec.connect(target(tmp_path)) as one, aiovec.connect(target(tmp_path)) as two:
-        await one.create_table("notes", SCHEMA)
-        await race([one, two] * 2, rounds=15)
+async def test_calls_by_id_with_an_index_over_ids(tmp_path: Path) -> None:
+    """Of rows that it covers, of others, of deleted and replaced ones."""
+    async with filled(tmp_path / "s", LARGE) as store:
+        await store.insert("notes", small_rows(100, start=LARGE))
+        assert await details(store, "unindexed_ids") == 100
+        with pytest.raises(DuplicateIdError) as caught:
+            await store.insert("notes", small_rows(201, start=LARGE - 1))
+        assert len(caught.value.ids) == 101
+        old, new = f"r{LARGE - 5}", f"r{LARGE + 5}"
+        found = await store.get("notes", [new, "absent", old])
+        assert [(record.id, record["year"]) for record in found] == [
+            (new, LARGE + 5), (old, LARGE - 5),
+        ]  # fmt: skip
+        assert await store.delete("notes", [old, new, "absent"]) == 2
+        assert await store.get("notes", [new, old]) == []
+        assert await store.upsert("notes", [{**small_rows(1)[0], "id": old}]) == 1
+        assert await store.update("notes", {"year": -3}, ids=["r0001", old, "absent"]) == 2
+        assert await store.update("notes", {"own": 1}, ids=["r0002", f"r{LARGE + 6}"]) == 2
+        await store.set_vectors("notes", ["r0007"], [[1.0] * 4])
+        for id, name, value in (("r0001", "year", -3), (old, "year", -3), ("r0002", "own", 1)):
+            (record,) = await store.get("notes", [id])
+            assert record[name] == value, id
+        (record,) = await store.get("notes", ["r0007"])
+        assert list(record.vector) == [1.0] * 4
+        ids = await ids_in(store)
+        assert len(ids) == len(set(ids)) == LARGE + 99
+        await store.optimize("notes")
+        assert await details(store, "unindexed_ids") == 0
+        assert await ids_in(store) == ids
+        assert len(await store.get("notes", ids[:2000])) == 2000
 
 
-@pytest.mark.slow
-def test_from_threads_with_event_loops_of_their_own(tmp_path: Path) -> None:
-    async def create() -> None:
-        async with aiovec.connect(target(tmp_path)) as store:
-            await store.create_table("notes", SCHEMA)
-
-    asyncio.run(create())
-    won: list[str] = []
-    failures: list[BaseException] = []
-
-    async def insert(owner: str) -> None:
-        async with aiovec.connect(target(tmp_path)) as store:
-            for number in range(25):
-                try:
-                    await store.insert("notes", rows(owner, [f"r{number}"]))
-                except DuplicateIdError:
-                    continue
-                won.append(f"r{number}")
-
-    def run(owner: str) -> None:
-        try:
-            asyncio.run(insert(owner))
-        except BaseException as exc:  # noqa: BLE001 - the test tells it
-            failures.append(exc)
-
-    threads = [threading.Thread(target=run, args=(f"thread {n}",)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert sorted(won) == sorted(f"r{number}" for number in range(25))
+async def test_users_see_no_index_over_ids(tmp_path: Path) -> None:
+    async with filled(tmp_path / "s", LARGE) as store:
+        assert await store.indexes("notes") == []
+        with pytest.raises(InvalidArgumentError, match="name"):
+            await store.drop_index("notes", "id_idx")
 
 
-def processes(folder: Path, count: int, seconds: float) -> None:
-    """What ``tests.faults.shared_writer`` does to a file, done to a folder of LanceDB."""
-    place = target(folder)
+async def test_calls_that_arrive_together_share_a_commit(tmp_path: Path) -> None:
+    """Each has an outcome of its own, and the last write of an id counts."""
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", Schema(4, fields={"name": str, "year": Field(int)}))
+        before = len(await store.versions("notes"))
+        rows = small_rows(300)
+        assert await asyncio.gather(*(store.insert("notes", [row]) for row in rows)) == [1] * 300
+        upserts = [store.upsert("notes", [{**rows[n % 100], "year": n}]) for n in range(300)]
+        assert await asyncio.gather(*upserts) == [1] * 300
+        assert await store.count("notes", "year >= 200 AND year < 300") == 200
+        deletes = [store.delete("notes", f"r{n // 2:04}") for n in range(200)]
+        assert await asyncio.gather(*deletes) == [1, 0] * 100
+        assert await store.count("notes") == 200
+        assert len(await store.versions("notes")) - before <= 15
 
-    async def create() -> None:
-        async with aiovec.connect(place) as store:
-            await store.create_table(
-                "notes", Schema(16, fields={**FIELDS, "owner": str, **COUNTERS})
-            )
-            await store.insert("notes", [{"id": id, "embedding": [1.0] * 16} for id in SHARED])
 
-    asyncio.run(create())
-    running = [
-        python(
-            "-m", "tests.faults.shared_writer",
-            place, str(folder), str(n), str(count), str(seconds),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+async def test_the_order_of_calls_is_kept(tmp_path: Path) -> None:
+    """Kinds that cannot share a commit do not overtake one another."""
+    a, b = small_rows(2)
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.count("notes")  # else each call opens the table first, and may be overtaken
+        outcomes = await asyncio.gather(
+            store.insert("notes", [a]),
+            store.insert("notes", [b]),
+            store.delete("notes", a["id"]),
+            store.insert("notes", [{**a, "year": 2}]),
+            store.update("notes", {"year": 3}, where="year = 2"),
+            store.upsert("notes", [{**b, "year": 4}]),
+            store.delete_where("notes", "year = 3"),
+            store.insert("notes", [{**a, "year": 5}]),
         )
-        for n in range(count)
-    ]  # fmt: skip
-    results = []
-    for process in running:
-        output, complaints = process.communicate(timeout=seconds + 200)
-        assert not process.returncode, complaints[-3000:]
-        results.append(json.loads(output))
-
-    async def check() -> None:
-        async with aiovec.connect(place) as store:
-            ids = await all_ids(store)
-            assert len(ids) == len(set(ids))
-            winners = [id for result in results for id in result["won"]]
-            assert len(winners) == len(set(winners)), "two processes inserted one id"
-            assert await store.count("notes", "STARTSWITH(id, 'race/')") == len(winners)
-            kept = {
-                id for result in results for id, version in result["rows"].items() if version
-            }  # fmt: skip
-            assert {id for id in ids if id.startswith("p")} == kept
-            for record in await store.get("notes", SHARED):
-                for n, result in enumerate(results):
-                    assert (record[f"c{n}"] or 0) == result["counts"][record.id]
-
-    asyncio.run(check())
-    assert all(result["calls"] > 3 for result in results)
-    assert sum(result["seen"] for result in results) > 0
-
-
-def test_from_processes(tmp_path: Path) -> None:
-    processes(tmp_path, 2, seconds=2)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("count", [2, 4])
-def test_from_processes_for_30_seconds(tmp_path: Path, count: int) -> None:
-    processes(tmp_path, count, seconds=30)
-
-
-@pytest.mark.soak
-async def test_200_rounds(tmp_path: Path) -> None:
-    async with aiovec.connect(target(tmp_path)) as one, aiovec.connect(target(tmp_path)) as two:
-        await one.create_table("notes", SCHEMA)
-        await race([one, two] * 2, rounds=200)
-
-
-# The lock itself
-
-
-async def test_a_write_gives_up_after_busy_timeout(tmp_path: Path) -> None:
-    """Another process holds the table's lock, here played by its file."""
-    path = tmp_path / "store"
-    backend = LancedbBackend(str(path), LancedbSettings(busy_timeout=0.3))
-    await backend.open()
-    hurried = VectorStore(backend, RetrievalSettings())
-    async with aiovec.connect(target(tmp_path)) as store, hurried:
-        await store.create_table("notes", SCHEMA)
-        await store.create_table("others", SCHEMA)
-        held = WriteLock("another process", path / FOLDER / "notes.lock")
-        assert await asyncio.to_thread(held.acquire, 5)
-        with pytest.raises(StoreBusyError) as caught:
-            await hurried.insert("notes", rows("x", ["a"]))
-        assert caught.value.waited >= 0.3
-        assert await store.count("notes") == 0
-        await store.insert("others", rows("x", ["a"]))
-        await asyncio.to_thread(held.release)
-        await asyncio.to_thread(held.close)
-        assert await store.insert("notes", rows("x", ["a"])) == 1
-
-
-async def test_a_cancelled_writer_waits_for_no_lock(tmp_path: Path) -> None:
-    async with aiovec.connect(target(tmp_path)) as store:
-        await store.create_table("notes", SCHEMA)
-        held = WriteLock("another process", tmp_path / "store" / FOLDER / "notes.lock")
-        assert await asyncio.to_thread(held.acquire, 5)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await store.insert("notes", rows("x", ["a"]))
-        await asyncio.to_thread(held.release)
-        await asyncio.to_thread(held.close)
-        assert await store.insert("notes", rows("x", ["a", "b"])) == 2
-
-
-def test_a_loop_that_ends_leaves_no_lock_behind(tmp_path: Path) -> None:
-    """``asyncio.run`` cancels what is under way; the next loop of the process writes on."""
-
-    async def leave(number: int, turns: int) -> None:
-        store = await aiovec.connect(target(tmp_path))
-        await store.create_table("notes", SCHEMA, exist_ok=True)
-        asyncio.ensure_future(store.insert("notes", rows("x", [f"r{number}"])))  # noqa: RUF006
-        for _ in range(turns):
-            await asyncio.sleep(0.001)
-
-    async def finish() -> None:
-        async with aiovec.connect(target(tmp_path)) as store:
-            await store.insert("notes", rows("x", ["last"]))
-            ids = await all_ids(store)
-            assert len(ids) == len(set(ids))
-
-    def leave_many(warned: pytest.WarningsRecorder) -> None:
-        for number in range(8):
-            asyncio.run(leave(number, turns=number))
-        ends = time.monotonic() + 30
-        while len(warned) < 8 and time.monotonic() < ends:
-            gc.collect()  # LanceDB's threads let go of them a little later
-            time.sleep(0.05)
-
-    with pytest.warns(ResourceWarning) as warned:
-        leave_many(warned)
-    asyncio.run(finish())
+        assert outcomes == [1] * 8
+        years = {record.id: record["year"] for record in await store.find("notes")}
+        assert years == {a["id"]: 5, b["id"]: 4}

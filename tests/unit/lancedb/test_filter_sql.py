@@ -1,0 +1,36 @@
+"""The SQL of filters; that it selects the right rows is shown in ``tests/filters``."""
+
+from __future__ import annotations
+
+from tests.contract.base import case
+from tests.docs.blocks import ROOT
+
+from aiovec import F, Schema
+from aiovec.backend import Expr, bind
+from aiovec_lancedb.sql.filters import to_sql
+
+SCHEMA = Schema(1, fields={"year": int, "name": str, "lang": str, "tags": list[str]})
+
+
+def sql_of(where: str | Expr) -> str:
+    bound = bind(where, SCHEMA)
+    assert bound is not None
+    return to_sql(bound)
+
+
+def test_the_page_shows_filters_as_they_are() -> None:
+    page = (ROOT / "docs/LANCEDB.md").read_text(encoding="utf-8")
+    table = page.split("| filter | SQL |")[1].split("\n\n")[0]
+    shown = [line.split(" | ") for line in table.splitlines()[2:]]
+    assert len(shown) == 5
+    for text, sql in shown:
+        begin = sql.replace("`` ", "", 1).strip("` |").split(" ``")[0].split(" …")[0]
+        with case(text):
+            assert begin in sql_of(text.strip("| ").strip("`"))
+
+
+def test_no_text_ends_its_literal() -> None:
+    for text, literal in {"it's": "'it''s'", "' OR 1=1 --": "''' OR 1=1 --'"}.items():
+        with case(text):
+            assert literal in sql_of(F.name == text)
+            assert literal in sql_of(F.tags.contains(text))

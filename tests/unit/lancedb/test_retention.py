@@ -1,0 +1,35 @@
+"""Which versions of a table upkeep leaves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from tests.contract.base import case
+
+from aiovec_lancedb.upkeep.retention import Retention, Version
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+NOW = START + timedelta(seconds=1000)
+KEPT = Retention(timedelta(seconds=500), 3, timedelta(seconds=5))
+
+
+def test_which_versions_are_kept() -> None:
+    """By the second at which each was made, and the number of the oldest that is read."""
+    cases: list[tuple[list[float], int | None, int | None]] = [
+        ([100], None, None),  # the newest is never removed
+        ([100, 200], None, 1),  # replaced 800 s ago
+        ([100, 600], None, None),  # it was the newest until 400 s ago
+        ([600, 700, 800], None, None),
+        ([600, 700, 800, 900], None, 1),  # no more than three
+        ([991, 992, 993, 994, 998, 999], None, 3),  # replaced within 5 s, and those behind
+        ([100, 200, 300, 400], 2, 2),  # somebody reads it
+        ([100, 200, 300, 400], 0, None),
+    ]
+    for created, pinned, first in cases:
+        with case((created, pinned)):
+            versions = [
+                Version(number, START + timedelta(seconds=second))
+                for number, second in enumerate(created)
+            ]
+            found = KEPT.first_kept(versions, NOW, pinned)
+            assert found == (None if first is None else versions[first])
