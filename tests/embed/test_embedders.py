@@ -18,7 +18,7 @@ import pytest
 from tests.contract.base import case
 
 import aiovec
-from aiovec import ConfigError, Embed, EmbeddingError, Schema, StoreClosedError, VectorStore, sync
+from aiovec import ConfigError, Embed, EmbeddingError, Schema, VectorStore, sync
 
 SCHEMA = Schema(2, fields={"body": str}, embed=Embed("body"))
 
@@ -145,17 +145,6 @@ async def test_a_generator_does_its_work_in_a_thread() -> None:
     assert threading.main_thread() not in threads
 
 
-async def test_another_model_than_before_writes_nothing() -> None:
-    embedder = Plain()
-    async with await opened(embedder) as store:
-        await store.insert("notes", rows(1))
-        embedder.model = "another"
-        for call in (store.insert("notes", rows(1, 1)), store.search("notes", "new")):
-            with pytest.raises(EmbeddingError, match="'another'"):
-                await call
-        assert await store.count("notes") == 1
-
-
 async def test_a_key_in_an_exception_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THEIR_API_KEY", "sk-0123456789abcdef")
     said = "refused: sk-0123456789abcdef"
@@ -202,61 +191,6 @@ async def test_one_that_hangs_is_given_up(
         assert caught.value.retryable
         come_back.set()
         assert await store.count("notes") == 0
-
-
-async def test_a_store_closes_under_a_slow_embedder() -> None:
-    gate, began = threading.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def slow(texts: list[str]) -> Any:
-        loop.call_soon_threadsafe(began.set)
-        gate.wait(120)
-        return lengths(texts)
-
-    store = await opened(Plain(slow))
-    calls = [asyncio.ensure_future(store.insert("notes", rows(3, 3 * n))) for n in range(5)]
-    calls.append(asyncio.ensure_future(store.search("notes", "x")))  # type: ignore[arg-type]
-    await began.wait()
-    await store.close()
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    gate.set()
-    assert all(isinstance(outcome, StoreClosedError) for outcome in outcomes)
-
-
-async def test_an_embedder_that_searches_the_store() -> None:
-    stores: list[VectorStore] = []
-
-    class Reentrant(Plain):
-        async def __call__(self, texts: list[str]) -> Any:  # type: ignore[override]
-            for store in stores:
-                await store.search("notes", [1.0, 2.0])
-                if texts != ["inner"]:
-                    await store.search("notes", "inner")
-            return lengths(texts)
-
-    async with await opened(Reentrant()) as store:
-        stores.append(store)
-        assert await store.insert("notes", rows(10)) == 10
-        await asyncio.gather(*(store.search("notes", f"text {n}") for n in range(3)))
-
-
-@pytest.mark.slow
-async def test_many_calls_and_cancellations() -> None:
-    async with await opened(Awaited()) as store:
-        calls = [asyncio.ensure_future(store.insert("notes", rows(1, n))) for n in range(200)]
-        calls += [asyncio.ensure_future(store.search("notes", f"q {n}")) for n in range(100)]  # type: ignore[arg-type]
-        for n in range(0, 300, 7):
-            calls[n].cancel()
-            if n % 5 == 0:
-                await asyncio.sleep(0)
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        for n, outcome in enumerate(outcomes):
-            if isinstance(outcome, BaseException):
-                assert isinstance(outcome, asyncio.CancelledError), outcome
-                assert n % 7 == 0
-        kept = {record.id for record in await store.find("notes", limit=1000)}
-        assert {f"r{n}" for n, outcome in enumerate(outcomes[:200]) if outcome == 1} <= kept
-        assert await store.insert("notes", rows(1, 5000)) == 1
 
 
 # How they are described

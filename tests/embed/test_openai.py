@@ -16,7 +16,7 @@ from tests.contract.base import case, toml_value
 from tests.embed.service import DIM, Reply, Request, Service, answer, vector_of
 
 import aiovec
-from aiovec import Embed, EmbeddingError, Schema, StoreClosedError, VectorStore
+from aiovec import Embed, EmbeddingError, Schema, VectorStore
 
 KEY = "sk-secretsecret-0123456789abcdef"
 SCHEMA = Schema(DIM, fields={"body": str}, embed=Embed("body"))
@@ -221,27 +221,18 @@ def item(n: int, vector: Any) -> dict[str, Any]:
 GOOD = vector_of("x")
 WRONG: dict[str, tuple[Any, str]] = {
     "fewer": ({"data": [item(0, GOOD)]}, "1 vectors for 2 texts"),
-    "more": ({"data": [item(n, GOOD) for n in range(3)]}, "3 vectors for 2 texts"),
-    "none": ({"data": []}, "0 vectors"),
     "no data": ({"object": "list"}, "no list 'data'"),
-    "a list": ([1, 2], "no list 'data'"),
     "null": (None, "no list 'data'"),
     "twice": ({"data": [item(1, GOOD), item(1, GOOD)]}, "index 1 stands twice"),
     "index": ({"data": [item(0, GOOD), item(2, GOOD)]}, "has the index 2"),
-    "index below": ({"data": [item(0, GOOD), item(-1, GOOD)]}, "has the index -1"),
     "index of text": ({"data": [item(0, GOOD), {"index": "1", "embedding": GOOD}]}, "index '1'"),
-    "short vector": ({"data": [item(0, GOOD), item(1, GOOD[:-1])]}, "7 dimensions, not 8"),
     "long vector": ({"data": [item(0, GOOD), item(1, [*GOOD, 1.0])]}, "9 dimensions, not 8"),
     "texts": ({"data": [item(0, GOOD), item(1, ["1"] * DIM)]}, "no list of numbers"),
-    "nulls": ({"data": [item(0, GOOD), item(1, [None] * DIM)]}, "no list of numbers"),
     "flags": ({"data": [item(0, GOOD), item(1, [True] * DIM)]}, "no list of numbers"),
-    "nested": ({"data": [item(0, GOOD), item(1, [[1.0]] * DIM)]}, "no list of numbers"),
     "base64": ({"data": [item(0, GOOD), item(1, "AAA=!")]}, "no list of numbers"),
-    "base64 bytes": ({"data": [item(0, GOOD), item(1, "AAAA")]}, "no list of numbers"),
     "huge": ({"data": [item(0, GOOD), item(1, [10**400] * DIM)]}, "no list of numbers"),
     "no embedding": ({"data": [item(0, GOOD), {"index": 1}]}, "no 'embedding'"),
     "NaN": ({"data": [item(0, GOOD), item(1, [math.nan] * DIM)]}, "NaN or infinity"),
-    "too large": ({"data": [item(0, GOOD), item(1, [1e300] * DIM)]}, "NaN or infinity"),
     "zero": ({"data": [item(0, GOOD), item(1, [0.0] * DIM)]}, "zero"),
 }
 
@@ -260,23 +251,6 @@ async def test_wrong_answers_write_nothing(service: Service, opened: Open) -> No
             with case(raw), pytest.raises(EmbeddingError):
                 await store.insert("notes", rows(1))
         assert await store.count("notes") == 0
-
-
-async def test_nan_fails_only_its_own_call(service: Service, opened: Open) -> None:
-    def some(request: Request) -> Reply:
-        data = [
-            item(n, [math.nan] * DIM if "7" in text else vector_of(text))
-            for n, text in enumerate(request.texts)
-        ]
-        return Reply({"data": data})
-
-    service.always = some
-    async with opened() as store:
-        await with_table(store)
-        outcomes = await asyncio.gather(
-            *(store.insert("notes", rows(1, n)) for n in range(10)), return_exceptions=True
-        )
-        assert [n for n, outcome in enumerate(outcomes) if outcome != 1] == [7]
 
 
 async def test_a_huge_body_is_not_read(service: Service, opened: Open) -> None:
@@ -346,32 +320,3 @@ async def test_a_key_that_is_not_set(
         await with_table(store)
         await store.insert("notes", rows(1))
         assert "authorization" not in service.requests[0].headers
-
-
-async def test_cancelled_calls_write_nothing_and_leave_no_request(
-    service: Service, opened: Open
-) -> None:
-    service.plan = [lambda _: Reply({}, hang=True)] * 2
-    async with opened(batch_size=4, concurrency=2) as store:
-        await with_table(store)
-        calls = [asyncio.ensure_future(store.insert("notes", rows(6, 10 * n))) for n in range(4)]
-        for _ in range(2):
-            await service.came.acquire()
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        assert await store.count("notes") == 0
-        service.plan = []
-        assert await store.insert("notes", rows(6)) == 6  # both places are free again
-
-
-async def test_closing_ends_what_waits(service: Service, opened: Open) -> None:
-    service.always = lambda _: Reply({}, hang=True)
-    store = await with_table(await opened())
-    calls = [asyncio.ensure_future(store.insert("notes", rows(1, n))) for n in range(3)]
-    await service.came.acquire()
-    await store.close()
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        assert isinstance(outcome, StoreClosedError)
-    with pytest.raises(StoreClosedError):
-        await store.search("notes", "text")

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from tests.harness.scripts import TABLE, row
-from tests.waiting import until
+from tests.harness.waiting import until
 
 from aiovec import DuplicateIdError, VectorStore, connect
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
-from tests.waiting import until
+from tests.harness.waiting import until
 
 import aiovec
 from aiovec import F, Field, InvalidArgumentError, Schema, Tuning, VectorStore

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.values import SMALL, small_rows
-from tests.waiting import until
+from tests.harness.waiting import until
 
 from aiovec import AiovecError, Field, VectorStore
 

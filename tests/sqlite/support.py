@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import sqlite_vec
-from tests.waiting import until
+from tests.harness.waiting import until
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend import Backend, ChangeFeed, load_settings
-from aiovec_sqlite import SqliteBackend
+from aiovec.backend import plugin_of
 
 try:  # the SQLite that a store uses too: two of them in one process would lose locks
     import pysqlite3.dbapi2 as driver
@@ -117,10 +116,10 @@ async def open_store(target: Path | str, **settings: Any) -> VectorStore:
 
 
 @asynccontextmanager
-async def backend_on(path: Path) -> AsyncIterator[SqliteBackend]:
+async def backend_on(path: Path) -> AsyncIterator[Any]:
     """Another backend on a store's file, for what only migrations and servers call."""
-    loaded = await asyncio.to_thread(load_settings, None)
-    backend = SqliteBackend(str(path), loaded.settings.retrieval.sqlite)
+    plugin = await asyncio.to_thread(plugin_of, "sqlite")
+    backend = plugin.create(str(path), plugin.settings())
     await backend.open()
     try:
         yield backend
@@ -137,28 +136,6 @@ async def ready(store: VectorStore, table: str) -> None:
         return (await store.stats(table)).details["searched"] == "in memory"
 
     await until(in_memory)
-
-
-def backend_of(store: VectorStore) -> Any:
-    """The backend behind a store, for what the contract does not offer (yet)."""
-    backend: Backend = store._follower.engine.backend
-    return backend
-
-
-async def all_changes(store: VectorStore, table: str, since: int = 0, limit: int = 700) -> Any:
-    """The change feed from a number on, applied: the rows as a mapping, and the newest number."""
-    backend = backend_of(store)
-    assert isinstance(backend, ChangeFeed)
-    handle = await backend.open_table(table)
-    rows: dict[str, dict[str, Any]] = {}
-    while True:
-        page = await backend.changes(handle, since, limit=limit)
-        for id in page.deleted:
-            rows.pop(id, None)
-        rows.update(await rows_of([page.upserted]))
-        since = page.number
-        if page.complete:
-            return rows, since
 
 
 async def whole_table(store: VectorStore, table: str) -> dict[str, dict[str, Any]]:

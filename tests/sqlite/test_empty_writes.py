@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from tests.sqlite.support import backend_on
 
 from aiovec import Schema
-from aiovec.backend import load_settings
-from aiovec_sqlite import SqliteBackend
 
 SCHEMA = Schema(2)
 
@@ -21,10 +20,7 @@ def rows(*ids: str) -> pa.Table:
 
 
 async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> None:
-    settings = await asyncio.to_thread(load_settings, None)
-    backend = SqliteBackend(str(tmp_path / "notes.db"), settings.settings.retrieval.sqlite)
-    await backend.open()
-    try:
+    async with backend_on(tmp_path / "notes.db") as backend:
         await backend.create_table("notes", SCHEMA)
         table = await backend.open_table("notes")
         await backend.insert(table, rows("a", "b"))
@@ -37,5 +33,3 @@ async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> No
         )
         assert done == [1, 1, None, None, 0]
         assert await backend.count(table, where=None) == 1
-    finally:
-        await backend.close()

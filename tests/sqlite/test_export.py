@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.harness.waiting import until
 from tests.sqlite.support import SCHEMAS, State, names_in, opened, sql, whole_table
-from tests.waiting import until
 
 from aiovec import Schema, StoreClosedError, VectorStore
 

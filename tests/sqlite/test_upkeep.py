@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+from tests.harness.waiting import until
 from tests.sqlite.support import (
     SCHEMAS,
     LockHolder,
@@ -19,7 +20,6 @@ from tests.sqlite.support import (
     rows_of,
     whole_table,
 )
-from tests.waiting import until
 
 from aiovec import AiovecError, InvalidArgumentError, Schema, VectorStore
 from aiovec.backend import ChangesPrunedError
