@@ -21,14 +21,11 @@ import pytest
 import pytest_asyncio
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, BrowserContext, Page
+    from playwright.async_api import Browser, BrowserContext, Page, Playwright
 
 HERE = Path(__file__).parent
 SECONDS_TO_START = 60
-SECONDS_TO_WAIT = 30
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+SECONDS_TO_WAIT = 60
 # The browser of a machine without the network asks for nothing by itself.
 OPTIONS = [
     "--no-sandbox",
@@ -93,25 +90,32 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         yield start
 
 
-@pytest.fixture(scope="session")
-def served(serve: Callable[..., Served]) -> Served:
-    """The server that most tests look at. It allows the page to write."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    return serve("allow-writes")
+def chromium_of(playwright: Playwright) -> str | None:
+    """Return the path of the Chromium on this machine, or else of the one that Playwright
+    installed; None if there is neither."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = [*map(shutil.which, names), playwright.chromium.executable_path]
+    return next((path for path in found if path and Path(path).exists()), None)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """Chromium, once for all tests of this process."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
     playwright = pytest.importorskip("playwright.async_api")
     playwright.expect.set_options(timeout=SECONDS_TO_WAIT * 1000)
     async with playwright.async_playwright() as running:
-        made = await running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        path = await asyncio.to_thread(chromium_of, running)
+        if path is None:
+            pytest.skip("no Chromium is installed")
+        made = await running.chromium.launch(executable_path=path, args=OPTIONS)
         yield made
         await made.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def served(browser: Browser, serve: Callable[..., Served]) -> Served:
+    """The server that most tests look at. It allows the page to write."""
+    return await asyncio.to_thread(serve, "allow-writes")
 
 
 class Watch:

@@ -6,16 +6,14 @@ They show the demo's store, so they need no network, only Chromium.
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 from playwright.async_api import async_playwright
-from tests.page.conftest import CHROMIUM, OPTIONS, Served
+from tests.page.conftest import OPTIONS, Served, chromium_of
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -25,7 +23,6 @@ LARGEST = 150_000  # bytes of a picture
 WIDE = {"width": 1160, "height": 720}
 TALL = {"width": 1160, "height": 870}
 PHONE = {"width": 375, "height": 720}
-QUERIES = ("compress a file", "temporary directory", "wait for tasks", "parse a date")
 
 
 async def choose_a_point(page: Page) -> None:
@@ -43,25 +40,11 @@ async def settle(page: Page) -> None:
 PICTURES: list[tuple[str, str, str, dict[str, int], Any]] = [
     ("server-page", "#/t/stdlib/search?by=both&q=compress+a+file+with+gzip", "light", WIDE, settle),
     ("server-page-map", "#/t/stdlib/map?color=kind&rows=500", "dark", TALL, choose_a_point),
-    ("server-page-activity", "#/activity", "light", TALL, settle),
     ("server-page-phone", "#/t/stdlib?where=kind+%3D+%27class%27", "light", PHONE, settle),
 ]
 
 
-async def make_traffic(url: str, seconds: float) -> None:
-    """Search as an app would, now more and now less."""
-    async with httpx.AsyncClient(base_url=url) as client:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        number = 0
-        while loop.time() < until:
-            body = {"text": QUERIES[number % len(QUERIES)], "topK": 10 + number % 40}
-            (await client.post("tables/stdlib/search", json=body)).raise_for_status()
-            number += 1
-            await asyncio.sleep(0.01 + 0.04 * (1 + (number // 150) % 4))
-
-
-async def main(seconds: float) -> None:
+async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "demo.db"
         demo = [sys.executable, "-m", "aiovec", "demo", "--path", str(place)]
@@ -69,7 +52,6 @@ async def main(seconds: float) -> None:
         served = Served(place)
         await asyncio.to_thread(served.start)
         try:
-            await make_traffic(served.url, seconds)
             await take(served.url)
         finally:
             served.end()
@@ -77,7 +59,9 @@ async def main(seconds: float) -> None:
 
 async def take(url: str) -> None:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        browser = await playwright.chromium.launch(
+            executable_path=chromium_of(playwright), args=OPTIONS
+        )
         for name, where, scheme, size, prepare in PICTURES:
             options: Any = {"color_scheme": scheme, "viewport": size, "base_url": url}
             context = await browser.new_context(**options)
@@ -94,4 +78,4 @@ async def take(url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(float(os.environ.get("SECONDS_OF_TRAFFIC", "120"))))
+    asyncio.run(main())

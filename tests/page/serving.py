@@ -19,27 +19,10 @@ CLOSING = "</script><script>window.ran='script'</script>"
 TURNED = "safe\u202egnp.exe\u2066x\u2069"
 LONG = "<b onmouseover=window.ran='b'>" + "long " * 20_000
 HOSTILE_IDS = [
-    SCRIPT,
-    CLOSING,
-    TURNED,
-    "..",
-    ".",
-    "a/b?c=d&e#f%2Fg%",
-    "javascript:window.ran='url'",
-    "__proto__",
-    "ü" * 256,
-    "line\nbreak\u0007",
-]
-HOSTILE_KEYS = [
-    "__proto__",
-    "constructor",
-    "<svg onload=window.ran='svg'>",
-    CLOSING,
-    "\u202eturned",
-    "innerHTML",
-    "",
-    "k" * 300,
-]
+    SCRIPT, CLOSING, TURNED, "..", ".", "a/b?c=d&e#f%2Fg%", "javascript:window.ran='url'",
+    "__proto__", "ü" * 256, "line\nbreak\u0007",
+]  # fmt: skip
+HOSTILE_KEYS = ["__proto__", "<svg onload=window.ran='svg'>", CLOSING, "innerHTML", "", "k" * 300]
 TOPICS = {
     "sea": "a ship in harbour waits for wind and tide while gulls call over the water",
     "baking": "flour and water rest until the dough has risen and the oven is hot",
@@ -61,14 +44,11 @@ async def fill(store: aiovec.VectorStore) -> None:
         embed=aiovec.Embed("body"),
     )
     await store.create_table("notes", notes)
-    rows = []
+    rows: list[dict[str, object]] = []
     for n in range(60):
         topic, words = list(TOPICS.items())[n % len(TOPICS)]
-        parts = words.split()
-        body = " ".join(parts[n % 3 : n % 3 + 9])
-        rows.append(
-            {"id": f"note-{n:02d}", "topic": topic, "body": body, "year": 1990 + n, "tags": [topic]}
-        )
+        row = {"id": f"note-{n:02d}", "topic": topic, "year": 1990 + n, "tags": [topic]}
+        rows.append({**row, "body": " ".join(words.split()[n % 3 : n % 3 + 9])})
     rows[7]["big"] = 9007199254740993
     await store.insert("notes", rows)
     await store.create_table("empty", aiovec.Schema(4))
@@ -89,7 +69,7 @@ async def fill(store: aiovec.VectorStore) -> None:
                 "body": f"needle {LONG if n == 1 else SCRIPT} {TURNED} {CLOSING}",
                 "tags": [SCRIPT, CLOSING, TURNED],
                 "constructor": SCRIPT,
-                **{key: [SCRIPT, {"<i>": CLOSING}] for key in HOSTILE_KEYS if key != "constructor"},
+                **{key: [SCRIPT, {"<i>": CLOSING}] for key in HOSTILE_KEYS},
             }
             for n, id in enumerate(HOSTILE_IDS)
         ],
