@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from tests.harness.waiting import until
 from tests.server.apps import ARROW, JSON, LINES, Client, Connection, Wrapped, notes, serving
 
@@ -252,25 +251,3 @@ async def test_an_error_amid_an_export_breaks_it_off() -> None:
         assert await connection.status() == 200
         assert not connection.whole
         assert b"secret" not in b"".join(connection.body)
-
-
-@pytest.mark.parametrize("depth", [33, 99])
-async def test_payloads_as_deep_as_a_row_may_have_come_back_in_every_form(depth: int) -> None:
-    deep: Any = 1
-    for n in range(depth):
-        deep = [deep] if n % 40 else {"k": deep}
-    async with notes() as client:
-        row = {"id": "deep", "embedding": [1, 0, 0], "deep": deep}
-        await client.ok("POST", RECORDS, json=[row])
-        for path, body in (
-            ("get", {"ids": ["deep"]}),
-            ("search", {"vector": [1, 0, 0], "filter": "id = 'deep'"}),
-        ):
-            url = f"/tables/notes/{path}"
-            found = await client.ok("POST", url, json=body)
-            (one,) = found.get("records") or [hit["fields"] for hit in found["hits"]]
-            assert one["deep"] == deep
-            answer = await client.post(url, json=body, headers={"accept": ARROW["content-type"]})
-            (one,) = pa.ipc.open_stream(answer.content).read_all().to_pylist()
-            assert json.loads(one["deep"]) == deep
-        assert (await lines_of(client, "?filter=id%20%3D%20%27deep%27"))[0]["deep"] == deep

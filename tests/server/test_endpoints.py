@@ -166,8 +166,7 @@ async def test_searches_of_every_kind(client: Client) -> None:
 
 
 WRONG: list[tuple[str, Any, str]] = [
-    ("search", {}, "'vector' or 'text'"),
-    ("search", {"vector": VECTOR, "text": "x"}, "not both"),
+    ("search", {}, "'vector' or 'text'"), ("search", {"vector": VECTOR, "text": "x"}, "not both"),
     ("search", {"vector": VECTOR, "topk": 2}, "topK"),
     ("search", {"vector": VECTOR, "topK": 0}, "at least 1"),
     ("search", {"vector": VECTOR, "topK": True}, "at least 1"),
@@ -175,28 +174,22 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search", {"vector": VECTOR, "filter": "yeer = 1"}, "year"),
     ("search", {"vector": VECTOR, "exact": "no"}, "true or false"),
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
-    ("search", {"vector": [1, "2", 3]}, "numbers"),
-    ("search", {"vector": [1, 2, True]}, "True"),
-    ("search", {"vector": [0, 0, 0]}, "zero"),
-    ("search", {"text": "words"}, "no embedder"),
+    ("search", {"vector": [1, "2", 3]}, "numbers"), ("search", {"vector": [1, 2, True]}, "True"),
+    ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),
     ("search", [], "object"),
     ("search_many", {"vectors": [VECTOR], "filter": ["TRUE", "TRUE"]}, "filter"),
     ("search_hybrid", {"query": "words"}, "missing"),
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
-    ("search_text", {}, "query"),
-    ("search_like", {"id": "none"}, "id"),
-    ("get", {"ids": [1.5]}, "ids"),
-    ("get", {"ids": [True]}, "ids"),
-    ("exists", {"ids": [["a"]]}, "ids"),
-    ("delete", {}, "'ids' or 'filter'"),
+    ("search_text", {}, "query"), ("search_like", {"id": "none"}, "id"),
+    ("get", {"ids": [1.5]}, "ids"), ("get", {"ids": [True]}, "ids"),
+    ("exists", {"ids": [["a"]]}, "ids"), ("delete", {}, "'ids' or 'filter'"),
     ("delete", {"ids": ["x"], "filter": "TRUE"}, "not both"),
     ("update", {"set": {"year": 1}}, "ids or where"),
     ("update", {"set": {"a": 1}, "remove": ["a"], "filter": "TRUE"}, "choose one"),
     ("set_vectors", {"ids": ["note-0"], "vectors": []}, "one for each"),
-    ("distinct", {"field": "none"}, "year"),
-    ("find", {"orderBy": ["tags"]}, "tags"),
+    ("distinct", {"field": "none"}, "year"), ("find", {"orderBy": ["tags"]}, "tags"),
     ("find", {"offset": -1}, "at least 0"),
-]
+]  # fmt: skip
 
 
 async def test_a_wrong_body_is_refused_in_words(client: Client) -> None:
@@ -275,21 +268,6 @@ async def test_answers_are_of_the_type_that_is_accepted(client: Client) -> None:
     headers = {"accept": "application/json"}
     found = await client.problem("GET", "/tables/notes/records", 406, headers=headers)
     assert found["accepted"] == [lines, arrow]
-
-
-async def test_answers_of_several_searches(client: Client) -> None:
-    body = {"vectors": [VECTOR, VECTOR[::-1]], "topK": 2, "filter": ["year = 2021", "year > 2020"]}
-    path = "/tables/notes/search_many"
-    results = (await client.ok("POST", path, json=body))["results"]
-    lines = await client.post(path, json=body, headers={"accept": LINES["content-type"]})
-    assert [json.loads(line) for line in lines.text.splitlines()] == results
-    answer = await client.post(path, json=body, headers={"accept": ARROW["content-type"]})
-    rows = pa.ipc.open_stream(answer.content).read_all().to_pylist()
-    assert [(row["_query"], row["id"], row["_score"]) for row in rows] == [
-        (number, hit["id"], hit["score"])
-        for number, result in enumerate(results)
-        for hit in result["hits"]
-    ]
 
 
 async def test_a_body_of_another_type_is_415_and_one_that_is_no_json_is_400(client: Client) -> None:

@@ -88,7 +88,7 @@ async def killed(path: Path, place: str, *, clients: int, kills: int) -> None:
 
 @pytest.mark.parametrize(("place", "kills"), [("sqlite", 2), ("lancedb", 1)])
 async def test_a_server_that_is_killed_under_load(tmp_path: Path, place: str, kills: int) -> None:
-    await killed(tmp_path, place, clients=8, kills=kills)
+    await killed(tmp_path, place, clients=4, kills=kills)
 
 
 @pytest.mark.soak

@@ -7,10 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
-from tests.server.apps import notes, serving
+from tests.server.apps import Wrapped, notes, serving
 from tests.server.process import environment
 
 import aiovec
@@ -29,51 +28,28 @@ async def test_the_openapi_document_is_built_beside_the_event_loop() -> None:
         assert (await client.request("HEAD", "/openapi.json")).status_code == 200
 
 
-class Counted:
-    """A store that counts its pings. They end when they are let."""
+async def test_who_asks_for_the_health_shares_a_ping_and_one_that_failed_is_made_again() -> None:
+    pings, begun, let = [], asyncio.Event(), asyncio.Event()
 
-    def __init__(self, store: aiovec.VectorStore) -> None:
-        self._store = store
-        self.pings = 0
-        self.fails = False
-        self.begun = asyncio.Event()
-        self.let = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def ping(self) -> None:
-        self.pings += 1
-        self.begun.set()
-        await self.let.wait()
-        if self.fails:
+    async def ping() -> None:
+        pings.append(1)
+        begun.set()
+        await let.wait()
+        if len(pings) == 1:
             raise aiovec.StoreBusyError("disk", 1.0)
-        await self._store.ping()
 
-
-async def test_who_asks_for_the_health_shares_one_ping() -> None:
     async with aiovec.connect(":memory:") as store:
-        counted = Counted(store)
-        async with serving(create_app(store=counted)) as client:  # type: ignore[arg-type]
-            first = asyncio.ensure_future(client.ok("GET", "/health"))
-            others = [asyncio.ensure_future(client.ok("GET", "/health")) for _ in range(30)]
-            await counted.begun.wait()
+        app = create_app(store=Wrapped(store, ping=ping))  # type: ignore[arg-type]
+        async with serving(app) as client:
+            first = asyncio.ensure_future(client.get("/health"))
+            others = [asyncio.ensure_future(client.get("/health")) for _ in range(30)]
+            await begun.wait()
             first.cancel()  # it leaves the others their ping
-            counted.let.set()
-            assert {answer["status"] for answer in await asyncio.gather(*others)} == {"ok"}
-            assert counted.pings == 1
-
-
-async def test_a_ping_that_failed_is_made_again() -> None:
-    async with aiovec.connect(":memory:") as store:
-        counted = Counted(store)
-        counted.let.set()
-        counted.fails = True
-        async with serving(create_app(store=counted)) as client:  # type: ignore[arg-type]
-            await client.problem("GET", "/health", 503)
-            counted.fails = False
+            let.set()
+            assert {answer.status_code for answer in await asyncio.gather(*others)} == {503}
+            assert len(pings) == 1
             await client.ok("GET", "/health")
-            assert counted.pings == 2
+            assert len(pings) == 2
 
 
 LOGGER = """

@@ -51,17 +51,12 @@ EVERY: list[tuple[int, errors.AiovecError, set[str]]] = [
 
 # What a driver may say, which the answer must not.
 TEXTS = (
-    "cannot open /srv/hidden/notes.db",
-    "'/srv/hidden dir/notes.db' is locked",
-    "at s3://user:pass@hidden/x?sig=abcdefgh",
-    "at lancedb:///srv/hidden",
-    r"at C:\srv\hidden\notes.db",
-    "at ~/hidden/notes.db",
-    "path=/srv/hidden/x",
-    "http://127.0.0.1:11434/hidden answered 500",
-    "Authorization: Bearer hidden-secret-value",
+    "cannot open /srv/hidden/notes.db", "'/srv/hidden dir/notes.db' is locked",
+    "at s3://user:pass@hidden/x?sig=abcdefgh", "at lancedb:///srv/hidden",
+    r"at C:\srv\hidden\notes.db", "at ~/hidden/notes.db", "path=/srv/hidden/x",
+    "http://127.0.0.1:11434/hidden answered 500", "Authorization: Bearer hidden-secret-value",
     "x" * 19_990 + " /srv/hidden/x",
-)
+)  # fmt: skip
 
 
 async def answers(failures: list[BaseException]) -> list[httpx.Response]:

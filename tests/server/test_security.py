@@ -47,22 +47,16 @@ def bearer(key: str) -> dict[str, str]:
 
 
 READING: list[tuple[str, str, Any]] = [
-    ("GET", "/tables", None),
-    ("GET", "/tables/notes/count", None),
-    ("GET", "/tables/notes/records", None),
-    ("POST", "/tables/notes/search", {"vector": [1, 0]}),
-    ("GET", "/metrics", None),
-    ("GET", "/openapi.json", None),
-    ("GET", "/page/overview", None),
-]
+    ("GET", "/tables", None), ("GET", "/tables/notes/count", None),
+    ("GET", "/tables/notes/records", None), ("POST", "/tables/notes/search", {"vector": [1, 0]}),
+    ("GET", "/metrics", None), ("GET", "/openapi.json", None), ("GET", "/page/overview", None),
+]  # fmt: skip
 WRITING: list[tuple[str, str, Any]] = [
     ("POST", "/tables", {"name": "more"}),
     ("POST", "/tables/notes/records", [{"id": "b", "embedding": [1, 0]}]),
-    ("DELETE", "/tables/notes/records/a", None),
-    ("DELETE", "/tables/notes?confirm=notes", None),
-    ("PUT", "/tables/notes/search", {}),
-    ("PURGE", "/tables", None),
-]
+    ("DELETE", "/tables/notes/records/a", None), ("DELETE", "/tables/notes?confirm=notes", None),
+    ("PUT", "/tables/notes/search", {}), ("PURGE", "/tables", None),
+]  # fmt: skip
 # Of the paths that the OpenAPI document lists, those that only read; each other one writes.
 READ_BY_POST = {
     "get", "find", "exists", "distinct", "bounds", "count", "stats", "versions", "search",
@@ -147,24 +141,16 @@ async def test_without_keys_everyone_may_write_but_where_it_is_read_only(
 
 
 HOSTS: list[tuple[dict[str, Any], str, int]] = [
-    ({}, "127.0.0.1:4002", 200),
-    ({}, "127.0.0.1", 200),
-    ({}, "LocalHost.", 200),
-    ({}, "[::1]:4002", 200),
-    ({}, "evil.example", 421),
-    ({}, "127.0.0.1.evil.example", 421),
-    ({}, "localhost.evil.example:4002", 421),
-    ({}, "evil.example#127.0.0.1", 421),
-    ({}, "127.0.0.1@evil.example", 421),
-    ({}, "192.168.1.5:4002", 421),
-    ({}, "", 400),
+    ({}, "127.0.0.1:4002", 200), ({}, "127.0.0.1", 200), ({}, "LocalHost.", 200),
+    ({}, "[::1]:4002", 200), ({}, "evil.example", 421), ({}, "127.0.0.1.evil.example", 421),
+    ({}, "localhost.evil.example:4002", 421), ({}, "evil.example#127.0.0.1", 421),
+    ({}, "127.0.0.1@evil.example", 421), ({}, "192.168.1.5:4002", 421), ({}, "", 400),
     ({"allowed_hosts": ["Vectors.example.com", "[fd00::1]"]}, "vectors.example.com:443", 200),
     ({"allowed_hosts": ["Vectors.example.com", "[fd00::1]"]}, "[fd00::1]:4002", 200),
     ({"allowed_hosts": ["Vectors.example.com"]}, "a.example", 421),
-    ({"allowed_hosts": ["*"]}, "any.example", 200),
-    ({"host": "0.0.0.0"}, "10.1.2.3:4002", 200),
+    ({"allowed_hosts": ["*"]}, "any.example", 200), ({"host": "0.0.0.0"}, "10.1.2.3:4002", 200),
     ({"host": "0.0.0.0"}, "a.example", 421),
-]
+]  # fmt: skip
 
 
 async def test_the_host_header(store: aiovec.VectorStore) -> None:
