@@ -35,7 +35,7 @@ async def client(store: aiovec.VectorStore) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def fill(store: aiovec.VectorStore, rows: int) -> None:
-    fields = {"kind": str, "body": aiovec.Field(str, text=True), "tags": list[str]}
+    fields: dict[str, Any] = {"kind": str, "body": aiovec.Field(str, text=True), "tags": list[str]}
     await store.create_table("notes", aiovec.Schema(DIM, fields=fields))
     vectors = np.random.default_rng(3).normal(size=(rows, DIM)).astype(np.float32)
     made = [

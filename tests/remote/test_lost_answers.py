@@ -206,5 +206,5 @@ async def test_an_export_goes_on_behind_a_cut_and_fails_in_the_end(
         proxy.disarm()
         export = store.export("notes", batch_size=4)
         assert (await anext(export)).num_rows == 4
-        await export.aclose()  # type: ignore[attr-defined]
+        await export.aclose()
         assert await store.count("notes") == 10

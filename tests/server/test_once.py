@@ -46,9 +46,9 @@ async def test_a_repeated_write_is_done_once(tmp_path: Path, backend: str) -> No
         )
         assert found == [{"count": 1}] * 10
         assert await store.count("notes") == 2
-        body = {"name": "more", "schema": SMALL.to_dict()}
+        table = {"name": "more", "schema": SMALL.to_dict()}
         for _ in range(2):
-            await client.ok("POST", "/tables", 201, json=body, headers=keyed("c"))
+            await client.ok("POST", "/tables", 201, json=table, headers=keyed("c"))
         for _ in range(2):
             await client.ok("DELETE", "/tables/more?confirm=more", 204, headers=keyed("x"))
             await store.create_table("more", SMALL, exist_ok=True)
