@@ -384,7 +384,7 @@ class _Embedder:
     model: str = "letters"
     dim: int = 3
 
-    def __call__(self, texts: Any, *, kind: Any) -> Any:
+    def __call__(self, texts: Any, *, kind: Any = "document") -> Any:
         return [[1 + text.count(letter) for letter in "abc"] for text in texts]
 
 
