@@ -115,6 +115,7 @@ def test_where_lancedb_cannot_be_imported() -> None:
     assert 'pip install "aiovec[lancedb]"' in finding["cure"]
 
 
+@pytest.mark.slow
 def test_indexes(run: Run, folder: Path) -> None:
     target = f"lancedb://{folder / 'many.lance'}"
     vectors = np.random.default_rng(0).standard_normal((MANY, 16)).astype(np.float32)

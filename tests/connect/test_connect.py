@@ -212,18 +212,3 @@ async def test_a_backend_installed_meanwhile_is_found(
     await asyncio.to_thread(install, monkeypatch, site, toy="ToyPlugin")
     async with connect("toy://x"):
         assert toy.created[0].done == ["open"]
-
-
-async def test_no_backend_takes_over_what_belongs_to_another(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Neither the scheme of another, nor a key of every TOML file."""
-    install(monkeypatch, tmp_path / "site", aside="Greedy", dim="NamedAsAKey", toy="ToyPlugin")
-    async with connect("toy://x") as store:
-        assert store.backend_name == "toy"
-    async with connect("aside://x") as store:
-        assert store.target == "aside://x"
-    async with connect("sqlite://x.db") as store:
-        assert store.backend_name == "sqlite"
-    with pytest.raises(ConfigError, match="a key of every TOML file"):
-        await connect("dim://x")

@@ -15,6 +15,7 @@ pytest.importorskip("lancedb", reason="the other side of the move is LanceDB")
 TOML = '[retrieval]\nbackend = "sqlite"\nsqlite_path = "a.db"\nlancedb_url = "a.lance"\n'
 
 
+@pytest.mark.slow
 async def test_who_is_held_on_the_old_place_is_told_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

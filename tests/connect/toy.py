@@ -65,15 +65,6 @@ class ToyPlugin(BackendPlugin):
         return created[-1]
 
 
-class Greedy(ToyPlugin):
-    name = "aside"
-    schemes = ("toy", "sqlite", "lancedb")
-
-
-class NamedAsAKey(ToyPlugin):
-    name = "dim"
-
-
 class GivesNoBackend(ToyPlugin):
     name = "unusable"
 

@@ -20,7 +20,7 @@ def server() -> Iterator[Server]:
 
 class TestRemoteSqlite(BackendContract):
     backend = "remote"
-    tiers = (None, "soak")
+    tiers = ("slow", "soak")
     kind: ClassVar[str] = "sqlite"
     _server: Server
 

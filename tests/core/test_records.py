@@ -86,17 +86,6 @@ def test_both_are_mappings_of_the_id_and_the_fields(row: Record | Hit) -> None:
             pytest.fail("it is no mapping to match")
 
 
-def test_fields_with_the_names_of_attributes() -> None:
-    names = ("get", "keys", "items", "values", "fields", "score", "distance", "vector", "to_dict")
-    fields = {name: f"the field {name}" for name in names}
-    hit = Hit("a", 0.5, 0.25, fields)
-    assert all(hit[name] == f"the field {name}" for name in names)
-    assert (hit.score, hit.distance, hit.vector, hit.fields) == (0.5, 0.25, None, fields)
-    assert dict(hit) == {"id": "a", **fields}
-    assert hit.to_dict() == {"id": "a", "_score": 0.5, "_distance": 0.25, **fields}
-    assert Record("a", None, fields).to_dict() == {"id": "a", **fields}
-
-
 def test_stored_keys_named_like_a_hits_own_facts_are_kept() -> None:
     fields = {"_score": 1, "__score": 2, "_distance": 3, "_ranks": 4, "_scores": 5, "score": 6}
     hit = Hit("a", 0.5, 0.25, fields)

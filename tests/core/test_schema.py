@@ -175,12 +175,6 @@ def test_bad_fields_are_refused() -> None:
             Field(kind, **options)
 
 
-@given(fields())
-def test_fields_there_and_back(field: Field) -> None:
-    assert Field.from_dict(field.to_dict()) == field
-    assert eval(repr(field), {"Field": Field, "datetime": datetime}) == field
-
-
 def test_a_schema_cannot_be_changed() -> None:
     fields = {"a": str}
     schema: Any = Schema(3, fields=fields)

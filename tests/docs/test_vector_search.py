@@ -71,6 +71,7 @@ def words(text: str) -> list[str]:
     return sorted(re.sub(r"\d+\.\d\d s", "… s", text).split())
 
 
+@pytest.mark.slow
 def test_every_command_says_what_the_page_shows(old: Path) -> None:
     listed = list(commands())
     assert len(listed) > 7

@@ -119,6 +119,7 @@ async def test_tasks_at_once_share_requests_and_large_calls_are_cut(
             assert np.asarray(record.vector).tolist() == vector_of(text)
 
 
+@pytest.mark.slow
 async def test_passing_failures_are_retried(service: Service, opened: Open) -> None:
     busy = {"error": {"message": "busy"}}
     async with opened(cache_mb=0) as store:

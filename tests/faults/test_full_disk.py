@@ -37,6 +37,7 @@ async def check_kept(store: VectorStore, kept: set[str]) -> None:
     assert {hit.id for hit in hits} == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_disk_that_becomes_full(small_disk: Path, kind: str) -> None:
     target = target_in(small_disk, kind)

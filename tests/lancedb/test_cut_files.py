@@ -125,6 +125,7 @@ def doctor(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -
     return dict(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "where"), [(200, "id = 'r0'"), (MANY, "year < 5500")])
 def test_the_doctor_names_the_version_to_go_back_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,

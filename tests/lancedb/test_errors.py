@@ -65,6 +65,7 @@ def crash(file: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"fixed_size_list", b"fixed_size_lzst"))
 
 
+@pytest.mark.slow
 async def test_damaged_files(tmp_path: Path) -> None:
     await filled(tmp_path / "sound")
     for part, harms in (
@@ -117,6 +118,7 @@ async def test_a_table_that_vanishes(tmp_path: Path) -> None:
         assert await store.insert("notes", small_rows(3)) == 3
 
 
+@pytest.mark.slow
 async def test_a_table_dropped_by_another_store_while_it_is_read(tmp_path: Path) -> None:
     """Its files vanish under the reader, which is no damage."""
     async with opened(tmp_path / "s") as store, opened(tmp_path / "s") as other:

@@ -77,7 +77,8 @@ async def test_searches_and_exports_at_once_stay_under_their_memory(tmp_path: Pa
     queries = np.random.default_rng(1).standard_normal((searches, dim), dtype=np.float32)
     cosines = (queries @ vectors.T) / np.linalg.norm(vectors, axis=1)
     assert ids == [f"r{best:06}" for best in cosines.argmax(axis=1)]
-    assert grown < 256 * MIB, f"{grown / MIB:.0f} MiB"
+    # Without a bound they took 845 MiB.
+    assert grown < 384 * MIB, f"{grown / MIB:.0f} MiB"
 
 
 async def test_a_small_budget_holds_up_nobody(tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ async def test_indexes_over_fields_cover_new_rows(tmp_path: Path) -> None:
             assert await store.count("notes", where) == count
 
 
+@pytest.mark.slow
 async def test_a_table_is_dropped_while_it_is_tidied(tmp_path: Path) -> None:
     async with opened(tmp_path / "s") as store:
         for _ in range(4):

@@ -6,6 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 import aiovec
 
 from .conftest import Run
@@ -17,6 +19,7 @@ async def write(config: Path, name: str) -> None:
         await store.insert("notes", rows(name, 2))
 
 
+@pytest.mark.slow
 def test_each_command_from_the_plan_to_the_end(run: Run, tmp_path: Path) -> None:
     config = asyncio.run(a_store(tmp_path, "sqlite"))
     here = ["--config", config]

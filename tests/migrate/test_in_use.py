@@ -82,6 +82,7 @@ async def test_a_repair_before_the_switch_is_what_it_is_for(tmp_path: Path) -> N
     assert_same(await contents_at(config=config), await contents_at(place_of(config, "lancedb")))
 
 
+@pytest.mark.slow
 async def test_a_run_and_a_repair_keep_each_other_out(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
 

@@ -63,6 +63,7 @@ async def test_one_line_is_replaced(tmp_path: Path, before: str, after: tuple[st
     assert back in (text.encode(), there.replace(b'"lancedb"', b'"sqlite"'))
 
 
+@pytest.mark.slow
 async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
     """Behind a link too, where the real file is replaced and keeps its mode."""
     sample = await asyncio.to_thread(SAMPLE.read_bytes)

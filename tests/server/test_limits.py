@@ -52,6 +52,7 @@ async def held() -> AsyncIterator[Held]:
         yield Held(store)
 
 
+@pytest.mark.slow
 async def test_a_body_that_is_too_large(held: Held) -> None:
     """By the length that it says, or by the bytes that come, of which no more are read."""
     app = held.app()

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.contract.base import case
-from tests.contract.text import QUERIES, fuzzed, noise
 
 from aiovec import Field, InvalidArgumentError, Schema
 from aiovec._text.query import parse, text_fields
@@ -98,13 +97,6 @@ def well_formed(query: str, schema: Schema) -> None:
         spaced = parse(f"{query} nevertheless", schema)
         assert spaced == (*[c for c in clauses if c.text != "nevertheless"], spaced[-1])
         assert spaced[-1] == TextClause("nevertheless")
-
-
-@pytest.mark.slow
-def test_fuzzed_queries() -> None:
-    for schema in (SCHEMA, GRAMS):
-        for query in [*QUERIES, *fuzzed(3_000, 5), *noise(3_000, 6)]:
-            well_formed(query, schema)
 
 
 @given(st.text())
