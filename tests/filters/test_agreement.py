@@ -21,7 +21,7 @@ from .cases import SCHEMA, all_of, any_of, arrow_table
 FEW = settings(
     max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-SOME = settings(FEW, max_examples=12)
+SOME = settings(FEW, max_examples=10)
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("lancedb", marks=pytest.mark.slow)])
@@ -60,6 +60,7 @@ def check(
                 assert {one.id for one in found} == expected, repr(written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", cases.CONDITIONS)
 @FEW
 @given(rows=cases.rows(), data=st.data())
@@ -163,7 +164,7 @@ def test_ints_and_floats_compare_exactly(store: sync.VectorStore) -> None:
 @pytest.mark.slow
 def test_huge_filters(store: sync.VectorStore) -> None:
     rows = [row(0, year=3, score=3.5, body="s77", payload={"k7": 8}, tags=["t9"]), row(1)]
-    count = range(300)
+    count = range(100)
     for name, where in {
         "in": F.year.in_(range(30_000)),
         "or": any_of([F.year == i for i in count]),

@@ -159,7 +159,7 @@ def test_an_error_points_at_the_fault_and_names_what_fits() -> None:
 # Printing
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(data=st.data(), rows=cases.rows())
 def test_a_filter_prints_as_text_that_means_it(data: st.DataObject, rows: Any) -> None:
     expr = data.draw(cases.filters(rows))
@@ -168,7 +168,7 @@ def test_a_filter_prints_as_text_that_means_it(data: st.DataObject, rows: Any) -
     assert bind(bound, cases.SCHEMA) == bound
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(path=st.lists(cases.texts, min_size=1, max_size=3), value=cases.scalars)
 def test_any_key_and_literal_can_be_written(path: list[str], value: Any) -> None:
     expr = Compare(Ref("payload", tuple(path)), "=", "x" if value is None else value)
@@ -176,7 +176,7 @@ def test_any_key_and_literal_can_be_written(path: list[str], value: Any) -> None
     assert bind(f"NOT({expr})OR({expr})", SCHEMA) == bind(~expr | expr, SCHEMA)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from([
     "year", "=", "1", "'x'", "(", ")", "AND", "OR", "NOT", "IN", ",", "IS", "NULL", "LIKE", ".",
     "BETWEEN", "TIMESTAMP", "STARTSWITH", "CONTAINS", '"q"', "-", "#", "TRUE", "\0", "'", "1e5",
@@ -197,17 +197,17 @@ def test_any_text_is_a_filter_or_a_filter_error(words: list[str]) -> None:
 # Limits
 
 HUGE = {
-    "open parentheses": "(" * 1_000_000,
-    "spaces": " " * 1_000_000,
-    "one long number": "1" * 1_000_000 + " = year",
-    "an open quote": "'" + "a''" * 333_333,
-    "quotes": "'" * 1_000_001,
+    "open parentheses": "(" * 200_000,
+    "spaces": " " * 200_000,
+    "one long number": "1" * 200_000 + " = year",
+    "an open quote": "'" + "a''" * 66_666,
+    "quotes": "'" * 200_001,
     "literals": "year IN (" + ",".join(map(str, range(65_537))) + ")",
     "terms": " OR ".join(["lang IS NULL"] * 66_000),
     "deep": "live AND (live OR (" * 2_500 + "live" + "))" * 2_500,
     "deep NOT": "NOT (live AND " * 5_000 + "live" + ")" * 5_000,
-    "words": "timestamp " * 100_000,
-    "comparisons": "a=" * 500_000,
+    "words": "timestamp " * 20_000,
+    "comparisons": "a=" * 100_000,
 }
 
 
@@ -220,9 +220,9 @@ def test_a_huge_text_is_a_filter_error() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_terms_one_by_one() -> None:
+def test_thousands_of_terms_one_by_one() -> None:
     expr: Expr = F.year == 0
-    for number in range(1, 10_000):
+    for number in range(1, 3_000):
         expr = expr | (F.year == number)
     assert bind(str(expr), SCHEMA) == bind(expr, SCHEMA)
     assert len(repr(expr)) < 2_000
