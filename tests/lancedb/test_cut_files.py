@@ -45,7 +45,6 @@ async def main(folder):
         "delete many": (1, "_deletions", lambda: store.delete_where("notes", "year < 5500")),
         "update": (1, "_deletions", lambda: store.update("notes", {"year": -1}, ids=["r2"])),
         "btree": (6, "_indices", lambda: store.create_field_index("notes", "size", "btree")),
-        "text": (4, "_indices", lambda: store.create_field_index("notes", "body", "text")),
         "ivf_flat": (5, "_indices", lambda: store.create_index("notes", "ivf_flat")),
     }
     [*_, newest] = await store.versions("notes")

@@ -158,7 +158,7 @@ async def test_efforts_beyond_all_reason_take_no_memory(store: VectorStore) -> N
                 assert (ids[0], len(ids)) == ("r7", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_filters_whose_rows_lie_together(store: VectorStore) -> None:
     """The rows of a filter are far from the query, in few partitions of the index."""
     topics = np.random.default_rng(3).standard_normal((20, DIM))
@@ -185,7 +185,7 @@ async def test_filters_whose_rows_lie_together(store: VectorStore) -> None:
 # By itself
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_auto_indexes_a_table_that_has_grown_large(tmp_path: Path) -> None:
     """The index covers new rows, and is not built again once it was dropped."""
     async with opened(tmp_path / "s", index_from=1500) as store:

@@ -180,7 +180,7 @@ async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
     assert_same(before, after)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_to_a_bucket_and_back(tmp_path: Path) -> None:
     with s3_server() as bucket:
         pairs = ", ".join(f'{key} = "{value}"' for key, value in bucket.options.items())
