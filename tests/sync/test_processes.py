@@ -1,4 +1,4 @@
-"""Processes with a store without await: that share a file, fork, or end without closing."""
+"""Processes with a store without await that fork, or end without closing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from aiovec.sync import VectorStore
 
 pytestmark = pytest.mark.slow
 
@@ -21,56 +19,6 @@ def run(program: str, *arguments: object) -> tuple[int, str, str]:
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
-
-
-# Each makes the collection, which only one of them can, and then writes points of its own, replaces
-# one that all share, deletes every fourth again, and reads what it wrote.
-WORKER = """
-import sys
-from aiovec.sync import FieldCondition, VectorFilter, VectorStore
-
-path, me, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-with VectorStore(path) as store:
-    store.ensure_collection("notes", 3, model="m")
-    print("ready", flush=True)
-    sys.stdin.readline()
-    mine = VectorFilter(must=[FieldCondition(key="by", value=me)])
-    kept = 0
-    for n in range(rounds):
-        store.upsert_batch("notes", [
-            {"id": f"{me}-{n}", "vector": [1, n, 0], "payload": {"by": me, "n": n}},
-            {"id": "shared", "vector": [0, 0, 1], "payload": {"last": me}},
-        ], model="m")
-        kept += 1
-        if n % 4 == 3:
-            assert store.delete("notes", f"{me}-{n}") == 1
-            kept -= 1
-        found = store.search("notes", [1, n, 0], limit=1000, filter_=mine, model="m")
-        assert len(found) == kept, (len(found), kept)
-        assert n % 4 == 3 or found[0]["id"] == f"{me}-{n}"
-print("done", kept)
-"""
-ROUNDS = 20
-
-
-def test_two_processes_on_one_file(tmp_path: Path) -> None:
-    pipe = subprocess.PIPE
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path / "points.db"), me, str(ROUNDS)],
-            stdin=pipe, stdout=pipe, stderr=pipe, text=True,
-        )
-        for me in ("one", "two")
-    ]  # fmt: skip
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n", worker.communicate()[1]
-    answers = [worker.communicate("\n", timeout=300) for worker in workers]
-    assert answers == [(f"done {ROUNDS * 3 // 4}\n", "")] * 2
-    with VectorStore(tmp_path / "points.db") as store:
-        assert store.count("notes") == 2 * ROUNDS * 3 // 4 + 1
-        (shared,) = store.search("notes", [0, 0, 1], limit=1)
-        assert (shared["id"], shared["payload"]["last"] in ("one", "two")) == ("shared", True)
 
 
 ENDS = """

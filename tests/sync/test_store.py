@@ -199,40 +199,6 @@ def test_a_closed_store(tmp_path: Path) -> None:
         sync.connect("")
 
 
-def test_closed_by_many_threads_while_others_write(tmp_path: Path) -> None:
-    store = sync.connect(tmp_path / "notes.db")
-    store.create_table("notes", SMALL)
-    written: list[str] = []
-    some = threading.Event()
-
-    def write(worker: int) -> None:
-        for n in range(worker * 1000, worker * 1000 + 1000):
-            try:
-                store.insert("notes", small_rows(1, start=n))
-            except StoreClosedError:
-                return
-            written.append(f"r{n:04}")
-            if len(written) > 20:
-                some.set()
-
-    with ThreadPoolExecutor(8) as pool:
-        writers = [pool.submit(write, worker) for worker in range(4)]
-        assert some.wait(120)
-        for closing in [pool.submit(store.close) for _ in range(4)]:
-            closing.result()
-        for writer in writers:
-            writer.result()
-    with sync.connect(tmp_path / "notes.db") as again:
-        assert set(ids_of(again.find("notes", limit=5000))) >= set(written)
-
-
-def test_a_store_that_nobody_closed(tmp_path: Path) -> None:
-    notes = sync.connect(tmp_path / "notes.db").table("notes")
-    assert notes.store.tables() == []  # a handle keeps its store
-    with pytest.warns(ResourceWarning, match="never closed"):
-        del notes
-
-
 # One store for plain and for asynchronous code
 
 
