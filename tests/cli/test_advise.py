@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from aiovec import Schema, sync
-
 from .conftest import Run
 
 
@@ -52,13 +50,3 @@ def test_a_table_beyond_the_thresholds(
         monkeypatch.setenv(f"AIOVEC_RETRIEVAL__ADVISE__{name}", str(value))
     shown = run("advise", store).out
     assert f"aiovec migrate plan --from {store} --to lancedb://PATH\n" in shown
-
-
-def test_stores_without_rows(run: Run, folder: Path) -> None:
-    with sync.connect("empty.db") as store:
-        store.create_table("docs", Schema(8))
-    sync.connect("none.db").close()
-    (advice,) = advised(run, "empty.db")["tables"]
-    assert (advice["verdict"], advice["facts"]["searches"]) == ("later", None)
-    assert "not measured: there are no rows" in run("advise", "empty.db").out
-    assert advised(run, "none.db")["tables"] == []

@@ -172,20 +172,6 @@ def test_embedders_of_the_toml_file(
     assert "pw" not in facts["embedder keyed"]["value"]
 
 
-@pytest.mark.skipif(
-    os.name == "nt" or getattr(os, "geteuid", lambda: 0)() == 0,
-    reason="the rights of a folder do not bind this user",
-)
-def test_a_folder_that_cannot_be_written(run: Run, store: Path, folder: Path) -> None:
-    folder.chmod(0o500)
-    try:
-        finished = run("doctor", store, "--json")
-    finally:
-        folder.chmod(0o700)
-    assert set(wrong(finished)) == {"folder"}
-    assert found(finished)["integrity"]["ok"]
-
-
 def test_without_sqlite_vec(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sqlite_vec", None)
     finding = wrong(run("doctor", "--json"))["sqlite-vec"]

@@ -96,9 +96,6 @@ def test_a_terminal(store: Path, folder: Path) -> None:
     assert "3 hits in " in written
     code, written = on_a_terminal("export", str(store), "notes", "-", "--format", "csv")
     assert (code, "\x1b[31m" in written, "[31mred" in written) == (0, False, True)
-    code, written = on_a_terminal("tables", "missing.db")
-    assert code == 1
-    assert "\x1b[1;31merror: \x1b[0m\x1b[31mthere is no store at" in written
     (folder / "rows.jsonl").write_bytes(ROW)
     code, written = on_a_terminal("import", "rows.jsonl", "new.db")
     assert code == 0
@@ -162,28 +159,6 @@ def test_a_stop_while_it_waits_for_more_rows(folder: Path) -> None:
         process.wait()
     assert process.returncode == 143
     assert list(folder.glob(".*.part")) == []
-
-
-@posix_only
-def test_an_interrupt_while_nobody_reads(folder: Path) -> None:
-    with aiovec.sync.connect("n.db") as store:
-        store.create_table("t", aiovec.Schema(2))
-        rows = [{"id": str(n), "embedding": [1, n], "x": "x" * 1_000} for n in range(1_000)]
-        store.insert("t", rows)
-    process = subprocess.Popen(
-        [*COMMAND, "export", "n.db", "t", "-", "--format", "csv"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        assert process.stdout.read(10)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 130
-        assert process.stderr is not None
-        assert process.stderr.read() == b"error: interrupted\n"
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @posix_only

@@ -23,7 +23,6 @@ from aiovec import (
     ModelMismatchError,
     Schema,
     SchemaMismatchError,
-    StoreClosedError,
     TableNotFoundError,
 )
 from aiovec.sync import FieldCondition, Filter, VectorFilter, VectorStore, connect, to_uuid
@@ -166,18 +165,6 @@ def test_what_is_no_point(store: VectorStore) -> None:
         with pytest.raises(InvalidVectorError):
             store.upsert("notes", id="a", vector=vector)
     assert store.count("notes") == 0
-
-
-def test_closed(tmp_path: Path) -> None:
-    store = VectorStore(tmp_path / "points.db")
-    store.ensure_collection("notes", 3)
-    store.close()
-    store.close()
-    with pytest.raises(StoreClosedError):
-        store.count("notes")
-    with VectorStore(str(tmp_path / "points.db")) as again:
-        assert "points.db" in repr(again)
-        assert again.count("notes") == 0
 
 
 # Payloads and filters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,18 +68,6 @@ def test_an_export_replaces_only_when_told(store: Path, out: Path) -> None:
     # The schema of an export without vectors would be that of the file before it.
     assert run("export", store, "notes", path, "--select", "year", "--overwrite").code == 0
     assert contents(out) == {"notes.jsonl": ""}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-def test_what_an_export_replaces_keeps_its_permissions(store: Path, out: Path) -> None:
-    made(store, Schema(2))
-    for name in ("n.csv", "n.parquet"):
-        assert run("export", store, "notes", out / name).code == 0
-    for path in out.iterdir():
-        path.chmod(0o640)
-    for name in ("n.csv", "n.parquet"):
-        assert run("export", store, "notes", out / name, "--overwrite").code == 0
-    assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o640}
 
 
 def test_an_export_leaves_the_schema_of_another_file_alone(store: Path, out: Path) -> None:
