@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.command import Finished
 
 import aiovec
 from aiovec import sync
 
-from .conftest import Finished, Run
+from .conftest import Run
 
 PAGE = 16_384
 

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.command import Finished
 
-from .conftest import Finished, Run
+from .conftest import Run
 
 GOOD = """
 import typer

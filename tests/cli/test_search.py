@@ -60,7 +60,7 @@ def texts(folder: Path) -> Path:
     path.write_text(
         '[retrieval]\nsqlite_path = "texts.db"\n[retrieval.embedders.default]\nkind = "demo"\n'
     )
-    fields = {"body": Field(str, text=True), "doc": str}
+    fields = {"body": Field(str, text=True), "doc": Field(str)}
     schema = Schema(256, fields=fields, embed=Embed("body"), vector_nullable=True)
     with sync.connect(config=path) as store:
         store.create_table("docs", schema)

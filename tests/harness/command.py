@@ -63,7 +63,7 @@ def run(*arguments: object) -> Finished:
             main()
         except SystemExit as ended:
             code = ended.code or 0
-    out, err = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+    out, err = (stream.buffer.getvalue().decode() for stream in streams)
     return Finished(code, out, err) if isinstance(code, int) else Finished(1, out, f"{err}{code}")
 
 

@@ -10,7 +10,7 @@ import sqlite_vec
 try:  # many a Python's own sqlite3 loads no extensions
     import pysqlite3.dbapi2 as driver
 except ImportError:
-    import sqlite3 as driver  # type: ignore[no-redef]
+    import sqlite3 as driver
 
 
 def connect(path: Path) -> Any:

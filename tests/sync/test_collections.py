@@ -161,7 +161,8 @@ def test_what_is_no_point(store: VectorStore) -> None:
         store.upsert("notes", id="a", vector=[1, 0])
     with pytest.raises(DimensionMismatchError):
         store.search("notes", [1, 0])
-    for vector in ([0, 0, 0], [1, 0, float("nan")], None):
+    vectors: list[Any] = [[0, 0, 0], [1, 0, float("nan")], None]
+    for vector in vectors:
         with pytest.raises(InvalidVectorError):
             store.upsert("notes", id="a", vector=vector)
     assert store.count("notes") == 0

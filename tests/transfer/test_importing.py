@@ -187,7 +187,11 @@ def test_strict_keeps_nothing(folder: Path, store: Path) -> None:
     assert set(rejected(path)) == {3, 4}
     made(store, Schema(2), numbered("a"))
     before = rows_of(store)
-    for rows in ([*numbered("x", "y"), "broken"], numbered("x", "a", "y")):
+    bad: list[list[Row | str]] = [
+        [*numbered("x", "y"), "broken"],
+        [*numbered("x", "a", "y")],
+    ]
+    for rows in bad:
         assert "nothing was kept" in refused(jsonl(path, rows), store, "--strict")
         assert [line[0] for line in run("tables", store).lines[1:]] == ["notes"]
         assert rows_of(store) == before
