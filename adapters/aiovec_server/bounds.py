@@ -16,7 +16,7 @@ from aiovec.errors import InvalidArgumentError
 from .problems import RequestError
 
 _HITS = frozenset({"limit", "per_group", "fetch_k", "batch_size"})
-DEFAULT_HITS = 10
+_DEFAULT_HITS = 10
 _WORK_A_ROW = 500
 _LISTS = frozenset({"ids", "vectors", "texts", "where"})
 
@@ -75,12 +75,18 @@ def check_argument(name: str, argument: str, value: object) -> None:
         check_rows(len(value), name)
 
 
+def most_hits(arguments: Mapping[str, Any]) -> int:
+    """Return how many hits a search with these arguments may have."""
+    hits: int = arguments.get("limit", _DEFAULT_HITS)
+    grouped = arguments.get("group_by") is not None
+    return hits * (arguments.get("per_group") or 1) if grouped else hits
+
+
 def check_hits(arguments: Mapping[str, Any]) -> None:
     """Refuse a search by groups that asks for more hits than one without may, and queries that
     ask for more hits in all than a request may bring rows."""
-    hits = arguments.get("limit", DEFAULT_HITS)
-    if arguments.get("group_by") is not None and (of_each := arguments.get("per_group")):
-        hits *= of_each
+    hits = most_hits(arguments)
+    if hits != arguments.get("limit", _DEFAULT_HITS):
         check_argument("topK times perGroup", "limit", hits)
     for name in ("vectors", "texts"):
         if isinstance(queries := arguments.get(name), list):

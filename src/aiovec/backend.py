@@ -162,7 +162,7 @@ from ._locate import (
 )
 from ._plugins import backend_names, claimed, create_backend, plugin_of
 from ._telemetry.events import HttpRequest, Place, watch_memory, watch_request, watch_searches
-from ._text.snippets import LONG_TEXT, SNIPPET_GAP, WORDS_OF_A_SNIPPET, snippet_of
+from ._text.snippets import SNIPPET_GAP, snippets_of
 from ._transfer.sources import (
     Chunk,
     ForeignTable,
@@ -304,7 +304,6 @@ __all__ = [
     "FRAME_HEAD",
     "JSON",
     "LITTLE",
-    "LONG_TEXT",
     "MASK",
     "MAX_DIM",
     "MOVED",
@@ -318,7 +317,6 @@ __all__ = [
     "SNIPPET_GAP",
     "STORE_HEADER",
     "VALUES_A_COLUMN",
-    "WORDS_OF_A_SNIPPET",
     "AddressKey",
     "Admission",
     "AdviceFacts",
@@ -499,7 +497,7 @@ __all__ = [
     "secrets_in",
     "settle_future",
     "size_text",
-    "snippet_of",
+    "snippets_of",
     "start_thread",
     "stored_rows",
     "terms_of",

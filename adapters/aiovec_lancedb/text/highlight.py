@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 import unicodedata
-import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,14 +17,12 @@ from functools import partial
 import pyarrow as pa
 
 from aiovec.backend import (
-    LONG_TEXT,
     SNIPPET_GAP,
-    WORDS_OF_A_SNIPPET,
     Found,
     Schema,
     TextQuery,
     in_thread,
-    snippet_of,
+    snippets_of,
 )
 from aiovec.errors import UnsupportedError
 
@@ -56,48 +53,18 @@ async def highlighted(schema: Schema, query: TextQuery, rows: pa.Table, found: F
 
 
 def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, str]]:
-    names = texts.column_names
-    columns = [f"c{n}" for n in range(len(names))]
-    # None of a text's own characters can be taken for these.
-    opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
-    snippets = [
-        f"snippet(texts, {n}, '{opening}', '{ending}', '{SNIPPET_GAP}', {WORDS_OF_A_SNIPPET})"
-        for n in range(len(names))
-    ]
-    made: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
-    with closing(sqlite3.connect(":memory:")) as connection:
+    fields = {name: f"c{n}" for n, name in enumerate(texts.column_names)}
+    rows = zip(*(column.to_pylist() for column in texts.columns), strict=True)
+    with closing(sqlite3.connect(":memory:")) as memory:
         try:
-            options = ", ".join([*columns, f"tokenize='{_TOKENIZERS[schema.analyzer]}'"])
-            connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5({options})")
+            memory.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
         except sqlite3.OperationalError as exc:
             hint = "highlight needs SQLite with FTS5, and this Python's SQLite has none"
             raise UnsupportedError("highlight", "lancedb", hint) from exc
-        places = ", ".join("?" * (len(names) + 1))
-        values = [column.to_pylist() for column in texts.columns]
-        before, behind = query.highlight or ("", "")
-        wanted = _terms(schema, query, dict(zip(names, columns, strict=True)))
-        for name, column, own in zip(names, columns, values, strict=True):
-            for row, text in enumerate(own):
-                if text is None or (
-                    "\0" not in text
-                    and (len(text) * 4 <= LONG_TEXT or len(text.encode()) <= LONG_TEXT)
-                ):
-                    continue
-                snippet = snippet_of(
-                    text, wanted, column, columns, _TOKENIZERS[schema.analyzer],
-                    (before, behind), connection,
-                )  # fmt: skip
-                if snippet is not None:
-                    made[row][name], own[row] = snippet, None
-        rows = zip(range(texts.num_rows), *values, strict=True)
-        insert = f"INSERT INTO texts(rowid, {', '.join(columns)}) VALUES ({places})"
-        connection.executemany(insert, rows)
-        select = f"SELECT rowid, {', '.join(snippets)} FROM texts WHERE texts MATCH ?"
-        for row, *found in connection.execute(select, (wanted,)):
-            for name, snippet in zip(names, found, strict=True):
-                if snippet is not None and opening in snippet:
-                    made[row][name] = snippet.replace(opening, before).replace(ending, behind)
-    return made
+        return snippets_of(
+            rows, fields, _terms(schema, query, fields), list(fields.values()),
+            _TOKENIZERS[schema.analyzer], query.highlight or ("", ""), memory,
+        )  # fmt: skip
 
 
 def _terms(schema: Schema, query: TextQuery, columns: dict[str, str]) -> str:

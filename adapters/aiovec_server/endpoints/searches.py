@@ -14,7 +14,7 @@ from aiovec import RRF, Hit, Results, Tuning, Weighted
 from aiovec.errors import InvalidArgumentError, InvalidVectorError
 
 from ..bodies import body_json, hit_json, results_response, rows_response
-from ..bounds import DEFAULT_HITS
+from ..bounds import most_hits
 from ..call import Call
 from ..kinds import (
     COUNT,
@@ -130,7 +130,7 @@ async def search_many(call: Call) -> Response:
         return await call.store.search_many(call.table, vectors, **chosen)
 
     with _explaining(next((one for one in vectors if type(one) is str), None)):
-        found = await hits_of(call, len(vectors) * _most(options), options, search)
+        found = await hits_of(call, len(vectors) * most_hits(options), options, search)
     return await results_response(call, found)
 
 
@@ -229,11 +229,5 @@ async def _answer(
     async def searched(chosen: Mapping[str, Any]) -> list[Results[Hit]]:
         return [await search(**chosen)]
 
-    (hits,) = await hits_of(call, _most(options), options, searched)
+    (hits,) = await hits_of(call, most_hits(options), options, searched)
     return await rows_response(call, "hits", hits, hit_json)
-
-
-def _most(options: Mapping[str, Any]) -> int:
-    """Return how many hits a search may have."""
-    of_each = options.get("per_group", 1) if options.get("group_by") is not None else 1
-    return int(options.get("limit", DEFAULT_HITS) * of_each)

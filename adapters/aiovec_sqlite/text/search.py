@@ -9,7 +9,6 @@ import heapq
 import json
 import re
 import sqlite3
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -17,16 +16,14 @@ from typing import Any
 import numpy as np
 
 from aiovec.backend import (
-    LONG_TEXT,
     SNIPPET_GAP,
-    WORDS_OF_A_SNIPPET,
     Columns,
     Found,
     StoredRows,
     TableHandle,
     TextClause,
     TextQuery,
-    snippet_of,
+    snippets_of,
 )
 
 from ..connection import Ticket
@@ -407,50 +404,11 @@ def _marked_words(
     rows: Iterable[Sequence[str | None]],
     marks: tuple[str, str],
 ) -> list[dict[str, str]]:
-    """Snippets by FTS5, of a table in memory that has the texts of these rows alone.
-
-    There one query serves all of them. In the index each word would be looked up for each row.
-    """
-    tokenizer, match = tokenizer_of(index.analyzer), terms.any_of_them
-    # None of a text's own characters can be taken for these.
-    opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
-    snippets = [
-        f"snippet(texts, {index.fields.index(name)}, '{opening}', '{ending}', '{SNIPPET_GAP}', "
-        f"{WORDS_OF_A_SNIPPET})"
-        for name in terms.fields
-    ]
-    columns = [index.column_of(name) for name in terms.fields]
-    places = ", ".join("?" * (1 + len(columns)))
-    insert = f"INSERT INTO texts(rowid, {', '.join(columns)}) VALUES ({places})"
-    made: list[dict[str, str]] = []
+    """Snippets by FTS5, but not of the index, where each word would be looked up for each row."""
+    fields = {name: index.column_of(name) for name in terms.fields}
+    tokenizer = tokenizer_of(index.analyzer)
     with closing(load_driver().connect(":memory:")) as memory:
-        options = ", ".join([*index.columns, f"tokenize='{tokenizer}'"])
-        memory.execute(f"CREATE VIRTUAL TABLE texts USING fts5({options})")
-        for place, texts in enumerate(rows):
-            marked: dict[str, str] = {}
-            rest = list(texts)
-            for number, text in enumerate(texts):
-                if text is None or not _is_long(text):
-                    continue
-                snippet = snippet_of(
-                    text, match, columns[number], index.columns, tokenizer, marks, memory
-                )
-                # Else only what is longer than a piece can match, so there are few matches.
-                if snippet is not None:
-                    marked[terms.fields[number]], rest[number] = snippet, None
-            memory.execute(insert, (place, *rest))
-            made.append(marked)
-        shown = f"SELECT rowid, {', '.join(snippets)} FROM texts WHERE texts MATCH ?"
-        for place, *found in memory.execute(shown, (match,)):
-            for name, snippet in zip(terms.fields, found, strict=True):
-                if snippet is not None and opening in snippet:
-                    made[place][name] = snippet.replace(opening, marks[0]).replace(ending, marks[1])
-    return made
-
-
-def _is_long(text: str) -> bool:
-    """Return whether ``snippet_of`` has to look at the text in pieces, or to replace its NULs."""
-    return "\0" in text or (len(text) * 4 > LONG_TEXT and len(text.encode()) > LONG_TEXT)
+        return snippets_of(rows, fields, terms.any_of_them, index.columns, tokenizer, marks, memory)
 
 
 def _marked_parts(
