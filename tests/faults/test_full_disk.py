@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
+import re
 from asyncio import to_thread
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.command import run
 from tests.harness.disk import small_disk, take_all
 from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, path_of, row, target_in
 
@@ -110,3 +113,26 @@ async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, k
     async with aiovec.connect(there) as store:
         await store.create_table(TABLE, SCHEMA, exist_ok=True)
         await store.insert(TABLE, [row("a", 1)])
+
+
+@pytest.mark.slow
+async def test_an_import_tells_what_it_kept(small_disk: Path, tmp_path: Path) -> None:
+    rows = 30_000
+    file = tmp_path / "rows.jsonl"
+
+    def write() -> None:
+        with file.open("w") as lines:
+            for n in range(rows):
+                lines.write(json.dumps({"id": f"r{n}", "embedding": [1, n], "t": "x" * 700}) + "\n")
+
+    await to_thread(write)
+    target = small_disk / "n.db"
+    finished = await to_thread(run, "import", file, target, "--table", "t")
+    assert finished.code == 1
+    assert "no room to write" in finished.err
+    (kept,) = re.findall(r"kept before that: ([0-9,]+) rows of 't'", finished.err)
+    count = int(kept.replace(",", ""))
+    assert 0 < count < rows
+    async with aiovec.connect(target) as store:
+        found = [id async for batch in store.export("t") for id in batch.column("id").to_pylist()]
+    assert sorted(found) == sorted(f"r{n}" for n in range(count))

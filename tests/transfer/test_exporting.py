@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_an_export_replaces_only_when_told(store: Path, out: Path) -> None:
     # The schema of an export without vectors would be that of the file before it.
     assert run("export", store, "notes", path, "--select", "year", "--overwrite").code == 0
     assert contents(out) == {"notes.jsonl": ""}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_what_an_export_replaces_is_read_by_nobody_else(store: Path, out: Path) -> None:
+    made(store, Schema(2), [{"id": "a", "embedding": [1, 2]}])
+    for mode in (0o600, 0o640):
+        path = out / f"{mode:o}.parquet"
+        path.write_text("mine")
+        path.chmod(mode)
+        assert run("export", store, "notes", path, "--overwrite").code == 0
+        assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_an_export_leaves_the_schema_of_another_file_alone(store: Path, out: Path) -> None:

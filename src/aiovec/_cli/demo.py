@@ -132,7 +132,7 @@ class _Tour:
             found = await self._search(store, _FILTERED_QUERY, where=_FILTER) or hits
             await self._change(store, found)
             stats = await store.stats(TABLE)
-            self._whats_next(store, stats, found)
+            await asyncio.to_thread(self._whats_next, store, stats, found)  # it looks at files
         self._console.print()
         self._say(f"demo: done in {time.perf_counter() - began:.1f} s", "bold green")
 
