@@ -261,6 +261,9 @@ import asyncio, resource, sys
 import numpy as np
 import aiovec
 
+async def stats_of(store, names):
+    return [await store.stats(name) for name in names]
+
 async def main(path, dim):
     queries = np.random.default_rng(1).standard_normal((4, dim), dtype=np.float32)
     async with aiovec.connect(path) as store:
@@ -269,7 +272,11 @@ async def main(path, dim):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(4):
             await asyncio.gather(*(store.search(n, q) for n in names for q in queries))
-            told = [await store.stats(name) for name in names]
+            told = await stats_of(store, names)
+            while any("being loaded" in one.details["searched"] for one in told):
+                await asyncio.sleep(0.01)
+                told = await stats_of(store, names)
+            told = await stats_of(store, names)  # of one moment: nothing is loaded any more
             assert sum(one.scan_memory for one in told) <= int(sys.argv[3]), told
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
